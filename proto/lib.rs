@@ -1,0 +1,23 @@
+//! The contract of usage-billing, compiled from `proto/usage/v1/*.proto`.
+//!
+//! The comments of the proto files are the reference; they stand on every item below.
+
+/// Version 1 of the contract.
+#[allow(
+    clippy::pedantic,
+    clippy::as_conversions,
+    clippy::allow_attributes_without_reason,
+    clippy::arithmetic_side_effects,
+    unused_qualifications,
+    reason = "generated code; `missing_docs` stays on, so that no item of the contract goes without a comment"
+)]
+pub mod v1 {
+    tonic::include_proto!("usage.v1");
+
+    /// The domain of every `google.rpc.ErrorInfo` that the service sends.
+    pub const ERROR_DOMAIN: &str = "usage-billing";
+
+    /// The encoded `FileDescriptorSet` of this package, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/usage_v1_descriptor.bin"));
+}
