@@ -1,0 +1,141 @@
+//! Stripe's error body, and the constructors of each refusal that several resources share. Wording follows Stripe's
+//! own where it is known, because callers are known to match on it.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
+
+/// A refusal as Stripe words it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StripeError {
+    pub(crate) status: u16,
+    /// One of the four types of Stripe's description: `api_error`, `card_error`, `idempotency_error`,
+    /// `invalid_request_error`. Rate limits are of the last, told apart by their code.
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) code: Option<Cow<'static, str>>,
+    pub(crate) message: String,
+    pub(crate) param: Option<String>,
+    /// Whether the endpoint had begun to work. Only then does an idempotency key remember the answer.
+    pub(crate) started: bool,
+    /// The `Stripe-Rate-Limited-Reason` header.
+    pub(crate) rate_limited: Option<&'static str>,
+}
+
+impl StripeError {
+    /// A refusal by the endpoint itself, on what it holds; remembered under an idempotency key.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        StripeError {
+            status: 400,
+            kind: Cow::Borrowed("invalid_request_error"),
+            code: None,
+            message: message.into(),
+            param: None,
+            started: true,
+            rate_limited: None,
+        }
+    }
+
+    /// A refusal before the endpoint began; not remembered.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        StripeError {
+            started: false,
+            ..StripeError::refused(message)
+        }
+    }
+
+    pub(crate) fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    pub(crate) fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(Cow::Borrowed(code));
+        self
+    }
+
+    pub(crate) fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    pub(crate) fn missing_param(param: &str) -> Self {
+        StripeError::invalid(format!("Missing required param: {param}."))
+            .code("parameter_missing")
+            .param(param)
+    }
+
+    pub(crate) fn unknown_param(params: &[String]) -> Self {
+        let first = params.first().cloned().unwrap_or_default();
+        let noun = if params.len() == 1 {
+            "parameter"
+        } else {
+            "parameters"
+        };
+        StripeError::invalid(format!("Received unknown {noun}: {}", params.join(", ")))
+            .code("parameter_unknown")
+            .param(first)
+    }
+
+    /// A retrieval, update or deletion of something that is not there.
+    pub(crate) fn no_such(what: &str, id: &str) -> Self {
+        StripeError::refused(format!("No such {what}: '{id}'"))
+            .status(404)
+            .code("resource_missing")
+            .param("id")
+    }
+
+    pub(crate) fn no_such_url(method: &str, path: &str) -> Self {
+        StripeError::invalid(format!(
+            "Unrecognized request URL ({method}: {path}). If you are trying to list objects, remove the trailing \
+             slash. If you are trying to retrieve an object, make sure you passed a valid (non-empty) identifier in \
+             your code. Please see https://stripe.com/docs or we can help at https://support.stripe.com/."
+        ))
+        .status(404)
+    }
+
+    pub(crate) fn rate_limit() -> Self {
+        let mut error = StripeError::invalid(
+            "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.",
+        )
+        .status(429)
+        .code("rate_limit");
+        error.rate_limited = Some("endpoint-rate");
+        error
+    }
+
+    pub(crate) fn lock_timeout() -> Self {
+        StripeError::invalid(
+            "This object cannot be accessed right now because another API request or Stripe process is currently \
+             accessing it. If you see this error intermittently, retry the request. If you see this error frequently \
+             and are making multiple concurrent requests to a single object, make your requests serially or at a \
+             lower rate.",
+        )
+        .status(429)
+        .code("lock_timeout")
+    }
+
+    /// The `error` object that Stripe wraps each refusal in.
+    pub(crate) fn body(&self, request_id: &str) -> Value {
+        let mut error = Map::new();
+        if let Some(code) = &self.code {
+            error.insert("code".to_owned(), json!(code));
+            let page = code.replace('_', "-");
+            error.insert(
+                "doc_url".to_owned(),
+                json!(format!("https://stripe.com/docs/error-codes/{page}")),
+            );
+        }
+        error.insert("message".to_owned(), json!(self.message));
+        if let Some(param) = &self.param {
+            error.insert("param".to_owned(), json!(param));
+        }
+        error.insert(
+            "request_log_url".to_owned(),
+            json!(format!(
+                "https://dashboard.stripe.com/test/logs/{request_id}"
+            )),
+        );
+        error.insert("type".to_owned(), json!(self.kind));
+        json!({ "error": error })
+    }
+}

@@ -1,0 +1,259 @@
+//! Parameters as Stripe takes them: form-encoded pairs whose keys nest by brackets (`payload[value]=3`,
+//! `expand[0]=customer`). An endpoint takes out what it knows; what is left over is a parameter that it does not know.
+
+use std::collections::BTreeMap;
+
+use crate::errors::StripeError;
+
+/// Deeper nesting than any of Stripe's parameters has.
+const MAX_DEPTH: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Param {
+    Text(String),
+    Map(BTreeMap<String, Param>),
+}
+
+/// The parameters of one call, or of one bracket within it, from which an endpoint takes its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Params {
+    /// The bracket that these stand in, such as `payload`; empty for the outermost.
+    within: String,
+    map: BTreeMap<String, Param>,
+}
+
+/// Decodes form-encoded bytes into pairs, in the order in which they came.
+pub(crate) fn pairs(encoded: &[u8]) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(encoded).into_owned().collect()
+}
+
+impl Params {
+    /// Nests pairs by their brackets.
+    pub(crate) fn nest(pairs: &[(String, String)]) -> Result<Params, StripeError> {
+        let mut params = Params::default();
+        for (key, value) in pairs {
+            let path = split_key(key).ok_or_else(|| {
+                StripeError::invalid(format!("Invalid parameter name: {key}")).param(key.as_str())
+            })?;
+            insert(&mut params.map, &path, value).ok_or_else(|| {
+                StripeError::invalid(format!("Invalid nesting of: {key}")).param(key.as_str())
+            })?;
+        }
+        Ok(params)
+    }
+
+    /// Takes a text; an empty one counts as absent, as Stripe's clients send it to unset a value.
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, StripeError> {
+        Ok(self.text_or_empty(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// Takes a text, an empty one too.
+    pub(crate) fn text_or_empty(&mut self, name: &str) -> Result<Option<String>, StripeError> {
+        match self.map.remove(name) {
+            None => Ok(None),
+            Some(Param::Text(text)) => Ok(Some(text)),
+            Some(Param::Map(_)) => {
+                Err(StripeError::invalid("Invalid string: not a string.").param(self.name(name)))
+            }
+        }
+    }
+
+    /// Takes a text that must be there.
+    pub(crate) fn required(&mut self, name: &str) -> Result<String, StripeError> {
+        self.text(name)?
+            .ok_or_else(|| StripeError::missing_param(&self.name(name)))
+    }
+
+    /// Takes a whole number.
+    pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, StripeError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(StripeError::invalid(format!("Invalid integer: {text}"))
+                .code("parameter_invalid_integer")
+                .param(self.name(name))),
+        }
+    }
+
+    /// Takes a whole number that must be there.
+    pub(crate) fn required_integer(&mut self, name: &str) -> Result<i64, StripeError> {
+        self.integer(name)?
+            .ok_or_else(|| StripeError::missing_param(&self.name(name)))
+    }
+
+    /// Takes a text that must be one of a few.
+    pub(crate) fn one_of(
+        &mut self,
+        name: &str,
+        allowed: &[&'static str],
+    ) -> Result<Option<&'static str>, StripeError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        match allowed.iter().find(|candidate| **candidate == text) {
+            Some(found) => Ok(Some(*found)),
+            None => Err(StripeError::invalid(format!(
+                "Invalid {}: must be one of {}",
+                self.name(name),
+                allowed.join(", ")
+            ))
+            .param(self.name(name))),
+        }
+    }
+
+    /// Takes a bracket with parameters of its own.
+    pub(crate) fn nested(&mut self, name: &str) -> Result<Option<Params>, StripeError> {
+        match self.map.remove(name) {
+            None => Ok(None),
+            Some(Param::Map(map)) => Ok(Some(Params {
+                within: self.name(name),
+                map,
+            })),
+            Some(Param::Text(text)) if text.is_empty() => Ok(None),
+            Some(Param::Text(_)) => {
+                Err(StripeError::invalid("Invalid object").param(self.name(name)))
+            }
+        }
+    }
+
+    /// Takes a bracket whose keys are the caller's own, such as metadata.
+    pub(crate) fn text_map(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<BTreeMap<String, String>>, StripeError> {
+        let Some(nested) = self.nested(name)? else {
+            return Ok(None);
+        };
+        let mut texts = BTreeMap::new();
+        for (key, value) in nested.map {
+            match value {
+                Param::Text(text) => texts.insert(key, text),
+                Param::Map(_) => {
+                    return Err(StripeError::invalid("Invalid string: not a string.")
+                        .param(format!("{}[{key}]", nested.within)));
+                }
+            };
+        }
+        Ok(Some(texts))
+    }
+
+    /// Refuses what no one took. `expand` is let through everywhere: nothing held here has a part to expand.
+    pub(crate) fn finish(mut self) -> Result<(), StripeError> {
+        if self.within.is_empty() {
+            self.map.remove("expand");
+        }
+        let left: Vec<String> = self.map.keys().map(|name| self.name(name)).collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(StripeError::unknown_param(&left))
+        }
+    }
+
+    fn name(&self, name: &str) -> String {
+        if self.within.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}[{name}]", self.within)
+        }
+    }
+}
+
+/// Splits `a[b][c]` into its parts; `None` where brackets do not pair or go too deep.
+fn split_key(key: &str) -> Option<Vec<&str>> {
+    let Some((first, mut rest)) = key.split_once('[') else {
+        return Some(vec![key]);
+    };
+    let mut path = vec![first];
+    loop {
+        let (part, after) = rest.split_once(']')?;
+        path.push(part);
+        if path.len() > MAX_DEPTH {
+            return None;
+        }
+        if after.is_empty() {
+            return Some(path);
+        }
+        rest = after.strip_prefix('[')?;
+    }
+}
+
+/// `None` where a text and a bracket claim the same name.
+fn insert(map: &mut BTreeMap<String, Param>, path: &[&str], value: &str) -> Option<()> {
+    let (first, rest) = path.split_first()?;
+    // `a[]=x` appends: its key is the next index.
+    let key = if first.is_empty() {
+        map.len().to_string()
+    } else {
+        (*first).to_owned()
+    };
+    if rest.is_empty() {
+        if matches!(map.get(&key), Some(Param::Map(_))) {
+            return None;
+        }
+        map.insert(key, Param::Text(value.to_owned()));
+        return Some(());
+    }
+    match map
+        .entry(key)
+        .or_insert_with(|| Param::Map(BTreeMap::new()))
+    {
+        Param::Map(inner) => insert(inner, rest, value),
+        Param::Text(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nest(encoded: &str) -> Result<Params, StripeError> {
+        Params::nest(&pairs(encoded.as_bytes()))
+    }
+
+    #[test]
+    fn brackets_nest() {
+        let mut params = nest(
+            "event_name=calls&payload[value]=3&payload%5Bstripe_customer_id%5D=cus_1&expand[]=a",
+        )
+        .unwrap();
+        assert_eq!(params.required("event_name").unwrap(), "calls");
+        let payload = params.text_map("payload").unwrap().unwrap();
+        assert_eq!(payload.get("value").map(String::as_str), Some("3"));
+        assert_eq!(
+            payload.get("stripe_customer_id").map(String::as_str),
+            Some("cus_1")
+        );
+        params.finish().unwrap();
+    }
+
+    #[test]
+    fn what_no_one_takes_is_unknown() {
+        let mut params = nest("value_settings[other]=1&colour=red").unwrap();
+        let nested = params.nested("value_settings").unwrap().unwrap();
+        let error = nested.finish().unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("value_settings[other]"));
+        let error = params.finish().unwrap_err();
+        assert_eq!(error.message, "Received unknown parameter: colour");
+        assert_eq!(error.code.as_deref(), Some("parameter_unknown"));
+    }
+
+    #[test]
+    fn an_absent_or_empty_parameter_is_missing() {
+        let mut params = nest("event_name=").unwrap();
+        let error = params.required("event_name").unwrap_err();
+        assert_eq!(error.message, "Missing required param: event_name.");
+        assert!(!error.started);
+    }
+
+    #[test]
+    fn a_text_cannot_also_be_a_bracket() {
+        assert!(nest("a=1&a[b]=2").is_err());
+        assert!(nest("a[b]=2&a=1").is_err());
+        assert!(nest("a[b=2").is_err());
+        assert!(nest("a[b]c=2").is_err());
+        assert!(nest("a[1][2][3][4][5][6][7][8][9]=2").is_err());
+    }
+}
