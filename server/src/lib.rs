@@ -1,1 +1,49 @@
-//! stub
+//! usage-server: counts what customers use, shows it and bills it through Stripe.
+//!
+//! # How a unit of usage travels from a call to an invoice
+//!
+//! 1. `rpc` takes an `Increment` off the wire; [`usage`] parses it once into a valid one.
+//! 2. `ledger` puts it into a group with others and `store` commits the group in one transaction: its
+//!    idempotency key, its quantity added to the open usage report of its window, and a row in `commits`.
+//!    Only then the caller is answered.
+//! 3. `show` answers `Get` from the sums of the usage reports.
+//! 4. `reporter` closes reports, on the schedule's beat or on ForceReport's word: quantity and window
+//!    freeze, and the link in force at the window's start says whom it is billed to.
+//! 5. The holder of the sender's lease marks a report as `sending`, commits that, and gives it to Stripe as
+//!    one meter event through `stripe`. The event's identifier is the same on every retry, so that Stripe
+//!    keeps it once; what it answers becomes the report's next state.
+//!
+//! # Where things live
+//!
+//! | room | purpose |
+//! | --- | --- |
+//! | [`usage`] | domain types and rules: pure, no io, no clock |
+//! | `rpc` | wire to domain and back, one file a service |
+//! | `ledger` | group commit |
+//! | `show` | the answer of `Get` |
+//! | `reporter` | closing, sending, following; the schedule |
+//! | [`store`] | every query; each public function is one transaction |
+//! | `entity` | SeaORM entities, one file a table; only `store` uses them |
+//! | `stripe` | the only file that names async-stripe |
+//! | [`error`] | one error and its one mapping to a status |
+//! | [`config`] | every knob |
+//! | [`clock`] | the only place that reads the time |
+//! | [`serve()`] | starts the parts and stops them in order |
+//!
+//! The ledger law ([`store::law`]) holds at every moment: what was acknowledged is what the usage reports
+//! hold, in one state or another.
+
+pub mod clock;
+pub mod config;
+mod entity;
+pub mod error;
+mod ledger;
+mod reporter;
+mod rpc;
+mod serve;
+mod show;
+pub mod store;
+mod stripe;
+pub mod usage;
+
+pub use serve::{ServeError, serve};

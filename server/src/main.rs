@@ -1,1 +1,79 @@
-fn main(){}
+//! The command line of usage-server.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use usage_server::{
+    clock::Clock,
+    config::{Config, DatabaseConfig},
+    serve,
+    store::Store,
+};
+
+/// Counts what customers use, shows it and bills it through Stripe.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Write the log as JSON, a line an event.
+    #[arg(long, env = "LOG_JSON", global = true)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service.
+    Serve(Box<Config>),
+    /// Bring the database's schema up to date, and end.
+    Migrate(DatabaseConfig),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let default_log = "info,sqlx=warn,stripe=error,async_stripe=error";
+    start_log(cli.log_json, default_log);
+    match cli.command {
+        Command::Serve(config) => {
+            let listener = TcpListener::bind(config.listen)
+                .await
+                .with_context(|| format!("cannot listen on {}", config.listen))?;
+            let shutdown = CancellationToken::new();
+            cancel_on_signal(shutdown.clone())?;
+            serve(listener, *config, Clock::system(), shutdown).await?;
+        }
+        Command::Migrate(config) => {
+            let store = Store::open(&config.database_url, config.database_connections).await?;
+            store.migrate().await?;
+            store.close().await?;
+            tracing::info!("the database is up to date");
+        }
+    }
+    Ok(())
+}
+
+/// `RUST_LOG` decides what is logged, where it is set.
+fn start_log(json: bool, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
+
+fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! SeaORM entities, one file a table: columns and relations only. Only `store` uses them.
+
+pub(crate) mod account_link;
+pub(crate) mod batch_key;
+pub(crate) mod billing_period;
+pub(crate) mod boundary_version;
+pub(crate) mod commit;
+pub(crate) mod customer;
+pub(crate) mod idempotency_key;
+pub(crate) mod lease;
+pub(crate) mod report_run;
+pub(crate) mod usage_report;

@@ -1,0 +1,25 @@
+//! What an account was billed to from a moment on; history is kept.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "account_links")]
+pub(crate) struct Model {
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
+    pub(crate) account_id: String,
+    /// Counts the links of an account; a later one outranks an earlier one.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) version: i64,
+    pub(crate) valid_from: i64,
+    /// Null means free.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) customer: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) subscription: Option<String>,
+    pub(crate) recorded_at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub(crate) enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

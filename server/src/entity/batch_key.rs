@@ -1,0 +1,21 @@
+//! What a key of a whole batch stands for, and its results.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "batch_keys")]
+pub(crate) struct Model {
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
+    pub(crate) key: String,
+    #[sea_orm(column_type = "Text")]
+    pub(crate) fingerprint: String,
+    /// What was not simply counted, as JSON.
+    #[sea_orm(column_type = "Text")]
+    pub(crate) results: String,
+    pub(crate) created_at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub(crate) enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,55 @@
+//! One row of the usage table: an account and meter in one window.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "usage_reports")]
+pub(crate) struct Model {
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
+    pub(crate) account_id: String,
+    /// A UUIDv7.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub(crate) id: Uuid,
+    #[sea_orm(column_type = "Text")]
+    pub(crate) meter: String,
+    /// The first moment of the window.
+    pub(crate) window_start: i64,
+    /// The window's bound, as far as it is known while it counts.
+    pub(crate) window_end: i64,
+    /// The bound once closed; null while it counts.
+    pub(crate) period_end: Option<i64>,
+    pub(crate) closed_at: Option<i64>,
+    pub(crate) quantity: i64,
+    /// The earliest time of its increments.
+    pub(crate) first_at: i64,
+    /// The latest time of its increments.
+    pub(crate) last_at: i64,
+    /// A name of `usage::report::State`.
+    #[sea_orm(column_type = "Text")]
+    pub(crate) state: String,
+    /// A boundary inside the window was learned too late to cut it.
+    pub(crate) straddled: bool,
+    /// How often it got a new identifier.
+    pub(crate) generation: i32,
+    /// The meter event's timestamp.
+    pub(crate) event_timestamp: Option<i64>,
+    /// The Stripe customer it is billed to.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) customer: Option<String>,
+    pub(crate) attempts: i32,
+    /// When the sender may look at it again.
+    pub(crate) next_attempt_at: Option<i64>,
+    /// When its present identifier was first given to Stripe.
+    pub(crate) first_sent_at: Option<i64>,
+    pub(crate) last_sent_at: Option<i64>,
+    pub(crate) reported_at: Option<i64>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) last_error: Option<String>,
+    /// The run that closed it.
+    pub(crate) run_id: Option<Uuid>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub(crate) enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,403 @@
+//! The sender: gives closed reports to Stripe, one at a time for each customer and meter.
+//!
+//! Only the holder of the lease sends. What is due comes from the database in pages, and at most
+//! `concurrency` requests are under way, so memory does not grow with the number of accounts. A report
+//! that waits in backoff is not under way and holds up nobody.
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::Reporter;
+use crate::{
+    error::Result,
+    store::{
+        reports::Report,
+        send::{Lane, Settlement, Task, minute_of},
+    },
+    stripe::{Failure, MeterEvent, REQUEST_TIMEOUT, Stripe},
+    usage::{
+        HOUR_MS, Millis,
+        report::{Event, MAX_GENERATION, identifier},
+    },
+};
+
+/// The lease's name.
+const LEASE: &str = "sender";
+/// How long the lease holds without being prolonged; prolonged at a third of it.
+const LEASE_SECS: u32 = 60;
+/// How long a replica without the lease, or one that finds nothing due, waits before it looks again.
+const IDLE: Duration = Duration::from_secs(1);
+/// The longest pause before a request is tried again.
+const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
+/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How long until an event that is nowhere to be found is looked for again.
+const LOOK_AGAIN_MS: Millis = HOUR_MS;
+/// How many due reports one query reads at least.
+const MIN_PAGE: usize = 64;
+
+/// A request's end: what is to be recorded, and why sending has to pause, if it has to.
+struct Ended {
+    settlement: Settlement,
+    pause: Option<Pause>,
+}
+
+enum Pause {
+    Everything,
+    Meter(String),
+}
+
+struct Sender {
+    reporter: Arc<Reporter>,
+    stripe: Stripe,
+    rate: Arc<DefaultDirectRateLimiter>,
+    under_way: JoinSet<Ended>,
+    /// The lanes of what is under way: one request at a time each.
+    busy: HashSet<Lane>,
+    /// Where the next page begins.
+    cursor: Option<Lane>,
+    /// Until when the lease is surely ours.
+    held_until: Instant,
+    prolong_at: Instant,
+    paused_until: Option<Instant>,
+    paused_meters: HashMap<String, Instant>,
+}
+
+impl Reporter {
+    /// Starts the sender, where there is a Stripe account to send to.
+    pub(crate) fn start_sending(self: &Arc<Self>) {
+        let Some(stripe) = self.stripe.clone() else { return };
+        let per_second = NonZeroU32::new(self.options.events_per_sec).unwrap_or(NonZeroU32::MIN);
+        let now = Instant::now();
+        let sender = Sender {
+            reporter: Arc::clone(self),
+            stripe,
+            rate: Arc::new(RateLimiter::direct(Quota::per_second(per_second))),
+            under_way: JoinSet::new(),
+            busy: HashSet::new(),
+            cursor: None,
+            held_until: now,
+            prolong_at: now,
+            paused_until: None,
+            paused_meters: HashMap::new(),
+        };
+        self.tasks.spawn(sender.run());
+    }
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let shutdown = self.reporter.shutdown.clone();
+        let reporter = Arc::clone(&self.reporter);
+        let idle = Duration::from_millis(u64::try_from(reporter.options.retry_ms).unwrap_or(u64::MAX)).min(IDLE);
+        while !shutdown.is_cancelled() {
+            let started = match self.start_due().await {
+                Ok(started) => started,
+                Err(error) => {
+                    tracing::warn!(%error, "what is due could not be read");
+                    false
+                }
+            };
+            if started && self.busy.len() < reporter.options.concurrency {
+                // There may be more; what has ended in between is recorded on the way.
+                self.record_ended(None).await;
+                continue;
+            }
+            tokio::select! {
+                Some(ended) = self.under_way.join_next() => self.record_ended(Some(ended)).await,
+                () = reporter.closed.notified() => {}
+                () = tokio::time::sleep(idle) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        // A request under way may still be taken: its answer is worth waiting for, and takes no longer
+        // than its timeout.
+        while let Some(ended) = self.under_way.join_next().await {
+            self.record_ended(Some(ended)).await;
+        }
+        if let Err(error) = reporter.store.release_lease(LEASE, &reporter.replica).await {
+            tracing::warn!(%error, "the sender's lease was not given back; it runs out by itself");
+        }
+    }
+
+    /// Whether the lease is surely ours for at least as long as a request takes.
+    async fn holds_lease(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        if now >= self.prolong_at {
+            let ttl_ms = Millis::from(LEASE_SECS).saturating_mul(1_000);
+            let reporter = &self.reporter;
+            if reporter.store.hold_lease(LEASE, &reporter.replica, ttl_ms).await? {
+                let seconds = |secs: u32| Duration::from_secs(secs.into());
+                self.held_until = now.checked_add(seconds(LEASE_SECS)).unwrap_or(now);
+                self.prolong_at = now.checked_add(seconds(LEASE_SECS / 3)).unwrap_or(now);
+            } else {
+                self.held_until = now;
+            }
+        }
+        Ok(self.held_until.saturating_duration_since(now) > REQUEST_TIMEOUT)
+    }
+
+    /// Starts requests for one page of what is due; false when nothing could be started.
+    async fn start_due(&mut self) -> Result<bool> {
+        let room = self.reporter.options.concurrency.saturating_sub(self.busy.len());
+        let now = Instant::now();
+        if room == 0 || self.paused_until.is_some_and(|until| now < until) || !self.holds_lease().await? {
+            return Ok(false);
+        }
+        self.paused_meters.retain(|_, until| now < *until);
+        let reporter = Arc::clone(&self.reporter);
+        let meters: Vec<&str> = reporter
+            .options
+            .meters
+            .all()
+            .iter()
+            .map(|meter| &*meter.name)
+            .filter(|name| !self.paused_meters.contains_key(*name))
+            .collect();
+        let limit = room.saturating_mul(4).max(MIN_PAGE);
+        let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);
+        let now = reporter.clock.now();
+        let page = reporter
+            .store
+            .due_reports(&meters, self.cursor.as_ref(), now, limit_rows)
+            .await?;
+        let had_cursor = self.cursor.is_some();
+        let is_last_page = page.len() < limit;
+        let chosen = self.choose(page, room, is_last_page);
+        if chosen.is_empty() {
+            // At the end of the lanes the next look begins with the first again.
+            return Ok(had_cursor);
+        }
+        let retry_ms = reporter.options.retry_ms;
+        let tasks = reporter
+            .store
+            .mark_sending(chosen, reporter.options.slots, now, |report| {
+                now.saturating_add(backoff_ms(report.attempts, retry_ms))
+            })
+            .await?;
+        for task in tasks {
+            self.start(task);
+        }
+        Ok(true)
+    }
+
+    /// The first report of each lane that is free, and where the next page begins.
+    fn choose(&mut self, page: Vec<Report>, room: usize, is_last_page: bool) -> Vec<Report> {
+        let mut chosen: Vec<Report> = Vec::new();
+        let mut lanes: HashSet<Lane> = HashSet::new();
+        let mut seen_all = true;
+        let mut last = None;
+        for report in page {
+            let Some(lane) = lane_of(&report) else { continue };
+            if self.busy.contains(&lane) || lanes.contains(&lane) {
+                last = Some(lane);
+                continue;
+            }
+            if chosen.len() >= room {
+                seen_all = false;
+                break;
+            }
+            lanes.insert(lane.clone());
+            last = Some(lane);
+            chosen.push(report);
+        }
+        self.cursor = if is_last_page && seen_all { None } else { last };
+        chosen
+    }
+
+    fn start(&mut self, task: Task) {
+        let (Task::Send(report) | Task::Look(report)) = &task;
+        let Some(lane) = lane_of(report) else { return };
+        self.busy.insert(lane.clone());
+        let (reporter, stripe, rate) = (Arc::clone(&self.reporter), self.stripe.clone(), Arc::clone(&self.rate));
+        self.under_way.spawn(async move {
+            match task {
+                Task::Send(report) => {
+                    rate.until_ready().await;
+                    send(&reporter, &stripe, lane, report).await
+                }
+                Task::Look(report) => look(&reporter, &stripe, lane, report).await,
+            }
+        });
+    }
+
+    /// Records what has ended, all of it in one transaction, and frees its lanes.
+    async fn record_ended(&mut self, first: Option<std::result::Result<Ended, tokio::task::JoinError>>) {
+        let mut settlements = Vec::new();
+        let mut next = first.or_else(|| self.under_way.try_join_next());
+        while let Some(ended) = next {
+            match ended {
+                Ok(ended) => {
+                    self.note_pause(ended.pause);
+                    settlements.push(ended.settlement);
+                }
+                // A request that panicked keeps its lane busy; what it was about is due again elsewhere.
+                Err(error) => tracing::error!(%error, "a request to Stripe was lost"),
+            }
+            next = self.under_way.try_join_next();
+        }
+        if settlements.is_empty() {
+            return;
+        }
+        // What cannot be recorded now stays `sending`: it is sent again, and Stripe says it has it.
+        if let Err(error) = self.reporter.store.settle(&settlements, self.reporter.clock.now()).await {
+            tracing::error!(%error, reports = settlements.len(), "Stripe's answers could not be recorded");
+        }
+        for lane in settlements.iter().filter_map(|settlement| lane_of(&settlement.report)) {
+            self.busy.remove(&lane);
+        }
+        self.reporter.settled.notify_waiters();
+    }
+
+    fn note_pause(&mut self, pause: Option<Pause>) {
+        let until = Instant::now().checked_add(PAUSE);
+        match (pause, until) {
+            (Some(Pause::Everything), until) => {
+                tracing::error!("Stripe refuses the key: nothing is sent until it is mended");
+                self.paused_until = until;
+            }
+            (Some(Pause::Meter(meter)), Some(until)) => {
+                tracing::error!(%meter, "Stripe has no such active meter: its reports wait");
+                self.paused_meters.insert(meter, until);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn lane_of(report: &Report) -> Option<Lane> {
+    Some((report.customer.clone()?, report.meter.clone()))
+}
+
+/// How long after an attempt the next one follows: doubling, with jitter, up to a quarter of an hour.
+fn backoff_ms(attempts: i32, retry_ms: Millis) -> Millis {
+    let mut pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(u64::try_from(retry_ms).unwrap_or(1_000)))
+        .with_max_delay(MAX_RETRY)
+        .without_max_times()
+        .with_jitter()
+        .build();
+    let nth = usize::try_from(attempts).unwrap_or(0);
+    let pause = pauses.nth(nth).unwrap_or(MAX_RETRY);
+    Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)
+}
+
+async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) -> Ended {
+    let (customer, meter) = lane;
+    let name = identifier(report.id, report.generation);
+    let event_name = reporter
+        .options
+        .meters
+        .find(&meter)
+        .map_or_else(|| meter.clone(), |meter| meter.event_name.to_string());
+    let event = MeterEvent {
+        event_name,
+        customer,
+        quantity: report.quantity,
+        timestamp: report.event_timestamp.unwrap_or(report.window_start),
+        identifier: name.clone(),
+    };
+    let answer = stripe.send(&event, &format!("{name}-{}", report.attempts)).await;
+    let now = reporter.clock.now();
+    let retry_at = now.saturating_add(backoff_ms(report.attempts.saturating_sub(1), reporter.options.retry_ms));
+    let (happened, pause) = match &answer {
+        Ok(()) => (Some(Event::Accept), None),
+        Err(Failure::Unanswered(_)) => (None, None),
+        Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
+        Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
+        Err(Failure::NoCustomer(_)) => (Some(Event::Park), None),
+        Err(Failure::Refused(_)) => (Some(Event::Reject), None),
+    };
+    let error = answer.as_ref().err().map(|failure| failure.message().to_owned());
+    match &error {
+        None => tracing::debug!(report = %report.id, "accepted"),
+        Some(error) => tracing::warn!(report = %report.id, attempt = report.attempts, %error, "not accepted"),
+    }
+    Ended {
+        settlement: Settlement { report, event: happened, error, next_attempt_at: retry_at },
+        pause,
+    }
+}
+
+/// Looks whether an event that was never answered has arrived: its minute's total says so, and a later
+/// event that Stripe shows already proves that the total is not merely behind.
+async fn look(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) -> Ended {
+    let found = find(reporter, stripe, &lane, &report).await;
+    let (event, error) = match found {
+        Ok((event, why)) => (event, Some(why)),
+        Err(why) => (None, Some(why)),
+    };
+    let error = if event == Some(Event::Accept) { None } else { error };
+    let next_attempt_at = reporter.clock.now().saturating_add(LOOK_AGAIN_MS);
+    Ended { settlement: Settlement { report, event, error, next_attempt_at }, pause: None }
+}
+
+async fn find(
+    reporter: &Reporter,
+    stripe: &Stripe,
+    lane: &Lane,
+    report: &Report,
+) -> std::result::Result<(Option<Event>, String), String> {
+    let event_name = reporter
+        .options
+        .meters
+        .find(&lane.1)
+        .map(|meter| meter.event_name.to_string())
+        .ok_or_else(|| format!("meter {:?} is not configured any more", lane.1))?;
+    let total = async |minute| {
+        let answer = stripe.total(&event_name, &lane.0, minute).await;
+        answer.map_err(|failure| failure.message().to_owned())
+    };
+    let ours = async |minute| {
+        let sum = reporter.store.minute_sum(lane, minute, report).await;
+        sum.map_err(|error| error.to_string())
+    };
+    let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
+    let (others, is_undecided) = ours(minute).await?;
+    if is_undecided {
+        return Ok((None, "another undecided event shares its minute".to_owned()));
+    }
+    let held = total(minute).await?;
+    if held == others.saturating_add(report.quantity) {
+        return Ok((Some(Event::Accept), "found at Stripe".to_owned()));
+    }
+    if held != others {
+        return Ok((None, format!("Stripe holds {held} in its minute; {others} without it were expected")));
+    }
+    if report.generation >= MAX_GENERATION {
+        return Ok((None, "not found at Stripe, and sent anew as often as is allowed".to_owned()));
+    }
+    let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
+    let witness = reporter.store.find_witness(lane, sent_at).await.map_err(|error| error.to_string())?;
+    let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
+        return Ok((None, "not found at Stripe, and no later event proves that its totals are current".to_owned()));
+    };
+    let minute = minute_of(stamp);
+    let (expected, is_undecided) = ours(minute).await?;
+    if is_undecided || total(minute).await? != expected {
+        return Ok((None, "not found at Stripe, whose totals are behind".to_owned()));
+    }
+    Ok((Some(Event::SendAnew), "proven not to have arrived; sent under a new identifier".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_bounded() {
+        let pause = |attempts| backoff_ms(attempts, 1_000);
+        assert!((1_000..=2_000).contains(&pause(0)));
+        assert!((4_000..=8_000).contains(&pause(2)));
+        let longest = Millis::try_from(MAX_RETRY.as_millis()).unwrap();
+        assert!(pause(40) <= 2 * longest);
+    }
+}

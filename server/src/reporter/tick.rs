@@ -1,0 +1,107 @@
+//! The beat: what is due is decided from the database, so a missed beat, a burst of beats and two replicas
+//! beating at once all do the same.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+
+use super::Reporter;
+use crate::{
+    error::Result,
+    store::{close::Scope, runs::NewRun},
+    usage::{HOUR_MS, Millis, SECOND_MS},
+};
+
+/// Beats every other second.
+const BEAT: &str = "*/2 * * * * *";
+/// The jobs' names in `leases`.
+const REPORT_JOB: &str = "report schedule";
+const HOUSEKEEPING_JOB: &str = "housekeeping";
+/// A run that nobody has worked on for this long was left by a replica that died.
+const ABANDONED_MS: Millis = 30 * SECOND_MS;
+/// How many steps of forgetting one beat takes, with a pause in between for those who count.
+const HOUSEKEEPING_STEPS: usize = 500;
+const HOUSEKEEPING_PAUSE: Duration = Duration::from_millis(20);
+
+impl Reporter {
+    /// Beats once now, so that a run missed while the service was down is made up for, and from then on by
+    /// the scheduler until the shutdown.
+    pub(crate) async fn start_beating(self: &Arc<Self>) -> std::result::Result<(), JobSchedulerError> {
+        let beating = Arc::new(tokio::sync::Mutex::new(()));
+        let reporter = Arc::clone(self);
+        let job = Job::new_async(BEAT, move |_, _| {
+            let (reporter, beating) = (Arc::clone(&reporter), Arc::clone(&beating));
+            Box::pin(async move {
+                // A beat that comes while the one before is still at work is not needed.
+                if let Ok(_alone) = beating.try_lock() {
+                    reporter.beat().await;
+                }
+            })
+        })?;
+        let mut scheduler = JobScheduler::new().await?;
+        scheduler.add(job).await?;
+        self.beat().await;
+        scheduler.start().await?;
+        let reporter = Arc::clone(self);
+        self.tasks.spawn(async move {
+            reporter.shutdown.cancelled().await;
+            if let Err(error) = scheduler.shutdown().await {
+                tracing::warn!(%error, "the scheduler did not stop");
+            }
+        });
+        Ok(())
+    }
+
+    async fn beat(self: &Arc<Self>) {
+        if self.shutdown.is_cancelled() {
+            return;
+        }
+        if self.stripe.is_some()
+            && let Err(error) = self.report_when_due().await
+        {
+            tracing::warn!(%error, "the schedule could not be looked at");
+        }
+        if let Err(error) = self.keep_house().await {
+            tracing::warn!(%error, "housekeeping stopped; it is taken up again by the next beat");
+        }
+    }
+
+    async fn report_when_due(self: &Arc<Self>) -> Result<()> {
+        let now = self.clock.now();
+        let last = self.store.last_run_at(REPORT_JOB, now).await?;
+        if self.options.schedule.is_due(last, now) {
+            let new = NewRun {
+                trigger: "schedule",
+                requested_by: self.replica.clone(),
+                scope: Scope::All,
+            };
+            if let Some(run) = self.store.claim_scheduled_run(REPORT_JOB, last, &new, now).await? {
+                tracing::info!(run = %run.id, "scheduled run");
+                self.spawn_closing(run);
+            }
+        }
+        for run in self.store.abandoned_runs(now.saturating_sub(ABANDONED_MS)).await? {
+            tracing::warn!(run = %run.id, "a run that was left unfinished is taken up");
+            self.store.touch_run(run.id, now).await?;
+            self.spawn_closing(run);
+        }
+        Ok(())
+    }
+
+    async fn keep_house(&self) -> Result<()> {
+        let now = self.clock.now();
+        let last = self.store.last_run_at(HOUSEKEEPING_JOB, now).await?;
+        if now.saturating_sub(last) < HOUR_MS || !self.store.claim_job(HOUSEKEEPING_JOB, last, now).await? {
+            return Ok(());
+        }
+        for _ in 0..HOUSEKEEPING_STEPS {
+            let forgot = self.store.forget_old_keys(now).await?;
+            let rolled = self.store.roll_up_commits(now).await?;
+            if !(forgot || rolled) || self.shutdown.is_cancelled() {
+                break;
+            }
+            tokio::time::sleep(HOUSEKEEPING_PAUSE).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Opaque page tokens, bound to the filter they were made for.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::usage::refusal::{Reason, Refusal};
+
+/// How many hexadecimal digits of the filter's digest a token carries.
+const DIGEST_CHARS: usize = 16;
+/// What a page holds when nobody says.
+const DEFAULT_PAGE: u64 = 100;
+/// What a page holds at most.
+const MAX_PAGE: u64 = 1_000;
+
+/// The size of a page that a request means.
+pub(super) fn page_size(asked: i32) -> Result<u64, Refusal> {
+    match u64::try_from(asked) {
+        Ok(0) => Ok(DEFAULT_PAGE),
+        Ok(size) => Ok(size.min(MAX_PAGE)),
+        Err(_) => Err(Refusal::invalid(
+            "page_size",
+            format!("page_size is {asked}; it must be 0 for {DEFAULT_PAGE}, or 1 to {MAX_PAGE}"),
+        )),
+    }
+}
+
+/// A token that continues behind `position` in the listing of `filter`.
+pub(super) fn encode(filter: &str, position: &str) -> String {
+    format!("{}{}", digest(filter), hex(position.as_bytes()))
+}
+
+/// The position of a token; `None` for the first page.
+pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let refusal = || {
+        Refusal::new(
+            Reason::PageTokenInvalid,
+            "page_token",
+            "page_token is damaged or belongs to another filter; begin again without it",
+        )
+    };
+    let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(refusal)?;
+    if head != digest(filter) {
+        return Err(refusal());
+    }
+    let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
+    position.map(Some).ok_or_else(refusal)
+}
+
+fn digest(filter: &str) -> String {
+    let mut text = hex(&Sha256::digest(filter.as_bytes()));
+    text.truncate(DIGEST_CHARS);
+    text
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_token_leads_back_to_its_position_and_only_with_its_filter(filter in ".*", other in ".*", position in ".+") {
+            let token = encode(&filter, &position);
+            prop_assert_eq!(decode(&filter, &token).unwrap(), Some(position));
+            prop_assert_eq!(decode(&other, &token).is_ok(), other == filter);
+        }
+
+        #[test]
+        fn a_damaged_token_is_refused_and_never_panics(token in ".*") {
+            let _ = decode("filter", &token);
+        }
+    }
+}

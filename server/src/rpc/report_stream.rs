@@ -1,0 +1,111 @@
+//! The stream of `ForceReport`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::Status;
+use usage_proto::v1::{self, force_report_response::Event as Wire};
+
+use super::wire;
+use crate::{
+    error::Result,
+    reporter::progress::{RunEvent, Summary},
+    store::close::Scope,
+    usage::{increment::check_account_id, refusal::Refusal},
+};
+
+/// The most accounts that one call may name.
+const MAX_ACCOUNTS: usize = 1_000;
+
+/// What a caller of `ForceReport` sees; dropping it ends the watching, not the run.
+#[derive(Debug)]
+pub(crate) struct ReportStream(mpsc::Receiver<Result<RunEvent>>);
+
+impl ReportStream {
+    pub(super) fn new(events: mpsc::Receiver<Result<RunEvent>>) -> Self {
+        Self(events)
+    }
+}
+
+impl Stream for ReportStream {
+    type Item = std::result::Result<v1::ForceReportResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|event| {
+            event.map(|event| {
+                let event = event?;
+                Ok(v1::ForceReportResponse { event: Some(response(event)) })
+            })
+        })
+    }
+}
+
+/// Whose reports a request means; `None` when it watches a run instead.
+pub(super) fn scope(request: &v1::ForceReportRequest) -> std::result::Result<Option<Scope>, Refusal> {
+    let named = [!request.account_ids.is_empty(), request.all, !request.run_id.is_empty()];
+    if named.iter().filter(|is_given| **is_given).count() != 1 {
+        return Err(Refusal::invalid(
+            "account_ids",
+            "give exactly one of account_ids, all and run_id",
+        ));
+    }
+    if !request.run_id.is_empty() {
+        return if request.dry_run {
+            Err(Refusal::invalid("dry_run", "dry_run starts nothing, so it cannot watch a run_id"))
+        } else {
+            Ok(None)
+        };
+    }
+    if request.all {
+        return Ok(Some(Scope::All));
+    }
+    if request.account_ids.len() > MAX_ACCOUNTS {
+        return Err(Refusal::invalid(
+            "account_ids",
+            format!(
+                "account_ids holds {} accounts; it may hold at most {MAX_ACCOUNTS}",
+                request.account_ids.len()
+            ),
+        ));
+    }
+    for account in &request.account_ids {
+        check_account_id(account)?;
+    }
+    Ok(Some(Scope::Accounts(request.account_ids.clone())))
+}
+
+fn response(event: RunEvent) -> Wire {
+    let id = |run: Option<uuid::Uuid>| run.map(|id| id.to_string()).unwrap_or_default();
+    match event {
+        RunEvent::Started { run_id } => Wire::Started(v1::ReportRunStarted { run_id: id(run_id) }),
+        RunEvent::Progress { summary, closing_finished, in_earlier_runs } => {
+            Wire::Progress(v1::ReportRunProgress {
+                closed: summary.closed.reports,
+                done: summary.done(),
+                closing_finished,
+                in_earlier_runs: i64::try_from(in_earlier_runs).unwrap_or(i64::MAX),
+            })
+        }
+        RunEvent::Preview(reports) => Wire::Preview(v1::ReportPreview {
+            reports: reports.into_iter().map(wire::usage_report).collect(),
+        }),
+        RunEvent::Summary { run_id, summary } => Wire::Summary(run_summary(id(run_id), summary)),
+    }
+}
+
+fn run_summary(run_id: String, summary: Summary) -> v1::ReportRunSummary {
+    let count = |part| Some(wire::count(part));
+    v1::ReportRunSummary {
+        run_id,
+        closed: count(summary.closed),
+        accepted: count(summary.accepted),
+        rejected: count(summary.rejected),
+        retried_later: count(summary.retried_later),
+        not_billable: count(summary.not_billable),
+        unlinked: count(summary.unlinked),
+    }
+}

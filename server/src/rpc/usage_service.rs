@@ -1,0 +1,248 @@
+//! `UsageService`: counts, shows, lists and reports.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use sha2::{Digest as _, Sha256};
+use tonic::{Request, Response, Status};
+use usage_proto::v1::{self, usage_service_server::UsageService};
+use uuid::Uuid;
+
+use super::{
+    page_token,
+    report_stream::{ReportStream, scope},
+    wire,
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    ledger::Ledger,
+    reporter::Reporter,
+    show,
+    store::{Store, reports::ReportFilter},
+    usage::{
+        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
+        meter::Meters,
+        refusal::Refusal,
+        window::Slots,
+    },
+};
+
+/// Serves `usage.v1.UsageService`.
+#[derive(Debug)]
+pub(crate) struct UsageRpc {
+    pub(crate) store: Store,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) slots: Slots,
+    pub(crate) clock: Clock,
+}
+
+impl UsageRpc {
+    fn parse(&self, request: v1::IncrementRequest) -> std::result::Result<Increment, Vec<Refusal>> {
+        let raw = wire::raw_increment(request).map_err(|refusal| vec![refusal])?;
+        Increment::parse(raw, &self.meters, self.clock.now())
+    }
+
+    fn parse_batch(&self, request: v1::IncrementBatchRequest) -> Result<Batch> {
+        let count = request.increments.len();
+        if !(1..=MAX_BATCH).contains(&count) {
+            return Err(Refusal::invalid(
+                "increments",
+                format!("increments holds {count} items; it must hold 1 to {MAX_BATCH}"),
+            )
+            .into());
+        }
+        check_key(&request.idempotency_key)?;
+        let key = (!request.idempotency_key.is_empty()).then(|| BatchKey {
+            key: request.idempotency_key.as_str().into(),
+            fingerprint: fingerprint(&request.increments),
+        });
+        let first = |mut refusals: Vec<Refusal>| {
+            if refusals.is_empty() { Refusal::invalid("increments", "not valid") } else { refusals.swap_remove(0) }
+        };
+        let items = request
+            .increments
+            .into_iter()
+            .map(|item| self.parse(item).map_err(first))
+            .collect();
+        Ok(Batch { key, items })
+    }
+}
+
+/// A digest of everything that a batch says, in a form that does not depend on the wire's encoding.
+fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
+    let mut text = String::new();
+    for item in increments {
+        // Debug quotes the texts, so that no two batches write the same.
+        let time = item.timestamp.as_ref().map(|at| (at.seconds, at.nanos / 1_000_000));
+        let mut dimensions: Vec<_> = item.dimensions.iter().collect();
+        dimensions.sort();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:?} {:?} {:?} {:?} {time:?} {dimensions:?}",
+            item.account_id, item.meter, item.quantity, item.idempotency_key
+        );
+    }
+    page_token::hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn increment_result(outcome: Outcome) -> v1::IncrementResult {
+    let (outcome, error) = match outcome {
+        Outcome::Counted => (v1::IncrementOutcome::Counted, None),
+        Outcome::Duplicate => (v1::IncrementOutcome::Duplicate, None),
+        Outcome::Refused(refusal) => (
+            v1::IncrementOutcome::Refused,
+            Some(v1::IncrementError {
+                reason: wire::reason(refusal.reason).into(),
+                field: refusal.field,
+                message: refusal.message,
+            }),
+        ),
+    };
+    v1::IncrementResult { outcome: outcome.into(), error }
+}
+
+#[tonic::async_trait]
+impl UsageService for UsageRpc {
+    async fn increment(
+        &self,
+        request: Request<v1::IncrementRequest>,
+    ) -> std::result::Result<Response<v1::IncrementResponse>, Status> {
+        let increment = self.parse(request.into_inner()).map_err(Error::from)?;
+        match self.ledger.count(increment).await? {
+            Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
+            Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
+            Outcome::Refused(refusal) => Err(Error::from(refusal).into()),
+        }
+    }
+
+    async fn increment_batch(
+        &self,
+        request: Request<v1::IncrementBatchRequest>,
+    ) -> std::result::Result<Response<v1::IncrementBatchResponse>, Status> {
+        let batch = self.parse_batch(request.into_inner())?;
+        let (duplicate, outcomes) = self.ledger.count_batch(batch).await?;
+        let results = outcomes.into_iter().map(increment_result).collect();
+        Ok(Response::new(v1::IncrementBatchResponse { results, duplicate }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> std::result::Result<Response<v1::GetResponse>, Status> {
+        let request = request.into_inner();
+        let (granularity, wire_granularity) = wire::granularity(request.granularity).map_err(Error::from)?;
+        let period = request
+            .period
+            .as_ref()
+            .map(|period| wire::interval("period", period))
+            .transpose()
+            .map_err(Error::from)?;
+        let asked = show::Question {
+            account_id: request.account_id,
+            meter: request.meter,
+            period,
+            granularity,
+            zone: request.time_zone,
+        };
+        let shown = show::show(&self.store, &self.meters, self.slots, asked, self.clock.now()).await?;
+        Ok(Response::new(v1::GetResponse {
+            account_id: shown.account_id,
+            period: Some(wire::period(shown.period)),
+            granularity: wire_granularity.into(),
+            time_zone: shown.zone.name().to_owned(),
+            as_of: Some(wire::timestamp(shown.as_of)),
+            meters: shown.meters.into_iter().map(meter_usage).collect(),
+        }))
+    }
+
+    async fn list_reports(
+        &self,
+        request: Request<v1::ListReportsRequest>,
+    ) -> std::result::Result<Response<v1::ListReportsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
+        let filter = report_filter(&request)?;
+        let name = format!("reports {filter:?}");
+        let before = page_token::decode(&name, &request.page_token)
+            .map_err(Error::from)?
+            .and_then(|position| Uuid::parse_str(&position).ok());
+        let mut reports = self.store.list_reports(&filter, before, limit.saturating_add(1)).await?;
+        let more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
+        if more {
+            reports.pop();
+        }
+        let next_page_token = match reports.last() {
+            Some(last) if more => page_token::encode(&name, &last.id.to_string()),
+            _ => String::new(),
+        };
+        let reports = reports.into_iter().map(wire::usage_report).collect();
+        Ok(Response::new(v1::ListReportsResponse { reports, next_page_token }))
+    }
+
+    type ForceReportStream = ReportStream;
+
+    async fn force_report(
+        &self,
+        request: Request<v1::ForceReportRequest>,
+    ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
+        let requested_by = request.remote_addr().map(|addr| addr.to_string()).unwrap_or_default();
+        let request = request.into_inner();
+        let events = match scope(&request).map_err(Error::from)? {
+            None => self.reporter.watch(self.reporter.run(run_id(&request.run_id)?).await?),
+            Some(scope) if request.dry_run => self.reporter.preview(scope),
+            Some(scope) => self.reporter.watch(self.reporter.report(requested_by, scope).await?),
+        };
+        Ok(Response::new(ReportStream::new(events)))
+    }
+}
+
+fn run_id(text: &str) -> Result<Uuid> {
+    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::usage::refusal::shown(text)))
+}
+
+fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
+    if !request.account_id.is_empty() {
+        check_account_id(&request.account_id)?;
+    }
+    let run_id = (!request.run_id.is_empty()).then(|| run_id(&request.run_id)).transpose()?;
+    let mut states = request
+        .states
+        .iter()
+        .map(|state| wire::state(*state))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    states.sort_unstable();
+    states.dedup();
+    Ok(ReportFilter {
+        account_id: (!request.account_id.is_empty()).then(|| request.account_id.clone()),
+        states,
+        run_id,
+    })
+}
+
+fn meter_usage(meter: show::MeterUsage) -> v1::MeterUsage {
+    v1::MeterUsage {
+        meter: meter.meter.to_string(),
+        unit: meter.unit.to_string(),
+        quantities: Some(quantities(meter.quantities)),
+        points: meter
+            .points
+            .into_iter()
+            .map(|(interval, sums)| v1::UsagePoint {
+                period: Some(wire::period(interval)),
+                quantities: Some(quantities(sums)),
+            })
+            .collect(),
+    }
+}
+
+fn quantities(sums: show::Quantities) -> v1::Quantities {
+    v1::Quantities {
+        total: sums.total(),
+        reported: sums.reported,
+        not_yet_reported: sums.not_yet_reported,
+        not_billable: sums.not_billable,
+    }
+}

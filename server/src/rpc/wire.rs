@@ -1,0 +1,190 @@
+//! Values of the wire and of the domain, one into the other.
+
+use prost_types::Timestamp;
+use usage_proto::v1;
+
+use crate::{
+    reporter::progress::Count,
+    store::reports::Report,
+    usage::{
+        Millis, SECOND_MS,
+        increment::RawIncrement,
+        period::Granularity,
+        refusal::{Reason, Refusal},
+        report::{State, identifier},
+        window::Interval,
+    },
+};
+
+const NANOS_A_MILLI: i64 = 1_000_000;
+
+/// A moment on the wire.
+pub(super) fn timestamp(at: Millis) -> Timestamp {
+    let nanos = at.rem_euclid(SECOND_MS).saturating_mul(NANOS_A_MILLI);
+    Timestamp { seconds: at.div_euclid(SECOND_MS), nanos: i32::try_from(nanos).unwrap_or(0) }
+}
+
+/// A moment from the wire, truncated to milliseconds.
+pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Refusal> {
+    // The range of google.protobuf.Timestamp: the years 1 to 9999.
+    const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    if !SECONDS.contains(&timestamp.seconds) || !(0..1_000_000_000).contains(&timestamp.nanos) {
+        return Err(Refusal::invalid(
+            field,
+            format!(
+                "{field} of {} s and {} ns is not a timestamp between the years 1 and 9999",
+                timestamp.seconds, timestamp.nanos
+            ),
+        ));
+    }
+    let millis = i64::from(timestamp.nanos) / NANOS_A_MILLI;
+    Ok(timestamp.seconds.saturating_mul(SECOND_MS).saturating_add(millis))
+}
+
+/// A period on the wire.
+pub(super) fn period(interval: Interval) -> v1::Period {
+    v1::Period { start: Some(timestamp(interval.start)), end: Some(timestamp(interval.end)) }
+}
+
+/// A period from the wire; both edges are needed.
+pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Refusal> {
+    let edge = |name: &str, edge: &Option<Timestamp>| {
+        let field = format!("{field}.{name}");
+        match edge {
+            Some(edge) => millis(&field, edge),
+            None => Err(Refusal::invalid(field.clone(), format!("{field} is missing"))),
+        }
+    };
+    let interval = Interval { start: edge("start", &period.start)?, end: edge("end", &period.end)? };
+    if interval.start >= interval.end {
+        return Err(Refusal::invalid(
+            field,
+            format!(
+                "{field}.end {} must be later than {field}.start {}",
+                crate::usage::period::rfc3339(interval.end),
+                crate::usage::period::rfc3339(interval.start)
+            ),
+        ));
+    }
+    Ok(interval)
+}
+
+/// An increment as the domain parses it.
+pub(super) fn raw_increment(request: v1::IncrementRequest) -> Result<RawIncrement, Refusal> {
+    let stated_at = request
+        .timestamp
+        .as_ref()
+        .map(|at| millis("timestamp", at))
+        .transpose()?;
+    Ok(RawIncrement {
+        account_id: request.account_id,
+        meter: request.meter,
+        quantity: request.quantity,
+        key: request.idempotency_key,
+        stated_at,
+        has_dimensions: !request.dimensions.is_empty(),
+    })
+}
+
+/// A reason of the contract.
+pub(super) fn reason(reason: Reason) -> v1::ErrorReason {
+    v1::ErrorReason::from_str_name(&format!("ERROR_REASON_{}", reason.name()))
+        .unwrap_or(v1::ErrorReason::InvalidField)
+}
+
+const STATES: [(State, v1::UsageReportState); 12] = [
+    (State::Open, v1::UsageReportState::Open),
+    (State::Closed, v1::UsageReportState::Closed),
+    (State::Sending, v1::UsageReportState::Sending),
+    (State::Accepted, v1::UsageReportState::Accepted),
+    (State::Confirmed, v1::UsageReportState::Confirmed),
+    (State::Short, v1::UsageReportState::Short),
+    (State::Rejected, v1::UsageReportState::Rejected),
+    (State::Parked, v1::UsageReportState::Parked),
+    (State::Unknown, v1::UsageReportState::Unknown),
+    (State::NotBillable, v1::UsageReportState::NotBillable),
+    (State::Unlinked, v1::UsageReportState::Unlinked),
+    (State::Missed, v1::UsageReportState::Missed),
+];
+
+/// A state of the wire that a filter names.
+pub(super) fn state(number: i32) -> Result<State, Refusal> {
+    STATES
+        .iter()
+        .find(|(_, wire)| i32::from(*wire) == number)
+        .map(|(state, _)| *state)
+        .ok_or_else(|| Refusal::invalid("states", format!("states holds {number}, which is not a state of a usage report")))
+}
+
+/// A granularity of the wire, and the one it stands for.
+pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Refusal> {
+    let wire = v1::Granularity::try_from(number)
+        .map_err(|_| Refusal::invalid("granularity", format!("granularity is {number}, which is not one")))?;
+    Ok(match wire {
+        v1::Granularity::Unspecified | v1::Granularity::Total => (Granularity::Total, v1::Granularity::Total),
+        v1::Granularity::Slot => (Granularity::Slot, wire),
+        v1::Granularity::Hour => (Granularity::Hour, wire),
+        v1::Granularity::Day => (Granularity::Day, wire),
+        v1::Granularity::Month => (Granularity::Month, wire),
+    })
+}
+
+/// Number and total of some reports.
+pub(super) fn count(count: Count) -> v1::ReportCount {
+    v1::ReportCount { reports: count.reports, quantity: count.quantity }
+}
+
+/// A usage report.
+pub(super) fn usage_report(report: Report) -> v1::UsageReport {
+    let state = State::from_name(&report.state);
+    let wire_state = STATES
+        .iter()
+        .find(|(known, _)| Some(*known) == state)
+        .map_or(v1::UsageReportState::Unspecified, |(_, wire)| *wire);
+    let window = Interval { start: report.window_start, end: report.window_end };
+    v1::UsageReport {
+        id: report.id.to_string(),
+        account_id: report.account_id,
+        meter: report.meter,
+        window: Some(period(window)),
+        period_end: report.period_end.map(timestamp),
+        closed_at: report.closed_at.map(timestamp),
+        quantity: report.quantity,
+        state: wire_state.into(),
+        reported: state.is_some_and(State::is_reported),
+        identifier: identifier(report.id, report.generation),
+        stripe_customer: report.customer.unwrap_or_default(),
+        event_timestamp: report.event_timestamp.map(timestamp),
+        attempts: report.attempts,
+        first_sent_at: report.first_sent_at.map(timestamp),
+        reported_at: report.reported_at.map(timestamp),
+        last_error: report.last_error.unwrap_or_default(),
+        run_id: report.run_id.map(|id| id.to_string()).unwrap_or_default(),
+        straddled: report.straddled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_and_reason_is_in_the_contract() {
+        for state in State::ALL {
+            let (_, wire) = STATES.iter().find(|(known, _)| *known == state).unwrap();
+            let name = wire.as_str_name().strip_prefix("USAGE_REPORT_STATE_").unwrap();
+            assert_eq!(name.to_lowercase(), state.name());
+        }
+        assert_eq!(reason(Reason::KeyReused), v1::ErrorReason::KeyReused);
+        assert_eq!(reason(Reason::TooManyPoints), v1::ErrorReason::TooManyPoints);
+    }
+
+    #[test]
+    fn times_are_truncated_to_milliseconds_also_before_1970() {
+        let before = Timestamp { seconds: -1, nanos: 999_999_999 };
+        assert_eq!(millis("t", &before), Ok(-1));
+        assert_eq!(timestamp(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
+        assert!(millis("t", &Timestamp { seconds: i64::MAX, nanos: 0 }).is_err());
+        assert!(millis("t", &Timestamp { seconds: 0, nanos: -1 }).is_err());
+    }
+}

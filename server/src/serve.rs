@@ -1,0 +1,194 @@
+//! Starts the parts of the service, joins them and stops them in order.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Server, TcpIncoming};
+use tower_http::catch_panic::CatchPanicLayer;
+use usage_proto::v1::{
+    FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer, usage_service_server::UsageServiceServer,
+};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::Error,
+    ledger::{Ledger, LedgerOptions},
+    reporter::{Reporter, ReporterOptions},
+    rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    store::Store,
+    stripe::Stripe,
+    usage::meter::Meters,
+};
+
+/// The largest message that is taken: a batch of 1,000 increments with the longest fields.
+const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+/// How long callers and requests to Stripe may take to end once the service stops.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How often a silent connection is asked whether anybody is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Why the service did not start or ended, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The database is not to be had.
+    #[error("the database cannot be used: {0}")]
+    Database(#[from] sea_orm::DbErr),
+    /// The database lacks migrations, and they are not to be run here.
+    #[error("the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate")]
+    NotMigrated(usize),
+    /// The socket or the scheduler failed.
+    #[error("the service cannot run: {0}")]
+    Io(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Serves on a listener until the shutdown, then lets callers finish, commits what they sent and records
+/// what Stripe still answers.
+///
+/// # Errors
+/// A wrong setting, a database that cannot be used, or a socket that fails.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let meters = Arc::new(config.meters().map_err(ServeError::Config)?);
+    let store = open(&config).await?;
+    // Ends with the service, however it ends: nothing works on when the socket has failed.
+    let ending = shutdown.child_token();
+    let options = LedgerOptions {
+        writers: if store.has_parallel_writers() { size(config.writers) } else { 1 },
+        queue: size(config.queue_increments),
+        slots: config.window_mins,
+    };
+    let reporter = start_reporter(&config, &meters, &store, &clock, &ending)?;
+    let (ledger, writers) = Ledger::start(&store, &clock, options);
+    let result = match reporter.start_beating().await {
+        Ok(()) => {
+            reporter.start_sending();
+            let usage = UsageRpc {
+                store: store.clone(),
+                ledger: Arc::new(ledger),
+                reporter: Arc::clone(&reporter),
+                meters,
+                slots: config.window_mins,
+                clock: clock.clone(),
+            };
+            let accounts = AccountRpc { store: store.clone(), slots: config.window_mins, clock };
+            serve_rpc(listener, &config, usage, accounts, &ending).await
+        }
+        Err(error) => Err(ServeError::Io(Box::new(error))),
+    };
+    ending.cancel();
+    // The services are gone and with them the ledger: its writers commit what they hold and end.
+    for writer in writers {
+        if let Err(error) = writer.await {
+            tracing::error!(%error, "a ledger writer was lost");
+        }
+    }
+    if tokio::time::timeout(STOP_WITHIN, reporter.finish()).await.is_err() {
+        tracing::warn!("some reports were still under way; they are taken up again at the next start");
+    }
+    store.close().await?;
+    tracing::info!("stopped");
+    result
+}
+
+async fn open(config: &Config) -> Result<Store, ServeError> {
+    let database = &config.database;
+    let store = Store::open(&database.database_url, database.database_connections).await?;
+    if config.no_migrate {
+        match store.pending_migrations().await? {
+            0 => {}
+            pending => return Err(ServeError::NotMigrated(pending)),
+        }
+    } else {
+        store.migrate().await?;
+    }
+    Ok(store)
+}
+
+fn start_reporter(
+    config: &Config,
+    meters: &Arc<Meters>,
+    store: &Store,
+    clock: &Clock,
+    ending: &CancellationToken,
+) -> Result<Arc<Reporter>, ServeError> {
+    let stripe = match &config.stripe_secret_key {
+        Some(key) => {
+            let stripe = Stripe::new(key.expose(), config.stripe_api_base.as_deref());
+            Some(stripe.map_err(ServeError::Config)?)
+        }
+        None => {
+            tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
+            None
+        }
+    };
+    let options = ReporterOptions {
+        meters: Arc::clone(meters),
+        slots: config.window_mins,
+        schedule: config.schedule().map_err(ServeError::Config)?,
+        events_per_sec: config.stripe_events_per_sec,
+        concurrency: size(config.stripe_concurrency),
+        retry_ms: config.stripe_retry_ms,
+    };
+    Ok(Reporter::new(store.clone(), clock.clone(), stripe, options, ending.clone()))
+}
+
+async fn serve_rpc(
+    listener: TcpListener,
+    config: &Config,
+    usage: UsageRpc,
+    accounts: AccountRpc,
+    ending: &CancellationToken,
+) -> Result<(), ServeError> {
+    let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<UsageServiceServer<UsageRpc>>().await;
+    health.set_serving::<AccountServiceServer<AccountRpc>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| io(Box::new(error)))?;
+    let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
+    let router = Server::builder()
+        .max_concurrent_streams(config.streams_per_connection)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        // A panic would otherwise break the caller's connection, with everything else that is on it.
+        .layer(CatchPanicLayer::custom(panicked))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES));
+    tracing::info!(%address, "serving");
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = router.serve_with_incoming_shutdown(incoming, ending.cancelled());
+    let overdue = async {
+        ending.cancelled().await;
+        tokio::time::sleep(STOP_WITHIN).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| io(Box::new(error))),
+        () = overdue => {
+            tracing::warn!("some callers did not end in time; their connections are closed");
+            Ok(())
+        }
+    }
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
+    tracing::error!("a request handler panicked");
+    tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

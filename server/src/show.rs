@@ -1,0 +1,137 @@
+//! Showing usage: one question of `Get`, answered from the sums in the database.
+
+use std::{collections::HashMap, sync::Arc};
+
+use chrono_tz::Tz;
+
+use crate::{
+    error::{Error, Result},
+    store::{Store, reports::UsageSum},
+    usage::{
+        Millis,
+        increment::check_account_id,
+        meter::{Meter, Meters},
+        period::{Granularity, check_edges, cut, month_around, parse_zone},
+        report::State,
+        window::{Interval, Slots},
+    },
+};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) account_id: String,
+    /// Empty means all meters.
+    pub(crate) meter: String,
+    /// Absent means the current billing period, else the current month.
+    pub(crate) period: Option<Interval>,
+    pub(crate) granularity: Granularity,
+    /// Empty means UTC.
+    pub(crate) zone: String,
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) account_id: String,
+    pub(crate) period: Interval,
+    pub(crate) zone: Tz,
+    pub(crate) as_of: Millis,
+    pub(crate) meters: Vec<MeterUsage>,
+}
+
+/// The usage of one meter.
+#[derive(Clone, Debug)]
+pub(crate) struct MeterUsage {
+    pub(crate) meter: Arc<str>,
+    pub(crate) unit: Arc<str>,
+    pub(crate) quantities: Quantities,
+    pub(crate) points: Vec<(Interval, Quantities)>,
+}
+
+/// Usage by how far it is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Quantities {
+    pub(crate) reported: i64,
+    pub(crate) not_yet_reported: i64,
+    pub(crate) not_billable: i64,
+}
+
+impl Quantities {
+    /// Everything counted.
+    pub(crate) fn total(&self) -> i64 {
+        self.reported
+            .saturating_add(self.not_yet_reported)
+            .saturating_add(self.not_billable)
+    }
+
+    fn add(&mut self, sum: &UsageSum) {
+        let part = match State::from_name(&sum.state) {
+            Some(State::NotBillable) => &mut self.not_billable,
+            Some(state) if state.is_reported() => &mut self.reported,
+            _ => &mut self.not_yet_reported,
+        };
+        *part = part.saturating_add(sum.quantity);
+    }
+}
+
+/// Answers a question. An account never seen has zero usage.
+pub(crate) async fn show(
+    store: &Store,
+    meters: &Meters,
+    slots: Slots,
+    asked: Question,
+    now: Millis,
+) -> Result<Shown> {
+    check_account_id(&asked.account_id)?;
+    let zone = parse_zone(&asked.zone)?;
+    let only = if asked.meter.is_empty() { None } else { Some(meters.resolve(&asked.meter)?) };
+    let wanted: Vec<&Meter> = only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
+    let periods = store.billing_periods(&asked.account_id).await?;
+    let period = match asked.period {
+        Some(period) => period,
+        None => periods
+            .iter()
+            .find(|period| period.contains(now))
+            .copied()
+            .or_else(|| month_around(now, zone))
+            .ok_or_else(|| Error::Internal("the clock is outside the calendar".into()))?,
+    };
+    let edges: Vec<Millis> = periods.iter().flat_map(|period| [period.start, period.end]).collect();
+    check_edges(period, slots, &edges)?;
+    let points = cut(period, asked.granularity, zone, slots, wanted.len())?;
+    let sums = store
+        .sum_usage(&asked.account_id, only.map(|meter| &*meter.name), period)
+        .await?;
+    let mut by_meter: HashMap<&str, Vec<&UsageSum>> = HashMap::new();
+    for sum in &sums {
+        by_meter.entry(&sum.meter).or_default().push(sum);
+    }
+    let meters = wanted
+        .into_iter()
+        .map(|meter| {
+            let own = by_meter.get(&*meter.name).map_or(&[][..], Vec::as_slice);
+            meter_usage(meter, own, &points)
+        })
+        .collect();
+    Ok(Shown { account_id: asked.account_id, period, zone, as_of: now, meters })
+}
+
+fn meter_usage(meter: &Meter, sums: &[&UsageSum], points: &[Interval]) -> MeterUsage {
+    let mut quantities = Quantities::default();
+    let mut series: Vec<(Interval, Quantities)> =
+        points.iter().map(|point| (*point, Quantities::default())).collect();
+    for sum in sums {
+        quantities.add(sum);
+        let place = points.partition_point(|point| point.end <= sum.window_start);
+        if let Some((_, point)) = series.get_mut(place) {
+            point.add(sum);
+        }
+    }
+    MeterUsage {
+        meter: Arc::clone(&meter.name),
+        unit: Arc::clone(&meter.unit),
+        quantities,
+        points: series,
+    }
+}

@@ -1,0 +1,164 @@
+//! The database: every query of the service, each public function one transaction.
+//!
+//! No Stripe call happens in here, and nothing outside uses `entity`. One schema and one set of functions
+//! serve SQLite and PostgreSQL; where their SQL differs, both texts stand side by side.
+//!
+//! Locks are always taken in the same order, which is why nothing here deadlocks: first the boundary
+//! lock (shared to count and to close, exclusive to move a boundary), then keys in key order, then open
+//! reports in the order of their unique key, then single rows by primary key.
+
+pub(crate) mod accounts;
+pub(crate) mod boundaries;
+mod bulk;
+pub(crate) mod close;
+pub(crate) mod commit;
+pub(crate) mod housekeeping;
+pub mod law;
+pub(crate) mod leases;
+mod overflow;
+pub(crate) mod reports;
+pub(crate) mod runs;
+pub(crate) mod send;
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+};
+use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use usage_migrations::{Migrator, MigratorTrait as _};
+
+/// How long a statement may wait for a connection or for SQLite's writer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that only read, on SQLite.
+const SQLITE_READERS: u32 = 4;
+/// The advisory lock of PostgreSQL that stands for the boundaries.
+const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
+/// The advisory lock of PostgreSQL that lets one replica migrate at a time.
+const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
+
+/// The database of the service; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Where transactions begin. SQLite has one writer; more would only wait for each other.
+    writer: DatabaseConnection,
+    /// Where single queries read. PostgreSQL uses one pool for both.
+    reader: DatabaseConnection,
+}
+
+impl Store {
+    /// Connects, and creates a SQLite file that does not exist yet.
+    ///
+    /// # Errors
+    /// A URL of another kind, or a database that does not answer.
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        if url.starts_with("sqlite:") {
+            let writer = Database::connect(sqlite_options(url, "rwc", 1)).await?;
+            let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
+            Ok(Self { writer, reader })
+        } else {
+            let mut options = ConnectOptions::new(url);
+            options
+                .max_connections(max_connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .sqlx_logging(false)
+                .map_sqlx_postgres_opts(|postgres| postgres.application_name("usage-server"));
+            let pool = Database::connect(options).await?;
+            Ok(Self { writer: pool.clone(), reader: pool })
+        }
+    }
+
+    /// Brings the schema up to date; replicas that start together take turns.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn migrate(&self) -> Result<(), DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(&tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
+        }
+        Migrator::up(&tx, None).await?;
+        tx.commit().await
+    }
+
+    /// How many migrations the database still lacks.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
+        Ok(Migrator::get_pending_migrations(&self.writer).await?.len())
+    }
+
+    /// Waits for running statements and closes every connection.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn close(self) -> Result<(), DbErr> {
+        self.reader.close().await?;
+        self.writer.close().await
+    }
+
+    /// Which engine it is.
+    pub fn backend(&self) -> DbBackend {
+        self.writer.get_database_backend()
+    }
+
+    /// Whether several writers may work side by side.
+    pub fn has_parallel_writers(&self) -> bool {
+        self.backend() == DbBackend::Postgres
+    }
+
+    /// Begins a transaction that may write: on SQLite one that reads first and writes later would fail
+    /// at once, whatever the busy timeout says.
+    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.writer
+            .begin_with_options(TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            })
+            .await
+    }
+
+    /// Begins a transaction in which no boundary moves.
+    async fn begin_within_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(&tx, "SELECT pg_advisory_xact_lock_shared($1)", BOUNDARY_LOCK).await?;
+        }
+        Ok(tx)
+    }
+
+    /// Begins a transaction that alone may move boundaries. The lock is a fair queue, so a stream of
+    /// commits cannot keep it waiting for ever, as it could with row locks.
+    async fn begin_moving_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(&tx, "SELECT pg_advisory_xact_lock($1)", BOUNDARY_LOCK).await?;
+        }
+        Ok(tx)
+    }
+}
+
+async fn lock(tx: &DatabaseTransaction, sql: &str, key: i64) -> Result<(), DbErr> {
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [key.into()]);
+    tx.execute_raw(statement).await.map(|_| ())
+}
+
+fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .journal_mode(SqliteJournalMode::Wal)
+                // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(ACQUIRE_TIMEOUT)
+        });
+    options
+}

@@ -1,0 +1,352 @@
+//! Whom accounts bill to: links, customers and billing periods, and what a new boundary does to reports.
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    sea_query::{Alias, Expr, ExprTrait as _, OnConflict, Query},
+};
+
+use super::{
+    Store,
+    boundaries::{bump_version, link, read, read_links},
+    close::close_reports,
+};
+use crate::{
+    entity::{account_link, billing_period, customer, usage_report},
+    error::{Error, Result},
+    usage::{
+        DAY_MS, Millis,
+        account::{Billing, Link, Standing, standing_at, valid_from},
+        report::{Event, State},
+        window::{Interval, Slots},
+    },
+};
+
+/// The subscription item of a period while nobody has said which it is.
+const UNKNOWN_ITEM: &str = "";
+/// Edges of billing periods that one answer may name.
+const EDGES_READ: u64 = 1_000;
+
+/// What is to be put.
+#[derive(Clone, Debug)]
+pub(crate) struct PutAccount {
+    /// The account.
+    pub(crate) account_id: String,
+    /// Whom it bills to from now on.
+    pub(crate) billing: Billing,
+    /// The current billing period, where it is known.
+    pub(crate) current_period: Option<Interval>,
+    /// From when it bills, where it is stated.
+    pub(crate) bill_from: Option<Millis>,
+    /// The etag that the caller read, where it cares.
+    pub(crate) etag: Option<String>,
+}
+
+/// An account as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    /// The caller's own id.
+    pub(crate) account_id: String,
+    /// The link in force.
+    pub(crate) link: Link,
+    /// The last billing period that is known.
+    pub(crate) current_period: Option<Interval>,
+}
+
+impl Account {
+    /// Changes whenever the account does.
+    pub(crate) fn etag(&self) -> String {
+        let period = self.current_period.unwrap_or(Interval { start: 0, end: 0 });
+        format!("{}.{:x}.{:x}", self.link.version, period.start, period.end)
+    }
+}
+
+impl Store {
+    /// Links an account or says that it is free; putting what is so already changes nothing.
+    ///
+    /// A new boundary cuts the account's open reports, and the reports that waited for a link get theirs.
+    pub(crate) async fn put_account(&self, put: &PutAccount, slots: Slots, now: Millis) -> Result<Account> {
+        let tx = self.begin_moving_boundaries().await?;
+        let before = find_account(&tx, &put.account_id).await?;
+        check_etag(put, before.as_ref())?;
+        let links = read_links(&tx, std::iter::once(put.account_id.as_str()))
+            .await?
+            .remove(&put.account_id)
+            .unwrap_or_default();
+        let is_same_link = before.as_ref().is_some_and(|account| {
+            account.link.billing == put.billing && put.bill_from.is_none_or(|from| from == account.link.valid_from)
+        });
+        let is_same_period = put.current_period.is_none()
+            || before.as_ref().is_some_and(|account| account.current_period == put.current_period);
+        if let (Some(account), true, true) = (&before, is_same_link, is_same_period) {
+            let account = account.clone();
+            tx.rollback().await?;
+            return Ok(account);
+        }
+        if !is_same_link {
+            let from = match &put.billing {
+                Billing::Stripe { customer, .. } => {
+                    let period_start = put.current_period.map(|period| period.start);
+                    valid_from(&links, customer, put.bill_from, period_start, now)?
+                }
+                Billing::Free => now,
+            };
+            let version = links.last().map_or(1, |last| last.version.saturating_add(1));
+            insert_link(&tx, put, version, from, now).await?;
+            move_customer(&tx, put).await?;
+        }
+        if let Some(period) = put.current_period {
+            upsert_period(&tx, &put.account_id, period, now).await?;
+        }
+        recut_open_reports(&tx, &put.account_id, slots, now).await?;
+        if !is_same_link {
+            relink_reports(&tx, &put.account_id, now).await?;
+        }
+        bump_version(&tx).await?;
+        let after = find_account(&tx, &put.account_id).await?;
+        tx.commit().await?;
+        after.ok_or_else(|| Error::AccountNotFound(put.account_id.clone()))
+    }
+
+    /// The account, if anybody has put it.
+    pub(crate) async fn find_account(&self, account_id: &str) -> Result<Option<Account>> {
+        Ok(find_account(&self.reader, account_id).await?)
+    }
+
+    /// Accounts that were put, by id, after the one given.
+    pub(crate) async fn list_accounts(&self, after: &str, limit: u64) -> Result<Vec<Account>> {
+        let newer = Alias::new("newer");
+        let is_superseded = Expr::exists(
+            Query::select()
+                .expr(Expr::val(1))
+                .from_as(account_link::Entity, newer.clone())
+                .and_where(
+                    Expr::col((newer.clone(), account_link::Column::AccountId))
+                        .equals((account_link::Entity, account_link::Column::AccountId)),
+                )
+                .and_where(
+                    Expr::col((newer, account_link::Column::Version))
+                        .gt(Expr::col((account_link::Entity, account_link::Column::Version))),
+                )
+                .to_owned(),
+        );
+        let rows = account_link::Entity::find()
+            .filter(account_link::Column::AccountId.gt(after))
+            .filter(is_superseded.not())
+            .order_by_asc(account_link::Column::AccountId)
+            .limit(limit)
+            .all(&self.reader)
+            .await?;
+        let names: Vec<&str> = rows.iter().map(|row| row.account_id.as_str()).collect();
+        let periods = billing_period::Entity::find()
+            .filter(billing_period::Column::AccountId.is_in(names))
+            .order_by_asc(billing_period::Column::PeriodStart)
+            .all(&self.reader)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let last = periods.iter().rfind(|period| period.account_id == row.account_id).map(interval);
+                let (account_id, link) = link(row);
+                Account { account_id, link, current_period: last }
+            })
+            .collect())
+    }
+
+    /// The edges of an account's billing periods, the latest first.
+    pub(crate) async fn billing_periods(&self, account_id: &str) -> Result<Vec<Interval>> {
+        let rows = billing_period::Entity::find()
+            .filter(billing_period::Column::AccountId.eq(account_id))
+            .order_by_desc(billing_period::Column::PeriodStart)
+            .limit(EDGES_READ)
+            .all(&self.reader)
+            .await?;
+        Ok(rows.iter().map(interval).collect())
+    }
+}
+
+fn interval(row: &billing_period::Model) -> Interval {
+    Interval { start: row.period_start, end: row.period_end }
+}
+
+fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
+    let Some(given) = &put.etag else { return Ok(()) };
+    let actual = before.map(Account::etag).unwrap_or_default();
+    if *given == actual {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch { given: given.clone(), actual })
+}
+
+async fn find_account(db: &impl ConnectionTrait, account_id: &str) -> std::result::Result<Option<Account>, DbErr> {
+    let row = account_link::Entity::find()
+        .filter(account_link::Column::AccountId.eq(account_id))
+        .order_by_desc(account_link::Column::Version)
+        .one(db)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let period = billing_period::Entity::find()
+        .filter(billing_period::Column::AccountId.eq(account_id))
+        .order_by_desc(billing_period::Column::PeriodStart)
+        .one(db)
+        .await?;
+    let (account_id, link) = link(row);
+    Ok(Some(Account { account_id, link, current_period: period.as_ref().map(interval) }))
+}
+
+async fn insert_link(
+    tx: &DatabaseTransaction,
+    put: &PutAccount,
+    version: i64,
+    from: Millis,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let subscription = match &put.billing {
+        Billing::Stripe { subscription, .. } => subscription.clone(),
+        Billing::Free => None,
+    };
+    let row = account_link::ActiveModel {
+        account_id: Set(put.account_id.clone()),
+        version: Set(version),
+        valid_from: Set(from),
+        customer: Set(put.billing.customer().map(str::to_owned)),
+        subscription: Set(subscription),
+        recorded_at: Set(now),
+    };
+    account_link::Entity::insert(row).exec_without_returning(tx).await.map(|_| ())
+}
+
+/// A customer belongs to one account at a time: takes the new one, lets go of the old one.
+async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()> {
+    let wanted = put.billing.customer();
+    if let Some(wanted) = wanted {
+        let owner = customer::Entity::find_by_id(wanted).one(tx).await?;
+        if owner.is_some_and(|owner| owner.account_id != put.account_id) {
+            return Err(Error::CustomerTaken { customer: wanted.to_owned() });
+        }
+    }
+    customer::Entity::delete_many()
+        .filter(customer::Column::AccountId.eq(put.account_id.as_str()))
+        .exec(tx)
+        .await?;
+    if let Some(wanted) = wanted {
+        let row = customer::ActiveModel {
+            customer: Set(wanted.to_owned()),
+            account_id: Set(put.account_id.clone()),
+        };
+        customer::Entity::insert(row).exec_without_returning(tx).await?;
+    }
+    Ok(())
+}
+
+async fn upsert_period(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    period: Interval,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    use billing_period::Column;
+    let row = billing_period::ActiveModel {
+        account_id: Set(account_id.to_owned()),
+        item: Set(UNKNOWN_ITEM.to_owned()),
+        period_start: Set(period.start),
+        period_end: Set(period.end),
+        recorded_at: Set(now),
+    };
+    let same = OnConflict::columns([Column::AccountId, Column::Item, Column::PeriodStart])
+        .update_columns([Column::PeriodEnd, Column::RecordedAt])
+        .to_owned();
+    billing_period::Entity::insert(row)
+        .on_conflict(same)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+}
+
+/// Cuts the account's open reports at its boundaries.
+///
+/// A report whose increments all lie between two boundaries moves between them. One that straddles a
+/// boundary cannot be divided any more: it closes as it is and belongs to its first increment's side.
+async fn recut_open_reports(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    slots: Slots,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let open = usage_report::Entity::find()
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .order_by_asc(usage_report::Column::Meter)
+        .order_by_asc(usage_report::Column::WindowStart)
+        .lock_exclusive()
+        .all(tx)
+        .await?;
+    let boundaries = read(tx, &[account_id.into()], now.saturating_sub(DAY_MS)).await?;
+    let Some((_, boundaries)) = boundaries.into_iter().next() else { return Ok(()) };
+    let mut straddling = Vec::new();
+    for report in open {
+        let around = boundaries.window_around(slots, report.first_at);
+        let cut = around.intersection(Interval { start: report.window_start, end: report.window_end });
+        if cut.start == report.window_start && cut.end == report.window_end {
+            continue;
+        }
+        let is_straddled = report.last_at >= cut.end;
+        let mut update = usage_report::Entity::update_many()
+            .filter(usage_report::Column::AccountId.eq(account_id))
+            .filter(usage_report::Column::Id.eq(report.id));
+        update = if is_straddled {
+            update.col_expr(usage_report::Column::Straddled, Expr::value(true))
+        } else {
+            update
+                .col_expr(usage_report::Column::WindowStart, Expr::value(cut.start))
+                .col_expr(usage_report::Column::WindowEnd, Expr::value(cut.end))
+        };
+        update.exec(tx).await?;
+        if is_straddled {
+            straddling.push(report);
+        }
+    }
+    close_reports(tx, &straddling, now, None).await.map(|_| ())
+}
+
+/// Gives the reports that waited for a link, or were free where the new link reaches back, what the
+/// links now say of them.
+async fn relink_reports(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let links = read_links(tx, std::iter::once(account_id))
+        .await?
+        .remove(account_id)
+        .unwrap_or_default();
+    let Some(latest) = links.last() else { return Ok(()) };
+    let newly_in_force = standing_at(&links, latest.valid_from);
+    let older = Standing::NotBillable;
+    let since = usage_report::Column::FirstAt.gte(latest.valid_from);
+    let before = usage_report::Column::FirstAt.lt(latest.valid_from);
+    for (from, standing, range) in [
+        (State::Unlinked, &newly_in_force, since.clone()),
+        (State::Unlinked, &older, before),
+        (State::NotBillable, &newly_in_force, since),
+    ] {
+        let Some(to) = from.after(&Event::Relink(standing.clone())) else { continue };
+        if to == from {
+            continue;
+        }
+        let customer = match standing {
+            Standing::Billed(customer) => Some(customer.clone()),
+            Standing::Unlinked | Standing::NotBillable => None,
+        };
+        usage_report::Entity::update_many()
+            .col_expr(usage_report::Column::State, Expr::value(to.name()))
+            .col_expr(usage_report::Column::Customer, Expr::value(customer))
+            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
+            .filter(usage_report::Column::AccountId.eq(account_id))
+            .filter(usage_report::Column::State.eq(from.name()))
+            .filter(range)
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Closing: freezes quantity and window, and says by the links of the window whom it is billed to.
+
+use std::collections::HashMap;
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Select,
+    sea_query::{Expr, ExprTrait as _},
+};
+use uuid::Uuid;
+
+use super::{Store, boundaries::read_links};
+use crate::{
+    entity::{report_run, usage_report},
+    usage::{
+        Millis,
+        account::{Standing, standing_at},
+        report::{Event, State},
+    },
+};
+
+/// How many open reports one transaction closes.
+const REPORTS_A_PAGE: u64 = 200;
+
+/// Whose reports are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Every account's.
+    All,
+    /// These accounts'.
+    Accounts(Vec<String>),
+}
+
+impl Scope {
+    /// Narrows a query to the scope.
+    pub(super) fn narrow(&self, query: Select<usage_report::Entity>) -> Select<usage_report::Entity> {
+        match self {
+            Self::All => query,
+            Self::Accounts(accounts) => query.filter(usage_report::Column::AccountId.is_in(accounts)),
+        }
+    }
+}
+
+/// The place behind an open report, in the order in which they are locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenCursor(String, String, Millis);
+
+/// What one page of closing did.
+#[derive(Debug)]
+pub(crate) struct ClosedPage {
+    /// Where the next page begins; `None` when nothing is left.
+    pub(crate) next: Option<OpenCursor>,
+}
+
+impl Store {
+    /// Closes one page of the open reports whose windows have begun, for a run.
+    pub(crate) async fn close_page(
+        &self,
+        run: Uuid,
+        scope: &Scope,
+        after: Option<&OpenCursor>,
+        now: Millis,
+    ) -> Result<ClosedPage, DbErr> {
+        let tx = self.begin_within_boundaries().await?;
+        let mut query = scope.narrow(open_reports(now));
+        if let Some(OpenCursor(account, meter, start)) = after {
+            query = query.filter(
+                Expr::tuple([
+                    Expr::col(usage_report::Column::AccountId),
+                    Expr::col(usage_report::Column::Meter),
+                    Expr::col(usage_report::Column::WindowStart),
+                ])
+                .gt(Expr::tuple([
+                    Expr::value(account.as_str()),
+                    Expr::value(meter.as_str()),
+                    Expr::value(*start),
+                ])),
+            );
+        }
+        let reports = query.limit(REPORTS_A_PAGE).lock_exclusive().all(&tx).await?;
+        let closed = close_reports(&tx, &reports, now, Some(run)).await?;
+        report_run::Entity::update_many()
+            .col_expr(
+                report_run::Column::ClosedReports,
+                Expr::col(report_run::Column::ClosedReports).add(closed.0),
+            )
+            .col_expr(
+                report_run::Column::ClosedQuantity,
+                Expr::col(report_run::Column::ClosedQuantity).add(closed.1),
+            )
+            .col_expr(report_run::Column::HeartbeatAt, Expr::value(now))
+            .filter(report_run::Column::Id.eq(run))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        let is_full = u64::try_from(reports.len()).is_ok_and(|len| len == REPORTS_A_PAGE);
+        let next = reports
+            .last()
+            .filter(|_| is_full)
+            .map(|last| OpenCursor(last.account_id.clone(), last.meter.clone(), last.window_start));
+        Ok(ClosedPage { next })
+    }
+}
+
+/// The open reports whose windows have begun, in lock order.
+pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
+    usage_report::Entity::find()
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .filter(usage_report::Column::WindowStart.lte(now))
+        .order_by_asc(usage_report::Column::AccountId)
+        .order_by_asc(usage_report::Column::Meter)
+        .order_by_asc(usage_report::Column::WindowStart)
+}
+
+/// Closes reports that this transaction has locked; answers how many and how much.
+pub(super) async fn close_reports(
+    tx: &DatabaseTransaction,
+    reports: &[usage_report::Model],
+    now: Millis,
+    run: Option<Uuid>,
+) -> Result<(i64, i64), DbErr> {
+    if reports.is_empty() {
+        return Ok((0, 0));
+    }
+    let links = read_links(tx, reports.iter().map(|report| report.account_id.as_str())).await?;
+    // Most reports of a page end alike: one statement closes all that do.
+    let mut alike: HashMap<(State, Option<String>), Vec<&usage_report::Model>> = HashMap::new();
+    for report in reports {
+        let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
+        let standing = standing_at(own, report.first_at);
+        let customer = match &standing {
+            Standing::Billed(customer) => Some(customer.clone()),
+            Standing::Unlinked | Standing::NotBillable => None,
+        };
+        let Some(state) = State::Open.after(&Event::Close(standing)) else { continue };
+        alike.entry((state, customer)).or_default().push(report);
+    }
+    let mut closed = (0_i64, 0_i64);
+    for ((state, customer), reports) in alike {
+        let ids = reports.iter().map(|report| report.id);
+        let accounts = reports.iter().map(|report| report.account_id.as_str());
+        let updated = usage_report::Entity::update_many()
+            .col_expr(usage_report::Column::PeriodEnd, Expr::col(usage_report::Column::WindowEnd))
+            .col_expr(usage_report::Column::ClosedAt, Expr::value(now))
+            .col_expr(usage_report::Column::State, Expr::value(state.name()))
+            .col_expr(usage_report::Column::Customer, Expr::value(customer))
+            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
+            .col_expr(usage_report::Column::RunId, Expr::value(run))
+            .filter(usage_report::Column::AccountId.is_in(accounts))
+            .filter(usage_report::Column::Id.is_in(ids))
+            .filter(usage_report::Column::PeriodEnd.is_null())
+            .exec(tx)
+            .await?;
+        let quantity = reports.iter().fold(0_i64, |sum, report| sum.saturating_add(report.quantity));
+        closed.0 = closed.0.saturating_add(i64::try_from(updated.rows_affected).unwrap_or(i64::MAX));
+        closed.1 = closed.1.saturating_add(quantity);
+    }
+    Ok(closed)
+}

@@ -1,0 +1,532 @@
+//! The group commit: many increments, one durable transaction.
+//!
+//! Keys, counts and the `commits` row go together or not at all.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    sea_query::{Expr, ExprTrait as _, ValueTuple},
+};
+use uuid::Uuid;
+
+use super::{
+    Store, boundaries::BoundaryCache,
+    bulk::{Addition, add_to_open_reports, insert_keys},
+    overflow,
+};
+use crate::{
+    entity::{batch_key, commit, idempotency_key},
+    error::database_code,
+    usage::{
+        Millis,
+        increment::{Batch, Content, Increment, Outcome},
+        refusal::{Reason, Refusal, shown},
+        report::{CLOSE_AT_ONCE_MS, MAX_REPORT_QUANTITY},
+        window::Slots,
+    },
+};
+
+/// How many keys one query asks for.
+const KEYS_A_QUERY: usize = 1_000;
+
+/// What one call brings into a group.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// One increment.
+    One(Increment),
+    /// A batch.
+    Batch(Batch),
+}
+
+/// What became of one call.
+#[derive(Clone, Debug)]
+pub(crate) enum EntryOutcome {
+    /// Of one increment.
+    One(Outcome),
+    /// Of a batch, an outcome an item; `replayed` when its key had been counted before.
+    Batch {
+        /// Whether these are the outcomes of the first time.
+        replayed: bool,
+        /// One an item.
+        items: Vec<Outcome>,
+    },
+    /// The batch's key stands for other content.
+    BatchRefused(Refusal),
+}
+
+/// Calls that share a transaction.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Names the transaction, also when it is tried again.
+    pub(crate) id: Uuid,
+    /// The calls, in the order of their arrival.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Why a group is not known to be committed.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// Nothing was committed.
+    Failed(DbErr),
+    /// COMMIT was sent and its answer lost: run the group again under the same id.
+    Ambiguous(DbErr, Vec<EntryOutcome>),
+    /// A commit of this id exists: the one whose answer was lost.
+    AlreadyCommitted,
+}
+
+impl From<DbErr> for CommitError {
+    fn from(error: DbErr) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// How a group is to be committed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitOptions {
+    /// The slots in force.
+    pub(crate) slots: Slots,
+    /// The moment of the commit.
+    pub(crate) now: Millis,
+    /// Whether an earlier try may have been committed, so that even a group that counts nothing has to
+    /// meet its own row.
+    pub(crate) is_retry: bool,
+}
+
+impl Store {
+    /// Counts a group of calls in one transaction.
+    pub(crate) async fn commit_group(
+        &self,
+        group: &Group,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+    ) -> Result<Vec<EntryOutcome>, CommitError> {
+        match self.try_commit(group, cache, options, false).await {
+            // A report would have passed fifteen digits: close it and go on in another.
+            Err(CommitError::Failed(error)) if is_check_violation(&error) => {
+                self.try_commit(group, cache, options, true).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_commit(
+        &self,
+        group: &Group,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+        careful: bool,
+    ) -> Result<Vec<EntryOutcome>, CommitError> {
+        let tx = self.begin_within_boundaries().await?;
+        let mut plan = Plan::new(group);
+        plan.settle_batch_keys(&tx, options.now).await?;
+        plan.settle_keys(&tx, options.now).await?;
+        let additions = plan.additions(&tx, cache, options).await?;
+        if careful || additions.iter().any(|row| row.quantity > MAX_REPORT_QUANTITY) {
+            overflow::add_carefully(&tx, &additions, options.now).await?;
+        } else {
+            add_to_open_reports(&tx, &additions).await?;
+        }
+        let oldest_open = options.now.saturating_sub(CLOSE_AT_ONCE_MS);
+        for late in additions.iter().filter(|row| row.window.start < oldest_open) {
+            overflow::close_open_report(&tx, late, options.now).await?;
+        }
+        plan.store_batch_results(&tx).await?;
+        let counted = plan.counted();
+        if counted.is_empty() && !options.is_retry {
+            // Nothing to make durable: what was read is committed already.
+            tx.rollback().await?;
+            return Ok(plan.outcomes());
+        }
+        record_commit(&tx, group.id, &counted, options.now).await?;
+        match tx.commit().await {
+            Ok(()) => Ok(plan.outcomes()),
+            Err(error) => Err(CommitError::Ambiguous(error, plan.outcomes())),
+        }
+    }
+}
+
+async fn record_commit(
+    tx: &DatabaseTransaction,
+    id: Uuid,
+    counted: &[&Increment],
+    now: Millis,
+) -> Result<(), CommitError> {
+    let quantity = counted
+        .iter()
+        .fold(0_i64, |sum, increment| sum.saturating_add(increment.quantity));
+    let row = commit::ActiveModel {
+        id: Set(id),
+        increments: Set(i64::try_from(counted.len()).unwrap_or(i64::MAX)),
+        quantity: Set(quantity),
+        committed_at: Set(now),
+    };
+    match commit::Entity::insert(row).exec_without_returning(tx).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_unique_violation(&error) => Err(CommitError::AlreadyCommitted),
+        Err(error) => Err(CommitError::Failed(error)),
+    }
+}
+
+fn is_check_violation(error: &DbErr) -> bool {
+    matches!(database_code(error).as_deref(), Some("23514" | "275"))
+}
+
+fn is_unique_violation(error: &DbErr) -> bool {
+    matches!(database_code(error).as_deref(), Some("23505" | "1555" | "2067"))
+}
+
+/// The place of one increment in a group.
+type Place = (usize, usize);
+
+/// What is to become of each increment of a group.
+struct Plan<'a> {
+    entries: &'a [Entry],
+    /// One an entry; batches that were answered from their key are absent here.
+    outcomes: Vec<Vec<Outcome>>,
+    /// Batches that count nothing in this transaction, and what they are answered.
+    answered: HashMap<usize, EntryOutcome>,
+    /// Batches that repeat an earlier one of the same group.
+    repeats: HashMap<usize, usize>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(group: &'a Group) -> Self {
+        let outcomes = group
+            .entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::One(_) => vec![Outcome::Counted],
+                Entry::Batch(batch) => batch
+                    .items
+                    .iter()
+                    .map(|item| item.as_ref().err().cloned().map_or(Outcome::Counted, Outcome::Refused))
+                    .collect(),
+            })
+            .collect();
+        Self { entries: &group.entries, outcomes, answered: HashMap::new(), repeats: HashMap::new() }
+    }
+
+    /// Every valid increment that may still count, with its place.
+    fn increments(&self) -> impl Iterator<Item = (Place, &'a Increment)> + '_ {
+        self.entries.iter().enumerate().flat_map(|(index, entry)| {
+            let items: Box<dyn Iterator<Item = (Place, &'a Increment)>> = match entry {
+                Entry::One(increment) => Box::new(std::iter::once(((index, 0), increment))),
+                Entry::Batch(_) if self.answered.contains_key(&index) || self.repeats.contains_key(&index) => {
+                    Box::new(std::iter::empty())
+                }
+                Entry::Batch(batch) => Box::new(
+                    batch
+                        .items
+                        .iter()
+                        .enumerate()
+                        .filter_map(move |(item, increment)| Some(((index, item), increment.as_ref().ok()?))),
+                ),
+            };
+            items
+        })
+    }
+
+    fn outcome(&self, (entry, item): Place) -> Option<&Outcome> {
+        self.outcomes.get(entry)?.get(item)
+    }
+
+    fn set_outcome(&mut self, (entry, item): Place, outcome: Outcome) {
+        if let Some(place) = self.outcomes.get_mut(entry).and_then(|items| items.get_mut(item)) {
+            *place = outcome;
+        }
+    }
+
+    /// The increments that count.
+    fn counted(&self) -> Vec<&'a Increment> {
+        self.increments()
+            .filter(|(place, _)| self.outcome(*place) == Some(&Outcome::Counted))
+            .map(|(_, increment)| increment)
+            .collect()
+    }
+
+    fn keyed_batches(&self) -> Vec<(usize, &'a Batch)> {
+        let mut batches: Vec<(usize, &Batch)> = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| match entry {
+                Entry::Batch(batch) if batch.key.is_some() => Some((index, batch)),
+                _ => None,
+            })
+            .collect();
+        batches.sort_by(|(a, left), (b, right)| batch_key_of(left).cmp(batch_key_of(right)).then(a.cmp(b)));
+        batches
+    }
+
+    /// Records the keys of whole batches; those that stand already are answered from what they hold.
+    async fn settle_batch_keys(&mut self, tx: &DatabaseTransaction, now: Millis) -> Result<(), DbErr> {
+        let batches = self.keyed_batches();
+        let mut first: Option<(usize, &Batch)> = None;
+        for (index, batch) in batches {
+            let Some(key) = &batch.key else { continue };
+            match first {
+                Some((earlier, other)) if batch_key_of(other) == &*key.key => {
+                    if other.key.as_ref().map(|other| &other.fingerprint) == Some(&key.fingerprint) {
+                        self.repeats.insert(index, earlier);
+                    } else {
+                        self.answered.insert(index, EntryOutcome::BatchRefused(batch_key_reused(&key.key)));
+                    }
+                    continue;
+                }
+                _ => first = Some((index, batch)),
+            }
+            let row = batch_key::ActiveModel {
+                key: Set(key.key.to_string()),
+                fingerprint: Set(key.fingerprint.clone()),
+                results: Set(String::new()),
+                created_at: Set(now),
+            };
+            let inserted = batch_key::Entity::insert(row)
+                .on_conflict_do_nothing()
+                .exec_without_returning(tx)
+                .await?;
+            if matches!(inserted, sea_orm::TryInsertResult::Inserted(rows) if rows > 0) {
+                continue;
+            }
+            let stored = batch_key::Entity::find_by_id(&*key.key)
+                .one(tx)
+                .await?
+                .ok_or_else(|| DbErr::RecordNotFound("the batch key that was just in the way".to_owned()))?;
+            let outcome = if stored.fingerprint == key.fingerprint {
+                EntryOutcome::Batch { replayed: true, items: decode_results(&stored.results, batch.items.len())? }
+            } else {
+                EntryOutcome::BatchRefused(batch_key_reused(&key.key))
+            };
+            self.answered.insert(index, outcome);
+        }
+        Ok(())
+    }
+
+    /// Records the keys of single increments; those that stand already become duplicates or refusals.
+    async fn settle_keys(&mut self, tx: &DatabaseTransaction, now: Millis) -> Result<(), DbErr> {
+        let mut keyed: Vec<(Place, &Increment, &str)> = self
+            .increments()
+            .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
+            .collect();
+        // Key order is lock order; the earlier call of two in one group is the one that counts.
+        keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
+            (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
+        });
+        let firsts: Vec<&Increment> = keyed
+            .chunk_by(|(_, left, key), (_, right, other)| left.account_id == right.account_id && key == other)
+            .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
+            .collect();
+        let new = insert_keys(tx, &firsts, now).await?;
+        let known = if new.len() == firsts.len() {
+            HashMap::new()
+        } else {
+            read_known(tx, &firsts, &new).await?
+        };
+        let mut settled = Vec::new();
+        for same in keyed.chunk_by(|(_, left, key), (_, right, other)| left.account_id == right.account_id && key == other) {
+            let Some(((_, first, key), rest)) = same.split_first() else { continue };
+            let name = (first.account_id.to_string(), (*key).to_owned());
+            let stored = known.get(&name);
+            let holds = stored.map_or_else(|| first.content(), content);
+            let repeats = if stored.is_some() { same } else { rest };
+            for (place, increment, key) in repeats {
+                let outcome = holds
+                    .differs_from(&increment.content(), key)
+                    .map_or(Outcome::Duplicate, Outcome::Refused);
+                settled.push((*place, outcome));
+            }
+        }
+        for (place, outcome) in settled {
+            self.set_outcome(place, outcome);
+        }
+        Ok(())
+    }
+
+    /// Sums what counts by account, meter and window: hot accounts reach the database once a group.
+    async fn additions(
+        &self,
+        tx: &DatabaseTransaction,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+    ) -> Result<Vec<Addition>, DbErr> {
+        let counted = self.counted();
+        let accounts = counted.iter().map(|increment| Arc::clone(&increment.account_id));
+        let boundaries = cache.load(tx, accounts, options.now).await?;
+        let mut sums: BTreeMap<(&str, &str, Millis), Addition> = BTreeMap::new();
+        for increment in counted {
+            let window = boundaries
+                .get(&increment.account_id)
+                .map(|own| own.window_around(options.slots, increment.at))
+                .unwrap_or_else(|| options.slots.around(increment.at));
+            let sum = sums
+                .entry((&increment.account_id, &increment.meter, window.start))
+                .or_insert_with(|| Addition {
+                    account_id: Arc::clone(&increment.account_id),
+                    meter: Arc::clone(&increment.meter),
+                    window,
+                    quantity: 0,
+                    first_at: increment.at,
+                    last_at: increment.at,
+                });
+            // A group's limits keep this far below an i64's.
+            sum.quantity = sum.quantity.saturating_add(increment.quantity);
+            sum.first_at = Ord::min(sum.first_at, increment.at);
+            sum.last_at = Ord::max(sum.last_at, increment.at);
+        }
+        Ok(sums.into_values().collect())
+    }
+
+    /// Keeps what a retry of a new batch is to be answered; most batches simply counted everything.
+    async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        for (index, batch) in self.keyed_batches() {
+            let Some(outcomes) = self.outcomes.get(index) else { continue };
+            let is_new = !self.answered.contains_key(&index) && !self.repeats.contains_key(&index);
+            let results = encode_results(outcomes);
+            if is_new && !results.is_empty() {
+                batch_key::Entity::update_many()
+                    .col_expr(batch_key::Column::Results, Expr::value(results))
+                    .filter(batch_key::Column::Key.eq(batch_key_of(batch)))
+                    .exec(tx)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn outcomes(&self) -> Vec<EntryOutcome> {
+        let own = |index: usize| self.outcomes.get(index).cloned().unwrap_or_default();
+        self.entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| match entry {
+                Entry::One(_) => EntryOutcome::One(own(index).pop().unwrap_or(Outcome::Counted)),
+                Entry::Batch(_) => match (self.answered.get(&index), self.repeats.get(&index)) {
+                    (Some(answer), _) => answer.clone(),
+                    (None, Some(earlier)) => match self.answered.get(earlier) {
+                        Some(answer) => answer.clone(),
+                        None => EntryOutcome::Batch { replayed: true, items: own(*earlier) },
+                    },
+                    (None, None) => EntryOutcome::Batch { replayed: false, items: own(index) },
+                },
+            })
+            .collect()
+    }
+}
+
+fn batch_key_of(batch: &Batch) -> &str {
+    batch.key.as_ref().map_or("", |key| &*key.key)
+}
+
+fn batch_key_reused(key: &str) -> Refusal {
+    Refusal::new(
+        Reason::KeyReused,
+        "idempotency_key",
+        format!(
+            "the batch's idempotency_key {} was counted with other content; nothing was counted: \
+             use a new key for a new batch",
+            shown(key)
+        ),
+    )
+}
+
+fn content(row: &idempotency_key::Model) -> Content<'_> {
+    Content { meter: &row.meter, quantity: row.quantity, stated_at: row.stated_at }
+}
+
+/// What the keys that were in the way stand for.
+async fn read_known(
+    tx: &DatabaseTransaction,
+    firsts: &[&Increment],
+    new: &HashSet<(String, String)>,
+) -> Result<HashMap<(String, String), idempotency_key::Model>, DbErr> {
+    let old: Vec<(String, String)> = firsts
+        .iter()
+        .filter_map(|increment| Some((increment.account_id.to_string(), increment.key.as_deref()?.to_owned())))
+        .filter(|name| !new.contains(name))
+        .collect();
+    let mut known = HashMap::new();
+    for names in old.chunks(KEYS_A_QUERY) {
+        let pairs = names
+            .iter()
+            .map(|(account, key)| ValueTuple::Two(account.clone().into(), key.clone().into()));
+        let rows = idempotency_key::Entity::find()
+            .filter(
+                Expr::tuple([
+                    Expr::col(idempotency_key::Column::AccountId),
+                    Expr::col(idempotency_key::Column::Key),
+                ])
+                .in_tuples(pairs),
+            )
+            .all(tx)
+            .await?;
+        for row in rows {
+            known.insert((row.account_id.clone(), row.key.clone()), row);
+        }
+    }
+    Ok(known)
+}
+
+/// What of a batch was not simply counted: `[index]` for a duplicate, `[index, reason, field, message]`
+/// for a refusal; empty when everything counted.
+fn encode_results(outcomes: &[Outcome]) -> String {
+    let rows: Vec<serde_json::Value> = outcomes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, outcome)| match outcome {
+            Outcome::Counted => None,
+            Outcome::Duplicate => Some(serde_json::json!([index])),
+            Outcome::Refused(refusal) => {
+                Some(serde_json::json!([index, refusal.reason.name(), refusal.field, refusal.message]))
+            }
+        })
+        .collect();
+    if rows.is_empty() { String::new() } else { serde_json::Value::Array(rows).to_string() }
+}
+
+fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbErr> {
+    let damaged = || DbErr::Custom(format!("the stored results of a batch are damaged: {text}"));
+    let mut outcomes = vec![Outcome::Counted; len];
+    if text.is_empty() {
+        return Ok(outcomes);
+    }
+    let rows: Vec<Vec<serde_json::Value>> = serde_json::from_str(text).map_err(|_| damaged())?;
+    for row in rows {
+        let index = row
+            .first()
+            .and_then(serde_json::Value::as_u64)
+            .and_then(|index| usize::try_from(index).ok());
+        let place = index.and_then(|index| outcomes.get_mut(index)).ok_or_else(damaged)?;
+        let text = |at: usize| row.get(at).and_then(serde_json::Value::as_str);
+        *place = match (text(1), text(2), text(3)) {
+            (Some(reason), Some(field), Some(message)) => Outcome::Refused(Refusal::new(
+                Reason::from_name(reason).ok_or_else(damaged)?,
+                field,
+                message,
+            )),
+            _ => Outcome::Duplicate,
+        };
+    }
+    Ok(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batchs_results_survive_their_storage() {
+        let outcomes = vec![
+            Outcome::Counted,
+            Outcome::Duplicate,
+            Outcome::Refused(Refusal::invalid("quantity", "quantity is 0")),
+            Outcome::Counted,
+        ];
+        assert_eq!(decode_results(&encode_results(&outcomes), 4).unwrap(), outcomes);
+        assert_eq!(encode_results(&[Outcome::Counted]), "");
+        assert!(decode_results("[[9]]", 4).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! The ledger law: what was acknowledged is what the usage table holds, in one state or another.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{EntityTrait as _, QuerySelect as _, sea_query::{Expr, ExprTrait as _, Func}};
+
+use super::Store;
+use crate::{
+    entity::{commit, usage_report},
+    error::Result,
+};
+
+/// Both sides of the law, read in one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerLaw {
+    /// Everything that was ever acknowledged.
+    pub committed: i128,
+    /// What the usage table holds, by the name of the state.
+    pub reports: BTreeMap<String, i128>,
+}
+
+impl LedgerLaw {
+    /// Whether the law holds.
+    pub fn holds(&self) -> bool {
+        self.committed == self.counted()
+    }
+
+    /// Everything that the usage table holds.
+    pub fn counted(&self) -> i128 {
+        self.reports.values().fold(0_i128, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+impl Store {
+    /// Reads both sides of the ledger law in one transaction that no commit can split.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn ledger_law(&self) -> Result<LedgerLaw> {
+        let tx = self.begin_moving_boundaries().await?;
+        let committed: Option<Option<i64>> = commit::Entity::find()
+            .select_only()
+            .column_as(Func::sum(Expr::col(commit::Column::Quantity)).cast_as("bigint"), "quantity")
+            .into_tuple()
+            .one(&tx)
+            .await?;
+        let reports: Vec<(String, i64)> = usage_report::Entity::find()
+            .select_only()
+            .column(usage_report::Column::State)
+            .column_as(Func::sum(Expr::col(usage_report::Column::Quantity)).cast_as("bigint"), "quantity")
+            .group_by(usage_report::Column::State)
+            .into_tuple()
+            .all(&tx)
+            .await?;
+        tx.rollback().await?;
+        Ok(LedgerLaw {
+            committed: committed.flatten().unwrap_or(0).into(),
+            reports: reports.into_iter().map(|(state, sum)| (state, sum.into())).collect(),
+        })
+    }
+}

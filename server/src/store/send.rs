@@ -1,0 +1,288 @@
+//! Sending: what is due, what is marked before a request and what is recorded after it.
+//!
+//! Every change is a compare-and-set on the state that was seen, so a replica that lost its lease in
+//! between changes nothing.
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _, Func},
+};
+
+use super::{Store, boundaries::read, close::Scope, reports::Report};
+use crate::{
+    entity::usage_report::{self, Column},
+    error::Result,
+    usage::{
+        MINUTE_MS, Millis,
+        report::{Event, MAX_EVENT_AGE_MS, MAX_EVENT_AHEAD_MS, State, UNANSWERED_MS},
+        window::{Interval, Slots, event_timestamp},
+    },
+};
+
+/// Whose events go one after the other: a customer and a meter.
+pub(crate) type Lane = (String, String);
+
+/// What is next for a report that is due.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    /// Give it to Stripe; it is marked already.
+    Send(Report),
+    /// Look whether Stripe has it.
+    Look(Report),
+}
+
+/// What is to be recorded of a report.
+#[derive(Clone, Debug)]
+pub(crate) struct Settlement {
+    /// The report as it was when it was sent or looked up.
+    pub(crate) report: Report,
+    /// What happened; `None` when nothing final did.
+    pub(crate) event: Option<Event>,
+    /// What went wrong, in words.
+    pub(crate) error: Option<String>,
+    /// When to try again.
+    pub(crate) next_attempt_at: Millis,
+}
+
+impl Store {
+    /// One report of each lane that is due, in the order of the lanes, after the one given.
+    pub(crate) async fn due_reports(
+        &self,
+        meters: &[&str],
+        after: Option<&Lane>,
+        now: Millis,
+        limit: u64,
+    ) -> Result<Vec<Report>> {
+        let mut query = usage_report::Entity::find()
+            .filter(Column::State.is_in(State::DUE.map(State::name)))
+            .filter(Column::Customer.is_not_null())
+            .filter(Column::Meter.is_in(meters.iter().copied()))
+            .filter(Column::NextAttemptAt.lte(now));
+        if let Some((customer, meter)) = after {
+            query = query.filter(
+                Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)])
+                    .gt(Expr::tuple([Expr::value(customer.as_str()), Expr::value(meter.as_str())])),
+            );
+        }
+        Ok(query
+            .order_by_asc(Column::Customer)
+            .order_by_asc(Column::Meter)
+            .order_by_asc(Column::Id)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
+    }
+
+    /// Makes everything of a scope due that waits to be tried again.
+    pub(crate) async fn hurry(&self, scope: &Scope, now: Millis) -> Result<()> {
+        let mut change = usage_report::Entity::update_many()
+            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
+            .filter(Column::Customer.is_not_null())
+            .filter(Column::NextAttemptAt.gt(now));
+        if let Scope::Accounts(accounts) = scope {
+            change = change.filter(Column::AccountId.is_in(accounts));
+        }
+        change.exec(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Marks due reports, each of another lane, before anything is sent; what expired in between is
+    /// settled at once. `retry_at` says when a report is due again if its answer never comes.
+    pub(crate) async fn mark_sending(
+        &self,
+        due: Vec<Report>,
+        slots: Slots,
+        now: Millis,
+        retry_at: impl Fn(&Report) -> Millis + Send,
+    ) -> Result<Vec<Task>> {
+        let tx = self.begin().await?;
+        let mut tasks = Vec::new();
+        for report in due {
+            let retry_at = retry_at(&report);
+            if let Some(task) = mark(&tx, report, slots, now, retry_at).await? {
+                tasks.push(task);
+            }
+        }
+        tx.commit().await?;
+        Ok(tasks)
+    }
+
+    /// Records what came of requests.
+    pub(crate) async fn settle(&self, settlements: &[Settlement], now: Millis) -> Result<()> {
+        let tx = self.begin().await?;
+        for settlement in settlements {
+            settle_one(&tx, settlement, now).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The sum of what Stripe was given of a lane in one minute, as far as it is known to have arrived,
+    /// and whether anything else in that minute is undecided.
+    pub(crate) async fn minute_sum(&self, lane: &Lane, minute: Interval, except: &Report) -> Result<(i64, bool)> {
+        let rows: Vec<(String, i64)> = usage_report::Entity::find()
+            .select_only()
+            .column(Column::State)
+            .column_as(Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"), "quantity")
+            .filter(Column::Customer.eq(&lane.0))
+            .filter(Column::Meter.eq(&lane.1))
+            .filter(Column::EventTimestamp.gte(minute.start))
+            .filter(Column::EventTimestamp.lt(minute.end))
+            .filter(Column::Id.ne(except.id))
+            .group_by(Column::State)
+            .into_tuple()
+            .all(&self.reader)
+            .await?;
+        let mut arrived = 0_i64;
+        let mut is_undecided = false;
+        for (state, quantity) in rows {
+            match State::from_name(&state) {
+                Some(State::Accepted | State::Confirmed) => arrived = arrived.saturating_add(quantity),
+                Some(State::Rejected | State::Parked) => {}
+                _ => is_undecided = true,
+            }
+        }
+        Ok((arrived, is_undecided))
+    }
+
+    /// A report of the lane that Stripe took after a moment: where its totals show it, they show
+    /// everything from before.
+    pub(crate) async fn find_witness(&self, lane: &Lane, after: Millis) -> Result<Option<Report>> {
+        Ok(usage_report::Entity::find()
+            .filter(Column::Customer.eq(&lane.0))
+            .filter(Column::Meter.eq(&lane.1))
+            .filter(Column::State.is_in(State::REPORTED.map(State::name)))
+            .filter(Column::ReportedAt.gt(after))
+            .order_by_asc(Column::ReportedAt)
+            .one(&self.reader)
+            .await?)
+    }
+}
+
+/// The minute of a report's event.
+pub(crate) fn minute_of(event_timestamp: Millis) -> Interval {
+    let start = event_timestamp.saturating_sub(event_timestamp.rem_euclid(MINUTE_MS));
+    Interval { start, end: start.saturating_add(MINUTE_MS) }
+}
+
+async fn mark(
+    tx: &DatabaseTransaction,
+    mut report: Report,
+    slots: Slots,
+    now: Millis,
+    retry_at: Millis,
+) -> std::result::Result<Option<Task>, DbErr> {
+    let Some(state) = State::from_name(&report.state) else { return Ok(None) };
+    let mut change = usage_report::Entity::update_many()
+        .filter(Column::AccountId.eq(report.account_id.as_str()))
+        .filter(Column::Id.eq(report.id))
+        .filter(Column::State.eq(state.name()))
+        .filter(Column::Attempts.eq(report.attempts))
+        .filter(Column::Generation.eq(report.generation));
+    if state == State::Unknown {
+        change = change.col_expr(Column::NextAttemptAt, Expr::value(retry_at));
+        let changed = change.exec(tx).await?;
+        return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
+    }
+    let is_unanswered = report.first_sent_at.is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    if is_unanswered && let Some(next) = state.after(&Event::LoseTrack) {
+        change = change
+            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::NextAttemptAt, Expr::value(now));
+        change.exec(tx).await?;
+        return Ok(None);
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, &report, slots, now).await?,
+    };
+    let is_too_old = stamp < now.saturating_sub(MAX_EVENT_AGE_MS);
+    if is_too_old && let Some(next) = state.after(&Event::Expire) {
+        change = change
+            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::LastError, Expr::value("older than the 35 days that Stripe takes"));
+        change.exec(tx).await?;
+        return Ok(None);
+    }
+    let Some(next) = state.after(&Event::Send) else { return Ok(None) };
+    report.attempts = report.attempts.saturating_add(1);
+    report.event_timestamp = Some(stamp);
+    report.first_sent_at = report.first_sent_at.or(Some(now));
+    report.last_sent_at = Some(now);
+    report.state = next.name().to_owned();
+    let changed = change
+        .col_expr(Column::State, Expr::value(next.name()))
+        .col_expr(Column::Attempts, Expr::value(report.attempts))
+        .col_expr(Column::EventTimestamp, Expr::value(stamp))
+        .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
+        .col_expr(Column::LastSentAt, Expr::value(now))
+        .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
+        .exec(tx)
+        .await?;
+    Ok((changed.rows_affected == 1).then_some(Task::Send(report)))
+}
+
+/// The event's timestamp: inside the part of the window that the report's first increment lies in, so that
+/// a boundary that was learned late does not put it on the wrong side.
+async fn choose_timestamp(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    slots: Slots,
+    now: Millis,
+) -> std::result::Result<Millis, DbErr> {
+    let known = read(tx, &[report.account_id.as_str().into()], report.window_start).await?;
+    let around = known
+        .first()
+        .map_or_else(|| slots.around(report.first_at), |(_, own)| own.window_around(slots, report.first_at));
+    let window = around.intersection(Interval { start: report.window_start, end: report.window_end });
+    let taken: Vec<Millis> = usage_report::Entity::find()
+        .select_only()
+        .column(Column::EventTimestamp)
+        .filter(Column::Customer.eq(report.customer.as_deref()))
+        .filter(Column::Meter.eq(report.meter.as_str()))
+        .filter(Column::EventTimestamp.gte(window.start.saturating_sub(MINUTE_MS)))
+        .filter(Column::EventTimestamp.lt(window.end))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    // An event that shares its minute with another takes the whole minute.
+    let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
+    Ok(event_timestamp(window, now.saturating_add(MAX_EVENT_AHEAD_MS), &taken))
+}
+
+async fn settle_one(
+    tx: &DatabaseTransaction,
+    settlement: &Settlement,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let report = &settlement.report;
+    let Some(state) = State::from_name(&report.state) else { return Ok(()) };
+    let mut change = usage_report::Entity::update_many()
+        .filter(Column::AccountId.eq(report.account_id.as_str()))
+        .filter(Column::Id.eq(report.id))
+        .filter(Column::State.eq(report.state.as_str()))
+        .filter(Column::Generation.eq(report.generation))
+        .col_expr(Column::LastError, Expr::value(settlement.error.clone()));
+    let next = settlement.event.as_ref().and_then(|event| state.after(event));
+    change = match (&settlement.event, next) {
+        (Some(Event::Accept), Some(next)) => change
+            // Stripe has it, whoever asked and however often.
+            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::ReportedAt, Expr::value(now)),
+        (Some(Event::SendAnew), Some(next)) => change
+            .filter(Column::Attempts.eq(report.attempts))
+            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::Generation, Expr::col(Column::Generation).add(1))
+            .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
+            .col_expr(Column::NextAttemptAt, Expr::value(now)),
+        (Some(_), Some(next)) => change
+            .filter(Column::Attempts.eq(report.attempts))
+            .col_expr(Column::State, Expr::value(next.name())),
+        _ => change
+            .filter(Column::Attempts.eq(report.attempts))
+            .col_expr(Column::NextAttemptAt, Expr::value(settlement.next_attempt_at)),
+    };
+    change.exec(tx).await.map(|_| ())
+}

@@ -1,0 +1,201 @@
+//! Whom an account bills to, and since when: the history of its links.
+
+use super::{
+    Millis,
+    refusal::{Refusal, shown},
+};
+
+/// The longest Stripe id, in characters.
+pub const MAX_STRIPE_ID_CHARS: usize = 255;
+
+/// Whom usage is billed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Billing {
+    /// A Stripe customer, through a subscription where it is known.
+    Stripe {
+        /// `cus_...`
+        customer: String,
+        /// `sub_...`
+        subscription: Option<String>,
+    },
+    /// Nobody: counted and shown, never billed.
+    Free,
+}
+
+impl Billing {
+    /// The Stripe customer, where there is one.
+    pub fn customer(&self) -> Option<&str> {
+        match self {
+            Self::Stripe { customer, .. } => Some(customer),
+            Self::Free => None,
+        }
+    }
+}
+
+/// What an account was billed to from a moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Counts the links of the account; a later link outranks an earlier one wherever both apply.
+    pub version: i64,
+    /// The first moment it bills.
+    pub valid_from: Millis,
+    /// Whom it bills to.
+    pub billing: Billing,
+    /// When it was said.
+    pub recorded_at: Millis,
+}
+
+/// What the links say of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody has said anything about the account yet: its reports wait.
+    Unlinked,
+    /// Free, or older than what the account's first link bills from.
+    NotBillable,
+    /// Billed to this Stripe customer.
+    Billed(String),
+}
+
+/// Whom usage of a moment is billed to, by the link in force then, never by that of the moment of asking.
+///
+/// A report is asked for by its first increment. Wherever a boundary was known in time that says the
+/// same as its window's start, because no boundary lies in between; where one was learned late it keeps
+/// usage that came wholly after the boundary from falling to the earlier side.
+pub fn standing_at(links: &[Link], at: Millis) -> Standing {
+    let in_force = links
+        .iter()
+        .filter(|link| link.valid_from <= at)
+        .max_by_key(|link| link.version);
+    match in_force.map(|link| &link.billing) {
+        Some(Billing::Stripe { customer, .. }) => Standing::Billed(customer.clone()),
+        Some(Billing::Free) => Standing::NotBillable,
+        None if links.is_empty() => Standing::Unlinked,
+        None => Standing::NotBillable,
+    }
+}
+
+/// From when a new link to `customer` bills.
+///
+/// `bill_from` if stated, else the start of the current period where it is known, else `now`. It
+/// reaches back over time that was free or unlinked or billed to the same customer, never over time
+/// that another one is billed for: the default stops there.
+///
+/// # Errors
+/// A stated `bill_from` that lies ahead, or inside time that another customer is billed for.
+pub fn valid_from(
+    links: &[Link],
+    customer: &str,
+    bill_from: Option<Millis>,
+    period_start: Option<Millis>,
+    now: Millis,
+) -> Result<Millis, Refusal> {
+    let earliest = billed_to_others_until(links, customer, now);
+    match bill_from {
+        Some(from) if from > now => Err(Refusal::invalid(
+            "bill_from",
+            format!(
+                "bill_from {} lies ahead of the server's clock {}; leave it out to bill from now",
+                super::period::rfc3339(from),
+                super::period::rfc3339(now)
+            ),
+        )),
+        Some(from) if from < earliest => Err(Refusal::invalid(
+            "bill_from",
+            format!(
+                "bill_from {} reaches into time that another customer is billed for, which ends at {}",
+                super::period::rfc3339(from),
+                super::period::rfc3339(earliest)
+            ),
+        )),
+        Some(from) => Ok(from),
+        None => {
+            let from = period_start.filter(|start| *start <= now).unwrap_or(now);
+            Ok(from.max(earliest))
+        }
+    }
+}
+
+/// The end of the last stretch of time up to `now` that the links bill to another customer.
+fn billed_to_others_until(links: &[Link], customer: &str, now: Millis) -> Millis {
+    let mut changes: Vec<Millis> = links.iter().map(|link| link.valid_from).filter(|at| *at <= now).collect();
+    changes.push(now);
+    changes.sort_unstable();
+    changes
+        .windows(2)
+        .filter_map(|pair| match pair {
+            [start, end] => match standing_at(links, *start) {
+                Standing::Billed(other) if other != customer => Some(*end),
+                _ => None,
+            },
+            _ => None,
+        })
+        .max()
+        .unwrap_or(Millis::MIN)
+}
+
+/// Checks a Stripe id: 1 to 255 visible ASCII characters.
+pub fn check_stripe_id(field: &str, id: &str) -> Result<(), Refusal> {
+    if (1..=MAX_STRIPE_ID_CHARS).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        field,
+        format!(
+            "{field} {} ({} bytes) must be 1 to {MAX_STRIPE_ID_CHARS} visible ASCII characters",
+            shown(id),
+            id.len()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(version: i64, valid_from: Millis, customer: Option<&str>) -> Link {
+        Link {
+            version,
+            valid_from,
+            billing: customer.map_or(Billing::Free, |customer| Billing::Stripe {
+                customer: customer.to_owned(),
+                subscription: None,
+            }),
+            recorded_at: valid_from,
+        }
+    }
+
+    #[test]
+    fn a_window_belongs_to_the_link_in_force_at_its_start() {
+        let links = [link(1, 100, Some("cus_a")), link(2, 200, None), link(3, 300, Some("cus_b"))];
+        let billed = |customer: &str| Standing::Billed(customer.to_owned());
+        assert_eq!(standing_at(&links, 99), Standing::NotBillable);
+        assert_eq!(standing_at(&links, 100), billed("cus_a"));
+        assert_eq!(standing_at(&links, 200), Standing::NotBillable);
+        assert_eq!(standing_at(&links, 999), billed("cus_b"));
+        assert_eq!(standing_at(&[], 999), Standing::Unlinked);
+    }
+
+    #[test]
+    fn a_later_link_outranks_an_earlier_one_where_it_reaches_back() {
+        let links = [link(1, 200, None), link(2, 100, Some("cus_a"))];
+        assert_eq!(standing_at(&links, 250), Standing::Billed("cus_a".to_owned()));
+    }
+
+    #[test]
+    fn a_link_bills_from_the_period_it_knows_but_never_twice() {
+        let from = |links: &[Link], bill_from, period_start| valid_from(links, "cus_b", bill_from, period_start, 500);
+        assert_eq!(from(&[], None, None), Ok(500));
+        assert_eq!(from(&[], None, Some(300)), Ok(300));
+        assert_eq!(from(&[], Some(100), Some(300)), Ok(100));
+        assert_eq!(from(&[link(1, 0, None)], None, Some(300)), Ok(300));
+        let billed = [link(1, 0, Some("cus_a"))];
+        assert_eq!(from(&billed, None, Some(300)), Ok(500));
+        assert!(from(&billed, Some(499), None).is_err());
+        let freed = [link(1, 0, Some("cus_a")), link(2, 400, None)];
+        assert_eq!(from(&freed, None, Some(300)), Ok(400));
+        assert!(from(&freed, Some(399), None).is_err());
+        let own = [link(1, 400, Some("cus_b"))];
+        assert_eq!(from(&own, Some(100), None), Ok(100), "its own customer may be billed from earlier");
+        assert!(from(&[], Some(501), None).is_err(), "a link starts now at the latest");
+    }
+}

@@ -1,0 +1,220 @@
+//! Usage reports: their states, every transition between them, and their name at Stripe.
+
+use uuid::Uuid;
+
+use super::{DAY_MS, HOUR_MS, Millis, account::Standing};
+
+/// Stripe's largest quantity in one meter event: fifteen digits.
+pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
+/// Usage older than this closes as soon as it is counted, so that Stripe's 35 days are not missed.
+pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
+/// Stripe takes no event older than this.
+pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
+/// Stripe takes no event further ahead than five minutes; one is kept for the clocks' difference.
+pub const MAX_EVENT_AHEAD_MS: Millis = 4 * super::MINUTE_MS;
+/// Stripe forgets an identifier after 24 hours at the earliest: from here on, look before sending.
+pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
+/// How often a report may be sent under a new identifier.
+pub const MAX_GENERATION: i32 = 2;
+
+/// Where a report is on its way from a call to an invoice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// It counts.
+    Open,
+    /// Frozen, and waiting to be sent.
+    Closed,
+    /// Given to Stripe at least once, without a final answer.
+    Sending,
+    /// Stripe took it.
+    Accepted,
+    /// Stripe's totals contain it.
+    Confirmed,
+    /// Stripe took it and its totals lack it.
+    Short,
+    /// Stripe refused it for good.
+    Rejected,
+    /// The customer is gone.
+    Parked,
+    /// Too long without an answer: looked up before anything is sent again.
+    Unknown,
+    /// Free, or older than what its link bills from.
+    NotBillable,
+    /// Waits for a link.
+    Unlinked,
+    /// Too old for Stripe.
+    Missed,
+}
+
+/// What each state is called in the database and in the contract.
+const NAMES: [(State, &str); 12] = [
+    (State::Open, "open"),
+    (State::Closed, "closed"),
+    (State::Sending, "sending"),
+    (State::Accepted, "accepted"),
+    (State::Confirmed, "confirmed"),
+    (State::Short, "short"),
+    (State::Rejected, "rejected"),
+    (State::Parked, "parked"),
+    (State::Unknown, "unknown"),
+    (State::NotBillable, "not_billable"),
+    (State::Unlinked, "unlinked"),
+    (State::Missed, "missed"),
+];
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 12] = {
+        let mut all = [Self::Open; 12];
+        let mut index = 0;
+        while index < all.len() {
+            all[index] = NAMES[index].0;
+            index += 1;
+        }
+        all
+    };
+    /// What the sender still has work with.
+    pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
+    /// What Stripe has.
+    pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
+
+    /// The state's name, such as `not_billable`.
+    pub fn name(self) -> &'static str {
+        NAMES
+            .iter()
+            .find(|(state, _)| *state == self)
+            .map_or("open", |(_, name)| name)
+    }
+
+    /// The state of a name, where there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        NAMES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(state, _)| *state)
+    }
+
+    /// Whether Stripe has it.
+    pub fn is_reported(self) -> bool {
+        Self::REPORTED.contains(&self)
+    }
+}
+
+/// What happens to a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Counting ends; the links at its window's start say the rest.
+    Close(Standing),
+    /// The account's links changed for its window's start.
+    Relink(Standing),
+    /// It is about to be given to Stripe.
+    Send,
+    /// Stripe took it, or had it already.
+    Accept,
+    /// Stripe refused it for good.
+    Reject,
+    /// Stripe knows no such customer.
+    Park,
+    /// 23 hours without an answer.
+    LoseTrack,
+    /// Stripe is known to lack it: send it under the next generation.
+    SendAnew,
+    /// Stripe would not take it any more.
+    Expire,
+}
+
+impl State {
+    /// The state after an event; `None` where the event cannot happen. Every transition is here.
+    pub fn after(self, event: &Event) -> Option<Self> {
+        let closed_as = |standing: &Standing| match standing {
+            Standing::Unlinked => Self::Unlinked,
+            Standing::NotBillable => Self::NotBillable,
+            Standing::Billed(_) => Self::Closed,
+        };
+        match (self, event) {
+            (Self::Open, Event::Close(standing))
+            | (Self::Unlinked | Self::NotBillable, Event::Relink(standing)) => Some(closed_as(standing)),
+            (Self::Closed | Self::Sending, Event::Send) => Some(Self::Sending),
+            (Self::Sending | Self::Unknown, Event::Accept) => Some(Self::Accepted),
+            (Self::Sending, Event::Reject) => Some(Self::Rejected),
+            (Self::Sending, Event::Park) => Some(Self::Parked),
+            (Self::Sending, Event::LoseTrack) => Some(Self::Unknown),
+            (Self::Unknown, Event::SendAnew) => Some(Self::Closed),
+            (Self::Closed | Self::Unlinked, Event::Expire) => Some(Self::Missed),
+            _ => None,
+        }
+    }
+}
+
+/// The meter event's unique name at Stripe: the same on every retry of a generation.
+pub fn identifier(id: Uuid, generation: i32) -> String {
+    if generation == 0 {
+        format!("usage_{}", id.simple())
+    } else {
+        format!("usage_{}_{generation}", id.simple())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Vec<Event> {
+        let standings = [
+            Standing::Unlinked,
+            Standing::NotBillable,
+            Standing::Billed("cus".to_owned()),
+        ];
+        let mut events: Vec<Event> = standings
+            .iter()
+            .flat_map(|standing| [Event::Close(standing.clone()), Event::Relink(standing.clone())])
+            .collect();
+        events.extend([
+            Event::Send,
+            Event::Accept,
+            Event::Reject,
+            Event::Park,
+            Event::LoseTrack,
+            Event::SendAnew,
+            Event::Expire,
+        ]);
+        events
+    }
+
+    #[test]
+    fn nothing_that_stripe_has_is_ever_sent_again() {
+        for state in [State::Accepted, State::Confirmed, State::Short, State::Rejected, State::Parked] {
+            for event in events() {
+                assert_eq!(state.after(&event), None, "{state:?} {event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_closing_leaves_the_open_state_and_nothing_enters_it() {
+        for state in State::ALL {
+            for event in events() {
+                let next = state.after(&event);
+                assert_ne!(next, Some(State::Open));
+                if state == State::Open {
+                    assert_eq!(next.is_some(), matches!(event, Event::Close(_)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_state_has_a_name_that_leads_back_to_it() {
+        for state in State::ALL {
+            assert_eq!(State::from_name(state.name()), Some(state));
+        }
+    }
+
+    #[test]
+    fn an_identifier_is_stable_unique_to_its_generation_and_short_enough() {
+        let id = Uuid::now_v7();
+        assert_eq!(identifier(id, 0), identifier(id, 0));
+        assert_ne!(identifier(id, 0), identifier(id, 1));
+        assert!(identifier(id, i32::MAX).len() <= 100);
+    }
+}

@@ -1,0 +1,180 @@
+//! Windows: time cut at slots and at boundaries, so that no usage report spans two invoices.
+
+use super::{MINUTE_MS, Millis, SECOND_MS};
+
+/// A half-open interval of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Interval {
+    /// The first moment inside.
+    pub start: Millis,
+    /// The first moment after it.
+    pub end: Millis,
+}
+
+impl Interval {
+    /// Whether a moment lies in it.
+    pub fn contains(&self, at: Millis) -> bool {
+        self.start <= at && at < self.end
+    }
+
+    /// The part that both hold; empty (its start not before its end) where they do not meet.
+    #[must_use]
+    pub fn intersection(&self, other: Self) -> Self {
+        Self { start: self.start.max(other.start), end: self.end.min(other.end) }
+    }
+
+    /// Whether a moment lies strictly between its edges, so that it would have to be cut there.
+    pub fn is_cut_by(&self, at: Millis) -> bool {
+        self.start < at && at < self.end
+    }
+}
+
+/// The slots of UTC that usage is kept by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    width_ms: Millis,
+}
+
+impl Slots {
+    /// Slots of 15, 30 or 60 minutes.
+    ///
+    /// # Errors
+    /// Any other width, in words.
+    pub fn from_mins(mins: u32) -> Result<Self, String> {
+        if matches!(mins, 15 | 30 | 60) {
+            Ok(Self {
+                width_ms: Millis::from(mins).saturating_mul(MINUTE_MS),
+            })
+        } else {
+            Err(format!("window_mins is {mins}; it must be 15, 30 or 60"))
+        }
+    }
+
+    /// How long a slot is.
+    pub fn width_ms(self) -> Millis {
+        self.width_ms
+    }
+
+    /// The slot around a moment.
+    pub fn around(self, at: Millis) -> Interval {
+        let start = at.saturating_sub(at.rem_euclid(self.width_ms));
+        Interval {
+            start,
+            end: start.saturating_add(self.width_ms),
+        }
+    }
+
+    /// Whether a moment is a slot's edge.
+    pub fn is_edge(self, at: Millis) -> bool {
+        at.rem_euclid(self.width_ms) == 0
+    }
+}
+
+/// The moments at which an account's usage starts to be billed otherwise, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Boundaries(Vec<Millis>);
+
+impl Boundaries {
+    /// Sorts them.
+    pub fn new(mut moments: Vec<Millis>) -> Self {
+        moments.sort_unstable();
+        moments.dedup();
+        Self(moments)
+    }
+
+    /// The window around a moment: its slot, cut at the last boundary at or before the moment and at
+    /// the first one after it.
+    pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
+        let slot = slots.around(at);
+        let (before, after) = self.0.split_at(self.0.partition_point(|moment| *moment <= at));
+        Interval {
+            start: before.last().map_or(slot.start, |last| slot.start.max(*last)),
+            end: after.first().map_or(slot.end, |first| slot.end.min(*first)),
+        }
+    }
+}
+
+/// The timestamp of a report's meter event, in whole seconds given as milliseconds.
+///
+/// The first whole minute inside the window that is not `taken` and not after `latest` (Stripe takes
+/// nothing far ahead): alone in its minute, the event can be looked up by that minute's summary. Where
+/// there is none, the window's own start in seconds: a boundary that matters to Stripe is a whole
+/// second, so rounding down never crosses one.
+pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
+    let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
+    let first = floor(
+        window.start.saturating_add(MINUTE_MS.saturating_sub(1)),
+        MINUTE_MS,
+    );
+    let minutes = std::iter::successors(Some(first), |minute| minute.checked_add(MINUTE_MS));
+    minutes
+        .take_while(|minute| *minute < window.end && *minute <= latest)
+        .find(|minute| !taken.contains(minute))
+        .unwrap_or_else(|| floor(window.start, SECOND_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOON: Millis = 1_800_014_400_000;
+
+    #[test]
+    fn a_boundary_inside_the_hour_cuts_it_to_the_millisecond() {
+        let slots = Slots::from_mins(60).unwrap();
+        let slot = slots.around(NOON + 1);
+        let edge = slot.start + 1_234_567;
+        let cut = Boundaries::new(vec![edge]);
+        let (left, right) = (cut.window_around(slots, edge - 1), cut.window_around(slots, edge));
+        assert_eq!(left, Interval { start: slot.start, end: edge });
+        assert_eq!(right, Interval { start: edge, end: slot.end });
+    }
+
+    #[test]
+    fn only_slots_that_divide_an_hour_evenly_are_taken() {
+        for mins in [0, 1, 10, 20, 45, 61, 120] {
+            assert!(Slots::from_mins(mins).is_err());
+        }
+    }
+
+    #[test]
+    fn a_timestamp_takes_the_first_free_minute_and_falls_back_to_the_start() {
+        let window = Interval { start: NOON + 500, end: NOON + 3 * MINUTE_MS };
+        let (one, two) = (NOON + MINUTE_MS, NOON + 2 * MINUTE_MS);
+        let far = NOON + 100 * MINUTE_MS;
+        assert_eq!(event_timestamp(window, far, &[]), one);
+        assert_eq!(event_timestamp(window, far, &[one]), two);
+        assert_eq!(event_timestamp(window, far, &[one, two]), NOON);
+        assert_eq!(event_timestamp(window, one, &[one]), NOON, "nothing after `latest`");
+    }
+
+    proptest! {
+        #[test]
+        fn windows_tile_time_and_never_cross_a_boundary(
+            at in 0_i64..10_000_000_000, moments in proptest::collection::vec(0_i64..10_000_000_000, 0..8),
+            near in proptest::collection::vec(-3_600_000_i64..3_600_000, 0..4), mins in prop_oneof![Just(15_u32), Just(30), Just(60)],
+        ) {
+            let slots = Slots::from_mins(mins).unwrap();
+            let all: Vec<Millis> = moments.into_iter().chain(near.into_iter().map(|n| at + n)).collect();
+            let boundaries = Boundaries::new(all.clone());
+            let window = boundaries.window_around(slots, at);
+            prop_assert!(window.contains(at));
+            prop_assert!(all.iter().all(|moment| !window.is_cut_by(*moment)));
+            prop_assert!(window.start >= slots.around(at).start && window.end <= slots.around(at).end);
+            // The neighbours begin where it ends.
+            prop_assert_eq!(boundaries.window_around(slots, window.end).start, window.end);
+            prop_assert_eq!(boundaries.window_around(slots, window.end - 1), window);
+        }
+
+        #[test]
+        fn a_timestamp_stays_in_its_window_or_its_first_second(
+            start in 0_i64..10_000_000_000, width in 1_i64..3_600_000, ahead in 0_i64..600_000,
+        ) {
+            let window = Interval { start, end: start + width };
+            let stamp = event_timestamp(window, start + ahead, &[]);
+            prop_assert_eq!(stamp % SECOND_MS, 0);
+            prop_assert!(stamp >= start - start % SECOND_MS && stamp < window.end);
+        }
+    }
+}
