@@ -1,1 +1,30 @@
-//! stub
+#![doc = include_str!("../README.md")]
+
+mod account;
+mod batch;
+mod client;
+mod error;
+mod increment;
+mod page;
+mod reason;
+mod report;
+mod run;
+mod status;
+mod time;
+mod usage;
+
+pub use account::{Account, AccountPage, Billing, ListAccounts, PutAccount, StripeBilling};
+pub use batch::{Batch, BatchOutcome, IncrementResult};
+pub use client::UsageClient;
+pub use error::{Error, ErrorKind, FieldViolation};
+pub use increment::{Counted, Increment};
+pub use reason::Reason;
+pub use report::{ListReports, ReportPage, ReportState, UsageReport};
+pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use time::Period;
+pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
+
+/// Times are [`chrono`]'s.
+pub use chrono;
+/// The generated types and clients, for whatever this crate does not offer.
+pub use usage_proto::v1 as proto;

@@ -1,1 +1,15 @@
-fn main(){}
+//! The promises of the service, each tried through the shipped client against the real server over a real
+//! socket, with a real database and a Stripe stand-in over real HTTP: one list of tests, run on SQLite and
+//! on PostgreSQL.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod counting;
+mod pg_proxy;
+mod postgres;
+mod world;

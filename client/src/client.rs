@@ -1,0 +1,255 @@
+//! The client: one connection, one method a call of the contract.
+//!
+//! Each method turns its argument into the wire's message, sends it under a deadline and turns the
+//! answer into plain values. What the values mean is in the rooms that own them.
+
+use crate::{
+    Account, AccountPage, Batch, BatchOutcome, Counted, Error, ForceReport, Get, Increment,
+    ListAccounts, ListReports, PutAccount, ReportPage, ReportRun, Usage, proto,
+};
+use proto::{
+    account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,
+};
+use std::time::Duration;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer deadlines do not fit into the header that carries them.
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than the minute of silence after which many load balancers drop a connection.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_PAGE_SIZE: usize = 1_000;
+
+/// A connection to usage-billing.
+///
+/// Cloning is cheap, and all clones share the connection: keep one and clone it wherever it is
+/// needed. A lost connection is made again by the next call.
+#[derive(Debug, Clone)]
+pub struct UsageClient {
+    usage: UsageServiceClient<Channel>,
+    accounts: AccountServiceClient<Channel>,
+    timeout: Duration,
+}
+
+impl UsageClient {
+    /// Connects to a server such as `http://127.0.0.1:50051`, and fails if none is there.
+    ///
+    /// Without a scheme, `http://` is meant.
+    pub async fn connect(endpoint: impl Into<String>) -> Result<Self, Error> {
+        let channel = parse_endpoint(endpoint.into())?.connect().await?;
+        Ok(Self::from_channel(channel))
+    }
+
+    /// As [`connect`](Self::connect), but the first call makes the connection, so that the server may
+    /// start later than its caller.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn connect_lazy(endpoint: impl Into<String>) -> Result<Self, Error> {
+        let channel = parse_endpoint(endpoint.into())?.connect_lazy();
+        Ok(Self::from_channel(channel))
+    }
+
+    /// A client over a channel that the caller has set up.
+    pub fn from_channel(channel: Channel) -> Self {
+        Self {
+            usage: UsageServiceClient::new(channel.clone()),
+            accounts: AccountServiceClient::new(channel),
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// The deadline of each call from now on, at most a day; 10 seconds unless set. Clones that exist
+    /// already keep theirs.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// Counts one increment. The answer comes only after a durable commit.
+    ///
+    /// An account's id alone counts one unit of the default meter. On failure
+    /// [`Error::idempotency_key`] has the key that the next attempt must carry.
+    pub async fn increment(&self, increment: impl Into<Increment>) -> Result<Counted, Error> {
+        let mut increment = increment.into();
+        let key = increment.ensure_key().map(str::to_owned);
+        let request = increment.into_wire()?;
+        let mut usage = self.usage.clone();
+        let answer = self
+            .unary(
+                request,
+                |request| async move { usage.increment(request).await },
+            )
+            .await;
+        match answer {
+            Ok(response) => Ok(Counted {
+                duplicate: response.duplicate,
+                key,
+            }),
+            Err(error) => Err(error.with_key(key)),
+        }
+    }
+
+    /// Counts up to 1,000 increments in one transaction, with one result an item: a bad item never
+    /// costs the good ones.
+    ///
+    /// On failure [`Error::idempotency_key`] has the batch's key, which the next attempt must carry.
+    pub async fn increment_batch(&self, batch: impl Into<Batch>) -> Result<BatchOutcome, Error> {
+        let mut batch = batch.into();
+        let key = batch.ensure_key().map(str::to_owned);
+        let sent = batch.len();
+        let request = batch.into_wire()?;
+        let mut usage = self.usage.clone();
+        self.unary(request, |request| async move {
+            usage.increment_batch(request).await
+        })
+        .await
+        .and_then(|response| BatchOutcome::from_wire(response, sent, key.clone()))
+        .map_err(|error| error.with_key(key))
+    }
+
+    /// Shows an account's usage in a period.
+    pub async fn get(&self, get: impl Into<Get>) -> Result<Usage, Error> {
+        let request = get.into().into_wire()?;
+        let mut usage = self.usage.clone();
+        let response = self.unary(request, |request| async move { usage.get(request).await });
+        Usage::from_wire(response.await?)
+    }
+
+    /// Lists one page of usage reports, newest first.
+    pub async fn list_reports(&self, filter: ListReports) -> Result<ReportPage, Error> {
+        let request = filter.into_wire();
+        let mut usage = self.usage.clone();
+        let response = self.unary(request, |request| async move {
+            usage.list_reports(request).await
+        });
+        ReportPage::from_wire(response.await?)
+    }
+
+    /// Lists usage reports, newest first, page after page, up to `max` of them. The filter's own page
+    /// size is not used.
+    ///
+    /// Where there are more than `max`, the answer's token goes on from there. The deadline is for
+    /// each page.
+    pub async fn list_all_reports(
+        &self,
+        filter: ListReports,
+        max: usize,
+    ) -> Result<ReportPage, Error> {
+        let mut all = ReportPage::empty();
+        let mut filter = filter;
+        while let room @ 1.. = max.saturating_sub(all.reports.len()) {
+            let size = u32::try_from(room.min(MAX_PAGE_SIZE)).unwrap_or(u32::MAX);
+            let page = self.list_reports(filter.clone().page_size(size)).await?;
+            let came = page.reports.len();
+            all.reports.extend(page.reports);
+            all.next_page_token = page.next_page_token;
+            let Some(token) = &all.next_page_token else {
+                break;
+            };
+            // Else a server that hands out empty pages would be asked for ever.
+            if came == 0 || came > room {
+                return Err(Error::malformed(format!(
+                    "a page of {size} has {came} reports, and another is to follow"
+                )));
+            }
+            filter = filter.page_token(token);
+        }
+        Ok(all)
+    }
+
+    /// Closes what counts and follows it to Stripe, or watches a run that does.
+    ///
+    /// Returns when the run has named itself; the deadline holds until then.
+    pub async fn force_report(&self, scope: ForceReport) -> Result<ReportRun, Error> {
+        let mut usage = self.usage.clone();
+        let opening = async {
+            let response = usage.force_report(scope.into_wire()).await?;
+            ReportRun::open(response.into_inner()).await
+        };
+        tokio::time::timeout(self.timeout, opening)
+            .await
+            .map_err(|_elapsed| Error::deadline(self.timeout))?
+    }
+
+    /// Links an account to a Stripe customer, or says that it is free. Putting what is already so
+    /// changes nothing.
+    pub async fn put_account(&self, account: PutAccount) -> Result<Account, Error> {
+        let request = account.into_wire()?;
+        let mut accounts = self.accounts.clone();
+        let response = self.unary(request, |request| async move {
+            accounts.put_account(request).await
+        });
+        Account::from_wire(response.await?.account)
+    }
+
+    /// Reads one account; [`NotFound`](crate::ErrorKind::NotFound) when nobody has put it.
+    pub async fn get_account(&self, account_id: impl Into<String>) -> Result<Account, Error> {
+        let request = proto::GetAccountRequest {
+            account_id: account_id.into(),
+        };
+        let mut accounts = self.accounts.clone();
+        let response = self.unary(request, |request| async move {
+            accounts.get_account(request).await
+        });
+        Account::from_wire(response.await?.account)
+    }
+
+    /// Lists one page of the accounts that were put, ordered by their id.
+    pub async fn list_accounts(&self, page: ListAccounts) -> Result<AccountPage, Error> {
+        let request = page.into_wire();
+        let mut accounts = self.accounts.clone();
+        let response = self.unary(request, |request| async move {
+            accounts.list_accounts(request).await
+        });
+        AccountPage::from_wire(response.await?)
+    }
+
+    /// One call under the deadline. The header tells the server when nobody waits any more; our own
+    /// clock also covers the time in which there is no connection to send it over.
+    async fn unary<Q, A, F>(
+        &self,
+        message: Q,
+        call: impl FnOnce(Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        match tokio::time::timeout(self.timeout, call(request)).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_elapsed) => Err(Error::deadline(self.timeout)),
+        }
+    }
+}
+
+fn parse_endpoint(endpoint: String) -> Result<Endpoint, Error> {
+    let endpoint = if endpoint.contains("://") {
+        endpoint
+    } else {
+        format!("http://{endpoint}")
+    };
+    let refusal = |why: &str| Error::invalid("endpoint", format!("`{endpoint}` {why}"));
+    let parsed = Endpoint::from_shared(endpoint.clone())
+        .map_err(|_uri| refusal("is no address such as `http://127.0.0.1:50051`"))?;
+    if parsed.uri().scheme_str() != Some("http") {
+        return Err(refusal("must begin with `http://`"));
+    }
+    Ok(parsed
+        .user_agent(concat!("usage-client/", env!("CARGO_PKG_VERSION")))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests;

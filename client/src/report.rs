@@ -1,0 +1,325 @@
+//! Usage reports: which ones are asked for, and what they say.
+
+use crate::{
+    Error, Period,
+    page::{non_empty, size_to_wire},
+    proto, time,
+};
+use chrono::{DateTime, Utc};
+use proto::UsageReportState as Wire;
+
+/// Where a usage report is on its way from a call to an invoice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReportState {
+    /// It counts: increments of its window are added to it.
+    Open,
+    /// Frozen, and waiting to be sent.
+    Closed,
+    /// Given to Stripe at least once, without a final answer so far.
+    Sending,
+    /// Stripe took the meter event.
+    Accepted,
+    /// Stripe's own totals contain it.
+    Confirmed,
+    /// Stripe took it, and a day later its totals still lack it.
+    Short,
+    /// Stripe refused it for good.
+    Rejected,
+    /// The Stripe customer is gone.
+    Parked,
+    /// Stripe has not answered for 23 hours: whether it arrived is being looked up.
+    Unknown,
+    /// Never billed: the account was free, or the usage is older than what its link bills from.
+    NotBillable,
+    /// Nobody has said yet whom the account bills to; it waits for a link.
+    Unlinked,
+    /// Too old for Stripe.
+    Missed,
+    /// A state that this version of the client does not know, by its number.
+    Unrecognised(i32),
+}
+
+impl ReportState {
+    /// Whether Stripe has not got it and still may, without an admin's decision.
+    ///
+    /// A state that this version does not know is taken to be in progress.
+    pub fn is_in_progress(self) -> bool {
+        matches!(
+            self,
+            Self::Open
+                | Self::Closed
+                | Self::Sending
+                | Self::Unknown
+                | Self::Unlinked
+                | Self::Unrecognised(_)
+        )
+    }
+
+    /// Whether it stays where it is until an admin decides.
+    pub fn needs_a_decision(self) -> bool {
+        matches!(
+            self,
+            Self::Short | Self::Rejected | Self::Parked | Self::Missed
+        )
+    }
+
+    fn to_wire(self) -> i32 {
+        match self {
+            Self::Open => Wire::Open.into(),
+            Self::Closed => Wire::Closed.into(),
+            Self::Sending => Wire::Sending.into(),
+            Self::Accepted => Wire::Accepted.into(),
+            Self::Confirmed => Wire::Confirmed.into(),
+            Self::Short => Wire::Short.into(),
+            Self::Rejected => Wire::Rejected.into(),
+            Self::Parked => Wire::Parked.into(),
+            Self::Unknown => Wire::Unknown.into(),
+            Self::NotBillable => Wire::NotBillable.into(),
+            Self::Unlinked => Wire::Unlinked.into(),
+            Self::Missed => Wire::Missed.into(),
+            Self::Unrecognised(number) => number,
+        }
+    }
+
+    fn from_wire(number: i32) -> Self {
+        match Wire::try_from(number) {
+            Ok(Wire::Open) => Self::Open,
+            Ok(Wire::Closed) => Self::Closed,
+            Ok(Wire::Sending) => Self::Sending,
+            Ok(Wire::Accepted) => Self::Accepted,
+            Ok(Wire::Confirmed) => Self::Confirmed,
+            Ok(Wire::Short) => Self::Short,
+            Ok(Wire::Rejected) => Self::Rejected,
+            Ok(Wire::Parked) => Self::Parked,
+            Ok(Wire::Unknown) => Self::Unknown,
+            Ok(Wire::NotBillable) => Self::NotBillable,
+            Ok(Wire::Unlinked) => Self::Unlinked,
+            Ok(Wire::Missed) => Self::Missed,
+            Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
+        }
+    }
+}
+
+/// One row of the usage table: the total of one account and meter in one window. Closed, it is sent
+/// to Stripe as exactly one meter event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UsageReport {
+    /// A UUID of version 7, unique over all accounts.
+    pub id: String,
+    /// The account that used something.
+    pub account_id: String,
+    /// What was counted.
+    pub meter: String,
+    /// The window the usage happened in. Several reports may share a window: each holds what was
+    /// counted while it was open.
+    pub window: Period,
+    /// The window's end once the report is closed; none while it counts.
+    pub period_end: Option<DateTime<Utc>>,
+    /// When it was closed; none while it counts.
+    pub closed_at: Option<DateTime<Utc>>,
+    /// The usage, in the meter's unit.
+    pub quantity: i64,
+    /// Where it is on its way.
+    pub state: ReportState,
+    /// Whether Stripe has it.
+    pub reported: bool,
+    /// The meter event's `identifier` at Stripe, the same on every retry.
+    pub identifier: String,
+    /// The Stripe customer it is billed to; none when nobody is.
+    pub stripe_customer: Option<String>,
+    /// The meter event's `timestamp` at Stripe; none before the first attempt.
+    pub event_timestamp: Option<DateTime<Utc>>,
+    /// How often it was given to Stripe.
+    pub attempts: i32,
+    /// When it was first given to Stripe.
+    pub first_sent_at: Option<DateTime<Utc>>,
+    /// When Stripe took it.
+    pub reported_at: Option<DateTime<Utc>>,
+    /// What went wrong last, in words.
+    pub last_error: Option<String>,
+    /// The run that closed it; none when none did.
+    pub run_id: Option<String>,
+    /// A boundary inside the window was learned too late to cut it: the whole report belongs to the
+    /// window's start.
+    pub straddled: bool,
+}
+
+impl UsageReport {
+    pub(crate) fn from_wire(report: proto::UsageReport) -> Result<Self, Error> {
+        let time = time::optional_from_wire;
+        Ok(Self {
+            id: report.id,
+            account_id: report.account_id,
+            meter: report.meter,
+            window: time::period_from_wire(report.window, "report.window")?,
+            period_end: time(report.period_end, "report.period_end")?,
+            closed_at: time(report.closed_at, "report.closed_at")?,
+            quantity: report.quantity,
+            state: ReportState::from_wire(report.state),
+            reported: report.reported,
+            identifier: report.identifier,
+            stripe_customer: non_empty(report.stripe_customer),
+            event_timestamp: time(report.event_timestamp, "report.event_timestamp")?,
+            attempts: report.attempts,
+            first_sent_at: time(report.first_sent_at, "report.first_sent_at")?,
+            reported_at: time(report.reported_at, "report.reported_at")?,
+            last_error: non_empty(report.last_error),
+            run_id: non_empty(report.run_id),
+            straddled: report.straddled,
+        })
+    }
+
+    pub(crate) fn all_from_wire(reports: Vec<proto::UsageReport>) -> Result<Vec<Self>, Error> {
+        reports.into_iter().map(Self::from_wire).collect()
+    }
+}
+
+/// Which usage reports are asked for; all of them, newest first, unless it is narrowed.
+///
+/// ```
+/// use usage_client::{ListReports, ReportState};
+///
+/// let stuck = ListReports::new()
+///     .account("acct_42")
+///     .states([ReportState::Rejected, ReportState::Parked]);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[must_use = "nothing is listed before it is sent"]
+pub struct ListReports {
+    account_id: String,
+    states: Vec<ReportState>,
+    run_id: String,
+    page_size: u32,
+    page_token: String,
+}
+
+impl ListReports {
+    /// The newest reports of all accounts, 100 at most.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only this account.
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.account_id = account_id.into();
+        self
+    }
+
+    /// Only these states.
+    pub fn states(mut self, states: impl IntoIterator<Item = ReportState>) -> Self {
+        self.states = states.into_iter().collect();
+        self
+    }
+
+    /// Only what this run closed.
+    pub fn run(mut self, run_id: impl Into<String>) -> Self {
+        self.run_id = run_id.into();
+        self
+    }
+
+    /// At most this many on a page, up to 1,000.
+    pub fn page_size(mut self, page_size: u32) -> Self {
+        self.page_size = page_size;
+        self
+    }
+
+    /// The page after the one that gave this [`ReportPage::next_page_token`]; the filter must be the
+    /// same.
+    pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
+        self.page_token = page_token.into();
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> proto::ListReportsRequest {
+        let states = self.states.into_iter().map(ReportState::to_wire);
+        proto::ListReportsRequest {
+            account_id: self.account_id,
+            states: states.collect(),
+            run_id: self.run_id,
+            page_size: size_to_wire(self.page_size),
+            page_token: self.page_token,
+        }
+    }
+}
+
+/// Some usage reports, newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReportPage {
+    /// The reports.
+    pub reports: Vec<UsageReport>,
+    /// What to go on with; none when there are no more.
+    pub next_page_token: Option<String>,
+}
+
+impl ReportPage {
+    pub(crate) fn empty() -> Self {
+        Self {
+            reports: Vec::new(),
+            next_page_token: None,
+        }
+    }
+
+    pub(crate) fn from_wire(response: proto::ListReportsResponse) -> Result<Self, Error> {
+        Ok(Self {
+            reports: UsageReport::all_from_wire(response.reports)?,
+            next_page_token: non_empty(response.next_page_token),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_of_the_contract_is_known() {
+        let known = (1..)
+            .take_while(|number| Wire::try_from(*number).is_ok())
+            .inspect(|number| {
+                let state = ReportState::from_wire(*number);
+                assert!(!matches!(state, ReportState::Unrecognised(_)), "{number}");
+                assert_eq!(state.to_wire(), *number);
+            })
+            .count();
+        assert_eq!(known, 12);
+    }
+
+    #[test]
+    fn a_state_from_a_newer_server_is_in_progress() {
+        let state = ReportState::from_wire(99);
+        assert_eq!(state, ReportState::Unrecognised(99));
+        assert!(state.is_in_progress());
+        assert_eq!(state.to_wire(), 99);
+    }
+
+    #[test]
+    fn no_state_is_both_in_progress_and_waiting_for_a_decision() {
+        for number in 0..20 {
+            let state = ReportState::from_wire(number);
+            assert!(
+                !(state.is_in_progress() && state.needs_a_decision()),
+                "{state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_empty_on_the_wire_is_absent() {
+        let window = proto::Period {
+            start: Some(prost_types::Timestamp::default()),
+            end: Some(prost_types::Timestamp::default()),
+        };
+        let report = UsageReport::from_wire(proto::UsageReport {
+            window: Some(window),
+            ..Default::default()
+        })
+        .unwrap();
+        assert_eq!(report.stripe_customer, None);
+        assert_eq!(report.last_error, None);
+        assert_eq!(report.run_id, None);
+        assert_eq!(report.period_end, None);
+    }
+}

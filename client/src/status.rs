@@ -1,0 +1,225 @@
+//! From a `tonic::Status` with its `google.rpc` details to an [`Error`]; the only place that reads one.
+
+use crate::{Error, ErrorKind, FieldViolation, Reason, error::Source, proto};
+use std::error::Error as StdError;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+impl From<tonic::transport::Error> for Error {
+    /// A connection that was never made.
+    fn from(error: tonic::transport::Error) -> Self {
+        let message = root_cause(&error);
+        let mut this = Self::local(ErrorKind::Transport, message, false);
+        this.0.source = Some(Source::Transport(error));
+        this
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        let details = status.get_error_details();
+        let reason = details
+            .error_info()
+            .filter(|info| info.domain == proto::ERROR_DOMAIN)
+            .map(|info| Reason::from_name(&info.reason));
+        let never_sent = has_cause::<tonic::ConnectError>(&status);
+        let kind = kind_of(&status, reason.as_ref());
+        let message = match status.source() {
+            Some(source) if kind == ErrorKind::Transport => root_cause(source),
+            _ => status.message().to_owned(),
+        };
+        let mut error = Self::local(kind, message, !never_sent && may_take_effect(kind));
+        error.0.violations = details.bad_request().map_or_else(Vec::new, |bad| {
+            let violations = bad.field_violations.iter();
+            violations
+                .map(|violation| FieldViolation {
+                    field: violation.field.clone(),
+                    description: violation.description.clone(),
+                })
+                .collect()
+        });
+        error.0.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+        error.0.reason = reason;
+        error.0.source = Some(Source::Status(status));
+        error
+    }
+}
+
+/// The reason decides; the code speaks for a reason that this client does not know and for whatever
+/// stands between it and the server.
+fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
+    match reason {
+        Some(Reason::KeyReused) => return ErrorKind::KeyReused,
+        Some(Reason::CustomerTaken) => return ErrorKind::CustomerTaken,
+        Some(Reason::EtagMismatch) => return ErrorKind::EtagMismatch,
+        Some(Reason::ReportingDisabled) => return ErrorKind::ReportingDisabled,
+        _ => {}
+    }
+    if has_cause::<tonic::TimeoutExpired>(status) {
+        return ErrorKind::Deadline;
+    }
+    // Only a status that was made on this side has a cause: the server's answer never arrived.
+    if status.source().is_some() {
+        return ErrorKind::Transport;
+    }
+    match status.code() {
+        Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::Aborted => ErrorKind::Invalid,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::ResourceExhausted => ErrorKind::Overloaded,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        // A tonic server answers CANCELLED when the deadline that came with the call has passed.
+        Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Deadline,
+        Code::Unimplemented => ErrorKind::Unimplemented,
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => ErrorKind::Internal,
+    }
+}
+
+fn may_take_effect(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Invalid
+        | ErrorKind::KeyReused
+        | ErrorKind::CustomerTaken
+        | ErrorKind::EtagMismatch
+        | ErrorKind::NotFound
+        | ErrorKind::Overloaded
+        | ErrorKind::ReportingDisabled
+        | ErrorKind::Denied
+        | ErrorKind::Unimplemented => false,
+        ErrorKind::Unavailable
+        | ErrorKind::Deadline
+        | ErrorKind::Internal
+        | ErrorKind::Transport
+        | ErrorKind::Malformed => true,
+    }
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+fn has_cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(<dyn StdError>::is::<E>)
+}
+
+/// The innermost cause: the outer ones only say "transport error".
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tonic::Status;
+    use tonic_types::{ErrorDetails, FieldViolation as WireViolation};
+
+    fn refusal(code: Code, reason: &str) -> ErrorDetailsAndCode {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, proto::ERROR_DOMAIN, []);
+        (code, details)
+    }
+
+    type ErrorDetailsAndCode = (Code, ErrorDetails);
+
+    fn error((code, details): ErrorDetailsAndCode) -> Error {
+        Status::with_error_details(code, "what was wrong", details).into()
+    }
+
+    #[test]
+    fn a_refusal_names_its_fields() {
+        let mut refusal = refusal(Code::InvalidArgument, "INVALID_FIELD");
+        refusal
+            .1
+            .set_bad_request(vec![WireViolation::new("quantity", "0 is below 1")]);
+        let error = error(refusal);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.reason(), Some(&Reason::InvalidField));
+        assert_eq!(error.violations()[0].field, "quantity");
+        assert_eq!(
+            error.to_string(),
+            "invalid (INVALID_FIELD): what was wrong; quantity: 0 is below 1"
+        );
+        assert!(!error.is_retryable());
+        assert!(!error.may_have_taken_effect());
+        assert_eq!(error.status().unwrap().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn overload_says_how_long_to_wait_and_counted_nothing() {
+        let mut refusal = refusal(Code::ResourceExhausted, "OVERLOADED");
+        refusal.1.set_retry_info(Some(Duration::from_millis(250)));
+        let error = error(refusal);
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
+        assert!(error.is_retryable());
+        assert!(!error.may_have_taken_effect());
+    }
+
+    #[test]
+    fn reasons_tell_apart_what_shares_a_code() {
+        for (reason, kind) in [
+            ("KEY_REUSED", ErrorKind::KeyReused),
+            ("CUSTOMER_TAKEN", ErrorKind::CustomerTaken),
+            ("SOMETHING_NEW", ErrorKind::Invalid),
+        ] {
+            let error = error(refusal(Code::AlreadyExists, reason));
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.reason().unwrap().as_str(), reason);
+        }
+    }
+
+    #[test]
+    fn a_silent_database_may_have_counted() {
+        let error = error(refusal(Code::Unavailable, "DATABASE_UNAVAILABLE"));
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.is_retryable());
+        assert!(error.may_have_taken_effect());
+    }
+
+    #[test]
+    fn a_reason_from_another_domain_is_not_ours() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("KEY_REUSED", "example.org", []);
+        let error = error((Code::Unavailable, details));
+        assert_eq!(error.reason(), None);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_connection_that_was_never_made_counted_nothing() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::from(Status::from_error(Box::new(tonic::ConnectError(Box::new(
+            refused,
+        )))));
+        assert_eq!(error.kind(), ErrorKind::Transport);
+        assert_eq!(error.to_string(), "connection failed: connection refused");
+        assert!(error.is_retryable());
+        assert!(!error.may_have_taken_effect());
+    }
+
+    #[test]
+    fn a_connection_that_broke_may_have_counted() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let error = Error::from(Status::from_error(Box::new(reset)));
+        assert_eq!(error.kind(), ErrorKind::Transport);
+        assert!(error.is_retryable());
+        assert!(error.may_have_taken_effect());
+    }
+
+    #[test]
+    fn either_sides_deadline_is_one_kind() {
+        let ours = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        for status in [ours, Status::cancelled("Timeout expired")] {
+            let error = Error::from(status);
+            assert_eq!(error.kind(), ErrorKind::Deadline);
+            assert!(error.may_have_taken_effect());
+        }
+    }
+}

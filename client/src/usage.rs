@@ -1,0 +1,322 @@
+//! Showing: which usage is asked for, and the answer.
+
+use crate::{Error, Period, proto, time};
+use chrono::{DateTime, Utc};
+
+/// A question about an account's usage.
+///
+/// Left alone it asks for all meters in the current billing period, or in the current calendar month
+/// where the server does not know the billing period, as one total.
+///
+/// ```
+/// use usage_client::{Get, Granularity};
+///
+/// let by_day = Get::account("acct_42")
+///     .meter("tokens")
+///     .granularity(Granularity::Day)
+///     .time_zone("Europe/Vienna");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "nothing is asked before it is sent"]
+pub struct Get {
+    account_id: String,
+    meter: String,
+    period: Option<Period>,
+    granularity: Granularity,
+    time_zone: String,
+}
+
+impl Get {
+    /// The usage of this account. One that was never seen has zero usage.
+    pub fn account(account_id: impl Into<String>) -> Self {
+        Self {
+            account_id: account_id.into(),
+            meter: String::new(),
+            period: None,
+            granularity: Granularity::Total,
+            time_zone: String::new(),
+        }
+    }
+
+    /// Only this meter.
+    pub fn meter(mut self, meter: impl Into<String>) -> Self {
+        self.meter = meter.into();
+        self
+    }
+
+    /// From `start` up to, but without, `end`: at most 3,660 days. Each edge must be a slot's edge (a
+    /// full hour of UTC unless the server is configured otherwise) or an edge of one of the account's
+    /// billing periods.
+    pub fn period(
+        mut self,
+        start: impl Into<DateTime<Utc>>,
+        end: impl Into<DateTime<Utc>>,
+    ) -> Self {
+        self.period = Some(Period::new(start, end));
+        self
+    }
+
+    /// How finely to cut the period; at most 10,000 points come back.
+    pub fn granularity(mut self, granularity: Granularity) -> Self {
+        self.granularity = granularity;
+        self
+    }
+
+    /// The IANA time zone in which days and months begin; UTC unless given.
+    pub fn time_zone(mut self, time_zone: impl Into<String>) -> Self {
+        self.time_zone = time_zone.into();
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> Result<proto::GetRequest, Error> {
+        let period = self
+            .period
+            .map(|period| time::period_to_wire(period, "period.start", "period.end"));
+        Ok(proto::GetRequest {
+            account_id: self.account_id,
+            meter: self.meter,
+            period: period.transpose()?,
+            granularity: self.granularity.to_wire().into(),
+            time_zone: self.time_zone,
+        })
+    }
+}
+
+impl From<&str> for Get {
+    fn from(account_id: &str) -> Self {
+        Self::account(account_id)
+    }
+}
+
+impl From<String> for Get {
+    fn from(account_id: String) -> Self {
+        Self::account(account_id)
+    }
+}
+
+/// How finely a period is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Granularity {
+    /// One total, no points.
+    #[default]
+    Total,
+    /// One point a slot: an aligned hour of UTC, or as the server is configured.
+    Slot,
+    /// One point an hour.
+    Hour,
+    /// One point a day of the time zone.
+    Day,
+    /// One point a calendar month of the time zone.
+    Month,
+}
+
+impl Granularity {
+    fn to_wire(self) -> proto::Granularity {
+        match self {
+            Self::Total => proto::Granularity::Total,
+            Self::Slot => proto::Granularity::Slot,
+            Self::Hour => proto::Granularity::Hour,
+            Self::Day => proto::Granularity::Day,
+            Self::Month => proto::Granularity::Month,
+        }
+    }
+
+    fn from_wire(granularity: i32) -> Result<Self, Error> {
+        match proto::Granularity::try_from(granularity) {
+            Ok(proto::Granularity::Unspecified | proto::Granularity::Total) => Ok(Self::Total),
+            Ok(proto::Granularity::Slot) => Ok(Self::Slot),
+            Ok(proto::Granularity::Hour) => Ok(Self::Hour),
+            Ok(proto::Granularity::Day) => Ok(Self::Day),
+            Ok(proto::Granularity::Month) => Ok(Self::Month),
+            Err(_) => Err(Error::malformed(format!(
+                "granularity {granularity} was never asked for"
+            ))),
+        }
+    }
+}
+
+/// An account's usage in a period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// The account.
+    pub account_id: String,
+    /// The period that the answer covers.
+    pub period: Period,
+    /// How finely it is cut.
+    pub granularity: Granularity,
+    /// The IANA time zone in which days and months begin.
+    pub time_zone: String,
+    /// The moment of the answer: everything acknowledged before it is in.
+    pub as_of: DateTime<Utc>,
+    /// One entry a meter, in the order of the server's configuration.
+    pub meters: Vec<MeterUsage>,
+}
+
+/// An account's usage of one meter in a period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MeterUsage {
+    /// The meter.
+    pub meter: String,
+    /// The meter's unit, as configured; may be empty.
+    pub unit: String,
+    /// The sum over the whole period.
+    pub quantities: Quantities,
+    /// The series, oldest first, without gaps; empty for [`Granularity::Total`].
+    pub points: Vec<UsagePoint>,
+}
+
+/// One point of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UsagePoint {
+    /// The part of the asked period that the point covers.
+    pub period: Period,
+    /// The usage in it.
+    pub quantities: Quantities,
+}
+
+/// A quantity and how far it is on its way to an invoice:
+/// `total = reported + not_yet_reported + not_billable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Quantities {
+    /// Everything counted.
+    pub total: i64,
+    /// What Stripe has.
+    pub reported: i64,
+    /// What Stripe has not got, whatever the reason.
+    pub not_yet_reported: i64,
+    /// What is never billed.
+    pub not_billable: i64,
+}
+
+impl Usage {
+    /// The usage of one meter; none if the answer does not cover it.
+    pub fn meter(&self, name: &str) -> Option<&MeterUsage> {
+        self.meters.iter().find(|usage| usage.meter == name)
+    }
+
+    pub(crate) fn from_wire(response: proto::GetResponse) -> Result<Self, Error> {
+        let meters = response.meters.into_iter().map(MeterUsage::from_wire);
+        Ok(Self {
+            account_id: response.account_id,
+            period: time::period_from_wire(response.period, "period")?,
+            granularity: Granularity::from_wire(response.granularity)?,
+            time_zone: response.time_zone,
+            as_of: time::required_from_wire(response.as_of, "as_of")?,
+            meters: meters.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl MeterUsage {
+    fn from_wire(usage: proto::MeterUsage) -> Result<Self, Error> {
+        let points = usage.points.into_iter().map(|point| {
+            Ok(UsagePoint {
+                period: time::period_from_wire(point.period, "meters.points.period")?,
+                quantities: point.quantities.unwrap_or_default().into(),
+            })
+        });
+        Ok(Self {
+            meter: usage.meter,
+            unit: usage.unit,
+            quantities: usage.quantities.unwrap_or_default().into(),
+            points: points.collect::<Result<_, Error>>()?,
+        })
+    }
+}
+
+impl From<proto::Quantities> for Quantities {
+    fn from(quantities: proto::Quantities) -> Self {
+        Self {
+            total: quantities.total,
+            reported: quantities.reported,
+            not_yet_reported: quantities.not_yet_reported,
+            not_billable: quantities.not_billable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use chrono::TimeZone as _;
+
+    fn hour(hour: u32) -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 3, 1, hour, 0, 0).unwrap()
+    }
+
+    fn answer() -> proto::GetResponse {
+        let wire = |start, end| {
+            let period = Period::new(hour(start), hour(end));
+            Some(time::period_to_wire(period, "start", "end").unwrap())
+        };
+        let quantities = Some(proto::Quantities {
+            total: 6,
+            reported: 3,
+            not_yet_reported: 2,
+            not_billable: 1,
+        });
+        proto::GetResponse {
+            account_id: "a".to_owned(),
+            period: wire(1, 3),
+            granularity: proto::Granularity::Hour.into(),
+            time_zone: "UTC".to_owned(),
+            as_of: Some(time::to_wire(hour(2), "as_of").unwrap()),
+            meters: vec![proto::MeterUsage {
+                meter: "tokens".to_owned(),
+                unit: String::new(),
+                quantities,
+                points: vec![proto::UsagePoint {
+                    period: wire(1, 2),
+                    quantities,
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn an_answer_becomes_plain_values() {
+        let usage = Usage::from_wire(answer()).unwrap();
+        assert_eq!(usage.period, Period::new(hour(1), hour(3)));
+        assert_eq!(usage.granularity, Granularity::Hour);
+        assert!(usage.period.contains(usage.as_of));
+        let tokens = usage.meter("tokens").unwrap();
+        assert_eq!(tokens.quantities.total, 6);
+        assert_eq!(tokens.points[0].period.end, hour(2));
+        assert_eq!(usage.meter("calls"), None);
+    }
+
+    #[test]
+    fn an_answer_without_its_period_is_malformed() {
+        let mut response = answer();
+        response.period = None;
+        let error = Usage::from_wire(response).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn every_granularity_survives_the_wire() {
+        for granularity in [
+            Granularity::Total,
+            Granularity::Slot,
+            Granularity::Hour,
+            Granularity::Day,
+            Granularity::Month,
+        ] {
+            let wire = granularity.to_wire().into();
+            assert_eq!(Granularity::from_wire(wire).unwrap(), granularity);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_stays_out() {
+        let wire = Get::account("a").into_wire().unwrap();
+        assert_eq!(wire.period, None);
+        assert_eq!((&*wire.meter, &*wire.time_zone), ("", ""));
+    }
+}

@@ -1,0 +1,96 @@
+//! Counting: what is acknowledged is counted once, whatever happens to the call.
+
+use std::sync::Arc;
+
+use usage_client::{Batch, ErrorKind, Increment, IncrementResult};
+
+use crate::{pg_proxy::PgProxy, world::{Engine, World, hours_ago, on_both_engines}};
+
+on_both_engines!(
+    an_answered_increment_is_shown,
+    a_left_out_quantity_counts_one,
+    a_repeated_key_counts_once,
+    the_same_key_in_flight_together_counts_once,
+    a_key_is_remembered_across_a_restart,
+    a_reused_key_with_other_content_is_refused_and_counted_in_neither,
+    sixty_four_callers_on_one_account_lose_nothing,
+);
+
+async fn an_answered_increment_is_shown(world: World) {
+    let counted = world.client().increment(Increment::new("acct").quantity(7)).await.unwrap();
+    assert!(!counted.duplicate);
+    assert_eq!(world.usage("acct").await, (7, 0, 7, 0));
+    world.finish().await;
+}
+
+async fn a_left_out_quantity_counts_one(world: World) {
+    world.client().increment("acct").await.unwrap();
+    assert_eq!(world.usage("acct").await.0, 1);
+    world.finish().await;
+}
+
+async fn a_repeated_key_counts_once(world: World) {
+    let increment = Increment::new("acct").quantity(5).key("k").timestamp(hours_ago(3));
+    for repeated in [false, true, true] {
+        let counted = world.client().increment(increment.clone()).await.unwrap();
+        assert_eq!(counted.duplicate, repeated);
+    }
+    assert_eq!(world.usage("acct").await.0, 5);
+    world.finish().await;
+}
+
+async fn the_same_key_in_flight_together_counts_once(world: World) {
+    for round in 0..20 {
+        let increment = Increment::new("acct").quantity(3).key(format!("k{round}"));
+        let (client, other) = (world.client(), world.client());
+        let (left, right) = tokio::join!(client.increment(increment.clone()), other.increment(increment));
+        let duplicates = [left.unwrap().duplicate, right.unwrap().duplicate];
+        assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1);
+    }
+    assert_eq!(world.usage("acct").await.0, 60);
+    world.finish().await;
+}
+
+async fn a_key_is_remembered_across_a_restart(mut world: World) {
+    let increment = Increment::new("acct").quantity(5).key("k");
+    world.client().increment(increment.clone()).await.unwrap();
+    world.crash();
+    world.start_server().await;
+    assert!(world.client().increment(increment).await.unwrap().duplicate);
+    assert_eq!(world.usage("acct").await.0, 5);
+    world.finish().await;
+}
+
+async fn a_reused_key_with_other_content_is_refused_and_counted_in_neither(world: World) {
+    let first = Increment::new("acct").quantity(5).key("k").timestamp(hours_ago(2));
+    world.client().increment(first.clone()).await.unwrap();
+    let others = [
+        ("quantity", first.clone().quantity(6)),
+        ("meter", first.clone().meter("tokens")),
+        ("timestamp", first.clone().timestamp(hours_ago(1))),
+    ];
+    for (field, other) in others {
+        let error = world.client().increment(other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::KeyReused);
+        assert_eq!(error.violations()[0].field, field);
+    }
+    assert_eq!(world.usage("acct").await.0, 5);
+    assert_eq!(world.usage_of("acct", "tokens").await.0, 0);
+    world.finish().await;
+}
+
+async fn sixty_four_callers_on_one_account_lose_nothing(world: World) {
+    let callers = (0..64).map(|_| {
+        let client = world.client();
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                client.increment(Increment::new("hot").quantity(2)).await.unwrap();
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+    assert_eq!(world.usage("hot").await.0, 64 * 25 * 2);
+    world.finish().await;
+}

@@ -1,0 +1,90 @@
+//! Finding `PostgreSQL`'s programs on this machine, and as whom to run them.
+
+use super::{StartError, Unavailable};
+use std::{
+    env, fs,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A command in the server's folder, without settings of the person who runs the tests.
+pub(super) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).stdin(Stdio::null());
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    if let Some(owner) = owner {
+        command.uid(owner.uid).gid(owner.gid);
+    }
+    command
+}
+
+/// Whom the server runs as where that is not ourselves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Owner {
+    /// `PostgreSQL` refuses to run as root. A folder that we have just made says who we are.
+    pub(super) fn of_servers(folder: &Path) -> Result<Option<Self>, StartError> {
+        if fs::metadata(folder)?.uid() != 0 {
+            return Ok(None);
+        }
+        let users = fs::read_to_string("/etc/passwd")?;
+        let found = users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next()? == "postgres").then_some(())?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(Self { uid, gid })
+        });
+        let missing = || Unavailable("as root it needs the user `postgres` to run as".to_owned());
+        Ok(Some(found.ok_or_else(missing)?))
+    }
+}
+
+/// The programs of one installation.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) initdb: PathBuf,
+    pub(super) postgres: PathBuf,
+}
+
+impl Programs {
+    pub(super) fn find() -> Result<Self, Unavailable> {
+        let missing = |program: &str| {
+            Unavailable(format!(
+                "`{program}` is neither in PATH nor in /usr/lib/postgresql/*/bin"
+            ))
+        };
+        let path = env::var_os("PATH").unwrap_or_default();
+        let initdb = env::split_paths(&path)
+            .chain(debian_folders())
+            .map(|folder| folder.join("initdb"))
+            .find_map(|program| program.canonicalize().ok())
+            .ok_or_else(|| missing("initdb"))?;
+        // What `initdb` made only a server of the same version can run.
+        let postgres = initdb.with_file_name("postgres");
+        if !postgres.is_file() {
+            return Err(missing("postgres"));
+        }
+        Ok(Self { initdb, postgres })
+    }
+}
+
+/// `/usr/lib/postgresql/*/bin`, the newest version first.
+fn debian_folders() -> Vec<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let mut versions: Vec<u32> = versions
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    let folder = |version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
+    versions.into_iter().map(folder).collect()
+}
