@@ -1,6 +1,9 @@
 //! The first schema: usage reports, whom accounts bill to, keys, commits, runs and leases.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, big_integer_null, boolean, integer, text, text_null, uuid, uuid_null},
+};
 
 /// Fifteen digits: the largest quantity that Stripe takes in one meter event.
 const MAX_QUANTITY: i64 = 999_999_999_999_999;
@@ -178,7 +181,14 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .to_owned(),
         )
         .await?;
+    for index in usage_report_indexes() {
+        manager.create_index(index).await?;
+    }
+    Ok(())
+}
 
+fn usage_report_indexes() -> [IndexCreateStatement; 7] {
+    use UsageReports as C;
     // At most one open report a window, any number of closed ones.
     let open = Index::create()
         .name("usage_reports_open")
@@ -232,15 +242,11 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
         .col(C::State)
         .col(C::Id)
         .to_owned();
-    for index in [open, by_window, due, by_event, by_run, newest, by_state] {
-        manager.create_index(index).await?;
-    }
-    Ok(())
+    [open, by_window, due, by_event, by_run, newest, by_state]
 }
 
 async fn create_accounts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use AccountLinks as L;
-    use BillingPeriods as P;
     manager
         .create_table(
             Table::create()
@@ -274,6 +280,11 @@ async fn create_accounts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
+    create_billing_periods(manager).await
+}
+
+async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use BillingPeriods as P;
     manager
         .create_table(
             Table::create()

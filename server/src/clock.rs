@@ -30,7 +30,10 @@ impl Clock {
     }
 
     /// The present moment.
-    #[allow(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the edge that reads the clock"
+    )]
     pub fn now(&self) -> Millis {
         match &self.manual {
             Some(manual) => manual.load(Ordering::SeqCst),

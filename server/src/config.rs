@@ -77,7 +77,12 @@ pub struct Config {
 
     /// What is counted: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or `NAME=STRIPE_EVENT_NAME:UNIT`,
     /// separated by commas.
-    #[arg(long = "meters", env = "METERS", value_delimiter = ',', default_value = "api_calls:call")]
+    #[arg(
+        long = "meters",
+        env = "METERS",
+        value_delimiter = ',',
+        default_value = "api_calls:call"
+    )]
     pub meters: Vec<Meter>,
 
     /// The meter of increments that name none; a single meter is its own default.
@@ -140,7 +145,9 @@ impl Config {
 }
 
 fn slots(text: &str) -> Result<Slots, String> {
-    let mins: u32 = text.parse().map_err(|_| format!("{text:?} is not a number of minutes"))?;
+    let mins: u32 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of minutes"))?;
     Slots::from_mins(mins)
 }
 
@@ -156,7 +163,9 @@ fn database_url(text: &str) -> Result<String, String> {
 
 fn http_url(text: &str) -> Result<String, String> {
     match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(text.to_owned()),
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Ok(text.to_owned())
+        }
         Ok(_) => Err("must begin with http:// or https:// and name a host".to_owned()),
         Err(error) => Err(error.to_string()),
     }

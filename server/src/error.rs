@@ -30,7 +30,9 @@ pub enum Error {
         customer: String,
     },
     /// The account changed in between: read it again.
-    #[error("the account's etag is now {actual:?}, not {given:?}; read the account again and decide anew")]
+    #[error(
+        "the account's etag is now {actual:?}, not {given:?}; read the account again and decide anew"
+    )]
     EtagMismatch {
         /// What the caller had read.
         given: String,
@@ -50,7 +52,9 @@ pub enum Error {
         retry_after: Duration,
     },
     /// The database does not answer: try again, with the same key.
-    #[error("the database did not answer; the call may have taken effect, so retry it with the same idempotency key")]
+    #[error(
+        "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
+    )]
     Unavailable(#[source] DbErr),
     /// The server is stopping: try another.
     #[error("the server is stopping; retry elsewhere")]
@@ -64,7 +68,9 @@ pub enum Error {
 }
 
 fn first_message(refusals: &[Refusal]) -> &str {
-    refusals.first().map_or("no reason given", |refusal| &refusal.message)
+    refusals
+        .first()
+        .map_or("no reason given", |refusal| &refusal.message)
 }
 
 /// The result of whatever a call asks for.
@@ -104,27 +110,34 @@ pub(crate) fn database_code(error: &DbErr) -> Option<String> {
     else {
         return None;
     };
-    cause.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+    cause
+        .as_database_error()?
+        .code()
+        .map(std::borrow::Cow::into_owned)
 }
 
 /// Whether the same statement may well succeed a moment later.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
     if let Some(code) = database_code(error) {
         // PostgreSQL: serialization, deadlock, shutdown, connection trouble. SQLite: busy, locked.
-        return matches!(code.as_str(), "40001" | "40P01" | "5" | "6" | "517" | "53300")
-            || code.starts_with("57P")
+        return matches!(
+            code.as_str(),
+            "40001" | "40P01" | "5" | "6" | "517" | "53300"
+        ) || code.starts_with("57P")
             || code.starts_with("08");
     }
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-        DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => matches!(
-            **cause,
-            sqlx::Error::Io(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed
-                | sqlx::Error::Protocol(_)
-        ),
+        DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
+            matches!(
+                **cause,
+                sqlx::Error::Io(_)
+                    | sqlx::Error::PoolTimedOut
+                    | sqlx::Error::PoolClosed
+                    | sqlx::Error::WorkerCrashed
+                    | sqlx::Error::Protocol(_)
+            )
+        }
         _ => false,
     }
 }
@@ -188,7 +201,8 @@ impl From<Error> for Status {
             Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
             _ => {}
         }
-        let mut details = ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
+        let mut details =
+            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
         let violations: Vec<FieldViolation> = error
             .violations()
             .iter()
@@ -216,20 +230,30 @@ mod tests {
 
     #[test]
     fn a_status_carries_the_reason_and_a_capped_list_of_violations() {
-        let refusals: Vec<Refusal> = (0..300).map(|n| Refusal::invalid(format!("f{n}"), "wrong")).collect();
+        let refusals: Vec<Refusal> = (0..300)
+            .map(|n| Refusal::invalid(format!("f{n}"), "wrong"))
+            .collect();
         let status = Status::from(Error::from(refusals));
         let details = status.get_error_details();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(details.error_info().unwrap().reason, "INVALID_FIELD");
         assert_eq!(details.error_info().unwrap().domain, ERROR_DOMAIN);
-        assert_eq!(details.bad_request().unwrap().field_violations.len(), MAX_VIOLATIONS);
+        assert_eq!(
+            details.bad_request().unwrap().field_violations.len(),
+            MAX_VIOLATIONS
+        );
     }
 
     #[test]
     fn overload_says_when_to_come_back() {
-        let status = Status::from(Error::Exhausted { retry_after: Duration::from_millis(50) });
+        let status = Status::from(Error::Exhausted {
+            retry_after: Duration::from_millis(50),
+        });
         let retry = status.get_error_details();
-        assert_eq!(retry.retry_info().unwrap().retry_delay, Some(Duration::from_millis(50)));
+        assert_eq!(
+            retry.retry_info().unwrap().retry_delay,
+            Some(Duration::from_millis(50))
+        );
     }
 
     #[test]

@@ -95,7 +95,14 @@ impl Ledger {
             queues.push(sender);
         }
         let room = Arc::new(Semaphore::new(options.queue));
-        (Self { queues, room, spread: RandomState::new() }, writers)
+        (
+            Self {
+                queues,
+                room,
+                spread: RandomState::new(),
+            },
+            writers,
+        )
     }
 
     /// Counts one increment; answers after the commit.
@@ -106,9 +113,9 @@ impl Ledger {
         let shard = Arc::clone(&increment.account_id);
         match self.submit(&shard, 1, Entry::One(increment)).await? {
             EntryOutcome::One(outcome) => Ok(outcome),
-            EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => {
-                Err(Error::Internal("a single call was answered as a batch".into()))
-            }
+            EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => Err(Error::Internal(
+                "a single call was answered as a batch".into(),
+            )),
         }
     }
 
@@ -123,10 +130,15 @@ impl Ledger {
             (None, Some(first)) => Arc::clone(&first.account_id),
             (None, None) => Arc::default(),
         };
-        match self.submit(&shard, batch.items.len(), Entry::Batch(batch)).await? {
+        match self
+            .submit(&shard, batch.items.len(), Entry::Batch(batch))
+            .await?
+        {
             EntryOutcome::Batch { replayed, items } => Ok((replayed, items)),
             EntryOutcome::BatchRefused(refusal) => Err(refusal.into()),
-            EntryOutcome::One(_) => Err(Error::Internal("a batch was answered as a single call".into())),
+            EntryOutcome::One(_) => Err(Error::Internal(
+                "a batch was answered as a single call".into(),
+            )),
         }
     }
 
@@ -134,9 +146,15 @@ impl Ledger {
         let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room)
             .try_acquire_many_owned(permits)
-            .map_err(|_| Error::Exhausted { retry_after: RETRY_AFTER })?;
+            .map_err(|_| Error::Exhausted {
+                retry_after: RETRY_AFTER,
+            })?;
         let (reply, answer) = oneshot::channel();
-        let job = Job { entry, reply, _room: room };
+        let job = Job {
+            entry,
+            reply,
+            _room: room,
+        };
         self.queue_of(shard)
             .and_then(|queue| queue.send(job).ok())
             .ok_or(Error::ShuttingDown)?;
@@ -177,9 +195,14 @@ impl Writer {
 
     /// Commits some jobs together and answers them.
     async fn commit(&self, jobs: Vec<Job>) {
-        let (entries, replies): (Vec<Entry>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.entry, (job.reply, job._room))).unzip();
-        let mut group = Group { id: Uuid::now_v7(), entries };
+        let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
+            .into_iter()
+            .map(|job| (job.entry, (job.reply, job._room)))
+            .unzip();
+        let mut group = Group {
+            id: Uuid::now_v7(),
+            entries,
+        };
         match self.commit_group(&group).await {
             Ok(outcomes) => {
                 for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
@@ -197,10 +220,15 @@ impl Writer {
                 // One call that the database refuses must not cost the others: each gets its own commit.
                 tracing::error!(%error, calls = group.entries.len(), "a group commit failed; its calls are committed one by one");
                 for (entry, (reply, _room)) in group.entries.drain(..).zip(replies) {
-                    let alone = Group { id: Uuid::now_v7(), entries: vec![entry] };
+                    let alone = Group {
+                        id: Uuid::now_v7(),
+                        entries: vec![entry],
+                    };
                     let outcome = self.commit_group(&alone).await.map_err(Error::from);
                     let _ = reply.send(outcome.and_then(|mut outcomes| {
-                        outcomes.pop().ok_or_else(|| Error::Internal("a commit without an outcome".into()))
+                        outcomes
+                            .pop()
+                            .ok_or_else(|| Error::Internal("a commit without an outcome".into()))
                     }));
                 }
             }
@@ -227,7 +255,8 @@ impl Writer {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(CommitError::AlreadyCommitted) => {
                     tracing::warn!(commit = %group.id, "a commit whose answer was lost had succeeded");
-                    return unanswered.ok_or_else(|| DbErr::Custom("a commit's id was taken".to_owned()));
+                    return unanswered
+                        .ok_or_else(|| DbErr::Custom("a commit's id was taken".to_owned()));
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
                     tracing::warn!(commit = %group.id, %error, "the answer of a commit was lost");
@@ -237,7 +266,9 @@ impl Writer {
                 Err(CommitError::Failed(error)) if is_transient(&error) => error,
                 Err(CommitError::Failed(error)) => return Err(error),
             };
-            let Some(pause) = pauses.next() else { return Err(error) };
+            let Some(pause) = pauses.next() else {
+                return Err(error);
+            };
             tracing::warn!(%error, "a group commit is tried again");
             tokio::time::sleep(pause).await;
         }

@@ -28,6 +28,7 @@
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
+//! | [`demo`] | the main job, played over real sockets |
 //! | [`serve()`] | starts the parts and stops them in order |
 //!
 //! The ledger law ([`store::law`]) holds at every moment: what was acknowledged is what the usage reports
@@ -35,6 +36,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod demo;
 mod entity;
 pub mod error;
 mod ledger;

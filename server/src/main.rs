@@ -1,5 +1,7 @@
 //! The command line of usage-server.
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -8,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use usage_server::{
     clock::Clock,
     config::{Config, DatabaseConfig},
+    demo::{self, DemoConfig},
     serve,
     store::Store,
 };
@@ -27,14 +30,24 @@ struct Cli {
 enum Command {
     /// Run the service.
     Serve(Box<Config>),
+    /// Play the main job over real sockets, with a stand-in for Stripe and a new SQLite file.
+    Demo(DemoConfig),
     /// Bring the database's schema up to date, and end.
     Migrate(DatabaseConfig),
 }
 
+/// What is logged when `RUST_LOG` does not say; the demo's story is not to be interrupted.
+const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
+const DEMO_LOG: &str = "error";
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    let default_log = "info,sqlx=warn,stripe=error,async_stripe=error";
+    let default_log = if matches!(cli.command, Command::Demo(_)) {
+        DEMO_LOG
+    } else {
+        SERVICE_LOG
+    };
     start_log(cli.log_json, default_log);
     match cli.command {
         Command::Serve(config) => {
@@ -45,6 +58,13 @@ async fn main() -> anyhow::Result<()> {
             cancel_on_signal(shutdown.clone())?;
             serve(listener, *config, Clock::system(), shutdown).await?;
         }
+        Command::Demo(config) => {
+            let stop = CancellationToken::new();
+            cancel_on_signal(stop.clone())?;
+            if !demo::run(config, &mut std::io::stdout(), stop).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Migrate(config) => {
             let store = Store::open(&config.database_url, config.database_connections).await?;
             store.migrate().await?;
@@ -52,13 +72,15 @@ async fn main() -> anyhow::Result<()> {
             tracing::info!("the database is up to date");
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `RUST_LOG` decides what is logged, where it is set.
 fn start_log(json: bool, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if json {
         log.json().init();
     } else {

@@ -91,7 +91,11 @@ impl Reporter {
     ///
     /// # Errors
     /// No Stripe key, or a database that does not answer.
-    pub(crate) async fn report(self: &Arc<Self>, requested_by: String, scope: Scope) -> Result<Run> {
+    pub(crate) async fn report(
+        self: &Arc<Self>,
+        requested_by: String,
+        scope: Scope,
+    ) -> Result<Run> {
         if self.stripe.is_none() {
             return Err(Error::ReportingDisabled);
         }
@@ -100,7 +104,14 @@ impl Reporter {
         self.store.hurry(&scope, now).await?;
         let run = self
             .store
-            .insert_run(&NewRun { trigger: "force", requested_by, scope }, now)
+            .insert_run(
+                &NewRun {
+                    trigger: "force",
+                    requested_by,
+                    scope,
+                },
+                now,
+            )
             .await?;
         self.spawn_closing(run.clone());
         Ok(run)
@@ -138,7 +149,10 @@ impl Reporter {
         let scope = scope_of(run)?;
         let mut after = None;
         loop {
-            let page = self.store.close_page(run.id, &scope, after.as_ref(), self.clock.now()).await?;
+            let page = self
+                .store
+                .close_page(run.id, &scope, after.as_ref(), self.clock.now())
+                .await?;
             self.closed.notify_one();
             self.settled.notify_waiters();
             match page.next {

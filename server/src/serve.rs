@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Server, TcpIncoming};
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
-    FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer, usage_service_server::UsageServiceServer,
+    FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
+    usage_service_server::UsageServiceServer,
 };
 
 use crate::{
@@ -39,7 +40,9 @@ pub enum ServeError {
     #[error("the database cannot be used: {0}")]
     Database(#[from] sea_orm::DbErr),
     /// The database lacks migrations, and they are not to be run here.
-    #[error("the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate")]
+    #[error(
+        "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
+    )]
     NotMigrated(usize),
     /// The socket or the scheduler failed.
     #[error("the service cannot run: {0}")]
@@ -62,7 +65,11 @@ pub async fn serve(
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
     let options = LedgerOptions {
-        writers: if store.has_parallel_writers() { size(config.writers) } else { 1 },
+        writers: if store.has_parallel_writers() {
+            size(config.writers)
+        } else {
+            1
+        },
         queue: size(config.queue_increments),
         slots: config.window_mins,
     };
@@ -79,7 +86,11 @@ pub async fn serve(
                 slots: config.window_mins,
                 clock: clock.clone(),
             };
-            let accounts = AccountRpc { store: store.clone(), slots: config.window_mins, clock };
+            let accounts = AccountRpc {
+                store: store.clone(),
+                slots: config.window_mins,
+                clock,
+            };
             serve_rpc(listener, &config, usage, accounts, &ending).await
         }
         Err(error) => Err(ServeError::Io(Box::new(error))),
@@ -91,8 +102,13 @@ pub async fn serve(
             tracing::error!(%error, "a ledger writer was lost");
         }
     }
-    if tokio::time::timeout(STOP_WITHIN, reporter.finish()).await.is_err() {
-        tracing::warn!("some reports were still under way; they are taken up again at the next start");
+    if tokio::time::timeout(STOP_WITHIN, reporter.finish())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "some reports were still under way; they are taken up again at the next start"
+        );
     }
     store.close().await?;
     tracing::info!("stopped");
@@ -126,7 +142,9 @@ fn start_reporter(
             Some(stripe.map_err(ServeError::Config)?)
         }
         None => {
-            tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
+            tracing::warn!(
+                "no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported"
+            );
             None
         }
     };
@@ -138,7 +156,13 @@ fn start_reporter(
         concurrency: size(config.stripe_concurrency),
         retry_ms: config.stripe_retry_ms,
     };
-    Ok(Reporter::new(store.clone(), clock.clone(), stripe, options, ending.clone()))
+    Ok(Reporter::new(
+        store.clone(),
+        clock.clone(),
+        stripe,
+        options,
+        ending.clone(),
+    ))
 }
 
 async fn serve_rpc(
@@ -151,7 +175,9 @@ async fn serve_rpc(
     let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<UsageServiceServer<UsageRpc>>().await;
-    health.set_serving::<AccountServiceServer<AccountRpc>>().await;
+    health
+        .set_serving::<AccountServiceServer<AccountRpc>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -167,7 +193,9 @@ async fn serve_rpc(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        .add_service(
+            AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        );
     tracing::info!(%address, "serving");
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, ending.cancelled());

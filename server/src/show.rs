@@ -85,8 +85,13 @@ pub(crate) async fn show(
 ) -> Result<Shown> {
     check_account_id(&asked.account_id)?;
     let zone = parse_zone(&asked.zone)?;
-    let only = if asked.meter.is_empty() { None } else { Some(meters.resolve(&asked.meter)?) };
-    let wanted: Vec<&Meter> = only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
+    let only = if asked.meter.is_empty() {
+        None
+    } else {
+        Some(meters.resolve(&asked.meter)?)
+    };
+    let wanted: Vec<&Meter> =
+        only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
     let periods = store.billing_periods(&asked.account_id).await?;
     let period = match asked.period {
         Some(period) => period,
@@ -97,7 +102,10 @@ pub(crate) async fn show(
             .or_else(|| month_around(now, zone))
             .ok_or_else(|| Error::Internal("the clock is outside the calendar".into()))?,
     };
-    let edges: Vec<Millis> = periods.iter().flat_map(|period| [period.start, period.end]).collect();
+    let edges: Vec<Millis> = periods
+        .iter()
+        .flat_map(|period| [period.start, period.end])
+        .collect();
     check_edges(period, slots, &edges)?;
     let points = cut(period, asked.granularity, zone, slots, wanted.len())?;
     let sums = store
@@ -114,13 +122,21 @@ pub(crate) async fn show(
             meter_usage(meter, own, &points)
         })
         .collect();
-    Ok(Shown { account_id: asked.account_id, period, zone, as_of: now, meters })
+    Ok(Shown {
+        account_id: asked.account_id,
+        period,
+        zone,
+        as_of: now,
+        meters,
+    })
 }
 
 fn meter_usage(meter: &Meter, sums: &[&UsageSum], points: &[Interval]) -> MeterUsage {
     let mut quantities = Quantities::default();
-    let mut series: Vec<(Interval, Quantities)> =
-        points.iter().map(|point| (*point, Quantities::default())).collect();
+    let mut series: Vec<(Interval, Quantities)> = points
+        .iter()
+        .map(|point| (*point, Quantities::default()))
+        .collect();
     for sum in sums {
         quantities.add(sum);
         let place = points.partition_point(|point| point.end <= sum.window_start);

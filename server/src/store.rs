@@ -23,8 +23,8 @@ pub(crate) mod send;
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
+    DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use usage_migrations::{Migrator, MigratorTrait as _};
@@ -65,7 +65,10 @@ impl Store {
                 .sqlx_logging(false)
                 .map_sqlx_postgres_opts(|postgres| postgres.application_name("usage-server"));
             let pool = Database::connect(options).await?;
-            Ok(Self { writer: pool.clone(), reader: pool })
+            Ok(Self {
+                writer: pool.clone(),
+                reader: pool,
+            })
         }
     }
 
@@ -124,7 +127,12 @@ impl Store {
     async fn begin_within_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
-            lock(&tx, "SELECT pg_advisory_xact_lock_shared($1)", BOUNDARY_LOCK).await?;
+            lock(
+                &tx,
+                "SELECT pg_advisory_xact_lock_shared($1)",
+                BOUNDARY_LOCK,
+            )
+            .await?;
         }
         Ok(tx)
     }

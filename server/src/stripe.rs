@@ -6,7 +6,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use moka::sync::Cache;
-use stripe::{Client, ClientBuilder, IdempotencyKey, RequestStrategy, StripeError, StripeRequest as _};
+use stripe::{
+    Client, ClientBuilder, IdempotencyKey, RequestStrategy, StripeError, StripeRequest as _,
+};
 use stripe_billing::{
     billing_meter::ListBillingMeter, billing_meter_event::CreateBillingMeterEvent,
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
@@ -91,7 +93,10 @@ impl Stripe {
             builder = builder.url(format!("{}/", base.trim_end_matches('/')));
         }
         let client = builder.build().map_err(|error| error.to_string())?;
-        let meter_ids = Cache::builder().max_capacity(10_000).time_to_live(METER_ID_KEPT).build();
+        let meter_ids = Cache::builder()
+            .max_capacity(10_000)
+            .time_to_live(METER_ID_KEPT)
+            .build();
         Ok(Self { client, meter_ids })
     }
 
@@ -104,7 +109,8 @@ impl Stripe {
             ("stripe_customer_id".to_owned(), event.customer.clone()),
             ("value".to_owned(), event.quantity.to_string()),
         ]);
-        let key = IdempotencyKey::new(request_key).map_err(|error| Failure::Refused(error.to_string()))?;
+        let key = IdempotencyKey::new(request_key)
+            .map_err(|error| Failure::Refused(error.to_string()))?;
         let sent = CreateBillingMeterEvent::new(&event.event_name, payload)
             .identifier(&event.identifier)
             .timestamp(event.timestamp.div_euclid(SECOND_MS))
@@ -120,7 +126,12 @@ impl Stripe {
     }
 
     /// What Stripe holds of a customer and meter in a minute-aligned interval.
-    pub(crate) async fn total(&self, event_name: &str, customer: &str, range: Interval) -> Result<i64, Failure> {
+    pub(crate) async fn total(
+        &self,
+        event_name: &str,
+        customer: &str,
+        range: Interval,
+    ) -> Result<i64, Failure> {
         let meter = self.meter_id(event_name).await?;
         let page = ListIdBillingMeterEventSummary::new(
             meter,
@@ -149,8 +160,15 @@ impl Stripe {
             if let Some(after) = after.take() {
                 list = list.starting_after(after);
             }
-            let page = list.send(&self.client).await.map_err(|error| failure(&error))?;
-            if let Some(meter) = page.data.iter().find(|meter| meter.event_name == event_name) {
+            let page = list
+                .send(&self.client)
+                .await
+                .map_err(|error| failure(&error))?;
+            if let Some(meter) = page
+                .data
+                .iter()
+                .find(|meter| meter.event_name == event_name)
+            {
                 let id = meter.id.to_string();
                 self.meter_ids.insert(event_name.to_owned(), id.clone());
                 return Ok(id);
@@ -161,7 +179,9 @@ impl Stripe {
                 _ => break,
             }
         }
-        Err(Failure::NoMeter(format!("Stripe has no meter with the event name {event_name:?}")))
+        Err(Failure::NoMeter(format!(
+            "Stripe has no meter with the event name {event_name:?}"
+        )))
     }
 }
 
@@ -176,13 +196,19 @@ fn whole(value: f64) -> Result<i64, Failure> {
     if value.fract() == 0.0 && value.abs() <= MAX_WHOLE {
         Ok(value as i64)
     } else {
-        Err(Failure::Unanswered(format!("Stripe's total {value} is not a whole number below 2^53")))
+        Err(Failure::Unanswered(format!(
+            "Stripe's total {value} is not a whole number below 2^53"
+        )))
     }
 }
 
 fn says(error: &StripeError, text: &str) -> bool {
-    let StripeError::Stripe(api, _) = error else { return false };
-    api.message.as_deref().is_some_and(|message| message.contains(text))
+    let StripeError::Stripe(api, _) = error else {
+        return false;
+    };
+    api.message
+        .as_deref()
+        .is_some_and(|message| message.contains(text))
 }
 
 /// What an error means for the event that was being sent.
@@ -191,7 +217,11 @@ fn failure(error: &StripeError) -> Failure {
         // A body that does not decode may have been a success, and a broken connection too.
         return Failure::Unanswered(cut(&error.to_string()));
     };
-    let code = api.code.as_ref().map(ToString::to_string).unwrap_or_default();
+    let code = api
+        .code
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let message = api.message.as_deref().unwrap_or("no message");
     let text = if code.is_empty() {
         cut(&format!("Stripe answered {status}: {message}"))
@@ -201,7 +231,9 @@ fn failure(error: &StripeError) -> Failure {
     match status {
         401 | 403 => Failure::Denied(text),
         409 | 429 | 500.. => Failure::Unanswered(text),
-        _ if matches!(code.as_str(), "no_meter" | "archived_meter") || says(error, "No active meter found") => {
+        _ if matches!(code.as_str(), "no_meter" | "archived_meter")
+            || says(error, "No active meter found") =>
+        {
             Failure::NoMeter(text)
         }
         _ if says(error, "No such customer") => Failure::NoCustomer(text),

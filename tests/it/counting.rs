@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use usage_client::{Batch, ErrorKind, Increment, IncrementResult};
 
-use crate::{pg_proxy::PgProxy, world::{Engine, World, hours_ago, on_both_engines}};
+use crate::{
+    pg_proxy::PgProxy,
+    world::{Engine, World, hours_ago, on_both_engines},
+};
 
 on_both_engines!(
     an_answered_increment_is_shown,
@@ -17,7 +20,11 @@ on_both_engines!(
 );
 
 async fn an_answered_increment_is_shown(world: World) {
-    let counted = world.client().increment(Increment::new("acct").quantity(7)).await.unwrap();
+    let counted = world
+        .client()
+        .increment(Increment::new("acct").quantity(7))
+        .await
+        .unwrap();
     assert!(!counted.duplicate);
     assert_eq!(world.usage("acct").await, (7, 0, 7, 0));
     world.finish().await;
@@ -30,7 +37,10 @@ async fn a_left_out_quantity_counts_one(world: World) {
 }
 
 async fn a_repeated_key_counts_once(world: World) {
-    let increment = Increment::new("acct").quantity(5).key("k").timestamp(hours_ago(3));
+    let increment = Increment::new("acct")
+        .quantity(5)
+        .key("k")
+        .timestamp(hours_ago(3));
     for repeated in [false, true, true] {
         let counted = world.client().increment(increment.clone()).await.unwrap();
         assert_eq!(counted.duplicate, repeated);
@@ -43,7 +53,10 @@ async fn the_same_key_in_flight_together_counts_once(world: World) {
     for round in 0..20 {
         let increment = Increment::new("acct").quantity(3).key(format!("k{round}"));
         let (client, other) = (world.client(), world.client());
-        let (left, right) = tokio::join!(client.increment(increment.clone()), other.increment(increment));
+        let (left, right) = tokio::join!(
+            client.increment(increment.clone()),
+            other.increment(increment)
+        );
         let duplicates = [left.unwrap().duplicate, right.unwrap().duplicate];
         assert_eq!(duplicates.iter().filter(|duplicate| **duplicate).count(), 1);
     }
@@ -62,7 +75,10 @@ async fn a_key_is_remembered_across_a_restart(mut world: World) {
 }
 
 async fn a_reused_key_with_other_content_is_refused_and_counted_in_neither(world: World) {
-    let first = Increment::new("acct").quantity(5).key("k").timestamp(hours_ago(2));
+    let first = Increment::new("acct")
+        .quantity(5)
+        .key("k")
+        .timestamp(hours_ago(2));
     world.client().increment(first.clone()).await.unwrap();
     let others = [
         ("quantity", first.clone().quantity(6)),
@@ -84,7 +100,10 @@ async fn sixty_four_callers_on_one_account_lose_nothing(world: World) {
         let client = world.client();
         tokio::spawn(async move {
             for _ in 0..25 {
-                client.increment(Increment::new("hot").quantity(2)).await.unwrap();
+                client
+                    .increment(Increment::new("hot").quantity(2))
+                    .await
+                    .unwrap();
             }
         })
     });

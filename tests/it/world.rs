@@ -10,7 +10,9 @@ use stripe_sandbox::{Control, Sandbox, Settings};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use usage_client::{ForceReport, Get, ListReports, PutAccount, ReportSummary, UsageClient, UsageReport};
+use usage_client::{
+    ForceReport, Get, ListReports, PutAccount, ReportSummary, UsageClient, UsageReport,
+};
 use usage_server::{ServeError, clock::Clock, config::Config, serve, store::Store};
 
 use crate::postgres;
@@ -104,21 +106,31 @@ impl Server {
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            tell.send(listener.local_addr().expect("an address")).expect("a test that waits");
+            tell.send(listener.local_addr().expect("an address"))
+                .expect("a test that waits");
             serve(listener, config, clock, token).await
         });
         let address = bound.await.expect("an address");
-        Self { runtime: Some(runtime), shutdown, serving, endpoint: format!("http://{address}") }
+        Self {
+            runtime: Some(runtime),
+            shutdown,
+            serving,
+            endpoint: format!("http://{address}"),
+        }
     }
 
     pub(crate) async fn client(&self) -> UsageClient {
-        within("connecting", UsageClient::connect(self.endpoint.clone())).await.expect("a connection")
+        within("connecting", UsageClient::connect(self.endpoint.clone()))
+            .await
+            .expect("a connection")
     }
 
     /// Stops as on SIGTERM.
     pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
         self.shutdown.cancel();
-        let ended = within("stopping", &mut self.serving).await.expect("no panic in the server");
+        let ended = within("stopping", &mut self.serving)
+            .await
+            .expect("no panic in the server");
         self.end_runtime();
         ended
     }
@@ -165,11 +177,20 @@ impl World {
         let folder = tempfile::tempdir().expect("a folder");
         let database_url = match engine {
             Engine::Sqlite => format!("sqlite://{}", folder.path().join("usage.db").display()),
-            Engine::Postgres => postgres::cluster().expect("PostgreSQL").create_database().expect("a database"),
+            Engine::Postgres => postgres::cluster()
+                .expect("PostgreSQL")
+                .create_database()
+                .expect("a database"),
         };
-        let sandbox = Sandbox::start(Settings::default()).await.expect("a stand-in for Stripe");
+        let sandbox = Sandbox::start(Settings::default())
+            .await
+            .expect("a stand-in for Stripe");
         for event_name in ["api_calls", "llm_tokens"] {
-            sandbox.control().create_meter(event_name).await.expect("a meter");
+            sandbox
+                .control()
+                .create_meter(event_name)
+                .await
+                .expect("a meter");
         }
         let mut world = Self {
             engine,
@@ -208,7 +229,8 @@ impl World {
     /// Restarts the server with other flags: `--name=value` sets, `--name` alone takes away.
     pub(crate) async fn reconfigure(&mut self, flags: &[&str]) {
         self.stop().await;
-        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
         self.start_server().await;
     }
 
@@ -263,7 +285,10 @@ impl World {
 
     /// Creates a Stripe customer and links an account to it, billed from 30 days ago.
     pub(crate) async fn link(&self, account: &str, customer: &str) {
-        self.stripe().create_customer(customer).await.expect("a customer");
+        self.stripe()
+            .create_customer(customer)
+            .await
+            .expect("a customer");
         let from = hours_ago(30 * 24);
         self.client()
             .put_account(PutAccount::stripe(account, customer).bill_from(from))
@@ -274,7 +299,11 @@ impl World {
     /// Reports everything and waits for the run's end.
     pub(crate) async fn report_all(&self) -> ReportSummary {
         within("a report", async {
-            let run = self.client().force_report(ForceReport::all()).await.expect("a run");
+            let run = self
+                .client()
+                .force_report(ForceReport::all())
+                .await
+                .expect("a run");
             run.summary().await.expect("a summary")
         })
         .await
@@ -293,7 +322,12 @@ impl World {
             .await
             .expect("usage");
         let quantities = usage.meter(meter).expect("the meter").quantities;
-        (quantities.total, quantities.reported, quantities.not_yet_reported, quantities.not_billable)
+        (
+            quantities.total,
+            quantities.reported,
+            quantities.not_yet_reported,
+            quantities.not_billable,
+        )
     }
 
     fn day(&self, days: i64) -> DateTime<Utc> {
@@ -305,17 +339,28 @@ impl World {
     /// Every report of an account, newest first.
     pub(crate) async fn reports(&self, account: &str) -> Vec<UsageReport> {
         let filter = ListReports::new().account(account);
-        self.client().list_all_reports(filter, 100_000).await.expect("reports").reports
+        self.client()
+            .list_all_reports(filter, 100_000)
+            .await
+            .expect("reports")
+            .reports
     }
 
     /// What the stand-in for Stripe holds of a customer and event name.
     pub(crate) async fn held(&self, customer: &str, event_name: &str) -> i64 {
         let totals = self.stripe().totals().await.expect("totals");
-        totals.get(&(customer.to_owned(), event_name.to_owned())).copied().unwrap_or(0)
+        totals
+            .get(&(customer.to_owned(), event_name.to_owned()))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Asks again and again until something is so; every question is a call over a socket.
-    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, mut is_so: impl FnMut() -> F) {
+    pub(crate) async fn until<F: Future<Output = bool>>(
+        &self,
+        what: &str,
+        mut is_so: impl FnMut() -> F,
+    ) {
         within(what, async {
             while !is_so().await {
                 tokio::task::yield_now().await;
@@ -339,7 +384,9 @@ impl World {
     /// Stops everything and checks the ledger law.
     pub(crate) async fn finish(mut self) {
         self.stop().await;
-        let store = Store::open(&self.database_url, 4).await.expect("the database");
+        let store = Store::open(&self.database_url, 4)
+            .await
+            .expect("the database");
         let law = store.ledger_law().await.expect("the ledger law");
         store.close().await.expect("a clean end");
         assert!(law.holds(), "the ledger law is broken: {law:?}");

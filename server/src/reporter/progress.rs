@@ -58,10 +58,19 @@ pub(crate) struct Summary {
 /// What a watcher sees.
 #[derive(Clone, Debug)]
 pub(crate) enum RunEvent {
-    Started { run_id: Option<Uuid> },
-    Progress { summary: Summary, closing_finished: bool, in_earlier_runs: u64 },
+    Started {
+        run_id: Option<Uuid>,
+    },
+    Progress {
+        summary: Summary,
+        closing_finished: bool,
+        in_earlier_runs: u64,
+    },
     Preview(Vec<Report>),
-    Summary { run_id: Option<Uuid>, summary: Summary },
+    Summary {
+        run_id: Option<Uuid>,
+        summary: Summary,
+    },
 }
 
 impl Summary {
@@ -75,7 +84,9 @@ impl Summary {
                 Some(State::NotBillable) => &mut summary.not_billable,
                 Some(State::Unlinked) => &mut summary.unlinked,
                 Some(State::Unknown) => &mut summary.retried_later,
-                Some(State::Closed | State::Sending) if count.is_waiting => &mut summary.retried_later,
+                Some(State::Closed | State::Sending) if count.is_waiting => {
+                    &mut summary.retried_later
+                }
                 _ => &mut summary.pending,
             };
             part.add(count.reports, count.quantity);
@@ -89,7 +100,8 @@ impl Summary {
     }
 
     fn finished(mut self) -> Self {
-        self.retried_later.add(self.pending.reports, self.pending.quantity);
+        self.retried_later
+            .add(self.pending.reports, self.pending.quantity);
         self.pending = Count::default();
         self
     }
@@ -128,7 +140,11 @@ impl Reporter {
     async fn follow(&self, run: Run, events: &Events) -> Result<()> {
         let id = run.id;
         let scope = scope_of(&run)?;
-        if events.send(Ok(RunEvent::Started { run_id: Some(id) })).await.is_err() {
+        if events
+            .send(Ok(RunEvent::Started { run_id: Some(id) }))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         let begun = Instant::now();
@@ -142,17 +158,27 @@ impl Reporter {
             let seen = Some((summary, closing_finished, in_earlier_runs));
             if seen != last {
                 (last, moved_at) = (seen, now);
-                let progress = RunEvent::Progress { summary, closing_finished, in_earlier_runs };
+                let progress = RunEvent::Progress {
+                    summary,
+                    closing_finished,
+                    in_earlier_runs,
+                };
                 if events.send(Ok(progress)).await.is_err() {
                     return Ok(());
                 }
             }
             let is_done = closing_finished && summary.pending.reports == 0 && in_earlier_runs == 0;
-            let is_enough = now.duration_since(moved_at) > STALLED || now.duration_since(begun) > WATCHED;
+            let is_enough =
+                now.duration_since(moved_at) > STALLED || now.duration_since(begun) > WATCHED;
             if is_done || is_enough {
                 let summary = summary.finished();
                 // A watcher who left needs no summary.
-                let _ = events.send(Ok(RunEvent::Summary { run_id: Some(id), summary })).await;
+                let _ = events
+                    .send(Ok(RunEvent::Summary {
+                        run_id: Some(id),
+                        summary,
+                    }))
+                    .await;
                 return Ok(());
             }
             tokio::select! {
@@ -167,12 +193,19 @@ impl Reporter {
     async fn look_ahead(&self, scope: Scope, events: &Events) -> Result<()> {
         let now = self.clock.now();
         let mut summary = Summary::default();
-        if events.send(Ok(RunEvent::Started { run_id: None })).await.is_err() {
+        if events
+            .send(Ok(RunEvent::Started { run_id: None }))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         let mut after = None;
         loop {
-            let page = self.store.preview_reports(&scope, after, now, PREVIEWS_A_PAGE).await?;
+            let page = self
+                .store
+                .preview_reports(&scope, after, now, PREVIEWS_A_PAGE)
+                .await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             let links = self.store.links_of(&page).await?;
@@ -185,7 +218,9 @@ impl Reporter {
                 }
                 let standing = standing_at(own, report.first_at);
                 match standing {
-                    Standing::NotBillable if is_open => summary.not_billable.add(1, report.quantity),
+                    Standing::NotBillable if is_open => {
+                        summary.not_billable.add(1, report.quantity)
+                    }
                     Standing::Unlinked if is_open => summary.unlinked.add(1, report.quantity),
                     _ => {
                         if let (true, Standing::Billed(customer)) = (is_open, standing) {
@@ -204,7 +239,12 @@ impl Reporter {
             }
         }
         // A watcher who left needs no summary.
-        let _ = events.send(Ok(RunEvent::Summary { run_id: None, summary })).await;
+        let _ = events
+            .send(Ok(RunEvent::Summary {
+                run_id: None,
+                summary,
+            }))
+            .await;
         Ok(())
     }
 }

@@ -3,13 +3,16 @@
 
 use chrono::DateTime;
 use chrono_tz::Tz;
-use croner::{Cron, parser::{CronParser, Seconds}};
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds},
+};
 
 use crate::usage::{Millis, refusal::shown};
 
 /// A cron expression and its time zone.
 #[derive(Clone, Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     cron: Cron,
     zone: Tz,
 }
@@ -19,31 +22,39 @@ impl Schedule {
     ///
     /// # Errors
     /// What is wrong, in one sentence; also an expression that never comes true.
-    pub fn parse(expression: &str, zone: &str) -> Result<Self, String> {
-        let zone: Tz = zone
-            .parse()
-            .map_err(|_| format!("the report time zone {} is not an IANA time zone", shown(zone)))?;
+    pub(crate) fn parse(expression: &str, zone: &str) -> Result<Self, String> {
+        let zone: Tz = zone.parse().map_err(|_| {
+            format!(
+                "the report time zone {} is not an IANA time zone",
+                shown(zone)
+            )
+        })?;
         let cron = CronParser::builder()
             .seconds(Seconds::Optional)
             .build()
             .parse(expression)
-            .map_err(|error| format!("the report schedule {} is not a cron expression: {error}", shown(expression)))?;
+            .map_err(|error| {
+                format!(
+                    "the report schedule {} is not a cron expression: {error}",
+                    shown(expression)
+                )
+            })?;
         let schedule = Self { cron, zone };
-        schedule.next_after(0).ok_or_else(|| {
-            format!("the report schedule {} never comes true", shown(expression))
-        })?;
+        schedule
+            .next_after(0)
+            .ok_or_else(|| format!("the report schedule {} never comes true", shown(expression)))?;
         Ok(schedule)
     }
 
     /// The first moment of the schedule after a moment.
-    pub fn next_after(&self, moment: Millis) -> Option<Millis> {
+    pub(crate) fn next_after(&self, moment: Millis) -> Option<Millis> {
         let local = DateTime::from_timestamp_millis(moment)?.with_timezone(&self.zone);
         let next = self.cron.find_next_occurrence(&local, false).ok()?;
         Some(next.timestamp_millis())
     }
 
     /// Whether a run is due that had last run at `last`: several that were missed make one.
-    pub fn is_due(&self, last: Millis, now: Millis) -> bool {
+    pub(crate) fn is_due(&self, last: Millis, now: Millis) -> bool {
         self.next_after(last).is_some_and(|next| next <= now)
     }
 }
@@ -53,7 +64,9 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Millis {
-        DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis()
+        DateTime::parse_from_rfc3339(text)
+            .unwrap()
+            .timestamp_millis()
     }
 
     #[test]
@@ -65,7 +78,11 @@ mod tests {
             moment = schedule.next_after(moment).unwrap();
             runs.push(moment);
         }
-        let expected = ["2026-03-28T05:30:00Z", "2026-03-29T04:30:00Z", "2026-03-30T04:30:00Z"];
+        let expected = [
+            "2026-03-28T05:30:00Z",
+            "2026-03-29T04:30:00Z",
+            "2026-03-30T04:30:00Z",
+        ];
         assert_eq!(runs, expected.map(at));
     }
 
@@ -85,7 +102,14 @@ mod tests {
         for wrong in ["", "61 * * * *", "* * *", "every day", "0 0 31 2 *"] {
             assert!(Schedule::parse(wrong, "UTC").is_err(), "{wrong}");
         }
-        assert!(Schedule::parse("0 0 * * *", "Mars/Olympus").unwrap_err().contains("Mars"));
-        assert!(Schedule::parse("*/15 * * * * *", "UTC").is_ok(), "seconds are a sixth field");
+        assert!(
+            Schedule::parse("0 0 * * *", "Mars/Olympus")
+                .unwrap_err()
+                .contains("Mars")
+        );
+        assert!(
+            Schedule::parse("*/15 * * * * *", "UTC").is_ok(),
+            "seconds are a sixth field"
+        );
     }
 }

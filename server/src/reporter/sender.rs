@@ -74,7 +74,9 @@ struct Sender {
 impl Reporter {
     /// Starts the sender, where there is a Stripe account to send to.
     pub(crate) fn start_sending(self: &Arc<Self>) {
-        let Some(stripe) = self.stripe.clone() else { return };
+        let Some(stripe) = self.stripe.clone() else {
+            return;
+        };
         let per_second = NonZeroU32::new(self.options.events_per_sec).unwrap_or(NonZeroU32::MIN);
         let now = Instant::now();
         let sender = Sender {
@@ -97,7 +99,9 @@ impl Sender {
     async fn run(mut self) {
         let shutdown = self.reporter.shutdown.clone();
         let reporter = Arc::clone(&self.reporter);
-        let idle = Duration::from_millis(u64::try_from(reporter.options.retry_ms).unwrap_or(u64::MAX)).min(IDLE);
+        let idle =
+            Duration::from_millis(u64::try_from(reporter.options.retry_ms).unwrap_or(u64::MAX))
+                .min(IDLE);
         while !shutdown.is_cancelled() {
             let started = match self.start_due().await {
                 Ok(started) => started,
@@ -134,7 +138,11 @@ impl Sender {
         if now >= self.prolong_at {
             let ttl_ms = Millis::from(LEASE_SECS).saturating_mul(1_000);
             let reporter = &self.reporter;
-            if reporter.store.hold_lease(LEASE, &reporter.replica, ttl_ms).await? {
+            if reporter
+                .store
+                .hold_lease(LEASE, &reporter.replica, ttl_ms)
+                .await?
+            {
                 let seconds = |secs: u32| Duration::from_secs(secs.into());
                 self.held_until = now.checked_add(seconds(LEASE_SECS)).unwrap_or(now);
                 self.prolong_at = now.checked_add(seconds(LEASE_SECS / 3)).unwrap_or(now);
@@ -147,9 +155,16 @@ impl Sender {
 
     /// Starts requests for one page of what is due; false when nothing could be started.
     async fn start_due(&mut self) -> Result<bool> {
-        let room = self.reporter.options.concurrency.saturating_sub(self.busy.len());
+        let room = self
+            .reporter
+            .options
+            .concurrency
+            .saturating_sub(self.busy.len());
         let now = Instant::now();
-        if room == 0 || self.paused_until.is_some_and(|until| now < until) || !self.holds_lease().await? {
+        if room == 0
+            || self.paused_until.is_some_and(|until| now < until)
+            || !self.holds_lease().await?
+        {
             return Ok(false);
         }
         self.paused_meters.retain(|_, until| now < *until);
@@ -196,7 +211,9 @@ impl Sender {
         let mut seen_all = true;
         let mut last = None;
         for report in page {
-            let Some(lane) = lane_of(&report) else { continue };
+            let Some(lane) = lane_of(&report) else {
+                continue;
+            };
             if self.busy.contains(&lane) || lanes.contains(&lane) {
                 last = Some(lane);
                 continue;
@@ -217,7 +234,11 @@ impl Sender {
         let (Task::Send(report) | Task::Look(report)) = &task;
         let Some(lane) = lane_of(report) else { return };
         self.busy.insert(lane.clone());
-        let (reporter, stripe, rate) = (Arc::clone(&self.reporter), self.stripe.clone(), Arc::clone(&self.rate));
+        let (reporter, stripe, rate) = (
+            Arc::clone(&self.reporter),
+            self.stripe.clone(),
+            Arc::clone(&self.rate),
+        );
         self.under_way.spawn(async move {
             match task {
                 Task::Send(report) => {
@@ -230,7 +251,10 @@ impl Sender {
     }
 
     /// Records what has ended, all of it in one transaction, and frees its lanes.
-    async fn record_ended(&mut self, first: Option<std::result::Result<Ended, tokio::task::JoinError>>) {
+    async fn record_ended(
+        &mut self,
+        first: Option<std::result::Result<Ended, tokio::task::JoinError>>,
+    ) {
         let mut settlements = Vec::new();
         let mut next = first.or_else(|| self.under_way.try_join_next());
         while let Some(ended) = next {
@@ -248,10 +272,18 @@ impl Sender {
             return;
         }
         // What cannot be recorded now stays `sending`: it is sent again, and Stripe says it has it.
-        if let Err(error) = self.reporter.store.settle(&settlements, self.reporter.clock.now()).await {
+        if let Err(error) = self
+            .reporter
+            .store
+            .settle(&settlements, self.reporter.clock.now())
+            .await
+        {
             tracing::error!(%error, reports = settlements.len(), "Stripe's answers could not be recorded");
         }
-        for lane in settlements.iter().filter_map(|settlement| lane_of(&settlement.report)) {
+        for lane in settlements
+            .iter()
+            .filter_map(|settlement| lane_of(&settlement.report))
+        {
             self.busy.remove(&lane);
         }
         self.reporter.settled.notify_waiters();
@@ -280,7 +312,9 @@ fn lane_of(report: &Report) -> Option<Lane> {
 /// How long after an attempt the next one follows: doubling, with jitter, up to a quarter of an hour.
 fn backoff_ms(attempts: i32, retry_ms: Millis) -> Millis {
     let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(u64::try_from(retry_ms).unwrap_or(1_000)))
+        .with_min_delay(Duration::from_millis(
+            u64::try_from(retry_ms).unwrap_or(1_000),
+        ))
         .with_max_delay(MAX_RETRY)
         .without_max_times()
         .with_jitter()
@@ -305,9 +339,14 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         timestamp: report.event_timestamp.unwrap_or(report.window_start),
         identifier: name.clone(),
     };
-    let answer = stripe.send(&event, &format!("{name}-{}", report.attempts)).await;
+    let answer = stripe
+        .send(&event, &format!("{name}-{}", report.attempts))
+        .await;
     let now = reporter.clock.now();
-    let retry_at = now.saturating_add(backoff_ms(report.attempts.saturating_sub(1), reporter.options.retry_ms));
+    let retry_at = now.saturating_add(backoff_ms(
+        report.attempts.saturating_sub(1),
+        reporter.options.retry_ms,
+    ));
     let (happened, pause) = match &answer {
         Ok(()) => (Some(Event::Accept), None),
         Err(Failure::Unanswered(_)) => (None, None),
@@ -316,13 +355,23 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         Err(Failure::NoCustomer(_)) => (Some(Event::Park), None),
         Err(Failure::Refused(_)) => (Some(Event::Reject), None),
     };
-    let error = answer.as_ref().err().map(|failure| failure.message().to_owned());
+    let error = answer
+        .as_ref()
+        .err()
+        .map(|failure| failure.message().to_owned());
     match &error {
         None => tracing::debug!(report = %report.id, "accepted"),
-        Some(error) => tracing::warn!(report = %report.id, attempt = report.attempts, %error, "not accepted"),
+        Some(error) => {
+            tracing::warn!(report = %report.id, attempt = report.attempts, %error, "not accepted")
+        }
     }
     Ended {
-        settlement: Settlement { report, event: happened, error, next_attempt_at: retry_at },
+        settlement: Settlement {
+            report,
+            event: happened,
+            error,
+            next_attempt_at: retry_at,
+        },
         pause,
     }
 }
@@ -335,9 +384,21 @@ async fn look(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         Ok((event, why)) => (event, Some(why)),
         Err(why) => (None, Some(why)),
     };
-    let error = if event == Some(Event::Accept) { None } else { error };
+    let error = if event == Some(Event::Accept) {
+        None
+    } else {
+        error
+    };
     let next_attempt_at = reporter.clock.now().saturating_add(LOOK_AGAIN_MS);
-    Ended { settlement: Settlement { report, event, error, next_attempt_at }, pause: None }
+    Ended {
+        settlement: Settlement {
+            report,
+            event,
+            error,
+            next_attempt_at,
+        },
+        pause: None,
+    }
 }
 
 async fn find(
@@ -370,22 +431,41 @@ async fn find(
         return Ok((Some(Event::Accept), "found at Stripe".to_owned()));
     }
     if held != others {
-        return Ok((None, format!("Stripe holds {held} in its minute; {others} without it were expected")));
+        return Ok((
+            None,
+            format!("Stripe holds {held} in its minute; {others} without it were expected"),
+        ));
     }
     if report.generation >= MAX_GENERATION {
-        return Ok((None, "not found at Stripe, and sent anew as often as is allowed".to_owned()));
+        return Ok((
+            None,
+            "not found at Stripe, and sent anew as often as is allowed".to_owned(),
+        ));
     }
     let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
-    let witness = reporter.store.find_witness(lane, sent_at).await.map_err(|error| error.to_string())?;
+    let witness = reporter
+        .store
+        .find_witness(lane, sent_at)
+        .await
+        .map_err(|error| error.to_string())?;
     let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
-        return Ok((None, "not found at Stripe, and no later event proves that its totals are current".to_owned()));
+        return Ok((
+            None,
+            "not found at Stripe, and no later event proves that its totals are current".to_owned(),
+        ));
     };
     let minute = minute_of(stamp);
     let (expected, is_undecided) = ours(minute).await?;
     if is_undecided || total(minute).await? != expected {
-        return Ok((None, "not found at Stripe, whose totals are behind".to_owned()));
+        return Ok((
+            None,
+            "not found at Stripe, whose totals are behind".to_owned(),
+        ));
     }
-    Ok((Some(Event::SendAnew), "proven not to have arrived; sent under a new identifier".to_owned()))
+    Ok((
+        Some(Event::SendAnew),
+        "proven not to have arrived; sent under a new identifier".to_owned(),
+    ))
 }
 
 #[cfg(test)]

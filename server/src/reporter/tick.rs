@@ -26,7 +26,9 @@ const HOUSEKEEPING_PAUSE: Duration = Duration::from_millis(20);
 impl Reporter {
     /// Beats once now, so that a run missed while the service was down is made up for, and from then on by
     /// the scheduler until the shutdown.
-    pub(crate) async fn start_beating(self: &Arc<Self>) -> std::result::Result<(), JobSchedulerError> {
+    pub(crate) async fn start_beating(
+        self: &Arc<Self>,
+    ) -> std::result::Result<(), JobSchedulerError> {
         let beating = Arc::new(tokio::sync::Mutex::new(()));
         let reporter = Arc::clone(self);
         let job = Job::new_async(BEAT, move |_, _| {
@@ -75,12 +77,20 @@ impl Reporter {
                 requested_by: self.replica.clone(),
                 scope: Scope::All,
             };
-            if let Some(run) = self.store.claim_scheduled_run(REPORT_JOB, last, &new, now).await? {
+            if let Some(run) = self
+                .store
+                .claim_scheduled_run(REPORT_JOB, last, &new, now)
+                .await?
+            {
                 tracing::info!(run = %run.id, "scheduled run");
                 self.spawn_closing(run);
             }
         }
-        for run in self.store.abandoned_runs(now.saturating_sub(ABANDONED_MS)).await? {
+        for run in self
+            .store
+            .abandoned_runs(now.saturating_sub(ABANDONED_MS))
+            .await?
+        {
             tracing::warn!(run = %run.id, "a run that was left unfinished is taken up");
             self.store.touch_run(run.id, now).await?;
             self.spawn_closing(run);
@@ -91,7 +101,9 @@ impl Reporter {
     async fn keep_house(&self) -> Result<()> {
         let now = self.clock.now();
         let last = self.store.last_run_at(HOUSEKEEPING_JOB, now).await?;
-        if now.saturating_sub(last) < HOUR_MS || !self.store.claim_job(HOUSEKEEPING_JOB, last, now).await? {
+        if now.saturating_sub(last) < HOUR_MS
+            || !self.store.claim_job(HOUSEKEEPING_JOB, last, now).await?
+        {
             return Ok(());
         }
         for _ in 0..HOUSEKEEPING_STEPS {

@@ -1,7 +1,9 @@
 //! `AccountService`: whom accounts bill to.
 
 use tonic::{Request, Response, Status};
-use usage_proto::v1::{self, account_service_server::AccountService, put_account_request::Billing as WireBilling};
+use usage_proto::v1::{
+    self, account_service_server::AccountService, put_account_request::Billing as WireBilling,
+};
 
 use super::{page_token, wire};
 use crate::{
@@ -37,7 +39,10 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
         etag: (!request.etag.is_empty()).then_some(request.etag),
     };
     match request.billing {
-        None => Err(Refusal::invalid("billing", "billing is missing: give stripe or free")),
+        None => Err(Refusal::invalid(
+            "billing",
+            "billing is missing: give stripe or free",
+        )),
         Some(WireBilling::Free(_)) => Ok(put),
         Some(WireBilling::Stripe(stripe)) => {
             check_stripe_id("stripe.customer", &stripe.customer)?;
@@ -68,7 +73,10 @@ fn account(account: Account) -> v1::Account {
     let valid_from = wire::timestamp(account.link.valid_from);
     let billing = match account.link.billing {
         Billing::Free => v1::account::Billing::Free(v1::FreeBilling {}),
-        Billing::Stripe { customer, subscription } => v1::account::Billing::Stripe(v1::StripeBilling {
+        Billing::Stripe {
+            customer,
+            subscription,
+        } => v1::account::Billing::Stripe(v1::StripeBilling {
             customer,
             subscription: subscription.unwrap_or_default(),
             current_period: account.current_period.map(wire::period),
@@ -91,8 +99,13 @@ impl AccountService for AccountRpc {
         request: Request<v1::PutAccountRequest>,
     ) -> std::result::Result<Response<v1::PutAccountResponse>, Status> {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
-        let put = self.store.put_account(&put, self.slots, self.clock.now()).await?;
-        Ok(Response::new(v1::PutAccountResponse { account: Some(account(put)) }))
+        let put = self
+            .store
+            .put_account(&put, self.slots, self.clock.now())
+            .await?;
+        Ok(Response::new(v1::PutAccountResponse {
+            account: Some(account(put)),
+        }))
     }
 
     async fn get_account(
@@ -101,7 +114,9 @@ impl AccountService for AccountRpc {
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
         let account_id = request.into_inner().account_id;
         let found = find(&self.store, &account_id).await?;
-        Ok(Response::new(v1::GetAccountResponse { account: Some(account(found)) }))
+        Ok(Response::new(v1::GetAccountResponse {
+            account: Some(account(found)),
+        }))
     }
 
     async fn list_accounts(
@@ -114,7 +129,10 @@ impl AccountService for AccountRpc {
         let after = page_token::decode(FILTER, &request.page_token)
             .map_err(Error::from)?
             .unwrap_or_default();
-        let mut accounts = self.store.list_accounts(&after, limit.saturating_add(1)).await?;
+        let mut accounts = self
+            .store
+            .list_accounts(&after, limit.saturating_add(1))
+            .await?;
         let more = u64::try_from(accounts.len()).is_ok_and(|len| len > limit);
         if more {
             accounts.pop();
@@ -124,7 +142,10 @@ impl AccountService for AccountRpc {
             _ => String::new(),
         };
         let accounts = accounts.into_iter().map(account).collect();
-        Ok(Response::new(v1::ListAccountsResponse { accounts, next_page_token }))
+        Ok(Response::new(v1::ListAccountsResponse {
+            accounts,
+            next_page_token,
+        }))
     }
 }
 

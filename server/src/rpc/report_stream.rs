@@ -38,15 +38,23 @@ impl Stream for ReportStream {
         self.0.poll_recv(cx).map(|event| {
             event.map(|event| {
                 let event = event?;
-                Ok(v1::ForceReportResponse { event: Some(response(event)) })
+                Ok(v1::ForceReportResponse {
+                    event: Some(response(event)),
+                })
             })
         })
     }
 }
 
 /// Whose reports a request means; `None` when it watches a run instead.
-pub(super) fn scope(request: &v1::ForceReportRequest) -> std::result::Result<Option<Scope>, Refusal> {
-    let named = [!request.account_ids.is_empty(), request.all, !request.run_id.is_empty()];
+pub(super) fn scope(
+    request: &v1::ForceReportRequest,
+) -> std::result::Result<Option<Scope>, Refusal> {
+    let named = [
+        !request.account_ids.is_empty(),
+        request.all,
+        !request.run_id.is_empty(),
+    ];
     if named.iter().filter(|is_given| **is_given).count() != 1 {
         return Err(Refusal::invalid(
             "account_ids",
@@ -55,7 +63,10 @@ pub(super) fn scope(request: &v1::ForceReportRequest) -> std::result::Result<Opt
     }
     if !request.run_id.is_empty() {
         return if request.dry_run {
-            Err(Refusal::invalid("dry_run", "dry_run starts nothing, so it cannot watch a run_id"))
+            Err(Refusal::invalid(
+                "dry_run",
+                "dry_run starts nothing, so it cannot watch a run_id",
+            ))
         } else {
             Ok(None)
         };
@@ -82,14 +93,16 @@ fn response(event: RunEvent) -> Wire {
     let id = |run: Option<uuid::Uuid>| run.map(|id| id.to_string()).unwrap_or_default();
     match event {
         RunEvent::Started { run_id } => Wire::Started(v1::ReportRunStarted { run_id: id(run_id) }),
-        RunEvent::Progress { summary, closing_finished, in_earlier_runs } => {
-            Wire::Progress(v1::ReportRunProgress {
-                closed: summary.closed.reports,
-                done: summary.done(),
-                closing_finished,
-                in_earlier_runs: i64::try_from(in_earlier_runs).unwrap_or(i64::MAX),
-            })
-        }
+        RunEvent::Progress {
+            summary,
+            closing_finished,
+            in_earlier_runs,
+        } => Wire::Progress(v1::ReportRunProgress {
+            closed: summary.closed.reports,
+            done: summary.done(),
+            closing_finished,
+            in_earlier_runs: i64::try_from(in_earlier_runs).unwrap_or(i64::MAX),
+        }),
         RunEvent::Preview(reports) => Wire::Preview(v1::ReportPreview {
             reports: reports.into_iter().map(wire::usage_report).collect(),
         }),

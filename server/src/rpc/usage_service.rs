@@ -59,7 +59,11 @@ impl UsageRpc {
             fingerprint: fingerprint(&request.increments),
         });
         let first = |mut refusals: Vec<Refusal>| {
-            if refusals.is_empty() { Refusal::invalid("increments", "not valid") } else { refusals.swap_remove(0) }
+            if refusals.is_empty() {
+                Refusal::invalid("increments", "not valid")
+            } else {
+                refusals.swap_remove(0)
+            }
         };
         let items = request
             .increments
@@ -75,7 +79,10 @@ fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
     let mut text = String::new();
     for item in increments {
         // Debug quotes the texts, so that no two batches write the same.
-        let time = item.timestamp.as_ref().map(|at| (at.seconds, at.nanos / 1_000_000));
+        let time = item
+            .timestamp
+            .as_ref()
+            .map(|at| (at.seconds, at.nanos / 1_000_000));
         let mut dimensions: Vec<_> = item.dimensions.iter().collect();
         dimensions.sort();
         // Writing to a String cannot fail.
@@ -101,7 +108,10 @@ fn increment_result(outcome: Outcome) -> v1::IncrementResult {
             }),
         ),
     };
-    v1::IncrementResult { outcome: outcome.into(), error }
+    v1::IncrementResult {
+        outcome: outcome.into(),
+        error,
+    }
 }
 
 #[tonic::async_trait]
@@ -125,7 +135,10 @@ impl UsageService for UsageRpc {
         let batch = self.parse_batch(request.into_inner())?;
         let (duplicate, outcomes) = self.ledger.count_batch(batch).await?;
         let results = outcomes.into_iter().map(increment_result).collect();
-        Ok(Response::new(v1::IncrementBatchResponse { results, duplicate }))
+        Ok(Response::new(v1::IncrementBatchResponse {
+            results,
+            duplicate,
+        }))
     }
 
     async fn get(
@@ -133,7 +146,8 @@ impl UsageService for UsageRpc {
         request: Request<v1::GetRequest>,
     ) -> std::result::Result<Response<v1::GetResponse>, Status> {
         let request = request.into_inner();
-        let (granularity, wire_granularity) = wire::granularity(request.granularity).map_err(Error::from)?;
+        let (granularity, wire_granularity) =
+            wire::granularity(request.granularity).map_err(Error::from)?;
         let period = request
             .period
             .as_ref()
@@ -147,7 +161,14 @@ impl UsageService for UsageRpc {
             granularity,
             zone: request.time_zone,
         };
-        let shown = show::show(&self.store, &self.meters, self.slots, asked, self.clock.now()).await?;
+        let shown = show::show(
+            &self.store,
+            &self.meters,
+            self.slots,
+            asked,
+            self.clock.now(),
+        )
+        .await?;
         Ok(Response::new(v1::GetResponse {
             account_id: shown.account_id,
             period: Some(wire::period(shown.period)),
@@ -169,7 +190,10 @@ impl UsageService for UsageRpc {
         let before = page_token::decode(&name, &request.page_token)
             .map_err(Error::from)?
             .and_then(|position| Uuid::parse_str(&position).ok());
-        let mut reports = self.store.list_reports(&filter, before, limit.saturating_add(1)).await?;
+        let mut reports = self
+            .store
+            .list_reports(&filter, before, limit.saturating_add(1))
+            .await?;
         let more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
         if more {
             reports.pop();
@@ -179,7 +203,10 @@ impl UsageService for UsageRpc {
             _ => String::new(),
         };
         let reports = reports.into_iter().map(wire::usage_report).collect();
-        Ok(Response::new(v1::ListReportsResponse { reports, next_page_token }))
+        Ok(Response::new(v1::ListReportsResponse {
+            reports,
+            next_page_token,
+        }))
     }
 
     type ForceReportStream = ReportStream;
@@ -188,12 +215,19 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ForceReportRequest>,
     ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
-        let requested_by = request.remote_addr().map(|addr| addr.to_string()).unwrap_or_default();
+        let requested_by = request
+            .remote_addr()
+            .map(|addr| addr.to_string())
+            .unwrap_or_default();
         let request = request.into_inner();
         let events = match scope(&request).map_err(Error::from)? {
-            None => self.reporter.watch(self.reporter.run(run_id(&request.run_id)?).await?),
+            None => self
+                .reporter
+                .watch(self.reporter.run(run_id(&request.run_id)?).await?),
             Some(scope) if request.dry_run => self.reporter.preview(scope),
-            Some(scope) => self.reporter.watch(self.reporter.report(requested_by, scope).await?),
+            Some(scope) => self
+                .reporter
+                .watch(self.reporter.report(requested_by, scope).await?),
         };
         Ok(Response::new(ReportStream::new(events)))
     }
@@ -207,7 +241,9 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
     if !request.account_id.is_empty() {
         check_account_id(&request.account_id)?;
     }
-    let run_id = (!request.run_id.is_empty()).then(|| run_id(&request.run_id)).transpose()?;
+    let run_id = (!request.run_id.is_empty())
+        .then(|| run_id(&request.run_id))
+        .transpose()?;
     let mut states = request
         .states
         .iter()

@@ -21,7 +21,10 @@ const NANOS_A_MILLI: i64 = 1_000_000;
 /// A moment on the wire.
 pub(super) fn timestamp(at: Millis) -> Timestamp {
     let nanos = at.rem_euclid(SECOND_MS).saturating_mul(NANOS_A_MILLI);
-    Timestamp { seconds: at.div_euclid(SECOND_MS), nanos: i32::try_from(nanos).unwrap_or(0) }
+    Timestamp {
+        seconds: at.div_euclid(SECOND_MS),
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }
 }
 
 /// A moment from the wire, truncated to milliseconds.
@@ -38,12 +41,18 @@ pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Refus
         ));
     }
     let millis = i64::from(timestamp.nanos) / NANOS_A_MILLI;
-    Ok(timestamp.seconds.saturating_mul(SECOND_MS).saturating_add(millis))
+    Ok(timestamp
+        .seconds
+        .saturating_mul(SECOND_MS)
+        .saturating_add(millis))
 }
 
 /// A period on the wire.
 pub(super) fn period(interval: Interval) -> v1::Period {
-    v1::Period { start: Some(timestamp(interval.start)), end: Some(timestamp(interval.end)) }
+    v1::Period {
+        start: Some(timestamp(interval.start)),
+        end: Some(timestamp(interval.end)),
+    }
 }
 
 /// A period from the wire; both edges are needed.
@@ -52,10 +61,16 @@ pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Ref
         let field = format!("{field}.{name}");
         match edge {
             Some(edge) => millis(&field, edge),
-            None => Err(Refusal::invalid(field.clone(), format!("{field} is missing"))),
+            None => Err(Refusal::invalid(
+                field.clone(),
+                format!("{field} is missing"),
+            )),
         }
     };
-    let interval = Interval { start: edge("start", &period.start)?, end: edge("end", &period.end)? };
+    let interval = Interval {
+        start: edge("start", &period.start)?,
+        end: edge("end", &period.end)?,
+    };
     if interval.start >= interval.end {
         return Err(Refusal::invalid(
             field,
@@ -113,15 +128,26 @@ pub(super) fn state(number: i32) -> Result<State, Refusal> {
         .iter()
         .find(|(_, wire)| i32::from(*wire) == number)
         .map(|(state, _)| *state)
-        .ok_or_else(|| Refusal::invalid("states", format!("states holds {number}, which is not a state of a usage report")))
+        .ok_or_else(|| {
+            Refusal::invalid(
+                "states",
+                format!("states holds {number}, which is not a state of a usage report"),
+            )
+        })
 }
 
 /// A granularity of the wire, and the one it stands for.
 pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Refusal> {
-    let wire = v1::Granularity::try_from(number)
-        .map_err(|_| Refusal::invalid("granularity", format!("granularity is {number}, which is not one")))?;
+    let wire = v1::Granularity::try_from(number).map_err(|_| {
+        Refusal::invalid(
+            "granularity",
+            format!("granularity is {number}, which is not one"),
+        )
+    })?;
     Ok(match wire {
-        v1::Granularity::Unspecified | v1::Granularity::Total => (Granularity::Total, v1::Granularity::Total),
+        v1::Granularity::Unspecified | v1::Granularity::Total => {
+            (Granularity::Total, v1::Granularity::Total)
+        }
         v1::Granularity::Slot => (Granularity::Slot, wire),
         v1::Granularity::Hour => (Granularity::Hour, wire),
         v1::Granularity::Day => (Granularity::Day, wire),
@@ -131,7 +157,10 @@ pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity),
 
 /// Number and total of some reports.
 pub(super) fn count(count: Count) -> v1::ReportCount {
-    v1::ReportCount { reports: count.reports, quantity: count.quantity }
+    v1::ReportCount {
+        reports: count.reports,
+        quantity: count.quantity,
+    }
 }
 
 /// A usage report.
@@ -141,7 +170,10 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
         .iter()
         .find(|(known, _)| Some(*known) == state)
         .map_or(v1::UsageReportState::Unspecified, |(_, wire)| *wire);
-    let window = Interval { start: report.window_start, end: report.window_end };
+    let window = Interval {
+        start: report.window_start,
+        end: report.window_end,
+    };
     v1::UsageReport {
         id: report.id.to_string(),
         account_id: report.account_id,
@@ -172,19 +204,52 @@ mod tests {
     fn every_state_and_reason_is_in_the_contract() {
         for state in State::ALL {
             let (_, wire) = STATES.iter().find(|(known, _)| *known == state).unwrap();
-            let name = wire.as_str_name().strip_prefix("USAGE_REPORT_STATE_").unwrap();
+            let name = wire
+                .as_str_name()
+                .strip_prefix("USAGE_REPORT_STATE_")
+                .unwrap();
             assert_eq!(name.to_lowercase(), state.name());
         }
         assert_eq!(reason(Reason::KeyReused), v1::ErrorReason::KeyReused);
-        assert_eq!(reason(Reason::TooManyPoints), v1::ErrorReason::TooManyPoints);
+        assert_eq!(
+            reason(Reason::TooManyPoints),
+            v1::ErrorReason::TooManyPoints
+        );
     }
 
     #[test]
     fn times_are_truncated_to_milliseconds_also_before_1970() {
-        let before = Timestamp { seconds: -1, nanos: 999_999_999 };
+        let before = Timestamp {
+            seconds: -1,
+            nanos: 999_999_999,
+        };
         assert_eq!(millis("t", &before), Ok(-1));
-        assert_eq!(timestamp(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
-        assert!(millis("t", &Timestamp { seconds: i64::MAX, nanos: 0 }).is_err());
-        assert!(millis("t", &Timestamp { seconds: 0, nanos: -1 }).is_err());
+        assert_eq!(
+            timestamp(-1),
+            Timestamp {
+                seconds: -1,
+                nanos: 999_000_000
+            }
+        );
+        assert!(
+            millis(
+                "t",
+                &Timestamp {
+                    seconds: i64::MAX,
+                    nanos: 0
+                }
+            )
+            .is_err()
+        );
+        assert!(
+            millis(
+                "t",
+                &Timestamp {
+                    seconds: 0,
+                    nanos: -1
+                }
+            )
+            .is_err()
+        );
     }
 }

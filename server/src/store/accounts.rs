@@ -1,7 +1,8 @@
 //! Whom accounts bill to: links, customers and billing periods, and what a new boundary does to reports.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
     QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Alias, Expr, ExprTrait as _, OnConflict, Query},
 };
@@ -65,7 +66,12 @@ impl Store {
     /// Links an account or says that it is free; putting what is so already changes nothing.
     ///
     /// A new boundary cuts the account's open reports, and the reports that waited for a link get theirs.
-    pub(crate) async fn put_account(&self, put: &PutAccount, slots: Slots, now: Millis) -> Result<Account> {
+    pub(crate) async fn put_account(
+        &self,
+        put: &PutAccount,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<Account> {
         let tx = self.begin_moving_boundaries().await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;
@@ -74,10 +80,15 @@ impl Store {
             .remove(&put.account_id)
             .unwrap_or_default();
         let is_same_link = before.as_ref().is_some_and(|account| {
-            account.link.billing == put.billing && put.bill_from.is_none_or(|from| from == account.link.valid_from)
+            account.link.billing == put.billing
+                && put
+                    .bill_from
+                    .is_none_or(|from| from == account.link.valid_from)
         });
         let is_same_period = put.current_period.is_none()
-            || before.as_ref().is_some_and(|account| account.current_period == put.current_period);
+            || before
+                .as_ref()
+                .is_some_and(|account| account.current_period == put.current_period);
         if let (Some(account), true, true) = (&before, is_same_link, is_same_period) {
             let account = account.clone();
             tx.rollback().await?;
@@ -91,7 +102,9 @@ impl Store {
                 }
                 Billing::Free => now,
             };
-            let version = links.last().map_or(1, |last| last.version.saturating_add(1));
+            let version = links
+                .last()
+                .map_or(1, |last| last.version.saturating_add(1));
             insert_link(&tx, put, version, from, now).await?;
             move_customer(&tx, put).await?;
         }
@@ -125,8 +138,10 @@ impl Store {
                         .equals((account_link::Entity, account_link::Column::AccountId)),
                 )
                 .and_where(
-                    Expr::col((newer, account_link::Column::Version))
-                        .gt(Expr::col((account_link::Entity, account_link::Column::Version))),
+                    Expr::col((newer, account_link::Column::Version)).gt(Expr::col((
+                        account_link::Entity,
+                        account_link::Column::Version,
+                    ))),
                 )
                 .to_owned(),
         );
@@ -146,9 +161,16 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(|row| {
-                let last = periods.iter().rfind(|period| period.account_id == row.account_id).map(interval);
+                let last = periods
+                    .iter()
+                    .rfind(|period| period.account_id == row.account_id)
+                    .map(interval);
                 let (account_id, link) = link(row);
-                Account { account_id, link, current_period: last }
+                Account {
+                    account_id,
+                    link,
+                    current_period: last,
+                }
             })
             .collect())
     }
@@ -166,19 +188,30 @@ impl Store {
 }
 
 fn interval(row: &billing_period::Model) -> Interval {
-    Interval { start: row.period_start, end: row.period_end }
+    Interval {
+        start: row.period_start,
+        end: row.period_end,
+    }
 }
 
 fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
-    let Some(given) = &put.etag else { return Ok(()) };
+    let Some(given) = &put.etag else {
+        return Ok(());
+    };
     let actual = before.map(Account::etag).unwrap_or_default();
     if *given == actual {
         return Ok(());
     }
-    Err(Error::EtagMismatch { given: given.clone(), actual })
+    Err(Error::EtagMismatch {
+        given: given.clone(),
+        actual,
+    })
 }
 
-async fn find_account(db: &impl ConnectionTrait, account_id: &str) -> std::result::Result<Option<Account>, DbErr> {
+async fn find_account(
+    db: &impl ConnectionTrait,
+    account_id: &str,
+) -> std::result::Result<Option<Account>, DbErr> {
     let row = account_link::Entity::find()
         .filter(account_link::Column::AccountId.eq(account_id))
         .order_by_desc(account_link::Column::Version)
@@ -191,7 +224,11 @@ async fn find_account(db: &impl ConnectionTrait, account_id: &str) -> std::resul
         .one(db)
         .await?;
     let (account_id, link) = link(row);
-    Ok(Some(Account { account_id, link, current_period: period.as_ref().map(interval) }))
+    Ok(Some(Account {
+        account_id,
+        link,
+        current_period: period.as_ref().map(interval),
+    }))
 }
 
 async fn insert_link(
@@ -213,7 +250,10 @@ async fn insert_link(
         subscription: Set(subscription),
         recorded_at: Set(now),
     };
-    account_link::Entity::insert(row).exec_without_returning(tx).await.map(|_| ())
+    account_link::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
 }
 
 /// A customer belongs to one account at a time: takes the new one, lets go of the old one.
@@ -222,7 +262,9 @@ async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()>
     if let Some(wanted) = wanted {
         let owner = customer::Entity::find_by_id(wanted).one(tx).await?;
         if owner.is_some_and(|owner| owner.account_id != put.account_id) {
-            return Err(Error::CustomerTaken { customer: wanted.to_owned() });
+            return Err(Error::CustomerTaken {
+                customer: wanted.to_owned(),
+            });
         }
     }
     customer::Entity::delete_many()
@@ -234,7 +276,9 @@ async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()>
             customer: Set(wanted.to_owned()),
             account_id: Set(put.account_id.clone()),
         };
-        customer::Entity::insert(row).exec_without_returning(tx).await?;
+        customer::Entity::insert(row)
+            .exec_without_returning(tx)
+            .await?;
     }
     Ok(())
 }
@@ -282,11 +326,16 @@ async fn recut_open_reports(
         .all(tx)
         .await?;
     let boundaries = read(tx, &[account_id.into()], now.saturating_sub(DAY_MS)).await?;
-    let Some((_, boundaries)) = boundaries.into_iter().next() else { return Ok(()) };
+    let Some((_, boundaries)) = boundaries.into_iter().next() else {
+        return Ok(());
+    };
     let mut straddling = Vec::new();
     for report in open {
         let around = boundaries.window_around(slots, report.first_at);
-        let cut = around.intersection(Interval { start: report.window_start, end: report.window_end });
+        let cut = around.intersection(Interval {
+            start: report.window_start,
+            end: report.window_end,
+        });
         if cut.start == report.window_start && cut.end == report.window_end {
             continue;
         }
@@ -320,7 +369,9 @@ async fn relink_reports(
         .await?
         .remove(account_id)
         .unwrap_or_default();
-    let Some(latest) = links.last() else { return Ok(()) };
+    let Some(latest) = links.last() else {
+        return Ok(());
+    };
     let newly_in_force = standing_at(&links, latest.valid_from);
     let older = Standing::NotBillable;
     let since = usage_report::Column::FirstAt.gte(latest.valid_from);
@@ -330,7 +381,9 @@ async fn relink_reports(
         (State::Unlinked, &older, before),
         (State::NotBillable, &newly_in_force, since),
     ] {
-        let Some(to) = from.after(&Event::Relink(standing.clone())) else { continue };
+        let Some(to) = from.after(&Event::Relink(standing.clone())) else {
+            continue;
+        };
         if to == from {
             continue;
         }

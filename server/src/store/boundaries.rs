@@ -4,7 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use moka::sync::Cache;
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -66,7 +67,8 @@ impl BoundaryCache {
         }
         for accounts in missing.chunks(ACCOUNTS_A_QUERY) {
             for (account, boundaries) in read(tx, accounts, now).await? {
-                self.0.insert(Arc::clone(&account), (version, Arc::clone(&boundaries)));
+                self.0
+                    .insert(Arc::clone(&account), (version, Arc::clone(&boundaries)));
                 known.insert(account, boundaries);
             }
         }
@@ -89,7 +91,10 @@ pub(super) async fn read(
         .all(db)
         .await?;
     for link in links {
-        moments.entry(link.account_id).or_default().push(link.valid_from);
+        moments
+            .entry(link.account_id)
+            .or_default()
+            .push(link.valid_from);
     }
     let periods = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.is_in(names()))
@@ -144,9 +149,17 @@ pub(super) async fn read_links(
 /// A row of the table as the domain sees it.
 pub(super) fn link(row: account_link::Model) -> (String, Link) {
     let billing = match row.customer {
-        Some(customer) => Billing::Stripe { customer, subscription: row.subscription },
+        Some(customer) => Billing::Stripe {
+            customer,
+            subscription: row.subscription,
+        },
         None => Billing::Free,
     };
-    let link = Link { version: row.version, valid_from: row.valid_from, billing, recorded_at: row.recorded_at };
+    let link = Link {
+        version: row.version,
+        valid_from: row.valid_from,
+        billing,
+        recorded_at: row.recorded_at,
+    };
     (row.account_id, link)
 }

@@ -6,7 +6,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value, sea_query::ArrayType,
+    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
+    sea_query::ArrayType,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -28,15 +29,24 @@ pub(super) struct Addition {
 }
 
 fn texts<'a>(values: impl Iterator<Item = &'a str>) -> Value {
-    Value::Array(ArrayType::String, Some(Box::new(values.map(Value::from).collect())))
+    Value::Array(
+        ArrayType::String,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
 }
 
 fn numbers(values: impl Iterator<Item = i64>) -> Value {
-    Value::Array(ArrayType::BigInt, Some(Box::new(values.map(Value::from).collect())))
+    Value::Array(
+        ArrayType::BigInt,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
 }
 
 fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
-    Value::Array(ArrayType::Uuid, Some(Box::new(values.map(Value::from).collect())))
+    Value::Array(
+        ArrayType::Uuid,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
 }
 
 /// Records keys and says which of them were new, as indexes into `increments`.
@@ -66,7 +76,11 @@ pub(super) async fn insert_keys(
             texts(keys.iter().map(|key| &**key)),
             texts(increments.iter().map(|increment| &*increment.meter)),
             numbers(increments.iter().map(|increment| increment.quantity)),
-            numbers(increments.iter().map(|increment| increment.stated_at.unwrap_or(NO_TIME))),
+            numbers(
+                increments
+                    .iter()
+                    .map(|increment| increment.stated_at.unwrap_or(NO_TIME)),
+            ),
             NO_TIME.into(),
             now.into(),
         ];
@@ -99,7 +113,10 @@ pub(super) async fn insert_keys(
 ///
 /// # Errors
 /// A broken CHECK where a report would pass fifteen digits.
-pub(super) async fn add_to_open_reports(tx: &DatabaseTransaction, additions: &[Addition]) -> Result<(), DbErr> {
+pub(super) async fn add_to_open_reports(
+    tx: &DatabaseTransaction,
+    additions: &[Addition],
+) -> Result<(), DbErr> {
     const POSTGRES: &str = "INSERT INTO usage_reports \
         (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
         SELECT t.*, 'open' FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \

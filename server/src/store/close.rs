@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Select,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select,
     sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
@@ -33,10 +33,15 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// Narrows a query to the scope.
-    pub(super) fn narrow(&self, query: Select<usage_report::Entity>) -> Select<usage_report::Entity> {
+    pub(super) fn narrow(
+        &self,
+        query: Select<usage_report::Entity>,
+    ) -> Select<usage_report::Entity> {
         match self {
             Self::All => query,
-            Self::Accounts(accounts) => query.filter(usage_report::Column::AccountId.is_in(accounts)),
+            Self::Accounts(accounts) => {
+                query.filter(usage_report::Column::AccountId.is_in(accounts))
+            }
         }
     }
 }
@@ -77,7 +82,11 @@ impl Store {
                 ])),
             );
         }
-        let reports = query.limit(REPORTS_A_PAGE).lock_exclusive().all(&tx).await?;
+        let reports = query
+            .limit(REPORTS_A_PAGE)
+            .lock_exclusive()
+            .all(&tx)
+            .await?;
         let closed = close_reports(&tx, &reports, now, Some(run)).await?;
         report_run::Entity::update_many()
             .col_expr(
@@ -94,10 +103,13 @@ impl Store {
             .await?;
         tx.commit().await?;
         let is_full = u64::try_from(reports.len()).is_ok_and(|len| len == REPORTS_A_PAGE);
-        let next = reports
-            .last()
-            .filter(|_| is_full)
-            .map(|last| OpenCursor(last.account_id.clone(), last.meter.clone(), last.window_start));
+        let next = reports.last().filter(|_| is_full).map(|last| {
+            OpenCursor(
+                last.account_id.clone(),
+                last.meter.clone(),
+                last.window_start,
+            )
+        });
         Ok(ClosedPage { next })
     }
 }
@@ -132,7 +144,9 @@ pub(super) async fn close_reports(
             Standing::Billed(customer) => Some(customer.clone()),
             Standing::Unlinked | Standing::NotBillable => None,
         };
-        let Some(state) = State::Open.after(&Event::Close(standing)) else { continue };
+        let Some(state) = State::Open.after(&Event::Close(standing)) else {
+            continue;
+        };
         alike.entry((state, customer)).or_default().push(report);
     }
     let mut closed = (0_i64, 0_i64);
@@ -140,7 +154,10 @@ pub(super) async fn close_reports(
         let ids = reports.iter().map(|report| report.id);
         let accounts = reports.iter().map(|report| report.account_id.as_str());
         let updated = usage_report::Entity::update_many()
-            .col_expr(usage_report::Column::PeriodEnd, Expr::col(usage_report::Column::WindowEnd))
+            .col_expr(
+                usage_report::Column::PeriodEnd,
+                Expr::col(usage_report::Column::WindowEnd),
+            )
             .col_expr(usage_report::Column::ClosedAt, Expr::value(now))
             .col_expr(usage_report::Column::State, Expr::value(state.name()))
             .col_expr(usage_report::Column::Customer, Expr::value(customer))
@@ -151,8 +168,12 @@ pub(super) async fn close_reports(
             .filter(usage_report::Column::PeriodEnd.is_null())
             .exec(tx)
             .await?;
-        let quantity = reports.iter().fold(0_i64, |sum, report| sum.saturating_add(report.quantity));
-        closed.0 = closed.0.saturating_add(i64::try_from(updated.rows_affected).unwrap_or(i64::MAX));
+        let quantity = reports
+            .iter()
+            .fold(0_i64, |sum, report| sum.saturating_add(report.quantity));
+        closed.0 = closed
+            .0
+            .saturating_add(i64::try_from(updated.rows_affected).unwrap_or(i64::MAX));
         closed.1 = closed.1.saturating_add(quantity);
     }
     Ok(closed)

@@ -8,13 +8,15 @@ use std::{
 };
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    ActiveValue::Set,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
     sea_query::{Expr, ExprTrait as _, ValueTuple},
 };
 use uuid::Uuid;
 
 use super::{
-    Store, boundaries::BoundaryCache,
+    Store,
+    boundaries::BoundaryCache,
     bulk::{Addition, add_to_open_reports, insert_keys},
     overflow,
 };
@@ -125,13 +127,20 @@ impl Store {
         plan.settle_batch_keys(&tx, options.now).await?;
         plan.settle_keys(&tx, options.now).await?;
         let additions = plan.additions(&tx, cache, options).await?;
-        if careful || additions.iter().any(|row| row.quantity > MAX_REPORT_QUANTITY) {
+        if careful
+            || additions
+                .iter()
+                .any(|row| row.quantity > MAX_REPORT_QUANTITY)
+        {
             overflow::add_carefully(&tx, &additions, options.now).await?;
         } else {
             add_to_open_reports(&tx, &additions).await?;
         }
         let oldest_open = options.now.saturating_sub(CLOSE_AT_ONCE_MS);
-        for late in additions.iter().filter(|row| row.window.start < oldest_open) {
+        for late in additions
+            .iter()
+            .filter(|row| row.window.start < oldest_open)
+        {
             overflow::close_open_report(&tx, late, options.now).await?;
         }
         plan.store_batch_results(&tx).await?;
@@ -155,9 +164,9 @@ async fn record_commit(
     counted: &[&Increment],
     now: Millis,
 ) -> Result<(), CommitError> {
-    let quantity = counted
-        .iter()
-        .fold(0_i64, |sum, increment| sum.saturating_add(increment.quantity));
+    let quantity = counted.iter().fold(0_i64, |sum, increment| {
+        sum.saturating_add(increment.quantity)
+    });
     let row = commit::ActiveModel {
         id: Set(id),
         increments: Set(i64::try_from(counted.len()).unwrap_or(i64::MAX)),
@@ -176,7 +185,10 @@ fn is_check_violation(error: &DbErr) -> bool {
 }
 
 fn is_unique_violation(error: &DbErr) -> bool {
-    matches!(database_code(error).as_deref(), Some("23505" | "1555" | "2067"))
+    matches!(
+        database_code(error).as_deref(),
+        Some("23505" | "1555" | "2067")
+    )
 }
 
 /// The place of one increment in a group.
@@ -203,11 +215,21 @@ impl<'a> Plan<'a> {
                 Entry::Batch(batch) => batch
                     .items
                     .iter()
-                    .map(|item| item.as_ref().err().cloned().map_or(Outcome::Counted, Outcome::Refused))
+                    .map(|item| {
+                        item.as_ref()
+                            .err()
+                            .cloned()
+                            .map_or(Outcome::Counted, Outcome::Refused)
+                    })
                     .collect(),
             })
             .collect();
-        Self { entries: &group.entries, outcomes, answered: HashMap::new(), repeats: HashMap::new() }
+        Self {
+            entries: &group.entries,
+            outcomes,
+            answered: HashMap::new(),
+            repeats: HashMap::new(),
+        }
     }
 
     /// Every valid increment that may still count, with its place.
@@ -215,16 +237,14 @@ impl<'a> Plan<'a> {
         self.entries.iter().enumerate().flat_map(|(index, entry)| {
             let items: Box<dyn Iterator<Item = (Place, &'a Increment)>> = match entry {
                 Entry::One(increment) => Box::new(std::iter::once(((index, 0), increment))),
-                Entry::Batch(_) if self.answered.contains_key(&index) || self.repeats.contains_key(&index) => {
+                Entry::Batch(_)
+                    if self.answered.contains_key(&index) || self.repeats.contains_key(&index) =>
+                {
                     Box::new(std::iter::empty())
                 }
-                Entry::Batch(batch) => Box::new(
-                    batch
-                        .items
-                        .iter()
-                        .enumerate()
-                        .filter_map(move |(item, increment)| Some(((index, item), increment.as_ref().ok()?))),
-                ),
+                Entry::Batch(batch) => Box::new(batch.items.iter().enumerate().filter_map(
+                    move |(item, increment)| Some(((index, item), increment.as_ref().ok()?)),
+                )),
             };
             items
         })
@@ -235,7 +255,11 @@ impl<'a> Plan<'a> {
     }
 
     fn set_outcome(&mut self, (entry, item): Place, outcome: Outcome) {
-        if let Some(place) = self.outcomes.get_mut(entry).and_then(|items| items.get_mut(item)) {
+        if let Some(place) = self
+            .outcomes
+            .get_mut(entry)
+            .and_then(|items| items.get_mut(item))
+        {
             *place = outcome;
         }
     }
@@ -258,22 +282,32 @@ impl<'a> Plan<'a> {
                 _ => None,
             })
             .collect();
-        batches.sort_by(|(a, left), (b, right)| batch_key_of(left).cmp(batch_key_of(right)).then(a.cmp(b)));
+        batches.sort_by(|(a, left), (b, right)| {
+            batch_key_of(left).cmp(batch_key_of(right)).then(a.cmp(b))
+        });
         batches
     }
 
     /// Records the keys of whole batches; those that stand already are answered from what they hold.
-    async fn settle_batch_keys(&mut self, tx: &DatabaseTransaction, now: Millis) -> Result<(), DbErr> {
+    async fn settle_batch_keys(
+        &mut self,
+        tx: &DatabaseTransaction,
+        now: Millis,
+    ) -> Result<(), DbErr> {
         let batches = self.keyed_batches();
         let mut first: Option<(usize, &Batch)> = None;
         for (index, batch) in batches {
             let Some(key) = &batch.key else { continue };
             match first {
                 Some((earlier, other)) if batch_key_of(other) == &*key.key => {
-                    if other.key.as_ref().map(|other| &other.fingerprint) == Some(&key.fingerprint) {
+                    if other.key.as_ref().map(|other| &other.fingerprint) == Some(&key.fingerprint)
+                    {
                         self.repeats.insert(index, earlier);
                     } else {
-                        self.answered.insert(index, EntryOutcome::BatchRefused(batch_key_reused(&key.key)));
+                        self.answered.insert(
+                            index,
+                            EntryOutcome::BatchRefused(batch_key_reused(&key.key)),
+                        );
                     }
                     continue;
                 }
@@ -295,9 +329,14 @@ impl<'a> Plan<'a> {
             let stored = batch_key::Entity::find_by_id(&*key.key)
                 .one(tx)
                 .await?
-                .ok_or_else(|| DbErr::RecordNotFound("the batch key that was just in the way".to_owned()))?;
+                .ok_or_else(|| {
+                    DbErr::RecordNotFound("the batch key that was just in the way".to_owned())
+                })?;
             let outcome = if stored.fingerprint == key.fingerprint {
-                EntryOutcome::Batch { replayed: true, items: decode_results(&stored.results, batch.items.len())? }
+                EntryOutcome::Batch {
+                    replayed: true,
+                    items: decode_results(&stored.results, batch.items.len())?,
+                }
             } else {
                 EntryOutcome::BatchRefused(batch_key_reused(&key.key))
             };
@@ -317,7 +356,9 @@ impl<'a> Plan<'a> {
             (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
         });
         let firsts: Vec<&Increment> = keyed
-            .chunk_by(|(_, left, key), (_, right, other)| left.account_id == right.account_id && key == other)
+            .chunk_by(|(_, left, key), (_, right, other)| {
+                left.account_id == right.account_id && key == other
+            })
             .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
             .collect();
         let new = insert_keys(tx, &firsts, now).await?;
@@ -327,8 +368,12 @@ impl<'a> Plan<'a> {
             read_known(tx, &firsts, &new).await?
         };
         let mut settled = Vec::new();
-        for same in keyed.chunk_by(|(_, left, key), (_, right, other)| left.account_id == right.account_id && key == other) {
-            let Some(((_, first, key), rest)) = same.split_first() else { continue };
+        for same in keyed.chunk_by(|(_, left, key), (_, right, other)| {
+            left.account_id == right.account_id && key == other
+        }) {
+            let Some(((_, first, key), rest)) = same.split_first() else {
+                continue;
+            };
             let name = (first.account_id.to_string(), (*key).to_owned());
             let stored = known.get(&name);
             let holds = stored.map_or_else(|| first.content(), content);
@@ -354,7 +399,9 @@ impl<'a> Plan<'a> {
         options: CommitOptions,
     ) -> Result<Vec<Addition>, DbErr> {
         let counted = self.counted();
-        let accounts = counted.iter().map(|increment| Arc::clone(&increment.account_id));
+        let accounts = counted
+            .iter()
+            .map(|increment| Arc::clone(&increment.account_id));
         let boundaries = cache.load(tx, accounts, options.now).await?;
         let mut sums: BTreeMap<(&str, &str, Millis), Addition> = BTreeMap::new();
         for increment in counted {
@@ -383,7 +430,9 @@ impl<'a> Plan<'a> {
     /// Keeps what a retry of a new batch is to be answered; most batches simply counted everything.
     async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
         for (index, batch) in self.keyed_batches() {
-            let Some(outcomes) = self.outcomes.get(index) else { continue };
+            let Some(outcomes) = self.outcomes.get(index) else {
+                continue;
+            };
             let is_new = !self.answered.contains_key(&index) && !self.repeats.contains_key(&index);
             let results = encode_results(outcomes);
             if is_new && !results.is_empty() {
@@ -408,9 +457,15 @@ impl<'a> Plan<'a> {
                     (Some(answer), _) => answer.clone(),
                     (None, Some(earlier)) => match self.answered.get(earlier) {
                         Some(answer) => answer.clone(),
-                        None => EntryOutcome::Batch { replayed: true, items: own(*earlier) },
+                        None => EntryOutcome::Batch {
+                            replayed: true,
+                            items: own(*earlier),
+                        },
                     },
-                    (None, None) => EntryOutcome::Batch { replayed: false, items: own(index) },
+                    (None, None) => EntryOutcome::Batch {
+                        replayed: false,
+                        items: own(index),
+                    },
                 },
             })
             .collect()
@@ -434,7 +489,11 @@ fn batch_key_reused(key: &str) -> Refusal {
 }
 
 fn content(row: &idempotency_key::Model) -> Content<'_> {
-    Content { meter: &row.meter, quantity: row.quantity, stated_at: row.stated_at }
+    Content {
+        meter: &row.meter,
+        quantity: row.quantity,
+        stated_at: row.stated_at,
+    }
 }
 
 /// What the keys that were in the way stand for.
@@ -445,7 +504,12 @@ async fn read_known(
 ) -> Result<HashMap<(String, String), idempotency_key::Model>, DbErr> {
     let old: Vec<(String, String)> = firsts
         .iter()
-        .filter_map(|increment| Some((increment.account_id.to_string(), increment.key.as_deref()?.to_owned())))
+        .filter_map(|increment| {
+            Some((
+                increment.account_id.to_string(),
+                increment.key.as_deref()?.to_owned(),
+            ))
+        })
         .filter(|name| !new.contains(name))
         .collect();
     let mut known = HashMap::new();
@@ -479,12 +543,19 @@ fn encode_results(outcomes: &[Outcome]) -> String {
         .filter_map(|(index, outcome)| match outcome {
             Outcome::Counted => None,
             Outcome::Duplicate => Some(serde_json::json!([index])),
-            Outcome::Refused(refusal) => {
-                Some(serde_json::json!([index, refusal.reason.name(), refusal.field, refusal.message]))
-            }
+            Outcome::Refused(refusal) => Some(serde_json::json!([
+                index,
+                refusal.reason.name(),
+                refusal.field,
+                refusal.message
+            ])),
         })
         .collect();
-    if rows.is_empty() { String::new() } else { serde_json::Value::Array(rows).to_string() }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        serde_json::Value::Array(rows).to_string()
+    }
 }
 
 fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbErr> {
@@ -499,7 +570,9 @@ fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbErr> {
             .first()
             .and_then(serde_json::Value::as_u64)
             .and_then(|index| usize::try_from(index).ok());
-        let place = index.and_then(|index| outcomes.get_mut(index)).ok_or_else(damaged)?;
+        let place = index
+            .and_then(|index| outcomes.get_mut(index))
+            .ok_or_else(damaged)?;
         let text = |at: usize| row.get(at).and_then(serde_json::Value::as_str);
         *place = match (text(1), text(2), text(3)) {
             (Some(reason), Some(field), Some(message)) => Outcome::Refused(Refusal::new(
@@ -525,7 +598,10 @@ mod tests {
             Outcome::Refused(Refusal::invalid("quantity", "quantity is 0")),
             Outcome::Counted,
         ];
-        assert_eq!(decode_results(&encode_results(&outcomes), 4).unwrap(), outcomes);
+        assert_eq!(
+            decode_results(&encode_results(&outcomes), 4).unwrap(),
+            outcomes
+        );
         assert_eq!(encode_results(&[Outcome::Counted]), "");
         assert!(decode_results("[[9]]", 4).is_err());
     }

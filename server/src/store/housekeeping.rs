@@ -1,7 +1,8 @@
 //! Forgetting what nobody can ask for any more: old keys, and commits one by one.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, FromQueryResult,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, FromQueryResult,
     QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
     sea_query::{Expr, ExprTrait as _, Func, OnConflict},
 };
@@ -32,13 +33,17 @@ impl Store {
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
         let oldest = now.saturating_sub(KEYS_KEPT_MS);
         let mut forgot = 0;
-        for (table, names) in [("idempotency_keys", "account_id, key"), ("batch_keys", "key")] {
+        for (table, names) in [
+            ("idempotency_keys", "account_id, key"),
+            ("batch_keys", "key"),
+        ] {
             let sql = format!(
                 "DELETE FROM {table} WHERE ({names}) IN \
                  (SELECT {names} FROM {table} WHERE created_at < $1 LIMIT $2)"
             );
             let limit = i64::try_from(ROWS_A_STEP).unwrap_or(i64::MAX);
-            let statement = Statement::from_sql_and_values(self.backend(), sql, [oldest.into(), limit.into()]);
+            let statement =
+                Statement::from_sql_and_values(self.backend(), sql, [oldest.into(), limit.into()]);
             forgot |= self.writer.execute_raw(statement).await?.rows_affected();
         }
         Ok(forgot > 0)
@@ -73,7 +78,10 @@ impl Store {
             .await?
             .ok_or_else(|| DbErr::RecordNotFound("the sum of old commits".to_owned()))?;
         let add = |column: Column| {
-            (column, Expr::col((commit::Entity, column)).add(Expr::col(("excluded", column))))
+            (
+                column,
+                Expr::col((commit::Entity, column)).add(Expr::col(("excluded", column))),
+            )
         };
         let row = commit::ActiveModel {
             id: Set(Uuid::nil()),
@@ -89,7 +97,10 @@ impl Store {
             )
             .exec_without_returning(&tx)
             .await?;
-        commit::Entity::delete_many().filter(Column::Id.is_in(old)).exec(&tx).await?;
+        commit::Entity::delete_many()
+            .filter(Column::Id.is_in(old))
+            .exec(&tx)
+            .await?;
         tx.commit().await?;
         Ok(true)
     }

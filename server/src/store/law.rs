@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{EntityTrait as _, QuerySelect as _, sea_query::{Expr, ExprTrait as _, Func}};
+use sea_orm::{
+    EntityTrait as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _, Func},
+};
 
 use super::Store;
 use crate::{
@@ -27,7 +30,9 @@ impl LedgerLaw {
 
     /// Everything that the usage table holds.
     pub fn counted(&self) -> i128 {
-        self.reports.values().fold(0_i128, |sum, part| sum.saturating_add(*part))
+        self.reports
+            .values()
+            .fold(0_i128, |sum, part| sum.saturating_add(*part))
     }
 }
 
@@ -40,14 +45,20 @@ impl Store {
         let tx = self.begin_moving_boundaries().await?;
         let committed: Option<Option<i64>> = commit::Entity::find()
             .select_only()
-            .column_as(Func::sum(Expr::col(commit::Column::Quantity)).cast_as("bigint"), "quantity")
+            .column_as(
+                Func::sum(Expr::col(commit::Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
             .into_tuple()
             .one(&tx)
             .await?;
         let reports: Vec<(String, i64)> = usage_report::Entity::find()
             .select_only()
             .column(usage_report::Column::State)
-            .column_as(Func::sum(Expr::col(usage_report::Column::Quantity)).cast_as("bigint"), "quantity")
+            .column_as(
+                Func::sum(Expr::col(usage_report::Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
             .group_by(usage_report::Column::State)
             .into_tuple()
             .all(&tx)
@@ -55,7 +66,10 @@ impl Store {
         tx.rollback().await?;
         Ok(LedgerLaw {
             committed: committed.flatten().unwrap_or(0).into(),
-            reports: reports.into_iter().map(|(state, sum)| (state, sum.into())).collect(),
+            reports: reports
+                .into_iter()
+                .map(|(state, sum)| (state, sum.into()))
+                .collect(),
         })
     }
 }

@@ -1,11 +1,14 @@
 //! Leases: which replica runs which job, by the database's clock, and when each job last ran.
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _, QueryFilter as _, Statement,
-    sea_query::Expr,
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _, QueryFilter as _,
+    Statement, sea_query::Expr,
 };
 
-use super::{Store, runs::{NewRun, Run}};
+use super::{
+    Store,
+    runs::{NewRun, Run},
+};
 use crate::{
     entity::{lease, report_run},
     error::Result,
@@ -14,7 +17,12 @@ use crate::{
 
 impl Store {
     /// Takes or prolongs a lease; false when another replica holds it.
-    pub(crate) async fn hold_lease(&self, name: &str, holder: &str, ttl_ms: Millis) -> Result<bool> {
+    pub(crate) async fn hold_lease(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl_ms: Millis,
+    ) -> Result<bool> {
         let backend = self.backend();
         let now = if backend == DbBackend::Postgres {
             "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
@@ -47,7 +55,11 @@ impl Store {
 
     /// When a job last ran. The first time somebody asks, it is taken to have run just now.
     pub(crate) async fn last_run_at(&self, job: &str, now: Millis) -> Result<Millis> {
-        if let Some(Some(at)) = lease::Entity::find_by_id(job).one(&self.reader).await?.map(|row| row.last_run_at) {
+        if let Some(Some(at)) = lease::Entity::find_by_id(job)
+            .one(&self.reader)
+            .await?
+            .map(|row| row.last_run_at)
+        {
             return Ok(at);
         }
         let row = lease::ActiveModel {
@@ -91,7 +103,9 @@ impl Store {
             tx.rollback().await?;
             return Ok(None);
         }
-        let run = report_run::Entity::insert(new.row(now)?).exec_with_returning(&tx).await?;
+        let run = report_run::Entity::insert(new.row(now)?)
+            .exec_with_returning(&tx)
+            .await?;
         tx.commit().await?;
         Ok(Some(run))
     }

@@ -2,7 +2,8 @@
 //! must not wait for the next run.
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
 };
 
 use super::{
@@ -30,7 +31,14 @@ pub(super) async fn add_carefully(
             let fits = left <= room;
             if fits || open.is_none() {
                 let part = left.min(room);
-                add_to_open_reports(tx, &[Addition { quantity: part, ..addition.clone() }]).await?;
+                add_to_open_reports(
+                    tx,
+                    &[Addition {
+                        quantity: part,
+                        ..addition.clone()
+                    }],
+                )
+                .await?;
                 left = left.saturating_sub(part);
             }
             if !fits {
@@ -48,7 +56,9 @@ pub(super) async fn close_open_report(
     now: Millis,
 ) -> Result<(), DbErr> {
     let open = find_open_report(tx, addition).await?;
-    close_reports(tx, open.as_slice(), now, None).await.map(|_| ())
+    close_reports(tx, open.as_slice(), now, None)
+        .await
+        .map(|_| ())
 }
 
 async fn find_open_report(

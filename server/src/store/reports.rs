@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{ExprTrait as _, Func},
 };
 use uuid::Uuid;
@@ -56,7 +57,10 @@ impl Store {
             .column(Column::Meter)
             .column(Column::WindowStart)
             .column(Column::State)
-            .column_as(Func::sum(sea_orm::sea_query::Expr::col(Column::Quantity)).cast_as("bigint"), "quantity")
+            .column_as(
+                Func::sum(sea_orm::sea_query::Expr::col(Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
             .filter(Column::AccountId.eq(account_id))
             .filter(Column::WindowStart.gte(period.start))
             .filter(Column::WindowStart.lt(period.end))
@@ -82,7 +86,8 @@ impl Store {
             query = query.filter(Column::AccountId.eq(account));
         }
         if !filter.states.is_empty() {
-            query = query.filter(Column::State.is_in(filter.states.iter().map(|state| state.name())));
+            query =
+                query.filter(Column::State.is_in(filter.states.iter().map(|state| state.name())));
         }
         if let Some(run) = filter.run_id {
             query = query.filter(Column::RunId.eq(run));
@@ -90,7 +95,11 @@ impl Store {
         if let Some(before) = before {
             query = query.filter(Column::Id.lt(before));
         }
-        Ok(query.order_by_desc(Column::Id).limit(limit).all(&self.reader).await?)
+        Ok(query
+            .order_by_desc(Column::Id)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
     }
 
     /// What a run over a scope would have work with now: what counts in windows that have begun, and what
@@ -105,12 +114,20 @@ impl Store {
         use usage_report::Column;
         let mut query = scope
             .narrow(usage_report::Entity::find())
-            .filter(Column::State.is_in([State::Open.name(), State::Closed.name(), State::Sending.name()]))
+            .filter(Column::State.is_in([
+                State::Open.name(),
+                State::Closed.name(),
+                State::Sending.name(),
+            ]))
             .filter(Column::WindowStart.lte(now));
         if let Some(after) = after {
             query = query.filter(Column::Id.gt(after));
         }
-        Ok(query.order_by_asc(Column::Id).limit(limit).all(&self.reader).await?)
+        Ok(query
+            .order_by_asc(Column::Id)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
     }
 
     /// The links of the accounts of some reports, each account's oldest first.

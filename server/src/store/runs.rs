@@ -1,7 +1,8 @@
 //! Runs of the reporter: begun, closed, followed.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
+    ActiveValue::Set,
+    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
     QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
@@ -48,9 +49,10 @@ impl NewRun {
     pub(super) fn row(&self, now: Millis) -> Result<report_run::ActiveModel> {
         let scope = match &self.scope {
             Scope::All => None,
-            Scope::Accounts(accounts) => {
-                Some(serde_json::to_string(accounts).map_err(|error| Error::Internal(Box::new(error)))?)
-            }
+            Scope::Accounts(accounts) => Some(
+                serde_json::to_string(accounts)
+                    .map_err(|error| Error::Internal(Box::new(error)))?,
+            ),
         };
         Ok(report_run::ActiveModel {
             id: Set(Uuid::now_v7()),
@@ -79,7 +81,9 @@ pub(crate) fn scope_of(run: &Run) -> Result<Scope> {
 impl Store {
     /// Begins a run.
     pub(crate) async fn insert_run(&self, new: &NewRun, now: Millis) -> Result<Run> {
-        Ok(report_run::Entity::insert(new.row(now)?).exec_with_returning(&self.writer).await?)
+        Ok(report_run::Entity::insert(new.row(now)?)
+            .exec_with_returning(&self.writer)
+            .await?)
     }
 
     /// The run of an id.
@@ -131,7 +135,10 @@ impl Store {
             .column(Column::State)
             .column_as(is_waiting.clone(), "is_waiting")
             .column_as(Column::Id.count(), "reports")
-            .column_as(Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"), "quantity")
+            .column_as(
+                Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
             .filter(Column::RunId.eq(id))
             .group_by(Column::State)
             .group_by(is_waiting)

@@ -4,8 +4,8 @@
 //! between changes nothing.
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
@@ -61,8 +61,9 @@ impl Store {
             .filter(Column::NextAttemptAt.lte(now));
         if let Some((customer, meter)) = after {
             query = query.filter(
-                Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)])
-                    .gt(Expr::tuple([Expr::value(customer.as_str()), Expr::value(meter.as_str())])),
+                Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)]).gt(
+                    Expr::tuple([Expr::value(customer.as_str()), Expr::value(meter.as_str())]),
+                ),
             );
         }
         Ok(query
@@ -121,11 +122,19 @@ impl Store {
 
     /// The sum of what Stripe was given of a lane in one minute, as far as it is known to have arrived,
     /// and whether anything else in that minute is undecided.
-    pub(crate) async fn minute_sum(&self, lane: &Lane, minute: Interval, except: &Report) -> Result<(i64, bool)> {
+    pub(crate) async fn minute_sum(
+        &self,
+        lane: &Lane,
+        minute: Interval,
+        except: &Report,
+    ) -> Result<(i64, bool)> {
         let rows: Vec<(String, i64)> = usage_report::Entity::find()
             .select_only()
             .column(Column::State)
-            .column_as(Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"), "quantity")
+            .column_as(
+                Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
             .filter(Column::Customer.eq(&lane.0))
             .filter(Column::Meter.eq(&lane.1))
             .filter(Column::EventTimestamp.gte(minute.start))
@@ -139,7 +148,9 @@ impl Store {
         let mut is_undecided = false;
         for (state, quantity) in rows {
             match State::from_name(&state) {
-                Some(State::Accepted | State::Confirmed) => arrived = arrived.saturating_add(quantity),
+                Some(State::Accepted | State::Confirmed) => {
+                    arrived = arrived.saturating_add(quantity)
+                }
                 Some(State::Rejected | State::Parked) => {}
                 _ => is_undecided = true,
             }
@@ -164,7 +175,10 @@ impl Store {
 /// The minute of a report's event.
 pub(crate) fn minute_of(event_timestamp: Millis) -> Interval {
     let start = event_timestamp.saturating_sub(event_timestamp.rem_euclid(MINUTE_MS));
-    Interval { start, end: start.saturating_add(MINUTE_MS) }
+    Interval {
+        start,
+        end: start.saturating_add(MINUTE_MS),
+    }
 }
 
 async fn mark(
@@ -174,7 +188,9 @@ async fn mark(
     now: Millis,
     retry_at: Millis,
 ) -> std::result::Result<Option<Task>, DbErr> {
-    let Some(state) = State::from_name(&report.state) else { return Ok(None) };
+    let Some(state) = State::from_name(&report.state) else {
+        return Ok(None);
+    };
     let mut change = usage_report::Entity::update_many()
         .filter(Column::AccountId.eq(report.account_id.as_str()))
         .filter(Column::Id.eq(report.id))
@@ -186,7 +202,9 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let is_unanswered = report.first_sent_at.is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    let is_unanswered = report
+        .first_sent_at
+        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
     if is_unanswered && let Some(next) = state.after(&Event::LoseTrack) {
         change = change
             .col_expr(Column::State, Expr::value(next.name()))
@@ -202,11 +220,16 @@ async fn mark(
     if is_too_old && let Some(next) = state.after(&Event::Expire) {
         change = change
             .col_expr(Column::State, Expr::value(next.name()))
-            .col_expr(Column::LastError, Expr::value("older than the 35 days that Stripe takes"));
+            .col_expr(
+                Column::LastError,
+                Expr::value("older than the 35 days that Stripe takes"),
+            );
         change.exec(tx).await?;
         return Ok(None);
     }
-    let Some(next) = state.after(&Event::Send) else { return Ok(None) };
+    let Some(next) = state.after(&Event::Send) else {
+        return Ok(None);
+    };
     report.attempts = report.attempts.saturating_add(1);
     report.event_timestamp = Some(stamp);
     report.first_sent_at = report.first_sent_at.or(Some(now));
@@ -232,11 +255,20 @@ async fn choose_timestamp(
     slots: Slots,
     now: Millis,
 ) -> std::result::Result<Millis, DbErr> {
-    let known = read(tx, &[report.account_id.as_str().into()], report.window_start).await?;
-    let around = known
-        .first()
-        .map_or_else(|| slots.around(report.first_at), |(_, own)| own.window_around(slots, report.first_at));
-    let window = around.intersection(Interval { start: report.window_start, end: report.window_end });
+    let known = read(
+        tx,
+        &[report.account_id.as_str().into()],
+        report.window_start,
+    )
+    .await?;
+    let around = known.first().map_or_else(
+        || slots.around(report.first_at),
+        |(_, own)| own.window_around(slots, report.first_at),
+    );
+    let window = around.intersection(Interval {
+        start: report.window_start,
+        end: report.window_end,
+    });
     let taken: Vec<Millis> = usage_report::Entity::find()
         .select_only()
         .column(Column::EventTimestamp)
@@ -249,7 +281,11 @@ async fn choose_timestamp(
         .await?;
     // An event that shares its minute with another takes the whole minute.
     let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
-    Ok(event_timestamp(window, now.saturating_add(MAX_EVENT_AHEAD_MS), &taken))
+    Ok(event_timestamp(
+        window,
+        now.saturating_add(MAX_EVENT_AHEAD_MS),
+        &taken,
+    ))
 }
 
 async fn settle_one(
@@ -258,14 +294,19 @@ async fn settle_one(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let report = &settlement.report;
-    let Some(state) = State::from_name(&report.state) else { return Ok(()) };
+    let Some(state) = State::from_name(&report.state) else {
+        return Ok(());
+    };
     let mut change = usage_report::Entity::update_many()
         .filter(Column::AccountId.eq(report.account_id.as_str()))
         .filter(Column::Id.eq(report.id))
         .filter(Column::State.eq(report.state.as_str()))
         .filter(Column::Generation.eq(report.generation))
         .col_expr(Column::LastError, Expr::value(settlement.error.clone()));
-    let next = settlement.event.as_ref().and_then(|event| state.after(event));
+    let next = settlement
+        .event
+        .as_ref()
+        .and_then(|event| state.after(event));
     change = match (&settlement.event, next) {
         (Some(Event::Accept), Some(next)) => change
             // Stripe has it, whoever asked and however often.
@@ -282,7 +323,10 @@ async fn settle_one(
             .col_expr(Column::State, Expr::value(next.name())),
         _ => change
             .filter(Column::Attempts.eq(report.attempts))
-            .col_expr(Column::NextAttemptAt, Expr::value(settlement.next_attempt_at)),
+            .col_expr(
+                Column::NextAttemptAt,
+                Expr::value(settlement.next_attempt_at),
+            ),
     };
     change.exec(tx).await.map(|_| ())
 }

@@ -117,7 +117,11 @@ pub fn valid_from(
 
 /// The end of the last stretch of time up to `now` that the links bill to another customer.
 fn billed_to_others_until(links: &[Link], customer: &str, now: Millis) -> Millis {
-    let mut changes: Vec<Millis> = links.iter().map(|link| link.valid_from).filter(|at| *at <= now).collect();
+    let mut changes: Vec<Millis> = links
+        .iter()
+        .map(|link| link.valid_from)
+        .filter(|at| *at <= now)
+        .collect();
     changes.push(now);
     changes.sort_unstable();
     changes
@@ -135,7 +139,9 @@ fn billed_to_others_until(links: &[Link], customer: &str, now: Millis) -> Millis
 
 /// Checks a Stripe id: 1 to 255 visible ASCII characters.
 pub fn check_stripe_id(field: &str, id: &str) -> Result<(), Refusal> {
-    if (1..=MAX_STRIPE_ID_CHARS).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if (1..=MAX_STRIPE_ID_CHARS).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Ok(());
     }
     Err(Refusal::invalid(
@@ -166,7 +172,11 @@ mod tests {
 
     #[test]
     fn a_window_belongs_to_the_link_in_force_at_its_start() {
-        let links = [link(1, 100, Some("cus_a")), link(2, 200, None), link(3, 300, Some("cus_b"))];
+        let links = [
+            link(1, 100, Some("cus_a")),
+            link(2, 200, None),
+            link(3, 300, Some("cus_b")),
+        ];
         let billed = |customer: &str| Standing::Billed(customer.to_owned());
         assert_eq!(standing_at(&links, 99), Standing::NotBillable);
         assert_eq!(standing_at(&links, 100), billed("cus_a"));
@@ -178,12 +188,17 @@ mod tests {
     #[test]
     fn a_later_link_outranks_an_earlier_one_where_it_reaches_back() {
         let links = [link(1, 200, None), link(2, 100, Some("cus_a"))];
-        assert_eq!(standing_at(&links, 250), Standing::Billed("cus_a".to_owned()));
+        assert_eq!(
+            standing_at(&links, 250),
+            Standing::Billed("cus_a".to_owned())
+        );
     }
 
     #[test]
     fn a_link_bills_from_the_period_it_knows_but_never_twice() {
-        let from = |links: &[Link], bill_from, period_start| valid_from(links, "cus_b", bill_from, period_start, 500);
+        let from = |links: &[Link], bill_from, period_start| {
+            valid_from(links, "cus_b", bill_from, period_start, 500)
+        };
         assert_eq!(from(&[], None, None), Ok(500));
         assert_eq!(from(&[], None, Some(300)), Ok(300));
         assert_eq!(from(&[], Some(100), Some(300)), Ok(100));
@@ -195,7 +210,14 @@ mod tests {
         assert_eq!(from(&freed, None, Some(300)), Ok(400));
         assert!(from(&freed, Some(399), None).is_err());
         let own = [link(1, 400, Some("cus_b"))];
-        assert_eq!(from(&own, Some(100), None), Ok(100), "its own customer may be billed from earlier");
-        assert!(from(&[], Some(501), None).is_err(), "a link starts now at the latest");
+        assert_eq!(
+            from(&own, Some(100), None),
+            Ok(100),
+            "its own customer may be billed from earlier"
+        );
+        assert!(
+            from(&[], Some(501), None).is_err(),
+            "a link starts now at the latest"
+        );
     }
 }

@@ -194,11 +194,16 @@ pub struct Content<'a> {
 impl Content<'_> {
     /// The refusal of a key that stands for `self` and came again with `other`; `None` when they agree.
     pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Refusal> {
-        let time = |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
+        let time =
+            |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
         let (field, was, is) = if self.meter != other.meter {
             ("meter", self.meter.to_owned(), other.meter.to_owned())
         } else if self.quantity != other.quantity {
-            ("quantity", self.quantity.to_string(), other.quantity.to_string())
+            (
+                "quantity",
+                self.quantity.to_string(),
+                other.quantity.to_string(),
+            )
         } else if self.stated_at != other.stated_at {
             ("timestamp", time(self.stated_at), time(other.stated_at))
         } else {
@@ -285,10 +290,20 @@ mod tests {
             NOW,
         )
         .unwrap_err();
-        let fields: Vec<&str> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
+        let fields: Vec<&str> = refusals
+            .iter()
+            .map(|refusal| refusal.field.as_str())
+            .collect();
         assert_eq!(
             fields,
-            ["account_id", "meter", "quantity", "idempotency_key", "timestamp", "dimensions"]
+            [
+                "account_id",
+                "meter",
+                "quantity",
+                "idempotency_key",
+                "timestamp",
+                "dimensions"
+            ]
         );
         assert!(refusals[2].message.contains("quantity is 0"));
         assert!(refusals[3].message.contains("256 bytes"));
@@ -304,7 +319,14 @@ mod tests {
             (i64::MIN, false),
             (i64::MAX, false),
         ] {
-            let parsed = Increment::parse(RawIncrement { stated_at: Some(at), ..raw() }, &meters(), NOW);
+            let parsed = Increment::parse(
+                RawIncrement {
+                    stated_at: Some(at),
+                    ..raw()
+                },
+                &meters(),
+                NOW,
+            );
             assert_eq!(parsed.is_ok(), fits, "{at}");
         }
     }

@@ -148,7 +148,12 @@ impl Meters {
 
     fn names(&self) -> String {
         const SHOWN: usize = 32;
-        let names: Vec<&str> = self.all.iter().take(SHOWN).map(|meter| &*meter.name).collect();
+        let names: Vec<&str> = self
+            .all
+            .iter()
+            .take(SHOWN)
+            .map(|meter| &*meter.name)
+            .collect();
         let mut text = names.join(", ");
         if self.all.len() > SHOWN {
             text.push_str(", ...");

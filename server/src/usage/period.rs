@@ -1,6 +1,9 @@
 //! Periods that `Get` is asked for: which edges can be answered exactly, and how a series is cut.
 
-use chrono::{DateTime, Datelike, Days, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono::{
+    DateTime, Datelike, Days, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta,
+    TimeZone, Utc,
+};
 use chrono_tz::Tz;
 
 use super::{
@@ -64,14 +67,20 @@ fn day_start(date: NaiveDate, zone: Tz) -> Option<Millis> {
     (0..=GAP_STEPS).find_map(|step| {
         let local = midnight.checked_add_signed(TimeDelta::minutes(step.saturating_mul(15)))?;
         match zone.from_local_datetime(&local) {
-            LocalResult::Single(time) | LocalResult::Ambiguous(time, _) => Some(time.timestamp_millis()),
+            LocalResult::Single(time) | LocalResult::Ambiguous(time, _) => {
+                Some(time.timestamp_millis())
+            }
             LocalResult::None => None,
         }
     })
 }
 
 fn local_date(at: Millis, zone: Tz) -> Option<NaiveDate> {
-    Some(DateTime::<Utc>::from_timestamp_millis(at)?.with_timezone(&zone).date_naive())
+    Some(
+        DateTime::<Utc>::from_timestamp_millis(at)?
+            .with_timezone(&zone)
+            .date_naive(),
+    )
 }
 
 /// The calendar month of the zone around a moment.
@@ -87,7 +96,11 @@ pub fn month_around(at: Millis, zone: Tz) -> Option<Interval> {
 ///
 /// # Errors
 /// A refusal that names the field and, for an edge inside a slot, the nearest edges that would do.
-pub fn check_edges(period: Interval, slots: Slots, billing_edges: &[Millis]) -> Result<(), Refusal> {
+pub fn check_edges(
+    period: Interval,
+    slots: Slots,
+    billing_edges: &[Millis],
+) -> Result<(), Refusal> {
     if period.start >= period.end {
         return Err(Refusal::invalid(
             "period",
@@ -112,7 +125,12 @@ pub fn check_edges(period: Interval, slots: Slots, billing_edges: &[Millis]) -> 
     check_edge("period.end", period.end, slots, billing_edges)
 }
 
-fn check_edge(field: &str, edge: Millis, slots: Slots, billing_edges: &[Millis]) -> Result<(), Refusal> {
+fn check_edge(
+    field: &str,
+    edge: Millis,
+    slots: Slots,
+    billing_edges: &[Millis],
+) -> Result<(), Refusal> {
     if slots.is_edge(edge) || billing_edges.contains(&edge) {
         return Ok(());
     }
@@ -150,7 +168,9 @@ pub fn cut(
         Granularity::Total => return Ok(Vec::new()),
         Granularity::Slot => fixed_edges(period, slots.width_ms(), limit),
         Granularity::Hour => fixed_edges(period, HOUR_MS, limit),
-        Granularity::Day => calendar_edges(period, zone, limit, |date| date.checked_add_days(Days::new(1))),
+        Granularity::Day => calendar_edges(period, zone, limit, |date| {
+            date.checked_add_days(Days::new(1))
+        }),
         Granularity::Month => calendar_edges(period, zone, limit, |date| {
             date.with_day(1)?.checked_add_months(Months::new(1))
         }),
@@ -179,12 +199,18 @@ pub fn cut(
     }
     let starts = std::iter::once(period.start).chain(inner.iter().copied());
     let ends = inner.iter().copied().chain(std::iter::once(period.end));
-    Ok(starts.zip(ends).map(|(start, end)| Interval { start, end }).collect())
+    Ok(starts
+        .zip(ends)
+        .map(|(start, end)| Interval { start, end })
+        .collect())
 }
 
 /// The multiples of a width strictly inside a period, or `None` when they make too many points.
 fn fixed_edges(period: Interval, width: Millis, limit: usize) -> Option<Vec<Millis>> {
-    let first = period.start.saturating_sub(period.start.rem_euclid(width)).saturating_add(width);
+    let first = period
+        .start
+        .saturating_sub(period.start.rem_euclid(width))
+        .saturating_add(width);
     std::iter::successors(Some(first), |edge| edge.checked_add(width))
         .take_while(|edge| *edge < period.end)
         .enumerate()
@@ -222,7 +248,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(text: &str) -> Millis {
-        DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis()
+        DateTime::parse_from_rfc3339(text)
+            .unwrap()
+            .timestamp_millis()
     }
 
     fn hours() -> Slots {
@@ -230,9 +258,22 @@ mod tests {
     }
 
     fn vienna_days(start: &str, end: &str) -> Vec<i64> {
-        let period = Interval { start: at(start), end: at(end) };
-        let points = cut(period, Granularity::Day, "Europe/Vienna".parse().unwrap(), hours(), 1).unwrap();
-        points.iter().map(|point| (point.end - point.start) / HOUR_MS).collect()
+        let period = Interval {
+            start: at(start),
+            end: at(end),
+        };
+        let points = cut(
+            period,
+            Granularity::Day,
+            "Europe/Vienna".parse().unwrap(),
+            hours(),
+            1,
+        )
+        .unwrap();
+        points
+            .iter()
+            .map(|point| (point.end - point.start) / HOUR_MS)
+            .collect()
     }
 
     #[test]
@@ -245,7 +286,11 @@ mod tests {
 
     #[test]
     fn a_month_ends_where_its_calendar_says() {
-        for (moment, days) in [("2024-02-29T12:00:00Z", 29), ("2026-02-01T00:00:00Z", 28), ("2026-12-31T23:59:59Z", 31)] {
+        for (moment, days) in [
+            ("2024-02-29T12:00:00Z", 29),
+            ("2026-02-01T00:00:00Z", 28),
+            ("2026-12-31T23:59:59Z", 31),
+        ] {
             let month = month_around(at(moment), Tz::UTC).unwrap();
             assert_eq!((month.end - month.start) / DAY_MS, days);
             assert!(month.contains(at(moment)));
@@ -262,26 +307,51 @@ mod tests {
 
     #[test]
     fn an_edge_inside_a_slot_is_refused_with_the_nearest_ones() {
-        let period = Interval { start: at("2026-01-01T10:20:00Z"), end: at("2026-01-01T12:00:00Z") };
+        let period = Interval {
+            start: at("2026-01-01T10:20:00Z"),
+            end: at("2026-01-01T12:00:00Z"),
+        };
         let refusal = check_edges(period, hours(), &[at("2026-01-01T10:30:00Z")]).unwrap_err();
         assert_eq!(refusal.reason, Reason::PeriodNotAligned);
-        assert!(refusal.message.contains("2026-01-01T10:00:00Z and 2026-01-01T10:30:00Z"), "{}", refusal.message);
+        assert!(
+            refusal
+                .message
+                .contains("2026-01-01T10:00:00Z and 2026-01-01T10:30:00Z"),
+            "{}",
+            refusal.message
+        );
         assert!(check_edges(period, hours(), &[period.start]).is_ok());
     }
 
     #[test]
     fn a_half_hour_zone_needs_finer_slots() {
-        let period = Interval { start: at("2026-01-01T00:00:00Z"), end: at("2026-01-03T00:00:00Z") };
+        let period = Interval {
+            start: at("2026-01-01T00:00:00Z"),
+            end: at("2026-01-03T00:00:00Z"),
+        };
         let zone: Tz = "Asia/Kolkata".parse().unwrap();
         let refusal = cut(period, Granularity::Day, zone, hours(), 1).unwrap_err();
         assert_eq!(refusal.reason, Reason::PeriodNotAligned);
-        assert!(cut(period, Granularity::Day, zone, Slots::from_mins(30).unwrap(), 1).is_ok());
+        assert!(
+            cut(
+                period,
+                Granularity::Day,
+                zone,
+                Slots::from_mins(30).unwrap(),
+                1
+            )
+            .is_ok()
+        );
     }
 
     #[test]
     fn the_limit_of_points_counts_every_meter() {
-        let period = |count: i64| Interval { start: 0, end: count * HOUR_MS };
-        let points = |count, meters| cut(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
+        let period = |count: i64| Interval {
+            start: 0,
+            end: count * HOUR_MS,
+        };
+        let points =
+            |count, meters| cut(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
         assert_eq!(points(10_000, 1).unwrap().len(), 10_000);
         assert_eq!(points(10_001, 1).unwrap_err().reason, Reason::TooManyPoints);
         assert_eq!(points(5_000, 2).unwrap().len(), 5_000);

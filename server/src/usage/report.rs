@@ -133,7 +133,9 @@ impl State {
         };
         match (self, event) {
             (Self::Open, Event::Close(standing))
-            | (Self::Unlinked | Self::NotBillable, Event::Relink(standing)) => Some(closed_as(standing)),
+            | (Self::Unlinked | Self::NotBillable, Event::Relink(standing)) => {
+                Some(closed_as(standing))
+            }
             (Self::Closed | Self::Sending, Event::Send) => Some(Self::Sending),
             (Self::Sending | Self::Unknown, Event::Accept) => Some(Self::Accepted),
             (Self::Sending, Event::Reject) => Some(Self::Rejected),
@@ -167,7 +169,12 @@ mod tests {
         ];
         let mut events: Vec<Event> = standings
             .iter()
-            .flat_map(|standing| [Event::Close(standing.clone()), Event::Relink(standing.clone())])
+            .flat_map(|standing| {
+                [
+                    Event::Close(standing.clone()),
+                    Event::Relink(standing.clone()),
+                ]
+            })
             .collect();
         events.extend([
             Event::Send,
@@ -183,7 +190,13 @@ mod tests {
 
     #[test]
     fn nothing_that_stripe_has_is_ever_sent_again() {
-        for state in [State::Accepted, State::Confirmed, State::Short, State::Rejected, State::Parked] {
+        for state in [
+            State::Accepted,
+            State::Confirmed,
+            State::Short,
+            State::Rejected,
+            State::Parked,
+        ] {
             for event in events() {
                 assert_eq!(state.after(&event), None, "{state:?} {event:?}");
             }

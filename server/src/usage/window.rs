@@ -20,7 +20,10 @@ impl Interval {
     /// The part that both hold; empty (its start not before its end) where they do not meet.
     #[must_use]
     pub fn intersection(&self, other: Self) -> Self {
-        Self { start: self.start.max(other.start), end: self.end.min(other.end) }
+        Self {
+            start: self.start.max(other.start),
+            end: self.end.min(other.end),
+        }
     }
 
     /// Whether a moment lies strictly between its edges, so that it would have to be cut there.
@@ -86,9 +89,13 @@ impl Boundaries {
     /// the first one after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
-        let (before, after) = self.0.split_at(self.0.partition_point(|moment| *moment <= at));
+        let (before, after) = self
+            .0
+            .split_at(self.0.partition_point(|moment| *moment <= at));
         Interval {
-            start: before.last().map_or(slot.start, |last| slot.start.max(*last)),
+            start: before
+                .last()
+                .map_or(slot.start, |last| slot.start.max(*last)),
             end: after.first().map_or(slot.end, |first| slot.end.min(*first)),
         }
     }
@@ -126,9 +133,24 @@ mod tests {
         let slot = slots.around(NOON + 1);
         let edge = slot.start + 1_234_567;
         let cut = Boundaries::new(vec![edge]);
-        let (left, right) = (cut.window_around(slots, edge - 1), cut.window_around(slots, edge));
-        assert_eq!(left, Interval { start: slot.start, end: edge });
-        assert_eq!(right, Interval { start: edge, end: slot.end });
+        let (left, right) = (
+            cut.window_around(slots, edge - 1),
+            cut.window_around(slots, edge),
+        );
+        assert_eq!(
+            left,
+            Interval {
+                start: slot.start,
+                end: edge
+            }
+        );
+        assert_eq!(
+            right,
+            Interval {
+                start: edge,
+                end: slot.end
+            }
+        );
     }
 
     #[test]
@@ -140,13 +162,20 @@ mod tests {
 
     #[test]
     fn a_timestamp_takes_the_first_free_minute_and_falls_back_to_the_start() {
-        let window = Interval { start: NOON + 500, end: NOON + 3 * MINUTE_MS };
+        let window = Interval {
+            start: NOON + 500,
+            end: NOON + 3 * MINUTE_MS,
+        };
         let (one, two) = (NOON + MINUTE_MS, NOON + 2 * MINUTE_MS);
         let far = NOON + 100 * MINUTE_MS;
         assert_eq!(event_timestamp(window, far, &[]), one);
         assert_eq!(event_timestamp(window, far, &[one]), two);
         assert_eq!(event_timestamp(window, far, &[one, two]), NOON);
-        assert_eq!(event_timestamp(window, one, &[one]), NOON, "nothing after `latest`");
+        assert_eq!(
+            event_timestamp(window, one, &[one]),
+            NOON,
+            "nothing after `latest`"
+        );
     }
 
     proptest! {

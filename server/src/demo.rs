@@ -1,0 +1,245 @@
+//! The demo: the main job in front of the reader's eyes, over real sockets and with a stand-in for Stripe.
+//!
+//! It counts, shows, reports and compares. Every figure it prints is read back over the wire.
+
+mod tables;
+mod traffic;
+
+use std::{io::Write, path::Path};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Parser};
+use indicatif::{ProgressBar, ProgressStyle};
+use stripe_sandbox::{Control, Sandbox, Settings};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use usage_client::{ForceReport, PutAccount, ReportEvent, ReportRun, UsageClient};
+
+use self::{
+    tables::Totals,
+    traffic::{Hours, Traffic},
+};
+use crate::{ServeError, clock::Clock, config::Config, serve};
+
+/// The accounts of the demo and their Stripe customers.
+const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
+const FREE: &str = "account-free";
+/// The meters: names, and the event names of the Stripe meters.
+const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
+/// How far back the demo's usage goes.
+const HOURS: i64 = 6;
+
+/// How the demo runs.
+#[derive(Args, Clone, Debug)]
+pub struct DemoConfig {
+    /// End after the last line instead of going on serving: exit code 0, or 1 when the figures differ.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// The flags of the demo's server.
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What the demo started.
+struct Stage {
+    sandbox: Sandbox,
+    client: UsageClient,
+    endpoint: String,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+    /// Removed at the end, with the database in it.
+    folder: TempDir,
+}
+
+/// Runs the demo; answers whether what was counted, reported and held by the stand-in agree.
+///
+/// # Errors
+/// Whatever went wrong, with what was being done.
+pub async fn run(
+    config: DemoConfig,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> anyhow::Result<bool> {
+    let stage = Stage::start().await?;
+    let agree = stage.play(out).await?;
+    if !config.once {
+        stage.say_what_to_try(out)?;
+        stop.cancelled().await;
+    }
+    stage.end().await?;
+    Ok(agree)
+}
+
+impl Stage {
+    async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder for the database")?;
+        let sandbox = Sandbox::start(Settings::default())
+            .await
+            .context("cannot start the stand-in for Stripe")?;
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("cannot find a free port")?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let config = flags(folder.path(), &sandbox)?;
+        let shutdown = CancellationToken::new();
+        let mut serving = tokio::spawn(serve(listener, config, Clock::system(), shutdown.clone()));
+        let client = tokio::select! {
+            client = UsageClient::connect(endpoint.clone()) => client.context("cannot reach the server")?,
+            ended = &mut serving => bail!("the server did not start: {:?}", ended?.err()),
+        };
+        Ok(Self {
+            sandbox,
+            client,
+            endpoint,
+            shutdown,
+            serving,
+            folder,
+        })
+    }
+
+    async fn play(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
+        let hours = Hours::until_now();
+        let control = self.sandbox.control();
+        writeln!(
+            out,
+            "usage-server  {}   (SQLite in {})",
+            self.endpoint,
+            self.folder.path().display()
+        )?;
+        writeln!(out, "stand-in for Stripe  {}", self.sandbox.base_url())?;
+
+        self.link(&control, hours).await?;
+        writeln!(
+            out,
+            "\nLinked {} accounts to Stripe customers, and made one free.",
+            LINKED.len()
+        )?;
+
+        let traffic = Traffic::send(&self.client, hours).await?;
+        writeln!(out, "{traffic}")?;
+
+        writeln!(out, "\nUsage by hour, from Get:")?;
+        writeln!(out, "{}", tables::usage_by_hour(&self.client, hours).await?)?;
+
+        writeln!(out, "\nReporting to Stripe (ForceReport):")?;
+        let run = self
+            .client
+            .force_report(ForceReport::all())
+            .await
+            .context("cannot report")?;
+        writeln!(out, "{}", follow(run).await?)?;
+
+        let totals = Totals::read(&self.client, &control, hours).await?;
+        writeln!(out, "\nCounted, reported, held by the stand-in for Stripe:")?;
+        writeln!(out, "{}", totals.table())?;
+        writeln!(out, "{}", totals.last_line())?;
+        out.flush()?;
+        Ok(totals.agree())
+    }
+
+    async fn link(&self, control: &Control, hours: Hours) -> anyhow::Result<()> {
+        for (_, event_name) in METERS {
+            control
+                .create_meter(event_name)
+                .await
+                .context("cannot create a meter")?;
+        }
+        for (account, customer) in LINKED {
+            control
+                .create_customer(customer)
+                .await
+                .context("cannot create a customer")?;
+            let link = PutAccount::stripe(account, customer).bill_from(hours.start());
+            self.client
+                .put_account(link)
+                .await
+                .context("cannot link an account")?;
+        }
+        self.client
+            .put_account(PutAccount::free(FREE))
+            .await
+            .context("cannot make an account free")?;
+        Ok(())
+    }
+
+    fn say_what_to_try(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
+        let address = self.endpoint.trim_start_matches("http://");
+        let (account, _) = LINKED[0];
+        writeln!(out, "\nStill serving; end it with Ctrl-C. To try:")?;
+        for call in [
+            format!(
+                "-d '{{\"account_id\": \"{account}\", \"quantity\": 5}}' {address} usage.v1.UsageService/Increment"
+            ),
+            format!("-d '{{\"account_id\": \"{account}\"}}' {address} usage.v1.UsageService/Get"),
+            format!("-d '{{\"all\": true}}' {address} usage.v1.UsageService/ForceReport"),
+        ] {
+            writeln!(out, "  grpcurl -plaintext {call}")?;
+        }
+        writeln!(out, "  curl {}/sandbox/totals", self.sandbox.base_url())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.serving.await.context("the server was lost")??;
+        self.sandbox.stop().await;
+        Ok(())
+    }
+}
+
+fn flags(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Config> {
+    let meters: Vec<String> = METERS
+        .iter()
+        .map(|(name, event)| format!("{name}={event}"))
+        .collect();
+    let flags = [
+        "usage-server".to_owned(),
+        format!(
+            "--database-url=sqlite://{}",
+            folder.join("usage.db").display()
+        ),
+        format!("--stripe-secret-key={}", sandbox.secret_key()),
+        format!("--stripe-api-base={}", sandbox.base_url()),
+        format!("--meters={}", meters.join(",")),
+        format!("--default-meter={}", METERS[0].0),
+    ];
+    Ok(Flags::try_parse_from(flags)?.config)
+}
+
+/// Follows a run with a progress bar; answers its summary in words.
+async fn follow(mut run: ReportRun) -> anyhow::Result<String> {
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template(
+        "  {bar:40} {pos}/{len} reports",
+    )?);
+    let mut summary = None;
+    while let Some(event) = run.next().await.context("the run could not be followed")? {
+        match event {
+            ReportEvent::Progress(progress) => {
+                bar.set_length(u64::try_from(progress.closed).unwrap_or(0));
+                bar.set_position(u64::try_from(progress.done).unwrap_or(0));
+            }
+            ReportEvent::Summary(last) => summary = Some(last),
+            _ => {}
+        }
+    }
+    bar.finish_and_clear();
+    let summary = summary.context("the run ended without a summary")?;
+    ensure!(
+        summary.retried_later.reports == 0,
+        "the stand-in did not take every report"
+    );
+    Ok(format!(
+        "  closed {} reports: {} accepted by Stripe, {} not billable, {} rejected",
+        summary.closed.reports,
+        summary.accepted.reports,
+        summary.not_billable.reports,
+        summary.rejected.reports
+    ))
+}
