@@ -113,7 +113,7 @@ pub struct Config {
     #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
     pub stripe_retry_ms: i64,
 
-    /// Increments that may wait to be committed; more are turned away with RESOURCE_EXHAUSTED.
+    /// Increments that may wait to be committed; more are turned away with `RESOURCE_EXHAUSTED`.
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,
 
@@ -152,13 +152,21 @@ fn slots(text: &str) -> Result<Slots, String> {
 }
 
 fn database_url(text: &str) -> Result<String, String> {
-    let is_known = ["sqlite:", "postgres://", "postgresql://"]
+    let is_known = ["sqlite://", "postgres://", "postgresql://"]
         .iter()
-        .any(|scheme| text.starts_with(scheme));
+        .any(|scheme| {
+            text.strip_prefix(scheme)
+                .is_some_and(|rest| !rest.is_empty())
+        });
+    if text.contains(":memory:") {
+        return Err(
+            "an in-memory database would lose what was acknowledged; name a file".to_owned(),
+        );
+    }
     // The URL may hold a password, so it is not repeated.
     is_known
         .then(|| text.to_owned())
-        .ok_or_else(|| "must begin with sqlite: or postgres://".to_owned())
+        .ok_or_else(|| "must begin with sqlite:// or postgres:// and name a database".to_owned())
 }
 
 fn http_url(text: &str) -> Result<String, String> {

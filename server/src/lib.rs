@@ -34,6 +34,14 @@
 //! The ledger law ([`store::law`]) holds at every moment: what was acknowledged is what the usage reports
 //! hold, in one state or another.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        reason = "a test's own figures are small"
+    )
+)]
+
 pub mod clock;
 pub mod config;
 pub mod demo;

@@ -41,8 +41,18 @@ const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn
 const DEMO_LOG: &str = "error";
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            // One line, whatever the chain of causes.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default_log = if matches!(cli.command, Command::Demo(_)) {
         DEMO_LOG
     } else {

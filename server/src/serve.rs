@@ -15,12 +15,11 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
-    ledger::{Ledger, LedgerOptions},
+    ledger::{Ledger, LedgerOptions, Writers},
     reporter::{Reporter, ReporterOptions},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
     store::Store,
     stripe::Stripe,
-    usage::meter::Meters,
 };
 
 /// The largest message that is taken: a batch of 1,000 increments with the longest fields.
@@ -37,7 +36,7 @@ pub enum ServeError {
     #[error("{0}")]
     Config(String),
     /// The database is not to be had.
-    #[error("the database cannot be used: {0}")]
+    #[error("the database cannot be used")]
     Database(#[from] sea_orm::DbErr),
     /// The database lacks migrations, and they are not to be run here.
     #[error(
@@ -45,7 +44,7 @@ pub enum ServeError {
     )]
     NotMigrated(usize),
     /// The socket or the scheduler failed.
-    #[error("the service cannot run: {0}")]
+    #[error("the service cannot run")]
     Io(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -61,6 +60,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let meters = Arc::new(config.meters().map_err(ServeError::Config)?);
+    let schedule = config.schedule().map_err(ServeError::Config)?;
+    let stripe = connect_stripe(&config)?;
     let store = open(&config).await?;
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
@@ -73,7 +74,21 @@ pub async fn serve(
         queue: size(config.queue_increments),
         slots: config.window_mins,
     };
-    let reporter = start_reporter(&config, &meters, &store, &clock, &ending)?;
+    let reporter_options = ReporterOptions {
+        meters: Arc::clone(&meters),
+        slots: config.window_mins,
+        schedule,
+        events_per_sec: config.stripe_events_per_sec,
+        concurrency: size(config.stripe_concurrency),
+        retry_ms: config.stripe_retry_ms,
+    };
+    let reporter = Reporter::new(
+        store.clone(),
+        clock.clone(),
+        stripe,
+        reporter_options,
+        ending.clone(),
+    );
     let (ledger, writers) = Ledger::start(&store, &clock, options);
     let result = match reporter.start_beating().await {
         Ok(()) => {
@@ -96,10 +111,22 @@ pub async fn serve(
         Err(error) => Err(ServeError::Io(Box::new(error))),
     };
     ending.cancel();
+    finish(writers, &reporter).await;
+    store.close().await?;
+    tracing::info!("stopped");
+    result
+}
+
+/// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
+async fn finish(writers: Writers, reporter: &Reporter) {
     // The services are gone and with them the ledger: its writers commit what they hold and end.
     for writer in writers {
-        if let Err(error) = writer.await {
-            tracing::error!(%error, "a ledger writer was lost");
+        match tokio::time::timeout(STOP_WITHIN, writer).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "a ledger writer was lost"),
+            Err(_) => {
+                tracing::warn!("some callers kept their connections; their calls are not answered");
+            }
         }
     }
     if tokio::time::timeout(STOP_WITHIN, reporter.finish())
@@ -110,9 +137,6 @@ pub async fn serve(
             "some reports were still under way; they are taken up again at the next start"
         );
     }
-    store.close().await?;
-    tracing::info!("stopped");
-    result
 }
 
 async fn open(config: &Config) -> Result<Store, ServeError> {
@@ -129,40 +153,13 @@ async fn open(config: &Config) -> Result<Store, ServeError> {
     Ok(store)
 }
 
-fn start_reporter(
-    config: &Config,
-    meters: &Arc<Meters>,
-    store: &Store,
-    clock: &Clock,
-    ending: &CancellationToken,
-) -> Result<Arc<Reporter>, ServeError> {
-    let stripe = match &config.stripe_secret_key {
-        Some(key) => {
-            let stripe = Stripe::new(key.expose(), config.stripe_api_base.as_deref());
-            Some(stripe.map_err(ServeError::Config)?)
-        }
-        None => {
-            tracing::warn!(
-                "no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported"
-            );
-            None
-        }
+fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
+    let Some(key) = &config.stripe_secret_key else {
+        tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
+        return Ok(None);
     };
-    let options = ReporterOptions {
-        meters: Arc::clone(meters),
-        slots: config.window_mins,
-        schedule: config.schedule().map_err(ServeError::Config)?,
-        events_per_sec: config.stripe_events_per_sec,
-        concurrency: size(config.stripe_concurrency),
-        retry_ms: config.stripe_retry_ms,
-    };
-    Ok(Reporter::new(
-        store.clone(),
-        clock.clone(),
-        stripe,
-        options,
-        ending.clone(),
-    ))
+    let stripe = Stripe::new(key.expose(), config.stripe_api_base.as_deref());
+    stripe.map(Some).map_err(ServeError::Config)
 }
 
 async fn serve_rpc(

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a run may stand still before its watcher is told the rest is retried later: sending goes on.
 const STALLED: Duration = Duration::from_secs(45);
 /// How long a run is watched at most; it can be watched again.
-const WATCHED: Duration = Duration::from_secs(3_600);
+const WATCHED: Duration = Duration::from_hours(1);
 /// How many reports a dry run reads at once.
 const PREVIEWS_A_PAGE: u64 = 500;
 
@@ -219,7 +219,7 @@ impl Reporter {
                 let standing = standing_at(own, report.first_at);
                 match standing {
                     Standing::NotBillable if is_open => {
-                        summary.not_billable.add(1, report.quantity)
+                        summary.not_billable.add(1, report.quantity);
                     }
                     Standing::Unlinked if is_open => summary.unlinked.add(1, report.quantity),
                     _ => {

@@ -84,7 +84,7 @@ fn account(account: Account) -> v1::Account {
         }),
     };
     v1::Account {
-        account_id: account.account_id,
+        account_id: account.id,
         billing: Some(billing),
         etag,
         valid_from: Some(valid_from),
@@ -101,7 +101,7 @@ impl AccountService for AccountRpc {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
         let put = self
             .store
-            .put_account(&put, self.slots, self.clock.now())
+            .put_account(&put, self.slots, || self.clock.now())
             .await?;
         Ok(Response::new(v1::PutAccountResponse {
             account: Some(account(put)),
@@ -138,7 +138,7 @@ impl AccountService for AccountRpc {
             accounts.pop();
         }
         let next_page_token = match accounts.last() {
-            Some(last) if more => page_token::encode(FILTER, &last.account_id),
+            Some(last) if more => page_token::encode(FILTER, &last.id),
             _ => String::new(),
         };
         let accounts = accounts.into_iter().map(account).collect();

@@ -16,7 +16,7 @@ use crate::{
     entity::{account_link, billing_period, customer, usage_report},
     error::{Error, Result},
     usage::{
-        DAY_MS, Millis,
+        DAY_MS, Millis, SECOND_MS,
         account::{Billing, Link, Standing, standing_at, valid_from},
         report::{Event, State},
         window::{Interval, Slots},
@@ -25,6 +25,8 @@ use crate::{
 
 /// The subscription item of a period while nobody has said which it is.
 const UNKNOWN_ITEM: &str = "";
+/// How far replicas' clocks may differ without blurring a boundary made here.
+const CLOCK_SKEW_MS: Millis = SECOND_MS;
 /// Edges of billing periods that one answer may name.
 const EDGES_READ: u64 = 1_000;
 
@@ -47,7 +49,7 @@ pub(crate) struct PutAccount {
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     /// The caller's own id.
-    pub(crate) account_id: String,
+    pub(crate) id: String,
     /// The link in force.
     pub(crate) link: Link,
     /// The last billing period that is known.
@@ -66,13 +68,17 @@ impl Store {
     /// Links an account or says that it is free; putting what is so already changes nothing.
     ///
     /// A new boundary cuts the account's open reports, and the reports that waited for a link get theirs.
+    ///
+    /// `clock` is read once nobody counts any more: a moment read before could lie behind usage that was
+    /// counted while this call waited its turn.
     pub(crate) async fn put_account(
         &self,
         put: &PutAccount,
         slots: Slots,
-        now: Millis,
+        clock: impl FnOnce() -> Millis + Send,
     ) -> Result<Account> {
         let tx = self.begin_moving_boundaries().await?;
+        let now = moment_behind_usage(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;
         let links = read_links(&tx, std::iter::once(put.account_id.as_str()))
@@ -165,9 +171,9 @@ impl Store {
                     .iter()
                     .rfind(|period| period.account_id == row.account_id)
                     .map(interval);
-                let (account_id, link) = link(row);
+                let (id, link) = link(row);
                 Account {
-                    account_id,
+                    id,
                     link,
                     current_period: last,
                 }
@@ -185,6 +191,26 @@ impl Store {
             .await?;
         Ok(rows.iter().map(interval).collect())
     }
+}
+
+/// The first moment at or after `now` that lies behind all usage counted so far, where replicas' clocks and
+/// the length of a millisecond are the only difference. Usage that a caller dated further ahead stays ahead.
+async fn moment_behind_usage(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    now: Millis,
+) -> std::result::Result<Millis, DbErr> {
+    let latest: Option<Option<Millis>> = usage_report::Entity::find()
+        .select_only()
+        .column_as(usage_report::Column::LastAt.max(), "latest")
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .filter(usage_report::Column::LastAt.lte(now.saturating_add(CLOCK_SKEW_MS)))
+        .into_tuple()
+        .one(tx)
+        .await?;
+    let behind = latest.flatten().map_or(now, |at| at.saturating_add(1));
+    Ok(Ord::max(now, behind))
 }
 
 fn interval(row: &billing_period::Model) -> Interval {
@@ -223,9 +249,9 @@ async fn find_account(
         .order_by_desc(billing_period::Column::PeriodStart)
         .one(db)
         .await?;
-    let (account_id, link) = link(row);
+    let (id, link) = link(row);
     Ok(Some(Account {
-        account_id,
+        id,
         link,
         current_period: period.as_ref().map(interval),
     }))

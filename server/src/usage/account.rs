@@ -68,9 +68,8 @@ pub fn standing_at(links: &[Link], at: Millis) -> Standing {
         .max_by_key(|link| link.version);
     match in_force.map(|link| &link.billing) {
         Some(Billing::Stripe { customer, .. }) => Standing::Billed(customer.clone()),
-        Some(Billing::Free) => Standing::NotBillable,
         None if links.is_empty() => Standing::Unlinked,
-        None => Standing::NotBillable,
+        Some(Billing::Free) | None => Standing::NotBillable,
     }
 }
 
