@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait as _,
 };
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
@@ -64,7 +66,10 @@ impl Store {
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .sqlx_logging(false)
                 .map_sqlx_postgres_opts(|postgres| postgres.application_name("usage-server"));
-            let pool = Database::connect(options).await?;
+            let pool = match Database::connect(options).await {
+                Ok(pool) => pool,
+                Err(error) => return Err(why_not(url).await.unwrap_or(error)),
+            };
             Ok(Self {
                 writer: pool.clone(),
                 reader: pool,
@@ -146,6 +151,12 @@ impl Store {
         }
         Ok(tx)
     }
+}
+
+/// Why PostgreSQL cannot be reached: a pool only says that it waited in vain.
+async fn why_not(url: &str) -> Option<DbErr> {
+    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
+    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }
 
 async fn lock(tx: &DatabaseTransaction, sql: &str, key: i64) -> Result<(), DbErr> {
