@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -37,8 +37,9 @@ const LEASE_SECS: u32 = 60;
 const IDLE: Duration = Duration::from_secs(1);
 /// The longest pause before a request is tried again.
 const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
-/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know.
-const PAUSE: Duration = Duration::from_secs(30);
+/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know, in
+/// shortest pauses before a retry: half a minute unless configured otherwise. `ForceReport` lifts it.
+const PAUSE_RETRIES: Millis = 30;
 /// How long until an event that is nowhere to be found is looked for again.
 const LOOK_AGAIN_MS: Millis = HOUR_MS;
 /// How many due reports one query reads at least.
@@ -99,9 +100,7 @@ impl Sender {
     async fn run(mut self) {
         let shutdown = self.reporter.shutdown.clone();
         let reporter = Arc::clone(&self.reporter);
-        let idle =
-            Duration::from_millis(u64::try_from(reporter.options.retry_ms).unwrap_or(u64::MAX))
-                .min(IDLE);
+        let idle = millis_long(reporter.options.retry_ms).min(IDLE);
         while !shutdown.is_cancelled() {
             let started = match self.start_due().await {
                 Ok(started) => started,
@@ -160,6 +159,10 @@ impl Sender {
             .options
             .concurrency
             .saturating_sub(self.busy.len());
+        if self.reporter.hurried.swap(false, Ordering::Relaxed) {
+            self.paused_until = None;
+            self.paused_meters.clear();
+        }
         let now = Instant::now();
         if room == 0
             || self.paused_until.is_some_and(|until| now < until)
@@ -289,9 +292,11 @@ impl Sender {
         self.reporter.settled.notify_waiters();
     }
 
-    fn note_pause(&mut self, pause: Option<Pause>) {
-        let until = Instant::now().checked_add(PAUSE);
-        match (pause, until) {
+    fn note_pause(&mut self, why: Option<Pause>) {
+        let retry_ms = self.reporter.options.retry_ms;
+        let pause = millis_long(retry_ms.saturating_mul(PAUSE_RETRIES)).min(MAX_RETRY);
+        let until = Instant::now().checked_add(pause);
+        match (why, until) {
             (Some(Pause::Everything), until) => {
                 tracing::error!("Stripe refuses the key: nothing is sent until it is mended");
                 self.paused_until = until;
@@ -303,6 +308,10 @@ impl Sender {
             _ => {}
         }
     }
+}
+
+fn millis_long(ms: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn lane_of(report: &Report) -> Option<Lane> {
