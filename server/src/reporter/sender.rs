@@ -234,7 +234,7 @@ impl Sender {
     }
 
     fn start(&mut self, task: Task) {
-        let (Task::Send(report) | Task::Look(report)) = &task;
+        let (Task::Send { report, .. } | Task::Look(report)) = &task;
         let Some(lane) = lane_of(report) else { return };
         self.busy.insert(lane.clone());
         let (reporter, stripe, rate) = (
@@ -244,9 +244,12 @@ impl Sender {
         );
         self.under_way.spawn(async move {
             match task {
-                Task::Send(report) => {
+                Task::Send {
+                    report,
+                    may_be_there,
+                } => {
                     rate.until_ready().await;
-                    send(&reporter, &stripe, lane, report).await
+                    send(&reporter, &stripe, lane, report, may_be_there).await
                 }
                 Task::Look(report) => look(&reporter, &stripe, lane, report).await,
             }
@@ -333,7 +336,15 @@ fn backoff_ms(attempts: i32, retry_ms: Millis) -> Millis {
     Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)
 }
 
-async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) -> Ended {
+/// Sends an event. `may_be_there` says whether an earlier attempt may have arrived: a refusal of this one
+/// then says nothing of that one, and only looking does.
+async fn send(
+    reporter: &Reporter,
+    stripe: &Stripe,
+    lane: Lane,
+    report: Report,
+    may_be_there: bool,
+) -> Ended {
     let (customer, meter) = lane;
     let name = identifier(report.id, report.generation);
     let event_name = reporter
@@ -362,8 +373,10 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
         Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
         Err(Failure::NoCustomer(_)) => (Some(Event::Park), None),
+        Err(Failure::Refused(_)) if may_be_there => (None, None),
         Err(Failure::Refused(_)) => (Some(Event::Reject), None),
     };
+    let is_refused_whole = matches!(&answer, Err(Failure::Denied(_) | Failure::NoMeter(_)));
     let error = answer
         .as_ref()
         .err()
@@ -378,6 +391,7 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         settlement: Settlement {
             report,
             event: happened,
+            is_surely_absent: is_refused_whole && !may_be_there,
             error,
             next_attempt_at: retry_at,
         },
@@ -403,6 +417,7 @@ async fn look(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         settlement: Settlement {
             report,
             event,
+            is_surely_absent: false,
             error,
             next_attempt_at,
         },

@@ -27,7 +27,12 @@ pub(crate) type Lane = (String, String);
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
     /// Give it to Stripe; it is marked already.
-    Send(Report),
+    Send {
+        /// What to send.
+        report: Report,
+        /// Whether an earlier attempt under this identifier may have arrived.
+        may_be_there: bool,
+    },
     /// Look whether Stripe has it.
     Look(Report),
 }
@@ -39,6 +44,8 @@ pub(crate) struct Settlement {
     pub(crate) report: Report,
     /// What happened; `None` when nothing final did.
     pub(crate) event: Option<Event>,
+    /// Whether no attempt under the present identifier can have arrived.
+    pub(crate) is_surely_absent: bool,
     /// What went wrong, in words.
     pub(crate) error: Option<String>,
     /// When to try again.
@@ -216,8 +223,9 @@ async fn mark(
         Some(stamp) => stamp,
         None => choose_timestamp(tx, &report, slots, now).await?,
     };
+    let may_be_there = report.first_sent_at.is_some();
     let is_too_old = stamp < now.saturating_sub(MAX_EVENT_AGE_MS);
-    if is_too_old && let Some(next) = state.after(&Event::Expire) {
+    if is_too_old && !may_be_there && let Some(next) = state.after(&Event::Expire) {
         change = change
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(
@@ -244,7 +252,10 @@ async fn mark(
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
         .exec(tx)
         .await?;
-    Ok((changed.rows_affected == 1).then_some(Task::Send(report)))
+    Ok((changed.rows_affected == 1).then_some(Task::Send {
+        report,
+        may_be_there,
+    }))
 }
 
 /// The event's timestamp: inside the part of the window that the report's first increment lies in, so that
@@ -328,5 +339,9 @@ async fn settle_one(
                 Expr::value(settlement.next_attempt_at),
             ),
     };
+    if settlement.is_surely_absent && next.is_none() {
+        // The 23 hours count from the first attempt that may have arrived.
+        change = change.col_expr(Column::FirstSentAt, Expr::value(None::<i64>));
+    }
     change.exec(tx).await.map(|_| ())
 }
