@@ -446,18 +446,19 @@ async fn find(
         sum.map_err(|error| error.to_string())
     };
     let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
-    let (others, is_undecided) = ours(minute).await?;
-    if is_undecided {
+    let others = ours(minute).await?;
+    if others.is_undecided {
         return Ok((None, "another undecided event shares its minute".to_owned()));
     }
     let held = total(minute).await?;
-    if held == others.saturating_add(report.quantity) {
+    if held == others.arrived.saturating_add(report.quantity) {
         return Ok((Some(Event::Accept), "found at Stripe".to_owned()));
     }
-    if held != others {
+    if held != others.arrived {
+        let expected = others.arrived;
         return Ok((
             None,
-            format!("Stripe holds {held} in its minute; {others} without it were expected"),
+            format!("Stripe holds {held} in its minute; {expected} without it were expected"),
         ));
     }
     if report.generation >= MAX_GENERATION {
@@ -466,10 +467,15 @@ async fn find(
             "not found at Stripe, and sent anew as often as is allowed".to_owned(),
         ));
     }
+    // Later than the report's last attempt, and than whatever shares its minute: while that is not shown
+    // yet, it would pass for the report itself.
     let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
+    let after = others
+        .last_arrived_at
+        .map_or(sent_at, |arrived| sent_at.max(arrived));
     let witness = reporter
         .store
-        .find_witness(lane, sent_at)
+        .find_witness(lane, after)
         .await
         .map_err(|error| error.to_string())?;
     let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
@@ -478,9 +484,13 @@ async fn find(
             "not found at Stripe, and no later event proves that its totals are current".to_owned(),
         ));
     };
-    let minute = minute_of(stamp);
-    let (expected, is_undecided) = ours(minute).await?;
-    if is_undecided || total(minute).await? != expected {
+    let its_minute = minute_of(stamp);
+    let expected = ours(its_minute).await?;
+    // Its own minute is asked once more, after the witness has been seen: both may have come in between.
+    if expected.is_undecided
+        || total(its_minute).await? != expected.arrived
+        || total(minute).await? != held
+    {
         return Ok((
             None,
             "not found at Stripe, whose totals are behind".to_owned(),

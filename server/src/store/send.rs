@@ -52,6 +52,17 @@ pub(crate) struct Settlement {
     pub(crate) next_attempt_at: Millis,
 }
 
+/// What Stripe was given of a lane in one minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MinuteSum {
+    /// The sum of what is known to have arrived.
+    pub(crate) arrived: i64,
+    /// When the last of it was known to have arrived.
+    pub(crate) last_arrived_at: Option<Millis>,
+    /// Whether it is not known of anything else.
+    pub(crate) is_undecided: bool,
+}
+
 impl Store {
     /// One report of each lane that is due, in the order of the lanes, after the one given.
     pub(crate) async fn due_reports(
@@ -127,21 +138,21 @@ impl Store {
         Ok(())
     }
 
-    /// The sum of what Stripe was given of a lane in one minute, as far as it is known to have arrived,
-    /// and whether anything else in that minute is undecided.
+    /// What Stripe was given of a lane in one minute, but for one report.
     pub(crate) async fn minute_sum(
         &self,
         lane: &Lane,
         minute: Interval,
         except: &Report,
-    ) -> Result<(i64, bool)> {
-        let rows: Vec<(String, i64)> = usage_report::Entity::find()
+    ) -> Result<MinuteSum> {
+        let rows: Vec<(String, i64, Option<Millis>)> = usage_report::Entity::find()
             .select_only()
             .column(Column::State)
             .column_as(
                 Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
                 "quantity",
             )
+            .column_as(Column::ReportedAt.max(), "last_at")
             .filter(Column::Customer.eq(&lane.0))
             .filter(Column::Meter.eq(&lane.1))
             .filter(Column::EventTimestamp.gte(minute.start))
@@ -151,29 +162,30 @@ impl Store {
             .into_tuple()
             .all(&self.reader)
             .await?;
-        let mut arrived = 0_i64;
-        let mut is_undecided = false;
-        for (state, quantity) in rows {
+        let mut sum = MinuteSum::default();
+        for (state, quantity, last_at) in rows {
             match State::from_name(&state) {
                 Some(State::Accepted | State::Confirmed) => {
-                    arrived = arrived.saturating_add(quantity)
+                    sum.arrived = sum.arrived.saturating_add(quantity);
+                    sum.last_arrived_at = sum.last_arrived_at.max(last_at);
                 }
                 Some(State::Rejected | State::Parked) => {}
-                _ => is_undecided = true,
+                _ => sum.is_undecided = true,
             }
         }
-        Ok((arrived, is_undecided))
+        Ok(sum)
     }
 
-    /// A report of the lane that Stripe took after a moment: where its totals show it, they show
-    /// everything from before.
+    /// A report of the lane that Stripe took and that was never given to it before a moment: where its
+    /// totals show it, they show everything from before. When it was taken does not say so: an event that
+    /// is sent again after a crash may have arrived long ago.
     pub(crate) async fn find_witness(&self, lane: &Lane, after: Millis) -> Result<Option<Report>> {
         Ok(usage_report::Entity::find()
             .filter(Column::Customer.eq(&lane.0))
             .filter(Column::Meter.eq(&lane.1))
             .filter(Column::State.is_in(State::REPORTED.map(State::name)))
-            .filter(Column::ReportedAt.gt(after))
-            .order_by_asc(Column::ReportedAt)
+            .filter(Column::FirstSentAt.gt(after))
+            .order_by_asc(Column::FirstSentAt)
             .one(&self.reader)
             .await?)
     }
