@@ -1,11 +1,11 @@
 //! Sending: what is due, what is marked before a request and what is recorded after it.
 //!
 //! Every change is a compare-and-set on the state that was seen, so a replica that lost its lease in
-//! between changes nothing.
+//! between changes nothing. Whoever changes several reports locks them in the order of their ids.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
@@ -95,15 +95,25 @@ impl Store {
 
     /// Makes everything of a scope due that waits to be tried again.
     pub(crate) async fn hurry(&self, scope: &Scope, now: Millis) -> Result<()> {
-        let mut change = usage_report::Entity::update_many()
-            .col_expr(Column::NextAttemptAt, Expr::value(now))
+        let waiting = scope
+            .narrow(usage_report::Entity::find())
+            .select_only()
+            .column(Column::AccountId)
+            .column(Column::Id)
             .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
             .filter(Column::Customer.is_not_null())
-            .filter(Column::NextAttemptAt.gt(now));
-        if let Scope::Accounts(accounts) = scope {
-            change = change.filter(Column::AccountId.is_in(accounts));
-        }
-        change.exec(&self.writer).await?;
+            .filter(Column::NextAttemptAt.gt(now))
+            // As the sender locks them.
+            .order_by_asc(Column::Id)
+            .lock_exclusive();
+        usage_report::Entity::update_many()
+            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .filter(
+                Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
+                    .in_subquery(waiting.into_query()),
+            )
+            .exec(&self.writer)
+            .await?;
         Ok(())
     }
 
@@ -111,13 +121,14 @@ impl Store {
     /// settled at once. `retry_at` says when a report is due again if its answer never comes.
     pub(crate) async fn mark_sending(
         &self,
-        due: Vec<Report>,
+        mut due: Vec<Report>,
         slots: Slots,
         now: Millis,
         retry_at: impl Fn(&Report) -> Millis + Send,
     ) -> Result<Vec<Task>> {
         let tx = self.begin().await?;
         let mut tasks = Vec::new();
+        due.sort_unstable_by_key(|report| report.id);
         for report in due {
             let retry_at = retry_at(&report);
             if let Some(task) = mark(&tx, report, slots, now, retry_at).await? {
@@ -131,7 +142,9 @@ impl Store {
     /// Records what came of requests.
     pub(crate) async fn settle(&self, settlements: &[Settlement], now: Millis) -> Result<()> {
         let tx = self.begin().await?;
-        for settlement in settlements {
+        let mut in_order: Vec<&Settlement> = settlements.iter().collect();
+        in_order.sort_unstable_by_key(|settlement| settlement.report.id);
+        for settlement in in_order {
             settle_one(&tx, settlement, now).await?;
         }
         tx.commit().await?;
