@@ -172,14 +172,8 @@ impl Sender {
         }
         self.paused_meters.retain(|_, until| now < *until);
         let reporter = Arc::clone(&self.reporter);
-        let meters: Vec<&str> = reporter
-            .options
-            .meters
-            .all()
-            .iter()
-            .map(|meter| &*meter.name)
-            .filter(|name| !self.paused_meters.contains_key(*name))
-            .collect();
+        let mut meters = reporter.options.meters.names();
+        meters.retain(|name| !self.paused_meters.contains_key(*name));
         let limit = room.saturating_mul(4).max(MIN_PAGE);
         let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);
         let now = reporter.clock.now();

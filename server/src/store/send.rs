@@ -93,21 +93,28 @@ impl Store {
             .await?)
     }
 
-    /// Makes everything of a scope due that waits to be tried again.
+    /// Makes everything of a scope due that waits to be tried or looked up again. What went wrong with it
+    /// before is history: without an error it counts as not answered yet.
     pub(crate) async fn hurry(&self, scope: &Scope, now: Millis) -> Result<()> {
+        let history = Expr::case(
+            Expr::col(Column::State).eq(State::Unknown.name()),
+            Expr::col(Column::LastError),
+        )
+        .finally(Expr::value(None::<String>));
         let waiting = scope
             .narrow(usage_report::Entity::find())
             .select_only()
             .column(Column::AccountId)
             .column(Column::Id)
-            .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
+            .filter(Column::State.is_in(State::DUE.map(State::name)))
             .filter(Column::Customer.is_not_null())
-            .filter(Column::NextAttemptAt.gt(now))
+            .filter(Column::NextAttemptAt.gt(now).or(Column::LastError.is_not_null()))
             // As the sender locks them.
             .order_by_asc(Column::Id)
             .lock_exclusive();
         usage_report::Entity::update_many()
             .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .col_expr(Column::LastError, history.into())
             .filter(
                 Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
                     .in_subquery(waiting.into_query()),
