@@ -42,6 +42,8 @@ const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
 const PAUSE_RETRIES: Millis = 30;
 /// How long until an event that is nowhere to be found is looked for again.
 const LOOK_AGAIN_MS: Millis = HOUR_MS;
+/// How long a request may wait for its turn under the rate limit: part of what the lease has to cover.
+const RATE_WAIT_SECS: u32 = 10;
 /// How many due reports one query reads at least.
 const MIN_PAGE: usize = 64;
 
@@ -60,6 +62,8 @@ struct Sender {
     reporter: Arc<Reporter>,
     stripe: Stripe,
     rate: Arc<DefaultDirectRateLimiter>,
+    /// Requests under way at once: no more than get their turn before the lease could end.
+    concurrency: usize,
     under_way: JoinSet<Ended>,
     /// The lanes of what is under way: one request at a time each.
     busy: HashSet<Lane>,
@@ -79,11 +83,14 @@ impl Reporter {
             return;
         };
         let per_second = NonZeroU32::new(self.options.events_per_sec).unwrap_or(NonZeroU32::MIN);
+        let in_turn = per_second.get().saturating_mul(RATE_WAIT_SECS);
+        let in_turn = usize::try_from(in_turn).unwrap_or(usize::MAX);
         let now = Instant::now();
         let sender = Sender {
             reporter: Arc::clone(self),
             stripe,
             rate: Arc::new(RateLimiter::direct(Quota::per_second(per_second))),
+            concurrency: self.options.concurrency.min(in_turn),
             under_way: JoinSet::new(),
             busy: HashSet::new(),
             cursor: None,
@@ -109,7 +116,7 @@ impl Sender {
                     false
                 }
             };
-            if started && self.busy.len() < reporter.options.concurrency {
+            if started && self.busy.len() < self.concurrency {
                 // There may be more; what has ended in between is recorded on the way.
                 self.record_ended(None).await;
                 continue;
@@ -131,7 +138,7 @@ impl Sender {
         }
     }
 
-    /// Whether the lease is surely ours for at least as long as a request takes.
+    /// Whether the lease is surely ours for at least as long as a request and its wait for a turn take.
     async fn holds_lease(&mut self) -> Result<bool> {
         let now = Instant::now();
         if now >= self.prolong_at {
@@ -149,16 +156,13 @@ impl Sender {
                 self.held_until = now;
             }
         }
-        Ok(self.held_until.saturating_duration_since(now) > REQUEST_TIMEOUT)
+        let longest = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(RATE_WAIT_SECS.into()));
+        Ok(self.held_until.saturating_duration_since(now) > longest)
     }
 
     /// Starts requests for one page of what is due; false when nothing could be started.
     async fn start_due(&mut self) -> Result<bool> {
-        let room = self
-            .reporter
-            .options
-            .concurrency
-            .saturating_sub(self.busy.len());
+        let room = self.concurrency.saturating_sub(self.busy.len());
         if self.reporter.hurried.swap(false, Ordering::Relaxed) {
             self.paused_until = None;
             self.paused_meters.clear();
