@@ -147,7 +147,7 @@ impl Reporter {
         {
             return Ok(());
         }
-        let meters = self.options.meters.names();
+        let meters = self.options.meters.names_of_all();
         let begun = Instant::now();
         let (mut last, mut moved_at) = (None, begun);
         loop {

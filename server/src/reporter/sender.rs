@@ -176,7 +176,7 @@ impl Sender {
         }
         self.paused_meters.retain(|_, until| now < *until);
         let reporter = Arc::clone(&self.reporter);
-        let mut meters = reporter.options.meters.names();
+        let mut meters = reporter.options.meters.names_of_all();
         meters.retain(|name| !self.paused_meters.contains_key(*name));
         let limit = room.saturating_mul(4).max(MIN_PAGE);
         let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);

@@ -187,7 +187,7 @@ impl Store {
             match State::from_name(&state) {
                 Some(State::Accepted | State::Confirmed) => {
                     sum.arrived = sum.arrived.saturating_add(quantity);
-                    sum.last_arrived_at = sum.last_arrived_at.max(last_at);
+                    sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }
                 Some(State::Rejected | State::Parked) => {}
                 _ => sum.is_undecided = true,

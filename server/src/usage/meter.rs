@@ -110,7 +110,7 @@ impl Meters {
     }
 
     /// The names of all meters.
-    pub fn names(&self) -> Vec<&str> {
+    pub fn names_of_all(&self) -> Vec<&str> {
         self.all.iter().map(|meter| &*meter.name).collect()
     }
 
