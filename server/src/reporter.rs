@@ -9,7 +9,13 @@ pub(crate) mod schedule;
 mod sender;
 mod tick;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +65,8 @@ pub(crate) struct Reporter {
     replica: String,
     /// Told when something was closed, so that sending starts at once.
     closed: Notify,
+    /// Set when an admin asks for a report: what made the sender pause may be mended by now.
+    hurried: AtomicBool,
     /// Told when something was sent, so that watchers look at once.
     settled: Notify,
     shutdown: CancellationToken,
@@ -81,6 +89,7 @@ impl Reporter {
             options,
             replica: Uuid::now_v7().to_string(),
             closed: Notify::new(),
+            hurried: AtomicBool::new(false),
             settled: Notify::new(),
             shutdown,
             tasks: TaskTracker::new(),
@@ -102,6 +111,7 @@ impl Reporter {
         let now = self.clock.now();
         // What waits in backoff is tried again now: that is what the admin asks for.
         self.store.hurry(&scope, now).await?;
+        self.hurried.store(true, Ordering::Relaxed);
         let run = self
             .store
             .insert_run(

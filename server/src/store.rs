@@ -5,7 +5,8 @@
 //!
 //! Locks are always taken in the same order, which is why nothing here deadlocks: first the boundary
 //! lock (shared to count and to close, exclusive to move a boundary), then keys in key order, then open
-//! reports in the order of their unique key, then single rows by primary key.
+//! reports in the order of their unique key, then closed reports in the order of their ids, then single rows
+//! by primary key.
 
 pub(crate) mod accounts;
 pub(crate) mod boundaries;

@@ -237,7 +237,9 @@ fn failure(error: &StripeError) -> Failure {
             Failure::NoMeter(text)
         }
         _ if says(error, "No such customer") => Failure::NoCustomer(text),
-        _ => Failure::Refused(text),
+        400 => Failure::Refused(text),
+        // Such as the 404 of a wrong address: it says nothing of the event.
+        _ => Failure::Unanswered(text),
     }
 }
 

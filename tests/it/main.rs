@@ -9,7 +9,15 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod boundaries;
 mod counting;
+mod faults;
+mod forcing;
+mod model;
 mod pg_proxy;
 mod postgres;
+mod replicas;
+mod reporting;
+mod schedule;
+mod unanswered;
 mod world;

@@ -147,13 +147,20 @@ impl Reporter {
         {
             return Ok(());
         }
+        let meters = self.options.meters.names_of_all();
         let begun = Instant::now();
         let (mut last, mut moved_at) = (None, begun);
         loop {
             let settled = self.settled.notified();
-            let closing_finished = self.store.get_run(id).await?.closing_finished_at.is_some();
+            let closing_finished_at = self.store.get_run(id).await?.closing_finished_at;
+            let closing_finished = closing_finished_at.is_some();
             let summary = Summary::of(&self.store.run_counts(id).await?);
-            let in_earlier_runs = self.store.untried_before(&run, &scope).await?;
+            // Another run may have closed in between what this one came to close.
+            let until = closing_finished_at.unwrap_or_else(|| self.clock.now());
+            let in_earlier_runs = self
+                .store
+                .unanswered_elsewhere(&run, &scope, &meters, until)
+                .await?;
             let now = Instant::now();
             let seen = Some((summary, closing_finished, in_earlier_runs));
             if seen != last {

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -37,10 +37,13 @@ const LEASE_SECS: u32 = 60;
 const IDLE: Duration = Duration::from_secs(1);
 /// The longest pause before a request is tried again.
 const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
-/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know.
-const PAUSE: Duration = Duration::from_secs(30);
+/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know, in
+/// shortest pauses before a retry: half a minute unless configured otherwise. `ForceReport` lifts it.
+const PAUSE_RETRIES: Millis = 30;
 /// How long until an event that is nowhere to be found is looked for again.
 const LOOK_AGAIN_MS: Millis = HOUR_MS;
+/// How long a request may wait for its turn under the rate limit: part of what the lease has to cover.
+const RATE_WAIT_SECS: u32 = 10;
 /// How many due reports one query reads at least.
 const MIN_PAGE: usize = 64;
 
@@ -59,6 +62,8 @@ struct Sender {
     reporter: Arc<Reporter>,
     stripe: Stripe,
     rate: Arc<DefaultDirectRateLimiter>,
+    /// Requests under way at once: no more than get their turn before the lease could end.
+    concurrency: usize,
     under_way: JoinSet<Ended>,
     /// The lanes of what is under way: one request at a time each.
     busy: HashSet<Lane>,
@@ -78,11 +83,14 @@ impl Reporter {
             return;
         };
         let per_second = NonZeroU32::new(self.options.events_per_sec).unwrap_or(NonZeroU32::MIN);
+        let in_turn = per_second.get().saturating_mul(RATE_WAIT_SECS);
+        let in_turn = usize::try_from(in_turn).unwrap_or(usize::MAX);
         let now = Instant::now();
         let sender = Sender {
             reporter: Arc::clone(self),
             stripe,
             rate: Arc::new(RateLimiter::direct(Quota::per_second(per_second))),
+            concurrency: self.options.concurrency.min(in_turn),
             under_way: JoinSet::new(),
             busy: HashSet::new(),
             cursor: None,
@@ -99,9 +107,7 @@ impl Sender {
     async fn run(mut self) {
         let shutdown = self.reporter.shutdown.clone();
         let reporter = Arc::clone(&self.reporter);
-        let idle =
-            Duration::from_millis(u64::try_from(reporter.options.retry_ms).unwrap_or(u64::MAX))
-                .min(IDLE);
+        let idle = millis_long(reporter.options.retry_ms).min(IDLE);
         while !shutdown.is_cancelled() {
             let started = match self.start_due().await {
                 Ok(started) => started,
@@ -110,7 +116,7 @@ impl Sender {
                     false
                 }
             };
-            if started && self.busy.len() < reporter.options.concurrency {
+            if started && self.busy.len() < self.concurrency {
                 // There may be more; what has ended in between is recorded on the way.
                 self.record_ended(None).await;
                 continue;
@@ -132,7 +138,7 @@ impl Sender {
         }
     }
 
-    /// Whether the lease is surely ours for at least as long as a request takes.
+    /// Whether the lease is surely ours for at least as long as a request and its wait for a turn take.
     async fn holds_lease(&mut self) -> Result<bool> {
         let now = Instant::now();
         if now >= self.prolong_at {
@@ -150,16 +156,17 @@ impl Sender {
                 self.held_until = now;
             }
         }
-        Ok(self.held_until.saturating_duration_since(now) > REQUEST_TIMEOUT)
+        let longest = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(RATE_WAIT_SECS.into()));
+        Ok(self.held_until.saturating_duration_since(now) > longest)
     }
 
     /// Starts requests for one page of what is due; false when nothing could be started.
     async fn start_due(&mut self) -> Result<bool> {
-        let room = self
-            .reporter
-            .options
-            .concurrency
-            .saturating_sub(self.busy.len());
+        let room = self.concurrency.saturating_sub(self.busy.len());
+        if self.reporter.hurried.swap(false, Ordering::Relaxed) {
+            self.paused_until = None;
+            self.paused_meters.clear();
+        }
         let now = Instant::now();
         if room == 0
             || self.paused_until.is_some_and(|until| now < until)
@@ -169,14 +176,8 @@ impl Sender {
         }
         self.paused_meters.retain(|_, until| now < *until);
         let reporter = Arc::clone(&self.reporter);
-        let meters: Vec<&str> = reporter
-            .options
-            .meters
-            .all()
-            .iter()
-            .map(|meter| &*meter.name)
-            .filter(|name| !self.paused_meters.contains_key(*name))
-            .collect();
+        let mut meters = reporter.options.meters.names_of_all();
+        meters.retain(|name| !self.paused_meters.contains_key(*name));
         let limit = room.saturating_mul(4).max(MIN_PAGE);
         let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);
         let now = reporter.clock.now();
@@ -231,7 +232,7 @@ impl Sender {
     }
 
     fn start(&mut self, task: Task) {
-        let (Task::Send(report) | Task::Look(report)) = &task;
+        let (Task::Send { report, .. } | Task::Look(report)) = &task;
         let Some(lane) = lane_of(report) else { return };
         self.busy.insert(lane.clone());
         let (reporter, stripe, rate) = (
@@ -241,9 +242,12 @@ impl Sender {
         );
         self.under_way.spawn(async move {
             match task {
-                Task::Send(report) => {
+                Task::Send {
+                    report,
+                    may_be_there,
+                } => {
                     rate.until_ready().await;
-                    send(&reporter, &stripe, lane, report).await
+                    send(&reporter, &stripe, lane, report, may_be_there).await
                 }
                 Task::Look(report) => look(&reporter, &stripe, lane, report).await,
             }
@@ -289,9 +293,11 @@ impl Sender {
         self.reporter.settled.notify_waiters();
     }
 
-    fn note_pause(&mut self, pause: Option<Pause>) {
-        let until = Instant::now().checked_add(PAUSE);
-        match (pause, until) {
+    fn note_pause(&mut self, why: Option<Pause>) {
+        let retry_ms = self.reporter.options.retry_ms;
+        let pause = millis_long(retry_ms.saturating_mul(PAUSE_RETRIES)).min(MAX_RETRY);
+        let until = Instant::now().checked_add(pause);
+        match (why, until) {
             (Some(Pause::Everything), until) => {
                 tracing::error!("Stripe refuses the key: nothing is sent until it is mended");
                 self.paused_until = until;
@@ -303,6 +309,10 @@ impl Sender {
             _ => {}
         }
     }
+}
+
+fn millis_long(ms: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn lane_of(report: &Report) -> Option<Lane> {
@@ -324,7 +334,15 @@ fn backoff_ms(attempts: i32, retry_ms: Millis) -> Millis {
     Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)
 }
 
-async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) -> Ended {
+/// Sends an event. `may_be_there` says whether an earlier attempt may have arrived: a refusal of this one
+/// then says nothing of that one, and only looking does.
+async fn send(
+    reporter: &Reporter,
+    stripe: &Stripe,
+    lane: Lane,
+    report: Report,
+    may_be_there: bool,
+) -> Ended {
     let (customer, meter) = lane;
     let name = identifier(report.id, report.generation);
     let event_name = reporter
@@ -353,8 +371,10 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
         Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
         Err(Failure::NoCustomer(_)) => (Some(Event::Park), None),
+        Err(Failure::Refused(_)) if may_be_there => (None, None),
         Err(Failure::Refused(_)) => (Some(Event::Reject), None),
     };
+    let is_refused_whole = matches!(&answer, Err(Failure::Denied(_) | Failure::NoMeter(_)));
     let error = answer
         .as_ref()
         .err()
@@ -369,6 +389,7 @@ async fn send(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         settlement: Settlement {
             report,
             event: happened,
+            is_surely_absent: is_refused_whole && !may_be_there,
             error,
             next_attempt_at: retry_at,
         },
@@ -394,6 +415,7 @@ async fn look(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) 
         settlement: Settlement {
             report,
             event,
+            is_surely_absent: false,
             error,
             next_attempt_at,
         },
@@ -422,18 +444,19 @@ async fn find(
         sum.map_err(|error| error.to_string())
     };
     let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
-    let (others, is_undecided) = ours(minute).await?;
-    if is_undecided {
+    let others = ours(minute).await?;
+    if others.is_undecided {
         return Ok((None, "another undecided event shares its minute".to_owned()));
     }
     let held = total(minute).await?;
-    if held == others.saturating_add(report.quantity) {
+    if held == others.arrived.saturating_add(report.quantity) {
         return Ok((Some(Event::Accept), "found at Stripe".to_owned()));
     }
-    if held != others {
+    if held != others.arrived {
+        let expected = others.arrived;
         return Ok((
             None,
-            format!("Stripe holds {held} in its minute; {others} without it were expected"),
+            format!("Stripe holds {held} in its minute; {expected} without it were expected"),
         ));
     }
     if report.generation >= MAX_GENERATION {
@@ -442,10 +465,15 @@ async fn find(
             "not found at Stripe, and sent anew as often as is allowed".to_owned(),
         ));
     }
+    // Later than the report's last attempt, and than whatever shares its minute: while that is not shown
+    // yet, it would pass for the report itself.
     let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
+    let after = others
+        .last_arrived_at
+        .map_or(sent_at, |arrived| sent_at.max(arrived));
     let witness = reporter
         .store
-        .find_witness(lane, sent_at)
+        .find_witness(lane, after)
         .await
         .map_err(|error| error.to_string())?;
     let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
@@ -454,9 +482,13 @@ async fn find(
             "not found at Stripe, and no later event proves that its totals are current".to_owned(),
         ));
     };
-    let minute = minute_of(stamp);
-    let (expected, is_undecided) = ours(minute).await?;
-    if is_undecided || total(minute).await? != expected {
+    let its_minute = minute_of(stamp);
+    let expected = ours(its_minute).await?;
+    // Its own minute is asked once more, after the witness has been seen: both may have come in between.
+    if expected.is_undecided
+        || total(its_minute).await? != expected.arrived
+        || total(minute).await? != held
+    {
         return Ok((
             None,
             "not found at Stripe, whose totals are behind".to_owned(),

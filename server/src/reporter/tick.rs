@@ -42,7 +42,8 @@ impl Reporter {
         })?;
         let mut scheduler = JobScheduler::new().await?;
         scheduler.add(job).await?;
-        self.beat().await;
+        // Housekeeping may take long after a long time down: the first beat leaves it to the next.
+        self.look_at_schedule().await;
         scheduler.start().await?;
         let reporter = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -55,6 +56,13 @@ impl Reporter {
     }
 
     async fn beat(self: &Arc<Self>) {
+        self.look_at_schedule().await;
+        if let Err(error) = self.keep_house().await {
+            tracing::warn!(%error, "housekeeping stopped; it is taken up again by the next beat");
+        }
+    }
+
+    async fn look_at_schedule(self: &Arc<Self>) {
         if self.shutdown.is_cancelled() {
             return;
         }
@@ -62,9 +70,6 @@ impl Reporter {
             && let Err(error) = self.report_when_due().await
         {
             tracing::warn!(%error, "the schedule could not be looked at");
-        }
-        if let Err(error) = self.keep_house().await {
-            tracing::warn!(%error, "housekeeping stopped; it is taken up again by the next beat");
         }
     }
 

@@ -60,6 +60,8 @@ impl Store {
             .filter(Column::Id.ne(Uuid::nil()))
             .order_by_asc(Column::CommittedAt)
             .limit(ROWS_A_STEP)
+            // Two replicas at once would both add what only one of them forgets.
+            .lock_exclusive()
             .into_tuple()
             .all(&tx)
             .await?;

@@ -147,15 +147,23 @@ impl Store {
             .await?)
     }
 
-    /// How many reports of a scope other runs closed before this one began and that were never tried.
-    pub(crate) async fn untried_before(&self, run: &Run, scope: &Scope) -> Result<u64> {
+    /// How many reports of a scope, closed until a moment and not by this run, were not answered since they
+    /// were closed or hurried.
+    pub(crate) async fn unanswered_elsewhere(
+        &self,
+        run: &Run,
+        scope: &Scope,
+        meters: &[&str],
+        until: Millis,
+    ) -> Result<u64> {
         use sea_orm::PaginatorTrait as _;
         use usage_report::Column;
         Ok(scope
             .narrow(usage_report::Entity::find())
-            .filter(Column::State.eq(State::Closed.name()))
-            .filter(Column::Attempts.eq(0))
-            .filter(Column::ClosedAt.lte(run.started_at))
+            .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
+            .filter(Column::LastError.is_null())
+            .filter(Column::Meter.is_in(meters.iter().copied()))
+            .filter(Column::ClosedAt.lte(until))
             .filter(Column::RunId.is_null().or(Column::RunId.ne(run.id)))
             .count(&self.reader)
             .await?)

@@ -1,11 +1,11 @@
 //! Sending: what is due, what is marked before a request and what is recorded after it.
 //!
 //! Every change is a compare-and-set on the state that was seen, so a replica that lost its lease in
-//! between changes nothing.
+//! between changes nothing. Whoever changes several reports locks them in the order of their ids.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
@@ -27,7 +27,12 @@ pub(crate) type Lane = (String, String);
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
     /// Give it to Stripe; it is marked already.
-    Send(Report),
+    Send {
+        /// What to send.
+        report: Report,
+        /// Whether an earlier attempt under this identifier may have arrived.
+        may_be_there: bool,
+    },
     /// Look whether Stripe has it.
     Look(Report),
 }
@@ -39,10 +44,23 @@ pub(crate) struct Settlement {
     pub(crate) report: Report,
     /// What happened; `None` when nothing final did.
     pub(crate) event: Option<Event>,
+    /// Whether no attempt under the present identifier can have arrived.
+    pub(crate) is_surely_absent: bool,
     /// What went wrong, in words.
     pub(crate) error: Option<String>,
     /// When to try again.
     pub(crate) next_attempt_at: Millis,
+}
+
+/// What Stripe was given of a lane in one minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MinuteSum {
+    /// The sum of what is known to have arrived.
+    pub(crate) arrived: i64,
+    /// When the last of it was known to have arrived.
+    pub(crate) last_arrived_at: Option<Millis>,
+    /// Whether it is not known of anything else.
+    pub(crate) is_undecided: bool,
 }
 
 impl Store {
@@ -75,17 +93,34 @@ impl Store {
             .await?)
     }
 
-    /// Makes everything of a scope due that waits to be tried again.
+    /// Makes everything of a scope due that waits to be tried or looked up again. What went wrong with it
+    /// before is history: without an error it counts as not answered yet.
     pub(crate) async fn hurry(&self, scope: &Scope, now: Millis) -> Result<()> {
-        let mut change = usage_report::Entity::update_many()
-            .col_expr(Column::NextAttemptAt, Expr::value(now))
-            .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
+        let history = Expr::case(
+            Expr::col(Column::State).eq(State::Unknown.name()),
+            Expr::col(Column::LastError),
+        )
+        .finally(Expr::value(None::<String>));
+        let waiting = scope
+            .narrow(usage_report::Entity::find())
+            .select_only()
+            .column(Column::AccountId)
+            .column(Column::Id)
+            .filter(Column::State.is_in(State::DUE.map(State::name)))
             .filter(Column::Customer.is_not_null())
-            .filter(Column::NextAttemptAt.gt(now));
-        if let Scope::Accounts(accounts) = scope {
-            change = change.filter(Column::AccountId.is_in(accounts));
-        }
-        change.exec(&self.writer).await?;
+            .filter(Column::NextAttemptAt.gt(now).or(Column::LastError.is_not_null()))
+            // As the sender locks them.
+            .order_by_asc(Column::Id)
+            .lock_exclusive();
+        usage_report::Entity::update_many()
+            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .col_expr(Column::LastError, history.into())
+            .filter(
+                Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
+                    .in_subquery(waiting.into_query()),
+            )
+            .exec(&self.writer)
+            .await?;
         Ok(())
     }
 
@@ -93,13 +128,14 @@ impl Store {
     /// settled at once. `retry_at` says when a report is due again if its answer never comes.
     pub(crate) async fn mark_sending(
         &self,
-        due: Vec<Report>,
+        mut due: Vec<Report>,
         slots: Slots,
         now: Millis,
         retry_at: impl Fn(&Report) -> Millis + Send,
     ) -> Result<Vec<Task>> {
         let tx = self.begin().await?;
         let mut tasks = Vec::new();
+        due.sort_unstable_by_key(|report| report.id);
         for report in due {
             let retry_at = retry_at(&report);
             if let Some(task) = mark(&tx, report, slots, now, retry_at).await? {
@@ -113,28 +149,30 @@ impl Store {
     /// Records what came of requests.
     pub(crate) async fn settle(&self, settlements: &[Settlement], now: Millis) -> Result<()> {
         let tx = self.begin().await?;
-        for settlement in settlements {
+        let mut in_order: Vec<&Settlement> = settlements.iter().collect();
+        in_order.sort_unstable_by_key(|settlement| settlement.report.id);
+        for settlement in in_order {
             settle_one(&tx, settlement, now).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    /// The sum of what Stripe was given of a lane in one minute, as far as it is known to have arrived,
-    /// and whether anything else in that minute is undecided.
+    /// What Stripe was given of a lane in one minute, but for one report.
     pub(crate) async fn minute_sum(
         &self,
         lane: &Lane,
         minute: Interval,
         except: &Report,
-    ) -> Result<(i64, bool)> {
-        let rows: Vec<(String, i64)> = usage_report::Entity::find()
+    ) -> Result<MinuteSum> {
+        let rows: Vec<(String, i64, Option<Millis>)> = usage_report::Entity::find()
             .select_only()
             .column(Column::State)
             .column_as(
                 Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
                 "quantity",
             )
+            .column_as(Column::ReportedAt.max(), "last_at")
             .filter(Column::Customer.eq(&lane.0))
             .filter(Column::Meter.eq(&lane.1))
             .filter(Column::EventTimestamp.gte(minute.start))
@@ -144,29 +182,30 @@ impl Store {
             .into_tuple()
             .all(&self.reader)
             .await?;
-        let mut arrived = 0_i64;
-        let mut is_undecided = false;
-        for (state, quantity) in rows {
+        let mut sum = MinuteSum::default();
+        for (state, quantity, last_at) in rows {
             match State::from_name(&state) {
                 Some(State::Accepted | State::Confirmed) => {
-                    arrived = arrived.saturating_add(quantity)
+                    sum.arrived = sum.arrived.saturating_add(quantity);
+                    sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }
                 Some(State::Rejected | State::Parked) => {}
-                _ => is_undecided = true,
+                _ => sum.is_undecided = true,
             }
         }
-        Ok((arrived, is_undecided))
+        Ok(sum)
     }
 
-    /// A report of the lane that Stripe took after a moment: where its totals show it, they show
-    /// everything from before.
+    /// A report of the lane that Stripe took and that was never given to it before a moment: where its
+    /// totals show it, they show everything from before. When it was taken does not say so: an event that
+    /// is sent again after a crash may have arrived long ago.
     pub(crate) async fn find_witness(&self, lane: &Lane, after: Millis) -> Result<Option<Report>> {
         Ok(usage_report::Entity::find()
             .filter(Column::Customer.eq(&lane.0))
             .filter(Column::Meter.eq(&lane.1))
             .filter(Column::State.is_in(State::REPORTED.map(State::name)))
-            .filter(Column::ReportedAt.gt(after))
-            .order_by_asc(Column::ReportedAt)
+            .filter(Column::FirstSentAt.gt(after))
+            .order_by_asc(Column::FirstSentAt)
             .one(&self.reader)
             .await?)
     }
@@ -216,8 +255,9 @@ async fn mark(
         Some(stamp) => stamp,
         None => choose_timestamp(tx, &report, slots, now).await?,
     };
+    let may_be_there = report.first_sent_at.is_some();
     let is_too_old = stamp < now.saturating_sub(MAX_EVENT_AGE_MS);
-    if is_too_old && let Some(next) = state.after(&Event::Expire) {
+    if is_too_old && !may_be_there && let Some(next) = state.after(&Event::Expire) {
         change = change
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(
@@ -244,7 +284,10 @@ async fn mark(
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
         .exec(tx)
         .await?;
-    Ok((changed.rows_affected == 1).then_some(Task::Send(report)))
+    Ok((changed.rows_affected == 1).then_some(Task::Send {
+        report,
+        may_be_there,
+    }))
 }
 
 /// The event's timestamp: inside the part of the window that the report's first increment lies in, so that
@@ -328,5 +371,9 @@ async fn settle_one(
                 Expr::value(settlement.next_attempt_at),
             ),
     };
+    if settlement.is_surely_absent && next.is_none() {
+        // The 23 hours count from the first attempt that may have arrived.
+        change = change.col_expr(Column::FirstSentAt, Expr::value(None::<i64>));
+    }
     change.exec(tx).await.map(|_| ())
 }

@@ -109,6 +109,11 @@ impl Meters {
         &self.all
     }
 
+    /// The names of all meters.
+    pub fn names_of_all(&self) -> Vec<&str> {
+        self.all.iter().map(|meter| &*meter.name).collect()
+    }
+
     /// The meter of a name, where there is one.
     pub fn find(&self, name: &str) -> Option<&Meter> {
         self.all.iter().find(|meter| &*meter.name == name)

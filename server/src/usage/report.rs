@@ -142,7 +142,8 @@ impl State {
             (Self::Sending, Event::Park) => Some(Self::Parked),
             (Self::Sending, Event::LoseTrack) => Some(Self::Unknown),
             (Self::Unknown, Event::SendAnew) => Some(Self::Closed),
-            (Self::Closed | Self::Unlinked, Event::Expire) => Some(Self::Missed),
+            // `Sending` expires only where no attempt can have arrived.
+            (Self::Closed | Self::Sending | Self::Unlinked, Event::Expire) => Some(Self::Missed),
             _ => None,
         }
     }

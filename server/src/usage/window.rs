@@ -105,8 +105,8 @@ impl Boundaries {
 ///
 /// The first whole minute inside the window that is not `taken` and not after `latest` (Stripe takes
 /// nothing far ahead): alone in its minute, the event can be looked up by that minute's summary. Where
-/// there is none, the window's own start in seconds: a boundary that matters to Stripe is a whole
-/// second, so rounding down never crosses one.
+/// there is none, the window's first whole second, so that the event is never before a boundary; and the
+/// second that holds the window where it holds none of its own.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
     let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
     let first = floor(
@@ -117,7 +117,14 @@ pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Mi
     minutes
         .take_while(|minute| *minute < window.end && *minute <= latest)
         .find(|minute| !taken.contains(minute))
-        .unwrap_or_else(|| floor(window.start, SECOND_MS))
+        .unwrap_or_else(|| {
+            let second = floor(window.start.saturating_add(SECOND_MS.saturating_sub(1)), SECOND_MS);
+            if second < window.end {
+                second
+            } else {
+                floor(window.start, SECOND_MS)
+            }
+        })
 }
 
 #[cfg(test)]
@@ -170,10 +177,14 @@ mod tests {
         let far = NOON + 100 * MINUTE_MS;
         assert_eq!(event_timestamp(window, far, &[]), one);
         assert_eq!(event_timestamp(window, far, &[one]), two);
-        assert_eq!(event_timestamp(window, far, &[one, two]), NOON);
+        assert_eq!(
+            event_timestamp(window, far, &[one, two]),
+            NOON + SECOND_MS,
+            "not before the window"
+        );
         assert_eq!(
             event_timestamp(window, one, &[one]),
-            NOON,
+            NOON + SECOND_MS,
             "nothing after `latest`"
         );
     }
