@@ -10,6 +10,8 @@
 )]
 
 mod counting;
+mod hold;
+mod input;
 mod pg_proxy;
 mod postgres;
 mod world;
