@@ -9,6 +9,7 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod batches;
 mod counting;
 mod hold;
 mod input;
