@@ -10,6 +10,7 @@
 )]
 
 mod batches;
+mod commits;
 mod counting;
 mod hold;
 mod input;
