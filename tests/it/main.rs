@@ -10,10 +10,13 @@
 )]
 
 mod batches;
+mod calendar;
 mod commits;
 mod counting;
 mod hold;
 mod input;
 mod pg_proxy;
 mod postgres;
+mod showing;
+mod showing_model;
 mod world;
