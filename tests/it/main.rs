@@ -9,7 +9,9 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod accounts;
 mod batches;
+mod boundaries;
 mod calendar;
 mod commits;
 mod counting;
