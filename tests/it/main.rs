@@ -14,6 +14,7 @@ mod batches;
 mod boundaries;
 mod calendar;
 mod commits;
+mod contract;
 mod counting;
 mod hold;
 mod input;
