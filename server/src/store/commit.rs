@@ -145,7 +145,7 @@ impl Store {
         }
         plan.store_batch_results(&tx).await?;
         let counted = plan.counted();
-        if counted.is_empty() && !options.is_retry {
+        if counted.is_empty() && !plan.has_new_batch_keys() && !options.is_retry {
             // Nothing to make durable: what was read is committed already.
             tx.rollback().await?;
             return Ok(plan.outcomes());
@@ -286,6 +286,14 @@ impl<'a> Plan<'a> {
             batch_key_of(left).cmp(batch_key_of(right)).then(a.cmp(b))
         });
         batches
+    }
+
+    /// Whether a keyed batch came for the first time: what became of it is kept, also where it counted
+    /// nothing.
+    fn has_new_batch_keys(&self) -> bool {
+        self.keyed_batches().iter().any(|(index, _)| {
+            !self.answered.contains_key(index) && !self.repeats.contains_key(index)
+        })
     }
 
     /// Records the keys of whole batches; those that stand already are answered from what they hold.
