@@ -124,11 +124,12 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::count`].
     pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        // A batch's key has to meet its own retries; without one any writer will do.
-        let shard = match (&batch.key, batch.items.iter().flatten().next()) {
-            (Some(key), _) => Arc::clone(&key.key),
-            (None, Some(first)) => Arc::clone(&first.account_id),
-            (None, None) => Arc::default(),
+        // Two batches mostly share some accounts, and two writers would wait for each other's rows: all batches
+        // of several accounts go to the same one, where they share commits instead.
+        let mut accounts = batch.items.iter().flatten().map(|item| &item.account_id);
+        let shard = match accounts.next() {
+            Some(first) if accounts.all(|account| account == first) => Arc::clone(first),
+            _ => Arc::default(),
         };
         match self
             .submit(&shard, batch.items.len(), Entry::Batch(batch))

@@ -36,6 +36,12 @@ use usage_migrations::{Migrator, MigratorTrait as _};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read, on SQLite.
 const SQLITE_READERS: u32 = 4;
+/// Memory for pages, 64 MiB: a group of random keys dirties thousands of pages, and what does not fit is
+/// written to the log twice.
+const SQLITE_CACHE: &str = "-65536";
+/// How many pages the log takes before they go to the database file, 64 MiB: groups mostly change the same
+/// pages, and each goes there once however often it was logged.
+const SQLITE_CHECKPOINT: &str = "16384";
 /// The advisory lock of PostgreSQL that stands for the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
@@ -179,6 +185,8 @@ fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
                 // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(ACQUIRE_TIMEOUT)
+                .pragma("cache_size", SQLITE_CACHE)
+                .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
         });
     options
 }

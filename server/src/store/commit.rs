@@ -3,7 +3,7 @@
 //! Keys, counts and the `commits` row go together or not at all.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -369,12 +369,15 @@ impl<'a> Plan<'a> {
             })
             .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
             .collect();
-        let new = insert_keys(tx, &firsts, now).await?;
-        let known = if new.len() == firsts.len() {
-            HashMap::new()
-        } else {
-            read_known(tx, &firsts, &new).await?
-        };
+        let old: Vec<&Increment> = insert_keys(tx, &firsts, now)
+            .await?
+            .into_iter()
+            .filter_map(|place| firsts.get(place).copied())
+            .collect();
+        if old.is_empty() && firsts.len() == keyed.len() {
+            return Ok(());
+        }
+        let known = read_known(tx, &old).await?;
         let mut settled = Vec::new();
         for same in keyed.chunk_by(|(_, left, key), (_, right, other)| {
             left.account_id == right.account_id && key == other
@@ -507,24 +510,16 @@ fn content(row: &idempotency_key::Model) -> Content<'_> {
 /// What the keys that were in the way stand for.
 async fn read_known(
     tx: &DatabaseTransaction,
-    firsts: &[&Increment],
-    new: &HashSet<(String, String)>,
+    old: &[&Increment],
 ) -> Result<HashMap<(String, String), idempotency_key::Model>, DbErr> {
-    let old: Vec<(String, String)> = firsts
-        .iter()
-        .filter_map(|increment| {
-            Some((
-                increment.account_id.to_string(),
-                increment.key.as_deref()?.to_owned(),
-            ))
-        })
-        .filter(|name| !new.contains(name))
-        .collect();
     let mut known = HashMap::new();
-    for names in old.chunks(KEYS_A_QUERY) {
-        let pairs = names
-            .iter()
-            .map(|(account, key)| ValueTuple::Two(account.clone().into(), key.clone().into()));
+    for increments in old.chunks(KEYS_A_QUERY) {
+        let pairs = increments.iter().map(|increment| {
+            ValueTuple::Two(
+                (&*increment.account_id).into(),
+                increment.key.as_deref().unwrap_or_default().into(),
+            )
+        });
         let rows = idempotency_key::Entity::find()
             .filter(
                 Expr::tuple([
