@@ -1,12 +1,12 @@
 //! Commits: what is acknowledged stands once, also where the database's answer is lost, where several
 //! replicas count side by side and where a report is full.
 
-use usage_client::{Batch, Increment, IncrementResult, ReportState};
+use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
 use usage_server::store::Store;
 
 use crate::{
     hold::Hold,
-    postgres::cluster,
+    postgres::{cluster, execute},
     world::{Engine, Server, World, hours_ago, on_both_engines, on_postgres},
 };
 
@@ -19,6 +19,7 @@ on_postgres!(
     two_replicas_count_a_key_once,
     two_replicas_count_a_batch_once,
     two_replicas_on_the_same_accounts_lose_nothing,
+    counting_and_closing_side_by_side_never_deadlock,
 );
 
 on_both_engines!(
@@ -237,6 +238,59 @@ async fn two_replicas_on_the_same_accounts_lose_nothing(world: World) {
     }
     assert_eq!(usize::try_from(shown).unwrap(), counted);
     replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+/// Moves the world to a database that sorts text as people do, not by its bytes.
+async fn sort_like_people(world: &mut World) {
+    let (server, name) = world.database_url.rsplit_once('/').unwrap();
+    let url = format!("{server}/people_{name}");
+    let create = format!(
+        "CREATE DATABASE people_{name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+    );
+    execute(&world.database_url, &create).unwrap();
+    world.stop().await;
+    world.database_url = url;
+    world.start_server().await;
+}
+
+/// A deadlock is mended by a second try, so nobody sees it but the database, which counts what the
+/// connections that have ended saw.
+async fn deadlocks_are_none(world: &World) {
+    let none = "DO $$ BEGIN \
+        WHILE EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()) \
+        LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; \
+        ASSERT (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()) = 0; END $$";
+    execute(&world.database_url, none).unwrap();
+}
+
+/// Whoever counts and whoever closes meet the same rows in the same order, whatever order that is.
+async fn counting_and_closing_side_by_side_never_deadlock(mut world: World) {
+    sort_like_people(&mut world).await;
+    let replica = world.replica().await;
+    let clients = [world.client(), replica.client().await];
+    let callers: Vec<_> = (0..4)
+        .map(|caller| {
+            let client = clients[caller % 2].clone();
+            tokio::spawn(async move {
+                for _ in 0..15 {
+                    let names = (0..100).map(|n| format!("{}{n}", ["a", "B"][n % 2]));
+                    let batch: Batch = names.map(|name| Increment::new(name)).collect();
+                    client.increment_batch(batch).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for client in clients.iter().cycle().take(10) {
+        let run = client.force_report(ForceReport::all()).await.unwrap();
+        run.summary().await.unwrap();
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    replica.stop().await.unwrap();
+    world.stop().await;
+    deadlocks_are_none(&world).await;
     world.finish().await;
 }
 
