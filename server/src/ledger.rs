@@ -14,6 +14,7 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::DbErr;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
@@ -91,7 +92,16 @@ impl Ledger {
                 cache: cache.clone(),
                 slots: options.slots,
             };
-            writers.push(tokio::spawn(writer.run(receiver)));
+            let writing = writer.run(receiver);
+            writers.push(if store.has_parallel_writers() {
+                tokio::spawn(writing)
+            } else {
+                // SQLite works in a thread and wakes this one without a detour: as one task among hundreds of
+                // calls the only writer would stand in line behind them after each statement. PostgreSQL
+                // answers through the runtime's sockets, where another thread would be the detour.
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || runtime.block_on(writing))
+            });
             queues.push(sender);
         }
         let room = Arc::new(Semaphore::new(options.queue));

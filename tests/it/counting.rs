@@ -15,6 +15,7 @@ on_both_engines!(
     the_same_key_in_flight_together_counts_once,
     a_key_is_remembered_across_a_restart,
     a_reused_key_with_other_content_is_refused_and_counted_in_neither,
+    only_the_known_keys_of_a_batch_are_duplicates,
     sixty_four_callers_on_one_account_lose_nothing,
     a_full_queue_turns_callers_away_and_counts_what_it_took,
     a_caller_that_hangs_up_changes_nothing_for_the_others,
@@ -95,6 +96,37 @@ async fn a_reused_key_with_other_content_is_refused_and_counted_in_neither(world
     }
     assert_eq!(world.usage("acct").await.0, 5);
     assert_eq!(world.usage_of("acct", "tokens").await.0, 0);
+    world.finish().await;
+}
+
+async fn only_the_known_keys_of_a_batch_are_duplicates(world: World) {
+    let item = |account: &str, key: &str| Increment::new(account).quantity(2).key(key);
+    let send = async |items: Vec<Increment>| {
+        let batch = items.into_iter().collect::<Batch>().without_key();
+        world.client().increment_batch(batch).await.unwrap().results
+    };
+    let known = vec![item("b", "k2"), item("b", "k4"), item("c", "k1")];
+    assert_eq!(send(known.clone()).await, [(); 3].map(|()| IncrementResult::Counted));
+    let mixed = vec![
+        item("c", "k1"),
+        item("a", "k1"),
+        item("b", "k4").quantity(9),
+        item("b", "k3"),
+        item("b", "k2"),
+        item("d", "k2"),
+        item("b", "k3"),
+    ];
+    let results = send(mixed).await;
+    let refused = |result: &IncrementResult| matches!(result, IncrementResult::Refused { field, .. } if field == "quantity");
+    let (counted, duplicate) = (IncrementResult::Counted, IncrementResult::Duplicate);
+    assert!(refused(&results[2]), "{results:?}");
+    assert_eq!(
+        [&results[..2], &results[3..]].concat(),
+        [&duplicate, &counted, &counted, &duplicate, &counted, &duplicate].map(Clone::clone)
+    );
+    assert_eq!(send(known).await, [(); 3].map(|()| duplicate.clone()));
+    let sums = [world.usage("a").await.0, world.usage("b").await.0, world.usage("c").await.0, world.usage("d").await.0];
+    assert_eq!(sums, [2, 6, 2, 2]);
     world.finish().await;
 }
 
