@@ -9,6 +9,7 @@
 //! by primary key.
 
 pub(crate) mod accounts;
+mod batch_results;
 pub(crate) mod boundaries;
 mod bulk;
 pub(crate) mod close;
@@ -17,6 +18,7 @@ pub(crate) mod housekeeping;
 pub mod law;
 pub(crate) mod leases;
 mod overflow;
+mod plan;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;

@@ -106,7 +106,10 @@ async fn only_the_known_keys_of_a_batch_are_duplicates(world: World) {
         world.client().increment_batch(batch).await.unwrap().results
     };
     let known = vec![item("b", "k2"), item("b", "k4"), item("c", "k1")];
-    assert_eq!(send(known.clone()).await, [(); 3].map(|()| IncrementResult::Counted));
+    assert_eq!(
+        send(known.clone()).await,
+        [(); 3].map(|()| IncrementResult::Counted)
+    );
     let mixed = vec![
         item("c", "k1"),
         item("a", "k1"),
@@ -122,10 +125,18 @@ async fn only_the_known_keys_of_a_batch_are_duplicates(world: World) {
     assert!(refused(&results[2]), "{results:?}");
     assert_eq!(
         [&results[..2], &results[3..]].concat(),
-        [&duplicate, &counted, &counted, &duplicate, &counted, &duplicate].map(Clone::clone)
+        [
+            &duplicate, &counted, &counted, &duplicate, &counted, &duplicate
+        ]
+        .map(Clone::clone)
     );
     assert_eq!(send(known).await, [(); 3].map(|()| duplicate.clone()));
-    let sums = [world.usage("a").await.0, world.usage("b").await.0, world.usage("c").await.0, world.usage("d").await.0];
+    let sums = [
+        world.usage("a").await.0,
+        world.usage("b").await.0,
+        world.usage("c").await.0,
+        world.usage("d").await.0,
+    ];
     assert_eq!(sums, [2, 6, 2, 2]);
     world.finish().await;
 }
