@@ -288,7 +288,7 @@ async fn mark(
     report.event_timestamp = Some(stamp);
     report.first_sent_at = report.first_sent_at.or(Some(now));
     report.last_sent_at = Some(now);
-    report.state = next.name().to_owned();
+    next.name().clone_into(&mut report.state);
     let changed = change
         .col_expr(Column::State, Expr::value(next.name()))
         .col_expr(Column::Attempts, Expr::value(report.attempts))
