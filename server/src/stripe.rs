@@ -19,7 +19,7 @@ use crate::usage::{Millis, SECOND_MS, window::Interval};
 /// How long one request may take: much shorter than the lease of whoever sends.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the id of a meter is remembered.
-const METER_ID_KEPT: Duration = Duration::from_secs(600);
+const METER_ID_KEPT: Duration = Duration::from_mins(10);
 /// How many meters of the Stripe account are looked through.
 const METERS_READ: usize = 1_000;
 const METERS_A_PAGE: i64 = 100;
@@ -156,11 +156,11 @@ impl Stripe {
         let mut read = 0_usize;
         let mut after: Option<String> = None;
         while read < METERS_READ {
-            let mut list = ListBillingMeter::new().limit(METERS_A_PAGE);
+            let mut query = ListBillingMeter::new().limit(METERS_A_PAGE);
             if let Some(after) = after.take() {
-                list = list.starting_after(after);
+                query = query.starting_after(after);
             }
-            let page = list
+            let page = query
                 .send(&self.client)
                 .await
                 .map_err(|error| failure(&error))?;

@@ -36,7 +36,7 @@ const LEASE_SECS: u32 = 60;
 /// How long a replica without the lease, or one that finds nothing due, waits before it looks again.
 const IDLE: Duration = Duration::from_secs(1);
 /// The longest pause before a request is tried again.
-const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
+const MAX_RETRY: Duration = Duration::from_mins(15);
 /// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know, in
 /// shortest pauses before a retry: half a minute unless configured otherwise. `ForceReport` lifts it.
 const PAUSE_RETRIES: Millis = 30;
@@ -382,7 +382,7 @@ async fn send(
     match &error {
         None => tracing::debug!(report = %report.id, "accepted"),
         Some(error) => {
-            tracing::warn!(report = %report.id, attempt = report.attempts, %error, "not accepted")
+            tracing::warn!(report = %report.id, attempt = report.attempts, %error, "not accepted");
         }
     }
     Ended {

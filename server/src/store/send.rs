@@ -108,7 +108,11 @@ impl Store {
             .column(Column::Id)
             .filter(Column::State.is_in(State::DUE.map(State::name)))
             .filter(Column::Customer.is_not_null())
-            .filter(Column::NextAttemptAt.gt(now).or(Column::LastError.is_not_null()))
+            .filter(
+                Column::NextAttemptAt
+                    .gt(now)
+                    .or(Column::LastError.is_not_null()),
+            )
             // As the sender locks them.
             .order_by_asc(Column::Id)
             .lock_exclusive();
@@ -257,7 +261,10 @@ async fn mark(
     };
     let may_be_there = report.first_sent_at.is_some();
     let is_too_old = stamp < now.saturating_sub(MAX_EVENT_AGE_MS);
-    if is_too_old && !may_be_there && let Some(next) = state.after(&Event::Expire) {
+    if is_too_old
+        && !may_be_there
+        && let Some(next) = state.after(&Event::Expire)
+    {
         change = change
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(
@@ -274,7 +281,7 @@ async fn mark(
     report.event_timestamp = Some(stamp);
     report.first_sent_at = report.first_sent_at.or(Some(now));
     report.last_sent_at = Some(now);
-    report.state = next.name().to_owned();
+    next.name().clone_into(&mut report.state);
     let changed = change
         .col_expr(Column::State, Expr::value(next.name()))
         .col_expr(Column::Attempts, Expr::value(report.attempts))

@@ -118,7 +118,10 @@ pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Mi
         .take_while(|minute| *minute < window.end && *minute <= latest)
         .find(|minute| !taken.contains(minute))
         .unwrap_or_else(|| {
-            let second = floor(window.start.saturating_add(SECOND_MS.saturating_sub(1)), SECOND_MS);
+            let second = floor(
+                window.start.saturating_add(SECOND_MS.saturating_sub(1)),
+                SECOND_MS,
+            );
             if second < window.end {
                 second
             } else {
