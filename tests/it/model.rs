@@ -1,12 +1,15 @@
 //! Random sequences of everything that callers, admins, crashes and Stripe do, against a model in memory: what is
 //! shown is what was counted, and in the end each customer holds at Stripe exactly what the links say.
 
+mod oracle;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::Fault;
 use usage_client::{Batch, ErrorKind, ForceReport, Increment, PutAccount, ReportState};
 
+use self::oracle::{Account, Link, Random, Standing, Unit};
 use crate::world::{World, hours_ago, on_both_engines, within};
 
 const SEQUENCES: u64 = 8;
@@ -14,68 +17,6 @@ const STEPS: usize = 40;
 const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
 
 on_both_engines!(whatever_happens_each_unit_is_billed_once_to_whom_its_link_says);
-
-/// Splitmix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number from 0 up to, but without, `end`.
-    fn below(&mut self, end: i64) -> i64 {
-        i64::try_from(self.next() >> 1).unwrap() % end
-    }
-
-    fn one_in(&mut self, times: i64) -> bool {
-        self.below(times) == 0
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Unit {
-    account: usize,
-    meter: usize,
-    at: DateTime<Utc>,
-    quantity: i64,
-}
-
-/// Whom an account bills to from a moment on; nobody when it is free.
-#[derive(Debug)]
-struct Link {
-    from: DateTime<Utc>,
-    customer: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Account {
-    name: String,
-    links: Vec<Link>,
-}
-
-/// What the links say of a moment: nothing yet, nobody, or a customer.
-#[derive(Debug, PartialEq, Eq)]
-enum Standing<'a> {
-    Unlinked,
-    NotBillable,
-    Billed(&'a str),
-}
-
-impl Account {
-    fn standing_at(&self, at: DateTime<Utc>) -> Standing<'_> {
-        let in_force = self.links.iter().rev().find(|link| link.from <= at);
-        match in_force.map(|link| link.customer.as_deref()) {
-            Some(Some(customer)) => Standing::Billed(customer),
-            None if self.links.is_empty() => Standing::Unlinked,
-            Some(None) | None => Standing::NotBillable,
-        }
-    }
-}
 
 /// One sequence: accounts of its own in a world that goes on.
 struct Sequence<'a> {

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use usage_client::ReportState;
+use usage_client::{Increment, ReportState};
 use usage_server::{clock::Clock, serve};
 
 use crate::world::{World, at, hours_ago, on_both_engines, parse_config, within};
@@ -16,6 +16,7 @@ on_both_engines!(
     a_daily_run_keeps_its_local_hour_when_clocks_change,
     a_run_becomes_due_while_the_service_is_up,
     a_run_left_unfinished_by_a_crash_is_taken_up,
+    old_commits_and_keys_are_forgotten_and_the_law_still_holds,
 );
 
 /// Noon of the day before yesterday.
@@ -40,7 +41,7 @@ async fn scheduled(world: &mut World, schedule: &[&str], first_look: DateTime<Ut
 /// How many runs there were, once the beat of the start is over.
 async fn runs(world: &World) -> i64 {
     world.reports("anybody").await;
-    world.runs().await
+    world.rows("report_runs").await
 }
 
 async fn restart_at(world: &mut World, now: DateTime<Utc>) {
@@ -89,7 +90,7 @@ async fn two_replicas_begin_a_due_run_once(mut world: World) {
                 .await
                 .unwrap();
         }
-        assert_eq!(world.runs().await, hour);
+        assert_eq!(world.rows("report_runs").await, hour);
         one.stop().await.unwrap();
         two.stop().await.unwrap();
     }
@@ -126,7 +127,7 @@ async fn a_run_becomes_due_while_the_service_is_up(mut world: World) {
         .clock
         .set((noon() + TimeDelta::hours(1)).timestamp_millis());
     world.until_all_are("acct", &[ReportState::Accepted]).await;
-    assert_eq!(world.runs().await, 1);
+    assert_eq!(world.rows("report_runs").await, 1);
     world.finish().await;
 }
 
@@ -154,7 +155,45 @@ async fn a_run_left_unfinished_by_a_crash_is_taken_up(mut world: World) {
     world.restart().await;
     world.until_all_are("acct", &[ReportState::Accepted]).await;
     assert_eq!(world.reports("acct").await[0].run_id, run);
-    assert_eq!(world.runs().await, 1);
+    assert_eq!(world.rows("report_runs").await, 1);
+    world.finish().await;
+}
+
+async fn old_commits_and_keys_are_forgotten_and_the_law_still_holds(mut world: World) {
+    world.freeze(noon()).await;
+    let keyed = Increment::new("acct").quantity(5).key("k");
+    world.client().increment(keyed.clone()).await.unwrap();
+    for quantity in 1..=4 {
+        world.count("acct", quantity, noon()).await;
+    }
+    assert_eq!(world.rows("commits").await, 5);
+    let first_look = "leases WHERE name = 'housekeeping'";
+    world
+        .until("a first look", || async {
+            world.rows(first_look).await == 1
+        })
+        .await;
+    restart_at(&mut world, noon() + TimeDelta::days(35)).await;
+    let replica = world.replica().await;
+    world
+        .until("one commit", || async { world.rows("commits").await == 1 })
+        .await;
+    assert!(
+        world
+            .client()
+            .increment(keyed.clone())
+            .await
+            .unwrap()
+            .duplicate
+    );
+    restart_at(&mut world, noon() + TimeDelta::days(37)).await;
+    world
+        .until("no key", || async {
+            world.rows("idempotency_keys").await == 0
+        })
+        .await;
+    assert!(!world.client().increment(keyed).await.unwrap().duplicate);
+    replica.stop().await.unwrap();
     world.finish().await;
 }
 
@@ -193,7 +232,12 @@ async fn settings_that_cannot_work_stop_the_start_with_one_line() {
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let config = parse_config(&all).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let serving = serve(listener, config, Clock::system(), CancellationToken::new());
+        let serving = Box::pin(serve(
+            listener,
+            config,
+            Clock::system(),
+            CancellationToken::new(),
+        ));
         let error = within("a refusal", serving).await.unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");

@@ -2,19 +2,20 @@
 //!
 //! Every test ends with [`World::finish`], which checks the ledger law.
 
+mod reporting;
+
 use std::{future::Future, sync::OnceLock, time::Duration};
 
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use sea_orm::{ConnectionTrait as _, Database, Statement};
-use stripe_sandbox::{Control, HeldEvent, LoggedRequest, Sandbox, Settings};
+use stripe_sandbox::{Control, Sandbox, Settings};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use usage_client::{
-    ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount, ReportState, ReportSummary,
-    UsageClient, UsageReport,
+    ForceReport, Get, ListAccounts, ListReports, PutAccount, ReportSummary, UsageClient,
+    UsageReport,
 };
 use usage_server::{ServeError, clock::Clock, config::Config, serve, store::Store};
 
@@ -420,106 +421,6 @@ impl World {
         store.close().await.expect("a clean end");
         assert!(law.holds(), "the ledger law is broken: {law:?}");
         self.sandbox.stop().await;
-    }
-
-    /// Counts usage of the default meter at a moment.
-    pub(crate) async fn count(&self, account: &str, quantity: i64, at: DateTime<Utc>) {
-        self.count_of(account, "api_calls", quantity, at).await;
-    }
-
-    /// Counts usage of a meter at a moment.
-    pub(crate) async fn count_of(
-        &self,
-        account: &str,
-        meter: &str,
-        quantity: i64,
-        at: DateTime<Utc>,
-    ) {
-        let increment = Increment::new(account)
-            .meter(meter)
-            .quantity(quantity)
-            .timestamp(at);
-        self.client().increment(increment).await.expect("counted");
-    }
-
-    /// The meter events that the stand-in for Stripe holds of a customer, by their timestamps.
-    pub(crate) async fn events(&self, customer: &str) -> Vec<HeldEvent> {
-        let mut events = self.stripe().events().await.expect("events");
-        events.retain(|event| event.customer == customer);
-        events.sort_by_key(|event| event.timestamp);
-        events
-    }
-
-    /// The calls that gave the stand-in for Stripe a meter event of a customer, in order.
-    pub(crate) async fn attempts(&self, customer: &str) -> Vec<LoggedRequest> {
-        let mut requests = self.stripe().requests().await.expect("requests");
-        requests.retain(|request| {
-            request.path == "/v1/billing/meter_events"
-                && request.customer.as_deref() == Some(customer)
-        });
-        requests
-    }
-
-    /// Restarts the server under a clock that stands still, as does the one of the stand-in for Stripe.
-    pub(crate) async fn freeze(&mut self, now: DateTime<Utc>) {
-        self.set_clock(Clock::manual(now.timestamp_millis())).await;
-        self.move_clocks(now).await;
-    }
-
-    /// Moves the clocks that [`World::freeze`] stopped.
-    pub(crate) async fn move_clocks(&self, now: DateTime<Utc>) {
-        let now = now.timestamp_millis();
-        self.stripe().set_clock(now).await.expect("a clock");
-        self.clock.set(now);
-    }
-
-    /// Lets every lease run out, as it would after a while when its holder died.
-    pub(crate) async fn expire_leases(&self) {
-        self.sql("UPDATE leases SET held_until = 0").await;
-    }
-
-    /// Changes the database behind the service's back, as only time or a crash would.
-    pub(crate) async fn sql(&self, statement: &str) {
-        let database = Database::connect(&self.database_url)
-            .await
-            .expect("the database");
-        database
-            .execute_unprepared(statement)
-            .await
-            .expect("a change");
-        database.close().await.expect("a clean end");
-    }
-
-    /// How many runs there ever were.
-    pub(crate) async fn runs(&self) -> i64 {
-        let database = Database::connect(&self.database_url)
-            .await
-            .expect("the database");
-        let sql = "SELECT COUNT(*) AS runs FROM report_runs";
-        let statement = Statement::from_string(database.get_database_backend(), sql);
-        let row = database
-            .query_one_raw(statement)
-            .await
-            .expect("runs")
-            .expect("a row");
-        database.close().await.expect("a clean end");
-        row.try_get("", "runs").expect("a number")
-    }
-
-    /// Crashes, starts again and need not wait for the dead server's lease.
-    pub(crate) async fn crash_and_start(&mut self) {
-        self.crash();
-        self.expire_leases().await;
-        self.start_server().await;
-    }
-
-    /// Waits until every report of an account is in one of these states.
-    pub(crate) async fn until_all_are(&self, account: &str, states: &[ReportState]) {
-        self.until("reaching a state", || async {
-            let reports = self.reports(account).await;
-            reports.iter().all(|report| states.contains(&report.state))
-        })
-        .await;
     }
 
     /// Restarts the server at a fixed time, which stands until the clock is set.
