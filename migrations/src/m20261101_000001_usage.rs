@@ -141,15 +141,26 @@ enum Leases {
     LastRunAt,
 }
 
+/// A text by which rows are found and sorted: byte by byte on every engine, whatever the locale of the
+/// database. Who counts locks rows in the order of their bytes, and who closes in the order of the
+/// database: where the two differ they would deadlock.
+fn name(manager: &SchemaManager<'_>, column: impl IntoIden) -> ColumnDef {
+    let mut column = text(column);
+    if manager.get_database_backend() == sea_orm::DbBackend::Postgres {
+        column.extra(r#"COLLATE "C""#);
+    }
+    column
+}
+
 async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use UsageReports as C;
     manager
         .create_table(
             Table::create()
                 .table(C::Table)
-                .col(text(C::AccountId))
+                .col(name(manager, C::AccountId))
                 .col(uuid(C::Id))
-                .col(text(C::Meter))
+                .col(name(manager, C::Meter))
                 .col(big_integer(C::WindowStart))
                 .col(big_integer(C::WindowEnd))
                 .col(big_integer_null(C::PeriodEnd))
@@ -251,7 +262,7 @@ async fn create_accounts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .create_table(
             Table::create()
                 .table(L::Table)
-                .col(text(L::AccountId))
+                .col(name(manager, L::AccountId))
                 .col(big_integer(L::Version))
                 .col(big_integer(L::ValidFrom))
                 // No customer means free.
@@ -266,8 +277,8 @@ async fn create_accounts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .create_table(
             Table::create()
                 .table(Customers::Table)
-                .col(text(Customers::Customer).primary_key())
-                .col(text(Customers::AccountId))
+                .col(name(manager, Customers::Customer).primary_key())
+                .col(name(manager, Customers::AccountId))
                 .to_owned(),
         )
         .await?;
@@ -289,8 +300,8 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
         .create_table(
             Table::create()
                 .table(P::Table)
-                .col(text(P::AccountId))
-                .col(text(P::Item))
+                .col(name(manager, P::AccountId))
+                .col(name(manager, P::Item))
                 .col(big_integer(P::PeriodStart))
                 .col(big_integer(P::PeriodEnd))
                 .col(big_integer(P::RecordedAt))
@@ -334,8 +345,8 @@ async fn create_keys(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .create_table(
             Table::create()
                 .table(K::Table)
-                .col(text(K::AccountId))
-                .col(text(K::Key))
+                .col(name(manager, K::AccountId))
+                .col(name(manager, K::Key))
                 .col(text(K::Meter))
                 .col(big_integer(K::Quantity))
                 .col(big_integer_null(K::StatedAt))
@@ -348,7 +359,7 @@ async fn create_keys(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .create_table(
             Table::create()
                 .table(B::Table)
-                .col(text(B::Key).primary_key())
+                .col(name(manager, B::Key).primary_key())
                 .col(text(B::Fingerprint))
                 .col(text(B::Results))
                 .col(big_integer(B::CreatedAt))

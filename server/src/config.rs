@@ -1,6 +1,6 @@
 //! Every knob of the service, with its default, unit and limit. Flags and environment variables are the same.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr};
 
 use clap::Args;
 use url::Url;
@@ -17,21 +17,9 @@ use crate::{
 #[derive(Clone)]
 pub struct Secret(String);
 
-impl Secret {
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Secret {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.bytes().any(|byte| !byte.is_ascii_graphic()) {
-            return Err("must be visible ASCII characters without spaces".to_owned());
-        }
-        Ok(Self(text.to_owned()))
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 
@@ -45,11 +33,38 @@ impl fmt::Debug for Secret {
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseConfig {
     /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`.
-    #[arg(long, env = "DATABASE_URL", default_value = "sqlite://usage.db", hide_env_values = true, value_parser = database_url)]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "sqlite://usage.db",
+        hide_env_values = true
+    )]
     pub database_url: String,
     /// Connections to PostgreSQL; SQLite has its own.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
     pub database_connections: u32,
+}
+
+impl DatabaseConfig {
+    /// Checks the URL. It is not repeated in the error, and not checked where the command line is parsed and
+    /// repeats what it refuses: it may hold a password.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if self.database_url.contains(":memory:") {
+            return Err("DATABASE_URL names an in-memory database, which would lose what was acknowledged; name a file".to_owned());
+        }
+        ["sqlite://", "postgres://", "postgresql://"]
+            .iter()
+            .filter_map(|scheme| self.database_url.strip_prefix(scheme))
+            .any(|rest| !rest.is_empty())
+            .then_some(())
+            .ok_or_else(|| {
+                "DATABASE_URL must begin with sqlite:// or postgres:// and name a database"
+                    .to_owned()
+            })
+    }
 }
 
 /// How the service runs.
@@ -135,6 +150,24 @@ impl Config {
         Meters::new(self.meters.clone(), self.default_meter.as_deref())
     }
 
+    /// The secret key of the Stripe account, where there is one.
+    ///
+    /// # Errors
+    /// A key that cannot be sent, which is not repeated.
+    pub fn stripe_key(&self) -> Result<Option<&str>, String> {
+        match &self.stripe_secret_key {
+            None => Ok(None),
+            Some(Secret(key))
+                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
+                Ok(Some(key))
+            }
+            Some(_) => {
+                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
+            }
+        }
+    }
+
     /// The configured schedule.
     ///
     /// # Errors
@@ -149,24 +182,6 @@ fn slots(text: &str) -> Result<Slots, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a number of minutes"))?;
     Slots::from_mins(mins)
-}
-
-fn database_url(text: &str) -> Result<String, String> {
-    let is_known = ["sqlite://", "postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| {
-            text.strip_prefix(scheme)
-                .is_some_and(|rest| !rest.is_empty())
-        });
-    if text.contains(":memory:") {
-        return Err(
-            "an in-memory database would lose what was acknowledged; name a file".to_owned(),
-        );
-    }
-    // The URL may hold a password, so it is not repeated.
-    is_known
-        .then(|| text.to_owned())
-        .ok_or_else(|| "must begin with sqlite:// or postgres:// and name a database".to_owned())
 }
 
 fn http_url(text: &str) -> Result<String, String> {

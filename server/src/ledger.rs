@@ -14,6 +14,7 @@ use std::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::DbErr;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
@@ -91,7 +92,16 @@ impl Ledger {
                 cache: cache.clone(),
                 slots: options.slots,
             };
-            writers.push(tokio::spawn(writer.run(receiver)));
+            let writing = writer.run(receiver);
+            writers.push(if store.has_parallel_writers() {
+                tokio::spawn(writing)
+            } else {
+                // SQLite works in a thread and wakes this one without a detour: as one task among hundreds of
+                // calls the only writer would stand in line behind them after each statement. PostgreSQL
+                // answers through the runtime's sockets, where another thread would be the detour.
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || runtime.block_on(writing))
+            });
             queues.push(sender);
         }
         let room = Arc::new(Semaphore::new(options.queue));
@@ -124,11 +134,12 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::count`].
     pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        // A batch's key has to meet its own retries; without one any writer will do.
-        let shard = match (&batch.key, batch.items.iter().flatten().next()) {
-            (Some(key), _) => Arc::clone(&key.key),
-            (None, Some(first)) => Arc::clone(&first.account_id),
-            (None, None) => Arc::default(),
+        // Two batches mostly share some accounts, and two writers would wait for each other's rows: all batches
+        // of several accounts go to the same one, where they share commits instead.
+        let mut accounts = batch.items.iter().flatten().map(|item| &item.account_id);
+        let shard = match accounts.next() {
+            Some(first) if accounts.all(|account| account == first) => Arc::clone(first),
+            _ => Arc::default(),
         };
         match self
             .submit(&shard, batch.items.len(), Entry::Batch(batch))

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -42,7 +42,11 @@ const DEMO_LOG: &str = "error";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    match run(cli).await {
         Ok(code) => code,
         Err(error) => {
             // One line, whatever the chain of causes.
@@ -50,6 +54,18 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says in one line which value is wrong; help and version are printed as they are.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let text = error.render().to_string();
+        eprintln!("{}", text.lines().next().unwrap_or_default());
+        return ExitCode::from(2);
+    }
+    // Nobody is left to tell when even the help cannot be printed.
+    let _ = error.print();
+    ExitCode::SUCCESS
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -76,6 +92,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Migrate(config) => {
+            config.check().map_err(anyhow::Error::msg)?;
             let store = Store::open(&config.database_url, config.database_connections).await?;
             store.migrate().await?;
             store.close().await?;

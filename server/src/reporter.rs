@@ -4,6 +4,7 @@
 //! reports for it. Whoever holds the sender's lease sends what is closed, whichever run or replica closed
 //! it; everybody else only looks at the states in the database.
 
+mod look;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 mod sender;

@@ -36,16 +36,22 @@ pub enum ServeError {
     #[error("{0}")]
     Config(String),
     /// The database is not to be had.
-    #[error("the database cannot be used")]
-    Database(#[from] sea_orm::DbErr),
+    #[error("the database cannot be used: {0}")]
+    Database(sea_orm::DbErr),
     /// The database lacks migrations, and they are not to be run here.
     #[error(
         "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
     )]
     NotMigrated(usize),
     /// The socket or the scheduler failed.
-    #[error("the service cannot run")]
-    Io(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the service cannot run: {0}")]
+    Io(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<sea_orm::DbErr> for ServeError {
+    fn from(error: sea_orm::DbErr) -> Self {
+        Self::Database(error)
+    }
 }
 
 /// Serves on a listener until the shutdown, then lets callers finish, commits what they sent and records
@@ -141,6 +147,7 @@ async fn finish(writers: Writers, reporter: &Reporter) {
 
 async fn open(config: &Config) -> Result<Store, ServeError> {
     let database = &config.database;
+    database.check().map_err(ServeError::Config)?;
     let store = Store::open(&database.database_url, database.database_connections).await?;
     if config.no_migrate {
         match store.pending_migrations().await? {
@@ -154,11 +161,11 @@ async fn open(config: &Config) -> Result<Store, ServeError> {
 }
 
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
-    let Some(key) = &config.stripe_secret_key else {
+    let Some(key) = config.stripe_key().map_err(ServeError::Config)? else {
         tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
         return Ok(None);
     };
-    let stripe = Stripe::new(key.expose(), config.stripe_api_base.as_deref());
+    let stripe = Stripe::new(key, config.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
 }
 

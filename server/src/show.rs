@@ -1,6 +1,6 @@
 //! Showing usage: one question of `Get`, answered from the sums in the database.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono_tz::Tz;
 
@@ -11,7 +11,7 @@ use crate::{
         Millis,
         increment::check_account_id,
         meter::{Meter, Meters},
-        period::{Granularity, check_edges, cut, month_around, parse_zone},
+        period::{Granularity, MAX_POINTS, check_edges, cut, month_around, parse_zone},
         report::State,
         window::{Interval, Slots},
     },
@@ -111,27 +111,41 @@ pub(crate) async fn show(
     let sums = store
         .sum_usage(&asked.account_id, only.map(|meter| &*meter.name), period)
         .await?;
-    let mut by_meter: HashMap<&str, Vec<&UsageSum>> = HashMap::new();
+    let mut by_meter: BTreeMap<&str, Vec<&UsageSum>> = BTreeMap::new();
     for sum in &sums {
         by_meter.entry(&sum.meter).or_default().push(sum);
     }
-    let meters = wanted
+    let mut shown: Vec<MeterUsage> = wanted
         .into_iter()
         .map(|meter| {
-            let own = by_meter.get(&*meter.name).map_or(&[][..], Vec::as_slice);
-            meter_usage(meter, own, &points)
+            let own = by_meter.remove(&*meter.name).unwrap_or_default();
+            meter_usage(&meter.name, &meter.unit, &own, &points)
         })
         .collect();
+    // What was counted stays in sight when its meter is configured no longer.
+    shown.extend(
+        by_meter
+            .iter()
+            .map(|(meter, own)| meter_usage(&Arc::from(*meter), &Arc::default(), own, &points)),
+    );
+    if shown.len().saturating_mul(points.len()) > MAX_POINTS {
+        cut(period, asked.granularity, zone, slots, shown.len())?;
+    }
     Ok(Shown {
         account_id: asked.account_id,
         period,
         zone,
         as_of: now,
-        meters,
+        meters: shown,
     })
 }
 
-fn meter_usage(meter: &Meter, sums: &[&UsageSum], points: &[Interval]) -> MeterUsage {
+fn meter_usage(
+    meter: &Arc<str>,
+    unit: &Arc<str>,
+    sums: &[&UsageSum],
+    points: &[Interval],
+) -> MeterUsage {
     let mut quantities = Quantities::default();
     let mut series: Vec<(Interval, Quantities)> = points
         .iter()
@@ -145,8 +159,8 @@ fn meter_usage(meter: &Meter, sums: &[&UsageSum], points: &[Interval]) -> MeterU
         }
     }
     MeterUsage {
-        meter: Arc::clone(&meter.name),
-        unit: Arc::clone(&meter.unit),
+        meter: Arc::clone(meter),
+        unit: Arc::clone(unit),
         quantities,
         points: series,
     }

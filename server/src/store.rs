@@ -9,6 +9,7 @@
 //! by primary key.
 
 pub(crate) mod accounts;
+mod batch_results;
 pub(crate) mod boundaries;
 mod bulk;
 pub(crate) mod close;
@@ -17,6 +18,7 @@ pub(crate) mod housekeeping;
 pub mod law;
 pub(crate) mod leases;
 mod overflow;
+mod plan;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
@@ -25,8 +27,10 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait as _,
 };
+use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
@@ -34,6 +38,12 @@ use usage_migrations::{Migrator, MigratorTrait as _};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read, on SQLite.
 const SQLITE_READERS: u32 = 4;
+/// Memory for pages, 64 MiB: a group of random keys dirties thousands of pages, and what does not fit is
+/// written to the log twice.
+const SQLITE_CACHE: &str = "-65536";
+/// How many pages the log takes before they go to the database file, 64 MiB: groups mostly change the same
+/// pages, and each goes there once however often it was logged.
+const SQLITE_CHECKPOINT: &str = "16384";
 /// The advisory lock of PostgreSQL that stands for the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
@@ -65,7 +75,10 @@ impl Store {
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .sqlx_logging(false)
                 .map_sqlx_postgres_opts(|postgres| postgres.application_name("usage-server"));
-            let pool = Database::connect(options).await?;
+            let pool = match Database::connect(options).await {
+                Ok(pool) => pool,
+                Err(error) => return Err(why_not(url).await.unwrap_or(error)),
+            };
             Ok(Self {
                 writer: pool.clone(),
                 reader: pool,
@@ -149,6 +162,12 @@ impl Store {
     }
 }
 
+/// Why PostgreSQL cannot be reached: a pool only says that it waited in vain.
+async fn why_not(url: &str) -> Option<DbErr> {
+    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
+    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
+}
+
 async fn lock(tx: &DatabaseTransaction, sql: &str, key: i64) -> Result<(), DbErr> {
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [key.into()]);
     tx.execute_raw(statement).await.map(|_| ())
@@ -168,6 +187,8 @@ fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
                 // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(ACQUIRE_TIMEOUT)
+                .pragma("cache_size", SQLITE_CACHE)
+                .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
         });
     options
 }

@@ -9,15 +9,25 @@
     reason = "a test ends where something is not as it must be"
 )]
 
+mod accounts;
+mod batches;
 mod boundaries;
+mod calendar;
+mod commits;
+mod contract;
 mod counting;
+mod cuts;
 mod faults;
 mod forcing;
+mod hold;
+mod input;
 mod model;
 mod pg_proxy;
 mod postgres;
 mod replicas;
 mod reporting;
 mod schedule;
+mod showing;
+mod showing_model;
 mod unanswered;
 mod world;

@@ -12,12 +12,14 @@ use stripe_sandbox::{Control, Sandbox, Settings};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use usage_client::{
-    ForceReport, Get, ListReports, PutAccount, ReportSummary, UsageClient, UsageReport,
+    ForceReport, Get, ListAccounts, ListReports, PutAccount, ReportSummary, UsageClient,
+    UsageReport,
 };
 use usage_server::{ServeError, clock::Clock, config::Config, serve, store::Store};
 
-use crate::postgres;
+use crate::{pg_proxy::PgProxy, postgres};
 
 /// No wait of a test takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +52,16 @@ macro_rules! on_both_engines {
     };
 }
 pub(crate) use on_both_engines;
+
+/// Turns a list of test functions into tests on `PostgreSQL`, for what only it can do.
+macro_rules! on_postgres {
+    ($($name:ident),+ $(,)?) => {
+        mod only_postgres {
+            $(#[test] fn $name() { $crate::world::run($crate::world::Engine::Postgres, super::$name); })+
+        }
+    };
+}
+pub(crate) use on_postgres;
 
 /// Runs one test on one engine; without `PostgreSQL` it says that it was skipped, or fails where CI
 /// promises that there is one.
@@ -115,7 +127,12 @@ impl Server {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             tell.send(listener.local_addr().expect("an address"))
                 .expect("a test that waits");
-            serve(listener, config, clock, token).await
+            let ended = serve(listener, config, clock, token).await;
+            if let Err(error) = &ended {
+                // Else a test would only see that nobody answers.
+                eprintln!("the server ended: {error}");
+            }
+            ended
         });
         let address = bound.await.expect("an address");
         Self {
@@ -126,10 +143,15 @@ impl Server {
         }
     }
 
+    /// A client of a server that has begun to serve: the socket takes connections before that.
     pub(crate) async fn client(&self) -> UsageClient {
-        within("connecting", UsageClient::connect(self.endpoint.clone()))
+        let client = within("connecting", UsageClient::connect(self.endpoint.clone()));
+        let client = client.await.expect("a connection");
+        let first = ListAccounts::new().page_size(1);
+        within("starting", client.list_accounts(first))
             .await
-            .expect("a connection")
+            .expect("a server that answers");
+        client
     }
 
     /// Stops as on SIGTERM.
@@ -151,6 +173,11 @@ impl Server {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 }
 
@@ -286,14 +313,6 @@ impl World {
         self.sandbox.control()
     }
 
-    pub(crate) fn stripe_base_url(&self) -> &str {
-        self.sandbox.base_url()
-    }
-
-    pub(crate) fn stripe_secret_key(&self) -> &str {
-        self.sandbox.secret_key()
-    }
-
     /// Creates a Stripe customer and links an account to it, billed from 30 days ago.
     pub(crate) async fn link(&self, account: &str, customer: &str) {
         self.stripe()
@@ -402,5 +421,40 @@ impl World {
         store.close().await.expect("a clean end");
         assert!(law.holds(), "the ledger law is broken: {law:?}");
         self.sandbox.stop().await;
+    }
+
+    /// Restarts the server at a fixed time, which stands until the clock is set.
+    pub(crate) async fn set_time(&mut self, text: &str) -> Clock {
+        let clock = Clock::manual(at(text).timestamp_millis());
+        self.set_clock(clock.clone()).await;
+        clock
+    }
+
+    /// A connection for what the shipped client does not offer.
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = self
+            .server
+            .as_ref()
+            .expect("a server")
+            .endpoint()
+            .to_owned();
+        within(
+            "connecting",
+            Channel::from_shared(endpoint)
+                .expect("an address")
+                .connect(),
+        )
+        .await
+        .expect("a connection")
+    }
+
+    /// Restarts the server with a proxy between it and `PostgreSQL`, and without Stripe, so that every
+    /// COMMIT is one that counts.
+    pub(crate) async fn put_proxy_before_database(&mut self) -> PgProxy {
+        let cluster = postgres::cluster().expect("PostgreSQL");
+        let proxy = PgProxy::start(cluster.address()).expect("a proxy");
+        let url = format!("--database-url={}", proxy.url(&self.database_url));
+        self.reconfigure(&[&url, "--stripe-secret-key"]).await;
+        proxy
     }
 }

@@ -15,17 +15,17 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::Reporter;
+use super::{Reporter, look::look};
 use crate::{
     error::Result,
     store::{
         reports::Report,
-        send::{Lane, Settlement, Task, minute_of},
+        send::{Lane, Settlement, Task},
     },
     stripe::{Failure, MeterEvent, REQUEST_TIMEOUT, Stripe},
     usage::{
-        HOUR_MS, Millis,
-        report::{Event, MAX_GENERATION, identifier},
+        Millis,
+        report::{Event, identifier},
     },
 };
 
@@ -40,8 +40,6 @@ const MAX_RETRY: Duration = Duration::from_mins(15);
 /// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know, in
 /// shortest pauses before a retry: half a minute unless configured otherwise. `ForceReport` lifts it.
 const PAUSE_RETRIES: Millis = 30;
-/// How long until an event that is nowhere to be found is looked for again.
-const LOOK_AGAIN_MS: Millis = HOUR_MS;
 /// How long a request may wait for its turn under the rate limit: part of what the lease has to cover.
 const RATE_WAIT_SECS: u32 = 10;
 /// How many due reports one query reads at least.
@@ -249,7 +247,10 @@ impl Sender {
                     rate.until_ready().await;
                     send(&reporter, &stripe, lane, report, may_be_there).await
                 }
-                Task::Look(report) => look(&reporter, &stripe, lane, report).await,
+                Task::Look(report) => Ended {
+                    settlement: look(&reporter, &stripe, &lane, report).await,
+                    pause: None,
+                },
             }
         });
     }
@@ -395,109 +396,6 @@ async fn send(
         },
         pause,
     }
-}
-
-/// Looks whether an event that was never answered has arrived: its minute's total says so, and a later
-/// event that Stripe shows already proves that the total is not merely behind.
-async fn look(reporter: &Reporter, stripe: &Stripe, lane: Lane, report: Report) -> Ended {
-    let found = find(reporter, stripe, &lane, &report).await;
-    let (event, error) = match found {
-        Ok((event, why)) => (event, Some(why)),
-        Err(why) => (None, Some(why)),
-    };
-    let error = if event == Some(Event::Accept) {
-        None
-    } else {
-        error
-    };
-    let next_attempt_at = reporter.clock.now().saturating_add(LOOK_AGAIN_MS);
-    Ended {
-        settlement: Settlement {
-            report,
-            event,
-            is_surely_absent: false,
-            error,
-            next_attempt_at,
-        },
-        pause: None,
-    }
-}
-
-async fn find(
-    reporter: &Reporter,
-    stripe: &Stripe,
-    lane: &Lane,
-    report: &Report,
-) -> std::result::Result<(Option<Event>, String), String> {
-    let event_name = reporter
-        .options
-        .meters
-        .find(&lane.1)
-        .map(|meter| meter.event_name.to_string())
-        .ok_or_else(|| format!("meter {:?} is not configured any more", lane.1))?;
-    let total = async |minute| {
-        let answer = stripe.total(&event_name, &lane.0, minute).await;
-        answer.map_err(|failure| failure.message().to_owned())
-    };
-    let ours = async |minute| {
-        let sum = reporter.store.minute_sum(lane, minute, report).await;
-        sum.map_err(|error| error.to_string())
-    };
-    let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
-    let others = ours(minute).await?;
-    if others.is_undecided {
-        return Ok((None, "another undecided event shares its minute".to_owned()));
-    }
-    let held = total(minute).await?;
-    if held == others.arrived.saturating_add(report.quantity) {
-        return Ok((Some(Event::Accept), "found at Stripe".to_owned()));
-    }
-    if held != others.arrived {
-        let expected = others.arrived;
-        return Ok((
-            None,
-            format!("Stripe holds {held} in its minute; {expected} without it were expected"),
-        ));
-    }
-    if report.generation >= MAX_GENERATION {
-        return Ok((
-            None,
-            "not found at Stripe, and sent anew as often as is allowed".to_owned(),
-        ));
-    }
-    // Later than the report's last attempt, and than whatever shares its minute: while that is not shown
-    // yet, it would pass for the report itself.
-    let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
-    let after = others
-        .last_arrived_at
-        .map_or(sent_at, |arrived| sent_at.max(arrived));
-    let witness = reporter
-        .store
-        .find_witness(lane, after)
-        .await
-        .map_err(|error| error.to_string())?;
-    let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
-        return Ok((
-            None,
-            "not found at Stripe, and no later event proves that its totals are current".to_owned(),
-        ));
-    };
-    let its_minute = minute_of(stamp);
-    let expected = ours(its_minute).await?;
-    // Its own minute is asked once more, after the witness has been seen: both may have come in between.
-    if expected.is_undecided
-        || total(its_minute).await? != expected.arrived
-        || total(minute).await? != held
-    {
-        return Ok((
-            None,
-            "not found at Stripe, whose totals are behind".to_owned(),
-        ));
-    }
-    Ok((
-        Some(Event::SendAnew),
-        "proven not to have arrived; sent under a new identifier".to_owned(),
-    ))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Opaque page tokens, bound to the filter they were made for.
+//! Opaque page tokens, bound to the filter they were made for and whole or refused.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::usage::refusal::{Reason, Refusal};
 
-/// How many hexadecimal digits of the filter's digest a token carries.
+/// How many hexadecimal digits of the digest of filter and position a token carries.
 const DIGEST_CHARS: usize = 16;
 /// What a page holds when nobody says.
 const DEFAULT_PAGE: u64 = 100;
@@ -27,7 +27,7 @@ pub(super) fn page_size(asked: i32) -> Result<u64, Refusal> {
 
 /// A token that continues behind `position` in the listing of `filter`.
 pub(super) fn encode(filter: &str, position: &str) -> String {
-    format!("{}{}", digest(filter), hex(position.as_bytes()))
+    format!("{}{}", digest(filter, position), hex(position.as_bytes()))
 }
 
 /// The position of a token; `None` for the first page.
@@ -43,15 +43,20 @@ pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Refusa
         )
     };
     let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(refusal)?;
-    if head != digest(filter) {
+    let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
+    let position = position.ok_or_else(refusal)?;
+    if head != digest(filter, &position) {
         return Err(refusal());
     }
-    let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
-    position.map(Some).ok_or_else(refusal)
+    Ok(Some(position))
 }
 
-fn digest(filter: &str) -> String {
-    let mut text = hex(&Sha256::digest(filter.as_bytes()));
+/// Holds for this filter and this position alone: a position that was cut or changed would otherwise
+/// repeat or leave out a part of the listing without a word.
+fn digest(filter: &str, position: &str) -> String {
+    let mut text = hex(&Sha256::digest(
+        format!("{filter:?} {position:?}").as_bytes(),
+    ));
     text.truncate(DIGEST_CHARS);
     text
 }

@@ -1,6 +1,6 @@
 //! `UsageService`: counts, shows, lists and reports.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status};
@@ -76,23 +76,37 @@ impl UsageRpc {
 
 /// A digest of everything that a batch says, in a form that does not depend on the wire's encoding.
 fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
-    let mut text = String::new();
+    let mut digest = Sha256::new();
+    let number = |digest: &mut Sha256, number: Option<i64>| {
+        digest.update([u8::from(number.is_some())]);
+        digest.update(number.unwrap_or_default().to_be_bytes());
+    };
+    // A text's length goes before it, so that no two batches say the same.
+    let text = |digest: &mut Sha256, text: &str| {
+        digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+        digest.update(text);
+    };
     for item in increments {
-        // Debug quotes the texts, so that no two batches write the same.
-        let time = item
-            .timestamp
-            .as_ref()
-            .map(|at| (at.seconds, at.nanos / 1_000_000));
+        text(&mut digest, &item.account_id);
+        text(&mut digest, &item.meter);
+        text(&mut digest, &item.idempotency_key);
+        number(&mut digest, item.quantity);
+        number(&mut digest, item.timestamp.as_ref().map(|at| at.seconds));
+        number(
+            &mut digest,
+            item.timestamp
+                .as_ref()
+                .map(|at| i64::from(at.nanos / 1_000_000)),
+        );
         let mut dimensions: Vec<_> = item.dimensions.iter().collect();
         dimensions.sort();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:?} {:?} {:?} {:?} {time:?} {dimensions:?}",
-            item.account_id, item.meter, item.quantity, item.idempotency_key
-        );
+        number(&mut digest, i64::try_from(dimensions.len()).ok());
+        for (name, value) in dimensions {
+            text(&mut digest, name);
+            text(&mut digest, value);
+        }
     }
-    page_token::hex(&Sha256::digest(text.as_bytes()))
+    page_token::hex(&digest.finalize())
 }
 
 fn increment_result(outcome: Outcome) -> v1::IncrementResult {

@@ -3,7 +3,7 @@
 //! A statement for every number of rows would be prepared anew each time, and PostgreSQL keeps only about
 //! a hundred of them a connection.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
@@ -49,61 +49,114 @@ fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
     )
 }
 
-/// Records keys and says which of them were new, as indexes into `increments`.
+/// Records keys and says which of them stood already, as indexes into `increments`.
 ///
 /// `increments` all have keys, each key once, in key order.
+///
+/// Nearly always every key is new, so the database counts them and only names those that are not: an answer
+/// of a row a key would take longer than the insert.
 pub(super) async fn insert_keys(
     tx: &DatabaseTransaction,
     increments: &[&Increment],
     now: Millis,
-) -> Result<HashSet<(String, String)>, DbErr> {
-    const POSTGRES: &str = "INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
-        SELECT a, k, m, q, NULLIF(s, $6), $7 \
-        FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS t(a, k, m, q, s) \
-        ON CONFLICT DO NOTHING RETURNING account_id, key";
-    const SQLITE: &str = "INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
-        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2 FROM json_each($1) WHERE true \
-        ON CONFLICT DO NOTHING RETURNING account_id, key";
+) -> Result<Vec<usize>, DbErr> {
     if increments.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(Vec::new());
     }
-    let key = |increment: &&Increment| -> Arc<str> { increment.key.clone().unwrap_or_default() };
-    let backend = tx.get_database_backend();
-    let statement = if backend == DbBackend::Postgres {
-        let keys: Vec<Arc<str>> = increments.iter().map(key).collect();
-        let values = [
-            texts(increments.iter().map(|increment| &*increment.account_id)),
-            texts(keys.iter().map(|key| &**key)),
-            texts(increments.iter().map(|increment| &*increment.meter)),
-            numbers(increments.iter().map(|increment| increment.quantity)),
-            numbers(
-                increments
-                    .iter()
-                    .map(|increment| increment.stated_at.unwrap_or(NO_TIME)),
-            ),
-            NO_TIME.into(),
-            now.into(),
-        ];
-        Statement::from_sql_and_values(backend, POSTGRES, values)
+    if tx.get_database_backend() == DbBackend::Postgres {
+        insert_keys_postgres(tx, increments, now).await
     } else {
-        let rows: Vec<_> = increments
-            .iter()
-            .map(|increment| {
-                json!([
-                    *increment.account_id,
-                    *key(increment),
-                    *increment.meter,
-                    increment.quantity,
-                    increment.stated_at
-                ])
-            })
-            .collect();
-        let rows = serde_json::Value::Array(rows).to_string();
-        Statement::from_sql_and_values(backend, SQLITE, [rows.into(), now.into()])
-    };
-    let new = tx.query_all_raw(statement).await?;
-    new.iter()
-        .map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
+        insert_keys_sqlite(tx, increments, now).await
+    }
+}
+
+async fn insert_keys_postgres(
+    tx: &DatabaseTransaction,
+    increments: &[&Increment],
+    now: Millis,
+) -> Result<Vec<usize>, DbErr> {
+    const SQL: &str = "WITH new AS ( \
+            INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
+            SELECT a, k, m, q, NULLIF(s, $6), $7 \
+            FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS t(a, k, m, q, s) \
+            ON CONFLICT DO NOTHING RETURNING account_id, key) \
+        SELECT i - 1 FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS t(a, k, i) \
+        WHERE (SELECT COUNT(*) FROM new) < CARDINALITY($1::text[]) \
+            AND NOT EXISTS (SELECT FROM new WHERE account_id = a AND key = k)";
+    let values = [
+        texts(increments.iter().map(|increment| &*increment.account_id)),
+        texts(increments.iter().map(|increment| key_of(increment))),
+        texts(increments.iter().map(|increment| &*increment.meter)),
+        numbers(increments.iter().map(|increment| increment.quantity)),
+        numbers(
+            increments
+                .iter()
+                .map(|increment| increment.stated_at.unwrap_or(NO_TIME)),
+        ),
+        NO_TIME.into(),
+        now.into(),
+    ];
+    places(
+        tx,
+        Statement::from_sql_and_values(DbBackend::Postgres, SQL, values),
+    )
+    .await
+}
+
+async fn insert_keys_sqlite(
+    tx: &DatabaseTransaction,
+    increments: &[&Increment],
+    now: Millis,
+) -> Result<Vec<usize>, DbErr> {
+    const INSERT: &str = "INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2 FROM json_each($1) WHERE true \
+        ON CONFLICT DO NOTHING";
+    // A new row's rowid is one more than the largest so far: the rows of one insert are the last ones, in a row.
+    const KNOWN: &str = "SELECT json_each.key FROM json_each($1) WHERE NOT EXISTS ( \
+        SELECT 1 FROM idempotency_keys AS k \
+        WHERE k.account_id = value ->> 0 AND k.key = value ->> 1 AND k.rowid > $2)";
+    let rows = json_rows(increments.iter().map(|increment| {
+        json!([
+            *increment.account_id,
+            key_of(increment),
+            *increment.meter,
+            increment.quantity,
+            increment.stated_at
+        ])
+    }));
+    let insert =
+        Statement::from_sql_and_values(DbBackend::Sqlite, INSERT, [rows.clone(), now.into()]);
+    let inserted = tx.execute_raw(insert).await?;
+    let new = inserted.rows_affected();
+    if usize::try_from(new).is_ok_and(|new| new == increments.len()) {
+        return Ok(Vec::new());
+    }
+    if new == 0 {
+        return Ok((0..increments.len()).collect());
+    }
+    let last_known = inserted.last_insert_id().saturating_sub(new);
+    let known = [rows, i64::try_from(last_known).unwrap_or(i64::MAX).into()];
+    places(
+        tx,
+        Statement::from_sql_and_values(DbBackend::Sqlite, KNOWN, known),
+    )
+    .await
+}
+
+fn key_of(increment: &Increment) -> &str {
+    increment.key.as_deref().unwrap_or_default()
+}
+
+fn json_rows(rows: impl Iterator<Item = serde_json::Value>) -> Value {
+    serde_json::Value::Array(rows.collect()).to_string().into()
+}
+
+async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<usize>, DbErr> {
+    let damaged = |_| DbErr::Custom("a place outside of its statement".to_owned());
+    tx.query_all_raw(statement)
+        .await?
+        .iter()
+        .map(|row| usize::try_from(row.try_get_by_index::<i64>(0)?).map_err(damaged))
         .collect()
 }
 
@@ -150,23 +203,19 @@ pub(super) async fn add_to_open_reports(
         ];
         Statement::from_sql_and_values(backend, POSTGRES, values)
     } else {
-        let rows: Vec<_> = additions
-            .iter()
-            .map(|row| {
-                json!([
-                    *row.account_id,
-                    Uuid::now_v7().simple().to_string(),
-                    *row.meter,
-                    row.window.start,
-                    row.window.end,
-                    row.quantity,
-                    row.first_at,
-                    row.last_at
-                ])
-            })
-            .collect();
-        let rows = serde_json::Value::Array(rows).to_string();
-        Statement::from_sql_and_values(backend, SQLITE, [rows.into()])
+        let rows = json_rows(additions.iter().map(|row| {
+            json!([
+                *row.account_id,
+                Uuid::now_v7().simple().to_string(),
+                *row.meter,
+                row.window.start,
+                row.window.end,
+                row.quantity,
+                row.first_at,
+                row.last_at
+            ])
+        }));
+        Statement::from_sql_and_values(backend, SQLITE, [rows])
     };
     tx.execute_raw(statement).await.map(|_| ())
 }

@@ -91,7 +91,7 @@ pub fn valid_from(
     let earliest = billed_to_others_until(links, customer, now);
     match bill_from {
         Some(from) if from > now => Err(Refusal::invalid(
-            "bill_from",
+            "stripe.bill_from",
             format!(
                 "bill_from {} lies ahead of the server's clock {}; leave it out to bill from now",
                 super::period::rfc3339(from),
@@ -99,7 +99,7 @@ pub fn valid_from(
             ),
         )),
         Some(from) if from < earliest => Err(Refusal::invalid(
-            "bill_from",
+            "stripe.bill_from",
             format!(
                 "bill_from {} reaches into time that another customer is billed for, which ends at {}",
                 super::period::rfc3339(from),

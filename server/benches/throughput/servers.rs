@@ -1,0 +1,215 @@
+//! What is loaded: the service itself, and two servers that speak the same contract to compare it with.
+//!
+//! Each runs in a runtime of its own, behind a real socket, on a database of its own.
+
+use clap::Parser as _;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio_stream::Empty;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status,
+    transport::server::{Server, TcpIncoming},
+};
+use usage_proto::v1::{
+    self,
+    usage_service_server::{UsageService, UsageServiceServer},
+};
+use usage_server::{clock::Clock, config::Config, serve, store::Store};
+
+use crate::{naive::Naive, postgres::Cluster};
+
+/// Connections to PostgreSQL: what the service takes unless told otherwise, and the same for one transaction a call.
+const CONNECTIONS: u32 = 16;
+
+/// A column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The same call doing nothing: what the transport alone can do.
+    Noop,
+    /// One transaction a call.
+    Naive,
+    /// The service.
+    Ours,
+}
+
+/// An empty database, gone with this value or with the cluster.
+pub(crate) struct Database {
+    url: String,
+    _folder: Option<TempDir>,
+}
+
+impl Database {
+    /// A file in the build's own folder: `/tmp` may be memory, where durability costs nothing.
+    pub(crate) fn sqlite() -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
+        Self {
+            url,
+            _folder: Some(folder),
+        }
+    }
+
+    /// A database of a durable cluster.
+    pub(crate) fn postgres(cluster: &Cluster) -> Self {
+        Self {
+            url: cluster.create_database().expect("a database"),
+            _folder: None,
+        }
+    }
+}
+
+/// A server under load.
+pub(crate) struct Running {
+    runtime: Runtime,
+    endpoint: String,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+    database: Option<(Side, Database)>,
+}
+
+#[derive(clap::Parser)]
+struct ServiceFlags {
+    #[command(flatten)]
+    config: Config,
+}
+
+impl Running {
+    /// Starts one side; all but the one that does nothing need a database.
+    pub(crate) fn start(side: Side, database: Option<Database>) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let listener = runtime
+            .block_on(TcpListener::bind("127.0.0.1:0"))
+            .expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let shutdown = CancellationToken::new();
+        let token = shutdown.clone();
+        let serving = match (side, &database) {
+            (Side::Ours, Some(database)) => {
+                let flags = ["usage-server", "--database-url", &database.url];
+                let config = ServiceFlags::parse_from(flags).config;
+                runtime.spawn(async move {
+                    serve(listener, config, Clock::system(), token)
+                        .await
+                        .expect("a service that runs");
+                })
+            }
+            (Side::Naive, Some(database)) => {
+                let naive = runtime.block_on(async {
+                    let store = Store::open(&database.url, 1).await.expect("the database");
+                    store.migrate().await.expect("the schema");
+                    store.close().await.expect("a clean end");
+                    Naive::open(&database.url, CONNECTIONS)
+                        .await
+                        .expect("the database")
+                });
+                runtime.spawn(Reference { naive: Some(naive) }.serve(listener, token))
+            }
+            _ => runtime.spawn(Reference { naive: None }.serve(listener, token)),
+        };
+        Self {
+            runtime,
+            endpoint,
+            shutdown,
+            serving,
+            database: database.map(|database| (side, database)),
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Stops it; what was acknowledged must be what the database holds, to the unit.
+    pub(crate) fn stop_and_verify(self, acknowledged: u64) {
+        self.shutdown.cancel();
+        self.runtime.block_on(async {
+            self.serving.await.expect("no panic in the server");
+            let Some((side, database)) = &self.database else {
+                return;
+            };
+            let store = Store::open(&database.url, 1).await.expect("the database");
+            let law = store.ledger_law().await.expect("the ledger law");
+            store.close().await.expect("a clean end");
+            assert_eq!(
+                law.counted(),
+                i128::from(acknowledged),
+                "acknowledged and counted differ"
+            );
+            // One transaction a call keeps no second book.
+            assert!(
+                law.holds() || *side == Side::Naive,
+                "the ledger law is broken: {law:?}"
+            );
+        });
+    }
+}
+
+/// A bare tonic server of the same contract.
+struct Reference {
+    /// Counts, where this is not the server that does nothing.
+    naive: Option<Naive>,
+}
+
+impl Reference {
+    async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        Server::builder()
+            .add_service(UsageServiceServer::new(self))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                shutdown.cancelled(),
+            )
+            .await
+            .expect("a server that runs");
+    }
+}
+
+#[tonic::async_trait]
+impl UsageService for Reference {
+    async fn increment(
+        &self,
+        request: Request<v1::IncrementRequest>,
+    ) -> Result<Response<v1::IncrementResponse>, Status> {
+        let duplicate = match &self.naive {
+            Some(naive) => naive.count(request.into_inner()).await?,
+            None => false,
+        };
+        Ok(Response::new(v1::IncrementResponse { duplicate }))
+    }
+
+    async fn increment_batch(
+        &self,
+        request: Request<v1::IncrementBatchRequest>,
+    ) -> Result<Response<v1::IncrementBatchResponse>, Status> {
+        let counted = v1::IncrementResult {
+            outcome: v1::IncrementOutcome::Counted.into(),
+            error: None,
+        };
+        let results = vec![counted; request.into_inner().increments.len()];
+        Ok(Response::new(v1::IncrementBatchResponse {
+            results,
+            duplicate: false,
+        }))
+    }
+
+    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn list_reports(
+        &self,
+        _: Request<v1::ListReportsRequest>,
+    ) -> Result<Response<v1::ListReportsResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    type ForceReportStream = Empty<Result<v1::ForceReportResponse, Status>>;
+
+    async fn force_report(
+        &self,
+        _: Request<v1::ForceReportRequest>,
+    ) -> Result<Response<Self::ForceReportStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+}

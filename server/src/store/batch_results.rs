@@ -1,0 +1,82 @@
+//! What a keyed batch is answered when it comes again, in the form in which `batch_keys` keeps it.
+
+use sea_orm::DbErr;
+
+use crate::usage::{
+    increment::Outcome,
+    refusal::{Reason, Refusal},
+};
+
+/// What of a batch was not simply counted: `[index]` for a duplicate, `[index, reason, field, message]`
+/// for a refusal; empty when everything counted.
+pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
+    let rows: Vec<serde_json::Value> = outcomes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, outcome)| match outcome {
+            Outcome::Counted => None,
+            Outcome::Duplicate => Some(serde_json::json!([index])),
+            Outcome::Refused(refusal) => Some(serde_json::json!([
+                index,
+                refusal.reason.name(),
+                refusal.field,
+                refusal.message
+            ])),
+        })
+        .collect();
+    if rows.is_empty() {
+        String::new()
+    } else {
+        serde_json::Value::Array(rows).to_string()
+    }
+}
+
+/// What [`encode_results`] made of the outcomes of a batch of `len` items.
+pub(super) fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbErr> {
+    let damaged = || DbErr::Custom(format!("the stored results of a batch are damaged: {text}"));
+    let mut outcomes = vec![Outcome::Counted; len];
+    if text.is_empty() {
+        return Ok(outcomes);
+    }
+    let rows: Vec<Vec<serde_json::Value>> = serde_json::from_str(text).map_err(|_| damaged())?;
+    for row in rows {
+        let index = row
+            .first()
+            .and_then(serde_json::Value::as_u64)
+            .and_then(|index| usize::try_from(index).ok());
+        let place = index
+            .and_then(|index| outcomes.get_mut(index))
+            .ok_or_else(damaged)?;
+        let text = |at: usize| row.get(at).and_then(serde_json::Value::as_str);
+        *place = match (text(1), text(2), text(3)) {
+            (Some(reason), Some(field), Some(message)) => Outcome::Refused(Refusal::new(
+                Reason::from_name(reason).ok_or_else(damaged)?,
+                field,
+                message,
+            )),
+            _ => Outcome::Duplicate,
+        };
+    }
+    Ok(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batchs_results_survive_their_storage() {
+        let outcomes = vec![
+            Outcome::Counted,
+            Outcome::Duplicate,
+            Outcome::Refused(Refusal::invalid("quantity", "quantity is 0")),
+            Outcome::Counted,
+        ];
+        assert_eq!(
+            decode_results(&encode_results(&outcomes), 4).unwrap(),
+            outcomes
+        );
+        assert_eq!(encode_results(&[Outcome::Counted]), "");
+        assert!(decode_results("[[9]]", 4).is_err());
+    }
+}
