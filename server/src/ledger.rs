@@ -75,7 +75,7 @@ struct Job {
     /// Gone when the caller hung up, which changes nothing for anybody.
     reply: oneshot::Sender<Result<EntryOutcome>>,
     /// Given back when the job is answered.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 impl Ledger {
@@ -161,11 +161,7 @@ impl Ledger {
                 retry_after: RETRY_AFTER,
             })?;
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            entry,
-            reply,
-            _room: room,
-        };
+        let job = Job { entry, reply, room };
         self.queue_of(shard)
             .and_then(|queue| queue.send(job).ok())
             .ok_or(Error::ShuttingDown)?;
@@ -208,7 +204,7 @@ impl Writer {
     async fn commit(&self, jobs: Vec<Job>) {
         let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
             .into_iter()
-            .map(|job| (job.entry, (job.reply, job._room)))
+            .map(|job| (job.entry, (job.reply, job.room)))
             .unzip();
         let mut group = Group {
             id: Uuid::now_v7(),

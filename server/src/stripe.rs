@@ -164,11 +164,15 @@ impl Stripe {
                 .send(&self.client)
                 .await
                 .map_err(|error| failure(&error))?;
-            if let Some(meter) = page
+            // A name may be used again once its meter is archived.
+            let mut named = page
                 .data
                 .iter()
-                .find(|meter| meter.event_name == event_name)
-            {
+                .filter(|meter| meter.event_name == event_name);
+            let active = named
+                .clone()
+                .find(|meter| meter.status.as_str() == "active");
+            if let Some(meter) = active.or_else(|| named.next()) {
                 let id = meter.id.to_string();
                 self.meter_ids.insert(event_name.to_owned(), id.clone());
                 return Ok(id);

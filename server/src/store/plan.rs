@@ -259,10 +259,10 @@ impl<'a> Plan<'a> {
         let boundaries = cache.load(tx, accounts, options.now).await?;
         let mut sums: BTreeMap<(&str, &str, Millis), Addition> = BTreeMap::new();
         for increment in counted {
-            let window = boundaries
-                .get(&increment.account_id)
-                .map(|own| own.window_around(options.slots, increment.at))
-                .unwrap_or_else(|| options.slots.around(increment.at));
+            let window = boundaries.get(&increment.account_id).map_or_else(
+                || options.slots.around(increment.at),
+                |own| own.window_around(options.slots, increment.at),
+            );
             let sum = sums
                 .entry((&increment.account_id, &increment.meter, window.start))
                 .or_insert_with(|| Addition {
