@@ -1,7 +1,7 @@
 //! Counting: what is acknowledged is counted once, whatever happens to the call.
 
 use tokio::task::JoinHandle;
-use usage_client::{BatchOutcome, Error, ErrorKind, Increment, IncrementResult, Reason};
+use usage_client::{Batch, BatchOutcome, Error, ErrorKind, Increment, IncrementResult, Reason};
 
 use crate::{
     hold::Hold,
