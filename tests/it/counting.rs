@@ -261,7 +261,7 @@ async fn what_was_in_flight_in_a_crash_is_counted_once_by_its_retry(mut world: W
     world.start_server().await;
     let key = error.idempotency_key().unwrap();
     for _ in 0..2 {
-        let retry = usage_client::Batch::from(thousand(account)).key(key);
+        let retry = Batch::from(thousand(account)).key(key);
         let outcome = world.client().increment_batch(retry).await.unwrap();
         assert!(
             outcome
