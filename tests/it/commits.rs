@@ -256,7 +256,7 @@ async fn sort_like_people(world: &mut World) {
 
 /// A deadlock is mended by a second try, so nobody sees it but the database, which counts what the
 /// connections that have ended saw.
-async fn deadlocks_are_none(world: &World) {
+fn deadlocks_are_none(world: &World) {
     let none = "DO $$ BEGIN \
         WHILE EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()) \
         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; \
@@ -275,7 +275,7 @@ async fn counting_and_closing_side_by_side_never_deadlock(mut world: World) {
             tokio::spawn(async move {
                 for _ in 0..15 {
                     let names = (0..100).map(|n| format!("{}{n}", ["a", "B"][n % 2]));
-                    let batch: Batch = names.map(|name| Increment::new(name)).collect();
+                    let batch: Batch = names.map(Increment::new).collect();
                     client.increment_batch(batch).await.unwrap();
                 }
             })
@@ -290,7 +290,7 @@ async fn counting_and_closing_side_by_side_never_deadlock(mut world: World) {
     }
     replica.stop().await.unwrap();
     world.stop().await;
-    deadlocks_are_none(&world).await;
+    deadlocks_are_none(&world);
     world.finish().await;
 }
 
