@@ -126,7 +126,7 @@ impl Load {
     async fn call(self, client: UsageClient, begin: Instant, seed: u64) -> Seen {
         let end = begin + self.duration;
         let mut accounts = Accounts(seed);
-        let mut seen = Seen {
+        let mut share = Seen {
             measured: 0,
             acknowledged: 0,
             latencies: histogram(),
@@ -135,15 +135,15 @@ impl Load {
             let request = self.work.request(&mut accounts);
             let sent = Instant::now();
             if sent >= end {
-                return seen;
+                return share;
             }
             let counted = request.send(&client).await;
             let answered = Instant::now();
-            seen.acknowledged += counted;
+            share.acknowledged += counted;
             if (begin..end).contains(&answered) {
-                seen.measured += counted;
+                share.measured += counted;
                 let micros = u64::try_from((answered - sent).as_micros()).unwrap_or(u64::MAX);
-                seen.latencies.saturating_record(micros);
+                share.latencies.saturating_record(micros);
             }
         }
     }
