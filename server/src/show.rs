@@ -93,12 +93,15 @@ pub(crate) async fn show(
     let wanted: Vec<&Meter> =
         only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
     let periods = store.billing_periods(&asked.account_id).await?;
+    let account = match asked.period {
+        Some(_) => None,
+        None => store.find_account(&asked.account_id).await?,
+    };
     let period = match asked.period {
         Some(period) => period,
-        None => periods
-            .iter()
-            .find(|period| period.contains(now))
-            .copied()
+        None => account
+            .and_then(|account| account.current_period)
+            .filter(|period| period.contains(now))
             .or_else(|| month_around(now, zone))
             .ok_or_else(|| Error::Internal("the clock is outside the calendar".into()))?,
     };

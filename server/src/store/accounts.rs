@@ -52,7 +52,7 @@ pub(crate) struct Account {
     pub(crate) id: String,
     /// The link in force.
     pub(crate) link: Link,
-    /// The last billing period that is known.
+    /// The last billing period that is known of the link.
     pub(crate) current_period: Option<Interval>,
 }
 
@@ -167,16 +167,10 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(|row| {
-                let last = periods
-                    .iter()
-                    .rfind(|period| period.account_id == row.account_id)
-                    .map(interval);
-                let (id, link) = link(row);
-                Account {
-                    id,
-                    link,
-                    current_period: last,
-                }
+                let last = periods.iter().rfind(|period| {
+                    period.account_id == row.account_id && period.recorded_at >= row.recorded_at
+                });
+                account(row, last)
             })
             .collect())
     }
@@ -234,6 +228,17 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
     })
 }
 
+/// An account by its latest link, and the latest period that was said of that link: what was said of an
+/// earlier one is another customer's or another subscription's.
+fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> Account {
+    let (id, link) = link(row);
+    Account {
+        id,
+        link,
+        current_period: period.map(interval),
+    }
+}
+
 async fn find_account(
     db: &impl ConnectionTrait,
     account_id: &str,
@@ -246,15 +251,11 @@ async fn find_account(
     let Some(row) = row else { return Ok(None) };
     let period = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.eq(account_id))
+        .filter(billing_period::Column::RecordedAt.gte(row.recorded_at))
         .order_by_desc(billing_period::Column::PeriodStart)
         .one(db)
         .await?;
-    let (id, link) = link(row);
-    Ok(Some(Account {
-        id,
-        link,
-        current_period: period.as_ref().map(interval),
-    }))
+    Ok(Some(account(row, period.as_ref())))
 }
 
 async fn insert_link(
