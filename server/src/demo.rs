@@ -20,7 +20,7 @@ use self::{
     tables::Totals,
     traffic::{Hours, Traffic},
 };
-use crate::{ServeError, clock::Clock, config::Config, serve};
+use usage_server::{ServeError, clock::Clock, config::Config, serve};
 
 /// The accounts of the demo and their Stripe customers.
 const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
@@ -32,10 +32,10 @@ const HOURS: i64 = 6;
 
 /// How the demo runs.
 #[derive(Args, Clone, Debug)]
-pub struct DemoConfig {
+pub(crate) struct DemoConfig {
     /// End after the last line instead of going on serving: exit code 0, or 1 when the figures differ.
     #[arg(long)]
-    pub once: bool,
+    pub(crate) once: bool,
 }
 
 /// The flags of the demo's server.
@@ -60,7 +60,7 @@ struct Stage {
 ///
 /// # Errors
 /// Whatever went wrong, with what was being done.
-pub async fn run(
+pub(crate) async fn run(
     config: DemoConfig,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,

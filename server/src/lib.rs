@@ -28,7 +28,6 @@
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
-//! | [`demo`] | the main job, played over real sockets |
 //! | [`serve()`] | starts the parts and stops them in order |
 //!
 //! The ledger law ([`store::law`]) holds at every moment: what was acknowledged is what the usage reports
@@ -44,7 +43,6 @@
 
 pub mod clock;
 pub mod config;
-pub mod demo;
 mod entity;
 pub mod error;
 mod ledger;

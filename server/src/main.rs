@@ -1,16 +1,18 @@
-//! The command line of usage-server.
+//! The command line of usage-server: the only place for anyhow, with the demo that it plays.
+
+mod demo;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, error::ErrorKind};
+use demo::DemoConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use usage_server::{
     clock::Clock,
     config::{Config, DatabaseConfig},
-    demo::{self, DemoConfig},
     serve,
     store::Store,
 };

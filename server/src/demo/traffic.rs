@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usage_client::{Batch, Increment, UsageClient};
 
 use super::{FREE, HOURS, LINKED, METERS};
-use crate::clock::Clock;
+use usage_server::clock::Clock;
 
 /// Single calls an account, and how many are under way at once.
 const CALLS: i64 = 1_000;

@@ -162,7 +162,8 @@ async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<us
 
 /// Adds to the open reports of some windows, and opens those that are missing.
 ///
-/// `additions` hold each account, meter and window once, in that order.
+/// `additions` hold each account, meter and window once, in that order. A window ends later than its open
+/// report says only where slots were made wider in between; no boundary lies in either.
 ///
 /// # Errors
 /// A broken CHECK where a report would pass fifteen digits.
@@ -177,7 +178,8 @@ pub(super) async fn add_to_open_reports(
         ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
             quantity = usage_reports.quantity + excluded.quantity, \
             first_at = LEAST(usage_reports.first_at, excluded.first_at), \
-            last_at = GREATEST(usage_reports.last_at, excluded.last_at)";
+            last_at = GREATEST(usage_reports.last_at, excluded.last_at), \
+            window_end = GREATEST(usage_reports.window_end, excluded.window_end)";
     const SQLITE: &str = "INSERT INTO usage_reports \
         (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
         SELECT value ->> 0, unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, \
@@ -185,7 +187,8 @@ pub(super) async fn add_to_open_reports(
         ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
             quantity = usage_reports.quantity + excluded.quantity, \
             first_at = MIN(usage_reports.first_at, excluded.first_at), \
-            last_at = MAX(usage_reports.last_at, excluded.last_at)";
+            last_at = MAX(usage_reports.last_at, excluded.last_at), \
+            window_end = MAX(usage_reports.window_end, excluded.window_end)";
     if additions.is_empty() {
         return Ok(());
     }
