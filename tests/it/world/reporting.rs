@@ -7,7 +7,7 @@ use stripe_sandbox::{HeldEvent, LoggedRequest};
 use usage_client::{Increment, ReportState};
 use usage_server::clock::Clock;
 
-use super::World;
+use super::{PATIENCE, World};
 
 impl World {
     /// Counts usage of the default meter at a moment.
@@ -94,16 +94,25 @@ impl World {
     /// Crashes, starts again and need not wait for the dead server's lease.
     pub(crate) async fn crash_and_start(&mut self) {
         self.crash();
-        self.expire_leases().await;
         self.start_server().await;
+        // Last, since a statement of the dead server may have been under way.
+        self.expire_leases().await;
     }
 
-    /// Waits until every report of an account is in one of these states.
+    /// Waits until every report of an account is in one of these states; says what they are when that does
+    /// not come true.
     pub(crate) async fn until_all_are(&self, account: &str, states: &[ReportState]) {
-        self.until("reaching a state", || async {
-            let reports = self.reports(account).await;
-            reports.iter().all(|report| states.contains(&report.state))
-        })
-        .await;
+        let reached = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let reports = self.reports(account).await;
+                if reports.iter().all(|report| states.contains(&report.state)) {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        if reached.await.is_err() {
+            panic!("not all are {states:?}: {:#?}", self.reports(account).await);
+        }
     }
 }
