@@ -291,6 +291,15 @@ async fn create_accounts(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("account_links_by_customer")
+                .table(L::Table)
+                .col(L::Customer)
+                .to_owned(),
+        )
+        .await?;
     create_billing_periods(manager).await
 }
 

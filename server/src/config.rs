@@ -52,7 +52,8 @@ impl DatabaseConfig {
     /// # Errors
     /// What is wrong with it, in one sentence.
     pub fn check(&self) -> Result<(), String> {
-        if self.database_url.contains(":memory:") {
+        let url = self.database_url.to_ascii_lowercase();
+        if url.contains(":memory:") || url.contains("%3amemory") || url.contains("mode=memory") {
             return Err("DATABASE_URL names an in-memory database, which would lose what was acknowledged; name a file".to_owned());
         }
         ["sqlite://", "postgres://", "postgresql://"]
@@ -142,6 +143,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// Checks what several settings say together.
+    ///
+    /// # Errors
+    /// What is wrong, in one sentence.
+    pub fn check(&self) -> Result<(), String> {
+        const BESIDE_WRITERS: u32 = 2;
+        let (writers, connections) = (self.writers, self.database.database_connections);
+        if writers.saturating_add(BESIDE_WRITERS) > connections {
+            return Err(format!(
+                "WRITERS is {writers} and DATABASE_CONNECTIONS {connections}; at least {BESIDE_WRITERS} more connections than writers are needed"
+            ));
+        }
+        self.database.check()
+    }
+
     /// The configured meters.
     ///
     /// # Errors

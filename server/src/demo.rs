@@ -8,7 +8,7 @@ mod traffic;
 use std::{io::Write, path::Path};
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, builder::Resettable};
 use indicatif::{ProgressBar, ProgressStyle};
 use stripe_sandbox::{Control, Sandbox, Settings};
 use tempfile::TempDir;
@@ -209,7 +209,10 @@ fn flags(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Config> {
         format!("--meters={}", meters.join(",")),
         format!("--default-meter={}", METERS[0].0),
     ];
-    Ok(Flags::try_parse_from(flags)?.config)
+    // The environment is the real service's: the demo stands on its own.
+    let command = Flags::command().mut_args(|arg| arg.env(Resettable::Reset));
+    let matches = command.try_get_matches_from(flags)?;
+    Ok(Flags::from_arg_matches(&matches)?.config)
 }
 
 /// Follows a run with a progress bar; answers its summary in words.

@@ -122,7 +122,7 @@ pub(crate) fn is_transient(error: &DbErr) -> bool {
         // PostgreSQL: serialization, deadlock, shutdown, connection trouble. SQLite: busy, locked.
         return matches!(
             code.as_str(),
-            "40001" | "40P01" | "5" | "6" | "517" | "53300"
+            "40001" | "40P01" | "55P03" | "57014" | "25P03" | "5" | "6" | "517" | "53300"
         ) || code.starts_with("57P")
             || code.starts_with("08");
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use sea_orm::DbErr;
+use sea_orm::{DbErr, RuntimeErr};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -267,14 +267,23 @@ impl Writer {
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
                     tracing::warn!(commit = %group.id, %error, "the answer of a commit was lost");
-                    unanswered.get_or_insert(outcomes);
+                    // That this try came so far proves that no earlier one was committed.
+                    unanswered = Some(outcomes);
                     error
                 }
-                Err(CommitError::Failed(error)) if is_transient(&error) => error,
+                Err(CommitError::Failed(error)) if is_transient(&error) || unanswered.is_some() => {
+                    error
+                }
                 Err(CommitError::Failed(error)) => return Err(error),
             };
             let Some(pause) = pauses.next() else {
-                return Err(error);
+                // Where an earlier try may have been committed nothing is known, whatever the last error
+                // says: the calls must not be committed anew under another id.
+                return Err(if unanswered.is_some() {
+                    DbErr::Conn(RuntimeErr::Internal(error.to_string()))
+                } else {
+                    error
+                });
             };
             tracing::warn!(%error, "a group commit is tried again");
             tokio::time::sleep(pause).await;
@@ -304,7 +313,7 @@ fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
 fn copy_of(error: &DbErr) -> DbErr {
     let text = error.to_string();
     if is_transient(error) {
-        DbErr::Conn(sea_orm::RuntimeErr::Internal(text))
+        DbErr::Conn(RuntimeErr::Internal(text))
     } else {
         DbErr::Custom(text)
     }

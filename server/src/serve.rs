@@ -24,8 +24,10 @@ use crate::{
 
 /// The largest message that is taken: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-/// How long callers and requests to Stripe may take to end once the service stops.
-const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long callers may take to end once the service stops, and then what they sent to be committed.
+const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
+/// How long requests to Stripe may take to end after that: as long as one may take.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How often a silent connection is asked whether anybody is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -126,14 +128,18 @@ pub async fn serve(
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
 async fn finish(writers: Writers, reporter: &Reporter) {
     // The services are gone and with them the ledger: its writers commit what they hold and end.
-    for writer in writers {
-        match tokio::time::timeout(STOP_WITHIN, writer).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "a ledger writer was lost"),
-            Err(_) => {
-                tracing::warn!("some callers kept their connections; their calls are not answered");
+    let written = async {
+        for writer in writers {
+            if let Err(error) = writer.await {
+                tracing::error!(%error, "a ledger writer was lost");
             }
         }
+    };
+    if tokio::time::timeout(CALLERS_END_WITHIN, written)
+        .await
+        .is_err()
+    {
+        tracing::warn!("some callers kept their connections; their calls are not answered");
     }
     if tokio::time::timeout(STOP_WITHIN, reporter.finish())
         .await
@@ -147,7 +153,7 @@ async fn finish(writers: Writers, reporter: &Reporter) {
 
 async fn open(config: &Config) -> Result<Store, ServeError> {
     let database = &config.database;
-    database.check().map_err(ServeError::Config)?;
+    config.check().map_err(ServeError::Config)?;
     let store = Store::open(&database.database_url, database.database_connections).await?;
     if config.no_migrate {
         match store.pending_migrations().await? {
@@ -205,7 +211,7 @@ async fn serve_rpc(
     let serving = router.serve_with_incoming_shutdown(incoming, ending.cancelled());
     let overdue = async {
         ending.cancelled().await;
-        tokio::time::sleep(STOP_WITHIN).await;
+        tokio::time::sleep(CALLERS_END_WITHIN).await;
     };
     tokio::select! {
         served = serving => served.map_err(|error| io(Box::new(error))),

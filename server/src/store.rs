@@ -36,6 +36,13 @@ use usage_migrations::{Migrator, MigratorTrait as _};
 
 /// How long a statement may wait for a connection or for SQLite's writer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// No lock and no statement is waited for without end, and a replica that vanished in the middle of a
+/// transaction does not hold its locks for hours.
+const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
+    ("lock_timeout", "15s"),
+    ("statement_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+];
 /// Connections that only read, on SQLite.
 const SQLITE_READERS: u32 = 4;
 /// Memory for pages, 64 MiB: a group of random keys dirties thousands of pages, and what does not fit is
@@ -74,7 +81,11 @@ impl Store {
                 .max_connections(max_connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .sqlx_logging(false)
-                .map_sqlx_postgres_opts(|postgres| postgres.application_name("usage-server"));
+                .map_sqlx_postgres_opts(|postgres| {
+                    postgres
+                        .application_name("usage-server")
+                        .options(POSTGRES_TIMEOUTS)
+                });
             let pool = match Database::connect(options).await {
                 Ok(pool) => pool,
                 Err(error) => return Err(why_not(url).await.unwrap_or(error)),
@@ -93,6 +104,9 @@ impl Store {
     pub async fn migrate(&self) -> Result<(), DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
+            // A migration takes as long as it takes, and so does waiting for another replica's.
+            tx.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+                .await?;
             lock(&tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
         }
         Migrator::up(&tx, None).await?;
@@ -104,7 +118,9 @@ impl Store {
     /// # Errors
     /// Whatever the database says.
     pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
-        Ok(Migrator::get_pending_migrations(&self.writer).await?.len())
+        Ok(Migrator::get_pending_migrations_read_only(&self.writer)
+            .await?
+            .len())
     }
 
     /// Waits for running statements and closes every connection.

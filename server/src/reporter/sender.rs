@@ -158,6 +158,19 @@ impl Sender {
         Ok(self.held_until.saturating_duration_since(now) > longest)
     }
 
+    /// Lets another replica try, whose key may be a better one, once nothing of ours is under way.
+    async fn give_up_lease(&mut self, now: Instant) -> Result<()> {
+        if self.held_until > now && self.busy.is_empty() {
+            let reporter = &self.reporter;
+            reporter
+                .store
+                .release_lease(LEASE, &reporter.replica)
+                .await?;
+            (self.held_until, self.prolong_at) = (now, now);
+        }
+        Ok(())
+    }
+
     /// Starts requests for one page of what is due; false when nothing could be started.
     async fn start_due(&mut self) -> Result<bool> {
         let room = self.concurrency.saturating_sub(self.busy.len());
@@ -166,10 +179,11 @@ impl Sender {
             self.paused_meters.clear();
         }
         let now = Instant::now();
-        if room == 0
-            || self.paused_until.is_some_and(|until| now < until)
-            || !self.holds_lease().await?
-        {
+        if self.paused_until.is_some_and(|until| now < until) {
+            self.give_up_lease(now).await?;
+            return Ok(false);
+        }
+        if room == 0 || !self.holds_lease().await? {
             return Ok(false);
         }
         self.paused_meters.retain(|_, until| now < *until);
@@ -239,14 +253,12 @@ impl Sender {
             Arc::clone(&self.rate),
         );
         self.under_way.spawn(async move {
+            rate.until_ready().await;
             match task {
                 Task::Send {
                     report,
                     may_be_there,
-                } => {
-                    rate.until_ready().await;
-                    send(&reporter, &stripe, lane, report, may_be_there).await
-                }
+                } => send(&reporter, &stripe, lane, report, may_be_there).await,
                 Task::Look(report) => Ended {
                     settlement: look(&reporter, &stripe, &lane, report).await,
                     pause: None,
@@ -371,8 +383,8 @@ async fn send(
         Err(Failure::Unanswered(_)) => (None, None),
         Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
         Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
+        Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_be_there => (None, None),
         Err(Failure::NoCustomer(_)) => (Some(Event::Park), None),
-        Err(Failure::Refused(_)) if may_be_there => (None, None),
         Err(Failure::Refused(_)) => (Some(Event::Reject), None),
     };
     let is_refused_whole = matches!(&answer, Err(Failure::Denied(_) | Failure::NoMeter(_)));

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Mutex;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use super::Reporter;
@@ -19,8 +20,8 @@ const REPORT_JOB: &str = "report schedule";
 const HOUSEKEEPING_JOB: &str = "housekeeping";
 /// A run that nobody has worked on for this long was left by a replica that died.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
-/// How many steps of forgetting one beat takes, with a pause in between for those who count.
-const HOUSEKEEPING_STEPS: usize = 500;
+/// How many steps of forgetting one hour takes, with a pause in between for those who count.
+const HOUSEKEEPING_STEPS: usize = 20_000;
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_millis(20);
 
 impl Reporter {
@@ -29,14 +30,21 @@ impl Reporter {
     pub(crate) async fn start_beating(
         self: &Arc<Self>,
     ) -> std::result::Result<(), JobSchedulerError> {
-        let beating = Arc::new(tokio::sync::Mutex::new(()));
+        let (looking, keeping) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(())));
         let reporter = Arc::clone(self);
         let job = Job::new_async(BEAT, move |_, _| {
-            let (reporter, beating) = (Arc::clone(&reporter), Arc::clone(&beating));
+            let reporter = Arc::clone(&reporter);
+            let (looking, keeping) = (Arc::clone(&looking), Arc::clone(&keeping));
             Box::pin(async move {
                 // A beat that comes while the one before is still at work is not needed.
-                if let Ok(_alone) = beating.try_lock() {
-                    reporter.beat().await;
+                if let Ok(_alone) = looking.try_lock() {
+                    reporter.look_at_schedule().await;
+                }
+                // Keeping house may take long: the schedule does not wait for it.
+                if let Ok(_alone) = keeping.try_lock()
+                    && let Err(error) = reporter.keep_house().await
+                {
+                    tracing::warn!(%error, "housekeeping stopped; it is taken up again in an hour");
                 }
             })
         })?;
@@ -53,13 +61,6 @@ impl Reporter {
             }
         });
         Ok(())
-    }
-
-    async fn beat(self: &Arc<Self>) {
-        self.look_at_schedule().await;
-        if let Err(error) = self.keep_house().await {
-            tracing::warn!(%error, "housekeeping stopped; it is taken up again by the next beat");
-        }
     }
 
     async fn look_at_schedule(self: &Arc<Self>) {

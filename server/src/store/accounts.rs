@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     usage::{
         DAY_MS, Millis, SECOND_MS,
-        account::{Billing, Link, Standing, standing_at, valid_from},
+        account::{Billing, Link, Standing, billed_until, standing_at, valid_from},
         report::{Event, State},
         window::{Interval, Slots},
     },
@@ -104,7 +104,15 @@ impl Store {
             let from = match &put.billing {
                 Billing::Stripe { customer, .. } => {
                     let period_start = put.current_period.map(|period| period.start);
-                    valid_from(&links, customer, put.bill_from, period_start, now)?
+                    let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
+                    valid_from(
+                        &links,
+                        customer,
+                        taken_until,
+                        put.bill_from,
+                        period_start,
+                        now,
+                    )?
                 }
                 Billing::Free => now,
             };
@@ -185,6 +193,29 @@ impl Store {
             .await?;
         Ok(rows.iter().map(interval).collect())
     }
+}
+
+/// The end of the time in which a customer was another account's.
+async fn taken_until(
+    tx: &DatabaseTransaction,
+    customer: &str,
+    account_id: &str,
+    now: Millis,
+) -> std::result::Result<Millis, DbErr> {
+    let others: Vec<String> = account_link::Entity::find()
+        .select_only()
+        .column(account_link::Column::AccountId)
+        .distinct()
+        .filter(account_link::Column::Customer.eq(customer))
+        .filter(account_link::Column::AccountId.ne(account_id))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let links = read_links(tx, others.iter().map(String::as_str)).await?;
+    let ends = links
+        .values()
+        .map(|own| billed_until(own, now, |other| other == customer));
+    Ok(ends.max().unwrap_or(Millis::MIN))
 }
 
 /// The first moment at or after `now` that lies behind all usage counted so far, where replicas' clocks and
@@ -399,6 +430,17 @@ async fn relink_reports(
     let Some(latest) = links.last() else {
         return Ok(());
     };
+    // What closed before the boundary was known cannot be cut any more.
+    usage_report::Entity::update_many()
+        .col_expr(usage_report::Column::Straddled, Expr::value(true))
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(
+            usage_report::Column::State.is_in([State::Unlinked.name(), State::NotBillable.name()]),
+        )
+        .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
+        .filter(usage_report::Column::LastAt.gte(latest.valid_from))
+        .exec(tx)
+        .await?;
     let newly_in_force = standing_at(&links, latest.valid_from);
     let older = Standing::NotBillable;
     let since = usage_report::Column::FirstAt.gte(latest.valid_from);

@@ -260,6 +260,7 @@ async fn mark(
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(Column::NextAttemptAt, Expr::value(now));
         change.exec(tx).await?;
+        tracing::error!(report = %report.id, quantity = report.quantity, "unanswered for 23 hours: looked up before it is sent again");
         return Ok(None);
     }
     let stamp = match report.event_timestamp {
@@ -279,6 +280,7 @@ async fn mark(
                 Expr::value("older than the 35 days that Stripe takes"),
             );
         change.exec(tx).await?;
+        tracing::error!(report = %report.id, quantity = report.quantity, "missed: older than Stripe takes");
         return Ok(None);
     }
     let Some(next) = state.after(&Event::Send) else {

@@ -77,18 +77,20 @@ pub fn standing_at(links: &[Link], at: Millis) -> Standing {
 ///
 /// `bill_from` if stated, else the start of the current period where it is known, else `now`. It
 /// reaches back over time that was free or unlinked or billed to the same customer, never over time
-/// that another one is billed for: the default stops there.
+/// that another one is billed for, nor before `taken_until`, the end of the time in which the customer was
+/// another account's: the default stops there.
 ///
 /// # Errors
 /// A stated `bill_from` that lies ahead, or inside time that another customer is billed for.
 pub fn valid_from(
     links: &[Link],
     customer: &str,
+    taken_until: Millis,
     bill_from: Option<Millis>,
     period_start: Option<Millis>,
     now: Millis,
 ) -> Result<Millis, Refusal> {
-    let earliest = billed_to_others_until(links, customer, now);
+    let earliest = billed_until(links, now, |other| other != customer).max(taken_until);
     match bill_from {
         Some(from) if from > now => Err(Refusal::invalid(
             "stripe.bill_from",
@@ -114,8 +116,9 @@ pub fn valid_from(
     }
 }
 
-/// The end of the last stretch of time up to `now` that the links bill to another customer.
-fn billed_to_others_until(links: &[Link], customer: &str, now: Millis) -> Millis {
+/// The end of the last stretch of time up to `now` that the links bill to such a customer; the beginning of
+/// time where there is none.
+pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
     let mut changes: Vec<Millis> = links
         .iter()
         .map(|link| link.valid_from)
@@ -127,7 +130,7 @@ fn billed_to_others_until(links: &[Link], customer: &str, now: Millis) -> Millis
         .windows(2)
         .filter_map(|pair| match pair {
             [start, end] => match standing_at(links, *start) {
-                Standing::Billed(other) if other != customer => Some(*end),
+                Standing::Billed(customer) if is_such(&customer) => Some(*end),
                 _ => None,
             },
             _ => None,
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn a_link_bills_from_the_period_it_knows_but_never_twice() {
         let from = |links: &[Link], bill_from, period_start| {
-            valid_from(links, "cus_b", bill_from, period_start, 500)
+            valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };
         assert_eq!(from(&[], None, None), Ok(500));
         assert_eq!(from(&[], None, Some(300)), Ok(300));
