@@ -11,12 +11,15 @@
 //!   `request_log` are its stations; `exchange` is one call and its answer.
 //! - `routes`: which function answers which path; then one file a resource: `customers`, `meters`, `meter_events`,
 //!   `adjustments`, `summaries`. A new resource is a new file, a field in `state` and its lines in `routes`.
+//! - `billing`, with `billing_routes`: products, prices, subscriptions, invoices, webhooks, and the passing of months.
 //! - `params`, `errors`, `list`, `ids`: the forms that every resource shares.
 //! - `clock`, `state`, `settings`: what is held, and at what time it is looked at.
 //! - `control` and `control_client`: both ends of the control endpoints, over the forms in `control_types`.
 
 mod adjustments;
 mod auth;
+mod billing;
+mod billing_routes;
 mod clock;
 mod control;
 mod control_client;
