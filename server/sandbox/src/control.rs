@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::billing::run;
+use crate::billing::{self, run};
 use crate::control_types::{
     ClockChange, ClockState, HeldCustomer, HeldEvent, HeldMeter, HeldTotal, HoldName,
     LoggedRequest, MeterName, NewCustomer, NewMeter, SettingsChange, Stats, Wait, Waited,
@@ -22,12 +22,12 @@ use crate::ids;
 use crate::meters::{Formula, Meter};
 use crate::state::{App, State};
 
-const LONGEST_WAIT_MS: u64 = 10 * 60 * 1_000;
+pub(crate) const LONGEST_WAIT_MS: u64 = 10 * 60 * 1_000;
 
 type Control = Shared<Arc<App>>;
 
 /// A refusal of a control call, as JSON with one sentence.
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -52,6 +52,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/stats", get(stats))
         .route("/totals", get(totals))
         .route("/wait", get(wait))
+        .merge(billing::control::router())
         .fallback(|| async {
             Refusal(
                 StatusCode::NOT_FOUND,

@@ -150,7 +150,7 @@ pub(crate) fn remove(state: &mut State, id: &str) -> Result<Value, StripeError> 
     let now = state.clock.now_secs();
     let last = alive(state, id)?.json();
     cancelling::end_all_of(state, id)?;
-    state.happened("customer.deleted", now, last, None);
+    state.happened("customer.deleted", now, &last, None);
     let customer = alive(state, id)?;
     customer.deleted = true;
     Ok(customer.json())

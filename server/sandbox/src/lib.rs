@@ -44,6 +44,10 @@ mod settings;
 mod state;
 mod summaries;
 
+pub use billing::held::{
+    HeldDelivery, HeldInvoice, HeldInvoiceLine, HeldItem, HeldSubscription, NewPrice,
+    NewSubscription, NewTier, ThrownAway, WebhookSwitches,
+};
 pub use control_client::{Control, ControlError};
 pub use control_types::{ClockState, HeldCustomer, HeldEvent, HeldMeter, LoggedRequest, Stats};
 pub use faults::{Fault, FaultKind, ScriptedError};

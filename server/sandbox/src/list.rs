@@ -143,7 +143,7 @@ pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Val
         };
         match found {
             Some(Value::String(text)) => text == value,
-            Some(other) => other.to_string() == value,
+            Some(other) => value.parse::<Value>().is_ok_and(|value| value == *other),
             None => false,
         }
     };

@@ -33,15 +33,16 @@ impl State {
         &mut self,
         kind: &'static str,
         created: i64,
-        object: Value,
-        previous: Option<Value>,
+        object: &Value,
+        previous: Option<&Value>,
     ) {
         let mut data = json!({ "object": object });
         if let (Some(previous), Some(data)) = (previous, data.as_object_mut()) {
-            data.insert("previous_attributes".to_owned(), previous);
+            data.insert("previous_attributes".to_owned(), previous.clone());
         }
+        let id = ids::billing("evt_");
         let body = json!({
-            "id": ids::billing("evt_"),
+            "id": id,
             "object": "event",
             "api_version": API_VERSION,
             "created": created,
@@ -51,6 +52,8 @@ impl State {
             "request": { "id": null, "idempotency_key": null },
             "type": kind,
         });
+        let text = body.to_string();
+        self.billing.webhooks.announce(&id, kind, &text);
         let list = &mut self.billing.happenings.list;
         if list.len() >= MOST {
             list.pop_front();
@@ -60,6 +63,19 @@ impl State {
             created,
             body,
         });
+    }
+}
+
+impl State {
+    /// Tells the webhooks once more; false where there is no such event.
+    pub(crate) fn announce_again(&mut self, id: &str) -> bool {
+        let known = |one: &&Happening| one.body.get("id").and_then(Value::as_str) == Some(id);
+        let Some(found) = self.billing.happenings.list.iter().find(known) else {
+            return false;
+        };
+        let (kind, text) = (found.kind, found.body.to_string());
+        self.billing.webhooks.announce(id, kind, &text);
+        true
     }
 }
 

@@ -181,7 +181,7 @@ pub(crate) fn make(
     let body = invoice_json(state, &invoice);
     subscription.latest_invoice = Some(id.clone());
     state.billing.invoices.insert(&id, invoice);
-    state.happened("invoice.created", making.at, body, None);
+    state.happened("invoice.created", making.at, &body, None);
     if making.grace {
         let entry = Due::Finalization(id);
         state.billing.agenda.insert((finalizes_at, entry));
@@ -217,9 +217,9 @@ pub(crate) fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), Strip
     if let Some(held) = state.billing.invoices.get_mut(id) {
         *held = invoice;
     }
-    state.happened("invoice.finalized", at, body.clone(), None);
+    state.happened("invoice.finalized", at, &body, None);
     if paid {
-        state.happened("invoice.paid", at, body, None);
+        state.happened("invoice.paid", at, &body, None);
     }
     Ok(())
 }

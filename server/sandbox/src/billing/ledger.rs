@@ -8,6 +8,7 @@ use super::prices::Price;
 use super::products::Product;
 use super::subscriptions::Subscription;
 use super::usage::Settled;
+use super::webhooks::Webhooks;
 use crate::list::Shelf;
 
 /// What comes due at a moment. At the same moment an invoice is finalized before the next one is drafted.
@@ -28,6 +29,7 @@ pub(crate) struct Billing {
     /// The usage that was invoiced for good or thrown away, range by range.
     pub(crate) settled: Vec<Settled>,
     pub(crate) happenings: Happenings,
+    pub(crate) webhooks: Webhooks,
     /// How long the invoice of a period stays a draft.
     pub(crate) grace_secs: i64,
     /// How many invoices have a number.
@@ -44,6 +46,7 @@ impl Default for Billing {
             agenda: BTreeSet::new(),
             settled: Vec::new(),
             happenings: Happenings::default(),
+            webhooks: Webhooks::default(),
             grace_secs: 3_600,
             numbered: 0,
         }

@@ -170,7 +170,7 @@ pub(crate) fn save(
     let previous = before
         .filter(|_| kind == "customer.subscription.updated")
         .map(|before| changed(&before, &body));
-    state.happened(kind, at, body.clone(), previous);
+    state.happened(kind, at, &body, previous.as_ref());
     Ok(body)
 }
 

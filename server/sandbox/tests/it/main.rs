@@ -8,10 +8,15 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod billing_world;
+mod catalog;
+mod changes;
 mod client;
 mod contract;
 mod faults;
 mod limits;
 mod objects;
 mod official_client;
+mod periods;
 mod usage;
+mod webhooks;
