@@ -13,7 +13,7 @@ use crate::{API_VERSION, ids};
 /// Stripe's list goes back this far.
 const LISTED_FOR_SECS: i64 = 30 * 24 * 60 * 60;
 /// Beyond this the oldest are forgotten.
-const MOST: usize = 100_000;
+const MOST: usize = 20_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Happenings {
@@ -55,7 +55,8 @@ impl State {
         let text = body.to_string();
         self.billing.webhooks.announce(&id, kind, &text);
         let list = &mut self.billing.happenings.list;
-        if list.len() >= MOST {
+        let oldest = created.saturating_sub(LISTED_FOR_SECS);
+        while list.len() >= MOST || list.front().is_some_and(|one| one.created < oldest) {
             list.pop_front();
         }
         list.push_back(Happening {

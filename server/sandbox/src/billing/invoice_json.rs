@@ -43,7 +43,6 @@ pub(crate) fn invoice_json(state: &State, invoice: &Invoice) -> Value {
             "object": "list",
             "data": lines.get(..EMBEDDED_LINES).unwrap_or(&lines),
             "has_more": lines.len() > EMBEDDED_LINES,
-            "total_count": lines.len(),
             "url": format!("/v1/invoices/{}/lines", invoice.id),
         },
         "number": invoice.number,

@@ -76,7 +76,10 @@ pub(crate) fn next_invoice(
             lines.push(Line::usage(usage));
         } else if !over {
             // A cancellation within a period gives the rest of its fee back.
-            let rest = item.fee_from(&price, at, item.period).saturating_neg();
+            let full = price
+                .rhythm()
+                .period_at(subscription.anchor, item.period.start);
+            let rest = item.fee_from(&price, at, full).saturating_neg();
             let span = Period {
                 start: at,
                 end: item.period.end,

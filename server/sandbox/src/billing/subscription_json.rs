@@ -16,7 +16,6 @@ pub(crate) fn subscription_json(
         .iter()
         .map(|item| item_json(state, &subscription.id, item))
         .collect::<Result<Vec<Value>, StripeError>>()?;
-    let count = items.len();
     let mut billing_mode = json!({
         "flexible": subscription.flexible.then(|| json!({ "proration_discounts": "included" })),
         "type": if subscription.flexible { "flexible" } else { "classic" },
@@ -47,7 +46,6 @@ pub(crate) fn subscription_json(
             "object": "list",
             "data": items,
             "has_more": false,
-            "total_count": count,
             "url": format!("/v1/subscription_items?subscription={}", subscription.id),
         },
         "latest_invoice": subscription.latest_invoice,

@@ -11,6 +11,10 @@ pub(crate) const DAY: Duration = Duration::from_hours(24);
 /// The end of the first month of a subscription that begins at `NOW`: 2026-12-15 10:20:30 UTC.
 pub(crate) const MONTH_END: i64 = NOW + 30 * 86_400;
 
+/// The middle of that month.
+pub(crate) const HALF: i64 = NOW + 15 * 86_400;
+pub(crate) const SUB: &str = "/v1/subscriptions/sub_1";
+
 impl World {
     /// A world with the volume price `price_basic` on `calls` (10 cents each, 5 beyond 100 units), the volume price
     /// `price_pro` (4 cents), the price by the unit `price_flat`, and seats at 30 dollars, `price_seat`.
@@ -91,4 +95,16 @@ pub(crate) fn lines(invoice: &HeldInvoice) -> Vec<(&str, i64, i64)> {
             (name, quantity, amount)
         })
         .collect()
+}
+
+/// A subscription with usage in its first half, in the middle of its period.
+pub(crate) async fn half_way(
+    prices: &[&str],
+    change: impl FnOnce(&mut NewSubscription),
+) -> (World, Vec<String>) {
+    let world = World::billing().await;
+    let items = world.subscribe_with(prices, change).await;
+    world.use_at("early", 20, NOW).await.ok();
+    world.clock_at(HALF).await;
+    (world, items)
 }

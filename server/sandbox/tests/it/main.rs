@@ -13,6 +13,7 @@ mod catalog;
 mod changes;
 mod client;
 mod contract;
+mod endings;
 mod faults;
 mod limits;
 mod objects;
