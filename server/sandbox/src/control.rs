@@ -11,22 +11,23 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use crate::billing::{self, run};
 use crate::control_types::{
     ClockChange, ClockState, HeldCustomer, HeldEvent, HeldMeter, HeldTotal, HoldName,
     LoggedRequest, MeterName, NewCustomer, NewMeter, SettingsChange, Stats, Wait, Waited,
 };
-use crate::customers::Customer;
+use crate::customers::{self, Customer};
 use crate::faults::Fault;
 use crate::ids;
 use crate::meters::{Formula, Meter};
 use crate::state::{App, State};
 
-const LONGEST_WAIT_MS: u64 = 10 * 60 * 1_000;
+pub(crate) const LONGEST_WAIT_MS: u64 = 10 * 60 * 1_000;
 
 type Control = Shared<Arc<App>>;
 
 /// A refusal of a control call, as JSON with one sentence.
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -38,7 +39,7 @@ impl IntoResponse for Refusal {
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/clock", get(clock).post(change_clock))
-        .route("/customers", get(customers).post(create_customer))
+        .route("/customers", get(list_customers).post(create_customer))
         .route("/customers/{id}", delete(delete_customer))
         .route("/events", get(events))
         .route("/faults", get(faults).post(script).delete(clear_faults))
@@ -51,6 +52,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/stats", get(stats))
         .route("/totals", get(totals))
         .route("/wait", get(wait))
+        .merge(billing::control::router())
         .fallback(|| async {
             Refusal(
                 StatusCode::NOT_FOUND,
@@ -68,6 +70,8 @@ async fn change_clock(
     Json(change): Json<ClockChange>,
 ) -> Result<Json<ClockState>, Refusal> {
     app.with(|state| {
+        // What is due by the old time is done before the clock moves: a step back would undo it otherwise.
+        run::catch_up(state);
         match (change.set_ms, change.advance_ms, change.follow_real) {
             (Some(at_ms), None, None) => state.clock.freeze(at_ms),
             (None, Some(by_ms), None) => state.clock.advance(by_ms),
@@ -77,6 +81,7 @@ async fn change_clock(
                 return Err(Refusal(StatusCode::BAD_REQUEST, hint.to_owned()));
             }
         }
+        run::catch_up(state);
         Ok(Json(clock_state(state)))
     })
 }
@@ -88,7 +93,7 @@ fn clock_state(state: &State) -> ClockState {
     }
 }
 
-async fn customers(Shared(app): Control) -> Json<Vec<HeldCustomer>> {
+async fn list_customers(Shared(app): Control) -> Json<Vec<HeldCustomer>> {
     Json(app.look(|state| {
         let held = |customer: &Customer| HeldCustomer {
             id: customer.id.clone(),
@@ -122,15 +127,23 @@ async fn delete_customer(
     Shared(app): Control,
     Path(id): Path<String>,
 ) -> Result<Json<HeldCustomer>, Refusal> {
-    app.with(|state| match state.customers.get_mut(&id) {
-        Some(customer) => {
-            customer.deleted = true;
-            Ok(Json(HeldCustomer { id, deleted: true }))
+    app.with(|state| {
+        run::catch_up(state);
+        match state.customers.get(&id) {
+            None => {
+                return Err(Refusal(
+                    StatusCode::NOT_FOUND,
+                    format!("No such customer: {id}"),
+                ));
+            }
+            // A customer that is deleted already stays so.
+            Some(customer) if customer.deleted => {}
+            Some(_) => {
+                customers::remove(state, &id)
+                    .map_err(|error| Refusal(StatusCode::CONFLICT, error.message))?;
+            }
         }
-        None => Err(Refusal(
-            StatusCode::NOT_FOUND,
-            format!("No such customer: {id}"),
-        )),
+        Ok(Json(HeldCustomer { id, deleted: true }))
     })
 }
 

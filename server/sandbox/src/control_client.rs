@@ -352,11 +352,11 @@ impl Control {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
@@ -364,7 +364,7 @@ impl Control {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -389,4 +389,4 @@ impl Control {
 }
 
 /// Most control calls answer nothing that is worth keeping.
-fn drop_answer(_: IgnoredAny) {}
+pub(crate) fn drop_answer(_: IgnoredAny) {}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::billing::cancelling;
 use crate::errors::StripeError;
 use crate::ids;
 use crate::list::Paging;
@@ -141,6 +142,15 @@ pub(crate) fn update(state: &mut State, id: &str, params: Params) -> Result<Valu
 
 pub(crate) fn delete(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
     params.finish()?;
+    remove(state, id)
+}
+
+/// Deletes a customer, which ends its subscriptions at once.
+pub(crate) fn remove(state: &mut State, id: &str) -> Result<Value, StripeError> {
+    let now = state.clock.now_secs();
+    let last = alive(state, id)?.json();
+    cancelling::end_all_of(state, id)?;
+    state.happened("customer.deleted", now, &last, None);
     let customer = alive(state, id)?;
     customer.deleted = true;
     Ok(customer.json())

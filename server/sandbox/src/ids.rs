@@ -24,6 +24,11 @@ pub(crate) fn meter_event() -> String {
     Uuid::new_v4().to_string()
 }
 
+/// The id of an object of the billing half, by Stripe's prefix for its kind.
+pub(crate) fn billing(prefix: &str) -> String {
+    with_prefix(prefix, if prefix == "prod_" { 14 } else { 24 })
+}
+
 fn with_prefix(prefix: &str, length: usize) -> String {
     let mut rest = Uuid::new_v4().as_u128();
     let mut id = prefix.to_owned();

@@ -11,12 +11,15 @@
 //!   `request_log` are its stations; `exchange` is one call and its answer.
 //! - `routes`: which function answers which path; then one file a resource: `customers`, `meters`, `meter_events`,
 //!   `adjustments`, `summaries`. A new resource is a new file, a field in `state` and its lines in `routes`.
+//! - `billing`, with `billing_routes`: products, prices, subscriptions, invoices, webhooks, and the passing of months.
 //! - `params`, `errors`, `list`, `ids`: the forms that every resource shares.
 //! - `clock`, `state`, `settings`: what is held, and at what time it is looked at.
 //! - `control` and `control_client`: both ends of the control endpoints, over the forms in `control_types`.
 
 mod adjustments;
 mod auth;
+mod billing;
+mod billing_routes;
 mod clock;
 mod control;
 mod control_client;
@@ -41,6 +44,10 @@ mod settings;
 mod state;
 mod summaries;
 
+pub use billing::held::{
+    HeldDelivery, HeldInvoice, HeldInvoiceLine, HeldItem, HeldSubscription, NewPrice,
+    NewSubscription, NewTier, ThrownAway, WebhookSwitches,
+};
 pub use control_client::{Control, ControlError};
 pub use control_types::{ClockState, HeldCustomer, HeldEvent, HeldMeter, LoggedRequest, Stats};
 pub use faults::{Fault, FaultKind, ScriptedError};

@@ -113,6 +113,97 @@ impl Paging {
     }
 }
 
+/// Stripe's search, of which this much is understood: `field:"value"` and `metadata["key"]:"value"`, joined by AND.
+pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Value, StripeError> {
+    let query = params.required("query")?;
+    let paging = Paging {
+        starting_after: params.text("page")?,
+        ..Paging::take(&mut params)?
+    };
+    params.finish()?;
+    let mut wanted = Vec::new();
+    for term in query.split(" AND ") {
+        let parts = term.trim().split_once(':').ok_or_else(|| {
+            StripeError::invalid(format!(
+                "The sandbox does not understand the query: {query}"
+            ))
+            .param("query")
+        })?;
+        wanted.push((parts.0.trim(), parts.1.trim().trim_matches(['"', '\''])));
+    }
+    let fits = |item: &Value, field: &str, value: &str| {
+        let key = field
+            .strip_prefix("metadata[")
+            .and_then(|rest| rest.strip_suffix(']'));
+        let found = match key {
+            Some(key) => item
+                .get("metadata")
+                .and_then(|metadata| metadata.get(key.trim_matches(['"', '\'']))),
+            None => item.get(field),
+        };
+        match found {
+            Some(Value::String(text)) => text == value,
+            Some(other) => value.parse::<Value>().is_ok_and(|value| value == *other),
+            None => false,
+        }
+    };
+    let found: Vec<Value> = all
+        .iter()
+        .filter(|item| wanted.iter().all(|(field, value)| fits(item, field, value)))
+        .cloned()
+        .collect();
+    let page = paging.page("page", url, &found)?;
+    let more = page.get("has_more").and_then(Value::as_bool) == Some(true);
+    let last = page
+        .get("data")
+        .and_then(Value::as_array)
+        .and_then(|data| data.last()?.get("id").cloned())
+        .filter(|_| more);
+    Ok(json!({
+        "object": "search_result",
+        "data": page.get("data"),
+        "has_more": more,
+        "next_page": last,
+        "url": url,
+    }))
+}
+
+/// The filter `created`, either a moment or a bracket with `gt`, `gte`, `lt` and `lte`.
+#[derive(Debug, Default)]
+pub(crate) struct Created {
+    from: Option<i64>,
+    until: Option<i64>,
+}
+
+impl Created {
+    pub(crate) fn take(params: &mut Params) -> Result<Created, StripeError> {
+        if let Ok(Some(moment)) = params.clone().integer("created") {
+            params.integer("created")?;
+            return Ok(Created {
+                from: Some(moment),
+                until: Some(moment),
+            });
+        }
+        let Some(mut range) = params.nested("created")? else {
+            return Ok(Created::default());
+        };
+        let after = range.integer("gt")?.map(|moment| moment.saturating_add(1));
+        let before = range.integer("lt")?.map(|moment| moment.saturating_sub(1));
+        let from = after.max(range.integer("gte")?);
+        let until = match (before, range.integer("lte")?) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        range.finish()?;
+        Ok(Created { from, until })
+    }
+
+    pub(crate) fn holds(&self, created: i64) -> bool {
+        self.from.is_none_or(|from| created >= from)
+            && self.until.is_none_or(|until| created <= until)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

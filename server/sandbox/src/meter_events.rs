@@ -73,11 +73,25 @@ impl EventStore {
         from: i64,
         to: i64,
     ) -> impl Iterator<Item = &MeterEvent> {
+        self.numbered_range(customer, meter, from, to)
+            .map(|(_, event)| event)
+    }
+
+    /// The same with the place of each event in the order of receipt.
+    pub(crate) fn numbered_range(
+        &self,
+        customer: &str,
+        meter: &str,
+        from: i64,
+        to: i64,
+    ) -> impl Iterator<Item = (usize, &MeterEvent)> {
         self.series
             .get(&(customer.to_owned(), meter.to_owned()))
             .into_iter()
+            // An empty or backward range would panic.
+            .filter(move |_| from < to)
             .flat_map(move |series| series.range((from, 0)..(to, 0)))
-            .filter_map(|(_, index)| self.events.get(*index))
+            .filter_map(|(_, index)| Some((*index, self.events.get(*index)?)))
     }
 
     fn push(&mut self, meter: &str, event: MeterEvent) {

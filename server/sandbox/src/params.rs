@@ -139,7 +139,65 @@ impl Params {
         Ok(Some(texts))
     }
 
-    /// Refuses what no one took. `expand` is let through everywhere: nothing held here has a part to expand.
+    /// Takes `true` or `false`.
+    pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>, StripeError> {
+        match self.text(name)?.as_deref() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => {
+                Err(StripeError::invalid(format!("Invalid boolean: {other}"))
+                    .param(self.name(name)))
+            }
+        }
+    }
+
+    /// Takes a list of brackets, such as `items[0][price]`, in the order of their indices.
+    pub(crate) fn nested_list(&mut self, name: &str) -> Result<Vec<Params>, StripeError> {
+        let Some(list) = self.nested(name)? else {
+            return Ok(Vec::new());
+        };
+        let within = list.within;
+        in_order(list.map)
+            .into_iter()
+            .map(|(key, value)| {
+                let within = format!("{within}[{key}]");
+                match value {
+                    Param::Map(map) => Ok(Params { within, map }),
+                    Param::Text(_) => Err(StripeError::invalid("Invalid object").param(within)),
+                }
+            })
+            .collect()
+    }
+
+    /// Takes a list of texts, such as `lookup_keys[]=a`.
+    pub(crate) fn text_list(&mut self, name: &str) -> Result<Vec<String>, StripeError> {
+        let Some(list) = self.nested(name)? else {
+            return Ok(Vec::new());
+        };
+        let within = list.within;
+        in_order(list.map)
+            .into_iter()
+            .map(|(key, value)| match value {
+                Param::Text(text) => Ok(text),
+                Param::Map(_) => Err(StripeError::invalid("Invalid string: not a string.")
+                    .param(format!("{within}[{key}]"))),
+            })
+            .collect()
+    }
+
+    /// Whether a part of this name is asked to be expanded, at whatever depth.
+    pub(crate) fn expands(&self, name: &str) -> bool {
+        let Some(Param::Map(list)) = self.map.get("expand") else {
+            return false;
+        };
+        list.values().any(|one| match one {
+            Param::Text(text) => text.rsplit('.').next() == Some(name),
+            Param::Map(_) => false,
+        })
+    }
+
+    /// Refuses what no one took. `expand` is let through everywhere.
     pub(crate) fn finish(mut self) -> Result<(), StripeError> {
         if self.within.is_empty() {
             self.map.remove("expand");
@@ -152,13 +210,21 @@ impl Params {
         }
     }
 
-    fn name(&self, name: &str) -> String {
+    /// The full name of a parameter, with the brackets that it stands in.
+    pub(crate) fn name(&self, name: &str) -> String {
         if self.within.is_empty() {
             name.to_owned()
         } else {
             format!("{}[{name}]", self.within)
         }
     }
+}
+
+/// The entries of a list, by index: as texts, `10` would stand before `2`.
+fn in_order(map: BTreeMap<String, Param>) -> Vec<(String, Param)> {
+    let mut entries: Vec<(String, Param)> = map.into_iter().collect();
+    entries.sort_by_key(|(key, _)| key.parse::<u64>().unwrap_or(u64::MAX));
+    entries
 }
 
 /// Splits `a[b][c]` into its parts; `None` where brackets do not pair or go too deep.

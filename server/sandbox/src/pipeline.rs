@@ -10,6 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::Response;
 
+use crate::billing::run;
 use crate::control_types::LoggedRequest;
 use crate::errors::StripeError;
 use crate::exchange::{Answer, Call, bad_gateway, find, respond};
@@ -276,7 +277,10 @@ async fn keep_back(app: &App, fault: &Fault) -> bool {
 /// Calls the endpoint.
 fn execute(app: &App, call: &Call) -> Answer {
     let result = Params::nest(&call.pairs).and_then(|params| {
-        app.with(|state| routes::dispatch(state, &call.method, &call.path, params))
+        app.with(|state| {
+            run::catch_up(state);
+            routes::dispatch(state, &call.method, &call.path, params)
+        })
     });
     match result {
         Ok(body) => Answer::json(200, &body, call),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::errors::StripeError;
 use crate::params::Params;
 use crate::state::State;
-use crate::{adjustments, customers, meter_events, meters, summaries};
+use crate::{adjustments, billing_routes, customers, meter_events, meters, summaries};
 
 /// Answers one call from what the sandbox holds.
 pub(crate) fn dispatch(
@@ -34,6 +34,7 @@ pub(crate) fn dispatch(
         ("GET", ["billing", "meters", id, "event_summaries"]) => summaries::list(state, id, params),
         ("POST", ["billing", "meter_events"]) => meter_events::create(state, params),
         ("POST", ["billing", "meter_event_adjustments"]) => adjustments::create(state, params),
-        _ => Err(StripeError::no_such_url(method, path)),
+        _ => billing_routes::dispatch(state, method, &segments, params)
+            .unwrap_or_else(|| Err(StripeError::no_such_url(method, path))),
     }
 }

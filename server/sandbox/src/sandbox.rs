@@ -1,6 +1,7 @@
 //! Starting and stopping: the router, the server around it, and the handle that tests hold.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::billing::webhooks;
 use crate::control_client::Control;
 use crate::listener::{BreakableListener, Breaker};
 use crate::settings::Settings;
@@ -81,6 +83,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let app = App::new(&settings, shutdown.clone());
+    tokio::spawn(webhooks::deliver(Arc::clone(&app)));
     let router = Router::new()
         .nest("/sandbox", control::router())
         .fallback(pipeline::handle)

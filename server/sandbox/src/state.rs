@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authorizer;
+use crate::billing::Billing;
 use crate::clock::{self, Clock};
 use crate::control_types::Stats;
 use crate::customers::Customer;
@@ -26,6 +27,7 @@ pub(crate) struct State {
     pub(crate) customers: Shelf<Customer>,
     pub(crate) meters: Shelf<Meter>,
     pub(crate) events: EventStore,
+    pub(crate) billing: Billing,
 
     pub(crate) summary_delay_ms: i64,
     pub(crate) latency: Duration,
@@ -48,6 +50,7 @@ impl State {
             customers: Shelf::default(),
             meters: Shelf::default(),
             events: EventStore::default(),
+            billing: Billing::default(),
             summary_delay_ms: clock::millis(settings.summary_delay),
             latency: settings.latency,
             summarize_empty_ranges: settings.summarize_empty_ranges,

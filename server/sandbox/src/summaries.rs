@@ -14,20 +14,20 @@ use crate::state::State;
 
 /// The running aggregate of one bucket. Whole numbers: a sum of values of 15 digits cannot overflow an `i128`.
 #[derive(Debug, Default, Clone, Copy)]
-struct Aggregate {
+pub(crate) struct Aggregate {
     sum: i128,
     count: i128,
     last: i128,
 }
 
 impl Aggregate {
-    fn add(&mut self, event: &MeterEvent) {
+    pub(crate) fn add(&mut self, event: &MeterEvent) {
         self.sum = self.sum.saturating_add(i128::from(event.value));
         self.count = self.count.saturating_add(1);
         self.last = i128::from(event.value);
     }
 
-    fn value(self, formula: Formula) -> i128 {
+    pub(crate) fn value(self, formula: Formula) -> i128 {
         match formula {
             Formula::Sum => self.sum,
             Formula::Count => self.count,

@@ -14,7 +14,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// A moment that frozen clocks stand at: 2026-11-15 10:20:30 UTC.
 pub(crate) const NOW: i64 = 1_794_738_030;
 
-static CONTRACT: LazyLock<Contract> = LazyLock::new(Contract::new);
+pub(crate) static CONTRACT: LazyLock<Contract> = LazyLock::new(Contract::new);
 
 /// An answer of the sandbox.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl World {
             .finish();
         let request = match method {
             "POST" => self.http.post(url).form(pairs),
-            "DELETE" => self.http.delete(url),
+            "DELETE" => self.http.delete(format!("{url}?{encoded}")),
             _ => self.http.get(format!("{url}?{encoded}")),
         };
         request.bearer_auth(self.sandbox.secret_key())

@@ -1,19 +1,65 @@
 //! Stripe's description of the endpoints in use, and the check of calls and answers against it. The file beside this
 //! one is cut down from Stripe's `OpenAPI` description to what the sandbox answers.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
 /// The description, with its `nullable` turned into JSON Schema.
 pub(crate) struct Contract {
     description: Value,
+    /// The same components, in which an answer has nothing that they do not name.
+    closed: Value,
+    /// Compiled once for each kind of answer: it takes long.
+    validators: Mutex<HashMap<String, Arc<Validator>>>,
 }
 
 impl Contract {
     pub(crate) fn new() -> Contract {
-        let mut description =
+        let mut description: Value =
             serde_json::from_str(include_str!("../openapi/metering.json")).unwrap();
+        let billing: Value = serde_json::from_str(include_str!("../openapi/billing.json")).unwrap();
+        for pointer in ["/paths", "/components/schemas"] {
+            let more = billing.pointer(pointer).unwrap().as_object().unwrap();
+            let all = description.pointer_mut(pointer).unwrap().as_object_mut();
+            all.unwrap().extend(more.clone());
+        }
         nullable_to_types(&mut description);
-        Contract { description }
+        let mut closed = description["components"].clone();
+        forbid_others(&mut closed);
+        Contract {
+            description,
+            closed,
+            validators: Mutex::default(),
+        }
+    }
+
+    /// Panics where a value is none of this schema.
+    pub(crate) fn check_schema(&self, name: &str, value: &Value) {
+        let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+        self.check(&schema, value, name);
+    }
+
+    fn check(&self, schema: &Value, value: &Value, what: &str) {
+        let validator = {
+            let mut known = self.validators.lock().unwrap();
+            let entry = known.entry(schema.to_string()).or_insert_with(|| {
+                let document = json!({ "allOf": [schema], "components": self.closed });
+                Arc::new(jsonschema::validator_for(&document).unwrap())
+            });
+            Arc::clone(entry)
+        };
+        let faults: Vec<String> = validator
+            .iter_errors(value)
+            .map(|error| format!("{} at {}", error, error.instance_path()))
+            .collect();
+        assert!(
+            faults.is_empty(),
+            "{what} answered {value:#}\n{}",
+            faults.join("\n")
+        );
     }
 
     /// Panics where the answer is none that Stripe describes for this call.
@@ -29,19 +75,7 @@ impl Contract {
         } else {
             json!({ "$ref": "#/components/schemas/error" })
         };
-        let mut components = self.description["components"].clone();
-        forbid_others(&mut components);
-        let document = json!({ "allOf": [schema], "components": components });
-        let validator = jsonschema::validator_for(&document).unwrap();
-        let faults: Vec<String> = validator
-            .iter_errors(body)
-            .map(|error| format!("{} at {}", error, error.instance_path()))
-            .collect();
-        assert!(
-            faults.is_empty(),
-            "{method} {path} answered {status} {body:#}\n{}",
-            faults.join("\n")
-        );
+        self.check(&schema, body, &format!("{method} {path} {status}"));
     }
 
     /// Panics where a parameter that the sandbox accepted is none of Stripe's, or a required one was left out.

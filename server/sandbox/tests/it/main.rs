@@ -8,10 +8,16 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod billing_world;
+mod catalog;
+mod changes;
 mod client;
 mod contract;
+mod endings;
 mod faults;
 mod limits;
 mod objects;
 mod official_client;
+mod periods;
 mod usage;
+mod webhooks;

@@ -47,6 +47,6 @@ async fn stripes_own_library_works_against_it() {
     let held = sandbox.control().events().await.unwrap();
     assert_eq!(
         held.iter().map(|event| event.value).collect::<Vec<_>>(),
-        [25, 17]
+        [25, 17, 12]
     );
 }

@@ -1,0 +1,125 @@
+//! The end of a subscription at once: by `DELETE /v1/subscriptions/{id}`, or because its customer is deleted.
+
+use serde_json::Value;
+
+use super::calendar::Period;
+use super::invoices::{self, Line, Making};
+use super::subscription_update::Details;
+use super::subscriptions::{self, Subscription, price_of};
+use super::usage::{Settled, Sight, Usage};
+use crate::errors::StripeError;
+use crate::params::Params;
+use crate::state::State;
+
+pub(crate) fn cancel(
+    state: &mut State,
+    id: &str,
+    mut params: Params,
+) -> Result<Value, StripeError> {
+    let invoice_now = params.boolean("invoice_now")?.unwrap_or(false);
+    let prorate = params.boolean("prorate")?.unwrap_or(false);
+    let details = Details::take(&mut params)?;
+    params.finish()?;
+    let mut subscription = subscriptions::find(state, id)?;
+    if subscription.is_canceled() {
+        return Err(StripeError::no_such("subscription", id));
+    }
+    details.apply(&mut subscription);
+    end(state, subscription, invoice_now, prorate)
+}
+
+/// Ends what a deleted customer subscribed to; its usage since the last invoice is never billed.
+pub(crate) fn end_all_of(state: &mut State, customer: &str) -> Result<(), StripeError> {
+    let running: Vec<Subscription> = state
+        .billing
+        .subscriptions
+        .newest_first()
+        .filter(|one| one.customer == customer && !one.is_canceled())
+        .cloned()
+        .collect();
+    for subscription in running.into_iter().rev() {
+        end(state, subscription, false, false)?;
+    }
+    Ok(())
+}
+
+fn end(
+    state: &mut State,
+    mut subscription: Subscription,
+    invoice_now: bool,
+    prorate: bool,
+) -> Result<Value, StripeError> {
+    let now = state.clock.now_secs();
+    let mut lines = std::mem::take(&mut subscription.pending);
+    let mut period = Period {
+        start: now,
+        end: now,
+    };
+    let thrown = (!invoice_now).then_some("canceled_without_invoice");
+    let sight = Sight::aggregated(state);
+    for item in subscription.items.clone() {
+        let price = price_of(state, &item.price)?;
+        period.start = period.start.min(item.period.start);
+        // The second of the cancellation belongs to the subscription: there is none after it that could bill it.
+        if let Some(usage) = subscription.usage(&item, &price, now.saturating_add(1)) {
+            let line = Line::usage(Usage {
+                to: now,
+                ..usage.clone()
+            });
+            let quantity = usage.settle(state, sight, thrown, now);
+            let line = line.bill(&price, quantity);
+            if line.quantity != 0 || line.amount != 0 {
+                lines.push(line);
+            }
+        } else if prorate {
+            let full = price
+                .rhythm()
+                .period_at(subscription.anchor, item.period.start);
+            let rest = item.fee_from(&price, now, full).saturating_neg();
+            let span = Period {
+                start: now,
+                end: item.period.end,
+            };
+            lines.push(Line::proration(&item, rest, span));
+        }
+    }
+    subscription.ended_at = Some(now);
+    subscription.canceled_at = Some(now);
+    subscription.cancel_at_period_end = false;
+    if invoice_now {
+        let making = Making {
+            lines,
+            period,
+            reason: "subscription_update",
+            at: now,
+            grace: false,
+        };
+        invoices::make(state, &mut subscription, making)?;
+    } else {
+        forget_pending(state, &subscription, &lines, now);
+    }
+    subscriptions::save(state, subscription, "customer.subscription.deleted", now)
+}
+
+/// The usage of items that were removed earlier waited for an invoice that does not come any more.
+fn forget_pending(state: &mut State, subscription: &Subscription, lines: &[Line], now: i64) {
+    for line in lines.iter().filter(|line| line.invoice_item.is_some()) {
+        let Some(meter) = &line.meter else { continue };
+        let settled = state
+            .billing
+            .settled
+            .iter_mut()
+            .rev()
+            .find(|settled: &&mut Settled| {
+                settled.usage.subscription == subscription.id
+                    && settled.usage.item == line.item
+                    && settled.usage.meter == *meter
+                    && settled.usage.from == line.period.start
+                    && settled.thrown.is_none()
+            });
+        if let Some(settled) = settled {
+            settled.thrown = Some("canceled_without_invoice");
+            settled.at = now;
+        }
+    }
+}

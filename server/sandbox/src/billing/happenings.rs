@@ -1,0 +1,120 @@
+//! `/v1/events`: what happened, each with the object as it was then.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use crate::errors::StripeError;
+use crate::list::{Created, Paging};
+use crate::params::Params;
+use crate::state::State;
+use crate::{API_VERSION, ids};
+
+/// Stripe's list goes back this far.
+const LISTED_FOR_SECS: i64 = 30 * 24 * 60 * 60;
+/// Beyond this the oldest are forgotten.
+const MOST: usize = 20_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Happenings {
+    list: VecDeque<Happening>,
+}
+
+#[derive(Debug)]
+struct Happening {
+    kind: &'static str,
+    created: i64,
+    body: Value,
+}
+
+impl State {
+    /// Notes that something happened to an object, and tells the webhooks.
+    pub(crate) fn happened(
+        &mut self,
+        kind: &'static str,
+        created: i64,
+        object: &Value,
+        previous: Option<&Value>,
+    ) {
+        let mut data = json!({ "object": object });
+        if let (Some(previous), Some(data)) = (previous, data.as_object_mut()) {
+            data.insert("previous_attributes".to_owned(), previous.clone());
+        }
+        let id = ids::billing("evt_");
+        let body = json!({
+            "id": id,
+            "object": "event",
+            "api_version": API_VERSION,
+            "created": created,
+            "data": data,
+            "livemode": false,
+            "pending_webhooks": 0,
+            "request": { "id": null, "idempotency_key": null },
+            "type": kind,
+        });
+        let text = body.to_string();
+        self.billing.webhooks.announce(&id, kind, &text);
+        let list = &mut self.billing.happenings.list;
+        let oldest = created.saturating_sub(LISTED_FOR_SECS);
+        while list.len() >= MOST || list.front().is_some_and(|one| one.created < oldest) {
+            list.pop_front();
+        }
+        list.push_back(Happening {
+            kind,
+            created,
+            body,
+        });
+    }
+}
+
+impl State {
+    /// Tells the webhooks once more; false where there is no such event.
+    pub(crate) fn announce_again(&mut self, id: &str) -> bool {
+        let known = |one: &&Happening| one.body.get("id").and_then(Value::as_str) == Some(id);
+        let Some(found) = self.billing.happenings.list.iter().find(known) else {
+            return false;
+        };
+        let (kind, text) = (found.kind, found.body.to_string());
+        self.billing.webhooks.announce(id, kind, &text);
+        true
+    }
+}
+
+pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+    params.finish()?;
+    recent(state)
+        .find(|one| one.body.get("id").and_then(Value::as_str) == Some(id))
+        .map(|one| one.body.clone())
+        .ok_or_else(|| StripeError::no_such("event", id))
+}
+
+pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+    let paging = Paging::take(&mut params)?;
+    let kind = params.text("type")?;
+    let kinds = params.text_list("types")?;
+    let created = Created::take(&mut params)?;
+    params.finish()?;
+    let fits = |wanted: &str, kind: &str| match wanted.strip_suffix('*') {
+        Some(prefix) => kind.starts_with(prefix),
+        None => wanted == kind,
+    };
+    let all: Vec<Value> = recent(state)
+        .filter(|one| kind.as_ref().is_none_or(|wanted| fits(wanted, one.kind)))
+        .filter(|one| kinds.is_empty() || kinds.iter().any(|wanted| fits(wanted, one.kind)))
+        .filter(|one| created.holds(one.created))
+        .map(|one| one.body.clone())
+        .collect();
+    paging.page("event", "/v1/events", &all)
+}
+
+/// Newest first.
+fn recent(state: &State) -> impl Iterator<Item = &Happening> {
+    let oldest = state.clock.now_secs().saturating_sub(LISTED_FOR_SECS);
+    state
+        .billing
+        .happenings
+        .list
+        .iter()
+        .rev()
+        .filter(move |one| one.created >= oldest)
+}

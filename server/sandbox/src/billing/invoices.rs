@@ -1,0 +1,233 @@
+//! Invoices: drafted with lines that still grow, then finalized and never changed again.
+
+use super::calendar::Period;
+use super::invoice_json::invoice_json;
+use super::ledger::Due;
+use super::prices::Price;
+use super::subscriptions::{Item, Subscription};
+use super::usage::{Sight, Usage};
+use crate::errors::StripeError;
+use crate::ids;
+use crate::state::State;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Draft,
+    Open,
+    Paid,
+}
+
+impl Status {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Status::Draft => "draft",
+            Status::Open => "open",
+            Status::Paid => "paid",
+        }
+    }
+}
+
+/// One line. Where it has usage, quantity and amount are measured anew until the invoice is final.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) id: String,
+    pub(crate) item: String,
+    pub(crate) price: String,
+    pub(crate) meter: Option<String>,
+    pub(crate) quantity: i64,
+    pub(crate) amount: i64,
+    pub(crate) period: Period,
+    pub(crate) proration: bool,
+    /// The invoice item that it came from: a proration, or the usage of an item that was removed.
+    pub(crate) invoice_item: Option<String>,
+    pub(crate) usage: Option<Usage>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Invoice {
+    pub(crate) id: String,
+    pub(crate) customer: String,
+    pub(crate) subscription: String,
+    pub(crate) currency: String,
+    pub(crate) reason: &'static str,
+    pub(crate) status: Status,
+    pub(crate) created: i64,
+    /// When the draft ends by itself.
+    pub(crate) finalizes_at: Option<i64>,
+    pub(crate) finalized_at: Option<i64>,
+    pub(crate) number: Option<String>,
+    pub(crate) period: Period,
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Line {
+    /// A fee, or a part of one.
+    pub(crate) fn fee(item: &Item, amount: i64, period: Period) -> Line {
+        Line {
+            id: ids::billing("il_"),
+            item: item.id.clone(),
+            price: item.price.clone(),
+            meter: None,
+            quantity: item.quantity.unwrap_or(0),
+            amount,
+            period,
+            proration: false,
+            invoice_item: None,
+            usage: None,
+        }
+    }
+
+    /// A part of a fee, charged or given back.
+    pub(crate) fn proration(item: &Item, amount: i64, period: Period) -> Line {
+        Line {
+            proration: true,
+            invoice_item: Some(ids::billing("ii_")),
+            ..Line::fee(item, amount, period)
+        }
+    }
+
+    /// Usage that still grows.
+    pub(crate) fn usage(usage: Usage) -> Line {
+        Line {
+            id: ids::billing("il_"),
+            item: usage.item.clone(),
+            price: usage.price.clone(),
+            meter: Some(usage.meter.clone()),
+            quantity: 0,
+            amount: 0,
+            period: Period {
+                start: usage.from,
+                end: usage.to,
+            },
+            proration: false,
+            invoice_item: None,
+            usage: Some(usage),
+        }
+    }
+
+    /// Usage that is settled. A total below zero is billed as none.
+    pub(crate) fn bill(mut self, price: &Price, quantity: i64) -> Line {
+        self.quantity = quantity.max(0);
+        self.amount = price.scheme.amount(self.quantity);
+        self.usage = None;
+        self
+    }
+}
+
+impl Invoice {
+    pub(crate) fn total(&self) -> i64 {
+        self.lines
+            .iter()
+            .fold(0, |total, line| total.saturating_add(line.amount))
+    }
+
+    /// What the customer is asked for: a total below zero asks for nothing.
+    pub(crate) fn due(&self) -> i64 {
+        self.total().max(0)
+    }
+
+    /// The invoice with its usage as it stands now.
+    pub(crate) fn measured(&self, state: &State) -> Invoice {
+        let mut measured = self.clone();
+        let sight = Sight::received(state);
+        for line in &mut measured.lines {
+            let Some(usage) = &line.usage else { continue };
+            let quantity = usage.measure(state, sight).max(0);
+            line.quantity = quantity;
+            if let Some(price) = state.billing.prices.get(&line.price) {
+                line.amount = price.scheme.amount(quantity);
+            }
+        }
+        measured
+    }
+}
+
+/// What an invoice is made of.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub(crate) lines: Vec<Line>,
+    pub(crate) period: Period,
+    pub(crate) reason: &'static str,
+    pub(crate) at: i64,
+    /// Whether it stays a draft for the grace, or is final at once.
+    pub(crate) grace: bool,
+}
+
+/// Makes the invoice of a subscription; none without lines. The subscription learns its latest invoice.
+pub(crate) fn make(
+    state: &mut State,
+    subscription: &mut Subscription,
+    making: Making,
+) -> Result<(), StripeError> {
+    if making.lines.is_empty() {
+        return Ok(());
+    }
+    let id = ids::billing("in_");
+    let finalizes_at = making.at.saturating_add(state.billing.grace_secs);
+    let invoice = Invoice {
+        id: id.clone(),
+        customer: subscription.customer.clone(),
+        subscription: subscription.id.clone(),
+        currency: subscription.currency.clone(),
+        reason: making.reason,
+        status: Status::Draft,
+        created: making.at,
+        finalizes_at: making.grace.then_some(finalizes_at),
+        finalized_at: None,
+        number: None,
+        period: making.period,
+        lines: making.lines,
+    };
+    let body = invoice_json(state, &invoice);
+    subscription.latest_invoice = Some(id.clone());
+    state.billing.invoices.insert(&id, invoice);
+    state.happened("invoice.created", making.at, &body, None);
+    if making.grace {
+        let entry = Due::Finalization(id);
+        state.billing.agenda.insert((finalizes_at, entry));
+        Ok(())
+    } else {
+        finalize(state, &id, making.at)
+    }
+}
+
+/// Makes a draft final: its usage is measured for the last time.
+pub(crate) fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
+    let mut invoice = find(state, id)?.clone();
+    let sight = Sight::received(state);
+    for line in &mut invoice.lines {
+        let Some(usage) = line.usage.clone() else {
+            continue;
+        };
+        let price = super::subscriptions::price_of(state, &line.price)?;
+        let quantity = usage.settle(state, sight, None, at);
+        *line = line.clone().bill(&price, quantity);
+    }
+    state.billing.numbered = state.billing.numbered.saturating_add(1);
+    invoice.number = Some(format!("SANDBOX-{:04}", state.billing.numbered));
+    invoice.finalized_at = Some(at);
+    invoice.finalizes_at = None;
+    invoice.status = if invoice.due() == 0 {
+        Status::Paid
+    } else {
+        Status::Open
+    };
+    let paid = invoice.status == Status::Paid;
+    let body = invoice_json(state, &invoice);
+    if let Some(held) = state.billing.invoices.get_mut(id) {
+        *held = invoice;
+    }
+    state.happened("invoice.finalized", at, &body, None);
+    if paid {
+        state.happened("invoice.paid", at, &body, None);
+    }
+    Ok(())
+}
+
+pub(crate) fn find<'a>(state: &'a State, id: &str) -> Result<&'a Invoice, StripeError> {
+    state
+        .billing
+        .invoices
+        .get(id)
+        .ok_or_else(|| StripeError::no_such("invoice", id))
+}

@@ -1,0 +1,368 @@
+//! `/v1/prices`: what a product costs, how often, and on which meter.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::calendar::{Interval, Rhythm};
+use super::money::Cents;
+use super::products::{Product, merge};
+use super::tiers::{Scheme, Tier};
+use crate::errors::StripeError;
+use crate::ids;
+use crate::list::{Created, Paging, search};
+use crate::params::Params;
+use crate::state::State;
+
+/// How a price comes round, and whether it counts usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recurring {
+    pub(crate) rhythm: Rhythm,
+    /// The meter of a metered price; a licensed one has none.
+    pub(crate) meter: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Price {
+    pub(crate) id: String,
+    pub(crate) product: String,
+    pub(crate) active: bool,
+    pub(crate) currency: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) recurring: Option<Recurring>,
+    pub(crate) lookup_key: Option<String>,
+    pub(crate) nickname: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) created: i64,
+}
+
+impl Price {
+    /// The meter, where usage is billed.
+    pub(crate) fn meter(&self) -> Option<&str> {
+        self.recurring.as_ref()?.meter.as_deref()
+    }
+
+    /// How often it recurs; a price that does not recur is on no subscription.
+    pub(crate) fn rhythm(&self) -> Rhythm {
+        self.recurring.as_ref().map_or(
+            Rhythm {
+                interval: Interval::Month,
+                count: 1,
+            },
+            |recurring| recurring.rhythm,
+        )
+    }
+
+    fn usage_type(&self) -> &'static str {
+        if self.meter().is_some() {
+            "metered"
+        } else {
+            "licensed"
+        }
+    }
+
+    fn billing_scheme(&self) -> &'static str {
+        if self.scheme.tiers().is_some() {
+            "tiered"
+        } else {
+            "per_unit"
+        }
+    }
+
+    /// The price as Stripe writes it, which leaves the tiers out unless they are asked for.
+    pub(crate) fn json(&self, with_tiers: bool) -> Value {
+        let recurring = self.recurring.as_ref().map(|recurring| {
+            json!({
+                "interval": recurring.rhythm.interval.name(),
+                "interval_count": recurring.rhythm.count,
+                "meter": recurring.meter,
+                "trial_period_days": null,
+                "usage_type": self.usage_type(),
+            })
+        });
+        let mut body = json!({
+            "id": self.id,
+            "object": "price",
+            "active": self.active,
+            "billing_scheme": self.billing_scheme(),
+            "created": self.created,
+            "currency": self.currency,
+            "custom_unit_amount": null,
+            "livemode": false,
+            "lookup_key": self.lookup_key,
+            "metadata": self.metadata,
+            "nickname": self.nickname,
+            "product": self.product,
+            "recurring": recurring,
+            "tax_behavior": "unspecified",
+            "tiers_mode": self.scheme.tiers_mode(),
+            "transform_quantity": null,
+            "type": if self.recurring.is_some() { "recurring" } else { "one_time" },
+            "unit_amount": self.scheme.unit().and_then(Cents::as_whole),
+            "unit_amount_decimal": self.scheme.unit().map(|unit| unit.to_string()),
+        });
+        if let (true, Some(tiers), Some(body)) =
+            (with_tiers, self.scheme.tiers(), body.as_object_mut())
+        {
+            let tiers: Vec<Value> = tiers.iter().map(Tier::json).collect();
+            body.insert("tiers".to_owned(), json!(tiers));
+        }
+        body
+    }
+
+    /// The same in the form of the older plans, which subscription items still carry.
+    pub(crate) fn plan_json(&self) -> Value {
+        let rhythm = self.rhythm();
+        json!({
+            "id": self.id,
+            "object": "plan",
+            "active": self.active,
+            "amount": self.scheme.unit().and_then(Cents::as_whole),
+            "amount_decimal": self.scheme.unit().map(|unit| unit.to_string()),
+            "billing_scheme": self.billing_scheme(),
+            "created": self.created,
+            "currency": self.currency,
+            "interval": rhythm.interval.name(),
+            "interval_count": rhythm.count,
+            "livemode": false,
+            "metadata": self.metadata,
+            "meter": self.meter(),
+            "nickname": self.nickname,
+            "product": self.product,
+            "tiers_mode": self.scheme.tiers_mode(),
+            "transform_usage": null,
+            "trial_period_days": null,
+            "usage_type": self.usage_type(),
+        })
+    }
+}
+
+impl Recurring {
+    /// Takes `recurring`; a metered price must name a meter that is active.
+    fn take(state: &State, params: &mut Params) -> Result<Option<Recurring>, StripeError> {
+        let Some(mut recurring) = params.nested("recurring")? else {
+            return Ok(None);
+        };
+        let interval = recurring
+            .one_of("interval", &Interval::NAMES)?
+            .and_then(Interval::parse)
+            .ok_or_else(|| StripeError::missing_param("recurring[interval]"))?;
+        let count = recurring.integer("interval_count")?.unwrap_or(1);
+        let usage_type = recurring.one_of("usage_type", &["licensed", "metered"])?;
+        let meter = recurring.text("meter")?;
+        recurring.finish()?;
+        if !(1..=36).contains(&count) {
+            return Err(
+                StripeError::invalid("Invalid interval_count").param("recurring[interval_count]")
+            );
+        }
+        let refuse = |message: String| Err(StripeError::refused(message).param("recurring[meter]"));
+        match (usage_type, &meter) {
+            (Some("metered"), None) => {
+                return refuse(
+                    "Metered prices must be backed by a meter: set `recurring[meter]`. Usage records are no longer \
+                     supported since API version 2025-03-31.basil."
+                        .to_owned(),
+                );
+            }
+            (Some("metered"), Some(id)) => match state.meters.get(id) {
+                None => {
+                    return Err(StripeError::refused(format!("No such meter: '{id}'"))
+                        .code("resource_missing")
+                        .param("recurring[meter]"));
+                }
+                Some(meter) if !meter.is_active() => {
+                    return refuse(format!("The meter {id} is inactive."));
+                }
+                Some(_) => {}
+            },
+            (_, Some(_)) => {
+                return refuse(
+                    "Only a price with `usage_type=metered` can have a meter.".to_owned(),
+                );
+            }
+            (_, None) => {}
+        }
+        Ok(Some(Recurring {
+            rhythm: Rhythm { interval, count },
+            meter,
+        }))
+    }
+}
+
+pub(crate) fn create(state: &mut State, params: Params) -> Result<Value, StripeError> {
+    make(state, &ids::billing("price_"), params)
+}
+
+/// Creates a price under this id.
+pub(crate) fn make(state: &mut State, id: &str, mut params: Params) -> Result<Value, StripeError> {
+    let now = state.clock.now_secs();
+    let with_tiers = params.expands("tiers");
+    let currency = params.required("currency")?.to_ascii_lowercase();
+    let product = params.text("product")?;
+    let product_data = params.nested("product_data")?;
+    let scheme = Scheme::take(&mut params)?;
+    let recurring = Recurring::take(state, &mut params)?;
+    let active = params.boolean("active")?.unwrap_or(true);
+    let nickname = params.text("nickname")?;
+    let lookup_key = params.text("lookup_key")?;
+    let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
+    let metadata = params.text_map("metadata")?.unwrap_or_default();
+    params.one_of("tax_behavior", &["unspecified"])?;
+    params.finish()?;
+    claim_lookup_key(state, lookup_key.as_deref(), transfer, id)?;
+    let product = match (product, product_data) {
+        (Some(id), None) if state.billing.products.contains(&id) => id,
+        (Some(id), None) => {
+            return Err(StripeError::refused(format!("No such product: '{id}'"))
+                .code("resource_missing")
+                .param("product"));
+        }
+        (None, Some(mut data)) => {
+            let id = data.text("id")?.unwrap_or_else(|| ids::billing("prod_"));
+            let made = Product::new(&id, &data.required("name")?, now);
+            data.finish()?;
+            state.billing.products.insert(&id, made);
+            id
+        }
+        _ => return Err(StripeError::missing_param("product")),
+    };
+    let price = Price {
+        id: id.to_owned(),
+        product,
+        active,
+        currency,
+        scheme,
+        recurring,
+        lookup_key,
+        nickname,
+        metadata,
+        created: now,
+    };
+    let body = price.json(with_tiers);
+    state.billing.prices.insert(id, price);
+    Ok(body)
+}
+
+/// A lookup key belongs to one price; it can be taken from another on request.
+fn claim_lookup_key(
+    state: &mut State,
+    key: Option<&str>,
+    transfer: bool,
+    id: &str,
+) -> Result<(), StripeError> {
+    let Some(key) = key else { return Ok(()) };
+    let holder = state
+        .billing
+        .prices
+        .newest_first()
+        .find(|price| price.lookup_key.as_deref() == Some(key) && price.id != id)
+        .map(|price| price.id.clone());
+    let Some(holder) = holder else { return Ok(()) };
+    if !transfer {
+        return Err(StripeError::refused(format!(
+            "A price ({holder}) already uses that lookup key."
+        ))
+        .code("resource_already_exists")
+        .param("lookup_key"));
+    }
+    if let Some(price) = state.billing.prices.get_mut(&holder) {
+        price.lookup_key = None;
+    }
+    Ok(())
+}
+
+pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+    let with_tiers = params.expands("tiers");
+    params.finish()?;
+    Ok(find(state, id)?.json(with_tiers))
+}
+
+pub(crate) fn update(
+    state: &mut State,
+    id: &str,
+    mut params: Params,
+) -> Result<Value, StripeError> {
+    let with_tiers = params.expands("tiers");
+    let active = params.boolean("active")?;
+    let nickname = params.text_or_empty("nickname")?;
+    let lookup_key = params.text_or_empty("lookup_key")?;
+    let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
+    let metadata = params.text_map("metadata")?;
+    params.finish()?;
+    find(state, id)?;
+    let wanted = lookup_key.as_deref().filter(|key| !key.is_empty());
+    claim_lookup_key(state, wanted, transfer, id)?;
+    let price = find(state, id)?;
+    price.active = active.unwrap_or(price.active);
+    if let Some(nickname) = nickname {
+        price.nickname = Some(nickname).filter(|text| !text.is_empty());
+    }
+    if let Some(key) = lookup_key {
+        price.lookup_key = Some(key).filter(|text| !text.is_empty());
+    }
+    merge(&mut price.metadata, metadata);
+    Ok(price.json(with_tiers))
+}
+
+pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+    let with_tiers = params.expands("tiers");
+    let paging = Paging::take(&mut params)?;
+    let active = params.boolean("active")?;
+    let product = params.text("product")?;
+    let currency = params.text("currency")?;
+    let kind = params.one_of("type", &["recurring", "one_time"])?;
+    let lookup_keys = params.text_list("lookup_keys")?;
+    let created = Created::take(&mut params)?;
+    let (mut meter, mut usage_type, mut interval) = (None, None, None);
+    if let Some(mut recurring) = params.nested("recurring")? {
+        meter = recurring.text("meter")?;
+        usage_type = recurring.one_of("usage_type", &["licensed", "metered"])?;
+        interval = recurring.one_of("interval", &Interval::NAMES)?;
+        recurring.finish()?;
+    }
+    params.finish()?;
+    let all: Vec<Value> = state
+        .billing
+        .prices
+        .newest_first()
+        .filter(|price| active.is_none_or(|active| price.active == active))
+        .filter(|price| {
+            product
+                .as_ref()
+                .is_none_or(|wanted| price.product == *wanted)
+        })
+        .filter(|price| {
+            currency
+                .as_ref()
+                .is_none_or(|wanted| price.currency == *wanted)
+        })
+        .filter(|price| kind.is_none_or(|kind| (kind == "recurring") == price.recurring.is_some()))
+        .filter(|price| meter.is_none() || price.meter() == meter.as_deref())
+        .filter(|price| usage_type.is_none_or(|wanted| price.usage_type() == wanted))
+        .filter(|price| interval.is_none_or(|wanted| price.rhythm().interval.name() == wanted))
+        .filter(|price| created.holds(price.created))
+        .filter(|price| {
+            let key = price.lookup_key.as_ref();
+            lookup_keys.is_empty() || key.is_some_and(|key| lookup_keys.contains(key))
+        })
+        .map(|price| price.json(with_tiers))
+        .collect();
+    paging.page("price", "/v1/prices", &all)
+}
+
+/// The search by fields and `metadata`.
+pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
+    let with_tiers = params.expands("tiers");
+    let prices = state.billing.prices.newest_first();
+    let all: Vec<Value> = prices.map(|price| price.json(with_tiers)).collect();
+    search(params, "/v1/prices/search", &all)
+}
+
+fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Price, StripeError> {
+    state
+        .billing
+        .prices
+        .get_mut(id)
+        .ok_or_else(|| StripeError::no_such("price", id))
+}

@@ -1,0 +1,185 @@
+//! `/v1/products`: the names of what is sold. Only a name, a description, a unit and metadata are held.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::errors::StripeError;
+use crate::ids;
+use crate::list::{Paging, search};
+use crate::params::Params;
+use crate::state::State;
+
+#[derive(Debug, Default)]
+pub(crate) struct Product {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    active: bool,
+    deleted: bool,
+    created: i64,
+    updated: i64,
+    description: Option<String>,
+    unit_label: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Product {
+    pub(crate) fn new(id: &str, name: &str, created: i64) -> Product {
+        Product {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            active: true,
+            created,
+            updated: created,
+            ..Product::default()
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "product",
+            "active": self.active,
+            "created": self.created,
+            "default_price": null,
+            "description": self.description,
+            "images": [],
+            "livemode": false,
+            "marketing_features": [],
+            "metadata": self.metadata,
+            "name": self.name,
+            "package_dimensions": null,
+            "shippable": null,
+            "statement_descriptor": null,
+            "tax_code": null,
+            "tax_details": null,
+            "type": "service",
+            "unit_label": self.unit_label,
+            "updated": self.updated,
+            "url": null,
+        })
+    }
+
+    /// What creation and update have in common.
+    fn change(&mut self, params: &mut Params) -> Result<(), StripeError> {
+        if let Some(active) = params.boolean("active")? {
+            self.active = active;
+        }
+        for (field, name) in [
+            (&mut self.description, "description"),
+            (&mut self.unit_label, "unit_label"),
+        ] {
+            if let Some(text) = params.text_or_empty(name)? {
+                *field = Some(text).filter(|text| !text.is_empty());
+            }
+        }
+        merge(&mut self.metadata, params.text_map("metadata")?);
+        Ok(())
+    }
+}
+
+/// Writes new metadata over old; an empty text removes its key.
+pub(crate) fn merge(
+    metadata: &mut BTreeMap<String, String>,
+    new: Option<BTreeMap<String, String>>,
+) {
+    for (key, value) in new.unwrap_or_default() {
+        if value.is_empty() {
+            metadata.remove(&key);
+        } else {
+            metadata.insert(key, value);
+        }
+    }
+}
+
+pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+    let name = params.required("name")?;
+    let id = params.text("id")?.unwrap_or_else(|| ids::billing("prod_"));
+    let mut product = Product::new(&id, &name, state.clock.now_secs());
+    params.one_of("type", &["service"])?;
+    product.change(&mut params)?;
+    params.finish()?;
+    if state.billing.products.contains(&id) {
+        return Err(StripeError::refused("Product already exists.")
+            .code("resource_already_exists")
+            .param("id"));
+    }
+    let body = product.json();
+    state.billing.products.insert(&id, product);
+    Ok(body)
+}
+
+pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+    params.finish()?;
+    Ok(find(state, id)?.json())
+}
+
+pub(crate) fn update(
+    state: &mut State,
+    id: &str,
+    mut params: Params,
+) -> Result<Value, StripeError> {
+    let now = state.clock.now_secs();
+    let product = find(state, id)?;
+    if let Some(name) = params.text("name")? {
+        product.name = name;
+    }
+    product.change(&mut params)?;
+    product.updated = now;
+    params.finish()?;
+    Ok(product.json())
+}
+
+pub(crate) fn delete(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+    params.finish()?;
+    find(state, id)?;
+    if state
+        .billing
+        .prices
+        .newest_first()
+        .any(|price| price.product == id)
+    {
+        return Err(StripeError::refused(
+            "This product cannot be deleted because it has one or more user-created prices.",
+        ));
+    }
+    find(state, id)?.deleted = true;
+    Ok(json!({ "id": id, "object": "product", "deleted": true }))
+}
+
+pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+    let paging = Paging::take(&mut params)?;
+    let active = params.boolean("active")?;
+    let wanted = params.text_list("ids")?;
+    params.finish()?;
+    let all: Vec<Value> = state
+        .billing
+        .products
+        .newest_first()
+        .filter(|product| !product.deleted && active.is_none_or(|active| product.active == active))
+        .filter(|product| wanted.is_empty() || wanted.contains(&product.id))
+        .map(Product::json)
+        .collect();
+    paging.page("product", "/v1/products", &all)
+}
+
+/// The search by `name`, `active` and `metadata`, which is all of Stripe's query language that is spoken here.
+pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
+    let all: Vec<Value> = state
+        .billing
+        .products
+        .newest_first()
+        .filter(|product| !product.deleted)
+        .map(Product::json)
+        .collect();
+    search(params, "/v1/products/search", &all)
+}
+
+fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Product, StripeError> {
+    state
+        .billing
+        .products
+        .get_mut(id)
+        .filter(|product| !product.deleted)
+        .ok_or_else(|| StripeError::no_such("product", id))
+}

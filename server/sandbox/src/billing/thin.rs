@@ -1,0 +1,41 @@
+//! Thin events: what Stripe's asynchronous validation of meter events reports. They name the meter and carry no object.
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+
+use crate::ids;
+use crate::state::State;
+
+const ERROR_REPORT: &str = "v1.billing.meter.error_report_triggered";
+const NO_METER: &str = "v1.billing.meter.no_meter_found";
+
+/// Sends a thin event to the webhooks, and answers it; `None` for a kind that is none of these.
+pub(crate) fn send(state: &mut State, kind: &str, meter: Option<&str>) -> Option<Value> {
+    if ![ERROR_REPORT, NO_METER].contains(&kind) {
+        return None;
+    }
+    let id = ids::billing("evt_test_");
+    let created = DateTime::from_timestamp_millis(state.clock.now_ms())
+        .unwrap_or_default()
+        .to_rfc3339_opts(SecondsFormat::Millis, true);
+    let mut body = json!({
+        "id": id,
+        "object": "v2.core.event",
+        "created": created,
+        "livemode": false,
+        "type": kind,
+    });
+    // Where no meter was found, there is none to name.
+    if let (ERROR_REPORT, Some(body)) = (kind, body.as_object_mut()) {
+        let meter = meter.unwrap_or_default();
+        let related = json!({
+            "id": meter,
+            "type": "billing.meter",
+            "url": format!("/v1/billing/meters/{meter}"),
+        });
+        body.insert("related_object".to_owned(), related);
+    }
+    let text = body.to_string();
+    state.billing.webhooks.announce(&id, kind, &text);
+    Some(body)
+}

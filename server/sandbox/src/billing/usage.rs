@@ -1,0 +1,112 @@
+//! The usage of a range of time: measured while it can still grow, settled once it is invoiced for good or thrown away.
+
+use crate::meters::Meter;
+use crate::state::State;
+use crate::summaries::Aggregate;
+
+/// What one subscription item owes, or would: a customer's events on a meter with `from <= timestamp < to`.
+#[derive(Debug, Clone)]
+pub(crate) struct Usage {
+    pub(crate) customer: String,
+    pub(crate) subscription: String,
+    pub(crate) item: String,
+    pub(crate) price: String,
+    pub(crate) meter: String,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+/// Which events a measurement sees.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    /// So many of the first events received.
+    events: usize,
+    /// Those received up to this moment.
+    until_ms: i64,
+}
+
+impl Sight {
+    /// Everything received: what a draft shows, and what its finalization takes.
+    pub(crate) fn received(state: &State) -> Sight {
+        Sight {
+            events: state.events.len(),
+            until_ms: i64::MAX,
+        }
+    }
+
+    /// What summaries show. A change that takes effect at once bills no more than Stripe has aggregated by then.
+    pub(crate) fn aggregated(state: &State) -> Sight {
+        Sight {
+            events: state.events.len(),
+            until_ms: state.clock.now_ms().saturating_sub(state.summary_delay_ms),
+        }
+    }
+}
+
+/// Why usage will not be on an invoice, or `None` where it is.
+pub(crate) type Reason = Option<&'static str>;
+
+/// A range of usage whose bill no longer changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Settled {
+    pub(crate) usage: Usage,
+    pub(crate) quantity: i64,
+    pub(crate) thrown: Reason,
+    pub(crate) at: i64,
+    sight: Sight,
+}
+
+impl Usage {
+    /// The quantity; below zero where corrections outweigh usage.
+    pub(crate) fn measure(&self, state: &State, sight: Sight) -> i64 {
+        self.aggregate(state, |index, received_ms| {
+            index < sight.events && received_ms <= sight.until_ms
+        })
+    }
+
+    /// Measures for the last time.
+    pub(crate) fn settle(self, state: &mut State, sight: Sight, thrown: Reason, at: i64) -> i64 {
+        let quantity = self.measure(state, sight);
+        state.billing.settled.push(Settled {
+            usage: self,
+            quantity,
+            thrown,
+            at,
+            sight,
+        });
+        quantity
+    }
+
+    fn aggregate(&self, state: &State, sees: impl Fn(usize, i64) -> bool) -> i64 {
+        let mut aggregate = Aggregate::default();
+        let events = state
+            .events
+            .numbered_range(&self.customer, &self.meter, self.from, self.to);
+        for (index, event) in events {
+            if !event.cancelled && sees(index, event.received_at_ms) {
+                aggregate.add(event);
+            }
+        }
+        let formula = state.meters.get(&self.meter).map(|meter| meter.formula);
+        let value = formula.map_or(0, |formula| aggregate.value(formula));
+        i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
+impl Settled {
+    /// The usage of this range that the settlement did not see, because it was not there yet.
+    pub(crate) fn late(&self, state: &State) -> i64 {
+        self.usage.aggregate(state, |index, received_ms| {
+            index >= self.sight.events || received_ms > self.sight.until_ms
+        })
+    }
+}
+
+/// The event name of a meter.
+pub(crate) fn event_name(state: &State, meter: &str) -> String {
+    state
+        .meters
+        .get(meter)
+        .map(|meter: &Meter| meter.event_name.clone())
+        .unwrap_or_default()
+}

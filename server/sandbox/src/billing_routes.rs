@@ -1,0 +1,123 @@
+//! Which function of the billing half answers which path.
+
+use serde_json::{Value, json};
+
+use crate::billing::{
+    cancelling, happenings, invoice_calls, items, preview, prices, products, subscription_calls,
+    subscription_update,
+};
+use crate::errors::StripeError;
+use crate::params::Params;
+use crate::state::State;
+
+type Answer = Result<Value, StripeError>;
+
+/// `None` where the path is none of these.
+pub(crate) fn dispatch(
+    state: &mut State,
+    method: &str,
+    segments: &[&str],
+    params: Params,
+) -> Option<Answer> {
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return None;
+    }
+    Some(match (method, segments) {
+        ("GET", ["balance"]) => balance(params),
+        ("GET", ["account"]) => account(params),
+        ("GET", ["events"]) => happenings::list(state, params),
+        ("GET", ["events", id]) => happenings::retrieve(state, id, params),
+        (_, ["products", rest @ ..]) => return products(state, method, rest, params),
+        (_, ["prices", rest @ ..]) => return prices(state, method, rest, params),
+        (_, ["subscriptions", rest @ ..]) => return subscriptions(state, method, rest, params),
+        (_, ["subscription_items", rest @ ..]) => return items(state, method, rest, params),
+        (_, ["invoices", rest @ ..]) => return invoices(state, method, rest, params),
+        _ => return None,
+    })
+}
+
+fn products(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    Some(match (method, rest) {
+        ("POST", []) => products::create(state, params),
+        ("GET", []) => products::list(state, params),
+        ("GET", ["search"]) => products::find_by_query(state, params),
+        ("GET", [id]) => products::retrieve(state, id, params),
+        ("POST", [id]) => products::update(state, id, params),
+        ("DELETE", [id]) => products::delete(state, id, params),
+        _ => return None,
+    })
+}
+
+fn prices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    Some(match (method, rest) {
+        ("POST", []) => prices::create(state, params),
+        ("GET", []) => prices::list(state, params),
+        ("GET", ["search"]) => prices::find_by_query(state, params),
+        ("GET", [id]) => prices::retrieve(state, id, params),
+        ("POST", [id]) => prices::update(state, id, params),
+        _ => return None,
+    })
+}
+
+fn subscriptions(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    Some(match (method, rest) {
+        ("POST", []) => subscription_calls::create(state, params),
+        ("GET", []) => subscription_calls::list(state, params),
+        ("GET", ["search"]) => subscription_calls::find_by_query(state, params),
+        ("GET", [id]) => subscription_calls::retrieve(state, id, params),
+        ("POST", [id]) => subscription_update::update(state, id, params),
+        ("DELETE", [id]) => cancelling::cancel(state, id, params),
+        ("POST", [id, "migrate"]) => subscription_calls::migrate(state, id, params),
+        _ => return None,
+    })
+}
+
+fn items(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    Some(match (method, rest) {
+        ("POST", []) => items::create(state, params),
+        ("GET", []) => items::list(state, params),
+        ("GET", [id]) => items::retrieve(state, id, params),
+        ("POST", [id]) => items::update(state, id, params),
+        ("DELETE", [id]) => items::delete(state, id, params),
+        _ => return None,
+    })
+}
+
+fn invoices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    Some(match (method, rest) {
+        ("GET", []) => invoice_calls::list(state, params),
+        ("POST", ["create_preview"]) => preview::create(state, params),
+        ("GET", [id]) => invoice_calls::retrieve(state, id, params),
+        ("GET", [id, "lines"]) => invoice_calls::lines(state, id, params),
+        ("POST", [id, "finalize"]) => invoice_calls::finalize(state, id, params),
+        _ => return None,
+    })
+}
+
+/// No money is held: this is the cheapest call by which a key can be tried, and its mode seen.
+fn balance(params: Params) -> Answer {
+    params.finish()?;
+    let nothing = json!([{ "amount": 0, "currency": "usd", "source_types": { "card": 0 } }]);
+    Ok(json!({
+        "object": "balance",
+        "available": nothing,
+        "livemode": false,
+        "pending": nothing,
+    }))
+}
+
+fn account(params: Params) -> Answer {
+    params.finish()?;
+    Ok(json!({
+        "id": "acct_sandbox",
+        "object": "account",
+        "charges_enabled": true,
+        "country": "US",
+        "default_currency": "usd",
+        "details_submitted": true,
+        "email": null,
+        "metadata": {},
+        "payouts_enabled": true,
+        "type": "standard",
+    }))
+}
