@@ -111,8 +111,10 @@ impl World {
                 tokio::task::yield_now().await;
             }
         });
-        if reached.await.is_err() {
-            panic!("not all are {states:?}: {:#?}", self.reports(account).await);
-        }
+        assert!(
+            reached.await.is_ok(),
+            "not all are {states:?}: {:#?}",
+            self.reports(account).await
+        );
     }
 }
