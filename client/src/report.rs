@@ -133,11 +133,11 @@ pub struct UsageReport {
     pub event_timestamp: Option<DateTime<Utc>>,
     /// How often it was given to Stripe.
     pub attempts: i32,
-    /// When it was first given to Stripe.
+    /// When it was first given to Stripe; none while it surely has not arrived.
     pub first_sent_at: Option<DateTime<Utc>>,
     /// When Stripe took it.
     pub reported_at: Option<DateTime<Utc>>,
-    /// What went wrong last, in words.
+    /// What went wrong last, in words; none also while a forced run has it tried anew.
     pub last_error: Option<String>,
     /// The run that closed it; none when none did.
     pub run_id: Option<String>,
