@@ -202,6 +202,9 @@ mod tests {
             valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };
         assert_eq!(from(&[], None, None), Ok(500));
+        let taken = |bill_from| valid_from(&[], "cus_b", 400, bill_from, Some(300), 500);
+        assert_eq!(taken(None), Ok(400), "another account's time ends at 400");
+        assert!(taken(Some(399)).is_err());
         assert_eq!(from(&[], None, Some(300)), Ok(300));
         assert_eq!(from(&[], Some(100), Some(300)), Ok(100));
         assert_eq!(from(&[link(1, 0, None)], None, Some(300)), Ok(300));
