@@ -34,8 +34,10 @@ pub enum ReportState {
     NotBillable,
     /// Nobody has said yet whom the account bills to; it waits for a link.
     Unlinked,
-    /// Too old for Stripe.
+    /// Too old for Stripe, or its invoice was final before Stripe had it.
     Missed,
+    /// An admin decided that it is never billed.
+    WrittenOff,
     /// A state that this version of the client does not know, by its number.
     Unrecognised(i32),
 }
@@ -78,6 +80,7 @@ impl ReportState {
             Self::NotBillable => Wire::NotBillable.into(),
             Self::Unlinked => Wire::Unlinked.into(),
             Self::Missed => Wire::Missed.into(),
+            Self::WrittenOff => Wire::WrittenOff.into(),
             Self::Unrecognised(number) => number,
         }
     }
@@ -96,6 +99,7 @@ impl ReportState {
             Ok(Wire::NotBillable) => Self::NotBillable,
             Ok(Wire::Unlinked) => Self::Unlinked,
             Ok(Wire::Missed) => Self::Missed,
+            Ok(Wire::WrittenOff) => Self::WrittenOff,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
         }
     }

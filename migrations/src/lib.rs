@@ -9,6 +9,8 @@ use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::MigratorTrait;
 
 mod m20261101_000001_usage;
+mod m20261122_000002_subscriptions;
+mod names;
 
 /// Every migration, in order.
 #[derive(Debug)]
@@ -17,6 +19,9 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261101_000001_usage::Migration)]
+        vec![
+            Box::new(m20261101_000001_usage::Migration),
+            Box::new(m20261122_000002_subscriptions::Migration),
+        ]
     }
 }

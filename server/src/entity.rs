@@ -8,5 +8,7 @@ pub(crate) mod commit;
 pub(crate) mod customer;
 pub(crate) mod idempotency_key;
 pub(crate) mod lease;
+pub(crate) mod operation;
 pub(crate) mod report_run;
+pub(crate) mod subscription;
 pub(crate) mod usage_report;

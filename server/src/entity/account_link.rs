@@ -17,6 +17,8 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) subscription: Option<String>,
     pub(crate) recorded_at: i64,
+    /// Nothing is billed to the customer from here on: its subscription ended.
+    pub(crate) ended: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

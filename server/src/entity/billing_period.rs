@@ -14,6 +14,20 @@ pub(crate) struct Model {
     pub(crate) period_start: i64,
     pub(crate) period_end: i64,
     pub(crate) recorded_at: i64,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) subscription: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) meter: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) price: Option<String>,
+    /// The first moment whose usage Stripe bills to this item, where it lies behind the start.
+    pub(crate) bills_from: Option<i64>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) invoice: Option<String>,
+    /// A name of `usage::invoice::InvoiceState`.
+    #[sea_orm(column_type = "Text")]
+    pub(crate) invoice_state: String,
+    pub(crate) draft_until: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

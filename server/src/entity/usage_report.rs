@@ -47,6 +47,19 @@ pub(crate) struct Model {
     pub(crate) last_error: Option<String>,
     /// The run that closed it.
     pub(crate) run_id: Option<Uuid>,
+    /// A name of `usage::report::Kind`.
+    #[sea_orm(column_type = "Text", default_value = "usage")]
+    pub(crate) kind: String,
+    /// Why a correction was entered.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) note: Option<String>,
+    /// Who entered a correction.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) entered_by: Option<String>,
+    /// When it is billed instead of in its own window's period.
+    pub(crate) bill_at: Option<i64>,
+    /// When Stripe's totals were seen to contain it.
+    pub(crate) confirmed_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

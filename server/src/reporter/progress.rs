@@ -80,7 +80,9 @@ impl Summary {
             summary.closed.add(count.reports, count.quantity);
             let part = match State::from_name(&count.state) {
                 Some(State::Accepted | State::Confirmed | State::Short) => &mut summary.accepted,
-                Some(State::Rejected | State::Parked | State::Missed) => &mut summary.rejected,
+                Some(State::Rejected | State::Parked | State::Missed | State::WrittenOff) => {
+                    &mut summary.rejected
+                }
                 Some(State::NotBillable) => &mut summary.not_billable,
                 Some(State::Unlinked) => &mut summary.unlinked,
                 Some(State::Unknown) => &mut summary.retried_later,

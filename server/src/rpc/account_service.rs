@@ -73,7 +73,12 @@ fn account(account: Account) -> v1::Account {
     let valid_from = wire::timestamp(account.link.valid_from);
     let billing = match account.link.billing {
         Billing::Free => v1::account::Billing::Free(v1::FreeBilling {}),
+        // The contract's subscription status says whether it ended.
         Billing::Stripe {
+            customer,
+            subscription,
+        }
+        | Billing::Ended {
             customer,
             subscription,
         } => v1::account::Billing::Stripe(v1::StripeBilling {

@@ -107,7 +107,7 @@ pub(super) fn reason(reason: Reason) -> v1::ErrorReason {
         .unwrap_or(v1::ErrorReason::InvalidField)
 }
 
-const STATES: [(State, v1::UsageReportState); 12] = [
+const STATES: [(State, v1::UsageReportState); 13] = [
     (State::Open, v1::UsageReportState::Open),
     (State::Closed, v1::UsageReportState::Closed),
     (State::Sending, v1::UsageReportState::Sending),
@@ -120,6 +120,7 @@ const STATES: [(State, v1::UsageReportState); 12] = [
     (State::NotBillable, v1::UsageReportState::NotBillable),
     (State::Unlinked, v1::UsageReportState::Unlinked),
     (State::Missed, v1::UsageReportState::Missed),
+    (State::WrittenOff, v1::UsageReportState::WrittenOff),
 ];
 
 /// A state of the wire that a filter names.

@@ -114,7 +114,7 @@ impl Store {
                         now,
                     )?
                 }
-                Billing::Free => now,
+                Billing::Ended { .. } | Billing::Free => now,
             };
             let version = links
                 .last()
@@ -296,17 +296,14 @@ async fn insert_link(
     from: Millis,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    let subscription = match &put.billing {
-        Billing::Stripe { subscription, .. } => subscription.clone(),
-        Billing::Free => None,
-    };
     let row = account_link::ActiveModel {
         account_id: Set(put.account_id.clone()),
         version: Set(version),
         valid_from: Set(from),
         customer: Set(put.billing.customer().map(str::to_owned)),
-        subscription: Set(subscription),
+        subscription: Set(put.billing.subscription().map(str::to_owned)),
         recorded_at: Set(now),
+        ended: Set(matches!(put.billing, Billing::Ended { .. })),
     };
     account_link::Entity::insert(row)
         .exec_without_returning(tx)
@@ -354,6 +351,7 @@ async fn upsert_period(
         period_start: Set(period.start),
         period_end: Set(period.end),
         recorded_at: Set(now),
+        ..Default::default()
     };
     let same = OnConflict::columns([Column::AccountId, Column::Item, Column::PeriodStart])
         .update_columns([Column::PeriodEnd, Column::RecordedAt])

@@ -149,6 +149,10 @@ pub(super) async fn read_links(
 /// A row of the table as the domain sees it.
 pub(super) fn link(row: account_link::Model) -> (String, Link) {
     let billing = match row.customer {
+        Some(customer) if row.ended => Billing::Ended {
+            customer,
+            subscription: row.subscription,
+        },
         Some(customer) => Billing::Stripe {
             customer,
             subscription: row.subscription,

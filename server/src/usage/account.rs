@@ -18,15 +18,32 @@ pub enum Billing {
         /// `sub_...`
         subscription: Option<String>,
     },
+    /// Nobody for now: the customer's subscription ended. A new one bills to the customer again.
+    Ended {
+        /// `cus_...`
+        customer: String,
+        /// The subscription that ended, `sub_...`
+        subscription: Option<String>,
+    },
     /// Nobody: counted and shown, never billed.
     Free,
 }
 
 impl Billing {
-    /// The Stripe customer, where there is one.
+    /// The Stripe customer that belongs to the account, where there is one.
     pub fn customer(&self) -> Option<&str> {
         match self {
-            Self::Stripe { customer, .. } => Some(customer),
+            Self::Stripe { customer, .. } | Self::Ended { customer, .. } => Some(customer),
+            Self::Free => None,
+        }
+    }
+
+    /// The subscription that is followed, where it is known.
+    pub fn subscription(&self) -> Option<&str> {
+        match self {
+            Self::Stripe { subscription, .. } | Self::Ended { subscription, .. } => {
+                subscription.as_deref()
+            }
             Self::Free => None,
         }
     }
@@ -50,7 +67,7 @@ pub struct Link {
 pub enum Standing {
     /// Nobody has said anything about the account yet: its reports wait.
     Unlinked,
-    /// Free, or older than what the account's first link bills from.
+    /// Free, older than what the account's first link bills from, or after the subscription ended.
     NotBillable,
     /// Billed to this Stripe customer.
     Billed(String),
@@ -69,7 +86,7 @@ pub fn standing_at(links: &[Link], at: Millis) -> Standing {
     match in_force.map(|link| &link.billing) {
         Some(Billing::Stripe { customer, .. }) => Standing::Billed(customer.clone()),
         None if links.is_empty() => Standing::Unlinked,
-        Some(Billing::Free) | None => Standing::NotBillable,
+        Some(Billing::Free | Billing::Ended { .. }) | None => Standing::NotBillable,
     }
 }
 

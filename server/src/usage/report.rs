@@ -42,12 +42,14 @@ pub enum State {
     NotBillable,
     /// Waits for a link.
     Unlinked,
-    /// Too old for Stripe.
+    /// Too old for Stripe, or its invoice was final before Stripe had it: an admin decides.
     Missed,
+    /// An admin decided that it is never billed.
+    WrittenOff,
 }
 
 /// What each state is called in the database and in the contract.
-const NAMES: [(State, &str); 12] = [
+const NAMES: [(State, &str); 13] = [
     (State::Open, "open"),
     (State::Closed, "closed"),
     (State::Sending, "sending"),
@@ -60,12 +62,13 @@ const NAMES: [(State, &str); 12] = [
     (State::NotBillable, "not_billable"),
     (State::Unlinked, "unlinked"),
     (State::Missed, "missed"),
+    (State::WrittenOff, "written_off"),
 ];
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 12] = {
-        let mut all = [Self::Open; 12];
+    pub const ALL: [Self; 13] = {
+        let mut all = [Self::Open; 13];
         let mut index = 0;
         while index < all.len() {
             all[index] = NAMES[index].0;
@@ -75,6 +78,14 @@ impl State {
     };
     /// What the sender still has work with.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
+    /// What stays where it is until an admin decides.
+    pub const UNDECIDED: [Self; 5] = [
+        Self::Short,
+        Self::Rejected,
+        Self::Parked,
+        Self::Unknown,
+        Self::Missed,
+    ];
     /// What Stripe has.
     pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
 
@@ -119,8 +130,16 @@ pub enum Event {
     LoseTrack,
     /// Stripe is known to lack it: send it under the next generation.
     SendAnew,
-    /// Stripe would not take it any more.
+    /// Stripe would not take it any more, or not put it on its invoice.
     Expire,
+    /// Stripe's totals contain it.
+    Confirm,
+    /// A day later Stripe's totals still lack it.
+    Lack,
+    /// An admin has it sent under a new identifier.
+    Retry,
+    /// An admin has it never billed.
+    WriteOff,
 }
 
 impl State {
@@ -132,8 +151,9 @@ impl State {
             Standing::Billed(_) => Self::Closed,
         };
         match (self, event) {
+            // What is closed and was never given to Stripe follows a link that is learned late.
             (Self::Open, Event::Close(standing))
-            | (Self::Unlinked | Self::NotBillable, Event::Relink(standing)) => {
+            | (Self::Unlinked | Self::NotBillable | Self::Closed, Event::Relink(standing)) => {
                 Some(closed_as(standing))
             }
             (Self::Closed | Self::Sending, Event::Send) => Some(Self::Sending),
@@ -142,9 +162,36 @@ impl State {
             (Self::Sending, Event::Park) => Some(Self::Parked),
             (Self::Sending, Event::LoseTrack) => Some(Self::Unknown),
             (Self::Unknown, Event::SendAnew) => Some(Self::Closed),
-            // `Sending` expires only where no attempt can have arrived.
-            (Self::Closed | Self::Sending | Self::Unlinked, Event::Expire) => Some(Self::Missed),
+            // `Sending` and `Unknown` expire only where no attempt can have arrived.
+            (Self::Closed | Self::Sending | Self::Unlinked | Self::Unknown, Event::Expire) => {
+                Some(Self::Missed)
+            }
+            (Self::Accepted | Self::Short, Event::Confirm) => Some(Self::Confirmed),
+            (Self::Accepted, Event::Lack) => Some(Self::Short),
+            (undecided, Event::Retry) if Self::UNDECIDED.contains(&undecided) => Some(Self::Closed),
+            (undecided, Event::WriteOff) if Self::UNDECIDED.contains(&undecided) => {
+                Some(Self::WrittenOff)
+            }
             _ => None,
+        }
+    }
+}
+
+/// What a report holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What was counted.
+    Usage,
+    /// What an admin added or took away.
+    Correction,
+}
+
+impl Kind {
+    /// The kind's name in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Correction => "correction",
         }
     }
 }
@@ -185,21 +232,38 @@ mod tests {
             Event::LoseTrack,
             Event::SendAnew,
             Event::Expire,
+            Event::Confirm,
+            Event::Lack,
+            Event::Retry,
+            Event::WriteOff,
         ]);
         events
     }
 
     #[test]
     fn nothing_that_stripe_has_is_ever_sent_again() {
-        for state in [
-            State::Accepted,
-            State::Confirmed,
-            State::Short,
-            State::Rejected,
-            State::Parked,
-        ] {
-            for event in events() {
-                assert_eq!(state.after(&event), None, "{state:?} {event:?}");
+        let settled = [State::Accepted, State::Confirmed, State::WrittenOff];
+        for (state, event) in settled
+            .iter()
+            .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
+        {
+            let next = state.after(&event);
+            assert!(
+                matches!(next, None | Some(State::Confirmed | State::Short)),
+                "{state:?} {event:?} {next:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_an_admin_has_sent_again_what_was_decided_or_lost() {
+        for (state, event) in State::UNDECIDED
+            .iter()
+            .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
+        {
+            let is_proven_absent = state == State::Unknown && event == Event::SendAnew;
+            if state.after(&event) == Some(State::Closed) && !is_proven_absent {
+                assert_eq!(event, Event::Retry, "{state:?}");
             }
         }
     }
