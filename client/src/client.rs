@@ -5,7 +5,8 @@
 
 use crate::{
     Account, AccountPage, Batch, BatchOutcome, CancelSubscription, ChangePlan, Changed, Counted,
-    Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount, ReportPage, ReportRun, Usage, proto,
+    Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount, ReportPage,
+    ReportRun, Usage, proto,
 };
 use proto::{
     account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,

@@ -372,10 +372,9 @@ async fn choose_timestamp(
     )
     .await?;
     let around = |at| {
-        known.first().map_or_else(
-            || slots.around(at),
-            |(_, own)| own.window_around(slots, at),
-        )
+        known
+            .first()
+            .map_or_else(|| slots.around(at), |(_, own)| own.window_around(slots, at))
     };
     let mut window = match report.bill_at {
         Some(at) => Interval {

@@ -67,8 +67,16 @@ impl Stripe {
     }
 
     async fn invoice(&self, from: stripe_shared::Invoice) -> Result<Invoice, Failure> {
-        let id = from.id.as_ref().map(ToString::to_string).unwrap_or_default();
-        let state = match from.status.as_ref().map(stripe_shared::InvoiceStatus::as_str) {
+        let id = from
+            .id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let state = match from
+            .status
+            .as_ref()
+            .map(stripe_shared::InvoiceStatus::as_str)
+        {
             Some("draft") | None => InvoiceState::Draft {
                 until: from.automatically_finalizes_at.map(seconds),
             },

@@ -272,8 +272,7 @@ fn price(from: stripe_shared::Price) -> Price {
         is_volume,
         meter: recurring.and_then(|recurring| recurring.meter.clone()),
         currency: from.currency.to_string(),
-        interval: recurring.map(|recurring| {
-            (recurring.interval.to_string(), recurring.interval_count)
-        }),
+        interval: recurring
+            .map(|recurring| (recurring.interval.to_string(), recurring.interval_count)),
     }
 }
