@@ -30,4 +30,5 @@ mod schedule;
 mod showing;
 mod showing_model;
 mod unanswered;
+mod webhooks;
 mod world;

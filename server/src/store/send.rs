@@ -13,6 +13,7 @@ use super::{Store, boundaries::read, close::Scope, reports::Report};
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
+    metrics,
     usage::{
         MINUTE_MS, Millis,
         report::{Event, MAX_EVENT_AGE_MS, MAX_EVENT_AHEAD_MS, State, UNANSWERED_MS},
@@ -261,6 +262,7 @@ async fn mark(
             .col_expr(Column::NextAttemptAt, Expr::value(now));
         change.exec(tx).await?;
         tracing::error!(report = %report.id, quantity = report.quantity, "unanswered for 23 hours: looked up before it is sent again");
+        metrics::report(Some(&Event::LoseTrack));
         return Ok(None);
     }
     let stamp = match report.event_timestamp {
@@ -281,6 +283,7 @@ async fn mark(
             );
         change.exec(tx).await?;
         tracing::error!(report = %report.id, quantity = report.quantity, "missed: older than Stripe takes");
+        metrics::report(Some(&Event::Expire));
         return Ok(None);
     }
     let Some(next) = state.after(&Event::Send) else {
