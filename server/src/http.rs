@@ -36,12 +36,14 @@ const SIGNATURE: &str = "stripe-signature";
 const TOLERANCE_SECS: i64 = 300;
 /// The largest body that is taken: far above any event of Stripe's.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How long a body may take to arrive, and then the database to store it: Stripe waits longer.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
-const STORED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a webhook may wait for its turn, its body take to arrive, and the database to store it: less in all than
+/// the ten seconds after which Stripe gives up and sends it again much later.
+const TURN_WITHIN: Duration = Duration::from_secs(2);
+const BODY_WITHIN: Duration = Duration::from_secs(3);
+const STORED_WITHIN: Duration = Duration::from_secs(4);
 /// How long the database may take to show that it is there.
 const READY_WITHIN: Duration = Duration::from_secs(2);
-/// How many webhooks are worked on at once; Stripe sends the others again.
+/// How many webhooks are worked on at once: no more memory than so many bodies, and no more load on the database.
 const WEBHOOKS_AT_ONCE: usize = 64;
 
 /// What the HTTP side works with.
@@ -77,12 +79,15 @@ pub(crate) async fn serve(
             "no STRIPE_WEBHOOK_SECRETS: webhooks are refused with 503, and changes at Stripe are learned by polling"
         );
     }
-    let upkeep = exporter.clone().keep_up(ending.clone());
+    let upkeep = exporter.clone().keep_up();
     tracing::info!(%address, "serving HTTP");
     let serving = axum::serve(Bounded::new(listener), router(http, exporter))
-        .with_graceful_shutdown(ending.cancelled_owned());
-    let (served, ()) = tokio::join!(serving, upkeep);
-    served
+        .with_graceful_shutdown(ending.cancelled_owned())
+        .into_future();
+    tokio::select! {
+        served = serving => served,
+        never = upkeep => match never {},
+    }
 }
 
 fn router(http: Http, exporter: Exporter) -> Router {
@@ -151,7 +156,7 @@ impl Shared {
         if self.http.webhook_secrets.is_empty() {
             return Taken::NoSecrets;
         }
-        let Ok(_place) = self.room.try_acquire() else {
+        let Ok(Ok(_place)) = tokio::time::timeout(TURN_WITHIN, self.room.acquire()).await else {
             return Taken::Busy;
         };
         let (head, body) = request.into_parts();

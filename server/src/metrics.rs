@@ -2,11 +2,10 @@
 //!
 //! Nothing about a single account, customer or report may be a label: each label takes few values, listed here.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{convert::Infallible, sync::OnceLock, time::Duration};
 
 use ::metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio_util::sync::CancellationToken;
 
 use crate::usage::report::Event;
 
@@ -22,7 +21,7 @@ const COMMIT_SECONDS: &str = "usage_commit_seconds";
 const REPORTS: &str = "usage_reports_total";
 /// How long Stripe took to answer, by `call`.
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
-/// Requests that Stripe did not grant, by `kind`: unanswered, denied, no_meter, no_customer, refused.
+/// Requests that Stripe did not grant, by `kind`, such as `denied`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: stored, replayed, ignored, or why not.
 const WEBHOOKS: &str = "usage_webhooks_total";
@@ -62,10 +61,11 @@ impl Exporter {
         self.0.render()
     }
 
-    /// Keeps what is recorded from piling up while nobody asks, until the end.
-    pub(crate) async fn keep_up(self, ending: CancellationToken) {
+    /// Keeps what is recorded from piling up while nobody asks.
+    pub(crate) async fn keep_up(self) -> Infallible {
         let mut beat = tokio::time::interval(UPKEEP);
-        while ending.run_until_cancelled(beat.tick()).await.is_some() {
+        loop {
+            beat.tick().await;
             self.0.run_upkeep();
         }
     }
