@@ -60,6 +60,7 @@ mod serve;
 mod show;
 pub mod store;
 mod stripe;
+mod subscription;
 pub mod usage;
 
 pub use serve::{Listeners, ServeError, serve};

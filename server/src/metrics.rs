@@ -25,7 +25,7 @@ const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: stored, replayed, ignored, or why not.
 const WEBHOOKS: &str = "usage_webhooks_total";
-/// Reports found near a deadline, by `deadline`.
+/// Reports found near a deadline, at each look, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 
 /// Seconds, from one durable write to the longest request.
@@ -162,6 +162,12 @@ pub(crate) fn stripe_request(call: &'static str, took: Duration) {
 /// Stripe did not grant a request.
 pub(crate) fn stripe_failure(kind: &'static str) {
     counter!(STRIPE_FAILURES, "kind" => kind).increment(1);
+}
+
+/// So many reports were found near a deadline.
+pub(crate) fn near_deadline(deadline: &'static str, reports: i64) {
+    counter!(DEADLINE_WARNINGS, "deadline" => deadline)
+        .increment(u64::try_from(reports).unwrap_or(0));
 }
 
 /// A webhook came.

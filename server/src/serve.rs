@@ -20,9 +20,14 @@ use crate::{
     metrics::Exporter,
     reporter::{Reporter, ReporterOptions},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
-    store::Store,
+    store::{Store, send::Rules},
     stripe::Stripe,
+    subscription::{SubscriptionOptions, Subscriptions, Surroundings},
+    usage::{Millis, SECOND_MS, meter::Meters},
 };
+
+/// How long a loop with nothing to do waits at most before it looks again.
+const LONGEST_IDLE: Duration = Duration::from_secs(2);
 
 /// The largest message that is taken: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
@@ -82,42 +87,56 @@ pub async fn serve(
     let schedule = config.schedule().map_err(ServeError::Config)?;
     let stripe = connect_stripe(&config)?;
     let store = open(&config).await?;
+    // A webhook that was stored wakes the job that reads from Stripe what it is about.
+    let webhook_stored = Arc::new(Notify::new());
     let http = Http {
         store: store.clone(),
         clock: clock.clone(),
         webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
-        webhook_stored: Arc::new(Notify::new()),
+        webhook_stored: Arc::clone(&webhook_stored),
     };
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let options = LedgerOptions {
-        writers: if store.has_parallel_writers() {
-            size(config.writers)
-        } else {
-            1
-        },
-        queue: size(config.queue_increments),
-        slots: config.window_mins,
-    };
     let reporter_options = ReporterOptions {
         meters: Arc::clone(&meters),
-        slots: config.window_mins,
+        rules: Rules {
+            slots: config.window_mins,
+            late_usage: config.late_usage,
+        },
         schedule,
         events_per_sec: config.stripe_events_per_sec,
         concurrency: size(config.stripe_concurrency),
         retry_ms: config.stripe_retry_ms,
+        idle: idle(&config),
     };
+    let closed = Arc::new(Notify::new());
+    let subscriptions = stripe.clone().map(|stripe| {
+        let around = Surroundings {
+            store: store.clone(),
+            clock: clock.clone(),
+            stripe,
+            wake: Arc::clone(&webhook_stored),
+            closed: Arc::clone(&closed),
+            shutdown: ending.clone(),
+        };
+        Subscriptions::new(around, subscription_options(&config, &meters))
+    });
     let reporter = Reporter::new(
         store.clone(),
         clock.clone(),
         stripe,
         reporter_options,
+        closed,
         ending.clone(),
     );
-    let (ledger, writers) = Ledger::start(&store, &clock, options);
+    let (ledger, writers) = Ledger::start(&store, &clock, ledger_options(&config, &store));
     let result = match reporter.start_beating().await {
         Ok(()) => {
             reporter.start_sending();
+            reporter.start_watching_periods();
+            if let Some(subscriptions) = &subscriptions {
+                subscriptions.start();
+            }
             let usage = UsageRpc {
                 store: store.clone(),
                 ledger: Arc::new(ledger),
@@ -128,6 +147,7 @@ pub async fn serve(
             };
             let accounts = AccountRpc {
                 store: store.clone(),
+                subscriptions: subscriptions.clone(),
                 slots: config.window_mins,
                 clock: clock.clone(),
             };
@@ -142,9 +162,46 @@ pub async fn serve(
     };
     ending.cancel();
     finish(writers, &reporter).await;
+    if let Some(subscriptions) = &subscriptions
+        && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
+            .await
+            .is_err()
+    {
+        tracing::warn!(
+            "a change of a subscription was under way; it is taken up at the next start"
+        );
+    }
     store.close().await?;
     tracing::info!("stopped");
     result
+}
+
+fn ledger_options(config: &Config, store: &Store) -> LedgerOptions {
+    LedgerOptions {
+        writers: if store.has_parallel_writers() {
+            size(config.writers)
+        } else {
+            1
+        },
+        queue: size(config.queue_increments),
+        slots: config.window_mins,
+    }
+}
+
+fn idle(config: &Config) -> Duration {
+    let retry = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
+    retry.min(LONGEST_IDLE)
+}
+
+fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOptions {
+    let millis = |secs: u32| Millis::from(secs).saturating_mul(SECOND_MS);
+    SubscriptionOptions {
+        meters: Arc::clone(meters),
+        slots: config.window_mins,
+        interval_ms: millis(config.sync_interval_secs),
+        change_wait_ms: millis(config.change_wait_secs),
+        idle: idle(config),
+    }
 }
 
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
@@ -204,7 +261,9 @@ async fn serve_http(
 ) -> Result<(), ServeError> {
     let Some(listener) = listener else {
         if !http.webhook_secrets.is_empty() {
-            tracing::warn!("STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are taken");
+            tracing::warn!(
+                "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are taken"
+            );
         }
         return Ok(());
     };

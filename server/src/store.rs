@@ -15,13 +15,17 @@ mod bulk;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod housekeeping;
+mod invoicing;
 pub mod law;
 pub(crate) mod leases;
+pub(crate) mod operations;
 mod overflow;
 mod plan;
+mod recut;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
+pub(crate) mod subscriptions;
 pub mod webhooks;
 
 use std::time::Duration;

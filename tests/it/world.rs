@@ -2,6 +2,7 @@
 //!
 //! Every test ends with [`World::finish`], which checks the ledger law.
 
+pub(crate) mod billing;
 pub(crate) mod http;
 mod reporting;
 
