@@ -12,3 +12,4 @@ pub(crate) mod operation;
 pub(crate) mod report_run;
 pub(crate) mod subscription;
 pub(crate) mod usage_report;
+pub(crate) mod webhook_event;

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use usage_proto::v1::ERROR_DOMAIN;
 
+use crate::metrics;
 use crate::usage::refusal::{Reason, Refusal};
 
 /// Field violations travel in headers, and a few hundred break the connection.
@@ -237,6 +238,7 @@ impl From<Error> for Status {
             Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
             _ => {}
         }
+        metrics::call_refused(error.reason());
         let mut details =
             ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
         let violations: Vec<FieldViolation> = error

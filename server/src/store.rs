@@ -26,6 +26,7 @@ pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
 pub(crate) mod subscriptions;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -125,6 +126,15 @@ impl Store {
         Ok(Migrator::get_pending_migrations_read_only(&self.writer)
             .await?
             .len())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        let statement = Statement::from_string(self.backend(), "SELECT 1");
+        self.reader.query_one_raw(statement).await.map(|_| ())
     }
 
     /// Waits for running statements and closes every connection.

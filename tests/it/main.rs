@@ -32,4 +32,5 @@ mod schedule;
 mod showing;
 mod showing_model;
 mod unanswered;
+mod webhooks;
 mod world;

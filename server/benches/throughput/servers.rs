@@ -15,7 +15,7 @@ use usage_proto::v1::{
     self,
     usage_service_server::{UsageService, UsageServiceServer},
 };
-use usage_server::{clock::Clock, config::Config, serve, store::Store};
+use usage_server::{Listeners, clock::Clock, config::Config, serve, store::Store};
 
 use crate::{naive::Naive, postgres::Cluster};
 
@@ -88,8 +88,12 @@ impl Running {
             (Side::Ours, Some(database)) => {
                 let flags = ["usage-server", "--database-url", &database.url];
                 let config = ServiceFlags::parse_from(flags).config;
+                let listeners = Listeners {
+                    grpc: listener,
+                    http: None,
+                };
                 runtime.spawn(async move {
-                    serve(listener, config, Clock::system(), token)
+                    serve(listeners, config, Clock::system(), token)
                         .await
                         .expect("a service that runs");
                 })

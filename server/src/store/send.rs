@@ -19,6 +19,7 @@ use super::{
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
+    metrics,
     usage::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice::LateUsage,
@@ -398,6 +399,7 @@ async fn leave(
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "not sent");
+    metrics::report(Some(event));
     Ok(())
 }
 
