@@ -14,6 +14,8 @@ pub(crate) mod boundaries;
 mod bulk;
 pub(crate) mod close;
 pub(crate) mod commit;
+pub(crate) mod corrections;
+pub(crate) mod decisions;
 pub(crate) mod housekeeping;
 pub mod law;
 pub(crate) mod leases;

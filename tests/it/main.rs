@@ -15,6 +15,7 @@ mod boundaries;
 mod calendar;
 mod commits;
 mod contract;
+mod corrections;
 mod counting;
 mod cuts;
 mod faults;

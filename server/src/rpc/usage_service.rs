@@ -18,8 +18,13 @@ use crate::{
     ledger::Ledger,
     reporter::Reporter,
     show,
-    store::{Store, reports::ReportFilter},
+    store::{
+        Store,
+        decisions::NewDecision,
+        reports::{Report, ReportFilter},
+    },
     usage::{
+        correction::{Correction, check_asker, check_reason},
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
         meter::Meters,
         refusal::Refusal,
@@ -71,6 +76,17 @@ impl UsageRpc {
             .map(|item| self.parse(item).map_err(first))
             .collect();
         Ok(Batch { key, items })
+    }
+
+    async fn with_decisions(&self, reports: Vec<Report>) -> Result<Vec<v1::UsageReport>> {
+        let mut decisions = self.store.decisions_on(&reports).await?;
+        Ok(reports
+            .into_iter()
+            .map(|report| {
+                let own = decisions.remove(&report.id).unwrap_or_default();
+                wire::decided_report(report, own)
+            })
+            .collect())
     }
 }
 
@@ -216,10 +232,40 @@ impl UsageService for UsageRpc {
             Some(last) if more => page_token::encode(&name, &last.id.to_string()),
             _ => String::new(),
         };
-        let reports = reports.into_iter().map(wire::usage_report).collect();
+        let reports = self.with_decisions(reports).await?;
         Ok(Response::new(v1::ListReportsResponse {
             reports,
             next_page_token,
+        }))
+    }
+
+    async fn correct(
+        &self,
+        request: Request<v1::CorrectRequest>,
+    ) -> std::result::Result<Response<v1::CorrectResponse>, Status> {
+        let address = address(&request);
+        let raw = wire::raw_correction(request.into_inner(), address).map_err(Error::from)?;
+        let now = self.clock.now();
+        let correction = Correction::parse(raw, &self.meters, now).map_err(Error::from)?;
+        let (report, duplicate) = self.store.correct(&correction, self.slots, now).await?;
+        self.reporter.send_now();
+        Ok(Response::new(v1::CorrectResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
+        }))
+    }
+
+    async fn resolve_report(
+        &self,
+        request: Request<v1::ResolveReportRequest>,
+    ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
+        let address = address(&request);
+        let new = new_decision(request.into_inner(), address)?;
+        let (report, duplicate) = self.store.resolve(&new, self.clock.now()).await?;
+        self.reporter.send_now();
+        Ok(Response::new(v1::ResolveReportResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
         }))
     }
 
@@ -229,10 +275,7 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ForceReportRequest>,
     ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
-        let requested_by = request
-            .remote_addr()
-            .map(|addr| addr.to_string())
-            .unwrap_or_default();
+        let requested_by = address(&request);
         let request = request.into_inner();
         let events = match scope(&request).map_err(Error::from)? {
             None => self
@@ -245,6 +288,28 @@ impl UsageService for UsageRpc {
         };
         Ok(Response::new(ReportStream::new(events)))
     }
+}
+
+/// Where a call comes from.
+fn address<T>(request: &Request<T>) -> String {
+    request
+        .remote_addr()
+        .map(|addr| addr.to_string())
+        .unwrap_or_default()
+}
+
+fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
+    let report_id = Uuid::parse_str(&request.report_id)
+        .map_err(|_| Error::ReportNotFound(crate::usage::refusal::shown(&request.report_id)))?;
+    let action = wire::action(request.action)?;
+    check_reason(&request.reason)?;
+    check_asker(&request.requested_by)?;
+    Ok(NewDecision {
+        report_id,
+        action,
+        reason: request.reason,
+        requested_by: wire::asker(request.requested_by, address),
+    })
 }
 
 fn run_id(text: &str) -> Result<Uuid> {
@@ -269,6 +334,7 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
         account_id: (!request.account_id.is_empty()).then(|| request.account_id.clone()),
         states,
         run_id,
+        kind: wire::kind(request.kind)?,
     })
 }
 
