@@ -24,6 +24,7 @@ mod plan;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
+pub(crate) mod settling;
 
 use std::time::Duration;
 

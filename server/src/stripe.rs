@@ -3,6 +3,8 @@
 //! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
 //! here, and what is not whole is refused. When to try again is the reporter's business.
 
+pub(crate) mod totals;
+
 use std::{collections::HashMap, time::Duration};
 
 use moka::sync::Cache;
