@@ -9,9 +9,11 @@ mod error;
 mod increment;
 mod page;
 mod reason;
+mod reconcile;
 mod report;
 mod run;
 mod status;
+mod subscription;
 mod time;
 mod usage;
 
@@ -23,8 +25,13 @@ pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 pub use reason::Reason;
+pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
 pub use report::{ListReports, ReportKind, ReportPage, ReportState, UsageReport};
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use subscription::{
+    BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,
+    SubscriptionChange,
+};
 pub use time::Period;
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
 

@@ -44,6 +44,16 @@ pub enum Reason {
     ShuttingDown,
     /// The server runs without a Stripe key, so it reports nothing.
     ReportingDisabled,
+    /// Stripe did not answer, and the call needs to know what it says. Nothing was changed.
+    StripeUnavailable,
+    /// Another change of the account's subscription is under way.
+    ChangeUnderWay,
+    /// Stripe cannot do this to the subscription, or usage would be lost.
+    SubscriptionUnfit,
+    /// An admin has to decide on usage reports of the present period first.
+    UsageUndecided,
+    /// Usage did not show at Stripe in time. Nothing was changed.
+    ChangeTimedOut,
     /// A defect of the server; its log has the cause.
     Internal,
     /// The correction would take its billing period below zero.
@@ -79,6 +89,11 @@ impl Reason {
             Self::DatabaseUnavailable => ErrorReason::DatabaseUnavailable,
             Self::ShuttingDown => ErrorReason::ShuttingDown,
             Self::ReportingDisabled => ErrorReason::ReportingDisabled,
+            Self::StripeUnavailable => ErrorReason::StripeUnavailable,
+            Self::ChangeUnderWay => ErrorReason::ChangeUnderWay,
+            Self::SubscriptionUnfit => ErrorReason::SubscriptionUnfit,
+            Self::UsageUndecided => ErrorReason::UsageUndecided,
+            Self::ChangeTimedOut => ErrorReason::ChangeTimedOut,
             Self::Internal => ErrorReason::Internal,
             Self::BelowZero => ErrorReason::BelowZero,
             Self::ReportNotFound => ErrorReason::ReportNotFound,
@@ -124,6 +139,11 @@ impl Reason {
             ErrorReason::DatabaseUnavailable => Self::DatabaseUnavailable,
             ErrorReason::ShuttingDown => Self::ShuttingDown,
             ErrorReason::ReportingDisabled => Self::ReportingDisabled,
+            ErrorReason::StripeUnavailable => Self::StripeUnavailable,
+            ErrorReason::ChangeUnderWay => Self::ChangeUnderWay,
+            ErrorReason::SubscriptionUnfit => Self::SubscriptionUnfit,
+            ErrorReason::UsageUndecided => Self::UsageUndecided,
+            ErrorReason::ChangeTimedOut => Self::ChangeTimedOut,
             ErrorReason::Internal => Self::Internal,
             ErrorReason::BelowZero => Self::BelowZero,
             ErrorReason::ReportNotFound => Self::ReportNotFound,
@@ -154,7 +174,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 21);
+        assert_eq!(known, 26);
     }
 
     #[test]

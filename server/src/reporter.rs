@@ -31,9 +31,10 @@ use crate::{
         Store,
         close::Scope,
         runs::{NewRun, Run, scope_of},
+        send::Rules,
     },
     stripe::Stripe,
-    usage::{Millis, meter::Meters, window::Slots},
+    usage::{Millis, meter::Meters},
 };
 
 /// How often closing is tried again when the database does not answer, before another replica takes over.
@@ -44,7 +45,7 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct ReporterOptions {
     pub(crate) meters: Arc<Meters>,
-    pub(crate) slots: Slots,
+    pub(crate) rules: Rules,
     pub(crate) schedule: Schedule,
     /// Events a second.
     pub(crate) events_per_sec: u32,
@@ -65,7 +66,7 @@ pub(crate) struct Reporter {
     /// Names this replica as the holder of a lease.
     replica: String,
     /// Told when something was closed, so that sending starts at once.
-    closed: Notify,
+    closed: Arc<Notify>,
     /// Set when an admin asks for a report: what made the sender pause may be mended by now.
     hurried: AtomicBool,
     /// Told when something was sent, so that watchers look at once.
@@ -81,6 +82,7 @@ impl Reporter {
         clock: Clock,
         stripe: Option<Stripe>,
         options: ReporterOptions,
+        closed: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -89,7 +91,7 @@ impl Reporter {
             stripe,
             options,
             replica: Uuid::now_v7().to_string(),
-            closed: Notify::new(),
+            closed,
             hurried: AtomicBool::new(false),
             settled: Notify::new(),
             shutdown,

@@ -48,8 +48,8 @@ pub(crate) struct Settler {
     clock: Clock,
     stripe: Stripe,
     meters: Arc<Meters>,
-    /// Told when Stripe says that it dropped events: settle now.
-    woken: Notify,
+    /// Told when Stripe says that it dropped events: settle now, whatever the hour.
+    woken: Arc<Notify>,
     rate: DefaultDirectRateLimiter,
     /// Where a run that had read enough ended.
     cursor: Mutex<Option<Lane>>,
@@ -84,6 +84,7 @@ impl Settler {
         clock: Clock,
         stripe: Stripe,
         meters: Arc<Meters>,
+        woken: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
@@ -92,17 +93,12 @@ impl Settler {
             clock,
             stripe,
             meters,
-            woken: Notify::new(),
+            woken,
             rate: RateLimiter::direct(Quota::per_second(per_second)),
             cursor: Mutex::new(None),
             tasks: TaskTracker::new(),
             shutdown,
         })
-    }
-
-    /// Settles as soon as possible, whatever the hour.
-    pub(crate) fn wake(&self) {
-        self.woken.notify_one();
     }
 
     /// Settles every hour, and when woken, until the shutdown.
@@ -163,7 +159,10 @@ impl Settler {
                 match self.settle_lane(&lane, own, is_woken, &mut budget).await {
                     Ok(()) => {}
                     Err(Stopped::Spent) => {
-                        tracing::warn!(reads = READS_A_RUN, "enough was read; the next run goes on");
+                        tracing::warn!(
+                            reads = READS_A_RUN,
+                            "enough was read; the next run goes on"
+                        );
                         return Ok(());
                     }
                     Err(Stopped::Store(error)) => return Err(error),

@@ -17,14 +17,19 @@ pub(crate) mod commit;
 pub(crate) mod corrections;
 pub(crate) mod decisions;
 pub(crate) mod housekeeping;
+mod invoicing;
 pub mod law;
 pub(crate) mod leases;
+pub(crate) mod operations;
 mod overflow;
 mod plan;
+mod recut;
+pub(crate) mod reconciling;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
 pub(crate) mod settling;
+pub(crate) mod subscriptions;
 
 use std::time::Duration;
 

@@ -7,10 +7,12 @@ pub mod account;
 pub mod correction;
 pub mod decision;
 pub mod increment;
+pub mod invoice;
 pub mod meter;
 pub mod period;
 pub mod refusal;
 pub mod report;
+pub mod subscription;
 pub mod settling;
 pub mod window;
 

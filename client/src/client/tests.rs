@@ -73,6 +73,13 @@ impl UsageService for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn reconcile(
+        &self,
+        _: Request<proto::ReconcileRequest>,
+    ) -> Result<Response<proto::ReconcileResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn resolve_report(
         &self,
         _: Request<proto::ResolveReportRequest>,

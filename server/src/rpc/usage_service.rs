@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::{
     page_token,
     report_stream::{ReportStream, scope},
-    wire,
+    wire, wire_reconcile,
 };
 use crate::{
     clock::Clock,
     error::{Error, Result},
     ledger::Ledger,
+    reconciling::Reconciler,
     reporter::Reporter,
     show,
     store::{
@@ -38,6 +39,7 @@ pub(crate) struct UsageRpc {
     pub(crate) store: Store,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) reconciler: Reconciler,
     pub(crate) meters: Arc<Meters>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
@@ -266,6 +268,29 @@ impl UsageService for UsageRpc {
         Ok(Response::new(v1::ResolveReportResponse {
             report: self.with_decisions(vec![report]).await?.pop(),
             duplicate,
+        }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> std::result::Result<Response<v1::ReconcileResponse>, Status> {
+        let request = request.into_inner();
+        let question = wire_reconcile::question(&request)?;
+        let limit = wire_reconcile::page_size(request.page_size).map_err(Error::from)?;
+        let name = format!("reconcile {question:?}");
+        let after = page_token::decode(&name, &request.page_token)
+            .map_err(Error::from)?
+            .unwrap_or_default();
+        let (rows, next) = self
+            .reconciler
+            .page(&question, &after, limit, self.clock.now())
+            .await?;
+        Ok(Response::new(v1::ReconcileResponse {
+            rows: rows.into_iter().map(wire_reconcile::row).collect(),
+            next_page_token: next
+                .map(|last| page_token::encode(&name, &last))
+                .unwrap_or_default(),
         }))
     }
 

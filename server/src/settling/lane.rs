@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use ::metrics::counter;
 
-use super::{
-    Budget, OLD_NEWS_MS, OVER_TOTAL, SHORT_TOTAL, Settler, Stopped, TOO_FRESH_MS,
-};
+use super::{Budget, OLD_NEWS_MS, OVER_TOTAL, SHORT_TOTAL, Settler, Stopped, TOO_FRESH_MS};
 use crate::{
     store::{
         reports::Report,
@@ -85,7 +83,10 @@ impl Settler {
                 continue;
             };
             if let Some(part) = part(&report, now) {
-                by_day.entry(day_of(stamp)).or_default().push((report, part));
+                by_day
+                    .entry(day_of(stamp))
+                    .or_default()
+                    .push((report, part));
             }
         }
         for day in due.into_iter().filter(|day| *day < whole_until) {
@@ -101,7 +102,10 @@ impl Settler {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one day, and all that is known of it")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one day, and all that is known of it"
+    )]
     async fn settle_day(
         &self,
         lane: &Lane,
@@ -118,7 +122,8 @@ impl Settler {
         let happened = if let Some(happened) = settled_whole(&known, stripes) {
             happened
         } else if is_worth_a_look(&known, stripes, finding, before.as_ref()) {
-            self.look_closer(lane, event_name, day, &known, budget).await?
+            self.look_closer(lane, event_name, day, &known, budget)
+                .await?
         } else {
             Vec::new()
         };
@@ -186,7 +191,10 @@ impl Settler {
                 let Some(range) = own.first().map(minute) else {
                     continue;
                 };
-                if own.iter().all(|(_, part)| part.certainty == Certainty::Sure) {
+                if own
+                    .iter()
+                    .all(|(_, part)| part.certainty == Certainty::Sure)
+                {
                     continue;
                 }
                 self.turn(budget).await?;

@@ -121,6 +121,7 @@ impl Store {
 
     /// Records what was found of a day and what it means for its reports; what changed meanwhile stays.
     pub(crate) async fn record_settlement(&self, found: &DaySettled, now: Millis) -> Result<()> {
+        use settlement::Column as S;
         let tx = self.begin().await?;
         let mut in_order: Vec<&(Report, Event)> = found.happened.iter().collect();
         in_order.sort_unstable_by_key(|(report, _)| report.id);
@@ -141,7 +142,6 @@ impl Store {
             changed_at: Set(changed_at),
             settled_at: Set(now),
         };
-        use settlement::Column as S;
         let again = OnConflict::columns([S::Customer, S::Meter, S::Day])
             .update_columns([S::Ours, S::Stripes, S::State, S::ChangedAt, S::SettledAt])
             .to_owned();
@@ -172,7 +172,10 @@ async fn settle_report(
         .filter(Column::State.eq(report.state.as_str()))
         .filter(Column::Generation.eq(report.generation))
         .col_expr(Column::State, Expr::value(next.name()))
-        .col_expr(Column::ConfirmedAt, Expr::value(is_confirmed.then_some(now)))
+        .col_expr(
+            Column::ConfirmedAt,
+            Expr::value(is_confirmed.then_some(now)),
+        )
         .col_expr(Column::LastError, Expr::value(error))
         .exec(tx)
         .await
