@@ -63,10 +63,9 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         return ErrorKind::Transport;
     }
     match status.code() {
-        Code::InvalidArgument
-        | Code::OutOfRange
-        | Code::AlreadyExists
-        | Code::Aborted => ErrorKind::Invalid,
+        Code::InvalidArgument | Code::OutOfRange | Code::AlreadyExists | Code::Aborted => {
+            ErrorKind::Invalid
+        }
         Code::FailedPrecondition => ErrorKind::Precondition,
         Code::NotFound => ErrorKind::NotFound,
         Code::ResourceExhausted => ErrorKind::Overloaded,

@@ -156,5 +156,15 @@ async fn create_settlements(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .primary_key(Index::create().col(S::Customer).col(S::Meter).col(S::Day))
                 .to_owned(),
         )
+        .await?;
+    // Old ones are forgotten.
+    manager
+        .create_index(
+            Index::create()
+                .name("settlements_by_day")
+                .table(S::Table)
+                .col(S::Day)
+                .to_owned(),
+        )
         .await
 }

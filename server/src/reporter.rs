@@ -5,6 +5,7 @@
 //! it; everybody else only looks at the states in the database.
 
 mod look;
+mod period_end;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 mod sender;
@@ -53,6 +54,8 @@ pub(crate) struct ReporterOptions {
     pub(crate) concurrency: usize,
     /// The shortest pause before a request is tried again; it doubles.
     pub(crate) retry_ms: Millis,
+    /// How long nothing to do is waited out.
+    pub(crate) idle: Duration,
 }
 
 /// Closes, sends and follows usage reports.

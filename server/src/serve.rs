@@ -26,7 +26,7 @@ use crate::{
     usage::{Millis, SECOND_MS, meter::Meters},
 };
 
-/// How long the sync waits at most before it looks again whether it is needed.
+/// How long a loop with nothing to do waits at most before it looks again.
 const LONGEST_IDLE: Duration = Duration::from_secs(2);
 
 /// The largest message that is taken: a batch of 1,000 increments with the longest fields.
@@ -99,6 +99,7 @@ pub async fn serve(
         events_per_sec: config.stripe_events_per_sec,
         concurrency: size(config.stripe_concurrency),
         retry_ms: config.stripe_retry_ms,
+        idle: idle(&config),
     };
     let closed = Arc::new(Notify::new());
     let subscriptions = stripe.clone().map(|stripe| {
@@ -131,6 +132,7 @@ pub async fn serve(
     let result = match reporter.start_beating().await {
         Ok(()) => {
             reporter.start_sending();
+            reporter.start_watching_periods();
             if let Some(subscriptions) = &subscriptions {
                 subscriptions.start();
             }
@@ -163,7 +165,9 @@ pub async fn serve(
             .await
             .is_err()
     {
-        tracing::warn!("a change of a subscription was under way; it is taken up at the next start");
+        tracing::warn!(
+            "a change of a subscription was under way; it is taken up at the next start"
+        );
     }
     if let Some(settler) = &settler
         && tokio::time::timeout(STOP_WITHIN, settler.finish())
@@ -177,15 +181,19 @@ pub async fn serve(
     result
 }
 
+fn idle(config: &Config) -> Duration {
+    let retry = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
+    retry.min(LONGEST_IDLE)
+}
+
 fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOptions {
     let millis = |secs: u32| Millis::from(secs).saturating_mul(SECOND_MS);
-    let idle = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
     SubscriptionOptions {
         meters: Arc::clone(meters),
         slots: config.window_mins,
         interval_ms: millis(config.sync_interval_secs),
         change_wait_ms: millis(config.change_wait_secs),
-        idle: idle.min(LONGEST_IDLE),
+        idle: idle(config),
     }
 }
 

@@ -197,11 +197,10 @@ fn lane_of(day: &UnsettledDay) -> Lane {
 
 /// Leaves the last lane of a page to the next page, unless it is the only one: its other days may be there.
 fn keep_whole_lanes(days: &mut Vec<UnsettledDay>) {
-    let Some(last) = days.last().map(lane_of) else {
-        return;
-    };
-    let others = days.partition_point(|day| lane_of(day) < last);
-    if others > 0 {
-        days.truncate(others);
+    let last = days.last().map(lane_of);
+    // By equality: how the database orders names is its own matter.
+    let others = days.iter().rposition(|day| Some(lane_of(day)) != last);
+    if let Some(place) = others {
+        days.truncate(place.saturating_add(1));
     }
 }

@@ -20,12 +20,15 @@ use crate::{
     store::Store,
     stripe::{Failure, Stripe, subscriptions::Subscription},
     usage::{
-        Millis,
+        Millis, SECOND_MS,
         meter::Meters,
         subscription::{Facts, ItemFacts},
         window::Slots,
     },
 };
+
+/// How much later than their subscription its first items may be made.
+const ORIGINAL_MS: Millis = 2 * SECOND_MS;
 
 /// How the room is set up.
 #[derive(Clone, Debug)]
@@ -113,11 +116,18 @@ impl Subscriptions {
 fn facts(from: &Subscription, meters: &HashMap<String, String>) -> Facts {
     let items = from.items.iter().filter_map(|item| {
         let meter = meters.get(item.price.meter.as_ref()?)?;
+        // What the subscription began with charges its first period from the start, however early that was
+        // dated; what was added later charges from then.
+        let is_original = item.created <= from.created.saturating_add(ORIGINAL_MS);
         Some(ItemFacts {
             item: item.id.clone(),
             price: item.price.id.clone(),
             meter: meter.clone(),
-            created: item.created,
+            created: if is_original {
+                item.created.min(item.period.start)
+            } else {
+                item.created
+            },
             period: item.period,
         })
     });

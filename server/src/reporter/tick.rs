@@ -18,11 +18,6 @@ const BEAT: &str = "*/2 * * * * *";
 /// The jobs' names in `leases`.
 const REPORT_JOB: &str = "report schedule";
 const HOUSEKEEPING_JOB: &str = "housekeeping";
-const PERIOD_END_JOB: &str = "period end";
-/// How often is looked for billing periods that ended.
-const PERIOD_END_EVERY_MS: Millis = 10 * SECOND_MS;
-/// How many accounts one run of ended periods closes; the next look finds the rest.
-const ACCOUNTS_A_RUN: u64 = 500;
 /// A run that nobody has worked on for this long was left by a replica that died.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
 /// How many steps of forgetting one hour takes, with a pause in between for those who count.
@@ -97,7 +92,6 @@ impl Reporter {
                 self.spawn_closing(run);
             }
         }
-        self.close_ended_periods(now).await?;
         for run in self
             .store
             .abandoned_runs(now.saturating_sub(ABANDONED_MS))
@@ -105,35 +99,6 @@ impl Reporter {
         {
             tracing::warn!(run = %run.id, "a run that was left unfinished is taken up");
             self.store.touch_run(run.id, now).await?;
-            self.spawn_closing(run);
-        }
-        Ok(())
-    }
-
-    /// Closes what was used in billing periods that ended, by our own clock: their invoices take it only for
-    /// a while.
-    async fn close_ended_periods(self: &Arc<Self>, now: Millis) -> Result<()> {
-        let last = self.store.last_run_at(PERIOD_END_JOB, 0).await?;
-        if now.saturating_sub(last) < PERIOD_END_EVERY_MS {
-            return Ok(());
-        }
-        let accounts = self
-            .store
-            .accounts_past_period_end(now, ACCOUNTS_A_RUN)
-            .await?;
-        let new = NewRun {
-            trigger: "period end",
-            requested_by: self.replica.clone(),
-            scope: Scope::Accounts(accounts.clone()),
-        };
-        if accounts.is_empty() {
-            self.store.claim_job(PERIOD_END_JOB, last, now).await?;
-        } else if let Some(run) = self
-            .store
-            .claim_scheduled_run(PERIOD_END_JOB, last, &new, now)
-            .await?
-        {
-            tracing::info!(run = %run.id, accounts = accounts.len(), "billing periods ended");
             self.spawn_closing(run);
         }
         Ok(())

@@ -203,7 +203,10 @@ impl AccountRpc {
         let rows = self.store.followed(&ids, self.clock.now()).await?;
         let mut by_account: HashMap<String, Vec<(Followed, Vec<Period>)>> = HashMap::new();
         for row in rows {
-            by_account.entry(row.0.account_id.clone()).or_default().push(row);
+            by_account
+                .entry(row.0.account_id.clone())
+                .or_default()
+                .push(row);
         }
         let shown = all.into_iter().map(|of| {
             let rows = by_account.remove(&of.id).unwrap_or_default();

@@ -1,22 +1,27 @@
 //! Which billing period a report belongs to, and whether that period's invoice still takes it.
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _,
-    sea_query::Expr,
+    ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, Statement, sea_query::Expr,
 };
 
-use super::{operations::has_operation_at, reports::Report, subscriptions::want};
+use super::{Store, operations::has_operation_at, reports::Report, subscriptions::want};
 use crate::{
     entity::{billing_period, subscription, usage_report},
     usage::{
-        Millis, SECOND_MS,
+        DAY_MS, MINUTE_MS, Millis, SECOND_MS,
         invoice::{InvoiceState, LateUsage, Timing},
+        report::CLOSE_AT_ONCE_MS,
     },
 };
 
 /// How long a report waits for what only Stripe can say.
 const ASK_AGAIN_MS: Millis = 5 * SECOND_MS;
+
+/// How long before a draft's end what is not sent is said.
+const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
+/// Periods that ended longer ago are history.
+const RELEVANT_MS: Millis = 40 * DAY_MS;
 
 /// What is to be done with a report before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +117,41 @@ async fn period_at(
         }
     }
     Ok(None)
+}
+
+/// Reports that Stripe has not taken and soon cannot take in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NearDeadlines {
+    /// Their invoices' drafts end within a quarter of an hour.
+    pub(crate) drafts: i64,
+    /// They are older than 33 days.
+    pub(crate) old: i64,
+}
+
+impl Store {
+    /// How many reports are near their deadlines.
+    pub(crate) async fn near_deadlines(&self, now: Millis) -> crate::error::Result<NearDeadlines> {
+        const DRAFTS: &str = "SELECT COUNT(*) AS number FROM billing_periods p \
+            JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter \
+            AND r.state IN ('closed', 'sending', 'unknown') \
+            AND r.window_start >= p.period_start AND r.window_start < p.period_end \
+            WHERE p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
+            AND COALESCE(p.draft_until, p.period_end + 3600000) < $3";
+        const OLD: &str = "SELECT COUNT(*) AS number FROM usage_reports \
+            WHERE state IN ('closed', 'sending', 'unknown') AND window_start < $1";
+        let count = async |sql: &str, values: Vec<sea_orm::Value>| {
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+            let row = self.reader.query_one_raw(statement).await?;
+            row.map_or(Ok(0), |row| row.try_get("", "number"))
+        };
+        let soon = now.saturating_add(NEAR_DRAFT_END_MS);
+        let ended = [now, now.saturating_sub(RELEVANT_MS), soon].map(Into::into);
+        let oldest = now.saturating_sub(CLOSE_AT_ONCE_MS);
+        Ok(NearDeadlines {
+            drafts: count(DRAFTS, ended.to_vec()).await?,
+            old: count(OLD, vec![oldest.into()]).await?,
+        })
+    }
 }
 
 /// Makes a report wait, as it was seen.

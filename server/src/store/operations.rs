@@ -1,8 +1,9 @@
 //! Changes of subscriptions, kept step by step: what was asked for, how far it is, and how it ended.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
@@ -144,7 +145,9 @@ impl Store {
             finished_at: Set(None),
             error: Set(None),
         };
-        let begun = operation::Entity::insert(row).exec_with_returning(&tx).await?;
+        let begun = operation::Entity::insert(row)
+            .exec_with_returning(&tx)
+            .await?;
         match new.kind {
             // What is used from here on is nobody's to pay.
             OperationKind::Cancel => {
@@ -378,7 +381,14 @@ impl Store {
                 customer,
                 subscription,
             };
-            insert_link(&tx, &seen.account_id, &billing, (version, seen.boundary_at), now).await?;
+            insert_link(
+                &tx,
+                &seen.account_id,
+                &billing,
+                (version, seen.boundary_at),
+                now,
+            )
+            .await?;
             recut_open_reports(&tx, &seen.account_id, slots, now).await?;
             relink_reports(&tx, &seen.account_id, now).await?;
             bump_version(&tx).await?;

@@ -268,48 +268,11 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let due = invoicing::due(tx, &report, rules.late_usage, now).await?;
-    let may_be_there = report.first_sent_at.is_some();
-    let not_before = match due {
-        Due::Later(until) => {
-            invoicing::postpone(tx, &report, until).await?;
-            return Ok(None);
-        }
-        // Whatever has not arrived by now comes too late; what has is found by looking.
-        Due::Missed | Due::At(_) if may_be_there => {
-            let why = "unanswered when its invoice became final: looked up";
-            leave(tx, change, (&report, state), (&Event::LoseTrack, why), now).await?;
-            return Ok(None);
-        }
-        Due::Missed => {
-            let why = "its invoice was final before Stripe had it";
-            leave(tx, change, (&report, state), (&Event::Expire, why), now).await?;
-            return Ok(None);
-        }
-        Due::At(at) => {
-            report.bill_at = Some(at);
-            report.event_timestamp = None;
-            None
-        }
-        Due::Now(not_before) => not_before,
-    };
-    let is_unanswered = report
-        .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
-    if is_unanswered {
-        let why = "unanswered for 23 hours: looked up before it is sent again";
-        leave(tx, change, (&report, state), (&Event::LoseTrack, why), now).await?;
-        return Ok(None);
-    }
-    let stamp = match report.event_timestamp {
-        Some(stamp) => stamp,
-        None => choose_timestamp(tx, &report, rules.slots, not_before, now).await?,
-    };
-    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
-        let why = "older than the 35 days that Stripe takes";
-        leave(tx, change, (&report, state), (&Event::Expire, why), now).await?;
-        return Ok(None);
-    }
+    let (stamp, may_be_there) =
+        match prepare(tx, &mut report, (state, &change), rules, now).await? {
+            Some(prepared) => prepared,
+            None => return Ok(None),
+        };
     let Some(next) = state.after(&Event::Send) else {
         return Ok(None);
     };
@@ -332,6 +295,60 @@ async fn mark(
         report,
         may_be_there,
     }))
+}
+
+/// Settles what must not be sent, or not now; else the event's timestamp, and whether an earlier attempt may
+/// have arrived.
+async fn prepare(
+    tx: &DatabaseTransaction,
+    report: &mut Report,
+    (state, change): (State, &UpdateMany<usage_report::Entity>),
+    rules: Rules,
+    now: Millis,
+) -> std::result::Result<Option<(Millis, bool)>, DbErr> {
+    let due = invoicing::due(tx, report, rules.late_usage, now).await?;
+    let may_be_there = report.first_sent_at.is_some();
+    let not_before = match due {
+        Due::Later(until) => {
+            invoicing::postpone(tx, report, until).await?;
+            return Ok(None);
+        }
+        // Whatever has not arrived by now comes too late; what has is found by looking.
+        Due::Missed | Due::At(_) if may_be_there => {
+            let why = "unanswered when its invoice became final: looked up";
+            leave(tx, change.clone(), (report, state), (&Event::LoseTrack, why), now).await?;
+            return Ok(None);
+        }
+        Due::Missed => {
+            let why = "its invoice was final before Stripe had it";
+            leave(tx, change.clone(), (report, state), (&Event::Expire, why), now).await?;
+            return Ok(None);
+        }
+        Due::At(at) => {
+            report.bill_at = Some(at);
+            report.event_timestamp = None;
+            None
+        }
+        Due::Now(not_before) => not_before,
+    };
+    let is_unanswered = report
+        .first_sent_at
+        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    if is_unanswered {
+        let why = "unanswered for 23 hours: looked up before it is sent again";
+        leave(tx, change.clone(), (report, state), (&Event::LoseTrack, why), now).await?;
+        return Ok(None);
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, report, rules.slots, not_before, now).await?,
+    };
+    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
+        let why = "older than the 35 days that Stripe takes";
+        leave(tx, change.clone(), (report, state), (&Event::Expire, why), now).await?;
+        return Ok(None);
+    }
+    Ok(Some((stamp, may_be_there)))
 }
 
 /// Takes a report out of sending: what it becomes, and why in words.
@@ -372,10 +389,9 @@ async fn choose_timestamp(
     )
     .await?;
     let around = |at| {
-        known.first().map_or_else(
-            || slots.around(at),
-            |(_, own)| own.window_around(slots, at),
-        )
+        known
+            .first()
+            .map_or_else(|| slots.around(at), |(_, own)| own.window_around(slots, at))
     };
     let mut window = match report.bill_at {
         Some(at) => Interval {

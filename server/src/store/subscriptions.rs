@@ -146,11 +146,7 @@ impl Store {
 
     /// Periods that have ended and whose invoices are not known to be final, with what is due to be asked:
     /// nothing is known of them, or their drafts should have ended.
-    pub(crate) async fn uninvoiced_periods(
-        &self,
-        now: Millis,
-        limit: u64,
-    ) -> Result<Vec<Period>> {
+    pub(crate) async fn uninvoiced_periods(&self, now: Millis, limit: u64) -> Result<Vec<Period>> {
         use billing_period::Column;
         let unknown = Column::InvoiceState.eq(InvoiceState::Unknown.name());
         let overdue = Column::InvoiceState
@@ -186,7 +182,10 @@ impl Store {
                 .find(|row| row.item == period.item && row.period_end == period.end);
             if let Some(row) = row {
                 update_period(row)
-                    .col_expr(billing_period::Column::Invoice, Expr::value(&period.invoice))
+                    .col_expr(
+                        billing_period::Column::Invoice,
+                        Expr::value(&period.invoice),
+                    )
                     .col_expr(billing_period::Column::InvoiceState, Expr::value(state))
                     .col_expr(billing_period::Column::DraftUntil, Expr::value(until))
                     .exec(&tx)
@@ -347,7 +346,12 @@ impl Store {
 }
 
 /// Whether what is stored says the same as Stripe does, so that nothing needs a lock.
-pub(crate) fn stands(stored: &Followed, periods: &[Period], link_ended: bool, facts: &Facts) -> bool {
+pub(crate) fn stands(
+    stored: &Followed,
+    periods: &[Period],
+    link_ended: bool,
+    facts: &Facts,
+) -> bool {
     let is_same = stored.status == facts.status
         && stored.billing_mode == facts.billing_mode
         && (stored.cancel_at == facts.cancel_at || facts.ended_at.is_some())
@@ -442,12 +446,10 @@ async fn upsert_subscription(
     now: Millis,
 ) -> std::result::Result<bool, DbErr> {
     use subscription::Column;
-    let before = subscription::Entity::find_by_id((
-        account_id.to_owned(),
-        facts.subscription.clone(),
-    ))
-    .one(tx)
-    .await?;
+    let before =
+        subscription::Entity::find_by_id((account_id.to_owned(), facts.subscription.clone()))
+            .one(tx)
+            .await?;
     let row = subscription::ActiveModel {
         account_id: Set(account_id.to_owned()),
         subscription: Set(facts.subscription.clone()),
@@ -505,7 +507,8 @@ async fn move_periods(
     for item in &facts.items {
         let charged = item.charged();
         let stands = known.iter().any(|row| {
-            row.item == item.item && (row.period_end > charged.start || row.period_end == charged.end)
+            row.item == item.item
+                && (row.period_end > charged.start || row.period_end == charged.end)
         });
         if stands || charged.start >= charged.end {
             continue;

@@ -25,7 +25,6 @@ pub(crate) struct Line {
     pub(crate) period: Interval,
     /// Whether it only credits or charges a part of something licensed.
     pub(crate) is_proration: bool,
-    pub(crate) quantity: Option<u64>,
 }
 
 impl Stripe {
@@ -67,8 +66,16 @@ impl Stripe {
     }
 
     async fn invoice(&self, from: stripe_shared::Invoice) -> Result<Invoice, Failure> {
-        let id = from.id.as_ref().map(ToString::to_string).unwrap_or_default();
-        let state = match from.status.as_ref().map(stripe_shared::InvoiceStatus::as_str) {
+        let id = from
+            .id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let state = match from
+            .status
+            .as_ref()
+            .map(stripe_shared::InvoiceStatus::as_str)
+        {
             Some("draft") | None => InvoiceState::Draft {
                 until: from.automatically_finalizes_at.map(seconds),
             },
@@ -113,6 +120,5 @@ fn line(from: &stripe_shared::InvoiceLineItem) -> Option<Line> {
             end: seconds(from.period.end),
         },
         is_proration: details.proration,
-        quantity: from.quantity,
     })
 }

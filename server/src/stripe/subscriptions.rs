@@ -63,8 +63,6 @@ pub(crate) struct Price {
     /// The meter that is charged for; none for licensed prices, such as seats.
     pub(crate) meter: Option<String>,
     pub(crate) currency: String,
-    /// Such as `month` and 1.
-    pub(crate) interval: Option<(String, u64)>,
 }
 
 /// One page of subscriptions.
@@ -152,7 +150,7 @@ impl Stripe {
     /// A price, if there is one.
     pub(crate) async fn find_price(&self, id: &str) -> Result<Option<Price>, Failure> {
         match RetrievePrice::new(id).send(&self.client).await {
-            Ok(found) => Ok(Some(price(found))),
+            Ok(found) => Ok(Some(price(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
@@ -251,7 +249,7 @@ fn subscription(from: stripe_shared::Subscription) -> Subscription {
 fn item(from: stripe_shared::SubscriptionItem) -> Item {
     Item {
         id: from.id.to_string(),
-        price: price(from.price),
+        price: price(&from.price),
         created: seconds(from.created),
         period: Interval {
             start: seconds(from.current_period_start),
@@ -260,7 +258,7 @@ fn item(from: stripe_shared::SubscriptionItem) -> Item {
     }
 }
 
-fn price(from: stripe_shared::Price) -> Price {
+fn price(from: &stripe_shared::Price) -> Price {
     let is_volume = from
         .tiers_mode
         .as_ref()
@@ -272,8 +270,5 @@ fn price(from: stripe_shared::Price) -> Price {
         is_volume,
         meter: recurring.and_then(|recurring| recurring.meter.clone()),
         currency: from.currency.to_string(),
-        interval: recurring.map(|recurring| {
-            (recurring.interval.to_string(), recurring.interval_count)
-        }),
     }
 }

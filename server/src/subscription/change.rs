@@ -145,7 +145,9 @@ impl Subscriptions {
             .look_up(billing)
             .await?
             .filter(|facts| facts.is_live)
-            .ok_or_else(|| unfit("follows no living subscription that bills for a configured meter"))?;
+            .ok_or_else(|| {
+                unfit("follows no living subscription that bills for a configured meter")
+            })?;
         let found = self
             .stripe
             .find_subscription(&facts.subscription)
@@ -174,22 +176,36 @@ impl Subscriptions {
         let currency = found.items.first().map(|item| item.price.currency.clone());
         let mut of_meters = HashSet::new();
         for id in prices {
-            let price = self.stripe.find_price(id).await.map_err(FollowError::from)?;
+            let price = self
+                .stripe
+                .find_price(id)
+                .await
+                .map_err(FollowError::from)?;
             let Some(price) = price else {
                 let text = format!("price {id:?} does not exist at Stripe");
                 return Err(Refusal::invalid("prices", text).into());
             };
             let Some(meter) = price.meter.as_ref().and_then(|meter| meters.get(meter)) else {
-                return unfit(format!("price {id} is not of a configured meter; change licensed items at Stripe"));
+                return unfit(format!(
+                    "price {id} is not of a configured meter; change licensed items at Stripe"
+                ));
             };
             if !price.is_active {
                 return unfit(format!("price {id} is archived"));
             }
             if !price.is_volume {
-                return unfit(format!("price {id} is not volume-tiered; every price of a plan family must be"));
+                return unfit(format!(
+                    "price {id} is not volume-tiered; every price of a plan family must be"
+                ));
             }
-            if currency.as_ref().is_some_and(|currency| *currency != price.currency) {
-                return unfit(format!("price {id} is in {}, the subscription is not", price.currency));
+            if currency
+                .as_ref()
+                .is_some_and(|currency| *currency != price.currency)
+            {
+                return unfit(format!(
+                    "price {id} is in {}, the subscription is not",
+                    price.currency
+                ));
             }
             if !of_meters.insert(meter.clone()) {
                 return unfit(format!("two of the prices are of the meter {meter:?}"));
@@ -199,7 +215,11 @@ impl Subscriptions {
             .items
             .iter()
             .filter(|item| {
-                let meter = item.price.meter.as_ref().and_then(|meter| meters.get(meter));
+                let meter = item
+                    .price
+                    .meter
+                    .as_ref()
+                    .and_then(|meter| meters.get(meter));
                 meter.is_some_and(|meter| of_meters.contains(meter))
             })
             .collect();
@@ -353,14 +373,18 @@ impl Subscriptions {
             }
             tokio::time::sleep(LOOK).await;
         }
-        self.store
-            .begin_changing(operation, self.clock.now())
-            .await
+        self.store.begin_changing(operation, self.clock.now()).await
     }
 
-    async fn look_at_drain(&self, operation: &Operation) -> std::result::Result<Drained, FollowError> {
+    async fn look_at_drain(
+        &self,
+        operation: &Operation,
+    ) -> std::result::Result<Drained, FollowError> {
         let meters = self.meters().await?;
-        let found = self.stripe.find_subscription(&operation.subscription).await?;
+        let found = self
+            .stripe
+            .find_subscription(&operation.subscription)
+            .await?;
         match found {
             Some(found) => self.drained(operation, &facts(&found, &meters)).await,
             None => Ok(Drained::Shown),
@@ -389,9 +413,7 @@ impl Subscriptions {
                     tracing::warn!(operation = %operation.id, why, "Stripe did not say whether it changed the subscription");
                 }
                 Err(failure) => {
-                    return self
-                        .undo(operation, Step::Refused, failure.message())
-                        .await;
+                    return self.undo(operation, Step::Refused, failure.message()).await;
                 }
             }
             let now = self.clock.now();
@@ -416,7 +438,10 @@ impl Subscriptions {
         attempt: u32,
     ) -> std::result::Result<Subscription, Failure> {
         let gone = || Failure::Refused("Stripe does not have the subscription".to_owned());
-        let found = self.stripe.find_subscription(&operation.subscription).await?;
+        let found = self
+            .stripe
+            .find_subscription(&operation.subscription)
+            .await?;
         let found = found.ok_or_else(gone)?;
         let id = operation.id.to_string();
         let key = format!("change-{id}-{}-{attempt}", self.clock.now());
@@ -442,7 +467,12 @@ impl Subscriptions {
                             .items
                             .iter()
                             .filter(|item| item.price.meter == meter && item.price.id != *price)
-                            .filter(|item| item.price.meter.as_ref().is_some_and(|meter| meters.contains_key(meter)))
+                            .filter(|item| {
+                                item.price
+                                    .meter
+                                    .as_ref()
+                                    .is_some_and(|meter| meters.contains_key(meter))
+                            })
                             .map(|item| item.id.clone()),
                     );
                     if found.items.iter().all(|item| item.price.id != *price) {
@@ -470,7 +500,10 @@ impl Subscriptions {
             Err(Failure::Unanswered(why)) => Err(Failure::Unanswered(why)),
             // A refusal may be about a second request, after the first one's answer was lost.
             Err(refused) => {
-                let now = self.stripe.find_subscription(&operation.subscription).await?;
+                let now = self
+                    .stripe
+                    .find_subscription(&operation.subscription)
+                    .await?;
                 now.filter(|now| match wanted {
                     Wanted::Prices(_) => now.operation.as_deref() == Some(&id),
                     _ => !now.is_live(),

@@ -144,12 +144,12 @@ impl Subscriptions {
             .stripe
             .invoices_of(subscription, since.saturating_sub(EARLIER_MS))
             .await?;
-        let mut invoiced = Vec::new();
+        let mut found_periods = Vec::new();
         for invoice in &invoices {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
                 // What was seen before keeps its items; others, such as seats, are not followed.
                 if periods.iter().any(|period| period.item == line.item) {
-                    invoiced.push(InvoicedPeriod {
+                    found_periods.push(InvoicedPeriod {
                         item: line.item.clone(),
                         start: line.period.start,
                         end: line.period.end,
@@ -159,21 +159,25 @@ impl Subscriptions {
                 }
             }
         }
-        invoiced.sort_by_key(|period| period.end);
+        found_periods.sort_by_key(|period| period.end);
         self.store
             .record_invoices(
                 (account_id, subscription),
-                &invoiced,
+                &found_periods,
                 self.options.slots,
                 now,
             )
             .await?;
         for period in open {
-            let is_found = invoiced
+            let is_found = found_periods
                 .iter()
                 .any(|found| found.item == period.item && found.end == period.period_end);
             if !is_found && now.saturating_sub(period.period_end) > NO_INVOICE_MS {
-                tracing::warn!(account = account_id, subscription, "no invoice was found for a period");
+                tracing::warn!(
+                    account = account_id,
+                    subscription,
+                    "no invoice was found for a period"
+                );
                 self.store.give_up_on_invoice(period).await?;
             }
         }
@@ -182,10 +186,7 @@ impl Subscriptions {
 
     /// Makes true what is known of those customers of a page that belong to accounts; answers the
     /// subscriptions that were seen.
-    pub(super) async fn follow_page(
-        &self,
-        page: &ByCustomer,
-    ) -> Result<Vec<String>, FollowError> {
+    pub(super) async fn follow_page(&self, page: &ByCustomer) -> Result<Vec<String>, FollowError> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
         let accounts: Vec<&str> = owners.values().map(String::as_str).collect();
@@ -200,8 +201,12 @@ impl Subscriptions {
             let Some(facts) = followed(all, link.billing.subscription()) else {
                 continue;
             };
-            let mut own = stored.iter().filter(|(row, _)| row.account_id == *account_id);
-            let row = own.clone().find(|(row, _)| row.subscription == facts.subscription);
+            let mut own = stored
+                .iter()
+                .filter(|(row, _)| row.account_id == *account_id);
+            let row = own
+                .clone()
+                .find(|(row, _)| row.subscription == facts.subscription);
             if row.is_none() && own.any(|(row, _)| row.ended_at.is_none()) {
                 // The one that is followed is on another page, or ended: all of them say.
                 self.follow_account(account_id).await?;

@@ -47,10 +47,16 @@ impl Subscriptions {
         for operation in self.store.abandoned_operations(left).await? {
             self.take_up(operation).await?;
         }
-        if !self.store.hold_lease(LEASE, &self.replica, LEASE_MS).await? {
+        if !self
+            .store
+            .hold_lease(LEASE, &self.replica, LEASE_MS)
+            .await?
+        {
             return Ok(());
         }
-        self.store.end_due_subscriptions(self.options.slots, now).await?;
+        self.store
+            .end_due_subscriptions(self.options.slots, now)
+            .await?;
         self.follow_wanted().await?;
         let last = self.store.last_run_at(POLL_JOB, 0).await?;
         if now.saturating_sub(last) >= self.options.interval_ms
@@ -88,7 +94,10 @@ impl Subscriptions {
             let mut by_customer = ByCustomer::new();
             for found in &page.subscriptions {
                 let facts = facts(found, &meters);
-                by_customer.entry(facts.customer.clone()).or_default().push(facts);
+                by_customer
+                    .entry(facts.customer.clone())
+                    .or_default()
+                    .push(facts);
             }
             let seen = self.follow_page(&by_customer).await?;
             self.store.touch_subscriptions(&seen, now).await?;
@@ -110,7 +119,9 @@ impl Subscriptions {
                 continue;
             };
             if asked.insert((period.account_id.clone(), subscription.clone())) {
-                let asked = self.follow_invoices(&period.account_id, &subscription).await;
+                let asked = self
+                    .follow_invoices(&period.account_id, &subscription)
+                    .await;
                 if let Err(error) = asked {
                     tracing::warn!(%subscription, %error, "invoices could not be looked at");
                 }
@@ -121,7 +132,9 @@ impl Subscriptions {
     }
 
     async fn hold(&self) -> Result<(), FollowError> {
-        self.store.hold_lease(LEASE, &self.replica, LEASE_MS).await?;
+        self.store
+            .hold_lease(LEASE, &self.replica, LEASE_MS)
+            .await?;
         Ok(())
     }
 }

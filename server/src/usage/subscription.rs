@@ -130,21 +130,42 @@ mod tests {
 
     #[test]
     fn the_oldest_living_subscription_is_followed_unless_one_is_named() {
-        let all = [facts("b", 2, None), facts("a", 1, None), facts("z", 0, Some(5))];
+        let all = [
+            facts("b", 2, None),
+            facts("a", 1, None),
+            facts("z", 0, Some(5)),
+        ];
         let name = |named| followed(&all, named).map(|facts| facts.subscription.as_str());
         assert_eq!(name(None), Some("a"));
         assert_eq!(name(Some("b")), Some("b"));
-        assert_eq!(name(Some("z")), Some("a"), "another takes over after its end");
+        assert_eq!(
+            name(Some("z")),
+            Some("a"),
+            "another takes over after its end"
+        );
         assert_eq!(name(Some("foreign")), None);
-        assert_eq!(followed(&all[2..], None).map(|facts| facts.created), Some(0));
+        assert_eq!(
+            followed(&all[2..], None).map(|facts| facts.created),
+            Some(0)
+        );
     }
 
     #[test]
     fn an_item_added_in_the_middle_charges_from_there() {
         let mut one = facts("a", 1_000, None);
         one.items[0].period.start = 500;
-        assert_eq!(one.items[0].charged(), Interval { start: 1_000, end: 1_100 });
-        assert_eq!(one.gone_since(Some("m"), 10, 5_000), 1_000, "it took the place");
+        assert_eq!(
+            one.items[0].charged(),
+            Interval {
+                start: 1_000,
+                end: 1_100
+            }
+        );
+        assert_eq!(
+            one.gone_since(Some("m"), 10, 5_000),
+            1_000,
+            "it took the place"
+        );
         assert_eq!(one.gone_since(Some("other"), 10, 5_000), 5_000);
         let ended = facts("a", 1_000, Some(2_000));
         assert_eq!(ended.gone_since(Some("m"), 10, 5_000), 2_000);
