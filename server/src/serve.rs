@@ -67,8 +67,8 @@ pub async fn serve(
     clock: Clock,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let meters = Arc::new(config.meters().map_err(ServeError::Config)?);
-    let schedule = config.schedule().map_err(ServeError::Config)?;
+    let meters = Arc::new(config.meters.read().map_err(ServeError::Config)?);
+    let schedule = config.schedule.read().map_err(ServeError::Config)?;
     let stripe = connect_stripe(&config)?;
     let store = open(&config).await?;
     // Ends with the service, however it ends: nothing works on when the socket has failed.
@@ -167,11 +167,11 @@ async fn open(config: &Config) -> Result<Store, ServeError> {
 }
 
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
-    let Some(key) = config.stripe_key().map_err(ServeError::Config)? else {
+    let Some(key) = config.stripe.key().map_err(ServeError::Config)? else {
         tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
         return Ok(None);
     };
-    let stripe = Stripe::new(key, config.stripe_api_base.as_deref());
+    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
 }
 
