@@ -24,7 +24,9 @@
 //! | `reporter` | closing, sending, following; the schedule |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
-//! | `stripe` | the only file that names async-stripe |
+//! | `stripe` | the only room that names async-stripe |
+//! | [`setup`] | what Stripe must hold: meters, products, prices |
+//! | [`doctor`] | what goes wrong in real life, looked for |
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
@@ -43,12 +45,14 @@
 
 pub mod clock;
 pub mod config;
+pub mod doctor;
 mod entity;
 pub mod error;
 mod ledger;
 mod reporter;
 mod rpc;
 mod serve;
+pub mod setup;
 mod show;
 pub mod store;
 mod stripe;

@@ -8,7 +8,7 @@ mod look;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 mod sender;
-mod tick;
+pub(crate) mod tick;
 
 use std::{
     sync::{

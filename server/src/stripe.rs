@@ -1,7 +1,11 @@
-//! Stripe: the only file that names async-stripe.
+//! Stripe: the only room that names async-stripe, here and in the files below it.
 //!
 //! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
 //! here, and what is not whole is refused. When to try again is the reporter's business.
+
+pub(crate) mod catalog;
+pub(crate) mod probe;
+pub(crate) mod survey;
 
 use std::{collections::HashMap, time::Duration};
 

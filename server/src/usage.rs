@@ -9,6 +9,7 @@ pub mod meter;
 pub mod period;
 pub mod refusal;
 pub mod report;
+pub mod tier;
 pub mod window;
 
 /// Milliseconds of Unix time: the unit of every time inside the service.
