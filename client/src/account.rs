@@ -1,7 +1,7 @@
 //! Accounts: whom an account bills to.
 
 use crate::{
-    Error, Period,
+    Error, Period, Subscription,
     page::{non_empty, size_to_wire},
     proto, time,
 };
@@ -134,6 +134,8 @@ pub struct Account {
     pub valid_from: DateTime<Utc>,
     /// When the present billing was put.
     pub updated_at: DateTime<Utc>,
+    /// What Stripe last said of the subscription that the account follows.
+    pub subscription: Option<Subscription>,
 }
 
 /// Whom an account bills to.
@@ -184,6 +186,10 @@ impl Account {
             etag: account.etag,
             valid_from: time::required_from_wire(account.valid_from, "account.valid_from")?,
             updated_at: time::required_from_wire(account.updated_at, "account.updated_at")?,
+            subscription: account
+                .subscription
+                .map(Subscription::from_wire)
+                .transpose()?,
         })
     }
 }
@@ -272,6 +278,7 @@ mod tests {
             valid_from: Some(prost_types::Timestamp::default()),
             updated_at: Some(prost_types::Timestamp::default()),
             billing,
+            subscription: None,
         }
     }
 

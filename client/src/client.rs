@@ -4,8 +4,9 @@
 //! answer into plain values. What the values mean is in the rooms that own them.
 
 use crate::{
-    Account, AccountPage, Batch, BatchOutcome, Counted, Error, ForceReport, Get, Increment,
-    ListAccounts, ListReports, PutAccount, ReportPage, ReportRun, Usage, proto,
+    Account, AccountPage, Batch, BatchOutcome, CancelSubscription, ChangePlan, Changed, Counted,
+    Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount, ReportPage,
+    ReportRun, Usage, proto,
 };
 use proto::{
     account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,
@@ -17,6 +18,8 @@ use tonic::{
 };
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a change of a subscription is waited for at least: usage has to show at Stripe first.
+const CHANGE_TIMEOUT: Duration = Duration::from_mins(5);
 /// Longer deadlines do not fit into the header that carries them.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -202,6 +205,31 @@ impl UsageClient {
         Account::from_wire(response.await?.account)
     }
 
+    /// Moves an account's subscription to other prices, now. Usage from before is charged by the old ones
+    /// and shown by Stripe before anything changes; safe to retry at any point.
+    pub async fn change_plan(&self, change: ChangePlan) -> Result<Changed, Error> {
+        let request = change.into_wire();
+        let mut accounts = self.accounts.clone();
+        let patience = self.timeout.max(CHANGE_TIMEOUT);
+        let response = unary(patience, request, |request| async move {
+            accounts.change_plan(request).await
+        });
+        let response = response.await?;
+        Changed::from_wire(response.change, response.account)
+    }
+
+    /// Cancels an account's subscription, now or at its period's end; safe to retry at any point.
+    pub async fn cancel_subscription(&self, cancel: CancelSubscription) -> Result<Changed, Error> {
+        let request = cancel.into_wire();
+        let mut accounts = self.accounts.clone();
+        let patience = self.timeout.max(CHANGE_TIMEOUT);
+        let response = unary(patience, request, |request| async move {
+            accounts.cancel_subscription(request).await
+        });
+        let response = response.await?;
+        Changed::from_wire(response.change, response.account)
+    }
+
     /// Lists one page of the accounts that were put, ordered by their id.
     pub async fn list_accounts(&self, page: ListAccounts) -> Result<AccountPage, Error> {
         let request = page.into_wire();
@@ -212,8 +240,6 @@ impl UsageClient {
         AccountPage::from_wire(response.await?)
     }
 
-    /// One call under the deadline. The header tells the server when nobody waits any more; our own
-    /// clock also covers the time in which there is no connection to send it over.
     async fn unary<Q, A, F>(
         &self,
         message: Q,
@@ -222,12 +248,25 @@ impl UsageClient {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut request = Request::new(message);
-        request.set_timeout(self.timeout);
-        match tokio::time::timeout(self.timeout, call(request)).await {
-            Ok(answer) => Ok(answer?.into_inner()),
-            Err(_elapsed) => Err(Error::deadline(self.timeout)),
-        }
+        unary(self.timeout, message, call).await
+    }
+}
+
+/// One call under a deadline. The header tells the server when nobody waits any more; our own clock also
+/// covers the time in which there is no connection to send it over.
+async fn unary<Q, A, F>(
+    patience: Duration,
+    message: Q,
+    call: impl FnOnce(Request<Q>) -> F,
+) -> Result<A, Error>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let mut request = Request::new(message);
+    request.set_timeout(patience);
+    match tokio::time::timeout(patience, call(request)).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_elapsed) => Err(Error::deadline(patience)),
     }
 }
 

@@ -73,6 +73,10 @@ pub enum ErrorKind {
     /// The server runs without a Stripe key, so it reports nothing.
     #[error("reporting disabled")]
     ReportingDisabled,
+    /// It cannot be done as things stand; the reason and the message say what has to change first.
+    /// Nothing was done.
+    #[error("failed precondition")]
+    Precondition,
     /// The caller may not do this.
     #[error("denied")]
     Denied,

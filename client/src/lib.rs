@@ -10,6 +10,7 @@ mod reason;
 mod report;
 mod run;
 mod status;
+mod subscription;
 mod time;
 mod usage;
 
@@ -21,6 +22,10 @@ pub use increment::{Counted, Increment};
 pub use reason::Reason;
 pub use report::{ListReports, ReportPage, ReportState, UsageReport};
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use subscription::{
+    BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,
+    SubscriptionChange,
+};
 pub use time::Period;
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
 

@@ -44,6 +44,16 @@ pub enum Reason {
     ShuttingDown,
     /// The server runs without a Stripe key, so it reports nothing.
     ReportingDisabled,
+    /// Stripe did not answer, and the call needs to know what it says. Nothing was changed.
+    StripeUnavailable,
+    /// Another change of the account's subscription is under way.
+    ChangeUnderWay,
+    /// Stripe cannot do this to the subscription, or usage would be lost.
+    SubscriptionUnfit,
+    /// An admin has to decide on usage reports of the present period first.
+    UsageUndecided,
+    /// Usage did not show at Stripe in time. Nothing was changed.
+    ChangeTimedOut,
     /// A defect of the server; its log has the cause.
     Internal,
     /// A reason that this version of the client does not know.
@@ -73,6 +83,11 @@ impl Reason {
             Self::DatabaseUnavailable => ErrorReason::DatabaseUnavailable,
             Self::ShuttingDown => ErrorReason::ShuttingDown,
             Self::ReportingDisabled => ErrorReason::ReportingDisabled,
+            Self::StripeUnavailable => ErrorReason::StripeUnavailable,
+            Self::ChangeUnderWay => ErrorReason::ChangeUnderWay,
+            Self::SubscriptionUnfit => ErrorReason::SubscriptionUnfit,
+            Self::UsageUndecided => ErrorReason::UsageUndecided,
+            Self::ChangeTimedOut => ErrorReason::ChangeTimedOut,
             Self::Internal => ErrorReason::Internal,
             Self::Unknown(name) => return name,
         };
@@ -115,6 +130,11 @@ impl Reason {
             ErrorReason::DatabaseUnavailable => Self::DatabaseUnavailable,
             ErrorReason::ShuttingDown => Self::ShuttingDown,
             ErrorReason::ReportingDisabled => Self::ReportingDisabled,
+            ErrorReason::StripeUnavailable => Self::StripeUnavailable,
+            ErrorReason::ChangeUnderWay => Self::ChangeUnderWay,
+            ErrorReason::SubscriptionUnfit => Self::SubscriptionUnfit,
+            ErrorReason::UsageUndecided => Self::UsageUndecided,
+            ErrorReason::ChangeTimedOut => Self::ChangeTimedOut,
             ErrorReason::Internal => Self::Internal,
         })
     }

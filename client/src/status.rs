@@ -63,11 +63,10 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         return ErrorKind::Transport;
     }
     match status.code() {
-        Code::InvalidArgument
-        | Code::OutOfRange
-        | Code::FailedPrecondition
-        | Code::AlreadyExists
-        | Code::Aborted => ErrorKind::Invalid,
+        Code::InvalidArgument | Code::OutOfRange | Code::AlreadyExists | Code::Aborted => {
+            ErrorKind::Invalid
+        }
+        Code::FailedPrecondition => ErrorKind::Precondition,
         Code::NotFound => ErrorKind::NotFound,
         Code::ResourceExhausted => ErrorKind::Overloaded,
         Code::Unavailable => ErrorKind::Unavailable,
@@ -88,6 +87,7 @@ fn may_take_effect(kind: ErrorKind) -> bool {
         | ErrorKind::NotFound
         | ErrorKind::Overloaded
         | ErrorKind::ReportingDisabled
+        | ErrorKind::Precondition
         | ErrorKind::Denied
         | ErrorKind::Unimplemented => false,
         ErrorKind::Unavailable

@@ -8,6 +8,7 @@ use url::Url;
 use crate::{
     reporter::schedule::Schedule,
     usage::{
+        invoice::LateUsage,
         meter::{Meter, Meters},
         window::Slots,
     },
@@ -181,6 +182,19 @@ pub struct Config {
     #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
     pub window_mins: Slots,
 
+    /// What becomes of usage that is counted after the invoice of its billing period became final: `hold`
+    /// keeps it as missed until an admin decides, `current_period` bills it in the current period.
+    #[arg(long, env = "LATE_USAGE", default_value = "hold", value_parser = late_usage)]
+    pub late_usage: LateUsage,
+
+    /// How often at least Stripe is asked what changed in subscriptions, in seconds: 10 to 900.
+    #[arg(long, env = "SYNC_INTERVAL_SECS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=900))]
+    pub sync_interval_secs: u32,
+
+    /// How long a plan change or a cancel waits for usage to show at Stripe before it gives up, in seconds: 5 to 600.
+    #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=600))]
+    pub change_wait_secs: u32,
+
     /// Meter events a second that are sent to Stripe at most, by all replicas together.
     #[arg(long, env = "STRIPE_EVENTS_PER_SEC", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub stripe_events_per_sec: u32,
@@ -228,6 +242,14 @@ fn slots(text: &str) -> Result<Slots, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a number of minutes"))?;
     Slots::from_mins(mins)
+}
+
+fn late_usage(text: &str) -> Result<LateUsage, String> {
+    match text {
+        "hold" => Ok(LateUsage::Hold),
+        "current_period" => Ok(LateUsage::CurrentPeriod),
+        _ => Err("must be hold or current_period".to_owned()),
+    }
 }
 
 fn http_url(text: &str) -> Result<String, String> {

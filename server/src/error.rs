@@ -62,6 +62,28 @@ pub enum Error {
     /// No Stripe key is configured.
     #[error("the server runs without a Stripe key, so it reports nothing; set STRIPE_SECRET_KEY")]
     ReportingDisabled,
+    /// Stripe does not say what has to be known: try again.
+    #[error("Stripe did not answer, so nothing was changed: {0}")]
+    StripeUnavailable(String),
+    /// Another change of the subscription is under way: wait for it.
+    #[error("another change of account {0:?}'s subscription is under way; wait for it to end")]
+    ChangeUnderWay(String),
+    /// The subscription cannot be changed so.
+    #[error("{0}")]
+    SubscriptionUnfit(String),
+    /// An admin has to decide on reports first.
+    #[error(
+        "{reports} usage reports of the present period of account {account_id:?} are short, rejected, parked, unknown or missed; resolve them first, or they would be lost"
+    )]
+    UsageUndecided {
+        /// Whose reports they are.
+        account_id: String,
+        /// How many.
+        reports: u64,
+    },
+    /// Usage did not show at Stripe in time: try again.
+    #[error("nothing was changed: {0}")]
+    ChangeTimedOut(String),
     /// A defect; the log has the cause.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -74,7 +96,7 @@ fn first_message(refusals: &[Refusal]) -> &str {
 }
 
 /// The result of whatever a call asks for.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
@@ -159,6 +181,11 @@ impl Error {
             Self::Unavailable(_) => "DATABASE_UNAVAILABLE",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
+            Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
+            Self::ChangeUnderWay(_) => "CHANGE_UNDER_WAY",
+            Self::SubscriptionUnfit(_) => "SUBSCRIPTION_UNFIT",
+            Self::UsageUndecided { .. } => "USAGE_UNDECIDED",
+            Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -170,8 +197,14 @@ impl Error {
             Self::EtagMismatch { .. } => Code::Aborted,
             Self::AccountNotFound(_) | Self::RunNotFound(_) => Code::NotFound,
             Self::Exhausted { .. } => Code::ResourceExhausted,
-            Self::Unavailable(_) | Self::ShuttingDown => Code::Unavailable,
-            Self::ReportingDisabled => Code::FailedPrecondition,
+            Self::Unavailable(_)
+            | Self::ShuttingDown
+            | Self::StripeUnavailable(_)
+            | Self::ChangeTimedOut(_) => Code::Unavailable,
+            Self::ReportingDisabled
+            | Self::ChangeUnderWay(_)
+            | Self::SubscriptionUnfit(_)
+            | Self::UsageUndecided { .. } => Code::FailedPrecondition,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -187,7 +220,10 @@ impl Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Exhausted { retry_after } => Some(*retry_after),
-            Self::Unavailable(_) | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::Unavailable(_)
+            | Self::ShuttingDown
+            | Self::StripeUnavailable(_)
+            | Self::ChangeTimedOut(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -56,6 +56,7 @@ pub mod setup;
 mod show;
 pub mod store;
 mod stripe;
+mod subscription;
 pub mod usage;
 
 pub use serve::{ServeError, serve};

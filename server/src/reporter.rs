@@ -5,6 +5,7 @@
 //! it; everybody else only looks at the states in the database.
 
 mod look;
+mod period_end;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 mod sender;
@@ -31,9 +32,10 @@ use crate::{
         Store,
         close::Scope,
         runs::{NewRun, Run, scope_of},
+        send::Rules,
     },
     stripe::Stripe,
-    usage::{Millis, meter::Meters, window::Slots},
+    usage::{Millis, meter::Meters},
 };
 
 /// How often closing is tried again when the database does not answer, before another replica takes over.
@@ -44,7 +46,7 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct ReporterOptions {
     pub(crate) meters: Arc<Meters>,
-    pub(crate) slots: Slots,
+    pub(crate) rules: Rules,
     pub(crate) schedule: Schedule,
     /// Events a second.
     pub(crate) events_per_sec: u32,
@@ -52,6 +54,8 @@ pub(crate) struct ReporterOptions {
     pub(crate) concurrency: usize,
     /// The shortest pause before a request is tried again; it doubles.
     pub(crate) retry_ms: Millis,
+    /// How long nothing to do is waited out.
+    pub(crate) idle: Duration,
 }
 
 /// Closes, sends and follows usage reports.
@@ -65,7 +69,7 @@ pub(crate) struct Reporter {
     /// Names this replica as the holder of a lease.
     replica: String,
     /// Told when something was closed, so that sending starts at once.
-    closed: Notify,
+    closed: Arc<Notify>,
     /// Set when an admin asks for a report: what made the sender pause may be mended by now.
     hurried: AtomicBool,
     /// Told when something was sent, so that watchers look at once.
@@ -81,6 +85,7 @@ impl Reporter {
         clock: Clock,
         stripe: Option<Stripe>,
         options: ReporterOptions,
+        closed: Arc<Notify>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -89,7 +94,7 @@ impl Reporter {
             stripe,
             options,
             replica: Uuid::now_v7().to_string(),
-            closed: Notify::new(),
+            closed,
             hurried: AtomicBool::new(false),
             settled: Notify::new(),
             shutdown,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Server, TcpIncoming};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -18,9 +18,14 @@ use crate::{
     ledger::{Ledger, LedgerOptions, Writers},
     reporter::{Reporter, ReporterOptions},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
-    store::Store,
+    store::{Store, send::Rules},
     stripe::Stripe,
+    subscription::{SubscriptionOptions, Subscriptions, Surroundings},
+    usage::{Millis, SECOND_MS, meter::Meters},
 };
+
+/// How long a loop with nothing to do waits at most before it looks again.
+const LONGEST_IDLE: Duration = Duration::from_secs(2);
 
 /// The largest message that is taken: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
@@ -84,23 +89,44 @@ pub async fn serve(
     };
     let reporter_options = ReporterOptions {
         meters: Arc::clone(&meters),
-        slots: config.window_mins,
+        rules: Rules {
+            slots: config.window_mins,
+            late_usage: config.late_usage,
+        },
         schedule,
         events_per_sec: config.stripe_events_per_sec,
         concurrency: size(config.stripe_concurrency),
         retry_ms: config.stripe_retry_ms,
+        idle: idle(&config),
     };
+    let closed = Arc::new(Notify::new());
+    let subscriptions = stripe.clone().map(|stripe| {
+        let around = Surroundings {
+            store: store.clone(),
+            clock: clock.clone(),
+            stripe,
+            wake: Arc::new(Notify::new()),
+            closed: Arc::clone(&closed),
+            shutdown: ending.clone(),
+        };
+        Subscriptions::new(around, subscription_options(&config, &meters))
+    });
     let reporter = Reporter::new(
         store.clone(),
         clock.clone(),
         stripe,
         reporter_options,
+        closed,
         ending.clone(),
     );
     let (ledger, writers) = Ledger::start(&store, &clock, options);
     let result = match reporter.start_beating().await {
         Ok(()) => {
             reporter.start_sending();
+            reporter.start_watching_periods();
+            if let Some(subscriptions) = &subscriptions {
+                subscriptions.start();
+            }
             let usage = UsageRpc {
                 store: store.clone(),
                 ledger: Arc::new(ledger),
@@ -111,6 +137,7 @@ pub async fn serve(
             };
             let accounts = AccountRpc {
                 store: store.clone(),
+                subscriptions: subscriptions.clone(),
                 slots: config.window_mins,
                 clock,
             };
@@ -120,9 +147,34 @@ pub async fn serve(
     };
     ending.cancel();
     finish(writers, &reporter).await;
+    if let Some(subscriptions) = &subscriptions
+        && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
+            .await
+            .is_err()
+    {
+        tracing::warn!(
+            "a change of a subscription was under way; it is taken up at the next start"
+        );
+    }
     store.close().await?;
     tracing::info!("stopped");
     result
+}
+
+fn idle(config: &Config) -> Duration {
+    let retry = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
+    retry.min(LONGEST_IDLE)
+}
+
+fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOptions {
+    let millis = |secs: u32| Millis::from(secs).saturating_mul(SECOND_MS);
+    SubscriptionOptions {
+        meters: Arc::clone(meters),
+        slots: config.window_mins,
+        interval_ms: millis(config.sync_interval_secs),
+        change_wait_ms: millis(config.change_wait_secs),
+        idle: idle(config),
+    }
 }
 
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.

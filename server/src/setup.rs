@@ -237,7 +237,7 @@ async fn look(stripe: &Stripe, wanted: &[Wanted]) -> Result<Vec<Seen>, Failure> 
         seen.push(Seen {
             meter: meter_of(&meters, &wanted.meter.event_name)?,
             product: stripe.find_product(&wanted.product_id()).await?,
-            price: stripe.find_price(&wanted.lookup_key()).await?,
+            price: stripe.find_price_by_key(&wanted.lookup_key()).await?,
         });
     }
     Ok(seen)

@@ -16,13 +16,17 @@ pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod doctor;
 pub(crate) mod housekeeping;
+mod invoicing;
 pub mod law;
 pub(crate) mod leases;
+pub(crate) mod operations;
 mod overflow;
 mod plan;
+mod recut;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
+pub(crate) mod subscriptions;
 
 use std::time::Duration;
 

@@ -1,10 +1,12 @@
-//! Stripe: the only room that names async-stripe, here and in the files below it.
+//! Stripe: the only room that names async-stripe.
 //!
 //! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
 //! here, and what is not whole is refused. When to try again is the reporter's business.
 
 pub(crate) mod catalog;
+pub(crate) mod invoices;
 pub(crate) mod probe;
+pub(crate) mod subscriptions;
 pub(crate) mod survey;
 
 use std::{collections::HashMap, time::Duration};
@@ -153,7 +155,8 @@ impl Stripe {
         })
     }
 
-    async fn meter_id(&self, event_name: &str) -> Result<String, Failure> {
+    /// The id of the meter with an event name.
+    pub(crate) async fn meter_id(&self, event_name: &str) -> Result<String, Failure> {
         if let Some(id) = self.meter_ids.get(event_name) {
             return Ok(id);
         }
@@ -208,6 +211,17 @@ fn whole(value: f64) -> Result<i64, Failure> {
             "Stripe's total {value} is not a whole number below 2^53"
         )))
     }
+}
+
+/// Whether Stripe has nothing of that id.
+fn is_missing(error: &StripeError) -> bool {
+    matches!(error, StripeError::Stripe(api, status) if *status == 404
+        || api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
+}
+
+/// A moment that Stripe gives in seconds.
+fn seconds(at: i64) -> Millis {
+    at.saturating_mul(SECOND_MS)
 }
 
 fn says(error: &StripeError, text: &str) -> bool {

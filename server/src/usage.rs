@@ -5,10 +5,12 @@
 
 pub mod account;
 pub mod increment;
+pub mod invoice;
 pub mod meter;
 pub mod period;
 pub mod refusal;
 pub mod report;
+pub mod subscription;
 pub mod tier;
 pub mod window;
 

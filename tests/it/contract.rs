@@ -62,6 +62,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::Unavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
+        ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
+        ServerError::ChangeUnderWay(_) => (Reason::ChangeUnderWay, Kind::Precondition),
+        ServerError::SubscriptionUnfit(_) => (Reason::SubscriptionUnfit, Kind::Precondition),
+        ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
+        ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
     }
 }
@@ -94,6 +99,14 @@ fn every_error_of_the_server_has_its_reason_in_the_contract() {
         ServerError::Unavailable(DbErr::Custom(text())),
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
+        ServerError::StripeUnavailable(text()),
+        ServerError::ChangeUnderWay(text()),
+        ServerError::SubscriptionUnfit(text()),
+        ServerError::UsageUndecided {
+            account_id: text(),
+            reports: 1,
+        },
+        ServerError::ChangeTimedOut(text()),
         ServerError::Internal(text().into()),
     ];
     for error in refusals.into_iter().map(refusal).chain(others) {

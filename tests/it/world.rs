@@ -2,6 +2,7 @@
 //!
 //! Every test ends with [`World::finish`], which checks the ledger law.
 
+pub(crate) mod billing;
 mod reporting;
 
 use std::{future::Future, io::Write as _, sync::OnceLock, time::Duration};

@@ -4,6 +4,8 @@ mod plans;
 
 use std::collections::HashMap;
 
+use futures_util::{StreamExt as _, stream};
+
 use self::plans::Surveyed;
 use super::{Finding, clocks, some, why};
 use crate::{
@@ -33,7 +35,9 @@ const CUSTOMERS: &str = "customers";
 const SUBSCRIPTIONS: &str = "subscriptions";
 const PRICES: &str = "prices";
 /// Customers without a subscription that Stripe is asked for, one by one.
-const CUSTOMERS_ASKED: usize = 200;
+const CUSTOMERS_ASKED: usize = 1_000;
+/// Of those, how many at once.
+const ASKED_AT_ONCE: usize = 8;
 
 /// The Stripe account, where its key is valid.
 pub(super) async fn reach(
@@ -259,11 +263,16 @@ fn names_by_id(meters: &Meters, known: &Listed<CatalogMeter>) -> HashMap<String,
 /// Looks after the linked customers that have no subscription: Stripe ends those of a deleted one.
 async fn check_customers(stripe: &Stripe, surveyed: &Surveyed<'_>, is_whole: bool) -> Vec<Finding> {
     let without = surveyed.without_subscription();
-    let mut seen: [Vec<&LinkedCustomer>; 3] = Default::default();
-    let [there, deleted, unknown] = &mut seen;
+    let (mut there, mut deleted, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     let mut failure: Option<Failure> = None;
-    for linked in without.iter().take(CUSTOMERS_ASKED) {
-        match stripe.find_customer(&linked.customer).await {
+    let asked = stream::iter(without.iter().copied().take(CUSTOMERS_ASKED))
+        .map(|linked| async move { (linked, stripe.find_customer(&linked.customer).await) })
+        .buffered(ASKED_AT_ONCE);
+    let mut asked = std::pin::pin!(asked);
+    while let Some((linked, presence)) = asked.next().await {
+        match presence {
+            // Of one whose subscription ended nothing is wanted.
+            Ok(Presence::There) if linked.has_ended => {}
             Ok(Presence::There) => there.push(linked),
             Ok(Presence::Deleted) => deleted.push(linked),
             Ok(Presence::Unknown) => unknown.push(linked),
@@ -273,7 +282,7 @@ async fn check_customers(stripe: &Stripe, surveyed: &Surveyed<'_>, is_whole: boo
             }
         }
     }
-    let mut findings = plans::judge_customers(there, deleted, unknown, is_whole);
+    let mut findings = plans::judge_customers(&there, &deleted, &unknown, is_whole);
     if let Some(failure) = failure {
         findings.push(Finding::unchecked(CUSTOMERS, failure.message()));
     } else if without.len() > CUSTOMERS_ASKED {

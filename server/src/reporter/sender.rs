@@ -207,7 +207,7 @@ impl Sender {
         let retry_ms = reporter.options.retry_ms;
         let tasks = reporter
             .store
-            .mark_sending(chosen, reporter.options.slots, now, |report| {
+            .mark_sending(chosen, reporter.options.rules, now, |report| {
                 now.saturating_add(backoff_ms(report.attempts, retry_ms))
             })
             .await?;

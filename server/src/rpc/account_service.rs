@@ -1,8 +1,11 @@
 //! `AccountService`: whom accounts bill to.
 
+use std::{collections::HashMap, sync::Arc};
+
 use tonic::{Request, Response, Status};
 use usage_proto::v1::{
-    self, account_service_server::AccountService, put_account_request::Billing as WireBilling,
+    self, account_service_server::AccountService, cancel_subscription_request::When,
+    put_account_request::Billing as WireBilling,
 };
 
 use super::{page_token, wire};
@@ -12,19 +15,32 @@ use crate::{
     store::{
         Store,
         accounts::{Account, PutAccount},
+        operations::Operation,
+        subscriptions::{Followed, Period},
     },
+    subscription::{Subscriptions, change::Wanted},
     usage::{
         account::{Billing, check_stripe_id},
         increment::check_account_id,
+        invoice::InvoiceState,
         refusal::Refusal,
-        window::Slots,
+        subscription::Facts,
+        window::{Interval, Slots},
     },
 };
+
+/// Billing periods that one account shows.
+const PERIODS_SHOWN: usize = 100;
+/// Prices that one plan change may name.
+const MAX_PRICES: usize = 20;
+const MAX_REQUESTER_CHARS: usize = 128;
 
 /// Serves `usage.v1.AccountService`.
 #[derive(Debug)]
 pub(crate) struct AccountRpc {
     pub(crate) store: Store,
+    /// Absent when the service runs without a Stripe key.
+    pub(crate) subscriptions: Option<Arc<Subscriptions>>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
 }
@@ -35,6 +51,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
         account_id: request.account_id,
         billing: Billing::Free,
         current_period: None,
+        charges_since: None,
         bill_from: None,
         etag: (!request.etag.is_empty()).then_some(request.etag),
     };
@@ -68,7 +85,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
     }
 }
 
-fn account(account: Account) -> v1::Account {
+fn account(account: Account, followed: Option<v1::Subscription>) -> v1::Account {
     let etag = account.etag();
     let valid_from = wire::timestamp(account.link.valid_from);
     let billing = match account.link.billing {
@@ -94,6 +111,150 @@ fn account(account: Account) -> v1::Account {
         etag,
         valid_from: Some(valid_from),
         updated_at: Some(wire::timestamp(account.link.recorded_at)),
+        subscription: followed,
+    }
+}
+
+fn with_subscription(of: Account, mut rows: Vec<(Followed, Vec<Period>)>) -> v1::Account {
+    rows.retain(|(row, _)| Some(row.customer.as_str()) == of.link.billing.customer());
+    // The one that lives; else the one that ended last.
+    rows.sort_by_key(|(row, _)| (row.ended_at.is_none(), row.ended_at, row.synced_at));
+    account(of, rows.pop().map(subscription))
+}
+
+/// The subscription that is followed, and what is known of its periods.
+fn subscription((row, mut periods): (Followed, Vec<Period>)) -> v1::Subscription {
+    periods.sort_by_key(|period| std::cmp::Reverse(period.period_start));
+    periods.truncate(PERIODS_SHOWN);
+    v1::Subscription {
+        subscription: row.subscription,
+        status: row.status,
+        billing_mode: row.billing_mode,
+        periods: periods.into_iter().map(billing_period).collect(),
+        cancel_at: row.cancel_at.map(wire::timestamp),
+        ended_at: row.ended_at.map(wire::timestamp),
+        synced_at: Some(wire::timestamp(row.synced_at)),
+    }
+}
+
+fn billing_period(row: Period) -> v1::BillingPeriod {
+    let state = match InvoiceState::from_parts(&row.invoice_state, row.draft_until) {
+        InvoiceState::Unknown => v1::InvoiceState::Unspecified,
+        InvoiceState::Draft { .. } => v1::InvoiceState::Draft,
+        InvoiceState::Final => v1::InvoiceState::Final,
+    };
+    v1::BillingPeriod {
+        item: row.item,
+        price: row.price.unwrap_or_default(),
+        meter: row.meter.unwrap_or_default(),
+        period: Some(wire::period(Interval {
+            start: row.period_start,
+            end: row.period_end,
+        })),
+        invoice: row.invoice.unwrap_or_default(),
+        invoice_state: state.into(),
+    }
+}
+
+fn change(operation: Operation) -> v1::SubscriptionChange {
+    v1::SubscriptionChange {
+        id: operation.id.to_string(),
+        subscription: operation.subscription,
+        boundary: Some(wire::timestamp(operation.boundary_at)),
+        finished_at: operation.finished_at.map(wire::timestamp),
+        requested_by: operation.requested_by,
+    }
+}
+
+fn check_requester(requested_by: &str) -> std::result::Result<(), Refusal> {
+    if requested_by.chars().count() <= MAX_REQUESTER_CHARS {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        "requested_by",
+        format!(
+            "requested_by has {} characters; at most {MAX_REQUESTER_CHARS} are taken",
+            requested_by.chars().count()
+        ),
+    ))
+}
+
+fn check_prices(prices: &[String]) -> std::result::Result<(), Refusal> {
+    if !(1..=MAX_PRICES).contains(&prices.len()) {
+        return Err(Refusal::invalid(
+            "prices",
+            format!("{} prices are given; give 1 to {MAX_PRICES}", prices.len()),
+        ));
+    }
+    prices
+        .iter()
+        .try_for_each(|price| check_stripe_id("prices", price))
+}
+
+impl AccountRpc {
+    /// An account on the wire, with the subscription that it follows.
+    async fn shown(&self, of: Account) -> Result<v1::Account> {
+        let rows = self.store.followed(&[&of.id], self.clock.now()).await?;
+        Ok(with_subscription(of, rows))
+    }
+
+    async fn shown_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
+        let ids: Vec<&str> = all.iter().map(|account| account.id.as_str()).collect();
+        let rows = self.store.followed(&ids, self.clock.now()).await?;
+        let mut by_account: HashMap<String, Vec<(Followed, Vec<Period>)>> = HashMap::new();
+        for row in rows {
+            by_account
+                .entry(row.0.account_id.clone())
+                .or_default()
+                .push(row);
+        }
+        let shown = all.into_iter().map(|of| {
+            let rows = by_account.remove(&of.id).unwrap_or_default();
+            with_subscription(of, rows)
+        });
+        Ok(shown.collect())
+    }
+
+    async fn shown_by_id(&self, account_id: &str) -> Result<v1::Account> {
+        self.shown(find(&self.store, account_id).await?).await
+    }
+
+    fn subscriptions(&self) -> Result<&Arc<Subscriptions>> {
+        self.subscriptions.as_ref().ok_or(Error::ReportingDisabled)
+    }
+
+    /// What Stripe says decides from when a new link bills, unless the caller says it.
+    async fn put(&self, mut put: PutAccount) -> Result<Account> {
+        let facts = match (&self.subscriptions, &put.billing) {
+            (Some(subscriptions), Billing::Stripe { .. }) => {
+                match subscriptions.look_up(&put.billing).await {
+                    Ok(facts) => facts,
+                    // Nothing hangs on it: the sync finds out later.
+                    Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
+                    Err(_) if self.stands(&put).await? => None,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            _ => None,
+        };
+        let living = facts.filter(|facts| facts.is_live);
+        put.charges_since = living.as_ref().and_then(Facts::charges_since);
+        let account = self
+            .store
+            .put_account(&put, self.slots, || self.clock.now())
+            .await?;
+        if let Some(facts) = living {
+            let now = self.clock.now();
+            self.store
+                .apply_facts(&put.account_id, &facts, self.slots, now)
+                .await?;
+        }
+        Ok(account)
+    }
+
+    async fn stands(&self, put: &PutAccount) -> Result<bool> {
+        let before = self.store.find_account(&put.account_id).await?;
+        Ok(before.is_some_and(|before| before.link.billing == put.billing))
     }
 }
 
@@ -104,12 +265,9 @@ impl AccountService for AccountRpc {
         request: Request<v1::PutAccountRequest>,
     ) -> std::result::Result<Response<v1::PutAccountResponse>, Status> {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
-        let put = self
-            .store
-            .put_account(&put, self.slots, || self.clock.now())
-            .await?;
+        let put = self.put(put).await?;
         Ok(Response::new(v1::PutAccountResponse {
-            account: Some(account(put)),
+            account: Some(self.shown_by_id(&put.id).await?),
         }))
     }
 
@@ -118,9 +276,59 @@ impl AccountService for AccountRpc {
         request: Request<v1::GetAccountRequest>,
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
         let account_id = request.into_inner().account_id;
-        let found = find(&self.store, &account_id).await?;
         Ok(Response::new(v1::GetAccountResponse {
-            account: Some(account(found)),
+            account: Some(self.shown_by_id(&account_id).await?),
+        }))
+    }
+
+    async fn change_plan(
+        &self,
+        request: Request<v1::ChangePlanRequest>,
+    ) -> std::result::Result<Response<v1::ChangePlanResponse>, Status> {
+        let request = request.into_inner();
+        check_account_id(&request.account_id).map_err(Error::from)?;
+        check_prices(&request.prices).map_err(Error::from)?;
+        check_requester(&request.requested_by).map_err(Error::from)?;
+        let done = self
+            .subscriptions()?
+            .change(
+                &request.account_id,
+                Wanted::Prices(request.prices),
+                request.requested_by,
+            )
+            .await?;
+        Ok(Response::new(v1::ChangePlanResponse {
+            change: done.map(change),
+            account: Some(self.shown_by_id(&request.account_id).await?),
+        }))
+    }
+
+    async fn cancel_subscription(
+        &self,
+        request: Request<v1::CancelSubscriptionRequest>,
+    ) -> std::result::Result<Response<v1::CancelSubscriptionResponse>, Status> {
+        let request = request.into_inner();
+        check_account_id(&request.account_id).map_err(Error::from)?;
+        check_requester(&request.requested_by).map_err(Error::from)?;
+        let wanted = match request.when {
+            None => {
+                let refusal =
+                    Refusal::invalid("when", "when is missing: give now or at_period_end");
+                return Err(Error::from(refusal).into());
+            }
+            Some(When::Now(now)) => Wanted::CancelNow {
+                invoice_now: now.invoice_now.unwrap_or(true),
+                prorate: now.prorate,
+            },
+            Some(When::AtPeriodEnd(_)) => Wanted::CancelAtPeriodEnd,
+        };
+        let done = self
+            .subscriptions()?
+            .change(&request.account_id, wanted, request.requested_by)
+            .await?;
+        Ok(Response::new(v1::CancelSubscriptionResponse {
+            change: done.map(change),
+            account: Some(self.shown_by_id(&request.account_id).await?),
         }))
     }
 
@@ -146,9 +354,8 @@ impl AccountService for AccountRpc {
             Some(last) if more => page_token::encode(FILTER, &last.id),
             _ => String::new(),
         };
-        let accounts = accounts.into_iter().map(account).collect();
         Ok(Response::new(v1::ListAccountsResponse {
-            accounts,
+            accounts: self.shown_all(accounts).await?,
             next_page_token,
         }))
     }

@@ -9,16 +9,15 @@ use sea_orm::{
 
 use super::{
     Store,
-    boundaries::{bump_version, link, read, read_links},
-    close::close_reports,
+    boundaries::{bump_version, link, read_links},
+    recut::{recut_open_reports, relink_reports},
 };
 use crate::{
     entity::{account_link, billing_period, customer, usage_report},
     error::{Error, Result},
     usage::{
-        DAY_MS, Millis, SECOND_MS,
-        account::{Billing, Link, Standing, billed_until, standing_at, valid_from},
-        report::{Event, State},
+        Millis, SECOND_MS,
+        account::{Billing, Link, billed_until, valid_from},
         window::{Interval, Slots},
     },
 };
@@ -39,6 +38,8 @@ pub(crate) struct PutAccount {
     pub(crate) billing: Billing,
     /// The current billing period, where it is known.
     pub(crate) current_period: Option<Interval>,
+    /// When what the subscription charges now began, as Stripe says, where it was asked.
+    pub(crate) charges_since: Option<Millis>,
     /// From when it bills, where it is stated.
     pub(crate) bill_from: Option<Millis>,
     /// The etag that the caller read, where it cares.
@@ -86,7 +87,7 @@ impl Store {
             .remove(&put.account_id)
             .unwrap_or_default();
         let is_same_link = before.as_ref().is_some_and(|account| {
-            account.link.billing == put.billing
+            is_same_billing(&account.link.billing, &put.billing)
                 && put
                     .bill_from
                     .is_none_or(|from| from == account.link.valid_from)
@@ -103,7 +104,10 @@ impl Store {
         if !is_same_link {
             let from = match &put.billing {
                 Billing::Stripe { customer, .. } => {
-                    let period_start = put.current_period.map(|period| period.start);
+                    let period_start = put
+                        .current_period
+                        .map(|period| period.start)
+                        .or(put.charges_since);
                     let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
                     valid_from(
                         &links,
@@ -119,7 +123,7 @@ impl Store {
             let version = links
                 .last()
                 .map_or(1, |last| last.version.saturating_add(1));
-            insert_link(&tx, put, version, from, now).await?;
+            insert_link(&tx, &put.account_id, &put.billing, (version, from), now).await?;
             move_customer(&tx, put).await?;
         }
         if let Some(period) = put.current_period {
@@ -196,7 +200,7 @@ impl Store {
 }
 
 /// The end of the time in which a customer was another account's.
-async fn taken_until(
+pub(super) async fn taken_until(
     tx: &DatabaseTransaction,
     customer: &str,
     account_id: &str,
@@ -220,7 +224,7 @@ async fn taken_until(
 
 /// The first moment at or after `now` that lies behind all usage counted so far, where replicas' clocks and
 /// the length of a millisecond are the only difference. Usage that a caller dated further ahead stays ahead.
-async fn moment_behind_usage(
+pub(super) async fn moment_behind_usage(
     tx: &DatabaseTransaction,
     account_id: &str,
     now: Millis,
@@ -236,6 +240,16 @@ async fn moment_behind_usage(
         .await?;
     let behind = latest.flatten().map_or(now, |at| at.saturating_add(1));
     Ok(Ord::max(now, behind))
+}
+
+/// Whether putting `wanted` changes nothing: an end that Stripe said stands until Stripe says otherwise.
+fn is_same_billing(stands: &Billing, wanted: &Billing) -> bool {
+    match (stands, wanted) {
+        (Billing::Ended { .. }, Billing::Stripe { .. }) => {
+            stands.customer() == wanted.customer() && stands.subscription() == wanted.subscription()
+        }
+        _ => stands == wanted,
+    }
 }
 
 fn interval(row: &billing_period::Model) -> Interval {
@@ -270,7 +284,7 @@ fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> 
     }
 }
 
-async fn find_account(
+pub(super) async fn find_account(
     db: &impl ConnectionTrait,
     account_id: &str,
 ) -> std::result::Result<Option<Account>, DbErr> {
@@ -289,21 +303,22 @@ async fn find_account(
     Ok(Some(account(row, period.as_ref())))
 }
 
-async fn insert_link(
+/// Records a link: its version, and from when it is in force.
+pub(super) async fn insert_link(
     tx: &DatabaseTransaction,
-    put: &PutAccount,
-    version: i64,
-    from: Millis,
+    account_id: &str,
+    billing: &Billing,
+    (version, from): (i64, Millis),
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let row = account_link::ActiveModel {
-        account_id: Set(put.account_id.clone()),
+        account_id: Set(account_id.to_owned()),
         version: Set(version),
         valid_from: Set(from),
-        customer: Set(put.billing.customer().map(str::to_owned)),
-        subscription: Set(put.billing.subscription().map(str::to_owned)),
+        customer: Set(billing.customer().map(str::to_owned)),
+        subscription: Set(billing.subscription().map(str::to_owned)),
         recorded_at: Set(now),
-        ended: Set(matches!(put.billing, Billing::Ended { .. })),
+        ended: Set(matches!(billing, Billing::Ended { .. })),
     };
     account_link::Entity::insert(row)
         .exec_without_returning(tx)
@@ -361,112 +376,4 @@ async fn upsert_period(
         .exec_without_returning(tx)
         .await
         .map(|_| ())
-}
-
-/// Cuts the account's open reports at its boundaries.
-///
-/// A report whose increments all lie between two boundaries moves between them. One that straddles a
-/// boundary cannot be divided any more: it closes as it is and belongs to its first increment's side.
-async fn recut_open_reports(
-    tx: &DatabaseTransaction,
-    account_id: &str,
-    slots: Slots,
-    now: Millis,
-) -> std::result::Result<(), DbErr> {
-    let open = usage_report::Entity::find()
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(usage_report::Column::PeriodEnd.is_null())
-        .order_by_asc(usage_report::Column::Meter)
-        .order_by_asc(usage_report::Column::WindowStart)
-        .lock_exclusive()
-        .all(tx)
-        .await?;
-    let boundaries = read(tx, &[account_id.into()], now.saturating_sub(DAY_MS)).await?;
-    let Some((_, boundaries)) = boundaries.into_iter().next() else {
-        return Ok(());
-    };
-    let mut straddling = Vec::new();
-    for report in open {
-        let around = boundaries.window_around(slots, report.first_at);
-        let cut = around.intersection(Interval {
-            start: report.window_start,
-            end: report.window_end,
-        });
-        if cut.start == report.window_start && cut.end == report.window_end {
-            continue;
-        }
-        let is_straddled = report.last_at >= cut.end;
-        let mut update = usage_report::Entity::update_many()
-            .filter(usage_report::Column::AccountId.eq(account_id))
-            .filter(usage_report::Column::Id.eq(report.id));
-        update = if is_straddled {
-            update.col_expr(usage_report::Column::Straddled, Expr::value(true))
-        } else {
-            update
-                .col_expr(usage_report::Column::WindowStart, Expr::value(cut.start))
-                .col_expr(usage_report::Column::WindowEnd, Expr::value(cut.end))
-        };
-        update.exec(tx).await?;
-        if is_straddled {
-            straddling.push(report);
-        }
-    }
-    close_reports(tx, &straddling, now, None).await.map(|_| ())
-}
-
-/// Gives the reports that waited for a link, or were free where the new link reaches back, what the
-/// links now say of them.
-async fn relink_reports(
-    tx: &DatabaseTransaction,
-    account_id: &str,
-    now: Millis,
-) -> std::result::Result<(), DbErr> {
-    let links = read_links(tx, std::iter::once(account_id))
-        .await?
-        .remove(account_id)
-        .unwrap_or_default();
-    let Some(latest) = links.last() else {
-        return Ok(());
-    };
-    // What closed before the boundary was known cannot be cut any more.
-    usage_report::Entity::update_many()
-        .col_expr(usage_report::Column::Straddled, Expr::value(true))
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(
-            usage_report::Column::State.is_in([State::Unlinked.name(), State::NotBillable.name()]),
-        )
-        .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
-        .filter(usage_report::Column::LastAt.gte(latest.valid_from))
-        .exec(tx)
-        .await?;
-    let newly_in_force = standing_at(&links, latest.valid_from);
-    let older = Standing::NotBillable;
-    let since = usage_report::Column::FirstAt.gte(latest.valid_from);
-    let before = usage_report::Column::FirstAt.lt(latest.valid_from);
-    for (from, standing, range) in [
-        (State::Unlinked, &newly_in_force, since.clone()),
-        (State::Unlinked, &older, before),
-        (State::NotBillable, &newly_in_force, since),
-    ] {
-        let Some(to) = from.after(&Event::Relink(standing.clone())) else {
-            continue;
-        };
-        if to == from {
-            continue;
-        }
-        let customer = match standing {
-            Standing::Billed(customer) => Some(customer.clone()),
-            Standing::Unlinked | Standing::NotBillable => None,
-        };
-        usage_report::Entity::update_many()
-            .col_expr(usage_report::Column::State, Expr::value(to.name()))
-            .col_expr(usage_report::Column::Customer, Expr::value(customer))
-            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
-            .filter(usage_report::Column::AccountId.eq(account_id))
-            .filter(usage_report::Column::State.eq(from.name()))
-            .filter(range)
-            .exec(tx)
-            .await?;
-    }
-    Ok(())
 }

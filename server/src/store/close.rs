@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Select,
+    ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
@@ -13,12 +13,16 @@ use super::{Store, boundaries::read_links};
 use crate::{
     entity::{report_run, usage_report},
     usage::{
-        Millis,
+        DAY_MS, MINUTE_MS, Millis,
         account::{Standing, standing_at},
         report::{Event, State},
     },
 };
 
+/// How long after a billing period's end its usage is closed: increments under way arrive until then.
+const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
+/// Billing periods that ended longer ago have nothing that can still be counted in.
+const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// How many open reports one transaction closes.
 const REPORTS_A_PAGE: u64 = 200;
 
@@ -114,6 +118,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Accounts that still count in billing periods which ended a while ago.
+    pub(crate) async fn accounts_past_period_end(
+        &self,
+        now: Millis,
+        limit: u64,
+    ) -> crate::error::Result<Vec<String>> {
+        const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
+            JOIN usage_reports r ON r.account_id = p.account_id AND r.period_end IS NULL \
+            AND r.window_start >= p.period_start AND r.window_start < p.period_end \
+            WHERE p.period_end <= $1 AND p.period_end > $2 LIMIT $3";
+        let ended = now.saturating_sub(AFTER_PERIOD_END_MS);
+        let oldest = now.saturating_sub(RELEVANT_MS);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = [ended.into(), oldest.into(), limit.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), SQL, values);
+        let rows = self.reader.query_all_raw(statement).await?;
+        let accounts = rows.iter().map(|row| row.try_get("", "account_id"));
+        Ok(accounts.collect::<Result<_, _>>()?)
+    }
+}
+
 /// The open reports whose windows have begun, in lock order.
 pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
     usage_report::Entity::find()
@@ -122,6 +148,21 @@ pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
         .order_by_asc(usage_report::Column::AccountId)
         .order_by_asc(usage_report::Column::Meter)
         .order_by_asc(usage_report::Column::WindowStart)
+}
+
+/// Closes what an account used before a moment, where nobody counts meanwhile.
+pub(super) async fn close_account(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    before: Millis,
+) -> Result<(), DbErr> {
+    let reports = open_reports(before)
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::WindowStart.lt(before))
+        .lock_exclusive()
+        .all(tx)
+        .await?;
+    close_reports(tx, &reports, before, None).await.map(|_| ())
 }
 
 /// Closes reports that this transaction has locked; answers how many and how much.

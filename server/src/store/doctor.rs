@@ -70,6 +70,8 @@ pub(crate) struct LinkedCustomer {
     pub(crate) customer: String,
     /// The account.
     pub(crate) account_id: String,
+    /// Whether its subscription is known to have ended: nothing is billed to it for now.
+    pub(crate) has_ended: bool,
 }
 
 /// When the schedule was last followed.
@@ -126,18 +128,17 @@ impl Store {
         })
     }
 
-    /// The customers that accounts bill to now, by account, up to [`LINKED_READ`]. Those whose subscription
-    /// is known to have ended are left out.
+    /// The customers that belong to accounts now, up to [`LINKED_READ`], those that are billed first.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
         let newest = Query::select()
-            .expr(Expr::col(account_link::Column::Version).max())
+            .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())
             .from_as(account_link::Entity, Alias::new("newest"))
             .and_where(
                 Expr::col((Alias::new("newest"), account_link::Column::AccountId))
                     .equals((customer::Entity, customer::Column::AccountId)),
             )
             .to_owned();
-        let has_ended = Query::select()
+        let ended = Query::select()
             .expr(Expr::val(1))
             .from(account_link::Entity)
             .and_where(
@@ -148,7 +149,11 @@ impl Store {
             .and_where(account_link::Column::Version.in_subquery(newest))
             .to_owned();
         Ok(customer::Entity::find()
-            .filter(Expr::exists(has_ended).not())
+            .select_only()
+            .column(customer::Column::Customer)
+            .column(customer::Column::AccountId)
+            .expr_as(Expr::exists(ended), "has_ended")
+            .order_by_asc(Expr::col(Alias::new("has_ended")))
             .order_by_asc(customer::Column::AccountId)
             .limit(LINKED_READ)
             .into_model::<LinkedCustomer>()

@@ -5,16 +5,23 @@
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, QueryTrait as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _, UpdateMany,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
-use super::{Store, boundaries::read, close::Scope, reports::Report};
+use super::{
+    Store,
+    boundaries::read,
+    close::Scope,
+    invoicing::{self, Due},
+    reports::Report,
+};
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
     usage::{
-        MINUTE_MS, Millis,
+        MINUTE_MS, Millis, SECOND_MS,
+        invoice::LateUsage,
         report::{Event, MAX_EVENT_AGE_MS, MAX_EVENT_AHEAD_MS, State, UNANSWERED_MS},
         window::{Interval, Slots, event_timestamp},
     },
@@ -22,6 +29,15 @@ use crate::{
 
 /// Whose events go one after the other: a customer and a meter.
 pub(crate) type Lane = (String, String);
+
+/// By which rules reports are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// The slots in force.
+    pub(crate) slots: Slots,
+    /// What becomes of usage whose invoice is final.
+    pub(crate) late_usage: LateUsage,
+}
 
 /// What is next for a report that is due.
 #[derive(Clone, Debug)]
@@ -133,7 +149,7 @@ impl Store {
     pub(crate) async fn mark_sending(
         &self,
         mut due: Vec<Report>,
-        slots: Slots,
+        rules: Rules,
         now: Millis,
         retry_at: impl Fn(&Report) -> Millis + Send,
     ) -> Result<Vec<Task>> {
@@ -142,7 +158,7 @@ impl Store {
         due.sort_unstable_by_key(|report| report.id);
         for report in due {
             let retry_at = retry_at(&report);
-            if let Some(task) = mark(&tx, report, slots, now, retry_at).await? {
+            if let Some(task) = mark(&tx, report, rules, now, retry_at).await? {
                 tasks.push(task);
             }
         }
@@ -234,7 +250,7 @@ fn is_due() -> Expr {
 async fn mark(
     tx: &DatabaseTransaction,
     mut report: Report,
-    slots: Slots,
+    rules: Rules,
     now: Millis,
     retry_at: Millis,
 ) -> std::result::Result<Option<Task>, DbErr> {
@@ -252,37 +268,11 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let is_unanswered = report
-        .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
-    if is_unanswered && let Some(next) = state.after(&Event::LoseTrack) {
-        change = change
-            .col_expr(Column::State, Expr::value(next.name()))
-            .col_expr(Column::NextAttemptAt, Expr::value(now));
-        change.exec(tx).await?;
-        tracing::error!(report = %report.id, quantity = report.quantity, "unanswered for 23 hours: looked up before it is sent again");
-        return Ok(None);
-    }
-    let stamp = match report.event_timestamp {
-        Some(stamp) => stamp,
-        None => choose_timestamp(tx, &report, slots, now).await?,
-    };
-    let may_be_there = report.first_sent_at.is_some();
-    let is_too_old = stamp < now.saturating_sub(MAX_EVENT_AGE_MS);
-    if is_too_old
-        && !may_be_there
-        && let Some(next) = state.after(&Event::Expire)
+    let (stamp, may_be_there) = match prepare(tx, &mut report, (state, &change), rules, now).await?
     {
-        change = change
-            .col_expr(Column::State, Expr::value(next.name()))
-            .col_expr(
-                Column::LastError,
-                Expr::value("older than the 35 days that Stripe takes"),
-            );
-        change.exec(tx).await?;
-        tracing::error!(report = %report.id, quantity = report.quantity, "missed: older than Stripe takes");
-        return Ok(None);
-    }
+        Some(prepared) => prepared,
+        None => return Ok(None),
+    };
     let Some(next) = state.after(&Event::Send) else {
         return Ok(None);
     };
@@ -295,6 +285,7 @@ async fn mark(
         .col_expr(Column::State, Expr::value(next.name()))
         .col_expr(Column::Attempts, Expr::value(report.attempts))
         .col_expr(Column::EventTimestamp, Expr::value(stamp))
+        .col_expr(Column::BillAt, Expr::value(report.bill_at))
         .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
         .col_expr(Column::LastSentAt, Expr::value(now))
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
@@ -306,12 +297,117 @@ async fn mark(
     }))
 }
 
+/// Settles what must not be sent, or not now; else the event's timestamp, and whether an earlier attempt may
+/// have arrived.
+async fn prepare(
+    tx: &DatabaseTransaction,
+    report: &mut Report,
+    (state, change): (State, &UpdateMany<usage_report::Entity>),
+    rules: Rules,
+    now: Millis,
+) -> std::result::Result<Option<(Millis, bool)>, DbErr> {
+    let due = invoicing::due(tx, report, rules.late_usage, now).await?;
+    let may_be_there = report.first_sent_at.is_some();
+    let not_before = match due {
+        Due::Later(until) => {
+            invoicing::postpone(tx, report, until).await?;
+            return Ok(None);
+        }
+        // Whatever has not arrived by now comes too late; what has is found by looking.
+        Due::Missed | Due::At(_) if may_be_there => {
+            let why = "unanswered when its invoice became final: looked up";
+            leave(
+                tx,
+                change.clone(),
+                (report, state),
+                (&Event::LoseTrack, why),
+                now,
+            )
+            .await?;
+            return Ok(None);
+        }
+        Due::Missed => {
+            let why = "its invoice was final before Stripe had it";
+            leave(
+                tx,
+                change.clone(),
+                (report, state),
+                (&Event::Expire, why),
+                now,
+            )
+            .await?;
+            return Ok(None);
+        }
+        Due::At(at) => {
+            report.bill_at = Some(at);
+            report.event_timestamp = None;
+            None
+        }
+        Due::Now(not_before) => not_before,
+    };
+    let is_unanswered = report
+        .first_sent_at
+        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    if is_unanswered {
+        let why = "unanswered for 23 hours: looked up before it is sent again";
+        leave(
+            tx,
+            change.clone(),
+            (report, state),
+            (&Event::LoseTrack, why),
+            now,
+        )
+        .await?;
+        return Ok(None);
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, report, rules.slots, not_before, now).await?,
+    };
+    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
+        let why = "older than the 35 days that Stripe takes";
+        leave(
+            tx,
+            change.clone(),
+            (report, state),
+            (&Event::Expire, why),
+            now,
+        )
+        .await?;
+        return Ok(None);
+    }
+    Ok(Some((stamp, may_be_there)))
+}
+
+/// Takes a report out of sending: what it becomes, and why in words.
+async fn leave(
+    tx: &DatabaseTransaction,
+    change: UpdateMany<usage_report::Entity>,
+    (report, state): (&Report, State),
+    (event, why): (&Event, &str),
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let Some(next) = state.after(event) else {
+        return Ok(());
+    };
+    let mut change = change
+        .col_expr(Column::State, Expr::value(next.name()))
+        .col_expr(Column::NextAttemptAt, Expr::value(now));
+    if next == State::Missed {
+        change = change.col_expr(Column::LastError, Expr::value(why));
+    }
+    change.exec(tx).await?;
+    tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "not sent");
+    Ok(())
+}
+
 /// The event's timestamp: inside the part of the window that the report's first increment lies in, so that
 /// a boundary that was learned late does not put it on the wrong side.
 async fn choose_timestamp(
     tx: &DatabaseTransaction,
     report: &Report,
     slots: Slots,
+    not_before: Option<Millis>,
     now: Millis,
 ) -> std::result::Result<Millis, DbErr> {
     let known = read(
@@ -320,14 +416,26 @@ async fn choose_timestamp(
         report.window_start,
     )
     .await?;
-    let around = known.first().map_or_else(
-        || slots.around(report.first_at),
-        |(_, own)| own.window_around(slots, report.first_at),
-    );
-    let window = around.intersection(Interval {
-        start: report.window_start,
-        end: report.window_end,
-    });
+    let around = |at| {
+        known
+            .first()
+            .map_or_else(|| slots.around(at), |(_, own)| own.window_around(slots, at))
+    };
+    let mut window = match report.bill_at {
+        Some(at) => Interval {
+            start: at,
+            end: around(at).end,
+        },
+        None => around(report.first_at).intersection(Interval {
+            start: report.window_start,
+            end: report.window_end,
+        }),
+    };
+    // What Stripe began to charge a moment later than usage began here.
+    if let Some(from) = not_before.filter(|from| *from > window.start) {
+        window.start = from;
+        window.end = Ord::max(window.end, from.saturating_add(SECOND_MS));
+    }
     let taken: Vec<Millis> = usage_report::Entity::find()
         .select_only()
         .column(Column::EventTimestamp)

@@ -26,7 +26,7 @@ use stripe_product::{
 };
 use stripe_types::{Currency, List};
 
-use super::{Failure, Stripe, failure};
+use super::{Failure, Stripe, failure, is_missing};
 use crate::usage::tier::{Amount, Tier};
 
 /// The key of an event's payload that names the customer.
@@ -149,7 +149,7 @@ impl Stripe {
     }
 
     /// The price of a lookup key, archived or not, with its tiers.
-    pub(crate) async fn find_price(
+    pub(crate) async fn find_price_by_key(
         &self,
         lookup_key: &str,
     ) -> Result<Option<CatalogPrice>, Failure> {
@@ -275,18 +275,6 @@ fn once(key: &str) -> Result<RequestStrategy, Failure> {
     IdempotencyKey::new(key)
         .map(RequestStrategy::Idempotent)
         .map_err(|error| Failure::Refused(error.to_string()))
-}
-
-/// Whether Stripe says that there is no such object.
-pub(super) fn is_missing(error: &StripeError) -> bool {
-    let StripeError::Stripe(api, status) = error else {
-        return false;
-    };
-    *status == 404
-        && api
-            .code
-            .as_ref()
-            .is_some_and(|code| code.to_string() == "resource_missing")
 }
 
 fn read_meter(meter: BillingMeter) -> CatalogMeter {

@@ -8,8 +8,8 @@ use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 
 use super::{
     Failure, Stripe,
-    catalog::{A_PAGE, CatalogPrice, Listed, is_missing, read_pages, read_price},
-    failure,
+    catalog::{A_PAGE, CatalogPrice, Listed, read_pages, read_price},
+    failure, is_missing,
 };
 
 /// How many subscriptions of the Stripe account are looked through.
@@ -55,7 +55,7 @@ impl Stripe {
         };
         let read = |subscription: Subscription| {
             let is_over =
-                ["canceled", "incomplete_expired"].contains(&subscription.status.as_str());
+                ["canceled", "incomplete_expired", "incomplete"].contains(&subscription.status.as_str());
             (!is_over).then(|| read_subscription(subscription))
         };
         let all = read_pages(SUBSCRIPTIONS_READ, page, |one| one.id.to_string(), read).await?;

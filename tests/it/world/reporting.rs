@@ -48,6 +48,13 @@ impl World {
         requests
     }
 
+    /// The calls that gave the stand-in for Stripe a meter event of anybody, in order.
+    pub(crate) async fn sent(&self) -> Vec<LoggedRequest> {
+        let mut requests = self.stripe().requests().await.expect("requests");
+        requests.retain(|request| request.path == "/v1/billing/meter_events");
+        requests
+    }
+
     /// Restarts the server under a clock that stands still, as does the one of the stand-in for Stripe.
     pub(crate) async fn freeze(&mut self, now: DateTime<Utc>) {
         self.set_clock(Clock::manual(now.timestamp_millis())).await;

@@ -1,0 +1,145 @@
+//! Subscriptions: what Stripe says of them is followed, and what admins ask is done to them.
+//!
+//! [`follow`] keeps plan, status and billing periods of each account true by asking Stripe; webhooks only
+//! wake it early. [`change`] moves an account to another plan or cancels it, so that nothing that was used is
+//! lost on the way.
+
+pub(crate) mod change;
+mod drain;
+pub(crate) mod follow;
+mod poll;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    clock::Clock,
+    store::Store,
+    stripe::{Failure, Stripe, subscriptions::Subscription},
+    usage::{
+        Millis, SECOND_MS,
+        meter::Meters,
+        subscription::{Facts, ItemFacts},
+        window::Slots,
+    },
+};
+
+/// How much later than their subscription its first items may be made.
+const ORIGINAL_MS: Millis = 2 * SECOND_MS;
+
+/// How the room is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct SubscriptionOptions {
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) slots: Slots,
+    /// How often Stripe is asked for all subscriptions.
+    pub(crate) interval_ms: Millis,
+    /// How long a change waits for usage to show at Stripe.
+    pub(crate) change_wait_ms: Millis,
+    /// How long nothing to do is waited out.
+    pub(crate) idle: Duration,
+}
+
+/// Follows and changes the subscriptions of the linked accounts.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    store: Store,
+    clock: Clock,
+    stripe: Stripe,
+    options: SubscriptionOptions,
+    /// Names this replica as the holder of a lease or of an operation.
+    replica: String,
+    /// Told when a webhook came or somebody wants the truth now.
+    wake: Arc<Notify>,
+    /// Told when there is something to send.
+    closed: Arc<Notify>,
+    shutdown: CancellationToken,
+    /// Work that outlives the call that asked for it.
+    tasks: TaskTracker,
+}
+
+/// What the room works with.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) stripe: Stripe,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) closed: Arc<Notify>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Subscriptions {
+    pub(crate) fn new(around: Surroundings, options: SubscriptionOptions) -> Arc<Self> {
+        Arc::new(Self {
+            store: around.store,
+            clock: around.clock,
+            stripe: around.stripe,
+            options,
+            replica: Uuid::now_v7().to_string(),
+            wake: around.wake,
+            closed: around.closed,
+            shutdown: around.shutdown,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Waits for the work that is under way.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The configured meters by their ids at Stripe; those that Stripe does not have are left out.
+    async fn meters(&self) -> Result<HashMap<String, String>, Failure> {
+        let mut meters = HashMap::new();
+        for name in self.options.meters.names_of_all() {
+            let Some(meter) = self.options.meters.find(name) else {
+                continue;
+            };
+            match self.stripe.meter_id(&meter.event_name).await {
+                Ok(id) => {
+                    meters.insert(id, name.to_owned());
+                }
+                Err(Failure::NoMeter(_)) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(meters)
+    }
+}
+
+/// What of a subscription at Stripe matters here.
+fn facts(from: &Subscription, meters: &HashMap<String, String>) -> Facts {
+    let items = from.items.iter().filter_map(|item| {
+        let meter = meters.get(item.price.meter.as_ref()?)?;
+        // What the subscription began with charges its first period from the start, however early that was
+        // dated; what was added later charges from then.
+        let is_original = item.created <= from.created.saturating_add(ORIGINAL_MS);
+        Some(ItemFacts {
+            item: item.id.clone(),
+            price: item.price.id.clone(),
+            meter: meter.clone(),
+            created: if is_original {
+                item.created.min(item.period.start)
+            } else {
+                item.created
+            },
+            period: item.period,
+        })
+    });
+    Facts {
+        subscription: from.id.clone(),
+        customer: from.customer.clone(),
+        status: from.status.clone(),
+        billing_mode: from.billing_mode.clone(),
+        is_live: from.is_live(),
+        created: from.created,
+        cancel_at: from.cancel_at,
+        ended_at: from.ended_at,
+        items: items.collect(),
+    }
+}

@@ -1,0 +1,102 @@
+//! Billing periods: usage reaches the invoice of the period it happened in, whatever happens around its end.
+
+use chrono::TimeDelta;
+use usage_client::InvoiceState;
+
+use crate::world::{
+    World, at,
+    billing::{BASIC, SEATS},
+    on_both_engines,
+};
+
+on_both_engines!(
+    usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices,
+    usage_from_before_the_link_but_inside_the_period_is_billed,
+    late_usage_of_a_draft_joins_it,
+);
+
+/// Twelve minutes and some seconds past an hour, so that the boundary cuts it.
+const ANCHOR: &str = "2027-03-10T13:12:34Z";
+
+async fn usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices(mut world: World) {
+    let end = at("2027-04-10T13:12:34Z");
+    world.bill(end - TimeDelta::days(2)).await;
+    world.subscribe("acct", &[BASIC, SEATS], at(ANCHOR)).await;
+    let account = world.follow("acct").await;
+    assert_eq!(
+        account.valid_from,
+        at(ANCHOR),
+        "it bills since the period began"
+    );
+    let known = world.subscription("acct").await.unwrap();
+    assert_eq!(
+        (known.status.as_str(), known.billing_mode.as_str()),
+        ("active", "flexible")
+    );
+    assert_eq!(known.periods.len(), 1, "seats are not followed");
+    assert_eq!(known.periods[0].period.end, end);
+
+    world.move_clocks(end).await;
+    world
+        .count("acct", 7, end - TimeDelta::milliseconds(1))
+        .await;
+    world.count("acct", 20, end).await;
+    world
+        .pass(end + TimeDelta::minutes(6), TimeDelta::minutes(2))
+        .await;
+    assert_eq!(
+        world.held("cus_acct", "api_calls").await,
+        27,
+        "flushed by our own clock"
+    );
+    world
+        .pass(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [7]);
+    let known = world.subscription("acct").await.unwrap();
+    assert_eq!(known.periods[1].invoice_state, InvoiceState::Final);
+
+    let next = at("2027-05-10T13:12:34Z");
+    world.move_clocks(next).await;
+    world
+        .pass(next + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [7, 20]);
+    world.finish().await;
+}
+
+async fn usage_from_before_the_link_but_inside_the_period_is_billed(mut world: World) {
+    let start = at(ANCHOR);
+    world.bill(start + TimeDelta::days(3)).await;
+    world
+        .count("acct", 100, start - TimeDelta::minutes(1))
+        .await;
+    world.count("acct", 3, start).await;
+    world.count("acct", 4, start + TimeDelta::days(2)).await;
+    world.subscribe("acct", &[BASIC], start).await;
+    world.follow("acct").await;
+    let end = at("2027-04-10T13:12:34Z");
+    world.pass(end, TimeDelta::days(5)).await;
+    world
+        .pass(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [7]);
+    world.finish().await;
+}
+
+async fn late_usage_of_a_draft_joins_it(mut world: World) {
+    let end = at("2027-04-10T13:12:34Z");
+    world.bill(end - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(ANCHOR)).await;
+    world.follow("acct").await;
+    world.count("acct", 5, end - TimeDelta::hours(25)).await;
+    world
+        .pass(end + TimeDelta::minutes(40), TimeDelta::minutes(10))
+        .await;
+    world.count("acct", 6, end - TimeDelta::hours(2)).await;
+    world
+        .pass(end + TimeDelta::minutes(80), TimeDelta::minutes(1))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [11]);
+    world.finish().await;
+}
