@@ -69,6 +69,88 @@ impl DatabaseConfig {
     }
 }
 
+/// The Stripe account that usage is billed through.
+#[derive(Args, Clone, Debug)]
+pub struct StripeConfig {
+    /// The secret key of the Stripe account; without one the service counts and shows, and reports nothing.
+    #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
+    pub stripe_secret_key: Option<Secret>,
+
+    /// Where Stripe's API is, for a stand-in; Stripe's own by default.
+    #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
+    pub stripe_api_base: Option<String>,
+}
+
+impl StripeConfig {
+    /// The secret key of the Stripe account, where there is one.
+    ///
+    /// # Errors
+    /// A key that cannot be sent, which is not repeated.
+    pub fn key(&self) -> Result<Option<&str>, String> {
+        match &self.stripe_secret_key {
+            None => Ok(None),
+            Some(Secret(key))
+                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
+                Ok(Some(key))
+            }
+            Some(_) => {
+                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
+            }
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Args, Clone, Debug)]
+pub struct MetersConfig {
+    /// What is counted: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or `NAME=STRIPE_EVENT_NAME:UNIT`,
+    /// separated by commas.
+    #[arg(
+        long = "meters",
+        env = "METERS",
+        value_delimiter = ',',
+        default_value = "api_calls:call"
+    )]
+    pub meters: Vec<Meter>,
+
+    /// The meter of increments that name none; a single meter is its own default.
+    #[arg(long, env = "DEFAULT_METER")]
+    pub default_meter: Option<String>,
+}
+
+impl MetersConfig {
+    /// The configured meters.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one sentence.
+    pub fn read(&self) -> Result<Meters, String> {
+        Meters::new(self.meters.clone(), self.default_meter.as_deref())
+    }
+}
+
+/// When usage is reported.
+#[derive(Args, Clone, Debug)]
+pub struct ScheduleConfig {
+    /// When to report, as a cron expression of 5 or 6 fields, in the time zone below.
+    #[arg(long, env = "REPORT_SCHEDULE", default_value = "0 0 * * *")]
+    pub report_schedule: String,
+
+    /// The IANA time zone of the schedule.
+    #[arg(long, env = "REPORT_TIME_ZONE", default_value = "UTC")]
+    pub report_time_zone: String,
+}
+
+impl ScheduleConfig {
+    /// The configured schedule.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub(crate) fn read(&self) -> Result<Schedule, String> {
+        Schedule::parse(&self.report_schedule, &self.report_time_zone)
+    }
+}
+
 /// How the service runs.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -98,35 +180,17 @@ pub struct Config {
     #[arg(long, env = "NO_MIGRATE")]
     pub no_migrate: bool,
 
-    /// The secret key of the Stripe account; without one the service counts and shows, and reports nothing.
-    #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
-    pub stripe_secret_key: Option<Secret>,
+    /// The Stripe account that usage is billed through.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
 
-    /// Where Stripe's API is, for a stand-in; Stripe's own by default.
-    #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
-    pub stripe_api_base: Option<String>,
+    /// What is counted.
+    #[command(flatten)]
+    pub meters: MetersConfig,
 
-    /// What is counted: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or `NAME=STRIPE_EVENT_NAME:UNIT`,
-    /// separated by commas.
-    #[arg(
-        long = "meters",
-        env = "METERS",
-        value_delimiter = ',',
-        default_value = "api_calls:call"
-    )]
-    pub meters: Vec<Meter>,
-
-    /// The meter of increments that name none; a single meter is its own default.
-    #[arg(long, env = "DEFAULT_METER")]
-    pub default_meter: Option<String>,
-
-    /// When to report, as a cron expression of 5 or 6 fields, in the time zone below.
-    #[arg(long, env = "REPORT_SCHEDULE", default_value = "0 0 * * *")]
-    pub report_schedule: String,
-
-    /// The IANA time zone of the schedule.
-    #[arg(long, env = "REPORT_TIME_ZONE", default_value = "UTC")]
-    pub report_time_zone: String,
+    /// When it is reported.
+    #[command(flatten)]
+    pub schedule: ScheduleConfig,
 
     /// The width of a slot in minutes: 15, 30 or 60. Days of zones off by half an hour need 30, by a quarter 15.
     #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
@@ -187,32 +251,6 @@ impl Config {
         self.database.check()
     }
 
-    /// The configured meters.
-    ///
-    /// # Errors
-    /// What is wrong with them, in one sentence.
-    pub fn meters(&self) -> Result<Meters, String> {
-        Meters::new(self.meters.clone(), self.default_meter.as_deref())
-    }
-
-    /// The secret key of the Stripe account, where there is one.
-    ///
-    /// # Errors
-    /// A key that cannot be sent, which is not repeated.
-    pub fn stripe_key(&self) -> Result<Option<&str>, String> {
-        match &self.stripe_secret_key {
-            None => Ok(None),
-            Some(Secret(key))
-                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
-            {
-                Ok(Some(key))
-            }
-            Some(_) => {
-                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
-            }
-        }
-    }
-
     /// The signing secrets of the webhook endpoint; none where no webhooks are taken.
     ///
     /// # Errors
@@ -235,14 +273,6 @@ impl Config {
             ));
         }
         Ok(secrets.iter().map(|Secret(text)| text.clone()).collect())
-    }
-
-    /// The configured schedule.
-    ///
-    /// # Errors
-    /// What is wrong with it, in one sentence.
-    pub(crate) fn schedule(&self) -> Result<Schedule, String> {
-        Schedule::parse(&self.report_schedule, &self.report_time_zone)
     }
 }
 

@@ -30,9 +30,11 @@
 //! | `settling` | compares Stripe's totals with what it took: confirmed, short, over |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
-//! | `stripe` | the only file that names async-stripe |
 //! | `http` | webhooks, health and metrics over HTTP |
 //! | `metrics` | what is counted of the service itself; the only place that names a metric |
+//! | `stripe` | the only room that names async-stripe |
+//! | [`setup`] | what Stripe must hold: meters, products, prices |
+//! | [`doctor`] | what goes wrong in real life, looked for |
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
@@ -51,6 +53,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod doctor;
 mod entity;
 pub mod error;
 mod http;
@@ -61,6 +64,7 @@ mod reporter;
 mod rpc;
 mod serve;
 mod settling;
+pub mod setup;
 mod show;
 pub mod store;
 mod stripe;

@@ -7,8 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use usage_server::{
     clock::Clock,
-    config::Config,
-    reconciling::{Question, Row, reconcile},
+    reconciling::{Question, ReconcileConfig, Row, reconcile},
     usage::{Millis, window::Interval},
 };
 
@@ -16,7 +15,7 @@ use usage_server::{
 #[derive(Args, Debug)]
 pub(crate) struct ReconcileCommand {
     #[command(flatten)]
-    config: Config,
+    config: ReconcileConfig,
     /// Only this account; it is asked for at Stripe also where nothing was counted.
     #[arg(long)]
     account: Option<String>,

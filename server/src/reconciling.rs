@@ -6,11 +6,12 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
+use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{DatabaseConfig, MetersConfig, StripeConfig},
     error::{Error, Result},
     store::{
         Store,
@@ -84,22 +85,39 @@ pub(crate) struct Reconciler {
     rate: DefaultDirectRateLimiter,
 }
 
+/// What the command line looks at.
+#[derive(Args, Clone, Debug)]
+pub struct ReconcileConfig {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// The Stripe account.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
+
+    /// The meters.
+    #[command(flatten)]
+    pub meters: MetersConfig,
+}
+
 /// Every row of a question, for the command line: connects to database and Stripe by itself, and works beside a
 /// server that runs.
 ///
 /// # Errors
 /// A wrong setting, no Stripe key, a database that does not answer, or too many rows, in words.
 pub async fn reconcile(
-    config: &Config,
+    config: &ReconcileConfig,
     clock: &Clock,
     question: &Question,
 ) -> std::result::Result<Vec<Row>, String> {
-    config.check()?;
+    config.database.check()?;
     let key = config
-        .stripe_key()?
+        .stripe
+        .key()?
         .ok_or("reconciling reads Stripe; set STRIPE_SECRET_KEY")?;
-    let stripe = Stripe::new(key, config.stripe_api_base.as_deref())?;
-    let meters = Arc::new(config.meters()?);
+    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref())?;
+    let meters = Arc::new(config.meters.read()?);
     let database = &config.database;
     let store = Store::open(&database.database_url, database.database_connections)
         .await

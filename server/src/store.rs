@@ -16,6 +16,7 @@ pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod corrections;
 pub(crate) mod decisions;
+pub(crate) mod doctor;
 pub(crate) mod housekeeping;
 mod invoicing;
 pub mod law;
@@ -80,8 +81,20 @@ impl Store {
     /// # Errors
     /// A URL of another kind, or a database that does not answer.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rwc", max_connections).await
+    }
+
+    /// Connects to what is there: a SQLite file that does not exist stays so.
+    ///
+    /// # Errors
+    /// A URL of another kind, or a database that is not there or does not answer.
+    pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rw", max_connections).await
+    }
+
+    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
         if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, "rwc", 1)).await?;
+            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1)).await?;
             let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
             Ok(Self { writer, reader })
         } else {

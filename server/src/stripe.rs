@@ -3,9 +3,12 @@
 //! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
 //! here, and what is not whole is refused. When to try again is the reporter's business.
 
+pub(crate) mod catalog;
 pub(crate) mod invoices;
+pub(crate) mod probe;
 pub(crate) mod subscriptions;
 pub(crate) mod totals;
+pub(crate) mod survey;
 
 use std::{
     collections::HashMap,

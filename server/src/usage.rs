@@ -14,6 +14,7 @@ pub mod refusal;
 pub mod report;
 pub mod subscription;
 pub mod settling;
+pub mod tier;
 pub mod window;
 
 /// Milliseconds of Unix time: the unit of every time inside the service.

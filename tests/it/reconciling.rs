@@ -6,7 +6,7 @@ use usage_client::{
     Correct, ErrorKind, PutAccount, Reconcile, ReconciledUsage, ReportState, ResolveAction,
     ResolveReport,
 };
-use usage_server::reconciling::{Question, reconcile};
+use usage_server::reconciling::{Question, ReconcileConfig, reconcile};
 
 use crate::world::{World, hours_ago, on_both_engines};
 
@@ -84,7 +84,7 @@ async fn what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end(wo
     assert_eq!((now.len(), now[0].period.start), (1, edge()));
     // The command does the same, beside the server that runs.
     let asked = Question::default();
-    let found = reconcile(&world.config(), &world.clock, &asked)
+    let found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
     assert_eq!(found.len(), 1);
@@ -135,7 +135,7 @@ async fn each_difference_shows_where_it_is(world: World) {
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!(figures(&row), (8, 8, Ok(7)));
     let asked = Question::default();
-    let found = reconcile(&world.config(), &world.clock, &asked)
+    let found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
     assert!(!found[0].is_equal());
@@ -210,7 +210,17 @@ async fn without_a_stripe_key_nothing_is_reconciled(mut world: World) {
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ReportingDisabled);
     let asked = Question::default();
-    let refused = reconcile(&world.config(), &world.clock, &asked).await;
+    let refused = reconcile(&command(&world), &world.clock, &asked).await;
     assert!(refused.unwrap_err().contains("STRIPE_SECRET_KEY"));
     world.finish().await;
+}
+
+/// What the command line is given in this world.
+fn command(world: &World) -> ReconcileConfig {
+    let config = world.config();
+    ReconcileConfig {
+        database: config.database,
+        stripe: config.stripe,
+        meters: config.meters,
+    }
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Beats every other second.
 const BEAT: &str = "*/2 * * * * *";
 /// The jobs' names in `leases`.
-const REPORT_JOB: &str = "report schedule";
+pub(crate) const REPORT_JOB: &str = "report schedule";
 const HOUSEKEEPING_JOB: &str = "housekeeping";
 /// A run that nobody has worked on for this long was left by a replica that died.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;

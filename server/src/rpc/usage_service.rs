@@ -39,7 +39,7 @@ pub(crate) struct UsageRpc {
     pub(crate) store: Store,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reporter: Arc<Reporter>,
-    pub(crate) reconciler: Reconciler,
+    pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,

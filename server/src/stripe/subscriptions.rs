@@ -241,12 +241,12 @@ fn subscription(from: stripe_shared::Subscription) -> Subscription {
         created: seconds(from.created),
         cancel_at: from.cancel_at.map(seconds),
         ended_at: from.ended_at.map(seconds),
-        items: from.items.data.into_iter().map(item).collect(),
+        items: from.items.data.iter().map(item).collect(),
         operation,
     }
 }
 
-fn item(from: stripe_shared::SubscriptionItem) -> Item {
+fn item(from: &stripe_shared::SubscriptionItem) -> Item {
     Item {
         id: from.id.to_string(),
         price: price(&from.price),
