@@ -18,7 +18,7 @@ use crate::{
     http::{self, Http},
     ledger::{Ledger, LedgerOptions, Writers},
     metrics::Exporter,
-    reporter::{Reporter, ReporterOptions},
+    reporter::{Reporter, ReporterOptions, schedule::Schedule},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
     store::{Store, send::Rules},
     stripe::Stripe,
@@ -97,18 +97,6 @@ pub async fn serve(
     };
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let reporter_options = ReporterOptions {
-        meters: Arc::clone(&meters),
-        rules: Rules {
-            slots: config.window_mins,
-            late_usage: config.late_usage,
-        },
-        schedule,
-        events_per_sec: config.stripe_events_per_sec,
-        concurrency: size(config.stripe_concurrency),
-        retry_ms: config.stripe_retry_ms,
-        idle: idle(&config),
-    };
     let closed = Arc::new(Notify::new());
     let subscriptions = stripe.clone().map(|stripe| {
         let around = Surroundings {
@@ -125,7 +113,7 @@ pub async fn serve(
         store.clone(),
         clock.clone(),
         stripe,
-        reporter_options,
+        reporter_options(&config, &meters, schedule),
         closed,
         ending.clone(),
     );
@@ -161,19 +149,25 @@ pub async fn serve(
         Err(error) => Err(ServeError::Io(Box::new(error))),
     };
     ending.cancel();
-    finish(writers, &reporter).await;
-    if let Some(subscriptions) = &subscriptions
-        && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
-            .await
-            .is_err()
-    {
-        tracing::warn!(
-            "a change of a subscription was under way; it is taken up at the next start"
-        );
-    }
+    finish(writers, &reporter, subscriptions.as_deref()).await;
     store.close().await?;
     tracing::info!("stopped");
     result
+}
+
+fn reporter_options(config: &Config, meters: &Arc<Meters>, schedule: Schedule) -> ReporterOptions {
+    ReporterOptions {
+        meters: Arc::clone(meters),
+        rules: Rules {
+            slots: config.window_mins,
+            late_usage: config.late_usage,
+        },
+        schedule,
+        events_per_sec: config.stripe_events_per_sec,
+        concurrency: size(config.stripe_concurrency),
+        retry_ms: config.stripe_retry_ms,
+        idle: idle(config),
+    }
 }
 
 fn ledger_options(config: &Config, store: &Store) -> LedgerOptions {
@@ -205,7 +199,7 @@ fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOp
 }
 
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
-async fn finish(writers: Writers, reporter: &Reporter) {
+async fn finish(writers: Writers, reporter: &Reporter, subscriptions: Option<&Subscriptions>) {
     // The services are gone and with them the ledger: its writers commit what they hold and end.
     let written = async {
         for writer in writers {
@@ -226,6 +220,15 @@ async fn finish(writers: Writers, reporter: &Reporter) {
     {
         tracing::warn!(
             "some reports were still under way; they are taken up again at the next start"
+        );
+    }
+    if let Some(subscriptions) = subscriptions
+        && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
+            .await
+            .is_err()
+    {
+        tracing::warn!(
+            "a change of a subscription was under way; it is taken up at the next start"
         );
     }
 }
