@@ -26,6 +26,8 @@
 //! | `ledger` | group commit |
 //! | `show` | the answer of `Get` |
 //! | `reporter` | closing, sending, following; the schedule |
+//! | [`reconciling`] | counted, reported and Stripe's figure side by side |
+//! | `settling` | compares Stripe's totals with what it took: confirmed, short, over |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | the only file that names async-stripe |
@@ -54,9 +56,11 @@ pub mod error;
 mod http;
 mod ledger;
 mod metrics;
+pub mod reconciling;
 mod reporter;
 mod rpc;
 mod serve;
+mod settling;
 mod show;
 pub mod store;
 mod stripe;

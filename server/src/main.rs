@@ -1,6 +1,7 @@
 //! The command line of usage-server: the only place for anyhow, with the demo that it plays.
 
 mod demo;
+mod reconcile;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -37,6 +38,8 @@ enum Command {
     Demo(DemoConfig),
     /// Bring the database's schema up to date, and end.
     Migrate(DatabaseConfig),
+    /// Put what was counted, what was reported and what Stripe holds side by side; ends with 1 on any difference.
+    Reconcile(Box<reconcile::ReconcileCommand>),
 }
 
 /// What is logged when `RUST_LOG` does not say; the demo's story is not to be interrupted.
@@ -96,6 +99,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let stop = CancellationToken::new();
             cancel_on_signal(stop.clone())?;
             if !demo::run(config, &mut std::io::stdout(), stop).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Reconcile(command) => {
+            if !reconcile::run(*command, &mut std::io::stdout()).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }

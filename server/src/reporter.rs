@@ -133,6 +133,11 @@ impl Reporter {
         Ok(run)
     }
 
+    /// Tells the sender that something is due that no run closed.
+    pub(crate) fn send_now(&self) {
+        self.closed.notify_one();
+    }
+
     /// Waits for the work that is under way.
     pub(crate) async fn finish(&self) {
         self.tasks.close();

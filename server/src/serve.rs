@@ -18,8 +18,10 @@ use crate::{
     http::{self, Http},
     ledger::{Ledger, LedgerOptions, Writers},
     metrics::Exporter,
+    reconciling::Reconciler,
     reporter::{Reporter, ReporterOptions, schedule::Schedule},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    settling::Settler,
     store::{Store, send::Rules},
     stripe::Stripe,
     subscription::{SubscriptionOptions, Subscriptions, Surroundings},
@@ -109,6 +111,13 @@ pub async fn serve(
         };
         Subscriptions::new(around, subscription_options(&config, &meters))
     });
+    let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
+    // For whoever hears from Stripe that events were dropped.
+    let settle_now = Arc::new(Notify::new());
+    let settler = stripe.clone().map(|stripe| {
+        let (store, clock, meters) = (store.clone(), clock.clone(), Arc::clone(&meters));
+        Settler::new(store, clock, stripe, meters, settle_now, ending.clone())
+    });
     let reporter = Reporter::new(
         store.clone(),
         clock.clone(),
@@ -125,10 +134,14 @@ pub async fn serve(
             if let Some(subscriptions) = &subscriptions {
                 subscriptions.start();
             }
+            if let Some(settler) = &settler {
+                settler.start();
+            }
             let usage = UsageRpc {
                 store: store.clone(),
                 ledger: Arc::new(ledger),
                 reporter: Arc::clone(&reporter),
+                reconciler,
                 meters,
                 slots: config.window_mins,
                 clock: clock.clone(),
@@ -150,6 +163,13 @@ pub async fn serve(
     };
     ending.cancel();
     finish(writers, &reporter, subscriptions.as_deref()).await;
+    if let Some(settler) = &settler
+        && tokio::time::timeout(STOP_WITHIN, settler.finish())
+            .await
+            .is_err()
+    {
+        tracing::warn!("settling was under way; it is taken up again in an hour");
+    }
     store.close().await?;
     tracing::info!("stopped");
     result

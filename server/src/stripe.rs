@@ -5,6 +5,7 @@
 
 pub(crate) mod invoices;
 pub(crate) mod subscriptions;
+pub(crate) mod totals;
 
 use std::{
     collections::HashMap,

@@ -332,6 +332,11 @@ impl World {
         self.client.get().expect("a client").clone()
     }
 
+    /// Where the stand-in for Stripe is, and its key: for calls that the service does not make.
+    pub(crate) fn stripe_address(&self) -> (&str, &str) {
+        (self.sandbox.base_url(), self.sandbox.secret_key())
+    }
+
     pub(crate) fn stripe(&self) -> Control {
         self.sandbox.control()
     }

@@ -19,6 +19,8 @@ use crate::{
 pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
 /// How long webhooks are remembered: longer than Stripe sends one again, by itself or on somebody's word.
 const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long it is remembered what settling found: longer than it looks at an event.
+const SETTLEMENTS_KEPT_MS: Millis = 100 * DAY_MS;
 /// How long commits stand alone: far longer than a lost answer is asked for.
 const COMMITS_KEPT_MS: Millis = DAY_MS;
 /// How many rows one transaction forgets, so that counting never waits long.
@@ -31,17 +33,28 @@ struct Rolled {
 }
 
 impl Store {
-    /// Forgets one step of old keys; false when none are left.
+    /// Forgets one step of old keys and of what settling found long ago; false when none are left.
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
-        let oldest = now.saturating_sub(KEYS_KEPT_MS);
         let mut forgot = 0;
-        for (table, names) in [
-            ("idempotency_keys", "account_id, key"),
-            ("batch_keys", "key"),
+        for (table, names, age, kept_ms) in [
+            (
+                "idempotency_keys",
+                "account_id, key",
+                "created_at",
+                KEYS_KEPT_MS,
+            ),
+            ("batch_keys", "key", "created_at", KEYS_KEPT_MS),
+            (
+                "settlements",
+                "customer, meter, day",
+                "day",
+                SETTLEMENTS_KEPT_MS,
+            ),
         ] {
+            let oldest = now.saturating_sub(kept_ms);
             let sql = format!(
                 "DELETE FROM {table} WHERE ({names}) IN \
-                 (SELECT {names} FROM {table} WHERE created_at < $1 LIMIT $2)"
+                 (SELECT {names} FROM {table} WHERE {age} < $1 LIMIT $2)"
             );
             let limit = i64::try_from(ROWS_A_STEP).unwrap_or(i64::MAX);
             let statement =
