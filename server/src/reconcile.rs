@@ -147,23 +147,20 @@ fn as_json(row: &Row) -> serde_json::Value {
 
 /// Reads a month, or two moments with a slash between them.
 fn parse_period(text: &str) -> Result<Interval, String> {
-    let period = match text.split_once('/') {
-        Some((start, end)) => Interval {
+    let period = if let Some((start, end)) = text.split_once('/') {
+        Interval {
             start: parse_moment(start)?,
             end: parse_moment(end)?,
-        },
-        None => {
-            let first =
-                NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d").map_err(|_| {
-                    format!("{text:?} is neither a month such as 2026-11 nor START/END")
-                })?;
-            let next = first
-                .checked_add_months(Months::new(1))
-                .ok_or("the month is outside the calendar")?;
-            Interval {
-                start: midnight(first),
-                end: midnight(next),
-            }
+        }
+    } else {
+        let first = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d")
+            .map_err(|_| format!("{text:?} is neither a month such as 2026-11 nor START/END"))?;
+        let next = first
+            .checked_add_months(Months::new(1))
+            .ok_or("the month is outside the calendar")?;
+        Interval {
+            start: midnight(first),
+            end: midnight(next),
         }
     };
     if period.start < period.end {

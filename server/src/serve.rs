@@ -88,7 +88,8 @@ pub async fn serve(
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
     let parts = Parts::assemble(&config, &clock, &ending).await?;
-    let (ledger, writers) = Ledger::start(&parts.store, &clock, ledger_options(&config, &parts.store));
+    let (ledger, writers) =
+        Ledger::start(&parts.store, &clock, ledger_options(&config, &parts.store));
     let result = match parts.reporter.start_beating().await {
         Ok(()) => {
             parts.start();

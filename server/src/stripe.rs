@@ -7,8 +7,8 @@ pub(crate) mod catalog;
 pub(crate) mod invoices;
 pub(crate) mod probe;
 pub(crate) mod subscriptions;
-pub(crate) mod totals;
 pub(crate) mod survey;
+pub(crate) mod totals;
 
 use std::{
     collections::HashMap,

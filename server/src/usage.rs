@@ -12,8 +12,8 @@ pub mod meter;
 pub mod period;
 pub mod refusal;
 pub mod report;
-pub mod subscription;
 pub mod settling;
+pub mod subscription;
 pub mod tier;
 pub mod window;
 

@@ -12,7 +12,11 @@ use crate::{
 
 impl Subscriptions {
     /// The subscription that an account follows, while it lives.
-    pub(super) async fn living(&self, account_id: &str, billing: &Billing) -> Result<(Subscription, Facts)> {
+    pub(super) async fn living(
+        &self,
+        account_id: &str,
+        billing: &Billing,
+    ) -> Result<(Subscription, Facts)> {
         let unfit = |why: &str| Error::SubscriptionUnfit(format!("account {account_id:?} {why}"));
         let facts = self
             .look_up(billing)
@@ -108,7 +112,12 @@ impl Subscriptions {
     }
 
     /// Refuses what would lose usage.
-    pub(super) async fn check_usage(&self, account_id: &str, facts: &Facts, wanted: &Wanted) -> Result<()> {
+    pub(super) async fn check_usage(
+        &self,
+        account_id: &str,
+        facts: &Facts,
+        wanted: &Wanted,
+    ) -> Result<()> {
         let now = self.clock.now();
         let since = charging_since(facts, now);
         let until_now = now.saturating_add(1);

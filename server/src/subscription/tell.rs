@@ -195,7 +195,10 @@ impl Subscriptions {
         for price in prices {
             let of = self.stripe.find_price(price).await?;
             let meter = of.and_then(|of| of.meter);
-            if meter.as_ref().is_none_or(|meter| !meters.contains_key(meter)) {
+            if meter
+                .as_ref()
+                .is_none_or(|meter| !meters.contains_key(meter))
+            {
                 let why = format!("price {price} is not of a configured meter any more");
                 return Err(Failure::Refused(why));
             }

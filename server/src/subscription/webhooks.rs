@@ -16,7 +16,10 @@ impl Subscriptions {
         if events.is_empty() {
             return Ok(());
         }
-        if events.iter().any(|stored| stored.event.kind.starts_with("v1.billing.meter.")) {
+        if events
+            .iter()
+            .any(|stored| stored.event.kind.starts_with("v1.billing.meter."))
+        {
             self.settle_now.notify_one();
         }
         self.flush_invoiced(&events).await?;
