@@ -80,15 +80,7 @@ pub async fn serve(
     let store = open(&config).await?;
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let options = LedgerOptions {
-        writers: if store.has_parallel_writers() {
-            size(config.writers)
-        } else {
-            1
-        },
-        queue: size(config.queue_increments),
-        slots: config.window_mins,
-    };
+    let options = ledger_options(&config, &store);
     let reporter_options = ReporterOptions {
         meters: Arc::clone(&meters),
         rules: Rules {
@@ -160,7 +152,27 @@ pub async fn serve(
     };
     ending.cancel();
     finish(writers, &reporter).await;
-    if let Some(subscriptions) = &subscriptions
+    finish_jobs(subscriptions.as_deref(), settler.as_deref()).await;
+    store.close().await?;
+    tracing::info!("stopped");
+    result
+}
+
+fn ledger_options(config: &Config, store: &Store) -> LedgerOptions {
+    LedgerOptions {
+        writers: if store.has_parallel_writers() {
+            size(config.writers)
+        } else {
+            1
+        },
+        queue: size(config.queue_increments),
+        slots: config.window_mins,
+    }
+}
+
+/// Waits for what the jobs that talk to Stripe are about.
+async fn finish_jobs(subscriptions: Option<&Subscriptions>, settler: Option<&Settler>) {
+    if let Some(subscriptions) = subscriptions
         && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
             .await
             .is_err()
@@ -169,16 +181,13 @@ pub async fn serve(
             "a change of a subscription was under way; it is taken up at the next start"
         );
     }
-    if let Some(settler) = &settler
+    if let Some(settler) = settler
         && tokio::time::timeout(STOP_WITHIN, settler.finish())
             .await
             .is_err()
     {
         tracing::warn!("settling was under way; it is taken up again in an hour");
     }
-    store.close().await?;
-    tracing::info!("stopped");
-    result
 }
 
 fn idle(config: &Config) -> Duration {

@@ -111,7 +111,9 @@ impl Settler {
                     () = tokio::time::sleep(LOOK) => false,
                     () = settler.shutdown.cancelled() => break,
                 };
-                if let Err(error) = settler.settle_when_due(is_woken).await {
+                // It reads, and what it records it records whole: it may end anywhere.
+                let run = settler.settle_when_due(is_woken);
+                if let Some(Err(error)) = settler.shutdown.run_until_cancelled(run).await {
                     tracing::warn!(%error, "settling stopped; it is taken up again in an hour");
                 }
             }
