@@ -15,3 +15,4 @@ pub(crate) mod report_run;
 pub(crate) mod settlement;
 pub(crate) mod subscription;
 pub(crate) mod usage_report;
+pub(crate) mod webhook_event;

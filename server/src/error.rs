@@ -7,10 +7,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use usage_proto::v1::ERROR_DOMAIN;
 
-use crate::usage::{
-    period::rfc3339,
-    refusal::{Reason, Refusal},
-    window::Interval,
+use crate::{
+    metrics,
+    usage::{
+        period::rfc3339,
+        refusal::{Reason, Refusal},
+        window::Interval,
+    },
 };
 
 /// Field violations travel in headers, and a few hundred break the connection.
@@ -277,6 +280,7 @@ impl From<Error> for Status {
             Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
             _ => {}
         }
+        metrics::call_refused(error.reason());
         let mut details =
             ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
         let violations: Vec<FieldViolation> = error

@@ -13,6 +13,10 @@
 //!    one meter event through `stripe`. The event's identifier is the same on every retry, so that Stripe
 //!    keeps it once; what it answers becomes the report's next state.
 //!
+//!
+//! Stripe's webhooks come in through `http`, which checks who signed them, stores them and wakes the job that reads
+//! from Stripe what is so.
+//!
 //! # Where things live
 //!
 //! | room | purpose |
@@ -27,6 +31,8 @@
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | the only file that names async-stripe |
+//! | `http` | webhooks, health and metrics over HTTP |
+//! | `metrics` | what is counted of the service itself; the only place that names a metric |
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
@@ -47,7 +53,9 @@ pub mod clock;
 pub mod config;
 mod entity;
 pub mod error;
+mod http;
 mod ledger;
+mod metrics;
 pub mod reconciling;
 mod reporter;
 mod rpc;
@@ -59,4 +67,4 @@ mod stripe;
 mod subscription;
 pub mod usage;
 
-pub use serve::{ServeError, serve};
+pub use serve::{Listeners, ServeError, serve};

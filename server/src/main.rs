@@ -3,7 +3,7 @@
 mod demo;
 mod reconcile;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, error::ErrorKind};
@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use usage_server::{
+    Listeners,
     clock::Clock,
     config::{Config, DatabaseConfig},
     serve,
@@ -82,12 +83,17 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     start_log(cli.log_json, default_log);
     match cli.command {
         Command::Serve(config) => {
-            let listener = TcpListener::bind(config.listen)
-                .await
-                .with_context(|| format!("cannot listen on {}", config.listen))?;
+            let http = match config.http_listen {
+                Some(address) => Some(listen(address).await?),
+                None => None,
+            };
+            let listeners = Listeners {
+                grpc: listen(config.listen).await?,
+                http,
+            };
             let shutdown = CancellationToken::new();
             cancel_on_signal(shutdown.clone())?;
-            serve(listener, *config, Clock::system(), shutdown).await?;
+            serve(listeners, *config, Clock::system(), shutdown).await?;
         }
         Command::Demo(config) => {
             let stop = CancellationToken::new();
@@ -110,6 +116,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 /// `RUST_LOG` decides what is logged, where it is set.

@@ -15,7 +15,9 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
+    http::{self, Http},
     ledger::{Ledger, LedgerOptions, Writers},
+    metrics::Exporter,
     reconciling::Reconciler,
     reporter::{Reporter, ReporterOptions},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
@@ -63,13 +65,22 @@ impl From<sea_orm::DbErr> for ServeError {
     }
 }
 
-/// Serves on a listener until the shutdown, then lets callers finish, commits what they sent and records
+/// The sockets that the service is given: whoever starts it owns them, so a test can bind port 0.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where gRPC is served.
+    pub grpc: TcpListener,
+    /// Where webhooks, health and metrics are served over HTTP, if they are.
+    pub http: Option<TcpListener>,
+}
+
+/// Serves on its listeners until the shutdown, then lets callers finish, commits what they sent and records
 /// what Stripe still answers.
 ///
 /// # Errors
 /// A wrong setting, a database that cannot be used, or a socket that fails.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     config: Config,
     clock: Clock,
     shutdown: CancellationToken,
@@ -78,9 +89,19 @@ pub async fn serve(
     let schedule = config.schedule().map_err(ServeError::Config)?;
     let stripe = connect_stripe(&config)?;
     let store = open(&config).await?;
+    // A webhook that was stored wakes the job that reads from Stripe what it is about.
+    let webhook_stored = Arc::new(Notify::new());
+    // Told when Stripe says that it dropped events.
+    let settle_now = Arc::new(Notify::new());
+    let http = Http {
+        store: store.clone(),
+        clock: clock.clone(),
+        webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
+        webhook_stored: Arc::clone(&webhook_stored),
+        settle_now: Arc::clone(&settle_now),
+    };
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let options = ledger_options(&config, &store);
     let reporter_options = ReporterOptions {
         meters: Arc::clone(&meters),
         rules: Rules {
@@ -99,15 +120,13 @@ pub async fn serve(
             store: store.clone(),
             clock: clock.clone(),
             stripe,
-            wake: Arc::new(Notify::new()),
+            wake: Arc::clone(&webhook_stored),
             closed: Arc::clone(&closed),
             shutdown: ending.clone(),
         };
         Subscriptions::new(around, subscription_options(&config, &meters))
     });
     let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
-    // For whoever hears from Stripe that events were dropped.
-    let settle_now = Arc::new(Notify::new());
     let settler = stripe.clone().map(|stripe| {
         let (store, clock, meters) = (store.clone(), clock.clone(), Arc::clone(&meters));
         Settler::new(store, clock, stripe, meters, settle_now, ending.clone())
@@ -120,7 +139,7 @@ pub async fn serve(
         closed,
         ending.clone(),
     );
-    let (ledger, writers) = Ledger::start(&store, &clock, options);
+    let (ledger, writers) = Ledger::start(&store, &clock, ledger_options(&config, &store));
     let result = match reporter.start_beating().await {
         Ok(()) => {
             reporter.start_sending();
@@ -144,9 +163,14 @@ pub async fn serve(
                 store: store.clone(),
                 subscriptions: subscriptions.clone(),
                 slots: config.window_mins,
-                clock,
+                clock: clock.clone(),
             };
-            serve_rpc(listener, &config, usage, accounts, &ending).await
+            // Whichever of the two sockets fails ends the service.
+            tokio::try_join!(
+                serve_rpc(listeners.grpc, &config, usage, accounts, &ending),
+                serve_http(listeners.http, http, &ending),
+            )
+            .map(|((), ())| ())
         }
         Err(error) => Err(ServeError::Io(Box::new(error))),
     };
@@ -256,6 +280,36 @@ fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
     stripe.map(Some).map_err(ServeError::Config)
 }
 
+async fn serve_http(
+    listener: Option<TcpListener>,
+    http: Http,
+    ending: &CancellationToken,
+) -> Result<(), ServeError> {
+    let Some(listener) = listener else {
+        if !http.webhook_secrets.is_empty() {
+            tracing::warn!(
+                "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are taken"
+            );
+        }
+        return Ok(());
+    };
+    let exporter = Exporter::of_process().map_err(|error| ServeError::Io(error.into()))?;
+    let serving = http::serve(listener, http, exporter, ending.clone());
+    tokio::select! {
+        served = serving => served.map_err(|error| ServeError::Io(Box::new(error))),
+        () = overdue(ending) => {
+            tracing::warn!("some HTTP requests did not end in time; their connections are closed");
+            Ok(())
+        }
+    }
+}
+
+/// The moment at which callers have had long enough to end.
+async fn overdue(ending: &CancellationToken) {
+    ending.cancelled().await;
+    tokio::time::sleep(CALLERS_END_WITHIN).await;
+}
+
 async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
@@ -290,20 +344,16 @@ async fn serve_rpc(
     tracing::info!(%address, "serving");
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, ending.cancelled());
-    let overdue = async {
-        ending.cancelled().await;
-        tokio::time::sleep(CALLERS_END_WITHIN).await;
-    };
     tokio::select! {
         served = serving => served.map_err(|error| io(Box::new(error))),
-        () = overdue => {
+        () = overdue(ending) => {
             tracing::warn!("some callers did not end in time; their connections are closed");
             Ok(())
         }
     }
 }
 
-fn panicked(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
+fn panicked(_: Box<dyn std::any::Any + Send>) -> ::http::Response<tonic::body::Body> {
     tracing::error!("a request handler panicked");
     tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
 }

@@ -36,11 +36,6 @@ const OLD_NEWS_MS: Millis = 2 * DAY_MS;
 /// Events older than this are on final invoices and not asked for any more.
 const LOOKED_AT_MS: Millis = 70 * DAY_MS;
 
-/// Counts each change of a customer's day to more than we ever sent.
-const OVER_TOTAL: &str = "usage_settling_over_total";
-/// Counts reports that Stripe took and lacks a day later.
-const SHORT_TOTAL: &str = "usage_settling_short_total";
-
 /// Compares Stripe's totals with ours.
 #[derive(Debug)]
 pub(crate) struct Settler {

@@ -30,6 +30,7 @@ pub(crate) mod runs;
 pub(crate) mod send;
 pub(crate) mod settling;
 pub(crate) mod subscriptions;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -129,6 +130,15 @@ impl Store {
         Ok(Migrator::get_pending_migrations_read_only(&self.writer)
             .await?
             .len())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        let statement = Statement::from_string(self.backend(), "SELECT 1");
+        self.reader.query_one_raw(statement).await.map(|_| ())
     }
 
     /// Waits for running statements and closes every connection.

@@ -36,4 +36,5 @@ mod settling;
 mod showing;
 mod showing_model;
 mod unanswered;
+mod webhooks;
 mod world;

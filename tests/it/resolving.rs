@@ -202,15 +202,25 @@ async fn a_correction_is_not_moved_to_where_it_would_be_below_zero(world: World)
     let client = world.client();
     world.stripe().create_customer("cus_acct").await.unwrap();
     let edge = hours_ago(24);
-    let periods = [(edge - TimeDelta::days(30), edge), (edge, edge + TimeDelta::days(30))];
+    let periods = [
+        (edge - TimeDelta::days(30), edge),
+        (edge, edge + TimeDelta::days(30)),
+    ];
     for (start, end) in periods {
         let link = PutAccount::stripe("acct", "cus_acct").bill_from(edge - TimeDelta::days(30));
-        client.put_account(link.current_period(start, end)).await.unwrap();
+        client
+            .put_account(link.current_period(start, end))
+            .await
+            .unwrap();
     }
     world.count("acct", 100, edge - TimeDelta::hours(5)).await;
     world.count("acct", 10, edge + TimeDelta::hours(5)).await;
     world.report_all().await;
-    world.stripe().script(Fault::status(400).on_path(EVENTS)).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
     let take = Correct::new("acct", -50, "too much").time(edge - TimeDelta::hours(4));
     let taken = client.correct(take).await.unwrap().report;
     let sent = [ReportState::Accepted, ReportState::Rejected];

@@ -78,7 +78,8 @@ impl Store {
         if new.action != Action::WriteOff {
             let customer = customer_to_bill(&tx, &report, new.action, now).await?;
             if new.action == Action::BillInCurrentPeriod && report.quantity < 0 {
-                self.check_current_period(&tx, &report, &customer, now).await?;
+                self.check_current_period(&tx, &report, &customer, now)
+                    .await?;
             }
             let is_young = |stamp: &Millis| {
                 *stamp > now.saturating_sub(MAX_EVENT_AGE_MS).saturating_add(HOUR_MS)

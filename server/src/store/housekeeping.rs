@@ -1,4 +1,4 @@
-//! Forgetting what nobody can ask for any more: old keys, and commits one by one.
+//! Forgetting what nobody can ask for any more: old keys, old webhooks, and commits one by one.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -17,6 +17,8 @@ use crate::{
 
 /// How long keys are remembered: longer than an increment may be old.
 pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long webhooks are remembered: longer than Stripe sends one again, by itself or on somebody's word.
+const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
 /// How long it is remembered what settling found: longer than it looks at an event.
 const SETTLEMENTS_KEPT_MS: Millis = 100 * DAY_MS;
 /// How long commits stand alone: far longer than a lost answer is asked for.
@@ -60,6 +62,18 @@ impl Store {
             forgot |= self.writer.execute_raw(statement).await?.rows_affected();
         }
         Ok(forgot > 0)
+    }
+
+    /// Forgets one step of old webhooks, handled or not: after so long the poll that an unhandled one would have
+    /// woken has come round thousands of times. False when none are left.
+    pub(crate) async fn forget_old_webhook_events(&self, now: Millis) -> Result<bool> {
+        let oldest = now.saturating_sub(WEBHOOKS_KEPT_MS);
+        let limit = i64::try_from(ROWS_A_STEP).unwrap_or(i64::MAX);
+        let sql = "DELETE FROM webhook_events WHERE id IN \
+                   (SELECT id FROM webhook_events WHERE received_at < $1 LIMIT $2)";
+        let values = [oldest.into(), limit.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
     }
 
     /// Adds one step of old commits to the one row that stands for all of them; false when none are left.

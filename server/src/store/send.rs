@@ -19,6 +19,7 @@ use super::{
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
+    metrics,
     usage::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice::LateUsage,
@@ -268,11 +269,11 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let (stamp, may_be_there) =
-        match prepare(tx, &mut report, (state, &change), rules, now).await? {
-            Some(prepared) => prepared,
-            None => return Ok(None),
-        };
+    let (stamp, may_be_there) = match prepare(tx, &mut report, (state, &change), rules, now).await?
+    {
+        Some(prepared) => prepared,
+        None => return Ok(None),
+    };
     let Some(next) = state.after(&Event::Send) else {
         return Ok(None);
     };
@@ -316,12 +317,26 @@ async fn prepare(
         // Whatever has not arrived by now comes too late; what has is found by looking.
         Due::Missed | Due::At(_) if may_be_there => {
             let why = "unanswered when its invoice became final: looked up";
-            leave(tx, change.clone(), (report, state), (&Event::LoseTrack, why), now).await?;
+            leave(
+                tx,
+                change.clone(),
+                (report, state),
+                (&Event::LoseTrack, why),
+                now,
+            )
+            .await?;
             return Ok(None);
         }
         Due::Missed => {
             let why = "its invoice was final before Stripe had it";
-            leave(tx, change.clone(), (report, state), (&Event::Expire, why), now).await?;
+            leave(
+                tx,
+                change.clone(),
+                (report, state),
+                (&Event::Expire, why),
+                now,
+            )
+            .await?;
             return Ok(None);
         }
         Due::At(at) => {
@@ -336,7 +351,14 @@ async fn prepare(
         .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
     if is_unanswered {
         let why = "unanswered for 23 hours: looked up before it is sent again";
-        leave(tx, change.clone(), (report, state), (&Event::LoseTrack, why), now).await?;
+        leave(
+            tx,
+            change.clone(),
+            (report, state),
+            (&Event::LoseTrack, why),
+            now,
+        )
+        .await?;
         return Ok(None);
     }
     let stamp = match report.event_timestamp {
@@ -345,7 +367,14 @@ async fn prepare(
     };
     if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
         let why = "older than the 35 days that Stripe takes";
-        leave(tx, change.clone(), (report, state), (&Event::Expire, why), now).await?;
+        leave(
+            tx,
+            change.clone(),
+            (report, state),
+            (&Event::Expire, why),
+            now,
+        )
+        .await?;
         return Ok(None);
     }
     Ok(Some((stamp, may_be_there)))
@@ -370,6 +399,7 @@ async fn leave(
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "not sent");
+    metrics::report(Some(event));
     Ok(())
 }
 

@@ -238,7 +238,8 @@ impl Subscriptions {
     async fn check_usage(&self, account_id: &str, facts: &Facts, wanted: &Wanted) -> Result<()> {
         let now = self.clock.now();
         let since = self.charging_since(facts, now);
-        let outstanding = self.store.outstanding(account_id, since, now).await?;
+        let until_now = now.saturating_add(1);
+        let outstanding = self.store.outstanding(account_id, since, until_now).await?;
         if outstanding.undecided > 0 {
             return Err(Error::UsageUndecided {
                 account_id: account_id.to_owned(),
