@@ -208,6 +208,27 @@ impl UsageService for Reference {
         Err(Status::unimplemented("not measured"))
     }
 
+    async fn correct(
+        &self,
+        _: Request<v1::CorrectRequest>,
+    ) -> Result<Response<v1::CorrectResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn resolve_report(
+        &self,
+        _: Request<v1::ResolveReportRequest>,
+    ) -> Result<Response<v1::ResolveReportResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn reconcile(
+        &self,
+        _: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     type ForceReportStream = Empty<Result<v1::ForceReportResponse, Status>>;
 
     async fn force_report(
