@@ -162,6 +162,20 @@ pub struct Config {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
 
+    /// The address to serve webhooks, health and metrics on, over HTTP; nothing is served where there is none.
+    #[arg(long, env = "HTTP_LISTEN")]
+    pub http_listen: Option<SocketAddr>,
+
+    /// The signing secrets of the webhook endpoint, `whsec_...`, separated by commas: up to four are valid at
+    /// once, so that they can rotate.
+    #[arg(
+        long,
+        env = "STRIPE_WEBHOOK_SECRETS",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub stripe_webhook_secrets: Vec<Secret>,
+
     /// Do not migrate the database on start; refuse to start when it is not up to date.
     #[arg(long, env = "NO_MIGRATE")]
     pub no_migrate: bool,
@@ -233,7 +247,32 @@ impl Config {
                 "WRITERS is {writers} and DATABASE_CONNECTIONS {connections}; at least {BESIDE_WRITERS} more connections than writers are needed"
             ));
         }
+        self.webhook_secrets()?;
         self.database.check()
+    }
+
+    /// The signing secrets of the webhook endpoint; none where no webhooks are taken.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one sentence that repeats none.
+    pub(crate) fn webhook_secrets(&self) -> Result<Vec<String>, String> {
+        const MOST: usize = 4;
+        let secrets = &self.stripe_webhook_secrets;
+        if secrets.len() > MOST {
+            return Err(format!(
+                "STRIPE_WEBHOOK_SECRETS holds {} secrets; at most {MOST} may be valid at once",
+                secrets.len()
+            ));
+        }
+        let is_usable = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(nth) = secrets.iter().position(|Secret(text)| !is_usable(text)) {
+            return Err(format!(
+                "STRIPE_WEBHOOK_SECRETS: secret {} of {} must be visible ASCII characters without spaces",
+                nth.saturating_add(1),
+                secrets.len()
+            ));
+        }
+        Ok(secrets.iter().map(|Secret(text)| text.clone()).collect())
     }
 }
 

@@ -201,7 +201,15 @@ pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis,
     let store = open(&config.database, &mut findings).await;
     let account = stripe::reach(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
-        stripe::check(account, &meters, store.as_ref(), clock.now(), &mut findings).await;
+        // It holds pages of Stripe's objects: too much for the stacks of those who wait for it.
+        Box::pin(stripe::check(
+            account,
+            &meters,
+            store.as_ref(),
+            clock.now(),
+            &mut findings,
+        ))
+        .await;
     }
     if let Some(store) = store {
         accounts::check(&store, clock.now(), &mut findings).await;

@@ -1,8 +1,9 @@
 //! The command line of usage-server: the only place for anyhow, with the demo that it plays.
 
 mod demo;
+mod reconcile;
 
-use std::{fmt::Display, io::Write as _, process::ExitCode};
+use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use usage_server::{
+    Listeners,
     clock::Clock,
     config::{Config, DatabaseConfig},
     doctor::{DoctorConfig, diagnose},
@@ -38,6 +40,8 @@ enum Command {
     Demo(DemoConfig),
     /// Bring the database's schema up to date, and end.
     Migrate(DatabaseConfig),
+    /// Put what was counted, what was reported and what Stripe holds side by side; ends with 1 on any difference.
+    Reconcile(Box<reconcile::ReconcileCommand>),
     /// Work on the Stripe account.
     #[command(subcommand)]
     Stripe(StripeCommand),
@@ -96,24 +100,22 @@ fn refuse(error: &clap::Error) -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default_log = match cli.command {
         Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
-        Command::Demo(_) | Command::Stripe(_) | Command::Doctor(_) => QUIET_LOG,
+        Command::Demo(_) | Command::Reconcile(_) | Command::Stripe(_) | Command::Doctor(_) => {
+            QUIET_LOG
+        }
     };
     start_log(cli.log_json, default_log);
     match cli.command {
-        Command::Serve(config) => {
-            let listener = TcpListener::bind(config.listen)
-                .await
-                .with_context(|| format!("cannot listen on {}", config.listen))?;
-            let shutdown = CancellationToken::new();
-            cancel_on_signal(shutdown.clone())?;
-            serve(listener, *config, Clock::system(), shutdown).await?;
-        }
+        Command::Serve(config) => run_service(*config).await?,
         Command::Demo(config) => {
             let stop = CancellationToken::new();
             cancel_on_signal(stop.clone())?;
-            if !demo::run(config, &mut std::io::stdout(), stop).await? {
-                return Ok(ExitCode::FAILURE);
-            }
+            let is_well = demo::run(config, &mut std::io::stdout(), stop).await?;
+            return Ok(exit_code(is_well));
+        }
+        Command::Reconcile(command) => {
+            let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
+            return Ok(exit_code(is_equal));
         }
         Command::Migrate(config) => {
             config.check().map_err(anyhow::Error::msg)?;
@@ -138,6 +140,27 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_service(config: Config) -> anyhow::Result<()> {
+    let http = match config.http_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let listeners = Listeners {
+        grpc: listen(config.listen).await?,
+        http,
+    };
+    let shutdown = CancellationToken::new();
+    cancel_on_signal(shutdown.clone())?;
+    serve(listeners, config, Clock::system(), shutdown).await?;
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Prints for whoever called; a reader that has gone is an error, not a panic.

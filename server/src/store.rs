@@ -14,6 +14,8 @@ pub(crate) mod boundaries;
 mod bulk;
 pub(crate) mod close;
 pub(crate) mod commit;
+pub(crate) mod corrections;
+pub(crate) mod decisions;
 pub(crate) mod doctor;
 pub(crate) mod housekeeping;
 mod invoicing;
@@ -22,11 +24,14 @@ pub(crate) mod leases;
 pub(crate) mod operations;
 mod overflow;
 mod plan;
+pub(crate) mod reconciling;
 mod recut;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
+pub(crate) mod settling;
 pub(crate) mod subscriptions;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -138,6 +143,15 @@ impl Store {
         Ok(Migrator::get_pending_migrations_read_only(&self.writer)
             .await?
             .len())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        let statement = Statement::from_string(self.backend(), "SELECT 1");
+        self.reader.query_one_raw(statement).await.map(|_| ())
     }
 
     /// Waits for running statements and closes every connection.

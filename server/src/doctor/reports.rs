@@ -188,6 +188,7 @@ mod tests {
         let law = |committed| LedgerLaw {
             committed,
             reports: [("open".to_owned(), 7_i128)].into(),
+            corrections: 5,
         };
         assert_eq!(judge_law(&law(7)).mark, Mark::Ok);
         let finding = judge_law(&law(10));

@@ -115,7 +115,8 @@ impl Reporter {
         for _ in 0..HOUSEKEEPING_STEPS {
             let forgot = self.store.forget_old_keys(now).await?;
             let rolled = self.store.roll_up_commits(now).await?;
-            if !(forgot || rolled) || self.shutdown.is_cancelled() {
+            let dropped = self.store.forget_old_webhook_events(now).await?;
+            if !(forgot || rolled || dropped) || self.shutdown.is_cancelled() {
                 break;
             }
             tokio::time::sleep(HOUSEKEEPING_PAUSE).await;

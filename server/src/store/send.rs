@@ -19,6 +19,7 @@ use super::{
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
+    metrics,
     usage::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice::LateUsage,
@@ -268,10 +269,17 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let (stamp, may_be_there) = match prepare(tx, &mut report, (state, &change), rules, now).await?
-    {
-        Some(prepared) => prepared,
-        None => return Ok(None),
+    let may_be_there = report.first_sent_at.is_some();
+    let stamp = match prepare(tx, &mut report, rules, now).await? {
+        Prepared::Send(stamp) => stamp,
+        Prepared::Wait(until) => {
+            invoicing::postpone(tx, &report, until).await?;
+            return Ok(None);
+        }
+        Prepared::Leave(event, why) => {
+            leave(tx, change, (&report, state), (&event, why), now).await?;
+            return Ok(None);
+        }
     };
     let Some(next) = state.after(&Event::Send) else {
         return Ok(None);
@@ -297,46 +305,33 @@ async fn mark(
     }))
 }
 
-/// Settles what must not be sent, or not now; else the event's timestamp, and whether an earlier attempt may
-/// have arrived.
+/// What is to be done with a report before it is sent.
+enum Prepared {
+    /// It is sent with this timestamp.
+    Send(Millis),
+    /// It waits until then.
+    Wait(Millis),
+    /// It leaves the sender's hands: what happened, and why in words.
+    Leave(Event, &'static str),
+}
+
 async fn prepare(
     tx: &DatabaseTransaction,
     report: &mut Report,
-    (state, change): (State, &UpdateMany<usage_report::Entity>),
     rules: Rules,
     now: Millis,
-) -> std::result::Result<Option<(Millis, bool)>, DbErr> {
-    let due = invoicing::due(tx, report, rules.late_usage, now).await?;
+) -> std::result::Result<Prepared, DbErr> {
     let may_be_there = report.first_sent_at.is_some();
-    let not_before = match due {
-        Due::Later(until) => {
-            invoicing::postpone(tx, report, until).await?;
-            return Ok(None);
-        }
+    let not_before = match invoicing::due(tx, report, rules.late_usage, now).await? {
+        Due::Later(until) => return Ok(Prepared::Wait(until)),
         // Whatever has not arrived by now comes too late; what has is found by looking.
         Due::Missed | Due::At(_) if may_be_there => {
             let why = "unanswered when its invoice became final: looked up";
-            leave(
-                tx,
-                change.clone(),
-                (report, state),
-                (&Event::LoseTrack, why),
-                now,
-            )
-            .await?;
-            return Ok(None);
+            return Ok(Prepared::Leave(Event::LoseTrack, why));
         }
         Due::Missed => {
             let why = "its invoice was final before Stripe had it";
-            leave(
-                tx,
-                change.clone(),
-                (report, state),
-                (&Event::Expire, why),
-                now,
-            )
-            .await?;
-            return Ok(None);
+            return Ok(Prepared::Leave(Event::Expire, why));
         }
         Due::At(at) => {
             report.bill_at = Some(at);
@@ -350,15 +345,7 @@ async fn prepare(
         .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
     if is_unanswered {
         let why = "unanswered for 23 hours: looked up before it is sent again";
-        leave(
-            tx,
-            change.clone(),
-            (report, state),
-            (&Event::LoseTrack, why),
-            now,
-        )
-        .await?;
-        return Ok(None);
+        return Ok(Prepared::Leave(Event::LoseTrack, why));
     }
     let stamp = match report.event_timestamp {
         Some(stamp) => stamp,
@@ -366,17 +353,9 @@ async fn prepare(
     };
     if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
         let why = "older than the 35 days that Stripe takes";
-        leave(
-            tx,
-            change.clone(),
-            (report, state),
-            (&Event::Expire, why),
-            now,
-        )
-        .await?;
-        return Ok(None);
+        return Ok(Prepared::Leave(Event::Expire, why));
     }
-    Ok(Some((stamp, may_be_there)))
+    Ok(Prepared::Send(stamp))
 }
 
 /// Takes a report out of sending: what it becomes, and why in words.
@@ -398,6 +377,7 @@ async fn leave(
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "not sent");
+    metrics::report(Some(event));
     Ok(())
 }
 

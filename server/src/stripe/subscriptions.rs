@@ -120,7 +120,7 @@ impl Stripe {
             .filter(|_| page.has_more)
             .map(|last| last.id.to_string());
         Ok(Page {
-            subscriptions: page.data.into_iter().map(subscription).collect(),
+            subscriptions: page.data.iter().map(subscription).collect(),
             next,
         })
     }
@@ -131,7 +131,7 @@ impl Stripe {
         id: &str,
     ) -> Result<Option<Subscription>, Failure> {
         match RetrieveSubscription::new(id).send(&self.client).await {
-            Ok(found) => Ok(Some(subscription(found))),
+            Ok(found) => Ok(Some(subscription(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
@@ -170,7 +170,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
@@ -186,7 +186,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
@@ -220,7 +220,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 }
@@ -231,7 +231,7 @@ fn once(request_key: &str) -> Result<RequestStrategy, Failure> {
         .map_err(|error| Failure::Refused(error.to_string()))
 }
 
-fn subscription(from: stripe_shared::Subscription) -> Subscription {
+fn subscription(from: &stripe_shared::Subscription) -> Subscription {
     let operation = from.metadata.get(OPERATION_KEY).cloned();
     Subscription {
         id: from.id.to_string(),
@@ -241,12 +241,12 @@ fn subscription(from: stripe_shared::Subscription) -> Subscription {
         created: seconds(from.created),
         cancel_at: from.cancel_at.map(seconds),
         ended_at: from.ended_at.map(seconds),
-        items: from.items.data.into_iter().map(item).collect(),
+        items: from.items.data.iter().map(item).collect(),
         operation,
     }
 }
 
-fn item(from: stripe_shared::SubscriptionItem) -> Item {
+fn item(from: &stripe_shared::SubscriptionItem) -> Item {
     Item {
         id: from.id.to_string(),
         price: price(&from.price),

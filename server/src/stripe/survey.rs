@@ -54,8 +54,8 @@ impl Stripe {
             async move { query.customize().send(&self.client).await }
         };
         let read = |subscription: Subscription| {
-            let is_over =
-                ["canceled", "incomplete_expired", "incomplete"].contains(&subscription.status.as_str());
+            let is_over = ["canceled", "incomplete_expired", "incomplete"]
+                .contains(&subscription.status.as_str());
             (!is_over).then(|| read_subscription(subscription))
         };
         let all = read_pages(SUBSCRIPTIONS_READ, page, |one| one.id.to_string(), read).await?;

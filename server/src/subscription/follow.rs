@@ -1,6 +1,6 @@
 //! Following: one account's subscription, its periods and their invoices made true by asking Stripe.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use super::{Subscriptions, facts};
 use crate::{
@@ -219,11 +219,6 @@ impl Subscriptions {
             seen.push(facts.subscription.clone());
         }
         Ok(seen)
-    }
-
-    /// Tells the loop that there is something to look at now.
-    pub(crate) fn wake(self: &Arc<Self>) {
-        self.wake.notify_one();
     }
 }
 
