@@ -9,9 +9,7 @@ use usage_server::{
     store::Store,
 };
 
-use crate::{
-    world::{Engine, World, hours_ago, on_both_engines, within},
-};
+use crate::world::{Engine, World, hours_ago, on_both_engines, within};
 
 on_both_engines!(
     a_world_without_trouble_is_well_with_a_server_and_without,
