@@ -33,3 +33,4 @@ mod showing;
 mod showing_model;
 mod unanswered;
 mod world;
+mod year;
