@@ -4,9 +4,9 @@
 //! answer into plain values. What the values mean is in the rooms that own them.
 
 use crate::{
-    Account, AccountPage, Batch, BatchOutcome, CancelSubscription, ChangePlan, Changed, Counted,
-    Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount, ReportPage,
-    ReportRun, Usage, proto,
+    Account, AccountPage, Batch, BatchOutcome, CancelSubscription, ChangePlan, Changed, Correct,
+    Corrected, Counted, Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount,
+    Reconcile, ReconcilePage, ReportPage, ReportRun, ResolveReport, Resolved, Usage, proto,
 };
 use proto::{
     account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,
@@ -180,6 +180,47 @@ impl UsageClient {
         tokio::time::timeout(self.timeout, opening)
             .await
             .map_err(|_elapsed| Error::deadline(self.timeout))?
+    }
+
+    /// Enters a correction: a report of its own, reported to Stripe as its own meter event.
+    ///
+    /// On failure [`Error::idempotency_key`] has the key that the next attempt must carry.
+    pub async fn correct(&self, correction: Correct) -> Result<Corrected, Error> {
+        let mut correction = correction;
+        let key = correction.ensure_key().map(str::to_owned);
+        let request = correction.into_wire()?;
+        let mut usage = self.usage.clone();
+        self.unary(
+            request,
+            |request| async move { usage.correct(request).await },
+        )
+        .await
+        .and_then(|response| Corrected::from_wire(response, key.clone()))
+        .map_err(|error| error.with_key(key))
+    }
+
+    /// Decides on a report that is short, rejected, parked, unknown or missed. Deciding the same again while
+    /// it stands changes nothing.
+    pub async fn resolve_report(&self, decision: ResolveReport) -> Result<Resolved, Error> {
+        let request = decision.into_wire();
+        let mut usage = self.usage.clone();
+        let response = self.unary(request, |request| async move {
+            usage.resolve_report(request).await
+        });
+        Resolved::from_wire(response.await?)
+    }
+
+    /// Puts what was counted, what was reported and what Stripe holds side by side, one page of accounts.
+    ///
+    /// Stripe is asked meanwhile: give it [more time](Self::with_timeout) than other calls.
+    pub async fn reconcile(&self, question: Reconcile) -> Result<ReconcilePage, Error> {
+        let request = question.into_wire()?;
+        let mut usage = self.usage.clone();
+        let response = self.unary(
+            request,
+            |request| async move { usage.reconcile(request).await },
+        );
+        ReconcilePage::from_wire(response.await?)
     }
 
     /// Links an account to a Stripe customer, or says that it is free. Putting what is already so

@@ -3,10 +3,13 @@
 mod account;
 mod batch;
 mod client;
+mod correction;
+mod decision;
 mod error;
 mod increment;
 mod page;
 mod reason;
+mod reconcile;
 mod report;
 mod run;
 mod status;
@@ -17,10 +20,13 @@ mod usage;
 pub use account::{Account, AccountPage, Billing, ListAccounts, PutAccount, StripeBilling};
 pub use batch::{Batch, BatchOutcome, IncrementResult};
 pub use client::UsageClient;
+pub use correction::{Correct, Corrected};
+pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 pub use reason::Reason;
-pub use report::{ListReports, ReportPage, ReportState, UsageReport};
+pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
+pub use report::{ListReports, ReportKind, ReportPage, ReportState, UsageReport};
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
 pub use subscription::{
     BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,

@@ -1,12 +1,12 @@
 //! Usage reports: which ones are asked for, and what they say.
 
 use crate::{
-    Error, Period,
+    Error, Period, ReportDecision,
     page::{non_empty, size_to_wire},
     proto, time,
 };
 use chrono::{DateTime, Utc};
-use proto::UsageReportState as Wire;
+use proto::{UsageReportKind as WireKind, UsageReportState as Wire};
 
 /// Where a usage report is on its way from a call to an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,7 +85,7 @@ impl ReportState {
         }
     }
 
-    fn from_wire(number: i32) -> Self {
+    pub(crate) fn from_wire(number: i32) -> Self {
         match Wire::try_from(number) {
             Ok(Wire::Open) => Self::Open,
             Ok(Wire::Closed) => Self::Closed,
@@ -148,9 +148,57 @@ pub struct UsageReport {
     /// A boundary inside the window was learned too late to cut it: the whole report belongs to the
     /// window's start.
     pub straddled: bool,
+    /// What it holds.
+    pub kind: ReportKind,
+    /// Why a correction was entered; none for usage.
+    pub note: Option<String>,
+    /// Who entered a correction; none for usage.
+    pub entered_by: Option<String>,
+    /// When it is billed instead of in its own window's period.
+    pub bill_at: Option<DateTime<Utc>>,
+    /// When Stripe's totals were seen to contain it.
+    pub confirmed_at: Option<DateTime<Utc>>,
+    /// What admins decided on it, oldest first.
+    pub decisions: Vec<ReportDecision>,
+}
+
+/// What a usage report holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReportKind {
+    /// What was counted.
+    Usage,
+    /// What an admin added or took away.
+    Correction,
+    /// A kind that this version of the client does not know, by its number.
+    Unrecognised(i32),
+}
+
+impl ReportKind {
+    fn to_wire(self) -> i32 {
+        match self {
+            Self::Usage => WireKind::Usage.into(),
+            Self::Correction => WireKind::Correction.into(),
+            Self::Unrecognised(number) => number,
+        }
+    }
+
+    fn from_wire(number: i32) -> Self {
+        match WireKind::try_from(number) {
+            // A server from before corrections holds nothing else.
+            Ok(WireKind::Usage | WireKind::Unspecified) => Self::Usage,
+            Ok(WireKind::Correction) => Self::Correction,
+            Err(_) => Self::Unrecognised(number),
+        }
+    }
 }
 
 impl UsageReport {
+    pub(crate) fn required_from_wire(report: Option<proto::UsageReport>) -> Result<Self, Error> {
+        let report = report.ok_or_else(|| Error::malformed("the answer has no report"))?;
+        Self::from_wire(report)
+    }
+
     pub(crate) fn from_wire(report: proto::UsageReport) -> Result<Self, Error> {
         let time = time::optional_from_wire;
         Ok(Self {
@@ -172,6 +220,16 @@ impl UsageReport {
             last_error: non_empty(report.last_error),
             run_id: non_empty(report.run_id),
             straddled: report.straddled,
+            kind: ReportKind::from_wire(report.kind),
+            note: non_empty(report.note),
+            entered_by: non_empty(report.entered_by),
+            bill_at: time(report.bill_at, "report.bill_at")?,
+            confirmed_at: time(report.confirmed_at, "report.confirmed_at")?,
+            decisions: report
+                .decisions
+                .into_iter()
+                .map(ReportDecision::from_wire)
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -195,6 +253,7 @@ pub struct ListReports {
     account_id: String,
     states: Vec<ReportState>,
     run_id: String,
+    kind: Option<ReportKind>,
     page_size: u32,
     page_token: String,
 }
@@ -223,6 +282,12 @@ impl ListReports {
         self
     }
 
+    /// Only reports that hold this.
+    pub fn kind(mut self, kind: ReportKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
     /// At most this many on a page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
@@ -242,6 +307,7 @@ impl ListReports {
             account_id: self.account_id,
             states: states.collect(),
             run_id: self.run_id,
+            kind: self.kind.map_or(0, ReportKind::to_wire),
             page_size: size_to_wire(self.page_size),
             page_token: self.page_token,
         }

@@ -10,6 +10,8 @@ pub use sea_orm_migration::MigratorTrait;
 
 mod m20261101_000001_usage;
 mod m20261122_000002_subscriptions;
+mod m20261122_000003_webhook_events;
+mod m20261122_000004_corrections_and_settling;
 mod names;
 
 /// Every migration, in order.
@@ -22,6 +24,8 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261101_000001_usage::Migration),
             Box::new(m20261122_000002_subscriptions::Migration),
+            Box::new(m20261122_000003_webhook_events::Migration),
+            Box::new(m20261122_000004_corrections_and_settling::Migration),
         ]
     }
 }

@@ -69,21 +69,9 @@ impl DatabaseConfig {
     }
 }
 
-/// How the service runs.
+/// The Stripe account that usage is billed through.
 #[derive(Args, Clone, Debug)]
-pub struct Config {
-    /// Where the data is.
-    #[command(flatten)]
-    pub database: DatabaseConfig,
-
-    /// The address to serve gRPC on.
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
-
-    /// Do not migrate the database on start; refuse to start when it is not up to date.
-    #[arg(long, env = "NO_MIGRATE")]
-    pub no_migrate: bool,
-
+pub struct StripeConfig {
     /// The secret key of the Stripe account; without one the service counts and shows, and reports nothing.
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
     pub stripe_secret_key: Option<Secret>,
@@ -91,7 +79,31 @@ pub struct Config {
     /// Where Stripe's API is, for a stand-in; Stripe's own by default.
     #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
     pub stripe_api_base: Option<String>,
+}
 
+impl StripeConfig {
+    /// The secret key of the Stripe account, where there is one.
+    ///
+    /// # Errors
+    /// A key that cannot be sent, which is not repeated.
+    pub fn key(&self) -> Result<Option<&str>, String> {
+        match &self.stripe_secret_key {
+            None => Ok(None),
+            Some(Secret(key))
+                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
+                Ok(Some(key))
+            }
+            Some(_) => {
+                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
+            }
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Args, Clone, Debug)]
+pub struct MetersConfig {
     /// What is counted: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or `NAME=STRIPE_EVENT_NAME:UNIT`,
     /// separated by commas.
     #[arg(
@@ -105,7 +117,21 @@ pub struct Config {
     /// The meter of increments that name none; a single meter is its own default.
     #[arg(long, env = "DEFAULT_METER")]
     pub default_meter: Option<String>,
+}
 
+impl MetersConfig {
+    /// The configured meters.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one sentence.
+    pub fn read(&self) -> Result<Meters, String> {
+        Meters::new(self.meters.clone(), self.default_meter.as_deref())
+    }
+}
+
+/// When usage is reported.
+#[derive(Args, Clone, Debug)]
+pub struct ScheduleConfig {
     /// When to report, as a cron expression of 5 or 6 fields, in the time zone below.
     #[arg(long, env = "REPORT_SCHEDULE", default_value = "0 0 * * *")]
     pub report_schedule: String,
@@ -113,6 +139,58 @@ pub struct Config {
     /// The IANA time zone of the schedule.
     #[arg(long, env = "REPORT_TIME_ZONE", default_value = "UTC")]
     pub report_time_zone: String,
+}
+
+impl ScheduleConfig {
+    /// The configured schedule.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub(crate) fn read(&self) -> Result<Schedule, String> {
+        Schedule::parse(&self.report_schedule, &self.report_time_zone)
+    }
+}
+
+/// How the service runs.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Where the data is.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// The address to serve gRPC on.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+
+    /// The address to serve webhooks, health and metrics on, over HTTP; nothing is served where there is none.
+    #[arg(long, env = "HTTP_LISTEN")]
+    pub http_listen: Option<SocketAddr>,
+
+    /// The signing secrets of the webhook endpoint, `whsec_...`, separated by commas: up to four are valid at
+    /// once, so that they can rotate.
+    #[arg(
+        long,
+        env = "STRIPE_WEBHOOK_SECRETS",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub stripe_webhook_secrets: Vec<Secret>,
+
+    /// Do not migrate the database on start; refuse to start when it is not up to date.
+    #[arg(long, env = "NO_MIGRATE")]
+    pub no_migrate: bool,
+
+    /// The Stripe account that usage is billed through.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
+
+    /// What is counted.
+    #[command(flatten)]
+    pub meters: MetersConfig,
+
+    /// When it is reported.
+    #[command(flatten)]
+    pub schedule: ScheduleConfig,
 
     /// The width of a slot in minutes: 15, 30 or 60. Days of zones off by half an hour need 30, by a quarter 15.
     #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
@@ -169,41 +247,32 @@ impl Config {
                 "WRITERS is {writers} and DATABASE_CONNECTIONS {connections}; at least {BESIDE_WRITERS} more connections than writers are needed"
             ));
         }
+        self.webhook_secrets()?;
         self.database.check()
     }
 
-    /// The configured meters.
+    /// The signing secrets of the webhook endpoint; none where no webhooks are taken.
     ///
     /// # Errors
-    /// What is wrong with them, in one sentence.
-    pub fn meters(&self) -> Result<Meters, String> {
-        Meters::new(self.meters.clone(), self.default_meter.as_deref())
-    }
-
-    /// The secret key of the Stripe account, where there is one.
-    ///
-    /// # Errors
-    /// A key that cannot be sent, which is not repeated.
-    pub fn stripe_key(&self) -> Result<Option<&str>, String> {
-        match &self.stripe_secret_key {
-            None => Ok(None),
-            Some(Secret(key))
-                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
-            {
-                Ok(Some(key))
-            }
-            Some(_) => {
-                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
-            }
+    /// What is wrong with them, in one sentence that repeats none.
+    pub(crate) fn webhook_secrets(&self) -> Result<Vec<String>, String> {
+        const MOST: usize = 4;
+        let secrets = &self.stripe_webhook_secrets;
+        if secrets.len() > MOST {
+            return Err(format!(
+                "STRIPE_WEBHOOK_SECRETS holds {} secrets; at most {MOST} may be valid at once",
+                secrets.len()
+            ));
         }
-    }
-
-    /// The configured schedule.
-    ///
-    /// # Errors
-    /// What is wrong with it, in one sentence.
-    pub(crate) fn schedule(&self) -> Result<Schedule, String> {
-        Schedule::parse(&self.report_schedule, &self.report_time_zone)
+        let is_usable = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(nth) = secrets.iter().position(|Secret(text)| !is_usable(text)) {
+            return Err(format!(
+                "STRIPE_WEBHOOK_SECRETS: secret {} of {} must be visible ASCII characters without spaces",
+                nth.saturating_add(1),
+                secrets.len()
+            ));
+        }
+        Ok(secrets.iter().map(|Secret(text)| text.clone()).collect())
     }
 }
 

@@ -20,7 +20,7 @@ use self::{
     tables::Totals,
     traffic::{Hours, Traffic},
 };
-use usage_server::{ServeError, clock::Clock, config::Config, serve};
+use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve};
 
 /// The accounts of the demo and their Stripe customers.
 const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
@@ -87,7 +87,11 @@ impl Stage {
         let endpoint = format!("http://{}", listener.local_addr()?);
         let config = flags(folder.path(), &sandbox)?;
         let shutdown = CancellationToken::new();
-        let mut serving = tokio::spawn(serve(listener, config, Clock::system(), shutdown.clone()));
+        let listeners = Listeners {
+            grpc: listener,
+            http: None,
+        };
+        let mut serving = tokio::spawn(serve(listeners, config, Clock::system(), shutdown.clone()));
         let client = tokio::select! {
             client = UsageClient::connect(endpoint.clone()) => client.context("cannot reach the server")?,
             ended = &mut serving => bail!("the server did not start: {:?}", ended?.err()),

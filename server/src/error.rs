@@ -7,7 +7,14 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use usage_proto::v1::ERROR_DOMAIN;
 
-use crate::usage::refusal::{Reason, Refusal};
+use crate::{
+    metrics,
+    usage::{
+        period::rfc3339,
+        refusal::{Reason, Refusal},
+        window::Interval,
+    },
+};
 
 /// Field violations travel in headers, and a few hundred break the connection.
 const MAX_VIOLATIONS: usize = 16;
@@ -45,6 +52,35 @@ pub enum Error {
     /// There is no such run.
     #[error("there is no report run {0:?}")]
     RunNotFound(String),
+    /// A correction would take its billing period below zero.
+    #[error(
+        "a correction of {quantity} would take the time from {} to {} below zero: it holds {held} of this account and meter",
+        rfc3339(period.start), rfc3339(period.end)
+    )]
+    BelowZero {
+        /// What was to be entered.
+        quantity: i64,
+        /// What the period holds.
+        held: i64,
+        /// The billing period, or what stands for it.
+        period: Interval,
+    },
+    /// There is no such usage report.
+    #[error("there is no usage report {0:?}")]
+    ReportNotFound(String),
+    /// There is nothing to decide on the report.
+    #[error(
+        "report {report} is {state}{}; only what is short, rejected, parked, unknown or missed is decided on",
+        decided.as_ref().map(|action| format!(", as decided by {action}")).unwrap_or_default()
+    )]
+    NotResolvable {
+        /// The report.
+        report: String,
+        /// Its state.
+        state: String,
+        /// What was decided last, where that stands.
+        decided: Option<String>,
+    },
     /// As much work waits as is accepted: try again later.
     #[error("the server has as much work waiting as it accepts; retry in {} ms", retry_after.as_millis())]
     Exhausted {
@@ -177,6 +213,9 @@ impl Error {
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
             Self::AccountNotFound(_) => "ACCOUNT_NOT_FOUND",
             Self::RunNotFound(_) => "RUN_NOT_FOUND",
+            Self::BelowZero { .. } => "BELOW_ZERO",
+            Self::ReportNotFound(_) => "REPORT_NOT_FOUND",
+            Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Exhausted { .. } => "OVERLOADED",
             Self::Unavailable(_) => "DATABASE_UNAVAILABLE",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -195,7 +234,9 @@ impl Error {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
-            Self::AccountNotFound(_) | Self::RunNotFound(_) => Code::NotFound,
+            Self::AccountNotFound(_) | Self::RunNotFound(_) | Self::ReportNotFound(_) => {
+                Code::NotFound
+            }
             Self::Exhausted { .. } => Code::ResourceExhausted,
             Self::Unavailable(_)
             | Self::ShuttingDown
@@ -204,7 +245,9 @@ impl Error {
             Self::ReportingDisabled
             | Self::ChangeUnderWay(_)
             | Self::SubscriptionUnfit(_)
-            | Self::UsageUndecided { .. } => Code::FailedPrecondition,
+            | Self::UsageUndecided { .. }
+            | Self::BelowZero { .. }
+            | Self::NotResolvable { .. } => Code::FailedPrecondition,
             Self::Internal(_) => Code::Internal,
         }
     }
@@ -237,6 +280,7 @@ impl From<Error> for Status {
             Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
             _ => {}
         }
+        metrics::call_refused(error.reason());
         let mut details =
             ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
         let violations: Vec<FieldViolation> = error

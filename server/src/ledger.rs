@@ -17,12 +17,14 @@ use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
+    time::Instant,
 };
 use uuid::Uuid;
 
 use crate::{
     clock::Clock,
     error::{Error, Result, is_transient},
+    metrics,
     store::{
         Store,
         boundaries::BoundaryCache,
@@ -210,8 +212,10 @@ impl Writer {
             id: Uuid::now_v7(),
             entries,
         };
+        let started = Instant::now();
         match self.commit_group(&group).await {
             Ok(outcomes) => {
+                note(&outcomes, started);
                 for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
                     // A caller that hung up does not wait for it.
                     let _ = reply.send(Ok(outcome));
@@ -231,7 +235,11 @@ impl Writer {
                         id: Uuid::now_v7(),
                         entries: vec![entry],
                     };
+                    let started = Instant::now();
                     let outcome = self.commit_group(&alone).await.map_err(Error::from);
+                    if let Ok(outcomes) = &outcome {
+                        note(outcomes, started);
+                    }
                     let _ = reply.send(outcome.and_then(|mut outcomes| {
                         outcomes
                             .pop()
@@ -289,6 +297,30 @@ impl Writer {
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// Counts what a commit did.
+fn note(outcomes: &[EntryOutcome], started: Instant) {
+    let (mut counted, mut duplicate, mut refused) = (0_u64, 0_u64, 0_u64);
+    for outcome in outcomes {
+        let (items, replayed) = match outcome {
+            EntryOutcome::One(item) => (std::slice::from_ref(item), false),
+            EntryOutcome::Batch { replayed, items } => (items.as_slice(), *replayed),
+            EntryOutcome::BatchRefused(_) => continue,
+        };
+        for item in items {
+            let tally = match item {
+                Outcome::Refused(_) => &mut refused,
+                Outcome::Counted if !replayed => &mut counted,
+                Outcome::Counted | Outcome::Duplicate => &mut duplicate,
+            };
+            *tally = tally.saturating_add(1);
+        }
+    }
+    metrics::committed(counted, started.elapsed());
+    metrics::increments("counted", counted);
+    metrics::increments("duplicate", duplicate);
+    metrics::increments("refused", refused);
 }
 
 /// The calls at the head of a queue that fit into one group; at least one.

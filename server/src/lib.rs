@@ -13,6 +13,10 @@
 //!    one meter event through `stripe`. The event's identifier is the same on every retry, so that Stripe
 //!    keeps it once; what it answers becomes the report's next state.
 //!
+//!
+//! Stripe's webhooks come in through `http`, which checks who signed them, stores them and wakes the job that reads
+//! from Stripe what is so.
+//!
 //! # Where things live
 //!
 //! | room | purpose |
@@ -22,9 +26,15 @@
 //! | `ledger` | group commit |
 //! | `show` | the answer of `Get` |
 //! | `reporter` | closing, sending, following; the schedule |
+//! | [`reconciling`] | counted, reported and Stripe's figure side by side |
+//! | `settling` | compares Stripe's totals with what it took: confirmed, short, over |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
-//! | `stripe` | the only file that names async-stripe |
+//! | `http` | webhooks, health and metrics over HTTP |
+//! | `metrics` | what is counted of the service itself; the only place that names a metric |
+//! | `stripe` | the only room that names async-stripe |
+//! | [`setup`] | what Stripe must hold: meters, products, prices |
+//! | [`doctor`] | what goes wrong in real life, looked for |
 //! | [`error`] | one error and its one mapping to a status |
 //! | [`config`] | every knob |
 //! | [`clock`] | the only place that reads the time |
@@ -43,16 +53,22 @@
 
 pub mod clock;
 pub mod config;
+pub mod doctor;
 mod entity;
 pub mod error;
+mod http;
 mod ledger;
+mod metrics;
+pub mod reconciling;
 mod reporter;
 mod rpc;
 mod serve;
+mod settling;
+pub mod setup;
 mod show;
 pub mod store;
 mod stripe;
 mod subscription;
 pub mod usage;
 
-pub use serve::{ServeError, serve};
+pub use serve::{Listeners, ServeError, serve};

@@ -1,19 +1,23 @@
 //! The command line of usage-server: the only place for anyhow, with the demo that it plays.
 
 mod demo;
+mod reconcile;
 
-use std::process::ExitCode;
+use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use demo::DemoConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use usage_server::{
+    Listeners,
     clock::Clock,
     config::{Config, DatabaseConfig},
+    doctor::{DoctorConfig, diagnose},
     serve,
+    setup::{SetupConfig, set_up},
     store::Store,
 };
 
@@ -36,11 +40,34 @@ enum Command {
     Demo(DemoConfig),
     /// Bring the database's schema up to date, and end.
     Migrate(DatabaseConfig),
+    /// Put what was counted, what was reported and what Stripe holds side by side; ends with 1 on any difference.
+    Reconcile(Box<reconcile::ReconcileCommand>),
+    /// Work on the Stripe account.
+    #[command(subcommand)]
+    Stripe(StripeCommand),
+    /// Look for what goes wrong in real life; ends with 1 where something is bad.
+    Doctor(DoctorCommand),
 }
 
-/// What is logged when `RUST_LOG` does not say; the demo's story is not to be interrupted.
+#[derive(Debug, Subcommand)]
+enum StripeCommand {
+    /// Create, or find and check, the meter, product and volume price of each configured meter; ends with 1
+    /// where something is there and not as asked.
+    Setup(SetupConfig),
+}
+
+#[derive(Debug, Args)]
+struct DoctorCommand {
+    #[command(flatten)]
+    config: DoctorConfig,
+    /// Print a JSON array of objects, for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is logged when `RUST_LOG` does not say; what is told to people is not to be interrupted.
 const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
-const DEMO_LOG: &str = "error";
+const QUIET_LOG: &str = "error";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -71,27 +98,24 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let default_log = if matches!(cli.command, Command::Demo(_)) {
-        DEMO_LOG
-    } else {
-        SERVICE_LOG
+    let default_log = match cli.command {
+        Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
+        Command::Demo(_) | Command::Reconcile(_) | Command::Stripe(_) | Command::Doctor(_) => {
+            QUIET_LOG
+        }
     };
     start_log(cli.log_json, default_log);
     match cli.command {
-        Command::Serve(config) => {
-            let listener = TcpListener::bind(config.listen)
-                .await
-                .with_context(|| format!("cannot listen on {}", config.listen))?;
-            let shutdown = CancellationToken::new();
-            cancel_on_signal(shutdown.clone())?;
-            serve(listener, *config, Clock::system(), shutdown).await?;
-        }
+        Command::Serve(config) => run_service(*config).await?,
         Command::Demo(config) => {
             let stop = CancellationToken::new();
             cancel_on_signal(stop.clone())?;
-            if !demo::run(config, &mut std::io::stdout(), stop).await? {
-                return Ok(ExitCode::FAILURE);
-            }
+            let is_well = demo::run(config, &mut std::io::stdout(), stop).await?;
+            return Ok(exit_code(is_well));
+        }
+        Command::Reconcile(command) => {
+            let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
+            return Ok(exit_code(is_equal));
         }
         Command::Migrate(config) => {
             config.check().map_err(anyhow::Error::msg)?;
@@ -100,8 +124,56 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             store.close().await?;
             tracing::info!("the database is up to date");
         }
+        Command::Stripe(StripeCommand::Setup(config)) => {
+            let report = set_up(&config).await?;
+            print_line(&report)?;
+            return Ok(exit_code(report.is_well()));
+        }
+        Command::Doctor(command) => {
+            let diagnosis = diagnose(&command.config, &Clock::system()).await?;
+            if command.json {
+                print_line(&diagnosis.to_json())?;
+            } else {
+                print_line(&diagnosis)?;
+            }
+            return Ok(exit_code(diagnosis.is_well()));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_service(config: Config) -> anyhow::Result<()> {
+    let http = match config.http_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let listeners = Listeners {
+        grpc: listen(config.listen).await?,
+        http,
+    };
+    let shutdown = CancellationToken::new();
+    cancel_on_signal(shutdown.clone())?;
+    serve(listeners, config, Clock::system(), shutdown).await?;
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Prints for whoever called; a reader that has gone is an error, not a panic.
+fn print_line(text: &impl Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
+}
+
+fn exit_code(is_well: bool) -> ExitCode {
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// `RUST_LOG` decides what is logged, where it is set.

@@ -9,7 +9,7 @@ mod period_end;
 pub(crate) mod progress;
 pub(crate) mod schedule;
 mod sender;
-mod tick;
+pub(crate) mod tick;
 
 use std::{
     sync::{
@@ -131,6 +131,26 @@ impl Reporter {
             .await?;
         self.spawn_closing(run.clone());
         Ok(run)
+    }
+
+    /// Tells the sender that something is due that no run closed.
+    pub(crate) fn send_now(&self) {
+        self.closed.notify_one();
+    }
+
+    /// Closes what some accounts used, because their billing periods ended.
+    ///
+    /// # Errors
+    /// A database that does not answer.
+    pub(crate) async fn close_accounts(self: &Arc<Self>, accounts: Vec<String>) -> Result<()> {
+        let new = NewRun {
+            trigger: "period end",
+            requested_by: self.replica.clone(),
+            scope: Scope::Accounts(accounts),
+        };
+        let run = self.store.insert_run(&new, self.clock.now()).await?;
+        self.spawn_closing(run);
+        Ok(())
     }
 
     /// Waits for the work that is under way.

@@ -7,3 +7,4 @@ pub(crate) mod page_token;
 pub(crate) mod report_stream;
 pub(crate) mod usage_service;
 mod wire;
+mod wire_reconcile;

@@ -15,9 +15,13 @@ use crate::{
     clock::Clock,
     config::Config,
     error::Error,
+    http::{self, Http},
     ledger::{Ledger, LedgerOptions, Writers},
+    metrics::Exporter,
+    reconciling::Reconciler,
     reporter::{Reporter, ReporterOptions},
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    settling::Settler,
     store::{Store, send::Rules},
     stripe::Stripe,
     subscription::{SubscriptionOptions, Subscriptions, Surroundings},
@@ -61,24 +65,183 @@ impl From<sea_orm::DbErr> for ServeError {
     }
 }
 
-/// Serves on a listener until the shutdown, then lets callers finish, commits what they sent and records
+/// The sockets that the service is given: whoever starts it owns them, so a test can bind port 0.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where gRPC is served.
+    pub grpc: TcpListener,
+    /// Where webhooks, health and metrics are served over HTTP, if they are.
+    pub http: Option<TcpListener>,
+}
+
+/// Serves on its listeners until the shutdown, then lets callers finish, commits what they sent and records
 /// what Stripe still answers.
 ///
 /// # Errors
 /// A wrong setting, a database that cannot be used, or a socket that fails.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     config: Config,
     clock: Clock,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let meters = Arc::new(config.meters().map_err(ServeError::Config)?);
-    let schedule = config.schedule().map_err(ServeError::Config)?;
-    let stripe = connect_stripe(&config)?;
-    let store = open(&config).await?;
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let options = LedgerOptions {
+    let parts = Parts::assemble(&config, &clock, &ending).await?;
+    let (ledger, writers) =
+        Ledger::start(&parts.store, &clock, ledger_options(&config, &parts.store));
+    let result = match parts.reporter.start_beating().await {
+        Ok(()) => {
+            parts.start();
+            let (usage, accounts) = parts.rpc(ledger, &config, &clock);
+            let http = Http {
+                store: parts.store.clone(),
+                clock,
+                webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
+                webhook_stored: Arc::clone(&parts.webhook_stored),
+            };
+            // Whichever of the two sockets fails ends the service.
+            tokio::try_join!(
+                serve_rpc(listeners.grpc, &config, usage, accounts, &ending),
+                serve_http(listeners.http, http, &ending),
+            )
+            .map(|((), ())| ())
+        }
+        Err(error) => Err(ServeError::Io(Box::new(error))),
+    };
+    ending.cancel();
+    finish(writers, &parts).await;
+    parts.store.close().await?;
+    tracing::info!("stopped");
+    result
+}
+
+/// What works in the background, and what it shares.
+struct Parts {
+    store: Store,
+    meters: Arc<Meters>,
+    reporter: Arc<Reporter>,
+    reconciler: Arc<Reconciler>,
+    /// Absent, as is the settler, without a Stripe key.
+    subscriptions: Option<Arc<Subscriptions>>,
+    settler: Option<Arc<Settler>>,
+    /// A webhook that was stored wakes the job that reads from Stripe what it is about.
+    webhook_stored: Arc<Notify>,
+}
+
+impl Parts {
+    async fn assemble(
+        config: &Config,
+        clock: &Clock,
+        ending: &CancellationToken,
+    ) -> Result<Self, ServeError> {
+        let meters = Arc::new(config.meters.read().map_err(ServeError::Config)?);
+        let schedule = config.schedule.read().map_err(ServeError::Config)?;
+        let stripe = connect_stripe(config)?;
+        let store = open(config).await?;
+        let reporter_options = ReporterOptions {
+            meters: Arc::clone(&meters),
+            rules: Rules {
+                slots: config.window_mins,
+                late_usage: config.late_usage,
+            },
+            schedule,
+            events_per_sec: config.stripe_events_per_sec,
+            concurrency: size(config.stripe_concurrency),
+            retry_ms: config.stripe_retry_ms,
+            idle: idle(config),
+        };
+        let (closed, webhook_stored) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        // For whoever hears from Stripe that events were dropped.
+        let settle_now = Arc::new(Notify::new());
+        let reporter = Reporter::new(
+            store.clone(),
+            clock.clone(),
+            stripe.clone(),
+            reporter_options,
+            Arc::clone(&closed),
+            ending.clone(),
+        );
+        let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
+        let reconciler = Arc::new(reconciler);
+        let settler = stripe.clone().map(|stripe| {
+            let (store, clock, meters) = (store.clone(), clock.clone(), Arc::clone(&meters));
+            let wake = Arc::clone(&settle_now);
+            Settler::new(store, clock, stripe, meters, wake, ending.clone())
+        });
+        let subscriptions = stripe.map(|stripe| {
+            let around = Surroundings {
+                store: store.clone(),
+                clock: clock.clone(),
+                stripe,
+                reporter: Arc::clone(&reporter),
+                wake: Arc::clone(&webhook_stored),
+                settle_now,
+                closed,
+                shutdown: ending.clone(),
+            };
+            Subscriptions::new(around, subscription_options(config, &meters))
+        });
+        Ok(Self {
+            store,
+            meters,
+            reporter,
+            reconciler,
+            subscriptions,
+            settler,
+            webhook_stored,
+        })
+    }
+
+    fn start(&self) {
+        self.reporter.start_sending();
+        self.reporter.start_watching_periods();
+        if let Some(subscriptions) = &self.subscriptions {
+            subscriptions.start();
+        }
+        if let Some(settler) = &self.settler {
+            settler.start();
+        }
+    }
+
+    fn rpc(&self, ledger: Ledger, config: &Config, clock: &Clock) -> (UsageRpc, AccountRpc) {
+        let usage = UsageRpc {
+            store: self.store.clone(),
+            ledger: Arc::new(ledger),
+            reporter: Arc::clone(&self.reporter),
+            reconciler: Arc::clone(&self.reconciler),
+            meters: Arc::clone(&self.meters),
+            slots: config.window_mins,
+            clock: clock.clone(),
+        };
+        let accounts = AccountRpc {
+            store: self.store.clone(),
+            subscriptions: self.subscriptions.clone(),
+            slots: config.window_mins,
+            clock: clock.clone(),
+        };
+        (usage, accounts)
+    }
+
+    /// Waits for what is under way; whatever takes too long is taken up at the next start.
+    async fn finish(&self) {
+        let ended = async {
+            self.reporter.finish().await;
+            if let Some(subscriptions) = &self.subscriptions {
+                subscriptions.finish().await;
+            }
+            if let Some(settler) = &self.settler {
+                settler.finish().await;
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!("some work was still under way; it is taken up again at the next start");
+        }
+    }
+}
+
+fn ledger_options(config: &Config, store: &Store) -> LedgerOptions {
+    LedgerOptions {
         writers: if store.has_parallel_writers() {
             size(config.writers)
         } else {
@@ -86,79 +249,7 @@ pub async fn serve(
         },
         queue: size(config.queue_increments),
         slots: config.window_mins,
-    };
-    let reporter_options = ReporterOptions {
-        meters: Arc::clone(&meters),
-        rules: Rules {
-            slots: config.window_mins,
-            late_usage: config.late_usage,
-        },
-        schedule,
-        events_per_sec: config.stripe_events_per_sec,
-        concurrency: size(config.stripe_concurrency),
-        retry_ms: config.stripe_retry_ms,
-        idle: idle(&config),
-    };
-    let closed = Arc::new(Notify::new());
-    let subscriptions = stripe.clone().map(|stripe| {
-        let around = Surroundings {
-            store: store.clone(),
-            clock: clock.clone(),
-            stripe,
-            wake: Arc::new(Notify::new()),
-            closed: Arc::clone(&closed),
-            shutdown: ending.clone(),
-        };
-        Subscriptions::new(around, subscription_options(&config, &meters))
-    });
-    let reporter = Reporter::new(
-        store.clone(),
-        clock.clone(),
-        stripe,
-        reporter_options,
-        closed,
-        ending.clone(),
-    );
-    let (ledger, writers) = Ledger::start(&store, &clock, options);
-    let result = match reporter.start_beating().await {
-        Ok(()) => {
-            reporter.start_sending();
-            reporter.start_watching_periods();
-            if let Some(subscriptions) = &subscriptions {
-                subscriptions.start();
-            }
-            let usage = UsageRpc {
-                store: store.clone(),
-                ledger: Arc::new(ledger),
-                reporter: Arc::clone(&reporter),
-                meters,
-                slots: config.window_mins,
-                clock: clock.clone(),
-            };
-            let accounts = AccountRpc {
-                store: store.clone(),
-                subscriptions: subscriptions.clone(),
-                slots: config.window_mins,
-                clock,
-            };
-            serve_rpc(listener, &config, usage, accounts, &ending).await
-        }
-        Err(error) => Err(ServeError::Io(Box::new(error))),
-    };
-    ending.cancel();
-    finish(writers, &reporter).await;
-    if let Some(subscriptions) = &subscriptions
-        && tokio::time::timeout(STOP_WITHIN, subscriptions.finish())
-            .await
-            .is_err()
-    {
-        tracing::warn!(
-            "a change of a subscription was under way; it is taken up at the next start"
-        );
     }
-    store.close().await?;
-    tracing::info!("stopped");
-    result
 }
 
 fn idle(config: &Config) -> Duration {
@@ -178,7 +269,7 @@ fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOp
 }
 
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
-async fn finish(writers: Writers, reporter: &Reporter) {
+async fn finish(writers: Writers, parts: &Parts) {
     // The services are gone and with them the ledger: its writers commit what they hold and end.
     let written = async {
         for writer in writers {
@@ -193,14 +284,7 @@ async fn finish(writers: Writers, reporter: &Reporter) {
     {
         tracing::warn!("some callers kept their connections; their calls are not answered");
     }
-    if tokio::time::timeout(STOP_WITHIN, reporter.finish())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "some reports were still under way; they are taken up again at the next start"
-        );
-    }
+    parts.finish().await;
 }
 
 async fn open(config: &Config) -> Result<Store, ServeError> {
@@ -219,12 +303,42 @@ async fn open(config: &Config) -> Result<Store, ServeError> {
 }
 
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
-    let Some(key) = config.stripe_key().map_err(ServeError::Config)? else {
+    let Some(key) = config.stripe.key().map_err(ServeError::Config)? else {
         tracing::warn!("no STRIPE_SECRET_KEY: usage is counted and shown, and nothing is reported");
         return Ok(None);
     };
-    let stripe = Stripe::new(key, config.stripe_api_base.as_deref());
+    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
+}
+
+async fn serve_http(
+    listener: Option<TcpListener>,
+    http: Http,
+    ending: &CancellationToken,
+) -> Result<(), ServeError> {
+    let Some(listener) = listener else {
+        if !http.webhook_secrets.is_empty() {
+            tracing::warn!(
+                "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are taken"
+            );
+        }
+        return Ok(());
+    };
+    let exporter = Exporter::of_process().map_err(|error| ServeError::Io(error.into()))?;
+    let serving = http::serve(listener, http, exporter, ending.clone());
+    tokio::select! {
+        served = serving => served.map_err(|error| ServeError::Io(Box::new(error))),
+        () = overdue(ending) => {
+            tracing::warn!("some HTTP requests did not end in time; their connections are closed");
+            Ok(())
+        }
+    }
+}
+
+/// The moment at which callers have had long enough to end.
+async fn overdue(ending: &CancellationToken) {
+    ending.cancelled().await;
+    tokio::time::sleep(CALLERS_END_WITHIN).await;
 }
 
 async fn serve_rpc(
@@ -261,20 +375,16 @@ async fn serve_rpc(
     tracing::info!(%address, "serving");
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, ending.cancelled());
-    let overdue = async {
-        ending.cancelled().await;
-        tokio::time::sleep(CALLERS_END_WITHIN).await;
-    };
     tokio::select! {
         served = serving => served.map_err(|error| io(Box::new(error))),
-        () = overdue => {
+        () = overdue(ending) => {
             tracing::warn!("some callers did not end in time; their connections are closed");
             Ok(())
         }
     }
 }
 
-fn panicked(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
+fn panicked(_: Box<dyn std::any::Any + Send>) -> ::http::Response<tonic::body::Body> {
     tracing::error!("a request handler panicked");
     tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
 }

@@ -67,7 +67,7 @@ impl Quantities {
 
     fn add(&mut self, sum: &UsageSum) {
         let part = match State::from_name(&sum.state) {
-            Some(State::NotBillable) => &mut self.not_billable,
+            Some(State::NotBillable | State::WrittenOff) => &mut self.not_billable,
             Some(state) if state.is_reported() => &mut self.reported,
             _ => &mut self.not_yet_reported,
         };

@@ -14,6 +14,9 @@ pub(crate) mod boundaries;
 mod bulk;
 pub(crate) mod close;
 pub(crate) mod commit;
+pub(crate) mod corrections;
+pub(crate) mod decisions;
+pub(crate) mod doctor;
 pub(crate) mod housekeeping;
 mod invoicing;
 pub mod law;
@@ -21,11 +24,14 @@ pub(crate) mod leases;
 pub(crate) mod operations;
 mod overflow;
 mod plan;
+pub(crate) mod reconciling;
 mod recut;
 pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod send;
+pub(crate) mod settling;
 pub(crate) mod subscriptions;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -75,8 +81,20 @@ impl Store {
     /// # Errors
     /// A URL of another kind, or a database that does not answer.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rwc", max_connections).await
+    }
+
+    /// Connects to what is there: a SQLite file that does not exist stays so.
+    ///
+    /// # Errors
+    /// A URL of another kind, or a database that is not there or does not answer.
+    pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rw", max_connections).await
+    }
+
+    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
         if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, "rwc", 1)).await?;
+            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1)).await?;
             let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
             Ok(Self { writer, reader })
         } else {
@@ -125,6 +143,15 @@ impl Store {
         Ok(Migrator::get_pending_migrations_read_only(&self.writer)
             .await?
             .len())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        let statement = Statement::from_string(self.backend(), "SELECT 1");
+        self.reader.query_one_raw(statement).await.map(|_| ())
     }
 
     /// Waits for running statements and closes every connection.

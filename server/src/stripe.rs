@@ -3,10 +3,17 @@
 //! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
 //! here, and what is not whole is refused. When to try again is the reporter's business.
 
+pub(crate) mod catalog;
 pub(crate) mod invoices;
+pub(crate) mod probe;
 pub(crate) mod subscriptions;
+pub(crate) mod survey;
+pub(crate) mod totals;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use moka::sync::Cache;
 use stripe::{
@@ -17,6 +24,7 @@ use stripe_billing::{
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
+use crate::metrics;
 use crate::usage::{Millis, SECOND_MS, window::Interval};
 
 /// How long one request may take: much shorter than the lease of whoever sends.
@@ -58,6 +66,17 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// A name for counting.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Unanswered(_) => "unanswered",
+            Self::Denied(_) => "denied",
+            Self::NoMeter(_) => "no_meter",
+            Self::NoCustomer(_) => "no_customer",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     /// What went wrong, in words.
     pub(crate) fn message(&self) -> &str {
         match self {
@@ -114,6 +133,7 @@ impl Stripe {
         ]);
         let key = IdempotencyKey::new(request_key)
             .map_err(|error| Failure::Refused(error.to_string()))?;
+        let started = Instant::now();
         let sent = CreateBillingMeterEvent::new(&event.event_name, payload)
             .identifier(&event.identifier)
             .timestamp(event.timestamp.div_euclid(SECOND_MS))
@@ -121,6 +141,7 @@ impl Stripe {
             .request_strategy(RequestStrategy::Idempotent(key))
             .send(&self.client)
             .await;
+        metrics::stripe_request("meter_event", started.elapsed());
         match sent {
             Ok(_) => Ok(()),
             Err(error) if says(&error, "already exists with identifier") => Ok(()),
@@ -136,15 +157,17 @@ impl Stripe {
         range: Interval,
     ) -> Result<i64, Failure> {
         let meter = self.meter_id(event_name).await?;
-        let page = ListIdBillingMeterEventSummary::new(
+        let started = Instant::now();
+        let answer = ListIdBillingMeterEventSummary::new(
             meter,
             customer,
             range.end.div_euclid(SECOND_MS),
             range.start.div_euclid(SECOND_MS),
         )
         .send(&self.client)
-        .await
-        .map_err(|error| failure(&error))?;
+        .await;
+        metrics::stripe_request("event_summaries", started.elapsed());
+        let page = answer.map_err(|error| failure(&error))?;
         page.data.iter().try_fold(0_i64, |sum, summary| {
             let part = whole(summary.aggregated_value)?;
             sum.checked_add(part)
@@ -230,8 +253,14 @@ fn says(error: &StripeError, text: &str) -> bool {
         .is_some_and(|message| message.contains(text))
 }
 
-/// What an error means for the event that was being sent.
+/// What an error means for the event that was being sent; counts it.
 fn failure(error: &StripeError) -> Failure {
+    let failure = meaning(error);
+    metrics::stripe_failure(failure.name());
+    failure
+}
+
+fn meaning(error: &StripeError) -> Failure {
     let StripeError::Stripe(api, status) = error else {
         // A body that does not decode may have been a success, and a broken connection too.
         return Failure::Unanswered(cut(&error.to_string()));

@@ -5,9 +5,12 @@
 //! lost on the way.
 
 pub(crate) mod change;
+mod check;
 mod drain;
 pub(crate) mod follow;
 mod poll;
+mod tell;
+mod webhooks;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,6 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
+    reporter::Reporter,
     store::Store,
     stripe::{Failure, Stripe, subscriptions::Subscription},
     usage::{
@@ -49,11 +53,14 @@ pub(crate) struct Subscriptions {
     store: Store,
     clock: Clock,
     stripe: Stripe,
+    reporter: Arc<Reporter>,
     options: SubscriptionOptions,
     /// Names this replica as the holder of a lease or of an operation.
     replica: String,
-    /// Told when a webhook came or somebody wants the truth now.
+    /// Told when a webhook came.
     wake: Arc<Notify>,
+    /// Tells the settler that Stripe dropped something.
+    settle_now: Arc<Notify>,
     /// Told when there is something to send.
     closed: Arc<Notify>,
     shutdown: CancellationToken,
@@ -67,7 +74,9 @@ pub(crate) struct Surroundings {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) stripe: Stripe,
+    pub(crate) reporter: Arc<Reporter>,
     pub(crate) wake: Arc<Notify>,
+    pub(crate) settle_now: Arc<Notify>,
     pub(crate) closed: Arc<Notify>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -78,6 +87,8 @@ impl Subscriptions {
             store: around.store,
             clock: around.clock,
             stripe: around.stripe,
+            reporter: around.reporter,
+            settle_now: around.settle_now,
             options,
             replica: Uuid::now_v7().to_string(),
             wake: around.wake,

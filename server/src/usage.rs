@@ -4,13 +4,17 @@
 //! brings `now` and the facts along, so every rule can be tried by a property test.
 
 pub mod account;
+pub mod correction;
+pub mod decision;
 pub mod increment;
 pub mod invoice;
 pub mod meter;
 pub mod period;
 pub mod refusal;
 pub mod report;
+pub mod settling;
 pub mod subscription;
+pub mod tier;
 pub mod window;
 
 /// Milliseconds of Unix time: the unit of every time inside the service.

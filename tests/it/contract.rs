@@ -14,7 +14,10 @@ use tonic_reflection::pb::v1::{
 use usage_client::{Error, ErrorKind, Reason};
 use usage_server::{
     error::Error as ServerError,
-    usage::refusal::{Reason as ServerReason, Refusal},
+    usage::{
+        refusal::{Reason as ServerReason, Refusal},
+        window::Interval,
+    },
 };
 
 use crate::world::{World, on_both_engines};
@@ -68,6 +71,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
+        ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Invalid),
+        ServerError::ReportNotFound(_) => (Reason::ReportNotFound, Kind::NotFound),
+        ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Invalid),
     }
 }
 
@@ -108,6 +114,17 @@ fn every_error_of_the_server_has_its_reason_in_the_contract() {
         },
         ServerError::ChangeTimedOut(text()),
         ServerError::Internal(text().into()),
+        ServerError::BelowZero {
+            quantity: -2,
+            held: 1,
+            period: Interval { start: 0, end: 1 },
+        },
+        ServerError::ReportNotFound(text()),
+        ServerError::NotResolvable {
+            report: text(),
+            state: text(),
+            decided: None,
+        },
     ];
     for error in refusals.into_iter().map(refusal).chain(others) {
         let (reason, kind) = reason_and_kind_of(&error);

@@ -68,9 +68,7 @@ async fn usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices(
 async fn usage_from_before_the_link_but_inside_the_period_is_billed(mut world: World) {
     let start = at(ANCHOR);
     world.bill(start + TimeDelta::days(3)).await;
-    world
-        .count("acct", 100, start - TimeDelta::minutes(1))
-        .await;
+    world.count("acct", 100, start - TimeDelta::hours(2)).await;
     world.count("acct", 3, start).await;
     world.count("acct", 4, start + TimeDelta::days(2)).await;
     world.subscribe("acct", &[BASIC], start).await;

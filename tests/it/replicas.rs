@@ -21,7 +21,7 @@ async fn second(world: &World) -> (Server, Sandbox) {
     world.count("acct", 1, hours_ago(1)).await;
     assert_eq!(world.report_all().await.accepted.quantity, 1);
     let mut config = world.config();
-    config.stripe_api_base = Some(stripe.base_url().to_owned());
+    config.stripe.stripe_api_base = Some(stripe.base_url().to_owned());
     (Server::start(config, world.clock.clone()).await, stripe)
 }
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use usage_client::{Increment, ReportState};
-use usage_server::{clock::Clock, serve};
+use usage_server::{Listeners, clock::Clock, serve};
 
 use crate::world::{World, at, hours_ago, on_both_engines, parse_config, within};
 
@@ -231,9 +231,12 @@ async fn settings_that_cannot_work_stop_the_start_with_one_line() {
         let mut all = vec![database.clone()];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let config = parse_config(&all).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners {
+            grpc: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            http: None,
+        };
         let serving = Box::pin(serve(
-            listener,
+            listeners,
             config,
             Clock::system(),
             CancellationToken::new(),

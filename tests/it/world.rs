@@ -3,6 +3,7 @@
 //! Every test ends with [`World::finish`], which checks the ledger law.
 
 pub(crate) mod billing;
+pub(crate) mod http;
 mod reporting;
 
 use std::{future::Future, io::Write as _, sync::OnceLock, time::Duration};
@@ -18,20 +19,21 @@ use usage_client::{
     ForceReport, Get, ListAccounts, ListReports, PutAccount, ReportSummary, UsageClient,
     UsageReport,
 };
-use usage_server::{ServeError, clock::Clock, config::Config, serve, store::Store};
+use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve, store::Store};
 
 use crate::{pg_proxy::PgProxy, postgres};
 
 /// No wait of a test takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Two meters, the first the default; pauses short enough for a test.
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 7] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=20",
     "--stripe-events-per-sec=1000",
     "--report-schedule=0 0 1 1 *",
     "--window-mins=60",
+    "--stripe-webhook-secrets=whsec_world",
 ];
 
 /// Which database a test runs on.
@@ -117,6 +119,7 @@ pub(crate) struct Server {
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
     endpoint: String,
+    http_url: String,
 }
 
 impl Server {
@@ -126,22 +129,28 @@ impl Server {
         let (tell, bound) = oneshot::channel();
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            tell.send(listener.local_addr().expect("an address"))
+            let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let http = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = |listener: &TcpListener| {
+                format!("http://{}", listener.local_addr().expect("an address"))
+            };
+            tell.send([url(&grpc), url(&http)])
                 .expect("a test that waits");
-            let ended = serve(listener, config, clock, token).await;
+            let http = Some(http);
+            let ended = serve(Listeners { grpc, http }, config, clock, token).await;
             if let Err(error) = &ended {
                 // Else a test would only see that nobody answers.
                 eprintln!("the server ended: {error}");
             }
             ended
         });
-        let address = bound.await.expect("an address");
+        let [endpoint, http_url] = bound.await.expect("an address");
         Self {
             runtime: Some(runtime),
             shutdown,
             serving,
-            endpoint: format!("http://{address}"),
+            endpoint,
+            http_url,
         }
     }
 
@@ -181,6 +190,11 @@ impl Server {
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
+
+    /// Where its HTTP side listens.
+    pub(crate) fn http_url(&self) -> &str {
+        &self.http_url
+    }
 }
 
 impl Drop for Server {
@@ -198,6 +212,8 @@ pub(crate) struct World {
     flags: Vec<String>,
     server: Option<Server>,
     client: OnceLock<UsageClient>,
+    /// Whether the stand-in for Stripe tells the server of what happens.
+    takes_webhooks: bool,
     _folder: TempDir,
 }
 
@@ -242,6 +258,7 @@ impl World {
             flags: Vec::new(),
             server: None,
             client: OnceLock::new(),
+            takes_webhooks: false,
             _folder: folder,
         };
         world.start_server().await;
@@ -285,6 +302,10 @@ impl World {
         let server = Server::start(self.config(), self.clock.clone()).await;
         self.client = OnceLock::from(server.client().await);
         self.server = Some(server);
+        if self.takes_webhooks {
+            // It listens at another port now.
+            self.take_webhooks().await;
+        }
     }
 
     /// Another server on the same database.
@@ -309,6 +330,11 @@ impl World {
 
     pub(crate) fn client(&self) -> UsageClient {
         self.client.get().expect("a client").clone()
+    }
+
+    /// Where the stand-in for Stripe is, and its key: for calls that the service does not make.
+    pub(crate) fn stripe_address(&self) -> (&str, &str) {
+        (self.sandbox.base_url(), self.sandbox.secret_key())
     }
 
     pub(crate) fn stripe(&self) -> Control {

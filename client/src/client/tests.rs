@@ -66,6 +66,27 @@ impl UsageService for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn correct(
+        &self,
+        _: Request<proto::CorrectRequest>,
+    ) -> Result<Response<proto::CorrectResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn reconcile(
+        &self,
+        _: Request<proto::ReconcileRequest>,
+    ) -> Result<Response<proto::ReconcileResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resolve_report(
+        &self,
+        _: Request<proto::ResolveReportRequest>,
+    ) -> Result<Response<proto::ResolveReportResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_reports(
         &self,
         request: Request<proto::ListReportsRequest>,

@@ -15,7 +15,7 @@ use usage_proto::v1::{
     self,
     usage_service_server::{UsageService, UsageServiceServer},
 };
-use usage_server::{clock::Clock, config::Config, serve, store::Store};
+use usage_server::{Listeners, clock::Clock, config::Config, serve, store::Store};
 
 use crate::{naive::Naive, postgres::Cluster};
 
@@ -88,8 +88,12 @@ impl Running {
             (Side::Ours, Some(database)) => {
                 let flags = ["usage-server", "--database-url", &database.url];
                 let config = ServiceFlags::parse_from(flags).config;
+                let listeners = Listeners {
+                    grpc: listener,
+                    http: None,
+                };
                 runtime.spawn(async move {
-                    serve(listener, config, Clock::system(), token)
+                    serve(listeners, config, Clock::system(), token)
                         .await
                         .expect("a service that runs");
                 })
@@ -210,6 +214,27 @@ impl UsageService for Reference {
         &self,
         _: Request<v1::ForceReportRequest>,
     ) -> Result<Response<Self::ForceReportStream>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn correct(
+        &self,
+        _: Request<v1::CorrectRequest>,
+    ) -> Result<Response<v1::CorrectResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn resolve_report(
+        &self,
+        _: Request<v1::ResolveReportRequest>,
+    ) -> Result<Response<v1::ResolveReportResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn reconcile(
+        &self,
+        _: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 }

@@ -72,6 +72,8 @@ pub enum FaultKind {
     AcceptThenDrop,
     /// The connection breaks before the call is carried out.
     Drop,
+    /// The meter event is taken and answered, and what looks at it afterwards drops it: it is in no total.
+    Lose,
     /// The call is carried out and answered with 200 and a body that ends in the middle of its JSON.
     Undecodable,
     /// The call is not carried out and is answered with 502 and a page of HTML, as by a gateway.
@@ -137,6 +139,11 @@ impl Fault {
     /// Carries the call out and breaks the connection without an answer.
     pub fn accept_then_drop() -> Fault {
         Fault::new(FaultKind::AcceptThenDrop)
+    }
+
+    /// Takes a meter event, answers as if nothing were wrong, and drops it afterwards.
+    pub fn lose() -> Fault {
+        Fault::new(FaultKind::Lose)
     }
 
     /// Breaks the connection without carrying the call out.

@@ -48,6 +48,7 @@ pub use billing::held::{
     HeldDelivery, HeldInvoice, HeldInvoiceLine, HeldItem, HeldSubscription, NewPrice,
     NewSubscription, NewTier, ThrownAway, WebhookSwitches,
 };
+pub use billing::webhooks::webhook_signature;
 pub use control_client::{Control, ControlError};
 pub use control_types::{ClockState, HeldCustomer, HeldEvent, HeldMeter, LoggedRequest, Stats};
 pub use faults::{Fault, FaultKind, ScriptedError};

@@ -232,15 +232,20 @@ async fn meet(app: &App, call: &Call, fault: &Fault) -> Outcome {
     let carried_out = match fault.kind {
         FaultKind::Drop | FaultKind::UndecodableError => false,
         FaultKind::Status { .. } => fault.after,
-        FaultKind::Pass | FaultKind::AcceptThenDrop | FaultKind::Undecodable => true,
+        FaultKind::Pass | FaultKind::AcceptThenDrop | FaultKind::Undecodable | FaultKind::Lose => {
+            true
+        }
     };
     let truth = carried_out.then(|| execute(app, call));
+    if fault.kind == FaultKind::Lose {
+        lose(app, call);
+    }
     let stays = !fault.after || keep_back(app, fault).await;
     let outcome = match (&fault.kind, truth) {
         (FaultKind::Status { status, error }, _) => {
             Outcome::plain(Answer::error(&scripted_error(*status, error), call))
         }
-        (FaultKind::Pass, Some(truth)) => Outcome::plain(truth),
+        (FaultKind::Pass | FaultKind::Lose, Some(truth)) => Outcome::plain(truth),
         (FaultKind::AcceptThenDrop, Some(truth)) => Outcome::plain(truth).sending(None),
         (FaultKind::Undecodable, Some(truth)) => {
             let half = truth.body.len().div_euclid(2);
@@ -259,6 +264,18 @@ async fn meet(app: &App, call: &Call, fault: &Fault) -> Outcome {
     } else {
         outcome.sending(None)
     }
+}
+
+/// Drops an event that was taken, as Stripe's validation behind its own back does.
+fn lose(app: &App, call: &Call) {
+    app.with(|state| {
+        let event = call
+            .param("identifier")
+            .and_then(|identifier| state.events.find_mut(identifier));
+        if let Some(event) = event {
+            event.cancelled = true;
+        }
+    });
 }
 
 /// Waits out a fault's hold and delay; false where the sandbox stopped first.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Reporter;
 use crate::{
     error::Result,
+    metrics,
     store::{close::Scope, runs::NewRun},
     usage::{Millis, SECOND_MS},
 };
@@ -72,6 +73,8 @@ impl Reporter {
     /// Says which reports may miss their invoices, or Stripe's 35 days, while there is time.
     async fn warn_of_deadlines(&self, now: Millis) -> Result<()> {
         let near = self.store.near_deadlines(now).await?;
+        metrics::near_deadline("draft_end", near.drafts);
+        metrics::near_deadline("33_days", near.old);
         if near.drafts > 0 || near.old > 0 {
             tracing::error!(
                 near_draft_end = near.drafts,

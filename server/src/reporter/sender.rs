@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{Reporter, look::look};
 use crate::{
     error::Result,
+    metrics,
     store::{
         reports::Report,
         send::{Lane, Settlement, Task},
@@ -289,13 +290,18 @@ impl Sender {
             return;
         }
         // What cannot be recorded now stays `sending`: it is sent again, and Stripe says it has it.
-        if let Err(error) = self
+        match self
             .reporter
             .store
             .settle(&settlements, self.reporter.clock.now())
             .await
         {
-            tracing::error!(%error, reports = settlements.len(), "Stripe's answers could not be recorded");
+            Ok(()) => settlements
+                .iter()
+                .for_each(|settlement| metrics::report(settlement.event.as_ref())),
+            Err(error) => {
+                tracing::error!(%error, reports = settlements.len(), "Stripe's answers could not be recorded");
+            }
         }
         for lane in settlements
             .iter()

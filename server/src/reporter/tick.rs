@@ -16,7 +16,7 @@ use crate::{
 /// Beats every other second.
 const BEAT: &str = "*/2 * * * * *";
 /// The jobs' names in `leases`.
-const REPORT_JOB: &str = "report schedule";
+pub(crate) const REPORT_JOB: &str = "report schedule";
 const HOUSEKEEPING_JOB: &str = "housekeeping";
 /// A run that nobody has worked on for this long was left by a replica that died.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
@@ -115,7 +115,8 @@ impl Reporter {
         for _ in 0..HOUSEKEEPING_STEPS {
             let forgot = self.store.forget_old_keys(now).await?;
             let rolled = self.store.roll_up_commits(now).await?;
-            if !(forgot || rolled) || self.shutdown.is_cancelled() {
+            let dropped = self.store.forget_old_webhook_events(now).await?;
+            if !(forgot || rolled || dropped) || self.shutdown.is_cancelled() {
                 break;
             }
             tokio::time::sleep(HOUSEKEEPING_PAUSE).await;

@@ -10,16 +10,22 @@ use uuid::Uuid;
 use super::{
     page_token,
     report_stream::{ReportStream, scope},
-    wire,
+    wire, wire_reconcile,
 };
 use crate::{
     clock::Clock,
     error::{Error, Result},
     ledger::Ledger,
+    reconciling::Reconciler,
     reporter::Reporter,
     show,
-    store::{Store, reports::ReportFilter},
+    store::{
+        Store,
+        decisions::NewDecision,
+        reports::{Report, ReportFilter},
+    },
     usage::{
+        correction::{Correction, check_asker, check_reason},
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
         meter::Meters,
         refusal::Refusal,
@@ -33,6 +39,7 @@ pub(crate) struct UsageRpc {
     pub(crate) store: Store,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
@@ -71,6 +78,17 @@ impl UsageRpc {
             .map(|item| self.parse(item).map_err(first))
             .collect();
         Ok(Batch { key, items })
+    }
+
+    async fn with_decisions(&self, reports: Vec<Report>) -> Result<Vec<v1::UsageReport>> {
+        let mut decisions = self.store.decisions_on(&reports).await?;
+        Ok(reports
+            .into_iter()
+            .map(|report| {
+                let own = decisions.remove(&report.id).unwrap_or_default();
+                wire::decided_report(report, own)
+            })
+            .collect())
     }
 }
 
@@ -216,10 +234,63 @@ impl UsageService for UsageRpc {
             Some(last) if more => page_token::encode(&name, &last.id.to_string()),
             _ => String::new(),
         };
-        let reports = reports.into_iter().map(wire::usage_report).collect();
+        let reports = self.with_decisions(reports).await?;
         Ok(Response::new(v1::ListReportsResponse {
             reports,
             next_page_token,
+        }))
+    }
+
+    async fn correct(
+        &self,
+        request: Request<v1::CorrectRequest>,
+    ) -> std::result::Result<Response<v1::CorrectResponse>, Status> {
+        let address = address(&request);
+        let raw = wire::raw_correction(request.into_inner(), address).map_err(Error::from)?;
+        let now = self.clock.now();
+        let correction = Correction::parse(raw, &self.meters, now).map_err(Error::from)?;
+        let (report, duplicate) = self.store.correct(&correction, self.slots, now).await?;
+        self.reporter.send_now();
+        Ok(Response::new(v1::CorrectResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
+        }))
+    }
+
+    async fn resolve_report(
+        &self,
+        request: Request<v1::ResolveReportRequest>,
+    ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
+        let address = address(&request);
+        let new = new_decision(request.into_inner(), address)?;
+        let (report, duplicate) = self.store.resolve(&new, self.clock.now()).await?;
+        self.reporter.send_now();
+        Ok(Response::new(v1::ResolveReportResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
+        }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> std::result::Result<Response<v1::ReconcileResponse>, Status> {
+        let request = request.into_inner();
+        let question = wire_reconcile::question(&request)?;
+        let limit = wire_reconcile::page_size(request.page_size).map_err(Error::from)?;
+        let name = format!("reconcile {question:?}");
+        let after = page_token::decode(&name, &request.page_token)
+            .map_err(Error::from)?
+            .unwrap_or_default();
+        let (rows, next) = self
+            .reconciler
+            .page(&question, &after, limit, self.clock.now())
+            .await?;
+        Ok(Response::new(v1::ReconcileResponse {
+            rows: rows.into_iter().map(wire_reconcile::row).collect(),
+            next_page_token: next
+                .map(|last| page_token::encode(&name, &last))
+                .unwrap_or_default(),
         }))
     }
 
@@ -229,10 +300,7 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ForceReportRequest>,
     ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
-        let requested_by = request
-            .remote_addr()
-            .map(|addr| addr.to_string())
-            .unwrap_or_default();
+        let requested_by = address(&request);
         let request = request.into_inner();
         let events = match scope(&request).map_err(Error::from)? {
             None => self
@@ -245,6 +313,28 @@ impl UsageService for UsageRpc {
         };
         Ok(Response::new(ReportStream::new(events)))
     }
+}
+
+/// Where a call comes from.
+fn address<T>(request: &Request<T>) -> String {
+    request
+        .remote_addr()
+        .map(|addr| addr.to_string())
+        .unwrap_or_default()
+}
+
+fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
+    let report_id = Uuid::parse_str(&request.report_id)
+        .map_err(|_| Error::ReportNotFound(crate::usage::refusal::shown(&request.report_id)))?;
+    let action = wire::action(request.action)?;
+    check_reason(&request.reason)?;
+    check_asker(&request.requested_by)?;
+    Ok(NewDecision {
+        report_id,
+        action,
+        reason: request.reason,
+        requested_by: wire::asker(request.requested_by, address),
+    })
 }
 
 fn run_id(text: &str) -> Result<Uuid> {
@@ -269,6 +359,7 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
         account_id: (!request.account_id.is_empty()).then(|| request.account_id.clone()),
         states,
         run_id,
+        kind: wire::kind(request.kind)?,
     })
 }
 

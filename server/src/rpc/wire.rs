@@ -5,13 +5,15 @@ use usage_proto::v1;
 
 use crate::{
     reporter::progress::Count,
-    store::reports::Report,
+    store::{decisions::Decision, reports::Report},
     usage::{
         Millis, SECOND_MS,
+        correction::RawCorrection,
+        decision::Action,
         increment::RawIncrement,
         period::Granularity,
         refusal::{Reason, Refusal},
-        report::{State, identifier},
+        report::{Kind, State, identifier},
         window::Interval,
     },
 };
@@ -137,6 +139,70 @@ pub(super) fn state(number: i32) -> Result<State, Refusal> {
         })
 }
 
+const ACTIONS: [(Action, v1::ResolveAction); 3] = [
+    (Action::Retry, v1::ResolveAction::Retry),
+    (
+        Action::BillInCurrentPeriod,
+        v1::ResolveAction::BillInCurrentPeriod,
+    ),
+    (Action::WriteOff, v1::ResolveAction::WriteOff),
+];
+
+/// What the wire says is to be done with a report.
+pub(super) fn action(number: i32) -> Result<Action, Refusal> {
+    ACTIONS
+        .iter()
+        .find(|(_, wire)| i32::from(*wire) == number)
+        .map(|(action, _)| *action)
+        .ok_or_else(|| {
+            Refusal::invalid(
+                "action",
+                format!(
+                    "action is {number}; it must be RETRY, BILL_IN_CURRENT_PERIOD or WRITE_OFF"
+                ),
+            )
+        })
+}
+
+/// A kind of the wire that a filter names; unspecified means any.
+pub(super) fn kind(number: i32) -> Result<Option<Kind>, Refusal> {
+    match v1::UsageReportKind::try_from(number) {
+        Ok(v1::UsageReportKind::Unspecified) => Ok(None),
+        Ok(v1::UsageReportKind::Usage) => Ok(Some(Kind::Usage)),
+        Ok(v1::UsageReportKind::Correction) => Ok(Some(Kind::Correction)),
+        Err(_) => Err(Refusal::invalid(
+            "kind",
+            format!("kind is {number}, which is not a kind of usage report"),
+        )),
+    }
+}
+
+/// A correction as the domain parses it.
+pub(super) fn raw_correction(
+    request: v1::CorrectRequest,
+    address: String,
+) -> Result<RawCorrection, Refusal> {
+    let stated_at = request
+        .time
+        .as_ref()
+        .map(|at| millis("time", at))
+        .transpose()?;
+    Ok(RawCorrection {
+        account_id: request.account_id,
+        meter: request.meter,
+        quantity: request.quantity,
+        reason: request.reason,
+        stated_at,
+        requested_by: asker(request.requested_by, address),
+        key: request.idempotency_key,
+    })
+}
+
+/// Who asks: whom the caller names, else its address.
+pub(super) fn asker(named: String, address: String) -> String {
+    if named.is_empty() { address } else { named }
+}
+
 /// A granularity of the wire, and the one it stands for.
 pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Refusal> {
     let wire = v1::Granularity::try_from(number).map_err(|_| {
@@ -164,13 +230,46 @@ pub(super) fn count(count: Count) -> v1::ReportCount {
     }
 }
 
-/// A usage report.
-pub(super) fn usage_report(report: Report) -> v1::UsageReport {
-    let state = State::from_name(&report.state);
-    let wire_state = STATES
+/// A state's number, by its name in the database.
+pub(super) fn state_number(name: &str) -> i32 {
+    let state = State::from_name(name);
+    STATES
         .iter()
         .find(|(known, _)| Some(*known) == state)
-        .map_or(v1::UsageReportState::Unspecified, |(_, wire)| *wire);
+        .map_or(v1::UsageReportState::Unspecified, |(_, wire)| *wire)
+        .into()
+}
+
+fn decision(decision: Decision) -> v1::ReportDecision {
+    let action = Action::from_name(&decision.action);
+    let wire_action = ACTIONS
+        .iter()
+        .find(|(known, _)| Some(*known) == action)
+        .map_or(v1::ResolveAction::Unspecified, |(_, wire)| *wire);
+    v1::ReportDecision {
+        action: wire_action.into(),
+        reason: decision.reason,
+        requested_by: decision.requested_by,
+        decided_at: Some(timestamp(decision.decided_at)),
+        from_state: state_number(&decision.from_state),
+    }
+}
+
+/// A usage report, with the decisions on it.
+pub(super) fn decided_report(report: Report, decisions: Vec<Decision>) -> v1::UsageReport {
+    v1::UsageReport {
+        decisions: decisions.into_iter().map(decision).collect(),
+        ..usage_report(report)
+    }
+}
+
+/// A usage report without the decisions on it.
+pub(super) fn usage_report(report: Report) -> v1::UsageReport {
+    let state = State::from_name(&report.state);
+    let kind = match Kind::from_name(&report.kind) {
+        Kind::Usage => v1::UsageReportKind::Usage,
+        Kind::Correction => v1::UsageReportKind::Correction,
+    };
     let window = Interval {
         start: report.window_start,
         end: report.window_end,
@@ -183,7 +282,7 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
         period_end: report.period_end.map(timestamp),
         closed_at: report.closed_at.map(timestamp),
         quantity: report.quantity,
-        state: wire_state.into(),
+        state: state_number(&report.state),
         reported: state.is_some_and(State::is_reported),
         identifier: identifier(report.id, report.generation),
         stripe_customer: report.customer.unwrap_or_default(),
@@ -194,6 +293,12 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
         last_error: report.last_error.unwrap_or_default(),
         run_id: report.run_id.map(|id| id.to_string()).unwrap_or_default(),
         straddled: report.straddled,
+        kind: kind.into(),
+        note: report.note.unwrap_or_default(),
+        entered_by: report.entered_by.unwrap_or_default(),
+        bill_at: report.bill_at.map(timestamp),
+        confirmed_at: report.confirmed_at.map(timestamp),
+        decisions: Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Forgetting what nobody can ask for any more: old keys, and commits one by one.
+//! Forgetting what nobody can ask for any more: old keys, old webhooks, and commits one by one.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -17,6 +17,10 @@ use crate::{
 
 /// How long keys are remembered: longer than an increment may be old.
 pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long webhooks are remembered: longer than Stripe sends one again, by itself or on somebody's word.
+const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long it is remembered what settling found: longer than it looks at an event.
+const SETTLEMENTS_KEPT_MS: Millis = 100 * DAY_MS;
 /// How long commits stand alone: far longer than a lost answer is asked for.
 const COMMITS_KEPT_MS: Millis = DAY_MS;
 /// How many rows one transaction forgets, so that counting never waits long.
@@ -29,17 +33,28 @@ struct Rolled {
 }
 
 impl Store {
-    /// Forgets one step of old keys; false when none are left.
+    /// Forgets one step of old keys and of what settling found long ago; false when none are left.
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
-        let oldest = now.saturating_sub(KEYS_KEPT_MS);
         let mut forgot = 0;
-        for (table, names) in [
-            ("idempotency_keys", "account_id, key"),
-            ("batch_keys", "key"),
+        for (table, names, age, kept_ms) in [
+            (
+                "idempotency_keys",
+                "account_id, key",
+                "created_at",
+                KEYS_KEPT_MS,
+            ),
+            ("batch_keys", "key", "created_at", KEYS_KEPT_MS),
+            (
+                "settlements",
+                "customer, meter, day",
+                "day",
+                SETTLEMENTS_KEPT_MS,
+            ),
         ] {
+            let oldest = now.saturating_sub(kept_ms);
             let sql = format!(
                 "DELETE FROM {table} WHERE ({names}) IN \
-                 (SELECT {names} FROM {table} WHERE created_at < $1 LIMIT $2)"
+                 (SELECT {names} FROM {table} WHERE {age} < $1 LIMIT $2)"
             );
             let limit = i64::try_from(ROWS_A_STEP).unwrap_or(i64::MAX);
             let statement =
@@ -47,6 +62,18 @@ impl Store {
             forgot |= self.writer.execute_raw(statement).await?.rows_affected();
         }
         Ok(forgot > 0)
+    }
+
+    /// Forgets one step of old webhooks, handled or not: after so long the poll that an unhandled one would have
+    /// woken has come round thousands of times. False when none are left.
+    pub(crate) async fn forget_old_webhook_events(&self, now: Millis) -> Result<bool> {
+        let oldest = now.saturating_sub(WEBHOOKS_KEPT_MS);
+        let limit = i64::try_from(ROWS_A_STEP).unwrap_or(i64::MAX);
+        let sql = "DELETE FROM webhook_events WHERE id IN \
+                   (SELECT id FROM webhook_events WHERE received_at < $1 LIMIT $2)";
+        let values = [oldest.into(), limit.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
     }
 
     /// Adds one step of old commits to the one row that stands for all of them; false when none are left.

@@ -11,6 +11,7 @@ use super::Store;
 use crate::{
     entity::{commit, usage_report},
     error::Result,
+    usage::report::Kind,
 };
 
 /// Both sides of the law, read in one moment.
@@ -18,8 +19,10 @@ use crate::{
 pub struct LedgerLaw {
     /// Everything that was ever acknowledged.
     pub committed: i128,
-    /// What the usage table holds, by the name of the state.
+    /// What the usage table holds of what was counted, by the name of the state.
     pub reports: BTreeMap<String, i128>,
+    /// What admins added and took away: no part of the law.
+    pub corrections: i128,
 }
 
 impl LedgerLaw {
@@ -28,7 +31,7 @@ impl LedgerLaw {
         self.committed == self.counted()
     }
 
-    /// Everything that the usage table holds.
+    /// Everything that the usage table holds, without corrections.
     pub fn counted(&self) -> i128 {
         self.reports
             .values()
@@ -52,24 +55,33 @@ impl Store {
             .into_tuple()
             .one(&tx)
             .await?;
-        let reports: Vec<(String, i64)> = usage_report::Entity::find()
+        let sums: Vec<(String, String, i64)> = usage_report::Entity::find()
             .select_only()
+            .column(usage_report::Column::Kind)
             .column(usage_report::Column::State)
             .column_as(
                 Func::sum(Expr::col(usage_report::Column::Quantity)).cast_as("bigint"),
                 "quantity",
             )
+            .group_by(usage_report::Column::Kind)
             .group_by(usage_report::Column::State)
             .into_tuple()
             .all(&tx)
             .await?;
         tx.rollback().await?;
-        Ok(LedgerLaw {
+        let mut law = LedgerLaw {
             committed: committed.flatten().unwrap_or(0).into(),
-            reports: reports
-                .into_iter()
-                .map(|(state, sum)| (state, sum.into()))
-                .collect(),
-        })
+            reports: BTreeMap::new(),
+            corrections: 0,
+        };
+        for (kind, state, sum) in sums {
+            match Kind::from_name(&kind) {
+                Kind::Usage => {
+                    law.reports.insert(state, sum.into());
+                }
+                Kind::Correction => law.corrections = law.corrections.saturating_add(sum.into()),
+            }
+        }
+        Ok(law)
     }
 }

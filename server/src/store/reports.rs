@@ -13,7 +13,12 @@ use super::{Store, boundaries::read_links, close::Scope};
 use crate::{
     entity::usage_report,
     error::Result,
-    usage::{Millis, account::Link, report::State, window::Interval},
+    usage::{
+        Millis,
+        account::Link,
+        report::{Kind, State},
+        window::Interval,
+    },
 };
 
 /// A usage report as it stands in the database.
@@ -41,6 +46,8 @@ pub(crate) struct ReportFilter {
     pub(crate) states: Vec<State>,
     /// Only what this run closed.
     pub(crate) run_id: Option<Uuid>,
+    /// Only what holds this.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl Store {
@@ -91,6 +98,9 @@ impl Store {
         }
         if let Some(run) = filter.run_id {
             query = query.filter(Column::RunId.eq(run));
+        }
+        if let Some(kind) = filter.kind {
+            query = query.filter(Column::Kind.eq(kind.name()));
         }
         if let Some(before) = before {
             query = query.filter(Column::Id.lt(before));

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     entity::usage_report::{self, Column},
     error::Result,
+    metrics,
     usage::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice::LateUsage,
@@ -268,48 +269,18 @@ async fn mark(
         let changed = change.exec(tx).await?;
         return Ok((changed.rows_affected == 1).then_some(Task::Look(report)));
     }
-    let due = invoicing::due(tx, &report, rules.late_usage, now).await?;
     let may_be_there = report.first_sent_at.is_some();
-    let not_before = match due {
-        Due::Later(until) => {
+    let stamp = match prepare(tx, &mut report, rules, now).await? {
+        Prepared::Send(stamp) => stamp,
+        Prepared::Wait(until) => {
             invoicing::postpone(tx, &report, until).await?;
             return Ok(None);
         }
-        // Whatever has not arrived by now comes too late; what has is found by looking.
-        Due::Missed | Due::At(_) if may_be_there => {
-            let why = "unanswered when its invoice became final: looked up";
-            leave(tx, change, (&report, state), (&Event::LoseTrack, why), now).await?;
+        Prepared::Leave(event, why) => {
+            leave(tx, change, (&report, state), (&event, why), now).await?;
             return Ok(None);
         }
-        Due::Missed => {
-            let why = "its invoice was final before Stripe had it";
-            leave(tx, change, (&report, state), (&Event::Expire, why), now).await?;
-            return Ok(None);
-        }
-        Due::At(at) => {
-            report.bill_at = Some(at);
-            report.event_timestamp = None;
-            None
-        }
-        Due::Now(not_before) => not_before,
     };
-    let is_unanswered = report
-        .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
-    if is_unanswered {
-        let why = "unanswered for 23 hours: looked up before it is sent again";
-        leave(tx, change, (&report, state), (&Event::LoseTrack, why), now).await?;
-        return Ok(None);
-    }
-    let stamp = match report.event_timestamp {
-        Some(stamp) => stamp,
-        None => choose_timestamp(tx, &report, rules.slots, not_before, now).await?,
-    };
-    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
-        let why = "older than the 35 days that Stripe takes";
-        leave(tx, change, (&report, state), (&Event::Expire, why), now).await?;
-        return Ok(None);
-    }
     let Some(next) = state.after(&Event::Send) else {
         return Ok(None);
     };
@@ -334,6 +305,59 @@ async fn mark(
     }))
 }
 
+/// What is to be done with a report before it is sent.
+enum Prepared {
+    /// It is sent with this timestamp.
+    Send(Millis),
+    /// It waits until then.
+    Wait(Millis),
+    /// It leaves the sender's hands: what happened, and why in words.
+    Leave(Event, &'static str),
+}
+
+async fn prepare(
+    tx: &DatabaseTransaction,
+    report: &mut Report,
+    rules: Rules,
+    now: Millis,
+) -> std::result::Result<Prepared, DbErr> {
+    let may_be_there = report.first_sent_at.is_some();
+    let not_before = match invoicing::due(tx, report, rules.late_usage, now).await? {
+        Due::Later(until) => return Ok(Prepared::Wait(until)),
+        // Whatever has not arrived by now comes too late; what has is found by looking.
+        Due::Missed | Due::At(_) if may_be_there => {
+            let why = "unanswered when its invoice became final: looked up";
+            return Ok(Prepared::Leave(Event::LoseTrack, why));
+        }
+        Due::Missed => {
+            let why = "its invoice was final before Stripe had it";
+            return Ok(Prepared::Leave(Event::Expire, why));
+        }
+        Due::At(at) => {
+            report.bill_at = Some(at);
+            report.event_timestamp = None;
+            None
+        }
+        Due::Now(not_before) => not_before,
+    };
+    let is_unanswered = report
+        .first_sent_at
+        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    if is_unanswered {
+        let why = "unanswered for 23 hours: looked up before it is sent again";
+        return Ok(Prepared::Leave(Event::LoseTrack, why));
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, report, rules.slots, not_before, now).await?,
+    };
+    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
+        let why = "older than the 35 days that Stripe takes";
+        return Ok(Prepared::Leave(Event::Expire, why));
+    }
+    Ok(Prepared::Send(stamp))
+}
+
 /// Takes a report out of sending: what it becomes, and why in words.
 async fn leave(
     tx: &DatabaseTransaction,
@@ -353,6 +377,7 @@ async fn leave(
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "not sent");
+    metrics::report(Some(event));
     Ok(())
 }
 

@@ -25,7 +25,6 @@ pub(crate) struct Line {
     pub(crate) period: Interval,
     /// Whether it only credits or charges a part of something licensed.
     pub(crate) is_proration: bool,
-    pub(crate) quantity: Option<u64>,
 }
 
 impl Stripe {
@@ -121,6 +120,5 @@ fn line(from: &stripe_shared::InvoiceLineItem) -> Option<Line> {
             end: seconds(from.period.end),
         },
         is_proration: details.proration,
-        quantity: from.quantity,
     })
 }

@@ -63,8 +63,6 @@ pub(crate) struct Price {
     /// The meter that is charged for; none for licensed prices, such as seats.
     pub(crate) meter: Option<String>,
     pub(crate) currency: String,
-    /// Such as `month` and 1.
-    pub(crate) interval: Option<(String, u64)>,
 }
 
 /// One page of subscriptions.
@@ -122,7 +120,7 @@ impl Stripe {
             .filter(|_| page.has_more)
             .map(|last| last.id.to_string());
         Ok(Page {
-            subscriptions: page.data.into_iter().map(subscription).collect(),
+            subscriptions: page.data.iter().map(subscription).collect(),
             next,
         })
     }
@@ -133,7 +131,7 @@ impl Stripe {
         id: &str,
     ) -> Result<Option<Subscription>, Failure> {
         match RetrieveSubscription::new(id).send(&self.client).await {
-            Ok(found) => Ok(Some(subscription(found))),
+            Ok(found) => Ok(Some(subscription(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
@@ -152,7 +150,7 @@ impl Stripe {
     /// A price, if there is one.
     pub(crate) async fn find_price(&self, id: &str) -> Result<Option<Price>, Failure> {
         match RetrievePrice::new(id).send(&self.client).await {
-            Ok(found) => Ok(Some(price(found))),
+            Ok(found) => Ok(Some(price(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
@@ -172,7 +170,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
@@ -188,7 +186,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
@@ -222,7 +220,7 @@ impl Stripe {
             .request_strategy(once(request_key)?)
             .send(&self.client)
             .await
-            .map(subscription)
+            .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 }
@@ -233,7 +231,7 @@ fn once(request_key: &str) -> Result<RequestStrategy, Failure> {
         .map_err(|error| Failure::Refused(error.to_string()))
 }
 
-fn subscription(from: stripe_shared::Subscription) -> Subscription {
+fn subscription(from: &stripe_shared::Subscription) -> Subscription {
     let operation = from.metadata.get(OPERATION_KEY).cloned();
     Subscription {
         id: from.id.to_string(),
@@ -243,15 +241,15 @@ fn subscription(from: stripe_shared::Subscription) -> Subscription {
         created: seconds(from.created),
         cancel_at: from.cancel_at.map(seconds),
         ended_at: from.ended_at.map(seconds),
-        items: from.items.data.into_iter().map(item).collect(),
+        items: from.items.data.iter().map(item).collect(),
         operation,
     }
 }
 
-fn item(from: stripe_shared::SubscriptionItem) -> Item {
+fn item(from: &stripe_shared::SubscriptionItem) -> Item {
     Item {
         id: from.id.to_string(),
-        price: price(from.price),
+        price: price(&from.price),
         created: seconds(from.created),
         period: Interval {
             start: seconds(from.current_period_start),
@@ -260,7 +258,7 @@ fn item(from: stripe_shared::SubscriptionItem) -> Item {
     }
 }
 
-fn price(from: stripe_shared::Price) -> Price {
+fn price(from: &stripe_shared::Price) -> Price {
     let is_volume = from
         .tiers_mode
         .as_ref()
@@ -272,7 +270,5 @@ fn price(from: stripe_shared::Price) -> Price {
         is_volume,
         meter: recurring.and_then(|recurring| recurring.meter.clone()),
         currency: from.currency.to_string(),
-        interval: recurring
-            .map(|recurring| (recurring.interval.to_string(), recurring.interval_count)),
     }
 }

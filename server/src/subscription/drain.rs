@@ -24,7 +24,7 @@ impl Subscriptions {
         operation: &Operation,
         facts: &Facts,
     ) -> Result<Drained, FollowError> {
-        let since = self.charging_since(facts, operation.boundary_at);
+        let since = charging_since(facts, operation.boundary_at);
         let outstanding = self
             .store
             .outstanding(&operation.account_id, since, operation.boundary_at)
@@ -60,11 +60,11 @@ impl Subscriptions {
         }
         Ok(Drained::Shown)
     }
+}
 
-    /// Since when the present period charges; it began at the latest at the boundary.
-    pub(super) fn charging_since(&self, facts: &Facts, boundary: Millis) -> Millis {
-        facts.charges_since().unwrap_or(boundary).min(boundary)
-    }
+/// Since when the present period charges; it began at the latest at the boundary.
+pub(super) fn charging_since(facts: &Facts, boundary: Millis) -> Millis {
+    facts.charges_since().unwrap_or(boundary).min(boundary)
 }
 
 /// The whole minutes around an interval: Stripe's totals know no smaller ones.

@@ -1,6 +1,6 @@
 //! Following: one account's subscription, its periods and their invoices made true by asking Stripe.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use super::{Subscriptions, facts};
 use crate::{
@@ -144,12 +144,12 @@ impl Subscriptions {
             .stripe
             .invoices_of(subscription, since.saturating_sub(EARLIER_MS))
             .await?;
-        let mut invoiced = Vec::new();
+        let mut found_periods = Vec::new();
         for invoice in &invoices {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
                 // What was seen before keeps its items; others, such as seats, are not followed.
                 if periods.iter().any(|period| period.item == line.item) {
-                    invoiced.push(InvoicedPeriod {
+                    found_periods.push(InvoicedPeriod {
                         item: line.item.clone(),
                         start: line.period.start,
                         end: line.period.end,
@@ -159,17 +159,17 @@ impl Subscriptions {
                 }
             }
         }
-        invoiced.sort_by_key(|period| period.end);
+        found_periods.sort_by_key(|period| period.end);
         self.store
             .record_invoices(
                 (account_id, subscription),
-                &invoiced,
+                &found_periods,
                 self.options.slots,
                 now,
             )
             .await?;
         for period in open {
-            let is_found = invoiced
+            let is_found = found_periods
                 .iter()
                 .any(|found| found.item == period.item && found.end == period.period_end);
             if !is_found && now.saturating_sub(period.period_end) > NO_INVOICE_MS {
@@ -219,11 +219,6 @@ impl Subscriptions {
             seen.push(facts.subscription.clone());
         }
         Ok(seen)
-    }
-
-    /// Tells the loop that there is something to look at now.
-    pub(crate) fn wake(self: &Arc<Self>) {
-        self.wake.notify_one();
     }
 }
 

@@ -57,6 +57,7 @@ impl Subscriptions {
         self.store
             .end_due_subscriptions(self.options.slots, now)
             .await?;
+        self.follow_webhooks().await?;
         self.follow_wanted().await?;
         let last = self.store.last_run_at(POLL_JOB, 0).await?;
         if now.saturating_sub(last) >= self.options.interval_ms

@@ -82,7 +82,10 @@ impl Increment {
         if let Err(refusal) = check_key(&raw.key) {
             refusals.push(refusal);
         }
-        if let Some(refusal) = raw.stated_at.and_then(|at| check_time(at, now)) {
+        if let Some(refusal) = raw
+            .stated_at
+            .and_then(|at| check_time("timestamp", at, now))
+        {
             refusals.push(refusal);
         }
         if raw.has_dimensions {
@@ -154,13 +157,14 @@ pub fn check_key(key: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_time(at: Millis, now: Millis) -> Option<Refusal> {
+/// The refusal of a time that is too old or too far ahead.
+pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Refusal> {
     if at < now.saturating_sub(MAX_AGE_MS) {
         return Some(Refusal::new(
             Reason::TimestampTooOld,
-            "timestamp",
+            field,
             format!(
-                "timestamp {} is more than 34 days old: the server's clock says {}",
+                "{field} {} is more than 34 days old: the server's clock says {}",
                 super::period::rfc3339(at),
                 super::period::rfc3339(now)
             ),
@@ -169,9 +173,9 @@ fn check_time(at: Millis, now: Millis) -> Option<Refusal> {
     if at > now.saturating_add(MAX_AHEAD_MS) {
         return Some(Refusal::new(
             Reason::TimestampInFuture,
-            "timestamp",
+            field,
             format!(
-                "timestamp {} is more than 5 minutes ahead: the server's clock says {}",
+                "{field} {} is more than 5 minutes ahead: the server's clock says {}",
                 super::period::rfc3339(at),
                 super::period::rfc3339(now)
             ),

@@ -194,6 +194,15 @@ impl Kind {
             Self::Correction => "correction",
         }
     }
+
+    /// The kind of a name; anything else was counted.
+    pub fn from_name(name: &str) -> Self {
+        if name == Self::Correction.name() {
+            Self::Correction
+        } else {
+            Self::Usage
+        }
+    }
 }
 
 /// The meter event's unique name at Stripe: the same on every retry of a generation.

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
 use usage_client::{Account, PutAccount, Subscription};
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, World, within};
 
 /// The volume-tiered prices that a world of billing has, of the meter `api_calls`.
 pub(crate) const BASIC: &str = "price_basic";
@@ -153,6 +153,12 @@ impl World {
             }
             panic!("the server did not come to rest");
         }
+    }
+
+    /// Makes a change of a subscription, and lets two seconds pass once it has begun.
+    pub(crate) async fn changing<T>(&self, call: impl Future<Output = T>) -> T {
+        let both = async { tokio::join!(call, self.tick_once_changing()).0 };
+        within("a change", both).await
     }
 
     /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.

@@ -149,7 +149,7 @@ async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Op
         )
         .header(
             "stripe-signature",
-            signature(&delivery.secrets, time, &delivery.body),
+            webhook_signature(&delivery.secrets, time, &delivery.body),
         )
         .body(delivery.body.clone());
     match request.send().await {
@@ -161,12 +161,13 @@ async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Op
     }
 }
 
-/// The `Stripe-Signature` header: the time, and for each secret the HMAC-SHA256 of the time, a dot and the body.
-fn signature(secrets: &[String], time: i64, body: &str) -> String {
+/// The `Stripe-Signature` header: the time in seconds, and for each secret the HMAC-SHA256 of the time, a dot and the
+/// body.
+pub fn webhook_signature<S: AsRef<str>>(secrets: &[S], time: i64, body: &str) -> String {
     let mut header = format!("t={time}");
     for secret in secrets {
         // Every length of key is allowed: an error cannot come.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_ref().as_bytes()) else {
             continue;
         };
         mac.update(format!("{time}.{body}").as_bytes());
@@ -188,10 +189,10 @@ mod tests {
         let secrets = ["whsec_one".to_owned(), "whsec_two".to_owned()];
         // Computed with the hmac module of Python.
         assert_eq!(
-            signature(&secrets, 1_700_000_000, "{}"),
+            webhook_signature(&secrets, 1_700_000_000, "{}"),
             "t=1700000000,v1=e6f424c1ebf2679ddb75df801d64b07e5063e2d7d6834ab73f5c55d787278d9d,v1=7188126e292daca991f04e6d27bcc33705bef535a4a6c4687864d1c7315003b0"
         );
-        assert_eq!(signature(&[], 1, "{}"), "t=1");
+        assert_eq!(webhook_signature::<String>(&[], 1, "{}"), "t=1");
     }
 
     #[test]

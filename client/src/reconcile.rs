@@ -1,0 +1,157 @@
+//! Reconciling: what was counted, what was reported and what Stripe holds, side by side.
+
+use crate::{
+    Error, Period, ReportState,
+    page::{non_empty, size_to_wire},
+    proto, time,
+};
+use chrono::{DateTime, Utc};
+
+/// Which figures are asked for; those of every account in the billing periods around now, unless narrowed.
+///
+/// ```
+/// use usage_client::Reconcile;
+///
+/// let of_one = Reconcile::new().account("acct_42");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[must_use = "nothing is asked before it is sent"]
+pub struct Reconcile {
+    account_id: String,
+    period: Option<Period>,
+    page_size: u32,
+    page_token: String,
+}
+
+impl Reconcile {
+    /// Every account, 10 at most.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only this account.
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.account_id = account_id.into();
+        self
+    }
+
+    /// Each billing period that overlaps the time from `start` up to, but without, `end`.
+    pub fn period(
+        mut self,
+        start: impl Into<DateTime<Utc>>,
+        end: impl Into<DateTime<Utc>>,
+    ) -> Self {
+        self.period = Some(Period::new(start, end));
+        self
+    }
+
+    /// At most this many accounts on a page, up to 50.
+    pub fn page_size(mut self, page_size: u32) -> Self {
+        self.page_size = page_size;
+        self
+    }
+
+    /// The page after the one that gave this [`ReconcilePage::next_page_token`]; account and period must be
+    /// the same.
+    pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
+        self.page_token = page_token.into();
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> Result<proto::ReconcileRequest, Error> {
+        let period = self
+            .period
+            .map(|period| time::period_to_wire(period, "period.start", "period.end"));
+        Ok(proto::ReconcileRequest {
+            account_id: self.account_id,
+            period: period.transpose()?,
+            page_size: size_to_wire(self.page_size),
+            page_token: self.page_token,
+        })
+    }
+}
+
+/// The figures of some accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReconcilePage {
+    /// The figures; a page may have none and not be the last.
+    pub rows: Vec<ReconciledUsage>,
+    /// What to go on with; none when there are no more.
+    pub next_page_token: Option<String>,
+}
+
+/// The three figures of one account, customer, meter and period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReconciledUsage {
+    /// The account.
+    pub account_id: String,
+    /// The Stripe customer it is billed to.
+    pub stripe_customer: String,
+    /// The meter.
+    pub meter: String,
+    /// The billing period, or a calendar month of UTC where none is known.
+    pub period: Period,
+    /// Whether it is a billing period.
+    pub is_billing_period: bool,
+    /// What is to be billed.
+    pub counted: i64,
+    /// What Stripe took of it.
+    pub reported: i64,
+    /// What Stripe's totals hold of it, or why Stripe did not say.
+    pub stripe: Result<i64, String>,
+    /// How many reports are in each state, and what they hold.
+    pub states: Vec<StateCount>,
+}
+
+/// The reports of one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateCount {
+    /// The state.
+    pub state: ReportState,
+    /// How many reports.
+    pub reports: i64,
+    /// The sum of their quantities.
+    pub quantity: i64,
+}
+
+impl ReconciledUsage {
+    /// Whether all three figures are the same.
+    pub fn is_equal(&self) -> bool {
+        self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
+    }
+
+    fn from_wire(row: proto::ReconciledUsage) -> Result<Self, Error> {
+        let states = row.states.into_iter().map(|one| {
+            let count = one.count.unwrap_or_default();
+            StateCount {
+                state: ReportState::from_wire(one.state),
+                reports: count.reports,
+                quantity: count.quantity,
+            }
+        });
+        Ok(Self {
+            account_id: row.account_id,
+            stripe_customer: row.stripe_customer,
+            meter: row.meter,
+            period: time::period_from_wire(row.period, "rows.period")?,
+            is_billing_period: row.is_billing_period,
+            counted: row.counted,
+            reported: row.reported,
+            stripe: row.stripe.ok_or(row.stripe_error),
+            states: states.collect(),
+        })
+    }
+}
+
+impl ReconcilePage {
+    pub(crate) fn from_wire(response: proto::ReconcileResponse) -> Result<Self, Error> {
+        let rows = response.rows.into_iter().map(ReconciledUsage::from_wire);
+        Ok(Self {
+            rows: rows.collect::<Result<_, _>>()?,
+            next_page_token: non_empty(response.next_page_token),
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! Settling: once an hour compares Stripe's totals with what it took from us, and says of each report whether
+//! it is there.
+//!
+//! Frugal, because Stripe limits reads: by UTC day of the events, only customers and days with something that
+//! is not confirmed, and many days in one request. Nothing is ever corrected or sent again from here.
+
+mod lane;
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::Clock,
+    error::Result,
+    store::{Store, send::Lane, settling::UnsettledDay},
+    stripe::{Failure, Stripe},
+    usage::{DAY_MS, HOUR_MS, MINUTE_MS, Millis, meter::Meters},
+};
+
+/// The job's name in `leases`.
+const JOB: &str = "settling";
+/// How often it is looked whether the job is due.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many days one query names.
+const DAYS_A_PAGE: u64 = 1_000;
+/// Totals read from Stripe a second, and in one run; the next run goes on where this one ended.
+const READS_PER_SEC: u32 = 10;
+const READS_A_RUN: u32 = 5_000;
+/// What was taken so lately is not asked for yet, unless somebody wakes the job.
+const TOO_FRESH_MS: Millis = 10 * MINUTE_MS;
+/// Days whose difference has not changed for so long are looked at once a day.
+const OLD_NEWS_MS: Millis = 2 * DAY_MS;
+/// Events older than this are on final invoices and not asked for any more.
+const LOOKED_AT_MS: Millis = 70 * DAY_MS;
+
+/// Counts each change of a customer's day to more than we ever sent.
+const OVER_TOTAL: &str = "usage_settling_over_total";
+/// Counts reports that Stripe took and lacks a day later.
+const SHORT_TOTAL: &str = "usage_settling_short_total";
+
+/// Compares Stripe's totals with ours.
+#[derive(Debug)]
+pub(crate) struct Settler {
+    store: Store,
+    clock: Clock,
+    stripe: Stripe,
+    meters: Arc<Meters>,
+    /// Told when Stripe says that it dropped events: settle now, whatever the hour.
+    woken: Arc<Notify>,
+    rate: DefaultDirectRateLimiter,
+    /// Where a run that had read enough ended.
+    cursor: Mutex<Option<Lane>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// The reads that one run has left.
+#[derive(Debug)]
+struct Budget(u32);
+
+/// Why a lane could not be settled.
+#[derive(Debug)]
+enum Stopped {
+    /// Stripe did not give a total.
+    Stripe(Failure),
+    /// The run has read enough.
+    Spent,
+    /// The database.
+    Store(crate::error::Error),
+}
+
+impl From<crate::error::Error> for Stopped {
+    fn from(error: crate::error::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Settler {
+    pub(crate) fn new(
+        store: Store,
+        clock: Clock,
+        stripe: Stripe,
+        meters: Arc<Meters>,
+        woken: Arc<Notify>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
+        Arc::new(Self {
+            store,
+            clock,
+            stripe,
+            meters,
+            woken,
+            rate: RateLimiter::direct(Quota::per_second(per_second)),
+            cursor: Mutex::new(None),
+            tasks: TaskTracker::new(),
+            shutdown,
+        })
+    }
+
+    /// Settles every hour, and when woken, until the shutdown.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let settler = Arc::clone(self);
+        self.tasks.spawn(async move {
+            while !settler.shutdown.is_cancelled() {
+                let is_woken = tokio::select! {
+                    () = settler.woken.notified() => true,
+                    () = tokio::time::sleep(LOOK) => false,
+                    () = settler.shutdown.cancelled() => break,
+                };
+                if let Err(error) = settler.settle_when_due(is_woken).await {
+                    tracing::warn!(%error, "settling stopped; it is taken up again in an hour");
+                }
+            }
+        });
+    }
+
+    /// Waits for the reads that are under way.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn settle_when_due(&self, is_woken: bool) -> Result<()> {
+        let now = self.clock.now();
+        let last = self.store.last_run_at(JOB, now).await?;
+        let is_due = is_woken || now.saturating_sub(last) >= HOUR_MS;
+        // Two runs at once would do the same twice, and no harm.
+        if is_due && self.store.claim_job(JOB, last, now).await? {
+            self.settle_all(is_woken).await?;
+        }
+        Ok(())
+    }
+
+    /// One run: every lane with something to settle, from where the last run ended, until enough was read.
+    async fn settle_all(&self, is_woken: bool) -> Result<()> {
+        let mut cursor = self.cursor.lock().await;
+        let mut budget = Budget(READS_A_RUN);
+        let since = self.clock.now().saturating_sub(LOOKED_AT_MS);
+        loop {
+            let mut days = self
+                .store
+                .unsettled_days(cursor.as_ref(), since, DAYS_A_PAGE)
+                .await?;
+            let is_last = u64::try_from(days.len()).is_ok_and(|len| len < DAYS_A_PAGE);
+            if !is_last {
+                keep_whole_lanes(&mut days);
+            }
+            for own in days.chunk_by(|one, other| lane_of(one) == lane_of(other)) {
+                if self.shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                let Some(lane) = own.first().map(lane_of) else {
+                    continue;
+                };
+                match self.settle_lane(&lane, own, is_woken, &mut budget).await {
+                    Ok(()) => {}
+                    Err(Stopped::Spent) => {
+                        tracing::warn!(
+                            reads = READS_A_RUN,
+                            "enough was read; the next run goes on"
+                        );
+                        return Ok(());
+                    }
+                    Err(Stopped::Store(error)) => return Err(error),
+                    Err(Stopped::Stripe(Failure::Denied(why))) => {
+                        tracing::error!(%why, "Stripe refuses the key: nothing is settled until it is mended");
+                        return Ok(());
+                    }
+                    Err(Stopped::Stripe(failure)) => {
+                        tracing::warn!(customer = %lane.0, meter = %lane.1, why = failure.message(), "not settled");
+                    }
+                }
+                *cursor = Some(lane);
+            }
+            if is_last {
+                *cursor = None;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a turn to read.
+    async fn turn(&self, budget: &mut Budget) -> std::result::Result<(), Stopped> {
+        budget.0 = budget.0.checked_sub(1).ok_or(Stopped::Spent)?;
+        self.rate.until_ready().await;
+        Ok(())
+    }
+}
+
+fn lane_of(day: &UnsettledDay) -> Lane {
+    (day.customer.clone(), day.meter.clone())
+}
+
+/// Leaves the last lane of a page to the next page, unless it is the only one: its other days may be there.
+fn keep_whole_lanes(days: &mut Vec<UnsettledDay>) {
+    let last = days.last().map(lane_of);
+    // By equality: how the database orders names is its own matter.
+    let others = days.iter().rposition(|day| Some(lane_of(day)) != last);
+    if let Some(place) = others {
+        days.truncate(place.saturating_add(1));
+    }
+}

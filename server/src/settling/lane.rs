@@ -1,0 +1,355 @@
+//! One customer and meter: its days compared, and where they differ its hours and minutes.
+
+use std::collections::BTreeMap;
+
+use ::metrics::counter;
+
+use super::{Budget, OLD_NEWS_MS, OVER_TOTAL, SHORT_TOTAL, Settler, Stopped, TOO_FRESH_MS};
+use crate::{
+    store::{
+        reports::Report,
+        send::{Lane, minute_of},
+        settling::{DaySettled, EVENTS_READ, Settled, UnsettledDay},
+    },
+    stripe::totals::Grouping,
+    usage::{
+        DAY_MS, Millis,
+        report::{Event, State},
+        settling::{Certainty, Finding, MAX_EXACT, Part, find, lacks_since, taken, tell},
+        window::Interval,
+    },
+};
+
+/// An event, and how surely it is there.
+type Known = (Report, Part);
+
+impl Settler {
+    pub(super) async fn settle_lane(
+        &self,
+        lane: &Lane,
+        days: &[UnsettledDay],
+        is_woken: bool,
+        budget: &mut Budget,
+    ) -> Result<(), Stopped> {
+        let Some(meter) = self.meters.find(&lane.1) else {
+            // A meter that is configured no longer has no event name to ask for.
+            return Ok(());
+        };
+        let event_name = meter.event_name.to_string();
+        let now = self.clock.now();
+        let (Some(first), Some(last)) = (days.first(), days.last()) else {
+            return Ok(());
+        };
+        let range = Interval {
+            start: first.day,
+            end: last.day.saturating_add(DAY_MS),
+        };
+        let mut before: BTreeMap<Millis, Settled> = self
+            .store
+            .settlements(lane, range)
+            .await?
+            .into_iter()
+            .map(|settled| (settled.day, settled))
+            .collect();
+        let due: Vec<Millis> = days
+            .iter()
+            .filter(|day| is_woken || is_due(day, before.get(&day.day), now))
+            .map(|day| day.day)
+            .collect();
+        let (Some(start), Some(last)) = (due.first().copied(), due.last().copied()) else {
+            return Ok(());
+        };
+        let range = Interval {
+            start,
+            end: last.saturating_add(DAY_MS),
+        };
+        // First what Stripe holds, then what we know: what arrives in between is known and not yet held.
+        self.turn(budget).await?;
+        let totals = self
+            .stripe
+            .totals(&event_name, &lane.0, range, Grouping::Day)
+            .await
+            .map_err(Stopped::Stripe)?;
+        let mut events = self.store.lane_events(lane, range).await?;
+        let whole_until = match events.last().and_then(|last| last.event_timestamp) {
+            Some(stamp) if u64::try_from(events.len()).is_ok_and(|len| len >= EVENTS_READ) => {
+                day_of(stamp)
+            }
+            _ => range.end,
+        };
+        let mut by_day: BTreeMap<Millis, Vec<Known>> = BTreeMap::new();
+        for report in events.drain(..) {
+            let Some(stamp) = report.event_timestamp else {
+                continue;
+            };
+            if let Some(part) = part(&report, now) {
+                by_day
+                    .entry(day_of(stamp))
+                    .or_default()
+                    .push((report, part));
+            }
+        }
+        for day in due.into_iter().filter(|day| *day < whole_until) {
+            let known = by_day.remove(&day).unwrap_or_default();
+            let stripes = totals.get(&day).copied().unwrap_or(Some(0));
+            let earlier = before.remove(&day);
+            let found = self
+                .settle_day(lane, &event_name, day, known, stripes, earlier, budget)
+                .await?;
+            tell_news(&found);
+            self.store.record_settlement(&found, now).await?;
+        }
+        Ok(())
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one day, and all that is known of it"
+    )]
+    async fn settle_day(
+        &self,
+        lane: &Lane,
+        event_name: &str,
+        day: Millis,
+        known: Vec<Known>,
+        stripes: Option<i64>,
+        before: Option<Settled>,
+        budget: &mut Budget,
+    ) -> Result<DaySettled, Stopped> {
+        let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
+        let ours = taken(&parts);
+        let finding = stripes.map_or(Finding::Behind, |stripes| find(&parts, stripes));
+        let happened = if let Some(happened) = settled_whole(&known, stripes) {
+            happened
+        } else if is_worth_a_look(&known, stripes, finding, before.as_ref()) {
+            self.look_closer(lane, event_name, day, &known, budget)
+                .await?
+        } else {
+            Vec::new()
+        };
+        // What was just found short is no part of what Stripe is said to hold.
+        let lost: i128 = happened
+            .iter()
+            .filter(|(_, event)| *event == Event::Lack)
+            .map(|(report, _)| i128::from(report.quantity))
+            .sum();
+        let found_again: i128 = happened
+            .iter()
+            .filter(|(report, event)| {
+                *event == Event::Confirm && report.state == State::Short.name()
+            })
+            .map(|(report, _)| i128::from(report.quantity))
+            .sum();
+        let ours = ours.saturating_sub(lost).saturating_add(found_again);
+        let finding = match stripes {
+            Some(stripes) if i128::from(stripes) == ours => Finding::Equal,
+            _ => finding,
+        };
+        Ok(DaySettled {
+            lane: lane.clone(),
+            day,
+            ours: i64::try_from(ours).unwrap_or(i64::MAX),
+            stripes,
+            finding,
+            happened,
+            before,
+        })
+    }
+
+    /// Compares the day's hours, and of the hours that differ the minutes of our events.
+    async fn look_closer(
+        &self,
+        lane: &Lane,
+        event_name: &str,
+        day: Millis,
+        known: &[Known],
+        budget: &mut Budget,
+    ) -> Result<Vec<(Report, Event)>, Stopped> {
+        let range = Interval {
+            start: day,
+            end: day.saturating_add(DAY_MS),
+        };
+        self.turn(budget).await?;
+        let hours = self
+            .stripe
+            .totals(event_name, &lane.0, range, Grouping::Hour)
+            .await
+            .map_err(Stopped::Stripe)?;
+        let mut happened = Vec::new();
+        let width = Grouping::Hour.width_ms();
+        for own in known.chunk_by(|one, other| hour_of(one, width) == hour_of(other, width)) {
+            let Some(first) = own.first() else { continue };
+            let stripes = hours
+                .get(&hour_of(first, width))
+                .copied()
+                .unwrap_or(Some(0));
+            if let Some(whole) = settled_whole(own, stripes) {
+                happened.extend(whole);
+                continue;
+            }
+            for own in own.chunk_by(|one, other| minute(one) == minute(other)) {
+                let Some(range) = own.first().map(minute) else {
+                    continue;
+                };
+                if own
+                    .iter()
+                    .all(|(_, part)| part.certainty == Certainty::Sure)
+                {
+                    continue;
+                }
+                self.turn(budget).await?;
+                let stripes = self
+                    .stripe
+                    .total(event_name, &lane.0, range)
+                    .await
+                    .map_err(Stopped::Stripe)?;
+                happened.extend(told(own, stripes));
+            }
+        }
+        Ok(happened)
+    }
+}
+
+/// A lane's day is looked at when something new was taken, not too lately, and where a difference is no news any
+/// more only once a day.
+fn is_due(day: &UnsettledDay, before: Option<&Settled>, now: Millis) -> bool {
+    let Some(before) = before else {
+        return day
+            .oldest_at
+            .is_none_or(|at| at <= now.saturating_sub(TOO_FRESH_MS));
+    };
+    let Some(oldest_at) = day.oldest_at else {
+        // All that is left is short: it may appear late.
+        return now.saturating_sub(before.settled_at) >= DAY_MS;
+    };
+    if oldest_at > now.saturating_sub(TOO_FRESH_MS) {
+        return false;
+    }
+    let is_new = oldest_at > before.settled_at;
+    let has_become_owed =
+        lacks_since(oldest_at) > before.settled_at && lacks_since(oldest_at) <= now;
+    let is_old_news = now.saturating_sub(before.changed_at) >= OLD_NEWS_MS;
+    is_new || has_become_owed || !is_old_news || now.saturating_sub(before.settled_at) >= DAY_MS
+}
+
+fn day_of(stamp: Millis) -> Millis {
+    stamp.saturating_sub(stamp.rem_euclid(DAY_MS))
+}
+
+fn stamp(known: &Known) -> Millis {
+    known.0.event_timestamp.unwrap_or_default()
+}
+
+fn hour_of(known: &Known, width: Millis) -> Millis {
+    stamp(known).saturating_sub(stamp(known).rem_euclid(width))
+}
+
+fn minute(known: &Known) -> Interval {
+    minute_of(stamp(known))
+}
+
+fn part(report: &Report, now: Millis) -> Option<Part> {
+    let state = State::from_name(&report.state)?;
+    let was_sent = report.first_sent_at.is_some();
+    Certainty::of(state, report.reported_at, was_sent, now).map(|certainty| Part {
+        quantity: report.quantity,
+        certainty,
+    })
+}
+
+/// What a total over many events settles at once: all that was taken is there, where that and nothing else
+/// was sent and the total is exact.
+fn settled_whole(known: &[Known], stripes: Option<i64>) -> Option<Vec<(Report, Event)>> {
+    let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
+    let stripes = stripes.filter(|stripes| i128::from(*stripes).abs() < MAX_EXACT)?;
+    let is_taken = |part: &Part| {
+        matches!(
+            part.certainty,
+            Certainty::Sure | Certainty::Owed | Certainty::Fresh
+        )
+    };
+    let lost_or_taken = parts
+        .iter()
+        .all(|part| is_taken(part) || part.certainty == Certainty::Lost);
+    let all: i128 = parts.iter().map(|part| i128::from(part.quantity)).sum();
+    let has_lost = parts.iter().any(|part| part.certainty == Certainty::Lost);
+    // With what was lost it is all there; without it, whatever else was sent may have taken its place.
+    let is_all_there = lost_or_taken && all == i128::from(stripes);
+    let is_as_before = lost_or_taken && has_lost && taken(&parts) == i128::from(stripes);
+    let has_accepted = parts
+        .iter()
+        .any(|part| matches!(part.certainty, Certainty::Owed | Certainty::Fresh));
+    if is_all_there {
+        return Some(told(known, stripes));
+    }
+    (is_as_before && !has_accepted).then(Vec::new)
+}
+
+/// What a total of some events says of each of them.
+fn told(known: &[Known], stripes: i64) -> Vec<(Report, Event)> {
+    let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
+    let all: i128 = parts.iter().map(|part| i128::from(part.quantity)).sum();
+    let all_there = parts
+        .iter()
+        .all(|part| part.certainty != Certainty::Undecided)
+        && all == i128::from(stripes);
+    let verdicts = if all_there {
+        vec![Some(true); parts.len()]
+    } else {
+        tell(&parts, stripes)
+    };
+    known
+        .iter()
+        .zip(verdicts)
+        .filter_map(|((report, part), is_there)| {
+            let event = match (part.certainty, is_there?) {
+                (Certainty::Owed | Certainty::Fresh | Certainty::Lost, true) => Event::Confirm,
+                (Certainty::Owed, false) => Event::Lack,
+                _ => return None,
+            };
+            Some((report.clone(), event))
+        })
+        .collect()
+}
+
+/// Looking closer costs reads: it is worth them where something can be blamed or told apart that could not
+/// be before.
+fn is_worth_a_look(
+    known: &[Known],
+    stripes: Option<i64>,
+    finding: Finding,
+    before: Option<&Settled>,
+) -> bool {
+    let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
+    let is_news = before.is_none_or(|before| {
+        before.stripes != stripes
+            || i128::from(before.ours) != taken(&parts)
+            || before.state != finding.name()
+    });
+    let has_become_owed = known.iter().any(|(report, part)| {
+        part.certainty == Certainty::Owed
+            && before.is_none_or(|before| {
+                report
+                    .reported_at
+                    .is_none_or(|at| lacks_since(at) > before.settled_at)
+            })
+    });
+    has_become_owed || (is_news && finding != Finding::Behind) || (is_news && stripes.is_none())
+}
+
+/// Logs and counts what is new and not as it should be.
+fn tell_news(found: &DaySettled) {
+    let (customer, meter) = &found.lane;
+    let day = crate::usage::period::rfc3339(found.day);
+    let (ours, stripes) = (found.ours, found.stripes);
+    if found.finding == Finding::Over && found.is_news() {
+        counter!(OVER_TOTAL).increment(1);
+        tracing::error!(%customer, %meter, %day, ours, stripes, "Stripe holds more than was ever sent; nothing is corrected by itself");
+    }
+    for (report, event) in &found.happened {
+        if *event == Event::Lack {
+            counter!(SHORT_TOTAL).increment(1);
+            tracing::error!(report = %report.id, quantity = report.quantity, %customer, %meter, "short: Stripe took it a day ago and its totals lack it");
+        }
+    }
+}

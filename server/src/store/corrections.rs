@@ -1,0 +1,262 @@
+//! Corrections: rows of their own, inserted closed, that never take a billing period below zero.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, Condition, DatabaseTransaction, DbBackend, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    sea_query::{Expr, ExprTrait as _, Func},
+};
+use uuid::Uuid;
+
+use super::{
+    Store,
+    boundaries::{read, read_links},
+    reports::Report,
+};
+use crate::{
+    entity::{
+        billing_period, correction_key,
+        usage_report::{self, Column},
+    },
+    error::{Error, Result},
+    usage::{
+        Millis,
+        account::{Link, Standing, standing_at},
+        correction::{Correction, CorrectionContent, time_without_periods},
+        report::{Event, Kind, State},
+        window::{Interval, Slots},
+    },
+};
+
+/// The class of advisory locks of PostgreSQL that let one correction of an account in at a time.
+const CORRECTION_LOCK: &str = "correction ";
+/// Periods that may hold one moment: one for each subscription item.
+const PERIODS_READ: u64 = 100;
+
+impl Store {
+    /// Enters a correction, unless its key entered it before; says which.
+    ///
+    /// Corrections of an account go one after the other. Usage that is counted meanwhile only adds, so a sum
+    /// that misses it is never too large.
+    pub(crate) async fn correct(
+        &self,
+        correction: &Correction,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<(Report, bool)> {
+        let tx = self.begin_within_boundaries().await?;
+        self.lock_corrections(&tx, &correction.account_id).await?;
+        if let Some(entered) = find_entered(&tx, correction).await? {
+            tx.rollback().await?;
+            return entered.map(|report| (report, true));
+        }
+        let account = correction.account_id.as_str();
+        let links = read_links(&tx, std::iter::once(account))
+            .await?
+            .remove(account)
+            .unwrap_or_default();
+        let standing = standing_at(&links, correction.at);
+        if correction.quantity < 0 {
+            check_stays_above(&tx, correction, &links, &standing).await?;
+        }
+        let report = insert(&tx, correction, &standing, slots, now).await?;
+        if let Some(key) = &correction.key {
+            let row = correction_key::ActiveModel {
+                account_id: Set(correction.account_id.clone()),
+                key: Set(key.clone()),
+                report_id: Set(report.id),
+                stated_at: Set(correction.stated_at),
+                created_at: Set(now),
+            };
+            correction_key::Entity::insert(row)
+                .exec_without_returning(&tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok((report, false))
+    }
+
+    /// Lets one correction of an account in at a time. SQLite has one writer anyway.
+    async fn lock_corrections(
+        &self,
+        tx: &DatabaseTransaction,
+        account_id: &str,
+    ) -> std::result::Result<(), DbErr> {
+        use sea_orm::ConnectionTrait as _;
+        if self.backend() != DbBackend::Postgres {
+            return Ok(());
+        }
+        let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+        let name = format!("{CORRECTION_LOCK}{account_id}");
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name.into()]);
+        tx.execute_raw(statement).await.map(|_| ())
+    }
+}
+
+/// What the correction's key entered before, or the refusal of a key that stands for something else.
+async fn find_entered(
+    tx: &DatabaseTransaction,
+    correction: &Correction,
+) -> std::result::Result<Option<Result<Report>>, DbErr> {
+    let Some(key) = &correction.key else {
+        return Ok(None);
+    };
+    let id = (correction.account_id.clone(), key.clone());
+    let Some(known) = correction_key::Entity::find_by_id(id).one(tx).await? else {
+        return Ok(None);
+    };
+    let id = (correction.account_id.clone(), known.report_id);
+    let report = usage_report::Entity::find_by_id(id)
+        .one(tx)
+        .await?
+        .ok_or_else(|| DbErr::RecordNotFound("the correction of a known key".to_owned()))?;
+    let entered = CorrectionContent {
+        meter: &report.meter,
+        quantity: report.quantity,
+        reason: report.note.as_deref().unwrap_or_default(),
+        stated_at: known.stated_at,
+    };
+    let asked = CorrectionContent {
+        meter: &correction.meter,
+        quantity: correction.quantity,
+        reason: &correction.reason,
+        stated_at: correction.stated_at,
+    };
+    Ok(Some(match entered.differs_from(&asked, key) {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(report),
+    }))
+}
+
+/// Refuses what would take a billing period below zero.
+async fn check_stays_above(
+    tx: &DatabaseTransaction,
+    correction: &Correction,
+    links: &[Link],
+    standing: &Standing,
+) -> Result<()> {
+    let known = billing_period::Entity::find()
+        .filter(billing_period::Column::AccountId.eq(correction.account_id.as_str()))
+        .filter(billing_period::Column::PeriodStart.lte(correction.at))
+        .filter(billing_period::Column::PeriodEnd.gt(correction.at))
+        .filter(
+            billing_period::Column::Meter
+                .is_null()
+                .or(billing_period::Column::Meter.eq(&*correction.meter)),
+        )
+        .order_by_desc(billing_period::Column::RecordedAt)
+        .limit(PERIODS_READ)
+        .all(tx)
+        .await?;
+    let is_billed = matches!(standing, Standing::Billed(_));
+    let mut periods: Vec<Interval> = known
+        .iter()
+        .filter(|_| is_billed)
+        .map(|row| Interval {
+            start: row.period_start,
+            end: row.period_end,
+        })
+        .collect();
+    if periods.is_empty() {
+        periods.push(time_without_periods(links, is_billed, correction.at));
+    }
+    // Where several are known, such as one that a plan change shortened, none of them comes below zero.
+    for period in periods {
+        let held = sum_held(tx, correction, standing, period).await?;
+        if held.saturating_add(correction.quantity) < 0 {
+            return Err(Error::BelowZero {
+                quantity: correction.quantity,
+                held,
+                period,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a period holds of the correction's account and meter, as it will be billed.
+async fn sum_held(
+    tx: &DatabaseTransaction,
+    correction: &Correction,
+    standing: &Standing,
+    period: Interval,
+) -> std::result::Result<i64, DbErr> {
+    let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::WindowStart)]);
+    let names = |states: &[State]| states.iter().map(|state| state.name()).collect::<Vec<_>>();
+    // What is taken away counts also while it waits for an admin, who may have it sent.
+    let may_come = Condition::any()
+        .add(Column::State.is_not_in(names(&[
+            State::Short,
+            State::Rejected,
+            State::Parked,
+            State::Missed,
+        ])))
+        .add(Column::Quantity.lt(0));
+    let mut query = usage_report::Entity::find()
+        .select_only()
+        .column_as(
+            Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+            "quantity",
+        )
+        .filter(Column::AccountId.eq(correction.account_id.as_str()))
+        .filter(Column::Meter.eq(&*correction.meter))
+        .filter(Expr::expr(at()).gte(period.start))
+        .filter(Expr::expr(at()).lt(period.end))
+        .filter(Column::State.ne(State::WrittenOff.name()))
+        .filter(may_come);
+    if let Standing::Billed(customer) = standing {
+        query = query
+            .filter(Column::State.ne(State::NotBillable.name()))
+            .filter(Column::Customer.is_null().or(Column::Customer.eq(customer)));
+    }
+    let sum: Option<Option<i64>> = query.into_tuple().one(tx).await?;
+    Ok(sum.flatten().unwrap_or(0))
+}
+
+async fn insert(
+    tx: &DatabaseTransaction,
+    correction: &Correction,
+    standing: &Standing,
+    slots: Slots,
+    now: Millis,
+) -> Result<Report> {
+    let account = correction.account_id.as_str();
+    let boundaries = read(tx, &[account.into()], Ord::min(now, correction.at)).await?;
+    let window = boundaries.first().map_or_else(
+        || slots.around(correction.at),
+        |(_, own)| own.window_around(slots, correction.at),
+    );
+    let customer = match standing {
+        Standing::Billed(customer) => Some(customer.clone()),
+        Standing::Unlinked | Standing::NotBillable => None,
+    };
+    let state = State::Open
+        .after(&Event::Close(standing.clone()))
+        .ok_or_else(|| Error::Internal("a new correction cannot be closed".into()))?;
+    let row = usage_report::ActiveModel {
+        account_id: Set(correction.account_id.clone()),
+        id: Set(Uuid::now_v7()),
+        meter: Set(correction.meter.to_string()),
+        window_start: Set(window.start),
+        window_end: Set(window.end),
+        period_end: Set(Some(window.end)),
+        closed_at: Set(Some(now)),
+        quantity: Set(correction.quantity),
+        first_at: Set(correction.at),
+        last_at: Set(correction.at),
+        state: Set(state.name().to_owned()),
+        straddled: Set(false),
+        generation: Set(0),
+        customer: Set(customer),
+        attempts: Set(0),
+        // A window that has not begun yet is not sent before it has.
+        next_attempt_at: Set(Some(Ord::max(now, window.start))),
+        kind: Set(Kind::Correction.name().to_owned()),
+        note: Set(Some(correction.reason.clone())),
+        entered_by: Set(Some(correction.requested_by.clone())),
+        ..Default::default()
+    };
+    Ok(usage_report::Entity::insert(row)
+        .exec_with_returning(tx)
+        .await?)
+}

@@ -1,0 +1,209 @@
+//! Decisions of admins on reports that the service leaves alone: made once, kept, and shown with the report.
+
+use std::collections::HashMap;
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
+};
+use uuid::Uuid;
+
+use super::{Store, boundaries::read_links, reports::Report};
+use crate::{
+    entity::{
+        report_decision,
+        usage_report::{self, Column},
+    },
+    error::{Error, Result},
+    usage::{
+        HOUR_MS, Millis,
+        account::{Standing, standing_at},
+        decision::Action,
+        report::{MAX_EVENT_AGE_MS, State},
+    },
+};
+
+/// A decision as it stands in the database.
+pub(crate) type Decision = report_decision::Model;
+
+/// How many decisions of some reports are shown.
+const DECISIONS_READ: u64 = 10_000;
+
+/// What is to be decided.
+#[derive(Clone, Debug)]
+pub(crate) struct NewDecision {
+    /// The report.
+    pub(crate) report_id: Uuid,
+    /// What to do with it.
+    pub(crate) action: Action,
+    /// Why.
+    pub(crate) reason: String,
+    /// Who decides.
+    pub(crate) requested_by: String,
+}
+
+impl Store {
+    /// Decides on a report, unless the same was decided before and stands; says which.
+    pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
+        let tx = self.begin().await?;
+        let report = usage_report::Entity::find()
+            .filter(Column::Id.eq(new.report_id))
+            .lock_exclusive()
+            .one(&tx)
+            .await?
+            .ok_or_else(|| Error::ReportNotFound(new.report_id.to_string()))?;
+        let last = last_decision(&tx, &report).await?;
+        let state = State::from_name(&report.state);
+        let Some(next) = state.and_then(|state| state.after(&new.action.event())) else {
+            tx.rollback().await?;
+            return repeated(report, last.as_ref(), new.action);
+        };
+        let generation = match new.action {
+            Action::Retry | Action::BillInCurrentPeriod => report.generation.saturating_add(1),
+            Action::WriteOff => report.generation,
+        };
+        let mut change = usage_report::Entity::update_many()
+            .filter(Column::AccountId.eq(report.account_id.as_str()))
+            .filter(Column::Id.eq(report.id))
+            .filter(Column::State.eq(report.state.as_str()))
+            .filter(Column::Generation.eq(report.generation))
+            .filter(Column::Attempts.eq(report.attempts))
+            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::Generation, Expr::value(generation));
+        if new.action != Action::WriteOff {
+            let customer = customer_to_bill(&tx, &report, new.action, now).await?;
+            let is_young = |stamp: &Millis| {
+                *stamp > now.saturating_sub(MAX_EVENT_AGE_MS).saturating_add(HOUR_MS)
+            };
+            let stamp = report
+                .event_timestamp
+                .filter(|stamp| new.action == Action::Retry && is_young(stamp));
+            let bill_at = match new.action {
+                Action::BillInCurrentPeriod => Some(now),
+                Action::Retry | Action::WriteOff => report.bill_at,
+            };
+            change = change
+                .col_expr(Column::Customer, Expr::value(customer))
+                .col_expr(Column::EventTimestamp, Expr::value(stamp))
+                .col_expr(Column::BillAt, Expr::value(bill_at))
+                .col_expr(Column::Attempts, Expr::value(0_i32))
+                .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
+                .col_expr(Column::LastSentAt, Expr::value(None::<i64>))
+                .col_expr(Column::ReportedAt, Expr::value(None::<i64>))
+                .col_expr(Column::LastError, Expr::value(None::<String>))
+                .col_expr(Column::NextAttemptAt, Expr::value(now));
+        }
+        if change.exec(&tx).await?.rows_affected != 1 {
+            tx.rollback().await?;
+            return Err(Error::Internal("a locked report changed".into()));
+        }
+        insert_decision(&tx, &report, new, generation, now).await?;
+        let id = (report.account_id.clone(), report.id);
+        let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
+        tx.commit().await?;
+        Ok((after.unwrap_or(report), false))
+    }
+
+    /// The decisions on some reports, oldest first.
+    pub(crate) async fn decisions_on(
+        &self,
+        reports: &[Report],
+    ) -> Result<HashMap<Uuid, Vec<Decision>>> {
+        use report_decision::Column;
+        let mut accounts: Vec<&str> = reports.iter().map(|one| one.account_id.as_str()).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        let rows = report_decision::Entity::find()
+            .filter(Column::AccountId.is_in(accounts))
+            .filter(Column::ReportId.is_in(reports.iter().map(|report| report.id)))
+            .order_by_asc(Column::Id)
+            .limit(DECISIONS_READ)
+            .all(&self.reader)
+            .await?;
+        let mut decisions: HashMap<Uuid, Vec<Decision>> = HashMap::new();
+        for row in rows {
+            decisions.entry(row.report_id).or_default().push(row);
+        }
+        Ok(decisions)
+    }
+}
+
+async fn last_decision(
+    tx: &DatabaseTransaction,
+    report: &Report,
+) -> std::result::Result<Option<Decision>, DbErr> {
+    use report_decision::Column;
+    report_decision::Entity::find()
+        .filter(Column::AccountId.eq(report.account_id.as_str()))
+        .filter(Column::ReportId.eq(report.id))
+        .order_by_desc(Column::Id)
+        .one(tx)
+        .await
+}
+
+/// The answer where nothing can be decided: the same as before where the same stands, else a refusal.
+fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(Report, bool)> {
+    // A report that the service itself sent anew has another generation by now.
+    let stands = last.filter(|decision| decision.generation == report.generation);
+    if stands.is_some_and(|decision| decision.action == action.name()) {
+        return Ok((report, true));
+    }
+    Err(Error::NotResolvable {
+        report: report.id.to_string(),
+        state: report.state,
+        decided: stands.map(|decision| decision.action.clone()),
+    })
+}
+
+/// Whom a report that is sent again is billed to: what its window's start says, where it was never said.
+async fn customer_to_bill(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    action: Action,
+    now: Millis,
+) -> Result<String> {
+    if let Some(customer) = &report.customer {
+        return Ok(customer.clone());
+    }
+    let account = report.account_id.as_str();
+    let links = read_links(tx, std::iter::once(account))
+        .await?
+        .remove(account)
+        .unwrap_or_default();
+    let at = match action {
+        Action::BillInCurrentPeriod => now,
+        Action::Retry | Action::WriteOff => report.first_at,
+    };
+    match standing_at(&links, at) {
+        Standing::Billed(customer) => Ok(customer),
+        Standing::Unlinked | Standing::NotBillable => Err(Error::NotResolvable {
+            report: report.id.to_string(),
+            state: format!("{} and billed to nobody", report.state),
+            decided: None,
+        }),
+    }
+}
+
+async fn insert_decision(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    new: &NewDecision,
+    generation: i32,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let row = report_decision::ActiveModel {
+        account_id: Set(report.account_id.clone()),
+        id: Set(Uuid::now_v7()),
+        report_id: Set(report.id),
+        action: Set(new.action.name().to_owned()),
+        reason: Set(new.reason.clone()),
+        requested_by: Set(new.requested_by.clone()),
+        from_state: Set(report.state.clone()),
+        generation: Set(generation),
+        decided_at: Set(now),
+    };
+    report_decision::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+}

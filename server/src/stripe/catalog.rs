@@ -1,0 +1,348 @@
+//! What is sold: meters, products and prices, found, read and created.
+//!
+//! Nothing here decides whether what is found is right. Every creation carries an idempotency key of the
+//! caller's choice, and lists are read page by page, up to a limit that the answer tells.
+
+use std::future::Future;
+
+use stripe::{IdempotencyKey, RequestStrategy, StripeError, StripeRequest as _};
+use stripe_billing::{
+    BillingMeter,
+    billing_meter::{
+        CreateBillingMeter, CreateBillingMeterCustomerMapping,
+        CreateBillingMeterCustomerMappingType, CreateBillingMeterDefaultAggregation,
+        CreateBillingMeterDefaultAggregationFormula, CreateBillingMeterValueSettings,
+        ListBillingMeter,
+    },
+};
+use stripe_product::{
+    Price, PriceBillingScheme, PriceTier, PriceTiersMode, Product,
+    price::{
+        CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval,
+        CreatePriceRecurringUsageType, CreatePriceTiers, CreatePriceTiersUpTo, ListPrice,
+        ListPriceRecurring,
+    },
+    product::{CreateProduct, RetrieveProduct},
+};
+use stripe_types::{Currency, List};
+
+use super::{Failure, Stripe, failure, is_missing};
+use crate::usage::tier::{Amount, Tier};
+
+/// The key of an event's payload that names the customer.
+pub(crate) const CUSTOMER_KEY: &str = "stripe_customer_id";
+/// The key of an event's payload that holds the quantity.
+pub(crate) const VALUE_KEY: &str = "value";
+/// Stripe's own limit of a page.
+pub(super) const A_PAGE: i64 = 100;
+/// How many meters of the Stripe account are looked through.
+const METERS_READ: usize = 1_000;
+/// How many prices of one meter are looked through.
+const PRICES_READ: usize = 1_000;
+/// The longest unit that Stripe writes beside a quantity.
+const MAX_UNIT_CHARS: usize = 12;
+
+/// A list, as far as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed<T> {
+    /// What was read, newest first.
+    pub(crate) items: Vec<T>,
+    /// Whether that is all there is; else the limit was hit.
+    pub(crate) is_whole: bool,
+}
+
+/// A Stripe meter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CatalogMeter {
+    /// `mtr_...`
+    pub(crate) id: String,
+    /// The name of its events.
+    pub(crate) event_name: String,
+    /// Whether it takes events.
+    pub(crate) is_active: bool,
+    /// `sum`, `count` or `last`.
+    pub(crate) aggregation: String,
+    /// `day` or `hour` where events are expected to be sums already.
+    pub(crate) event_time_window: Option<String>,
+    /// The payload key of the customer.
+    pub(crate) customer_key: String,
+    /// The payload key of the quantity.
+    pub(crate) value_key: String,
+}
+
+/// A Stripe product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CatalogProduct {
+    /// Its id.
+    pub(crate) id: String,
+    /// Whether it can be sold.
+    pub(crate) is_active: bool,
+}
+
+/// A Stripe price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CatalogPrice {
+    /// `price_...`
+    pub(crate) id: String,
+    /// The product that it belongs to.
+    pub(crate) product: String,
+    /// Whether it can be subscribed to.
+    pub(crate) is_active: bool,
+    /// Three letters.
+    pub(crate) currency: String,
+    /// Such as `1 month`; `None` where it does not recur.
+    pub(crate) interval: Option<String>,
+    /// Whether it counts usage.
+    pub(crate) is_metered: bool,
+    /// The meter that it counts.
+    pub(crate) meter: Option<String>,
+    /// `volume` or `graduated`; `None` where it has no tiers.
+    pub(crate) tiers_mode: Option<String>,
+    /// The tiers, where they were asked for and are understood.
+    pub(crate) tiers: Option<Vec<Tier>>,
+}
+
+impl CatalogPrice {
+    /// Whether all units cost what the tier reached says.
+    pub(crate) fn is_volume(&self) -> bool {
+        self.tiers_mode.as_deref() == Some("volume")
+    }
+}
+
+/// A price to create.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPrice<'a> {
+    /// How it is found again.
+    pub(crate) lookup_key: &'a str,
+    /// The product's id.
+    pub(crate) product: &'a str,
+    /// The meter's id.
+    pub(crate) meter: &'a str,
+    /// Three letters.
+    pub(crate) currency: &'a str,
+    /// What the dashboard calls it.
+    pub(crate) nickname: &'a str,
+    /// Its tiers.
+    pub(crate) tiers: &'a [Tier],
+}
+
+impl Stripe {
+    /// The meters of the account, archived ones too.
+    pub(crate) async fn list_meters(&self) -> Result<Listed<CatalogMeter>, Failure> {
+        let page = |after: Option<String>| {
+            let mut query = ListBillingMeter::new().limit(A_PAGE);
+            if let Some(after) = after {
+                query = query.starting_after(after);
+            }
+            async move { query.send(&self.client).await }
+        };
+        read_pages(METERS_READ, page, |meter| meter.id.to_string(), read_meter).await
+    }
+
+    /// The product of an id, where there is one.
+    pub(crate) async fn find_product(&self, id: &str) -> Result<Option<CatalogProduct>, Failure> {
+        match RetrieveProduct::new(id).send(&self.client).await {
+            Ok(product) => Ok(Some(read_product(&product))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// The price of a lookup key, archived or not, with its tiers.
+    pub(crate) async fn find_price_by_key(
+        &self,
+        lookup_key: &str,
+    ) -> Result<Option<CatalogPrice>, Failure> {
+        let page = ListPrice::new()
+            .lookup_keys([lookup_key.to_owned()])
+            .expand(["data.tiers".to_owned()])
+            .limit(1)
+            .send(&self.client)
+            .await
+            .map_err(|error| failure(&error))?;
+        Ok(page.data.into_iter().next().map(read_price))
+    }
+
+    /// The active prices that count a meter, without their tiers.
+    pub(crate) async fn list_prices(&self, meter: &str) -> Result<Listed<CatalogPrice>, Failure> {
+        let page = |after: Option<String>| {
+            let mut recurring = ListPriceRecurring::new();
+            recurring.meter = Some(meter.to_owned());
+            let mut query = ListPrice::new()
+                .active(true)
+                .recurring(recurring)
+                .limit(A_PAGE);
+            if let Some(after) = after {
+                query = query.starting_after(after);
+            }
+            async move { query.send(&self.client).await }
+        };
+        read_pages(PRICES_READ, page, |price| price.id.to_string(), read_price).await
+    }
+
+    /// Creates a meter that sums raw events.
+    pub(crate) async fn create_meter(&self, event_name: &str, key: &str) -> Result<(), Failure> {
+        let create = CreateBillingMeter::new(
+            CreateBillingMeterDefaultAggregation::new(
+                CreateBillingMeterDefaultAggregationFormula::Sum,
+            ),
+            event_name,
+            event_name,
+        )
+        .customer_mapping(CreateBillingMeterCustomerMapping::new(
+            CUSTOMER_KEY,
+            CreateBillingMeterCustomerMappingType::ById,
+        ))
+        .value_settings(CreateBillingMeterValueSettings::new(VALUE_KEY));
+        let sent = create.customize().request_strategy(once(key)?);
+        match sent.send(&self.client).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// Creates a product under an id of our choice.
+    pub(crate) async fn create_product(
+        &self,
+        id: &str,
+        name: &str,
+        unit: &str,
+        key: &str,
+    ) -> Result<(), Failure> {
+        let mut create = CreateProduct::new(name).id(id);
+        if !unit.is_empty() && unit.chars().count() <= MAX_UNIT_CHARS {
+            create = create.unit_label(unit);
+        }
+        let sent = create.customize().request_strategy(once(key)?);
+        match sent.send(&self.client).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// Creates a monthly volume price of a meter.
+    pub(crate) async fn create_price(&self, new: &NewPrice<'_>, key: &str) -> Result<(), Failure> {
+        let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
+        recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
+        recurring.meter = Some(new.meter.to_owned());
+        let tiers: Vec<CreatePriceTiers> = new.tiers.iter().map(written_tier).collect();
+        let create = CreatePrice::new(currency(new.currency))
+            .product(new.product)
+            .billing_scheme(PriceBillingScheme::Tiered)
+            .tiers_mode(PriceTiersMode::Volume)
+            .tiers(tiers)
+            .recurring(recurring)
+            .lookup_key(new.lookup_key)
+            .nickname(new.nickname);
+        let sent = create.customize().request_strategy(once(key)?);
+        match sent.send(&self.client).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+}
+
+/// Reads a list page by page, up to a limit; `fetch` answers the page after an id.
+pub(super) async fn read_pages<T, U, F>(
+    limit: usize,
+    fetch: impl Fn(Option<String>) -> F,
+    id: impl Fn(&T) -> String,
+    read: impl Fn(T) -> U,
+) -> Result<Listed<U>, Failure>
+where
+    F: Future<Output = Result<List<T>, StripeError>>,
+{
+    let mut items = Vec::new();
+    let mut after = None;
+    loop {
+        let page = fetch(after.take()).await.map_err(|error| failure(&error))?;
+        let last = page.data.last().map(&id);
+        items.extend(page.data.into_iter().map(&read));
+        match last {
+            Some(last) if page.has_more && items.len() < limit => after = Some(last),
+            _ => {
+                return Ok(Listed {
+                    items,
+                    is_whole: !page.has_more,
+                });
+            }
+        }
+    }
+}
+
+/// Once, under this idempotency key.
+fn once(key: &str) -> Result<RequestStrategy, Failure> {
+    IdempotencyKey::new(key)
+        .map(RequestStrategy::Idempotent)
+        .map_err(|error| Failure::Refused(error.to_string()))
+}
+
+fn read_meter(meter: BillingMeter) -> CatalogMeter {
+    CatalogMeter {
+        id: meter.id.to_string(),
+        event_name: meter.event_name,
+        is_active: meter.status.as_str() == "active",
+        aggregation: meter.default_aggregation.formula.as_str().to_owned(),
+        event_time_window: meter
+            .event_time_window
+            .map(|window| window.as_str().to_owned()),
+        customer_key: meter.customer_mapping.event_payload_key,
+        value_key: meter.value_settings.event_payload_key,
+    }
+}
+
+fn read_product(product: &Product) -> CatalogProduct {
+    CatalogProduct {
+        id: product.id.to_string(),
+        is_active: product.active,
+    }
+}
+
+pub(super) fn read_price(price: Price) -> CatalogPrice {
+    let recurring = price.recurring.as_ref();
+    CatalogPrice {
+        id: price.id.to_string(),
+        is_active: price.active,
+        currency: price.currency.to_string(),
+        interval: recurring
+            .map(|every| format!("{} {}", every.interval_count, every.interval.as_str())),
+        is_metered: recurring.is_some_and(|every| every.usage_type.as_str() == "metered"),
+        meter: recurring.and_then(|every| every.meter.clone()),
+        tiers_mode: price.tiers_mode.map(|mode| mode.as_str().to_owned()),
+        tiers: price
+            .tiers
+            .and_then(|tiers| tiers.iter().map(read_tier).collect()),
+        product: price.product.into_id().to_string(),
+    }
+}
+
+/// A tier as Stripe tells it; `None` where an amount is none that we would write.
+fn read_tier(tier: &PriceTier) -> Option<Tier> {
+    let amount = |decimal: Option<&String>, whole: Option<i64>| match (decimal, whole) {
+        (Some(text), _) => text.parse::<Amount>().ok(),
+        (None, Some(whole)) => whole.to_string().parse().ok(),
+        (None, None) => Some(Amount::zero()),
+    };
+    Some(Tier {
+        up_to: tier.up_to,
+        unit: amount(tier.unit_amount_decimal.as_ref(), tier.unit_amount)?,
+        flat: amount(tier.flat_amount_decimal.as_ref(), tier.flat_amount)?,
+    })
+}
+
+fn written_tier(tier: &Tier) -> CreatePriceTiers {
+    let mut written = CreatePriceTiers::new(match tier.up_to {
+        Some(up_to) => CreatePriceTiersUpTo::I64(up_to),
+        None => CreatePriceTiersUpTo::Inf,
+    });
+    written.unit_amount_decimal = Some(tier.unit.as_str().to_owned());
+    if !tier.flat.is_zero() {
+        written.flat_amount_decimal = Some(tier.flat.as_str().to_owned());
+    }
+    written
+}
+
+fn currency(name: &str) -> Currency {
+    let Ok(currency) = name.parse();
+    currency
+}

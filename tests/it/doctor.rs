@@ -1,0 +1,591 @@
+//! `usage-server doctor`: each thing that goes wrong in real life is made to go wrong, and its line is seen.
+
+use chrono::{DateTime, Utc};
+use stripe_sandbox::{Fault, NewPrice, NewSubscription, Sandbox, Settings};
+use usage_client::{Increment, PutAccount};
+use usage_server::{
+    clock::Clock,
+    doctor::{Diagnosis, DoctorConfig, Mark, diagnose},
+    store::Store,
+};
+
+use crate::world::{Engine, World, hours_ago, on_both_engines, within};
+
+on_both_engines!(
+    a_world_without_trouble_is_well_with_a_server_and_without,
+    a_database_that_is_missing_or_unmigrated_is_said,
+    a_key_that_is_missing_wrong_or_of_another_mode_is_said,
+    a_stripe_that_does_not_answer_is_bad_check_by_check,
+    meters_that_are_missing_archived_or_sum_otherwise_are_said,
+    prices_that_are_not_volume_tiered_are_said_with_their_subscriptions,
+    customers_that_are_gone_or_unsubscribed_are_said,
+    subscriptions_without_an_item_of_the_meter_are_said,
+    usage_that_is_billed_twice_is_said,
+    classic_subscriptions_are_said_also_behind_the_first_page,
+    usage_without_a_link_is_said_and_when_its_time_runs_out,
+    reports_that_wait_for_a_decision_are_said,
+    what_is_not_sent_when_a_draft_ends_is_said,
+    a_broken_ledger_law_is_said,
+    clocks_that_disagree_are_said,
+    a_schedule_that_never_ran_or_is_overdue_is_said,
+);
+
+fn config(world: &World) -> DoctorConfig {
+    let config = world.config();
+    DoctorConfig {
+        database: config.database,
+        stripe: config.stripe,
+        meters: config.meters,
+        schedule: config.schedule,
+    }
+}
+
+async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
+    within("a diagnosis", diagnose(config, clock))
+        .await
+        .unwrap()
+}
+
+async fn examine(world: &World) -> Diagnosis {
+    examine_with(&config(world), &Clock::system()).await
+}
+
+/// Fails unless a line of this check is marked so and holds all of these words.
+#[track_caller]
+fn says(diagnosis: &Diagnosis, mark: Mark, check: &str, words: &[&str]) {
+    let is_said = diagnosis.findings.iter().any(|finding| {
+        finding.check == check
+            && finding.mark == mark
+            && words.iter().all(|word| finding.fact.contains(word))
+            && (mark == Mark::Ok) == finding.advice.is_none()
+    });
+    assert!(
+        is_said,
+        "no line {mark:?} {check} {words:?} in\n{diagnosis}"
+    );
+}
+
+/// The same, bad.
+#[track_caller]
+fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    says(diagnosis, Mark::Bad, check, words);
+    assert!(!diagnosis.is_well());
+}
+
+/// Fails unless there is one bad line, and it is this one: what is wrong here is not said to be wrong elsewhere.
+#[track_caller]
+fn only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    bad(diagnosis, check, words);
+    let all = diagnosis.findings.iter();
+    let number = all.filter(|finding| finding.mark == Mark::Bad).count();
+    assert_eq!(number, 1, "{diagnosis}");
+}
+
+async fn meter_id(world: &World, event_name: &str) -> String {
+    let meters = world.stripe().meters().await.unwrap();
+    let found = meters
+        .into_iter()
+        .find(|meter| meter.event_name == event_name);
+    found.expect("a meter").id
+}
+
+/// The volume price `price_calls` of the product `prod_calls`.
+async fn volume_price(world: &World) {
+    let meter = meter_id(world, "api_calls").await;
+    let price = NewPrice::volume("price_calls", "prod_calls", &meter, &[(None, "1")]);
+    world.stripe().create_price(&price).await.unwrap();
+}
+
+async fn subscribe(world: &World, customer: &str, subscription: &str, prices: &[&str]) {
+    subscribe_in(world, customer, subscription, prices, false).await;
+}
+
+async fn subscribe_in(
+    world: &World,
+    customer: &str,
+    subscription: &str,
+    prices: &[&str],
+    classic: bool,
+) {
+    let new = NewSubscription {
+        id: subscription.to_owned(),
+        customer: customer.to_owned(),
+        prices: prices.iter().map(|price| (*price).to_owned()).collect(),
+        classic,
+        ..NewSubscription::default()
+    };
+    world.stripe().create_subscription(&new).await.unwrap();
+}
+
+/// An account that is linked to a customer, which is subscribed to a volume price.
+async fn healthy(world: &World) {
+    volume_price(world).await;
+    world.link("acct", "cus_acct").await;
+    subscribe(world, "cus_acct", "sub_acct", &["price_calls"]).await;
+}
+
+async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: World) {
+    healthy(&world).await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world.report_all().await;
+    world.count("acct", 3, hours_ago(1)).await;
+    let running = examine(&world).await;
+    assert!(running.is_well(), "{running}");
+    for (check, words) in [
+        ("database", "up to date"),
+        ("stripe key", "test mode"),
+        ("stripe clock", "agrees"),
+        ("database clock", "agrees"),
+        ("meter", "api_calls"),
+        ("meter", "tokens"),
+        ("customers", "1 are linked"),
+        ("subscriptions", "one item"),
+        ("prices", "volume"),
+        ("accounts", "linked or free"),
+        ("reports", "none"),
+        ("ledger law", "8 units"),
+        ("schedule", "no scheduled run"),
+    ] {
+        says(&running, Mark::Ok, check, &[words]);
+    }
+    let json = running.to_json();
+    let objects = json.as_array().unwrap();
+    assert_eq!(objects.len(), running.findings.len());
+    assert!(
+        objects
+            .iter()
+            .all(|object| object["mark"] == "ok" && object["advice"].is_null())
+    );
+    let writes = |requests: Vec<stripe_sandbox::LoggedRequest>| {
+        requests
+            .iter()
+            .filter(|request| request.method != "GET")
+            .count()
+    };
+    let before = writes(world.stripe().requests().await.unwrap());
+    world.stop().await;
+    let alone = examine(&world).await;
+    assert!(alone.is_well(), "{alone}");
+    let after = writes(world.stripe().requests().await.unwrap());
+    assert_eq!(before, after, "it only reads");
+    world.finish().await;
+}
+
+async fn a_database_that_is_missing_or_unmigrated_is_said(world: World) {
+    let (empty, missing) = match world.engine {
+        Engine::Sqlite => {
+            let folder = world.database_url.replace("/usage.db", "");
+            let empty = format!("{folder}/empty.db");
+            let store = Store::open(&empty, 4).await.unwrap();
+            store.close().await.unwrap();
+            (empty, format!("{folder}/none.db"))
+        }
+        Engine::Postgres => {
+            let cluster = crate::postgres::cluster().unwrap();
+            let empty = cluster.create_database().unwrap();
+            (empty, format!("{}_none", world.database_url))
+        }
+    };
+    let mut config = config(&world);
+    config.database.database_url = empty;
+    let unmigrated = examine_with(&config, &Clock::system()).await;
+    only_bad(
+        &unmigrated,
+        "database",
+        &["lacks", "migrations", "not checked"],
+    );
+    config.database.database_url = missing;
+    for _ in 0..2 {
+        // Looking does not make it.
+        let gone = examine_with(&config, &Clock::system()).await;
+        only_bad(&gone, "database", &["cannot be opened", "not checked"]);
+    }
+    world.finish().await;
+}
+
+async fn a_key_that_is_missing_wrong_or_of_another_mode_is_said(world: World) {
+    let mut config = config(&world);
+    for (key, words) in [
+        (None, "there is none"),
+        (Some("sk_test_other"), "Invalid API Key"),
+        (Some("pk_test_x"), "begins with none of"),
+    ] {
+        config.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
+        let diagnosis = examine_with(&config, &Clock::system()).await;
+        only_bad(
+            &diagnosis,
+            "stripe key",
+            &[words, "nothing at Stripe was checked"],
+        );
+    }
+    let settings = Settings {
+        secret_key: "sk_live_looks".to_owned(),
+        ..Settings::default()
+    };
+    let live = Sandbox::start(settings).await.unwrap();
+    config.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
+    config.stripe.stripe_api_base = Some(live.base_url().to_owned());
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    bad(
+        &diagnosis,
+        "stripe key",
+        &["live mode", "answers in test mode"],
+    );
+    world.finish().await;
+}
+
+async fn a_stripe_that_does_not_answer_is_bad_check_by_check(world: World) {
+    healthy(&world).await;
+    world.link("other", "cus_other").await;
+    for (path, check) in [
+        ("/v1/balance", "stripe key"),
+        ("/v1/billing/meters", "meter"),
+        ("/v1/subscriptions", "subscriptions"),
+        ("/v1/customers", "customers"),
+        ("/v1/prices", "prices"),
+    ] {
+        for fault in [
+            Fault::status(500),
+            Fault::drop_connection(),
+            Fault::undecodable_error(),
+        ] {
+            let fault = fault.always().on_path(path);
+            world.stripe().script(fault).await.unwrap();
+            let diagnosis = examine(&world).await;
+            bad(&diagnosis, check, &["could not be checked"]);
+            world.stripe().clear_faults().await.unwrap();
+        }
+    }
+    let mut config = config(&world);
+    config.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    only_bad(&diagnosis, "stripe key", &["does not answer", "refused"]);
+    world.finish().await;
+}
+
+async fn meters_that_are_missing_archived_or_sum_otherwise_are_said(mut world: World) {
+    let base = world.config().stripe.stripe_api_base.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let form = [
+        ("display_name", "Calls"),
+        ("event_name", "counted"),
+        ("default_aggregation[formula]", "count"),
+    ];
+    let made = http
+        .post(format!("{base}/v1/billing/meters"))
+        .bearer_auth("sk_test_sandbox")
+        .form(&form);
+    assert!(made.send().await.unwrap().status().is_success());
+    world.stripe().deactivate_meter("llm_tokens").await.unwrap();
+    let meters = "--meters=api_calls,tokens=llm_tokens,counted,none";
+    world.reconfigure(&[meters]).await;
+    let diagnosis = examine(&world).await;
+    says(&diagnosis, Mark::Ok, "meter", &["api_calls"]);
+    bad(&diagnosis, "meter", &["tokens", "archived"]);
+    bad(&diagnosis, "meter", &["counted", "aggregation is count"]);
+    bad(&diagnosis, "meter", &["none", "Stripe has no meter"]);
+    world.finish().await;
+}
+
+async fn prices_that_are_not_volume_tiered_are_said_with_their_subscriptions(world: World) {
+    healthy(&world).await;
+    let meter = meter_id(&world, "api_calls").await;
+    let stripe = world.stripe();
+    for price in [
+        NewPrice::per_unit("price_unit", "prod_calls", &meter, "1"),
+        NewPrice {
+            tiers_mode: Some("graduated".to_owned()),
+            ..NewPrice::volume("price_grad", "prod_calls", &meter, &[(None, "1")])
+        },
+        // Neither is of the plan family.
+        NewPrice::per_unit("price_else", "prod_else", &meter, "1"),
+        NewPrice::licensed("price_seat", "prod_calls", "100"),
+    ] {
+        stripe.create_price(&price).await.unwrap();
+    }
+    world.link("other", "cus_other").await;
+    subscribe(
+        &world,
+        "cus_other",
+        "sub_other",
+        &["price_unit", "price_seat"],
+    )
+    .await;
+    let diagnosis = examine(&world).await;
+    let unit = "price_unit of prod_calls (on sub_other)";
+    let graduated = "price_grad of prod_calls (on no subscription)";
+    only_bad(&diagnosis, "prices", &[unit, graduated]);
+    let text = diagnosis.to_string();
+    assert!(
+        !text.contains("price_else") && !text.contains("price_seat"),
+        "{text}"
+    );
+    world.finish().await;
+}
+
+async fn customers_that_are_gone_or_unsubscribed_are_said(world: World) {
+    healthy(&world).await;
+    for number in 0..7 {
+        let customer = format!("cus_deleted_{number}");
+        world.link(&format!("deleted_{number}"), &customer).await;
+        world.stripe().delete_customer(&customer).await.unwrap();
+    }
+    let ghost = PutAccount::stripe("ghost", "cus_ghost");
+    world.client().put_account(ghost).await.unwrap();
+    world.link("idle", "cus_idle").await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "customers",
+        &["deleted", "cus_deleted_0 (deleted_0)", "and 2 more"],
+    );
+    bad(
+        &diagnosis,
+        "customers",
+        &["no such customer", "cus_ghost (ghost)"],
+    );
+    says(
+        &diagnosis,
+        Mark::Warn,
+        "customers",
+        &["without a subscription", "cus_idle (idle)"],
+    );
+    assert!(!diagnosis.to_string().contains("cus_acct"), "{diagnosis}");
+    world.finish().await;
+}
+
+async fn subscriptions_without_an_item_of_the_meter_are_said(world: World) {
+    healthy(&world).await;
+    let seat = NewPrice::licensed("price_seat", "prod_seats", "100");
+    world.stripe().create_price(&seat).await.unwrap();
+    world.link("seats", "cus_seats").await;
+    subscribe(&world, "cus_seats", "sub_seats", &["price_seat"]).await;
+    let diagnosis = examine(&world).await;
+    only_bad(
+        &diagnosis,
+        "subscriptions",
+        &["no item of any", "cus_seats (seats)"],
+    );
+
+    // A plan without tokens is no fault until there are some.
+    world.count_of("acct", "tokens", 9, hours_ago(1)).await;
+    world.report_all().await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "subscriptions",
+        &["no item of meter tokens", "cus_acct (acct)"],
+    );
+    world.finish().await;
+}
+
+async fn usage_that_is_billed_twice_is_said(world: World) {
+    healthy(&world).await;
+    let meter = meter_id(&world, "api_calls").await;
+    let other = NewPrice::volume("price_more", "prod_calls", &meter, &[(None, "2")]);
+    world.stripe().create_price(&other).await.unwrap();
+    world.link("two", "cus_two").await;
+    subscribe(&world, "cus_two", "sub_two", &["price_calls", "price_more"]).await;
+    let words = [
+        "more than once",
+        "cus_two (two) 2 items of api_calls on sub_two",
+    ];
+    only_bad(&examine(&world).await, "subscriptions", &words);
+
+    subscribe(&world, "cus_acct", "sub_again", &["price_more"]).await;
+    let words = ["cus_acct (acct) 2 items of api_calls on sub_acct and sub_again"];
+    only_bad(&examine(&world).await, "subscriptions", &words);
+    world.finish().await;
+}
+
+async fn classic_subscriptions_are_said_also_behind_the_first_page(world: World) {
+    volume_price(&world).await;
+    world.link("acct", "cus_acct").await;
+    subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
+    world.stripe().create_customer("cus_many").await.unwrap();
+    for number in 0..101 {
+        // Of a customer that is nobody's account: none of our business.
+        let id = format!("sub_{number}");
+        subscribe_in(&world, "cus_many", &id, &["price_calls"], true).await;
+    }
+    let diagnosis = examine(&world).await;
+    only_bad(
+        &diagnosis,
+        "subscriptions",
+        &["classic", "refused: sub_classic"],
+    );
+    assert!(
+        diagnosis
+            .findings
+            .iter()
+            .all(|finding| !finding.fact.contains("sub_1"))
+    );
+    world.finish().await;
+}
+
+async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
+    world.count("young", 2, hours_ago(1)).await;
+    let diagnosis = examine(&world).await;
+    says(
+        &diagnosis,
+        Mark::Warn,
+        "accounts",
+        &["no link", "2 units", "young"],
+    );
+    assert!(diagnosis.is_well(), "{diagnosis}");
+
+    world
+        .client()
+        .put_account(PutAccount::free("young"))
+        .await
+        .unwrap();
+    world.count("nobody", 3, hours_ago(26)).await;
+    world.report_all().await;
+    only_bad(
+        &examine(&world).await,
+        "accounts",
+        &["no link", "3 units", "nobody"],
+    );
+
+    world.count("nobody", 4, hours_ago(31 * 24)).await;
+    let diagnosis = examine(&world).await;
+    says(
+        &diagnosis,
+        Mark::Warn,
+        "reports",
+        &["1 reports, 4 units, of nobody", "35 days"],
+    );
+    world.count("nobody", 5, hours_ago(33 * 24 + 1)).await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "reports",
+        &["2 reports, 9 units, of nobody", "35 days"],
+    );
+    world.finish().await;
+}
+
+async fn reports_that_wait_for_a_decision_are_said(world: World) {
+    healthy(&world).await;
+    world.count("acct", 6, hours_ago(1)).await;
+    world.report_all().await;
+    for state in ["rejected", "parked", "unknown", "short", "missed"] {
+        let change =
+            format!("UPDATE usage_reports SET state = '{state}', last_error = 'it said no'");
+        world.sql(&change).await;
+        let diagnosis = examine(&world).await;
+        let words = [state, "1 reports, 6 units, of acct", "it said no"];
+        only_bad(&diagnosis, "reports", &words);
+    }
+    world.finish().await;
+}
+
+async fn what_is_not_sent_when_a_draft_ends_is_said(world: World) {
+    healthy(&world).await;
+    world.count("acct", 6, hours_ago(3)).await;
+    let now = Clock::system().now();
+    let (start, end) = (
+        hours_ago(24).timestamp_millis(),
+        hours_ago(1).timestamp_millis(),
+    );
+    let insert = |state: &str, draft_until: i64| {
+        format!(
+            "INSERT INTO billing_periods (account_id, item, period_start, period_end, recorded_at, \
+             invoice_state, draft_until) VALUES ('acct', 'si_1', {start}, {end}, {now}, '{state}', {draft_until})"
+        )
+    };
+    let minutes = 60_000;
+    world.sql(&insert("draft", now + 60 * minutes)).await;
+    let early = examine(&world).await;
+    assert!(early.is_well(), "{early}");
+    for draft_until in [now + 5 * minutes, now - minutes] {
+        world.sql("DELETE FROM billing_periods").await;
+        world.sql(&insert("draft", draft_until)).await;
+        let diagnosis = examine(&world).await;
+        only_bad(
+            &diagnosis,
+            "reports",
+            &["1 reports, 6 units, of acct", "draft"],
+        );
+    }
+    world.report_all().await;
+    let sent = examine(&world).await;
+    assert!(sent.is_well(), "{sent}");
+    world.finish().await;
+}
+
+async fn a_broken_ledger_law_is_said(world: World) {
+    world
+        .client()
+        .put_account(PutAccount::free("acct"))
+        .await
+        .unwrap();
+    world.count("acct", 6, hours_ago(3)).await;
+    world.sql("UPDATE usage_reports SET quantity = 7").await;
+    only_bad(
+        &examine(&world).await,
+        "ledger law",
+        &["6 units", "7 in reports", "1 apart"],
+    );
+    world.sql("UPDATE usage_reports SET quantity = 6").await;
+    assert!(examine(&world).await.is_well());
+    world.finish().await;
+}
+
+async fn clocks_that_disagree_are_said(world: World) {
+    let now = Clock::system().now();
+    let ahead = Clock::manual(now + 90_000);
+    let diagnosis = examine_with(&config(&world), &ahead).await;
+    bad(&diagnosis, "stripe clock", &["ahead of Stripe's"]);
+    bad(&diagnosis, "database clock", &["ahead of the database's"]);
+
+    world.stripe().set_clock(now + 600_000).await.unwrap();
+    let diagnosis = examine(&world).await;
+    only_bad(&diagnosis, "stripe clock", &["behind Stripe's", "59"]);
+    world.finish().await;
+}
+
+async fn a_schedule_that_never_ran_or_is_overdue_is_said(mut world: World) {
+    world.reconfigure(&["--report-schedule=0 0 * * *"]).await;
+    world
+        .client()
+        .increment(Increment::new("free"))
+        .await
+        .unwrap();
+    world
+        .client()
+        .put_account(PutAccount::free("free"))
+        .await
+        .unwrap();
+    world.stop().await;
+    world.sql("DELETE FROM leases").await;
+    let never = examine(&world).await;
+    says(&never, Mark::Warn, "schedule", &["never run"]);
+    assert!(never.is_well(), "{never}");
+    assert_eq!(world.rows("leases").await, 0, "looking is no run");
+
+    let last: DateTime<Utc> = hours_ago(50);
+    let at = last.timestamp_millis();
+    let lease = format!(
+        "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('report schedule', '', 0, {at})"
+    );
+    world.sql(&lease).await;
+    only_bad(&examine(&world).await, "schedule", &["overdue since"]);
+
+    world.sql("DELETE FROM leases").await;
+    let id = match world.engine {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    let run = format!(
+        "INSERT INTO report_runs (id, trigger, requested_by, started_at, heartbeat_at, closed_reports, \
+         closed_quantity) VALUES ({id}, 'schedule', 'x', {at}, {at}, 0, 0)"
+    );
+    world.sql(&run).await;
+    only_bad(
+        &examine(&world).await,
+        "schedule",
+        &["1 runs", "unfinished"],
+    );
+    world.finish().await;
+}
