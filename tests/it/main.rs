@@ -40,3 +40,4 @@ mod showing_model;
 mod unanswered;
 mod webhooks;
 mod world;
+mod year;
