@@ -46,7 +46,6 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 /// How many webhooks are worked on at once: no more memory than so many bodies, and no more load on the database.
 const WEBHOOKS_AT_ONCE: usize = 64;
 
-
 /// What the HTTP side works with.
 pub(crate) struct Http {
     pub(crate) store: Store,

@@ -237,25 +237,4 @@ impl UsageService for Reference {
     ) -> Result<Response<Self::ForceReportStream>, Status> {
         Err(Status::unimplemented("not measured"))
     }
-
-    async fn correct(
-        &self,
-        _: Request<v1::CorrectRequest>,
-    ) -> Result<Response<v1::CorrectResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn resolve_report(
-        &self,
-        _: Request<v1::ResolveReportRequest>,
-    ) -> Result<Response<v1::ResolveReportResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
-    async fn reconcile(
-        &self,
-        _: Request<v1::ReconcileRequest>,
-    ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
 }

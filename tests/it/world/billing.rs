@@ -1,6 +1,8 @@
 //! What tests of subscriptions reach for: a customer with prices at the stand-in for Stripe, clocks that move
 //! through its periods, and what its invoices say in the end.
 
+use std::pin::Pin;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
 use usage_client::{Account, PutAccount, Subscription};
@@ -156,9 +158,12 @@ impl World {
     }
 
     /// Makes a change of a subscription, and lets two seconds pass once it has begun.
-    pub(crate) async fn changing<T>(&self, call: impl Future<Output = T>) -> T {
+    pub(crate) fn changing<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = T> + 'a,
+    ) -> Pin<Box<dyn Future<Output = T> + 'a>> {
         let both = async { tokio::join!(call, self.tick_once_changing()).0 };
-        within("a change", both).await
+        Box::pin(within("a change", both))
     }
 
     /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.
