@@ -1,6 +1,6 @@
 //! Plan changes and cancels: what was used before them is charged, or nothing changes.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::{Fault, NewPrice, NewSubscription};
 use usage_client::{CancelSubscription, ChangePlan, ErrorKind, Reason, ReportState};
 
@@ -232,9 +232,8 @@ async fn usage_that_does_not_show_at_stripe_changes_nothing(mut world: World) {
     world.finish().await;
 }
 
-async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) {
-    let now = at("2027-03-20T08:30:10Z");
-    world.bill(now).await;
+/// Accounts that follow a subscription by the unit, one in the classic mode, and one that is fine; and a free one.
+async fn subscribe_unfit(world: &World, now: DateTime<Utc>) {
     let meters = world.stripe().meters().await.unwrap();
     let meter = meters
         .iter()
@@ -265,6 +264,12 @@ async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) 
         .put_account(usage_client::PutAccount::free("free"))
         .await
         .unwrap();
+}
+
+async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    subscribe_unfit(&world, now).await;
     let before = world.stripe().subscriptions().await.unwrap();
     for (account, price, says) in [
         ("flat", PRO, "not volume-tiered"),

@@ -40,6 +40,15 @@ impl World {
         }
     }
 
+    /// Where the stand-in for Stripe listens, and the key that it takes.
+    pub(crate) fn stripe_url(&self) -> String {
+        self.sandbox.base_url().to_owned()
+    }
+
+    pub(crate) fn stripe_key(&self) -> &str {
+        self.sandbox.secret_key()
+    }
+
     /// A customer with a subscription that has been running since a moment.
     pub(crate) async fn subscribe(&self, name: &str, prices: &[&str], since: DateTime<Utc>) {
         let new = NewSubscription {
@@ -104,7 +113,7 @@ impl World {
         });
         match reached.await {
             Ok(known) => known,
-            Err(_) => panic!("it is {:#?}", self.subscription(account).await),
+            Err(_elapsed) => panic!("it is {:#?}", self.subscription(account).await),
         }
     }
 
