@@ -192,11 +192,10 @@ impl Store {
                     .await?;
                 continue;
             }
-            let like = known
-                .iter()
-                .filter(|row| row.item == period.item)
-                .max_by_key(|row| row.period_end);
-            let Some(like) = like.filter(|row| row.period_end <= period.start) else {
+            let own = || known.iter().filter(|row| row.item == period.item);
+            let is_known =
+                own().any(|row| row.period_start < period.end && row.period_end > period.start);
+            let Some(like) = own().next().filter(|_| !is_known) else {
                 continue;
             };
             // A whole period went by without a look: its invoice says that it was.
