@@ -28,6 +28,8 @@ pub(super) struct Size {
     pub(super) accounts: usize,
     pub(super) months: u32,
     pub(super) seeds: Vec<u64>,
+    /// What does not happen.
+    pub(super) without: Vec<String>,
 }
 
 impl Size {
@@ -44,7 +46,15 @@ impl Size {
             accounts: number("YEAR_ACCOUNTS").map_or(ACCOUNTS, |accounts| accounts as usize),
             months: number("YEAR_MONTHS").unwrap_or(MONTHS),
             seeds,
+            without: std::env::var("YEAR_WITHOUT").map_or(Vec::new(), |text| {
+                text.split(',').map(|what| what.trim().to_owned()).collect()
+            }),
         }
+    }
+
+    /// Whether something happens at all.
+    pub(super) fn has(&self, what: &str) -> bool {
+        self.without.iter().all(|without| without != what)
     }
 }
 
@@ -67,6 +77,10 @@ impl Random {
 
     pub(super) fn one_in(&mut self, times: i64) -> bool {
         self.below(times) == 0
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as i64)).unwrap()]
     }
 
     /// A moment from `start` on, before `end`.
