@@ -192,6 +192,11 @@ impl fmt::Display for Diagnosis {
 /// # Errors
 /// A wrong setting. Whatever else is wrong is a finding.
 pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
+    // It holds pages of Stripe's objects: too much for the stacks of those who wait for it.
+    Box::pin(examine(config, clock)).await
+}
+
+async fn examine(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
     config.database.check().map_err(DoctorError)?;
     let meters = config.meters.read().map_err(DoctorError)?;
     let schedule = config.schedule.read().map_err(DoctorError)?;
@@ -201,15 +206,7 @@ pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis,
     let store = open(&config.database, &mut findings).await;
     let account = stripe::reach(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
-        // It holds pages of Stripe's objects: too much for the stacks of those who wait for it.
-        Box::pin(stripe::check(
-            account,
-            &meters,
-            store.as_ref(),
-            clock.now(),
-            &mut findings,
-        ))
-        .await;
+        stripe::check(account, &meters, store.as_ref(), clock.now(), &mut findings).await;
     }
     if let Some(store) = store {
         accounts::check(&store, clock.now(), &mut findings).await;

@@ -25,6 +25,8 @@ const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: stored, replayed, ignored, or why not.
 const WEBHOOKS: &str = "usage_webhooks_total";
+/// Customers' days whose total at Stripe was found to be more than we ever sent, once for each change.
+const SETTLING_OVER: &str = "usage_settling_over_total";
 /// Reports found near a deadline, at each look, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 
@@ -110,6 +112,10 @@ fn describe() {
         STRIPE_FAILURES,
         "Requests that Stripe did not grant, by kind"
     );
+    describe_counter!(
+        SETTLING_OVER,
+        "Changes of a customer's day to more at Stripe than was sent"
+    );
     describe_counter!(WEBHOOKS, "Webhooks received, by outcome");
     describe_counter!(
         DEADLINE_WARNINGS,
@@ -162,6 +168,11 @@ pub(crate) fn stripe_request(call: &'static str, took: Duration) {
 /// Stripe did not grant a request.
 pub(crate) fn stripe_failure(kind: &'static str) {
     counter!(STRIPE_FAILURES, "kind" => kind).increment(1);
+}
+
+/// Stripe holds more of a customer's day than we ever sent.
+pub(crate) fn over() {
+    counter!(SETTLING_OVER).increment(1);
 }
 
 /// So many reports were found near a deadline.

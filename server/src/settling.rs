@@ -36,11 +36,6 @@ const OLD_NEWS_MS: Millis = 2 * DAY_MS;
 /// Events older than this are on final invoices and not asked for any more.
 const LOOKED_AT_MS: Millis = 70 * DAY_MS;
 
-/// Counts each change of a customer's day to more than we ever sent.
-const OVER_TOTAL: &str = "usage_settling_over_total";
-/// Counts reports that Stripe took and lacks a day later.
-const SHORT_TOTAL: &str = "usage_settling_short_total";
-
 /// Compares Stripe's totals with ours.
 #[derive(Debug)]
 pub(crate) struct Settler {
@@ -111,7 +106,9 @@ impl Settler {
                     () = tokio::time::sleep(LOOK) => false,
                     () = settler.shutdown.cancelled() => break,
                 };
-                if let Err(error) = settler.settle_when_due(is_woken).await {
+                // It reads, and what it records it records whole: it may end anywhere.
+                let run = settler.settle_when_due(is_woken);
+                if let Some(Err(error)) = settler.shutdown.run_until_cancelled(run).await {
                     tracing::warn!(%error, "settling stopped; it is taken up again in an hour");
                 }
             }

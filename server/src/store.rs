@@ -46,6 +46,9 @@ use usage_migrations::{Migrator, MigratorTrait as _};
 
 /// How long a statement may wait for a connection or for SQLite's writer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections are kept. The pool's task that closes old ones counts the idle ones without a lock, and where
+/// that number is below zero for a moment it goes round for ever.
+const NEVER: Option<Duration> = None;
 /// No lock and no statement is waited for without end, and a replica that vanished in the middle of a
 /// transaction does not hold its locks for hours.
 const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
@@ -102,6 +105,8 @@ impl Store {
             options
                 .max_connections(max_connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(NEVER)
+                .max_lifetime(NEVER)
                 .sqlx_logging(false)
                 .map_sqlx_postgres_opts(|postgres| {
                     postgres
@@ -227,6 +232,8 @@ fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
         .max_connections(connections)
         .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(NEVER)
+        .max_lifetime(NEVER)
         // A file does not hang up: asking before each transaction would only cost a turn.
         .test_before_acquire(false)
         .sqlx_logging(false)

@@ -71,9 +71,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
-        ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Invalid),
+        ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
         ServerError::ReportNotFound(_) => (Reason::ReportNotFound, Kind::NotFound),
-        ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Invalid),
+        ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
     }
 }
 

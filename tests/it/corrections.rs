@@ -68,7 +68,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     let take = |quantity| Correct::new("acct", quantity, "too much").time(hours_ago(1));
     let refused = client.correct(take(-11)).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::BelowZero));
-    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert_eq!(refused.kind(), ErrorKind::Precondition);
     assert!(refused.to_string().contains("holds 10"), "{refused}");
     client.correct(take(-10)).await.unwrap();
     assert!(client.correct(take(-1)).await.is_err());

@@ -465,10 +465,12 @@ async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
     world.finish().await;
 }
 
-async fn reports_that_wait_for_a_decision_are_said(world: World) {
+async fn reports_that_wait_for_a_decision_are_said(mut world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(1)).await;
     world.report_all().await;
+    // A server would look at Stripe what became of an unknown one.
+    world.stop().await;
     for state in ["rejected", "parked", "unknown", "short", "missed"] {
         let change =
             format!("UPDATE usage_reports SET state = '{state}', last_error = 'it said no'");

@@ -20,6 +20,7 @@ mod counting;
 mod cuts;
 mod doctor;
 mod faults;
+mod following;
 mod forcing;
 mod hold;
 mod input;

@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::Fault;
-use usage_client::{Batch, ErrorKind, ForceReport, Increment, PutAccount, ReportState};
+use usage_client::{
+    Batch, Correct, ErrorKind, ForceReport, Increment, PutAccount, Reason, ReportState,
+};
 
 use self::oracle::{Account, Link, Random, Standing, Unit};
 use crate::world::{World, hours_ago, on_both_engines, within};
@@ -76,7 +78,7 @@ impl<'a> Sequence<'a> {
     async fn step(&mut self, step: usize) {
         let time = TimeDelta::milliseconds(self.random.below(120_000));
         self.pass(time).await;
-        let kind = self.random.below(24);
+        let kind = self.random.below(26);
         eprintln!("  step {step} at {}: {kind}", self.now);
         match kind {
             0..=5 => self.count_one().await,
@@ -87,11 +89,32 @@ impl<'a> Sequence<'a> {
             18..=20 => self.fault().await,
             21 => self.world.restart().await,
             22 => self.world.crash_and_start().await,
+            23..=24 => self.correct().await,
             _ => self.count_through_a_crash().await,
         }
         if step.is_multiple_of(5) {
             self.check_shown().await;
         }
+    }
+
+    /// Adds by a correction, and tries to take away more than there is.
+    async fn correct(&mut self) {
+        let (unit, _) = self.unit();
+        let name = self.accounts[unit.account].name.clone();
+        let correct = |quantity| {
+            Correct::new(&name, quantity, "as the model says")
+                .meter(METERS[unit.meter].0)
+                .time(unit.at)
+        };
+        let client = self.world.client();
+        let too_much = client.correct(correct(-1_000_000_000_000)).await;
+        let refused = too_much.expect_err("below zero");
+        assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+        let key = format!("correction {}", self.units.len());
+        let sent = correct(unit.quantity).key(key);
+        assert!(!client.correct(sent.clone()).await.unwrap().duplicate);
+        assert!(client.correct(sent).await.unwrap().duplicate);
+        self.units.push(unit);
     }
 
     /// A unit of usage now, late or a little ahead, and how it is counted.
@@ -322,6 +345,7 @@ impl<'a> Sequence<'a> {
         for (account, known) in self.accounts.iter().enumerate() {
             let ends = [
                 ReportState::Accepted,
+                ReportState::Confirmed,
                 ReportState::NotBillable,
                 ReportState::Unlinked,
             ];
@@ -361,7 +385,8 @@ impl<'a> Sequence<'a> {
 
     /// How many reports of the whole world Stripe has.
     async fn accepted(&self) -> usize {
-        let filter = usage_client::ListReports::new().states([ReportState::Accepted]);
+        let reported = [ReportState::Accepted, ReportState::Confirmed];
+        let filter = usage_client::ListReports::new().states(reported);
         let all = self
             .world
             .client()

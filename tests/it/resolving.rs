@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use stripe_sandbox::Fault;
 use usage_client::{
-    ErrorKind, PutAccount, Reason, ReportState, ResolveAction, ResolveReport, UsageReport,
+    Correct, ErrorKind, PutAccount, Reason, ReportState, ResolveAction, ResolveReport, UsageReport,
 };
 
 use crate::world::{World, hours_ago, on_both_engines};
@@ -18,6 +18,7 @@ on_both_engines!(
     what_stands_is_answered_again_and_nothing_else,
     what_is_not_undecided_is_not_decided_on,
     what_is_too_old_is_missed_again_unless_it_is_billed_now,
+    a_correction_is_not_moved_to_where_it_would_be_below_zero,
 );
 
 /// An account with a report that Stripe refused for good.
@@ -194,5 +195,44 @@ async fn what_is_too_old_is_missed_again_unless_it_is_billed_now(mut world: Worl
     world.until_all_are("acct", &[ReportState::Accepted]).await;
     assert_eq!(only_report(&world).await.decisions.len(), 2);
     assert_eq!(world.held("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn a_correction_is_not_moved_to_where_it_would_be_below_zero(world: World) {
+    let client = world.client();
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let edge = hours_ago(24);
+    let periods = [
+        (edge - TimeDelta::days(30), edge),
+        (edge, edge + TimeDelta::days(30)),
+    ];
+    for (start, end) in periods {
+        let link = PutAccount::stripe("acct", "cus_acct").bill_from(edge - TimeDelta::days(30));
+        client
+            .put_account(link.current_period(start, end))
+            .await
+            .unwrap();
+    }
+    world.count("acct", 100, edge - TimeDelta::hours(5)).await;
+    world.count("acct", 10, edge + TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
+    let take = Correct::new("acct", -50, "too much").time(edge - TimeDelta::hours(4));
+    let taken = client.correct(take).await.unwrap().report;
+    let sent = [ReportState::Accepted, ReportState::Rejected];
+    world.until_all_are("acct", &sent).await;
+    let bill = resolve(&taken, ResolveAction::BillInCurrentPeriod);
+    let refused = client.resolve_report(bill.clone()).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+    assert!(refused.to_string().contains("holds 10"), "{refused}");
+    world.count("acct", 40, edge + TimeDelta::hours(6)).await;
+    client.resolve_report(bill).await.unwrap();
+    world.report_all().await;
+    world.until_all_are("acct", &[ReportState::Accepted]).await;
+    assert_eq!(world.held("cus_acct", "api_calls").await, 100);
     world.finish().await;
 }

@@ -208,15 +208,6 @@ impl UsageService for Reference {
         Err(Status::unimplemented("not measured"))
     }
 
-    type ForceReportStream = Empty<Result<v1::ForceReportResponse, Status>>;
-
-    async fn force_report(
-        &self,
-        _: Request<v1::ForceReportRequest>,
-    ) -> Result<Response<Self::ForceReportStream>, Status> {
-        Err(Status::unimplemented("not measured"))
-    }
-
     async fn correct(
         &self,
         _: Request<v1::CorrectRequest>,
@@ -235,6 +226,15 @@ impl UsageService for Reference {
         &self,
         _: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    type ForceReportStream = Empty<Result<v1::ForceReportResponse, Status>>;
+
+    async fn force_report(
+        &self,
+        _: Request<v1::ForceReportRequest>,
+    ) -> Result<Response<Self::ForceReportStream>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 }

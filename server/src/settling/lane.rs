@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::metrics::counter;
-
-use super::{Budget, OLD_NEWS_MS, OVER_TOTAL, SHORT_TOTAL, Settler, Stopped, TOO_FRESH_MS};
+use super::{Budget, OLD_NEWS_MS, Settler, Stopped, TOO_FRESH_MS};
 use crate::{
+    metrics,
     store::{
         reports::Report,
         send::{Lane, minute_of},
@@ -343,12 +342,12 @@ fn tell_news(found: &DaySettled) {
     let day = crate::usage::period::rfc3339(found.day);
     let (ours, stripes) = (found.ours, found.stripes);
     if found.finding == Finding::Over && found.is_news() {
-        counter!(OVER_TOTAL).increment(1);
+        metrics::over();
         tracing::error!(%customer, %meter, %day, ours, stripes, "Stripe holds more than was ever sent; nothing is corrected by itself");
     }
     for (report, event) in &found.happened {
+        metrics::report(Some(event));
         if *event == Event::Lack {
-            counter!(SHORT_TOTAL).increment(1);
             tracing::error!(report = %report.id, quantity = report.quantity, %customer, %meter, "short: Stripe took it a day ago and its totals lack it");
         }
     }

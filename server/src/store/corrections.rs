@@ -33,6 +33,18 @@ const CORRECTION_LOCK: &str = "correction ";
 /// Periods that may hold one moment: one for each subscription item.
 const PERIODS_READ: u64 = 100;
 
+/// What is about to change what a billing period holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) account_id: &'a str,
+    pub(super) meter: &'a str,
+    pub(super) quantity: i64,
+    /// A moment of the billing period.
+    pub(super) at: Millis,
+    /// The report that moves into the period and may be counted there already.
+    pub(super) except: Option<Uuid>,
+}
+
 impl Store {
     /// Enters a correction, unless its key entered it before; says which.
     ///
@@ -57,7 +69,14 @@ impl Store {
             .unwrap_or_default();
         let standing = standing_at(&links, correction.at);
         if correction.quantity < 0 {
-            check_stays_above(&tx, correction, &links, &standing).await?;
+            let change = Change {
+                account_id: account,
+                meter: &correction.meter,
+                quantity: correction.quantity,
+                at: correction.at,
+                except: None,
+            };
+            check_stays_above(&tx, &change, &links, &standing).await?;
         }
         let report = insert(&tx, correction, &standing, slots, now).await?;
         if let Some(key) = &correction.key {
@@ -77,7 +96,7 @@ impl Store {
     }
 
     /// Lets one correction of an account in at a time. SQLite has one writer anyway.
-    async fn lock_corrections(
+    pub(super) async fn lock_corrections(
         &self,
         tx: &DatabaseTransaction,
         account_id: &str,
@@ -129,20 +148,20 @@ async fn find_entered(
 }
 
 /// Refuses what would take a billing period below zero.
-async fn check_stays_above(
+pub(super) async fn check_stays_above(
     tx: &DatabaseTransaction,
-    correction: &Correction,
+    change: &Change<'_>,
     links: &[Link],
     standing: &Standing,
 ) -> Result<()> {
     let known = billing_period::Entity::find()
-        .filter(billing_period::Column::AccountId.eq(correction.account_id.as_str()))
-        .filter(billing_period::Column::PeriodStart.lte(correction.at))
-        .filter(billing_period::Column::PeriodEnd.gt(correction.at))
+        .filter(billing_period::Column::AccountId.eq(change.account_id))
+        .filter(billing_period::Column::PeriodStart.lte(change.at))
+        .filter(billing_period::Column::PeriodEnd.gt(change.at))
         .filter(
             billing_period::Column::Meter
                 .is_null()
-                .or(billing_period::Column::Meter.eq(&*correction.meter)),
+                .or(billing_period::Column::Meter.eq(change.meter)),
         )
         .order_by_desc(billing_period::Column::RecordedAt)
         .limit(PERIODS_READ)
@@ -158,14 +177,14 @@ async fn check_stays_above(
         })
         .collect();
     if periods.is_empty() {
-        periods.push(time_without_periods(links, is_billed, correction.at));
+        periods.push(time_without_periods(links, is_billed, change.at));
     }
     // Where several are known, such as one that a plan change shortened, none of them comes below zero.
     for period in periods {
-        let held = sum_held(tx, correction, standing, period).await?;
-        if held.saturating_add(correction.quantity) < 0 {
+        let held = sum_held(tx, change, standing, period).await?;
+        if held.saturating_add(change.quantity) < 0 {
             return Err(Error::BelowZero {
-                quantity: correction.quantity,
+                quantity: change.quantity,
                 held,
                 period,
             });
@@ -174,23 +193,17 @@ async fn check_stays_above(
     Ok(())
 }
 
-/// What a period holds of the correction's account and meter, as it will be billed.
+/// What a period holds of an account and meter, as it will be billed.
 async fn sum_held(
     tx: &DatabaseTransaction,
-    correction: &Correction,
+    change: &Change<'_>,
     standing: &Standing,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
     let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::WindowStart)]);
-    let names = |states: &[State]| states.iter().map(|state| state.name()).collect::<Vec<_>>();
     // What is taken away counts also while it waits for an admin, who may have it sent.
     let may_come = Condition::any()
-        .add(Column::State.is_not_in(names(&[
-            State::Short,
-            State::Rejected,
-            State::Parked,
-            State::Missed,
-        ])))
+        .add(Column::State.is_not_in(State::UNDECIDED.map(State::name)))
         .add(Column::Quantity.lt(0));
     let mut query = usage_report::Entity::find()
         .select_only()
@@ -198,8 +211,8 @@ async fn sum_held(
             Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
             "quantity",
         )
-        .filter(Column::AccountId.eq(correction.account_id.as_str()))
-        .filter(Column::Meter.eq(&*correction.meter))
+        .filter(Column::AccountId.eq(change.account_id))
+        .filter(Column::Meter.eq(change.meter))
         .filter(Expr::expr(at()).gte(period.start))
         .filter(Expr::expr(at()).lt(period.end))
         .filter(Column::State.ne(State::WrittenOff.name()))
@@ -208,6 +221,9 @@ async fn sum_held(
         query = query
             .filter(Column::State.ne(State::NotBillable.name()))
             .filter(Column::Customer.is_null().or(Column::Customer.eq(customer)));
+    }
+    if let Some(report) = change.except {
+        query = query.filter(Column::Id.ne(report));
     }
     let sum: Option<Option<i64>> = query.into_tuple().one(tx).await?;
     Ok(sum.flatten().unwrap_or(0))

@@ -8,7 +8,12 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read_links, reports::Report};
+use super::{
+    Store,
+    boundaries::read_links,
+    corrections::{Change, check_stays_above},
+    reports::Report,
+};
 use crate::{
     entity::{
         report_decision,
@@ -72,6 +77,10 @@ impl Store {
             .col_expr(Column::Generation, Expr::value(generation));
         if new.action != Action::WriteOff {
             let customer = customer_to_bill(&tx, &report, new.action, now).await?;
+            if new.action == Action::BillInCurrentPeriod && report.quantity < 0 {
+                self.check_current_period(&tx, &report, &customer, now)
+                    .await?;
+            }
             let is_young = |stamp: &Millis| {
                 *stamp > now.saturating_sub(MAX_EVENT_AGE_MS).saturating_add(HOUR_MS)
             };
@@ -102,6 +111,30 @@ impl Store {
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
         tx.commit().await?;
         Ok((after.unwrap_or(report), false))
+    }
+
+    /// Refuses to bill in the current period what would take that below zero.
+    async fn check_current_period(
+        &self,
+        tx: &DatabaseTransaction,
+        report: &Report,
+        customer: &str,
+        now: Millis,
+    ) -> Result<()> {
+        let account = report.account_id.as_str();
+        self.lock_corrections(tx, account).await?;
+        let links = read_links(tx, std::iter::once(account))
+            .await?
+            .remove(account)
+            .unwrap_or_default();
+        let change = Change {
+            account_id: account,
+            meter: &report.meter,
+            quantity: report.quantity,
+            at: now,
+            except: Some(report.id),
+        };
+        check_stays_above(tx, &change, &links, &Standing::Billed(customer.to_owned())).await
     }
 
     /// The decisions on some reports, oldest first.

@@ -1,6 +1,8 @@
 //! What tests of subscriptions reach for: a customer with prices at the stand-in for Stripe, clocks that move
 //! through its periods, and what its invoices say in the end.
 
+use std::pin::Pin;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait as _, Database, Statement};
 use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
@@ -37,6 +39,15 @@ impl World {
         ] {
             stripe.create_price(&price).await.expect("a price");
         }
+    }
+
+    /// Where the stand-in for Stripe listens, and the key that it takes.
+    pub(crate) fn stripe_url(&self) -> String {
+        self.sandbox.base_url().to_owned()
+    }
+
+    pub(crate) fn stripe_key(&self) -> &str {
+        self.sandbox.secret_key()
     }
 
     /// A customer with a subscription that has been running since a moment.
@@ -103,7 +114,7 @@ impl World {
         });
         match reached.await {
             Ok(known) => known,
-            Err(_) => panic!("it is {:#?}", self.subscription(account).await),
+            Err(_elapsed) => panic!("it is {:#?}", self.subscription(account).await),
         }
     }
 
@@ -163,9 +174,12 @@ impl World {
     }
 
     /// Makes a change of a subscription, and lets two seconds pass once it has begun.
-    pub(crate) async fn changing<T>(&self, call: impl Future<Output = T>) -> T {
+    pub(crate) fn changing<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = T> + 'a,
+    ) -> Pin<Box<dyn Future<Output = T> + 'a>> {
         let both = async { tokio::join!(call, self.tick_once_changing()).0 };
-        within("a change", both).await
+        Box::pin(within("a change", both))
     }
 
     /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.

@@ -1,0 +1,393 @@
+//! Following: what changes at Stripe without us is learned, by asking or because a webhook says where to look.
+
+use chrono::TimeDelta;
+use stripe_sandbox::WebhookSwitches;
+use usage_client::{PutAccount, ReportState};
+
+use crate::world::{
+    World, at,
+    billing::{BASIC, PRO, SEATS, TOKENS},
+    on_both_engines,
+};
+
+on_both_engines!(
+    a_webhook_wakes_the_sync_before_its_interval,
+    an_invoice_that_was_made_flushes_its_account,
+    webhooks_that_come_twice_and_in_reverse_do_no_harm,
+    a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier,
+    a_cancel_at_stripe_ends_what_is_billed,
+    a_deleted_customer_is_billed_nothing_more,
+    usage_of_a_final_invoice_is_missed_and_kept,
+    late_usage_goes_to_the_current_period_where_that_is_said,
+    free_and_back_bills_each_side_as_its_link_says,
+    two_meters_are_billed_each_by_its_own_item,
+    a_server_that_was_down_over_a_period_end_still_bills_it,
+    a_link_that_stripe_cannot_be_asked_about_is_not_guessed,
+);
+
+const START: &str = "2027-03-10T13:12:34Z";
+const END: &str = "2027-04-10T13:12:34Z";
+
+async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.reconfigure(&["--sync-interval-secs=900"]).await;
+    world.take_webhooks().await;
+    world.follow("acct").await;
+    dashboard(&world, "DELETE", "/v1/subscriptions/sub_acct", &[]).await;
+    // No clock moves: only the webhook can have said so.
+    let known = world
+        .until_followed("acct", |known| known.ended_at.is_some())
+        .await;
+    assert_eq!(known.status, "canceled");
+    world
+        .until("the webhooks are handled", async || {
+            world.rows("webhook_events WHERE handled_at IS NULL").await == 0
+        })
+        .await;
+    world.finish().await;
+}
+
+async fn an_invoice_that_was_made_flushes_its_account(mut world: World) {
+    world.bill(at(END) - TimeDelta::hours(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.take_webhooks().await;
+    world.follow("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world.move_clocks(at(END) + TimeDelta::seconds(20)).await;
+    // Long before our own clock closes it, five minutes after the end.
+    world
+        .until("the account is flushed", async || {
+            world.held("cus_acct", "api_calls").await == 5
+        })
+        .await;
+    world.finish().await;
+}
+
+async fn webhooks_that_come_twice_and_in_reverse_do_no_harm(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.take_webhooks().await;
+    let switches = WebhookSwitches {
+        on_demand: true,
+        copies: 2,
+        newest_first: true,
+        delay_ms: 0,
+    };
+    world.stripe().switch_webhooks(&switches).await.unwrap();
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 3, now).await;
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[("cancel_at_period_end", "true")],
+    )
+    .await;
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[("cancel_at_period_end", "false")],
+    )
+    .await;
+    assert!(world.stripe().deliver_webhooks().await.unwrap() >= 4);
+    world
+        .pass(now + TimeDelta::minutes(1), TimeDelta::seconds(30))
+        .await;
+    let known = world.subscription("acct").await.unwrap();
+    assert_eq!((known.status.as_str(), known.cancel_at), ("active", None));
+    world.pass(at(END), TimeDelta::days(7)).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [3]);
+    world.finish().await;
+}
+
+async fn a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier(
+    mut world: World,
+) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 4, now - TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world.until_settled("acct").await;
+    // Both lie in one open hour when the change in between is learned: it cannot be cut any more.
+    world.count("acct", 20, now - TimeDelta::minutes(10)).await;
+    world.move_clocks(now + TimeDelta::minutes(1)).await;
+    world.stop().await;
+    let held = world.stripe().subscriptions().await.unwrap();
+    let old = held[0]
+        .items
+        .iter()
+        .find(|item| item.price == BASIC)
+        .unwrap();
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[
+            ("items[0][id]", &old.id),
+            ("items[0][deleted]", "true"),
+            ("items[1][price]", PRO),
+            ("proration_behavior", "always_invoice"),
+        ],
+    )
+    .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
+    world.start_server().await;
+    world.move_clocks(now + TimeDelta::minutes(2)).await;
+    world.count("acct", 6, world.now()).await;
+    world.move_clocks(now + TimeDelta::minutes(3)).await;
+    world.calm().await;
+    let straddled: Vec<_> = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .filter(|report| report.straddled)
+        .collect();
+    assert_eq!(straddled.len(), 1, "{straddled:#?}");
+    world.count("acct", 100, world.now()).await;
+    world.pass(at(END), TimeDelta::days(7)).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    // Its earlier side was invoiced at once: the whole row goes to the later one.
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [4, 126]);
+    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    world.finish().await;
+}
+
+async fn a_cancel_at_stripe_ends_what_is_billed(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 4, now - TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world.until_settled("acct").await;
+    world.stop().await;
+    dashboard(
+        &world,
+        "DELETE",
+        "/v1/subscriptions/sub_acct",
+        &[("invoice_now", "true")],
+    )
+    .await;
+    world.move_clocks(now + TimeDelta::hours(3)).await;
+    world.start_server().await;
+    world.calm().await;
+    world.count("acct", 100, now + TimeDelta::hours(1)).await;
+    world.report_all().await;
+    assert_eq!(world.usage("acct").await, (104, 4, 0, 100));
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
+    let again = world.follow("acct").await;
+    assert_eq!(
+        again.subscription.unwrap().status,
+        "canceled",
+        "putting it again changes nothing"
+    );
+    assert_eq!(world.usage("acct").await, (104, 4, 0, 100));
+    world.finish().await;
+}
+
+async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.take_webhooks().await;
+    world.follow("acct").await;
+    world.count("acct", 4, now - TimeDelta::minutes(1)).await;
+    dashboard(&world, "DELETE", "/v1/customers/cus_acct", &[]).await;
+    world
+        .until_followed("acct", |known| known.ended_at.is_some())
+        .await;
+    world.move_clocks(now + TimeDelta::hours(1)).await;
+    world.count("acct", 7, world.now()).await;
+    world.report_all().await;
+    world
+        .until_all_are("acct", &[ReportState::Parked, ReportState::NotBillable])
+        .await;
+    let mut reports = world.reports("acct").await;
+    reports.retain(|report| report.state == ReportState::NotBillable);
+    assert_eq!(reports.iter().map(|report| report.quantity).sum::<i64>(), 7);
+    world.finish().await;
+}
+
+async fn usage_of_a_final_invoice_is_missed_and_kept(mut world: World) {
+    late(&mut world).await;
+    let report = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 6)
+        .unwrap();
+    assert_eq!(report.state, ReportState::Missed);
+    assert!(report.last_error.unwrap().contains("final"));
+    world
+        .pass(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 0]);
+    world.finish().await;
+}
+
+async fn late_usage_goes_to_the_current_period_where_that_is_said(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    world
+        .pass(at("2027-05-10T13:12:34Z"), TimeDelta::days(10))
+        .await;
+    world
+        .pass(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 6]);
+    world.finish().await;
+}
+
+/// Counts usage of a period whose invoice is final, and waits until it is said what becomes of it.
+async fn late(world: &mut World) {
+    world.bill(at(END) - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(120), TimeDelta::minutes(10))
+        .await;
+}
+
+async fn free_and_back_bills_each_side_as_its_link_says(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 1, now).await;
+    world
+        .client()
+        .put_account(PutAccount::free("acct"))
+        .await
+        .unwrap();
+    let freed = now + TimeDelta::minutes(10);
+    world.move_clocks(freed).await;
+    world.count("acct", 10, freed).await;
+    world.move_clocks(freed + TimeDelta::minutes(10)).await;
+    let back = PutAccount::stripe("acct", "cus_acct").bill_from(world.now());
+    world.client().put_account(back).await.unwrap();
+    world.count("acct", 100, world.now()).await;
+    world.pass(at(END), TimeDelta::days(7)).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [101]);
+    assert_eq!(world.usage("acct").await, (111, 101, 0, 10));
+    world.finish().await;
+}
+
+async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world
+        .subscribe("acct", &[BASIC, TOKENS, SEATS], at(START))
+        .await;
+    world.follow("acct").await;
+    world.count("acct", 3, now).await;
+    world.count_of("acct", "tokens", 9_000, now).await;
+    let known = world.subscription("acct").await.unwrap();
+    let mut meters: Vec<&str> = known
+        .periods
+        .iter()
+        .map(|period| period.meter.as_str())
+        .collect();
+    meters.sort_unstable();
+    assert_eq!(meters, ["api_calls", "tokens"]);
+    world.pass(at(END), TimeDelta::days(7)).await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [3]);
+    assert_eq!(world.charged("cus_acct", "llm_tokens").await, [9_000]);
+    world.finish().await;
+}
+
+async fn a_server_that_was_down_over_a_period_end_still_bills_it(mut world: World) {
+    world.bill(at(END) - TimeDelta::hours(2)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world.stop().await;
+    world.move_clocks(at(END) + TimeDelta::minutes(50)).await;
+    world.start_server().await;
+    // Stripe is asked first whether the invoice still takes usage.
+    world
+        .pass(at(END) + TimeDelta::minutes(52), TimeDelta::seconds(30))
+        .await;
+    world
+        .pass(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [5]);
+    // Whole periods pass unseen.
+    world.stop().await;
+    world.move_clocks(at("2027-07-01T00:00:00Z")).await;
+    world.start_server().await;
+    world.calm().await;
+    world.count("acct", 8, world.now()).await;
+    world.count("acct", 2, at("2027-06-09T00:00:00Z")).await;
+    world
+        .pass(at("2027-07-10T13:12:34Z"), TimeDelta::days(5))
+        .await;
+    world
+        .pass(at("2027-07-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 0, 0, 8]);
+    let missed = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 2)
+        .unwrap();
+    assert_eq!(missed.state, ReportState::Missed);
+    world.finish().await;
+}
+
+async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    let down = stripe_sandbox::Fault::status(503)
+        .on_path("/v1/subscriptions")
+        .times(1);
+    world.stripe().script(down).await.unwrap();
+    let put = PutAccount::stripe("acct", "cus_acct");
+    let refused = world.client().put_account(put.clone()).await.unwrap_err();
+    assert_eq!(
+        refused.reason(),
+        Some(&usage_client::Reason::StripeUnavailable)
+    );
+    assert!(refused.is_retryable());
+    let account = world.client().put_account(put).await.unwrap();
+    assert_eq!(account.valid_from, at(START));
+    world.finish().await;
+}
+
+/// A call of somebody else to the stand-in for Stripe, as from its dashboard.
+async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
+    let url = format!("{}{path}", world.stripe_url());
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let call = reqwest::Client::new()
+        .request(method, url)
+        .bearer_auth(world.stripe_key());
+    let answer = call.form(form).send().await.unwrap();
+    assert!(
+        answer.status().is_success(),
+        "{}",
+        answer.text().await.unwrap()
+    );
+}
