@@ -228,9 +228,15 @@ impl Account {
                 continue;
             }
             let row = &self.rows[index];
-            let own = self
-                .segment_at(row.meter, row.first)
-                .unwrap_or_else(|| panic!("nothing charges for {row:?}: {self:#?}"));
+            let Some(own) = self.segment_at(row.meter, row.first) else {
+                // Billed from before anything charges for it: no invoice takes it.
+                assert!(
+                    self.segments.iter().any(|later| row.first < later.start),
+                    "nothing charges for {row:?}: {self:#?}"
+                );
+                self.rows[index].fate = Fate::Missed;
+                continue;
+            };
             let segment = &self.segments[own];
             let fate = if now < segment.final_at - 2 * MINUTE {
                 Fate::Sent(own)

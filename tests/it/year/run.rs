@@ -254,7 +254,7 @@ impl Year<'_> {
 
     async fn go_down(&mut self, is_crash: bool) {
         if is_crash {
-            self.world.crash();
+            self.world.die().await;
         } else {
             self.world.stop().await;
         }

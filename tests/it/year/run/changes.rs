@@ -182,7 +182,9 @@ impl Year<'_> {
         let mut from = since;
         if is_stated {
             let since = DateTime::from_timestamp_millis(since).expect("a time");
-            let stated = self.random.between(since, self.now);
+            // Now and then from before the present period, whose invoices are final or never were.
+            let back = TimeDelta::hours(self.random.pick(&[0, 0, 30, 300]));
+            let stated = self.random.between(since - back, self.now);
             from = stated.timestamp_millis();
             put = put.bill_from(stated);
         }
