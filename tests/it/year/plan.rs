@@ -121,7 +121,7 @@ pub(super) fn period_around(
     anchor: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> (DateTime<Utc>, DateTime<Utc>) {
-    let number = (1..).find(|number| month(anchor, *number) > now);
+    let number = (1..1_200).find(|number| month(anchor, *number) > now);
     let number = number.expect("a month");
     (month(anchor, number - 1), month(anchor, number))
 }
