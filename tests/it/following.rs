@@ -363,7 +363,7 @@ async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: Worl
     world.subscribe("acct", &[BASIC], at(START)).await;
     let down = stripe_sandbox::Fault::status(503)
         .on_path("/v1/subscriptions")
-        .times(1);
+        .always();
     world.stripe().script(down).await.unwrap();
     let put = PutAccount::stripe("acct", "cus_acct");
     let refused = world.client().put_account(put.clone()).await.unwrap_err();
@@ -372,6 +372,7 @@ async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: Worl
         Some(&usage_client::Reason::StripeUnavailable)
     );
     assert!(refused.is_retryable());
+    world.stripe().clear_faults().await.unwrap();
     let account = world.client().put_account(put).await.unwrap();
     assert_eq!(account.valid_from, at(START));
     world.finish().await;

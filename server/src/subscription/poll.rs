@@ -63,7 +63,12 @@ impl Subscriptions {
         if now.saturating_sub(last) >= self.options.interval_ms
             && self.store.claim_job(POLL_JOB, last, now).await?
         {
-            self.poll(now).await?;
+            let polled = self.poll(now).await;
+            if polled.is_err() {
+                // What failed is due again at the next look, not after a whole interval.
+                self.store.claim_job(POLL_JOB, now, last).await?;
+            }
+            polled?;
         }
         Ok(())
     }
