@@ -114,7 +114,7 @@ impl World {
         });
         match reached.await {
             Ok(known) => known,
-            Err(_elapsed) => panic!("it is {:#?}", self.subscription(account).await),
+            Err(elapsed) => panic!("{elapsed}: it is {:#?}", self.subscription(account).await),
         }
     }
 
