@@ -114,7 +114,7 @@ impl World {
         });
         match reached.await {
             Ok(known) => known,
-            Err(late) => panic!("{late}: it is {:#?}", self.subscription(account).await),
+            Err(elapsed) => panic!("{elapsed}: it is {:#?}", self.subscription(account).await),
         }
     }
 

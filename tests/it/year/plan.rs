@@ -91,7 +91,8 @@ impl Random {
     }
 
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.below(from.len() as i64)).unwrap()]
+        let place = self.below(i64::try_from(from.len()).unwrap());
+        from[usize::try_from(place).unwrap()]
     }
 
     /// A moment from `start` on, before `end`.
@@ -121,7 +122,7 @@ pub(super) fn period_around(
     anchor: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> (DateTime<Utc>, DateTime<Utc>) {
-    let number = (1..1_200).find(|number| month(anchor, *number) > now);
+    let number = (1..12_000).find(|number| month(anchor, *number) > now);
     let number = number.expect("a month");
     (month(anchor, number - 1), month(anchor, number))
 }

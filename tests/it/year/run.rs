@@ -26,6 +26,10 @@ const SCHEDULE: &str = "0 3 17 1,4,7,10 *";
 const SCHEDULED: &str = "report_runs WHERE trigger = 'schedule'";
 
 /// An account as the plan has it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing that is so or not"
+)]
 struct Life {
     name: String,
     /// The billing cycle anchor of its present subscription, and how many it has had.

@@ -28,7 +28,7 @@ enum What {
 }
 
 impl What {
-    /// As YEAR_WITHOUT names it.
+    /// As `YEAR_WITHOUT` names it.
     fn name(self) -> &'static str {
         match self {
             Self::Link => "links",
