@@ -7,6 +7,8 @@ mod invoices;
 mod plans;
 mod second_act;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod time;
 mod traffic;
 
@@ -27,7 +29,7 @@ use self::{
     time::Time,
     traffic::{Hours, Traffic},
 };
-use usage_server::{Listeners, ServeError, config::Config, serve};
+use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve};
 
 /// The accounts of the demo and their Stripe customers.
 const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
@@ -73,7 +75,17 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let stage = Stage::start().await?;
+    run_from(Clock::system().now(), config, out, stop).await
+}
+
+/// The same, at a moment in milliseconds.
+async fn run_from(
+    start_ms: i64,
+    config: DemoConfig,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> anyhow::Result<bool> {
+    let stage = Stage::start(start_ms).await?;
     let agree = stage.play(out).await?;
     if !config.once {
         stage.subscribe_again().await?;
@@ -85,12 +97,12 @@ pub(crate) async fn run(
 }
 
 impl Stage {
-    async fn start() -> anyhow::Result<Self> {
+    async fn start(start_ms: i64) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the database")?;
         let sandbox = Sandbox::start(Settings::default())
             .await
             .context("cannot start the stand-in for Stripe")?;
-        let time = Time::stopped(sandbox.control()).await?;
+        let time = Time::stopped(sandbox.control(), start_ms).await?;
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .context("cannot find a free port")?;

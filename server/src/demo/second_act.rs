@@ -73,10 +73,10 @@ impl<'a> SecondAct<'a> {
         }
         writeln!(
             out,
-            "\nA month passes. The billing periods end at {}, inside an hour: {first} uses 7 in the last\n\
-             millisecond before and 20 at that moment. Five minutes later the service closes and sends what was\n\
-             used until then, and an hour later the invoices are final (the first two are of seats, paid ahead\n\
-             when the subscriptions began):",
+            "\nA month passes. The billing periods end at {}, inside an hour: {first} uses 7\n\
+             in the last millisecond before, and 20 at that moment. Five minutes later the service closes and\n\
+             sends what was used until then, and an hour later the invoices are final. (The first two are of\n\
+             seats, paid ahead when the subscriptions began.)",
             end.format("%m-%d %H:%M:%S")
         )?;
         self.show_invoices(out).await?;
@@ -129,7 +129,8 @@ impl<'a> SecondAct<'a> {
         let boundary = boundary(changed.change)?;
         writeln!(
             out,
-            "\n{account} is cancelled (CancelSubscription, now, with invoice_now and prorate) at {boundary}:"
+            "\n{account} is cancelled at {boundary} (CancelSubscription: now, with invoice_now and\n\
+             prorate). Its usage is invoiced, and what was paid ahead for seats is given back:"
         )?;
         self.show_invoices(out).await
     }

@@ -190,3 +190,28 @@ impl Totals {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_figure_that_differs_in_one_row_is_seen() {
+        let row = |[counted, reported, stripe, invoiced]: [i64; 4]| Row {
+            account: "account",
+            meter: "meter",
+            counted,
+            reported,
+            stripe,
+            invoiced,
+        };
+        let agree = |second| {
+            let linked = vec![row([5; 4]), row(second)];
+            Totals { linked, free: 9 }.agree()
+        };
+        assert!(agree([7; 4]));
+        for differing in [[8, 7, 7, 7], [7, 8, 7, 7], [7, 7, 8, 7], [7, 7, 7, 6]] {
+            assert!(!agree(differing), "{differing:?}");
+        }
+    }
+}

@@ -21,9 +21,9 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Stops both clocks at the present moment.
-    pub(super) async fn stopped(control: Control) -> anyhow::Result<Self> {
-        let clock = Clock::manual(Clock::system().now());
+    /// Stops both clocks at a moment, in milliseconds.
+    pub(super) async fn stopped(control: Control, at_ms: i64) -> anyhow::Result<Self> {
+        let clock = Clock::manual(at_ms);
         let time = Self { clock, control };
         time.move_to(time.now()).await?;
         Ok(time)
