@@ -30,7 +30,8 @@ on_both_engines!(
     a_schedule_that_never_ran_or_is_overdue_is_said,
 );
 
-fn config(world: &World) -> DoctorConfig {
+/// What the doctor is told, of this world.
+pub(crate) fn config(world: &World) -> DoctorConfig {
     let config = world.config();
     DoctorConfig {
         database: config.database,

@@ -25,6 +25,7 @@ mod forcing;
 mod hold;
 mod input;
 mod model;
+mod openapi;
 mod periods;
 mod pg_proxy;
 mod plans;

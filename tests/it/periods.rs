@@ -1,7 +1,7 @@
 //! Billing periods: usage reaches the invoice of the period it happened in, whatever happens around its end.
 
 use chrono::TimeDelta;
-use usage_client::InvoiceState;
+use usage_client::{InvoiceState, PutAccount, ReportState};
 
 use crate::world::{
     World, at,
@@ -13,6 +13,7 @@ on_both_engines!(
     usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices,
     usage_from_before_the_link_but_inside_the_period_is_billed,
     late_usage_of_a_draft_joins_it,
+    usage_from_before_a_subscription_charges_is_held_and_not_lost,
 );
 
 /// Twelve minutes and some seconds past an hour, so that the boundary cuts it.
@@ -96,5 +97,25 @@ async fn late_usage_of_a_draft_joins_it(mut world: World) {
         .pass(end + TimeDelta::minutes(80), TimeDelta::minutes(1))
         .await;
     assert_eq!(world.charged("cus_acct", "api_calls").await, [11]);
+    world.finish().await;
+}
+
+async fn usage_from_before_a_subscription_charges_is_held_and_not_lost(mut world: World) {
+    let start = at(ANCHOR);
+    world.bill(start + TimeDelta::days(3)).await;
+    world.count("acct", 100, start - TimeDelta::hours(2)).await;
+    world.count("acct", 3, start).await;
+    world.report_all().await;
+    world.subscribe("acct", &[BASIC], start).await;
+    let put = PutAccount::stripe("acct", "cus_acct").bill_from(start - TimeDelta::days(1));
+    world.client().put_account(put).await.unwrap();
+    world.report_all().await;
+    let held = world.reports("acct").await.pop().unwrap();
+    assert_eq!(
+        (held.quantity, held.state),
+        (100, ReportState::Missed),
+        "no invoice charges it: an admin decides"
+    );
+    assert_eq!(world.held("cus_acct", "api_calls").await, 3);
     world.finish().await;
 }

@@ -180,6 +180,14 @@ impl Server {
         self.end_runtime();
     }
 
+    /// The same, and waits until nothing of it moves any more: whoever moves its clock next must not wake it.
+    pub(crate) async fn die(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+            ended.await.expect("an end");
+        }
+    }
+
     fn end_runtime(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -321,6 +329,10 @@ impl World {
 
     pub(crate) fn crash(&mut self) {
         self.server.take().expect("a server").crash();
+    }
+
+    pub(crate) async fn die(&mut self) {
+        self.server.take().expect("a server").die().await;
     }
 
     pub(crate) async fn restart(&mut self) {

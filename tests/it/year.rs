@@ -5,11 +5,12 @@
 //! the rules and nothing of the service. In the end the two agree on every line of every final invoice, on what was
 //! thrown away and on what waits for an admin, unit for unit.
 //!
-//! A plain `cargo test` runs one known seed on each engine. More accounts, months and seeds by the environment, where
-//! the seed that failed is printed:
+//! A plain `cargo test` lives through one known seed and one new one on each engine; what fails prints its seed. More accounts,
+//! months and seeds by the environment, and less of what happens by its names in [`run`]:
 //!
 //! ```sh
-//! YEAR_ACCOUNTS=200 YEAR_MONTHS=12 YEAR_SEEDS=1,2,3 cargo test --release --test it -- year --nocapture
+//! YEAR_ACCOUNTS=200 YEAR_MONTHS=12 YEAR_SEEDS=1,2,3 cargo test --test it -- year:: --nocapture
+//! YEAR_SEEDS=7 YEAR_WITHOUT="faults,downtime,replicas,plans by hand" cargo test --test it -- year::sqlite --nocapture
 //! ```
 
 mod oracle;

@@ -24,7 +24,6 @@ use crate::{
         increment::check_account_id,
         invoice::InvoiceState,
         refusal::Refusal,
-        subscription::Facts,
         window::{Interval, Slots},
     },
 };
@@ -51,7 +50,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
         account_id: request.account_id,
         billing: Billing::Free,
         current_period: None,
-        charges_since: None,
+        living: None,
         bill_from: None,
         etag: (!request.etag.is_empty()).then_some(request.etag),
     };
@@ -238,7 +237,7 @@ impl AccountRpc {
             _ => None,
         };
         let living = facts.filter(|facts| facts.is_live);
-        put.charges_since = living.as_ref().and_then(Facts::charges_since);
+        put.living.clone_from(&living);
         let account = self
             .store
             .put_account(&put, self.slots, || self.clock.now())

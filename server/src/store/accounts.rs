@@ -10,7 +10,9 @@ use sea_orm::{
 use super::{
     Store,
     boundaries::{bump_version, link, read_links},
-    recut::{recut_open_reports, relink_reports},
+    operations::has_unfinished,
+    recut::{mark_straddled, recut_open_reports, relink_reports},
+    subscriptions::record_facts,
 };
 use crate::{
     entity::{account_link, billing_period, customer, usage_report},
@@ -18,6 +20,7 @@ use crate::{
     usage::{
         Millis, SECOND_MS,
         account::{Billing, Link, billed_until, valid_from},
+        subscription::Facts,
         window::{Interval, Slots},
     },
 };
@@ -38,8 +41,8 @@ pub(crate) struct PutAccount {
     pub(crate) billing: Billing,
     /// The current billing period, where it is known.
     pub(crate) current_period: Option<Interval>,
-    /// When what the subscription charges now began, as Stripe says, where it was asked.
-    pub(crate) charges_since: Option<Millis>,
+    /// The living subscription that it follows, as Stripe says, where it was asked.
+    pub(crate) living: Option<Facts>,
     /// From when it bills, where it is stated.
     pub(crate) bill_from: Option<Millis>,
     /// The etag that the caller read, where it cares.
@@ -107,7 +110,7 @@ impl Store {
                     let period_start = put
                         .current_period
                         .map(|period| period.start)
-                        .or(put.charges_since);
+                        .or_else(|| put.living.as_ref().and_then(Facts::charges_since));
                     let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
                     valid_from(
                         &links,
@@ -128,6 +131,15 @@ impl Store {
         }
         if let Some(period) = put.current_period {
             upsert_period(&tx, &put.account_id, period, now).await?;
+        }
+        // In the same moment: a report that the link makes billable needs its period to be told from older ones.
+        if let Some(facts) = &put.living
+            && !has_unfinished(&tx, &put.account_id).await?
+        {
+            let (_, moved) = record_facts(&tx, &put.account_id, facts, now).await?;
+            for boundary in moved {
+                mark_straddled(&tx, &put.account_id, boundary).await?;
+            }
         }
         recut_open_reports(&tx, &put.account_id, slots, now).await?;
         if !is_same_link {

@@ -2,7 +2,8 @@
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, Statement, sea_query::Expr,
+    QueryFilter as _, QueryOrder as _, Statement,
+    sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{Store, operations::has_operation_at, reports::Report, subscriptions::want};
@@ -49,7 +50,13 @@ pub(super) async fn due(
         return Ok(Due::Later(now.saturating_add(SECOND_MS)));
     }
     let Some(period) = period_at(tx, report, at).await? else {
-        return Ok(Due::Now(None));
+        // Where the customer's subscription charges only from later on, Stripe would take it and charge it
+        // nowhere: an admin decides.
+        return if begins_after(tx, report, at).await? {
+            beyond_invoices(tx, report, late_usage, now).await
+        } else {
+            Ok(Due::Now(None))
+        };
     };
     match timing(&period, now) {
         Timing::InTime => Ok(Due::Now(period.bills_from)),
@@ -79,6 +86,16 @@ async fn too_late(
             return Ok(Due::At(Ord::max(start, later.period_start)));
         }
     }
+    beyond_invoices(tx, report, late_usage, now).await
+}
+
+/// What becomes of usage that no invoice takes any more.
+async fn beyond_invoices(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    late_usage: LateUsage,
+    now: Millis,
+) -> Result<Due, DbErr> {
     if late_usage == LateUsage::CurrentPeriod && period_at(tx, report, now).await?.is_some() {
         return Ok(Due::At(now));
     }
@@ -97,12 +114,32 @@ async fn period_at(
     at: Millis,
 ) -> Result<Option<billing_period::Model>, DbErr> {
     use billing_period::Column;
+    let around = Column::PeriodStart.lte(at).and(Column::PeriodEnd.gt(at));
+    find_period(tx, report, around).await
+}
+
+/// Whether Stripe charges the report's customer and meter for a period that begins after a moment.
+async fn begins_after(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    at: Millis,
+) -> Result<bool, DbErr> {
+    let later = billing_period::Column::PeriodStart.gt(at);
+    Ok(find_period(tx, report, later).await?.is_some())
+}
+
+/// The last such period of the report's customer and meter.
+async fn find_period(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    which: Expr,
+) -> Result<Option<billing_period::Model>, DbErr> {
+    use billing_period::Column;
     let periods = billing_period::Entity::find()
         .filter(Column::AccountId.eq(&report.account_id))
         .filter(Column::Meter.eq(&report.meter))
         .filter(Column::Subscription.is_not_null())
-        .filter(Column::PeriodStart.lte(at))
-        .filter(Column::PeriodEnd.gt(at))
+        .filter(which)
         .order_by_desc(Column::PeriodStart)
         .all(tx)
         .await?;

@@ -192,11 +192,10 @@ impl Store {
                     .await?;
                 continue;
             }
-            let like = known
-                .iter()
-                .filter(|row| row.item == period.item)
-                .max_by_key(|row| row.period_end);
-            let Some(like) = like.filter(|row| row.period_end <= period.start) else {
+            let own = || known.iter().filter(|row| row.item == period.item);
+            let is_known =
+                own().any(|row| row.period_start < period.end && row.period_end > period.start);
+            let Some(like) = own().next().filter(|_| !is_known) else {
                 continue;
             };
             // A whole period went by without a look: its invoice says that it was.
@@ -256,8 +255,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         }
-        let is_new = upsert_subscription(&tx, account_id, facts, now).await?;
-        let mut moved = move_periods(&tx, account_id, facts, now).await?;
+        let (is_new, mut moved) = record_facts(&tx, account_id, facts, now).await?;
         let is_relinked = move_link(&tx, &account, facts, now).await?;
         if is_relinked {
             moved.extend(facts.ended_at);
@@ -476,6 +474,18 @@ async fn upsert_subscription(
         .exec_without_returning(tx)
         .await?;
     Ok(before.is_none_or(|before| before.status != facts.status))
+}
+
+/// Records what Stripe says of an account's subscription; answers whether that is news, and the boundaries that
+/// came or moved.
+pub(super) async fn record_facts(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    facts: &Facts,
+    now: Millis,
+) -> std::result::Result<(bool, Vec<Millis>), DbErr> {
+    let is_new = upsert_subscription(tx, account_id, facts, now).await?;
+    Ok((is_new, move_periods(tx, account_id, facts, now).await?))
 }
 
 /// Makes the account's billing periods what the items say; answers the boundaries that came or moved.

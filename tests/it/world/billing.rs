@@ -4,6 +4,7 @@
 use std::pin::Pin;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::{ConnectionTrait as _, Database, Statement};
 use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
 use usage_client::{Account, PutAccount, Subscription};
 
@@ -113,7 +114,7 @@ impl World {
         });
         match reached.await {
             Ok(known) => known,
-            Err(_elapsed) => panic!("it is {:#?}", self.subscription(account).await),
+            Err(late) => panic!("{late}: it is {:#?}", self.subscription(account).await),
         }
     }
 
@@ -142,17 +143,22 @@ impl World {
                 "usage_reports WHERE state IN ('closed', 'sending') AND next_attempt_at <= {now}"
             ),
         ];
+        // One question for all, over one connection: every step of a clock asks it many times.
+        let [jobs, others @ ..] = &waits;
+        let left = others
+            .iter()
+            .map(|table| format!("+ (SELECT COUNT(*) FROM {table})"));
+        let left: String = left.collect();
+        let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
+        let database = Database::connect(&self.database_url)
+            .await
+            .expect("the database");
         let reached = tokio::time::timeout(PATIENCE, async {
-            let [jobs, others @ ..] = &waits;
-            while self.rows(jobs).await < 2 {
-                tokio::task::yield_now().await;
-            }
             loop {
-                let mut left = 0;
-                for other in others {
-                    left += self.rows(other).await;
-                }
-                if left == 0 {
+                let statement = Statement::from_string(database.get_database_backend(), &sql);
+                let row = database.query_one_raw(statement).await.expect("rows");
+                let number = row.expect("a row").try_get::<i64>("", "number");
+                if number.expect("a number") == 0 {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -164,6 +170,7 @@ impl World {
             }
             panic!("the server did not come to rest");
         }
+        database.close().await.expect("a clean end");
     }
 
     /// Makes a change of a subscription, and lets two seconds pass once it has begun.
@@ -184,6 +191,22 @@ impl World {
         });
         begun.await.expect("a change that begins");
         self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
+    }
+
+    /// Asks the stand-in for Stripe for something as a dashboard would, behind the service's back.
+    pub(crate) async fn by_hand(&self, method: reqwest::Method, path: &str, form: &[(&str, &str)]) {
+        let url = format!(
+            "{}/v1/{path}",
+            self.sandbox.base_url().trim_end_matches('/')
+        );
+        let request = reqwest::Client::new().request(method, url);
+        let request = request.bearer_auth(self.sandbox.secret_key()).form(form);
+        let answer = within("an answer", request.send())
+            .await
+            .expect("an answer");
+        let status = answer.status();
+        let body = answer.text().await.expect("a body");
+        assert!(status.is_success(), "{path}: {status} {body}");
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {

@@ -94,13 +94,50 @@ impl Account {
         )
     }
 
-    /// A segment begins, known to the service.
+    /// The service learns of a segment.
     pub(super) fn begin(&mut self, segment: Segment) {
         self.boundaries.extend([segment.start, segment.end]);
         self.segments.push(segment);
+        self.recut();
     }
 
-    /// Whom usage is billed to from a moment on.
+    /// What a meter charges ends earlier than was thought, and is on an invoice that is final.
+    pub(super) fn end(&mut self, meter: usize, at: i64) {
+        let running = self.segments.iter_mut();
+        for segment in running.filter(|segment| segment.meter == meter && segment.end > at) {
+            self.boundaries.insert(at);
+            (segment.end, segment.final_at) = (at, at);
+        }
+    }
+
+    /// What is used from `at` on is charged otherwise: what was used before closes and is sent first.
+    pub(super) fn drain(&mut self, at: i64, bills: bool) {
+        self.link(at, bills);
+        for index in 0..self.rows.len() {
+            if self.rows[index].fate == Fate::Open && self.rows[index].start < at {
+                self.close_row(index);
+            }
+        }
+        self.send(at);
+    }
+
+    /// From when the running segments charge.
+    pub(super) fn charges_since(&self, now: i64) -> i64 {
+        let running = self.segments.iter().filter(|segment| segment.end > now);
+        let since = running.map(|segment| segment.stripe_from * SECOND).min();
+        since.expect("a running segment")
+    }
+
+    /// The first moment from `now` on that lies behind what is counted already.
+    pub(super) fn behind_usage(&self, now: i64) -> i64 {
+        let open = self.rows.iter().filter(|row| row.fate == Fate::Open);
+        let last = open
+            .map(|row| row.last)
+            .filter(|last| *last <= now + SECOND);
+        last.max().map_or(now, |last| now.max(last + 1))
+    }
+
+    /// Whether usage is billed from a moment on.
     pub(super) fn link(&mut self, from: i64, bills: bool) {
         self.links.push((from, bills));
         self.boundaries.insert(from);
@@ -191,9 +228,15 @@ impl Account {
                 continue;
             }
             let row = &self.rows[index];
-            let own = self
-                .segment_at(row.meter, row.first)
-                .unwrap_or_else(|| panic!("nothing charges for {row:?}: {self:#?}"));
+            let Some(own) = self.segment_at(row.meter, row.first) else {
+                // Billed from before anything charges for it: no invoice takes it.
+                assert!(
+                    self.segments.iter().any(|later| row.first < later.start),
+                    "nothing charges for {row:?}: {self:#?}"
+                );
+                self.rows[index].fate = Fate::Missed;
+                continue;
+            };
             let segment = &self.segments[own];
             let fate = if now < segment.final_at - 2 * MINUTE {
                 Fate::Sent(own)

@@ -6,9 +6,9 @@ use crate::world::at;
 
 /// Where the years begin: so that half a year reaches over a leap day.
 const START: &str = "2027-10-05T04:05:06Z";
-/// Accounts, months and seed of a plain run.
-const ACCOUNTS: usize = 5;
-const MONTHS: u32 = 6;
+/// Accounts, months and seed of a plain run; it lives through as many months again with a new seed.
+const ACCOUNTS: usize = 10;
+const MONTHS: u32 = 3;
 const SEED: u64 = 1;
 /// The days and times around which periods end; each account's own is some seconds later.
 const ANCHORS: [&str; 5] = [
@@ -28,6 +28,8 @@ pub(super) struct Size {
     pub(super) accounts: usize,
     pub(super) months: u32,
     pub(super) seeds: Vec<u64>,
+    /// What does not happen.
+    pub(super) without: Vec<String>,
 }
 
 impl Size {
@@ -36,16 +38,35 @@ impl Size {
             let text = std::env::var(name).ok()?;
             Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
         };
-        let seeds = std::env::var("YEAR_SEEDS").map_or(vec![SEED], |text| {
-            let seeds = text.split(',').map(|seed| seed.trim().parse());
-            seeds.collect::<Result<_, _>>().expect("seeds")
-        });
+        let seeds = std::env::var("YEAR_SEEDS").map_or_else(
+            |_| vec![SEED, new_seed()],
+            |text| {
+                let seeds = text.split(',').map(|seed| seed.trim().parse());
+                seeds.collect::<Result<_, _>>().expect("seeds")
+            },
+        );
         Self {
             accounts: number("YEAR_ACCOUNTS").map_or(ACCOUNTS, |accounts| accounts as usize),
             months: number("YEAR_MONTHS").unwrap_or(MONTHS),
             seeds,
+            without: std::env::var("YEAR_WITHOUT").map_or(Vec::new(), |text| {
+                text.split(',').map(|what| what.trim().to_owned()).collect()
+            }),
         }
     }
+
+    /// Whether something happens at all.
+    pub(super) fn has(&self, what: &str) -> bool {
+        self.without.iter().all(|without| without != what)
+    }
+}
+
+/// A seed that nobody has tried.
+fn new_seed() -> u64 {
+    u64::from(std::process::id())
+        ^ std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |since| u64::from(since.subsec_nanos()))
 }
 
 /// Splitmix64: small, and the same everywhere.
@@ -67,6 +88,10 @@ impl Random {
 
     pub(super) fn one_in(&mut self, times: i64) -> bool {
         self.below(times) == 0
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as i64)).unwrap()]
     }
 
     /// A moment from `start` on, before `end`.
@@ -96,7 +121,7 @@ pub(super) fn period_around(
     anchor: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> (DateTime<Utc>, DateTime<Utc>) {
-    let number = (1..).find(|number| month(anchor, *number) > now);
+    let number = (1..1_200).find(|number| month(anchor, *number) > now);
     let number = number.expect("a month");
     (month(anchor, number - 1), month(anchor, number))
 }

@@ -1,65 +1,95 @@
 //! Doing what the plan says, to the service and to the model alike, and comparing them in the end.
 
-use std::collections::BTreeMap;
+mod changes;
+mod comparing;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use usage_client::ReportState;
+use chrono::{DateTime, Datelike as _, Months, TimeDelta, Utc};
+use stripe_sandbox::Fault;
 
 use super::{
-    oracle::{Account, Fate, LineKey, Segment},
+    oracle::{Account, Segment},
     plan::{METERS, Random, Size, anchor, period_around, start},
 };
 use crate::world::{
-    World,
+    Server, World,
     billing::{BASIC, SEATS, TOKENS},
 };
 
 const HOUR: i64 = 3_600_000;
 /// Period ends that are no further apart are lived through together.
 const TOGETHER: TimeDelta = TimeDelta::seconds(90);
+/// When, after period ends, the clocks stop: after our own close, in the drafts, twice at their end, and after it.
+const AFTER_END_MINS: [i64; 6] = [6, 30, 55, 56, 65, 70];
+
+/// When the schedule reports everything: rarely, since its beat takes real seconds; and the runs it began.
+const SCHEDULE: &str = "0 3 17 1,4,7,10 *";
+const SCHEDULED: &str = "report_runs WHERE trigger = 'schedule'";
 
 /// An account as the plan has it.
 struct Life {
     name: String,
+    /// The billing cycle anchor of its present subscription, and how many it has had.
     anchor: DateTime<Utc>,
-    subscription: String,
+    subscriptions: usize,
+    plan: &'static str,
     meters: usize,
+    /// Whether the service was ever told of its customer, and whether it is linked now.
+    is_known: bool,
+    is_linked: bool,
+    /// Whether the present subscription lives, and only until its period's end.
+    is_live: bool,
+    is_ending: bool,
     model: Account,
 }
 
 struct Year<'a> {
     world: &'a mut World,
+    size: &'a Size,
+    seed: u64,
     random: Random,
     lives: Vec<Life>,
     now: DateTime<Utc>,
+    is_up: bool,
+    /// How many runs the schedule has begun.
+    scheduled: i64,
+    is_report_due: bool,
 }
 
 pub(super) async fn live(world: &mut World, size: &Size) {
     let mut now = start();
+    let schedule = format!("--report-schedule={SCHEDULE}");
+    world.reconfigure(&[&schedule]).await;
     world.bill(now).await;
+    world.calm().await;
     for seed in &size.seeds {
         eprintln!("seed {seed} from {now}");
+        let scheduled = world.rows(SCHEDULED).await;
         let mut year = Year {
             world,
+            size,
+            seed: *seed,
             random: Random(*seed),
             lives: Vec::new(),
             now,
+            is_up: true,
+            scheduled,
+            is_report_due: false,
         };
-        year.begin(*seed, size.accounts).await;
-        let until = now + chrono::Months::new(size.months);
+        year.begin().await;
+        let until = now + Months::new(size.months);
         while let Some((first, last)) = year.next_end().filter(|(_, last)| *last < until) {
             year.between(first).await;
             year.through(first, last).await;
         }
-        year.compare(*seed).await;
+        year.compare().await;
         now = year.now;
     }
 }
 
 impl Year<'_> {
-    async fn begin(&mut self, seed: u64, accounts: usize) {
-        for number in 0..accounts {
-            let name = format!("y{seed}-{number}");
+    async fn begin(&mut self) {
+        for number in 0..self.size.accounts {
+            let name = format!("y{}-{number}", self.seed);
             let anchor = anchor(&mut self.random, number);
             let meters = 1 + usize::from(self.random.one_in(2));
             let mut prices = vec![BASIC];
@@ -70,18 +100,21 @@ impl Year<'_> {
                 prices.push(SEATS);
             }
             self.world.subscribe(&name, &prices, anchor).await;
-            self.world.follow(&name).await;
-            let mut life = Life {
-                subscription: format!("sub_{name}"),
+            self.lives.push(Life {
                 name,
                 anchor,
+                subscriptions: 1,
+                plan: BASIC,
                 meters,
+                is_known: false,
+                is_linked: false,
+                is_live: true,
+                is_ending: false,
                 model: Account::default(),
-            };
-            let (from, _) = period_around(anchor, self.now);
-            life.begin_period(self.now);
-            life.model.link(from.timestamp_millis(), true);
-            self.lives.push(life);
+            });
+            if !self.size.has("links") || !self.random.one_in(3) {
+                self.link(number).await;
+            }
         }
     }
 
@@ -90,6 +123,7 @@ impl Year<'_> {
         let mut ends: Vec<_> = self
             .lives
             .iter()
+            .filter(|life| life.is_live)
             .map(|life| period_around(life.anchor, self.now).1)
             .collect();
         ends.sort_unstable();
@@ -98,31 +132,67 @@ impl Year<'_> {
         Some((first, last.max()?))
     }
 
+    /// Moves the clocks, and lets the service do whatever it does by itself then.
     async fn step(&mut self, to: DateTime<Utc>) {
+        self.is_report_due |= comes_between(self.now, to);
         self.now = to;
         self.world.move_clocks(to).await;
+        if self.is_up {
+            self.settle().await;
+        }
+    }
+
+    /// Waits for the service, and lets the model do what the service does.
+    async fn settle(&mut self) {
         self.world.calm().await;
-        let now = to.timestamp_millis();
+        if self.is_report_due {
+            self.scheduled += 1;
+            let (world, scheduled) = (&*self.world, self.scheduled);
+            let is_begun = || async move { world.rows(SCHEDULED).await == scheduled };
+            world.until("the schedule", is_begun).await;
+            world.calm().await;
+        }
+        let now = self.now.timestamp_millis();
         for life in &mut self.lives {
-            life.begin_period(to);
+            life.learn(self.now);
+            if self.is_report_due {
+                life.model.close(now);
+            }
             life.model.beat(now);
         }
+        self.is_report_due = false;
     }
 
     /// What happens before the next period ends.
     async fn between(&mut self, end: DateTime<Utc>) {
         let since = self.now;
-        let to = self.random.between(since, end - TimeDelta::minutes(10));
+        let to = self.random.between(since, end - TimeDelta::minutes(30));
         self.step(to.max(since + TimeDelta::seconds(20))).await;
         for life in 0..self.lives.len() {
             for _ in 0..self.random.below(3) {
                 let at = match self.random.below(6) {
                     0 => self.now - TimeDelta::milliseconds(self.random.below(30 * 24 * HOUR)),
                     1 => self.now - TimeDelta::milliseconds(self.random.below(24 * HOUR)),
+                    2 => self.now - TimeDelta::milliseconds(self.random.below(HOUR)),
                     _ => self.random.between(since, self.now),
                 };
                 self.count(life, at).await;
             }
+        }
+        if self.size.has("reports") && self.random.one_in(4) {
+            self.report().await;
+        }
+        if self.now + TimeDelta::minutes(20) < end {
+            self.change_some().await;
+        }
+    }
+
+    async fn report(&mut self) {
+        self.world.report_all().await;
+        let now = self.now.timestamp_millis();
+        for life in &mut self.lives {
+            life.model.close(now);
+            life.model.send(now);
         }
     }
 
@@ -132,25 +202,38 @@ impl Year<'_> {
             .lives
             .iter()
             .enumerate()
+            .filter(|(_, life)| life.is_live)
             .map(|(number, life)| (number, period_around(life.anchor, self.now).1))
             .filter(|(_, end)| first <= *end && *end <= last)
             .collect();
+        // Down over the end, until one of the moments after it.
+        let down = (self.size.has("downtime") && self.random.one_in(4))
+            .then(|| usize::try_from(self.random.below(5)).unwrap());
+        let is_crash = self.random.one_in(2);
+        let mut replica = None;
+        if down.is_some() {
+            self.go_down(is_crash).await;
+        } else if self.size.has("replicas") && self.random.one_in(4) {
+            replica = Some(self.world.replica().await);
+        }
         let moment = last + TimeDelta::seconds(1 + self.random.below(20));
         self.step(moment).await;
-        for (life, end) in &ending {
-            let edges = [-1, 0, -self.random.below(HOUR), self.random.below(1_000)];
-            for away in edges {
-                if self.random.one_in(2) {
-                    self.count(*life, *end + TimeDelta::milliseconds(away))
-                        .await;
-                }
-            }
+        self.count_at_edges(&ending, replica.as_ref()).await;
+        if self.size.has("faults") && down.is_none() && self.random.one_in(2) {
+            self.script_faults().await;
         }
-        for minutes in [6, 30, 55, 65, 70] {
-            let seconds = self.random.below(30);
-            self.step(last + TimeDelta::minutes(minutes) + TimeDelta::seconds(seconds))
-                .await;
-            if minutes == 55 || minutes == 70 {
+        for (number, minutes) in AFTER_END_MINS.into_iter().enumerate() {
+            let seconds = TimeDelta::seconds(self.random.below(30));
+            let moment = last + TimeDelta::minutes(minutes) + seconds;
+            if down == Some(number) {
+                self.step(moment - TimeDelta::seconds(15)).await;
+                self.come_up(is_crash).await;
+            }
+            self.step(moment).await;
+            if number == 0 {
+                self.world.stripe().clear_faults().await.expect("no faults");
+            }
+            if !self.is_up || [55, 70].contains(&minutes) {
                 continue;
             }
             for (life, end) in &ending {
@@ -160,89 +243,95 @@ impl Year<'_> {
                         .await;
                 }
             }
+            if down == Some(number) {
+                self.count_at_edges(&ending, None).await;
+            }
+        }
+        if let Some(replica) = replica {
+            replica.stop().await.expect("a clean end");
+        }
+    }
+
+    async fn go_down(&mut self, is_crash: bool) {
+        if is_crash {
+            self.world.die().await;
+        } else {
+            self.world.stop().await;
+        }
+        self.is_up = false;
+    }
+
+    async fn come_up(&mut self, is_crash: bool) {
+        self.world.start_server().await;
+        if is_crash {
+            self.world.expire_leases().await;
+        }
+        self.is_up = true;
+        self.settle().await;
+    }
+
+    /// Usage to the millisecond before and after period ends.
+    async fn count_at_edges(&mut self, ending: &[(usize, DateTime<Utc>)], by: Option<&Server>) {
+        if !self.is_up {
+            return;
+        }
+        for (life, end) in ending {
+            let edges = [-1, 0, -self.random.below(HOUR), self.random.below(1_000)];
+            for away in edges {
+                if self.random.one_in(2) {
+                    let at = *end + TimeDelta::milliseconds(away);
+                    self.count_by(*life, at, by).await;
+                }
+            }
+        }
+    }
+
+    /// Stripe answers some of the next events badly.
+    async fn script_faults(&mut self) {
+        for _ in 0..=self.random.below(3) {
+            let fault = match self.random.below(6) {
+                0 => Fault::status(500),
+                1 => Fault::status(503).after_executing(),
+                2 => Fault::status(429),
+                3 => Fault::accept_then_drop(),
+                4 => Fault::undecodable(),
+                _ => Fault::drop_connection(),
+            };
+            let fault = fault.on_path("/v1/billing/meter_events").on_method("POST");
+            self.world.stripe().script(fault).await.expect("a fault");
         }
     }
 
     async fn count(&mut self, life: usize, at: DateTime<Utc>) {
+        self.count_by(life, at, None).await;
+    }
+
+    async fn count_by(&mut self, life: usize, at: DateTime<Utc>, by: Option<&Server>) {
         let at = at.min(self.now);
         let meter = usize::try_from(self.random.below(2)).unwrap() % self.lives[life].meters;
         let quantity = 1 + self.random.below(1_000);
         let life = &mut self.lives[life];
-        self.world
-            .count_of(&life.name, METERS[meter].0, quantity, at)
-            .await;
+        let increment = usage_client::Increment::new(&life.name)
+            .meter(METERS[meter].0)
+            .quantity(quantity)
+            .timestamp(at);
+        let client = match by {
+            Some(replica) => replica.client().await,
+            None => self.world.client(),
+        };
+        client.increment(increment).await.expect("counted");
         life.model.count(meter, at.timestamp_millis(), quantity);
     }
+}
 
-    /// Compares everything in the end.
-    async fn compare(&mut self, seed: u64) {
-        self.world.report_all().await;
-        let now = self.now.timestamp_millis();
-        for life in &mut self.lives {
-            life.model.close(now);
-            life.model.send(now);
-        }
-        let invoices = self.world.stripe().invoices().await.expect("invoices");
-        let mut lines = 0;
-        for life in &self.lives {
-            let mut charged: BTreeMap<LineKey, i64> = BTreeMap::new();
-            let own = invoices.iter().filter(|invoice| {
-                invoice.customer == life.customer() && invoice.finalized_at.is_some()
-            });
-            for invoice in own {
-                for line in invoice.lines.iter().filter(|line| line.quantity != 0) {
-                    let Some(meter) = METERS
-                        .iter()
-                        .position(|(_, event_name)| line.event_name.as_deref() == Some(event_name))
-                    else {
-                        continue;
-                    };
-                    let key = (invoice.subscription.clone(), meter, line.period_start);
-                    *charged.entry(key).or_default() += line.quantity;
-                }
-            }
-            lines += charged.len();
-            let name = &life.name;
-            assert_eq!(
-                charged,
-                life.model.charged(now),
-                "the invoices of {name}, seed {seed}: {:#?}\n{:#?}",
-                life.model,
-                self.world.reports(name).await,
-            );
-            let reports = self.world.reports(name).await;
-            for (meter, (in_service, _)) in METERS.iter().enumerate() {
-                let sum = |state: ReportState| -> i64 {
-                    let own = reports.iter();
-                    own.filter(|report| report.meter == *in_service && report.state == state)
-                        .map(|report| report.quantity)
-                        .sum()
-                };
-                let of = |fate: Fate| life.model.sum(meter, |own| own == fate);
-                for (state, fate) in [
-                    (ReportState::Missed, Fate::Missed),
-                    (ReportState::NotBillable, Fate::NotBillable),
-                    (ReportState::Unlinked, Fate::Unlinked),
-                    (ReportState::Closed, Fate::Closed),
-                    (ReportState::Open, Fate::Open),
-                ] {
-                    assert_eq!(
-                        sum(state),
-                        of(fate),
-                        "{state:?} of {name} and {in_service}, seed {seed}: {:#?}\n{reports:#?}",
-                        life.model
-                    );
-                }
-                let sent = sum(ReportState::Accepted) + sum(ReportState::Confirmed);
-                let fated = life.model.sum(meter, |fate| matches!(fate, Fate::Sent(_)));
-                assert_eq!(sent, fated, "what {name} was billed for, seed {seed}");
-            }
-        }
-        let thrown = self.world.stripe().thrown_away().await.expect("usage");
-        assert_eq!(thrown, [], "nothing is lost, seed {seed}");
-        eprintln!("seed {seed}: {lines} lines of invoices are as they must be");
-        assert!(lines > self.lives.len(), "hardly anything was charged");
-    }
+/// Whether the schedule comes true after one moment, and up to another.
+fn comes_between(after: DateTime<Utc>, until: DateTime<Utc>) -> bool {
+    let days = after.date_naive().iter_days();
+    let days = days.take_while(|day| *day <= until.date_naive());
+    let mut moments = days
+        .filter(|day| day.day() == 17 && day.month0().is_multiple_of(3))
+        .map(|day| day.and_hms_opt(3, 0, 0).expect("a time").and_utc());
+    moments.any(|moment| after < moment && moment <= until)
 }
 
 impl Life {
@@ -250,16 +339,33 @@ impl Life {
         format!("cus_{}", self.name)
     }
 
-    /// The model learns the period that the clock is in.
-    fn begin_period(&mut self, now: DateTime<Utc>) {
+    fn subscription(&self) -> String {
+        match self.subscriptions {
+            1 => format!("sub_{}", self.name),
+            more => format!("sub_{}_{more}", self.name),
+        }
+    }
+
+    /// The model learns of the period that the clock is in, or of the subscription's end.
+    fn learn(&mut self, now: DateTime<Utc>) {
+        if !self.is_known || !self.is_live {
+            return;
+        }
         let (start, end) = period_around(self.anchor, now);
-        let known = self.model.segments.last();
-        if known.is_some_and(|known| known.end >= end.timestamp_millis()) {
+        let known = self.model.segments.last().map(|known| known.end);
+        if known.is_some_and(|known| known >= end.timestamp_millis()) {
+            return;
+        }
+        if self.is_ending && known.is_some() {
+            (self.is_live, self.is_ending) = (false, false);
+            if self.is_linked {
+                self.model.link(start.timestamp_millis(), false);
+            }
             return;
         }
         for meter in 0..self.meters {
             self.model.begin(Segment {
-                subscription: self.subscription.clone(),
+                subscription: self.subscription(),
                 meter,
                 start: start.timestamp_millis(),
                 end: end.timestamp_millis(),
