@@ -1,8 +1,15 @@
 //! The demo: the main job in front of the reader's eyes, over real sockets and with a stand-in for Stripe.
 //!
-//! It counts, shows, reports and compares. Every figure it prints is read back over the wire.
+//! In the first act it counts, shows, reports and compares; in the second months pass, until everything is on a final
+//! invoice. Every figure it prints is read back over the wire.
 
+mod invoices;
+mod plans;
+mod second_act;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod time;
 mod traffic;
 
 use std::{io::Write, path::Path};
@@ -17,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use usage_client::{ForceReport, PutAccount, ReportEvent, ReportRun, UsageClient};
 
 use self::{
+    second_act::SecondAct,
     tables::Totals,
+    time::Time,
     traffic::{Hours, Traffic},
 };
 use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve};
@@ -48,6 +57,7 @@ struct Flags {
 /// What the demo started.
 struct Stage {
     sandbox: Sandbox,
+    time: Time,
     client: UsageClient,
     endpoint: String,
     shutdown: CancellationToken,
@@ -56,7 +66,7 @@ struct Stage {
     folder: TempDir,
 }
 
-/// Runs the demo; answers whether what was counted, reported and held by the stand-in agree.
+/// Runs the demo; answers whether what was counted, reported, held by the stand-in and invoiced there agree.
 ///
 /// # Errors
 /// Whatever went wrong, with what was being done.
@@ -65,22 +75,34 @@ pub(crate) async fn run(
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> anyhow::Result<bool> {
-    let stage = Stage::start().await?;
+    run_from(Clock::system().now(), config, out, stop).await
+}
+
+/// The same, at a moment in milliseconds.
+async fn run_from(
+    start_ms: i64,
+    config: DemoConfig,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> anyhow::Result<bool> {
+    let stage = Stage::start(start_ms).await?;
     let agree = stage.play(out).await?;
     if !config.once {
+        stage.subscribe_again().await?;
         stage.say_what_to_try(out)?;
-        stop.cancelled().await;
+        stage.time.run_on(&stop).await?;
     }
     stage.end().await?;
     Ok(agree)
 }
 
 impl Stage {
-    async fn start() -> anyhow::Result<Self> {
+    async fn start(start_ms: i64) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the database")?;
         let sandbox = Sandbox::start(Settings::default())
             .await
             .context("cannot start the stand-in for Stripe")?;
+        let time = Time::stopped(sandbox.control(), start_ms).await?;
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .context("cannot find a free port")?;
@@ -91,13 +113,14 @@ impl Stage {
             grpc: listener,
             http: None,
         };
-        let mut serving = tokio::spawn(serve(listeners, config, Clock::system(), shutdown.clone()));
+        let mut serving = tokio::spawn(serve(listeners, config, time.clock(), shutdown.clone()));
         let client = tokio::select! {
             client = UsageClient::connect(endpoint.clone()) => client.context("cannot reach the server")?,
             ended = &mut serving => bail!("the server did not start: {:?}", ended?.err()),
         };
         Ok(Self {
             sandbox,
+            time,
             client,
             endpoint,
             shutdown,
@@ -107,7 +130,7 @@ impl Stage {
     }
 
     async fn play(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
-        let hours = Hours::until_now();
+        let hours = Hours::until(self.time.now());
         let control = self.sandbox.control();
         writeln!(
             out,
@@ -120,7 +143,7 @@ impl Stage {
         self.link(&control, hours).await?;
         writeln!(
             out,
-            "\nLinked {} accounts to Stripe customers, and made one free.",
+            "\nLinked {} accounts to Stripe customers with subscriptions, and made one free.",
             LINKED.len()
         )?;
 
@@ -138,29 +161,42 @@ impl Stage {
             .context("cannot report")?;
         writeln!(out, "{}", follow(run).await?)?;
 
-        let totals = Totals::read(&self.client, &control, hours).await?;
-        writeln!(out, "\nCounted, reported, held by the stand-in for Stripe:")?;
-        writeln!(out, "{}", totals.table())?;
+        self.compare(&control, hours, out).await?;
+        out.flush()?;
+
+        SecondAct::new(&self.client, &control, &self.time)
+            .play(out)
+            .await?;
+        let whole = hours.and_until(self.time.now());
+        let totals = self.compare(&control, whole, out).await?;
         writeln!(out, "{}", totals.last_line())?;
         out.flush()?;
         Ok(totals.agree())
     }
 
+    /// Prints what each party says.
+    async fn compare(
+        &self,
+        control: &Control,
+        hours: Hours,
+        out: &mut (dyn Write + Send),
+    ) -> anyhow::Result<Totals> {
+        let totals = Totals::read(&self.client, control, hours).await?;
+        writeln!(
+            out,
+            "\nCounted, reported, held by the stand-in for Stripe, on its final invoices:"
+        )?;
+        writeln!(out, "{}", totals.table())?;
+        Ok(totals)
+    }
+
     async fn link(&self, control: &Control, hours: Hours) -> anyhow::Result<()> {
-        for (_, event_name) in METERS {
-            control
-                .create_meter(event_name)
-                .await
-                .context("cannot create a meter")?;
-        }
+        plans::create(control).await?;
+        plans::subscribe(control, hours).await?;
         for (account, customer) in LINKED {
-            control
-                .create_customer(customer)
-                .await
-                .context("cannot create a customer")?;
-            let link = PutAccount::stripe(account, customer).bill_from(hours.start());
+            // It bills since its subscription's period began.
             self.client
-                .put_account(link)
+                .put_account(PutAccount::stripe(account, customer))
                 .await
                 .context("cannot link an account")?;
         }
@@ -169,6 +205,19 @@ impl Stage {
             .await
             .context("cannot make an account free")?;
         Ok(())
+    }
+
+    /// Gives the first account a subscription again, so that what is tried by hand is billed.
+    async fn subscribe_again(&self) -> anyhow::Result<()> {
+        let (account, _) = LINKED[0];
+        let id = plans::subscribe_again(&self.sandbox.control()).await?;
+        self.time
+            .until("the new subscription", || async {
+                let known = self.client.get_account(account).await?;
+                let is_new = known.subscription.is_some_and(|known| known.id == id);
+                Ok(is_new.then_some(()))
+            })
+            .await
     }
 
     fn say_what_to_try(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
@@ -212,6 +261,9 @@ fn flags(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Config> {
         format!("--stripe-api-base={}", sandbox.base_url()),
         format!("--meters={}", meters.join(",")),
         format!("--default-meter={}", METERS[0].0),
+        // Months pass in seconds: what comes of that is looked for often.
+        "--sync-interval-secs=10".to_owned(),
+        "--stripe-retry-ms=100".to_owned(),
     ];
     // The environment is the real service's: the demo stands on its own.
     let command = Flags::command().mut_args(|arg| arg.env(Resettable::Reset));

@@ -5,10 +5,10 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use stripe_sandbox::Control;
 use usage_client::{Get, Granularity, ListReports, Usage, UsageClient};
 
-use super::{FREE, LINKED, METERS, traffic::Hours};
+use super::{FREE, LINKED, METERS, invoices::invoiced, traffic::Hours};
 
 /// More reports than the demo ever makes.
-const REPORTS_READ: usize = 10_000;
+pub(super) const REPORTS_READ: usize = 10_000;
 
 /// One account and meter: what each party says.
 struct Row {
@@ -17,6 +17,14 @@ struct Row {
     counted: i64,
     reported: i64,
     stripe: i64,
+    invoiced: i64,
+}
+
+impl Row {
+    /// Whether all parties say the same.
+    fn agrees(&self) -> bool {
+        [self.reported, self.stripe, self.invoiced] == [self.counted; 3]
+    }
 }
 
 /// What each party says of every account.
@@ -71,14 +79,14 @@ pub(super) async fn usage_by_hour(client: &UsageClient, hours: Hours) -> anyhow:
     Ok(table)
 }
 
-fn new_table(head: Vec<String>) -> Table {
+pub(super) fn new_table(head: Vec<String>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(head);
     table
 }
 
 /// Aligns every column but the first few to the right.
-fn align(table: &mut Table, texts: usize) {
+pub(super) fn align(table: &mut Table, texts: usize) {
     for column in table.column_iter_mut().skip(texts) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -95,6 +103,7 @@ impl Totals {
             .totals()
             .await
             .context("cannot read what the stand-in holds")?;
+        let charged = invoiced(control).await?;
         let mut linked = Vec::new();
         for (account, customer) in LINKED {
             let usage = usage(client, hours, account, Granularity::Total).await?;
@@ -108,15 +117,14 @@ impl Totals {
                     .reports
                     .iter()
                     .filter(|report| report.reported && report.meter == meter);
+                let key = (customer.to_owned(), event_name.to_owned());
                 linked.push(Row {
                     account,
                     meter,
                     counted: counted(&usage, meter),
                     reported: reported.fold(0, |sum, report| sum.saturating_add(report.quantity)),
-                    stripe: held
-                        .get(&(customer.to_owned(), event_name.to_owned()))
-                        .copied()
-                        .unwrap_or(0),
+                    stripe: held.get(&key).copied().unwrap_or(0),
+                    invoiced: charged.get(&key).copied().unwrap_or(0),
                 });
             }
         }
@@ -135,9 +143,7 @@ impl Totals {
 
     /// Whether all parties say the same of every account and meter.
     pub(super) fn agree(&self) -> bool {
-        self.linked
-            .iter()
-            .all(|row| row.counted == row.reported && row.counted == row.stripe)
+        self.linked.iter().all(Row::agrees)
     }
 
     /// A row an account and meter.
@@ -148,17 +154,26 @@ impl Totals {
             "counted (Get)",
             "reported (ListReports)",
             "Stripe",
+            "invoiced",
         ];
         let mut table = new_table(head.map(str::to_owned).to_vec());
         for row in &self.linked {
-            let figures = [row.counted, row.reported, row.stripe].map(|figure| figure.to_string());
+            let figures = [row.counted, row.reported, row.stripe, row.invoiced]
+                .map(|figure| figure.to_string());
             table.add_row(
                 [row.account.to_owned(), row.meter.to_owned()]
                     .into_iter()
                     .chain(figures),
             );
         }
-        table.add_row([FREE, "all", &self.free.to_string(), "never", "never"]);
+        table.add_row([
+            FREE,
+            "all",
+            &self.free.to_string(),
+            "never",
+            "never",
+            "never",
+        ]);
         align(&mut table, 2);
         table
     }
@@ -166,11 +181,37 @@ impl Totals {
     /// The figures of the linked accounts, and the free account's usage.
     pub(super) fn last_line(&self) -> String {
         format!(
-            "demo: counted={} reported={} stripe={} free={}",
+            "demo: counted={} reported={} stripe={} free={} invoiced={}",
             self.sum(|row| row.counted),
             self.sum(|row| row.reported),
             self.sum(|row| row.stripe),
-            self.free
+            self.free,
+            self.sum(|row| row.invoiced)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_figure_that_differs_in_one_row_is_seen() {
+        let row = |[counted, reported, stripe, invoiced]: [i64; 4]| Row {
+            account: "account",
+            meter: "meter",
+            counted,
+            reported,
+            stripe,
+            invoiced,
+        };
+        let agree = |second| {
+            let linked = vec![row([5; 4]), row(second)];
+            Totals { linked, free: 9 }.agree()
+        };
+        assert!(agree([7; 4]));
+        for differing in [[8, 7, 7, 7], [7, 8, 7, 7], [7, 7, 8, 7], [7, 7, 7, 6]] {
+            assert!(!agree(differing), "{differing:?}");
+        }
     }
 }

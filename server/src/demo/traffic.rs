@@ -8,7 +8,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usage_client::{Batch, Increment, UsageClient};
 
 use super::{FREE, HOURS, LINKED, METERS};
-use usage_server::clock::Clock;
 
 /// Single calls an account, and how many are under way at once.
 const CALLS: i64 = 1_000;
@@ -16,19 +15,30 @@ const IN_FLIGHT: usize = 64;
 /// Increments in the batch.
 const BATCHED: i64 = 500;
 
-/// The hours that the demo's usage lies in; they stay the same while the demo runs, whatever the clock does.
+/// The hours that the demo's usage lies in.
 #[derive(Clone, Copy)]
 pub(super) struct Hours {
-    /// The start of the present hour.
+    /// The start of the hour in which the demo began.
     present: DateTime<Utc>,
+    /// The end of the last hour that is looked at.
+    end: DateTime<Utc>,
 }
 
 impl Hours {
-    /// The hours up to now.
-    pub(super) fn until_now() -> Self {
-        let now = DateTime::from_timestamp_millis(Clock::system().now()).unwrap_or_default();
+    /// The hours up to a moment.
+    pub(super) fn until(now: DateTime<Utc>) -> Self {
+        let present = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
         Self {
-            present: now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now),
+            present,
+            end: hour_after(present),
+        }
+    }
+
+    /// The same hours, and all until a later moment.
+    pub(super) fn and_until(self, now: DateTime<Utc>) -> Self {
+        Self {
+            end: Self::until(now).end,
+            ..self
         }
     }
 
@@ -44,15 +54,21 @@ impl Hours {
         self.ago(HOURS.saturating_sub(1))
     }
 
-    /// The end of the last hour, with room for one that begins meanwhile.
+    /// The end of the last hour.
     pub(super) fn end(self) -> DateTime<Utc> {
-        self.ago(-2)
+        self.end
     }
 
     /// One of the hours, in turn.
     fn nth(self, number: i64) -> DateTime<Utc> {
         self.ago(number.rem_euclid(HOURS))
     }
+}
+
+fn hour_after(start: DateTime<Utc>) -> DateTime<Utc> {
+    start
+        .checked_add_signed(TimeDelta::hours(1))
+        .unwrap_or(start)
 }
 
 /// What was sent.
