@@ -354,7 +354,7 @@ mod tests {
                 assert_eq!(state.to_wire(), *number);
             })
             .count();
-        assert_eq!(known, 12);
+        assert_eq!(known, 13);
     }
 
     #[test]
