@@ -12,7 +12,10 @@
 //! 5. The holder of the sender's lease marks a report as `sending`, commits that, and gives it to Stripe as
 //!    one meter event through `stripe`. The event's identifier is the same on every retry, so that Stripe
 //!    keeps it once; what it answers becomes the report's next state.
-//!
+//! 6. `subscription` keeps what Stripe says of the account's subscription and its billing periods. Their ends are
+//!    boundaries: no report reaches over one, and five minutes after it `reporter` closes and sends what is due, while
+//!    the invoice is a draft. A plan change or a cancel waits until Stripe shows what was used before it.
+//! 7. `settling` compares Stripe's totals with what it took. What they contain is confirmed, and on the invoice.
 //!
 //! Stripe's webhooks come in through `http`, which checks who signed them, stores them and wakes the job that reads
 //! from Stripe what is so.
@@ -28,6 +31,7 @@
 //! | `reporter` | closing, sending, following; the schedule |
 //! | [`reconciling`] | counted, reported and Stripe's figure side by side |
 //! | `settling` | compares Stripe's totals with what it took: confirmed, short, over |
+//! | `subscription` | follows Stripe's subscriptions; plan changes and cancels |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `http` | webhooks, health and metrics over HTTP |
