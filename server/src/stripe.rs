@@ -133,16 +133,12 @@ impl Stripe {
         ]);
         let key = IdempotencyKey::new(request_key)
             .map_err(|error| Failure::Refused(error.to_string()))?;
-        let started = Instant::now();
-        let sent = CreateBillingMeterEvent::new(&event.event_name, payload)
+        let request = CreateBillingMeterEvent::new(&event.event_name, payload)
             .identifier(&event.identifier)
             .timestamp(event.timestamp.div_euclid(SECOND_MS))
             .customize()
-            .request_strategy(RequestStrategy::Idempotent(key))
-            .send(&self.client)
-            .await;
-        metrics::stripe_request("meter_event", started.elapsed());
-        match sent {
+            .request_strategy(RequestStrategy::Idempotent(key));
+        match timed("meter_event", request.send(&self.client)).await {
             Ok(_) => Ok(()),
             Err(error) if says(&error, "already exists with identifier") => Ok(()),
             Err(error) => Err(failure(&error)),
@@ -157,17 +153,15 @@ impl Stripe {
         range: Interval,
     ) -> Result<i64, Failure> {
         let meter = self.meter_id(event_name).await?;
-        let started = Instant::now();
-        let answer = ListIdBillingMeterEventSummary::new(
+        let query = ListIdBillingMeterEventSummary::new(
             meter,
             customer,
             range.end.div_euclid(SECOND_MS),
             range.start.div_euclid(SECOND_MS),
-        )
-        .send(&self.client)
-        .await;
-        metrics::stripe_request("event_summaries", started.elapsed());
-        let page = answer.map_err(|error| failure(&error))?;
+        );
+        let page = timed("event_summaries", query.send(&self.client))
+            .await
+            .map_err(|error| failure(&error))?;
         page.data.iter().try_fold(0_i64, |sum, summary| {
             let part = whole(summary.aggregated_value)?;
             sum.checked_add(part)
@@ -187,8 +181,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = query
-                .send(&self.client)
+            let page = timed("meters", query.send(&self.client))
                 .await
                 .map_err(|error| failure(&error))?;
             // A name may be used again once its meter is archived.
@@ -213,6 +206,22 @@ impl Stripe {
         Err(Failure::NoMeter(format!(
             "Stripe has no meter with the event name {event_name:?}"
         )))
+    }
+}
+
+/// Waits for Stripe's answer to a call, and records how long that took.
+///
+/// The request is boxed: its generated future is large, and each caller's would hold it.
+fn timed<T>(
+    call: &'static str,
+    request: impl Future<Output = Result<T, StripeError>> + Send,
+) -> impl Future<Output = Result<T, StripeError>> + Send {
+    let request = Box::pin(request);
+    async move {
+        let started = Instant::now();
+        let answer = request.await;
+        metrics::stripe_request(call, started.elapsed());
+        answer
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         usage_report::{self, Column},
     },
     error::{Error, Result},
+    metrics,
     usage::{
         HOUR_MS, Millis,
         account::{Standing, standing_at},
@@ -110,6 +111,7 @@ impl Store {
         let id = (report.account_id.clone(), report.id);
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
         tx.commit().await?;
+        metrics::report(Some(&new.action.event()));
         Ok((after.unwrap_or(report), false))
     }
 

@@ -3,7 +3,7 @@
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
 
-use super::{Failure, Stripe, failure, seconds};
+use super::{Failure, Stripe, failure, seconds, timed};
 use crate::usage::{Millis, SECOND_MS, invoice::InvoiceState, window::Interval};
 
 const PAGE: i64 = 100;
@@ -44,8 +44,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = query
-                .send(&self.client)
+            let page = timed("invoices", query.send(&self.client))
                 .await
                 .map_err(|error| failure(&error))?;
             let next = page
@@ -96,8 +95,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = query
-                .send(&self.client)
+            let page = timed("invoices", query.send(&self.client))
                 .await
                 .map_err(|error| failure(&error))?;
             lines.extend(page.data.iter().filter_map(line));

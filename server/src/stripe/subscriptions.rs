@@ -10,7 +10,7 @@ use stripe_billing::subscription::{
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
-use super::{Failure, Stripe, failure, is_missing, seconds};
+use super::{Failure, Stripe, failure, is_missing, seconds, timed};
 use crate::usage::{Millis, window::Interval};
 
 /// Subscriptions on one page: the most that Stripe gives.
@@ -110,8 +110,7 @@ impl Stripe {
     }
 
     async fn page(&self, query: ListSubscription) -> Result<Page, Failure> {
-        let page = query
-            .send(&self.client)
+        let page = timed("subscriptions", query.send(&self.client))
             .await
             .map_err(|error| failure(&error))?;
         let next = page
@@ -130,7 +129,8 @@ impl Stripe {
         &self,
         id: &str,
     ) -> Result<Option<Subscription>, Failure> {
-        match RetrieveSubscription::new(id).send(&self.client).await {
+        let query = RetrieveSubscription::new(id);
+        match timed("subscriptions", query.send(&self.client)).await {
             Ok(found) => Ok(Some(subscription(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
@@ -139,7 +139,8 @@ impl Stripe {
 
     /// Whether a customer was deleted, or never was.
     pub(crate) async fn is_customer_gone(&self, id: &str) -> Result<bool, Failure> {
-        match RetrieveCustomer::new(id).send(&self.client).await {
+        let query = RetrieveCustomer::new(id);
+        match timed("customers", query.send(&self.client)).await {
             Ok(RetrieveCustomerReturned::Customer(_)) => Ok(false),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(true),
             Err(error) if is_missing(&error) => Ok(true),
@@ -149,7 +150,8 @@ impl Stripe {
 
     /// A price, if there is one.
     pub(crate) async fn find_price(&self, id: &str) -> Result<Option<Price>, Failure> {
-        match RetrievePrice::new(id).send(&self.client).await {
+        let query = RetrievePrice::new(id);
+        match timed("prices", query.send(&self.client)).await {
             Ok(found) => Ok(Some(price(&found))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
@@ -163,12 +165,12 @@ impl Stripe {
         how: CancelNow,
         request_key: &str,
     ) -> Result<Subscription, Failure> {
-        CancelSubscription::new(id)
+        let change = CancelSubscription::new(id)
             .invoice_now(how.invoice_now)
             .prorate(how.prorate)
             .customize()
-            .request_strategy(once(request_key)?)
-            .send(&self.client)
+            .request_strategy(once(request_key)?);
+        timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
@@ -180,11 +182,11 @@ impl Stripe {
         id: &str,
         request_key: &str,
     ) -> Result<Subscription, Failure> {
-        UpdateSubscription::new(id)
+        let change = UpdateSubscription::new(id)
             .cancel_at_period_end(true)
             .customize()
-            .request_strategy(once(request_key)?)
-            .send(&self.client)
+            .request_strategy(once(request_key)?);
+        timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
@@ -212,13 +214,13 @@ impl Stripe {
         });
         let items: Vec<UpdateSubscriptionItems> = removed.chain(added).collect();
         let metadata = HashMap::from([(OPERATION_KEY.to_owned(), operation.to_owned())]);
-        UpdateSubscription::new(id)
+        let change = UpdateSubscription::new(id)
             .items(items)
             .metadata(metadata)
             .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
             .customize()
-            .request_strategy(once(request_key)?)
-            .send(&self.client)
+            .request_strategy(once(request_key)?);
+        timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))

@@ -6,7 +6,7 @@ use stripe_billing::billing_meter_event_summary::{
     ListIdBillingMeterEventSummary, ListIdBillingMeterEventSummaryValueGroupingWindow as Window,
 };
 
-use super::{Failure, Stripe, failure, whole};
+use super::{Failure, Stripe, failure, timed, whole};
 use crate::usage::{DAY_MS, HOUR_MS, Millis, SECOND_MS, window::Interval};
 
 /// What one page holds at most, and how many pages are read.
@@ -64,8 +64,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = query
-                .send(&self.client)
+            let page = timed("event_summaries", query.send(&self.client))
                 .await
                 .map_err(|error| failure(&error))?;
             for summary in &page.data {
