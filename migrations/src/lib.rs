@@ -12,6 +12,7 @@ mod m20261101_000001_usage;
 mod m20261122_000002_subscriptions;
 mod m20261122_000003_webhook_events;
 mod m20261122_000004_corrections_and_settling;
+mod m20261122_000005_gone_customers;
 mod names;
 
 /// Every migration, in order.
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000002_subscriptions::Migration),
             Box::new(m20261122_000003_webhook_events::Migration),
             Box::new(m20261122_000004_corrections_and_settling::Migration),
+            Box::new(m20261122_000005_gone_customers::Migration),
         ]
     }
 }

@@ -211,7 +211,7 @@ async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
     world.count("acct", 7, world.now()).await;
     world.report_all().await;
     world
-        .until_all_are("acct", &[ReportState::Missed, ReportState::NotBillable])
+        .until_all_are("acct", &[ReportState::Parked, ReportState::NotBillable])
         .await;
     let mut reports = world.reports("acct").await;
     reports.retain(|report| report.state == ReportState::NotBillable);

@@ -25,6 +25,8 @@ pub(crate) struct Model {
     pub(crate) synced_at: i64,
     /// Since when somebody needs the truth before the next poll.
     pub(crate) wanted_at: Option<i64>,
+    /// When it was learned that Stripe has its customer no more.
+    pub(crate) customer_gone_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

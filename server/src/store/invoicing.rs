@@ -35,6 +35,8 @@ pub(super) enum Due {
     Later(Millis),
     /// Its invoice is final.
     Missed,
+    /// Its invoice is final, and Stripe has its customer no more.
+    Parked,
 }
 
 /// Says what is to be done with a report, and asks the sync where only Stripe knows.
@@ -66,6 +68,7 @@ pub(super) async fn due(
             }
             Ok(Due::Later(again))
         }
+        Timing::TooLate if is_customer_gone(tx, &period).await? => Ok(Due::Parked),
         Timing::TooLate => too_late(tx, report, &period, late_usage, now).await,
     }
 }
@@ -107,6 +110,25 @@ fn timing(period: &billing_period::Model, now: Millis) -> Timing {
         .timing(period.period_end, now)
 }
 
+async fn is_customer_gone(
+    tx: &DatabaseTransaction,
+    period: &billing_period::Model,
+) -> Result<bool, DbErr> {
+    let of = subscription_of(tx, period).await?;
+    Ok(of.is_some_and(|of| of.customer_gone_at.is_some()))
+}
+
+/// The subscription that a period is of.
+async fn subscription_of(
+    tx: &DatabaseTransaction,
+    period: &billing_period::Model,
+) -> Result<Option<subscription::Model>, DbErr> {
+    let subscription = period.subscription.clone().unwrap_or_default();
+    subscription::Entity::find_by_id((period.account_id.clone(), subscription))
+        .one(tx)
+        .await
+}
+
 /// The period of the report's customer and meter around a moment, where Stripe has said what it is.
 async fn period_at(
     tx: &DatabaseTransaction,
@@ -144,11 +166,7 @@ async fn find_period(
         .all(tx)
         .await?;
     for period in periods {
-        let id = (
-            period.account_id.clone(),
-            period.subscription.clone().unwrap_or_default(),
-        );
-        let of = subscription::Entity::find_by_id(id).one(tx).await?;
+        let of = subscription_of(tx, &period).await?;
         if of.is_some_and(|of| Some(&of.customer) == report.customer.as_ref()) {
             return Ok(Some(period));
         }

@@ -325,13 +325,17 @@ async fn prepare(
     let not_before = match invoicing::due(tx, report, rules.late_usage, now).await? {
         Due::Later(until) => return Ok(Prepared::Wait(until)),
         // Whatever has not arrived by now comes too late; what has is found by looking.
-        Due::Missed | Due::At(_) if may_be_there => {
+        Due::Missed | Due::Parked | Due::At(_) if may_be_there => {
             let why = "unanswered when its invoice became final: looked up";
             return Ok(Prepared::Leave(Event::LoseTrack, why));
         }
         Due::Missed => {
             let why = "its invoice was final before Stripe had it";
             return Ok(Prepared::Leave(Event::Expire, why));
+        }
+        Due::Parked => {
+            let why = "the customer is gone, and its invoice was final before Stripe had it";
+            return Ok(Prepared::Leave(Event::Park, why));
         }
         Due::At(at) => {
             report.bill_at = Some(at);
@@ -372,7 +376,7 @@ async fn leave(
     let mut change = change
         .col_expr(Column::State, Expr::value(next.name()))
         .col_expr(Column::NextAttemptAt, Expr::value(now));
-    if next == State::Missed {
+    if matches!(next, State::Missed | State::Parked) {
         change = change.col_expr(Column::LastError, Expr::value(why));
     }
     change.exec(tx).await?;

@@ -318,6 +318,24 @@ impl Store {
         Ok(ended)
     }
 
+    /// Notes that Stripe has a customer no more: what an invoice would have charged is parked, not missed.
+    pub(crate) async fn note_customer_gone(
+        &self,
+        account_id: &str,
+        customer: &str,
+        now: Millis,
+    ) -> Result<()> {
+        use subscription::Column;
+        subscription::Entity::update_many()
+            .col_expr(Column::CustomerGoneAt, Expr::value(now))
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::Customer.eq(customer))
+            .filter(Column::CustomerGoneAt.is_null())
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// Ends what is billed to a customer that is gone.
     pub(crate) async fn end_customer(
         &self,
@@ -458,6 +476,7 @@ async fn upsert_subscription(
         ended_at: Set(facts.ended_at.filter(|_| !facts.is_live)),
         synced_at: Set(now),
         wanted_at: Set(None),
+        customer_gone_at: Set(None),
     };
     let same = OnConflict::columns([Column::AccountId, Column::Subscription])
         .update_columns([

@@ -76,6 +76,7 @@ impl Subscriptions {
         };
         self.follow_account(account_id).await?;
         if self.stripe.is_customer_gone(customer).await? {
+            self.note_gone(account_id, customer).await?;
             let (slots, now) = (self.options.slots, self.clock.now());
             if self
                 .store
@@ -103,7 +104,21 @@ impl Subscriptions {
             .await
     }
 
-    pub(super) async fn apply(&self, account_id: &str, facts: &Facts) -> Result<()> {
+    async fn note_gone(&self, account_id: &str, customer: &str) -> Result<()> {
+        let now = self.clock.now();
+        self.store
+            .note_customer_gone(account_id, customer, now)
+            .await
+    }
+
+    pub(super) async fn apply(&self, account_id: &str, facts: &Facts) -> Result<(), FollowError> {
+        // Asked before anything is settled by the end: whether there is anybody left to bill.
+        if !facts.is_live
+            && self.is_news(account_id, facts).await?
+            && self.stripe.is_customer_gone(&facts.customer).await?
+        {
+            self.note_gone(account_id, &facts.customer).await?;
+        }
         let (slots, now) = (self.options.slots, self.clock.now());
         let changed = self
             .store
@@ -113,6 +128,14 @@ impl Subscriptions {
             tracing::info!(account = account_id, subscription = %facts.subscription, status = %facts.status, "subscription followed");
         }
         Ok(())
+    }
+
+    /// Whether a subscription is followed of which it is not known yet that it ended.
+    async fn is_news(&self, account_id: &str, facts: &Facts) -> Result<bool> {
+        let stored = self.store.followed(&[account_id], self.clock.now()).await?;
+        Ok(stored
+            .iter()
+            .any(|(row, _)| row.subscription == facts.subscription && row.ended_at.is_none()))
     }
 
     /// Asks for the invoices of a subscription's periods that have ended and are not known to be charged.

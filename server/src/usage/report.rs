@@ -159,7 +159,7 @@ impl State {
             (Self::Closed | Self::Sending, Event::Send) => Some(Self::Sending),
             (Self::Sending | Self::Unknown, Event::Accept) => Some(Self::Accepted),
             (Self::Sending, Event::Reject) => Some(Self::Rejected),
-            (Self::Sending, Event::Park) => Some(Self::Parked),
+            (Self::Closed | Self::Sending, Event::Park) => Some(Self::Parked),
             (Self::Sending, Event::LoseTrack) => Some(Self::Unknown),
             (Self::Unknown, Event::SendAnew) => Some(Self::Closed),
             // `Sending` and `Unknown` expire only where no attempt can have arrived.
