@@ -30,6 +30,7 @@ mod periods;
 mod pg_proxy;
 mod plans;
 mod postgres;
+mod random;
 mod reconciling;
 mod replicas;
 mod reporting;

@@ -11,8 +11,11 @@ use usage_client::{
     Batch, Correct, ErrorKind, ForceReport, Increment, PutAccount, Reason, ReportState,
 };
 
-use self::oracle::{Account, Link, Random, Standing, Unit};
-use crate::world::{World, hours_ago, on_both_engines, within};
+use self::oracle::{Account, Link, Standing, Unit};
+use crate::{
+    random::Random,
+    world::{World, hours_ago, on_both_engines, within},
+};
 
 const SEQUENCES: u64 = 8;
 const STEPS: usize = 40;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 
-use crate::world::at;
+use crate::{random::Random, world::at};
 
 /// Where the years begin: so that half a year reaches over a leap day.
 const START: &str = "2027-10-05T04:05:06Z";
@@ -67,39 +67,6 @@ fn new_seed() -> u64 {
         ^ std::time::UNIX_EPOCH
             .elapsed()
             .map_or(0, |since| u64::from(since.subsec_nanos()))
-}
-
-/// Splitmix64: small, and the same everywhere.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number from 0 up to, but without, `end`.
-    pub(super) fn below(&mut self, end: i64) -> i64 {
-        i64::try_from(self.next() >> 1).unwrap() % end
-    }
-
-    pub(super) fn one_in(&mut self, times: i64) -> bool {
-        self.below(times) == 0
-    }
-
-    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        let place = self.below(i64::try_from(from.len()).unwrap());
-        from[usize::try_from(place).unwrap()]
-    }
-
-    /// A moment from `start` on, before `end`.
-    pub(super) fn between(&mut self, start: DateTime<Utc>, end: DateTime<Utc>) -> DateTime<Utc> {
-        let span = (end - start).num_milliseconds().max(1);
-        start + TimeDelta::milliseconds(self.below(span))
-    }
 }
 
 /// When it begins.

@@ -8,11 +8,14 @@ use stripe_sandbox::Fault;
 
 use super::{
     oracle::{Account, Segment},
-    plan::{METERS, Random, Size, anchor, period_around, start},
+    plan::{METERS, Size, anchor, period_around, start},
 };
-use crate::world::{
-    Server, World,
-    billing::{BASIC, SEATS, TOKENS},
+use crate::{
+    random::Random,
+    world::{
+        Server, World,
+        billing::{BASIC, SEATS, TOKENS},
+    },
 };
 
 const HOUR: i64 = 3_600_000;
