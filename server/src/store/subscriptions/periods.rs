@@ -1,0 +1,265 @@
+//! The billing periods of subscriptions: their edges, and their invoices.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _, OnConflict},
+};
+
+use super::{Period, RELEVANT_MS};
+use crate::{
+    entity::billing_period,
+    error::Result,
+    store::{Store, boundaries::bump_version, recut::recut_open_reports},
+    usage::{
+        Millis,
+        invoice::InvoiceState,
+        subscription::{Facts, ItemFacts},
+        window::Slots,
+    },
+};
+
+/// What an invoice says of a billing period.
+#[derive(Clone, Debug)]
+pub(crate) struct InvoicedPeriod {
+    /// The subscription item.
+    pub(crate) item: String,
+    /// The period's start, where no row of it exists yet.
+    pub(crate) start: Millis,
+    /// The period's end.
+    pub(crate) end: Millis,
+    /// The invoice.
+    pub(crate) invoice: String,
+    /// Whether it still takes usage.
+    pub(crate) state: InvoiceState,
+}
+
+impl Store {
+    /// Periods that have ended and whose invoices are not known to be final, with what is due to be asked:
+    /// nothing is known of them, or their drafts should have ended.
+    pub(crate) async fn uninvoiced_periods(&self, now: Millis, limit: u64) -> Result<Vec<Period>> {
+        use billing_period::Column;
+        let unknown = Column::InvoiceState.eq(InvoiceState::Unknown.name());
+        let overdue = Column::InvoiceState
+            .eq("draft")
+            .and(Column::DraftUntil.is_null().or(Column::DraftUntil.lte(now)));
+        Ok(billing_period::Entity::find()
+            .filter(Column::PeriodEnd.lte(now))
+            .filter(Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
+            .filter(Column::Subscription.is_not_null())
+            .filter(unknown.or(overdue))
+            .order_by_asc(Column::PeriodEnd)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
+    }
+
+    /// Records what invoices say of an account's periods; a period that nobody has seen yet is a boundary.
+    pub(crate) async fn record_invoices(
+        &self,
+        followed: (&str, &str),
+        invoiced: &[InvoicedPeriod],
+        slots: Slots,
+        now: Millis,
+    ) -> Result<()> {
+        let (account_id, subscription) = followed;
+        let tx = self.begin_moving_boundaries().await?;
+        let known = periods_of(&tx, account_id, subscription).await?;
+        let mut has_new = false;
+        for period in invoiced {
+            let (state, until) = parts(period.state);
+            let row = known
+                .iter()
+                .find(|row| row.item == period.item && row.period_end == period.end);
+            if let Some(row) = row {
+                update_period(row)
+                    .col_expr(
+                        billing_period::Column::Invoice,
+                        Expr::value(&period.invoice),
+                    )
+                    .col_expr(billing_period::Column::InvoiceState, Expr::value(state))
+                    .col_expr(billing_period::Column::DraftUntil, Expr::value(until))
+                    .exec(&tx)
+                    .await?;
+                continue;
+            }
+            let own = || known.iter().filter(|row| row.item == period.item);
+            let is_known =
+                own().any(|row| row.period_start < period.end && row.period_end > period.start);
+            let Some(like) = own().next().filter(|_| !is_known) else {
+                continue;
+            };
+            // A whole period went by without a look: its invoice says that it was.
+            let row = billing_period::ActiveModel {
+                account_id: Set(account_id.to_owned()),
+                item: Set(period.item.clone()),
+                period_start: Set(period.start),
+                period_end: Set(period.end),
+                recorded_at: Set(now),
+                subscription: Set(Some(subscription.to_owned())),
+                meter: Set(like.meter.clone()),
+                price: Set(like.price.clone()),
+                invoice: Set(Some(period.invoice.clone())),
+                invoice_state: Set(state.to_owned()),
+                draft_until: Set(until),
+                ..Default::default()
+            };
+            has_new |= insert_period(&tx, row).await?;
+        }
+        if has_new {
+            recut_open_reports(&tx, account_id, slots, now).await?;
+            bump_version(&tx).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Says that no invoice of a period will ever be found: it takes no usage any more.
+    pub(crate) async fn give_up_on_invoice(&self, period: &Period) -> Result<()> {
+        let tx = self.begin().await?;
+        update_period(period)
+            .col_expr(
+                billing_period::Column::InvoiceState,
+                Expr::value(InvoiceState::Final.name()),
+            )
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Makes the account's billing periods what the items say; answers the boundaries that came or moved.
+pub(super) async fn move_periods(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    facts: &Facts,
+    now: Millis,
+) -> std::result::Result<Vec<Millis>, DbErr> {
+    use billing_period::Column;
+    let mut known = periods_of(tx, account_id, &facts.subscription).await?;
+    let mut moved = Vec::new();
+    for row in &mut known {
+        let Some((end, is_charged)) = end_of(row, facts, now) else {
+            continue;
+        };
+        let mut change = update_period(row).col_expr(Column::PeriodEnd, Expr::value(end));
+        if is_charged {
+            let state = InvoiceState::Final.name();
+            change = change.col_expr(Column::InvoiceState, Expr::value(state));
+        }
+        change.exec(tx).await?;
+        row.period_end = end;
+        moved.push(end);
+    }
+    if !facts.is_live {
+        return Ok(moved);
+    }
+    for item in &facts.items {
+        let charged = item.charged();
+        let stands = known.iter().any(|row| {
+            row.item == item.item
+                && (row.period_end > charged.start || row.period_end == charged.end)
+        });
+        if stands || charged.start >= charged.end {
+            continue;
+        }
+        let row = period_row(account_id, facts, item, now);
+        if insert_period(tx, row).await? {
+            moved.extend([charged.start, charged.end]);
+        }
+    }
+    Ok(moved)
+}
+
+pub(super) async fn insert_period(
+    tx: &DatabaseTransaction,
+    row: billing_period::ActiveModel,
+) -> std::result::Result<bool, DbErr> {
+    use billing_period::Column;
+    let same = OnConflict::columns([Column::AccountId, Column::Item, Column::PeriodStart])
+        .do_nothing()
+        .to_owned();
+    let inserted = billing_period::Entity::insert(row)
+        .on_conflict(same)
+        .exec_without_returning(tx)
+        .await;
+    match inserted {
+        Ok(rows) => Ok(rows > 0),
+        Err(DbErr::RecordNotInserted) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn periods_of(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    subscription: &str,
+) -> std::result::Result<Vec<Period>, DbErr> {
+    billing_period::Entity::find()
+        .filter(billing_period::Column::AccountId.eq(account_id))
+        .filter(billing_period::Column::Subscription.eq(subscription))
+        .order_by_asc(billing_period::Column::PeriodStart)
+        .all(tx)
+        .await
+}
+
+fn update_period(row: &Period) -> sea_orm::UpdateMany<billing_period::Entity> {
+    billing_period::Entity::update_many()
+        .filter(billing_period::Column::AccountId.eq(&row.account_id))
+        .filter(billing_period::Column::Item.eq(&row.item))
+        .filter(billing_period::Column::PeriodStart.eq(row.period_start))
+}
+
+pub(super) fn period_row(
+    account_id: &str,
+    facts: &Facts,
+    item: &ItemFacts,
+    now: Millis,
+) -> billing_period::ActiveModel {
+    let charged = item.charged();
+    billing_period::ActiveModel {
+        account_id: Set(account_id.to_owned()),
+        item: Set(item.item.clone()),
+        period_start: Set(charged.start),
+        period_end: Set(charged.end),
+        recorded_at: Set(now),
+        subscription: Set(Some(facts.subscription.clone())),
+        meter: Set(Some(item.meter.clone())),
+        price: Set(Some(item.price.clone())),
+        ..Default::default()
+    }
+}
+
+/// Where a known period ends otherwise than was thought, and whether it has been charged by then.
+fn end_of(row: &Period, facts: &Facts, now: Millis) -> Option<(Millis, bool)> {
+    let current = facts.items.iter().find(|item| item.item == row.item);
+    let (end, is_charged) = match current.filter(|_| facts.is_live) {
+        None => {
+            let gone = facts.gone_since(row.meter.as_deref(), row.period_start, now);
+            let end = Ord::max(gone, row.period_start.saturating_add(1));
+            (Ord::min(end, row.period_end), true)
+        }
+        Some(_) if row.period_end <= now => return None,
+        Some(item) => {
+            let charged = item.charged();
+            // An item may be known from before it was made: from when it was asked for.
+            let is_same = charged.start <= row.period_start || charged.start == item.created;
+            if is_same {
+                (charged.end, false)
+            } else {
+                (Ord::min(charged.start, row.period_end), true)
+            }
+        }
+    };
+    (end != row.period_end).then_some((end, is_charged))
+}
+
+fn parts(state: InvoiceState) -> (&'static str, Option<Millis>) {
+    let until = match state {
+        InvoiceState::Draft { until } => until,
+        InvoiceState::Unknown | InvoiceState::Final => None,
+    };
+    (state.name(), until)
+}
