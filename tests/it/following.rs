@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use stripe_sandbox::WebhookSwitches;
-use usage_client::{PutAccount, ReportState};
+use usage_client::{Correct, PutAccount, ReportState};
 
 use crate::world::{
     World, at,
@@ -19,6 +19,7 @@ on_both_engines!(
     a_deleted_customer_is_billed_nothing_more,
     usage_of_a_final_invoice_is_missed_and_kept,
     late_usage_goes_to_the_current_period_where_that_is_said,
+    what_takes_away_from_a_final_invoice_waits_for_a_decision,
     free_and_back_bills_each_side_as_its_link_says,
     two_meters_are_billed_each_by_its_own_item,
     a_server_that_was_down_over_a_period_end_still_bills_it,
@@ -245,6 +246,21 @@ async fn late_usage_goes_to_the_current_period_where_that_is_said(mut world: Wor
     world
         .pass(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
         .await;
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 6]);
+    world.finish().await;
+}
+
+async fn what_takes_away_from_a_final_invoice_waits_for_a_decision(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
+    let id = world.client().correct(back).await.unwrap().report.id;
+    world
+        .pass(at("2027-05-10T14:40:00Z"), TimeDelta::days(5))
+        .await;
+    let reports = world.reports("acct").await;
+    let correction = reports.iter().find(|report| report.id == id).unwrap();
+    assert_eq!(correction.state, ReportState::Missed);
     assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 6]);
     world.finish().await;
 }

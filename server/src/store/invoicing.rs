@@ -92,14 +92,16 @@ async fn too_late(
     beyond_invoices(tx, report, late_usage, now).await
 }
 
-/// What becomes of usage that no invoice takes any more.
+/// What becomes of usage that no invoice takes any more. What takes away waits for an admin in any case: the
+/// current period may hold less than that, and Stripe would bill it as 0.
 async fn beyond_invoices(
     tx: &DatabaseTransaction,
     report: &Report,
     late_usage: LateUsage,
     now: Millis,
 ) -> Result<Due, DbErr> {
-    if late_usage == LateUsage::CurrentPeriod && period_at(tx, report, now).await?.is_some() {
+    let may_move = late_usage == LateUsage::CurrentPeriod && report.quantity >= 0;
+    if may_move && period_at(tx, report, now).await?.is_some() {
         return Ok(Due::At(now));
     }
     Ok(Due::Missed)

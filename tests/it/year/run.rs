@@ -84,9 +84,14 @@ pub(super) async fn live(world: &mut World, size: &Size) {
         };
         year.begin().await;
         let until = now + Months::new(size.months);
+        let mut month = now.month();
         while let Some((first, last)) = year.next_end().filter(|(_, last)| *last < until) {
             year.between(first).await;
             year.through(first, last).await;
+            if year.now.month() != month {
+                month = year.now.month();
+                eprintln!("seed {seed} until {}", year.now);
+            }
         }
         year.compare().await;
         now = year.now;
