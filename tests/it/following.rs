@@ -1,6 +1,7 @@
 //! Following: what changes at Stripe without us is learned, by asking or because a webhook says where to look.
 
 use chrono::TimeDelta;
+use stripe_sandbox::Fault;
 use stripe_sandbox::WebhookSwitches;
 use usage_client::{Correct, PutAccount, ReportState};
 
@@ -141,9 +142,12 @@ async fn a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_e
     )
     .await;
     assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
+    // It is not learned before more is counted.
+    world.stripe().script(no_subscriptions()).await.unwrap();
     world.start_server().await;
     world.move_clocks(now + TimeDelta::minutes(2)).await;
     world.count("acct", 6, world.now()).await;
+    world.stripe().clear_faults().await.unwrap();
     world.move_clocks(now + TimeDelta::minutes(3)).await;
     world.calm().await;
     let straddled: Vec<_> = world
@@ -377,10 +381,7 @@ async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: Worl
     let now = at("2027-03-20T08:30:10Z");
     world.bill(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
-    let down = stripe_sandbox::Fault::status(503)
-        .on_path("/v1/subscriptions")
-        .always();
-    world.stripe().script(down).await.unwrap();
+    world.stripe().script(no_subscriptions()).await.unwrap();
     let put = PutAccount::stripe("acct", "cus_acct");
     let refused = world.client().put_account(put.clone()).await.unwrap_err();
     assert_eq!(
@@ -392,6 +393,11 @@ async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: Worl
     let account = world.client().put_account(put).await.unwrap();
     assert_eq!(account.valid_from, at(START));
     world.finish().await;
+}
+
+/// Stripe does not list subscriptions.
+fn no_subscriptions() -> Fault {
+    Fault::status(503).on_path("/v1/subscriptions").always()
 }
 
 /// A call of somebody else to the stand-in for Stripe, as from its dashboard.
