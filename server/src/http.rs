@@ -168,17 +168,15 @@ impl Shared {
             Err(refused) => return refused,
         };
         let event = match self.believe(&head.headers, &body) {
-            Ok(event) => event,
+            Ok(Some(event)) => event,
+            Ok(None) => return Taken::Ignored,
             Err(refused) => return refused,
         };
-        if !event::matters(&event.kind) {
-            return Taken::Ignored;
-        }
         self.store(&event).await
     }
 
     /// Reads nothing of a body before its signature is known to be right.
-    fn believe(&self, headers: &HeaderMap, body: &[u8]) -> Result<NewWebhookEvent, Taken> {
+    fn believe(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<NewWebhookEvent>, Taken> {
         let signed = headers
             .get(SIGNATURE)
             .ok_or(Taken::Refused(signature::Refused::Malformed("is missing")))?;

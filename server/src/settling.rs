@@ -100,16 +100,22 @@ impl Settler {
     pub(crate) fn start(self: &Arc<Self>) {
         let settler = Arc::clone(self);
         self.tasks.spawn(async move {
+            let mut is_woken = false;
             while !settler.shutdown.is_cancelled() {
-                let is_woken = tokio::select! {
-                    () = settler.woken.notified() => true,
-                    () = tokio::time::sleep(LOOK) => false,
+                tokio::select! {
+                    () = settler.woken.notified() => is_woken = true,
+                    () = tokio::time::sleep(LOOK) => {}
                     () = settler.shutdown.cancelled() => break,
-                };
+                }
                 // It reads, and what it records it records whole: it may end anywhere.
                 let run = settler.settle_when_due(is_woken);
-                if let Some(Err(error)) = settler.shutdown.run_until_cancelled(run).await {
-                    tracing::warn!(%error, "settling stopped; it is taken up again in an hour");
+                match settler.shutdown.run_until_cancelled(run).await {
+                    Some(Ok(false)) | None => {}
+                    Some(Ok(true)) => is_woken = false,
+                    Some(Err(error)) => {
+                        is_woken = false;
+                        tracing::warn!(%error, "settling stopped; it is taken up again in an hour");
+                    }
                 }
             }
         });
@@ -121,15 +127,18 @@ impl Settler {
         self.tasks.wait().await;
     }
 
-    async fn settle_when_due(&self, is_woken: bool) -> Result<()> {
+    /// Settles where that is due, and says whether it did. Being woken often makes it due once a minute.
+    async fn settle_when_due(&self, is_woken: bool) -> Result<bool> {
         let now = self.clock.now();
         let last = self.store.last_run_at(JOB, now).await?;
-        let is_due = is_woken || now.saturating_sub(last) >= HOUR_MS;
+        let pause = if is_woken { MINUTE_MS } else { HOUR_MS };
         // Two runs at once would do the same twice, and no harm.
-        if is_due && self.store.claim_job(JOB, last, now).await? {
+        let is_ours =
+            now.saturating_sub(last) >= pause && self.store.claim_job(JOB, last, now).await?;
+        if is_ours {
             self.settle_all(is_woken).await?;
         }
-        Ok(())
+        Ok(is_ours)
     }
 
     /// One run: every lane with something to settle, from where the last run ended, until enough was read.

@@ -12,9 +12,13 @@ mod poll;
 mod tell;
 mod webhooks;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -61,6 +65,8 @@ pub(crate) struct Subscriptions {
     wake: Arc<Notify>,
     /// Tells the settler that Stripe dropped something.
     settle_now: Arc<Notify>,
+    /// Webhooks that Stripe did not answer for at the last look.
+    again: Mutex<HashSet<String>>,
     /// Told when there is something to send.
     closed: Arc<Notify>,
     shutdown: CancellationToken,
@@ -92,6 +98,7 @@ impl Subscriptions {
             options,
             replica: Uuid::now_v7().to_string(),
             wake: around.wake,
+            again: Mutex::default(),
             closed: around.closed,
             shutdown: around.shutdown,
             tasks: TaskTracker::new(),
@@ -152,5 +159,6 @@ fn facts(from: &Subscription, meters: &HashMap<String, String>) -> Facts {
         cancel_at: from.cancel_at,
         ended_at: from.ended_at,
         items: items.collect(),
+        all_items: from.items.iter().map(|item| item.id.clone()).collect(),
     }
 }

@@ -55,17 +55,22 @@ impl Reporter {
             requested_by: self.replica.clone(),
             scope: Scope::Accounts(accounts.clone()),
         };
-        if accounts.is_empty() {
-            if self.store.claim_job(PERIOD_END_JOB, last, now).await? {
-                self.warn_of_deadlines(now).await?;
+        let is_ours = if accounts.is_empty() {
+            self.store.claim_job(PERIOD_END_JOB, last, now).await?
+        } else {
+            let run = self
+                .store
+                .claim_scheduled_run(PERIOD_END_JOB, last, &new, now)
+                .await?;
+            let is_ours = run.is_some();
+            if let Some(run) = run {
+                tracing::info!(run = %run.id, accounts = accounts.len(), "billing periods ended");
+                self.spawn_closing(run);
             }
-        } else if let Some(run) = self
-            .store
-            .claim_scheduled_run(PERIOD_END_JOB, last, &new, now)
-            .await?
-        {
-            tracing::info!(run = %run.id, accounts = accounts.len(), "billing periods ended");
-            self.spawn_closing(run);
+            is_ours
+        };
+        if is_ours {
+            self.warn_of_deadlines(now).await?;
         }
         Ok(())
     }

@@ -70,12 +70,10 @@ impl Settler {
             .await
             .map_err(Stopped::Stripe)?;
         let mut events = self.store.lane_events(lane, range).await?;
-        let whole_until = match events.last().and_then(|last| last.event_timestamp) {
-            Some(stamp) if u64::try_from(events.len()).is_ok_and(|len| len >= EVENTS_READ) => {
-                day_of(stamp)
-            }
-            _ => range.end,
-        };
+        let whole_until = whole_until(&events, range);
+        if whole_until <= start {
+            tracing::error!(customer = %lane.0, meter = %lane.1, "a day holds too many events to be settled");
+        }
         let mut by_day: BTreeMap<Millis, Vec<Known>> = BTreeMap::new();
         for report in events.drain(..) {
             let Some(stamp) = report.event_timestamp else {
@@ -206,6 +204,16 @@ impl Settler {
             }
         }
         Ok(happened)
+    }
+}
+
+/// Up to when the events that were read are all there are.
+fn whole_until(events: &[Report], range: Interval) -> Millis {
+    match events.last().and_then(|last| last.event_timestamp) {
+        Some(stamp) if u64::try_from(events.len()).is_ok_and(|len| len >= EVENTS_READ) => {
+            day_of(stamp)
+        }
+        _ => range.end,
     }
 }
 

@@ -200,7 +200,7 @@ async fn sum_held(
     standing: &Standing,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
-    let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::WindowStart)]);
+    let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
     // What is taken away counts also while it waits for an admin, who may have it sent.
     let may_come = Condition::any()
         .add(Column::State.is_not_in(State::UNDECIDED.map(State::name)))

@@ -12,6 +12,7 @@ use super::{
     Store,
     boundaries::read_links,
     corrections::{Change, check_stays_above},
+    invoicing::may_be_charged,
     reports::Report,
 };
 use crate::{
@@ -78,6 +79,9 @@ impl Store {
             .col_expr(Column::Generation, Expr::value(generation));
         if new.action != Action::WriteOff {
             let customer = customer_to_bill(&tx, &report, new.action, now).await?;
+            if new.action == Action::BillInCurrentPeriod {
+                check_is_charged(&tx, &report, &customer, now).await?;
+            }
             if new.action == Action::BillInCurrentPeriod && report.quantity < 0 {
                 self.check_current_period(&tx, &report, &customer, now)
                     .await?;
@@ -217,6 +221,30 @@ async fn customer_to_bill(
             decided: None,
         }),
     }
+}
+
+/// Refuses to bill in the current period what Stripe would take and charge nobody for.
+async fn check_is_charged(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    customer: &str,
+    now: Millis,
+) -> Result<()> {
+    let billed = Report {
+        customer: Some(customer.to_owned()),
+        ..report.clone()
+    };
+    if may_be_charged(tx, &billed, now).await? {
+        return Ok(());
+    }
+    Err(Error::NotResolvable {
+        report: report.id.to_string(),
+        state: format!(
+            "{}, and no subscription of {customer} charges for its meter now",
+            report.state
+        ),
+        decided: None,
+    })
 }
 
 async fn insert_decision(

@@ -6,11 +6,11 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, operations::has_operation_at, reports::Report, subscriptions::want};
+use super::{Store, operations::is_held_back, reports::Report, subscriptions::want};
 use crate::{
     entity::{billing_period, subscription, usage_report},
     usage::{
-        DAY_MS, MINUTE_MS, Millis, SECOND_MS,
+        DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
         invoice::{InvoiceState, LateUsage, Timing},
         report::CLOSE_AT_ONCE_MS,
     },
@@ -18,6 +18,9 @@ use crate::{
 
 /// How long a report waits for what only Stripe can say.
 const ASK_AGAIN_MS: Millis = 5 * SECOND_MS;
+
+/// How long after a period's end Stripe may still show it as the present one.
+const ROLLED_MS: Millis = HOUR_MS;
 
 /// How long before a draft's end what is not sent is said.
 const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
@@ -48,17 +51,11 @@ pub(super) async fn due(
 ) -> Result<Due, DbErr> {
     let again = now.saturating_add(ASK_AGAIN_MS);
     let at = report.bill_at.unwrap_or(report.first_at);
-    if has_operation_at(tx, &report.account_id, at).await? {
+    if is_held_back(tx, &report.account_id, at).await? {
         return Ok(Due::Later(now.saturating_add(SECOND_MS)));
     }
     let Some(period) = period_at(tx, report, at).await? else {
-        // Where the customer's subscription charges only from later on, Stripe would take it and charge it
-        // nowhere: an admin decides.
-        return if begins_after(tx, report, at).await? {
-            beyond_invoices(tx, report, late_usage, now).await
-        } else {
-            Ok(Due::Now(None))
-        };
+        return outside_periods(tx, report, at, late_usage, now).await;
     };
     match timing(&period, now) {
         Timing::InTime => Ok(Due::Now(period.bills_from)),
@@ -71,6 +68,42 @@ pub(super) async fn due(
         Timing::TooLate if is_customer_gone(tx, &period).await? => Ok(Due::Parked),
         Timing::TooLate => too_late(tx, report, &period, late_usage, now).await,
     }
+}
+
+/// What becomes of usage that lies in no known period: where the customer's subscription charges only from
+/// later on, or charges no more, Stripe would take it and charge it nowhere, and an admin decides.
+async fn outside_periods(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    at: Millis,
+    late_usage: LateUsage,
+    now: Millis,
+) -> Result<Due, DbErr> {
+    use billing_period::Column;
+    if find_period(tx, report, Column::PeriodStart.gt(at))
+        .await?
+        .is_some()
+    {
+        return beyond_invoices(tx, report, late_usage, now).await;
+    }
+    let Some(last) = find_period(tx, report, Column::PeriodEnd.lte(at)).await? else {
+        return Ok(Due::Now(None));
+    };
+    let Some(of) = subscription_of(tx, &last).await? else {
+        return Ok(Due::Now(None));
+    };
+    let is_over =
+        of.ended_at.is_some() || of.synced_at >= last.period_end.saturating_add(ROLLED_MS);
+    if is_over {
+        return if of.customer_gone_at.is_some() {
+            Ok(Due::Parked)
+        } else {
+            beyond_invoices(tx, report, late_usage, now).await
+        };
+    }
+    // Nobody has seen yet what follows.
+    want(tx, &of.account_id, &of.subscription, now).await?;
+    Ok(Due::Later(now.saturating_add(MINUTE_MS)))
 }
 
 /// What divides a boundary that was learned late goes to the later side then, and late usage where the
@@ -142,14 +175,18 @@ async fn period_at(
     find_period(tx, report, around).await
 }
 
-/// Whether Stripe charges the report's customer and meter for a period that begins after a moment.
-async fn begins_after(
+/// Whether Stripe charges the report's customer and meter for what is used now, as far as anything is known of
+/// what it charges them for.
+pub(super) async fn may_be_charged(
     tx: &DatabaseTransaction,
     report: &Report,
-    at: Millis,
+    now: Millis,
 ) -> Result<bool, DbErr> {
-    let later = billing_period::Column::PeriodStart.gt(at);
-    Ok(find_period(tx, report, later).await?.is_some())
+    let any = billing_period::Column::PeriodEnd.gt(0);
+    Ok(
+        period_at(tx, report, now).await?.is_some()
+            || find_period(tx, report, any).await?.is_none(),
+    )
 }
 
 /// The last such period of the report's customer and meter.
@@ -191,7 +228,8 @@ impl Store {
         const DRAFTS: &str = "SELECT COUNT(*) AS number FROM billing_periods p \
             JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter \
             AND r.state IN ('closed', 'sending', 'unknown') \
-            AND r.window_start >= p.period_start AND r.window_start < p.period_end \
+            AND COALESCE(r.bill_at, r.first_at) >= p.period_start \
+            AND COALESCE(r.bill_at, r.first_at) < p.period_end \
             WHERE p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
             AND COALESCE(p.draft_until, p.period_end + 3600000) < $3";
         const OLD: &str = "SELECT COUNT(*) AS number FROM usage_reports \

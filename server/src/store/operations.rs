@@ -2,8 +2,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::{
     entity::{billing_period, operation, usage_report},
     error::{Error, Result},
     usage::{
-        HOUR_MS, Millis,
+        Millis,
         account::Billing,
         invoice::InvoiceState,
         report::State,
@@ -87,7 +87,7 @@ pub(crate) struct NewOperation {
     pub(crate) request: String,
     pub(crate) requested_by: String,
     pub(crate) subscription: String,
-    /// The replica that begins it.
+    /// Who works on it.
     pub(crate) holder: String,
     /// How long usage is waited for.
     pub(crate) wait_ms: Millis,
@@ -96,10 +96,20 @@ pub(crate) struct NewOperation {
 /// Usage of the boundary's earlier side that is not surely at Stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outstanding {
-    /// Reports that will be sent, or are under way.
+    /// Reports that still count: late increments came after the closing.
+    pub(crate) open: u64,
+    /// Reports that still count, will be sent, or are under way.
     pub(crate) waiting: u64,
     /// Reports on which an admin has to decide.
     pub(crate) undecided: u64,
+}
+
+/// What Stripe showed: of a lane, in an interval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) lane: Lane,
+    pub(crate) range: Interval,
+    pub(crate) sum: SentSum,
 }
 
 /// What Stripe was given of a lane.
@@ -113,17 +123,17 @@ pub(crate) struct SentSum {
 
 impl Store {
     /// Begins an operation: sets its boundary to this moment, and closes what was used before it. Answers
-    /// the one that is under way where there is one.
+    /// the one that is under way where there is one, and whether it is this one.
     pub(crate) async fn begin_operation(
         &self,
         new: &NewOperation,
         slots: Slots,
         clock: impl FnOnce() -> Millis + Send,
-    ) -> Result<Operation> {
+    ) -> Result<(Operation, bool)> {
         let tx = self.begin_moving_boundaries().await?;
         if let Some(other) = find_unfinished(&tx, &new.account_id).await? {
             tx.rollback().await?;
-            return Ok(other);
+            return Ok((other, false));
         }
         let account = find_account(&tx, &new.account_id)
             .await?
@@ -171,7 +181,15 @@ impl Store {
         close_account(&tx, &new.account_id, now).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
-        Ok(begun)
+        Ok((begun, true))
+    }
+
+    /// Closes what came late of what was used before an operation's boundary.
+    pub(crate) async fn close_late(&self, operation: &Operation) -> Result<()> {
+        let tx = self.begin_within_boundaries().await?;
+        close_account(&tx, &operation.account_id, operation.boundary_at).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// The operation of an account that is under way.
@@ -199,7 +217,7 @@ impl Store {
             .await?)
     }
 
-    /// Takes an operation over, or says that it is still worked on; false when another replica has it.
+    /// Takes an operation over, or says that it is still worked on; false when somebody else has it.
     pub(crate) async fn hold_operation(
         &self,
         seen: &Operation,
@@ -218,8 +236,18 @@ impl Store {
         Ok(done.rows_affected == 1)
     }
 
-    /// Notes that Stripe is about to be told; false when somebody else went on with it.
-    pub(crate) async fn begin_changing(&self, seen: &Operation, now: Millis) -> Result<bool> {
+    /// Notes that Stripe is about to be told, where nothing is outstanding and nothing was sent since Stripe
+    /// showed what it has; answers whether that is so, and `None` when somebody else went on with it. The
+    /// sender looks at the operation's row under the same lock: what it was about to send is seen here, and
+    /// from here on it sends nothing of the account.
+    pub(crate) async fn begin_changing(
+        &self,
+        seen: &Operation,
+        since: Millis,
+        shown: &[Shown],
+        now: Millis,
+    ) -> Result<Option<bool>> {
+        let tx = self.begin().await?;
         let done = operation::Entity::update_many()
             .col_expr(operation::Column::Step, Expr::value(Step::Changing.name()))
             .col_expr(operation::Column::HeartbeatAt, Expr::value(now))
@@ -227,71 +255,61 @@ impl Store {
             .filter(operation::Column::Id.eq(seen.id))
             .filter(operation::Column::Holder.eq(&seen.holder))
             .filter(operation::Column::Step.eq(Step::Draining.name()))
-            .exec(&self.writer)
+            .exec(&tx)
             .await?;
-        Ok(done.rows_affected == 1)
+        if done.rows_affected != 1 {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let left = outstanding(&tx, &seen.account_id, since, seen.boundary_at).await?;
+        let mut is_ready = left == Outstanding::default();
+        for shown in shown {
+            is_ready &= sent_sum(&tx, &shown.lane, shown.range).await? == shown.sum;
+        }
+        if is_ready {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        Ok(Some(is_ready))
     }
 
-    /// What of an account's billable usage from before a boundary is not surely at Stripe, since a moment.
+    /// What of an account's billable usage from before a boundary is not surely at Stripe. On what is charged
+    /// earlier than `since` an admin may decide later.
     pub(crate) async fn outstanding(
         &self,
         account_id: &str,
         since: Millis,
         before: Millis,
     ) -> Result<Outstanding> {
-        use usage_report::Column;
-        let rows: Vec<(String, i64)> = usage_report::Entity::find()
+        Ok(outstanding(&self.reader, account_id, since, before).await?)
+    }
+
+    /// Since when some items have been charging for what is used at a moment, as it is counted here: a plan
+    /// change's boundary lies up to a second before Stripe's own.
+    pub(crate) async fn charging_since(
+        &self,
+        account_id: &str,
+        items: &[&str],
+        at: Millis,
+    ) -> Result<Option<Millis>> {
+        use billing_period::Column;
+        let start: Option<Option<Millis>> = billing_period::Entity::find()
             .select_only()
-            .column(Column::State)
-            .column_as(Column::Id.count(), "reports")
+            .column_as(Column::PeriodStart.min(), "start")
             .filter(Column::AccountId.eq(account_id))
-            .filter(Column::WindowStart.gte(since))
-            .filter(Column::FirstAt.lt(before))
-            .group_by(Column::State)
+            .filter(Column::Item.is_in(items.iter().copied()))
+            .filter(Column::PeriodStart.lte(at))
+            .filter(Column::PeriodEnd.gt(at))
             .into_tuple()
-            .all(&self.reader)
+            .one(&self.reader)
             .await?;
-        let mut outstanding = Outstanding::default();
-        for (state, reports) in rows {
-            let reports = u64::try_from(reports).unwrap_or(0);
-            match State::from_name(&state) {
-                Some(State::Open | State::Closed | State::Sending) => {
-                    outstanding.waiting = outstanding.waiting.saturating_add(reports);
-                }
-                Some(state) if State::UNDECIDED.contains(&state) => {
-                    outstanding.undecided = outstanding.undecided.saturating_add(reports);
-                }
-                _ => {}
-            }
-        }
-        Ok(outstanding)
+        Ok(start.flatten())
     }
 
     /// What Stripe was given of a lane in an interval.
     pub(crate) async fn sent_sum(&self, lane: &Lane, range: Interval) -> Result<SentSum> {
-        use usage_report::Column;
-        let row: Option<(i64, Option<i64>, Option<i64>)> = usage_report::Entity::find()
-            .select_only()
-            .column_as(Column::Id.count(), "reports")
-            .column_as(
-                Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
-                "quantity",
-            )
-            .column_as(Column::Quantity.min(), "least")
-            .filter(Column::Customer.eq(&lane.0))
-            .filter(Column::Meter.eq(&lane.1))
-            .filter(Column::EventTimestamp.gte(range.start))
-            .filter(Column::EventTimestamp.lt(range.end))
-            .filter(Column::State.is_in(State::REPORTED.map(State::name)))
-            .into_tuple()
-            .one(&self.reader)
-            .await?;
-        let (reports, quantity, least) = row.unwrap_or_default();
-        Ok(SentSum {
-            reports,
-            quantity: quantity.unwrap_or(0),
-            has_negative: least.is_some_and(|least| least < 0),
-        })
+        Ok(sent_sum(&self.reader, lane, range).await?)
     }
 
     /// Whether an account has used anything since a moment that it pays for.
@@ -300,8 +318,7 @@ impl Store {
         let free = [State::NotBillable, State::WrittenOff].map(State::name);
         let one = usage_report::Entity::find()
             .filter(Column::AccountId.eq(account_id))
-            .filter(Column::LastAt.gte(since))
-            .filter(Column::WindowStart.gte(since.saturating_sub(HOUR_MS)))
+            .filter(charged_at(Column::LastAt).gte(since))
             .filter(Column::State.is_not_in(free))
             .one(&self.reader)
             .await?;
@@ -323,7 +340,7 @@ impl Store {
         }
         let cut = seen.boundary_at;
         let kept: Vec<&str> = if facts.is_live {
-            facts.items.iter().map(|item| item.item.as_str()).collect()
+            facts.all_items.iter().map(String::as_str).collect()
         } else {
             Vec::new()
         };
@@ -407,6 +424,85 @@ impl Store {
     }
 }
 
+/// When a report's usage is charged, as far as that is known.
+fn charged_at(used_at: usage_report::Column) -> Expr {
+    let bill_at = Expr::col(usage_report::Column::BillAt);
+    Func::coalesce([bill_at, Expr::col(used_at)]).into()
+}
+
+async fn sent_sum(
+    db: &impl ConnectionTrait,
+    lane: &Lane,
+    range: Interval,
+) -> std::result::Result<SentSum, DbErr> {
+    use usage_report::Column;
+    let row: Option<(i64, Option<i64>, Option<i64>)> = usage_report::Entity::find()
+        .select_only()
+        .column_as(Column::Id.count(), "reports")
+        .column_as(
+            Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+            "quantity",
+        )
+        .column_as(Column::Quantity.min(), "least")
+        .filter(Column::Customer.eq(&lane.0))
+        .filter(Column::Meter.eq(&lane.1))
+        .filter(Column::EventTimestamp.gte(range.start))
+        .filter(Column::EventTimestamp.lt(range.end))
+        .filter(Column::State.is_in(State::REPORTED.map(State::name)))
+        .into_tuple()
+        .one(db)
+        .await?;
+    let (reports, quantity, least) = row.unwrap_or_default();
+    Ok(SentSum {
+        reports,
+        quantity: quantity.unwrap_or(0),
+        has_negative: least.is_some_and(|least| least < 0),
+    })
+}
+
+async fn outstanding(
+    db: &impl ConnectionTrait,
+    account_id: &str,
+    since: Millis,
+    before: Millis,
+) -> std::result::Result<Outstanding, DbErr> {
+    use usage_report::Column;
+    const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
+    let is_of_period = Column::State
+        .is_in(State::UNDECIDED.map(State::name))
+        .and(charged_at(Column::FirstAt).gte(since));
+    let rows: Vec<(String, i64)> = usage_report::Entity::find()
+        .select_only()
+        .column(Column::State)
+        .column_as(Column::Id.count(), "reports")
+        .filter(Column::AccountId.eq(account_id))
+        .filter(charged_at(Column::FirstAt).lt(before))
+        .filter(
+            Column::State
+                .is_in(WAITING.map(State::name))
+                .or(is_of_period),
+        )
+        .group_by(Column::State)
+        .into_tuple()
+        .all(db)
+        .await?;
+    let mut outstanding = Outstanding::default();
+    for (state, reports) in rows {
+        let reports = u64::try_from(reports).unwrap_or(0);
+        match State::from_name(&state) {
+            Some(state) if WAITING.contains(&state) => {
+                outstanding.waiting = outstanding.waiting.saturating_add(reports);
+                if state == State::Open {
+                    outstanding.open = reports;
+                }
+            }
+            _ => outstanding.undecided = outstanding.undecided.saturating_add(reports),
+        }
+    }
+    Ok(outstanding)
+}
+
+/// Ends an operation, while who ends it still has it and it is as far as he thinks.
 async fn finish(
     tx: &impl ConnectionTrait,
     seen: &Operation,
@@ -420,7 +516,8 @@ async fn finish(
         .col_expr(operation::Column::Error, Expr::value(error))
         .filter(operation::Column::AccountId.eq(&seen.account_id))
         .filter(operation::Column::Id.eq(seen.id))
-        .filter(operation::Column::FinishedAt.is_null())
+        .filter(operation::Column::Holder.eq(&seen.holder))
+        .filter(operation::Column::Step.eq(&seen.step))
         .exec(tx)
         .await?;
     Ok(done.rows_affected == 1)
@@ -445,13 +542,20 @@ pub(super) async fn has_unfinished(
     Ok(find_unfinished(db, account_id).await?.is_some())
 }
 
-/// Whether an account's subscription is being changed from a moment at or before the one given, so that it is
-/// not known yet what usage of it is charged by.
-pub(super) async fn has_operation_at(
-    db: &impl ConnectionTrait,
+/// Whether an account's subscription is being changed, so that it is not known yet what usage of a moment is
+/// charged by: what is used from the boundary on while earlier usage drains, and everything once Stripe is told.
+pub(super) async fn is_held_back(
+    tx: &DatabaseTransaction,
     account_id: &str,
     at: Millis,
 ) -> std::result::Result<bool, DbErr> {
-    let under_way = find_unfinished(db, account_id).await?;
-    Ok(under_way.is_some_and(|operation| operation.boundary_at <= at))
+    let under_way = operation::Entity::find()
+        .filter(operation::Column::AccountId.eq(account_id))
+        .filter(operation::Column::FinishedAt.is_null())
+        .lock_shared()
+        .one(tx)
+        .await?;
+    Ok(under_way.is_some_and(|operation| {
+        operation.boundary_at <= at || operation.step == Step::Changing.name()
+    }))
 }

@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, sea_query::Expr,
+    QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{Store, boundaries::read_links};
@@ -85,26 +86,42 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions that are not known to have ended and were not looked at since a moment, by when they
-    /// were looked at last.
+    /// Subscriptions that are not known to have ended and were not looked at since a moment, after the account
+    /// and subscription given.
     pub(crate) async fn unseen_subscriptions(
         &self,
         since: Millis,
+        after: Option<&(String, String)>,
         limit: u64,
     ) -> Result<Vec<Followed>> {
-        Ok(subscription::Entity::find()
-            .filter(subscription::Column::EndedAt.is_null())
-            .filter(subscription::Column::SyncedAt.lt(since))
-            .order_by_asc(subscription::Column::SyncedAt)
+        use subscription::Column;
+        let mut query = subscription::Entity::find()
+            .filter(Column::EndedAt.is_null())
+            .filter(Column::SyncedAt.lt(since));
+        if let Some((account, subscription)) = after {
+            let place = [
+                Expr::col(Column::AccountId),
+                Expr::col(Column::Subscription),
+            ];
+            let last = [account, subscription].map(|name| Expr::value(name.as_str()));
+            query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
+        }
+        Ok(query
+            .order_by_asc(Column::AccountId)
+            .order_by_asc(Column::Subscription)
             .limit(limit)
             .all(&self.reader)
             .await?)
     }
 
-    /// Subscriptions that somebody needs the truth of.
-    pub(crate) async fn wanted_subscriptions(&self, limit: u64) -> Result<Vec<Followed>> {
+    /// Subscriptions that somebody needs the truth of by now.
+    pub(crate) async fn wanted_subscriptions(
+        &self,
+        now: Millis,
+        limit: u64,
+    ) -> Result<Vec<Followed>> {
         Ok(subscription::Entity::find()
-            .filter(subscription::Column::WantedAt.is_not_null())
+            .filter(subscription::Column::WantedAt.lte(now))
             .order_by_asc(subscription::Column::WantedAt)
             .limit(limit)
             .all(&self.reader)
@@ -116,6 +133,17 @@ impl Store {
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
             .filter(subscription::Column::Subscription.is_in(seen))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Has a subscription that Stripe did not answer for wait.
+    pub(crate) async fn postpone_wanted(&self, wanted: &Followed, until: Millis) -> Result<()> {
+        subscription::Entity::update_many()
+            .col_expr(subscription::Column::WantedAt, Expr::value(until))
+            .filter(subscription::Column::AccountId.eq(&wanted.account_id))
+            .filter(subscription::Column::Subscription.eq(&wanted.subscription))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -178,7 +206,7 @@ pub(crate) fn stands(
     is_same && has_all && !has_more && (link_ended != facts.is_live || facts.items.is_empty())
 }
 
-/// Asks the sync for a subscription's truth before the next poll.
+/// Asks the sync for a subscription's truth before the next poll; one that waits goes on waiting.
 pub(super) async fn want(
     tx: &DatabaseTransaction,
     account_id: &str,
@@ -189,6 +217,11 @@ pub(super) async fn want(
         .col_expr(subscription::Column::WantedAt, Expr::value(now))
         .filter(subscription::Column::AccountId.eq(account_id))
         .filter(subscription::Column::Subscription.eq(subscription))
+        .filter(
+            subscription::Column::WantedAt
+                .is_null()
+                .or(subscription::Column::WantedAt.lt(now)),
+        )
         .filter(subscription::Column::WantedAt.is_null())
         .exec(tx)
         .await

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{Subscriptions, facts, follow::FollowError};
 use crate::{
@@ -115,17 +116,17 @@ impl Subscriptions {
             request: wanted.encode(),
             requested_by,
             subscription: found.id.clone(),
-            holder: self.replica.clone(),
+            holder: self.worker(),
             wait_ms: self.options.change_wait_ms,
         };
-        let begun = self
+        let (begun, is_new) = self
             .store
             .begin_operation(&new, self.options.slots, || self.clock.now())
             .await?;
         let scope = Scope::Accounts(vec![account_id.to_owned()]);
         self.store.hurry(&scope, self.clock.now()).await?;
         self.closed.notify_one();
-        if begun.holder == self.replica {
+        if is_new {
             self.spawn(begun.clone());
         }
         self.join(begun, &wanted).await.map(Some)
@@ -181,24 +182,26 @@ impl Subscriptions {
 
     /// Takes up an operation that nobody works on any more.
     pub(super) async fn take_up(self: &Arc<Self>, mut operation: Operation) -> Result<()> {
-        let now = self.clock.now();
-        if self
-            .store
-            .hold_operation(&operation, &self.replica, now)
-            .await?
-        {
+        let (now, worker) = (self.clock.now(), self.worker());
+        if self.store.hold_operation(&operation, &worker, now).await? {
             tracing::warn!(operation = %operation.id, step = %operation.step, "a change that was left unfinished is taken up");
-            operation.holder.clone_from(&self.replica);
+            operation.holder = worker;
             self.spawn(operation);
         }
         Ok(())
     }
 
+    /// A name for one who works on an operation: on this replica there may be another, who stood still.
+    fn worker(&self) -> String {
+        format!("{}/{}", self.replica, Uuid::now_v7())
+    }
+
     fn spawn(self: &Arc<Self>, operation: Operation) {
         let this = Arc::clone(self);
+        let id = operation.id;
         self.tasks.spawn(async move {
-            if let Err(error) = this.run(&operation).await {
-                tracing::warn!(operation = %operation.id, %error, "a change stopped; it is taken up again");
+            if let Err(error) = this.run(operation).await {
+                tracing::warn!(operation = %id, %error, "a change stopped; it is taken up again");
             }
         });
     }

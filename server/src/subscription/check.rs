@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{Subscriptions, change::Wanted, drain::charging_since, follow::FollowError};
+use super::{Subscriptions, change::Wanted, follow::FollowError};
 use crate::{
     error::{Error, Result},
     stripe::subscriptions::Subscription,
@@ -119,7 +119,7 @@ impl Subscriptions {
         wanted: &Wanted,
     ) -> Result<()> {
         let now = self.clock.now();
-        let since = charging_since(facts, now);
+        let since = self.charging_since(account_id, facts, now).await?;
         let until_now = now.saturating_add(1);
         let outstanding = self.store.outstanding(account_id, since, until_now).await?;
         if outstanding.undecided > 0 {

@@ -2,15 +2,16 @@
 
 use super::{Subscriptions, follow::FollowError};
 use crate::{
-    store::operations::{Operation, Outstanding},
+    error::Result,
+    store::operations::{Operation, Outstanding, Shown},
     usage::{MINUTE_MS, Millis, subscription::Facts, window::Interval},
 };
 
 /// How far usage before an operation's boundary has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Stripe shows all of it.
-    Shown,
+    /// Stripe shows all of it: what was used since then, and what it was given.
+    Shown(Millis, Vec<Shown>),
     /// Some of it is on its way, or not shown yet.
     NotYet(Outstanding),
     /// An admin has to decide on some of it.
@@ -23,8 +24,10 @@ impl Subscriptions {
         &self,
         operation: &Operation,
         facts: &Facts,
-    ) -> Result<Drained, FollowError> {
-        let since = charging_since(facts, operation.boundary_at);
+    ) -> std::result::Result<Drained, FollowError> {
+        let since = self
+            .charging_since(&operation.account_id, facts, operation.boundary_at)
+            .await?;
         let outstanding = self
             .store
             .outstanding(&operation.account_id, since, operation.boundary_at)
@@ -39,12 +42,18 @@ impl Subscriptions {
             start: since,
             end: operation.boundary_at,
         });
+        let mut given = Vec::new();
         for item in &facts.items {
             let Some(meter) = self.options.meters.find(&item.meter) else {
                 continue;
             };
             let lane = (facts.customer.clone(), item.meter.clone());
             let ours = self.store.sent_sum(&lane, range).await?;
+            given.push(Shown {
+                lane,
+                range,
+                sum: ours,
+            });
             if ours.reports == 0 {
                 continue;
             }
@@ -58,13 +67,22 @@ impl Subscriptions {
                 return Ok(Drained::NotYet(outstanding));
             }
         }
-        Ok(Drained::Shown)
+        Ok(Drained::Shown(since, given))
     }
-}
 
-/// Since when the present period charges; it began at the latest at the boundary.
-pub(super) fn charging_since(facts: &Facts, boundary: Millis) -> Millis {
-    facts.charges_since().unwrap_or(boundary).min(boundary)
+    /// Since when the items have been charging for what is used just before a boundary.
+    pub(super) async fn charging_since(
+        &self,
+        account_id: &str,
+        facts: &Facts,
+        boundary: Millis,
+    ) -> Result<Millis> {
+        let items: Vec<&str> = facts.items.iter().map(|item| item.item.as_str()).collect();
+        let at = boundary.saturating_sub(1);
+        let known = self.store.charging_since(account_id, &items, at).await?;
+        let stripes = facts.charges_since().unwrap_or(boundary).min(boundary);
+        Ok(known.map_or(stripes, |known| known.min(stripes)))
+    }
 }
 
 /// The whole minutes around an interval: Stripe's totals know no smaller ones.

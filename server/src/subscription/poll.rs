@@ -17,6 +17,10 @@ const LEASE_MS: Millis = 60 * SECOND_MS;
 const MOST_PAGES: usize = 10_000;
 /// How much of each kind one look takes.
 const A_LOOK: u64 = 200;
+/// How soon what Stripe did not answer for is asked for again.
+const AGAIN_MS: Millis = 30 * SECOND_MS;
+/// After how many questions in a row that Stripe did not answer a poll asks no more.
+const MOST_UNANSWERED: u32 = 5;
 /// How long work on an operation may stand still before another replica takes it up.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
 
@@ -57,28 +61,36 @@ impl Subscriptions {
         self.store
             .end_due_subscriptions(self.options.slots, now)
             .await?;
-        self.follow_webhooks().await?;
-        self.follow_wanted().await?;
+        // What goes wrong with one of them is no reason to leave the others.
+        let followed = self.follow_webhooks().await;
+        let asked = self.follow_wanted().await;
         let last = self.store.last_run_at(POLL_JOB, 0).await?;
         if now.saturating_sub(last) >= self.options.interval_ms
             && self.store.claim_job(POLL_JOB, last, now).await?
         {
             let polled = self.poll(now).await;
             if polled.is_err() {
-                // What failed is due again at the next look, not after a whole interval.
-                self.store.claim_job(POLL_JOB, now, last).await?;
+                // What failed is due again soon, not after a whole interval.
+                let interval = self.options.interval_ms;
+                let soon = now
+                    .saturating_sub(interval)
+                    .saturating_add(AGAIN_MS.min(interval));
+                self.store.claim_job(POLL_JOB, now, soon).await?;
             }
             polled?;
         }
-        Ok(())
+        followed.and(asked)
     }
 
     /// What a report needs to know before it is sent.
     async fn follow_wanted(&self) -> Result<(), FollowError> {
-        for row in self.store.wanted_subscriptions(A_LOOK).await? {
+        let now = self.clock.now();
+        for row in self.store.wanted_subscriptions(now, A_LOOK).await? {
             if let Err(error) = self.follow_one(&row).await {
                 // It stays wanted; the others need not wait for it.
                 tracing::warn!(subscription = %row.subscription, %error, "a subscription could not be looked at");
+                let again = self.clock.now().saturating_add(AGAIN_MS);
+                self.store.postpone_wanted(&row, again).await?;
                 continue;
             }
             self.store.satisfy(&row).await?;
@@ -91,8 +103,22 @@ impl Subscriptions {
     }
 
     /// Everything: the living subscriptions by the hundred, then those that are no longer among them, then
-    /// the invoices of periods that ended.
+    /// the invoices of periods that ended. A page that Stripe does not answer for leaves the rest to single
+    /// questions.
     async fn poll(&self, now: Millis) -> Result<(), FollowError> {
+        let listed = self.poll_lists(now).await;
+        if let Err(FollowError::Stripe(failure)) = &listed {
+            tracing::warn!(
+                why = failure.message(),
+                "the subscriptions could not be listed"
+            );
+        }
+        self.poll_unseen(now).await?;
+        self.poll_invoices(now).await?;
+        listed
+    }
+
+    async fn poll_lists(&self, now: Millis) -> Result<(), FollowError> {
         let meters = self.meters().await?;
         let mut after: Option<String> = None;
         for _ in 0..MOST_PAGES {
@@ -113,28 +139,76 @@ impl Subscriptions {
                 _ => break,
             }
         }
-        for row in self.store.unseen_subscriptions(now, A_LOOK).await? {
-            if let Err(error) = self.follow_one(&row).await {
-                tracing::warn!(subscription = %row.subscription, %error, "a subscription could not be looked at");
-            }
-            self.hold().await?;
-        }
-        let mut asked = HashSet::new();
-        for period in self.store.uninvoiced_periods(now, A_LOOK).await? {
-            let Some(subscription) = period.subscription else {
-                continue;
+        Ok(())
+    }
+
+    /// Those that are thought to live and were in no list.
+    async fn poll_unseen(&self, now: Millis) -> Result<(), FollowError> {
+        let (mut after, mut unanswered) = (None, 0_u32);
+        loop {
+            let page = self
+                .store
+                .unseen_subscriptions(now, after.as_ref(), A_LOOK)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
             };
-            if asked.insert((period.account_id.clone(), subscription.clone())) {
-                let asked = self
+            after = Some((last.account_id.clone(), last.subscription.clone()));
+            for row in page {
+                unanswered = match self.follow_one(&row).await {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        tracing::warn!(subscription = %row.subscription, %error, "a subscription could not be looked at");
+                        unanswered.saturating_add(1)
+                    }
+                };
+                self.hold().await?;
+                if unanswered >= MOST_UNANSWERED || self.shutdown.is_cancelled() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn poll_invoices(&self, now: Millis) -> Result<(), FollowError> {
+        let (mut after, mut unanswered) = (None, 0_u32);
+        let mut asked = HashSet::new();
+        loop {
+            let page = self
+                .store
+                .uninvoiced_periods(now, after.as_ref(), A_LOOK)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((
+                last.account_id.clone(),
+                last.item.clone(),
+                last.period_start,
+            ));
+            for period in page {
+                let Some(subscription) = period.subscription else {
+                    continue;
+                };
+                if !asked.insert((period.account_id.clone(), subscription.clone())) {
+                    continue;
+                }
+                let answer = self
                     .follow_invoices(&period.account_id, &subscription)
                     .await;
-                if let Err(error) = asked {
-                    tracing::warn!(%subscription, %error, "invoices could not be looked at");
-                }
+                unanswered = match answer {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        tracing::warn!(%subscription, %error, "invoices could not be looked at");
+                        unanswered.saturating_add(1)
+                    }
+                };
                 self.hold().await?;
+                if unanswered >= MOST_UNANSWERED || self.shutdown.is_cancelled() {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 
     async fn hold(&self) -> Result<(), FollowError> {

@@ -14,6 +14,8 @@ use crate::{
     usage::SECOND_MS,
 };
 
+/// How often is said that an operation is worked on.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often is looked whether usage has arrived.
 const LOOK: Duration = Duration::from_millis(200);
 /// The longest pause between two tries to tell Stripe.
@@ -22,14 +24,45 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const TELL_TRIES: u32 = 20;
 
 impl Subscriptions {
-    pub(super) async fn run(&self, operation: &Operation) -> Result<()> {
+    /// Carries an operation out, and says all the while that somebody does.
+    pub(super) async fn run(&self, mut operation: Operation) -> Result<()> {
+        let seen = operation.clone();
+        tokio::select! {
+            carried_out = Box::pin(self.carry_out(&mut operation)) => carried_out,
+            () = self.keep_holding(&seen) => Ok(()),
+        }
+    }
+
+    /// Ends when somebody else has taken the operation over, or it has ended.
+    async fn keep_holding(&self, operation: &Operation) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            let now = self.clock.now();
+            match self
+                .store
+                .hold_operation(operation, &operation.holder, now)
+                .await
+            {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(operation = %operation.id, %error, "could not say that a change goes on");
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, operation: &mut Operation) -> Result<()> {
         let Some(wanted) = Wanted::decode(&operation.request) else {
             return self
                 .undo(operation, Step::Undone, "what was asked for cannot be read")
                 .await;
         };
-        if operation.step == Step::Draining.name() && !self.drain(operation).await? {
-            return Ok(());
+        if operation.step == Step::Draining.name() {
+            if !self.drain(operation).await? {
+                return Ok(());
+            }
+            Step::Changing.name().clone_into(&mut operation.step);
         }
         self.tell(operation, &wanted).await
     }
@@ -42,13 +75,28 @@ impl Subscriptions {
                 return Err(Error::ShuttingDown);
             }
             match self.look_at_drain(operation).await {
-                Ok(Drained::Shown) => break,
+                Ok(Drained::Shown(since, shown)) => {
+                    let now = self.clock.now();
+                    let begun = self
+                        .store
+                        .begin_changing(operation, since, &shown, now)
+                        .await?;
+                    match begun {
+                        Some(true) => return Ok(true),
+                        Some(false) => "usage from before it came late".clone_into(&mut why),
+                        None => return Ok(false),
+                    }
+                }
                 Ok(Drained::Undecided(reports)) => {
                     let why = format!("an admin has to decide on {reports} reports first");
                     self.undo(operation, Step::Undone, &why).await?;
                     return Ok(false);
                 }
                 Ok(Drained::NotYet(outstanding)) => {
+                    if outstanding.open > 0 {
+                        self.store.close_late(operation).await?;
+                        self.closed.notify_one();
+                    }
                     if outstanding.waiting > 0 {
                         why = format!("{} reports are not at Stripe yet", outstanding.waiting);
                     }
@@ -60,16 +108,8 @@ impl Subscriptions {
                 self.undo(operation, Step::Undone, &why).await?;
                 return Ok(false);
             }
-            if !self
-                .store
-                .hold_operation(operation, &self.replica, now)
-                .await?
-            {
-                return Ok(false);
-            }
             tokio::time::sleep(LOOK).await;
         }
-        self.store.begin_changing(operation, self.clock.now()).await
     }
 
     async fn look_at_drain(
@@ -83,7 +123,7 @@ impl Subscriptions {
             .await?;
         match found {
             Some(found) => self.drained(operation, &facts(&found, &meters)).await,
-            None => Ok(Drained::Shown),
+            None => Ok(Drained::Shown(operation.boundary_at, Vec::new())),
         }
     }
 
@@ -105,20 +145,13 @@ impl Subscriptions {
             }
             match self.tell_once(operation, wanted, attempt).await {
                 Ok(changed) => return self.finish_with(operation, &changed).await,
-                Err(Failure::Unanswered(why)) => {
+                // A key that Stripe does not take says nothing of an earlier request either.
+                Err(Failure::Unanswered(why) | Failure::Denied(why)) => {
                     tracing::warn!(operation = %operation.id, why, "Stripe did not say whether it changed the subscription");
                 }
                 Err(failure) => {
                     return self.undo(operation, Step::Refused, failure.message()).await;
                 }
-            }
-            let now = self.clock.now();
-            if !self
-                .store
-                .hold_operation(operation, &self.replica, now)
-                .await?
-            {
-                return Ok(());
             }
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);

@@ -3,32 +3,50 @@
 use std::collections::BTreeSet;
 
 use super::{Subscriptions, follow::FollowError};
-use crate::{store::webhooks::WebhookEvent, stripe::Failure};
+use crate::{
+    store::webhooks::WebhookEvent,
+    stripe::Failure,
+    usage::{MINUTE_MS, Millis},
+};
 
+/// How long what Stripe does not answer for is looked at again because of a webhook.
+const TRIED_MS: Millis = 5 * MINUTE_MS;
 /// How many webhooks one look takes.
 const A_LOOK: u64 = 500;
 
 impl Subscriptions {
     /// Looks at what stored webhooks are about, each customer once; what Stripe does not answer for stays
-    /// for the next look.
+    /// for the next looks of a few minutes, after which the poll has looked.
     pub(super) async fn follow_webhooks(&self) -> Result<(), FollowError> {
         let events = self.store.pending_webhook_events(A_LOOK).await?;
         if events.is_empty() {
             return Ok(());
         }
-        if events
+        // What is looked at once more has woken and closed what it could the first time.
+        let mut again = self.again.lock().await;
+        let fresh: Vec<&WebhookEvent> = events
+            .iter()
+            .filter(|stored| !again.contains(&stored.event.id))
+            .collect();
+        if fresh
             .iter()
             .any(|stored| stored.event.kind.starts_with("v1.billing.meter."))
         {
             self.settle_now.notify_one();
         }
-        self.flush_invoiced(&events).await?;
+        self.flush_invoiced(&fresh).await?;
+        let mut unanswered = BTreeSet::new();
         let customers: BTreeSet<&str> = events.iter().filter_map(customer_of).collect();
         for customer in customers {
             match self.follow_customer_of(customer, &events).await {
                 Ok(()) => {}
                 Err(FollowError::Stripe(Failure::Unanswered(why))) => {
-                    return Err(FollowError::Stripe(Failure::Unanswered(why)));
+                    tracing::warn!(
+                        customer,
+                        why,
+                        "Stripe did not answer for what a webhook is about"
+                    );
+                    unanswered.insert(customer);
                 }
                 // The next poll looks again; the webhooks of others need not wait.
                 Err(error) => {
@@ -36,10 +54,15 @@ impl Subscriptions {
                 }
             }
         }
-        let handled: Vec<String> = events.into_iter().map(|stored| stored.event.id).collect();
-        self.store
-            .finish_webhook_events(&handled, self.clock.now())
-            .await?;
+        let now = self.clock.now();
+        let (later, handled): (Vec<&WebhookEvent>, Vec<&WebhookEvent>) =
+            events.iter().partition(|stored| {
+                customer_of(stored).is_some_and(|customer| unanswered.contains(customer))
+                    && now.saturating_sub(stored.received_at) < TRIED_MS
+            });
+        *again = ids(&later).collect();
+        let handled: Vec<String> = ids(&handled).collect();
+        self.store.finish_webhook_events(&handled, now).await?;
         Ok(())
     }
 
@@ -62,11 +85,11 @@ impl Subscriptions {
     }
 
     /// Closes what those used whose invoices were just made: while they are drafts, usage joins them.
-    async fn flush_invoiced(&self, events: &[WebhookEvent]) -> Result<(), FollowError> {
+    async fn flush_invoiced(&self, events: &[&WebhookEvent]) -> Result<(), FollowError> {
         let invoiced: Vec<&str> = events
             .iter()
             .filter(|stored| stored.event.kind == "invoice.created")
-            .filter_map(customer_of)
+            .filter_map(|stored| customer_of(stored))
             .collect();
         let owners = self.store.accounts_of_customers(&invoiced).await?;
         if !owners.is_empty() {
@@ -76,6 +99,10 @@ impl Subscriptions {
         }
         Ok(())
     }
+}
+
+fn ids(events: &[&WebhookEvent]) -> impl Iterator<Item = String> {
+    events.iter().map(|stored| stored.event.id.clone())
 }
 
 /// The customer that a webhook is about.

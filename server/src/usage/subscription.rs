@@ -23,6 +23,8 @@ pub struct Facts {
     pub ended_at: Option<Millis>,
     /// Its items that charge for a configured meter.
     pub items: Vec<ItemFacts>,
+    /// The ids of all its items, whatever they charge for.
+    pub all_items: Vec<String>,
 }
 
 /// What is known of a subscription's item.
@@ -125,6 +127,7 @@ mod tests {
                     end: created + 100,
                 },
             }],
+            all_items: vec![format!("si_{subscription}")],
         }
     }
 

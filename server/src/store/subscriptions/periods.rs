@@ -37,19 +37,36 @@ pub(crate) struct InvoicedPeriod {
 
 impl Store {
     /// Periods that have ended and whose invoices are not known to be final, with what is due to be asked:
-    /// nothing is known of them, or their drafts should have ended.
-    pub(crate) async fn uninvoiced_periods(&self, now: Millis, limit: u64) -> Result<Vec<Period>> {
+    /// nothing is known of them, or their drafts should have ended; after the account, item and start given.
+    pub(crate) async fn uninvoiced_periods(
+        &self,
+        now: Millis,
+        after: Option<&(String, String, Millis)>,
+        limit: u64,
+    ) -> Result<Vec<Period>> {
         use billing_period::Column;
         let unknown = Column::InvoiceState.eq(InvoiceState::Unknown.name());
         let overdue = Column::InvoiceState
             .eq("draft")
             .and(Column::DraftUntil.is_null().or(Column::DraftUntil.lte(now)));
-        Ok(billing_period::Entity::find()
+        let mut query = billing_period::Entity::find()
             .filter(Column::PeriodEnd.lte(now))
             .filter(Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
             .filter(Column::Subscription.is_not_null())
-            .filter(unknown.or(overdue))
-            .order_by_asc(Column::PeriodEnd)
+            .filter(unknown.or(overdue));
+        if let Some((account, item, start)) = after {
+            let place = [Column::AccountId, Column::Item, Column::PeriodStart].map(Expr::col);
+            let last = [
+                Expr::value(account.as_str()),
+                Expr::value(item.as_str()),
+                Expr::value(*start),
+            ];
+            query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
+        }
+        Ok(query
+            .order_by_asc(Column::AccountId)
+            .order_by_asc(Column::Item)
+            .order_by_asc(Column::PeriodStart)
             .limit(limit)
             .all(&self.reader)
             .await?)
@@ -235,6 +252,10 @@ pub(super) fn period_row(
 /// Where a known period ends otherwise than was thought, and whether it has been charged by then.
 fn end_of(row: &Period, facts: &Facts, now: Millis) -> Option<(Millis, bool)> {
     let current = facts.items.iter().find(|item| item.item == row.item);
+    // It is there, and its meter is one that nobody knows just now: that says nothing of the period.
+    if facts.is_live && current.is_none() && facts.all_items.contains(&row.item) {
+        return None;
+    }
     let (end, is_charged) = match current.filter(|_| facts.is_live) {
         None => {
             let gone = facts.gone_since(row.meter.as_deref(), row.period_start, now);
