@@ -19,6 +19,7 @@ mod corrections;
 mod counting;
 mod cuts;
 mod doctor;
+mod draining;
 mod faults;
 mod following;
 mod forcing;

@@ -23,7 +23,7 @@ use crate::{
     usage::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice::LateUsage,
-        report::{Event, MAX_EVENT_AGE_MS, MAX_EVENT_AHEAD_MS, State, UNANSWERED_MS},
+        report::{Event, MAX_EVENT_AGE_MS, State, UNANSWERED_MS},
         window::{Interval, Slots, event_timestamp},
     },
 };
@@ -407,7 +407,10 @@ async fn choose_timestamp(
     };
     let mut window = match report.bill_at {
         Some(at) => Interval {
-            start: at,
+            start: Ord::max(
+                around(at).start,
+                at.saturating_sub(at.rem_euclid(SECOND_MS)),
+            ),
             end: around(at).end,
         },
         None => around(report.first_at).intersection(Interval {
@@ -432,11 +435,8 @@ async fn choose_timestamp(
         .await?;
     // An event that shares its minute with another takes the whole minute.
     let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
-    Ok(event_timestamp(
-        window,
-        now.saturating_add(MAX_EVENT_AHEAD_MS),
-        &taken,
-    ))
+    // Never ahead of now: a subscription that ends in a moment would not charge it.
+    Ok(event_timestamp(window, now, &taken))
 }
 
 async fn settle_one(

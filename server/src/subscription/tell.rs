@@ -129,13 +129,14 @@ impl Subscriptions {
 
     /// Tells Stripe, and asks it what became of that where its answer is lost.
     async fn tell(&self, operation: &Operation, wanted: &Wanted) -> Result<()> {
-        // Stripe counts in seconds: the change must not fall into the second of what was sent before it.
-        let next_second = operation
+        // Stripe counts in seconds: the change must not fall into the second of what was sent before it, and a
+        // window that began within a second is sent with the next.
+        let later = operation
             .boundary_at
             .div_euclid(SECOND_MS)
-            .saturating_add(1)
+            .saturating_add(2)
             .saturating_mul(SECOND_MS);
-        while self.clock.now() < next_second && !self.shutdown.is_cancelled() {
+        while self.clock.now() < later && !self.shutdown.is_cancelled() {
             tokio::time::sleep(LOOK).await;
         }
         let mut pause = LOOK;

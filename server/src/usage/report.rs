@@ -10,8 +10,6 @@ pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
 pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
 /// Stripe takes no event older than this.
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
-/// Stripe takes no event further ahead than five minutes; one is kept for the clocks' difference.
-pub const MAX_EVENT_AHEAD_MS: Millis = 4 * super::MINUTE_MS;
 /// Stripe forgets an identifier after 24 hours at the earliest: from here on, look before sending.
 pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
 /// How often a report may be sent under a new identifier.

@@ -103,8 +103,7 @@ impl Boundaries {
 
 /// The timestamp of a report's meter event, in whole seconds given as milliseconds.
 ///
-/// The first whole minute inside the window that is not `taken` and not after `latest` (Stripe takes
-/// nothing far ahead): alone in its minute, the event can be looked up by that minute's summary. Where
+/// The first whole minute inside the window that is not `taken` and not after `latest`: alone in its minute, the event can be looked up by that minute's summary. Where
 /// there is none, the window's first whole second, so that the event is never before a boundary; and the
 /// second that holds the window where it holds none of its own.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
