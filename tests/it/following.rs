@@ -18,6 +18,7 @@ on_both_engines!(
     a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier,
     a_cancel_at_stripe_ends_what_is_billed,
     a_deleted_customer_is_billed_nothing_more,
+    a_customer_that_stripe_does_not_answer_for_holds_up_nobody,
     usage_of_a_final_invoice_is_missed_and_kept,
     late_usage_goes_to_the_current_period_where_that_is_said,
     what_takes_away_from_a_final_invoice_waits_for_a_decision,
@@ -221,6 +222,35 @@ async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
     let mut reports = world.reports("acct").await;
     reports.retain(|report| report.state == ReportState::NotBillable);
     assert_eq!(reports.iter().map(|report| report.quantity).sum::<i64>(), 7);
+    world.finish().await;
+}
+
+async fn a_customer_that_stripe_does_not_answer_for_holds_up_nobody(mut world: World) {
+    world.bill(at("2027-03-20T08:30:10Z")).await;
+    for name in ["bad", "good"] {
+        world.subscribe(name, &[BASIC], at(START)).await;
+        world.follow(name).await;
+    }
+    world.take_webhooks().await;
+    let unanswered = Fault::status(503)
+        .on_method("GET")
+        .on_path("/v1/subscriptions")
+        .on_customer("cus_bad")
+        .always();
+    world.stripe().script(unanswered).await.unwrap();
+    for name in ["bad", "good"] {
+        let path = format!("/v1/subscriptions/sub_{name}");
+        dashboard(&world, "DELETE", &path, &[]).await;
+    }
+    world
+        .until_followed("good", |known| known.ended_at.is_some())
+        .await;
+    let bad = world.subscription("bad").await.unwrap();
+    assert_eq!(bad.ended_at, None, "Stripe did not say");
+    world.stripe().clear_faults().await.unwrap();
+    world
+        .until_followed("bad", |known| known.ended_at.is_some())
+        .await;
     world.finish().await;
 }
 

@@ -76,10 +76,9 @@ fn subject_of(
             let event_name = find(pairs, "event_name");
             let meter = event_name.and_then(|event_name| state.active_meter(event_name));
             let key = meter.map_or(DEFAULT_CUSTOMER_KEY, |meter| meter.customer_key.as_str());
-            (
-                find(pairs, &format!("payload[{key}]")).and_then(owned),
-                event_name.and_then(owned),
-            )
+            let customer =
+                find(pairs, &format!("payload[{key}]")).or_else(|| find(pairs, "customer"));
+            (customer.and_then(owned), event_name.and_then(owned))
         }
     }
 }
