@@ -1,7 +1,7 @@
 //! Holds up every commit, so that a test sees what happens while the database is slow.
 
 use sea_orm::{
-    ConnectionTrait as _, Database, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
+    ConnectionTrait as _, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _,
 };
 
@@ -14,9 +14,7 @@ impl Hold {
     /// Takes what every commit needs: `SQLite`'s only writer, or a table of `PostgreSQL`. Reading goes
     /// on beside either.
     pub(crate) async fn commits_of(world: &World) -> Self {
-        let database = Database::connect(&world.database_url)
-            .await
-            .expect("the database");
+        let database = world.database().await;
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()

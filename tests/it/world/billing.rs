@@ -4,7 +4,7 @@
 use std::{pin::Pin, time::Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{ConnectionTrait as _, Database, Statement};
+use sea_orm::{ConnectionTrait as _, Statement};
 use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
 use usage_client::{Account, PutAccount, Subscription};
 
@@ -154,9 +154,7 @@ impl World {
             .map(|table| format!("+ (SELECT COUNT(*) FROM {table})"));
         let left: String = left.collect();
         let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
-        let database = Database::connect(&self.database_url)
-            .await
-            .expect("the database");
+        let database = self.database().await;
         // Hundreds of accounts take their time: it is stuck where nothing gets less.
         let (mut least, mut since, began) = (i64::MAX, Instant::now(), Instant::now());
         loop {

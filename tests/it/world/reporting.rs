@@ -2,7 +2,7 @@
 //! database behind the service's back.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait as _, Database, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
 use stripe_sandbox::{HeldEvent, LoggedRequest};
 use usage_client::{Increment, ReportState};
 use usage_server::clock::Clock;
@@ -73,11 +73,20 @@ impl World {
         self.sql("UPDATE leases SET held_until = 0").await;
     }
 
+    /// One connection to the database. It is kept, because a pool's task that closes old ones may go round
+    /// for ever.
+    pub(crate) async fn database(&self) -> DatabaseConnection {
+        let mut options = ConnectOptions::new(&self.database_url);
+        options
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        Database::connect(options).await.expect("the database")
+    }
+
     /// Changes the database behind the service's back, as only time or a crash would.
     pub(crate) async fn sql(&self, statement: &str) {
-        let database = Database::connect(&self.database_url)
-            .await
-            .expect("the database");
+        let database = self.database().await;
         database
             .execute_unprepared(statement)
             .await
@@ -87,9 +96,7 @@ impl World {
 
     /// How many rows a table has, or a part of it: `commits WHERE quantity = 0`.
     pub(crate) async fn rows(&self, table: &str) -> i64 {
-        let database = Database::connect(&self.database_url)
-            .await
-            .expect("the database");
+        let database = self.database().await;
         let sql = format!("SELECT COUNT(*) AS number FROM {table}");
         let statement = Statement::from_string(database.get_database_backend(), sql);
         let row = database.query_one_raw(statement).await.expect("rows");
