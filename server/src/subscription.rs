@@ -51,6 +51,9 @@ pub(crate) struct SubscriptionOptions {
     pub(crate) idle: Duration,
 }
 
+/// After how many questions in a row that Stripe did not answer a look asks no more.
+const MOST_UNANSWERED: u32 = 5;
+
 /// Follows and changes the subscriptions of the linked accounts.
 #[derive(Debug)]
 pub(crate) struct Subscriptions {

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Subscriptions, facts,
+    MOST_UNANSWERED, Subscriptions, facts,
     follow::{ByCustomer, FollowError},
 };
 use crate::usage::{Millis, SECOND_MS};
@@ -19,8 +19,6 @@ const MOST_PAGES: usize = 10_000;
 const A_LOOK: u64 = 200;
 /// How soon what Stripe did not answer for is asked for again.
 const AGAIN_MS: Millis = 30 * SECOND_MS;
-/// After how many questions in a row that Stripe did not answer a poll asks no more.
-const MOST_UNANSWERED: u32 = 5;
 /// How long work on an operation may stand still before another replica takes it up.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
 
@@ -84,15 +82,20 @@ impl Subscriptions {
 
     /// What a report needs to know before it is sent.
     async fn follow_wanted(&self) -> Result<(), FollowError> {
-        let now = self.clock.now();
+        let (now, mut unanswered) = (self.clock.now(), 0_u32);
         for row in self.store.wanted_subscriptions(now, A_LOOK).await? {
             if let Err(error) = self.follow_one(&row).await {
                 // It stays wanted; the others need not wait for it.
                 tracing::warn!(subscription = %row.subscription, %error, "a subscription could not be looked at");
                 let again = self.clock.now().saturating_add(AGAIN_MS);
                 self.store.postpone_wanted(&row, again).await?;
+                unanswered = unanswered.saturating_add(1);
+                if unanswered >= MOST_UNANSWERED {
+                    break;
+                }
                 continue;
             }
+            unanswered = 0;
             self.store.satisfy(&row).await?;
             self.closed.notify_one();
             if self.shutdown.is_cancelled() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Subscriptions, follow::FollowError};
+use super::{MOST_UNANSWERED, Subscriptions, follow::FollowError};
 use crate::{
     store::webhooks::WebhookEvent,
     stripe::Failure,
@@ -35,11 +35,15 @@ impl Subscriptions {
             self.settle_now.notify_one();
         }
         self.flush_invoiced(&fresh).await?;
-        let mut unanswered = BTreeSet::new();
+        let (mut unanswered, mut in_a_row) = (BTreeSet::new(), 0_u32);
         let customers: BTreeSet<&str> = events.iter().filter_map(customer_of).collect();
         for customer in customers {
+            if in_a_row >= MOST_UNANSWERED {
+                unanswered.insert(customer);
+                continue;
+            }
             match self.follow_customer_of(customer, &events).await {
-                Ok(()) => {}
+                Ok(()) => in_a_row = 0,
                 Err(FollowError::Stripe(Failure::Unanswered(why))) => {
                     tracing::warn!(
                         customer,
@@ -47,6 +51,7 @@ impl Subscriptions {
                         "Stripe did not answer for what a webhook is about"
                     );
                     unanswered.insert(customer);
+                    in_a_row = in_a_row.saturating_add(1);
                 }
                 // The next poll looks again; the webhooks of others need not wait.
                 Err(error) => {
