@@ -1,6 +1,7 @@
 //! Billing periods: usage reaches the invoice of the period it happened in, whatever happens around its end.
 
 use chrono::TimeDelta;
+use stripe_sandbox::Fault;
 use usage_client::{InvoiceState, PutAccount, ReportState};
 
 use crate::world::{
@@ -14,6 +15,7 @@ on_both_engines!(
     usage_from_before_the_link_but_inside_the_period_is_billed,
     late_usage_of_a_draft_joins_it,
     usage_from_before_a_subscription_charges_is_held_and_not_lost,
+    deadlines_that_near_are_counted_before_they_pass,
 );
 
 /// Twelve minutes and some seconds past an hour, so that the boundary cuts it.
@@ -118,4 +120,38 @@ async fn usage_from_before_a_subscription_charges_is_held_and_not_lost(mut world
     );
     assert_eq!(world.held("cus_acct", "api_calls").await, 3);
     world.finish().await;
+}
+
+async fn deadlines_that_near_are_counted_before_they_pass(mut world: World) {
+    let end = at("2027-04-10T13:12:34Z");
+    world.bill(end - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(ANCHOR)).await;
+    world.follow("acct").await;
+    world.count("acct", 5, world.now()).await;
+    let down = Fault::status(503)
+        .on_path("/v1/billing/meter_events")
+        .always();
+    world.stripe().script(down).await.unwrap();
+    world
+        .pass(end + TimeDelta::minutes(40), TimeDelta::minutes(10))
+        .await;
+    for (deadline, near) in [
+        ("draft_end", end + TimeDelta::minutes(50)),
+        ("33_days", end + TimeDelta::days(33)),
+    ] {
+        let before = warnings(&world, deadline).await;
+        world.move_clocks(near).await;
+        world
+            .until(deadline, async || warnings(&world, deadline).await > before)
+            .await;
+    }
+    world.finish().await;
+}
+
+/// How often a deadline was found near.
+async fn warnings(world: &World, deadline: &str) -> u64 {
+    let (_, metrics) = world.http_get("/metrics").await;
+    let name = format!("usage_deadline_warnings_total{{deadline=\"{deadline}\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    line.map_or(0, |number| number.parse().unwrap())
 }
