@@ -103,10 +103,18 @@ impl Account {
 
     /// What a meter charges ends earlier than was thought, and is on an invoice that is final.
     pub(super) fn end(&mut self, meter: usize, at: i64) {
+        let mut gone = Vec::new();
         let running = self.segments.iter_mut();
         for segment in running.filter(|segment| segment.meter == meter && segment.end > at) {
+            gone.push(segment.end);
             self.boundaries.insert(at);
             (segment.end, segment.final_at) = (at, at);
+        }
+        // Where nothing is known to end any more, nothing is cut.
+        let ends = |edge: &i64| self.segments.iter().any(|segment| segment.end == *edge);
+        let gone: Vec<i64> = gone.into_iter().filter(|edge| !ends(edge)).collect();
+        for edge in gone {
+            self.boundaries.remove(&edge);
         }
     }
 
