@@ -5,8 +5,10 @@
 
 use crate::{
     Account, AccountPage, Batch, BatchOutcome, CancelSubscription, ChangePlan, Changed, Correct,
-    Corrected, Counted, Error, ForceReport, Get, Increment, ListAccounts, ListReports, PutAccount,
-    Reconcile, ReconcilePage, ReportPage, ReportRun, ResolveReport, Resolved, Usage, proto,
+    Corrected, Counted, Error, ForceReport, Get, GetCall, Increment, IncrementCall, ListAccounts,
+    ListReports, PutAccount, Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun,
+    ResolveReport, Resolved, Retry, Usage, UsageClientBuilder, proto,
+    retry::{Repeatable, until_done},
 };
 use proto::{
     account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,
@@ -14,7 +16,9 @@ use proto::{
 use std::time::Duration;
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Endpoint},
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
 };
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,30 +26,52 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const CHANGE_TIMEOUT: Duration = Duration::from_mins(5);
 /// Longer deadlines do not fit into the header that carries them.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than the minute of silence after which many load balancers drop a connection.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_PAGE_SIZE: usize = 1_000;
+
+/// Adds to each call who makes it.
+#[derive(Clone)]
+struct Authorize(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Authorize {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.0 {
+            let own = authorization.clone();
+            request.metadata_mut().insert("authorization", own);
+        }
+        Ok(request)
+    }
+}
+
+type Connection = InterceptedService<Channel, Authorize>;
 
 /// A connection to usage-billing.
 ///
 /// Cloning is cheap, and all clones share the connection: keep one and clone it wherever it is
-/// needed. A lost connection is made again by the next call.
-#[derive(Debug, Clone)]
+/// needed. A lost connection is made again by the next call, and what failed is [repeated](Retry).
+#[derive(Clone)]
 pub struct UsageClient {
-    usage: UsageServiceClient<Channel>,
-    accounts: AccountServiceClient<Channel>,
+    usage: UsageServiceClient<Connection>,
+    accounts: AccountServiceClient<Connection>,
     timeout: Duration,
+    retry: Retry,
+}
+
+impl std::fmt::Debug for UsageClient {
+    /// Never shows a token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UsageClient")
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl UsageClient {
     /// Connects to a server such as `http://127.0.0.1:50051`, and fails if none is there.
     ///
-    /// Without a scheme, `http://` is meant.
+    /// Without a scheme, `http://` is meant. More servers, TLS and tokens: [`builder`](Self::builder).
     pub async fn connect(endpoint: impl Into<String>) -> Result<Self, Error> {
-        let channel = parse_endpoint(endpoint.into())?.connect().await?;
-        Ok(Self::from_channel(channel))
+        Self::builder(endpoint).connect().await
     }
 
     /// As [`connect`](Self::connect), but the first call makes the connection, so that the server may
@@ -55,20 +81,37 @@ impl UsageClient {
     ///
     /// Outside of a Tokio runtime.
     pub fn connect_lazy(endpoint: impl Into<String>) -> Result<Self, Error> {
-        let channel = parse_endpoint(endpoint.into())?.connect_lazy();
-        Ok(Self::from_channel(channel))
+        Self::builder(endpoint).connect_lazy()
+    }
+
+    /// Sets up a client of this server.
+    pub fn builder(endpoint: impl Into<String>) -> UsageClientBuilder {
+        UsageClientBuilder::new(endpoint.into())
     }
 
     /// A client over a channel that the caller has set up.
     pub fn from_channel(channel: Channel) -> Self {
+        Self::over(channel, None)
+    }
+
+    pub(crate) fn over(channel: Channel, authorization: Option<MetadataValue<Ascii>>) -> Self {
+        let connection = InterceptedService::new(channel, Authorize(authorization));
         Self {
-            usage: UsageServiceClient::new(channel.clone()),
-            accounts: AccountServiceClient::new(channel),
+            usage: UsageServiceClient::new(connection.clone()),
+            accounts: AccountServiceClient::new(connection),
             timeout: DEFAULT_TIMEOUT,
+            retry: Retry::default(),
         }
     }
 
-    /// The deadline of each call from now on, at most a day; 10 seconds unless set. Clones that exist
+    /// How calls that failed are made again from now on. Clones that exist already keep their way.
+    #[must_use]
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The deadline of each call from now on, all its attempts included, at most a day; 10 seconds unless set. Clones that exist
     /// already keep theirs.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -80,24 +123,44 @@ impl UsageClient {
     ///
     /// An account's id alone counts one unit of the default meter. On failure
     /// [`Error::idempotency_key`] has the key that the next attempt must carry.
-    pub async fn increment(&self, increment: impl Into<Increment>) -> Result<Counted, Error> {
-        let mut increment = increment.into();
+    ///
+    /// ```no_run
+    /// # async fn example(client: usage_client::UsageClient) -> Result<(), usage_client::Error> {
+    /// client.increment("acct_42").meter("tokens").quantity(1_200).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn increment(&self, increment: impl Into<Increment>) -> IncrementCall<'_> {
+        IncrementCall {
+            client: self,
+            increment: increment.into(),
+        }
+    }
+
+    pub(crate) async fn send_increment(&self, mut increment: Increment) -> Result<Counted, Error> {
         let key = increment.ensure_key().map(str::to_owned);
+        let repeatable = if key.is_some() {
+            Repeatable::Always
+        } else {
+            Repeatable::WithoutEffect
+        };
         let request = increment.into_wire()?;
-        let mut usage = self.usage.clone();
-        let answer = self
-            .unary(
-                request,
-                |request| async move { usage.increment(request).await },
-            )
-            .await;
-        match answer {
+        let answer = self.unary(repeatable, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.increment(request).await }
+        });
+        match answer.await {
             Ok(response) => Ok(Counted {
                 duplicate: response.duplicate,
                 key,
             }),
             Err(error) => Err(error.with_key(key)),
         }
+    }
+
+    /// Sets up a [`Recorder`], which counts without making its caller wait.
+    pub fn recorder(&self) -> RecorderBuilder {
+        RecorderBuilder::new(self.clone())
     }
 
     /// Counts up to 1,000 increments in one transaction, with one result an item: a bad item never
@@ -108,30 +171,44 @@ impl UsageClient {
         let mut batch = batch.into();
         let key = batch.ensure_key().map(str::to_owned);
         let sent = batch.len();
+        let repeatable = if key.is_some() {
+            Repeatable::Always
+        } else {
+            Repeatable::WithoutEffect
+        };
         let request = batch.into_wire()?;
-        let mut usage = self.usage.clone();
-        self.unary(request, |request| async move {
-            usage.increment_batch(request).await
+        self.unary(repeatable, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.increment_batch(request).await }
         })
         .await
         .and_then(|response| BatchOutcome::from_wire(response, sent, key.clone()))
         .map_err(|error| error.with_key(key))
     }
 
-    /// Shows an account's usage in a period.
-    pub async fn get(&self, get: impl Into<Get>) -> Result<Usage, Error> {
-        let request = get.into().into_wire()?;
-        let mut usage = self.usage.clone();
-        let response = self.unary(request, |request| async move { usage.get(request).await });
+    /// Shows an account's usage in a period; all meters in the current billing period unless said otherwise.
+    pub fn get(&self, get: impl Into<Get>) -> GetCall<'_> {
+        GetCall {
+            client: self,
+            get: get.into(),
+        }
+    }
+
+    pub(crate) async fn send_get(&self, get: Get) -> Result<Usage, Error> {
+        let request = get.into_wire()?;
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.get(request).await }
+        });
         Usage::from_wire(response.await?)
     }
 
     /// Lists one page of usage reports, newest first.
     pub async fn list_reports(&self, filter: ListReports) -> Result<ReportPage, Error> {
         let request = filter.into_wire();
-        let mut usage = self.usage.clone();
-        let response = self.unary(request, |request| async move {
-            usage.list_reports(request).await
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.list_reports(request).await }
         });
         ReportPage::from_wire(response.await?)
     }
@@ -189,11 +266,10 @@ impl UsageClient {
         let mut correction = correction;
         let key = correction.ensure_key().map(str::to_owned);
         let request = correction.into_wire()?;
-        let mut usage = self.usage.clone();
-        self.unary(
-            request,
-            |request| async move { usage.correct(request).await },
-        )
+        self.unary(Repeatable::Always, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.correct(request).await }
+        })
         .await
         .and_then(|response| Corrected::from_wire(response, key.clone()))
         .map_err(|error| error.with_key(key))
@@ -203,9 +279,9 @@ impl UsageClient {
     /// it stands changes nothing.
     pub async fn resolve_report(&self, decision: ResolveReport) -> Result<Resolved, Error> {
         let request = decision.into_wire();
-        let mut usage = self.usage.clone();
-        let response = self.unary(request, |request| async move {
-            usage.resolve_report(request).await
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.resolve_report(request).await }
         });
         Resolved::from_wire(response.await?)
     }
@@ -215,11 +291,10 @@ impl UsageClient {
     /// Stripe is asked meanwhile: give it [more time](Self::with_timeout) than other calls.
     pub async fn reconcile(&self, question: Reconcile) -> Result<ReconcilePage, Error> {
         let request = question.into_wire()?;
-        let mut usage = self.usage.clone();
-        let response = self.unary(
-            request,
-            |request| async move { usage.reconcile(request).await },
-        );
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut usage = self.usage.clone();
+            async move { usage.reconcile(request).await }
+        });
         ReconcilePage::from_wire(response.await?)
     }
 
@@ -227,9 +302,15 @@ impl UsageClient {
     /// changes nothing.
     pub async fn put_account(&self, account: PutAccount) -> Result<Account, Error> {
         let request = account.into_wire()?;
-        let mut accounts = self.accounts.clone();
-        let response = self.unary(request, |request| async move {
-            accounts.put_account(request).await
+        // After a first attempt that took effect, the etag would be another.
+        let repeatable = if request.etag.is_empty() {
+            Repeatable::Always
+        } else {
+            Repeatable::WithoutEffect
+        };
+        let response = self.unary(repeatable, request, |request| {
+            let mut accounts = self.accounts.clone();
+            async move { accounts.put_account(request).await }
         });
         Account::from_wire(response.await?.account)
     }
@@ -239,9 +320,9 @@ impl UsageClient {
         let request = proto::GetAccountRequest {
             account_id: account_id.into(),
         };
-        let mut accounts = self.accounts.clone();
-        let response = self.unary(request, |request| async move {
-            accounts.get_account(request).await
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut accounts = self.accounts.clone();
+            async move { accounts.get_account(request).await }
         });
         Account::from_wire(response.await?.account)
     }
@@ -250,10 +331,10 @@ impl UsageClient {
     /// and shown by Stripe before anything changes; safe to retry at any point.
     pub async fn change_plan(&self, change: ChangePlan) -> Result<Changed, Error> {
         let request = change.into_wire();
-        let mut accounts = self.accounts.clone();
         let patience = self.timeout.max(CHANGE_TIMEOUT);
-        let response = unary(patience, request, |request| async move {
-            accounts.change_plan(request).await
+        let response = self.patiently(patience, request, |request| {
+            let mut accounts = self.accounts.clone();
+            async move { accounts.change_plan(request).await }
         });
         let response = response.await?;
         Changed::from_wire(response.change, response.account)
@@ -262,10 +343,10 @@ impl UsageClient {
     /// Cancels an account's subscription, now or at its period's end; safe to retry at any point.
     pub async fn cancel_subscription(&self, cancel: CancelSubscription) -> Result<Changed, Error> {
         let request = cancel.into_wire();
-        let mut accounts = self.accounts.clone();
         let patience = self.timeout.max(CHANGE_TIMEOUT);
-        let response = unary(patience, request, |request| async move {
-            accounts.cancel_subscription(request).await
+        let response = self.patiently(patience, request, |request| {
+            let mut accounts = self.accounts.clone();
+            async move { accounts.cancel_subscription(request).await }
         });
         let response = response.await?;
         Changed::from_wire(response.change, response.account)
@@ -274,61 +355,60 @@ impl UsageClient {
     /// Lists one page of the accounts that were put, ordered by their id.
     pub async fn list_accounts(&self, page: ListAccounts) -> Result<AccountPage, Error> {
         let request = page.into_wire();
-        let mut accounts = self.accounts.clone();
-        let response = self.unary(request, |request| async move {
-            accounts.list_accounts(request).await
+        let response = self.unary(Repeatable::Always, request, |request| {
+            let mut accounts = self.accounts.clone();
+            async move { accounts.list_accounts(request).await }
         });
         AccountPage::from_wire(response.await?)
     }
 
     async fn unary<Q, A, F>(
         &self,
+        repeatable: Repeatable,
         message: Q,
-        call: impl FnOnce(Request<Q>) -> F,
+        call: impl Fn(Request<Q>) -> F,
     ) -> Result<A, Error>
     where
+        Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        unary(self.timeout, message, call).await
+        let attempt = |left| once(left, self.timeout, message.clone(), &call);
+        until_done(self.retry, self.timeout, repeatable, attempt).await
+    }
+
+    /// A call that takes its time and can be repeated at any point.
+    async fn patiently<Q, A, F>(
+        &self,
+        patience: Duration,
+        message: Q,
+        call: impl Fn(Request<Q>) -> F,
+    ) -> Result<A, Error>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let attempt = |left| once(left, patience, message.clone(), &call);
+        until_done(self.retry, patience, Repeatable::Always, attempt).await
     }
 }
 
-/// One call under a deadline. The header tells the server when nobody waits any more; our own clock also
-/// covers the time in which there is no connection to send it over.
-async fn unary<Q, A, F>(
+/// One attempt under what is left of a deadline. The header tells the server when nobody waits any more; our
+/// own clock also covers the time in which there is no connection to send it over.
+async fn once<Q, A, F>(
+    left: Duration,
     patience: Duration,
     message: Q,
-    call: impl FnOnce(Request<Q>) -> F,
+    call: &impl Fn(Request<Q>) -> F,
 ) -> Result<A, Error>
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
     let mut request = Request::new(message);
-    request.set_timeout(patience);
-    match tokio::time::timeout(patience, call(request)).await {
+    request.set_timeout(left);
+    match tokio::time::timeout(left, call(request)).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_elapsed) => Err(Error::deadline(patience)),
     }
-}
-
-fn parse_endpoint(endpoint: String) -> Result<Endpoint, Error> {
-    let endpoint = if endpoint.contains("://") {
-        endpoint
-    } else {
-        format!("http://{endpoint}")
-    };
-    let refusal = |why: &str| Error::invalid("endpoint", format!("`{endpoint}` {why}"));
-    let parsed = Endpoint::from_shared(endpoint.clone())
-        .map_err(|_uri| refusal("is no address such as `http://127.0.0.1:50051`"))?;
-    if parsed.uri().scheme_str() != Some("http") {
-        return Err(refusal("must begin with `http://`"));
-    }
-    Ok(parsed
-        .user_agent(concat!("usage-client/", env!("CARGO_PKG_VERSION")))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
 }
 
 #[cfg(test)]

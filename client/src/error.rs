@@ -196,6 +196,12 @@ impl Error {
         self
     }
 
+    /// The same failure of a later attempt: what an earlier one may have done may have been done.
+    pub(crate) fn or_earlier_effect(mut self, earlier: bool) -> Self {
+        self.0.may_have_taken_effect |= earlier;
+        self
+    }
+
     pub(crate) fn with_key(mut self, key: Option<String>) -> Self {
         self.0.key = key;
         self

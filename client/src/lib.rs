@@ -1,8 +1,17 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        reason = "a test's own figures are small"
+    )
+)]
 
 mod account;
 mod batch;
+mod call;
 mod client;
+mod connect;
 mod correction;
 mod decision;
 mod error;
@@ -10,7 +19,9 @@ mod increment;
 mod page;
 mod reason;
 mod reconcile;
+mod recorder;
 mod report;
+mod retry;
 mod run;
 mod status;
 mod subscription;
@@ -19,14 +30,18 @@ mod usage;
 
 pub use account::{Account, AccountPage, Billing, ListAccounts, PutAccount, StripeBilling};
 pub use batch::{Batch, BatchOutcome, IncrementResult};
+pub use call::{GetCall, IncrementCall};
 pub use client::UsageClient;
+pub use connect::UsageClientBuilder;
 pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 pub use reason::Reason;
 pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
+pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
 pub use report::{ListReports, ReportKind, ReportPage, ReportState, UsageReport};
+pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
 pub use subscription::{
     BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,

@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle}
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use usage_client::{
-    ForceReport, Get, ListAccounts, ListReports, PutAccount, ReportSummary, UsageClient,
+    ForceReport, Get, ListAccounts, ListReports, PutAccount, ReportSummary, Retry, UsageClient,
     UsageReport,
 };
 use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve, store::Store};
@@ -157,7 +157,11 @@ impl Server {
     /// A client of a server that has begun to serve: the socket takes connections before that.
     pub(crate) async fn client(&self) -> UsageClient {
         let client = within("connecting", UsageClient::connect(self.endpoint.clone()));
-        let client = client.await.expect("a connection");
+        // A test sees each failure; those of the client's own retries are about them.
+        let client = client
+            .await
+            .expect("a connection")
+            .with_retry(Retry::never());
         let first = ListAccounts::new().page_size(1);
         within("starting", client.list_accounts(first))
             .await
@@ -314,6 +318,11 @@ impl World {
             // It listens at another port now.
             self.take_webhooks().await;
         }
+    }
+
+    /// Where the server listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.server.as_ref().expect("a server").endpoint()
     }
 
     /// Another server on the same database.

@@ -1,0 +1,321 @@
+//! Counting without waiting: what is recorded is summed in memory and sent in the background.
+//!
+//! [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way, and
+//! [`worker`] sends it.
+
+mod batches;
+mod sums;
+mod worker;
+
+use crate::{Error, UsageClient};
+use batches::Batches;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use sums::{MAX_QUANTITY, Sums};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Counts usage without making its caller wait.
+///
+/// [`record`](Self::record) adds to a sum in memory, by account, meter and whole second, and returns. In the
+/// background the sums are sent in batches, each under one idempotency key that stays the same until the
+/// server has answered: whatever is sent twice counts once, and usage keeps the second in which it
+/// happened, however long the server is away.
+///
+/// Memory is bounded by [`capacity`](RecorderBuilder::capacity): where it is full, usage that would need a
+/// new sum is dropped, counted in [`stats`](Self::stats) and logged. What is in memory is lost when the
+/// process dies; end it with [`shutdown`](Self::shutdown).
+///
+/// Clones share everything. When the last one is dropped, what was recorded is still sent as long as the
+/// runtime lives.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use usage_client::{Error, UsageClient};
+/// # async fn example() -> Result<(), Error> {
+/// let client = UsageClient::connect_lazy("http://127.0.0.1:50051")?;
+/// let recorder = client.recorder().start()?;
+/// recorder.record("acct_42", "tokens", 12);
+/// recorder.shutdown(Duration::from_secs(10)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+    /// Tells the worker when the last handle is gone.
+    _alive: Arc<DropGuard>,
+}
+
+/// Sets a [`Recorder`] up; see [`UsageClient::recorder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is recorded before it is started"]
+pub struct RecorderBuilder {
+    client: UsageClient,
+    interval: Duration,
+    batch_size: usize,
+    capacity: usize,
+    concurrency: usize,
+}
+
+/// What a [`Recorder`] has done so far, in calls of [`Recorder::record`] and in units.
+///
+/// `recorded = counted + pending + refused + dropped`, once nothing is being recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RecorderStats {
+    /// What was asked for.
+    pub recorded: Recorded,
+    /// What the server has counted durably.
+    pub counted: Recorded,
+    /// What is in memory or on its way.
+    pub pending: Recorded,
+    /// What the server refused for good, such as usage of an unknown meter.
+    pub refused: Recorded,
+    /// What there was no room for, and what no server would take: quantities outside their limits.
+    pub dropped: Recorded,
+}
+
+/// Calls of [`Recorder::record`], and the units in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Recorded {
+    /// How many calls.
+    pub calls: u64,
+    /// How many units; what would pass 2^64 stays there.
+    pub units: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: UsageClient,
+    batch_size: usize,
+    sums: Sums,
+    batches: Batches,
+    recorded: Tally,
+    counted: Tally,
+    refused: Tally,
+    dropped: Tally,
+    /// Wakes the worker before its interval is over.
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    calls: AtomicU64,
+    units: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, calls: u64, units: u64) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
+        self.units.fetch_add(units, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Recorded {
+        Recorded {
+            calls: self.calls.load(Ordering::Relaxed),
+            units: self.units.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl RecorderBuilder {
+    pub(crate) fn new(client: UsageClient) -> Self {
+        Self {
+            client,
+            interval: Duration::from_secs(1),
+            batch_size: crate::Batch::MAX_LEN,
+            capacity: 100_000,
+            concurrency: 4,
+        }
+    }
+
+    /// How long usage waits at most before it is sent: a second unless set, at least 10 milliseconds.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How many sums a batch holds at most: 1,000 unless set, and never more.
+    pub fn batch_size(mut self, sums: usize) -> Self {
+        self.batch_size = sums.clamp(1, crate::Batch::MAX_LEN);
+        self
+    }
+
+    /// How many sums of an account, meter and second may be in memory or on their way: 100,000 unless set.
+    /// Each takes about 200 bytes.
+    pub fn capacity(mut self, sums: usize) -> Self {
+        self.capacity = sums.max(1);
+        self
+    }
+
+    /// How many batches are on their way at once: 4 unless set, at most 64.
+    pub fn concurrency(mut self, batches: usize) -> Self {
+        self.concurrency = batches.clamp(1, 64);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// There is no Tokio runtime here to send from.
+    pub fn start(self) -> Result<Recorder, Error> {
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| Error::invalid("runtime", error.to_string()))?;
+        let alive = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            client: self.client,
+            batch_size: self.batch_size,
+            sums: Sums::new(self.capacity),
+            batches: Batches::default(),
+            recorded: Tally::default(),
+            counted: Tally::default(),
+            refused: Tally::default(),
+            dropped: Tally::default(),
+            wake: Notify::new(),
+        });
+        let work = worker::run(
+            Arc::clone(&shared),
+            self.interval,
+            self.concurrency,
+            alive.clone(),
+        );
+        runtime.spawn(work);
+        Ok(Recorder {
+            shared,
+            _alive: Arc::new(alive.drop_guard()),
+        })
+    }
+}
+
+impl Recorder {
+    /// Counts what an account used of a meter now, by this machine's clock. An empty meter is the server's
+    /// default one.
+    ///
+    /// Never waits, never fails and never panics: what cannot be kept is dropped and counted in
+    /// [`stats`](Self::stats). The quantity is 1 to 1,000,000,000,000.
+    pub fn record(&self, account_id: &str, meter: &str, quantity: i64) {
+        let units = u64::try_from(quantity).unwrap_or(0);
+        self.shared.recorded.add(1, units);
+        let is_valid = (1..=MAX_QUANTITY).contains(&quantity);
+        let is_kept = is_valid
+            && self
+                .shared
+                .sums
+                .add(account_id, meter, now_secs(), quantity)
+                .is_ok();
+        if !is_kept {
+            self.drop_one(is_valid, quantity, units);
+        }
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> RecorderStats {
+        self.shared.stats()
+    }
+
+    /// Waits until everything that was recorded before is counted, refused or dropped.
+    ///
+    /// # Errors
+    /// The time is over; what is pending stays so and goes on being sent.
+    pub async fn flush(&self, patience: Duration) -> Result<RecorderStats, Error> {
+        let shared = &self.shared;
+        let flushed = async {
+            let taken = shared.take();
+            shared.wake.notify_one();
+            shared.batches.until_done(taken).await;
+        };
+        match tokio::time::timeout(patience, flushed).await {
+            Ok(()) => Ok(self.stats()),
+            Err(_elapsed) => Err(Error::deadline(patience)),
+        }
+    }
+
+    /// Sends what was recorded and waits for it, as [`flush`](Self::flush) does, for the end of a process.
+    ///
+    /// # Errors
+    /// The time is over; the message says how much is still pending.
+    pub async fn shutdown(self, patience: Duration) -> Result<RecorderStats, Error> {
+        let flushed = self.flush(patience).await;
+        if flushed.is_err() {
+            let pending = self.stats().pending;
+            tracing::error!(
+                calls = pending.calls,
+                units = pending.units,
+                "usage is still pending at the shutdown"
+            );
+        }
+        flushed
+    }
+
+    #[cold]
+    fn drop_one(&self, is_valid: bool, quantity: i64, units: u64) {
+        let before = self.shared.dropped.read().calls;
+        self.shared.dropped.add(1, units);
+        // Once in a while: a full recorder drops many.
+        if before.is_multiple_of(10_000) {
+            let why = if is_valid {
+                "the recorder is full"
+            } else {
+                "the quantity is not 1 to 1,000,000,000,000"
+            };
+            tracing::error!(
+                quantity,
+                dropped = before.saturating_add(1),
+                why,
+                "usage was dropped"
+            );
+        }
+    }
+}
+
+impl Shared {
+    fn stats(&self) -> RecorderStats {
+        // What ends is read before what began, so that pending is never below zero.
+        let (counted, refused, dropped) = (
+            self.counted.read(),
+            self.refused.read(),
+            self.dropped.read(),
+        );
+        let recorded = self.recorded.read();
+        let left = |all: u64, ended: [u64; 3]| ended.into_iter().fold(all, u64::saturating_sub);
+        RecorderStats {
+            recorded,
+            counted,
+            pending: Recorded {
+                calls: left(
+                    recorded.calls,
+                    [counted.calls, refused.calls, dropped.calls],
+                ),
+                units: left(
+                    recorded.units,
+                    [counted.units, refused.units, dropped.units],
+                ),
+            },
+            refused,
+            dropped,
+        }
+    }
+
+    /// Makes batches of everything that was recorded; answers the number of the last batch there is.
+    fn take(&self) -> u64 {
+        self.batches.add(|| self.sums.take(), self.batch_size)
+    }
+}
+
+fn now_secs() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
+}
+
+#[cfg(test)]
+mod tests;

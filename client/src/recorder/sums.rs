@@ -1,0 +1,271 @@
+//! Sums of what was recorded and not yet batched: by account, meter and whole second, in shards, so that
+//! threads rarely meet.
+
+use hashbrown::{Equivalent, HashMap};
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// A power of two; a handful of threads meets seldom enough.
+const SHARDS: usize = 32;
+/// The most that the server takes in one increment.
+pub(super) const MAX_QUANTITY: i64 = 1_000_000_000_000;
+
+/// What an account used of a meter within a second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) account: Arc<str>,
+    pub(super) meter: Arc<str>,
+    /// Seconds of Unix time.
+    pub(super) second: i64,
+    pub(super) quantity: i64,
+    /// How many calls of `record` it holds.
+    pub(super) records: u64,
+}
+
+/// What could not be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full;
+
+#[derive(Debug)]
+pub(super) struct Sums {
+    shards: Box<[Shard]>,
+    hasher: RandomState,
+    capacity: usize,
+    /// Sums that are held here, or were taken and are not [released](Self::release).
+    held: AtomicUsize,
+}
+
+/// Apart from its neighbours, so that two threads do not share a cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<HashMap<Name, Slot, RandomState>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Name {
+    account: Arc<str>,
+    meter: Arc<str>,
+}
+
+/// A name that is only looked up.
+#[derive(Hash)]
+struct Names<'a> {
+    account: &'a str,
+    meter: &'a str,
+}
+
+impl Equivalent<Name> for Names<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        *self.account == *name.account && *self.meter == *name.meter
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    second: i64,
+    quantity: i64,
+    records: u64,
+    /// Seconds before it, and what did not fit.
+    older: Vec<(i64, i64, u64)>,
+}
+
+impl Sums {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: RandomState::new(),
+            capacity,
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds to a sum; a new one is refused where there is no room.
+    pub(super) fn add(
+        &self,
+        account: &str,
+        meter: &str,
+        second: i64,
+        quantity: i64,
+    ) -> Result<(), Full> {
+        let names = Names { account, meter };
+        let hash = self.hasher.hash_one(&names);
+        let mut shard = self.shard(hash);
+        if let Some(slot) = shard.get_mut(&names) {
+            let sum = slot.quantity.saturating_add(quantity);
+            if slot.second == second && sum <= MAX_QUANTITY {
+                slot.quantity = sum;
+                slot.records = slot.records.saturating_add(1);
+                return Ok(());
+            }
+            self.claim()?;
+            slot.older.push((slot.second, slot.quantity, slot.records));
+            (slot.second, slot.quantity, slot.records) = (second, quantity, 1);
+            return Ok(());
+        }
+        self.claim()?;
+        let name = Name {
+            account: account.into(),
+            meter: meter.into(),
+        };
+        let slot = Slot {
+            second,
+            quantity,
+            records: 1,
+            older: Vec::new(),
+        };
+        shard.insert(name, slot);
+        Ok(())
+    }
+
+    /// Takes all sums out. They count against the capacity until they are released.
+    pub(super) fn take(&self) -> Vec<Sum> {
+        let mut sums = Vec::new();
+        for shard in &self.shards {
+            let expected = lock(&shard.0).len();
+            // Made before the lock is taken again: who records must not wait for it.
+            let empty = HashMap::with_capacity_and_hasher(expected, RandomState::new());
+            let taken = mem::replace(&mut *lock(&shard.0), empty);
+            for (name, slot) in taken {
+                let sum = |(second, quantity, records)| Sum {
+                    account: Arc::clone(&name.account),
+                    meter: Arc::clone(&name.meter),
+                    second,
+                    quantity,
+                    records,
+                };
+                let last = (slot.second, slot.quantity, slot.records);
+                sums.extend(slot.older.into_iter().chain([last]).map(sum));
+            }
+        }
+        sums
+    }
+
+    /// Makes room again for so many sums that were taken.
+    pub(super) fn release(&self, sums: usize) {
+        self.held.fetch_sub(sums, Ordering::Relaxed);
+    }
+
+    /// How many sums are held, or taken and not released.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn claim(&self) -> Result<(), Full> {
+        if self.held.fetch_add(1, Ordering::Relaxed) < self.capacity {
+            return Ok(());
+        }
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        Err(Full)
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<Name, Slot, RandomState>> {
+        let place = usize::try_from(hash % 32).unwrap_or(0);
+        let shard = self.shards.get(place).unwrap_or(&self.shards[0]);
+        lock(&shard.0)
+    }
+}
+
+/// A thread that panicked while it held the lock has at most lost its own record.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(sums: &Sums) -> Vec<(String, i64, i64, u64)> {
+        let taken = sums.take();
+        let mut rows: Vec<_> = taken
+            .into_iter()
+            .map(|sum| {
+                let name = format!("{}/{}", sum.account, sum.meter);
+                (name, sum.second, sum.quantity, sum.records)
+            })
+            .collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn what_falls_into_one_second_is_one_sum() {
+        let sums = Sums::new(10);
+        for (account, meter, second, quantity) in [
+            ("a", "m", 1, 2),
+            ("a", "m", 1, 3),
+            ("a", "m", 2, 5),
+            ("a", "n", 1, 7),
+            ("b", "m", 1, 11),
+        ] {
+            sums.add(account, meter, second, quantity).unwrap();
+        }
+        assert_eq!(sums.held(), 4);
+        assert_eq!(
+            sorted(&sums),
+            [
+                ("a/m".to_owned(), 1, 5, 2),
+                ("a/m".to_owned(), 2, 5, 1),
+                ("a/n".to_owned(), 1, 7, 1),
+                ("b/m".to_owned(), 1, 11, 1),
+            ]
+        );
+        assert_eq!(sums.take(), []);
+        assert_eq!(sums.held(), 4, "until they are released");
+        sums.release(4);
+        assert_eq!(sums.held(), 0);
+    }
+
+    #[test]
+    fn a_sum_never_passes_what_the_server_takes() {
+        let sums = Sums::new(10);
+        sums.add("a", "m", 1, MAX_QUANTITY).unwrap();
+        sums.add("a", "m", 1, 1).unwrap();
+        let quantities: Vec<i64> = sums.take().iter().map(|sum| sum.quantity).collect();
+        assert_eq!(quantities, [MAX_QUANTITY, 1]);
+    }
+
+    #[test]
+    fn where_there_is_no_room_only_new_sums_are_refused() {
+        let sums = Sums::new(2);
+        sums.add("a", "m", 1, 1).unwrap();
+        sums.add("b", "m", 1, 1).unwrap();
+        assert_eq!(sums.add("c", "m", 1, 1), Err(Full));
+        assert_eq!(sums.add("a", "m", 2, 1), Err(Full));
+        sums.add("a", "m", 1, 1).unwrap();
+        assert_eq!(sums.held(), 2);
+        let taken = sums.take().len();
+        assert_eq!(sums.add("c", "m", 1, 1), Err(Full), "they are still held");
+        sums.release(taken);
+        sums.add("c", "m", 1, 1).unwrap();
+    }
+
+    #[test]
+    fn threads_lose_nothing_while_sums_are_taken() {
+        let sums = Sums::new(100_000);
+        let total = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    let sums = &sums;
+                    scope.spawn(move || {
+                        for number in 0..20_000_i64 {
+                            let account = if number % 3 == 0 { "shared" } else { "own" };
+                            sums.add(account, "m", number / 100 + thread, 1).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let mut total = 0;
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                total += sums.take().iter().map(|sum| sum.quantity).sum::<i64>();
+            }
+            total
+        });
+        let rest: i64 = sums.take().iter().map(|sum| sum.quantity).sum();
+        assert_eq!(total + rest, 80_000);
+    }
+}

@@ -1,0 +1,80 @@
+//! What stands before a server in production: one address that stays, whichever server is behind it, and
+//! connections that break.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// A proxy with one address.
+pub(crate) struct Front {
+    endpoint: String,
+    behind: Arc<Mutex<Option<String>>>,
+    breaks: watch::Sender<u64>,
+    serving: JoinHandle<()>,
+}
+
+impl Front {
+    /// With nobody behind it.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let behind = Arc::new(Mutex::new(None::<String>));
+        let (breaks, broken) = watch::channel(0);
+        let target = Arc::clone(&behind);
+        let serving = tokio::spawn(async move {
+            while let Ok((caller, _)) = listener.accept().await {
+                let server = target
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                if let Some(server) = server {
+                    tokio::spawn(carry(caller, server, broken.clone()));
+                }
+            }
+        });
+        Self {
+            endpoint,
+            behind,
+            breaks,
+            serving,
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// From now on connections go to this server, such as `http://127.0.0.1:1`.
+    pub(crate) fn put_before(&self, endpoint: &str) {
+        let address = endpoint.trim_start_matches("http://").to_owned();
+        *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// Breaks the connections that there are, whatever is under way on them.
+    pub(crate) fn break_connections(&self) {
+        self.breaks.send_modify(|times| *times += 1);
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn carry(mut caller: TcpStream, server: String, mut broken: watch::Receiver<u64>) {
+    broken.mark_unchanged();
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
+    tokio::select! {
+        // Whichever side ends it, the other sees that.
+        _ = copy_bidirectional(&mut caller, &mut server) => {}
+        _ = broken.changed() => {}
+    }
+}
