@@ -4,11 +4,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncWrite, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 /// A proxy with one address.
 pub(crate) struct Front {
@@ -21,8 +22,19 @@ pub(crate) struct Front {
 impl Front {
     /// With nobody behind it.
     pub(crate) async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    /// One that ends TLS.
+    pub(crate) async fn start_secure(config: ServerConfig) -> Self {
+        Self::start_as(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_as(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let address = listener.local_addr().expect("an address");
+        let endpoint = format!("{scheme}://{address}");
         let behind = Arc::new(Mutex::new(None::<String>));
         let (breaks, broken) = watch::channel(0);
         let target = Arc::clone(&behind);
@@ -33,7 +45,7 @@ impl Front {
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
                 if let Some(server) = server {
-                    tokio::spawn(carry(caller, server, broken.clone()));
+                    tokio::spawn(admit(caller, tls.clone(), server, broken.clone()));
                 }
             }
         });
@@ -67,7 +79,27 @@ impl Drop for Front {
     }
 }
 
-async fn carry(mut caller: TcpStream, server: String, mut broken: watch::Receiver<u64>) {
+async fn admit(
+    caller: TcpStream,
+    tls: Option<TlsAcceptor>,
+    server: String,
+    broken: watch::Receiver<u64>,
+) {
+    match tls {
+        None => carry(caller, server, broken).await,
+        Some(tls) => {
+            if let Ok(caller) = tls.accept(caller).await {
+                carry(caller, server, broken).await;
+            }
+        }
+    }
+}
+
+async fn carry(
+    mut caller: impl AsyncRead + AsyncWrite + Unpin,
+    server: String,
+    mut broken: watch::Receiver<u64>,
+) {
     broken.mark_unchanged();
     let Ok(mut server) = TcpStream::connect(server).await else {
         return;

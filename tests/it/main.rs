@@ -14,6 +14,7 @@ mod batches;
 mod boundaries;
 mod calendar;
 mod commits;
+mod connecting;
 mod contract;
 mod corrections;
 mod counting;

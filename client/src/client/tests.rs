@@ -21,6 +21,8 @@ const REPORTS: usize = 2_500;
 struct Fake {
     seen: Arc<Mutex<Vec<proto::IncrementRequest>>>,
     deadlines: Arc<Mutex<Vec<String>>>,
+    /// As whom the last call came.
+    caller: Arc<Mutex<Option<String>>>,
 }
 
 #[tonic::async_trait]
@@ -32,10 +34,21 @@ impl UsageService for Fake {
         let deadline = request.metadata().get("grpc-timeout").unwrap();
         let deadline = deadline.to_str().unwrap().to_owned();
         self.deadlines.lock().unwrap().push(deadline);
+        let caller = request.metadata().get("authorization");
+        let caller = caller.map(|token| token.to_str().unwrap().to_owned());
+        *self.caller.lock().unwrap() = caller;
         let request = request.into_inner();
         match &*request.account_id {
             "silent" => std::future::pending().await,
             "stopping" => return Err(Status::unavailable("stopping")),
+            "shaken" => {
+                let mut seen = self.seen.lock().unwrap();
+                seen.push(request);
+                if seen.len() < 3 {
+                    return Err(Status::unavailable("shaken"));
+                }
+                return Ok(Response::new(proto::IncrementResponse::default()));
+            }
             _ => {}
         }
         let mut seen = self.seen.lock().unwrap();
@@ -175,6 +188,52 @@ async fn an_increment_is_sent_with_a_key_and_a_deadline() {
     let deadlines = fake.deadlines.lock().unwrap();
     let micros: u64 = deadlines[0].strip_suffix('u').unwrap().parse().unwrap();
     assert!((9_000_000..=10_000_000).contains(&micros), "{deadlines:?}");
+}
+
+#[tokio::test]
+async fn all_attempts_of_a_call_have_one_key() {
+    let (client, fake) = connect().await;
+    let client = client.with_retry(Retry::default());
+    let counted = client.increment("shaken").quantity(2).await.unwrap();
+    let seen = fake.seen.lock().unwrap();
+    assert_eq!(seen.len(), 3);
+    for request in seen.iter() {
+        assert_eq!(*request, seen[0]);
+        assert_eq!(Some(&*request.idempotency_key), counted.key.as_deref());
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_key_is_not_repeated_where_it_may_have_counted() {
+    let (client, fake) = connect().await;
+    let client = client.with_retry(Retry::default());
+    let error = client.increment("shaken").without_key().await.unwrap_err();
+    assert!(error.may_have_taken_effect(), "{error}");
+    assert_eq!(fake.seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_goes_with_each_call_and_is_never_shown() {
+    let fake = Fake::default();
+    let (listener, address) = listen().await;
+    let service = UsageServiceServer::new(fake.clone());
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let builder = UsageClient::builder(address.to_string()).bearer_token("s3cret");
+    let shown = format!("{builder:?}");
+    let client = builder.connect_lazy().unwrap();
+    client.increment("a").await.unwrap();
+    assert_eq!(
+        fake.caller.lock().unwrap().as_deref(),
+        Some("Bearer s3cret")
+    );
+    for shown in [shown, format!("{client:?}")] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    let unsendable = UsageClient::builder("127.0.0.1:1").bearer_token("s3cret\n");
+    let error = unsendable.connect_lazy().unwrap_err();
+    assert_eq!(error.violations()[0].field, "bearer_token");
+    assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
 }
 
 #[tokio::test]
@@ -335,7 +394,7 @@ async fn a_run_that_is_cut_off_is_an_error_and_can_be_watched() {
 
 #[tokio::test]
 async fn an_address_that_is_none_is_named() {
-    for address in ["https://127.0.0.1:1", "http://a b", ""] {
+    for address in ["ftp://127.0.0.1:1", "http://a b", ""] {
         let error = UsageClient::connect_lazy(address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert_eq!(error.violations()[0].field, "endpoint");
