@@ -158,7 +158,7 @@ impl UsageClient {
         }
     }
 
-    /// Sets up a [`Recorder`], which counts without making its caller wait.
+    /// Sets up a [`Recorder`](crate::Recorder), which counts without making its caller wait.
     pub fn recorder(&self) -> RecorderBuilder {
         RecorderBuilder::new(self.clone())
     }
