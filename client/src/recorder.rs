@@ -1,24 +1,28 @@
 //! Counting without waiting: what is recorded is summed in memory and sent in the background.
 //!
-//! [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way, and
-//! [`worker`] sends it.
+//! [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way, [`spool`] keeps
+//! that on disk, and [`worker`] sends it.
 
 mod batches;
+mod spool;
 mod sums;
 mod worker;
 
 use crate::{Error, UsageClient};
-use batches::Batches;
+use batches::{Batches, Held};
+use spool::Spool;
 use std::{
+    path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use sums::{MAX_QUANTITY, Sums};
+use sums::{MAX_QUANTITY, Sum, Sums};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 /// Counts usage without making its caller wait.
 ///
@@ -30,6 +34,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Memory is bounded by [`capacity`](RecorderBuilder::capacity): where it is full, usage that would need a
 /// new sum is dropped, counted in [`stats`](Self::stats) and logged. What is in memory is lost when the
 /// process dies; end it with [`shutdown`](Self::shutdown).
+///
+/// With a [`spool`](RecorderBuilder::spool) it is durable: batches are on disk before they are sent, and what
+/// a process leaves there the next one sends, under the same keys and so exactly once. Then memory only holds
+/// what was recorded since the last interval; it fills up where the disk is full.
 ///
 /// Clones share everything. When the last one is dropped, what was recorded is still sent as long as the
 /// runtime lives.
@@ -61,6 +69,7 @@ pub struct RecorderBuilder {
     batch_size: usize,
     capacity: usize,
     concurrency: usize,
+    spool: Option<(PathBuf, u64)>,
 }
 
 /// What a [`Recorder`] has done so far, in calls of [`Recorder::record`] and in units.
@@ -69,8 +78,10 @@ pub struct RecorderBuilder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecorderStats {
-    /// What was asked for.
+    /// What was asked for, and what an earlier process left in the spool.
     pub recorded: Recorded,
+    /// Of that, what an earlier process left.
+    pub recovered: Recorded,
     /// What the server has counted durably.
     pub counted: Recorded,
     /// What is in memory or on its way.
@@ -97,7 +108,11 @@ struct Shared {
     batch_size: usize,
     sums: Sums,
     batches: Batches,
+    spool: Option<Spool>,
+    /// Held while sums become batches: whoever comes next finds them there.
+    taking: Mutex<()>,
     recorded: Tally,
+    recovered: Tally,
     counted: Tally,
     refused: Tally,
     dropped: Tally,
@@ -133,6 +148,7 @@ impl RecorderBuilder {
             batch_size: crate::Batch::MAX_LEN,
             capacity: 100_000,
             concurrency: 4,
+            spool: None,
         }
     }
 
@@ -161,25 +177,58 @@ impl RecorderBuilder {
         self
     }
 
-    /// Starts it.
+    /// Keeps batches in this folder until the server has counted them, so that they outlive the process. At
+    /// most a gibibyte lies there, see [`spool_limit`](Self::spool_limit). A folder serves one recorder at a
+    /// time.
+    pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
+        let limit = self.spool.map_or(1 << 30, |(_, limit)| limit);
+        self.spool = Some((folder.into(), limit));
+        self
+    }
+
+    /// How many bytes may lie in the spool's folder; what is beyond that stays in memory, as far as there is
+    /// [`capacity`](Self::capacity).
+    pub fn spool_limit(mut self, bytes: u64) -> Self {
+        self.spool = self.spool.map(|(folder, _)| (folder, bytes));
+        self
+    }
+
+    /// Starts it, and begins to send what an earlier process left in the spool.
     ///
     /// # Errors
-    /// There is no Tokio runtime here to send from.
+    /// There is no Tokio runtime here to send from, or the spool cannot be used; the message says why.
     pub fn start(self) -> Result<Recorder, Error> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::invalid("runtime", error.to_string()))?;
         let alive = CancellationToken::new();
+        let (spool, found) = match self.spool {
+            None => (None, Vec::new()),
+            Some((folder, limit)) => {
+                let (spool, found) = Spool::open(&folder, limit)
+                    .map_err(|error| Error::invalid("spool", error.to_string()))?;
+                (Some(spool), found)
+            }
+        };
         let shared = Arc::new(Shared {
             client: self.client,
             batch_size: self.batch_size,
             sums: Sums::new(self.capacity),
             batches: Batches::default(),
+            spool,
+            taking: Mutex::new(()),
             recorded: Tally::default(),
+            recovered: Tally::default(),
             counted: Tally::default(),
             refused: Tally::default(),
             dropped: Tally::default(),
             wake: Notify::new(),
         });
+        for batch in found {
+            let (calls, units) = totals(&batch.sums);
+            shared.recorded.add(calls, units);
+            shared.recovered.add(calls, units);
+            shared.batches.add(batch.key, Held::Spool { calls, units });
+        }
         let work = worker::run(
             Arc::clone(&shared),
             self.interval,
@@ -227,7 +276,7 @@ impl Recorder {
     pub async fn flush(&self, patience: Duration) -> Result<RecorderStats, Error> {
         let shared = &self.shared;
         let flushed = async {
-            let taken = shared.take();
+            let taken = shared.take_out().await;
             shared.wake.notify_one();
             shared.batches.until_done(taken).await;
         };
@@ -235,6 +284,28 @@ impl Recorder {
             Ok(()) => Ok(self.stats()),
             Err(_elapsed) => Err(Error::deadline(patience)),
         }
+    }
+
+    /// Waits until everything that was recorded before is in the [`spool`](RecorderBuilder::spool), and so
+    /// outlives this process. Without a spool nothing does.
+    ///
+    /// # Errors
+    /// There is no spool, or it cannot be written to; what is recorded stays in memory and is sent all the
+    /// same.
+    pub async fn persist(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        if shared.spool.is_none() {
+            return Err(Error::invalid("spool", "this recorder has none"));
+        }
+        shared.take_out().await;
+        shared.wake.notify_one();
+        if shared.sums.held() == 0 {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "spool",
+            "it could not be written to; the log says why",
+        ))
     }
 
     /// Sends what was recorded and waits for it, as [`flush`](Self::flush) does, for the end of a process.
@@ -287,6 +358,7 @@ impl Shared {
         let left = |all: u64, ended: [u64; 3]| ended.into_iter().fold(all, u64::saturating_sub);
         RecorderStats {
             recorded,
+            recovered: self.recovered.read(),
             counted,
             pending: Recorded {
                 calls: left(
@@ -303,10 +375,57 @@ impl Shared {
         }
     }
 
+    /// As [`take`](Self::take), where waiting for a disk holds up no other task.
+    async fn take_out(self: &Arc<Self>) -> u64 {
+        if self.spool.is_none() {
+            return self.take();
+        }
+        let shared = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || shared.take()).await;
+        taken.unwrap_or_else(|_ended| self.batches.last())
+    }
+
     /// Makes batches of everything that was recorded; answers the number of the last batch there is.
     fn take(&self) -> u64 {
-        self.batches.add(|| self.sums.take(), self.batch_size)
+        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = self.sums.take().into_iter().peekable();
+        while sums.peek().is_some() {
+            let batch: Vec<Sum> = sums.by_ref().take(self.batch_size).collect();
+            let key = Uuid::now_v7();
+            let held = self.keep(key, batch);
+            self.batches.add(key, held);
+        }
+        self.batches.last()
     }
+
+    /// Puts a batch into the spool, where there is one with room.
+    fn keep(&self, key: Uuid, batch: Vec<Sum>) -> Held {
+        let Some(spool) = &self.spool else {
+            return Held::Memory(batch);
+        };
+        match spool.write(key, &batch) {
+            Ok(()) => {
+                self.sums.release(batch.len());
+                let (calls, units) = totals(&batch);
+                Held::Spool { calls, units }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a batch of usage is kept in memory only");
+                Held::Memory(batch)
+            }
+        }
+    }
+}
+
+/// The calls and units of sums.
+fn totals(sums: &[Sum]) -> (u64, u64) {
+    sums.iter().fold((0, 0), |(calls, units), sum| {
+        let quantity = u64::try_from(sum.quantity).unwrap_or(0);
+        (
+            calls.saturating_add(sum.records),
+            units.saturating_add(quantity),
+        )
+    })
 }
 
 fn now_secs() -> i64 {
@@ -316,6 +435,3 @@ fn now_secs() -> i64 {
             i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
         })
 }
-
-#[cfg(test)]
-mod tests;

@@ -44,6 +44,7 @@ mod settling;
 mod setup;
 mod showing;
 mod showing_model;
+mod spooling;
 mod unanswered;
 mod webhooks;
 mod world;

@@ -3,7 +3,7 @@
 use super::sums::Sum;
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -13,7 +13,18 @@ use uuid::Uuid;
 pub(super) struct Taken {
     number: u64,
     pub(super) key: Uuid,
-    pub(super) sums: Vec<Sum>,
+    pub(super) held: Held,
+}
+
+/// Where the sums are.
+#[derive(Debug)]
+pub(super) enum Held {
+    Memory(Vec<Sum>),
+    /// On disk, with so many calls and units.
+    Spool {
+        calls: u64,
+        units: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -25,34 +36,28 @@ pub(super) struct Batches {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Arc<Taken>>,
+    waiting: VecDeque<Taken>,
     last: u64,
     /// The numbers of those that are not answered yet.
     open: BTreeSet<u64>,
 }
 
 impl Batches {
-    /// Makes batches of what `take` gives; answers the number of the last batch that was ever made. What is
-    /// taken is in a batch before anybody else can take.
-    pub(super) fn add(&self, take: impl FnOnce() -> Vec<Sum>, size: usize) -> u64 {
+    pub(super) fn add(&self, key: Uuid, held: Held) {
         let mut state = self.lock();
-        let mut sums = take().into_iter().peekable();
-        while sums.peek().is_some() {
-            state.last = state.last.saturating_add(1);
-            let number = state.last;
-            let batch = Taken {
-                number,
-                key: Uuid::now_v7(),
-                sums: sums.by_ref().take(size).collect(),
-            };
-            state.open.insert(number);
-            state.waiting.push_back(Arc::new(batch));
-        }
-        state.last
+        state.last = state.last.saturating_add(1);
+        let number = state.last;
+        state.open.insert(number);
+        state.waiting.push_back(Taken { number, key, held });
+    }
+
+    /// The number of the last batch that was ever added.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().last
     }
 
     /// The next one that nobody sends yet.
-    pub(super) fn next(&self) -> Option<Arc<Taken>> {
+    pub(super) fn next(&self) -> Option<Taken> {
         self.lock().waiting.pop_front()
     }
 
@@ -60,6 +65,10 @@ impl Batches {
     pub(super) fn finish(&self, batch: &Taken) {
         self.lock().open.remove(&batch.number);
         self.done.notify_waiters();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().open.is_empty()
     }
 
     /// Waits until all batches up to a number are answered.
