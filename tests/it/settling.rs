@@ -1,7 +1,7 @@
 //! Settling: Stripe's totals say of each report whether it is there, and nothing is done by itself about what is
 //! not.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use stripe_sandbox::Fault;
 use usage_client::{Correct, PutAccount, ReportState};
 
@@ -19,9 +19,11 @@ on_both_engines!(
     a_refused_total_changes_nothing,
 );
 
-/// When these tests begin: on the clocks of both the server and the stand-in.
+/// When these tests begin, on the clocks of both the server and the stand-in: past noon, since what is settled is
+/// days of UTC, whatever the time is now.
 fn start() -> DateTime<Utc> {
-    hours_ago(24 * 5) + TimeDelta::minutes(30)
+    let ago = hours_ago(24 * 6);
+    ago - TimeDelta::hours(ago.hour().into()) + TimeDelta::minutes(12 * 60 + 30)
 }
 
 /// A frozen world with a linked account.

@@ -151,6 +151,8 @@ async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
         .spool(folder.path())
         .spool_limit(200)
         .capacity(2)
+        // Only `persist` takes anything.
+        .interval(Duration::from_hours(1))
         .start()
         .unwrap();
     recorder.record("a", "api_calls", 1);

@@ -27,6 +27,7 @@ pub(super) async fn run(
 ) {
     let mut sending = JoinSet::new();
     let mut beat = tokio::time::interval(interval);
+    beat.reset();
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         while sending.len() < concurrency
