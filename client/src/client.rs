@@ -332,7 +332,7 @@ impl UsageClient {
     pub async fn change_plan(&self, change: ChangePlan) -> Result<Changed, Error> {
         let request = change.into_wire();
         let patience = self.timeout.max(CHANGE_TIMEOUT);
-        let response = self.patiently(patience, request, |request| {
+        let response = self.within(patience, Repeatable::Always, request, |request| {
             let mut accounts = self.accounts.clone();
             async move { accounts.change_plan(request).await }
         });
@@ -344,7 +344,7 @@ impl UsageClient {
     pub async fn cancel_subscription(&self, cancel: CancelSubscription) -> Result<Changed, Error> {
         let request = cancel.into_wire();
         let patience = self.timeout.max(CHANGE_TIMEOUT);
-        let response = self.patiently(patience, request, |request| {
+        let response = self.within(patience, Repeatable::Always, request, |request| {
             let mut accounts = self.accounts.clone();
             async move { accounts.cancel_subscription(request).await }
         });
@@ -372,14 +372,14 @@ impl UsageClient {
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let attempt = |left| once(left, self.timeout, message.clone(), &call);
-        until_done(self.retry, self.timeout, repeatable, attempt).await
+        self.within(self.timeout, repeatable, message, call).await
     }
 
-    /// A call that takes its time and can be repeated at any point.
-    async fn patiently<Q, A, F>(
+    /// As [`unary`](Self::unary), with another deadline.
+    async fn within<Q, A, F>(
         &self,
         patience: Duration,
+        repeatable: Repeatable,
         message: Q,
         call: impl Fn(Request<Q>) -> F,
     ) -> Result<A, Error>
@@ -388,7 +388,7 @@ impl UsageClient {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let attempt = |left| once(left, patience, message.clone(), &call);
-        until_done(self.retry, patience, Repeatable::Always, attempt).await
+        until_done(self.retry, patience, repeatable, attempt).await
     }
 }
 

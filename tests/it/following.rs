@@ -19,6 +19,7 @@ on_both_engines!(
     a_cancel_at_stripe_ends_what_is_billed,
     a_deleted_customer_is_billed_nothing_more,
     a_customer_that_stripe_does_not_answer_for_holds_up_nobody,
+    usage_that_no_item_charges_any_more_is_kept_for_an_admin,
     usage_of_a_final_invoice_is_missed_and_kept,
     late_usage_goes_to_the_current_period_where_that_is_said,
     what_takes_away_from_a_final_invoice_waits_for_a_decision,
@@ -251,6 +252,42 @@ async fn a_customer_that_stripe_does_not_answer_for_holds_up_nobody(mut world: W
     world
         .until_followed("bad", |known| known.ended_at.is_some())
         .await;
+    world.finish().await;
+}
+
+async fn usage_that_no_item_charges_any_more_is_kept_for_an_admin(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.bill(now).await;
+    world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
+    world.follow("acct").await;
+    world.count("acct", 4, now).await;
+    world.report_all().await;
+    world.until_all_are("acct", &[ReportState::Accepted]).await;
+    let held = world.stripe().subscriptions().await.unwrap();
+    let calls = held[0].items.iter().find(|item| item.price == BASIC);
+    let remove = [
+        ("items[0][id]", &*calls.unwrap().id),
+        ("items[0][deleted]", "true"),
+        ("proration_behavior", "always_invoice"),
+    ];
+    dashboard(&world, "POST", "/v1/subscriptions/sub_acct", &remove).await;
+    world
+        .pass(now + TimeDelta::hours(3), TimeDelta::minutes(30))
+        .await;
+    world.count("acct", 6, world.now()).await;
+    world.report_all().await;
+    world
+        .until_all_are(
+            "acct",
+            &[
+                ReportState::Accepted,
+                ReportState::Confirmed,
+                ReportState::Missed,
+            ],
+        )
+        .await;
+    assert_eq!(world.held("cus_acct", "api_calls").await, 4);
+    assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
     world.finish().await;
 }
 

@@ -123,9 +123,11 @@ async fn every_request_is_one_that_stripe_describes(mut world: World) {
         .await
         .unwrap();
 
-    let requests = world.stripe().requests().await.unwrap();
+    world.calm().await;
+    // A look that the service takes meanwhile makes the log longer, never shorter.
     let total = world.stripe().stats().await.unwrap().requests;
-    assert_eq!(total, requests.len() as u64, "the log holds all of them");
+    let requests = world.stripe().requests().await.unwrap();
+    assert!(total <= requests.len() as u64, "the log holds all of them");
     assert_eq!(
         seen(&requests),
         CALLED

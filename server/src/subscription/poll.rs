@@ -1,7 +1,7 @@
 //! The loop that follows: all subscriptions once an interval, and at once those that a webhook or a report
 //! asks for. One replica at a time.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     MOST_UNANSWERED, Subscriptions, facts,
@@ -17,6 +17,8 @@ const LEASE_MS: Millis = 60 * SECOND_MS;
 const MOST_PAGES: usize = 10_000;
 /// How much of each kind one look takes.
 const A_LOOK: u64 = 200;
+/// The longest pause between looks that fail.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How soon what Stripe did not answer for is asked for again.
 const AGAIN_MS: Millis = 30 * SECOND_MS;
 /// How long work on an operation may stand still before another replica takes it up.
@@ -27,13 +29,18 @@ impl Subscriptions {
     pub(crate) fn start(self: &Arc<Self>) {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
+            let mut pause = this.options.idle;
             while !this.shutdown.is_cancelled() {
                 if let Err(error) = this.beat().await {
                     tracing::warn!(%error, "subscriptions could not be followed; tried again soon");
+                    // What fails every time is not asked for all the time.
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                } else {
+                    pause = this.options.idle;
                 }
                 tokio::select! {
                     () = this.wake.notified() => {}
-                    () = tokio::time::sleep(this.options.idle) => {}
+                    () = tokio::time::sleep(pause) => {}
                     () = this.shutdown.cancelled() => {}
                 }
             }
@@ -68,12 +75,8 @@ impl Subscriptions {
         {
             let polled = self.poll(now).await;
             if polled.is_err() {
-                // What failed is due again soon, not after a whole interval.
-                let interval = self.options.interval_ms;
-                let soon = now
-                    .saturating_sub(interval)
-                    .saturating_add(AGAIN_MS.min(interval));
-                self.store.claim_job(POLL_JOB, now, soon).await?;
+                // What failed is due again at the next look, not after a whole interval.
+                self.store.claim_job(POLL_JOB, now, last).await?;
             }
             polled?;
         }

@@ -172,7 +172,7 @@ impl World {
                 for table in &waits {
                     eprintln!("{}: {table}", self.rows(table).await);
                 }
-                panic!("the server did not come to rest");
+                panic!("the server did not come to rest: {number} left, {least} at least");
             }
             tokio::task::yield_now().await;
         }
