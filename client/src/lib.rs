@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
     allow(
@@ -10,12 +11,16 @@
 mod account;
 mod batch;
 mod call;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod client;
 mod connect;
 mod correction;
 mod decision;
 mod error;
 mod increment;
+#[cfg(feature = "tower")]
+mod layer;
 mod page;
 mod reason;
 mod reconcile;
@@ -23,6 +28,7 @@ mod recorder;
 mod report;
 mod retry;
 mod run;
+mod state;
 mod status;
 mod subscription;
 mod time;
@@ -37,12 +43,15 @@ pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
+#[cfg(feature = "tower")]
+pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageService};
 pub use reason::Reason;
 pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
 pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
-pub use report::{ListReports, ReportKind, ReportPage, ReportState, UsageReport};
+pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use state::ReportState;
 pub use subscription::{
     BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,
     SubscriptionChange,

@@ -1,0 +1,122 @@
+//! The command line `usagectl`: what people do by hand, through the crate's own calls.
+//!
+//! A command is a file here. What a command prints goes to `out`, what it says about itself to `err`; it ends
+//! with a code of [`EXIT_CODES`]. Flags and output follow the crate's version; this module is for the binary
+//! and its tests.
+
+mod accounts;
+mod chart;
+mod connection;
+mod failure;
+mod get;
+mod import;
+mod increment;
+mod moment;
+mod output;
+mod report;
+mod reports;
+mod watch;
+
+use clap::{Parser, Subcommand};
+use connection::Connection;
+use failure::Failure;
+use std::{ffi::OsString, io::Write};
+
+/// What the process's exit code means, as `--help` says it.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused: trying the same again changes nothing
+  2  the command line is wrong
+  3  no answer, or not now: try again; whatever was counted is not counted twice
+  4  done in part: some lines or reports were refused";
+
+/// Where a command writes to.
+struct Streams<'a> {
+    out: &'a mut (dyn Write + Send),
+    err: &'a mut (dyn Write + Send),
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "usagectl",
+    version,
+    about = "Count usage, show it and see it reach Stripe",
+    after_help = EXIT_CODES
+)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Count what an account used
+    Increment(increment::Arguments),
+    /// Show an account's usage as a table, with a chart where it is cut into points
+    Get(get::Arguments),
+    /// Close what counts and follow it to Stripe
+    Report(report::Arguments),
+    /// List usage reports, newest first
+    Reports(reports::Arguments),
+    /// List accounts, show one, or say whom one bills to
+    Accounts(accounts::Arguments),
+    /// Count past usage from a file; whatever is imported twice counts once
+    Import(import::Arguments),
+    /// Show usage as it grows
+    Watch(watch::Arguments),
+}
+
+/// Runs a command line, its first word the program's name; answers the [exit code](EXIT_CODES).
+pub async fn run<A: Into<OsString> + Clone>(
+    args: impl IntoIterator<Item = A>,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> u8 {
+    let mut streams = Streams { out, err };
+    let failure = match Cli::try_parse_from(args) {
+        Ok(cli) => match execute(cli, &mut streams).await {
+            Ok(()) => return failure::DONE,
+            Err(failure) => failure,
+        },
+        // Help and the version are asked for, and are no failure.
+        Err(error) if !error.use_stderr() => {
+            return match write!(streams.out, "{error}") {
+                Ok(()) => failure::DONE,
+                Err(error) => Failure::from(error).exit_code(),
+            };
+        }
+        Err(error) => Failure::Arguments(error.to_string().trim_end().to_owned()),
+    };
+    if let Some(message) = failure.message() {
+        // Nobody is left to be told where this fails too.
+        let _told = writeln!(streams.err, "{message}");
+    }
+    failure.exit_code()
+}
+
+async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let client = cli.connection.client()?;
+    match cli.command {
+        Command::Increment(arguments) => increment::run(&client, arguments, streams).await,
+        Command::Get(arguments) => get::run(&client, arguments, streams).await,
+        Command::Report(arguments) => report::run(&client, arguments, streams).await,
+        Command::Reports(arguments) => reports::run(&client, arguments, streams).await,
+        Command::Accounts(arguments) => accounts::run(&client, arguments, streams).await,
+        Command::Import(arguments) => import::run(&client, arguments, streams).await,
+        Command::Watch(arguments) => watch::run(&client, arguments, streams).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_of_all_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

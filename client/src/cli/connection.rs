@@ -1,0 +1,101 @@
+//! Which servers a command talks to, and how.
+
+use super::failure::Failure;
+use crate::UsageClient;
+use clap::Args;
+use std::{fs, path::PathBuf, time::Duration};
+
+#[derive(Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct Connection {
+    /// The server's address; several, separated by commas, share the calls
+    #[arg(
+        long,
+        global = true,
+        env = "USAGE_SERVER",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: Vec<String>,
+    /// How long a call may take, all its attempts included, in seconds
+    #[arg(
+        long,
+        global = true,
+        env = "USAGE_TIMEOUT_SECS",
+        value_name = "SECS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    timeout: u64,
+    /// A bearer token to send with each call
+    #[arg(
+        long,
+        global = true,
+        env = "USAGE_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+    /// Trust servers whose certificates this authority signed, a PEM file, and no others
+    #[arg(long, global = true, env = "USAGE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Show servers this certificate, a PEM file
+    #[arg(
+        long,
+        global = true,
+        env = "USAGE_CERT_FILE",
+        value_name = "FILE",
+        requires = "key_file"
+    )]
+    cert_file: Option<PathBuf>,
+    /// The key of the certificate, a PEM file
+    #[arg(
+        long,
+        global = true,
+        env = "USAGE_KEY_FILE",
+        value_name = "FILE",
+        requires = "cert_file"
+    )]
+    key_file: Option<PathBuf>,
+    /// The name that servers' certificates are for, where it is not the one in their addresses
+    #[arg(long, global = true, env = "USAGE_DOMAIN", value_name = "NAME")]
+    domain: Option<String>,
+}
+
+impl std::fmt::Debug for Connection {
+    /// Never shows the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("server", &self.server)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// A client that connects with its first call.
+    pub(super) fn client(self) -> Result<UsageClient, Failure> {
+        let read =
+            |path: PathBuf| fs::read_to_string(&path).map_err(|error| Failure::file(&path, error));
+        let mut servers = self.server.into_iter();
+        let first = servers.next().unwrap_or_default();
+        let mut builder = UsageClient::builder(first).timeout(Duration::from_secs(self.timeout));
+        for server in servers {
+            builder = builder.endpoint(server);
+        }
+        if let Some(token) = self.token {
+            builder = builder.bearer_token(token);
+        }
+        if let Some(path) = self.ca_file {
+            builder = builder.ca_certificate(read(path)?);
+        }
+        if let (Some(certificate), Some(key)) = (self.cert_file, self.key_file) {
+            builder = builder.client_certificate(read(certificate)?, read(key)?);
+        }
+        if let Some(name) = self.domain {
+            builder = builder.domain_name(name);
+        }
+        Ok(builder.connect_lazy()?)
+    }
+}

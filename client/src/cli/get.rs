@@ -1,0 +1,304 @@
+//! `usagectl get`
+
+use super::{
+    Streams, chart,
+    failure::Failure,
+    moment::{self, Written},
+    output::{Format, Rows, grouped, moment as shown, print_json},
+};
+use crate::{Get, Granularity, MeterUsage, Quantities, Usage, UsageClient};
+use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
+use chrono_tz::Tz;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+/// More points than this are drawn as one line, not as a bar each.
+const MOST_BARS: usize = 62;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Whose usage
+    account: String,
+    /// Only this meter
+    #[arg(long, short)]
+    meter: Option<String>,
+    /// From when: 2026-03-01, 2026-03-01T12:00 or 2026-03-01T12:00:00Z; with no period, the current billing
+    /// period
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    start: Option<Written>,
+    /// Until when, the moment itself not included; the next full hour unless given
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "start")]
+    end: Option<Written>,
+    /// With a point for each of these
+    #[arg(long, value_enum, default_value_t = By::Total)]
+    by: By,
+    /// Whose days and months, such as Europe/Vienna
+    #[arg(long, value_name = "ZONE", env = "USAGE_TIME_ZONE", default_value_t = Tz::UTC)]
+    time_zone: Tz,
+    /// How to draw points
+    #[arg(long, value_enum, default_value_t = Chart::Auto)]
+    chart: Chart,
+    /// How many characters a line has
+    #[arg(long, env = "COLUMNS", default_value_t = 80, value_parser = clap::value_parser!(u16).range(40..=1_000))]
+    width: u16,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    Total,
+    Slot,
+    Hour,
+    Day,
+    Month,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Chart {
+    /// Bars for few points, a sparkline for many
+    Auto,
+    Bars,
+    Sparkline,
+    None,
+}
+
+impl From<By> for Granularity {
+    fn from(by: By) -> Self {
+        match by {
+            By::Total => Self::Total,
+            By::Slot => Self::Slot,
+            By::Hour => Self::Hour,
+            By::Day => Self::Day,
+            By::Month => Self::Month,
+        }
+    }
+}
+
+pub(super) async fn run(
+    client: &UsageClient,
+    arguments: Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let zone = arguments.time_zone;
+    let mut get = Get::account(&arguments.account)
+        .granularity(arguments.by.into())
+        .time_zone(zone.name());
+    if let Some(meter) = &arguments.meter {
+        get = get.meter(meter);
+    }
+    if let Some(start) = arguments.start {
+        let edge = |written: Written| written.in_zone(zone).map_err(Failure::arguments);
+        let end = match arguments.end {
+            Some(end) => edge(end)?,
+            None => next_hour()?,
+        };
+        get = get.period(edge(start)?, end);
+    }
+    let usage = client.get(get).await?;
+    if arguments.format.json {
+        return print_json(&as_json(&usage), streams);
+    }
+    if arguments.format.csv {
+        return points(&usage).print_csv(streams);
+    }
+    writeln!(
+        streams.out,
+        "{} from {} to {}",
+        usage.account_id, usage.period.start, usage.period.end
+    )?;
+    writeln!(streams.out, "{}", totals(&usage).table())?;
+    for meter in &usage.meters {
+        draw(meter, &arguments, streams)?;
+    }
+    Ok(())
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the edge: the moment of the question"
+)]
+fn next_hour() -> Result<DateTime<Utc>, Failure> {
+    let hour = TimeDelta::hours(1);
+    let begun = Utc::now().duration_trunc(hour).ok();
+    begun
+        .and_then(|begun| begun.checked_add_signed(hour))
+        .ok_or_else(|| Failure::arguments("this machine's clock is out of range; give --end"))
+}
+
+fn totals(usage: &Usage) -> Rows {
+    let mut rows = Rows::new(&[
+        "meter",
+        "unit",
+        "total",
+        "reported",
+        "not_yet_reported",
+        "not_billable",
+    ]);
+    for meter in &usage.meters {
+        let Quantities {
+            total,
+            reported,
+            not_yet_reported,
+            not_billable,
+        } = meter.quantities;
+        rows.push(vec![
+            json!(meter.meter),
+            json!(meter.unit),
+            json!(total),
+            json!(reported),
+            json!(not_yet_reported),
+            json!(not_billable),
+        ]);
+    }
+    rows
+}
+
+/// A row a point, or a meter where it has none.
+fn points(usage: &Usage) -> Rows {
+    let mut rows = Rows::new(&[
+        "account_id",
+        "meter",
+        "unit",
+        "start",
+        "end",
+        "total",
+        "reported",
+        "not_yet_reported",
+        "not_billable",
+    ]);
+    for meter in &usage.meters {
+        let whole = [(usage.period, meter.quantities)];
+        let points: Vec<_> = meter
+            .points
+            .iter()
+            .map(|point| (point.period, point.quantities))
+            .collect();
+        let points = if usage.granularity == Granularity::Total {
+            &whole
+        } else {
+            &points[..]
+        };
+        for (period, quantities) in points {
+            rows.push(vec![
+                json!(usage.account_id),
+                json!(meter.meter),
+                json!(meter.unit),
+                shown(period.start),
+                shown(period.end),
+                json!(quantities.total),
+                json!(quantities.reported),
+                json!(quantities.not_yet_reported),
+                json!(quantities.not_billable),
+            ]);
+        }
+    }
+    rows
+}
+
+fn as_json(usage: &Usage) -> Value {
+    let quantities = |quantities: &Quantities| {
+        json!({
+            "total": quantities.total,
+            "reported": quantities.reported,
+            "not_yet_reported": quantities.not_yet_reported,
+            "not_billable": quantities.not_billable,
+        })
+    };
+    let meters = usage.meters.iter().map(|meter| {
+        let points = meter.points.iter().map(|point| {
+            json!({
+                "start": shown(point.period.start),
+                "end": shown(point.period.end),
+                "quantities": quantities(&point.quantities),
+            })
+        });
+        json!({
+            "meter": meter.meter,
+            "unit": meter.unit,
+            "quantities": quantities(&meter.quantities),
+            "points": points.collect::<Value>(),
+        })
+    });
+    json!({
+        "account_id": usage.account_id,
+        "start": shown(usage.period.start),
+        "end": shown(usage.period.end),
+        "time_zone": usage.time_zone,
+        "as_of": shown(usage.as_of),
+        "meters": meters.collect::<Value>(),
+    })
+}
+
+fn draw(
+    meter: &MeterUsage,
+    arguments: &Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let values: Vec<i64> = meter
+        .points
+        .iter()
+        .map(|point| point.quantities.total)
+        .collect();
+    if values.is_empty() {
+        return Ok(());
+    }
+    let is_long = values.len() > MOST_BARS;
+    let width = usize::from(arguments.width);
+    match arguments.chart {
+        Chart::None => Ok(()),
+        Chart::Auto if is_long => draw_line(meter, &values, width, streams),
+        Chart::Sparkline => draw_line(meter, &values, width, streams),
+        Chart::Auto | Chart::Bars => draw_bars(meter, arguments, width, streams),
+    }
+}
+
+fn draw_line(
+    meter: &MeterUsage,
+    values: &[i64],
+    width: usize,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let highest = values.iter().copied().max().unwrap_or(0);
+    let line = chart::sparkline(values, width);
+    writeln!(
+        streams.out,
+        "\n{}, at most {}",
+        meter.meter,
+        grouped(highest)
+    )?;
+    Ok(writeln!(streams.out, "{line}")?)
+}
+
+fn draw_bars(
+    meter: &MeterUsage,
+    arguments: &Arguments,
+    width: usize,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let format = match arguments.by {
+        By::Month => "%Y-%m",
+        By::Day => "%Y-%m-%d",
+        By::Total | By::Slot | By::Hour => "%Y-%m-%d %H:%M",
+    };
+    let totals = meter.points.iter().map(|point| point.quantities.total);
+    let highest = totals.clone().max().unwrap_or(0);
+    let digits = totals
+        .map(|total| grouped(total).len())
+        .max()
+        .unwrap_or_default();
+    writeln!(streams.out, "\n{}", meter.meter)?;
+    for point in &meter.points {
+        let start = point.period.start.with_timezone(&arguments.time_zone);
+        let label = start.format(format).to_string();
+        let total = grouped(point.quantities.total);
+        let room = width.saturating_sub(label.len().saturating_add(digits).saturating_add(2));
+        let bar = chart::bar(point.quantities.total, highest, room);
+        writeln!(
+            streams.out,
+            "{}",
+            format!("{label} {total:>digits$} {bar}").trim_end()
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! How far an import came, in a small file beside the imported one. It only saves time: without it everything
+//! is sent again, and nothing is counted twice.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// Where a file can be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    /// The byte at which the next line begins.
+    pub(super) offset: u64,
+    /// How many lines are before it.
+    pub(super) line: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    name: String,
+    offset: u64,
+    line: u64,
+    /// Of everything before the offset: tells whether the file is still the same.
+    crc32: u32,
+}
+
+pub(super) struct Kept {
+    imported: PathBuf,
+    path: PathBuf,
+    name: String,
+    /// Of everything up to the offset.
+    hasher: crc32fast::Hasher,
+    offset: u64,
+}
+
+impl Kept {
+    pub(super) fn new(imported: &Path, path: Option<PathBuf>, name: &str) -> Self {
+        let beside = || {
+            let mut path = OsString::from(imported);
+            path.push(".progress");
+            path.into()
+        };
+        Self {
+            imported: imported.to_owned(),
+            path: path.unwrap_or_else(beside),
+            name: name.to_owned(),
+            hasher: crc32fast::Hasher::new(),
+            offset: 0,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where an earlier import ended, and what is to be said of it.
+    pub(super) fn read(&mut self) -> io::Result<(Place, Option<String>)> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Place::default(), None));
+            }
+            Err(error) => return Err(error),
+        };
+        let anew = |why: &str| {
+            let note = format!(
+                "{}: {why}; beginning at the first line, and what was counted stays counted once",
+                self.path.display()
+            );
+            Ok((Place::default(), Some(note)))
+        };
+        let Ok(stored) = serde_json::from_str::<Stored>(&text) else {
+            return anew("it cannot be read");
+        };
+        if stored.name != self.name {
+            return anew("it is of an import of another name");
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        let length = hash(&self.imported, 0, stored.offset, &mut hasher)?;
+        if length != stored.offset || hasher.clone().finalize() != stored.crc32 {
+            return anew("the file has changed since");
+        }
+        (self.hasher, self.offset) = (hasher, stored.offset);
+        let place = Place {
+            offset: stored.offset,
+            line: stored.line,
+        };
+        let note = format!("going on after line {}", stored.line);
+        Ok((place, Some(note)))
+    }
+
+    /// Remembers that everything before a place is answered.
+    pub(super) fn write(&mut self, place: Place) -> io::Result<()> {
+        let more = place.offset.saturating_sub(self.offset);
+        hash(&self.imported, self.offset, more, &mut self.hasher)?;
+        self.offset = place.offset;
+        let stored = Stored {
+            name: self.name.clone(),
+            offset: place.offset,
+            line: place.line,
+            crc32: self.hasher.clone().finalize(),
+        };
+        let mut unfinished = OsString::from(&self.path);
+        unfinished.push(".unfinished");
+        fs::write(&unfinished, serde_json::to_string(&stored)?)?;
+        fs::rename(&unfinished, &self.path)
+    }
+
+    /// The import is done.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes bytes of a file in; answers how many there were.
+fn hash(path: &Path, from: u64, bytes: u64, hasher: &mut crc32fast::Hasher) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut rest = file.take(bytes);
+    let mut buffer = [0; 8 * 1024];
+    let mut all = 0_u64;
+    loop {
+        let count = rest.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(all);
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+        all = all.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_again_until_the_file_before_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("usage.csv");
+        fs::write(&file, "0123456789").unwrap();
+        let kept = || Kept::new(&file, None, "usage.csv");
+        assert_eq!(kept().read().unwrap(), (Place::default(), None));
+        let mut first = kept();
+        for (offset, line) in [(4, 1), (7, 2)] {
+            first.write(Place { offset, line }).unwrap();
+        }
+        let (place, note) = kept().read().unwrap();
+        assert_eq!(place, Place { offset: 7, line: 2 });
+        assert_eq!(note.unwrap(), "going on after line 2");
+
+        fs::write(&file, "0123456abcdef").unwrap();
+        assert_eq!(
+            kept().read().unwrap().0.offset,
+            7,
+            "what comes later may change"
+        );
+        for changed in ["0123x56789", "012345"] {
+            fs::write(&file, changed).unwrap();
+            let (place, note) = kept().read().unwrap();
+            assert_eq!(place, Place::default());
+            assert!(note.unwrap().contains("has changed since"));
+        }
+        let other = Kept::new(&file, None, "other").read().unwrap();
+        assert_eq!(other.0, Place::default());
+        kept().forget().unwrap();
+        assert_eq!(kept().read().unwrap().1, None);
+    }
+}

@@ -1,0 +1,130 @@
+//! `usagectl report`
+
+use super::{
+    Streams,
+    failure::Failure,
+    output::{Rows, grouped, print_json},
+};
+use crate::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportSummary, UsageClient};
+use clap::{ArgGroup, Args};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("scope").required(true))]
+pub(super) struct Arguments {
+    /// These accounts
+    #[arg(group = "scope")]
+    accounts: Vec<String>,
+    /// All accounts
+    #[arg(long, group = "scope")]
+    all: bool,
+    /// A run that goes on, by its id
+    #[arg(long, value_name = "RUN", group = "scope", conflicts_with = "dry_run")]
+    watch: Option<String>,
+    /// Only say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(
+    client: &UsageClient,
+    arguments: Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let mut scope = match arguments.watch {
+        Some(run) => ForceReport::watch(run),
+        None if arguments.all => ForceReport::all(),
+        None => ForceReport::accounts(arguments.accounts),
+    };
+    if arguments.dry_run {
+        scope = scope.dry_run();
+    }
+    let mut run = client.force_report(scope).await?;
+    if let Some(id) = run.run_id() {
+        writeln!(
+            streams.err,
+            "run {id}; it goes on without you, and `usagectl report --watch {id}` follows it again"
+        )?;
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} reports {msg}") {
+        bar.set_style(style);
+    }
+    let mut summary = None;
+    while let Some(event) = run.next().await? {
+        match event {
+            ReportEvent::Progress(progress) => show(&bar, progress),
+            ReportEvent::Summary(found) => summary = Some(found),
+            _ => {}
+        }
+    }
+    bar.finish_and_clear();
+    let Some(summary) = summary else {
+        return Err(Failure::Here("the run ended without a summary".to_owned()));
+    };
+    if arguments.json {
+        print_json(&as_json(&summary), streams)?;
+    } else {
+        print(&summary, arguments.dry_run, streams)?;
+    }
+    if summary.rejected.reports > 0 {
+        return Err(Failure::InPart(format!(
+            "{} reports were rejected; `usagectl reports --state rejected` says why",
+            grouped(summary.rejected.reports)
+        )));
+    }
+    Ok(())
+}
+
+fn show(bar: &ProgressBar, progress: ReportProgress) {
+    let all = progress.closed.saturating_add(progress.in_earlier_runs);
+    bar.set_length(u64::try_from(all).unwrap_or(0));
+    bar.set_position(u64::try_from(progress.done).unwrap_or(0));
+    bar.set_message(if progress.closing_finished {
+        ""
+    } else {
+        "(still closing)"
+    });
+}
+
+fn counts(summary: &ReportSummary) -> [(&'static str, ReportCount); 6] {
+    [
+        ("closed", summary.closed),
+        ("accepted", summary.accepted),
+        ("rejected", summary.rejected),
+        ("retried_later", summary.retried_later),
+        ("not_billable", summary.not_billable),
+        ("unlinked", summary.unlinked),
+    ]
+}
+
+fn print(summary: &ReportSummary, is_dry: bool, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let mut rows = Rows::new(&["", "reports", "quantity"]);
+    for (name, count) in counts(summary) {
+        let name = match (is_dry, name) {
+            (true, "closed") => "would be closed".to_owned(),
+            (true, "accepted") => "would be sent".to_owned(),
+            _ => name.replace('_', " "),
+        };
+        rows.push(vec![
+            json!(name),
+            json!(count.reports),
+            json!(count.quantity),
+        ]);
+    }
+    Ok(writeln!(streams.out, "{}", rows.table())?)
+}
+
+fn as_json(summary: &ReportSummary) -> Value {
+    let counts = counts(summary).map(|(name, count)| {
+        let count = json!({"reports": count.reports, "quantity": count.quantity});
+        (name.to_owned(), count)
+    });
+    let mut object: Map<_, _> = counts.into_iter().collect();
+    object.insert("run_id".to_owned(), json!(summary.run_id));
+    Value::Object(object)
+}

@@ -1,0 +1,112 @@
+//! `usagectl reports`
+
+use super::{
+    Streams,
+    failure::Failure,
+    output::{Format, Rows, maybe, moment},
+};
+use crate::{ListReports, ReportKind, ReportState, UsageClient};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only this account's
+    #[arg(long, short)]
+    account: Option<String>,
+    /// Only those in one of these states, separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = state)]
+    state: Vec<ReportState>,
+    /// Only those that wait for an admin's decision
+    #[arg(long, conflicts_with = "state")]
+    stuck: bool,
+    /// Only those of this run
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+    /// Only usage, or only corrections
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// How many at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Where an earlier list ended
+    #[arg(long, value_name = "TOKEN")]
+    page_token: Option<String>,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Usage,
+    Correction,
+}
+
+fn state(name: &str) -> Result<ReportState, String> {
+    let states = ReportState::ALL.iter();
+    let found = states.clone().find(|state| state.to_string() == name);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = states.map(ToString::to_string).collect();
+        format!("no such state; there are {}", names.join(", "))
+    })
+}
+
+pub(super) async fn run(
+    client: &UsageClient,
+    arguments: Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let mut filter = ListReports::new();
+    if let Some(account) = arguments.account {
+        filter = filter.account(account);
+    }
+    if arguments.stuck {
+        let stuck = ReportState::ALL.iter().copied();
+        filter = filter.states(stuck.filter(|state| state.needs_a_decision()));
+    } else if !arguments.state.is_empty() {
+        filter = filter.states(arguments.state);
+    }
+    if let Some(run) = arguments.run {
+        filter = filter.run(run);
+    }
+    if let Some(kind) = arguments.kind {
+        filter = filter.kind(match kind {
+            Kind::Usage => ReportKind::Usage,
+            Kind::Correction => ReportKind::Correction,
+        });
+    }
+    if let Some(token) = arguments.page_token {
+        filter = filter.page_token(token);
+    }
+    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+    let page = client.list_all_reports(filter, limit).await?;
+    let mut rows = Rows::new(&[
+        "id",
+        "account_id",
+        "meter",
+        "start",
+        "period_end",
+        "quantity",
+        "state",
+        "reported_at",
+        "last_error",
+    ]);
+    for report in page.reports {
+        rows.push(vec![
+            json!(report.id),
+            json!(report.account_id),
+            json!(report.meter),
+            moment(report.window.start),
+            maybe(report.period_end),
+            json!(report.quantity),
+            json!(report.state.to_string()),
+            maybe(report.reported_at),
+            json!(report.last_error),
+        ]);
+    }
+    rows.print(arguments.format, streams)?;
+    if let Some(token) = page.next_page_token {
+        writeln!(streams.err, "there are more: --page-token {token}")?;
+    }
+    Ok(())
+}
