@@ -6,6 +6,8 @@
 mod batches;
 mod spool;
 mod sums;
+#[cfg(feature = "metrics")]
+mod telemetry;
 mod worker;
 
 use crate::{Error, UsageClient};
@@ -111,7 +113,8 @@ struct Shared {
     spool: Option<Spool>,
     /// Held while sums become batches: whoever comes next finds them there.
     taking: Mutex<()>,
-    recorded: Tally,
+    /// What was recorded and is in no sum here: dropped, or of an earlier process.
+    elsewhere: Tally,
     recovered: Tally,
     counted: Tally,
     refused: Tally,
@@ -216,7 +219,7 @@ impl RecorderBuilder {
             batches: Batches::default(),
             spool,
             taking: Mutex::new(()),
-            recorded: Tally::default(),
+            elsewhere: Tally::default(),
             recovered: Tally::default(),
             counted: Tally::default(),
             refused: Tally::default(),
@@ -225,7 +228,7 @@ impl RecorderBuilder {
         });
         for batch in found {
             let (calls, units) = totals(&batch.sums);
-            shared.recorded.add(calls, units);
+            shared.elsewhere.add(calls, units);
             shared.recovered.add(calls, units);
             shared.batches.add(batch.key, Held::Spool { calls, units });
         }
@@ -250,8 +253,6 @@ impl Recorder {
     /// Never waits, never fails and never panics: what cannot be kept is dropped and counted in
     /// [`stats`](Self::stats). The quantity is 1 to 1,000,000,000,000.
     pub fn record(&self, account_id: &str, meter: &str, quantity: i64) {
-        let units = u64::try_from(quantity).unwrap_or(0);
-        self.shared.recorded.add(1, units);
         let is_valid = (1..=MAX_QUANTITY).contains(&quantity);
         let is_kept = is_valid
             && self
@@ -260,7 +261,7 @@ impl Recorder {
                 .add(account_id, meter, now_secs(), quantity)
                 .is_ok();
         if !is_kept {
-            self.drop_one(is_valid, quantity, units);
+            self.drop_one(is_valid, quantity);
         }
     }
 
@@ -297,9 +298,9 @@ impl Recorder {
         if shared.spool.is_none() {
             return Err(Error::invalid("spool", "this recorder has none"));
         }
-        shared.take_out().await;
+        let taken = shared.take_out().await;
         shared.wake.notify_one();
-        if shared.sums.held() == 0 {
+        if !shared.batches.is_in_memory(taken) {
             return Ok(());
         }
         Err(Error::invalid(
@@ -326,7 +327,9 @@ impl Recorder {
     }
 
     #[cold]
-    fn drop_one(&self, is_valid: bool, quantity: i64, units: u64) {
+    fn drop_one(&self, is_valid: bool, quantity: i64) {
+        let units = u64::try_from(quantity).unwrap_or(0);
+        self.shared.elsewhere.add(1, units);
         let before = self.shared.dropped.read().calls;
         self.shared.dropped.add(1, units);
         // Once in a while: a full recorder drops many.
@@ -354,7 +357,9 @@ impl Shared {
             self.refused.read(),
             self.dropped.read(),
         );
-        let recorded = self.recorded.read();
+        let (mut recorded, added) = (self.elsewhere.read(), self.sums.added());
+        recorded.calls = recorded.calls.saturating_add(added.0);
+        recorded.units = recorded.units.saturating_add(added.1);
         let left = |all: u64, ended: [u64; 3]| ended.into_iter().fold(all, u64::saturating_sub);
         RecorderStats {
             recorded,

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use usage_client::{Get, Recorder, RecorderBuilder, UsageClient};
+use tonic::Code;
+use usage_client::{Get, Recorder, RecorderBuilder, Retry, UsageClient};
 
 use crate::{
     front::Front,
+    moody::{Mood, Moody},
     world::{PATIENCE, World, on_both_engines},
 };
 
@@ -14,6 +16,7 @@ on_both_engines!(
     what_is_recorded_by_many_threads_is_counted_once,
     what_is_recorded_while_servers_die_is_counted_once,
     what_is_recorded_while_connections_break_is_counted_once,
+    what_a_server_in_any_mood_is_sent_is_counted_once,
     a_full_recorder_says_what_it_dropped,
     what_the_server_refuses_costs_the_rest_nothing,
     the_last_handle_leaves_nothing_behind,
@@ -111,6 +114,42 @@ async fn what_is_recorded_while_connections_break_is_counted_once(world: World) 
     }
     let accounts = ["acct-0", "acct-1", "acct-2", "acct-3", "acct-4"];
     assert_all_counted(&world, &recorder, &accounts).await;
+    world.finish().await;
+}
+
+async fn what_a_server_in_any_mood_is_sent_is_counted_once(world: World) {
+    let each = [
+        Mood::Full,
+        Mood::Refuses(Code::Unavailable),
+        Mood::Loses(Code::Unavailable),
+        Mood::Slow,
+        Mood::Well,
+        Mood::Loses(Code::Internal),
+        Mood::Refuses(Code::Unknown),
+        Mood::Refuses(Code::Unauthenticated),
+        Mood::Loses(Code::ResourceExhausted),
+        Mood::Loses(Code::DeadlineExceeded),
+    ];
+    let moody = Moody::start(world.endpoint(), [each, each].concat()).await;
+    let client = UsageClient::connect_lazy(moody.endpoint()).unwrap();
+    let client = client
+        .with_timeout(Duration::from_millis(500))
+        .with_retry(Retry::default().pauses(Duration::from_millis(1), Duration::from_millis(5)));
+    let builder = client.recorder().interval(Duration::from_millis(10));
+    let recorder = builder.batch_size(2).start().unwrap();
+    let names: Vec<String> = (0..10).map(|number| format!("acct-{number}")).collect();
+    let mut accounts: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (number, account) in accounts.iter().cycle().take(500).enumerate() {
+        recorder.record(account, "api_calls", 1 + i64::try_from(number % 7).unwrap());
+        tokio::task::yield_now().await;
+    }
+    assert_all_counted(&world, &recorder, &accounts).await;
+    // What is left of the moods meets usage of one more account.
+    accounts.push("late");
+    while moody.moods_left() > 0 {
+        recorder.record("late", "api_calls", 1);
+        assert_all_counted(&world, &recorder, &accounts).await;
+    }
     world.finish().await;
 }
 

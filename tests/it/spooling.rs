@@ -4,6 +4,10 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +22,7 @@ use crate::{
 on_both_engines!(
     what_is_spooled_outlives_kills_and_is_counted_once,
     what_does_not_fit_into_the_spool_stays_in_memory,
+    what_others_record_meanwhile_fails_nobody,
     a_spool_serves_one_recorder_at_a_time,
 );
 
@@ -167,6 +172,28 @@ async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
     let stats = recorder.shutdown(PATIENCE).await.unwrap();
     assert_eq!((stats.counted.units, stats.dropped.units), (6, 4));
     assert_eq!(total(&world, "c").await, 3);
+    world.finish().await;
+}
+
+async fn what_others_record_meanwhile_fails_nobody(world: World) {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = recorder(world.endpoint(), folder.path());
+    let enough = Arc::new(AtomicBool::new(false));
+    let (other, told) = (recorder.clone(), Arc::clone(&enough));
+    let recording = tokio::task::spawn_blocking(move || {
+        while !told.load(Ordering::Relaxed) {
+            other.record("other", "api_calls", 1);
+        }
+    });
+    for _ in 0..20 {
+        recorder.record("acct", "api_calls", 1);
+        recorder.persist().await.unwrap();
+    }
+    enough.store(true, Ordering::Relaxed);
+    recording.await.unwrap();
+    let stats = recorder.shutdown(PATIENCE).await.unwrap();
+    assert_eq!(stats.counted, stats.recorded);
+    assert_eq!(world.usage("acct").await.0, 20);
     world.finish().await;
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP side: webhooks that are believed, stored once and answered, and those that are not; health and metrics.
 
-use std::{collections::BTreeSet, io::Write as _, process::Command};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use stripe_sandbox::{HeldDelivery, NewPrice, NewSubscription, WebhookSwitches};
@@ -8,6 +8,7 @@ use usage_client::Increment;
 
 use crate::{
     hold::Hold,
+    python,
     world::{
         Engine, PATIENCE, World,
         http::{Answer, SECRET},
@@ -405,22 +406,11 @@ async fn an_idle_connection_does_not_keep_the_server_from_stopping(mut world: Wo
 
 /// `STRIPE_PYTHON` names a Python that has Stripe's own library, as in `.ci/run`.
 async fn stripes_own_library_signs_what_is_taken(world: World) {
-    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stripe_webhooks.py");
-    let Ok(python) = std::env::var("STRIPE_PYTHON") else {
-        let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        let missing = "STRIPE_PYTHON names no Python with Stripe's library";
-        assert!(!is_ci, "{missing}");
-        writeln!(std::io::stderr(), "SKIPPED: {missing}").expect("somewhere to say so");
+    let Some(python) = python::python("STRIPE_PYTHON") else {
         return world.finish().await;
     };
     let url = format!("{}/webhooks/stripe", world.http_url());
-    let running = tokio::task::spawn_blocking(move || {
-        Command::new(python).args([SCRIPT, &url, SECRET]).output()
-    });
-    let output = within("the script", running).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let said = python::run(python, "stripe_webhooks.py", &[&url, SECRET]).await;
     let taken: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     let taken = taken.as_array().unwrap();
     assert_eq!(taken.len(), 2, "{said}");

@@ -40,6 +40,8 @@ struct State {
     last: u64,
     /// The numbers of those that are not answered yet.
     open: BTreeSet<u64>,
+    /// Of these, the numbers of those that are in memory only.
+    in_memory: BTreeSet<u64>,
 }
 
 impl Batches {
@@ -48,6 +50,9 @@ impl Batches {
         state.last = state.last.saturating_add(1);
         let number = state.last;
         state.open.insert(number);
+        if let Held::Memory(_) = held {
+            state.in_memory.insert(number);
+        }
         state.waiting.push_back(Taken { number, key, held });
     }
 
@@ -63,12 +68,24 @@ impl Batches {
 
     /// A batch is answered for good.
     pub(super) fn finish(&self, batch: &Taken) {
-        self.lock().open.remove(&batch.number);
+        let mut state = self.lock();
+        state.open.remove(&batch.number);
+        state.in_memory.remove(&batch.number);
+        drop(state);
         self.done.notify_waiters();
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
+    }
+
+    /// Whether a batch up to a number is in memory only.
+    pub(super) fn is_in_memory(&self, number: u64) -> bool {
+        let state = self.lock();
+        state
+            .in_memory
+            .first()
+            .is_some_and(|first| *first <= number)
     }
 
     /// Waits until all batches up to a number are answered.

@@ -1,9 +1,9 @@
 //! Sums of what was recorded and not yet batched: by account, meter and whole second, in shards, so that
 //! threads rarely meet.
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashTable;
 use std::{
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, RandomState},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -44,29 +44,21 @@ pub(super) struct Sums {
 /// Apart from its neighbours, so that two threads do not share a cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Shard(Mutex<HashMap<Name, Slot, RandomState>>);
+struct Shard(Mutex<Part>);
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Name {
-    account: Arc<str>,
-    meter: Arc<str>,
+#[derive(Debug, Default)]
+struct Part {
+    slots: HashTable<Slot>,
+    /// What was ever added here. One figure for all shards would be what all threads wait for.
+    calls: u64,
+    units: u64,
 }
 
-/// A name that is only looked up.
-#[derive(Hash)]
-struct Names<'a> {
-    account: &'a str,
-    meter: &'a str,
-}
-
-impl Equivalent<Name> for Names<'_> {
-    fn equivalent(&self, name: &Name) -> bool {
-        *self.account == *name.account && *self.meter == *name.meter
-    }
-}
-
+/// The sums of one account and meter.
 #[derive(Debug)]
 struct Slot {
+    account: Arc<str>,
+    meter: Arc<str>,
     second: i64,
     quantity: i64,
     records: u64,
@@ -92,48 +84,63 @@ impl Sums {
         second: i64,
         quantity: i64,
     ) -> Result<(), Full> {
-        let names = Names { account, meter };
-        let hash = self.hasher.hash_one(&names);
-        let mut shard = self.shard(hash);
-        if let Some(slot) = shard.get_mut(&names) {
+        let hash = self.hasher.hash_one((account, meter));
+        let mut part = self.part(hash);
+        let found = part.slots.find_mut(hash, |slot| {
+            *slot.account == *account && *slot.meter == *meter
+        });
+        if let Some(slot) = found {
             let sum = slot.quantity.saturating_add(quantity);
             if slot.second == second && sum <= MAX_QUANTITY {
                 slot.quantity = sum;
                 slot.records = slot.records.saturating_add(1);
-                return Ok(());
+            } else {
+                self.claim()?;
+                slot.older.push((slot.second, slot.quantity, slot.records));
+                (slot.second, slot.quantity, slot.records) = (second, quantity, 1);
             }
+        } else {
             self.claim()?;
-            slot.older.push((slot.second, slot.quantity, slot.records));
-            (slot.second, slot.quantity, slot.records) = (second, quantity, 1);
-            return Ok(());
+            let slot = Slot {
+                account: account.into(),
+                meter: meter.into(),
+                second,
+                quantity,
+                records: 1,
+                older: Vec::new(),
+            };
+            let again = |slot: &Slot| self.hasher.hash_one((&*slot.account, &*slot.meter));
+            part.slots.insert_unique(hash, slot, again);
         }
-        self.claim()?;
-        let name = Name {
-            account: account.into(),
-            meter: meter.into(),
-        };
-        let slot = Slot {
-            second,
-            quantity,
-            records: 1,
-            older: Vec::new(),
-        };
-        shard.insert(name, slot);
+        part.calls = part.calls.saturating_add(1);
+        let units = u64::try_from(quantity).unwrap_or(0);
+        part.units = part.units.saturating_add(units);
         Ok(())
+    }
+
+    /// The calls and units that were ever added.
+    pub(super) fn added(&self) -> (u64, u64) {
+        self.shards.iter().fold((0, 0), |(calls, units), shard| {
+            let part = lock(&shard.0);
+            (
+                part.calls.saturating_add(calls),
+                part.units.saturating_add(units),
+            )
+        })
     }
 
     /// Takes all sums out. They count against the capacity until they are released.
     pub(super) fn take(&self) -> Vec<Sum> {
         let mut sums = Vec::new();
         for shard in &self.shards {
-            let expected = lock(&shard.0).len();
+            let expected = lock(&shard.0).slots.len();
             // Made before the lock is taken again: who records must not wait for it.
-            let empty = HashMap::with_capacity_and_hasher(expected, RandomState::new());
-            let taken = mem::replace(&mut *lock(&shard.0), empty);
-            for (name, slot) in taken {
+            let empty = HashTable::with_capacity(expected);
+            let taken = mem::replace(&mut lock(&shard.0).slots, empty);
+            for slot in taken {
                 let sum = |(second, quantity, records)| Sum {
-                    account: Arc::clone(&name.account),
-                    meter: Arc::clone(&name.meter),
+                    account: Arc::clone(&slot.account),
+                    meter: Arc::clone(&slot.meter),
                     second,
                     quantity,
                     records,
@@ -150,6 +157,7 @@ impl Sums {
         self.held.fetch_sub(sums, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
     /// How many sums are held, or taken and not released.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
@@ -163,8 +171,9 @@ impl Sums {
         Err(Full)
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<Name, Slot, RandomState>> {
-        let place = usize::try_from(hash % 32).unwrap_or(0);
+    fn part(&self, hash: u64) -> MutexGuard<'_, Part> {
+        // Bits that the table itself does not go by.
+        let place = usize::try_from((hash >> 40) % 32).unwrap_or(0);
         let shard = self.shards.get(place).unwrap_or(&self.shards[0]);
         lock(&shard.0)
     }
@@ -205,6 +214,7 @@ mod tests {
             sums.add(account, meter, second, quantity).unwrap();
         }
         assert_eq!(sums.held(), 4);
+        assert_eq!(sums.added(), (5, 28));
         assert_eq!(
             sorted(&sums),
             [

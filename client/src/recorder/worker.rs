@@ -29,7 +29,11 @@ pub(super) async fn run(
     let mut beat = tokio::time::interval(interval);
     beat.reset();
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    #[cfg(feature = "metrics")]
+    let mut telemetry = super::telemetry::Telemetry::new();
     loop {
+        #[cfg(feature = "metrics")]
+        telemetry.publish(shared.stats());
         while sending.len() < concurrency
             && let Some(batch) = shared.batches.next()
         {
@@ -102,6 +106,7 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) {
     loop {
         match shared.client.increment_batch(wire(key, sums)).await {
             Ok(outcome) => {
+                tracing::debug!(%key, sums = sums.len(), "a batch of usage is answered");
                 tell_results(shared, sums, &outcome.results);
                 return;
             }

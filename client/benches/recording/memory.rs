@@ -1,0 +1,109 @@
+//! What an hour's usage takes while nobody takes it: in memory, bounded, and with a spool.
+//!
+//! The hour is compressed: a sum is kept for each account, meter and second, and here each second of an account is
+//! an account of its own, which takes the same room.
+
+use std::{fs, path::Path, time::Duration};
+use tokio::runtime::Runtime;
+use usage_client::{Recorder, UsageClient};
+
+const SECONDS: usize = 3_600;
+const ACCOUNTS: usize = 100;
+
+pub(crate) fn measure(dead: &str) {
+    let runtime = Runtime::new().expect("a runtime");
+    let client = runtime.block_on(async { UsageClient::connect_lazy(dead).expect("an address") });
+    let started = |builder: usage_client::RecorderBuilder| {
+        runtime.block_on(async { builder.start().expect("a recorder") })
+    };
+    let slow = Duration::from_hours(1);
+
+    // Bounded first: what memory the process once had it may keep.
+    let before = resident();
+    let bounded = started(client.recorder().interval(slow));
+    an_hour(&bounded);
+    let stats = bounded.stats();
+    println!(
+        "  100,000 sums, as it is unless set: {:.1} MiB; {} of {} calls dropped and counted so",
+        mib(resident() - before),
+        stats.dropped.calls,
+        stats.recorded.calls
+    );
+    assert_eq!(stats.pending.calls, 100_000);
+
+    let before = resident();
+    let roomy = started(
+        client
+            .recorder()
+            .interval(slow)
+            .capacity(SECONDS * ACCOUNTS),
+    );
+    an_hour(&roomy);
+    let grown = resident() - before;
+    let stats = roomy.stats();
+    assert_eq!(stats.dropped.calls, 0);
+    println!(
+        "  with room for all {} sums: {:.1} MiB, {} bytes a sum",
+        SECONDS * ACCOUNTS,
+        mib(grown),
+        grown / (SECONDS * ACCOUNTS)
+    );
+
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let before = resident();
+    let spooled = started(client.recorder().interval(slow).spool(folder.path()));
+    for second in 0..SECONDS {
+        a_second(&spooled, second);
+        if second % 60 == 59 {
+            runtime
+                .block_on(spooled.persist())
+                .expect("room on the disk");
+        }
+    }
+    let stats = spooled.stats();
+    assert_eq!(stats.dropped.calls, 0);
+    println!(
+        "  with a spool: {:.1} MiB in memory, {:.1} MiB on disk",
+        mib(resident().saturating_sub(before)),
+        mib(size(folder.path()))
+    );
+    println!(
+        "bench: memory bytes_per_sum={}",
+        grown / (SECONDS * ACCOUNTS)
+    );
+    // Without a wait for a server that is not there.
+    runtime.shutdown_background();
+}
+
+fn an_hour(recorder: &Recorder) {
+    for second in 0..SECONDS {
+        a_second(recorder, second);
+    }
+}
+
+fn a_second(recorder: &Recorder, second: usize) {
+    for account in 0..ACCOUNTS {
+        recorder.record(&format!("acct_{account}_{second}"), "api_calls", 1);
+    }
+}
+
+/// The bytes of this process that are in memory.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse::<usize>().ok())
+        .expect("a size")
+        * 1_024
+}
+
+fn size(folder: &Path) -> usize {
+    let files = fs::read_dir(folder).expect("a folder");
+    files
+        .map(|file| file.and_then(|file| file.metadata()).expect("a file").len() as usize)
+        .sum()
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
