@@ -2,49 +2,65 @@
 
 use hdrhistogram::Histogram;
 use std::{hint::black_box, thread, time::Instant};
-use usage_client::{Recorder, UsageClient};
+use usage_client::UsageClient;
 
 /// As many accounts as a busy second may have.
 const ACCOUNTS: usize = 1_000;
 
-/// Prints a line for one thread and one for eight.
+/// Prints a line for one thread and one for eight, of a call that does nothing: what the clock and the scheduler
+/// cost by themselves.
+pub(crate) fn measure_nothing(calls: usize) {
+    for threads in [1, 8] {
+        let seen = run(threads, calls, &|account| {
+            black_box(account);
+        });
+        print("nothing", threads, &seen);
+    }
+}
+
+/// Prints the same of `record`.
 pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let recorder = runtime.block_on(async {
         let client = UsageClient::connect_lazy(endpoint).expect("an address");
         client.recorder().start().expect("a recorder")
     });
+    for threads in [1, 8] {
+        let seen = run(threads, calls, &|account| {
+            recorder.record(black_box(account), "api_calls", 1);
+        });
+        print(what, threads, &seen);
+    }
+    let stats = recorder.stats();
+    assert_eq!(stats.recorded.calls, (9 * calls) as u64);
+    // Without a wait for a server that is not there.
+    runtime.shutdown_background();
+}
+
+fn print(what: &str, threads: usize, seen: &Histogram<u64>) {
+    let clock = clock_cost();
+    let at = |quantile: f64| seen.value_at_quantile(quantile).saturating_sub(clock);
+    println!(
+        "  {what}, {threads} threads: median {} p99 {} p99.9 {} p99.99 {} max {}",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(0.9999),
+        seen.max()
+    );
+    println!(
+        "bench: record {} threads={threads} median_ns={} p9999_ns={}",
+        what.replace(' ', "_"),
+        at(0.5),
+        at(0.9999)
+    );
+}
+
+fn run(threads: usize, calls: usize, call: &(impl Fn(&str) + Sync)) -> Histogram<u64> {
     let accounts: Vec<String> = (0..ACCOUNTS)
         .map(|number| format!("acct_{number}"))
         .collect();
-    for threads in [1, 8] {
-        let whole = Instant::now();
-        let seen = run(&recorder, &accounts, threads, calls);
-        let each = whole.elapsed().as_nanos() as f64 / calls as f64;
-        let clock = clock_cost();
-        let at = |quantile: f64| seen.value_at_quantile(quantile).saturating_sub(clock);
-        println!(
-            "  {what}, {threads} threads: median {} p99 {} p99.9 {} p99.99 {} max {} (all in all {each:.0} a \
-             call of each thread)",
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            at(0.9999),
-            seen.max()
-        );
-        println!(
-            "bench: record {} threads={threads} median_ns={} p9999_ns={}",
-            what.replace(' ', "_"),
-            at(0.5),
-            at(0.9999)
-        );
-    }
-    let stats = recorder.stats();
-    // What cannot be sent to a dead server goes on being kept until there is no room.
-    assert_eq!(stats.recorded.calls, (9 * calls) as u64);
-}
-
-fn run(recorder: &Recorder, accounts: &[String], threads: usize, calls: usize) -> Histogram<u64> {
+    let accounts = &accounts;
     let mut all = empty();
     let parts: Vec<Histogram<u64>> = thread::scope(|scope| {
         let threads = (0..threads).map(|thread| {
@@ -54,11 +70,9 @@ fn run(recorder: &Recorder, accounts: &[String], threads: usize, calls: usize) -
                 let mut place = thread * 7;
                 for _ in 0..calls {
                     place = (place + 611) % ACCOUNTS;
-                    let account = &accounts[place];
                     let begun = Instant::now();
-                    recorder.record(black_box(account), "api_calls", 1);
-                    let took = begun.elapsed().as_nanos() as u64;
-                    seen.saturating_record(took);
+                    call(&accounts[place]);
+                    seen.saturating_record(begun.elapsed().as_nanos() as u64);
                 }
                 seen
             })

@@ -51,6 +51,7 @@ fn main() {
     let dead = server::dead_endpoint();
 
     println!("record(), in nanoseconds a call, the clock's own cost taken off:\n");
+    caller::measure_nothing(cli.calls);
     let server = Server::start();
     caller::measure("server alive", server.endpoint(), cli.calls);
     server.stop();
