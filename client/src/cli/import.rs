@@ -53,8 +53,8 @@ Columns, or fields of each JSON object:
   quantity    how much, 1 to 1,000,000,000,000; 1 where there is no such column
   timestamp   when, such as 2026-03-01T12:00:00Z; at most 34 days ago
 
-Each line counts under a key made of the file's name and the line's number. Importing a file again adds
-nothing; a bad line can be mended where it stands and the file imported again. A line that was counted and
+Each line counts under a key made of the file's name and the line's number. Importing a file again adds \
+nothing; a bad line can be mended where it stands and the file imported again. A line that was counted and \
 then edited is refused, and nothing is counted for it.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
