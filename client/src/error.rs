@@ -95,6 +95,9 @@ pub enum ErrorKind {
     /// An answer came, and it does not keep the contract.
     #[error("malformed answer")]
     Malformed,
+    /// The folder of a [`Recorder`](crate::Recorder)'s spool cannot be used, or not now.
+    #[error("spool")]
+    Spool,
 }
 
 /// One field of a call that is outside its limits.

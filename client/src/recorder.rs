@@ -10,8 +10,8 @@ mod sums;
 mod telemetry;
 mod worker;
 
-use crate::{Error, UsageClient};
-use batches::{Batches, Held};
+use crate::{Error, ErrorKind, UsageClient};
+use batches::{Batches, Held, Taken};
 use spool::Spool;
 use std::{
     path::PathBuf,
@@ -21,25 +21,32 @@ use std::{
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use sums::{MAX_QUANTITY, Sum, Sums};
+use sums::{Filling, Full, MAX_QUANTITY, Sum, Sums};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
+
+/// The longest names that the server takes; what is longer would only cost memory.
+const MAX_ACCOUNT_BYTES: usize = 128;
+const MAX_METER_BYTES: usize = 128;
 
 /// Counts usage without making its caller wait.
 ///
 /// [`record`](Self::record) adds to a sum in memory, by account, meter and whole second, and returns. In the
 /// background the sums are sent in batches, each under one idempotency key that stays the same until the
 /// server has answered: whatever is sent twice counts once, and usage keeps the second in which it
-/// happened, however long the server is away.
+/// happened, however long the server is away, up to the 34 days that it takes usage for.
 ///
 /// Memory is bounded by [`capacity`](RecorderBuilder::capacity): where it is full, usage that would need a
-/// new sum is dropped, counted in [`stats`](Self::stats) and logged. What is in memory is lost when the
-/// process dies; end it with [`shutdown`](Self::shutdown).
+/// new sum is dropped, counted in [`stats`](Self::stats) and logged. When a quarter of it is filled, usage is sent
+/// before the interval is over. What is in memory is lost when the process dies; end it with
+/// [`shutdown`](Self::shutdown).
 ///
 /// With a [`spool`](RecorderBuilder::spool) it is durable: batches are on disk before they are sent, and what
 /// a process leaves there the next one sends, under the same keys and so exactly once. Then memory only holds
-/// what was recorded since the last interval; it fills up where the disk is full.
+/// what was recorded since the last interval; it fills up where the disk is full. What the server refuses for good,
+/// such as usage of an unknown meter, is kept there as `NAME.refused`; renamed to `NAME.batch`, it is sent once more by
+/// the next start.
 ///
 /// Clones share everything. When the last one is dropped, what was recorded is still sent as long as the
 /// runtime lives.
@@ -59,7 +66,9 @@ use uuid::Uuid;
 pub struct Recorder {
     shared: Arc<Shared>,
     /// Tells the worker when the last handle is gone.
-    _alive: Arc<DropGuard>,
+    alive: Arc<DropGuard>,
+    /// The worker is gone, and with it whatever it held.
+    ended: CancellationToken,
 }
 
 /// Sets a [`Recorder`] up; see [`UsageClient::recorder`].
@@ -71,7 +80,8 @@ pub struct RecorderBuilder {
     batch_size: usize,
     capacity: usize,
     concurrency: usize,
-    spool: Option<(PathBuf, u64)>,
+    spool: Option<PathBuf>,
+    spool_limit: u64,
 }
 
 /// What a [`Recorder`] has done so far, in calls of [`Recorder::record`] and in units.
@@ -107,6 +117,7 @@ pub struct Recorded {
 #[derive(Debug)]
 struct Shared {
     client: UsageClient,
+    interval: Duration,
     batch_size: usize,
     sums: Sums,
     batches: Batches,
@@ -119,6 +130,10 @@ struct Shared {
     counted: Tally,
     refused: Tally,
     dropped: Tally,
+    /// Of that, what no server would take.
+    invalid: Tally,
+    /// Ends the worker, whatever is still to be sent.
+    stop: CancellationToken,
     /// Wakes the worker before its interval is over.
     wake: Notify,
 }
@@ -152,6 +167,7 @@ impl RecorderBuilder {
             capacity: 100_000,
             concurrency: 4,
             spool: None,
+            spool_limit: 1 << 30,
         }
     }
 
@@ -184,19 +200,18 @@ impl RecorderBuilder {
     /// most a gibibyte lies there, see [`spool_limit`](Self::spool_limit). A folder serves one recorder at a
     /// time.
     pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
-        let limit = self.spool.map_or(1 << 30, |(_, limit)| limit);
-        self.spool = Some((folder.into(), limit));
+        self.spool = Some(folder.into());
         self
     }
 
     /// How many bytes may lie in the spool's folder; what is beyond that stays in memory, as far as there is
     /// [`capacity`](Self::capacity).
     pub fn spool_limit(mut self, bytes: u64) -> Self {
-        self.spool = self.spool.map(|(folder, _)| (folder, bytes));
+        self.spool_limit = bytes;
         self
     }
 
-    /// Starts it, and begins to send what an earlier process left in the spool.
+    /// Starts it, and begins to send what an earlier process left in the spool, which is read through first.
     ///
     /// # Errors
     /// There is no Tokio runtime here to send from, or the spool cannot be used; the message says why.
@@ -206,14 +221,15 @@ impl RecorderBuilder {
         let alive = CancellationToken::new();
         let (spool, found) = match self.spool {
             None => (None, Vec::new()),
-            Some((folder, limit)) => {
-                let (spool, found) = Spool::open(&folder, limit)
-                    .map_err(|error| Error::invalid("spool", error.to_string()))?;
+            Some(folder) => {
+                let (spool, found) = Spool::open(&folder, self.spool_limit)
+                    .map_err(|error| Error::local(ErrorKind::Spool, error.to_string(), false))?;
                 (Some(spool), found)
             }
         };
         let shared = Arc::new(Shared {
             client: self.client,
+            interval: self.interval,
             batch_size: self.batch_size,
             sums: Sums::new(self.capacity),
             batches: Batches::default(),
@@ -224,24 +240,27 @@ impl RecorderBuilder {
             counted: Tally::default(),
             refused: Tally::default(),
             dropped: Tally::default(),
+            invalid: Tally::default(),
+            stop: CancellationToken::new(),
             wake: Notify::new(),
         });
         for batch in found {
-            let (calls, units) = totals(&batch.sums);
+            let spool::Found { name, calls, units } = batch;
             shared.elsewhere.add(calls, units);
             shared.recovered.add(calls, units);
-            shared.batches.add(batch.key, Held::Spool { calls, units });
+            shared.batches.add(name, Held::Spool { calls, units });
         }
-        let work = worker::run(
-            Arc::clone(&shared),
-            self.interval,
-            self.concurrency,
-            alive.clone(),
-        );
-        runtime.spawn(work);
+        let token = alive.clone();
+        let (worker, ended) = (Arc::clone(&shared), CancellationToken::new());
+        let end = ended.clone().drop_guard();
+        runtime.spawn(async move {
+            worker::run(worker, self.concurrency, token).await;
+            drop(end);
+        });
         Ok(Recorder {
             shared,
-            _alive: Arc::new(alive.drop_guard()),
+            alive: Arc::new(alive.drop_guard()),
+            ended,
         })
     }
 }
@@ -251,17 +270,22 @@ impl Recorder {
     /// default one.
     ///
     /// Never waits, never fails and never panics: what cannot be kept is dropped and counted in
-    /// [`stats`](Self::stats). The quantity is 1 to 1,000,000,000,000.
+    /// [`stats`](Self::stats). The quantity is 1 to 1,000,000,000,000, an account's id 1 to 128 bytes.
     pub fn record(&self, account_id: &str, meter: &str, quantity: i64) {
-        let is_valid = (1..=MAX_QUANTITY).contains(&quantity);
-        let is_kept = is_valid
-            && self
-                .shared
-                .sums
-                .add(account_id, meter, now_secs(), quantity)
-                .is_ok();
-        if !is_kept {
-            self.drop_one(is_valid, quantity);
+        let is_valid = (1..=MAX_QUANTITY).contains(&quantity)
+            && (1..=MAX_ACCOUNT_BYTES).contains(&account_id.len())
+            && meter.len() <= MAX_METER_BYTES;
+        if !is_valid {
+            return self.drop_one(false, quantity);
+        }
+        match self
+            .shared
+            .sums
+            .add(account_id, meter, now_secs(), quantity)
+        {
+            Ok(Filling(false)) => {}
+            Ok(Filling(true)) => self.shared.wake.notify_one(),
+            Err(Full) => self.drop_one(true, quantity),
         }
     }
 
@@ -279,7 +303,8 @@ impl Recorder {
         let flushed = async {
             let taken = shared.take_out().await;
             shared.wake.notify_one();
-            shared.batches.until_done(taken).await;
+            let last = taken.unwrap_or_else(|| shared.batches.last());
+            shared.batches.until_done(last).await;
         };
         match tokio::time::timeout(patience, flushed).await {
             Ok(()) => Ok(self.stats()),
@@ -291,61 +316,62 @@ impl Recorder {
     /// outlives this process. Without a spool nothing does.
     ///
     /// # Errors
-    /// There is no spool, or it cannot be written to; what is recorded stays in memory and is sent all the
-    /// same.
+    /// [`ErrorKind::Spool`](crate::ErrorKind::Spool): there is none, or it cannot be written to. What is recorded stays
+    /// in memory, is sent all the same, and is put into the spool as soon as that is possible.
     pub async fn persist(&self) -> Result<(), Error> {
         let shared = &self.shared;
+        let failed = |why: &str| Error::local(ErrorKind::Spool, why, false);
         if shared.spool.is_none() {
-            return Err(Error::invalid("spool", "this recorder has none"));
+            return Err(failed("this recorder has no spool"));
         }
         let taken = shared.take_out().await;
         shared.wake.notify_one();
-        if !shared.batches.is_in_memory(taken) {
-            return Ok(());
+        match taken {
+            Some(taken) if !shared.batches.is_in_memory(taken) => Ok(()),
+            _ => Err(failed("it could not be written to; the log says why")),
         }
-        Err(Error::invalid(
-            "spool",
-            "it could not be written to; the log says why",
-        ))
     }
 
     /// Sends what was recorded and waits for it, as [`flush`](Self::flush) does, for the end of a process.
+    ///
+    /// With the last handle it also ends the sending: in a spool, what is pending waits there for the next start,
+    /// which may follow at once. Without one it goes on being sent as long as the runtime lives.
     ///
     /// # Errors
     /// The time is over; the message says how much is still pending.
     pub async fn shutdown(self, patience: Duration) -> Result<RecorderStats, Error> {
         let flushed = self.flush(patience).await;
-        if flushed.is_err() {
-            let pending = self.stats().pending;
-            tracing::error!(
-                calls = pending.calls,
-                units = pending.units,
-                "usage is still pending at the shutdown"
-            );
+        let pending = self.stats().pending;
+        let Self {
+            shared,
+            alive,
+            ended,
+        } = self;
+        let is_last = Arc::into_inner(alive).is_some();
+        if is_last && (flushed.is_ok() || shared.spool.is_some()) {
+            shared.take_out().await;
+            shared.stop.cancel();
+            drop(shared);
+            ended.cancelled().await;
         }
-        flushed
+        flushed.map_err(|_| {
+            let Recorded { calls, units } = pending;
+            tracing::error!(calls, units, "usage is still pending at the shutdown");
+            let message = format!("{units} units of {calls} calls are pending after {patience:?}");
+            Error::local(ErrorKind::Deadline, message, true)
+        })
     }
 
     #[cold]
     fn drop_one(&self, is_valid: bool, quantity: i64) {
         let units = u64::try_from(quantity).unwrap_or(0);
-        self.shared.elsewhere.add(1, units);
-        let before = self.shared.dropped.read().calls;
-        self.shared.dropped.add(1, units);
-        // Once in a while: a full recorder drops many.
-        if before.is_multiple_of(10_000) {
-            let why = if is_valid {
-                "the recorder is full"
-            } else {
-                "the quantity is not 1 to 1,000,000,000,000"
-            };
-            tracing::error!(
-                quantity,
-                dropped = before.saturating_add(1),
-                why,
-                "usage was dropped"
-            );
+        let shared = &self.shared;
+        shared.elsewhere.add(1, units);
+        if !is_valid {
+            shared.invalid.add(1, units);
         }
+        // Logged by the worker: a log may be slow.
+        shared.dropped.add(1, units);
     }
 }
 
@@ -380,19 +406,23 @@ impl Shared {
         }
     }
 
-    /// As [`take`](Self::take), where waiting for a disk holds up no other task.
-    async fn take_out(self: &Arc<Self>) -> u64 {
+    /// As [`take`](Self::take), where waiting for a disk holds up no other task; nothing where that broke off.
+    async fn take_out(self: &Arc<Self>) -> Option<u64> {
         if self.spool.is_none() {
-            return self.take();
+            return Some(self.take());
         }
         let shared = Arc::clone(self);
         let taken = tokio::task::spawn_blocking(move || shared.take()).await;
-        taken.unwrap_or_else(|_ended| self.batches.last())
+        if let Err(error) = &taken {
+            tracing::error!(%error, "usage could not be taken to the spool");
+        }
+        taken.ok()
     }
 
     /// Makes batches of everything that was recorded; answers the number of the last batch there is.
     fn take(&self) -> u64 {
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.spool_again();
         let mut sums = self.sums.take().into_iter().peekable();
         while sums.peek().is_some() {
             let batch: Vec<Sum> = sums.by_ref().take(self.batch_size).collect();
@@ -401,6 +431,21 @@ impl Shared {
             self.batches.add(key, held);
         }
         self.batches.last()
+    }
+
+    /// Puts what there was no room for on the disk there, as soon as there is.
+    fn spool_again(&self) {
+        if self.spool.is_none() {
+            return;
+        }
+        for batch in self.batches.take_in_memory() {
+            let Taken { number, key, held } = batch;
+            let held = match held {
+                Held::Memory(sums) => self.keep(key, sums),
+                on_disk @ Held::Spool { .. } => on_disk,
+            };
+            self.batches.put_back(Taken { number, key, held });
+        }
     }
 
     /// Puts a batch into the spool, where there is one with room.

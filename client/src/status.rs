@@ -89,6 +89,7 @@ fn may_take_effect(kind: ErrorKind) -> bool {
         | ErrorKind::ReportingDisabled
         | ErrorKind::Precondition
         | ErrorKind::Denied
+        | ErrorKind::Spool
         | ErrorKind::Unimplemented => false,
         ErrorKind::Unavailable
         | ErrorKind::Deadline

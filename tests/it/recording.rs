@@ -162,9 +162,13 @@ async fn a_full_recorder_says_what_it_dropped(world: World) {
     }
     recorder.record("a", "api_calls", 0);
     recorder.record("a", "api_calls", -7);
+    // Nor does a name that no server takes cost any memory.
+    recorder.record(&"x".repeat(129), "api_calls", 1);
+    recorder.record("a", &"x".repeat(129), 1);
+    recorder.record("", "api_calls", 1);
     let stats = recorder.stats();
-    assert_eq!(stats.recorded.calls, 7);
-    assert_eq!((stats.dropped.calls, stats.dropped.units), (4, 20));
+    assert_eq!(stats.recorded.calls, 10);
+    assert_eq!((stats.dropped.calls, stats.dropped.units), (7, 23));
     assert_eq!((stats.pending.calls, stats.pending.units), (3, 30));
     let late = recorder.flush(Duration::from_millis(50)).await;
     assert!(late.unwrap_err().is_retryable(), "nobody is there");

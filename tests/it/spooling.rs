@@ -2,16 +2,18 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use usage_client::{Get, Recorder, UsageClient};
+use chrono::DateTime;
+use usage_client::{ErrorKind, Get, Recorder, UsageClient};
+use usage_server::clock::Clock;
 
 use crate::{
     front::Front,
@@ -24,6 +26,10 @@ on_both_engines!(
     what_does_not_fit_into_the_spool_stays_in_memory,
     what_others_record_meanwhile_fails_nobody,
     a_spool_serves_one_recorder_at_a_time,
+    what_waits_for_a_server_that_is_away_is_left_to_the_next_start,
+    a_damaged_file_costs_the_rest_nothing,
+    what_is_refused_is_kept_and_can_be_sent_again,
+    a_clock_that_is_ahead_loses_nothing,
 );
 
 /// How often a process is killed.
@@ -79,10 +85,23 @@ fn start_child(endpoint: &str, prefix: &str, folder: &Path) -> (Child, BufReader
     (child, lines)
 }
 
-/// Lets a process record until it has kept so many chunks, and kills it; answers how many it has kept.
-fn record_and_kill(endpoint: &str, prefix: &str, folder: &Path, chunks: i64) -> i64 {
+/// Lets a process record until it has kept so many chunks, or for none until some moment of its first milliseconds,
+/// and kills it; answers how many it has kept.
+fn record_and_kill(
+    endpoint: &str,
+    prefix: &str,
+    folder: &Path,
+    chunks: i64,
+    life: Duration,
+) -> i64 {
     let (mut child, lines) = start_child(endpoint, prefix, folder);
-    let mut kept = 0;
+    let (mut kept, begun) = (0, Instant::now());
+    if chunks == 0 {
+        while begun.elapsed() < life {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+    }
     for line in lines.lines() {
         if let Ok(chunk) = line.unwrap().parse::<i64>() {
             kept = chunk + 1;
@@ -111,13 +130,20 @@ async fn what_is_spooled_outlives_kills_and_is_counted_once(mut world: World) {
     let mut kept = Vec::new();
     for kill in 0..KILLS {
         let (endpoint, path) = (front.endpoint().to_owned(), folder.path().to_owned());
-        let chunks = 1 + random.below(12);
+        // Some die while they open what others left.
+        let chunks = if kill % 4 == 3 {
+            0
+        } else {
+            1 + random.below(12)
+        };
+        let life = Duration::from_micros(u64::try_from(random.below(60_000)).unwrap());
         let prefix = format!("p{kill}");
         if kill % 5 == 4 {
             world.crash();
         }
-        let recording =
-            tokio::task::spawn_blocking(move || record_and_kill(&endpoint, &prefix, &path, chunks));
+        let recording = tokio::task::spawn_blocking(move || {
+            record_and_kill(&endpoint, &prefix, &path, chunks, life)
+        });
         while !recording.is_finished() && kill % 3 == 1 {
             front.break_connections();
             tokio::task::yield_now().await;
@@ -154,9 +180,8 @@ async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
     let recorder = client
         .recorder()
         .spool(folder.path())
-        .spool_limit(200)
+        .spool_limit(5_000)
         .capacity(2)
-        // Only `persist` takes anything.
         .interval(Duration::from_hours(1))
         .start()
         .unwrap();
@@ -165,13 +190,17 @@ async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
     recorder.record("b", "api_calls", 2);
     recorder.record("c", "api_calls", 3);
     let full = recorder.persist().await.unwrap_err();
-    assert_eq!(full.violations()[0].field, "spool");
+    assert_eq!(full.kind(), ErrorKind::Spool, "{full}");
     recorder.record("d", "api_calls", 4);
     assert_eq!(recorder.stats().dropped.units, 4);
     front.put_before(world.endpoint());
-    let stats = recorder.shutdown(PATIENCE).await.unwrap();
+    let stats = recorder.flush(PATIENCE).await.unwrap();
     assert_eq!((stats.counted.units, stats.dropped.units), (6, 4));
     assert_eq!(total(&world, "c").await, 3);
+    recorder.record("e", "api_calls", 5);
+    recorder.persist().await.expect("there is room again");
+    recorder.shutdown(PATIENCE).await.unwrap();
+    assert_eq!(total(&world, "e").await, 5);
     world.finish().await;
 }
 
@@ -205,9 +234,119 @@ async fn a_spool_serves_one_recorder_at_a_time(world: World) {
     assert!(refused.to_string().contains("in use"), "{refused}");
     first.record("acct", "api_calls", 2);
     first.shutdown(PATIENCE).await.unwrap();
-    // It is free once nothing of the first one is under way any more.
-    let is_free = async || client.recorder().spool(folder.path()).start().is_ok();
-    world.until("a free spool", is_free).await;
+    // It is free as soon as the first one is at its end.
+    client.recorder().spool(folder.path()).start().unwrap();
     assert_eq!(total(&world, "acct").await, 2);
+    world.finish().await;
+}
+
+/// The files of a folder with this extension.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(folder).unwrap();
+    let paths = all.map(|file| file.unwrap().path());
+    let mut found: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Leaves so many batches of an account in a folder, seven units each, by a recorder that found no server.
+async fn leave(folder: &Path, account: &str, batches: usize) {
+    let front = Front::start().await;
+    let left = recorder(front.endpoint(), folder);
+    for _ in 0..batches {
+        left.record(account, "api_calls", 7);
+        left.persist().await.unwrap();
+    }
+    let pending = left.shutdown(Duration::ZERO).await.unwrap_err();
+    let units = 7 * batches;
+    assert!(
+        pending.to_string().contains(&format!("{units} units")),
+        "{pending}"
+    );
+    assert_eq!(files(folder, "batch").len(), batches);
+}
+
+async fn what_waits_for_a_server_that_is_away_is_left_to_the_next_start(world: World) {
+    let folder = tempfile::tempdir().unwrap();
+    leave(folder.path(), "acct", 3).await;
+    let next = recorder(world.endpoint(), folder.path());
+    let stats = next.shutdown(PATIENCE).await.unwrap();
+    assert_eq!((stats.recovered.calls, stats.counted.units), (3, 21));
+    assert_eq!(total(&world, "acct").await, 21);
+    assert_eq!(files(folder.path(), "batch").len(), 0);
+    world.finish().await;
+}
+
+async fn a_damaged_file_costs_the_rest_nothing(world: World) {
+    let folder = tempfile::tempdir().unwrap();
+    leave(folder.path(), "acct", 4).await;
+    let spooled = files(folder.path(), "batch");
+    let torn = std::fs::read(&spooled[0]).unwrap();
+    std::fs::write(&spooled[0], &torn[..torn.len() / 2]).unwrap();
+    // Not a file at all, and so not to be read.
+    std::fs::remove_file(&spooled[1]).unwrap();
+    std::fs::create_dir(&spooled[1]).unwrap();
+    let next = recorder(world.endpoint(), folder.path());
+    let stats = next.shutdown(PATIENCE).await.unwrap();
+    assert_eq!((stats.recovered.units, stats.counted.units), (14, 14));
+    assert_eq!(total(&world, "acct").await, 14);
+    assert_eq!(files(folder.path(), "damaged").len(), 1);
+    assert_eq!(files(folder.path(), "batch"), [spooled[1].clone()]);
+    world.finish().await;
+}
+
+async fn what_is_refused_is_kept_and_can_be_sent_again(mut world: World) {
+    let folder = tempfile::tempdir().unwrap();
+    let first = recorder(world.endpoint(), folder.path());
+    first.record("acct", "api_calls", 1);
+    first.record("acct", "new_meter", 5);
+    let stats = first.shutdown(PATIENCE).await.unwrap();
+    assert_eq!((stats.counted.units, stats.refused.units), (1, 5));
+    let refused = files(folder.path(), "refused");
+    assert_eq!(refused.len(), 1);
+
+    world
+        .reconfigure(&["--meters=api_calls:call,new_meter:thing"])
+        .await;
+    std::fs::rename(&refused[0], refused[0].with_extension("batch")).unwrap();
+    let next = recorder(world.endpoint(), folder.path());
+    let stats = next.shutdown(PATIENCE).await.unwrap();
+    assert_eq!((stats.recovered.units, stats.counted.units), (5, 5));
+    assert_eq!(world.usage_of("acct", "new_meter").await.0, 5);
+    world.finish().await;
+}
+
+async fn a_clock_that_is_ahead_loses_nothing(mut world: World) {
+    let now = Clock::system().now();
+    let at = |minutes: i64| DateTime::from_timestamp_millis(now - minutes * 60_000).unwrap();
+    world.freeze(at(10)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let spooled = recorder(world.endpoint(), folder.path());
+    let client = UsageClient::connect_lazy(world.endpoint()).unwrap();
+    let builder = client.recorder().interval(Duration::from_millis(10));
+    let in_memory = builder.start().unwrap();
+    for recorder in [&spooled, &in_memory] {
+        recorder.record("acct", "api_calls", 3);
+        recorder.record("acct", "no_such_meter", 1);
+    }
+    // The server has seen them, and refused for good only what has no meter.
+    world
+        .until("an answer", async || {
+            [&spooled, &in_memory]
+                .iter()
+                .all(|one| one.stats().refused.units == 1)
+        })
+        .await;
+    for recorder in [&spooled, &in_memory] {
+        assert_eq!(recorder.stats().pending.units, 3);
+    }
+    world.move_clocks(at(0)).await;
+    for recorder in [spooled, in_memory] {
+        let stats = recorder.shutdown(PATIENCE).await.unwrap();
+        assert_eq!((stats.counted.units, stats.pending.units), (3, 0));
+    }
+    assert_eq!(total(&world, "acct").await, 6);
     world.finish().await;
 }

@@ -4,14 +4,16 @@ use super::sums::Sum;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 /// Sums under one idempotency key.
 #[derive(Debug)]
 pub(super) struct Taken {
-    number: u64,
+    pub(super) number: u64,
+    /// The idempotency key; in the spool, the name of the batch.
     pub(super) key: Uuid,
     pub(super) held: Held,
 }
@@ -37,6 +39,8 @@ pub(super) struct Batches {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Taken>,
+    /// Those that rest, since when and for how long.
+    resting: Vec<(Instant, Duration, Taken)>,
     last: u64,
     /// The numbers of those that are not answered yet.
     open: BTreeSet<u64>,
@@ -50,10 +54,28 @@ impl Batches {
         state.last = state.last.saturating_add(1);
         let number = state.last;
         state.open.insert(number);
-        if let Held::Memory(_) = held {
-            state.in_memory.insert(number);
-        }
-        state.waiting.push_back(Taken { number, key, held });
+        let batch = Taken { number, key, held };
+        state.know_where(&batch);
+        state.waiting.push_back(batch);
+    }
+
+    /// Puts a batch back that was taken, in its place, maybe held elsewhere now.
+    pub(super) fn put_back(&self, batch: Taken) {
+        let mut state = self.lock();
+        state.know_where(&batch);
+        let after = state
+            .waiting
+            .iter()
+            .position(|other| other.number > batch.number);
+        let place = after.unwrap_or(state.waiting.len());
+        state.waiting.insert(place, batch);
+    }
+
+    /// Puts a batch back that is to rest before it is sent.
+    pub(super) fn put_off(&self, batch: Taken, pause: Duration) {
+        let mut state = self.lock();
+        state.know_where(&batch);
+        state.resting.push((Instant::now(), pause, batch));
     }
 
     /// The number of the last batch that was ever added.
@@ -61,9 +83,27 @@ impl Batches {
         self.lock().last
     }
 
-    /// The next one that nobody sends yet.
+    /// The next one that is to be sent now.
     pub(super) fn next(&self) -> Option<Taken> {
-        self.lock().waiting.pop_front()
+        let mut state = self.lock();
+        let rested = state
+            .resting
+            .iter()
+            .position(|(since, pause, _)| since.elapsed() >= *pause);
+        match rested {
+            Some(place) => Some(state.resting.swap_remove(place).2),
+            None => state.waiting.pop_front(),
+        }
+    }
+
+    /// Those that wait and are in memory only.
+    pub(super) fn take_in_memory(&self) -> Vec<Taken> {
+        let mut state = self.lock();
+        let all = std::mem::take(&mut state.waiting).into_iter();
+        let (in_memory, others): (VecDeque<_>, VecDeque<_>) =
+            all.partition(|batch| matches!(batch.held, Held::Memory(_)));
+        state.waiting = others;
+        in_memory.into()
     }
 
     /// A batch is answered for good.
@@ -75,6 +115,7 @@ impl Batches {
         self.done.notify_waiters();
     }
 
+    /// Whether all are answered.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
     }
@@ -82,10 +123,8 @@ impl Batches {
     /// Whether a batch up to a number is in memory only.
     pub(super) fn is_in_memory(&self, number: u64) -> bool {
         let state = self.lock();
-        state
-            .in_memory
-            .first()
-            .is_some_and(|first| *first <= number)
+        let first = state.in_memory.first();
+        first.is_some_and(|first| *first <= number)
     }
 
     /// Waits until all batches up to a number are answered.
@@ -104,5 +143,14 @@ impl Batches {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn know_where(&mut self, batch: &Taken) {
+        match batch.held {
+            Held::Memory(_) => self.in_memory.insert(batch.number),
+            Held::Spool { .. } => self.in_memory.remove(&batch.number),
+        };
     }
 }

@@ -1,9 +1,11 @@
 //! Batches on disk, until the server has answered: a file each, named by its idempotency key.
 //!
 //! A file is written beside its place, synced and then renamed, so that what has its name is whole. It holds
-//! the contract's own message and a checksum. One that is damaged all the same is set aside.
+//! the contract's own message and a checksum. One that is damaged all the same is set aside as `NAME.damaged`;
+//! what the server refused for good is kept as `NAME.refused`, under another key: renamed to `NAME.batch`, it is
+//! sent once more.
 
-use super::sums::Sum;
+use super::{sums::Sum, totals};
 use crate::proto::{IncrementBatchRequest, IncrementRequest};
 use prost::Message as _;
 use prost_types::Timestamp;
@@ -20,7 +22,10 @@ use uuid::Uuid;
 const MAGIC: &[u8; 8] = b"usagebt1";
 const BATCH: &str = "batch";
 const DAMAGED: &str = "damaged";
+const REFUSED: &str = "refused";
 const UNFINISHED: &str = "unfinished";
+/// What even a small file takes.
+const BLOCK: u64 = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -35,6 +40,15 @@ pub(super) struct Spool {
 /// A batch that another process left.
 #[derive(Debug)]
 pub(super) struct Found {
+    pub(super) name: Uuid,
+    pub(super) calls: u64,
+    pub(super) units: u64,
+}
+
+/// What is in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// Under which it is sent.
     pub(super) key: Uuid,
     pub(super) sums: Vec<Sum>,
 }
@@ -43,6 +57,10 @@ impl Spool {
     /// Opens a folder for this process alone; answers what an earlier one left, in order.
     pub(super) fn open(folder: &Path, limit: u64) -> io::Result<(Self, Vec<Found>)> {
         fs::create_dir_all(folder)?;
+        // A new folder is only kept with the one that it is in.
+        if let Some(parent) = fs::canonicalize(folder)?.parent() {
+            sync_folder(parent)?;
+        }
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock().map_err(|error| {
             let why = format!("{} is in use: {error}", folder.display());
@@ -57,84 +75,131 @@ impl Spool {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            match path.extension().and_then(OsStr::to_str) {
+            let name = path.file_stem().and_then(OsStr::to_str);
+            let name = name.and_then(|name| Uuid::parse_str(name).ok());
+            match (path.extension().and_then(OsStr::to_str), name) {
                 // Its writer died before it said that this is kept.
-                Some(UNFINISHED) => fs::remove_file(&path)?,
-                Some(BATCH) => {
-                    let name = path.file_stem().and_then(OsStr::to_str);
-                    if let Some(key) = name.and_then(|name| Uuid::parse_str(name).ok())
-                        && let Some(sums) = spool.read(key)?
-                    {
-                        let bytes = fs::metadata(&path)?.len();
-                        spool.used.fetch_add(bytes, Ordering::Relaxed);
-                        found.push(Found { key, sums });
-                    }
-                }
+                (Some(UNFINISHED), _) => discard(&path),
+                (Some(BATCH), Some(name)) => found.extend(spool.look(name)),
                 _ => {}
             }
         }
-        found.sort_unstable_by_key(|found| found.key);
+        found.sort_unstable_by_key(|found| found.name);
         Ok((spool, found))
     }
 
+    /// Reads what another process left; one that cannot be read is no reason to leave the rest.
+    fn look(&self, name: Uuid) -> Option<Found> {
+        let path = self.path(name, BATCH);
+        let looked = self.read(name).map(|batch| {
+            let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            batch.map(|batch| (batch, length))
+        });
+        match looked {
+            Ok(None) => None,
+            Ok(Some((batch, length))) => {
+                self.used.fetch_add(length.max(BLOCK), Ordering::Relaxed);
+                let (calls, units) = totals(&batch.sums);
+                Some(Found { name, calls, units })
+            }
+            Err(error) => {
+                tracing::error!(%error, file = %path.display(), "a spooled batch of usage cannot be read and is left alone");
+                None
+            }
+        }
+    }
+
     /// Keeps a batch; it is there after a crash of the process or of the machine.
-    pub(super) fn write(&self, key: Uuid, sums: &[Sum]) -> io::Result<()> {
-        let bytes = encode(key, sums);
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    pub(super) fn write(&self, name: Uuid, sums: &[Sum]) -> io::Result<()> {
+        let bytes = encode(name, sums);
+        let length = occupied(&bytes);
         let used = self.used.fetch_add(length, Ordering::Relaxed);
         let written = if used.saturating_add(length) > self.limit {
             let why = format!("the spool holds {used} of {} bytes", self.limit);
             Err(io::Error::new(io::ErrorKind::StorageFull, why))
         } else {
-            self.write_whole(key, &bytes)
+            self.write_whole(&self.path(name, BATCH), &bytes)
         };
         if written.is_err() {
             self.used.fetch_sub(length, Ordering::Relaxed);
+            // It stays in memory, and must not be found here as well; a full disk needs the room.
+            discard(&self.path(name, UNFINISHED));
+            discard(&self.path(name, BATCH));
         }
         written
     }
 
-    fn write_whole(&self, key: Uuid, bytes: &[u8]) -> io::Result<()> {
-        let unfinished = self.path(key, UNFINISHED);
+    /// Puts another batch in the place of one that was answered: never are both there, or none.
+    pub(super) fn replace(&self, name: Uuid, key: Uuid, sums: &[Sum]) -> io::Result<()> {
+        let (path, bytes) = (self.path(name, BATCH), encode(key, sums));
+        let before = fs::metadata(&path)?.len().max(BLOCK);
+        self.write_whole(&path, &bytes)?;
+        self.used.fetch_add(occupied(&bytes), Ordering::Relaxed);
+        self.used.fetch_sub(before, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Keeps what the server refused for good, to be looked at by somebody.
+    pub(super) fn set_aside(&self, name: Uuid, sums: &[Sum]) -> io::Result<PathBuf> {
+        let path = self.path(name, REFUSED);
+        self.write_whole(&path, &encode(Uuid::now_v7(), sums))?;
+        Ok(path)
+    }
+
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = path.with_extension(UNFINISHED);
         let mut file = File::create(&unfinished)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&unfinished, self.path(key, BATCH))?;
-        self.sync_folder()
+        fs::rename(&unfinished, path)?;
+        sync_folder(&self.folder)
     }
 
     /// A batch as it was written; nothing where it was damaged, and then it is set aside.
-    pub(super) fn read(&self, key: Uuid) -> io::Result<Option<Vec<Sum>>> {
-        let path = self.path(key, BATCH);
-        let sums = decode(&fs::read(&path)?);
-        if sums.is_none() {
-            let aside = self.path(key, DAMAGED);
+    pub(super) fn read(&self, name: Uuid) -> io::Result<Option<Batch>> {
+        let path = self.path(name, BATCH);
+        let batch = decode(&fs::read(&path)?);
+        if batch.is_none() {
+            let aside = self.path(name, DAMAGED);
             fs::rename(&path, &aside)?;
             tracing::error!(file = %aside.display(), "a spooled batch of usage is damaged and set aside");
         }
-        Ok(sums)
+        Ok(batch)
     }
 
     /// Forgets a batch that the server has answered for.
-    pub(super) fn remove(&self, key: Uuid) -> io::Result<()> {
-        let path = self.path(key, BATCH);
-        let bytes = fs::metadata(&path)?.len();
+    pub(super) fn remove(&self, name: Uuid) -> io::Result<()> {
+        let path = self.path(name, BATCH);
+        let bytes = fs::metadata(&path)?.len().max(BLOCK);
         fs::remove_file(&path)?;
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    fn path(&self, key: Uuid, extension: &str) -> PathBuf {
-        self.folder.join(format!("{key}.{extension}"))
+    fn path(&self, name: Uuid, extension: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{extension}"))
     }
+}
 
-    /// A new name is only kept with its folder.
-    fn sync_folder(&self) -> io::Result<()> {
-        if cfg!(unix) {
-            File::open(&self.folder)?.sync_all()?;
-        }
-        Ok(())
+/// A new name is only kept with its folder.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()?;
     }
+    Ok(())
+}
+
+/// Removes what is of no use, if it is there.
+fn discard(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, file = %path.display(), "a useless file stays in the spool");
+    }
+}
+
+fn occupied(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX).max(BLOCK)
 }
 
 fn encode(key: Uuid, sums: &[Sum]) -> Vec<u8> {
@@ -164,7 +229,7 @@ fn encode(key: Uuid, sums: &[Sum]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Vec<Sum>> {
+fn decode(bytes: &[u8]) -> Option<Batch> {
     let bytes = bytes.strip_prefix(MAGIC)?;
     let (checksum, rest) = bytes.split_first_chunk::<4>()?;
     if crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
@@ -175,6 +240,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<Sum>> {
     let (records, message) = rest.split_at_checked(count.checked_mul(8)?)?;
     let (records, _) = records.as_chunks::<8>();
     let message = IncrementBatchRequest::decode(message).ok()?;
+    let key = Uuid::parse_str(&message.idempotency_key).ok()?;
     let increments = message.increments.into_iter().zip(records);
     let sums = increments.map(|(increment, records)| {
         Some(Sum {
@@ -185,7 +251,8 @@ fn decode(bytes: &[u8]) -> Option<Vec<Sum>> {
             records: u64::from_le_bytes(*records),
         })
     });
-    sums.collect()
+    let sums = sums.collect::<Option<_>>()?;
+    Some(Batch { key, sums })
 }
 
 #[cfg(test)]
@@ -204,7 +271,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> (Spool, Vec<Found>) {
-        Spool::open(folder, 1_000).unwrap()
+        Spool::open(folder, 1 << 20).unwrap()
     }
 
     #[test]
@@ -216,12 +283,16 @@ mod tests {
         for key in keys {
             spool.write(key, &sums()).unwrap();
         }
-        let busy = Spool::open(folder.path(), 1_000).unwrap_err();
+        let busy = Spool::open(folder.path(), 1 << 20).unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy, "{busy}");
         drop(spool);
         let (spool, found) = open(folder.path());
-        assert_eq!(found.iter().map(|one| one.key).collect::<Vec<_>>(), keys);
-        assert!(found.iter().all(|one| one.sums == sums()));
+        assert_eq!(found.iter().map(|one| one.name).collect::<Vec<_>>(), keys);
+        for (key, found) in keys.into_iter().zip(found) {
+            assert_eq!((found.calls, found.units), (6, 14));
+            let sums = sums();
+            assert_eq!(spool.read(key).unwrap(), Some(Batch { key, sums }));
+        }
         spool.remove(keys[0]).unwrap();
         drop(spool);
         assert_eq!(open(folder.path()).1.len(), 1);
@@ -246,7 +317,7 @@ mod tests {
         drop(spool);
         let (spool, found) = open(folder.path());
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].key, keys[3]);
+        assert_eq!(found[0].name, keys[3]);
         for key in &keys[..3] {
             assert!(spool.path(*key, DAMAGED).exists());
         }
@@ -257,12 +328,42 @@ mod tests {
     fn no_more_is_kept_than_there_is_room_for() {
         let folder = tempfile::tempdir().unwrap();
         let first = Uuid::now_v7();
-        let one = u64::try_from(encode(first, &sums()).len()).unwrap();
-        let (spool, _) = Spool::open(folder.path(), one + 1).unwrap();
+        let (spool, _) = Spool::open(folder.path(), BLOCK + 1).unwrap();
         spool.write(first, &sums()).unwrap();
         let full = spool.write(Uuid::now_v7(), &sums());
         assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
         spool.remove(first).unwrap();
         spool.write(Uuid::now_v7(), &sums()).unwrap();
+    }
+
+    #[test]
+    fn another_batch_takes_the_place_of_one_and_what_is_refused_can_be_sent_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path());
+        let [name, key] = [Uuid::now_v7(), Uuid::now_v7()];
+        spool.write(name, &sums()).unwrap();
+        spool.replace(name, key, &sums()[..1]).unwrap();
+        let aside = spool.set_aside(name, &sums()[1..]).unwrap();
+        drop(spool);
+        let (spool, found) = open(folder.path());
+        assert_eq!((found[0].name, found[0].units), (name, 7));
+        assert_eq!(spool.read(name).unwrap().unwrap().key, key);
+        fs::rename(aside, spool.path(name, BATCH)).unwrap();
+        let again = spool.read(name).unwrap().unwrap();
+        assert_eq!(again.sums, sums()[1..]);
+        assert!(again.key != name && again.key != key, "its own key");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_could_not_be_written_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path());
+        let name = Uuid::now_v7();
+        // Nothing can be renamed to a folder that is not empty.
+        fs::create_dir_all(spool.path(name, BATCH).join("in the way")).unwrap();
+        spool.write(name, &sums()).unwrap_err();
+        assert!(!spool.path(name, UNFINISHED).exists());
+        assert_eq!(spool.used.load(Ordering::Relaxed), 0);
     }
 }

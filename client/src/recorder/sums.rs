@@ -32,6 +32,10 @@ pub(super) struct Sum {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// Whether so much was recorded that it is better sent soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filling(pub(super) bool);
+
 #[derive(Debug)]
 pub(super) struct Sums {
     shards: Box<[Shard]>,
@@ -39,6 +43,8 @@ pub(super) struct Sums {
     capacity: usize,
     /// Sums that are held here, or were taken and are not [released](Self::release).
     held: AtomicUsize,
+    /// Of these, the sums that were not taken.
+    fresh: AtomicUsize,
 }
 
 /// Apart from its neighbours, so that two threads do not share a cache line.
@@ -73,6 +79,7 @@ impl Sums {
             hasher: RandomState::new(),
             capacity,
             held: AtomicUsize::new(0),
+            fresh: AtomicUsize::new(0),
         }
     }
 
@@ -83,9 +90,10 @@ impl Sums {
         meter: &str,
         second: i64,
         quantity: i64,
-    ) -> Result<(), Full> {
+    ) -> Result<Filling, Full> {
         let hash = self.hasher.hash_one((account, meter));
         let mut part = self.part(hash);
+        let mut filling = Filling(false);
         let found = part.slots.find_mut(hash, |slot| {
             *slot.account == *account && *slot.meter == *meter
         });
@@ -95,12 +103,12 @@ impl Sums {
                 slot.quantity = sum;
                 slot.records = slot.records.saturating_add(1);
             } else {
-                self.claim()?;
+                filling = self.claim()?;
                 slot.older.push((slot.second, slot.quantity, slot.records));
                 (slot.second, slot.quantity, slot.records) = (second, quantity, 1);
             }
         } else {
-            self.claim()?;
+            filling = self.claim()?;
             let slot = Slot {
                 account: account.into(),
                 meter: meter.into(),
@@ -115,7 +123,7 @@ impl Sums {
         part.calls = part.calls.saturating_add(1);
         let units = u64::try_from(quantity).unwrap_or(0);
         part.units = part.units.saturating_add(units);
-        Ok(())
+        Ok(filling)
     }
 
     /// The calls and units that were ever added.
@@ -149,6 +157,7 @@ impl Sums {
                 sums.extend(slot.older.into_iter().chain([last]).map(sum));
             }
         }
+        self.fresh.fetch_sub(sums.len(), Ordering::Relaxed);
         sums
     }
 
@@ -163,12 +172,24 @@ impl Sums {
         self.held.load(Ordering::Relaxed)
     }
 
-    fn claim(&self) -> Result<(), Full> {
+    /// Whether so much waits to be taken that it is better taken soon.
+    pub(super) fn is_filling(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed) >= self.soon()
+    }
+
+    fn claim(&self) -> Result<Filling, Full> {
         if self.held.fetch_add(1, Ordering::Relaxed) < self.capacity {
-            return Ok(());
+            let fresh = self.fresh.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            // Once each time: who records must not tell of it with each call.
+            return Ok(Filling(fresh.is_multiple_of(self.soon())));
         }
         self.held.fetch_sub(1, Ordering::Relaxed);
         Err(Full)
+    }
+
+    /// As many sums as are sent before their interval is over.
+    fn soon(&self) -> usize {
+        (self.capacity / 4).max(1)
     }
 
     fn part(&self, hash: u64) -> MutexGuard<'_, Part> {
@@ -252,6 +273,18 @@ mod tests {
         assert_eq!(sums.add("c", "m", 1, 1), Err(Full), "they are still held");
         sums.release(taken);
         sums.add("c", "m", 1, 1).unwrap();
+    }
+
+    #[test]
+    fn a_quarter_full_is_told_once_and_known_until_it_is_taken() {
+        let sums = Sums::new(12);
+        let told: Vec<bool> = ["a", "b", "c", "d", "d", "e"]
+            .map(|account| sums.add(account, "m", 1, 1).unwrap().0)
+            .to_vec();
+        assert_eq!(told, [false, false, true, false, false, false]);
+        assert!(sums.is_filling());
+        sums.take();
+        assert!(!sums.is_filling());
     }
 
     #[test]
