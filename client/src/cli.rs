@@ -20,6 +20,7 @@ mod watch;
 use clap::{Parser, Subcommand};
 use connection::Connection;
 use failure::Failure;
+use indicatif::ProgressBar;
 use std::{ffi::OsString, io::Write};
 
 /// What the process's exit code means, as `--help` says it.
@@ -32,9 +33,32 @@ Exit codes:
   4  done in part: some lines or reports were refused";
 
 /// Where a command writes to.
-struct Streams<'a> {
-    out: &'a mut (dyn Write + Send),
-    err: &'a mut (dyn Write + Send),
+pub struct Streams<'a> {
+    /// What was asked for.
+    pub out: &'a mut (dyn Write + Send),
+    /// What is said about it.
+    pub err: &'a mut (dyn Write + Send),
+    /// Whether people look at both on a terminal: then there are progress bars, and lines that change.
+    pub are_terminals: bool,
+}
+
+impl std::fmt::Debug for Streams<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams")
+            .field("are_terminals", &self.are_terminals)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Streams<'_> {
+    /// A progress bar, where there is somebody to see it.
+    fn bar(&self, length: u64) -> ProgressBar {
+        if self.are_terminals {
+            ProgressBar::new(length)
+        } else {
+            ProgressBar::hidden()
+        }
+    }
 }
 
 #[derive(Debug, Parser)]
@@ -72,10 +96,8 @@ enum Command {
 /// Runs a command line, its first word the program's name; answers the [exit code](EXIT_CODES).
 pub async fn run<A: Into<OsString> + Clone>(
     args: impl IntoIterator<Item = A>,
-    out: &mut (dyn Write + Send),
-    err: &mut (dyn Write + Send),
+    mut streams: Streams<'_>,
 ) -> u8 {
-    let mut streams = Streams { out, err };
     let failure = match Cli::try_parse_from(args) {
         Ok(cli) => match execute(cli, &mut streams).await {
             Ok(()) => return failure::DONE,

@@ -249,14 +249,25 @@ impl UsageClient {
     ///
     /// Returns when the run has named itself; the deadline holds until then.
     pub async fn force_report(&self, scope: ForceReport) -> Result<ReportRun, Error> {
-        let mut usage = self.usage.clone();
-        let opening = async {
-            let response = usage.force_report(scope.into_wire()).await?;
-            ReportRun::open(response.into_inner()).await
+        let message = scope.into_wire();
+        // Watching and asking change nothing; another run closes what has been counted since.
+        let repeatable = if message.dry_run || !message.run_id.is_empty() {
+            Repeatable::Always
+        } else {
+            Repeatable::WithoutEffect
         };
-        tokio::time::timeout(self.timeout, opening)
-            .await
-            .map_err(|_elapsed| Error::deadline(self.timeout))?
+        let attempt = |left| {
+            let (mut usage, message) = (self.usage.clone(), message.clone());
+            let opening = async move {
+                let response = usage.force_report(message).await?;
+                ReportRun::open(response.into_inner()).await
+            };
+            async move {
+                let opened = tokio::time::timeout(left, opening).await;
+                opened.map_err(|_elapsed| Error::deadline(self.timeout))?
+            }
+        };
+        until_done(self.retry, self.timeout, repeatable, attempt).await
     }
 
     /// Enters a correction: a report of its own, reported to Stripe as its own meter event.

@@ -2,15 +2,16 @@
 
 use crate::{Error, Retry, UsageClient};
 use std::{fmt, time::Duration};
+use tokio::task::JoinSet;
 use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than the minute of silence after which many load balancers drop a connection.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that went silent is noticed while a call still has time for another attempt.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As many as a list of servers reasonably has.
 const MOST_ENDPOINTS: usize = 64;
 
@@ -244,12 +245,18 @@ impl UsageClientBuilder {
 
 /// Fails where none of several servers is there.
 async fn find_one(endpoints: &[Endpoint]) -> Result<(), Error> {
-    let mut last = None;
+    let mut asked = JoinSet::new();
     for endpoint in endpoints {
-        match endpoint.connect().await {
-            Ok(_) => return Ok(()),
-            Err(error) => last = Some(error),
+        let endpoint = endpoint.clone();
+        asked.spawn(async move { endpoint.connect().await });
+    }
+    let mut last = None;
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => last = Some(error.into()),
+            Err(error) => last = Some(Error::cut_off(error.to_string())),
         }
     }
-    last.map_or(Ok(()), |error| Err(error.into()))
+    last.map_or(Ok(()), Err)
 }

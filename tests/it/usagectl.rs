@@ -3,7 +3,10 @@
 mod import;
 
 use serde_json::Value;
-use usage_client::{ReportState, cli};
+use usage_client::{
+    ReportState,
+    cli::{self, Streams},
+};
 
 use crate::world::{World, at, hours_ago, on_both_engines};
 
@@ -28,7 +31,12 @@ async fn usagectl(server: &str, args: &[&str]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let fixed = ["usagectl", "--server", server, "--timeout", "20"];
     let args = fixed.iter().chain(args).copied();
-    let code = cli::run(args, &mut out, &mut err).await;
+    let streams = Streams {
+        out: &mut out,
+        err: &mut err,
+        are_terminals: false,
+    };
+    let code = cli::run(args, streams).await;
     Ran {
         code,
         out: String::from_utf8(out).unwrap(),

@@ -1,14 +1,18 @@
 //! The process around the command line: its streams and its exit code.
 
 use std::{
-    io::{stderr, stdout},
+    io::{IsTerminal as _, stderr, stdout},
     process::ExitCode,
 };
+use usage_client::cli::{Streams, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let (mut out, mut err) = (stdout(), stderr());
-    usage_client::cli::run(std::env::args_os(), &mut out, &mut err)
-        .await
-        .into()
+    let streams = Streams {
+        are_terminals: out.is_terminal() && err.is_terminal(),
+        out: &mut out,
+        err: &mut err,
+    };
+    run(std::env::args_os(), streams).await.into()
 }

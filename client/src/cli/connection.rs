@@ -84,7 +84,7 @@ impl Connection {
         for server in servers {
             builder = builder.endpoint(server);
         }
-        if let Some(token) = self.token {
+        if let Some(token) = self.token.filter(|token| !token.is_empty()) {
             builder = builder.bearer_token(token);
         }
         if let Some(path) = self.ca_file {

@@ -39,10 +39,16 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Chart::Auto)]
     chart: Chart,
     /// How many characters a line has
-    #[arg(long, env = "COLUMNS", default_value_t = 80, value_parser = clap::value_parser!(u16).range(40..=1_000))]
-    width: u16,
+    #[arg(long, env = "COLUMNS", default_value = "80", value_parser = width)]
+    width: usize,
     #[command(flatten)]
     format: Format,
+}
+
+/// Whatever a terminal says, a line has 40 to 1,000 characters.
+fn width(text: &str) -> Result<usize, String> {
+    let width: usize = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    Ok(width.clamp(40, 1_000))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -244,7 +250,7 @@ fn draw(
         return Ok(());
     }
     let is_long = values.len() > MOST_BARS;
-    let width = usize::from(arguments.width);
+    let width = arguments.width;
     match arguments.chart {
         Chart::None => Ok(()),
         Chart::Auto if is_long => draw_line(meter, &values, width, streams),
@@ -263,8 +269,9 @@ fn draw_line(
     let line = chart::sparkline(values, width);
     writeln!(
         streams.out,
-        "\n{}, at most {}",
+        "\n{}, {} points, the highest {}",
         meter.meter,
+        values.len(),
         grouped(highest)
     )?;
     Ok(writeln!(streams.out, "{line}")?)

@@ -1,20 +1,23 @@
 //! `usagectl import`: past usage from a file, counted once however often it is imported.
 //!
-//! [`lines`] reads the file, [`progress`] remembers how far an import came, and [`batch`] sends. Each line has
-//! an idempotency key of its own, made of the file's name and the line's number: that is what makes it count
-//! once, and what the server compares with what that line was before.
+//! [`lines`] reads the file, [`row`] knows what a line must say, [`keys`] makes the idempotency key by which it counts
+//! once, [`batch`] sends, and [`progress`] remembers how far an import came.
 
 mod batch;
+mod keys;
 mod lines;
 mod progress;
+mod row;
 
 use super::{Streams, failure::Failure, output::grouped};
 use crate::{Error, UsageClient};
-use batch::{Sender, Tally};
+use batch::{Outgoing, Sender, Tally};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use keys::{Keys, MOST_LINES};
 use lines::{Line, Lines};
-use progress::{Kept, Place};
+use progress::Kept;
+use row::Row;
 use std::{fs, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
@@ -25,8 +28,8 @@ pub(super) struct Arguments {
     /// What the file holds; told by its name unless given
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// What the lines' keys begin with; the file's name unless given. Two files of one name need names of
-    /// their own
+    /// What the lines' keys begin with; the file's name unless given. Two files of one name that hold equal
+    /// lines need names of their own
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Take lines that have columns which this command does not know
@@ -53,9 +56,10 @@ Columns, or fields of each JSON object:
   quantity    how much, 1 to 1,000,000,000,000; 1 where there is no such column
   timestamp   when, such as 2026-03-01T12:00:00Z; at most 34 days ago
 
-Each line counts under a key made of the file's name and the line's number. Importing a file again adds \
-nothing; a bad line can be mended where it stands and the file imported again. A line that was counted and \
-then edited is refused, and nothing is counted for it.";
+Each line counts under a key made of the file's name and what the line says; of equal lines each counts. So \
+importing a file again adds nothing, in whichever order its lines are, and bad lines can be mended or taken out. What \
+was counted stays counted: a line that says something else afterwards is usage of its own, and `usagectl` does not take \
+back the first; a correction does.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -63,7 +67,7 @@ enum Format {
     Jsonl,
 }
 
-/// Room for the line's number in a key of at most 255 bytes.
+/// Room for the rest of a key of at most 255 bytes.
 const MOST_NAME_BYTES: usize = 200;
 
 pub(super) async fn run(
@@ -73,45 +77,43 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let name = name(&arguments)?;
     let path = &arguments.file;
-    let mut kept = Kept::new(&arguments.file, arguments.progress_file.clone(), &name);
-    let place = if arguments.dry_run {
-        Place::default()
-    } else {
-        let (place, note) = kept.read().map_err(|error| Failure::file(path, error))?;
-        if let Some(note) = note {
-            writeln!(streams.err, "{note}")?;
-        }
-        place
-    };
-    let mut lines = Lines::open(path, format(&arguments)?, arguments.ignore_unknown, place)
-        .map_err(|error| Failure::file(path, error))?;
-    let length = fs::metadata(path).map_err(|error| Failure::file(path, error))?;
-    let bar = ProgressBar::new(length.len());
+    let in_file = |error| Failure::file(path, error);
+    let mut lines =
+        Lines::open(path, format(&arguments)?, arguments.ignore_unknown).map_err(in_file)?;
+    let bar = streams.bar(fs::metadata(path).map_err(in_file)?.len());
     if let Ok(style) =
         ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left {msg}")
     {
         bar.set_style(style);
     }
     let mut work = Work {
-        sender: Sender::new(client, &name, Duration::from_secs(arguments.patience)),
+        sender: Sender::new(client, Duration::from_secs(arguments.patience)),
+        keys: Keys::new(&name),
+        kept: Kept::new(path, arguments.progress_file.clone(), &name),
+        skipped: 0,
         tally: Tally::default(),
+        ready: 0,
+        bad: 0,
         arguments: &arguments,
         bar,
         streams,
     };
-    let done = work.all(&mut lines, &mut kept).await;
+    let done = work.all(&mut lines).await;
     work.bar.finish_and_clear();
-    let tally = work.tally;
     done?;
-    if !arguments.dry_run {
-        kept.forget().map_err(|error| Failure::file(path, error))?;
-    }
-    finish(&tally, &arguments, streams)
+    work.finish()
 }
 
 struct Work<'a, 'b> {
     sender: Sender<'a>,
+    keys: Keys,
+    kept: Kept,
+    /// The last line that an earlier import was answered for.
+    skipped: u64,
     tally: Tally,
+    /// Lines that a dry run would send.
+    ready: i64,
+    bad: u64,
     arguments: &'a Arguments,
     bar: ProgressBar,
     streams: &'a mut Streams<'b>,
@@ -119,93 +121,145 @@ struct Work<'a, 'b> {
 
 impl Work<'_, '_> {
     /// Sends batch after batch, and remembers each that is answered.
-    async fn all(&mut self, lines: &mut Lines, kept: &mut Kept) -> Result<(), Failure> {
+    async fn all(&mut self, lines: &mut Lines) -> Result<(), Failure> {
         let path = &self.arguments.file;
-        loop {
+        if !self.arguments.dry_run {
+            self.go_on()?;
+        }
+        let mut is_end = false;
+        while !is_end {
             let mut batch = Vec::new();
-            let mut is_end = false;
             while batch.len() < crate::Batch::MAX_LEN && !is_end {
                 match lines.next().map_err(|error| Failure::file(path, error))? {
-                    Some(Line {
-                        number,
-                        row: Ok(row),
-                    }) => batch.push((number, row)),
-                    Some(Line {
-                        number,
-                        row: Err(why),
-                    }) => self.bad(number, &why)?,
                     None => is_end = true,
+                    Some(Line { number, row }) => match row.map(|row| self.outgoing(number, row)) {
+                        Ok(Ok(None)) => {}
+                        Ok(Ok(Some(line))) => batch.push(line),
+                        Ok(Err(failure)) => return Err(failure),
+                        Err(why) => self.bad(number, &why)?,
+                    },
                 }
             }
             if self.arguments.dry_run {
-                self.tally.read(batch.len());
-            } else {
-                let sent = self.sender.send(batch, &mut self.tally).await;
-                let refused = sent.map_err(|error| self.cut_off(error))?;
-                for (number, why) in refused {
-                    self.bad(number, &why)?;
-                }
-                kept.write(lines.place())
-                    .map_err(|error| Failure::file(kept.path(), error))?;
+                let lines = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+                self.ready = self.ready.saturating_add(lines);
+            } else if !batch.is_empty() {
+                self.send(batch).await?;
+                self.remember(lines);
             }
             self.bar.set_position(lines.place().offset);
-            self.bar.set_message(format!("({} bad)", self.tally.bad));
-            if is_end {
-                return Ok(());
-            }
+            self.bar.set_message(format!("({} bad)", self.bad));
+        }
+        Ok(())
+    }
+
+    /// Takes up what an earlier import did.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        let read = self.kept.read();
+        let (line, tally, note) = read.map_err(|error| Failure::file(self.kept.path(), error))?;
+        (self.skipped, self.tally) = (line, tally);
+        if let Some(note) = note {
+            self.say(&note);
+        }
+        for (number, why) in self.tally.refused.clone() {
+            self.bad(number, &why)?;
+        }
+        Ok(())
+    }
+
+    /// A line on its way; none where an earlier import was answered for it.
+    fn outgoing(&mut self, number: u64, row: Row) -> Result<Option<Outgoing>, Failure> {
+        let Some(key) = self.keys.next(&row) else {
+            let why = format!("it has more than {MOST_LINES} different lines; cut it in two");
+            return Err(Failure::file(&self.arguments.file, why));
+        };
+        Ok((number > self.skipped).then_some(Outgoing { number, key, row }))
+    }
+
+    async fn send(&mut self, batch: Vec<Outgoing>) -> Result<(), Failure> {
+        let before = self.tally.refused.len();
+        let bar = self.bar.clone();
+        let waits = |error: &Error| bar.set_message(format!("(waiting: {error})"));
+        let sent = self.sender.send(batch, &mut self.tally, waits).await;
+        sent.map_err(|error| self.cut_off(error))?;
+        let refused = self
+            .tally
+            .refused
+            .get(before..)
+            .unwrap_or_default()
+            .to_vec();
+        for (number, why) in refused {
+            self.bad(number, &why)?;
+        }
+        Ok(())
+    }
+
+    /// It only saves time: where it cannot be kept, the import goes on.
+    fn remember(&mut self, lines: &Lines) {
+        if let Err(error) = self.kept.write(lines.place(), &self.tally) {
+            let path = self.kept.path().display();
+            let note = format!(
+                "{path}: {error}; if this import is broken off, the next one sends everything again, and counts it once"
+            );
+            self.say(&note);
         }
     }
 
     /// A later import goes on from here.
     fn cut_off(&self, error: Error) -> Failure {
         let counted = grouped(self.tally.counted);
-        let advice = format!(
-            "{counted} lines were counted. Import the file again to go on; nothing counts twice."
-        );
+        let advice = if error.is_retryable() {
+            "Import the file again to go on"
+        } else {
+            "Once that is put right, import the file again to go on"
+        };
+        let advice = format!("{counted} lines were counted. {advice}; nothing counts twice.");
         Failure::Call(error, Some(advice))
     }
 
     /// Lists a bad line.
     fn bad(&mut self, number: u64, why: &str) -> Result<(), Failure> {
-        self.tally.bad = self.tally.bad.saturating_add(1);
-        let err = &mut self.streams.err;
-        self.bar.suspend(|| writeln!(err, "line {number}: {why}"))?;
-        if self.tally.bad >= self.arguments.max_bad {
+        self.bad = self.bad.saturating_add(1);
+        self.say(&format!("line {number}: {why}"));
+        if self.bad >= self.arguments.max_bad {
             return Err(Failure::InPart(format!(
                 "{} lines were bad, and --max-bad allows no more; {} lines were counted before",
-                self.tally.bad,
+                self.bad,
                 grouped(self.tally.counted)
             )));
         }
         Ok(())
     }
-}
 
-fn finish(tally: &Tally, arguments: &Arguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    if arguments.dry_run {
-        let read = grouped(tally.read);
-        writeln!(
-            streams.out,
-            "{read} lines can be sent, {} are bad",
-            tally.bad
-        )?;
-    } else {
-        writeln!(
-            streams.out,
-            "{} lines counted ({} units), {} had been counted before, {} bad",
-            grouped(tally.counted),
-            grouped(tally.units),
-            grouped(tally.duplicates),
-            tally.bad
-        )?;
+    /// What nobody reads is no reason to leave the rest of the file.
+    fn say(&mut self, what: &str) {
+        let err = &mut self.streams.err;
+        let _told = self.bar.suspend(|| writeln!(err, "{what}"));
     }
-    if tally.bad == 0 {
-        return Ok(());
+
+    fn finish(self) -> Result<(), Failure> {
+        let Self { tally, bad, .. } = self;
+        let said = if self.arguments.dry_run {
+            let ready = grouped(self.ready);
+            format!("{ready} lines can be sent, {bad} are bad")
+        } else {
+            let forgotten = self.kept.forget();
+            forgotten.map_err(|error| Failure::file(self.kept.path(), error))?;
+            format!(
+                "{} lines counted ({} units), {} had been counted before, {bad} bad",
+                grouped(tally.counted),
+                grouped(tally.units),
+                grouped(tally.duplicates),
+            )
+        };
+        let told = writeln!(self.streams.out, "{said}");
+        if bad == 0 {
+            return Ok(told?);
+        }
+        Err(Failure::InPart(format!(
+            "{bad} lines were bad; mend them and import the file again"
+        )))
     }
-    Err(Failure::InPart(format!(
-        "{} lines were bad; mend them where they stand and import the file again",
-        tally.bad
-    )))
 }
 
 fn name(arguments: &Arguments) -> Result<String, Failure> {

@@ -158,6 +158,7 @@ mod tests {
         let mut streams = Streams {
             out: &mut out,
             err: &mut err,
+            are_terminals: false,
         };
         rows.print_csv(&mut streams).unwrap();
         let printed = String::from_utf8(out).unwrap();

@@ -50,7 +50,7 @@ pub(super) async fn run(
             "run {id}; it goes on without you, and `usagectl report --watch {id}` follows it again"
         )?;
     }
-    let bar = ProgressBar::new(0);
+    let bar = streams.bar(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} reports {msg}") {
         bar.set_style(style);
     }

@@ -71,7 +71,8 @@ pub(super) async fn run(
                 Ok(usage) => usage,
                 // A server that is away for a moment comes back.
                 Err(error) if error.is_retryable() && looks > 1 => {
-                    writeln!(streams.err, "{account}: {error}")?;
+                    let err = &mut streams.err;
+                    screen.suspend(|| writeln!(err, "{account}: {error}"))?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -82,10 +83,10 @@ pub(super) async fn run(
                 let name = format!("{account} {}", meter.meter);
                 let total = grouped(meter.quantities.total);
                 let line = format!("{name:<30} {total:>20} {grown:>12}");
-                if screen.is_hidden() {
-                    writeln!(streams.out, "{} {}", time(usage.as_of), line.trim_end())?;
-                } else {
+                if streams.are_terminals {
                     one.draw(&screen, &line);
+                } else {
+                    writeln!(streams.out, "{} {}", time(usage.as_of), line.trim_end())?;
                 }
             }
         }

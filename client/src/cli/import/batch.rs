@@ -1,61 +1,55 @@
 //! Lines on their way to the server, a batch at a time.
 
-use super::lines::Row;
-use crate::{Batch, Error, Increment, IncrementResult, Reason, UsageClient};
+use super::row::Row;
+use crate::{Batch, Error, Increment, IncrementResult, UsageClient};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What became of the lines so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
-    pub(super) read: i64,
     pub(super) counted: i64,
     pub(super) units: i64,
     pub(super) duplicates: i64,
-    pub(super) bad: u64,
+    /// What the server refused: a file that is read on says it again.
+    pub(super) refused: Vec<(u64, String)>,
 }
 
-impl Tally {
-    pub(super) fn read(&mut self, lines: usize) {
-        let lines = i64::try_from(lines).unwrap_or(i64::MAX);
-        self.read = self.read.saturating_add(lines);
-    }
+/// A line that is to be sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) number: u64,
+    pub(super) key: String,
+    pub(super) row: Row,
 }
 
 pub(super) struct Sender<'a> {
     client: &'a UsageClient,
-    name: String,
     /// How long a batch is sent again, beside the client's own attempts.
     patience: Duration,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(client: &'a UsageClient, name: &str, patience: Duration) -> Self {
-        Self {
-            client,
-            name: name.to_owned(),
-            patience,
-        }
+    pub(super) fn new(client: &'a UsageClient, patience: Duration) -> Self {
+        Self { client, patience }
     }
 
-    /// Sends lines by their numbers; answers those that the server refused, with its reasons.
+    /// Sends lines and adds what became of them; `waits` is told why it takes longer.
     pub(super) async fn send(
         &self,
-        lines: Vec<(u64, Row)>,
+        lines: Vec<Outgoing>,
         tally: &mut Tally,
-    ) -> Result<Vec<(u64, String)>, Error> {
+        waits: impl Fn(&Error),
+    ) -> Result<(), Error> {
         if lines.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let batch: Batch = lines
-            .iter()
-            .map(|(number, row)| self.increment(*number, row))
-            .collect();
-        let outcome = self.patiently(&batch).await?;
-        let mut refused = Vec::new();
-        for ((number, row), result) in lines.into_iter().zip(outcome) {
+        let batch: Batch = lines.iter().map(increment).collect();
+        let outcome = self.patiently(&batch, waits).await?;
+        for (Outgoing { number, row, .. }, result) in lines.into_iter().zip(outcome) {
             match result {
                 IncrementResult::Counted => {
                     tally.counted = tally.counted.saturating_add(1);
@@ -64,29 +58,22 @@ impl<'a> Sender<'a> {
                 IncrementResult::Duplicate => {
                     tally.duplicates = tally.duplicates.saturating_add(1);
                 }
-                IncrementResult::Refused {
-                    reason: Reason::KeyReused,
-                    ..
-                } => {
-                    let name = &self.name;
-                    let why = format!(
-                        "line {number} of {name} was counted before and was different then; nothing was counted now"
-                    );
-                    refused.push((number, why));
-                }
-                IncrementResult::Refused { message, .. } => refused.push((number, message)),
-                IncrementResult::Unrecognised(number_of_result) => {
-                    let why =
-                        format!("the server answered {number_of_result}, which is unknown here");
-                    refused.push((number, why));
+                IncrementResult::Refused { message, .. } => tally.refused.push((number, message)),
+                IncrementResult::Unrecognised(result) => {
+                    let why = format!("the server answered {result}, which is unknown here");
+                    tally.refused.push((number, why));
                 }
             }
         }
-        Ok(refused)
+        Ok(())
     }
 
     /// The lines carry keys of their own, so a batch can be sent as often as it takes.
-    async fn patiently(&self, batch: &Batch) -> Result<Vec<IncrementResult>, Error> {
+    async fn patiently(
+        &self,
+        batch: &Batch,
+        waits: impl Fn(&Error),
+    ) -> Result<Vec<IncrementResult>, Error> {
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -99,20 +86,21 @@ impl<'a> Sender<'a> {
             if over || !error.is_retryable() {
                 return Err(error);
             }
-            tracing::warn!(%error, "lines are sent again");
+            waits(&error);
             tokio::time::sleep(pause_now).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
+}
 
-    fn increment(&self, number: u64, row: &Row) -> Increment {
-        let increment = Increment::new(&row.account)
-            .quantity(row.quantity)
-            .timestamp(row.timestamp)
-            .key(format!("import/{}/{number}", self.name));
-        match &row.meter {
-            Some(meter) => increment.meter(meter),
-            None => increment,
-        }
+fn increment(line: &Outgoing) -> Increment {
+    let Outgoing { key, row, .. } = line;
+    let increment = Increment::new(&row.account)
+        .quantity(row.quantity)
+        .timestamp(row.timestamp)
+        .key(key);
+    match &row.meter {
+        Some(meter) => increment.meter(meter),
+        None => increment,
     }
 }

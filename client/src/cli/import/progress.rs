@@ -1,6 +1,7 @@
 //! How far an import came, in a small file beside the imported one. It only saves time: without it everything
 //! is sent again, and nothing is counted twice.
 
+use super::{batch::Tally, lines::Place};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -9,20 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where a file can be read on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Place {
-    /// The byte at which the next line begins.
-    pub(super) offset: u64,
-    /// How many lines are before it.
-    pub(super) line: u64,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     name: String,
     offset: u64,
     line: u64,
+    tally: Tally,
     /// Of everything before the offset: tells whether the file is still the same.
     crc32: u32,
 }
@@ -56,12 +49,12 @@ impl Kept {
         &self.path
     }
 
-    /// Where an earlier import ended, and what is to be said of it.
-    pub(super) fn read(&mut self) -> io::Result<(Place, Option<String>)> {
+    /// How far an earlier import came, what became of those lines, and what is to be said of it.
+    pub(super) fn read(&mut self) -> io::Result<(u64, Tally, Option<String>)> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Place::default(), None));
+                return Ok((0, Tally::default(), None));
             }
             Err(error) => return Err(error),
         };
@@ -70,7 +63,7 @@ impl Kept {
                 "{}: {why}; beginning at the first line, and what was counted stays counted once",
                 self.path.display()
             );
-            Ok((Place::default(), Some(note)))
+            Ok((0, Tally::default(), Some(note)))
         };
         let Ok(stored) = serde_json::from_str::<Stored>(&text) else {
             return anew("it cannot be read");
@@ -84,16 +77,12 @@ impl Kept {
             return anew("the file has changed since");
         }
         (self.hasher, self.offset) = (hasher, stored.offset);
-        let place = Place {
-            offset: stored.offset,
-            line: stored.line,
-        };
         let note = format!("going on after line {}", stored.line);
-        Ok((place, Some(note)))
+        Ok((stored.line, stored.tally, Some(note)))
     }
 
     /// Remembers that everything before a place is answered.
-    pub(super) fn write(&mut self, place: Place) -> io::Result<()> {
+    pub(super) fn write(&mut self, place: Place, tally: &Tally) -> io::Result<()> {
         let more = place.offset.saturating_sub(self.offset);
         hash(&self.imported, self.offset, more, &mut self.hasher)?;
         self.offset = place.offset;
@@ -101,6 +90,7 @@ impl Kept {
             name: self.name.clone(),
             offset: place.offset,
             line: place.line,
+            tally: tally.clone(),
             crc32: self.hasher.clone().finalize(),
         };
         let mut unfinished = OsString::from(&self.path);
@@ -145,30 +135,29 @@ mod tests {
         let file = folder.path().join("usage.csv");
         fs::write(&file, "0123456789").unwrap();
         let kept = || Kept::new(&file, None, "usage.csv");
-        assert_eq!(kept().read().unwrap(), (Place::default(), None));
-        let mut first = kept();
+        let read = |mut kept: Kept| {
+            let (line, tally, note) = kept.read().unwrap();
+            (line, tally.units, note.unwrap_or_default())
+        };
+        assert_eq!(read(kept()), (0, 0, String::new()));
+        let (mut first, mut tally) = (kept(), Tally::default());
         for (offset, line) in [(4, 1), (7, 2)] {
-            first.write(Place { offset, line }).unwrap();
+            tally.units += 5;
+            first.write(Place { offset, line }, &tally).unwrap();
         }
-        let (place, note) = kept().read().unwrap();
-        assert_eq!(place, Place { offset: 7, line: 2 });
-        assert_eq!(note.unwrap(), "going on after line 2");
+        let known = (2, 10, "going on after line 2".to_owned());
+        assert_eq!(read(kept()), known);
 
         fs::write(&file, "0123456abcdef").unwrap();
-        assert_eq!(
-            kept().read().unwrap().0.offset,
-            7,
-            "what comes later may change"
-        );
+        assert_eq!(read(kept()), known, "what comes later may change");
         for changed in ["0123x56789", "012345"] {
             fs::write(&file, changed).unwrap();
-            let (place, note) = kept().read().unwrap();
-            assert_eq!(place, Place::default());
-            assert!(note.unwrap().contains("has changed since"));
+            let (line, units, note) = read(kept());
+            assert_eq!((line, units), (0, 0));
+            assert!(note.contains("has changed since"), "{note}");
         }
-        let other = Kept::new(&file, None, "other").read().unwrap();
-        assert_eq!(other.0, Place::default());
+        assert_eq!(read(Kept::new(&file, None, "other")).0, 0);
         kept().forget().unwrap();
-        assert_eq!(kept().read().unwrap().1, None);
+        assert_eq!(read(kept()).2, "");
     }
 }
