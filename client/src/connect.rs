@@ -20,10 +20,10 @@ const MOST_ENDPOINTS: usize = 64;
 /// ```no_run
 /// # use std::time::Duration;
 /// # use usage_client::{Error, UsageClient};
-/// # async fn example() -> Result<(), Error> {
+/// # async fn example(token: String) -> Result<(), Error> {
 /// let client = UsageClient::builder("http://usage-1.internal:50051")
 ///     .endpoint("http://usage-2.internal:50051")
-///     .bearer_token(std::env::var("USAGE_TOKEN").unwrap_or_default())
+///     .bearer_token(token)
 ///     .timeout(Duration::from_secs(2))
 ///     .connect_lazy()?;
 /// # Ok(())

@@ -146,8 +146,11 @@ struct Tally {
 
 impl Tally {
     fn add(&self, calls: u64, units: u64) {
-        self.calls.fetch_add(calls, Ordering::Relaxed);
-        self.units.fetch_add(units, Ordering::Relaxed);
+        for (sum, more) in [(&self.calls, calls), (&self.units, units)] {
+            let add = |sum: u64| Some(sum.saturating_add(more));
+            // It is never refused.
+            let _before = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        }
     }
 
     fn read(&self) -> Recorded {

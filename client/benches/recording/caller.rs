@@ -18,26 +18,28 @@ pub(crate) fn measure_nothing(calls: usize) {
     }
 }
 
-/// Prints the same of `record`.
-pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) {
+/// Prints the same of `record`; answers the median with eight threads.
+pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) -> u64 {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let recorder = runtime.block_on(async {
         let client = UsageClient::connect_lazy(endpoint).expect("an address");
         client.recorder().start().expect("a recorder")
     });
+    let mut median = 0;
     for threads in [1, 8] {
         let seen = run(threads, calls, &|account| {
             recorder.record(black_box(account), "api_calls", 1);
         });
-        print(what, threads, &seen);
+        median = print(what, threads, &seen);
     }
     let stats = recorder.stats();
     assert_eq!(stats.recorded.calls, (9 * calls) as u64);
     // Without a wait for a server that is not there.
     runtime.shutdown_background();
+    median
 }
 
-fn print(what: &str, threads: usize, seen: &Histogram<u64>) {
+fn print(what: &str, threads: usize, seen: &Histogram<u64>) -> u64 {
     let clock = clock_cost();
     let at = |quantile: f64| seen.value_at_quantile(quantile).saturating_sub(clock);
     println!(
@@ -54,6 +56,7 @@ fn print(what: &str, threads: usize, seen: &Histogram<u64>) {
         at(0.5),
         at(0.9999)
     );
+    at(0.5)
 }
 
 fn run(threads: usize, calls: usize, call: &(impl Fn(&str) + Sync)) -> Histogram<u64> {

@@ -53,13 +53,27 @@ fn main() {
     println!("record(), in nanoseconds a call, the clock's own cost taken off:\n");
     caller::measure_nothing(cli.calls);
     let server = Server::start();
-    caller::measure("server alive", server.endpoint(), cli.calls);
+    let alive = caller::measure("server alive", server.endpoint(), cli.calls);
     server.stop();
-    caller::measure("server dead", &dead, cli.calls);
+    let without = caller::measure("server dead", &dead, cli.calls);
 
     println!("\nIncrements a second, acknowledged by the server:\n");
-    rate::measure(seconds);
+    let times_unary = rate::measure(seconds);
 
     println!("\nMemory of an hour without a server:\n");
     memory::measure(&dead);
+
+    println!("\nWhat was aimed at:\n");
+    let tell = |what: &str, is_met: bool| {
+        println!("  {what}: {}", if is_met { "met" } else { "missed" });
+    };
+    tell(
+        &format!("a median under 250 ns with 8 threads, {alive} ns"),
+        alive < 250,
+    );
+    let difference = without as f64 / alive as f64;
+    let what = format!("no difference without a server, {difference:.2} times the median");
+    tell(&what, (0.8..1.25).contains(&difference));
+    let what = format!("50 times single calls, {times_unary:.0} times");
+    tell(&what, times_unary >= 50.0);
 }
