@@ -1,10 +1,12 @@
 //! Counting without waiting: what is recorded is summed in memory and sent in the background.
 //!
-//! [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way, [`spool`] keeps
-//! that on disk, and [`worker`] sends it.
+//! [`builder`] sets it up, [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way,
+//! [`spool`] keeps that on disk, [`worker`] sends it, and [`stats`] are its numbers.
 
 mod batches;
+mod builder;
 mod spool;
+mod stats;
 mod sums;
 #[cfg(feature = "metrics")]
 mod telemetry;
@@ -12,13 +14,12 @@ mod worker;
 
 use crate::{Error, ErrorKind, UsageClient};
 use batches::{Batches, Held, Taken};
+pub use builder::RecorderBuilder;
 use spool::Spool;
+use stats::Tally;
+pub use stats::{Recorded, RecorderStats};
 use std::{
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use sums::{Filling, Full, MAX_QUANTITY, Sum, Sums};
@@ -67,51 +68,8 @@ pub struct Recorder {
     shared: Arc<Shared>,
     /// Tells the worker when the last handle is gone.
     alive: Arc<DropGuard>,
-    /// The worker is gone, and with it whatever it held.
-    ended: CancellationToken,
-}
-
-/// Sets a [`Recorder`] up; see [`UsageClient::recorder`].
-#[derive(Debug, Clone)]
-#[must_use = "nothing is recorded before it is started"]
-pub struct RecorderBuilder {
-    client: UsageClient,
-    interval: Duration,
-    batch_size: usize,
-    capacity: usize,
-    concurrency: usize,
-    spool: Option<PathBuf>,
-    spool_limit: u64,
-}
-
-/// What a [`Recorder`] has done so far, in calls of [`Recorder::record`] and in units.
-///
-/// `recorded = counted + pending + refused + dropped`, once nothing is being recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct RecorderStats {
-    /// What was asked for, and what an earlier process left in the spool.
-    pub recorded: Recorded,
-    /// Of that, what an earlier process left.
-    pub recovered: Recorded,
-    /// What the server has counted durably.
-    pub counted: Recorded,
-    /// What is in memory or on its way.
-    pub pending: Recorded,
-    /// What the server refused for good, such as usage of an unknown meter.
-    pub refused: Recorded,
-    /// What there was no room for, and what no server would take: quantities outside their limits.
-    pub dropped: Recorded,
-}
-
-/// Calls of [`Recorder::record`], and the units in them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Recorded {
-    /// How many calls.
-    pub calls: u64,
-    /// How many units; what would pass 2^64 stays there.
-    pub units: u64,
+    /// Told when nothing of it is left: the spool is free.
+    gone: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -136,136 +94,8 @@ struct Shared {
     stop: CancellationToken,
     /// Wakes the worker before its interval is over.
     wake: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    calls: AtomicU64,
-    units: AtomicU64,
-}
-
-impl Tally {
-    fn add(&self, calls: u64, units: u64) {
-        for (sum, more) in [(&self.calls, calls), (&self.units, units)] {
-            let add = |sum: u64| Some(sum.saturating_add(more));
-            // It is never refused.
-            let _before = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        }
-    }
-
-    fn read(&self) -> Recorded {
-        Recorded {
-            calls: self.calls.load(Ordering::Relaxed),
-            units: self.units.load(Ordering::Relaxed),
-        }
-    }
-}
-
-impl RecorderBuilder {
-    pub(crate) fn new(client: UsageClient) -> Self {
-        Self {
-            client,
-            interval: Duration::from_secs(1),
-            batch_size: crate::Batch::MAX_LEN,
-            capacity: 100_000,
-            concurrency: 4,
-            spool: None,
-            spool_limit: 1 << 30,
-        }
-    }
-
-    /// How long usage waits at most before it is sent: a second unless set, at least 10 milliseconds.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(Duration::from_millis(10));
-        self
-    }
-
-    /// How many sums a batch holds at most: 1,000 unless set, and never more.
-    pub fn batch_size(mut self, sums: usize) -> Self {
-        self.batch_size = sums.clamp(1, crate::Batch::MAX_LEN);
-        self
-    }
-
-    /// How many sums of an account, meter and second may be in memory or on their way: 100,000 unless set.
-    /// Each takes about 200 bytes.
-    pub fn capacity(mut self, sums: usize) -> Self {
-        self.capacity = sums.max(1);
-        self
-    }
-
-    /// How many batches are on their way at once: 4 unless set, at most 64.
-    pub fn concurrency(mut self, batches: usize) -> Self {
-        self.concurrency = batches.clamp(1, 64);
-        self
-    }
-
-    /// Keeps batches in this folder until the server has counted them, so that they outlive the process. At
-    /// most a gibibyte lies there, see [`spool_limit`](Self::spool_limit). A folder serves one recorder at a
-    /// time.
-    pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.spool = Some(folder.into());
-        self
-    }
-
-    /// How many bytes may lie in the spool's folder; what is beyond that stays in memory, as far as there is
-    /// [`capacity`](Self::capacity).
-    pub fn spool_limit(mut self, bytes: u64) -> Self {
-        self.spool_limit = bytes;
-        self
-    }
-
-    /// Starts it, and begins to send what an earlier process left in the spool, which is read through first.
-    ///
-    /// # Errors
-    /// There is no Tokio runtime here to send from, or the spool cannot be used; the message says why.
-    pub fn start(self) -> Result<Recorder, Error> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|error| Error::invalid("runtime", error.to_string()))?;
-        let alive = CancellationToken::new();
-        let (spool, found) = match self.spool {
-            None => (None, Vec::new()),
-            Some(folder) => {
-                let (spool, found) = Spool::open(&folder, self.spool_limit)
-                    .map_err(|error| Error::local(ErrorKind::Spool, error.to_string(), false))?;
-                (Some(spool), found)
-            }
-        };
-        let shared = Arc::new(Shared {
-            client: self.client,
-            interval: self.interval,
-            batch_size: self.batch_size,
-            sums: Sums::new(self.capacity),
-            batches: Batches::default(),
-            spool,
-            taking: Mutex::new(()),
-            elsewhere: Tally::default(),
-            recovered: Tally::default(),
-            counted: Tally::default(),
-            refused: Tally::default(),
-            dropped: Tally::default(),
-            invalid: Tally::default(),
-            stop: CancellationToken::new(),
-            wake: Notify::new(),
-        });
-        for batch in found {
-            let spool::Found { name, calls, units } = batch;
-            shared.elsewhere.add(calls, units);
-            shared.recovered.add(calls, units);
-            shared.batches.add(name, Held::Spool { calls, units });
-        }
-        let token = alive.clone();
-        let (worker, ended) = (Arc::clone(&shared), CancellationToken::new());
-        let end = ended.clone().drop_guard();
-        runtime.spawn(async move {
-            worker::run(worker, self.concurrency, token).await;
-            drop(end);
-        });
-        Ok(Recorder {
-            shared,
-            alive: Arc::new(alive.drop_guard()),
-            ended,
-        })
-    }
+    /// The last to go, after the spool.
+    _gone: DropGuard,
 }
 
 impl Recorder {
@@ -348,14 +178,14 @@ impl Recorder {
         let Self {
             shared,
             alive,
-            ended,
+            gone,
         } = self;
         let is_last = Arc::into_inner(alive).is_some();
         if is_last && (flushed.is_ok() || shared.spool.is_some()) {
             shared.take_out().await;
             shared.stop.cancel();
             drop(shared);
-            ended.cancelled().await;
+            gone.cancelled().await;
         }
         flushed.map_err(|_| {
             let Recorded { calls, units } = pending;

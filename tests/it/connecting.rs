@@ -11,11 +11,13 @@ use usage_client::{ErrorKind, Retry, UsageClient};
 
 use crate::{
     front::Front,
+    moody::Moody,
     world::{World, on_both_engines},
 };
 
 on_both_engines!(
     over_tls_both_sides_are_known,
+    calls_are_spread_over_all_servers,
     one_of_several_servers_may_go,
     a_call_outlasts_a_restart_of_the_server,
 );
@@ -103,6 +105,27 @@ async fn over_tls_both_sides_are_known(world: World) {
     let refused = system.connect().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Transport, "{refused:?}");
     assert_eq!(world.usage("acct").await.0, 1);
+    world.finish().await;
+}
+
+async fn calls_are_spread_over_all_servers(world: World) {
+    let before = world.endpoint();
+    let (first, second) = (
+        Moody::start(before, []).await,
+        Moody::start(before, []).await,
+    );
+    let client = UsageClient::builder(first.endpoint())
+        .endpoint(second.endpoint())
+        .connect()
+        .await
+        .unwrap();
+    let mut all = 0;
+    while first.calls() == 0 || second.calls() == 0 {
+        client.increment("acct").await.unwrap();
+        all += 1;
+        assert!(all < 1_000, "all of them go to one server");
+    }
+    assert_eq!(world.usage("acct").await.0, all);
     world.finish().await;
 }
 

@@ -206,7 +206,9 @@ async fn a_run_during_another_waits_for_what_that_one_closed(world: World) {
     };
     assert_eq!(
         (progress.closed, progress.done, progress.in_earlier_runs),
-        (1, 0, 1)
+        (1, 0, 1),
+        "{:#?}",
+        world.reports("acct").await
     );
     world.stripe().release("gate").await.unwrap();
     let second = summary(second).await;

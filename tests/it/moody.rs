@@ -6,7 +6,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -45,6 +48,7 @@ type Response = http::Response<Body>;
 pub(crate) struct Moody {
     endpoint: String,
     moods: Arc<Mutex<VecDeque<Mood>>>,
+    calls: Arc<AtomicU64>,
     stop: CancellationToken,
     _serving: JoinHandle<()>,
 }
@@ -53,11 +57,13 @@ impl Moody {
     /// Before a real server; after these moods it answers well.
     pub(crate) async fn start(before: &str, moods: impl IntoIterator<Item = Mood>) -> Self {
         let moods = Arc::new(Mutex::new(moods.into_iter().collect()));
+        let calls = Arc::new(AtomicU64::new(0));
         let behind = Channel::from_shared(before.to_owned()).expect("an address");
         let stop = CancellationToken::new();
         let service = Played {
             behind: behind.connect_lazy(),
             moods: Arc::clone(&moods),
+            calls: Arc::clone(&calls),
             stop: stop.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -69,6 +75,7 @@ impl Moody {
         Self {
             endpoint,
             moods,
+            calls,
             stop,
             _serving: tokio::spawn(async move { serving.await.expect("a server that runs") }),
         }
@@ -76,6 +83,11 @@ impl Moody {
 
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// How many calls have come.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// How many moods are still to come.
@@ -97,6 +109,7 @@ impl Drop for Moody {
 struct Played {
     behind: Channel,
     moods: Arc<Mutex<VecDeque<Mood>>>,
+    calls: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -121,6 +134,7 @@ impl Service<Request> for Played {
 
 impl Played {
     async fn answer(mut self, request: Request) -> Response {
+        self.calls.fetch_add(1, Ordering::Relaxed);
         let mood = {
             let mut moods = self.moods.lock().unwrap_or_else(PoisonError::into_inner);
             moods.pop_front().unwrap_or(Mood::Well)
