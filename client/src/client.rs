@@ -111,8 +111,8 @@ impl UsageClient {
         self
     }
 
-    /// The deadline of each call from now on, all its attempts included, at most a day; 10 seconds unless set. Clones that exist
-    /// already keep theirs.
+    /// The deadline of each call from now on, all its attempts included, at most a day; 10 seconds unless set. Clones
+    /// that exist already keep theirs.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(MAX_TIMEOUT);
@@ -139,11 +139,7 @@ impl UsageClient {
 
     pub(crate) async fn send_increment(&self, mut increment: Increment) -> Result<Counted, Error> {
         let key = increment.ensure_key().map(str::to_owned);
-        let repeatable = if key.is_some() {
-            Repeatable::Always
-        } else {
-            Repeatable::WithoutEffect
-        };
+        let repeatable = Repeatable::always_if(key.is_some());
         let request = increment.into_wire()?;
         let answer = self.unary(repeatable, request, |request| {
             let mut usage = self.usage.clone();
@@ -171,11 +167,7 @@ impl UsageClient {
         let mut batch = batch.into();
         let key = batch.ensure_key().map(str::to_owned);
         let sent = batch.len();
-        let repeatable = if key.is_some() {
-            Repeatable::Always
-        } else {
-            Repeatable::WithoutEffect
-        };
+        let repeatable = Repeatable::always_if(key.is_some());
         let request = batch.into_wire()?;
         self.unary(repeatable, request, |request| {
             let mut usage = self.usage.clone();
@@ -251,11 +243,7 @@ impl UsageClient {
     pub async fn force_report(&self, scope: ForceReport) -> Result<ReportRun, Error> {
         let message = scope.into_wire();
         // Watching and asking change nothing; another run closes what has been counted since.
-        let repeatable = if message.dry_run || !message.run_id.is_empty() {
-            Repeatable::Always
-        } else {
-            Repeatable::WithoutEffect
-        };
+        let repeatable = Repeatable::always_if(message.dry_run || !message.run_id.is_empty());
         let attempt = |left| {
             let (mut usage, message) = (self.usage.clone(), message.clone());
             let opening = async move {
@@ -314,11 +302,7 @@ impl UsageClient {
     pub async fn put_account(&self, account: PutAccount) -> Result<Account, Error> {
         let request = account.into_wire()?;
         // After a first attempt that took effect, the etag would be another.
-        let repeatable = if request.etag.is_empty() {
-            Repeatable::Always
-        } else {
-            Repeatable::WithoutEffect
-        };
+        let repeatable = Repeatable::always_if(request.etag.is_empty());
         let response = self.unary(repeatable, request, |request| {
             let mut accounts = self.accounts.clone();
             async move { accounts.put_account(request).await }

@@ -30,6 +30,8 @@ use uuid::Uuid;
 /// The longest names that the server takes; what is longer would only cost memory.
 const MAX_ACCOUNT_BYTES: usize = 128;
 const MAX_METER_BYTES: usize = 128;
+/// How long a shutdown waits for the disk beyond its caller's patience.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Counts usage without making its caller wait.
 ///
@@ -168,7 +170,8 @@ impl Recorder {
     /// Sends what was recorded and waits for it, as [`flush`](Self::flush) does, for the end of a process.
     ///
     /// With the last handle it also ends the sending: in a spool, what is pending waits there for the next start,
-    /// which may follow at once. Without one it goes on being sent as long as the runtime lives.
+    /// which may follow at once. Without one it goes on being sent as long as the runtime lives. A disk that is stuck
+    /// is waited for five seconds more.
     ///
     /// # Errors
     /// The time is over; the message says how much is still pending.
@@ -182,10 +185,15 @@ impl Recorder {
         } = self;
         let is_last = Arc::into_inner(alive).is_some();
         if is_last && (flushed.is_ok() || shared.spool.is_some()) {
-            shared.take_out().await;
-            shared.stop.cancel();
-            drop(shared);
-            gone.cancelled().await;
+            let end = async {
+                shared.take_out().await;
+                shared.stop.cancel();
+                drop(shared);
+                gone.cancelled().await;
+            };
+            if tokio::time::timeout(END_PATIENCE, end).await.is_err() {
+                tracing::error!("the recorder's spool does not come to an end; is its disk stuck?");
+            }
         }
         flushed.map_err(|_| {
             let Recorded { calls, units } = pending;

@@ -68,6 +68,17 @@ pub(crate) enum Repeatable {
     WithoutEffect,
 }
 
+impl Repeatable {
+    /// Always, where this protects the call.
+    pub(crate) fn always_if(is_protected: bool) -> Self {
+        if is_protected {
+            Self::Always
+        } else {
+            Self::WithoutEffect
+        }
+    }
+}
+
 /// Makes a call until it succeeds, cannot, or has no time left. `attempt` is given the time that is left.
 pub(crate) async fn until_done<A, F>(
     retry: Retry,

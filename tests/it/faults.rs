@@ -86,7 +86,10 @@ async fn whatever_a_call_meets_stripe_holds_each_unit_once(world: World) {
 async fn each_attempt_has_a_request_key_of_its_own_and_the_same_identifier(world: World) {
     five_units(&world, "acct").await;
     // Stripe would replay the 500 of a repeated key for a day.
-    let fault = Fault::status(500).after_executing().times(2);
+    let fault = Fault::status(500)
+        .on_path(EVENTS)
+        .after_executing()
+        .times(2);
     world.stripe().script(fault).await.unwrap();
     world.report_all().await;
     world.until_all_are("acct", &[ReportState::Accepted]).await;
@@ -279,7 +282,7 @@ async fn a_wrong_address_rejects_nothing(world: World) {
         message: Some("Unrecognized request URL (POST: /v1/billing/meter_events).".to_owned()),
         ..ScriptedError::default()
     };
-    let fault = Fault::new(FaultKind::Status { status: 404, error });
+    let fault = Fault::new(FaultKind::Status { status: 404, error }).on_path(EVENTS);
     world.stripe().script(fault.times(2)).await.unwrap();
     world.report_all().await;
     world.until_all_are("acct", &[ReportState::Accepted]).await;
@@ -292,10 +295,14 @@ async fn a_refusal_after_an_unanswered_attempt_is_not_final(world: World) {
     // Stripe has the event; a refusal of the second attempt says nothing of the first.
     world
         .stripe()
-        .script(Fault::accept_then_drop())
+        .script(Fault::accept_then_drop().on_path(EVENTS))
         .await
         .unwrap();
-    world.stripe().script(Fault::status(400)).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
     world.report_all().await;
     world.until_all_are("acct", &[ReportState::Accepted]).await;
     assert_eq!(world.attempts("cus_acct").await.len(), 3);

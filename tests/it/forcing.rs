@@ -9,6 +9,9 @@ use usage_client::{
 
 use crate::world::{PATIENCE, World, hours_ago, on_both_engines, within};
 
+/// Where events go: what else the server asks of Stripe meets no fault.
+const EVENTS: &str = "/v1/billing/meter_events";
+
 on_both_engines!(
     a_run_names_itself_first_and_goes_on_when_its_caller_leaves,
     a_run_is_watched_again_also_from_another_replica,
@@ -34,7 +37,11 @@ async fn summary(run: ReportRun) -> ReportSummary {
 async fn a_run_names_itself_first_and_goes_on_when_its_caller_leaves(world: World) {
     world.link("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(1)).await;
-    world.stripe().script(Fault::hold("gate")).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
     let mut run = force(&world, ForceReport::all()).await;
     let id = run.run_id().unwrap().to_owned();
     let first = run.next().await.unwrap();
@@ -60,7 +67,11 @@ async fn a_run_names_itself_first_and_goes_on_when_its_caller_leaves(world: Worl
 async fn a_run_is_watched_again_also_from_another_replica(world: World) {
     world.link("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(1)).await;
-    world.stripe().script(Fault::hold("gate")).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
     let run = force(&world, ForceReport::all()).await;
     let id = run.run_id().unwrap().to_owned();
     drop(run);
@@ -161,7 +172,7 @@ async fn runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails(world: W
         world.link(account, &format!("cus_{account}")).await;
     }
     // Half of the calls fail, so that runs hurry what the sender marks and settles.
-    let faults = Fault::status(500).times(60);
+    let faults = Fault::status(500).on_path(EVENTS).times(60);
     world.stripe().script(faults).await.unwrap();
     for round in 0..6 {
         for account in &accounts {
@@ -188,7 +199,11 @@ async fn runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails(world: W
 async fn a_run_during_another_waits_for_what_that_one_closed(world: World) {
     world.link("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(2)).await;
-    world.stripe().script(Fault::hold("gate")).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
     let first = force(&world, ForceReport::all()).await;
     world
         .stripe()
@@ -231,7 +246,7 @@ async fn a_run_tries_again_what_waits_for_a_retry_and_waits_for_it(mut world: Wo
     }
     world
         .stripe()
-        .script(Fault::status(500).times(2))
+        .script(Fault::status(500).on_path(EVENTS).times(2))
         .await
         .unwrap();
     let failed = world.report_all().await;

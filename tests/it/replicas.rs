@@ -46,7 +46,11 @@ async fn only_the_holder_of_the_lease_sends(world: World) {
 async fn another_replica_takes_over_what_a_dead_one_was_sending(mut world: World) {
     let (replica, others) = second(&world).await;
     world.count("acct", 5, hours_ago(1)).await;
-    world.stripe().script(Fault::hold("gate")).await.unwrap();
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path("/v1/billing/meter_events"))
+        .await
+        .unwrap();
     let run = world
         .client()
         .force_report(ForceReport::all())

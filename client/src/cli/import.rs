@@ -237,14 +237,19 @@ impl Work<'_, '_> {
         let _told = self.bar.suspend(|| writeln!(err, "{what}"));
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    fn finish(mut self) -> Result<(), Failure> {
+        if !self.arguments.dry_run
+            && let Err(error) = self.kept.forget()
+        {
+            let path = self.kept.path().display();
+            let note = format!("{path}: {error}; it is of no more use");
+            self.say(&note);
+        }
         let Self { tally, bad, .. } = self;
         let said = if self.arguments.dry_run {
             let ready = grouped(self.ready);
             format!("{ready} lines can be sent, {bad} are bad")
         } else {
-            let forgotten = self.kept.forget();
-            forgotten.map_err(|error| Failure::file(self.kept.path(), error))?;
             format!(
                 "{} lines counted ({} units), {} had been counted before, {bad} bad",
                 grouped(tally.counted),

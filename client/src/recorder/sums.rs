@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-/// A power of two; a handful of threads meets seldom enough.
+/// So many that a handful of threads meets seldom enough.
 const SHARDS: usize = 32;
 /// The most that the server takes in one increment.
 pub(super) const MAX_QUANTITY: i64 = 1_000_000_000_000;
@@ -194,7 +194,7 @@ impl Sums {
 
     fn part(&self, hash: u64) -> MutexGuard<'_, Part> {
         // Bits that the table itself does not go by.
-        let place = usize::try_from((hash >> 40) % 32).unwrap_or(0);
+        let place = usize::try_from(hash >> 40).unwrap_or(0) % SHARDS;
         let shard = self.shards.get(place).unwrap_or(&self.shards[0]);
         lock(&shard.0)
     }
