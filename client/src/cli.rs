@@ -7,19 +7,19 @@
 mod accounts;
 mod chart;
 mod connection;
-mod failure;
+mod exit;
 mod get;
 mod import;
 mod increment;
-mod moment;
 mod output;
 mod report;
 mod reports;
+mod time_arg;
 mod watch;
 
 use clap::{Parser, Subcommand};
 use connection::Connection;
-use failure::Failure;
+use exit::Failure;
 use indicatif::ProgressBar;
 use std::{ffi::OsString, io::Write};
 
@@ -100,13 +100,13 @@ pub async fn run<A: Into<OsString> + Clone>(
 ) -> u8 {
     let failure = match Cli::try_parse_from(args) {
         Ok(cli) => match execute(cli, &mut streams).await {
-            Ok(()) => return failure::DONE,
+            Ok(()) => return exit::DONE,
             Err(failure) => failure,
         },
         // Help and the version are asked for, and are no failure.
         Err(error) if !error.use_stderr() => {
             return match write!(streams.out, "{error}") {
-                Ok(()) => failure::DONE,
+                Ok(()) => exit::DONE,
                 Err(error) => Failure::from(error).exit_code(),
             };
         }

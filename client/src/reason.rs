@@ -49,7 +49,7 @@ pub enum Reason {
     /// Another change of the account's subscription is under way.
     ChangeUnderWay,
     /// Stripe cannot do this to the subscription, or usage would be lost.
-    SubscriptionUnfit,
+    SubscriptionNotChangeable,
     /// An admin has to decide on usage reports of the present period first.
     UsageUndecided,
     /// Usage did not show at Stripe in time. Nothing was changed.
@@ -91,7 +91,7 @@ impl Reason {
             Self::ReportingDisabled => ErrorReason::ReportingDisabled,
             Self::StripeUnavailable => ErrorReason::StripeUnavailable,
             Self::ChangeUnderWay => ErrorReason::ChangeUnderWay,
-            Self::SubscriptionUnfit => ErrorReason::SubscriptionUnfit,
+            Self::SubscriptionNotChangeable => ErrorReason::SubscriptionNotChangeable,
             Self::UsageUndecided => ErrorReason::UsageUndecided,
             Self::ChangeTimedOut => ErrorReason::ChangeTimedOut,
             Self::Internal => ErrorReason::Internal,
@@ -141,7 +141,7 @@ impl Reason {
             ErrorReason::ReportingDisabled => Self::ReportingDisabled,
             ErrorReason::StripeUnavailable => Self::StripeUnavailable,
             ErrorReason::ChangeUnderWay => Self::ChangeUnderWay,
-            ErrorReason::SubscriptionUnfit => Self::SubscriptionUnfit,
+            ErrorReason::SubscriptionNotChangeable => Self::SubscriptionNotChangeable,
             ErrorReason::UsageUndecided => Self::UsageUndecided,
             ErrorReason::ChangeTimedOut => Self::ChangeTimedOut,
             ErrorReason::Internal => Self::Internal,

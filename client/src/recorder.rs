@@ -3,16 +3,17 @@
 //! [`builder`] sets it up, [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way,
 //! [`spool`] keeps that on disk, [`worker`] sends it, and [`stats`] are its numbers.
 
+mod aggregator;
 mod batches;
 mod builder;
 mod spool;
 mod stats;
-mod sums;
 #[cfg(feature = "metrics")]
 mod telemetry;
 mod worker;
 
 use crate::{Error, ErrorKind, UsageClient};
+use aggregator::{Filling, Full, MAX_QUANTITY, Sum, Sums};
 use batches::{Batches, Held, Taken};
 pub use builder::RecorderBuilder;
 use spool::Spool;
@@ -22,7 +23,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use sums::{Filling, Full, MAX_QUANTITY, Sum, Sums};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;

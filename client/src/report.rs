@@ -148,7 +148,7 @@ impl UsageReport {
 ///
 /// let stuck = ListReports::new()
 ///     .account("acct_42")
-///     .states([ReportState::Rejected, ReportState::Parked]);
+///     .states([ReportState::Rejected, ReportState::CustomerDeleted]);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[must_use = "nothing is listed before it is sent"]

@@ -18,19 +18,19 @@ pub enum ReportState {
     /// Stripe's own totals contain it.
     Confirmed,
     /// Stripe took it, and a day later its totals still lack it.
-    Short,
+    Missing,
     /// Stripe refused it for good.
     Rejected,
     /// The Stripe customer is gone.
-    Parked,
+    CustomerDeleted,
     /// Stripe has not answered for 23 hours: whether it arrived is being looked up.
     Unknown,
     /// Never billed: the account was free, or the usage is older than what its link bills from.
     NotBillable,
     /// Nobody has said yet whom the account bills to; it waits for a link.
-    Unlinked,
+    NoCustomer,
     /// Too old for Stripe, or its invoice was final before Stripe had it.
-    Missed,
+    TooLate,
     /// An admin decided that it is never billed.
     WrittenOff,
     /// A state that this version of the client does not know, by its number.
@@ -45,13 +45,13 @@ impl ReportState {
         Self::Sending,
         Self::Accepted,
         Self::Confirmed,
-        Self::Short,
+        Self::Missing,
         Self::Rejected,
-        Self::Parked,
+        Self::CustomerDeleted,
         Self::Unknown,
         Self::NotBillable,
-        Self::Unlinked,
-        Self::Missed,
+        Self::NoCustomer,
+        Self::TooLate,
         Self::WrittenOff,
     ];
 
@@ -65,7 +65,7 @@ impl ReportState {
                 | Self::Closed
                 | Self::Sending
                 | Self::Unknown
-                | Self::Unlinked
+                | Self::NoCustomer
                 | Self::Unrecognised(_)
         )
     }
@@ -74,7 +74,7 @@ impl ReportState {
     pub fn needs_a_decision(self) -> bool {
         matches!(
             self,
-            Self::Short | Self::Rejected | Self::Parked | Self::Missed
+            Self::Missing | Self::Rejected | Self::CustomerDeleted | Self::TooLate
         )
     }
 
@@ -85,13 +85,13 @@ impl ReportState {
             Self::Sending => Wire::Sending.into(),
             Self::Accepted => Wire::Accepted.into(),
             Self::Confirmed => Wire::Confirmed.into(),
-            Self::Short => Wire::Short.into(),
+            Self::Missing => Wire::Missing.into(),
             Self::Rejected => Wire::Rejected.into(),
-            Self::Parked => Wire::Parked.into(),
+            Self::CustomerDeleted => Wire::CustomerDeleted.into(),
             Self::Unknown => Wire::Unknown.into(),
             Self::NotBillable => Wire::NotBillable.into(),
-            Self::Unlinked => Wire::Unlinked.into(),
-            Self::Missed => Wire::Missed.into(),
+            Self::NoCustomer => Wire::NoCustomer.into(),
+            Self::TooLate => Wire::TooLate.into(),
             Self::WrittenOff => Wire::WrittenOff.into(),
             Self::Unrecognised(number) => number,
         }
@@ -104,13 +104,13 @@ impl ReportState {
             Ok(Wire::Sending) => Self::Sending,
             Ok(Wire::Accepted) => Self::Accepted,
             Ok(Wire::Confirmed) => Self::Confirmed,
-            Ok(Wire::Short) => Self::Short,
+            Ok(Wire::Missing) => Self::Missing,
             Ok(Wire::Rejected) => Self::Rejected,
-            Ok(Wire::Parked) => Self::Parked,
+            Ok(Wire::CustomerDeleted) => Self::CustomerDeleted,
             Ok(Wire::Unknown) => Self::Unknown,
             Ok(Wire::NotBillable) => Self::NotBillable,
-            Ok(Wire::Unlinked) => Self::Unlinked,
-            Ok(Wire::Missed) => Self::Missed,
+            Ok(Wire::NoCustomer) => Self::NoCustomer,
+            Ok(Wire::TooLate) => Self::TooLate,
             Ok(Wire::WrittenOff) => Self::WrittenOff,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
         }
@@ -126,13 +126,13 @@ impl fmt::Display for ReportState {
             Self::Sending => f.write_str("sending"),
             Self::Accepted => f.write_str("accepted"),
             Self::Confirmed => f.write_str("confirmed"),
-            Self::Short => f.write_str("short"),
+            Self::Missing => f.write_str("missing"),
             Self::Rejected => f.write_str("rejected"),
-            Self::Parked => f.write_str("parked"),
+            Self::CustomerDeleted => f.write_str("customer_deleted"),
             Self::Unknown => f.write_str("unknown"),
             Self::NotBillable => f.write_str("not_billable"),
-            Self::Unlinked => f.write_str("unlinked"),
-            Self::Missed => f.write_str("missed"),
+            Self::NoCustomer => f.write_str("no_customer"),
+            Self::TooLate => f.write_str("too_late"),
             Self::WrittenOff => f.write_str("written_off"),
             Self::Unrecognised(number) => write!(f, "unrecognised state {number}"),
         }

@@ -67,11 +67,11 @@ enum Subscriptions {
     CancelAt,
     EndedAt,
     SyncedAt,
-    WantedAt,
+    SyncRequestedAt,
 }
 
 #[derive(DeriveIden)]
-enum Operations {
+enum SubscriptionChanges {
     Table,
     AccountId,
     Id,
@@ -158,7 +158,7 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(big_integer_null(S::EndedAt))
                 .col(big_integer(S::SyncedAt))
                 // Set when somebody needs the truth before the next poll.
-                .col(big_integer_null(S::WantedAt))
+                .col(big_integer_null(S::SyncRequestedAt))
                 .primary_key(Index::create().col(S::AccountId).col(S::Subscription))
                 .to_owned(),
         )
@@ -171,8 +171,8 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     let wanted = Index::create()
         .name("subscriptions_wanted")
         .table(S::Table)
-        .col(S::WantedAt)
-        .and_where(Expr::col(S::WantedAt).is_not_null())
+        .col(S::SyncRequestedAt)
+        .and_where(Expr::col(S::SyncRequestedAt).is_not_null())
         .to_owned();
     let cancelled = Index::create()
         .name("subscriptions_by_cancel")
@@ -187,7 +187,7 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
 }
 
 async fn create_operations(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    use Operations as O;
+    use SubscriptionChanges as O;
     manager
         .create_table(
             Table::create()

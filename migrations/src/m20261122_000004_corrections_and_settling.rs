@@ -26,7 +26,7 @@ impl MigrationTrait for Migration {
                     .col(UsageReports::Customer)
                     .col(UsageReports::Meter)
                     .col(UsageReports::EventTimestamp)
-                    .and_where(Expr::cust("state IN ('accepted', 'short')"))
+                    .and_where(Expr::cust("state IN ('accepted', 'missing')"))
                     .to_owned(),
             )
             .await
@@ -72,7 +72,7 @@ enum ReportDecisions {
 }
 
 #[derive(DeriveIden)]
-enum Settlements {
+enum Verifications {
     Table,
     Customer,
     Meter,
@@ -81,7 +81,7 @@ enum Settlements {
     Stripes,
     State,
     ChangedAt,
-    SettledAt,
+    VerifiedAt,
 }
 
 async fn create_correction_keys(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -137,7 +137,7 @@ async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbEr
 }
 
 async fn create_settlements(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    use Settlements as S;
+    use Verifications as S;
     manager
         .create_table(
             Table::create()
@@ -152,7 +152,7 @@ async fn create_settlements(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(text(S::State))
                 // When any of the three last changed.
                 .col(big_integer(S::ChangedAt))
-                .col(big_integer(S::SettledAt))
+                .col(big_integer(S::VerifiedAt))
                 .primary_key(Index::create().col(S::Customer).col(S::Meter).col(S::Day))
                 .to_owned(),
         )

@@ -8,7 +8,7 @@ pub(crate) struct Migration;
 #[derive(DeriveIden)]
 enum Subscriptions {
     Table,
-    CustomerGoneAt,
+    CustomerDeletedAt,
 }
 
 #[async_trait::async_trait]
@@ -18,7 +18,7 @@ impl MigrationTrait for Migration {
             .alter_table(
                 Table::alter()
                     .table(Subscriptions::Table)
-                    .add_column(big_integer_null(Subscriptions::CustomerGoneAt))
+                    .add_column(big_integer_null(Subscriptions::CustomerDeletedAt))
                     .to_owned(),
             )
             .await

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use crate::usage::Millis;
+use crate::domain::Millis;
 
 /// What time it is, for everything that happens at the edges of the service.
 ///

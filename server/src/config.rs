@@ -6,12 +6,12 @@ use clap::Args;
 use url::Url;
 
 use crate::{
-    reporter::schedule::Schedule,
-    usage::{
+    domain::{
         invoice::LateUsage,
         meter::{Meter, Meters},
         window::Slots,
     },
+    workers::schedule::Schedule,
 };
 
 /// A secret that neither Debug nor Display shows.

@@ -8,12 +8,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use usage_proto::v1::ERROR_DOMAIN;
 
 use crate::{
-    metrics,
-    usage::{
+    domain::{
         period::rfc3339,
-        refusal::{Reason, Refusal},
+        violation::{Reason, Violation},
         window::Interval,
     },
+    metrics,
 };
 
 /// Field violations travel in headers, and a few hundred break the connection.
@@ -26,10 +26,10 @@ const MAX_MESSAGE_BYTES: usize = 1_024;
 pub enum Error {
     /// The input is wrong: mend it.
     #[error("invalid input: {}", first_message(.0))]
-    Invalid(Vec<Refusal>),
+    Invalid(Vec<Violation>),
     /// The key stands for other content: use a new one.
     #[error("{}", .0.message)]
-    KeyReused(Refusal),
+    KeyReused(Violation),
     /// The Stripe customer belongs to another account.
     #[error("customer {customer:?} belongs to another account; unlink it there first")]
     CustomerTaken {
@@ -106,7 +106,7 @@ pub enum Error {
     ChangeUnderWay(String),
     /// The subscription cannot be changed so.
     #[error("{0}")]
-    SubscriptionUnfit(String),
+    SubscriptionNotChangeable(String),
     /// An admin has to decide on reports first.
     #[error(
         "{reports} usage reports of the present period of account {account_id:?} are short, rejected, parked, unknown or missed; resolve them first, or they would be lost"
@@ -125,28 +125,28 @@ pub enum Error {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-fn first_message(refusals: &[Refusal]) -> &str {
-    refusals
+fn first_message(violations: &[Violation]) -> &str {
+    violations
         .first()
-        .map_or("no reason given", |refusal| &refusal.message)
+        .map_or("no reason given", |violation| &violation.message)
 }
 
 /// The result of whatever a call asks for.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        if refusal.reason == Reason::KeyReused {
-            Self::KeyReused(refusal)
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        if violation.reason == Reason::KeyReused {
+            Self::KeyReused(violation)
         } else {
-            Self::Invalid(vec![refusal])
+            Self::Invalid(vec![violation])
         }
     }
 }
 
-impl From<Vec<Refusal>> for Error {
-    fn from(refusals: Vec<Refusal>) -> Self {
-        Self::Invalid(refusals)
+impl From<Vec<Violation>> for Error {
+    fn from(violations: Vec<Violation>) -> Self {
+        Self::Invalid(violations)
     }
 }
 
@@ -204,9 +204,9 @@ impl Error {
     /// The reason's name in the contract, see `usage.v1.ErrorReason`.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid(refusals) => refusals
+            Self::Invalid(violations) => violations
                 .first()
-                .map_or(Reason::InvalidField, |refusal| refusal.reason)
+                .map_or(Reason::InvalidField, |violation| violation.reason)
                 .name(),
             Self::KeyReused(_) => "KEY_REUSED",
             Self::CustomerTaken { .. } => "CUSTOMER_TAKEN",
@@ -222,7 +222,7 @@ impl Error {
             Self::ReportingDisabled => "REPORTING_DISABLED",
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
             Self::ChangeUnderWay(_) => "CHANGE_UNDER_WAY",
-            Self::SubscriptionUnfit(_) => "SUBSCRIPTION_UNFIT",
+            Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
             Self::UsageUndecided { .. } => "USAGE_UNDECIDED",
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
             Self::Internal(_) => "INTERNAL",
@@ -244,7 +244,7 @@ impl Error {
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
             | Self::ChangeUnderWay(_)
-            | Self::SubscriptionUnfit(_)
+            | Self::SubscriptionNotChangeable(_)
             | Self::UsageUndecided { .. }
             | Self::BelowZero { .. }
             | Self::NotResolvable { .. } => Code::FailedPrecondition,
@@ -252,10 +252,10 @@ impl Error {
         }
     }
 
-    fn violations(&self) -> &[Refusal] {
+    fn violations(&self) -> &[Violation] {
         match self {
-            Self::Invalid(refusals) => refusals,
-            Self::KeyReused(refusal) => std::slice::from_ref(refusal),
+            Self::Invalid(violations) => violations,
+            Self::KeyReused(violation) => std::slice::from_ref(violation),
             _ => &[],
         }
     }
@@ -287,7 +287,9 @@ impl From<Error> for Status {
             .violations()
             .iter()
             .take(MAX_VIOLATIONS)
-            .map(|refusal| FieldViolation::new(refusal.field.clone(), refusal.message.clone()))
+            .map(|violation| {
+                FieldViolation::new(violation.field.clone(), violation.message.clone())
+            })
             .collect();
         if !violations.is_empty() {
             details.set_bad_request(violations);
@@ -296,7 +298,7 @@ impl From<Error> for Status {
             details.set_retry_info(Some(delay));
         }
         let mut message = match &error {
-            Error::Invalid(refusals) => first_message(refusals).to_owned(),
+            Error::Invalid(violations) => first_message(violations).to_owned(),
             other => other.to_string(),
         };
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
@@ -310,10 +312,10 @@ mod tests {
 
     #[test]
     fn a_status_carries_the_reason_and_a_capped_list_of_violations() {
-        let refusals: Vec<Refusal> = (0..300)
-            .map(|n| Refusal::invalid(format!("f{n}"), "wrong"))
+        let violations: Vec<Violation> = (0..300)
+            .map(|n| Violation::invalid(format!("f{n}"), "wrong"))
             .collect();
-        let status = Status::from(Error::from(refusals));
+        let status = Status::from(Error::from(violations));
         let details = status.get_error_details();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(details.error_info().unwrap().reason, "INVALID_FIELD");

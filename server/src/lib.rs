@@ -15,7 +15,7 @@
 //! 6. `subscription` keeps what Stripe says of the account's subscription and its billing periods. Their ends are
 //!    boundaries: no report reaches over one, and five minutes after it `reporter` closes and sends what is due, while
 //!    the invoice is a draft. A plan change or a cancel waits until Stripe shows what was used before it.
-//! 7. `settling` compares Stripe's totals with what it took. What they contain is confirmed, and on the invoice.
+//! 7. `verification` compares Stripe's totals with what it took. What they contain is confirmed, and on the invoice.
 //!
 //! Stripe's webhooks come in through `http`, which checks who signed them, stores them and wakes the job that reads
 //! from Stripe what is so.
@@ -29,8 +29,8 @@
 //! | `ledger` | group commit |
 //! | `show` | the answer of `Get` |
 //! | `reporter` | closing, sending, following; the schedule |
-//! | [`reconciling`] | counted, reported and Stripe's figure side by side |
-//! | `settling` | compares Stripe's totals with what it took: confirmed, short, over |
+//! | [`reconciliation`] | counted, reported and Stripe's figure side by side |
+//! | `verification` | compares Stripe's totals with what it took: confirmed, short, over |
 //! | `subscription` | follows Stripe's subscriptions; plan changes and cancels |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
@@ -44,7 +44,7 @@
 //! | [`clock`] | the only place that reads the time |
 //! | [`serve()`] | starts the parts and stops them in order |
 //!
-//! The ledger law ([`store::law`]) holds at every moment: what was acknowledged is what the usage reports
+//! The ledger check ([`store::ledger_check`]) holds at every moment: what was acknowledged is what the usage reports
 //! hold, in one state or another.
 
 #![cfg_attr(
@@ -56,23 +56,20 @@
 )]
 
 pub mod clock;
+pub mod commands;
 pub mod config;
-pub mod doctor;
+pub mod domain;
 mod entity;
 pub mod error;
 mod http;
-mod ledger;
+mod ingest;
 mod metrics;
-pub mod reconciling;
-mod reporter;
+pub mod reconciliation;
 mod rpc;
 mod serve;
-mod settling;
-pub mod setup;
-mod show;
 pub mod store;
 mod stripe;
-mod subscription;
-pub mod usage;
+mod usage_query;
+mod workers;
 
 pub use serve::{Listeners, ServeError, serve};

@@ -1,23 +1,24 @@
 //! The command line of usage-server: the only place for anyhow, with the demo that it plays.
 
-mod demo;
-mod reconcile;
-
 use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use demo::DemoConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+#[cfg(feature = "demo")]
+use usage_server::commands::demo::{self, DemoConfig};
 use usage_server::{
     Listeners,
     clock::Clock,
+    commands::{
+        doctor::{DoctorConfig, diagnose},
+        reconcile,
+        setup::{SetupConfig, set_up},
+    },
     config::{Config, DatabaseConfig},
-    doctor::{DoctorConfig, diagnose},
     serve,
-    setup::{SetupConfig, set_up},
     store::Store,
 };
 
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     /// Run the service.
     Serve(Box<Config>),
+    #[cfg(feature = "demo")]
     /// Play the main job over real sockets, with a stand-in for Stripe and a new SQLite file.
     Demo(DemoConfig),
     /// Bring the database's schema up to date, and end.
@@ -100,18 +102,17 @@ fn refuse(error: &clap::Error) -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let default_log = match cli.command {
         Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
-        Command::Demo(_) | Command::Reconcile(_) | Command::Stripe(_) | Command::Doctor(_) => {
-            QUIET_LOG
-        }
+        _ => QUIET_LOG,
     };
     start_log(cli.log_json, default_log);
     match cli.command {
         Command::Serve(config) => run_service(*config).await?,
+        #[cfg(feature = "demo")]
         Command::Demo(config) => {
             let stop = CancellationToken::new();
             cancel_on_signal(stop.clone())?;
-            let is_well = demo::run(config, &mut std::io::stdout(), stop).await?;
-            return Ok(exit_code(is_well));
+            let is_healthy = demo::run(config, &mut std::io::stdout(), stop).await?;
+            return Ok(exit_code(is_healthy));
         }
         Command::Reconcile(command) => {
             let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
@@ -127,7 +128,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stripe(StripeCommand::Setup(config)) => {
             let report = set_up(&config).await?;
             print_line(&report)?;
-            return Ok(exit_code(report.is_well()));
+            return Ok(exit_code(report.is_healthy()));
         }
         Command::Doctor(command) => {
             let diagnosis = diagnose(&command.config, &Clock::system()).await?;
@@ -136,7 +137,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             } else {
                 print_line(&diagnosis)?;
             }
-            return Ok(exit_code(diagnosis.is_well()));
+            return Ok(exit_code(diagnosis.is_healthy()));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -168,8 +169,8 @@ fn print_line(text: &impl Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{text}")
 }
 
-fn exit_code(is_well: bool) -> ExitCode {
-    if is_well {
+fn exit_code(is_healthy: bool) -> ExitCode {
+    if is_healthy {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -7,7 +7,7 @@ use std::{convert::Infallible, sync::OnceLock, time::Duration};
 use ::metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::usage::report::Event;
+use crate::domain::report::Transition;
 
 /// Increments that were committed, by `outcome`: counted, duplicate, refused.
 const INCREMENTS: &str = "usage_increments_total";
@@ -26,7 +26,7 @@ const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: stored, replayed, ignored, or why not.
 const WEBHOOKS: &str = "usage_webhooks_total";
 /// Customers' days whose total at Stripe was found to be more than we ever sent, once for each change.
-const SETTLING_OVER: &str = "usage_settling_over_total";
+const VERIFICATION_OVER: &str = "usage_verification_over_total";
 /// Reports found near a deadline, at each look, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 
@@ -113,7 +113,7 @@ fn describe() {
         "Requests that Stripe did not grant, by kind"
     );
     describe_counter!(
-        SETTLING_OVER,
+        VERIFICATION_OVER,
         "Changes of a customer's day to more at Stripe than was sent"
     );
     describe_counter!(WEBHOOKS, "Webhooks received, by outcome");
@@ -140,22 +140,22 @@ pub(crate) fn call_refused(reason: &'static str) {
 }
 
 /// Something happened to a usage report; nothing final where there is no event.
-pub(crate) fn report(event: Option<&Event>) {
+pub(crate) fn report(event: Option<&Transition>) {
     let name = match event {
         None => "retried",
-        Some(Event::Close(_)) => "closed",
-        Some(Event::Relink(_)) => "relinked",
-        Some(Event::Send) => "sent",
-        Some(Event::Accept) => "accepted",
-        Some(Event::Reject) => "rejected",
-        Some(Event::Park) => "parked",
-        Some(Event::LoseTrack) => "unknown",
-        Some(Event::SendAnew) => "sent_anew",
-        Some(Event::Expire) => "missed",
-        Some(Event::Confirm) => "confirmed",
-        Some(Event::Lack) => "short",
-        Some(Event::Retry) => "decided_retry",
-        Some(Event::WriteOff) => "written_off",
+        Some(Transition::Close(_)) => "closed",
+        Some(Transition::Relink(_)) => "relinked",
+        Some(Transition::Send) => "sent",
+        Some(Transition::Accept) => "accepted",
+        Some(Transition::Reject) => "rejected",
+        Some(Transition::MarkCustomerDeleted) => "customer_deleted",
+        Some(Transition::MarkUnknown) => "unknown",
+        Some(Transition::SendUnderNewIdentifier) => "sent_anew",
+        Some(Transition::MarkTooLate) => "too_late",
+        Some(Transition::Confirm) => "confirmed",
+        Some(Transition::MarkMissing) => "missing",
+        Some(Transition::Retry) => "decided_retry",
+        Some(Transition::WriteOff) => "written_off",
     };
     counter!(REPORTS, "event" => name).increment(1);
 }
@@ -172,7 +172,7 @@ pub(crate) fn stripe_failure(kind: &'static str) {
 
 /// Stripe holds more of a customer's day than we ever sent.
 pub(crate) fn over() {
-    counter!(SETTLING_OVER).increment(1);
+    counter!(VERIFICATION_OVER).increment(1);
 }
 
 /// So many reports were found near a deadline.

@@ -14,18 +14,18 @@ use usage_proto::v1::{
 use crate::{
     clock::Clock,
     config::Config,
+    domain::{Millis, SECOND_MS, meter::Meters},
     error::Error,
     http::{self, Http},
-    ledger::{Ledger, LedgerOptions, Writers},
+    ingest::{WriteBatcher, WriteBatcherOptions, Writers},
     metrics::Exporter,
-    reconciling::Reconciler,
-    reporter::{Reporter, ReporterOptions},
+    reconciliation::Reconciler,
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
-    settling::Settler,
     store::{Store, send::Rules},
     stripe::Stripe,
-    subscription::{SubscriptionOptions, Subscriptions, Surroundings},
-    usage::{Millis, SECOND_MS, meter::Meters},
+    workers::reporter::{Reporter, ReporterOptions},
+    workers::subscription::{Deps, SubscriptionOptions, Subscriptions},
+    workers::verifier::Verifier,
 };
 
 /// How long a loop with nothing to do waits at most before it looks again.
@@ -87,10 +87,10 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // Ends with the service, however it ends: nothing works on when the socket has failed.
     let ending = shutdown.child_token();
-    let parts = Parts::assemble(&config, &clock, &ending).await?;
+    let parts = Services::assemble(&config, &clock, &ending).await?;
     let (ledger, writers) =
-        Ledger::start(&parts.store, &clock, ledger_options(&config, &parts.store));
-    let result = match parts.reporter.start_beating().await {
+        WriteBatcher::start(&parts.store, &clock, batcher_options(&config, &parts.store));
+    let result = match parts.reporter.start_ticking().await {
         Ok(()) => {
             parts.start();
             let (usage, accounts) = parts.rpc(ledger, &config, &clock);
@@ -117,19 +117,19 @@ pub async fn serve(
 }
 
 /// What works in the background, and what it shares.
-struct Parts {
+struct Services {
     store: Store,
     meters: Arc<Meters>,
     reporter: Arc<Reporter>,
     reconciler: Arc<Reconciler>,
-    /// Absent, as is the settler, without a Stripe key.
+    /// Absent, as is the verifier, without a Stripe key.
     subscriptions: Option<Arc<Subscriptions>>,
-    settler: Option<Arc<Settler>>,
+    verifier: Option<Arc<Verifier>>,
     /// A webhook that was stored wakes the job that reads from Stripe what it is about.
     webhook_stored: Arc<Notify>,
 }
 
-impl Parts {
+impl Services {
     async fn assemble(
         config: &Config,
         clock: &Clock,
@@ -153,7 +153,7 @@ impl Parts {
         };
         let (closed, webhook_stored) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         // For whoever hears from Stripe that events were dropped.
-        let settle_now = Arc::new(Notify::new());
+        let verify_now = Arc::new(Notify::new());
         let reporter = Reporter::new(
             store.clone(),
             clock.clone(),
@@ -164,19 +164,19 @@ impl Parts {
         );
         let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
         let reconciler = Arc::new(reconciler);
-        let settler = stripe.clone().map(|stripe| {
+        let verifier = stripe.clone().map(|stripe| {
             let (store, clock, meters) = (store.clone(), clock.clone(), Arc::clone(&meters));
-            let wake = Arc::clone(&settle_now);
-            Settler::new(store, clock, stripe, meters, wake, ending.clone())
+            let wake = Arc::clone(&verify_now);
+            Verifier::new(store, clock, stripe, meters, wake, ending.clone())
         });
         let subscriptions = stripe.map(|stripe| {
-            let around = Surroundings {
+            let around = Deps {
                 store: store.clone(),
                 clock: clock.clone(),
                 stripe,
                 reporter: Arc::clone(&reporter),
                 wake: Arc::clone(&webhook_stored),
-                settle_now,
+                verify_now,
                 closed,
                 shutdown: ending.clone(),
             };
@@ -188,7 +188,7 @@ impl Parts {
             reporter,
             reconciler,
             subscriptions,
-            settler,
+            verifier,
             webhook_stored,
         })
     }
@@ -199,12 +199,12 @@ impl Parts {
         if let Some(subscriptions) = &self.subscriptions {
             subscriptions.start();
         }
-        if let Some(settler) = &self.settler {
-            settler.start();
+        if let Some(verifier) = &self.verifier {
+            verifier.start();
         }
     }
 
-    fn rpc(&self, ledger: Ledger, config: &Config, clock: &Clock) -> (UsageRpc, AccountRpc) {
+    fn rpc(&self, ledger: WriteBatcher, config: &Config, clock: &Clock) -> (UsageRpc, AccountRpc) {
         let usage = UsageRpc {
             store: self.store.clone(),
             ledger: Arc::new(ledger),
@@ -230,8 +230,8 @@ impl Parts {
             if let Some(subscriptions) = &self.subscriptions {
                 subscriptions.finish().await;
             }
-            if let Some(settler) = &self.settler {
-                settler.finish().await;
+            if let Some(verifier) = &self.verifier {
+                verifier.finish().await;
             }
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
@@ -240,8 +240,8 @@ impl Parts {
     }
 }
 
-fn ledger_options(config: &Config, store: &Store) -> LedgerOptions {
-    LedgerOptions {
+fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
+    WriteBatcherOptions {
         writers: if store.has_parallel_writers() {
             size(config.writers)
         } else {
@@ -269,7 +269,7 @@ fn subscription_options(config: &Config, meters: &Arc<Meters>) -> SubscriptionOp
 }
 
 /// Waits for what callers sent to be committed and for what Stripe still answers to be recorded.
-async fn finish(writers: Writers, parts: &Parts) {
+async fn finish(writers: Writers, parts: &Services) {
     // The services are gone and with them the ledger: its writers commit what they hold and end.
     let written = async {
         for writer in writers {

@@ -13,11 +13,11 @@ use tonic_reflection::pb::v1::{
 };
 use usage_client::{Error, ErrorKind, Reason};
 use usage_server::{
-    error::Error as ServerError,
-    usage::{
-        refusal::{Reason as ServerReason, Refusal},
+    domain::{
+        violation::{Reason as ServerReason, Violation},
         window::Interval,
     },
+    error::Error as ServerError,
 };
 
 use crate::world::{World, on_both_engines};
@@ -33,7 +33,7 @@ fn as_it_arrives(error: ServerError) -> Error {
 }
 
 fn refusal(reason: ServerReason) -> ServerError {
-    Refusal::new(reason, "field", "message").into()
+    Violation::new(reason, "field", "message").into()
 }
 
 /// What a refusal arrives as. A reason that is added to the server has to be added here and below.
@@ -67,7 +67,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
         ServerError::ChangeUnderWay(_) => (Reason::ChangeUnderWay, Kind::Precondition),
-        ServerError::SubscriptionUnfit(_) => (Reason::SubscriptionUnfit, Kind::Precondition),
+        ServerError::SubscriptionNotChangeable(_) => {
+            (Reason::SubscriptionNotChangeable, Kind::Precondition)
+        }
         ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
@@ -107,7 +109,7 @@ fn every_error_of_the_server_has_its_reason_in_the_contract() {
         ServerError::ReportingDisabled,
         ServerError::StripeUnavailable(text()),
         ServerError::ChangeUnderWay(text()),
-        ServerError::SubscriptionUnfit(text()),
+        ServerError::SubscriptionNotChangeable(text()),
         ServerError::UsageUndecided {
             account_id: text(),
             reports: 1,

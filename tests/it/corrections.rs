@@ -104,7 +104,7 @@ async fn two_corrections_at_once_never_pass_together(world: World) {
 async fn what_waits_for_an_admin_cannot_be_corrected_away(world: World) {
     world.link("acct", "cus_acct").await;
     world.count("acct", 10, hours_ago(2)).await;
-    let refuse = stripe_sandbox::Fault::status(400).on_path("/v1/billing/meter_events");
+    let refuse = fake_stripe::Fault::status(400).on_path("/v1/billing/meter_events");
     world.stripe().script(refuse).await.unwrap();
     world.report_all().await;
     world.until_all_are("acct", &[ReportState::Rejected]).await;
@@ -187,6 +187,6 @@ async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
         .correct(Correct::new("new", 2, "a log"))
         .await
         .unwrap();
-    assert_eq!(waiting.report.state, ReportState::Unlinked);
+    assert_eq!(waiting.report.state, ReportState::NoCustomer);
     world.finish().await;
 }

@@ -4,11 +4,11 @@ mod stripe;
 mod usage;
 
 use chrono::{DateTime, Utc};
-use stripe_sandbox::{Fault, NewPrice, NewSubscription, Sandbox, Settings};
+use fake_stripe::{FakeStripe, Fault, NewPrice, NewSubscription, Settings};
 use usage_client::{Increment, PutAccount};
 use usage_server::{
     clock::Clock,
-    doctor::{Diagnosis, DoctorConfig, Mark, diagnose},
+    commands::doctor::{Diagnosis, DoctorConfig, Severity, diagnose},
     store::Store,
 };
 
@@ -19,7 +19,7 @@ on_both_engines!(
     a_database_that_is_missing_or_unmigrated_is_said,
     a_key_that_is_missing_wrong_or_of_another_mode_is_said,
     a_stripe_that_does_not_answer_is_bad_check_by_check,
-    a_broken_ledger_law_is_said,
+    a_broken_ledger_check_is_said,
     clocks_that_disagree_are_said,
     a_schedule_that_never_ran_or_is_overdue_is_said,
 );
@@ -47,12 +47,12 @@ async fn examine(world: &World) -> Diagnosis {
 
 /// Fails unless a line of this check is marked so and holds all of these words.
 #[track_caller]
-fn says(diagnosis: &Diagnosis, mark: Mark, check: &str, words: &[&str]) {
+fn says(diagnosis: &Diagnosis, mark: Severity, check: &str, words: &[&str]) {
     let is_said = diagnosis.findings.iter().any(|finding| {
         finding.check == check
             && finding.mark == mark
             && words.iter().all(|word| finding.fact.contains(word))
-            && (mark == Mark::Ok) == finding.advice.is_none()
+            && (mark == Severity::Ok) == finding.advice.is_none()
     });
     assert!(
         is_said,
@@ -63,8 +63,8 @@ fn says(diagnosis: &Diagnosis, mark: Mark, check: &str, words: &[&str]) {
 /// The same, bad.
 #[track_caller]
 fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
-    says(diagnosis, Mark::Bad, check, words);
-    assert!(!diagnosis.is_well());
+    says(diagnosis, Severity::Bad, check, words);
+    assert!(!diagnosis.is_healthy());
 }
 
 /// Fails unless there is one bad line, and it is this one: what is wrong here is not said to be wrong elsewhere.
@@ -72,7 +72,7 @@ fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
 fn only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
     bad(diagnosis, check, words);
     let all = diagnosis.findings.iter();
-    let number = all.filter(|finding| finding.mark == Mark::Bad).count();
+    let number = all.filter(|finding| finding.mark == Severity::Bad).count();
     assert_eq!(number, 1, "{diagnosis}");
 }
 
@@ -125,7 +125,7 @@ async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: Wo
     world.report_all().await;
     world.count("acct", 3, hours_ago(1)).await;
     let running = examine(&world).await;
-    assert!(running.is_well(), "{running}");
+    assert!(running.is_healthy(), "{running}");
     for (check, words) in [
         ("database", "up to date"),
         ("stripe key", "test mode"),
@@ -138,10 +138,10 @@ async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: Wo
         ("prices", "volume"),
         ("accounts", "linked or free"),
         ("reports", "none"),
-        ("ledger law", "8 units"),
+        ("ledger check", "8 units"),
         ("schedule", "no scheduled run"),
     ] {
-        says(&running, Mark::Ok, check, &[words]);
+        says(&running, Severity::Ok, check, &[words]);
     }
     let json = running.to_json();
     let objects = json.as_array().unwrap();
@@ -151,7 +151,7 @@ async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: Wo
             .iter()
             .all(|object| object["mark"] == "ok" && object["advice"].is_null())
     );
-    let writes = |requests: Vec<stripe_sandbox::LoggedRequest>| {
+    let writes = |requests: Vec<fake_stripe::LoggedRequest>| {
         requests
             .iter()
             .filter(|request| request.method != "GET")
@@ -160,7 +160,7 @@ async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: Wo
     let before = writes(world.stripe().requests().await.unwrap());
     world.stop().await;
     let alone = examine(&world).await;
-    assert!(alone.is_well(), "{alone}");
+    assert!(alone.is_healthy(), "{alone}");
     let after = writes(world.stripe().requests().await.unwrap());
     assert_eq!(before, after, "it only reads");
     world.finish().await;
@@ -217,7 +217,7 @@ async fn a_key_that_is_missing_wrong_or_of_another_mode_is_said(world: World) {
         secret_key: "sk_live_looks".to_owned(),
         ..Settings::default()
     };
-    let live = Sandbox::start(settings).await.unwrap();
+    let live = FakeStripe::start(settings).await.unwrap();
     config.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
     config.stripe.stripe_api_base = Some(live.base_url().to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
@@ -258,7 +258,7 @@ async fn a_stripe_that_does_not_answer_is_bad_check_by_check(world: World) {
     world.finish().await;
 }
 
-async fn a_broken_ledger_law_is_said(world: World) {
+async fn a_broken_ledger_check_is_said(world: World) {
     world
         .client()
         .put_account(PutAccount::free("acct"))
@@ -268,11 +268,11 @@ async fn a_broken_ledger_law_is_said(world: World) {
     world.sql("UPDATE usage_reports SET quantity = 7").await;
     only_bad(
         &examine(&world).await,
-        "ledger law",
+        "ledger check",
         &["6 units", "7 in reports", "1 apart"],
     );
     world.sql("UPDATE usage_reports SET quantity = 6").await;
-    assert!(examine(&world).await.is_well());
+    assert!(examine(&world).await.is_healthy());
     world.finish().await;
 }
 
@@ -304,8 +304,8 @@ async fn a_schedule_that_never_ran_or_is_overdue_is_said(mut world: World) {
     world.stop().await;
     world.sql("DELETE FROM leases").await;
     let never = examine(&world).await;
-    says(&never, Mark::Warn, "schedule", &["never run"]);
-    assert!(never.is_well(), "{never}");
+    says(&never, Severity::Warn, "schedule", &["never run"]);
+    assert!(never.is_healthy(), "{never}");
     assert_eq!(world.rows("leases").await, 0, "looking is no run");
 
     let last: DateTime<Utc> = hours_ago(50);

@@ -2,7 +2,7 @@
 //! kept for an admin, and never given to a subscription that charges for it no more.
 
 use chrono::TimeDelta;
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{
     CancelSubscription, ChangePlan, ForceReport, Reason, ReportState, ResolveAction, ResolveReport,
     UsageReport,
@@ -80,7 +80,7 @@ async fn what_comes_late_once_stripe_is_told_is_kept_for_an_admin(mut world: Wor
     assert!(changed.unwrap().change.is_some());
     world.move_clocks(world.now() + TimeDelta::minutes(1)).await;
     world
-        .until_all_are("acct", &[ReportState::Accepted, ReportState::Missed])
+        .until_all_are("acct", &[ReportState::Accepted, ReportState::TooLate])
         .await;
     assert_eq!(world.held("cus_acct", "api_calls").await, 4);
     assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
@@ -111,7 +111,12 @@ async fn a_cancel_soon_after_a_plan_change_waits_for_what_the_new_plan_was_used_
             .wait_for_requests_to(path, looks + 3, PATIENCE)
             .await
             .unwrap();
-        assert_eq!(world.rows("operations WHERE step = 'draining'").await, 1);
+        assert_eq!(
+            world
+                .rows("subscription_changes WHERE step = 'draining'")
+                .await,
+            1
+        );
         stripe.release("draining").await.unwrap();
     });
     cancelled.unwrap();
@@ -130,7 +135,7 @@ async fn missed(world: &mut World) -> UsageReport {
         .await;
     world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
     world.report_all().await;
-    world.until_all_are("acct", &[ReportState::Missed]).await;
+    world.until_all_are("acct", &[ReportState::TooLate]).await;
     world.reports("acct").await.remove(0)
 }
 
@@ -147,7 +152,7 @@ async fn usage_that_was_moved_to_the_present_period_is_not_thrown_away(mut world
     let refused = client.cancel_subscription(losing).await.unwrap_err();
     assert_eq!(
         refused.reason(),
-        Some(&Reason::SubscriptionUnfit),
+        Some(&Reason::SubscriptionNotChangeable),
         "{refused}"
     );
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
@@ -192,7 +197,10 @@ async fn a_key_refused_after_a_lost_answer_undoes_nothing(mut world: World) {
     });
     assert!(changed.unwrap().change.is_some());
     assert_eq!(world.stripe().faults().await.unwrap(), [], "both were met");
-    assert_eq!(world.rows("operations WHERE step = 'done'").await, 1);
+    assert_eq!(
+        world.rows("subscription_changes WHERE step = 'done'").await,
+        1
+    );
     assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
     world.finish().await;
 }

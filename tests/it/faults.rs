@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use stripe_sandbox::{Fault, FaultKind, ScriptedError};
+use fake_stripe::{Fault, FaultKind, ScriptedError};
 use usage_client::{ForceReport, ReportState};
 
 use crate::world::{PATIENCE, World, hours_ago, on_both_engines};
@@ -234,7 +234,7 @@ async fn a_deleted_customers_report_is_parked(world: World) {
     let report = world.reports("gone").await.pop().unwrap();
     assert_eq!(
         (report.state, report.reported),
-        (ReportState::Parked, false)
+        (ReportState::CustomerDeleted, false)
     );
     assert!(report.last_error.unwrap().contains("No such customer"));
     assert_eq!(world.usage("gone").await, (5, 0, 5, 0));

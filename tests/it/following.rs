@@ -1,8 +1,8 @@
 //! Following: what changes at Stripe without us is learned, by asking or because a webhook says where to look.
 
 use chrono::TimeDelta;
-use stripe_sandbox::Fault;
-use stripe_sandbox::WebhookSwitches;
+use fake_stripe::Fault;
+use fake_stripe::WebhookOptions;
 use usage_client::{Correct, PutAccount, ReportState};
 
 use crate::world::{
@@ -73,7 +73,7 @@ async fn webhooks_that_come_twice_and_in_reverse_do_no_harm(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.bill(now).await;
     world.take_webhooks().await;
-    let switches = WebhookSwitches {
+    let switches = WebhookOptions {
         on_demand: true,
         copies: 2,
         newest_first: true,
@@ -218,7 +218,10 @@ async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
     world.count("acct", 7, world.now()).await;
     world.report_all().await;
     world
-        .until_all_are("acct", &[ReportState::Parked, ReportState::NotBillable])
+        .until_all_are(
+            "acct",
+            &[ReportState::CustomerDeleted, ReportState::NotBillable],
+        )
         .await;
     let mut reports = world.reports("acct").await;
     reports.retain(|report| report.state == ReportState::NotBillable);
@@ -282,7 +285,7 @@ async fn usage_that_no_item_charges_any_more_is_kept_for_an_admin(mut world: Wor
             &[
                 ReportState::Accepted,
                 ReportState::Confirmed,
-                ReportState::Missed,
+                ReportState::TooLate,
             ],
         )
         .await;
@@ -299,7 +302,7 @@ async fn usage_of_a_final_invoice_is_missed_and_kept(mut world: World) {
         .into_iter()
         .find(|report| report.quantity == 6)
         .unwrap();
-    assert_eq!(report.state, ReportState::Missed);
+    assert_eq!(report.state, ReportState::TooLate);
     assert!(report.last_error.unwrap().contains("final"));
     world
         .pass(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
@@ -331,7 +334,7 @@ async fn what_takes_away_from_a_final_invoice_waits_for_a_decision(mut world: Wo
         .await;
     let reports = world.reports("acct").await;
     let correction = reports.iter().find(|report| report.id == id).unwrap();
-    assert_eq!(correction.state, ReportState::Missed);
+    assert_eq!(correction.state, ReportState::TooLate);
     assert_eq!(world.charged("cus_acct", "api_calls").await, [5, 6]);
     world.finish().await;
 }
@@ -440,7 +443,7 @@ async fn a_server_that_was_down_over_a_period_end_still_bills_it(mut world: Worl
         .into_iter()
         .find(|report| report.quantity == 2)
         .unwrap();
-    assert_eq!(missed.state, ReportState::Missed);
+    assert_eq!(missed.state, ReportState::TooLate);
     world.finish().await;
 }
 

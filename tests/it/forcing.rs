@@ -1,7 +1,7 @@
 //! `ForceReport` and `ListReports`: what an admin asks for, sees and may leave.
 
 use chrono::TimeDelta;
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{
     ErrorKind, ForceReport, ListReports, PutAccount, ReportEvent, ReportRun, ReportState,
     ReportSummary,

@@ -5,7 +5,7 @@
 use std::{path::Path, time::Duration};
 
 use chrono::{DateTime, TimeZone as _, Utc};
-use stripe_sandbox::NewSubscription;
+use fake_stripe::NewSubscription;
 use usage_client::{
     Batch, Charge, Correct, Counted, Error, ForceReport, Granularity, Increment, ListReports,
     PutAccount, Reconcile, Recorder, ReportEvent, ReportState, ResolveAction, ResolveReport,
@@ -228,7 +228,7 @@ async fn follow(client: UsageClient) -> Result<(), Error> {
         }
     }
 
-    let stuck = ListReports::new().states([ReportState::Rejected, ReportState::Parked]);
+    let stuck = ListReports::new().states([ReportState::Rejected, ReportState::CustomerDeleted]);
     for report in client.list_all_reports(stuck, 10_000).await?.reports {
         println!(
             "{} {} {:?}",

@@ -6,7 +6,7 @@ mod oracle;
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{
     Batch, Correct, ErrorKind, ForceReport, Increment, PutAccount, Reason, ReportState,
 };
@@ -350,7 +350,7 @@ impl<'a> Sequence<'a> {
                 ReportState::Accepted,
                 ReportState::Confirmed,
                 ReportState::NotBillable,
-                ReportState::Unlinked,
+                ReportState::NoCustomer,
             ];
             self.world.until_all_are(&known.name, &ends).await;
             for (meter, (name, event_name)) in METERS.iter().enumerate() {

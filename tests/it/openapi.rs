@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
-use stripe_sandbox::{Fault, LoggedRequest, NewPrice, NewSubscription};
+use fake_stripe::{Fault, LoggedRequest, NewPrice, NewSubscription};
 use usage_client::{CancelSubscription, ChangePlan, Reconcile, ReportState};
 use usage_server::{
-    doctor::diagnose,
-    setup::{SetupConfig, set_up},
+    commands::doctor::diagnose,
+    commands::setup::{SetupConfig, set_up},
 };
 
 use crate::world::{
@@ -251,7 +251,7 @@ async fn lose_one(world: &World) {
                 .reports("ending")
                 .await
                 .iter()
-                .any(|one| one.state == ReportState::Short)
+                .any(|one| one.state == ReportState::Missing)
         })
         .await;
 }
@@ -281,7 +281,7 @@ async fn set_up_twice(world: &World) {
     let config = Cli::try_parse_from(all).unwrap().config;
     for _ in 0..2 {
         let report = within("a set-up", set_up(&config)).await.unwrap();
-        assert!(report.is_well(), "{report}");
+        assert!(report.is_healthy(), "{report}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Billing periods: usage reaches the invoice of the period it happened in, whatever happens around its end.
 
 use chrono::TimeDelta;
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{InvoiceState, PutAccount, ReportState};
 
 use crate::world::{
@@ -115,7 +115,7 @@ async fn usage_from_before_a_subscription_charges_is_held_and_not_lost(mut world
     let held = world.reports("acct").await.pop().unwrap();
     assert_eq!(
         (held.quantity, held.state),
-        (100, ReportState::Missed),
+        (100, ReportState::TooLate),
         "no invoice charges it: an admin decides"
     );
     assert_eq!(world.held("cus_acct", "api_calls").await, 3);

@@ -1,7 +1,7 @@
 //! Plan changes and cancels: what was used before them is charged, or nothing changes.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stripe_sandbox::{Fault, NewPrice, NewSubscription};
+use fake_stripe::{Fault, NewPrice, NewSubscription};
 use usage_client::{CancelSubscription, ChangePlan, ErrorKind, Reason, ReportState};
 
 use crate::world::{
@@ -182,12 +182,12 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
     let again = again.unwrap();
     world
         .until("the change is done", async || {
-            world.rows("operations WHERE step = 'done'").await == 1
+            world.rows("subscription_changes WHERE step = 'done'").await == 1
         })
         .await;
     assert!(again.account.stripe().is_some());
     assert_eq!(world.charged("cus_acct", "api_calls").await, [4]);
-    assert_eq!(world.rows("operations").await, 1);
+    assert_eq!(world.rows("subscription_changes").await, 1);
     world.finish().await;
 }
 
@@ -285,7 +285,7 @@ async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) 
             .unwrap_err();
         assert_eq!(
             refused.reason(),
-            Some(&Reason::SubscriptionUnfit),
+            Some(&Reason::SubscriptionNotChangeable),
             "{refused}"
         );
         assert_eq!(refused.kind(), ErrorKind::Precondition);
@@ -348,7 +348,7 @@ async fn another_change_waits_for_the_one_under_way(mut world: World) {
         client.change_plan(ChangePlan::new("acct", PRO)),
         client.change_plan(ChangePlan::new("acct", PRO)),
         async {
-            let begun = async || world.rows("operations").await == 1;
+            let begun = async || world.rows("subscription_changes").await == 1;
             world.until("a change begins", begun).await;
             let other = client
                 .cancel_subscription(CancelSubscription::now("acct"))

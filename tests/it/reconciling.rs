@@ -1,12 +1,12 @@
 //! Reconciling: counted, reported and Stripe's figure side by side, equal where nothing is amiss or under way.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{
     Correct, ErrorKind, PutAccount, Reconcile, ReconciledUsage, ReportState, ResolveAction,
     ResolveReport,
 };
-use usage_server::reconciling::{Question, ReconcileConfig, reconcile};
+use usage_server::reconciliation::{Question, ReconcileConfig, reconcile};
 
 use crate::world::{World, hours_ago, on_both_engines};
 

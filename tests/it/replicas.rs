@@ -1,6 +1,6 @@
 //! Two replicas: one sends, and when it dies or stops the other takes over.
 
-use stripe_sandbox::{Fault, Sandbox, Settings};
+use fake_stripe::{FakeStripe, Fault, Settings};
 use usage_client::{ForceReport, ReportState};
 
 use crate::world::{PATIENCE, Server, World, hours_ago, on_both_engines};
@@ -12,8 +12,8 @@ on_both_engines!(
 );
 
 /// A second replica that sends to a stand-in of its own, which shows who has sent, and an account in both.
-async fn second(world: &World) -> (Server, Sandbox) {
-    let stripe = Sandbox::start(Settings::default()).await.unwrap();
+async fn second(world: &World) -> (Server, FakeStripe) {
+    let stripe = FakeStripe::start(Settings::default()).await.unwrap();
     stripe.control().create_meter("api_calls").await.unwrap();
     stripe.control().create_customer("cus_acct").await.unwrap();
     world.link("acct", "cus_acct").await;

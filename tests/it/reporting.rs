@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use stripe_sandbox::HeldEvent;
+use fake_stripe::StoredEvent;
 use usage_client::{Batch, Increment, PutAccount, ReportState, UsageReport};
 
 use crate::world::{World, hours_ago, on_both_engines};
@@ -25,7 +25,7 @@ on_both_engines!(
 );
 
 /// That the stand-in holds of these reports one event each, and nothing else.
-fn check_events(reports: &[UsageReport], events: &[HeldEvent]) {
+fn check_events(reports: &[UsageReport], events: &[StoredEvent]) {
     assert_eq!(reports.len(), events.len());
     for report in reports {
         let event = events
@@ -169,7 +169,9 @@ async fn an_unlinked_account_waits_and_is_sent_once_it_is_linked(world: World) {
         (summary.unlinked.reports, summary.unlinked.quantity),
         (2, 8)
     );
-    world.until_all_are("acct", &[ReportState::Unlinked]).await;
+    world
+        .until_all_are("acct", &[ReportState::NoCustomer])
+        .await;
     assert_eq!(world.usage("acct").await, (8, 0, 8, 0));
     assert_eq!(world.sent().await.len(), 0);
 

@@ -2,7 +2,7 @@
 //! decide.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{
     Correct, ErrorKind, PutAccount, Reason, ReportState, ResolveAction, ResolveReport, UsageReport,
 };
@@ -184,11 +184,11 @@ async fn what_is_too_old_is_missed_again_unless_it_is_billed_now(mut world: Worl
     world.count("acct", 5, now - TimeDelta::days(32)).await;
     world.move_clocks(now + TimeDelta::days(4)).await;
     world.report_all().await;
-    world.until_all_are("acct", &[ReportState::Missed]).await;
+    world.until_all_are("acct", &[ReportState::TooLate]).await;
     let missed = only_report(&world).await;
     let retry = resolve(&missed, ResolveAction::Retry);
     world.client().resolve_report(retry).await.unwrap();
-    world.until_all_are("acct", &[ReportState::Missed]).await;
+    world.until_all_are("acct", &[ReportState::TooLate]).await;
     assert_eq!(world.attempts("cus_acct").await.len(), 0);
     let bill = resolve(&missed, ResolveAction::BillInCurrentPeriod);
     world.client().resolve_report(bill).await.unwrap();

@@ -2,7 +2,7 @@
 //! not.
 
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{Correct, PutAccount, ReportState};
 
 use crate::world::{World, hours_ago, on_both_engines, within};
@@ -77,7 +77,7 @@ async fn reads(world: &World) -> usize {
 /// How many of what is found stands so in the database.
 async fn found(world: &World, state: &str) -> i64 {
     world
-        .rows(&format!("settlements WHERE state = '{state}'"))
+        .rows(&format!("verifications WHERE state = '{state}'"))
         .await
 }
 
@@ -134,7 +134,7 @@ async fn what_stripe_lost_is_short_a_day_later_and_nothing_else_is(mut world: Wo
         .await;
     assert_eq!(state_of(&world, 7).await, ReportState::Accepted);
     pass(&world, TimeDelta::hours(24)).await;
-    until(&world, 7, ReportState::Short).await;
+    until(&world, 7, ReportState::Missing).await;
     until(&world, 5, ReportState::Confirmed).await;
     until(&world, 11, ReportState::Confirmed).await;
     assert_eq!(
@@ -153,7 +153,7 @@ async fn a_short_one_that_appears_later_is_confirmed(mut world: World) {
     world.count("acct", 5, start() - TimeDelta::hours(3)).await;
     world.report_all().await;
     pass(&world, TimeDelta::hours(25)).await;
-    until(&world, 5, ReportState::Short).await;
+    until(&world, 5, ReportState::Missing).await;
     // Sixty hours after it was taken Stripe shows it.
     pass(&world, TimeDelta::hours(36)).await;
     until(&world, 5, ReportState::Confirmed).await;

@@ -1,9 +1,9 @@
 //! `usage-server stripe setup`: what it makes at Stripe, that it makes it once, and what it refuses to touch.
 
 use clap::Parser;
+use fake_stripe::{FakeStripe, Fault, LoggedRequest, NewPrice, Settings};
 use serde_json::Value;
-use stripe_sandbox::{Fault, LoggedRequest, NewPrice, Sandbox, Settings};
-use usage_server::setup::{Outcome, SetupConfig, SetupError, SetupReport, set_up};
+use usage_server::commands::setup::{Outcome, SetupConfig, SetupError, SetupReport, set_up};
 
 use crate::world::{PATIENCE, within};
 
@@ -23,15 +23,15 @@ struct Cli {
 
 /// An empty Stripe account, and what looks into it.
 struct Account {
-    sandbox: Sandbox,
+    fake_stripe: FakeStripe,
     http: reqwest::Client,
 }
 
 impl Account {
     async fn new() -> Self {
-        let sandbox = Sandbox::start(Settings::default()).await.unwrap();
+        let fake_stripe = FakeStripe::start(Settings::default()).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { sandbox, http }
+        Self { fake_stripe, http }
     }
 
     /// Reads flags as the command line does; later ones win where there can be one only.
@@ -41,8 +41,11 @@ impl Account {
             .chain(&FLAGS)
             .map(|flag| (*flag).to_owned())
             .collect();
-        flags.push(format!("--stripe-secret-key={}", self.sandbox.secret_key()));
-        flags.push(format!("--stripe-api-base={}", self.sandbox.base_url()));
+        flags.push(format!(
+            "--stripe-secret-key={}",
+            self.fake_stripe.secret_key()
+        ));
+        flags.push(format!("--stripe-api-base={}", self.fake_stripe.base_url()));
         flags.extend(more.iter().map(|flag| (*flag).to_owned()));
         Cli::try_parse_from(flags).unwrap().config
     }
@@ -52,21 +55,27 @@ impl Account {
     }
 
     async fn get(&self, path: &str) -> Value {
-        let url = format!("{}/v1/{path}", self.sandbox.base_url());
-        let request = self.http.get(url).bearer_auth(self.sandbox.secret_key());
+        let url = format!("{}/v1/{path}", self.fake_stripe.base_url());
+        let request = self
+            .http
+            .get(url)
+            .bearer_auth(self.fake_stripe.secret_key());
         request.send().await.unwrap().json().await.unwrap()
     }
 
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> Value {
-        let url = format!("{}/v1/{path}", self.sandbox.base_url());
-        let request = self.http.post(url).bearer_auth(self.sandbox.secret_key());
+        let url = format!("{}/v1/{path}", self.fake_stripe.base_url());
+        let request = self
+            .http
+            .post(url)
+            .bearer_auth(self.fake_stripe.secret_key());
         let answer = request.form(form).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}");
         answer.json().await.unwrap()
     }
 
     async fn writes(&self) -> Vec<LoggedRequest> {
-        let mut requests = self.sandbox.control().requests().await.unwrap();
+        let mut requests = self.fake_stripe.control().requests().await.unwrap();
         requests.retain(|request| request.method != "GET");
         requests
     }
@@ -113,7 +122,7 @@ async fn what_is_set_up_is_what_usage_needs_and_a_second_run_changes_nothing() {
     let account = Account::new().await;
     let report = account.set_up(&[]).await.unwrap();
     assert_eq!(outcomes(&report), vec![Outcome::Created; 6]);
-    assert!(report.is_well());
+    assert!(report.is_healthy());
     assert!(
         report.to_string().ends_with("Stripe is set up."),
         "{report}"
@@ -188,7 +197,7 @@ async fn runs_at_once_make_everything_once() {
     let account = Account::new().await;
     let runs = futures_util::future::join_all((0..4).map(|_| account.set_up(&[]))).await;
     for report in runs {
-        assert!(report.unwrap().is_well());
+        assert!(report.unwrap().is_healthy());
     }
     assert_eq!(account.counts().await, [2, 2, 2]);
 }
@@ -202,7 +211,7 @@ async fn a_run_that_was_cut_off_is_taken_up_wherever_it_stood() {
             .after_executing()
             .on_method("POST")
             .on_path(path);
-        let control = account.sandbox.control();
+        let control = account.fake_stripe.control();
         control.script(cut).await.unwrap();
         {
             let config = account.config(&[]);
@@ -213,7 +222,7 @@ async fn a_run_that_was_cut_off_is_taken_up_wherever_it_stood() {
             }
         }
         control.release("cut").await.unwrap();
-        assert!(account.set_up(&[]).await.unwrap().is_well());
+        assert!(account.set_up(&[]).await.unwrap().is_healthy());
         assert_eq!(account.counts().await, [2, 2, 2], "{path}");
     }
 }
@@ -227,13 +236,13 @@ async fn answers_that_stay_out_are_asked_for_again() {
         Fault::status(429),
     ] {
         let account = Account::new().await;
-        let control = account.sandbox.control();
+        let control = account.fake_stripe.control();
         control
             .script(fault.clone().on_method("POST"))
             .await
             .unwrap();
         control.script(fault.on_method("GET")).await.unwrap();
-        assert!(account.set_up(&[]).await.unwrap().is_well());
+        assert!(account.set_up(&[]).await.unwrap().is_healthy());
         assert_eq!(account.counts().await, [2, 2, 2]);
     }
 }
@@ -257,7 +266,7 @@ async fn after(change: impl AsyncFn(&Account), more: &[&str]) -> SetupReport {
     change(&account).await;
     let writes = account.writes().await.len();
     let report = account.set_up(more).await.unwrap();
-    assert!(!report.is_well());
+    assert!(!report.is_healthy());
     let text = report.to_string();
     assert!(
         text.ends_with("Nothing was changed: mend the above first."),
@@ -271,7 +280,7 @@ async fn after(change: impl AsyncFn(&Account), more: &[&str]) -> SetupReport {
 async fn what_is_there_and_not_as_asked_is_said_and_left_alone() {
     let archived = after(
         async |account| {
-            let control = account.sandbox.control();
+            let control = account.fake_stripe.control();
             control.deactivate_meter("api_calls").await.unwrap();
         },
         // What is missing is not created either.
@@ -387,7 +396,7 @@ async fn a_price_of_the_same_lookup_key_that_is_no_volume_price_of_ours_is_said(
         ),
     ] {
         let account = Account::new().await;
-        let control = account.sandbox.control();
+        let control = account.fake_stripe.control();
         control
             .create_meter_with_id(meter, "api_calls")
             .await

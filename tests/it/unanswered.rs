@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 use usage_client::{PutAccount, ReportState, UsageReport};
 
 use crate::world::{PATIENCE, World, hours_ago, on_both_engines};
@@ -336,7 +336,7 @@ async fn what_is_too_old_for_stripe_is_missed(mut world: World) {
     let missed = report(&world, 5).await;
     assert_eq!(
         (missed.state, missed.reported),
-        (ReportState::Missed, false)
+        (ReportState::TooLate, false)
     );
     assert!(missed.last_error.unwrap().contains("35 days"));
     assert_eq!(world.usage("acct").await.1, 7);
@@ -363,7 +363,7 @@ async fn what_was_lost_and_grew_too_old_is_missed(mut world: World) {
     until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
     send_another(&world, 7, now).await;
     world.move_clocks(now + hours(2)).await;
-    until_it_says(&world, 5, ReportState::Missed, "35 days").await;
+    until_it_says(&world, 5, ReportState::TooLate, "35 days").await;
     assert_eq!(world.held("cus_acct", "api_calls").await, 7);
     world.finish().await;
 }

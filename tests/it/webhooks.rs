@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use fake_stripe::{DeliverySnapshot, NewPrice, NewSubscription, WebhookOptions};
 use serde_json::{Value, json};
-use stripe_sandbox::{HeldDelivery, NewPrice, NewSubscription, WebhookSwitches};
 use usage_client::Increment;
 
 use crate::{
@@ -53,7 +53,7 @@ async fn stored(world: &World) -> i64 {
 }
 
 /// The deliveries of the stand-in for Stripe that concern us, once so many were taken.
-async fn deliveries(world: &World, taken: usize) -> Vec<HeldDelivery> {
+async fn deliveries(world: &World, taken: usize) -> Vec<DeliverySnapshot> {
     let stripe = world.stripe();
     stripe.wait_for_webhooks(taken, PATIENCE).await.unwrap();
     stripe.webhook_deliveries().await.unwrap()
@@ -62,7 +62,7 @@ async fn deliveries(world: &World, taken: usize) -> Vec<HeldDelivery> {
 async fn what_happens_at_stripe_is_stored_once_however_it_comes(mut world: World) {
     world.take_webhooks().await;
     let stripe = world.stripe();
-    let switches = WebhookSwitches {
+    let switches = WebhookOptions {
         on_demand: true,
         copies: 3,
         newest_first: true,
@@ -112,7 +112,7 @@ async fn what_happens_at_stripe_is_stored_once_however_it_comes(mut world: World
     let again = stripe.deliver_webhooks().await.unwrap();
     let after = deliveries(&world, sent + again).await;
     assert!(
-        again > 0 && after.iter().all(HeldDelivery::taken),
+        again > 0 && after.iter().all(DeliverySnapshot::taken),
         "{after:?}"
     );
     assert_eq!(stored(&world).await, i64::try_from(events.len()).unwrap());
@@ -125,7 +125,7 @@ async fn thin_events_are_stored_too(mut world: World) {
     let sent = stripe.send_error_report("mtr_1").await.unwrap();
     stripe.send_no_meter_found().await.unwrap();
     let all = deliveries(&world, 2).await;
-    assert!(all.iter().all(HeldDelivery::taken), "{all:?}");
+    assert!(all.iter().all(DeliverySnapshot::taken), "{all:?}");
     let id = sent["id"].as_str().unwrap();
     let named = format!("webhook_events WHERE id = '{id}' AND object = 'mtr_1'");
     assert_eq!(world.rows(&named).await, 1);

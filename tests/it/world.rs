@@ -1,6 +1,6 @@
 //! The world of one test: a database, a stand-in for Stripe, and servers that start, stop and crash.
 //!
-//! Every test ends with [`World::finish`], which checks the ledger law.
+//! Every test ends with [`World::finish`], which checks the ledger check.
 
 pub(crate) mod billing;
 pub(crate) mod http;
@@ -11,7 +11,7 @@ use std::{future::Future, io::Write as _, sync::OnceLock, time::Duration};
 
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use stripe_sandbox::{Control, Sandbox, Settings};
+use fake_stripe::{Control, FakeStripe, Settings};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -119,7 +119,7 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) clock: Clock,
     pub(crate) database_url: String,
-    sandbox: Sandbox,
+    fake_stripe: FakeStripe,
     flags: Vec<String>,
     server: Option<Server>,
     client: OnceLock<UsageClient>,
@@ -151,11 +151,11 @@ impl World {
                 .create_database()
                 .expect("a database"),
         };
-        let sandbox = Sandbox::start(Settings::default())
+        let fake_stripe = FakeStripe::start(Settings::default())
             .await
             .expect("a stand-in for Stripe");
         for event_name in ["api_calls", "llm_tokens"] {
-            sandbox
+            fake_stripe
                 .control()
                 .create_meter(event_name)
                 .await
@@ -165,7 +165,7 @@ impl World {
             engine,
             clock: Clock::system(),
             database_url,
-            sandbox,
+            fake_stripe,
             flags: Vec::new(),
             server: None,
             client: OnceLock::new(),
@@ -181,8 +181,8 @@ impl World {
         let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         flags.extend([
             format!("--database-url={}", self.database_url),
-            format!("--stripe-secret-key={}", self.sandbox.secret_key()),
-            format!("--stripe-api-base={}", self.sandbox.base_url()),
+            format!("--stripe-secret-key={}", self.fake_stripe.secret_key()),
+            format!("--stripe-api-base={}", self.fake_stripe.base_url()),
         ]);
         for flag in &self.flags {
             let name = flag.split('=').next().expect("a name");
@@ -254,11 +254,11 @@ impl World {
 
     /// Where the stand-in for Stripe is, and its key: for calls that the service does not make.
     pub(crate) fn stripe_address(&self) -> (&str, &str) {
-        (self.sandbox.base_url(), self.sandbox.secret_key())
+        (self.fake_stripe.base_url(), self.fake_stripe.secret_key())
     }
 
     pub(crate) fn stripe(&self) -> Control {
-        self.sandbox.control()
+        self.fake_stripe.control()
     }
 
     /// Creates a Stripe customer and links an account to it, billed from 30 days ago.
@@ -359,16 +359,16 @@ impl World {
         .await;
     }
 
-    /// Stops everything and checks the ledger law.
+    /// Stops everything and checks the ledger check.
     pub(crate) async fn finish(mut self) {
         self.stop().await;
         let store = Store::open(&self.database_url, 4)
             .await
             .expect("the database");
-        let law = store.ledger_law().await.expect("the ledger law");
+        let law = store.ledger_totals().await.expect("the ledger check");
         store.close().await.expect("a clean end");
-        assert!(law.holds(), "the ledger law is broken: {law:?}");
-        self.sandbox.stop().await;
+        assert!(law.is_balanced(), "the ledger check is broken: {law:?}");
+        self.fake_stripe.stop().await;
     }
 
     /// Restarts the server at a fixed time, which stands until the clock is set.

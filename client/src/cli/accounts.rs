@@ -2,9 +2,9 @@
 
 use super::{
     Streams,
-    failure::Failure,
-    moment,
+    exit::Failure,
     output::{Format, Rows, maybe, moment as shown},
+    time_arg,
 };
 use crate::{Account, ListAccounts, PutAccount, UsageClient};
 use chrono::{DateTime, Utc};
@@ -60,7 +60,7 @@ struct Put {
     #[arg(long, requires = "customer")]
     subscription: Option<String>,
     /// From when its usage is billed, such as 2026-03-01T12:00:00Z
-    #[arg(long, value_name = "TIME", requires = "customer", value_parser = moment::parse_utc)]
+    #[arg(long, value_name = "TIME", requires = "customer", value_parser = time_arg::parse_utc)]
     bill_from: Option<DateTime<Utc>>,
     /// Only if it has not changed since
     #[arg(long)]

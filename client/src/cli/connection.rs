@@ -1,6 +1,6 @@
 //! Which servers a command talks to, and how.
 
-use super::failure::Failure;
+use super::exit::Failure;
 use crate::UsageClient;
 use clap::Args;
 use std::{fs, path::PathBuf, time::Duration};

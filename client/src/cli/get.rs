@@ -2,9 +2,9 @@
 
 use super::{
     Streams, chart,
-    failure::Failure,
-    moment::{self, Written},
+    exit::Failure,
     output::{Format, Rows, grouped, moment as shown, print_json},
+    time_arg::{self, Written},
 };
 use crate::{Get, Granularity, MeterUsage, Quantities, Usage, UsageClient};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
@@ -24,10 +24,10 @@ pub(super) struct Arguments {
     meter: Option<String>,
     /// From when: 2026-03-01, 2026-03-01T12:00 or 2026-03-01T12:00:00Z; with no period, the current billing
     /// period
-    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse)]
     start: Option<Written>,
     /// Until when, the moment itself not included; the next full hour unless given
-    #[arg(long, value_name = "TIME", value_parser = moment::parse, requires = "start")]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, requires = "start")]
     end: Option<Written>,
     /// With a point for each of these
     #[arg(long, value_enum, default_value_t = By::Total)]

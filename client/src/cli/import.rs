@@ -9,7 +9,7 @@ mod lines;
 mod progress;
 mod row;
 
-use super::{Streams, failure::Failure, output::grouped};
+use super::{Streams, exit::Failure, output::grouped};
 use crate::{Error, UsageClient};
 use batch::{Outgoing, Sender, Tally};
 use clap::{Args, ValueEnum};

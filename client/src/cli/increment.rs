@@ -2,9 +2,9 @@
 
 use super::{
     Streams,
-    failure::Failure,
-    moment,
+    exit::Failure,
     output::{grouped, print_json},
+    time_arg,
 };
 use crate::{Error, Increment, UsageClient};
 use chrono::{DateTime, Utc};
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// When it was used, such as 2026-03-01T12:00:00Z; now unless given
-    #[arg(long, value_name = "TIME", value_parser = moment::parse_utc)]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse_utc)]
     timestamp: Option<DateTime<Utc>>,
     /// Print JSON
     #[arg(long)]

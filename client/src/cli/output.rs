@@ -1,6 +1,6 @@
 //! Rows of values, as a table for people, or as JSON or CSV for programs.
 
-use super::{Streams, failure::Failure};
+use super::{Streams, exit::Failure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};

@@ -2,7 +2,7 @@
 
 use super::{
     Streams,
-    failure::Failure,
+    exit::Failure,
     output::{Rows, grouped, print_json},
 };
 use crate::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportSummary, UsageClient};
@@ -98,7 +98,7 @@ fn counts(summary: &ReportSummary) -> [(&'static str, ReportCount); 6] {
         ("rejected", summary.rejected),
         ("retried_later", summary.retried_later),
         ("not_billable", summary.not_billable),
-        ("unlinked", summary.unlinked),
+        ("no_customer", summary.unlinked),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Streams,
-    failure::Failure,
+    exit::Failure,
     output::{Format, Rows, maybe, moment},
 };
 use crate::{ListReports, ReportKind, ReportState, UsageClient};

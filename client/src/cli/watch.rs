@@ -1,6 +1,6 @@
 //! `usagectl watch`
 
-use super::{Streams, chart, failure::Failure, output::grouped};
+use super::{Streams, chart, exit::Failure, output::grouped};
 use crate::{Get, UsageClient};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;

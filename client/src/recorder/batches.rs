@@ -1,6 +1,6 @@
 //! Batches that were made of sums and are not answered yet, in the order in which they were made.
 
-use super::sums::Sum;
+use super::aggregator::Sum;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},

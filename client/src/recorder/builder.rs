@@ -2,10 +2,10 @@
 
 use super::{
     Recorder, Shared,
+    aggregator::Sums,
     batches::{Batches, Held},
     spool::{Found, Spool},
     stats::Tally,
-    sums::Sums,
     worker,
 };
 use crate::{Error, ErrorKind, UsageClient};

@@ -5,7 +5,7 @@
 //! what the server refused for good is kept as `NAME.refused`, under another key: renamed to `NAME.batch`, it is
 //! sent once more.
 
-use super::{sums::Sum, totals};
+use super::{aggregator::Sum, totals};
 use crate::proto::{IncrementBatchRequest, IncrementRequest};
 use prost::Message as _;
 use prost_types::Timestamp;

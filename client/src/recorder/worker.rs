@@ -2,9 +2,9 @@
 
 use super::{
     Shared,
+    aggregator::Sum,
     batches::{Held, Taken},
     spool::Spool,
-    sums::Sum,
     totals,
 };
 use crate::{Batch, Error, ErrorKind, Increment, IncrementResult, Reason};

@@ -12,7 +12,7 @@ use sea_orm::{
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use tonic::Status;
 use usage_proto::v1;
-use usage_server::{clock::Clock, usage::window::Slots};
+use usage_server::{clock::Clock, domain::window::Slots};
 use uuid::Uuid;
 
 /// The meter of calls that name none.

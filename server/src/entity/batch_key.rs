@@ -1,4 +1,4 @@
-//! What a key of a whole batch stands for, and its results.
+//! What a key of a whole batch is_up_to_date for, and its results.
 
 use sea_orm::entity::prelude::*;
 

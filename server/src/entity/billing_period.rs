@@ -24,7 +24,7 @@ pub(crate) struct Model {
     pub(crate) bills_from: Option<i64>,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) invoice: Option<String>,
-    /// A name of `usage::invoice::InvoiceState`.
+    /// A name of `domain::invoice::InvoiceState`.
     #[sea_orm(column_type = "Text")]
     pub(crate) invoice_state: String,
     pub(crate) draft_until: Option<i64>,

@@ -1,4 +1,4 @@
-//! One group commit: the left side of the ledger law.
+//! One group commit: the left side of the ledger check.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What a key of one increment stands for.
+//! What a key of one increment is_up_to_date for.
 
 use sea_orm::entity::prelude::*;
 

@@ -11,7 +11,7 @@ pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
     pub(crate) report_id: Uuid,
-    /// A name of `usage::decision::Action`.
+    /// A name of `domain::decision::Action`.
     #[sea_orm(column_type = "Text")]
     pub(crate) action: String,
     #[sea_orm(column_type = "Text")]

@@ -24,9 +24,9 @@ pub(crate) struct Model {
     pub(crate) ended_at: Option<i64>,
     pub(crate) synced_at: i64,
     /// Since when somebody needs the truth before the next poll.
-    pub(crate) wanted_at: Option<i64>,
+    pub(crate) sync_requested_at: Option<i64>,
     /// When it was learned that Stripe has its customer no more.
-    pub(crate) customer_gone_at: Option<i64>,
+    pub(crate) customer_deleted_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

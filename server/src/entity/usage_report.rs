@@ -24,7 +24,7 @@ pub(crate) struct Model {
     pub(crate) first_at: i64,
     /// The latest time of its increments.
     pub(crate) last_at: i64,
-    /// A name of `usage::report::State`.
+    /// A name of `domain::report::State`.
     #[sea_orm(column_type = "Text")]
     pub(crate) state: String,
     /// A boundary inside the window was learned too late to cut it.
@@ -47,7 +47,7 @@ pub(crate) struct Model {
     pub(crate) last_error: Option<String>,
     /// The run that closed it.
     pub(crate) run_id: Option<Uuid>,
-    /// A name of `usage::report::Kind`.
+    /// A name of `domain::report::Kind`.
     #[sea_orm(column_type = "Text", default_value = "usage")]
     pub(crate) kind: String,
     /// Why a correction was entered.

@@ -11,21 +11,21 @@ use usage_proto::v1::{
 use super::{page_token, wire};
 use crate::{
     clock::Clock,
+    domain::{
+        account::{Billing, check_stripe_id},
+        increment::check_account_id,
+        invoice::InvoiceState,
+        violation::Violation,
+        window::{Interval, Slots},
+    },
     error::{Error, Result},
     store::{
         Store,
         accounts::{Account, PutAccount},
-        operations::Operation,
-        subscriptions::{Followed, Period},
+        subscription_changes::SubscriptionChange,
+        subscriptions::{Period, SyncedAccount},
     },
-    subscription::{Subscriptions, change::Wanted},
-    usage::{
-        account::{Billing, check_stripe_id},
-        increment::check_account_id,
-        invoice::InvoiceState,
-        refusal::Refusal,
-        window::{Interval, Slots},
-    },
+    workers::subscription::{Subscriptions, change::RequestedChange},
 };
 
 /// Billing periods that one account shows.
@@ -44,18 +44,18 @@ pub(crate) struct AccountRpc {
     pub(crate) clock: Clock,
 }
 
-fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, Refusal> {
+fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, Violation> {
     check_account_id(&request.account_id)?;
     let mut put = PutAccount {
         account_id: request.account_id,
         billing: Billing::Free,
         current_period: None,
-        living: None,
+        live: None,
         bill_from: None,
         etag: (!request.etag.is_empty()).then_some(request.etag),
     };
     match request.billing {
-        None => Err(Refusal::invalid(
+        None => Err(Violation::invalid(
             "billing",
             "billing is missing: give stripe or free",
         )),
@@ -84,7 +84,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
     }
 }
 
-fn account(account: Account, followed: Option<v1::Subscription>) -> v1::Account {
+fn account(account: Account, synced: Option<v1::Subscription>) -> v1::Account {
     let etag = account.etag();
     let valid_from = wire::timestamp(account.link.valid_from);
     let billing = match account.link.billing {
@@ -110,19 +110,19 @@ fn account(account: Account, followed: Option<v1::Subscription>) -> v1::Account 
         etag,
         valid_from: Some(valid_from),
         updated_at: Some(wire::timestamp(account.link.recorded_at)),
-        subscription: followed,
+        subscription: synced,
     }
 }
 
-fn with_subscription(of: Account, mut rows: Vec<(Followed, Vec<Period>)>) -> v1::Account {
+fn with_subscription(of: Account, mut rows: Vec<(SyncedAccount, Vec<Period>)>) -> v1::Account {
     rows.retain(|(row, _)| Some(row.customer.as_str()) == of.link.billing.customer());
     // The one that lives; else the one that ended last.
     rows.sort_by_key(|(row, _)| (row.ended_at.is_none(), row.ended_at, row.synced_at));
     account(of, rows.pop().map(subscription))
 }
 
-/// The subscription that is followed, and what is known of its periods.
-fn subscription((row, mut periods): (Followed, Vec<Period>)) -> v1::Subscription {
+/// The subscription that is synced, and what is known of its periods.
+fn subscription((row, mut periods): (SyncedAccount, Vec<Period>)) -> v1::Subscription {
     periods.sort_by_key(|period| std::cmp::Reverse(period.period_start));
     periods.truncate(PERIODS_SHOWN);
     v1::Subscription {
@@ -155,21 +155,21 @@ fn billing_period(row: Period) -> v1::BillingPeriod {
     }
 }
 
-fn change(operation: Operation) -> v1::SubscriptionChange {
+fn change(change: SubscriptionChange) -> v1::SubscriptionChange {
     v1::SubscriptionChange {
-        id: operation.id.to_string(),
-        subscription: operation.subscription,
-        boundary: Some(wire::timestamp(operation.boundary_at)),
-        finished_at: operation.finished_at.map(wire::timestamp),
-        requested_by: operation.requested_by,
+        id: change.id.to_string(),
+        subscription: change.subscription,
+        boundary: Some(wire::timestamp(change.boundary_at)),
+        finished_at: change.finished_at.map(wire::timestamp),
+        requested_by: change.requested_by,
     }
 }
 
-fn check_requester(requested_by: &str) -> std::result::Result<(), Refusal> {
+fn check_requester(requested_by: &str) -> std::result::Result<(), Violation> {
     if requested_by.chars().count() <= MAX_REQUESTER_CHARS {
         return Ok(());
     }
-    Err(Refusal::invalid(
+    Err(Violation::invalid(
         "requested_by",
         format!(
             "requested_by has {} characters; at most {MAX_REQUESTER_CHARS} are taken",
@@ -178,9 +178,9 @@ fn check_requester(requested_by: &str) -> std::result::Result<(), Refusal> {
     ))
 }
 
-fn check_prices(prices: &[String]) -> std::result::Result<(), Refusal> {
+fn check_prices(prices: &[String]) -> std::result::Result<(), Violation> {
     if !(1..=MAX_PRICES).contains(&prices.len()) {
-        return Err(Refusal::invalid(
+        return Err(Violation::invalid(
             "prices",
             format!("{} prices are given; give 1 to {MAX_PRICES}", prices.len()),
         ));
@@ -193,14 +193,14 @@ fn check_prices(prices: &[String]) -> std::result::Result<(), Refusal> {
 impl AccountRpc {
     /// An account on the wire, with the subscription that it follows.
     async fn shown(&self, of: Account) -> Result<v1::Account> {
-        let rows = self.store.followed(&[&of.id], self.clock.now()).await?;
+        let rows = self.store.synced(&[&of.id], self.clock.now()).await?;
         Ok(with_subscription(of, rows))
     }
 
     async fn shown_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
         let ids: Vec<&str> = all.iter().map(|account| account.id.as_str()).collect();
-        let rows = self.store.followed(&ids, self.clock.now()).await?;
-        let mut by_account: HashMap<String, Vec<(Followed, Vec<Period>)>> = HashMap::new();
+        let rows = self.store.synced(&ids, self.clock.now()).await?;
+        let mut by_account: HashMap<String, Vec<(SyncedAccount, Vec<Period>)>> = HashMap::new();
         for row in rows {
             by_account
                 .entry(row.0.account_id.clone())
@@ -224,34 +224,34 @@ impl AccountRpc {
 
     /// What Stripe says decides from when a new link bills, unless the caller says it.
     async fn put(&self, mut put: PutAccount) -> Result<Account> {
-        let facts = match (&self.subscriptions, &put.billing) {
+        let snapshot = match (&self.subscriptions, &put.billing) {
             (Some(subscriptions), Billing::Stripe { .. }) => {
                 match subscriptions.look_up(&put.billing).await {
-                    Ok(facts) => facts,
+                    Ok(snapshot) => snapshot,
                     // Nothing hangs on it: the sync finds out later.
                     Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
-                    Err(_) if self.stands(&put).await? => None,
+                    Err(_) if self.is_up_to_date(&put).await? => None,
                     Err(error) => return Err(error.into()),
                 }
             }
             _ => None,
         };
-        let living = facts.filter(|facts| facts.is_live);
-        put.living.clone_from(&living);
+        let live = snapshot.filter(|snapshot| snapshot.is_live);
+        put.live.clone_from(&live);
         let account = self
             .store
             .put_account(&put, self.slots, || self.clock.now())
             .await?;
-        if let Some(facts) = living {
+        if let Some(snapshot) = live {
             let now = self.clock.now();
             self.store
-                .apply_facts(&put.account_id, &facts, self.slots, now)
+                .apply_snapshot(&put.account_id, &snapshot, self.slots, now)
                 .await?;
         }
         Ok(account)
     }
 
-    async fn stands(&self, put: &PutAccount) -> Result<bool> {
+    async fn is_up_to_date(&self, put: &PutAccount) -> Result<bool> {
         let before = self.store.find_account(&put.account_id).await?;
         Ok(before.is_some_and(|before| before.link.billing == put.billing))
     }
@@ -292,7 +292,7 @@ impl AccountService for AccountRpc {
             .subscriptions()?
             .change(
                 &request.account_id,
-                Wanted::Prices(request.prices),
+                RequestedChange::Prices(request.prices),
                 request.requested_by,
             )
             .await?;
@@ -311,15 +311,15 @@ impl AccountService for AccountRpc {
         check_requester(&request.requested_by).map_err(Error::from)?;
         let wanted = match request.when {
             None => {
-                let refusal =
-                    Refusal::invalid("when", "when is missing: give now or at_period_end");
-                return Err(Error::from(refusal).into());
+                let violation =
+                    Violation::invalid("when", "when is missing: give now or at_period_end");
+                return Err(Error::from(violation).into());
             }
-            Some(When::Now(now)) => Wanted::CancelNow {
+            Some(When::Now(now)) => RequestedChange::CancelNow {
                 invoice_now: now.invoice_now.unwrap_or(true),
                 prorate: now.prorate,
             },
-            Some(When::AtPeriodEnd(_)) => Wanted::CancelAtPeriodEnd,
+            Some(When::AtPeriodEnd(_)) => RequestedChange::CancelAtPeriodEnd,
         };
         let done = self
             .subscriptions()?

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::usage::refusal::{Reason, Refusal};
+use crate::domain::violation::{Reason, Violation};
 
 /// How many hexadecimal digits of the digest of filter and position a token carries.
 const DIGEST_CHARS: usize = 16;
@@ -14,11 +14,11 @@ const DEFAULT_PAGE: u64 = 100;
 const MAX_PAGE: u64 = 1_000;
 
 /// The size of a page that a request means.
-pub(super) fn page_size(asked: i32) -> Result<u64, Refusal> {
+pub(super) fn page_size(asked: i32) -> Result<u64, Violation> {
     match u64::try_from(asked) {
         Ok(0) => Ok(DEFAULT_PAGE),
         Ok(size) => Ok(size.min(MAX_PAGE)),
-        Err(_) => Err(Refusal::invalid(
+        Err(_) => Err(Violation::invalid(
             "page_size",
             format!("page_size is {asked}; it must be 0 for {DEFAULT_PAGE}, or 1 to {MAX_PAGE}"),
         )),
@@ -31,22 +31,22 @@ pub(super) fn encode(filter: &str, position: &str) -> String {
 }
 
 /// The position of a token; `None` for the first page.
-pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Refusal> {
+pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Violation> {
     if token.is_empty() {
         return Ok(None);
     }
-    let refusal = || {
-        Refusal::new(
+    let violation = || {
+        Violation::new(
             Reason::PageTokenInvalid,
             "page_token",
             "page_token is damaged or belongs to another filter; begin again without it",
         )
     };
-    let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(refusal)?;
+    let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(violation)?;
     let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
-    let position = position.ok_or_else(refusal)?;
+    let position = position.ok_or_else(violation)?;
     if head != digest(filter, &position) {
-        return Err(refusal());
+        return Err(violation());
     }
     Ok(Some(position))
 }

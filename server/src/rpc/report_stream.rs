@@ -12,10 +12,10 @@ use usage_proto::v1::{self, force_report_response::Event as Wire};
 
 use super::wire;
 use crate::{
+    domain::{increment::check_account_id, violation::Violation},
     error::Result,
-    reporter::progress::{RunEvent, Summary},
     store::close::Scope,
-    usage::{increment::check_account_id, refusal::Refusal},
+    workers::run_watch::{RunEvent, Summary},
 };
 
 /// The most accounts that one call may name.
@@ -49,21 +49,21 @@ impl Stream for ReportStream {
 /// Whose reports a request means; `None` when it watches a run instead.
 pub(super) fn scope(
     request: &v1::ForceReportRequest,
-) -> std::result::Result<Option<Scope>, Refusal> {
+) -> std::result::Result<Option<Scope>, Violation> {
     let named = [
         !request.account_ids.is_empty(),
         request.all,
         !request.run_id.is_empty(),
     ];
     if named.iter().filter(|is_given| **is_given).count() != 1 {
-        return Err(Refusal::invalid(
+        return Err(Violation::invalid(
             "account_ids",
             "give exactly one of account_ids, all and run_id",
         ));
     }
     if !request.run_id.is_empty() {
         return if request.dry_run {
-            Err(Refusal::invalid(
+            Err(Violation::invalid(
                 "dry_run",
                 "dry_run starts nothing, so it cannot watch a run_id",
             ))
@@ -75,7 +75,7 @@ pub(super) fn scope(
         return Ok(Some(Scope::All));
     }
     if request.account_ids.len() > MAX_ACCOUNTS {
-        return Err(Refusal::invalid(
+        return Err(Violation::invalid(
             "account_ids",
             format!(
                 "account_ids holds {} accounts; it may hold at most {MAX_ACCOUNTS}",

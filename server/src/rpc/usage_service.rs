@@ -10,34 +10,34 @@ use uuid::Uuid;
 use super::{
     page_token,
     report_stream::{ReportStream, scope},
-    wire, wire_reconcile,
+    wire, wire_reconciliation,
 };
 use crate::{
     clock::Clock,
+    domain::{
+        correction::{Correction, check_asker, check_reason},
+        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
+        meter::Meters,
+        violation::Violation,
+        window::Slots,
+    },
     error::{Error, Result},
-    ledger::Ledger,
-    reconciling::Reconciler,
-    reporter::Reporter,
-    show,
+    ingest::WriteBatcher,
+    reconciliation::Reconciler,
     store::{
         Store,
         decisions::NewDecision,
         reports::{Report, ReportFilter},
     },
-    usage::{
-        correction::{Correction, check_asker, check_reason},
-        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
-        meter::Meters,
-        refusal::Refusal,
-        window::Slots,
-    },
+    usage_query,
+    workers::reporter::Reporter,
 };
 
 /// Serves `usage.v1.UsageService`.
 #[derive(Debug)]
 pub(crate) struct UsageRpc {
     pub(crate) store: Store,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) ledger: Arc<WriteBatcher>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) meters: Arc<Meters>,
@@ -46,15 +46,18 @@ pub(crate) struct UsageRpc {
 }
 
 impl UsageRpc {
-    fn parse(&self, request: v1::IncrementRequest) -> std::result::Result<Increment, Vec<Refusal>> {
-        let raw = wire::raw_increment(request).map_err(|refusal| vec![refusal])?;
+    fn parse(
+        &self,
+        request: v1::IncrementRequest,
+    ) -> std::result::Result<Increment, Vec<Violation>> {
+        let raw = wire::raw_increment(request).map_err(|violation| vec![violation])?;
         Increment::parse(raw, &self.meters, self.clock.now())
     }
 
     fn parse_batch(&self, request: v1::IncrementBatchRequest) -> Result<Batch> {
         let count = request.increments.len();
         if !(1..=MAX_BATCH).contains(&count) {
-            return Err(Refusal::invalid(
+            return Err(Violation::invalid(
                 "increments",
                 format!("increments holds {count} items; it must hold 1 to {MAX_BATCH}"),
             )
@@ -65,11 +68,11 @@ impl UsageRpc {
             key: request.idempotency_key.as_str().into(),
             fingerprint: fingerprint(&request.increments),
         });
-        let first = |mut refusals: Vec<Refusal>| {
-            if refusals.is_empty() {
-                Refusal::invalid("increments", "not valid")
+        let first = |mut violations: Vec<Violation>| {
+            if violations.is_empty() {
+                Violation::invalid("increments", "not valid")
             } else {
-                refusals.swap_remove(0)
+                violations.swap_remove(0)
             }
         };
         let items = request
@@ -131,12 +134,12 @@ fn increment_result(outcome: Outcome) -> v1::IncrementResult {
     let (outcome, error) = match outcome {
         Outcome::Counted => (v1::IncrementOutcome::Counted, None),
         Outcome::Duplicate => (v1::IncrementOutcome::Duplicate, None),
-        Outcome::Refused(refusal) => (
+        Outcome::Refused(violation) => (
             v1::IncrementOutcome::Refused,
             Some(v1::IncrementError {
-                reason: wire::reason(refusal.reason).into(),
-                field: refusal.field,
-                message: refusal.message,
+                reason: wire::reason(violation.reason).into(),
+                field: violation.field,
+                message: violation.message,
             }),
         ),
     };
@@ -156,7 +159,7 @@ impl UsageService for UsageRpc {
         match self.ledger.count(increment).await? {
             Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
             Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
-            Outcome::Refused(refusal) => Err(Error::from(refusal).into()),
+            Outcome::Refused(violation) => Err(Error::from(violation).into()),
         }
     }
 
@@ -186,14 +189,14 @@ impl UsageService for UsageRpc {
             .map(|period| wire::interval("period", period))
             .transpose()
             .map_err(Error::from)?;
-        let asked = show::Question {
+        let asked = usage_query::Question {
             account_id: request.account_id,
             meter: request.meter,
             period,
             granularity,
             zone: request.time_zone,
         };
-        let shown = show::show(
+        let shown = usage_query::show(
             &self.store,
             &self.meters,
             self.slots,
@@ -276,8 +279,8 @@ impl UsageService for UsageRpc {
         request: Request<v1::ReconcileRequest>,
     ) -> std::result::Result<Response<v1::ReconcileResponse>, Status> {
         let request = request.into_inner();
-        let question = wire_reconcile::question(&request)?;
-        let limit = wire_reconcile::page_size(request.page_size).map_err(Error::from)?;
+        let question = wire_reconciliation::question(&request)?;
+        let limit = wire_reconciliation::page_size(request.page_size).map_err(Error::from)?;
         let name = format!("reconcile {question:?}");
         let after = page_token::decode(&name, &request.page_token)
             .map_err(Error::from)?
@@ -287,7 +290,7 @@ impl UsageService for UsageRpc {
             .page(&question, &after, limit, self.clock.now())
             .await?;
         Ok(Response::new(v1::ReconcileResponse {
-            rows: rows.into_iter().map(wire_reconcile::row).collect(),
+            rows: rows.into_iter().map(wire_reconciliation::row).collect(),
             next_page_token: next
                 .map(|last| page_token::encode(&name, &last))
                 .unwrap_or_default(),
@@ -325,7 +328,7 @@ fn address<T>(request: &Request<T>) -> String {
 
 fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
     let report_id = Uuid::parse_str(&request.report_id)
-        .map_err(|_| Error::ReportNotFound(crate::usage::refusal::shown(&request.report_id)))?;
+        .map_err(|_| Error::ReportNotFound(crate::domain::violation::shown(&request.report_id)))?;
     let action = wire::action(request.action)?;
     check_reason(&request.reason)?;
     check_asker(&request.requested_by)?;
@@ -338,7 +341,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
 }
 
 fn run_id(text: &str) -> Result<Uuid> {
-    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::usage::refusal::shown(text)))
+    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::domain::violation::shown(text)))
 }
 
 fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
@@ -363,7 +366,7 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
     })
 }
 
-fn meter_usage(meter: show::MeterUsage) -> v1::MeterUsage {
+fn meter_usage(meter: usage_query::MeterUsage) -> v1::MeterUsage {
     v1::MeterUsage {
         meter: meter.meter.to_string(),
         unit: meter.unit.to_string(),
@@ -379,7 +382,7 @@ fn meter_usage(meter: show::MeterUsage) -> v1::MeterUsage {
     }
 }
 
-fn quantities(sums: show::Quantities) -> v1::Quantities {
+fn quantities(sums: usage_query::Quantities) -> v1::Quantities {
     v1::Quantities {
         total: sums.total(),
         reported: sums.reported,

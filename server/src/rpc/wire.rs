@@ -4,25 +4,25 @@ use prost_types::Timestamp;
 use usage_proto::v1;
 
 use crate::{
-    reporter::progress::Count,
-    store::{decisions::Decision, reports::Report},
-    usage::{
+    domain::{
         Millis, SECOND_MS,
         correction::RawCorrection,
         decision::Action,
         increment::RawIncrement,
         period::Granularity,
-        refusal::{Reason, Refusal},
         report::{Kind, State, identifier},
+        violation::{Reason, Violation},
         window::Interval,
     },
+    store::{decisions::Decision, reports::Report},
+    workers::run_watch::Count,
 };
 
-const NANOS_A_MILLI: i64 = 1_000_000;
+const NANOS_PER_MILLI: i64 = 1_000_000;
 
 /// A moment on the wire.
 pub(super) fn timestamp(at: Millis) -> Timestamp {
-    let nanos = at.rem_euclid(SECOND_MS).saturating_mul(NANOS_A_MILLI);
+    let nanos = at.rem_euclid(SECOND_MS).saturating_mul(NANOS_PER_MILLI);
     Timestamp {
         seconds: at.div_euclid(SECOND_MS),
         nanos: i32::try_from(nanos).unwrap_or(0),
@@ -30,11 +30,11 @@ pub(super) fn timestamp(at: Millis) -> Timestamp {
 }
 
 /// A moment from the wire, truncated to milliseconds.
-pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Refusal> {
+pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Violation> {
     // The range of google.protobuf.Timestamp: the years 1 to 9999.
     const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
     if !SECONDS.contains(&timestamp.seconds) || !(0..1_000_000_000).contains(&timestamp.nanos) {
-        return Err(Refusal::invalid(
+        return Err(Violation::invalid(
             field,
             format!(
                 "{field} of {} s and {} ns is not a timestamp between the years 1 and 9999",
@@ -42,7 +42,7 @@ pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Refus
             ),
         ));
     }
-    let millis = i64::from(timestamp.nanos) / NANOS_A_MILLI;
+    let millis = i64::from(timestamp.nanos) / NANOS_PER_MILLI;
     Ok(timestamp
         .seconds
         .saturating_mul(SECOND_MS)
@@ -58,12 +58,12 @@ pub(super) fn period(interval: Interval) -> v1::Period {
 }
 
 /// A period from the wire; both edges are needed.
-pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Refusal> {
+pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Violation> {
     let edge = |name: &str, edge: &Option<Timestamp>| {
         let field = format!("{field}.{name}");
         match edge {
             Some(edge) => millis(&field, edge),
-            None => Err(Refusal::invalid(
+            None => Err(Violation::invalid(
                 field.clone(),
                 format!("{field} is missing"),
             )),
@@ -74,12 +74,12 @@ pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Ref
         end: edge("end", &period.end)?,
     };
     if interval.start >= interval.end {
-        return Err(Refusal::invalid(
+        return Err(Violation::invalid(
             field,
             format!(
                 "{field}.end {} must be later than {field}.start {}",
-                crate::usage::period::rfc3339(interval.end),
-                crate::usage::period::rfc3339(interval.start)
+                crate::domain::period::rfc3339(interval.end),
+                crate::domain::period::rfc3339(interval.start)
             ),
         ));
     }
@@ -87,7 +87,7 @@ pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Ref
 }
 
 /// An increment as the domain parses it.
-pub(super) fn raw_increment(request: v1::IncrementRequest) -> Result<RawIncrement, Refusal> {
+pub(super) fn raw_increment(request: v1::IncrementRequest) -> Result<RawIncrement, Violation> {
     let stated_at = request
         .timestamp
         .as_ref()
@@ -115,24 +115,27 @@ const STATES: [(State, v1::UsageReportState); 13] = [
     (State::Sending, v1::UsageReportState::Sending),
     (State::Accepted, v1::UsageReportState::Accepted),
     (State::Confirmed, v1::UsageReportState::Confirmed),
-    (State::Short, v1::UsageReportState::Short),
+    (State::Missing, v1::UsageReportState::Missing),
     (State::Rejected, v1::UsageReportState::Rejected),
-    (State::Parked, v1::UsageReportState::Parked),
+    (
+        State::CustomerDeleted,
+        v1::UsageReportState::CustomerDeleted,
+    ),
     (State::Unknown, v1::UsageReportState::Unknown),
     (State::NotBillable, v1::UsageReportState::NotBillable),
-    (State::Unlinked, v1::UsageReportState::Unlinked),
-    (State::Missed, v1::UsageReportState::Missed),
+    (State::NoCustomer, v1::UsageReportState::NoCustomer),
+    (State::TooLate, v1::UsageReportState::TooLate),
     (State::WrittenOff, v1::UsageReportState::WrittenOff),
 ];
 
 /// A state of the wire that a filter names.
-pub(super) fn state(number: i32) -> Result<State, Refusal> {
+pub(super) fn state(number: i32) -> Result<State, Violation> {
     STATES
         .iter()
         .find(|(_, wire)| i32::from(*wire) == number)
         .map(|(state, _)| *state)
         .ok_or_else(|| {
-            Refusal::invalid(
+            Violation::invalid(
                 "states",
                 format!("states holds {number}, which is not a state of a usage report"),
             )
@@ -149,13 +152,13 @@ const ACTIONS: [(Action, v1::ResolveAction); 3] = [
 ];
 
 /// What the wire says is to be done with a report.
-pub(super) fn action(number: i32) -> Result<Action, Refusal> {
+pub(super) fn action(number: i32) -> Result<Action, Violation> {
     ACTIONS
         .iter()
         .find(|(_, wire)| i32::from(*wire) == number)
         .map(|(action, _)| *action)
         .ok_or_else(|| {
-            Refusal::invalid(
+            Violation::invalid(
                 "action",
                 format!(
                     "action is {number}; it must be RETRY, BILL_IN_CURRENT_PERIOD or WRITE_OFF"
@@ -165,12 +168,12 @@ pub(super) fn action(number: i32) -> Result<Action, Refusal> {
 }
 
 /// A kind of the wire that a filter names; unspecified means any.
-pub(super) fn kind(number: i32) -> Result<Option<Kind>, Refusal> {
+pub(super) fn kind(number: i32) -> Result<Option<Kind>, Violation> {
     match v1::UsageReportKind::try_from(number) {
         Ok(v1::UsageReportKind::Unspecified) => Ok(None),
         Ok(v1::UsageReportKind::Usage) => Ok(Some(Kind::Usage)),
         Ok(v1::UsageReportKind::Correction) => Ok(Some(Kind::Correction)),
-        Err(_) => Err(Refusal::invalid(
+        Err(_) => Err(Violation::invalid(
             "kind",
             format!("kind is {number}, which is not a kind of usage report"),
         )),
@@ -181,7 +184,7 @@ pub(super) fn kind(number: i32) -> Result<Option<Kind>, Refusal> {
 pub(super) fn raw_correction(
     request: v1::CorrectRequest,
     address: String,
-) -> Result<RawCorrection, Refusal> {
+) -> Result<RawCorrection, Violation> {
     let stated_at = request
         .time
         .as_ref()
@@ -204,9 +207,9 @@ pub(super) fn asker(named: String, address: String) -> String {
 }
 
 /// A granularity of the wire, and the one it stands for.
-pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Refusal> {
+pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Violation> {
     let wire = v1::Granularity::try_from(number).map_err(|_| {
-        Refusal::invalid(
+        Violation::invalid(
             "granularity",
             format!("granularity is {number}, which is not one"),
         )

@@ -10,19 +10,19 @@ use sea_orm::{
 use super::{
     Store,
     boundaries::{bump_version, link, read_links},
-    operations::has_unfinished,
-    recut::{mark_straddled, recut_open_reports, relink_reports},
-    subscriptions::record_facts,
+    reassign::{mark_straddled, reassign_open_reports, relink_reports},
+    subscription_changes::has_unfinished,
+    subscriptions::record_snapshot,
 };
 use crate::{
-    entity::{account_link, billing_period, customer, usage_report},
-    error::{Error, Result},
-    usage::{
+    domain::{
         Millis, SECOND_MS,
         account::{Billing, Link, billed_until, valid_from},
-        subscription::Facts,
+        subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
     },
+    entity::{account_link, billing_period, customer, usage_report},
+    error::{Error, Result},
 };
 
 /// The subscription item of a period while nobody has said which it is.
@@ -41,8 +41,8 @@ pub(crate) struct PutAccount {
     pub(crate) billing: Billing,
     /// The current billing period, where it is known.
     pub(crate) current_period: Option<Interval>,
-    /// The living subscription that it follows, as Stripe says, where it was asked.
-    pub(crate) living: Option<Facts>,
+    /// The live subscription that it follows, as Stripe says, where it was asked.
+    pub(crate) live: Option<SubscriptionSnapshot>,
     /// From when it bills, where it is stated.
     pub(crate) bill_from: Option<Millis>,
     /// The etag that the caller read, where it cares.
@@ -82,7 +82,7 @@ impl Store {
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<Account> {
         let tx = self.begin_moving_boundaries().await?;
-        let now = moment_behind_usage(&tx, &put.account_id, clock()).await?;
+        let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;
         let links = read_links(&tx, std::iter::once(put.account_id.as_str()))
@@ -107,10 +107,12 @@ impl Store {
         if !is_same_link {
             let from = match &put.billing {
                 Billing::Stripe { customer, .. } => {
-                    let period_start = put
-                        .current_period
-                        .map(|period| period.start)
-                        .or_else(|| put.living.as_ref().and_then(Facts::charges_since));
+                    let period_start =
+                        put.current_period.map(|period| period.start).or_else(|| {
+                            put.live
+                                .as_ref()
+                                .and_then(SubscriptionSnapshot::charges_since)
+                        });
                     let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
                     valid_from(
                         &links,
@@ -133,15 +135,15 @@ impl Store {
             upsert_period(&tx, &put.account_id, period, now).await?;
         }
         // In the same moment: a report that the link makes billable needs its period to be told from older ones.
-        if let Some(facts) = &put.living
+        if let Some(snapshot) = &put.live
             && !has_unfinished(&tx, &put.account_id).await?
         {
-            let (_, moved) = record_facts(&tx, &put.account_id, facts, now).await?;
+            let (_, moved) = record_snapshot(&tx, &put.account_id, snapshot, now).await?;
             for boundary in moved {
                 mark_straddled(&tx, &put.account_id, boundary).await?;
             }
         }
-        recut_open_reports(&tx, &put.account_id, slots, now).await?;
+        reassign_open_reports(&tx, &put.account_id, slots, now).await?;
         if !is_same_link {
             relink_reports(&tx, &put.account_id, now).await?;
         }
@@ -236,7 +238,7 @@ pub(super) async fn taken_until(
 
 /// The first moment at or after `now` that lies behind all usage counted so far, where replicas' clocks and
 /// the length of a millisecond are the only difference. Usage that a caller dated further ahead stays ahead.
-pub(super) async fn moment_behind_usage(
+pub(super) async fn first_free_instant(
     tx: &DatabaseTransaction,
     account_id: &str,
     now: Millis,
@@ -254,13 +256,14 @@ pub(super) async fn moment_behind_usage(
     Ok(Ord::max(now, behind))
 }
 
-/// Whether putting `wanted` changes nothing: an end that Stripe said stands until Stripe says otherwise.
-fn is_same_billing(stands: &Billing, wanted: &Billing) -> bool {
-    match (stands, wanted) {
+/// Whether putting `wanted` changes nothing: an end that Stripe said is_up_to_date until Stripe says otherwise.
+fn is_same_billing(is_up_to_date: &Billing, wanted: &Billing) -> bool {
+    match (is_up_to_date, wanted) {
         (Billing::Ended { .. }, Billing::Stripe { .. }) => {
-            stands.customer() == wanted.customer() && stands.subscription() == wanted.subscription()
+            is_up_to_date.customer() == wanted.customer()
+                && is_up_to_date.subscription() == wanted.subscription()
         }
-        _ => stands == wanted,
+        _ => is_up_to_date == wanted,
     }
 }
 

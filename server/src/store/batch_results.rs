@@ -2,13 +2,13 @@
 
 use sea_orm::DbErr;
 
-use crate::usage::{
+use crate::domain::{
     increment::Outcome,
-    refusal::{Reason, Refusal},
+    violation::{Reason, Violation},
 };
 
 /// What of a batch was not simply counted: `[index]` for a duplicate, `[index, reason, field, message]`
-/// for a refusal; empty when everything counted.
+/// for a violation; empty when everything counted.
 pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
     let rows: Vec<serde_json::Value> = outcomes
         .iter()
@@ -16,11 +16,11 @@ pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
         .filter_map(|(index, outcome)| match outcome {
             Outcome::Counted => None,
             Outcome::Duplicate => Some(serde_json::json!([index])),
-            Outcome::Refused(refusal) => Some(serde_json::json!([
+            Outcome::Refused(violation) => Some(serde_json::json!([
                 index,
-                refusal.reason.name(),
-                refusal.field,
-                refusal.message
+                violation.reason.name(),
+                violation.field,
+                violation.message
             ])),
         })
         .collect();
@@ -49,7 +49,7 @@ pub(super) fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbE
             .ok_or_else(damaged)?;
         let text = |at: usize| row.get(at).and_then(serde_json::Value::as_str);
         *place = match (text(1), text(2), text(3)) {
-            (Some(reason), Some(field), Some(message)) => Outcome::Refused(Refusal::new(
+            (Some(reason), Some(field), Some(message)) => Outcome::Refused(Violation::new(
                 Reason::from_name(reason).ok_or_else(damaged)?,
                 field,
                 message,
@@ -69,7 +69,7 @@ mod tests {
         let outcomes = vec![
             Outcome::Counted,
             Outcome::Duplicate,
-            Outcome::Refused(Refusal::invalid("quantity", "quantity is 0")),
+            Outcome::Refused(Violation::invalid("quantity", "quantity is 0")),
             Outcome::Counted,
         ];
         assert_eq!(

@@ -10,12 +10,12 @@ use sea_orm::{
 };
 
 use crate::{
-    entity::{account_link, billing_period, boundary_version},
-    usage::{
+    domain::{
         DAY_MS, Millis,
         account::{Billing, Link},
         window::Boundaries,
     },
+    entity::{account_link, billing_period, boundary_version},
 };
 
 /// How many accounts' boundaries a replica remembers.
@@ -23,7 +23,7 @@ const REMEMBERED_ACCOUNTS: u64 = 100_000;
 /// Boundaries older than this cut no window that can still be counted in.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// How many accounts one query asks for: well below what the engines bind.
-const ACCOUNTS_A_QUERY: usize = 1_000;
+const ACCOUNTS_PER_QUERY: usize = 1_000;
 
 /// What a replica remembers of boundaries, each with the version it was read at.
 ///
@@ -65,7 +65,7 @@ impl BoundaryCache {
                 }
             }
         }
-        for accounts in missing.chunks(ACCOUNTS_A_QUERY) {
+        for accounts in missing.chunks(ACCOUNTS_PER_QUERY) {
             for (account, boundaries) in read(tx, accounts, now).await? {
                 self.0
                     .insert(Arc::clone(&account), (version, Arc::clone(&boundaries)));

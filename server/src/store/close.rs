@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use super::{Store, boundaries::read_links};
 use crate::{
-    entity::{report_run, usage_report},
-    usage::{
+    domain::{
         DAY_MS, MINUTE_MS, Millis,
-        account::{Standing, standing_at},
-        report::{Event, State},
+        account::{BillingTarget, billing_target_at},
+        report::{State, Transition},
     },
+    entity::{report_run, usage_report},
 };
 
 /// How long after a billing period's end its usage is closed: increments under way arrive until then.
@@ -24,7 +24,7 @@ const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
 /// Billing periods that ended longer ago have nothing that can still be counted in.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// How many open reports one transaction closes.
-const REPORTS_A_PAGE: u64 = 200;
+const REPORTS_PER_PAGE: u64 = 200;
 
 /// Whose reports are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Store {
             );
         }
         let reports = query
-            .limit(REPORTS_A_PAGE)
+            .limit(REPORTS_PER_PAGE)
             .lock_exclusive()
             .all(&tx)
             .await?;
@@ -106,7 +106,7 @@ impl Store {
             .exec(&tx)
             .await?;
         tx.commit().await?;
-        let is_full = u64::try_from(reports.len()).is_ok_and(|len| len == REPORTS_A_PAGE);
+        let is_full = u64::try_from(reports.len()).is_ok_and(|len| len == REPORTS_PER_PAGE);
         let next = reports.last().filter(|_| is_full).map(|last| {
             OpenCursor(
                 last.account_id.clone(),
@@ -180,12 +180,12 @@ pub(super) async fn close_reports(
     let mut alike: HashMap<(State, Option<String>), Vec<&usage_report::Model>> = HashMap::new();
     for report in reports {
         let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
-        let standing = standing_at(own, report.first_at);
-        let customer = match &standing {
-            Standing::Billed(customer) => Some(customer.clone()),
-            Standing::Unlinked | Standing::NotBillable => None,
+        let target = billing_target_at(own, report.first_at);
+        let customer = match &target {
+            BillingTarget::Billed(customer) => Some(customer.clone()),
+            BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
         };
-        let Some(state) = State::Open.after(&Event::Close(standing)) else {
+        let Some(state) = State::Open.after(&Transition::Close(target)) else {
             continue;
         };
         alike.entry((state, customer)).or_default().push(report);

@@ -5,17 +5,20 @@
 use sea_orm::{ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait as _};
 use uuid::Uuid;
 
-use super::{Store, boundaries::BoundaryCache, bulk::add_to_open_reports, overflow, plan::Plan};
+use super::{
+    Store, batch_sql::add_to_open_reports, boundaries::BoundaryCache, dedupe::Dedupe,
+    report_rollover,
+};
 use crate::{
-    entity::commit,
-    error::database_code,
-    usage::{
+    domain::{
         Millis,
         increment::{Batch, Increment, Outcome},
-        refusal::Refusal,
         report::{CLOSE_AT_ONCE_MS, MAX_REPORT_QUANTITY},
+        violation::Violation,
         window::Slots,
     },
+    entity::commit,
+    error::database_code,
 };
 
 /// What one call brings into a group.
@@ -40,7 +43,7 @@ pub(crate) enum EntryOutcome {
         items: Vec<Outcome>,
     },
     /// The batch's key stands for other content.
-    BatchRefused(Refusal),
+    BatchRefused(Violation),
 }
 
 /// Calls that share a transaction.
@@ -106,16 +109,16 @@ impl Store {
         careful: bool,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         let tx = self.begin_within_boundaries().await?;
-        let mut plan = Plan::new(group);
-        plan.settle_batch_keys(&tx, options.now).await?;
-        plan.settle_keys(&tx, options.now).await?;
-        let additions = plan.additions(&tx, cache, options).await?;
+        let mut dedupe = Dedupe::new(group);
+        dedupe.dedupe_batch_keys(&tx, options.now).await?;
+        dedupe.dedupe_keys(&tx, options.now).await?;
+        let additions = dedupe.additions(&tx, cache, options).await?;
         if careful
             || additions
                 .iter()
                 .any(|row| row.quantity > MAX_REPORT_QUANTITY)
         {
-            overflow::add_carefully(&tx, &additions, options.now).await?;
+            report_rollover::add_carefully(&tx, &additions, options.now).await?;
         } else {
             add_to_open_reports(&tx, &additions).await?;
         }
@@ -124,19 +127,19 @@ impl Store {
             .iter()
             .filter(|row| row.window.start < oldest_open)
         {
-            overflow::close_open_report(&tx, late, options.now).await?;
+            report_rollover::close_open_report(&tx, late, options.now).await?;
         }
-        plan.store_batch_results(&tx).await?;
-        let counted = plan.counted();
-        if counted.is_empty() && !plan.has_new_batch_keys() && !options.is_retry {
+        dedupe.store_batch_results(&tx).await?;
+        let counted = dedupe.counted();
+        if counted.is_empty() && !dedupe.has_new_batch_keys() && !options.is_retry {
             // Nothing to make durable: what was read is committed already.
             tx.rollback().await?;
-            return Ok(plan.outcomes());
+            return Ok(dedupe.outcomes());
         }
         record_commit(&tx, group.id, &counted, options.now).await?;
         match tx.commit().await {
-            Ok(()) => Ok(plan.outcomes()),
-            Err(error) => Err(CommitError::Ambiguous(error, plan.outcomes())),
+            Ok(()) => Ok(dedupe.outcomes()),
+            Err(error) => Err(CommitError::Ambiguous(error, dedupe.outcomes())),
         }
     }
 }

@@ -14,18 +14,18 @@ use super::{
     reports::Report,
 };
 use crate::{
+    domain::{
+        Millis,
+        account::{BillingTarget, Link, billing_target_at},
+        correction::{Correction, CorrectionContent, time_without_periods},
+        report::{Kind, State, Transition},
+        window::{Interval, Slots},
+    },
     entity::{
         billing_period, correction_key,
         usage_report::{self, Column},
     },
     error::{Error, Result},
-    usage::{
-        Millis,
-        account::{Link, Standing, standing_at},
-        correction::{Correction, CorrectionContent, time_without_periods},
-        report::{Event, Kind, State},
-        window::{Interval, Slots},
-    },
 };
 
 /// The class of advisory locks of PostgreSQL that let one correction of an account in at a time.
@@ -67,7 +67,7 @@ impl Store {
             .await?
             .remove(account)
             .unwrap_or_default();
-        let standing = standing_at(&links, correction.at);
+        let target = billing_target_at(&links, correction.at);
         if correction.quantity < 0 {
             let change = Change {
                 account_id: account,
@@ -76,9 +76,9 @@ impl Store {
                 at: correction.at,
                 except: None,
             };
-            check_stays_above(&tx, &change, &links, &standing).await?;
+            check_stays_above(&tx, &change, &links, &target).await?;
         }
-        let report = insert(&tx, correction, &standing, slots, now).await?;
+        let report = insert(&tx, correction, &target, slots, now).await?;
         if let Some(key) = &correction.key {
             let row = correction_key::ActiveModel {
                 account_id: Set(correction.account_id.clone()),
@@ -112,7 +112,7 @@ impl Store {
     }
 }
 
-/// What the correction's key entered before, or the refusal of a key that stands for something else.
+/// What the correction's key entered before, or the violation of a key that is_up_to_date for something else.
 async fn find_entered(
     tx: &DatabaseTransaction,
     correction: &Correction,
@@ -142,7 +142,7 @@ async fn find_entered(
         stated_at: correction.stated_at,
     };
     Ok(Some(match entered.differs_from(&asked, key) {
-        Some(refusal) => Err(refusal.into()),
+        Some(violation) => Err(violation.into()),
         None => Ok(report),
     }))
 }
@@ -152,7 +152,7 @@ pub(super) async fn check_stays_above(
     tx: &DatabaseTransaction,
     change: &Change<'_>,
     links: &[Link],
-    standing: &Standing,
+    target: &BillingTarget,
 ) -> Result<()> {
     let known = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.eq(change.account_id))
@@ -167,7 +167,7 @@ pub(super) async fn check_stays_above(
         .limit(PERIODS_READ)
         .all(tx)
         .await?;
-    let is_billed = matches!(standing, Standing::Billed(_));
+    let is_billed = matches!(target, BillingTarget::Billed(_));
     let mut periods: Vec<Interval> = known
         .iter()
         .filter(|_| is_billed)
@@ -181,7 +181,7 @@ pub(super) async fn check_stays_above(
     }
     // Where several are known, such as one that a plan change shortened, none of them comes below zero.
     for period in periods {
-        let held = sum_held(tx, change, standing, period).await?;
+        let held = sum_held(tx, change, target, period).await?;
         if held.saturating_add(change.quantity) < 0 {
             return Err(Error::BelowZero {
                 quantity: change.quantity,
@@ -197,7 +197,7 @@ pub(super) async fn check_stays_above(
 async fn sum_held(
     tx: &DatabaseTransaction,
     change: &Change<'_>,
-    standing: &Standing,
+    target: &BillingTarget,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
     let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
@@ -217,7 +217,7 @@ async fn sum_held(
         .filter(Expr::expr(at()).lt(period.end))
         .filter(Column::State.ne(State::WrittenOff.name()))
         .filter(may_come);
-    if let Standing::Billed(customer) = standing {
+    if let BillingTarget::Billed(customer) = target {
         query = query
             .filter(Column::State.ne(State::NotBillable.name()))
             .filter(Column::Customer.is_null().or(Column::Customer.eq(customer)));
@@ -232,7 +232,7 @@ async fn sum_held(
 async fn insert(
     tx: &DatabaseTransaction,
     correction: &Correction,
-    standing: &Standing,
+    target: &BillingTarget,
     slots: Slots,
     now: Millis,
 ) -> Result<Report> {
@@ -242,12 +242,12 @@ async fn insert(
         || slots.around(correction.at),
         |(_, own)| own.window_around(slots, correction.at),
     );
-    let customer = match standing {
-        Standing::Billed(customer) => Some(customer.clone()),
-        Standing::Unlinked | Standing::NotBillable => None,
+    let customer = match target {
+        BillingTarget::Billed(customer) => Some(customer.clone()),
+        BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
     };
     let state = State::Open
-        .after(&Event::Close(standing.clone()))
+        .after(&Transition::Close(target.clone()))
         .ok_or_else(|| Error::Internal("a new correction cannot be closed".into()))?;
     let row = usage_report::ActiveModel {
         account_id: Set(correction.account_id.clone()),

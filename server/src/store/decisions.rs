@@ -10,27 +10,27 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    billing_context::may_be_charged,
     boundaries::read_links,
     corrections::{Change, check_stays_above},
-    invoicing::may_be_charged,
     reports::Report,
 };
 use crate::{
+    domain::{
+        HOUR_MS, Millis,
+        account::{BillingTarget, billing_target_at},
+        decision::Action,
+        report::{MAX_EVENT_AGE_MS, State},
+    },
     entity::{
         report_decision,
         usage_report::{self, Column},
     },
     error::{Error, Result},
     metrics,
-    usage::{
-        HOUR_MS, Millis,
-        account::{Standing, standing_at},
-        decision::Action,
-        report::{MAX_EVENT_AGE_MS, State},
-    },
 };
 
-/// A decision as it stands in the database.
+/// A decision as it is_up_to_date in the database.
 pub(crate) type Decision = report_decision::Model;
 
 /// How many decisions of some reports are shown.
@@ -50,7 +50,7 @@ pub(crate) struct NewDecision {
 }
 
 impl Store {
-    /// Decides on a report, unless the same was decided before and stands; says which.
+    /// Decides on a report, unless the same was decided before and is_up_to_date; says which.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
         let report = usage_report::Entity::find()
@@ -140,7 +140,13 @@ impl Store {
             at: now,
             except: Some(report.id),
         };
-        check_stays_above(tx, &change, &links, &Standing::Billed(customer.to_owned())).await
+        check_stays_above(
+            tx,
+            &change,
+            &links,
+            &BillingTarget::Billed(customer.to_owned()),
+        )
+        .await
     }
 
     /// The decisions on some reports, oldest first.
@@ -180,17 +186,17 @@ async fn last_decision(
         .await
 }
 
-/// The answer where nothing can be decided: the same as before where the same stands, else a refusal.
+/// The answer where nothing can be decided: the same as before where the same is_up_to_date, else a violation.
 fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(Report, bool)> {
     // A report that the service itself sent anew has another generation by now.
-    let stands = last.filter(|decision| decision.generation == report.generation);
-    if stands.is_some_and(|decision| decision.action == action.name()) {
+    let is_up_to_date = last.filter(|decision| decision.generation == report.generation);
+    if is_up_to_date.is_some_and(|decision| decision.action == action.name()) {
         return Ok((report, true));
     }
     Err(Error::NotResolvable {
         report: report.id.to_string(),
         state: report.state,
-        decided: stands.map(|decision| decision.action.clone()),
+        decided: is_up_to_date.map(|decision| decision.action.clone()),
     })
 }
 
@@ -213,9 +219,9 @@ async fn customer_to_bill(
         Action::BillInCurrentPeriod => now,
         Action::Retry | Action::WriteOff => report.first_at,
     };
-    match standing_at(&links, at) {
-        Standing::Billed(customer) => Ok(customer),
-        Standing::Unlinked | Standing::NotBillable => Err(Error::NotResolvable {
+    match billing_target_at(&links, at) {
+        BillingTarget::Billed(customer) => Ok(customer),
+        BillingTarget::NoCustomer | BillingTarget::NotBillable => Err(Error::NotResolvable {
             report: report.id.to_string(),
             state: format!("{} and billed to nobody", report.state),
             decided: None,

@@ -8,9 +8,9 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
+    domain::{MINUTE_MS, Millis, report::State},
     entity::{account_link, billing_period, customer, lease, report_run, usage_report},
     error::Result,
-    usage::{MINUTE_MS, Millis, report::State},
 };
 
 /// Accounts whose names are read.
@@ -74,7 +74,7 @@ pub(crate) struct LinkedCustomer {
     pub(crate) has_ended: bool,
 }
 
-/// When the schedule was last followed.
+/// When the schedule was last synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastRun {
     /// From when the next run is reckoned; `None` where no server has ever looked.
@@ -203,7 +203,7 @@ impl Store {
         Ok(row.try_get("", "now")?)
     }
 
-    /// When the schedule was last followed; unlike [`Store::last_run_at`] it notes nothing.
+    /// When the schedule was last synced; unlike [`Store::last_run_at`] it notes nothing.
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
         let last = report_run::Entity::find()
@@ -228,7 +228,7 @@ fn condition(held: &Held) -> Condition {
         State::Open,
         State::Closed,
         State::Sending,
-        State::Unlinked,
+        State::NoCustomer,
         State::Unknown,
     ];
     let among = |states: &[State]| Column::State.is_in(states.iter().map(|state| state.name()));
@@ -244,7 +244,7 @@ fn condition(held: &Held) -> Condition {
                 )
                 .to_owned();
             Condition::all()
-                .add(among(&[State::Open, State::Unlinked]))
+                .add(among(&[State::Open, State::NoCustomer]))
                 .add(Expr::exists(link).not())
         }
         Held::NotSentSince(moment) => Condition::all()

@@ -10,9 +10,9 @@ use super::{
     runs::{NewRun, Run},
 };
 use crate::{
+    domain::Millis,
     entity::{lease, report_run},
     error::Result,
-    usage::Millis,
 };
 
 impl Store {

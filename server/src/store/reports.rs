@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use super::{Store, boundaries::read_links, close::Scope};
 use crate::{
-    entity::usage_report,
-    error::Result,
-    usage::{
+    domain::{
         Millis,
         account::Link,
         report::{Kind, State},
         window::Interval,
     },
+    entity::usage_report,
+    error::Result,
 };
 
 /// A usage report as it stands in the database.

@@ -1,4 +1,4 @@
-//! Runs of the reporter: begun, closed, followed.
+//! Runs of the reporter: begun, closed, synced.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use super::{Store, close::Scope};
 use crate::{
+    domain::{Millis, report::State},
     entity::{report_run, usage_report},
     error::{Error, Result},
-    usage::{Millis, report::State},
 };
 
 /// How many runs one look finds that somebody left unfinished.
-const ABANDONED_A_LOOK: u64 = 16;
+const ABANDONED_PER_LOOK: u64 = 16;
 
 /// A run as it stands in the database.
 pub(crate) type Run = report_run::Model;
@@ -111,7 +111,7 @@ impl Store {
             .filter(report_run::Column::ClosingFinishedAt.is_null())
             .filter(report_run::Column::HeartbeatAt.lt(since))
             .order_by_asc(report_run::Column::HeartbeatAt)
-            .limit(ABANDONED_A_LOOK)
+            .limit(ABANDONED_PER_LOOK)
             .all(&self.reader)
             .await?)
     }
@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// How many reports of a scope, closed until a moment and not by this run, were not answered since they
-    /// were closed or hurried.
+    /// were closed or retry_requested.
     pub(crate) async fn unanswered_elsewhere(
         &self,
         run: &Run,

@@ -11,25 +11,23 @@ use sea_orm::{
 
 use super::{
     Store,
+    billing_context::{self, SendDecision},
     boundaries::read,
     close::Scope,
-    invoicing::{self, Due},
     reports::Report,
 };
 use crate::{
+    domain::stream::Stream,
+    domain::{
+        MINUTE_MS, Millis, SECOND_MS,
+        invoice::LateUsage,
+        report::{MAX_EVENT_AGE_MS, State, Transition, UNANSWERED_MS},
+        window::{Interval, Slots, event_timestamp},
+    },
     entity::usage_report::{self, Column},
     error::Result,
     metrics,
-    usage::{
-        MINUTE_MS, Millis, SECOND_MS,
-        invoice::LateUsage,
-        report::{Event, MAX_EVENT_AGE_MS, State, UNANSWERED_MS},
-        window::{Interval, Slots, event_timestamp},
-    },
 };
-
-/// Whose events go one after the other: a customer and a meter.
-pub(crate) type Lane = (String, String);
 
 /// By which rules reports are sent.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +54,11 @@ pub(crate) enum Task {
 
 /// What is to be recorded of a report.
 #[derive(Clone, Debug)]
-pub(crate) struct Settlement {
+pub(crate) struct SendResult {
     /// The report as it was when it was sent or looked up.
     pub(crate) report: Report,
     /// What happened; `None` when nothing final did.
-    pub(crate) event: Option<Event>,
+    pub(crate) event: Option<Transition>,
     /// Whether no attempt under the present identifier can have arrived.
     pub(crate) is_surely_absent: bool,
     /// What went wrong, in words.
@@ -69,7 +67,7 @@ pub(crate) struct Settlement {
     pub(crate) next_attempt_at: Millis,
 }
 
-/// What Stripe was given of a lane in one minute.
+/// What Stripe was given of a stream in one minute.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MinuteSum {
     /// The sum of what is known to have arrived.
@@ -81,11 +79,11 @@ pub(crate) struct MinuteSum {
 }
 
 impl Store {
-    /// One report of each lane that is due, in the order of the lanes, after the one given.
+    /// One report of each stream that is due, in the order of the streams, after the one given.
     pub(crate) async fn due_reports(
         &self,
         meters: &[&str],
-        after: Option<&Lane>,
+        after: Option<&Stream>,
         now: Millis,
         limit: u64,
     ) -> Result<Vec<Report>> {
@@ -94,7 +92,7 @@ impl Store {
             .filter(Column::Customer.is_not_null())
             .filter(Column::Meter.is_in(meters.iter().copied()))
             .filter(Column::NextAttemptAt.lte(now));
-        if let Some((customer, meter)) = after {
+        if let Some(Stream { customer, meter }) = after {
             query = query.filter(
                 Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)]).gt(
                     Expr::tuple([Expr::value(customer.as_str()), Expr::value(meter.as_str())]),
@@ -112,7 +110,7 @@ impl Store {
 
     /// Makes everything of a scope due that waits to be tried or looked up again. What went wrong with it
     /// before is history: without an error it counts as not answered yet.
-    pub(crate) async fn hurry(&self, scope: &Scope, now: Millis) -> Result<()> {
+    pub(crate) async fn retry_now(&self, scope: &Scope, now: Millis) -> Result<()> {
         let history = Expr::case(
             Expr::col(Column::State).eq(State::Unknown.name()),
             Expr::col(Column::LastError),
@@ -145,7 +143,7 @@ impl Store {
         Ok(())
     }
 
-    /// Marks due reports, each of another lane, before anything is sent; what expired in between is
+    /// Marks due reports, each of another stream, before anything is sent; what expired in between is
     /// settled at once. `retry_at` says when a report is due again if its answer never comes.
     pub(crate) async fn mark_sending(
         &self,
@@ -168,21 +166,21 @@ impl Store {
     }
 
     /// Records what came of requests.
-    pub(crate) async fn settle(&self, settlements: &[Settlement], now: Millis) -> Result<()> {
+    pub(crate) async fn settle(&self, send_results: &[SendResult], now: Millis) -> Result<()> {
         let tx = self.begin().await?;
-        let mut in_order: Vec<&Settlement> = settlements.iter().collect();
-        in_order.sort_unstable_by_key(|settlement| settlement.report.id);
-        for settlement in in_order {
-            settle_one(&tx, settlement, now).await?;
+        let mut in_order: Vec<&SendResult> = send_results.iter().collect();
+        in_order.sort_unstable_by_key(|send_result| send_result.report.id);
+        for send_result in in_order {
+            settle_one(&tx, send_result, now).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    /// What Stripe was given of a lane in one minute, but for one report.
+    /// What Stripe was given of a stream in one minute, but for one report.
     pub(crate) async fn minute_sum(
         &self,
-        lane: &Lane,
+        stream: &Stream,
         minute: Interval,
         except: &Report,
     ) -> Result<MinuteSum> {
@@ -194,8 +192,8 @@ impl Store {
                 "quantity",
             )
             .column_as(Column::ReportedAt.max(), "last_at")
-            .filter(Column::Customer.eq(&lane.0))
-            .filter(Column::Meter.eq(&lane.1))
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
             .filter(Column::EventTimestamp.gte(minute.start))
             .filter(Column::EventTimestamp.lt(minute.end))
             .filter(Column::Id.ne(except.id))
@@ -210,20 +208,24 @@ impl Store {
                     sum.arrived = sum.arrived.saturating_add(quantity);
                     sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }
-                Some(State::Rejected | State::Parked) => {}
+                Some(State::Rejected | State::CustomerDeleted) => {}
                 _ => sum.is_undecided = true,
             }
         }
         Ok(sum)
     }
 
-    /// A report of the lane that Stripe took and that was never given to it before a moment: where its
+    /// A report of the stream that Stripe took and that was never given to it before a moment: where its
     /// totals show it, they show everything from before. When it was taken does not say so: an event that
     /// is sent again after a crash may have arrived long ago.
-    pub(crate) async fn find_witness(&self, lane: &Lane, after: Millis) -> Result<Option<Report>> {
+    pub(crate) async fn find_witness(
+        &self,
+        stream: &Stream,
+        after: Millis,
+    ) -> Result<Option<Report>> {
         Ok(usage_report::Entity::find()
-            .filter(Column::Customer.eq(&lane.0))
-            .filter(Column::Meter.eq(&lane.1))
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
             .filter(Column::State.is_in(State::REPORTED.map(State::name)))
             .filter(Column::FirstSentAt.gt(after))
             .order_by_asc(Column::FirstSentAt)
@@ -273,7 +275,7 @@ async fn mark(
     let stamp = match prepare(tx, &mut report, rules, now).await? {
         Prepared::Send(stamp) => stamp,
         Prepared::Wait(until) => {
-            invoicing::postpone(tx, &report, until).await?;
+            billing_context::postpone(tx, &report, until).await?;
             return Ok(None);
         }
         Prepared::Leave(event, why) => {
@@ -281,7 +283,7 @@ async fn mark(
             return Ok(None);
         }
     };
-    let Some(next) = state.after(&Event::Send) else {
+    let Some(next) = state.after(&Transition::Send) else {
         return Ok(None);
     };
     report.attempts = report.attempts.saturating_add(1);
@@ -312,7 +314,7 @@ enum Prepared {
     /// It waits until then.
     Wait(Millis),
     /// It leaves the sender's hands: what happened, and why in words.
-    Leave(Event, &'static str),
+    Leave(Transition, &'static str),
 }
 
 async fn prepare(
@@ -322,34 +324,36 @@ async fn prepare(
     now: Millis,
 ) -> std::result::Result<Prepared, DbErr> {
     let may_be_there = report.first_sent_at.is_some();
-    let not_before = match invoicing::due(tx, report, rules.late_usage, now).await? {
-        Due::Later(until) => return Ok(Prepared::Wait(until)),
+    let not_before = match billing_context::due(tx, report, rules.late_usage, now).await? {
+        SendDecision::Later(until) => return Ok(Prepared::Wait(until)),
         // Whatever has not arrived by now comes too late; what has is found by looking.
-        Due::Missed | Due::Parked | Due::At(_) if may_be_there => {
+        SendDecision::TooLate | SendDecision::CustomerDeleted | SendDecision::At(_)
+            if may_be_there =>
+        {
             let why = "unanswered when its invoice became final: looked up";
-            return Ok(Prepared::Leave(Event::LoseTrack, why));
+            return Ok(Prepared::Leave(Transition::MarkUnknown, why));
         }
-        Due::Missed => {
+        SendDecision::TooLate => {
             let why = "its invoice was final before Stripe had it";
-            return Ok(Prepared::Leave(Event::Expire, why));
+            return Ok(Prepared::Leave(Transition::MarkTooLate, why));
         }
-        Due::Parked => {
+        SendDecision::CustomerDeleted => {
             let why = "the customer is gone, and its invoice was final before Stripe had it";
-            return Ok(Prepared::Leave(Event::Park, why));
+            return Ok(Prepared::Leave(Transition::MarkCustomerDeleted, why));
         }
-        Due::At(at) => {
+        SendDecision::At(at) => {
             report.bill_at = Some(at);
             report.event_timestamp = None;
             None
         }
-        Due::Now(not_before) => not_before,
+        SendDecision::Now(not_before) => not_before,
     };
     let is_unanswered = report
         .first_sent_at
         .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
     if is_unanswered {
         let why = "unanswered for 23 hours: looked up before it is sent again";
-        return Ok(Prepared::Leave(Event::LoseTrack, why));
+        return Ok(Prepared::Leave(Transition::MarkUnknown, why));
     }
     let stamp = match report.event_timestamp {
         Some(stamp) => stamp,
@@ -357,7 +361,7 @@ async fn prepare(
     };
     if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
         let why = "older than the 35 days that Stripe takes";
-        return Ok(Prepared::Leave(Event::Expire, why));
+        return Ok(Prepared::Leave(Transition::MarkTooLate, why));
     }
     Ok(Prepared::Send(stamp))
 }
@@ -367,7 +371,7 @@ async fn leave(
     tx: &DatabaseTransaction,
     change: UpdateMany<usage_report::Entity>,
     (report, state): (&Report, State),
-    (event, why): (&Event, &str),
+    (event, why): (&Transition, &str),
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let Some(next) = state.after(event) else {
@@ -376,7 +380,7 @@ async fn leave(
     let mut change = change
         .col_expr(Column::State, Expr::value(next.name()))
         .col_expr(Column::NextAttemptAt, Expr::value(now));
-    if matches!(next, State::Missed | State::Parked) {
+    if matches!(next, State::TooLate | State::CustomerDeleted) {
         change = change.col_expr(Column::LastError, Expr::value(why));
     }
     change.exec(tx).await?;
@@ -441,10 +445,10 @@ async fn choose_timestamp(
 
 async fn settle_one(
     tx: &DatabaseTransaction,
-    settlement: &Settlement,
+    send_result: &SendResult,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    let report = &settlement.report;
+    let report = &send_result.report;
     let Some(state) = State::from_name(&report.state) else {
         return Ok(());
     };
@@ -453,17 +457,17 @@ async fn settle_one(
         .filter(Column::Id.eq(report.id))
         .filter(Column::State.eq(report.state.as_str()))
         .filter(Column::Generation.eq(report.generation))
-        .col_expr(Column::LastError, Expr::value(settlement.error.clone()));
-    let next = settlement
+        .col_expr(Column::LastError, Expr::value(send_result.error.clone()));
+    let next = send_result
         .event
         .as_ref()
         .and_then(|event| state.after(event));
-    change = match (&settlement.event, next) {
-        (Some(Event::Accept), Some(next)) => change
+    change = match (&send_result.event, next) {
+        (Some(Transition::Accept), Some(next)) => change
             // Stripe has it, whoever asked and however often.
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(Column::ReportedAt, Expr::value(now)),
-        (Some(Event::SendAnew), Some(next)) => change
+        (Some(Transition::SendUnderNewIdentifier), Some(next)) => change
             .filter(Column::Attempts.eq(report.attempts))
             .col_expr(Column::State, Expr::value(next.name()))
             .col_expr(Column::Generation, Expr::col(Column::Generation).add(1))
@@ -476,10 +480,10 @@ async fn settle_one(
             .filter(Column::Attempts.eq(report.attempts))
             .col_expr(
                 Column::NextAttemptAt,
-                Expr::value(settlement.next_attempt_at),
+                Expr::value(send_result.next_attempt_at),
             ),
     };
-    if settlement.is_surely_absent && next.is_none() {
+    if send_result.is_surely_absent && next.is_none() {
         // The 23 hours count from the first attempt that may have arrived.
         change = change.col_expr(Column::FirstSentAt, Expr::value(None::<i64>));
     }

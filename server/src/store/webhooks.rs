@@ -9,9 +9,9 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
+    domain::Millis,
     entity::webhook_event::{self, Column},
     error::Result,
-    usage::Millis,
 };
 
 /// How many one statement marks: far below what either engine binds.

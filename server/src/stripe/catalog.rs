@@ -27,14 +27,14 @@ use stripe_product::{
 use stripe_types::{Currency, List};
 
 use super::{Failure, Stripe, failure, is_missing};
-use crate::usage::tier::{Amount, Tier};
+use crate::domain::tier::{Amount, Tier};
 
 /// The key of an event's payload that names the customer.
 pub(crate) const CUSTOMER_KEY: &str = "stripe_customer_id";
 /// The key of an event's payload that holds the quantity.
 pub(crate) const VALUE_KEY: &str = "value";
 /// Stripe's own limit of a page.
-pub(super) const A_PAGE: i64 = 100;
+pub(super) const PAGE_SIZE: i64 = 100;
 /// How many meters of the Stripe account are looked through.
 const METERS_READ: usize = 1_000;
 /// How many prices of one meter are looked through.
@@ -130,7 +130,7 @@ impl Stripe {
     /// The meters of the account, archived ones too.
     pub(crate) async fn list_meters(&self) -> Result<Listed<CatalogMeter>, Failure> {
         let page = |after: Option<String>| {
-            let mut query = ListBillingMeter::new().limit(A_PAGE);
+            let mut query = ListBillingMeter::new().limit(PAGE_SIZE);
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
@@ -171,7 +171,7 @@ impl Stripe {
             let mut query = ListPrice::new()
                 .active(true)
                 .recurring(recurring)
-                .limit(A_PAGE);
+                .limit(PAGE_SIZE);
             if let Some(after) = after {
                 query = query.starting_after(after);
             }

@@ -4,7 +4,7 @@ use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoice
 use stripe_types::RangeQueryTs;
 
 use super::{Failure, Stripe, failure, seconds, timed};
-use crate::usage::{Millis, SECOND_MS, invoice::InvoiceState, window::Interval};
+use crate::domain::{Millis, SECOND_MS, invoice::InvoiceState, window::Interval};
 
 const PAGE: i64 = 100;
 /// How many pages of invoices, or of one invoice's lines, are read at once.

@@ -1,4 +1,4 @@
-//! Subscriptions at Stripe: read as plain facts, and changed.
+//! Subscriptions at Stripe: read as plain snapshot, and changed.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
 use super::{Failure, Stripe, failure, is_missing, seconds, timed};
-use crate::usage::{Millis, window::Interval};
+use crate::domain::{Millis, window::Interval};
 
 /// Subscriptions on one page: the most that Stripe gives.
 const PAGE: i64 = 100;
-/// The metadata key that says which operation changed a subscription last.
-const OPERATION_KEY: &str = "usage_billing_operation";
+/// The metadata key that says which change changed a subscription last.
+const CHANGE_KEY: &str = "usage_billing_change";
 
 /// What is asked of a subscription that is to be cancelled at once.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +40,8 @@ pub(crate) struct Subscription {
     pub(crate) cancel_at: Option<Millis>,
     pub(crate) ended_at: Option<Millis>,
     pub(crate) items: Vec<Item>,
-    /// The operation of ours that changed it last.
-    pub(crate) operation: Option<String>,
+    /// The change of ours that changed it last.
+    pub(crate) change: Option<String>,
 }
 
 /// A price of a subscription, and since when.
@@ -198,7 +198,7 @@ impl Stripe {
         id: &str,
         remove: &[String],
         add: &[String],
-        operation: &str,
+        change: &str,
         request_key: &str,
     ) -> Result<Subscription, Failure> {
         let removed = remove.iter().map(|item| {
@@ -213,7 +213,7 @@ impl Stripe {
             change
         });
         let items: Vec<UpdateSubscriptionItems> = removed.chain(added).collect();
-        let metadata = HashMap::from([(OPERATION_KEY.to_owned(), operation.to_owned())]);
+        let metadata = HashMap::from([(CHANGE_KEY.to_owned(), change.to_owned())]);
         let change = UpdateSubscription::new(id)
             .items(items)
             .metadata(metadata)
@@ -234,7 +234,7 @@ fn once(request_key: &str) -> Result<RequestStrategy, Failure> {
 }
 
 fn subscription(from: &stripe_shared::Subscription) -> Subscription {
-    let operation = from.metadata.get(OPERATION_KEY).cloned();
+    let change = from.metadata.get(CHANGE_KEY).cloned();
     Subscription {
         id: from.id.to_string(),
         customer: from.customer.id().to_string(),
@@ -244,7 +244,7 @@ fn subscription(from: &stripe_shared::Subscription) -> Subscription {
         cancel_at: from.cancel_at.map(seconds),
         ended_at: from.ended_at.map(seconds),
         items: from.items.data.iter().map(item).collect(),
-        operation,
+        change,
     }
 }
 

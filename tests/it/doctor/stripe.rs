@@ -1,8 +1,8 @@
 //! What the doctor says of Stripe: meters, prices, customers and their subscriptions.
 
-use stripe_sandbox::NewPrice;
+use fake_stripe::NewPrice;
 use usage_client::PutAccount;
-use usage_server::doctor::Mark;
+use usage_server::commands::doctor::Severity;
 
 use super::{
     bad, examine, healthy, meter_id, only_bad, says, subscribe, subscribe_in, volume_price,
@@ -28,14 +28,14 @@ async fn meters_that_are_missing_archived_or_sum_otherwise_are_said(mut world: W
     ];
     let made = http
         .post(format!("{base}/v1/billing/meters"))
-        .bearer_auth("sk_test_sandbox")
+        .bearer_auth("sk_test_fake")
         .form(&form);
     assert!(made.send().await.unwrap().status().is_success());
     world.stripe().deactivate_meter("llm_tokens").await.unwrap();
     let meters = "--meters=api_calls,tokens=llm_tokens,counted,none";
     world.reconfigure(&[meters]).await;
     let diagnosis = examine(&world).await;
-    says(&diagnosis, Mark::Ok, "meter", &["api_calls"]);
+    says(&diagnosis, Severity::Ok, "meter", &["api_calls"]);
     bad(&diagnosis, "meter", &["tokens", "archived"]);
     bad(&diagnosis, "meter", &["counted", "aggregation is count"]);
     bad(&diagnosis, "meter", &["none", "Stripe has no meter"]);
@@ -101,7 +101,7 @@ async fn customers_that_are_gone_or_unsubscribed_are_said(world: World) {
     );
     says(
         &diagnosis,
-        Mark::Warn,
+        Severity::Warn,
         "customers",
         &["without a subscription", "cus_idle (idle)"],
     );

@@ -1,7 +1,7 @@
 //! What the doctor says of usage that reaches no invoice, or may not in time.
 
 use usage_client::PutAccount;
-use usage_server::{clock::Clock, doctor::Mark};
+use usage_server::{clock::Clock, commands::doctor::Severity};
 
 use super::{bad, examine, healthy, only_bad, says};
 use crate::world::{World, hours_ago, on_both_engines};
@@ -17,11 +17,11 @@ async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
     let diagnosis = examine(&world).await;
     says(
         &diagnosis,
-        Mark::Warn,
+        Severity::Warn,
         "accounts",
         &["no link", "2 units", "young"],
     );
-    assert!(diagnosis.is_well(), "{diagnosis}");
+    assert!(diagnosis.is_healthy(), "{diagnosis}");
 
     world
         .client()
@@ -40,7 +40,7 @@ async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
     let diagnosis = examine(&world).await;
     says(
         &diagnosis,
-        Mark::Warn,
+        Severity::Warn,
         "reports",
         &["1 reports, 4 units, of nobody", "35 days"],
     );
@@ -60,7 +60,13 @@ async fn reports_that_wait_for_a_decision_are_said(mut world: World) {
     world.report_all().await;
     // A server would look at Stripe what became of an unknown one.
     world.stop().await;
-    for state in ["rejected", "parked", "unknown", "short", "missed"] {
+    for state in [
+        "rejected",
+        "customer_deleted",
+        "unknown",
+        "missing",
+        "too_late",
+    ] {
         let change =
             format!("UPDATE usage_reports SET state = '{state}', last_error = 'it said no'");
         world.sql(&change).await;
@@ -88,7 +94,7 @@ async fn what_is_not_sent_when_a_draft_ends_is_said(world: World) {
     let minutes = 60_000;
     world.sql(&insert("draft", now + 60 * minutes)).await;
     let early = examine(&world).await;
-    assert!(early.is_well(), "{early}");
+    assert!(early.is_healthy(), "{early}");
     for draft_until in [now + 5 * minutes, now - minutes] {
         world.sql("DELETE FROM billing_periods").await;
         world.sql(&insert("draft", draft_until)).await;
@@ -101,6 +107,6 @@ async fn what_is_not_sent_when_a_draft_ends_is_said(world: World) {
     }
     world.report_all().await;
     let sent = examine(&world).await;
-    assert!(sent.is_well(), "{sent}");
+    assert!(sent.is_healthy(), "{sent}");
     world.finish().await;
 }

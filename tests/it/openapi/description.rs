@@ -3,9 +3,9 @@
 //! Stripe's description. An endpoint that is not in it is refused, so a new one has to be added there. It is of an API
 //! version a month later than the one that async-stripe pins, which decides where they differ.
 
+use fake_stripe::LoggedRequest;
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
-use stripe_sandbox::LoggedRequest;
 
 /// Endpoints that the API version pinned by async-stripe has and the description has not, each with the reason.
 /// They are called without parameters.

@@ -4,8 +4,8 @@
 use std::{pin::Pin, time::Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::{InvoiceSnapshot, NewPrice, NewSubscription};
 use sea_orm::{ConnectionTrait as _, Statement};
-use stripe_sandbox::{HeldInvoice, NewPrice, NewSubscription};
 use usage_client::{Account, PutAccount, Subscription};
 
 use super::{PATIENCE, World, within};
@@ -43,11 +43,11 @@ impl World {
 
     /// Where the stand-in for Stripe listens, and the key that it takes.
     pub(crate) fn stripe_url(&self) -> String {
-        self.sandbox.base_url().to_owned()
+        self.fake_stripe.base_url().to_owned()
     }
 
     pub(crate) fn stripe_key(&self) -> &str {
-        self.sandbox.secret_key()
+        self.fake_stripe.secret_key()
     }
 
     /// A customer with a subscription that has been running since a moment.
@@ -137,7 +137,7 @@ impl World {
                 "leases WHERE name IN ('period end', 'subscriptions poll') AND last_run_at >= {now}"
             ),
             format!("subscriptions WHERE ended_at IS NULL AND synced_at < {now}"),
-            "subscriptions WHERE wanted_at IS NOT NULL".to_owned(),
+            "subscriptions WHERE sync_requested_at IS NOT NULL".to_owned(),
             "report_runs WHERE closing_finished_at IS NULL".to_owned(),
             format!(
                 "usage_reports WHERE state IN ('closed', 'sending') AND next_attempt_at <= {now}"
@@ -191,7 +191,11 @@ impl World {
     /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.
     pub(crate) async fn tick_once_changing(&self) {
         let begun = tokio::time::timeout(PATIENCE, async {
-            while self.rows("operations WHERE finished_at IS NULL").await == 0 {
+            while self
+                .rows("subscription_changes WHERE finished_at IS NULL")
+                .await
+                == 0
+            {
                 tokio::task::yield_now().await;
             }
         });
@@ -203,10 +207,12 @@ impl World {
     pub(crate) async fn by_hand(&self, method: reqwest::Method, path: &str, form: &[(&str, &str)]) {
         let url = format!(
             "{}/v1/{path}",
-            self.sandbox.base_url().trim_end_matches('/')
+            self.fake_stripe.base_url().trim_end_matches('/')
         );
         let request = reqwest::Client::new().request(method, url);
-        let request = request.bearer_auth(self.sandbox.secret_key()).form(form);
+        let request = request
+            .bearer_auth(self.fake_stripe.secret_key())
+            .form(form);
         let answer = within("an answer", request.send())
             .await
             .expect("an answer");
@@ -230,7 +236,7 @@ impl World {
             .collect()
     }
 
-    pub(crate) async fn final_invoices(&self, customer: &str) -> Vec<HeldInvoice> {
+    pub(crate) async fn final_invoices(&self, customer: &str) -> Vec<InvoiceSnapshot> {
         let mut invoices = self.stripe().invoices().await.expect("invoices");
         invoices.retain(|invoice| invoice.customer == customer && invoice.finalized_at.is_some());
         invoices

@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
 };
 
-use stripe_sandbox::webhook_signature;
+use fake_stripe::webhook_signature;
 
 use super::{PATIENCE, World, within};
 

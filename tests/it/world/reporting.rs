@@ -2,8 +2,8 @@
 //! database behind the service's back.
 
 use chrono::{DateTime, Utc};
+use fake_stripe::{LoggedRequest, StoredEvent};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
-use stripe_sandbox::{HeldEvent, LoggedRequest};
 use usage_client::{Increment, ReportState};
 use usage_server::clock::Clock;
 
@@ -31,7 +31,7 @@ impl World {
     }
 
     /// The meter events that the stand-in for Stripe holds of a customer, by their timestamps.
-    pub(crate) async fn events(&self, customer: &str) -> Vec<HeldEvent> {
+    pub(crate) async fn events(&self, customer: &str) -> Vec<StoredEvent> {
         let mut events = self.stripe().events().await.expect("events");
         events.retain(|event| event.customer == customer);
         events.sort_by_key(|event| event.timestamp);

@@ -4,7 +4,7 @@ mod changes;
 mod comparing;
 
 use chrono::{DateTime, Datelike as _, Months, TimeDelta, Utc};
-use stripe_sandbox::Fault;
+use fake_stripe::Fault;
 
 use super::{
     oracle::{Account, Segment},

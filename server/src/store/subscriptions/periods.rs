@@ -9,15 +9,15 @@ use sea_orm::{
 
 use super::{Period, RELEVANT_MS};
 use crate::{
-    entity::billing_period,
-    error::Result,
-    store::{Store, boundaries::bump_version, recut::recut_open_reports},
-    usage::{
+    domain::{
         Millis,
         invoice::InvoiceState,
-        subscription::{Facts, ItemFacts},
+        subscription::{ItemSnapshot, SubscriptionSnapshot},
         window::Slots,
     },
+    entity::billing_period,
+    error::Result,
+    store::{Store, boundaries::bump_version, reassign::reassign_open_reports},
 };
 
 /// What an invoice says of a billing period.
@@ -75,12 +75,12 @@ impl Store {
     /// Records what invoices say of an account's periods; a period that nobody has seen yet is a boundary.
     pub(crate) async fn record_invoices(
         &self,
-        followed: (&str, &str),
+        synced: (&str, &str),
         invoiced: &[InvoicedPeriod],
         slots: Slots,
         now: Millis,
     ) -> Result<()> {
-        let (account_id, subscription) = followed;
+        let (account_id, subscription) = synced;
         let tx = self.begin_moving_boundaries().await?;
         let known = periods_of(&tx, account_id, subscription).await?;
         let mut has_new = false;
@@ -125,7 +125,7 @@ impl Store {
             has_new |= insert_period(&tx, row).await?;
         }
         if has_new {
-            recut_open_reports(&tx, account_id, slots, now).await?;
+            reassign_open_reports(&tx, account_id, slots, now).await?;
             bump_version(&tx).await?;
         }
         tx.commit().await?;
@@ -151,14 +151,14 @@ impl Store {
 pub(super) async fn move_periods(
     tx: &DatabaseTransaction,
     account_id: &str,
-    facts: &Facts,
+    snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<Vec<Millis>, DbErr> {
     use billing_period::Column;
-    let mut known = periods_of(tx, account_id, &facts.subscription).await?;
+    let mut known = periods_of(tx, account_id, &snapshot.subscription).await?;
     let mut moved = Vec::new();
     for row in &mut known {
-        let Some((end, is_charged)) = end_of(row, facts, now) else {
+        let Some((end, is_charged)) = end_of(row, snapshot, now) else {
             continue;
         };
         let mut change = update_period(row).col_expr(Column::PeriodEnd, Expr::value(end));
@@ -170,19 +170,19 @@ pub(super) async fn move_periods(
         row.period_end = end;
         moved.push(end);
     }
-    if !facts.is_live {
+    if !snapshot.is_live {
         return Ok(moved);
     }
-    for item in &facts.items {
+    for item in &snapshot.items {
         let charged = item.charged();
-        let stands = known.iter().any(|row| {
+        let is_up_to_date = known.iter().any(|row| {
             row.item == item.item
                 && (row.period_end > charged.start || row.period_end == charged.end)
         });
-        if stands || charged.start >= charged.end {
+        if is_up_to_date || charged.start >= charged.end {
             continue;
         }
-        let row = period_row(account_id, facts, item, now);
+        let row = period_row(account_id, snapshot, item, now);
         if insert_period(tx, row).await? {
             moved.extend([charged.start, charged.end]);
         }
@@ -231,8 +231,8 @@ fn update_period(row: &Period) -> sea_orm::UpdateMany<billing_period::Entity> {
 
 pub(super) fn period_row(
     account_id: &str,
-    facts: &Facts,
-    item: &ItemFacts,
+    snapshot: &SubscriptionSnapshot,
+    item: &ItemSnapshot,
     now: Millis,
 ) -> billing_period::ActiveModel {
     let charged = item.charged();
@@ -242,7 +242,7 @@ pub(super) fn period_row(
         period_start: Set(charged.start),
         period_end: Set(charged.end),
         recorded_at: Set(now),
-        subscription: Set(Some(facts.subscription.clone())),
+        subscription: Set(Some(snapshot.subscription.clone())),
         meter: Set(Some(item.meter.clone())),
         price: Set(Some(item.price.clone())),
         ..Default::default()
@@ -250,15 +250,15 @@ pub(super) fn period_row(
 }
 
 /// Where a known period ends otherwise than was thought, and whether it has been charged by then.
-fn end_of(row: &Period, facts: &Facts, now: Millis) -> Option<(Millis, bool)> {
-    let current = facts.items.iter().find(|item| item.item == row.item);
+fn end_of(row: &Period, snapshot: &SubscriptionSnapshot, now: Millis) -> Option<(Millis, bool)> {
+    let current = snapshot.items.iter().find(|item| item.item == row.item);
     // It is there, and its meter is one that nobody knows just now: that says nothing of the period.
-    if facts.is_live && current.is_none() && facts.all_items.contains(&row.item) {
+    if snapshot.is_live && current.is_none() && snapshot.all_items.contains(&row.item) {
         return None;
     }
-    let (end, is_charged) = match current.filter(|_| facts.is_live) {
+    let (end, is_charged) = match current.filter(|_| snapshot.is_live) {
         None => {
-            let gone = facts.gone_since(row.meter.as_deref(), row.period_start, now);
+            let gone = snapshot.gone_since(row.meter.as_deref(), row.period_start, now);
             let end = Ord::max(gone, row.period_start.saturating_add(1));
             (Ord::min(end, row.period_end), true)
         }

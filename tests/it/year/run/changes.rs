@@ -1,8 +1,8 @@
 //! Links, plans and ends: made through the service, and at Stripe behind its back.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::NewSubscription;
 use reqwest::Method;
-use stripe_sandbox::NewSubscription;
 use usage_client::{CancelSubscription, ChangePlan, ErrorKind, PutAccount};
 
 use super::{Year, period_around};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stripe_sandbox::HeldInvoice;
+use fake_stripe::InvoiceSnapshot;
 use usage_client::ReportState;
 
 use super::{Life, Year};
@@ -57,9 +57,9 @@ impl Year<'_> {
             let of = |fate: Fate| life.model.sum(meter, |own| own == fate);
             answer += of(asked);
             for (state, fate) in [
-                (ReportState::Missed, Fate::Missed),
+                (ReportState::TooLate, Fate::Missed),
                 (ReportState::NotBillable, Fate::NotBillable),
-                (ReportState::Unlinked, Fate::Unlinked),
+                (ReportState::NoCustomer, Fate::Unlinked),
                 (ReportState::Closed, Fate::Closed),
                 (ReportState::Open, Fate::Open),
             ] {
@@ -81,7 +81,7 @@ impl Year<'_> {
 }
 
 /// What the final invoices of an account charge.
-fn charged(invoices: &[HeldInvoice], life: &Life) -> BTreeMap<LineKey, i64> {
+fn charged(invoices: &[InvoiceSnapshot], life: &Life) -> BTreeMap<LineKey, i64> {
     let mut charged = BTreeMap::new();
     let own = invoices
         .iter()

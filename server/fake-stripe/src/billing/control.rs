@@ -1,0 +1,344 @@
+//! The control endpoints of the billing half, below `/control/`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::Value;
+
+use super::held::{
+    BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot,
+    ItemSnapshot, NewPrice, NewProduct, NewSubscription, NewThinEvent, NewWebhook,
+    SubscriptionSnapshot, WebhookOptions, WebhookWait,
+};
+use super::invoices::Invoice;
+use super::item_changes::Change;
+use super::products::Product;
+use super::subscription_calls::{self, Wish};
+use super::subscriptions::Subscription;
+use super::usage::event_name;
+use super::{prices, run, thin};
+use crate::control::{LONGEST_WAIT_MS, Refusal};
+use crate::errors::StripeError;
+use crate::params::Params;
+use crate::state::{App, State};
+
+type Control = Shared<Arc<App>>;
+
+/// The routes of the billing half below `/fake_stripe`.
+pub(crate) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/products", post(create_product))
+        .route("/prices", post(create_price))
+        .route(
+            "/subscriptions",
+            get(subscriptions).post(create_subscription),
+        )
+        .route("/invoices", get(invoices))
+        .route("/thrown_away", get(thrown_away))
+        .route("/billing", post(change_billing))
+        .route("/webhooks", post(register_webhook).delete(forget_webhooks))
+        .route("/webhooks/switches", post(switch_webhooks))
+        .route("/webhooks/deliver", post(deliver_webhooks))
+        .route("/webhooks/redeliver/{event}", post(redeliver_webhook))
+        .route("/webhooks/deliveries", get(deliveries))
+        .route("/webhooks/wait", get(wait_for_webhooks))
+        .route("/thin_events", post(send_thin_event))
+}
+
+/// Works on what is held once all that is due is done.
+fn up_to_date<T>(app: &App, work: impl FnOnce(&mut State) -> T) -> T {
+    app.with(|state| {
+        run::catch_up(state);
+        work(state)
+    })
+}
+
+fn refused(error: StripeError) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, error.message)
+}
+
+fn taken(what: &str, id: &str) -> Refusal {
+    let message = format!("The {what} id \"{id}\" is empty or taken.");
+    Refusal(StatusCode::CONFLICT, message)
+}
+
+async fn create_product(
+    Shared(app): Control,
+    Json(new): Json<NewProduct>,
+) -> Result<Json<Value>, Refusal> {
+    up_to_date(&app, |state| {
+        if new.id.is_empty() || state.billing.products.contains(&new.id) {
+            return Err(taken("product", &new.id));
+        }
+        let product = Product::new(&new.id, &new.name, state.clock.now_secs());
+        state.billing.products.insert(&new.id, product);
+        Ok(Json(Value::Null))
+    })
+}
+
+async fn create_price(
+    Shared(app): Control,
+    Json(new): Json<NewPrice>,
+) -> Result<Json<Value>, Refusal> {
+    up_to_date(&app, |state| {
+        if new.id.is_empty() || state.billing.prices.contains(&new.id) {
+            return Err(taken("price", &new.id));
+        }
+        let product = Product::new(&new.product, &new.product, state.clock.now_secs());
+        if !state.billing.products.contains(&new.product) {
+            state.billing.products.insert(&new.product, product);
+        }
+        let params = Params::nest(&price_pairs(&new)).map_err(refused)?;
+        prices::make(state, &new.id, params)
+            .map(Json)
+            .map_err(refused)
+    })
+}
+
+/// The price in the parameters of Stripe's own call, so that the same checks apply.
+fn price_pairs(new: &NewPrice) -> Vec<(String, String)> {
+    let or = |text: &str, other: &str| {
+        if text.is_empty() {
+            other.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    let mut pairs = vec![
+        ("product".to_owned(), new.product.clone()),
+        ("currency".to_owned(), or(&new.currency, "usd")),
+        ("recurring[interval]".to_owned(), or(&new.interval, "month")),
+    ];
+    if let Some(meter) = &new.meter {
+        pairs.push(("recurring[usage_type]".to_owned(), "metered".to_owned()));
+        pairs.push(("recurring[meter]".to_owned(), meter.clone()));
+    }
+    if let Some(key) = &new.lookup_key {
+        pairs.push(("lookup_key".to_owned(), key.clone()));
+    }
+    let Some(mode) = &new.tiers_mode else {
+        let unit = new
+            .tiers
+            .first()
+            .map(|tier| tier.unit_amount_decimal.clone());
+        pairs.push(("unit_amount_decimal".to_owned(), unit.unwrap_or_default()));
+        return pairs;
+    };
+    pairs.push(("billing_scheme".to_owned(), "tiered".to_owned()));
+    pairs.push(("tiers_mode".to_owned(), mode.clone()));
+    for (index, tier) in new.tiers.iter().enumerate() {
+        let up_to = tier
+            .up_to
+            .map_or("inf".to_owned(), |up_to| up_to.to_string());
+        let unit = or(&tier.unit_amount_decimal, "0");
+        pairs.push((format!("tiers[{index}][up_to]"), up_to));
+        pairs.push((format!("tiers[{index}][unit_amount_decimal]"), unit));
+        if let Some(flat) = tier.flat_amount {
+            pairs.push((format!("tiers[{index}][flat_amount]"), flat.to_string()));
+        }
+    }
+    pairs
+}
+
+async fn create_subscription(
+    Shared(app): Control,
+    Json(new): Json<NewSubscription>,
+) -> Result<Json<SubscriptionSnapshot>, Refusal> {
+    up_to_date(&app, |state| {
+        if new.id.is_empty() || state.billing.subscriptions.contains(&new.id) {
+            return Err(taken("subscription", &new.id));
+        }
+        let items = new.prices.iter().enumerate().map(|(index, price)| Change {
+            price: Some(price.clone()),
+            quantity: new.quantities.get(index).copied().flatten(),
+            ..Change::default()
+        });
+        let wish = Wish {
+            id: Some(new.id.clone()),
+            customer: new.customer,
+            items: items.collect(),
+            anchor: new.anchor,
+            classic: new.classic,
+            prorate: true,
+            ..Wish::default()
+        };
+        if wish.items.is_empty() {
+            return Err(refused(StripeError::missing_param("items")));
+        }
+        subscription_calls::make(state, wish).map_err(refused)?;
+        let made = state.billing.subscriptions.get(&new.id);
+        made.map(|made| Json(held_subscription(state, made)))
+            .ok_or_else(|| taken("subscription", &new.id))
+    })
+}
+
+async fn subscriptions(Shared(app): Control) -> Json<Vec<SubscriptionSnapshot>> {
+    Json(up_to_date(&app, |state| {
+        let all = state.billing.subscriptions.newest_first();
+        all.map(|one| held_subscription(state, one)).collect()
+    }))
+}
+
+fn held_subscription(state: &State, subscription: &Subscription) -> SubscriptionSnapshot {
+    let items = subscription.items.iter().map(|item| ItemSnapshot {
+        id: item.id.clone(),
+        price: item.price.clone(),
+        event_name: state
+            .billing
+            .prices
+            .get(&item.price)
+            .and_then(|price| price.meter())
+            .map(|meter| event_name(state, meter)),
+        quantity: item.quantity,
+        period_start: item.period.start,
+        period_end: item.period.end,
+    });
+    SubscriptionSnapshot {
+        id: subscription.id.clone(),
+        customer: subscription.customer.clone(),
+        status: subscription.status().to_owned(),
+        anchor: subscription.anchor,
+        flexible: subscription.flexible,
+        cancel_at: subscription.cancel_at,
+        ended_at: subscription.ended_at,
+        items: items.collect(),
+    }
+}
+
+async fn invoices(Shared(app): Control) -> Json<Vec<InvoiceSnapshot>> {
+    Json(up_to_date(&app, |state| {
+        let all = state.billing.invoices.newest_first();
+        let mut held: Vec<InvoiceSnapshot> = all.map(|one| held_invoice(state, one)).collect();
+        held.reverse();
+        held
+    }))
+}
+
+fn held_invoice(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
+    let invoice = invoice.measured(state);
+    let lines = invoice.lines.iter().map(|line| InvoiceLineSnapshot {
+        item: line.item.clone(),
+        price: line.price.clone(),
+        event_name: line.meter.as_ref().map(|meter| event_name(state, meter)),
+        quantity: line.quantity,
+        amount: line.amount,
+        period_start: line.period.start,
+        period_end: line.period.end,
+        proration: line.proration,
+    });
+    InvoiceSnapshot {
+        id: invoice.id.clone(),
+        customer: invoice.customer.clone(),
+        subscription: invoice.subscription.clone(),
+        status: invoice.status.name().to_owned(),
+        billing_reason: invoice.reason.to_owned(),
+        created: invoice.created,
+        finalized_at: invoice.finalized_at,
+        period_start: invoice.period.start,
+        period_end: invoice.period.end,
+        amount_due: invoice.due(),
+        lines: lines.collect(),
+    }
+}
+
+async fn thrown_away(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
+    Json(up_to_date(&app, |state| {
+        let mut all = Vec::new();
+        for settled in &state.billing.settled {
+            let thrown = settled.thrown.map(|reason| (reason, settled.quantity));
+            let entries = [thrown, Some(("late", settled.late(state)))];
+            for (reason, quantity) in entries.into_iter().flatten() {
+                if quantity == 0 {
+                    continue;
+                }
+                let usage = &settled.usage;
+                all.push(DiscardedUsage {
+                    customer: usage.customer.clone(),
+                    subscription: usage.subscription.clone(),
+                    price: usage.price.clone(),
+                    event_name: event_name(state, &usage.meter),
+                    quantity,
+                    from: usage.from,
+                    to: usage.to,
+                    reason: reason.to_owned(),
+                    at: settled.at,
+                });
+            }
+        }
+        all
+    }))
+}
+
+async fn change_billing(Shared(app): Control, Json(change): Json<BillingChange>) -> Json<Value> {
+    up_to_date(&app, |state| {
+        if let Some(secs) = change.grace_secs {
+            state.billing.grace_secs = i64::try_from(secs).unwrap_or(i64::MAX);
+        }
+    });
+    Json(Value::Null)
+}
+
+async fn register_webhook(Shared(app): Control, Json(new): Json<NewWebhook>) -> Json<Value> {
+    app.with(|state| {
+        let endpoints = &mut state.billing.webhooks.endpoints;
+        endpoints.retain(|held| held.url != new.url);
+        endpoints.push(new);
+    });
+    Json(Value::Null)
+}
+
+async fn forget_webhooks(Shared(app): Control) -> Json<Value> {
+    app.with(|state| state.billing.webhooks.endpoints.clear());
+    Json(Value::Null)
+}
+
+async fn switch_webhooks(Shared(app): Control, Json(new): Json<WebhookOptions>) -> Json<Value> {
+    app.with(|state| state.billing.webhooks.switches = new);
+    Json(Value::Null)
+}
+
+async fn deliver_webhooks(Shared(app): Control) -> Json<Count> {
+    let count = up_to_date(&app, |state| state.billing.webhooks.let_go());
+    Json(Count { count })
+}
+
+async fn redeliver_webhook(
+    Shared(app): Control,
+    Path(event): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    if app.with(|state| state.announce_again(&event)) {
+        return Ok(Json(Value::Null));
+    }
+    let message = format!("No such event: {event}");
+    Err(Refusal(StatusCode::NOT_FOUND, message))
+}
+
+async fn deliveries(Shared(app): Control) -> Json<Vec<DeliverySnapshot>> {
+    Json(app.look(|state| state.billing.webhooks.done.iter().cloned().collect()))
+}
+
+async fn wait_for_webhooks(Shared(app): Control, Query(wait): Query<WebhookWait>) -> Json<Count> {
+    app.with(run::catch_up);
+    let timeout = Duration::from_millis(wait.timeout_ms.min(LONGEST_WAIT_MS));
+    let reached = app.until(|state| state.billing.webhooks.taken >= wait.taken);
+    // Whoever asked sees by the count whether it was reached.
+    let _: Result<bool, _> = tokio::time::timeout(timeout, reached).await;
+    let count = app.look(|state| state.billing.webhooks.taken);
+    Json(Count { count })
+}
+
+async fn send_thin_event(
+    Shared(app): Control,
+    Json(new): Json<NewThinEvent>,
+) -> Result<Json<Value>, Refusal> {
+    let sent = up_to_date(&app, |state| {
+        thin::send(state, &new.kind, new.meter.as_deref())
+    });
+    let message = format!("No such thin event: {}", new.kind);
+    sent.map(Json)
+        .ok_or(Refusal(StatusCode::BAD_REQUEST, message))
+}

@@ -1,0 +1,150 @@
+//! What a test calls to set billing up, to let webhooks misbehave, and to look at what was billed.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::held::{
+    BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceSnapshot, NewPrice, NewProduct,
+    NewSubscription, NewThinEvent, NewWebhook, SubscriptionSnapshot, WebhookOptions,
+};
+use crate::control_client::{Control, ControlError, drop_answer};
+
+impl Control {
+    /// Creates a product under this id.
+    pub async fn create_product(&self, id: &str, name: &str) -> Result<(), ControlError> {
+        let new = NewProduct {
+            id: id.to_owned(),
+            name: name.to_owned(),
+        };
+        self.post("products", &new).await.map(drop_answer)
+    }
+
+    /// Creates a price under its id, and its product where it does not exist.
+    pub async fn create_price(&self, new: &NewPrice) -> Result<(), ControlError> {
+        self.post("prices", new).await.map(drop_answer)
+    }
+
+    /// Creates a subscription under its id.
+    pub async fn create_subscription(
+        &self,
+        new: &NewSubscription,
+    ) -> Result<SubscriptionSnapshot, ControlError> {
+        self.post("subscriptions", new).await
+    }
+
+    /// The subscriptions, newest first, the canceled ones too.
+    pub async fn subscriptions(&self) -> Result<Vec<SubscriptionSnapshot>, ControlError> {
+        self.get("subscriptions").await
+    }
+
+    /// The invoices, in the order in which they were made.
+    pub async fn invoices(&self) -> Result<Vec<InvoiceSnapshot>, ControlError> {
+        self.get("invoices").await
+    }
+
+    /// The usage that will not be billed.
+    pub async fn thrown_away(&self) -> Result<Vec<DiscardedUsage>, ControlError> {
+        self.get("thrown_away").await
+    }
+
+    /// Sets how long the invoices that are made from now on stay drafts.
+    pub async fn set_grace(&self, grace: Duration) -> Result<(), ControlError> {
+        let change = BillingChange {
+            grace_secs: Some(grace.as_secs()),
+        };
+        self.post("billing", &change).await.map(drop_answer)
+    }
+
+    /// Sends every event from now on to this URL, signed with this secret.
+    pub async fn register_webhook(&self, url: &str, secret: &str) -> Result<(), ControlError> {
+        self.register_webhook_for(url, &[secret], &[]).await
+    }
+
+    /// The same with several secrets, all of which sign, and only for these types of events; for all where there is
+    /// none. Replaces what was registered for the URL.
+    pub async fn register_webhook_for(
+        &self,
+        url: &str,
+        secrets: &[&str],
+        kinds: &[&str],
+    ) -> Result<(), ControlError> {
+        let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let new = NewWebhook {
+            url: url.to_owned(),
+            secrets: own(secrets),
+            kinds: own(kinds),
+        };
+        self.post("webhooks", &new).await.map(drop_answer)
+    }
+
+    /// Forgets all webhooks.
+    pub async fn forget_webhooks(&self) -> Result<(), ControlError> {
+        self.call::<IgnoredAny>(Method::DELETE, "webhooks", None::<&()>)
+            .await
+            .map(drop_answer)
+    }
+
+    /// Sets how webhooks are delivered from now on.
+    pub async fn switch_webhooks(&self, switches: &WebhookOptions) -> Result<(), ControlError> {
+        self.post("webhooks/switches", switches)
+            .await
+            .map(drop_answer)
+    }
+
+    /// Delivers what was kept back, and answers how many deliveries that are.
+    pub async fn deliver_webhooks(&self) -> Result<usize, ControlError> {
+        let count: Count = self.post("webhooks/deliver", &()).await?;
+        Ok(count.count)
+    }
+
+    /// Delivers a snapshot event once more.
+    pub async fn redeliver_webhook(&self, event: &str) -> Result<(), ControlError> {
+        self.post(&format!("webhooks/redeliver/{event}"), &())
+            .await
+            .map(drop_answer)
+    }
+
+    /// The last ten thousand deliveries, oldest first.
+    pub async fn webhook_deliveries(&self) -> Result<Vec<DeliverySnapshot>, ControlError> {
+        self.get("webhooks/deliveries").await
+    }
+
+    /// Waits until receivers have taken so many deliveries since the start.
+    pub async fn wait_for_webhooks(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
+        let timeout_ms = timeout.as_millis();
+        let count: Count = self
+            .get(&format!("webhooks/wait?taken={n}&timeout_ms={timeout_ms}"))
+            .await?;
+        if count.count >= n {
+            return Ok(());
+        }
+        Err(ControlError::TimedOut {
+            waited: timeout,
+            wanted: format!("{n} webhooks, of which {} were taken", count.count),
+            events: 0,
+            requests: 0,
+            held: 0,
+        })
+    }
+
+    /// Sends the thin event by which Stripe reports errors of a meter's events, and answers its body.
+    pub async fn send_error_report(&self, meter: &str) -> Result<Value, ControlError> {
+        let new = NewThinEvent {
+            kind: "v1.billing.meter.error_report_triggered".to_owned(),
+            meter: Some(meter.to_owned()),
+        };
+        self.post("thin_events", &new).await
+    }
+
+    /// Sends the thin event by which Stripe reports events that no meter was found for, and answers its body.
+    pub async fn send_no_meter_found(&self) -> Result<Value, ControlError> {
+        let new = NewThinEvent {
+            kind: "v1.billing.meter.no_meter_found".to_owned(),
+            meter: None,
+        };
+        self.post("thin_events", &new).await
+    }
+}

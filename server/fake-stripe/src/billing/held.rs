@@ -1,0 +1,312 @@
+//! The forms in which tests see the billing half, and in which they set it up, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// A price to create for a meter, or a licensed one where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewPrice {
+    /// The price's id.
+    pub id: String,
+    /// The product's id; it is created where it does not exist.
+    pub product: String,
+    /// The meter's id; `None` for a licensed price.
+    pub meter: Option<String>,
+    /// `month` where empty; else `day`, `week` or `year`.
+    pub interval: String,
+    /// `usd` where empty.
+    pub currency: String,
+    /// `volume`, `graduated`, or `None` for a price by the unit.
+    pub tiers_mode: Option<String>,
+    /// The tiers; of a price by the unit, one whose unit amount is taken.
+    pub tiers: Vec<NewTier>,
+    /// The key that the price can be looked up by.
+    pub lookup_key: Option<String>,
+}
+
+/// One tier of a price.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewTier {
+    /// The last quantity of the tier; `None` for the last tier.
+    pub up_to: Option<i64>,
+    /// What a unit costs, in cents with up to 12 decimal places, such as `0.5`; empty for nothing.
+    pub unit_amount_decimal: String,
+    /// What the tier costs besides, in cents.
+    pub flat_amount: Option<i64>,
+}
+
+impl NewPrice {
+    /// A monthly price of a meter, in which all units cost what the tier reached says: pairs of the tier's last quantity
+    /// and its unit amount in cents.
+    pub fn volume(id: &str, product: &str, meter: &str, tiers: &[(Option<i64>, &str)]) -> NewPrice {
+        NewPrice {
+            id: id.to_owned(),
+            product: product.to_owned(),
+            meter: Some(meter.to_owned()),
+            tiers_mode: Some("volume".to_owned()),
+            tiers: tiers
+                .iter()
+                .map(|(up_to, unit)| NewTier::of(*up_to, unit))
+                .collect(),
+            ..NewPrice::default()
+        }
+    }
+
+    /// A monthly price of a meter by the unit, in cents.
+    pub fn per_unit(id: &str, product: &str, meter: &str, unit_amount: &str) -> NewPrice {
+        NewPrice {
+            id: id.to_owned(),
+            product: product.to_owned(),
+            meter: Some(meter.to_owned()),
+            tiers: vec![NewTier::of(None, unit_amount)],
+            ..NewPrice::default()
+        }
+    }
+
+    /// A monthly price of seats, in cents for each.
+    pub fn licensed(id: &str, product: &str, unit_amount: &str) -> NewPrice {
+        NewPrice {
+            id: id.to_owned(),
+            product: product.to_owned(),
+            tiers: vec![NewTier::of(None, unit_amount)],
+            ..NewPrice::default()
+        }
+    }
+}
+
+impl NewTier {
+    fn of(up_to: Option<i64>, unit_amount: &str) -> NewTier {
+        NewTier {
+            up_to,
+            unit_amount_decimal: unit_amount.to_owned(),
+            flat_amount: None,
+        }
+    }
+}
+
+/// A subscription to create.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewSubscription {
+    /// The subscription's id.
+    pub id: String,
+    /// The customer's id.
+    pub customer: String,
+    /// The ids of its prices.
+    pub prices: Vec<String>,
+    /// The quantities of licensed prices, in the order of `prices`; 1 where there is none.
+    pub quantities: Vec<Option<i64>>,
+    /// The billing cycle anchor in seconds; now where there is none. One in the past stands for a subscription that has
+    /// been running since: the period is the one that the clock is in, all of it is billed, and earlier ones are not.
+    pub anchor: Option<i64>,
+    /// The classic billing mode instead of the flexible one.
+    pub classic: bool,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionSnapshot {
+    /// The subscription's id.
+    pub id: String,
+    /// The customer's id.
+    pub customer: String,
+    /// `active` or `canceled`.
+    pub status: String,
+    /// The billing cycle anchor, in seconds.
+    pub anchor: i64,
+    /// Whether it is in the flexible billing mode.
+    pub flexible: bool,
+    /// When it is to end, in seconds.
+    pub cancel_at: Option<i64>,
+    /// When it ended, in seconds.
+    pub ended_at: Option<i64>,
+    /// Its items.
+    pub items: Vec<ItemSnapshot>,
+}
+
+/// An item of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemSnapshot {
+    /// The item's id.
+    pub id: String,
+    /// The price's id.
+    pub price: String,
+    /// The event name of the price's meter; `None` for a licensed price.
+    pub event_name: Option<String>,
+    /// The quantity of a licensed price.
+    pub quantity: Option<i64>,
+    /// The current period's start, in seconds.
+    pub period_start: i64,
+    /// The current period's end, in seconds.
+    pub period_end: i64,
+}
+
+/// An invoice; a draft with its usage as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvoiceSnapshot {
+    /// The invoice's id.
+    pub id: String,
+    /// The customer's id.
+    pub customer: String,
+    /// The subscription's id.
+    pub subscription: String,
+    /// `draft`, `open`, or `paid` where nothing was due.
+    pub status: String,
+    /// Why it was made, such as `subscription_cycle`.
+    pub billing_reason: String,
+    /// When it was made, in seconds.
+    pub created: i64,
+    /// When it became final, in seconds.
+    pub finalized_at: Option<i64>,
+    /// The start of the period that it bills usage of, in seconds.
+    pub period_start: i64,
+    /// The end of that period, in seconds.
+    pub period_end: i64,
+    /// What it asks for, in cents.
+    pub amount_due: i64,
+    /// Its lines.
+    pub lines: Vec<InvoiceLineSnapshot>,
+}
+
+/// A line of an invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvoiceLineSnapshot {
+    /// The subscription item's id.
+    pub item: String,
+    /// The price's id.
+    pub price: String,
+    /// The event name of the price's meter; `None` for a fee.
+    pub event_name: Option<String>,
+    /// How much was used, or how many seats.
+    pub quantity: i64,
+    /// The amount in cents, below zero where something is given back.
+    pub amount: i64,
+    /// The start of what it is for, in seconds.
+    pub period_start: i64,
+    /// The end of what it is for, in seconds.
+    pub period_end: i64,
+    /// Whether it is a part of a fee.
+    pub proration: bool,
+}
+
+/// Usage that no invoice of this subscription will bill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardedUsage {
+    /// The customer's id.
+    pub customer: String,
+    /// The subscription's id.
+    pub subscription: String,
+    /// The price's id.
+    pub price: String,
+    /// The event name of the price's meter.
+    pub event_name: String,
+    /// How much.
+    pub quantity: i64,
+    /// The start of the range that it was used in, in seconds.
+    pub from: i64,
+    /// The end of that range, in seconds.
+    pub to: i64,
+    /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`; or `late`: it came
+    /// after its range was invoiced or thrown away.
+    pub reason: String,
+    /// When its range was settled, in seconds.
+    pub at: i64,
+}
+
+/// How webhooks are delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookOptions {
+    /// Keep deliveries back until they are asked for.
+    pub on_demand: bool,
+    /// How often each event is delivered: 1 as usual, 2 for a duplicate of each, 0 to drop them.
+    pub copies: u32,
+    /// The newest of those that wait goes first.
+    pub newest_first: bool,
+    /// Real time that each delivery waits before it is sent.
+    pub delay_ms: u64,
+}
+
+impl Default for WebhookOptions {
+    fn default() -> Self {
+        WebhookOptions {
+            on_demand: false,
+            copies: 1,
+            newest_first: false,
+            delay_ms: 0,
+        }
+    }
+}
+
+/// One delivery of an event to a webhook, with all its attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverySnapshot {
+    /// The URL that it was sent to.
+    pub url: String,
+    /// The event's id.
+    pub event: String,
+    /// The event's type.
+    pub kind: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The HTTP status of the last attempt; `None` where there was no answer.
+    pub status: Option<u16>,
+}
+
+impl DeliverySnapshot {
+    /// Whether the receiver took it.
+    pub fn taken(&self) -> bool {
+        self.status
+            .is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
+/// A webhook to register.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewWebhook {
+    pub(crate) url: String,
+    /// Every one of them signs: two stand for a secret that is being rolled.
+    pub(crate) secrets: Vec<String>,
+    /// The event types that it is sent, `*` at the end standing for the rest; all where there is none.
+    #[serde(default)]
+    pub(crate) kinds: Vec<String>,
+}
+
+/// A product to create.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewProduct {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
+
+/// A thin event to send.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewThinEvent {
+    pub(crate) kind: String,
+    pub(crate) meter: Option<String>,
+}
+
+/// What can be chosen about billing; what is absent stays.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BillingChange {
+    pub(crate) grace_secs: Option<u64>,
+}
+
+/// How many.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) count: usize,
+}
+
+/// So many deliveries to wait for, taken by their receivers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WebhookWait {
+    pub(crate) taken: usize,
+    pub(crate) timeout_ms: u64,
+}

@@ -1,0 +1,110 @@
+//! The passing of time: everything that came due is done in order, each thing at its own moment, before anything else
+//! is looked at.
+
+use super::calendar::Period;
+use super::invoices::{self, Line, Making, Status};
+use super::ledger::Due;
+use super::subscriptions::{self, Subscription, price_of};
+use crate::errors::StripeError;
+use crate::state::State;
+
+/// Does what is due by the clock.
+pub(crate) fn catch_up(state: &mut State) {
+    let now = state.clock.now_secs();
+    while let Some((at, due)) = state.billing.take_due(now) {
+        let done = match &due {
+            Due::Finalization(id) => finalize(state, id, at),
+            Due::Subscription(id) => roll(state, id, at),
+        };
+        if let Err(error) = done {
+            tracing::error!(
+                ?due,
+                message = error.message,
+                "the fake_stripe could not bill"
+            );
+        }
+    }
+}
+
+/// Finalizes a draft, unless that was done by hand, or its grace became longer.
+fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
+    let invoice = invoices::find(state, id)?;
+    if invoice.status == Status::Draft && invoice.finalizes_at == Some(at) {
+        invoices::finalize(state, id, at)?;
+    }
+    Ok(())
+}
+
+/// Ends the periods that end at a moment, and the subscription where it was to end then.
+fn roll(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
+    let mut subscription = subscriptions::find(state, id)?;
+    if subscription.next_due() != Some(at) {
+        return Ok(());
+    }
+    let ends = subscription.cancel_at == Some(at);
+    let making = next_invoice(state, &mut subscription, at, ends)?;
+    if ends {
+        subscription.ended_at = Some(at);
+        subscription.canceled_at = subscription.canceled_at.or(Some(at));
+    }
+    invoices::make(state, &mut subscription, making)?;
+    let kind = if ends {
+        "customer.subscription.deleted"
+    } else {
+        "customer.subscription.updated"
+    };
+    subscriptions::save(state, subscription, kind, at)?;
+    Ok(())
+}
+
+/// The invoice of the periods that end at a moment: their usage, what is pending, and the fees of the periods that begin.
+/// The items move on to those.
+pub(crate) fn next_invoice(
+    state: &State,
+    subscription: &mut Subscription,
+    at: i64,
+    ends: bool,
+) -> Result<Making, StripeError> {
+    let mut lines = std::mem::take(&mut subscription.pending);
+    let mut period = Period { start: at, end: at };
+    let mut fees = Vec::new();
+    let mut items = std::mem::take(&mut subscription.items);
+    for item in &mut items {
+        let price = price_of(state, &item.price)?;
+        let over = item.period.end <= at;
+        if !over && !ends {
+            continue;
+        }
+        period.start = period.start.min(item.period.start);
+        if let Some(usage) = subscription.usage(item, &price, at) {
+            lines.push(Line::usage(usage));
+        } else if !over {
+            // A cancellation within a period gives the rest of its fee back.
+            let full = price
+                .rhythm()
+                .period_at(subscription.anchor, item.period.start);
+            let rest = item.fee_from(&price, at, full).saturating_neg();
+            let span = Period {
+                start: at,
+                end: item.period.end,
+            };
+            lines.push(Line::proration(item, rest, span));
+        }
+        if !ends {
+            item.period = price.rhythm().period_at(subscription.anchor, at);
+            item.used_from = at;
+            if price.meter().is_none() {
+                fees.push(Line::fee(item, item.fee(&price), item.period));
+            }
+        }
+    }
+    subscription.items = items;
+    lines.extend(fees);
+    Ok(Making {
+        lines,
+        period,
+        reason: "subscription_cycle",
+        at,
+        grace: true,
+    })
+}

@@ -1,0 +1,222 @@
+//! Webhooks: who is told of what, signed as Stripe signs. The events wait in line here; `deliver` takes them from it.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::held::{DeliverySnapshot, NewWebhook, WebhookOptions};
+use crate::state::{App, State};
+
+/// How often a delivery is tried. Stripe tries for days; a test wants an end.
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond this the oldest deliveries are forgotten.
+const MOST_REMEMBERED: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Webhooks {
+    pub(crate) endpoints: Vec<NewWebhook>,
+    pub(crate) switches: WebhookOptions,
+    /// What waits until it is asked for.
+    kept: VecDeque<Delivery>,
+    /// What is to be sent now.
+    queue: VecDeque<Delivery>,
+    /// What was sent, oldest first.
+    pub(crate) done: VecDeque<DeliverySnapshot>,
+    /// How many of all deliveries were taken by their receivers.
+    pub(crate) taken: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Delivery {
+    url: String,
+    secrets: Vec<String>,
+    event: String,
+    kind: String,
+    body: String,
+}
+
+impl Webhooks {
+    /// Puts an event in line for everyone who wants its kind.
+    pub(crate) fn announce(&mut self, event: &str, kind: &str, body: &str) {
+        for endpoint in &self.endpoints {
+            let wants = |wanted: &String| match wanted.strip_suffix('*') {
+                Some(prefix) => kind.starts_with(prefix),
+                None => wanted == kind,
+            };
+            if !endpoint.kinds.is_empty() && !endpoint.kinds.iter().any(wants) {
+                continue;
+            }
+            let delivery = Delivery {
+                url: endpoint.url.clone(),
+                secrets: endpoint.secrets.clone(),
+                event: event.to_owned(),
+                kind: kind.to_owned(),
+                body: body.to_owned(),
+            };
+            let line = if self.switches.on_demand {
+                &mut self.kept
+            } else {
+                &mut self.queue
+            };
+            for _ in 0..self.switches.copies {
+                line.push_back(delivery.clone());
+            }
+        }
+    }
+
+    /// Lets go of what was kept, and answers how much that is.
+    pub(crate) fn let_go(&mut self) -> usize {
+        let count = self.kept.len();
+        self.queue.append(&mut self.kept);
+        count
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        if self.switches.newest_first {
+            self.queue.pop_back()
+        } else {
+            self.queue.pop_front()
+        }
+    }
+
+    fn note(&mut self, delivery: Delivery, attempts: u32, status: Option<u16>) {
+        let held = DeliverySnapshot {
+            url: delivery.url,
+            event: delivery.event,
+            kind: delivery.kind,
+            attempts,
+            status,
+        };
+        if held.taken() {
+            self.taken = self.taken.saturating_add(1);
+        }
+        if self.done.len() >= MOST_REMEMBERED {
+            self.done.pop_front();
+        }
+        self.done.push_back(held);
+    }
+}
+
+/// Sends what is in line, one after the other, until the fake Stripe stops.
+pub(crate) async fn deliver(app: Arc<App>) {
+    // A proxy from the environment must not stand before a receiver on loopback.
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_TIMEOUT)
+        .build()
+        .unwrap_or_default();
+    let waiting = |state: &State| !state.billing.webhooks.queue.is_empty();
+    while app.until(waiting).await {
+        let (delivery, delay_ms) = app.with(|state| {
+            let webhooks = &mut state.billing.webhooks;
+            (webhooks.take(), webhooks.switches.delay_ms)
+        });
+        let Some(delivery) = delivery else { continue };
+        if !app.pause(Duration::from_millis(delay_ms)).await {
+            return;
+        }
+        let mut pause = FIRST_PAUSE;
+        let (mut attempts, mut status) = (0, None);
+        while attempts < ATTEMPTS {
+            attempts = attempts.saturating_add(1);
+            status = attempt(&app, &client, &delivery).await;
+            if status.is_some_and(|status| (200..300).contains(&status)) {
+                break;
+            }
+            if attempts < ATTEMPTS && !app.pause(pause).await {
+                return;
+            }
+            pause = pause.saturating_mul(2);
+        }
+        app.with(|state| state.billing.webhooks.note(delivery, attempts, status));
+    }
+}
+
+async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Option<u16> {
+    let time = app.look(|state| state.clock.now_secs());
+    let request = client
+        .post(&delivery.url)
+        .header("content-type", "application/json; charset=utf-8")
+        .header(
+            "user-agent",
+            "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+        )
+        .header(
+            "stripe-signature",
+            webhook_signature(&delivery.secrets, time, &delivery.body),
+        )
+        .body(delivery.body.clone());
+    match request.send().await {
+        Ok(answer) => Some(answer.status().as_u16()),
+        Err(error) => {
+            tracing::debug!(%error, "a webhook was not delivered");
+            None
+        }
+    }
+}
+
+/// The `Stripe-Signature` header: the time in seconds, and for each secret the HMAC-SHA256 of the time, a dot and the
+/// body.
+pub fn webhook_signature<S: AsRef<str>>(secrets: &[S], time: i64, body: &str) -> String {
+    let mut header = format!("t={time}");
+    for secret in secrets {
+        // Every length of key is allowed: an error cannot come.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_ref().as_bytes()) else {
+            continue;
+        };
+        mac.update(format!("{time}.{body}").as_bytes());
+        header.push_str(",v1=");
+        for byte in mac.finalize().into_bytes() {
+            // Writing to a String cannot fail.
+            let _ = write!(header, "{byte:02x}");
+        }
+    }
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_that_of_the_published_scheme() {
+        let secrets = ["whsec_one".to_owned(), "whsec_two".to_owned()];
+        // Computed with the hmac module of Python.
+        assert_eq!(
+            webhook_signature(&secrets, 1_700_000_000, "{}"),
+            "t=1700000000,v1=e6f424c1ebf2679ddb75df801d64b07e5063e2d7d6834ab73f5c55d787278d9d,v1=7188126e292daca991f04e6d27bcc33705bef535a4a6c4687864d1c7315003b0"
+        );
+        assert_eq!(webhook_signature::<String>(&[], 1, "{}"), "t=1");
+    }
+
+    #[test]
+    fn events_go_to_those_who_want_them() {
+        let mut webhooks = Webhooks::default();
+        for kinds in [
+            vec![],
+            vec!["invoice.*".to_owned()],
+            vec!["customer.deleted".to_owned()],
+        ] {
+            webhooks.endpoints.push(NewWebhook {
+                url: format!("http://{}", kinds.len()),
+                secrets: Vec::new(),
+                kinds,
+            });
+        }
+        webhooks.announce("evt_1", "invoice.created", "{}");
+        assert_eq!(webhooks.queue.len(), 2);
+        webhooks.switches.on_demand = true;
+        webhooks.switches.copies = 2;
+        webhooks.announce("evt_2", "customer.deleted", "{}");
+        assert_eq!((webhooks.queue.len(), webhooks.kept.len()), (2, 4));
+        assert_eq!(webhooks.let_go(), 4);
+        webhooks.switches.newest_first = true;
+        assert_eq!(webhooks.take().unwrap().event, "evt_2");
+    }
+}

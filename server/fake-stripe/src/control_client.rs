@@ -1,0 +1,392 @@
+//! The client of the control endpoints: what a test calls to set a fake Stripe up, to make it fail, and to look inside.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::{Client, Method};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use crate::clock::millis;
+use crate::control_types::{
+    ClockChange, ClockState, CustomerSnapshot, HoldName, LoggedRequest, MeterName, MeterSnapshot,
+    NewCustomer, NewMeter, SettingsChange, Stats, StoredEvent, TotalSnapshot, Wait, Waited,
+};
+use crate::faults::Fault;
+
+/// Why a control call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The fake Stripe was not reached, or its answer was not understood.
+    #[error("the fake_stripe was not reached: {0}")]
+    Unreachable(#[from] reqwest::Error),
+    /// The fake Stripe refused.
+    #[error("the fake_stripe refused with {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The body of the answer.
+        message: String,
+    },
+    /// What was waited for did not come in time.
+    #[error(
+        "waited {waited:?} in vain for {wanted}; there were {events} events, {requests} requests and {held} held"
+    )]
+    TimedOut {
+        /// How long.
+        waited: Duration,
+        /// For what.
+        wanted: String,
+        /// Meter events held in the end.
+        events: usize,
+        /// Calls arrived in the end.
+        requests: u64,
+        /// Calls held in the end, by the hold that was waited for.
+        held: usize,
+    },
+}
+
+/// A client of a fake Stripe's control endpoints, in this process or in another.
+#[derive(Debug, Clone)]
+pub struct Control {
+    base_url: String,
+    client: Client,
+}
+
+impl Control {
+    /// A client of the fake Stripe at this base URL, such as `http://127.0.0.1:12111`.
+    pub fn new(base_url: &str) -> Control {
+        // A proxy from the environment must not stand before a loopback tool.
+        let client = Client::builder().no_proxy().build().unwrap_or_default();
+        Control {
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            client,
+        }
+    }
+
+    /// Creates a customer under this id.
+    pub async fn create_customer(&self, id: &str) -> Result<(), ControlError> {
+        self.post("customers", &NewCustomer { id: id.to_owned() })
+            .await
+            .map(drop_answer)
+    }
+
+    /// Deletes a customer.
+    pub async fn delete_customer(&self, id: &str) -> Result<(), ControlError> {
+        self.call::<IgnoredAny>(Method::DELETE, &format!("customers/{id}"), None::<&()>)
+            .await
+            .map(drop_answer)
+    }
+
+    /// Creates a meter that sums the events of this name, and answers its id.
+    pub async fn create_meter(&self, event_name: &str) -> Result<String, ControlError> {
+        let new = NewMeter {
+            event_name: event_name.to_owned(),
+            ..NewMeter::default()
+        };
+        let held: MeterSnapshot = self.post("meters", &new).await?;
+        Ok(held.id)
+    }
+
+    /// Creates a summing meter under a chosen id.
+    pub async fn create_meter_with_id(
+        &self,
+        id: &str,
+        event_name: &str,
+    ) -> Result<(), ControlError> {
+        let new = NewMeter {
+            event_name: event_name.to_owned(),
+            id: Some(id.to_owned()),
+            formula: None,
+        };
+        self.post("meters", &new).await.map(drop_answer)
+    }
+
+    /// Deactivates the active meter of this event name.
+    pub async fn deactivate_meter(&self, event_name: &str) -> Result<(), ControlError> {
+        self.post(
+            "meters/deactivate",
+            &MeterName {
+                event_name: event_name.to_owned(),
+            },
+        )
+        .await
+        .map(drop_answer)
+    }
+
+    /// Adds a fault behind those already scripted.
+    pub async fn script(&self, fault: Fault) -> Result<(), ControlError> {
+        self.post("faults", &fault).await.map(drop_answer)
+    }
+
+    /// Lets go of the calls that a hold keeps back, and of those that it would.
+    pub async fn release(&self, hold_name: &str) -> Result<(), ControlError> {
+        self.post(
+            "holds/release",
+            &HoldName {
+                hold: hold_name.to_owned(),
+                held: 0,
+            },
+        )
+        .await
+        .map(drop_answer)
+    }
+
+    /// Forgets all faults and lets go of all holds.
+    pub async fn clear_faults(&self) -> Result<(), ControlError> {
+        self.call::<IgnoredAny>(Method::DELETE, "faults", None::<&()>)
+            .await
+            .map(drop_answer)
+    }
+
+    /// The faults that are still to come.
+    pub async fn faults(&self) -> Result<Vec<Fault>, ControlError> {
+        self.get("faults").await
+    }
+
+    /// Stops the clock at a moment, in milliseconds since the Unix epoch.
+    pub async fn set_clock(&self, millis: i64) -> Result<(), ControlError> {
+        self.change_clock(ClockChange {
+            set_ms: Some(millis),
+            ..ClockChange::default()
+        })
+        .await
+    }
+
+    /// Moves the clock ahead, whether it stands still or runs.
+    pub async fn advance_clock(&self, by: Duration) -> Result<(), ControlError> {
+        self.change_clock(ClockChange {
+            advance_ms: Some(millis(by)),
+            ..ClockChange::default()
+        })
+        .await
+    }
+
+    /// Lets the clock show the real time again.
+    pub async fn follow_real_clock(&self) -> Result<(), ControlError> {
+        self.change_clock(ClockChange {
+            follow_real: Some(0),
+            ..ClockChange::default()
+        })
+        .await
+    }
+
+    /// What the clock shows.
+    pub async fn clock(&self) -> Result<ClockState, ControlError> {
+        self.get("clock").await
+    }
+
+    /// The customers that were ever created, newest first.
+    pub async fn customers(&self) -> Result<Vec<CustomerSnapshot>, ControlError> {
+        self.get("customers").await
+    }
+
+    /// The meters that were ever created, newest first.
+    pub async fn meters(&self) -> Result<Vec<MeterSnapshot>, ControlError> {
+        self.get("meters").await
+    }
+
+    /// The meter events that were accepted, in the order of their receipt.
+    pub async fn events(&self) -> Result<Vec<StoredEvent>, ControlError> {
+        self.get("events").await
+    }
+
+    /// The sum of values for each customer and event name, cancelled events left out.
+    pub async fn totals(&self) -> Result<BTreeMap<(String, String), i64>, ControlError> {
+        let totals: Vec<TotalSnapshot> = self.get("totals").await?;
+        Ok(totals
+            .into_iter()
+            .map(|held| ((held.customer, held.event_name), held.total))
+            .collect())
+    }
+
+    /// The last ten thousand calls below `/v1`, in order.
+    pub async fn requests(&self) -> Result<Vec<LoggedRequest>, ControlError> {
+        self.get("requests").await
+    }
+
+    /// What happened since the fake Stripe started.
+    pub async fn stats(&self) -> Result<Stats, ControlError> {
+        self.get("stats").await
+    }
+
+    /// Waits until so many meter events are held.
+    pub async fn wait_for_events(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
+        self.wait(
+            Wait {
+                events: Some(n),
+                ..Wait::default()
+            },
+            timeout,
+            &format!("{n} events"),
+        )
+        .await
+    }
+
+    /// Waits until so many calls below `/v1` have arrived since the start, answered or not.
+    pub async fn wait_for_requests(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
+        let requests = u64::try_from(n).ok();
+        self.wait(
+            Wait {
+                requests,
+                ..Wait::default()
+            },
+            timeout,
+            &format!("{n} requests"),
+        )
+        .await
+    }
+
+    /// Waits until so many of the last ten thousand calls are for a path that begins so.
+    pub async fn wait_for_requests_to(
+        &self,
+        path: &str,
+        n: usize,
+        timeout: Duration,
+    ) -> Result<(), ControlError> {
+        let wait = Wait {
+            requests: u64::try_from(n).ok(),
+            path: Some(path.to_owned()),
+            ..Wait::default()
+        };
+        self.wait(wait, timeout, &format!("{n} requests to {path}"))
+            .await
+    }
+
+    /// Waits until a hold keeps back so many calls.
+    pub async fn wait_for_held(
+        &self,
+        hold_name: &str,
+        n: usize,
+        timeout: Duration,
+    ) -> Result<(), ControlError> {
+        let wait = Wait {
+            held: Some(n),
+            hold: Some(hold_name.to_owned()),
+            ..Wait::default()
+        };
+        self.wait(wait, timeout, &format!("{n} calls held by {hold_name}"))
+            .await
+    }
+
+    /// Sets how long after its receipt an event shows in summaries.
+    pub async fn set_summary_delay(&self, delay: Duration) -> Result<(), ControlError> {
+        let summary_delay_ms = u64::try_from(millis(delay)).ok();
+        self.change_settings(SettingsChange {
+            summary_delay_ms,
+            ..SettingsChange::default()
+        })
+        .await
+    }
+
+    /// Sets how many meter events are let in within a second.
+    pub async fn set_events_per_sec(&self, events_per_sec: u32) -> Result<(), ControlError> {
+        self.change_settings(SettingsChange {
+            events_per_sec: Some(events_per_sec),
+            ..SettingsChange::default()
+        })
+        .await
+    }
+
+    /// Sets how long each call takes before it is carried out.
+    pub async fn set_latency(&self, latency: Duration) -> Result<(), ControlError> {
+        let latency_ms = u64::try_from(millis(latency)).ok();
+        self.change_settings(SettingsChange {
+            latency_ms,
+            ..SettingsChange::default()
+        })
+        .await
+    }
+
+    /// Sets whether the summary of a range without events is one entry of 0 or an empty list.
+    pub async fn set_summarize_empty_ranges(&self, summarize: bool) -> Result<(), ControlError> {
+        let change = SettingsChange {
+            summarize_empty_ranges: Some(summarize),
+            ..SettingsChange::default()
+        };
+        self.change_settings(change).await
+    }
+
+    /// Sets whether refusals of meter events go without a `code`.
+    pub async fn set_bare_error_codes(&self, bare: bool) -> Result<(), ControlError> {
+        self.change_settings(SettingsChange {
+            bare_error_codes: Some(bare),
+            ..SettingsChange::default()
+        })
+        .await
+    }
+
+    async fn change_clock(&self, change: ClockChange) -> Result<(), ControlError> {
+        self.post("clock", &change).await.map(drop_answer)
+    }
+
+    async fn change_settings(&self, change: SettingsChange) -> Result<(), ControlError> {
+        self.post("settings", &change).await.map(drop_answer)
+    }
+
+    async fn wait(&self, wait: Wait, timeout: Duration, wanted: &str) -> Result<(), ControlError> {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("timeout_ms", &timeout.as_millis().to_string());
+        let numbers = [
+            ("events", wait.events.map(|n| n.to_string())),
+            ("requests", wait.requests.map(|n| n.to_string())),
+            ("held", wait.held.map(|n| n.to_string())),
+            ("path", wait.path),
+            ("hold", wait.hold),
+        ];
+        for (name, value) in numbers {
+            if let Some(value) = value {
+                query.append_pair(name, &value);
+            }
+        }
+        let end: Waited = self.get(&format!("wait?{}", query.finish())).await?;
+        if end.reached {
+            return Ok(());
+        }
+        Err(ControlError::TimedOut {
+            waited: timeout,
+            wanted: wanted.to_owned(),
+            events: end.events,
+            requests: end.requests,
+            held: end.held,
+        })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ControlError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ControlError> {
+        let mut request = self
+            .client
+            .request(method, format!("{}/control/{path}", self.base_url));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(ControlError::Refused {
+                status: status.as_u16(),
+                message: answer.text().await?,
+            });
+        }
+        Ok(answer.json().await?)
+    }
+}
+
+/// Most control calls answer nothing that is worth keeping.
+pub(crate) fn drop_answer(_: IgnoredAny) {}

@@ -1,0 +1,447 @@
+//! Scripted faults: what to do wrong, to which calls, how many times.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::errors::StripeError;
+
+/// A fault for the next calls that match, in the order in which faults were scripted. Each call meets at most one.
+///
+/// ```
+/// use std::time::Duration;
+/// use fake_stripe::Fault;
+///
+/// // The next three events of one customer are answered with 500 and not carried out.
+/// let refuse = Fault::status(500).times(3).on_customer("cus_1");
+/// // The next call is carried out, and its answer is kept back until released.
+/// let keep_back = Fault::hold("late").after_executing();
+/// // The next call waits a second, is carried out, and its connection breaks before an answer.
+/// let lose = Fault::accept_then_drop().delayed(Duration::from_secs(1));
+/// # let _ = (refuse, keep_back, lose);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What goes wrong.
+    pub kind: FaultKind,
+    /// How many matching calls it meets. Default 1.
+    #[serde(default = "once")]
+    pub times: u64,
+    /// Whether a status, delay or hold comes after the call was carried out rather than before.
+    #[serde(default)]
+    pub after: bool,
+    /// Keeps the call back until this hold is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// Keeps the call back for this long, in milliseconds of real time.
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// Only calls by this method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Only calls whose path begins so. Without it, calls to every path below `/v1` match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_prefix: Option<String>,
+    /// Only calls about this customer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer: Option<String>,
+    /// Only calls that name this event name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<String>,
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Nothing but the fault's hold or delay.
+    Pass,
+    /// This HTTP status with Stripe's error body, instead of the true answer. The call is not carried out, unless the
+    /// fault says `after`.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The error's fields; those left out are what Stripe sends with that status.
+        #[serde(default)]
+        error: ScriptedError,
+    },
+    /// The call is carried out, and the connection breaks before any of the answer.
+    AcceptThenDrop,
+    /// The connection breaks before the call is carried out.
+    Drop,
+    /// The meter event is taken and answered, and what looks at it afterwards drops it: it is in no total.
+    Lose,
+    /// The call is carried out and answered with 200 and a body that ends in the middle of its JSON.
+    Undecodable,
+    /// The call is not carried out and is answered with 502 and a page of HTML, as by a gateway.
+    UndecodableError,
+}
+
+/// The fields of a scripted error body.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScriptedError {
+    /// The error's `type`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The error's `code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The error's `message`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The error's `param`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+}
+
+fn once() -> u64 {
+    1
+}
+
+impl Fault {
+    /// A fault of this kind for one call to any path.
+    pub fn new(kind: FaultKind) -> Fault {
+        Fault {
+            kind,
+            times: once(),
+            after: false,
+            hold: None,
+            delay_ms: 0,
+            method: None,
+            path_prefix: None,
+            customer: None,
+            event_name: None,
+        }
+    }
+
+    /// Answers with this HTTP status and does not carry the call out.
+    pub fn status(status: u16) -> Fault {
+        Fault::new(FaultKind::Status {
+            status,
+            error: ScriptedError::default(),
+        })
+    }
+
+    /// Keeps the call back for so long, then goes on as if nothing were wrong.
+    pub fn delay(delay: Duration) -> Fault {
+        Fault::new(FaultKind::Pass).delayed(delay)
+    }
+
+    /// Keeps the call back until [`crate::Control::release`], then goes on as if nothing were wrong.
+    pub fn hold(name: &str) -> Fault {
+        Fault::new(FaultKind::Pass).held(name)
+    }
+
+    /// Carries the call out and breaks the connection without an answer.
+    pub fn accept_then_drop() -> Fault {
+        Fault::new(FaultKind::AcceptThenDrop)
+    }
+
+    /// Takes a meter event, answers as if nothing were wrong, and drops it afterwards.
+    pub fn lose() -> Fault {
+        Fault::new(FaultKind::Lose)
+    }
+
+    /// Breaks the connection without carrying the call out.
+    pub fn drop_connection() -> Fault {
+        Fault::new(FaultKind::Drop)
+    }
+
+    /// Carries the call out and answers 200 with truncated JSON.
+    pub fn undecodable() -> Fault {
+        Fault::new(FaultKind::Undecodable)
+    }
+
+    /// Answers 502 with HTML and does not carry the call out.
+    pub fn undecodable_error() -> Fault {
+        Fault::new(FaultKind::UndecodableError)
+    }
+
+    /// For so many matching calls.
+    #[must_use]
+    pub fn times(mut self, times: u64) -> Fault {
+        self.times = times;
+        self
+    }
+
+    /// For every matching call until the faults are cleared.
+    #[must_use]
+    pub fn always(self) -> Fault {
+        self.times(u64::MAX)
+    }
+
+    /// Carries the call out first; the status, delay or hold comes afterwards.
+    #[must_use]
+    pub fn after_executing(mut self) -> Fault {
+        self.after = true;
+        self
+    }
+
+    /// Also keeps the call back until this hold is released.
+    #[must_use]
+    pub fn held(mut self, name: &str) -> Fault {
+        self.hold = Some(name.to_owned());
+        self
+    }
+
+    /// Also keeps the call back for so long.
+    #[must_use]
+    pub fn delayed(mut self, delay: Duration) -> Fault {
+        self.delay_ms = u64::try_from(clock::millis(delay)).unwrap_or_default();
+        self
+    }
+
+    /// Only for calls by this method, such as `POST`.
+    #[must_use]
+    pub fn on_method(mut self, method: &str) -> Fault {
+        self.method = Some(method.to_owned());
+        self
+    }
+
+    /// Only for calls whose path begins so, such as `/v1/billing/meter_events`.
+    #[must_use]
+    pub fn on_path(mut self, prefix: &str) -> Fault {
+        self.path_prefix = Some(prefix.to_owned());
+        self
+    }
+
+    /// Only for calls about this customer.
+    #[must_use]
+    pub fn on_customer(mut self, customer: &str) -> Fault {
+        self.customer = Some(customer.to_owned());
+        self
+    }
+
+    /// Only for calls that name this event name.
+    #[must_use]
+    pub fn on_event_name(mut self, event_name: &str) -> Fault {
+        self.event_name = Some(event_name.to_owned());
+        self
+    }
+
+    /// Sets the code and message of a scripted status; other kinds have none to set.
+    #[must_use]
+    pub fn with_error(mut self, new_code: &str, new_message: &str) -> Fault {
+        if let FaultKind::Status { error, .. } = &mut self.kind {
+            error.code = Some(new_code.to_owned());
+            error.message = Some(new_message.to_owned());
+        }
+        self
+    }
+
+    fn matches(&self, call: &CallSubject<'_>) -> bool {
+        let fits = |wanted: &Option<String>, found: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == found
+        };
+        self.times > 0
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| method.eq_ignore_ascii_case(call.method))
+            && self
+                .path_prefix
+                .as_ref()
+                .is_none_or(|prefix| call.path.starts_with(prefix.as_str()))
+            && fits(&self.customer, call.customer)
+            && fits(&self.event_name, call.event_name)
+    }
+}
+
+/// What faults look at in a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CallSubject<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) customer: Option<&'a str>,
+    pub(crate) event_name: Option<&'a str>,
+}
+
+/// The scripted faults that are still to come, and the holds.
+#[derive(Debug, Default)]
+pub(crate) struct FaultQueue {
+    faults: VecDeque<Fault>,
+    holds: HashMap<String, Hold>,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    released: bool,
+    held: usize,
+}
+
+impl FaultQueue {
+    /// Adds a fault to the end. Naming a hold again, after its release, makes it hold again.
+    pub(crate) fn script(&mut self, fault: Fault) {
+        if let Some(hold) = &fault.hold {
+            self.holds.entry(hold.clone()).or_default().released = false;
+        }
+        self.faults.push_back(fault);
+    }
+
+    /// The faults that are still to come.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Fault> {
+        self.faults.iter()
+    }
+
+    /// Takes the first fault that matches the call.
+    pub(crate) fn take(&mut self, call: &CallSubject<'_>) -> Option<Fault> {
+        let index = self.faults.iter().position(|fault| fault.matches(call))?;
+        let fault = self.faults.get_mut(index)?;
+        fault.times = fault.times.saturating_sub(1);
+        let taken = fault.clone();
+        if taken.times == 0 {
+            self.faults.remove(index);
+        }
+        Some(taken)
+    }
+
+    /// Forgets all faults and lets go of everything held.
+    pub(crate) fn clear(&mut self) {
+        self.faults.clear();
+        for hold in self.holds.values_mut() {
+            hold.released = true;
+        }
+    }
+
+    /// Lets go of what is held, and of what would be. False where no fault ever named the hold.
+    pub(crate) fn release(&mut self, name: &str) -> bool {
+        self.holds
+            .get_mut(name)
+            .map(|hold| hold.released = true)
+            .is_some()
+    }
+
+    pub(crate) fn is_released(&self, name: &str) -> bool {
+        self.holds.get(name).is_none_or(|hold| hold.released)
+    }
+
+    /// How many calls are held now.
+    pub(crate) fn held(&self, name: &str) -> usize {
+        self.holds.get(name).map_or(0, |hold| hold.held)
+    }
+
+    /// Each hold with the number of calls that it holds.
+    pub(crate) fn holds(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.holds
+            .iter()
+            .map(|(name, hold)| (name.as_str(), hold.held))
+    }
+
+    pub(crate) fn enter(&mut self, name: &str) {
+        if let Some(hold) = self.holds.get_mut(name) {
+            hold.held = hold.held.saturating_add(1);
+        }
+    }
+
+    pub(crate) fn leave(&mut self, name: &str) {
+        if let Some(hold) = self.holds.get_mut(name) {
+            hold.held = hold.held.saturating_sub(1);
+        }
+    }
+}
+
+/// The error that a scripted status is answered with.
+pub(crate) fn scripted_error(status: u16, scripted: &ScriptedError) -> StripeError {
+    let mut error = match status {
+        429 => StripeError::rate_limit(),
+        401 => StripeError::invalid("Invalid API Key provided: sk_test_********").status(401),
+        409 => StripeError::invalid("The request conflicts with another request.").status(409),
+        400..=499 => {
+            StripeError::refused("The fake_stripe was told to refuse this request.").status(status)
+        }
+        _ => StripeError {
+            kind: "api_error".into(),
+            ..StripeError::refused("An unknown error occurred.").status(status)
+        },
+    };
+    if let Some(kind) = &scripted.kind {
+        error.kind = kind.clone().into();
+    }
+    if let Some(code) = &scripted.code {
+        error.code = Some(code.clone().into());
+    }
+    if let Some(message) = &scripted.message {
+        error.message.clone_from(message);
+    }
+    if scripted.param.is_some() {
+        error.param.clone_from(&scripted.param);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: CallSubject<'_> = CallSubject {
+        method: "POST",
+        path: "/v1/billing/meter_events",
+        customer: Some("cus_1"),
+        event_name: Some("calls"),
+    };
+
+    #[test]
+    fn faults_come_in_order_and_so_many_times() {
+        let mut queue = FaultQueue::default();
+        queue.script(Fault::status(500).times(2));
+        queue.script(Fault::accept_then_drop());
+        let kinds: Vec<FaultKind> = std::iter::from_fn(|| queue.take(&CALL))
+            .map(|fault| fault.kind)
+            .collect();
+        let refused = FaultKind::Status {
+            status: 500,
+            error: ScriptedError::default(),
+        };
+        assert_eq!(kinds, [refused.clone(), refused, FaultKind::AcceptThenDrop]);
+    }
+
+    #[test]
+    fn a_fault_meets_only_what_it_matches() {
+        let mut queue = FaultQueue::default();
+        queue.script(Fault::status(500).on_customer("cus_2"));
+        queue.script(Fault::status(500).on_event_name("tokens"));
+        queue.script(Fault::status(500).on_path("/v1/customers"));
+        queue.script(Fault::status(500).on_method("GET"));
+        queue.script(Fault::status(500).times(0));
+        assert_eq!(queue.take(&CALL), None);
+        queue.script(
+            Fault::status(503)
+                .on_customer("cus_1")
+                .on_event_name("calls")
+                .on_method("post"),
+        );
+        assert!(queue.take(&CALL).is_some());
+    }
+
+    #[test]
+    fn a_hold_holds_again_when_scripted_again() {
+        let mut queue = FaultQueue::default();
+        assert!(!queue.release("gate"));
+        queue.script(Fault::hold("gate"));
+        assert!(!queue.is_released("gate"));
+        assert!(queue.release("gate"));
+        assert!(queue.is_released("gate"));
+        queue.script(Fault::hold("gate"));
+        assert!(!queue.is_released("gate"));
+        queue.clear();
+        assert!(queue.is_released("gate"));
+    }
+
+    #[test]
+    fn a_fault_reads_back_as_it_was_written() {
+        let fault = Fault::status(400)
+            .with_error("no_meter", "None.")
+            .held("gate")
+            .after_executing()
+            .times(7);
+        let text = serde_json::to_string(&fault).unwrap();
+        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault);
+        let short: Fault =
+            serde_json::from_str(r#"{"kind":{"type":"status","status":500}}"#).unwrap();
+        assert_eq!(short, Fault::status(500));
+    }
+}

@@ -1,0 +1,80 @@
+//! The command `fake-stripe`: a fake Stripe on a fixed port, for demonstrations and for trying things by hand.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use fake_stripe::Settings;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// A stateful stand-in for the parts of Stripe that a usage-metering server calls.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// The address to serve on. The control endpoints ask for no key: keep it on loopback.
+    #[arg(long, default_value = "127.0.0.1:12111")]
+    listen: SocketAddr,
+    /// The only API key that is let in.
+    #[arg(long, default_value = "sk_test_fake")]
+    secret_key: String,
+    /// How long after its receipt a meter event shows in summaries, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    summary_delay_ms: u64,
+    /// Meter events let in within a second; more are answered with 429.
+    #[arg(long, default_value_t = 1_000)]
+    events_per_sec: u32,
+    /// How long each call takes before it is carried out, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    latency_ms: u64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let options = Options::parse();
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let base_url = format!("http://{}", listener.local_addr()?);
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "Stripe fake_stripe at {base_url}, secret key {}",
+        options.secret_key
+    )?;
+    writeln!(
+        out,
+        "Try: curl {base_url}/v1/customers -u {}: -d name=Somebody",
+        options.secret_key
+    )?;
+    writeln!(
+        out,
+        "What it holds: curl {base_url}/control/events (also totals, requests, stats)"
+    )?;
+
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::warn!(%error, "ctrl-c is not heard");
+            return;
+        }
+        stop.cancel();
+    });
+    let settings = Settings {
+        secret_key: options.secret_key,
+        summary_delay: Duration::from_millis(options.summary_delay_ms),
+        events_per_sec: options.events_per_sec,
+        latency: Duration::from_millis(options.latency_ms),
+        ..Settings::default()
+    };
+    fake_stripe::serve(listener, settings, shutdown)
+        .await
+        .context("the fake_stripe stopped serving")
+}

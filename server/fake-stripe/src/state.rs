@@ -1,0 +1,138 @@
+//! Everything that a fake Stripe holds, behind one lock, and the signal by which waiters learn that something changed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Authorizer;
+use crate::billing::Billing;
+use crate::clock::{self, Clock};
+use crate::control_types::Stats;
+use crate::customers::Customer;
+use crate::faults::FaultQueue;
+use crate::idempotency::IdempotencyKeys;
+use crate::limits::{InFlight, RateLimit};
+use crate::list::Shelf;
+use crate::meter_events::EventStore;
+use crate::meters::Meter;
+use crate::request_log::RequestLog;
+use crate::settings::Settings;
+
+/// What is held: Stripe's objects first, then what belongs to the fake Stripe itself.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) clock: Clock,
+    pub(crate) customers: Shelf<Customer>,
+    pub(crate) meters: Shelf<Meter>,
+    pub(crate) events: EventStore,
+    pub(crate) billing: Billing,
+
+    pub(crate) summary_delay_ms: i64,
+    pub(crate) latency: Duration,
+    pub(crate) summarize_empty_ranges: bool,
+    pub(crate) bare_error_codes: bool,
+    pub(crate) max_events: usize,
+    pub(crate) rate_limit: RateLimit,
+    /// Calls under way for each customer and meter: Stripe lets in one at a time.
+    pub(crate) in_flight: InFlight,
+    pub(crate) idempotency: IdempotencyKeys,
+    pub(crate) faults: FaultQueue,
+    pub(crate) log: RequestLog,
+    pub(crate) stats: Stats,
+}
+
+impl State {
+    fn new(settings: &Settings) -> State {
+        State {
+            clock: Clock::default(),
+            customers: Shelf::default(),
+            meters: Shelf::default(),
+            events: EventStore::default(),
+            billing: Billing::default(),
+            summary_delay_ms: clock::millis(settings.summary_delay),
+            latency: settings.latency,
+            summarize_empty_ranges: settings.summarize_empty_ranges,
+            bare_error_codes: settings.bare_error_codes,
+            max_events: settings.max_events,
+            rate_limit: RateLimit::new(settings.events_per_sec),
+            in_flight: InFlight::default(),
+            idempotency: IdempotencyKeys::default(),
+            faults: FaultQueue::default(),
+            log: RequestLog::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// The active meter of an event name; there is at most one.
+    pub(crate) fn active_meter(&self, event_name: &str) -> Option<&Meter> {
+        self.meters
+            .newest_first()
+            .find(|meter| meter.is_active() && meter.event_name == event_name)
+    }
+
+    pub(crate) fn add_meter(&mut self, meter: Meter) {
+        self.meters.insert(&meter.id.clone(), meter);
+    }
+}
+
+/// A running fake Stripe, as its request handlers share it.
+#[derive(Debug)]
+pub(crate) struct App {
+    state: Mutex<State>,
+    /// Told after every change, for those who wait until something holds.
+    changed: watch::Sender<()>,
+    pub(crate) authorizer: Authorizer,
+    /// Ends waits and holds when the fake Stripe stops.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(settings: &Settings, shutdown: CancellationToken) -> Arc<App> {
+        Arc::new(App {
+            state: Mutex::new(State::new(settings)),
+            changed: watch::channel(()).0,
+            authorizer: Authorizer::new(&settings.secret_key),
+            shutdown,
+        })
+    }
+
+    /// Works on the state. The closure cannot await, so the lock is never held for long.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let result = work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Looks at the state without waking those who wait for a change.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a condition holds; false where the fake Stripe stopped first.
+    pub(crate) async fn until(&self, holds: impl Fn(&State) -> bool) -> bool {
+        let mut news = self.changed.subscribe();
+        loop {
+            news.borrow_and_update();
+            if self.look(&holds) {
+                return true;
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return false,
+                told = news.changed() => if told.is_err() { return false },
+            }
+        }
+    }
+
+    /// Lets real time pass; false where the fake Stripe stopped first.
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
+        if time.is_zero() {
+            return true;
+        }
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The fake Stripe from outside, over a real socket: every answer is also checked against Stripe's own description.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    reason = "a test that meets the unexpected should fail where it stands"
+)]
+
+mod billing_world;
+mod catalog;
+mod changes;
+mod client;
+mod contract;
+mod endings;
+mod faults;
+mod limits;
+mod objects;
+mod official_client;
+mod periods;
+mod usage;
+mod webhooks;

@@ -1,0 +1,245 @@
+//! Whom an account bills to, and since when: the history of its links.
+
+use super::{
+    Millis,
+    violation::{Violation, shown},
+};
+
+/// The longest Stripe id, in characters.
+pub const MAX_STRIPE_ID_CHARS: usize = 255;
+
+/// Whom usage is billed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Billing {
+    /// A Stripe customer, through a subscription where it is known.
+    Stripe {
+        /// `cus_...`
+        customer: String,
+        /// `sub_...`
+        subscription: Option<String>,
+    },
+    /// Nobody for now: the customer's subscription ended. A new one bills to the customer again.
+    Ended {
+        /// `cus_...`
+        customer: String,
+        /// The subscription that ended, `sub_...`
+        subscription: Option<String>,
+    },
+    /// Nobody: counted and shown, never billed.
+    Free,
+}
+
+impl Billing {
+    /// The Stripe customer that belongs to the account, where there is one.
+    pub fn customer(&self) -> Option<&str> {
+        match self {
+            Self::Stripe { customer, .. } | Self::Ended { customer, .. } => Some(customer),
+            Self::Free => None,
+        }
+    }
+
+    /// The subscription that is synced, where it is known.
+    pub fn subscription(&self) -> Option<&str> {
+        match self {
+            Self::Stripe { subscription, .. } | Self::Ended { subscription, .. } => {
+                subscription.as_deref()
+            }
+            Self::Free => None,
+        }
+    }
+}
+
+/// What an account was billed to from a moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Counts the links of the account; a later link outranks an earlier one wherever both apply.
+    pub version: i64,
+    /// The first moment it bills.
+    pub valid_from: Millis,
+    /// Whom it bills to.
+    pub billing: Billing,
+    /// When it was said.
+    pub recorded_at: Millis,
+}
+
+/// What the links say of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BillingTarget {
+    /// Nobody has said anything about the account yet: its reports wait.
+    NoCustomer,
+    /// Free, older than what the account's first link bills from, or after the subscription ended.
+    NotBillable,
+    /// Billed to this Stripe customer.
+    Billed(String),
+}
+
+/// Whom usage of a moment is billed to, by the link in force then, never by that of the moment of asking.
+///
+/// A report is asked for by its first increment. Wherever a boundary was known in time that says the
+/// same as its window's start, because no boundary lies in between; where one was learned late it keeps
+/// usage that came wholly after the boundary from falling to the earlier side.
+pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
+    let in_force = links
+        .iter()
+        .filter(|link| link.valid_from <= at)
+        .max_by_key(|link| link.version);
+    match in_force.map(|link| &link.billing) {
+        Some(Billing::Stripe { customer, .. }) => BillingTarget::Billed(customer.clone()),
+        None if links.is_empty() => BillingTarget::NoCustomer,
+        Some(Billing::Free | Billing::Ended { .. }) | None => BillingTarget::NotBillable,
+    }
+}
+
+/// From when a new link to `customer` bills.
+///
+/// `bill_from` if stated, else the start of the current period where it is known, else `now`. It
+/// reaches back over time that was free or unlinked or billed to the same customer, never over time
+/// that another one is billed for, nor before `taken_until`, the end of the time in which the customer was
+/// another account's: the default stops there.
+///
+/// # Errors
+/// A stated `bill_from` that lies ahead, or inside time that another customer is billed for.
+pub fn valid_from(
+    links: &[Link],
+    customer: &str,
+    taken_until: Millis,
+    bill_from: Option<Millis>,
+    period_start: Option<Millis>,
+    now: Millis,
+) -> Result<Millis, Violation> {
+    let earliest = billed_until(links, now, |other| other != customer).max(taken_until);
+    match bill_from {
+        Some(from) if from > now => Err(Violation::invalid(
+            "stripe.bill_from",
+            format!(
+                "bill_from {} lies ahead of the server's clock {}; leave it out to bill from now",
+                super::period::rfc3339(from),
+                super::period::rfc3339(now)
+            ),
+        )),
+        Some(from) if from < earliest => Err(Violation::invalid(
+            "stripe.bill_from",
+            format!(
+                "bill_from {} reaches into time that another customer is billed for, which ends at {}",
+                super::period::rfc3339(from),
+                super::period::rfc3339(earliest)
+            ),
+        )),
+        Some(from) => Ok(from),
+        None => {
+            let from = period_start.filter(|start| *start <= now).unwrap_or(now);
+            Ok(from.max(earliest))
+        }
+    }
+}
+
+/// The end of the last stretch of time up to `now` that the links bill to such a customer; the beginning of
+/// time where there is none.
+pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
+    let mut changes: Vec<Millis> = links
+        .iter()
+        .map(|link| link.valid_from)
+        .filter(|at| *at <= now)
+        .collect();
+    changes.push(now);
+    changes.sort_unstable();
+    changes
+        .windows(2)
+        .filter_map(|pair| match pair {
+            [start, end] => match billing_target_at(links, *start) {
+                BillingTarget::Billed(customer) if is_such(&customer) => Some(*end),
+                _ => None,
+            },
+            _ => None,
+        })
+        .max()
+        .unwrap_or(Millis::MIN)
+}
+
+/// Checks a Stripe id: 1 to 255 visible ASCII characters.
+pub fn check_stripe_id(field: &str, id: &str) -> Result<(), Violation> {
+    if (1..=MAX_STRIPE_ID_CHARS).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        return Ok(());
+    }
+    Err(Violation::invalid(
+        field,
+        format!(
+            "{field} {} ({} bytes) must be 1 to {MAX_STRIPE_ID_CHARS} visible ASCII characters",
+            shown(id),
+            id.len()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(version: i64, valid_from: Millis, customer: Option<&str>) -> Link {
+        Link {
+            version,
+            valid_from,
+            billing: customer.map_or(Billing::Free, |customer| Billing::Stripe {
+                customer: customer.to_owned(),
+                subscription: None,
+            }),
+            recorded_at: valid_from,
+        }
+    }
+
+    #[test]
+    fn a_window_belongs_to_the_link_in_force_at_its_start() {
+        let links = [
+            link(1, 100, Some("cus_a")),
+            link(2, 200, None),
+            link(3, 300, Some("cus_b")),
+        ];
+        let billed = |customer: &str| BillingTarget::Billed(customer.to_owned());
+        assert_eq!(billing_target_at(&links, 99), BillingTarget::NotBillable);
+        assert_eq!(billing_target_at(&links, 100), billed("cus_a"));
+        assert_eq!(billing_target_at(&links, 200), BillingTarget::NotBillable);
+        assert_eq!(billing_target_at(&links, 999), billed("cus_b"));
+        assert_eq!(billing_target_at(&[], 999), BillingTarget::NoCustomer);
+    }
+
+    #[test]
+    fn a_later_link_outranks_an_earlier_one_where_it_reaches_back() {
+        let links = [link(1, 200, None), link(2, 100, Some("cus_a"))];
+        assert_eq!(
+            billing_target_at(&links, 250),
+            BillingTarget::Billed("cus_a".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_link_bills_from_the_period_it_knows_but_never_twice() {
+        let from = |links: &[Link], bill_from, period_start| {
+            valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
+        };
+        assert_eq!(from(&[], None, None), Ok(500));
+        let taken = |bill_from| valid_from(&[], "cus_b", 400, bill_from, Some(300), 500);
+        assert_eq!(taken(None), Ok(400), "another account's time ends at 400");
+        assert!(taken(Some(399)).is_err());
+        assert_eq!(from(&[], None, Some(300)), Ok(300));
+        assert_eq!(from(&[], Some(100), Some(300)), Ok(100));
+        assert_eq!(from(&[link(1, 0, None)], None, Some(300)), Ok(300));
+        let billed = [link(1, 0, Some("cus_a"))];
+        assert_eq!(from(&billed, None, Some(300)), Ok(500));
+        assert!(from(&billed, Some(499), None).is_err());
+        let freed = [link(1, 0, Some("cus_a")), link(2, 400, None)];
+        assert_eq!(from(&freed, None, Some(300)), Ok(400));
+        assert!(from(&freed, Some(399), None).is_err());
+        let own = [link(1, 400, Some("cus_b"))];
+        assert_eq!(
+            from(&own, Some(100), None),
+            Ok(100),
+            "its own customer may be billed from earlier"
+        );
+        assert!(
+            from(&[], Some(501), None).is_err(),
+            "a link starts now at the latest"
+        );
+    }
+}

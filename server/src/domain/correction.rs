@@ -1,0 +1,253 @@
+//! Corrections: what an admin adds to or takes from counted usage, parsed once and valid from then on.
+
+use std::sync::Arc;
+
+use super::{
+    Millis,
+    account::Link,
+    increment::{MAX_QUANTITY, check_account_id, check_key, check_time},
+    meter::Meters,
+    period::month_around,
+    violation::{Reason, Violation, shown},
+    window::Interval,
+};
+
+/// The longest reason, in characters.
+pub const MAX_REASON_CHARS: usize = 500;
+/// The longest name of who asks, in characters.
+pub const MAX_ASKER_CHARS: usize = 128;
+
+/// What an admin says, before anything is checked.
+#[derive(Clone, Debug, Default)]
+pub struct RawCorrection {
+    /// The account.
+    pub account_id: String,
+    /// The meter; empty means the default.
+    pub meter: String,
+    /// What to add or to take away.
+    pub quantity: i64,
+    /// Why.
+    pub reason: String,
+    /// The time, when one is stated.
+    pub stated_at: Option<Millis>,
+    /// Who asks.
+    pub requested_by: String,
+    /// The key; empty means none.
+    pub key: String,
+}
+
+/// A valid correction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// The account.
+    pub account_id: String,
+    /// A configured meter.
+    pub meter: Arc<str>,
+    /// Not 0, and at most [`MAX_QUANTITY`] either way.
+    pub quantity: i64,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub requested_by: String,
+    /// The caller's name for it.
+    pub key: Option<String>,
+    /// The time that was stated.
+    pub stated_at: Option<Millis>,
+    /// The moment it belongs to.
+    pub at: Millis,
+}
+
+impl Correction {
+    /// Checks what an admin said.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, a field each.
+    pub fn parse(raw: RawCorrection, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
+        let mut violations = Vec::new();
+        violations.extend(check_account_id(&raw.account_id).err());
+        let meter = match meters.resolve(&raw.meter) {
+            Ok(meter) => Some(Arc::clone(&meter.name)),
+            Err(violation) => {
+                violations.push(violation);
+                None
+            }
+        };
+        if raw.quantity == 0 || !(-MAX_QUANTITY..=MAX_QUANTITY).contains(&raw.quantity) {
+            violations.push(Violation::invalid(
+                "quantity",
+                format!(
+                    "quantity is {}; it must be -{MAX_QUANTITY} to {MAX_QUANTITY}, and not 0",
+                    raw.quantity
+                ),
+            ));
+        }
+        violations.extend(check_reason(&raw.reason).err());
+        violations.extend(check_asker(&raw.requested_by).err());
+        violations.extend(check_key(&raw.key).err());
+        violations.extend(raw.stated_at.and_then(|at| check_time("time", at, now)));
+        match (meter, violations.is_empty()) {
+            (Some(meter), true) => Ok(Self {
+                account_id: raw.account_id,
+                meter,
+                quantity: raw.quantity,
+                reason: raw.reason,
+                requested_by: raw.requested_by,
+                key: (!raw.key.is_empty()).then_some(raw.key),
+                stated_at: raw.stated_at,
+                at: raw.stated_at.unwrap_or(now),
+            }),
+            _ => Err(violations),
+        }
+    }
+}
+
+/// What a correction's key is_up_to_date for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorrectionContent<'a> {
+    /// The meter.
+    pub meter: &'a str,
+    /// The quantity.
+    pub quantity: i64,
+    /// The reason.
+    pub reason: &'a str,
+    /// The stated time; an absent one matches only an absent one.
+    pub stated_at: Option<Millis>,
+}
+
+impl CorrectionContent<'_> {
+    /// The violation of a key that is_up_to_date for `self` and came again with `other`; `None` when they agree.
+    pub fn differs_from(&self, other: &CorrectionContent<'_>, key: &str) -> Option<Violation> {
+        let field = if self.meter != other.meter {
+            "meter"
+        } else if self.quantity != other.quantity {
+            "quantity"
+        } else if self.reason != other.reason {
+            "reason"
+        } else if self.stated_at != other.stated_at {
+            "time"
+        } else {
+            return None;
+        };
+        Some(Violation::new(
+            Reason::KeyReused,
+            field,
+            format!(
+                "idempotency_key {} entered a correction with another {field}; nothing was entered: \
+                 use a new key for a new correction",
+                shown(key)
+            ),
+        ))
+    }
+}
+
+/// Checks why something is done: 1 to 500 characters that a database can hold.
+pub fn check_reason(reason: &str) -> Result<(), Violation> {
+    let chars = reason.chars().count();
+    if (1..=MAX_REASON_CHARS).contains(&chars) && !reason.contains('\0') {
+        return Ok(());
+    }
+    Err(Violation::invalid(
+        "reason",
+        format!(
+            "reason has {chars} characters; it must have 1 to {MAX_REASON_CHARS}, none of them NUL"
+        ),
+    ))
+}
+
+/// Checks who asks: at most 128 characters that a database can hold.
+pub fn check_asker(asker: &str) -> Result<(), Violation> {
+    let chars = asker.chars().count();
+    if chars <= MAX_ASKER_CHARS && !asker.contains('\0') {
+        return Ok(());
+    }
+    Err(Violation::invalid(
+        "requested_by",
+        format!(
+            "requested_by has {chars} characters; it must have at most {MAX_ASKER_CHARS}, none of them NUL"
+        ),
+    ))
+}
+
+/// The time that must not come below zero where no billing period is known: of a billed account the whole
+/// time between two changes of its links, else the calendar month of UTC.
+pub fn time_without_periods(links: &[Link], is_billed: bool, at: Millis) -> Interval {
+    let always = Interval {
+        start: Millis::MIN,
+        end: Millis::MAX,
+    };
+    if !is_billed {
+        return month_around(at, chrono_tz::Tz::UTC).unwrap_or(always);
+    }
+    let changes = links.iter().map(|link| link.valid_from);
+    Interval {
+        start: changes
+            .clone()
+            .filter(|change| *change <= at)
+            .max()
+            .unwrap_or(Millis::MIN),
+        end: changes
+            .filter(|change| *change > at)
+            .min()
+            .unwrap_or(Millis::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = 1_800_000_000_000;
+
+    #[test]
+    fn every_wrong_field_of_a_correction_is_named() {
+        let meters = Meters::new(vec!["calls".parse().unwrap()], None).unwrap();
+        let raw = RawCorrection {
+            account_id: "no good".to_owned(),
+            meter: "nope".to_owned(),
+            quantity: 0,
+            reason: String::new(),
+            stated_at: Some(NOW + 3_600_000),
+            requested_by: "x".repeat(129),
+            key: "k".repeat(256),
+        };
+        let violations = Correction::parse(raw, &meters, NOW).unwrap_err();
+        let fields: Vec<&str> = violations.iter().map(|one| one.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "account_id",
+                "meter",
+                "quantity",
+                "reason",
+                "requested_by",
+                "idempotency_key",
+                "time"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_limits_of_a_correction_are_inclusive() {
+        let meters = Meters::new(vec!["calls".parse().unwrap()], None).unwrap();
+        for (quantity, chars, fits) in [
+            (MAX_QUANTITY, 500, true),
+            (-MAX_QUANTITY, 1, true),
+            (MAX_QUANTITY + 1, 1, false),
+            (-MAX_QUANTITY - 1, 1, false),
+            (i64::MIN, 1, false),
+            (1, 501, false),
+        ] {
+            let raw = RawCorrection {
+                account_id: "a".to_owned(),
+                quantity,
+                reason: "ü".repeat(chars),
+                ..RawCorrection::default()
+            };
+            assert_eq!(
+                Correction::parse(raw, &meters, NOW).is_ok(),
+                fits,
+                "{quantity} {chars}"
+            );
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Increments: one call's worth of usage, parsed once from what came in and valid from then on.
+
+use std::sync::Arc;
+
+use super::{
+    DAY_MS, MINUTE_MS, Millis,
+    meter::Meters,
+    violation::{Reason, Violation, shown},
+};
+
+/// The longest account id, in characters.
+pub const MAX_ACCOUNT_CHARS: usize = 128;
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
+/// The largest quantity of one increment.
+pub const MAX_QUANTITY: i64 = 1_000_000_000_000;
+/// The most increments in one batch.
+pub const MAX_BATCH: usize = 1_000;
+/// How old an increment's own time may be. Keys are remembered longer, and Stripe takes events longer.
+pub const MAX_AGE_MS: Millis = 34 * DAY_MS;
+/// How far ahead an increment's own time may be.
+pub const MAX_AHEAD_MS: Millis = 5 * MINUTE_MS;
+
+/// What a caller says, before anything is checked.
+#[derive(Clone, Debug, Default)]
+pub struct RawIncrement {
+    /// The account.
+    pub account_id: String,
+    /// The meter; empty means the default.
+    pub meter: String,
+    /// The quantity; absent means 1.
+    pub quantity: Option<i64>,
+    /// The idempotency key; empty means none.
+    pub key: String,
+    /// The time, when the caller states one.
+    pub stated_at: Option<Millis>,
+    /// Whether dimensions were given; they are reserved.
+    pub has_dimensions: bool,
+}
+
+/// A valid increment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Increment {
+    /// The account.
+    pub account_id: Arc<str>,
+    /// A configured meter.
+    pub meter: Arc<str>,
+    /// 1 to [`MAX_QUANTITY`].
+    pub quantity: i64,
+    /// The caller's name for this increment.
+    pub key: Option<Arc<str>>,
+    /// The time that the caller stated.
+    pub stated_at: Option<Millis>,
+    /// The time it counts at: the stated one, else the moment it arrived.
+    pub at: Millis,
+}
+
+impl Increment {
+    /// Checks what a caller said.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, a field each.
+    pub fn parse(raw: RawIncrement, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
+        let mut violations = Vec::new();
+        if let Err(violation) = check_account_id(&raw.account_id) {
+            violations.push(violation);
+        }
+        let meter = match meters.resolve(&raw.meter) {
+            Ok(meter) => Some(Arc::clone(&meter.name)),
+            Err(violation) => {
+                violations.push(violation);
+                None
+            }
+        };
+        let quantity = raw.quantity.unwrap_or(1);
+        if !(1..=MAX_QUANTITY).contains(&quantity) {
+            violations.push(Violation::invalid(
+                "quantity",
+                format!("quantity is {quantity}; it must be 1 to {MAX_QUANTITY}, or absent for 1"),
+            ));
+        }
+        if let Err(violation) = check_key(&raw.key) {
+            violations.push(violation);
+        }
+        if let Some(violation) = raw
+            .stated_at
+            .and_then(|at| check_time("timestamp", at, now))
+        {
+            violations.push(violation);
+        }
+        if raw.has_dimensions {
+            violations.push(Violation::new(
+                Reason::NotSupported,
+                "dimensions",
+                "dimensions are reserved and must be empty",
+            ));
+        }
+        match (meter, violations.is_empty()) {
+            (Some(meter), true) => Ok(Self {
+                account_id: raw.account_id.into(),
+                meter,
+                quantity,
+                key: (!raw.key.is_empty()).then(|| raw.key.into()),
+                stated_at: raw.stated_at,
+                at: raw.stated_at.unwrap_or(now),
+            }),
+            _ => Err(violations),
+        }
+    }
+
+    /// What a key is_up_to_date for.
+    pub fn content(&self) -> Content<'_> {
+        Content {
+            meter: &self.meter,
+            quantity: self.quantity,
+            stated_at: self.stated_at,
+        }
+    }
+}
+
+/// Checks an account id: 1 to 128 characters out of `A-Z a-z 0-9 . _ : @ / + = -`.
+pub fn check_account_id(account_id: &str) -> Result<(), Violation> {
+    let fits = (1..=MAX_ACCOUNT_CHARS).contains(&account_id.len())
+        && account_id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._:@/+=-".contains(&byte));
+    if fits {
+        return Ok(());
+    }
+    Err(Violation::invalid(
+        "account_id",
+        format!(
+            "account_id {} ({} bytes) must be 1 to {MAX_ACCOUNT_CHARS} characters out of A-Z a-z 0-9 . _ : @ / + = -",
+            shown(account_id),
+            account_id.len()
+        ),
+    ))
+}
+
+/// Checks an idempotency key: at most 255 bytes, and no NUL, which a database cannot hold.
+pub fn check_key(key: &str) -> Result<(), Violation> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Violation::invalid(
+            "idempotency_key",
+            format!(
+                "idempotency_key is {} bytes long; it may be at most {MAX_KEY_BYTES}",
+                key.len()
+            ),
+        ));
+    }
+    if key.contains('\0') {
+        return Err(Violation::invalid(
+            "idempotency_key",
+            format!("idempotency_key {} contains a NUL character", shown(key)),
+        ));
+    }
+    Ok(())
+}
+
+/// The violation of a time that is too old or too far ahead.
+pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Violation> {
+    if at < now.saturating_sub(MAX_AGE_MS) {
+        return Some(Violation::new(
+            Reason::TimestampTooOld,
+            field,
+            format!(
+                "{field} {} is more than 34 days old: the server's clock says {}",
+                super::period::rfc3339(at),
+                super::period::rfc3339(now)
+            ),
+        ));
+    }
+    if at > now.saturating_add(MAX_AHEAD_MS) {
+        return Some(Violation::new(
+            Reason::TimestampInFuture,
+            field,
+            format!(
+                "{field} {} is more than 5 minutes ahead: the server's clock says {}",
+                super::period::rfc3339(at),
+                super::period::rfc3339(now)
+            ),
+        ));
+    }
+    None
+}
+
+/// What an idempotency key is_up_to_date for: repeated with the same content it counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content<'a> {
+    /// The meter.
+    pub meter: &'a str,
+    /// The quantity.
+    pub quantity: i64,
+    /// The stated time; an absent one matches only an absent one.
+    pub stated_at: Option<Millis>,
+}
+
+impl Content<'_> {
+    /// The violation of a key that is_up_to_date for `self` and came again with `other`; `None` when they agree.
+    pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Violation> {
+        let time =
+            |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
+        let (field, was, is) = if self.meter != other.meter {
+            ("meter", self.meter.to_owned(), other.meter.to_owned())
+        } else if self.quantity != other.quantity {
+            (
+                "quantity",
+                self.quantity.to_string(),
+                other.quantity.to_string(),
+            )
+        } else if self.stated_at != other.stated_at {
+            ("timestamp", time(self.stated_at), time(other.stated_at))
+        } else {
+            return None;
+        };
+        Some(Violation::new(
+            Reason::KeyReused,
+            field,
+            format!(
+                "idempotency_key {} was counted with {field} {was} and came again with {is}; \
+                 nothing was counted: use a new key for a new increment",
+                shown(key)
+            ),
+        ))
+    }
+}
+
+/// What became of one increment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was counted.
+    Counted,
+    /// Its key had been counted before.
+    Duplicate,
+    /// It was refused.
+    Refused(Violation),
+}
+
+/// A batch: its items are valid or refused one by one.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The name of the whole batch, and a digest of everything in it.
+    pub key: Option<BatchKey>,
+    /// The items, in the caller's order.
+    pub items: Vec<Result<Increment, Violation>>,
+}
+
+/// The name of a whole batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchKey {
+    /// The caller's key.
+    pub key: Arc<str>,
+    /// A digest of the batch's content, as it came in.
+    pub fingerprint: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Millis = 1_800_000_000_000;
+
+    fn meters() -> Meters {
+        Meters::new(vec!["calls".parse().unwrap()], None).unwrap()
+    }
+
+    fn raw() -> RawIncrement {
+        RawIncrement {
+            account_id: "acct-1".to_owned(),
+            ..RawIncrement::default()
+        }
+    }
+
+    #[test]
+    fn a_left_out_quantity_is_one_and_a_left_out_meter_is_the_default() {
+        let increment = Increment::parse(raw(), &meters(), NOW).unwrap();
+        assert_eq!((increment.quantity, &*increment.meter), (1, "calls"));
+        assert_eq!((increment.at, increment.stated_at), (NOW, None));
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_with_its_value_and_limit() {
+        let violations = Increment::parse(
+            RawIncrement {
+                account_id: "white space".to_owned(),
+                meter: "nope".to_owned(),
+                quantity: Some(0),
+                key: "k".repeat(256),
+                stated_at: Some(NOW - MAX_AGE_MS - 1),
+                has_dimensions: true,
+            },
+            &meters(),
+            NOW,
+        )
+        .unwrap_err();
+        let fields: Vec<&str> = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "account_id",
+                "meter",
+                "quantity",
+                "idempotency_key",
+                "timestamp",
+                "dimensions"
+            ]
+        );
+        assert!(violations[2].message.contains("quantity is 0"));
+        assert!(violations[3].message.contains("256 bytes"));
+    }
+
+    #[test]
+    fn the_limits_of_time_are_inclusive() {
+        for (at, fits) in [
+            (NOW - MAX_AGE_MS, true),
+            (NOW - MAX_AGE_MS - 1, false),
+            (NOW + MAX_AHEAD_MS, true),
+            (NOW + MAX_AHEAD_MS + 1, false),
+            (i64::MIN, false),
+            (i64::MAX, false),
+        ] {
+            let parsed = Increment::parse(
+                RawIncrement {
+                    stated_at: Some(at),
+                    ..raw()
+                },
+                &meters(),
+                NOW,
+            );
+            assert_eq!(parsed.is_ok(), fits, "{at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(
+            account_id in any::<String>(), meter in any::<String>(), key in any::<String>(),
+            quantity in any::<Option<i64>>(), stated_at in any::<Option<i64>>(), now in any::<i64>(),
+        ) {
+            let raw = RawIncrement { account_id, meter, quantity, key, stated_at, has_dimensions: false };
+            let _ = Increment::parse(raw, &meters(), now);
+        }
+
+        #[test]
+        fn contents_differ_exactly_when_a_field_does(
+            a in (0_i64..3, proptest::option::of(0_i64..3)), b in (0_i64..3, proptest::option::of(0_i64..3)),
+        ) {
+            let content = |(quantity, stated_at)| Content { meter: "m", quantity, stated_at };
+            prop_assert_eq!(content(a).differs_from(&content(b), "k").is_none(), a == b);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Invoices: until when usage of a billing period still reaches its own, and what becomes of it afterwards.
+
+use super::{MINUTE_MS, Millis};
+
+/// How long after a period's end its invoice is surely a draft: Stripe keeps it for an hour at least.
+pub const SURELY_DRAFT_MS: Millis = 50 * MINUTE_MS;
+/// How long before a draft's end nothing is sent to it any more: a request must arrive, and be counted.
+pub const DRAFT_MARGIN_MS: Millis = 2 * MINUTE_MS;
+
+/// What is known of the invoice of a billing period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvoiceState {
+    /// Nothing, or it does not exist yet.
+    Unknown,
+    /// Usage of its period still joins it.
+    Draft {
+        /// When it becomes final; nothing while somebody holds it back.
+        until: Option<Millis>,
+    },
+    /// It never changes any more.
+    Final,
+}
+
+/// What becomes of usage that is counted after the invoice of its billing period became final.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LateUsage {
+    /// It becomes `too_late`: an admin decides.
+    #[default]
+    Hold,
+    /// It is billed in the current period.
+    CurrentPeriod,
+}
+
+/// Whether usage of a billing period may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// It reaches its invoice.
+    InTime,
+    /// Only Stripe knows: ask for the invoice first.
+    AskFirst,
+    /// Its invoice is final.
+    TooLate,
+}
+
+impl InvoiceState {
+    /// The state's name in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Draft { .. } => "draft",
+            Self::Final => "final",
+        }
+    }
+
+    /// The state of a name.
+    pub fn from_parts(name: &str, draft_until: Option<Millis>) -> Self {
+        match name {
+            "draft" => Self::Draft { until: draft_until },
+            "final" => Self::Final,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether usage of a period that ends at `period_end` may be sent now.
+    pub fn timing(self, period_end: Millis, now: Millis) -> Timing {
+        if now < period_end {
+            return Timing::InTime;
+        }
+        let is_fresh = now < period_end.saturating_add(SURELY_DRAFT_MS);
+        match self {
+            Self::Final => Timing::TooLate,
+            Self::Draft { until: Some(until) } if now < until.saturating_sub(DRAFT_MARGIN_MS) => {
+                Timing::InTime
+            }
+            Self::Draft { until: None } => Timing::InTime,
+            Self::Unknown if is_fresh => Timing::InTime,
+            Self::Draft { .. } | Self::Unknown => Timing::AskFirst,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_in_time_until_shortly_before_its_draft_ends() {
+        let end = 1_000_000_000;
+        let draft = InvoiceState::Draft {
+            until: Some(end + 60 * MINUTE_MS),
+        };
+        assert_eq!(draft.timing(end, end - 1), Timing::InTime);
+        assert_eq!(draft.timing(end, end + 57 * MINUTE_MS), Timing::InTime);
+        assert_eq!(draft.timing(end, end + 58 * MINUTE_MS), Timing::AskFirst);
+        assert_eq!(InvoiceState::Final.timing(end, end - 1), Timing::InTime);
+        assert_eq!(InvoiceState::Final.timing(end, end), Timing::TooLate);
+    }
+
+    #[test]
+    fn an_invoice_nobody_has_seen_is_asked_for_before_it_can_be_final() {
+        let unknown = InvoiceState::Unknown;
+        assert_eq!(unknown.timing(0, 49 * MINUTE_MS), Timing::InTime);
+        assert_eq!(unknown.timing(0, 50 * MINUTE_MS), Timing::AskFirst);
+        let held = InvoiceState::Draft { until: None };
+        assert_eq!(held.timing(0, 51 * MINUTE_MS), Timing::InTime);
+    }
+}

@@ -1,0 +1,31 @@
+//! The domain: what usage is and by which rules it is counted, cut and billed.
+//!
+//! Pure: no io, no clock, no database, no tonic, and no import from a sibling. Whoever calls in here
+//! brings `now` and the snapshot along, so every rule can be tried by a property test.
+
+pub mod account;
+pub mod correction;
+pub mod decision;
+pub mod increment;
+pub mod invoice;
+pub mod meter;
+pub mod period;
+pub mod report;
+pub mod stream;
+pub mod subscription;
+pub mod tier;
+pub mod verification;
+pub mod violation;
+pub mod window;
+
+/// Milliseconds of Unix time: the unit of every time inside the service.
+pub type Millis = i64;
+
+/// One second.
+pub const SECOND_MS: Millis = 1_000;
+/// One minute.
+pub const MINUTE_MS: Millis = 60 * SECOND_MS;
+/// One hour.
+pub const HOUR_MS: Millis = 60 * MINUTE_MS;
+/// One day.
+pub const DAY_MS: Millis = 24 * HOUR_MS;

@@ -1,0 +1,185 @@
+//! The subscription that an account follows, as far as counting and billing care.
+
+use super::{Millis, window::Interval};
+
+/// What is known of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionSnapshot {
+    /// `sub_...`
+    pub subscription: String,
+    /// `cus_...`
+    pub customer: String,
+    /// As Stripe names it, such as `active`.
+    pub status: String,
+    /// `flexible` or `classic`.
+    pub billing_mode: String,
+    /// Whether it bills, or may bill again.
+    pub is_live: bool,
+    /// When it was made.
+    pub created: Millis,
+    /// When it is known to end.
+    pub cancel_at: Option<Millis>,
+    /// When it ended.
+    pub ended_at: Option<Millis>,
+    /// Its items that charge for a configured meter.
+    pub items: Vec<ItemSnapshot>,
+    /// The ids of all its items, whatever they charge for.
+    pub all_items: Vec<String>,
+}
+
+/// What is known of a subscription's item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemSnapshot {
+    /// `si_...`
+    pub item: String,
+    /// `price_...`
+    pub price: String,
+    /// What it charges for.
+    pub meter: String,
+    /// From when it charges.
+    pub created: Millis,
+    /// Its current billing period at Stripe.
+    pub period: Interval,
+}
+
+impl ItemSnapshot {
+    /// What it charges of its current period: an item that was added in the middle begins there.
+    pub fn charged(&self) -> Interval {
+        Interval {
+            start: self.period.start.max(self.created).min(self.period.end),
+            end: self.period.end,
+        }
+    }
+}
+
+impl SubscriptionSnapshot {
+    /// When what it charges now began; nothing where it charges for no configured meter.
+    pub fn charges_since(&self) -> Option<Millis> {
+        self.items.iter().map(|item| item.charged().start).min()
+    }
+
+    /// When an item that is gone stopped charging: with the subscription, when another took its place, or at
+    /// the moment at which that was learned.
+    pub fn gone_since(&self, meter: Option<&str>, began: Millis, now: Millis) -> Millis {
+        let replaced = self
+            .items
+            .iter()
+            .filter(|item| meter.is_none_or(|meter| meter == item.meter) && item.created > began)
+            .map(|item| item.created)
+            .min();
+        self.ended_at
+            .filter(|_| !self.is_live)
+            .or(replaced)
+            .unwrap_or(now)
+            .min(now)
+    }
+}
+
+/// The subscription that an account follows: the one its link names; else the oldest that bills for a
+/// configured meter; else the last one that ended.
+pub fn synced<'a>(
+    all: &'a [SubscriptionSnapshot],
+    named: Option<&str>,
+) -> Option<&'a SubscriptionSnapshot> {
+    if let Some(named) = named
+        && let Some(snapshot) = all.iter().find(|snapshot| snapshot.subscription == named)
+        && snapshot.is_live
+    {
+        return Some(snapshot);
+    }
+    let charging = || all.iter().filter(|snapshot| !snapshot.items.is_empty());
+    let live = charging()
+        .filter(|snapshot| snapshot.is_live)
+        .min_by_key(|snapshot| (snapshot.created, &snapshot.subscription));
+    let ended = || {
+        all.iter()
+            .filter(|snapshot| {
+                !snapshot.is_live
+                    && named.map_or(!snapshot.items.is_empty(), |named| {
+                        named == snapshot.subscription
+                    })
+            })
+            .max_by_key(|snapshot| (snapshot.ended_at, &snapshot.subscription))
+    };
+    // One that was named and still lives was answered above: another takes over only after its end.
+    match named {
+        Some(named) if all.iter().all(|snapshot| snapshot.subscription != named) => None,
+        _ => live.or_else(ended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(
+        subscription: &str,
+        created: Millis,
+        ended_at: Option<Millis>,
+    ) -> SubscriptionSnapshot {
+        SubscriptionSnapshot {
+            subscription: subscription.to_owned(),
+            customer: "cus".to_owned(),
+            status: String::new(),
+            billing_mode: "flexible".to_owned(),
+            is_live: ended_at.is_none(),
+            created,
+            cancel_at: None,
+            ended_at,
+            items: vec![ItemSnapshot {
+                item: format!("si_{subscription}"),
+                price: "price".to_owned(),
+                meter: "m".to_owned(),
+                created,
+                period: Interval {
+                    start: created,
+                    end: created + 100,
+                },
+            }],
+            all_items: vec![format!("si_{subscription}")],
+        }
+    }
+
+    #[test]
+    fn the_oldest_living_subscription_is_followed_unless_one_is_named() {
+        let all = [
+            snapshot("b", 2, None),
+            snapshot("a", 1, None),
+            snapshot("z", 0, Some(5)),
+        ];
+        let name = |named| synced(&all, named).map(|snapshot| snapshot.subscription.as_str());
+        assert_eq!(name(None), Some("a"));
+        assert_eq!(name(Some("b")), Some("b"));
+        assert_eq!(
+            name(Some("z")),
+            Some("a"),
+            "another takes over after its end"
+        );
+        assert_eq!(name(Some("foreign")), None);
+        assert_eq!(
+            synced(&all[2..], None).map(|snapshot| snapshot.created),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn an_item_added_in_the_middle_charges_from_there() {
+        let mut one = snapshot("a", 1_000, None);
+        one.items[0].period.start = 500;
+        assert_eq!(
+            one.items[0].charged(),
+            Interval {
+                start: 1_000,
+                end: 1_100
+            }
+        );
+        assert_eq!(
+            one.gone_since(Some("m"), 10, 5_000),
+            1_000,
+            "it took the place"
+        );
+        assert_eq!(one.gone_since(Some("other"), 10, 5_000), 5_000);
+        let ended = snapshot("a", 1_000, Some(2_000));
+        assert_eq!(ended.gone_since(Some("m"), 10, 5_000), 2_000);
+    }
+}

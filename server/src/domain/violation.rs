@@ -1,0 +1,107 @@
+//! Why something is refused: one field, one reason, one sentence with the value and the limit.
+
+/// Why an input is refused. The names are those of `usage.v1.ErrorReason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A field is missing or outside its limits.
+    InvalidField,
+    /// The meter is not configured.
+    UnknownMeter,
+    /// The increment's own time is too long ago.
+    TimestampTooOld,
+    /// The increment's own time is too far ahead.
+    TimestampInFuture,
+    /// The feature is reserved and not built.
+    NotSupported,
+    /// An edge of the period lies inside a slot.
+    PeriodNotAligned,
+    /// The answer would hold too many points.
+    TooManyPoints,
+    /// The page token is damaged or belongs to another filter.
+    PageTokenInvalid,
+    /// The idempotency key is_up_to_date for other content.
+    KeyReused,
+}
+
+/// What each reason is called in the contract.
+const NAMES: [(Reason, &str); 9] = [
+    (Reason::InvalidField, "INVALID_FIELD"),
+    (Reason::UnknownMeter, "UNKNOWN_METER"),
+    (Reason::TimestampTooOld, "TIMESTAMP_TOO_OLD"),
+    (Reason::TimestampInFuture, "TIMESTAMP_IN_FUTURE"),
+    (Reason::NotSupported, "NOT_SUPPORTED"),
+    (Reason::PeriodNotAligned, "PERIOD_NOT_ALIGNED"),
+    (Reason::TooManyPoints, "TOO_MANY_POINTS"),
+    (Reason::PageTokenInvalid, "PAGE_TOKEN_INVALID"),
+    (Reason::KeyReused, "KEY_REUSED"),
+];
+
+impl Reason {
+    /// The reason's name in the contract, such as `INVALID_FIELD`.
+    pub fn name(self) -> &'static str {
+        NAMES
+            .iter()
+            .find(|(reason, _)| *reason == self)
+            .map_or("INVALID_FIELD", |(_, name)| name)
+    }
+
+    /// The reason of a name, where there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        NAMES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(reason, _)| *reason)
+    }
+}
+
+/// One thing that is wrong with an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The stable reason.
+    pub reason: Reason,
+    /// The field at fault.
+    pub field: String,
+    /// What is wrong, with the value, the limit and what to do.
+    pub message: String,
+}
+
+impl Violation {
+    /// A violation of one field.
+    pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A violation of a field that is missing or outside its limits.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Reason::InvalidField, field, message)
+    }
+}
+
+/// A value cut to a length that fits into an error message.
+pub fn shown(value: &str) -> String {
+    const SHOWN_CHARS: usize = 64;
+    let mut chars = value.chars();
+    let head: String = chars.by_ref().take(SHOWN_CHARS).collect();
+    if chars.next().is_some() {
+        format!("{head:?} (cut)")
+    } else {
+        format!("{head:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_that_leads_back_to_it() {
+        for (reason, name) in NAMES {
+            assert_eq!(reason.name(), name);
+            assert_eq!(Reason::from_name(name), Some(reason));
+        }
+    }
+}

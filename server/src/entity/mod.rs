@@ -1,0 +1,18 @@
+//! SeaORM entities, one file a table: columns and relations only. Only `store` uses them.
+
+pub(crate) mod account_link;
+pub(crate) mod batch_key;
+pub(crate) mod billing_period;
+pub(crate) mod boundary_version;
+pub(crate) mod commit;
+pub(crate) mod correction_key;
+pub(crate) mod customer;
+pub(crate) mod idempotency_key;
+pub(crate) mod lease;
+pub(crate) mod report_decision;
+pub(crate) mod report_run;
+pub(crate) mod subscription;
+pub(crate) mod subscription_change;
+pub(crate) mod usage_report;
+pub(crate) mod verification;
+pub(crate) mod webhook_event;

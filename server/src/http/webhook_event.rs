@@ -1,0 +1,212 @@
+//! What a webhook is about, read from its body: pure. Snapshot events (`event`) and thin ones (`v2.core.event`)
+//! come to the same endpoint.
+
+use chrono::DateTime;
+use serde_json::Value;
+
+use crate::{
+    domain::{Millis, SECOND_MS},
+    store::webhooks::NewWebhookEvent,
+};
+
+/// Stripe's ids and names are far shorter.
+const LONGEST_NAME_BYTES: usize = 255;
+
+/// Whether anything is to be done about a kind of event.
+fn matters(kind: &str) -> bool {
+    ["customer.subscription.", "invoice."]
+        .iter()
+        .any(|family| kind.starts_with(family))
+        || matches!(
+            kind,
+            "customer.deleted"
+                | "v1.billing.meter.error_report_triggered"
+                | "v1.billing.meter.no_meter_found"
+        )
+}
+
+/// Reads the body of an event; nothing where nothing is to be done about its kind.
+///
+/// # Errors
+/// What is wrong with it, in one sentence.
+pub(crate) fn read(body: &[u8]) -> Result<Option<NewWebhookEvent>, String> {
+    let event: Value =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
+    let kind = needed(&event, "/type")?;
+    if !matters(&kind) {
+        return Ok(None);
+    }
+    let is_thin = match event.get("object").and_then(Value::as_str) {
+        Some("event") => false,
+        Some("v2.core.event") => true,
+        _ => {
+            return Err(
+                "the body's \"object\" is neither \"event\" nor \"v2.core.event\"".to_owned(),
+            );
+        }
+    };
+    let (created_at, object) = if is_thin {
+        let at = event.get("created").and_then(Value::as_str);
+        let at = at.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+        let object = name(&event, "/related_object/id")?;
+        (at.map(|at| at.timestamp_millis()), object)
+    } else {
+        let secs = event.get("created").and_then(Value::as_i64);
+        let object = name(&event, "/data/object/id")?;
+        (
+            secs.and_then(|secs| Millis::checked_mul(secs, SECOND_MS)),
+            object,
+        )
+    };
+    let customer = match (is_thin, kind.as_str()) {
+        (true, _) => None,
+        (false, "customer.deleted") => object.clone(),
+        // An id, or the whole customer where it was expanded.
+        (false, _) => match name(&event, "/data/object/customer")? {
+            None => name(&event, "/data/object/customer/id")?,
+            id => id,
+        },
+    };
+    Ok(Some(NewWebhookEvent {
+        id: needed(&event, "/id")?,
+        kind,
+        customer,
+        object,
+        livemode: event
+            .get("livemode")
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
+        created_at: created_at.ok_or("the body's \"created\" is no time")?,
+    }))
+}
+
+fn needed(event: &Value, path: &str) -> Result<String, String> {
+    name(event, path)?.ok_or_else(|| format!("the body has no text at {path}"))
+}
+
+/// An id or a name, where there is one.
+fn name(event: &Value, path: &str) -> Result<Option<String>, String> {
+    let Some(text) = event.pointer(path).and_then(Value::as_str) else {
+        return Ok(None);
+    };
+    let is_name = (1..=LONGEST_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_name {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(format!(
+            "the body's {path} is not 1 to {LONGEST_NAME_BYTES} visible ASCII characters"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn snapshot(kind: &str, object: &Value) -> Value {
+        json!({
+            "id": "evt_1", "object": "event", "created": 1_700_000_000, "livemode": true, "type": kind,
+            "data": { "object": object },
+        })
+    }
+
+    #[test]
+    fn a_snapshot_names_its_object_and_its_customer() {
+        let event = |kind, object| {
+            let body = snapshot(kind, &object).to_string();
+            read(body.as_bytes()).unwrap().unwrap()
+        };
+        let invoice = event(
+            "invoice.created",
+            json!({ "id": "in_1", "customer": "cus_1" }),
+        );
+        assert_eq!(
+            invoice,
+            NewWebhookEvent {
+                id: "evt_1".to_owned(),
+                kind: "invoice.created".to_owned(),
+                customer: Some("cus_1".to_owned()),
+                object: Some("in_1".to_owned()),
+                livemode: true,
+                created_at: 1_700_000_000_000,
+            }
+        );
+        let expanded = event(
+            "customer.subscription.updated",
+            json!({ "id": "sub_1", "customer": { "id": "cus_2" } }),
+        );
+        assert_eq!(expanded.customer.as_deref(), Some("cus_2"));
+        let deleted = event("customer.deleted", json!({ "id": "cus_3" }));
+        assert_eq!(deleted.customer.as_deref(), Some("cus_3"));
+    }
+
+    #[test]
+    fn a_thin_event_names_its_meter() {
+        let body = json!({
+            "id": "evt_test_1", "object": "v2.core.event", "created": "2026-11-22T10:00:00.123Z",
+            "livemode": false, "type": "v1.billing.meter.error_report_triggered",
+            "related_object": { "id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1" },
+        });
+        let event = read(body.to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!(event.object.as_deref(), Some("mtr_1"));
+        assert_eq!(event.customer, None);
+        assert_eq!(event.created_at.rem_euclid(SECOND_MS), 123);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let mut bodies = vec![json!([]), json!({}), json!("event")];
+        for (field, value) in [
+            ("id", json!("")),
+            ("id", json!("a\0b")),
+            ("id", json!("x".repeat(256))),
+            ("object", json!("customer")),
+            ("created", json!("yesterday")),
+            ("created", json!(i64::MAX)),
+            ("type", json!(7)),
+        ] {
+            let mut body = snapshot("invoice.paid", &json!({}));
+            body[field] = value;
+            bodies.push(body);
+        }
+        for body in bodies {
+            assert!(read(body.to_string().as_bytes()).is_err(), "{body}");
+        }
+        assert!(read(b"{").is_err());
+    }
+
+    #[test]
+    fn only_what_changes_an_invoice_matters() {
+        for kind in [
+            "customer.subscription.updated",
+            "invoice.created",
+            "invoice.voided",
+            "customer.deleted",
+            "v1.billing.meter.no_meter_found",
+        ] {
+            assert!(matters(kind), "{kind}");
+        }
+        for kind in [
+            "customer.updated",
+            "invoiceitem.created",
+            "invoice_payment.paid",
+            "charge.failed",
+        ] {
+            assert!(!matters(kind), "{kind}");
+            // Also one whose names are none of ours to diff.
+            let body = snapshot(kind, &json!({ "id": "a price" })).to_string();
+            assert_eq!(read(body.as_bytes()), Ok(None), "{kind}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_breaks_it(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(read(&body).is_err());
+        }
+    }
+}

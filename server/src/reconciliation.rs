@@ -1,0 +1,368 @@
+//! Reconciling: what was counted, what was reported and what Stripe holds, side by side, for each account,
+//! customer, meter and period. It reads and changes nothing.
+//!
+//! Stripe's totals are of whole minutes, and periods end at any millisecond: of the minutes at a period's
+//! edges, what we know to belong to its neighbour is taken off Stripe's figure, so that equal is equal.
+
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
+
+use clap::Args;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use crate::{
+    clock::Clock,
+    config::{DatabaseConfig, MetersConfig, StripeConfig},
+    domain::stream::Stream,
+    domain::{
+        MINUTE_MS, Millis,
+        account::{BillingTarget, Link, billing_target_at},
+        meter::{Meter, Meters},
+        period::month_around,
+        report::State,
+        window::Interval,
+    },
+    error::{Error, Result},
+    store::{
+        Store,
+        reconciliation::{KnownPeriod, ReportFigure},
+    },
+    stripe::Stripe,
+};
+
+/// Totals read from Stripe a second.
+const READS_PER_SEC: u32 = 20;
+/// How many accounts the command reads at once, and how many rows it shows at most.
+const ACCOUNTS_PER_PAGE: u64 = 100;
+const MAX_ROWS: usize = 100_000;
+/// Calendar months that one question may cover.
+const MAX_MONTHS: usize = 240;
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// Only this account.
+    pub account_id: Option<String>,
+    /// Each period that overlaps this; those around now where it is absent.
+    pub period: Option<Interval>,
+}
+
+/// The figures of one account, customer, meter and period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The account.
+    pub account_id: String,
+    /// The Stripe customer it is billed to.
+    pub customer: String,
+    /// The meter.
+    pub meter: String,
+    /// The billing period, or a calendar month of UTC.
+    pub period: Interval,
+    /// Whether it is a billing period.
+    pub is_billing_period: bool,
+    /// Everything counted and corrected but what is never billed.
+    pub counted: i64,
+    /// What Stripe took of it.
+    pub reported: i64,
+    /// What Stripe's totals hold of it, or why it did not say.
+    pub stripe: std::result::Result<i64, String>,
+    /// How many reports are in each state, and what they hold, by the state's name.
+    pub states: BTreeMap<String, (i64, i64)>,
+}
+
+impl Row {
+    /// Whether all three figures are the same.
+    pub fn is_equal(&self) -> bool {
+        self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
+    }
+}
+
+/// Puts the figures side by side.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    store: Store,
+    /// Absent when the service runs without a key.
+    stripe: Option<Stripe>,
+    meters: Arc<Meters>,
+    rate: DefaultDirectRateLimiter,
+}
+
+/// What the command line looks at.
+#[derive(Args, Clone, Debug)]
+pub struct ReconcileConfig {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// The Stripe account.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
+
+    /// The meters.
+    #[command(flatten)]
+    pub meters: MetersConfig,
+}
+
+/// Every row of a question, for the command line: connects to database and Stripe by itself, and works beside a
+/// server that runs.
+///
+/// # Errors
+/// A wrong setting, no Stripe key, a database that does not answer, or too many rows, in words.
+pub async fn reconcile(
+    config: &ReconcileConfig,
+    clock: &Clock,
+    question: &Question,
+) -> std::result::Result<Vec<Row>, String> {
+    config.database.check()?;
+    let key = config
+        .stripe
+        .key()?
+        .ok_or("reconciliation reads Stripe; set STRIPE_SECRET_KEY")?;
+    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref())?;
+    let meters = Arc::new(config.meters.read()?);
+    let database = &config.database;
+    let store = Store::open(&database.database_url, database.database_connections)
+        .await
+        .map_err(|error| format!("the database cannot be used: {error}"))?;
+    let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);
+    let rows = reconciler.all(question, clock.now()).await;
+    store.close().await.map_err(|error| error.to_string())?;
+    rows
+}
+
+impl Reconciler {
+    pub(crate) fn new(store: Store, stripe: Option<Stripe>, meters: Arc<Meters>) -> Self {
+        let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
+        Self {
+            store,
+            stripe,
+            meters,
+            rate: RateLimiter::direct(Quota::per_second(per_second)),
+        }
+    }
+
+    async fn all(&self, question: &Question, now: Millis) -> std::result::Result<Vec<Row>, String> {
+        let mut rows = Vec::new();
+        let mut after = String::new();
+        loop {
+            let (page, next) = self
+                .page(question, &after, ACCOUNTS_PER_PAGE, now)
+                .await
+                .map_err(|error| error.to_string())?;
+            rows.extend(page);
+            if rows.len() > MAX_ROWS {
+                return Err(format!(
+                    "there are more than {MAX_ROWS} rows; ask for an account or a shorter period"
+                ));
+            }
+            match next {
+                Some(next) => after = next,
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    /// The rows of the accounts after one, and the last of these accounts where more may follow.
+    pub(crate) async fn page(
+        &self,
+        question: &Question,
+        after: &str,
+        limit: u64,
+        now: Millis,
+    ) -> Result<(Vec<Row>, Option<String>)> {
+        let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
+        let accounts = match &question.account_id {
+            Some(account) => vec![account.clone()],
+            None => self.store.billed_accounts(after, limit).await?,
+        };
+        let is_full = u64::try_from(accounts.len()).is_ok_and(|len| len >= limit);
+        let next = accounts
+            .last()
+            .filter(|_| is_full && question.account_id.is_none())
+            .cloned();
+        let mut rows = Vec::new();
+        for account in accounts {
+            rows.extend(self.account(stripe, &account, question, now).await?);
+        }
+        Ok((rows, next))
+    }
+
+    async fn account(
+        &self,
+        stripe: &Stripe,
+        account: &str,
+        question: &Question,
+        now: Millis,
+    ) -> Result<Vec<Row>> {
+        let asked = question.period.unwrap_or(Interval {
+            start: now,
+            end: now.saturating_add(1),
+        });
+        let (links, known) = self.store.links_and_periods(account, asked).await?;
+        let mut rows = Vec::new();
+        for meter in self.meters.all() {
+            let (periods, is_billing_period) = periods_of(&known, &meter.name, asked);
+            for period in periods {
+                let figures = self.store.figures(account, period).await?;
+                // What Stripe may hold of an account is asked for without any usage only where it is named.
+                let named = question
+                    .account_id
+                    .as_ref()
+                    .and_then(|_| customer_at(&links, period.end.min(now)));
+                for (customer, own) in by_customer(figures, &links, &meter.name, period, named) {
+                    let mut row = sum(own);
+                    account.clone_into(&mut row.account_id);
+                    row.meter = meter.name.to_string();
+                    (row.period, row.is_billing_period) = (period, is_billing_period);
+                    row.customer = customer;
+                    row.stripe = self.stripes_figure(stripe, &row, meter).await?;
+                    if !(row.states.is_empty() && row.stripe == Ok(0)) {
+                        rows.push(row);
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What Stripe holds of a row's usage: its total of the minutes around the period, without what we know to
+    /// be others'.
+    async fn stripes_figure(
+        &self,
+        stripe: &Stripe,
+        row: &Row,
+        meter: &Meter,
+    ) -> Result<std::result::Result<i64, String>> {
+        let period = row.period;
+        let floor = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
+        let range = Interval {
+            start: floor(period.start),
+            end: floor(period.end.saturating_add(MINUTE_MS.saturating_sub(1))),
+        };
+        self.rate.until_ready().await;
+        let total = match stripe.total(&meter.event_name, &row.customer, range).await {
+            Ok(total) => total,
+            Err(failure) => return Ok(Err(failure.message().to_owned())),
+        };
+        let stream = Stream {
+            customer: row.customer.clone(),
+            meter: row.meter.clone(),
+        };
+        let beside = self
+            .store
+            .reported_beside(&stream, &row.account_id, range, period)
+            .await?;
+        Ok(Ok(total.saturating_sub(beside)))
+    }
+}
+
+/// The periods of a meter that overlap what is asked, and whether they are billing periods.
+fn periods_of(known: &[KnownPeriod], meter: &str, asked: Interval) -> (Vec<Interval>, bool) {
+    let mut periods: Vec<Interval> = known
+        .iter()
+        .filter(|(_, of)| of.as_deref().is_none_or(|of| of == meter))
+        .map(|(period, _)| *period)
+        .collect();
+    periods.sort_unstable();
+    periods.dedup();
+    if !periods.is_empty() {
+        return (periods, true);
+    }
+    let mut months = Vec::new();
+    let mut at = asked.start;
+    while let Some(month) = month_around(at, chrono_tz::Tz::UTC) {
+        months.push(month);
+        at = month.end;
+        if at >= asked.end || months.len() >= MAX_MONTHS {
+            break;
+        }
+    }
+    (months, false)
+}
+
+fn customer_at(links: &[Link], at: Millis) -> Option<String> {
+    match billing_target_at(links, at) {
+        BillingTarget::Billed(customer) => Some(customer),
+        BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
+    }
+}
+
+/// A period's reports of a meter by whom they are billed to; what is billed to nobody is left out.
+fn by_customer(
+    figures: Vec<ReportFigure>,
+    links: &[Link],
+    meter: &str,
+    period: Interval,
+    named: Option<String>,
+) -> BTreeMap<String, Vec<ReportFigure>> {
+    let mut customers: BTreeMap<String, Vec<ReportFigure>> = BTreeMap::new();
+    if let Some(customer) = named {
+        customers.entry(customer).or_default();
+    }
+    for figure in figures {
+        if figure.meter != meter || !period.contains(figure.moment()) {
+            continue;
+        }
+        let customer = match &figure.customer {
+            Some(customer) => Some(customer.clone()),
+            None if figure.state == State::NotBillable.name() => None,
+            None => customer_at(links, figure.first_at),
+        };
+        if let Some(customer) = customer {
+            customers.entry(customer).or_default().push(figure);
+        }
+    }
+    customers
+}
+
+/// Counted, reported and the states of some reports; the rest is filled in by the caller.
+fn sum(figures: Vec<ReportFigure>) -> Row {
+    let mut row = Row {
+        account_id: String::new(),
+        customer: String::new(),
+        meter: String::new(),
+        period: Interval { start: 0, end: 0 },
+        is_billing_period: false,
+        counted: 0,
+        reported: 0,
+        stripe: Ok(0),
+        states: BTreeMap::new(),
+    };
+    for figure in figures {
+        let state = State::from_name(&figure.state);
+        if !matches!(state, Some(State::NotBillable | State::WrittenOff)) {
+            row.counted = row.counted.saturating_add(figure.quantity);
+        }
+        if state.is_some_and(State::is_reported) {
+            row.reported = row.reported.saturating_add(figure.quantity);
+        }
+        let (reports, quantity) = row.states.entry(figure.state).or_default();
+        *reports = reports.saturating_add(1);
+        *quantity = quantity.saturating_add(figure.quantity);
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_stand_for_periods_that_nobody_knows() {
+        let asked = Interval {
+            start: 1_798_000_000_000,
+            end: 1_802_000_000_000,
+        };
+        let (months, is_known) = periods_of(&[], "calls", asked);
+        assert!(!is_known);
+        assert!(months.len() >= 2);
+        assert!(months.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert!(months[0].contains(asked.start));
+        let known = [
+            (asked, Some("tokens".to_owned())),
+            (asked, None),
+            (asked, None),
+        ];
+        assert_eq!(periods_of(&known, "calls", asked), (vec![asked], true));
+        assert!(!periods_of(&known[..1], "calls", asked).1);
+    }
+}

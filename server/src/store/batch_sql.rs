@@ -1,0 +1,224 @@
+//! Many rows in one statement whose text never changes: as arrays on PostgreSQL, as one JSON text on SQLite.
+//!
+//! A statement for every number of rows would be prepared anew each time, and PostgreSQL keeps only about
+//! a hundred of them a connection.
+
+use std::sync::Arc;
+
+use sea_orm::{
+    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
+    sea_query::ArrayType,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::domain::{Millis, increment::Increment, window::Interval};
+
+/// Stands for "no time" in an array, whose elements cannot be null here.
+const NO_TIME: i64 = i64::MIN;
+
+/// What is added to one open report.
+#[derive(Clone, Debug)]
+pub(super) struct Addition {
+    pub(super) account_id: Arc<str>,
+    pub(super) meter: Arc<str>,
+    pub(super) window: Interval,
+    pub(super) quantity: i64,
+    pub(super) first_at: Millis,
+    pub(super) last_at: Millis,
+}
+
+fn texts<'a>(values: impl Iterator<Item = &'a str>) -> Value {
+    Value::Array(
+        ArrayType::String,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
+}
+
+fn numbers(values: impl Iterator<Item = i64>) -> Value {
+    Value::Array(
+        ArrayType::BigInt,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
+}
+
+fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
+    Value::Array(
+        ArrayType::Uuid,
+        Some(Box::new(values.map(Value::from).collect())),
+    )
+}
+
+/// Records keys and says which of them stood already, as indexes into `increments`.
+///
+/// `increments` all have keys, each key once, in key order.
+///
+/// Nearly always every key is new, so the database counts them and only names those that are not: an answer
+/// of a row a key would take longer than the insert.
+pub(super) async fn insert_keys(
+    tx: &DatabaseTransaction,
+    increments: &[&Increment],
+    now: Millis,
+) -> Result<Vec<usize>, DbErr> {
+    if increments.is_empty() {
+        return Ok(Vec::new());
+    }
+    if tx.get_database_backend() == DbBackend::Postgres {
+        insert_keys_postgres(tx, increments, now).await
+    } else {
+        insert_keys_sqlite(tx, increments, now).await
+    }
+}
+
+async fn insert_keys_postgres(
+    tx: &DatabaseTransaction,
+    increments: &[&Increment],
+    now: Millis,
+) -> Result<Vec<usize>, DbErr> {
+    const SQL: &str = "WITH new AS ( \
+            INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
+            SELECT a, k, m, q, NULLIF(s, $6), $7 \
+            FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS t(a, k, m, q, s) \
+            ON CONFLICT DO NOTHING RETURNING account_id, key) \
+        SELECT i - 1 FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS t(a, k, i) \
+        WHERE (SELECT COUNT(*) FROM new) < CARDINALITY($1::text[]) \
+            AND NOT EXISTS (SELECT FROM new WHERE account_id = a AND key = k)";
+    let values = [
+        texts(increments.iter().map(|increment| &*increment.account_id)),
+        texts(increments.iter().map(|increment| key_of(increment))),
+        texts(increments.iter().map(|increment| &*increment.meter)),
+        numbers(increments.iter().map(|increment| increment.quantity)),
+        numbers(
+            increments
+                .iter()
+                .map(|increment| increment.stated_at.unwrap_or(NO_TIME)),
+        ),
+        NO_TIME.into(),
+        now.into(),
+    ];
+    places(
+        tx,
+        Statement::from_sql_and_values(DbBackend::Postgres, SQL, values),
+    )
+    .await
+}
+
+async fn insert_keys_sqlite(
+    tx: &DatabaseTransaction,
+    increments: &[&Increment],
+    now: Millis,
+) -> Result<Vec<usize>, DbErr> {
+    const INSERT: &str = "INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
+        SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2 FROM json_each($1) WHERE true \
+        ON CONFLICT DO NOTHING";
+    // A new row's rowid is one more than the largest so far: the rows of one insert are the last ones, in a row.
+    const KNOWN: &str = "SELECT json_each.key FROM json_each($1) WHERE NOT EXISTS ( \
+        SELECT 1 FROM idempotency_keys AS k \
+        WHERE k.account_id = value ->> 0 AND k.key = value ->> 1 AND k.rowid > $2)";
+    let rows = json_rows(increments.iter().map(|increment| {
+        json!([
+            *increment.account_id,
+            key_of(increment),
+            *increment.meter,
+            increment.quantity,
+            increment.stated_at
+        ])
+    }));
+    let insert =
+        Statement::from_sql_and_values(DbBackend::Sqlite, INSERT, [rows.clone(), now.into()]);
+    let inserted = tx.execute_raw(insert).await?;
+    let new = inserted.rows_affected();
+    if usize::try_from(new).is_ok_and(|new| new == increments.len()) {
+        return Ok(Vec::new());
+    }
+    if new == 0 {
+        return Ok((0..increments.len()).collect());
+    }
+    let last_known = inserted.last_insert_id().saturating_sub(new);
+    let known = [rows, i64::try_from(last_known).unwrap_or(i64::MAX).into()];
+    places(
+        tx,
+        Statement::from_sql_and_values(DbBackend::Sqlite, KNOWN, known),
+    )
+    .await
+}
+
+fn key_of(increment: &Increment) -> &str {
+    increment.key.as_deref().unwrap_or_default()
+}
+
+fn json_rows(rows: impl Iterator<Item = serde_json::Value>) -> Value {
+    serde_json::Value::Array(rows.collect()).to_string().into()
+}
+
+async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<usize>, DbErr> {
+    let damaged = |_| DbErr::Custom("a place outside of its statement".to_owned());
+    tx.query_all_raw(statement)
+        .await?
+        .iter()
+        .map(|row| usize::try_from(row.try_get_by_index::<i64>(0)?).map_err(damaged))
+        .collect()
+}
+
+/// Adds to the open reports of some windows, and opens those that are missing.
+///
+/// `additions` hold each account, meter and window once, in that order. A window ends later than its open
+/// report says only where slots were made wider in between; no boundary lies in either.
+///
+/// # Errors
+/// A broken CHECK where a report would pass fifteen digits.
+pub(super) async fn add_to_open_reports(
+    tx: &DatabaseTransaction,
+    additions: &[Addition],
+) -> Result<(), DbErr> {
+    const POSTGRES: &str = "INSERT INTO usage_reports \
+        (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
+        SELECT t.*, 'open' FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \
+            $6::bigint[], $7::bigint[], $8::bigint[]) AS t \
+        ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
+            quantity = usage_reports.quantity + excluded.quantity, \
+            first_at = LEAST(usage_reports.first_at, excluded.first_at), \
+            last_at = GREATEST(usage_reports.last_at, excluded.last_at), \
+            window_end = GREATEST(usage_reports.window_end, excluded.window_end)";
+    const SQLITE: &str = "INSERT INTO usage_reports \
+        (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
+        SELECT value ->> 0, unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, \
+            value ->> 5, value ->> 6, value ->> 7, 'open' FROM json_each($1) WHERE true \
+        ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
+            quantity = usage_reports.quantity + excluded.quantity, \
+            first_at = MIN(usage_reports.first_at, excluded.first_at), \
+            last_at = MAX(usage_reports.last_at, excluded.last_at), \
+            window_end = MAX(usage_reports.window_end, excluded.window_end)";
+    if additions.is_empty() {
+        return Ok(());
+    }
+    let backend = tx.get_database_backend();
+    let statement = if backend == DbBackend::Postgres {
+        let values = [
+            texts(additions.iter().map(|row| &*row.account_id)),
+            uuids(additions.iter().map(|_| Uuid::now_v7())),
+            texts(additions.iter().map(|row| &*row.meter)),
+            numbers(additions.iter().map(|row| row.window.start)),
+            numbers(additions.iter().map(|row| row.window.end)),
+            numbers(additions.iter().map(|row| row.quantity)),
+            numbers(additions.iter().map(|row| row.first_at)),
+            numbers(additions.iter().map(|row| row.last_at)),
+        ];
+        Statement::from_sql_and_values(backend, POSTGRES, values)
+    } else {
+        let rows = json_rows(additions.iter().map(|row| {
+            json!([
+                *row.account_id,
+                Uuid::now_v7().simple().to_string(),
+                *row.meter,
+                row.window.start,
+                row.window.end,
+                row.quantity,
+                row.first_at,
+                row.last_at
+            ])
+        }));
+        Statement::from_sql_and_values(backend, SQLITE, [rows])
+    };
+    tx.execute_raw(statement).await.map(|_| ())
+}

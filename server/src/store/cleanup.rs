@@ -1,0 +1,136 @@
+//! Forgetting what nobody can ask for any more: old keys, old webhooks, and commits one by one.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, FromQueryResult,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    sea_query::{Expr, ExprTrait as _, Func, OnConflict},
+};
+use uuid::Uuid;
+
+use super::Store;
+use crate::{
+    domain::{DAY_MS, Millis},
+    entity::commit,
+    error::Result,
+};
+
+/// How long keys are remembered: longer than an increment may be old.
+pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long webhooks are remembered: longer than Stripe sends one again, by itself or on somebody's word.
+const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
+/// How long it is remembered what verification found: longer than it looks at an event.
+const VERIFICATIONS_KEPT_MS: Millis = 100 * DAY_MS;
+/// How long commits stand alone: far longer than a lost answer is asked for.
+const COMMITS_KEPT_MS: Millis = DAY_MS;
+/// How many rows one transaction forgets, so that counting never waits long.
+const ROWS_PER_STEP: u64 = 2_000;
+
+#[derive(Debug, FromQueryResult)]
+struct RollUp {
+    increments: Option<i64>,
+    quantity: Option<i64>,
+}
+
+impl Store {
+    /// Forgets one step of old keys and of what verification found long ago; false when none are left.
+    pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
+        let mut forgot = 0;
+        for (table, names, age, kept_ms) in [
+            (
+                "idempotency_keys",
+                "account_id, key",
+                "created_at",
+                KEYS_KEPT_MS,
+            ),
+            ("batch_keys", "key", "created_at", KEYS_KEPT_MS),
+            (
+                "verifications",
+                "customer, meter, day",
+                "day",
+                VERIFICATIONS_KEPT_MS,
+            ),
+        ] {
+            let oldest = now.saturating_sub(kept_ms);
+            let sql = format!(
+                "DELETE FROM {table} WHERE ({names}) IN \
+                 (SELECT {names} FROM {table} WHERE {age} < $1 LIMIT $2)"
+            );
+            let limit = i64::try_from(ROWS_PER_STEP).unwrap_or(i64::MAX);
+            let statement =
+                Statement::from_sql_and_values(self.backend(), sql, [oldest.into(), limit.into()]);
+            forgot |= self.writer.execute_raw(statement).await?.rows_affected();
+        }
+        Ok(forgot > 0)
+    }
+
+    /// Forgets one step of old webhooks, handled or not: after so long the poll that an unhandled one would have
+    /// woken has come round thousands of times. False when none are left.
+    pub(crate) async fn forget_old_webhook_events(&self, now: Millis) -> Result<bool> {
+        let oldest = now.saturating_sub(WEBHOOKS_KEPT_MS);
+        let limit = i64::try_from(ROWS_PER_STEP).unwrap_or(i64::MAX);
+        let sql = "DELETE FROM webhook_events WHERE id IN \
+                   (SELECT id FROM webhook_events WHERE received_at < $1 LIMIT $2)";
+        let values = [oldest.into(), limit.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
+    }
+
+    /// Adds one step of old commits to the one row that is_up_to_date for all of them; false when none are left.
+    pub(crate) async fn roll_up_commits(&self, now: Millis) -> Result<bool> {
+        use commit::Column;
+        let tx = self.begin().await?;
+        let old: Vec<Uuid> = commit::Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::CommittedAt.lt(now.saturating_sub(COMMITS_KEPT_MS)))
+            .filter(Column::Id.ne(Uuid::nil()))
+            .order_by_asc(Column::CommittedAt)
+            .limit(ROWS_PER_STEP)
+            // Two replicas at once would both add what only one of them forgets.
+            .lock_exclusive()
+            .into_tuple()
+            .all(&tx)
+            .await?;
+        if old.is_empty() {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        let sum = |column: Column| Func::sum(Expr::col(column)).cast_as("bigint");
+        let rolled = commit::Entity::find()
+            .select_only()
+            .column_as(sum(Column::Increments), "increments")
+            .column_as(sum(Column::Quantity), "quantity")
+            .filter(Column::Id.is_in(old.iter().copied()))
+            .into_model::<RollUp>()
+            .one(&tx)
+            .await?
+            .ok_or_else(|| DbErr::RecordNotFound("the sum of old commits".to_owned()))?;
+        let add = |column: Column| {
+            (
+                column,
+                Expr::col((commit::Entity, column)).add(Expr::col(("excluded", column))),
+            )
+        };
+        let row = commit::ActiveModel {
+            id: Set(Uuid::nil()),
+            increments: Set(rolled.increments.unwrap_or(0)),
+            quantity: Set(rolled.quantity.unwrap_or(0)),
+            committed_at: Set(0),
+        };
+        commit::Entity::insert(row)
+            .on_conflict(
+                OnConflict::column(Column::Id)
+                    .values([add(Column::Increments), add(Column::Quantity)])
+                    .to_owned(),
+            )
+            .exec_without_returning(&tx)
+            .await?;
+        commit::Entity::delete_many()
+            .filter(Column::Id.is_in(old))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}

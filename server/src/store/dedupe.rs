@@ -1,0 +1,381 @@
+//! The dedupe of a group commit: which calls of the group count, which repeat what is_up_to_date already, and what is
+//! added to which open report.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    sea_query::{Expr, ExprTrait as _, ValueTuple},
+};
+
+use super::{
+    batch_results::{decode_results, encode_results},
+    batch_sql::{Addition, insert_keys},
+    boundaries::BoundaryCache,
+    commit::{CommitOptions, Entry, EntryOutcome, Group},
+};
+use crate::{
+    domain::{
+        Millis,
+        increment::{Batch, Content, Increment, Outcome},
+        violation::{Reason, Violation, shown},
+    },
+    entity::{batch_key, idempotency_key},
+};
+
+/// How many keys one query asks for.
+const KEYS_PER_QUERY: usize = 1_000;
+
+/// The place of one increment in a group.
+type Place = (usize, usize);
+
+/// What is to become of each increment of a group.
+pub(super) struct Dedupe<'a> {
+    entries: &'a [Entry],
+    /// One an entry; batches that were answered from their key are absent here.
+    outcomes: Vec<Vec<Outcome>>,
+    /// Batches that count nothing in this transaction, and what they are answered.
+    answered: HashMap<usize, EntryOutcome>,
+    /// Batches that repeat an earlier one of the same group.
+    repeats: HashMap<usize, usize>,
+}
+
+impl<'a> Dedupe<'a> {
+    pub(super) fn new(group: &'a Group) -> Self {
+        let outcomes = group
+            .entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::One(_) => vec![Outcome::Counted],
+                Entry::Batch(batch) => batch
+                    .items
+                    .iter()
+                    .map(|item| {
+                        item.as_ref()
+                            .err()
+                            .cloned()
+                            .map_or(Outcome::Counted, Outcome::Refused)
+                    })
+                    .collect(),
+            })
+            .collect();
+        Self {
+            entries: &group.entries,
+            outcomes,
+            answered: HashMap::new(),
+            repeats: HashMap::new(),
+        }
+    }
+
+    /// Every valid increment that may still count, with its place.
+    fn increments(&self) -> impl Iterator<Item = (Place, &'a Increment)> + '_ {
+        self.entries.iter().enumerate().flat_map(|(index, entry)| {
+            let items: Box<dyn Iterator<Item = (Place, &'a Increment)>> = match entry {
+                Entry::One(increment) => Box::new(std::iter::once(((index, 0), increment))),
+                Entry::Batch(_)
+                    if self.answered.contains_key(&index) || self.repeats.contains_key(&index) =>
+                {
+                    Box::new(std::iter::empty())
+                }
+                Entry::Batch(batch) => Box::new(batch.items.iter().enumerate().filter_map(
+                    move |(item, increment)| Some(((index, item), increment.as_ref().ok()?)),
+                )),
+            };
+            items
+        })
+    }
+
+    fn outcome(&self, (entry, item): Place) -> Option<&Outcome> {
+        self.outcomes.get(entry)?.get(item)
+    }
+
+    fn set_outcome(&mut self, (entry, item): Place, outcome: Outcome) {
+        if let Some(place) = self
+            .outcomes
+            .get_mut(entry)
+            .and_then(|items| items.get_mut(item))
+        {
+            *place = outcome;
+        }
+    }
+
+    /// The increments that count.
+    pub(super) fn counted(&self) -> Vec<&'a Increment> {
+        self.increments()
+            .filter(|(place, _)| self.outcome(*place) == Some(&Outcome::Counted))
+            .map(|(_, increment)| increment)
+            .collect()
+    }
+
+    fn keyed_batches(&self) -> Vec<(usize, &'a Batch)> {
+        let mut batches: Vec<(usize, &Batch)> = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| match entry {
+                Entry::Batch(batch) if batch.key.is_some() => Some((index, batch)),
+                _ => None,
+            })
+            .collect();
+        batches.sort_by(|(a, left), (b, right)| {
+            batch_key_of(left).cmp(batch_key_of(right)).then(a.cmp(b))
+        });
+        batches
+    }
+
+    /// Whether a keyed batch came for the first time: what became of it is kept, also where it counted
+    /// nothing.
+    pub(super) fn has_new_batch_keys(&self) -> bool {
+        self.keyed_batches().iter().any(|(index, _)| {
+            !self.answered.contains_key(index) && !self.repeats.contains_key(index)
+        })
+    }
+
+    /// Records the keys of whole batches; those that stand already are answered from what they hold.
+    pub(super) async fn dedupe_batch_keys(
+        &mut self,
+        tx: &DatabaseTransaction,
+        now: Millis,
+    ) -> Result<(), DbErr> {
+        let batches = self.keyed_batches();
+        let mut first: Option<(usize, &Batch)> = None;
+        for (index, batch) in batches {
+            let Some(key) = &batch.key else { continue };
+            match first {
+                Some((earlier, other)) if batch_key_of(other) == &*key.key => {
+                    if other.key.as_ref().map(|other| &other.fingerprint) == Some(&key.fingerprint)
+                    {
+                        self.repeats.insert(index, earlier);
+                    } else {
+                        self.answered.insert(
+                            index,
+                            EntryOutcome::BatchRefused(batch_key_reused(&key.key)),
+                        );
+                    }
+                    continue;
+                }
+                _ => first = Some((index, batch)),
+            }
+            let row = batch_key::ActiveModel {
+                key: Set(key.key.to_string()),
+                fingerprint: Set(key.fingerprint.clone()),
+                results: Set(String::new()),
+                created_at: Set(now),
+            };
+            let inserted = batch_key::Entity::insert(row)
+                .on_conflict_do_nothing()
+                .exec_without_returning(tx)
+                .await?;
+            if matches!(inserted, sea_orm::TryInsertResult::Inserted(rows) if rows > 0) {
+                continue;
+            }
+            let stored = batch_key::Entity::find_by_id(&*key.key)
+                .one(tx)
+                .await?
+                .ok_or_else(|| {
+                    DbErr::RecordNotFound("the batch key that was just in the way".to_owned())
+                })?;
+            let outcome = if stored.fingerprint == key.fingerprint {
+                EntryOutcome::Batch {
+                    replayed: true,
+                    items: decode_results(&stored.results, batch.items.len())?,
+                }
+            } else {
+                EntryOutcome::BatchRefused(batch_key_reused(&key.key))
+            };
+            self.answered.insert(index, outcome);
+        }
+        Ok(())
+    }
+
+    /// Records the keys of single increments; those that stand already become duplicates or violations.
+    pub(super) async fn dedupe_keys(
+        &mut self,
+        tx: &DatabaseTransaction,
+        now: Millis,
+    ) -> Result<(), DbErr> {
+        let mut keyed: Vec<(Place, &Increment, &str)> = self
+            .increments()
+            .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
+            .collect();
+        // Key order is lock order; the earlier call of two in one group is the one that counts.
+        keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
+            (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
+        });
+        let firsts: Vec<&Increment> = keyed
+            .chunk_by(|(_, left, key), (_, right, other)| {
+                left.account_id == right.account_id && key == other
+            })
+            .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
+            .collect();
+        let old: Vec<&Increment> = insert_keys(tx, &firsts, now)
+            .await?
+            .into_iter()
+            .filter_map(|place| firsts.get(place).copied())
+            .collect();
+        if old.is_empty() && firsts.len() == keyed.len() {
+            return Ok(());
+        }
+        let known = read_known(tx, &old).await?;
+        let mut settled = Vec::new();
+        for same in keyed.chunk_by(|(_, left, key), (_, right, other)| {
+            left.account_id == right.account_id && key == other
+        }) {
+            let Some(((_, first, key), rest)) = same.split_first() else {
+                continue;
+            };
+            let name = (first.account_id.to_string(), (*key).to_owned());
+            let stored = known.get(&name);
+            let holds = stored.map_or_else(|| first.content(), content);
+            let repeats = if stored.is_some() { same } else { rest };
+            for (place, increment, key) in repeats {
+                let outcome = holds
+                    .differs_from(&increment.content(), key)
+                    .map_or(Outcome::Duplicate, Outcome::Refused);
+                settled.push((*place, outcome));
+            }
+        }
+        for (place, outcome) in settled {
+            self.set_outcome(place, outcome);
+        }
+        Ok(())
+    }
+
+    /// Sums what counts by account, meter and window: hot accounts reach the database once a group.
+    pub(super) async fn additions(
+        &self,
+        tx: &DatabaseTransaction,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+    ) -> Result<Vec<Addition>, DbErr> {
+        let counted = self.counted();
+        let accounts = counted
+            .iter()
+            .map(|increment| Arc::clone(&increment.account_id));
+        let boundaries = cache.load(tx, accounts, options.now).await?;
+        let mut sums: BTreeMap<(&str, &str, Millis), Addition> = BTreeMap::new();
+        for increment in counted {
+            let window = boundaries.get(&increment.account_id).map_or_else(
+                || options.slots.around(increment.at),
+                |own| own.window_around(options.slots, increment.at),
+            );
+            let sum = sums
+                .entry((&increment.account_id, &increment.meter, window.start))
+                .or_insert_with(|| Addition {
+                    account_id: Arc::clone(&increment.account_id),
+                    meter: Arc::clone(&increment.meter),
+                    window,
+                    quantity: 0,
+                    first_at: increment.at,
+                    last_at: increment.at,
+                });
+            // A group's limits keep this far below an i64's.
+            sum.quantity = sum.quantity.saturating_add(increment.quantity);
+            sum.first_at = Ord::min(sum.first_at, increment.at);
+            sum.last_at = Ord::max(sum.last_at, increment.at);
+        }
+        Ok(sums.into_values().collect())
+    }
+
+    /// Keeps what a retry of a new batch is to be answered; most batches simply counted everything.
+    pub(super) async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        for (index, batch) in self.keyed_batches() {
+            let Some(outcomes) = self.outcomes.get(index) else {
+                continue;
+            };
+            let is_new = !self.answered.contains_key(&index) && !self.repeats.contains_key(&index);
+            let results = encode_results(outcomes);
+            if is_new && !results.is_empty() {
+                batch_key::Entity::update_many()
+                    .col_expr(batch_key::Column::Results, Expr::value(results))
+                    .filter(batch_key::Column::Key.eq(batch_key_of(batch)))
+                    .exec(tx)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn outcomes(&self) -> Vec<EntryOutcome> {
+        let own = |index: usize| self.outcomes.get(index).cloned().unwrap_or_default();
+        self.entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| match entry {
+                Entry::One(_) => EntryOutcome::One(own(index).pop().unwrap_or(Outcome::Counted)),
+                Entry::Batch(_) => match (self.answered.get(&index), self.repeats.get(&index)) {
+                    (Some(answer), _) => answer.clone(),
+                    (None, Some(earlier)) => match self.answered.get(earlier) {
+                        Some(answer) => answer.clone(),
+                        None => EntryOutcome::Batch {
+                            replayed: true,
+                            items: own(*earlier),
+                        },
+                    },
+                    (None, None) => EntryOutcome::Batch {
+                        replayed: false,
+                        items: own(index),
+                    },
+                },
+            })
+            .collect()
+    }
+}
+
+fn batch_key_of(batch: &Batch) -> &str {
+    batch.key.as_ref().map_or("", |key| &*key.key)
+}
+
+fn batch_key_reused(key: &str) -> Violation {
+    Violation::new(
+        Reason::KeyReused,
+        "idempotency_key",
+        format!(
+            "the batch's idempotency_key {} was counted with other content; nothing was counted: \
+             use a new key for a new batch",
+            shown(key)
+        ),
+    )
+}
+
+fn content(row: &idempotency_key::Model) -> Content<'_> {
+    Content {
+        meter: &row.meter,
+        quantity: row.quantity,
+        stated_at: row.stated_at,
+    }
+}
+
+/// What the keys that were in the way stand for.
+async fn read_known(
+    tx: &DatabaseTransaction,
+    old: &[&Increment],
+) -> Result<HashMap<(String, String), idempotency_key::Model>, DbErr> {
+    let mut known = HashMap::new();
+    for increments in old.chunks(KEYS_PER_QUERY) {
+        let pairs = increments.iter().map(|increment| {
+            ValueTuple::Two(
+                (&*increment.account_id).into(),
+                increment.key.as_deref().unwrap_or_default().into(),
+            )
+        });
+        let rows = idempotency_key::Entity::find()
+            .filter(
+                Expr::tuple([
+                    Expr::col(idempotency_key::Column::AccountId),
+                    Expr::col(idempotency_key::Column::Key),
+                ])
+                .in_tuples(pairs),
+            )
+            .all(tx)
+            .await?;
+        for row in rows {
+            known.insert((row.account_id.clone(), row.key.clone()), row);
+        }
+    }
+    Ok(known)
+}

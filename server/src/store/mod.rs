@@ -1,0 +1,250 @@
+//! The database: every query of the service, each public function one transaction.
+//!
+//! No Stripe call happens in here, and nothing outside uses `entity`. One schema and one set of functions
+//! serve SQLite and PostgreSQL; where their SQL differs, both texts stand side by side.
+//!
+//! Locks are always taken in the same order, which is why nothing here deadlocks: first the boundary
+//! lock (shared to count and to close, exclusive to move a boundary), then keys in key order, then open
+//! reports in the order of their unique key, then closed reports in the order of their ids, then single rows
+//! by primary key.
+
+pub(crate) mod accounts;
+mod batch_results;
+mod batch_sql;
+mod billing_context;
+pub(crate) mod boundaries;
+pub(crate) mod cleanup;
+pub(crate) mod close;
+pub(crate) mod commit;
+pub(crate) mod corrections;
+pub(crate) mod decisions;
+mod dedupe;
+pub(crate) mod doctor;
+pub(crate) mod leases;
+pub mod ledger_check;
+mod reassign;
+pub(crate) mod reconciliation;
+mod report_rollover;
+pub(crate) mod reports;
+pub(crate) mod runs;
+pub(crate) mod send;
+pub(crate) mod subscription_changes;
+pub(crate) mod subscriptions;
+pub(crate) mod verification;
+pub mod webhooks;
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
+    DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait as _,
+};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use usage_migrations::{Migrator, MigratorTrait as _};
+
+/// How long a statement may wait for a connection or for SQLite's writer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections are kept. The pool's task that closes old ones counts the idle ones without a lock, and where
+/// that number is below zero for a moment it goes round for ever.
+const NEVER: Option<Duration> = None;
+/// No lock and no statement is waited for without end, and a replica that vanished in the middle of a
+/// transaction does not hold its locks for hours.
+const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
+    ("lock_timeout", "15s"),
+    ("statement_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+];
+/// Connections that only read, on SQLite.
+const SQLITE_READERS: u32 = 4;
+/// Memory for pages, 64 MiB: a group of random keys dirties thousands of pages, and what does not fit is
+/// written to the log twice.
+const SQLITE_CACHE: &str = "-65536";
+/// How many pages the log takes before they go to the database file, 64 MiB: groups mostly change the same
+/// pages, and each goes there once however often it was logged.
+const SQLITE_CHECKPOINT: &str = "16384";
+/// The advisory lock of PostgreSQL that is_up_to_date for the boundaries.
+const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
+/// The advisory lock of PostgreSQL that lets one replica migrate at a time.
+const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
+
+/// The database of the service; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Where transactions begin. SQLite has one writer; more would only wait for each other.
+    writer: DatabaseConnection,
+    /// Where single queries read. PostgreSQL uses one pool for both.
+    reader: DatabaseConnection,
+}
+
+impl Store {
+    /// Connects, and creates a SQLite file that does not exist yet.
+    ///
+    /// # Errors
+    /// A URL of another kind, or a database that does not answer.
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rwc", max_connections).await
+    }
+
+    /// Connects to what is there: a SQLite file that does not exist stays so.
+    ///
+    /// # Errors
+    /// A URL of another kind, or a database that is not there or does not answer.
+    pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rw", max_connections).await
+    }
+
+    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
+        if url.starts_with("sqlite:") {
+            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1)).await?;
+            let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
+            Ok(Self { writer, reader })
+        } else {
+            let mut options = ConnectOptions::new(url);
+            options
+                .max_connections(max_connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(NEVER)
+                .max_lifetime(NEVER)
+                .sqlx_logging(false)
+                .map_sqlx_postgres_opts(|postgres| {
+                    postgres
+                        .application_name("usage-server")
+                        .options(POSTGRES_TIMEOUTS)
+                });
+            let pool = match Database::connect(options).await {
+                Ok(pool) => pool,
+                Err(error) => return Err(why_not(url).await.unwrap_or(error)),
+            };
+            Ok(Self {
+                writer: pool.clone(),
+                reader: pool,
+            })
+        }
+    }
+
+    /// Brings the schema up to date; replicas that start together take turns.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn migrate(&self) -> Result<(), DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            // A migration takes as long as it takes, and so does waiting for another replica's.
+            tx.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+                .await?;
+            lock(&tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
+        }
+        Migrator::up(&tx, None).await?;
+        tx.commit().await
+    }
+
+    /// How many migrations the database still lacks.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
+        Ok(Migrator::get_pending_migrations_read_only(&self.writer)
+            .await?
+            .len())
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        let statement = Statement::from_string(self.backend(), "SELECT 1");
+        self.reader.query_one_raw(statement).await.map(|_| ())
+    }
+
+    /// Waits for running statements and closes every connection.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn close(self) -> Result<(), DbErr> {
+        self.reader.close().await?;
+        self.writer.close().await
+    }
+
+    /// Which engine it is.
+    pub fn backend(&self) -> DbBackend {
+        self.writer.get_database_backend()
+    }
+
+    /// Whether several writers may work side by side.
+    pub fn has_parallel_writers(&self) -> bool {
+        self.backend() == DbBackend::Postgres
+    }
+
+    /// Begins a transaction that may write: on SQLite one that reads first and writes later would fail
+    /// at once, whatever the busy timeout says.
+    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.writer
+            .begin_with_options(TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            })
+            .await
+    }
+
+    /// Begins a transaction in which no boundary moves.
+    async fn begin_within_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(
+                &tx,
+                "SELECT pg_advisory_xact_lock_shared($1)",
+                BOUNDARY_LOCK,
+            )
+            .await?;
+        }
+        Ok(tx)
+    }
+
+    /// Begins a transaction that alone may move boundaries. The lock is a fair queue, so a stream of
+    /// commits cannot keep it waiting for ever, as it could with row locks.
+    async fn begin_moving_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+        let tx = self.begin().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(&tx, "SELECT pg_advisory_xact_lock($1)", BOUNDARY_LOCK).await?;
+        }
+        Ok(tx)
+    }
+}
+
+/// Why PostgreSQL cannot be reached: a pool only says that it waited in vain.
+async fn why_not(url: &str) -> Option<DbErr> {
+    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
+    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
+}
+
+async fn lock(tx: &DatabaseTransaction, sql: &str, key: i64) -> Result<(), DbErr> {
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [key.into()]);
+    tx.execute_raw(statement).await.map(|_| ())
+}
+
+fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(NEVER)
+        .max_lifetime(NEVER)
+        // A file does not hang up: asking before each transaction would only cost a turn.
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .journal_mode(SqliteJournalMode::Wal)
+                // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(ACQUIRE_TIMEOUT)
+                .pragma("cache_size", SQLITE_CACHE)
+                .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
+        });
+    options
+}

@@ -1,0 +1,152 @@
+//! What a boundary that moved, or a link that changed, does to the reports that exist already.
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+
+use super::{
+    boundaries::{read, read_links},
+    close::close_reports,
+};
+use crate::{
+    domain::{
+        DAY_MS, HOUR_MS, Millis,
+        account::{BillingTarget, billing_target_at},
+        report::{State, Transition},
+        window::{Interval, Slots},
+    },
+    entity::usage_report,
+};
+
+/// Cuts the account's open reports at its boundaries.
+///
+/// A report whose increments all lie between two boundaries moves between them. One that straddles a
+/// boundary cannot be divided any more: it closes as it is and belongs to its first increment's side.
+pub(super) async fn reassign_open_reports(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    slots: Slots,
+    now: Millis,
+) -> Result<(), DbErr> {
+    let open = usage_report::Entity::find()
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .order_by_asc(usage_report::Column::Meter)
+        .order_by_asc(usage_report::Column::WindowStart)
+        .lock_exclusive()
+        .all(tx)
+        .await?;
+    let boundaries = read(tx, &[account_id.into()], now.saturating_sub(DAY_MS)).await?;
+    let Some((_, boundaries)) = boundaries.into_iter().next() else {
+        return Ok(());
+    };
+    let mut straddling = Vec::new();
+    for report in open {
+        let around = boundaries.window_around(slots, report.first_at);
+        let cut = around.intersection(Interval {
+            start: report.window_start,
+            end: report.window_end,
+        });
+        if cut.start == report.window_start && cut.end == report.window_end {
+            continue;
+        }
+        let is_straddled = report.last_at >= cut.end;
+        let mut update = usage_report::Entity::update_many()
+            .filter(usage_report::Column::AccountId.eq(account_id))
+            .filter(usage_report::Column::Id.eq(report.id));
+        update = if is_straddled {
+            update.col_expr(usage_report::Column::Straddled, Expr::value(true))
+        } else {
+            update
+                .col_expr(usage_report::Column::WindowStart, Expr::value(cut.start))
+                .col_expr(usage_report::Column::WindowEnd, Expr::value(cut.end))
+        };
+        update.exec(tx).await?;
+        if is_straddled {
+            straddling.push(report);
+        }
+    }
+    close_reports(tx, &straddling, now, None).await.map(|_| ())
+}
+
+/// Gives the reports that waited for a link, or were free where the new link reaches back, what the
+/// links now say of them.
+pub(super) async fn relink_reports(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    now: Millis,
+) -> Result<(), DbErr> {
+    let links = read_links(tx, std::iter::once(account_id))
+        .await?
+        .remove(account_id)
+        .unwrap_or_default();
+    let Some(latest) = links.last() else {
+        return Ok(());
+    };
+    // What closed before the boundary was known cannot be cut any more.
+    usage_report::Entity::update_many()
+        .col_expr(usage_report::Column::Straddled, Expr::value(true))
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(
+            usage_report::Column::State
+                .is_in([State::NoCustomer.name(), State::NotBillable.name()]),
+        )
+        .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
+        .filter(usage_report::Column::LastAt.gte(latest.valid_from))
+        .exec(tx)
+        .await?;
+    let newly_in_force = billing_target_at(&links, latest.valid_from);
+    let older = BillingTarget::NotBillable;
+    let never_sent = usage_report::Column::FirstSentAt.is_null();
+    let since = usage_report::Column::FirstAt.gte(latest.valid_from);
+    let before = usage_report::Column::FirstAt.lt(latest.valid_from);
+    for (from, target, range) in [
+        (State::NoCustomer, &newly_in_force, since.clone()),
+        (State::NoCustomer, &older, before),
+        (State::NotBillable, &newly_in_force, since.clone()),
+        // Usage from after an end that was learned late: what Stripe has not been given stays here.
+        (State::Closed, &newly_in_force, since.and(never_sent)),
+    ] {
+        let Some(to) = from.after(&Transition::Relink(target.clone())) else {
+            continue;
+        };
+        if to == from {
+            continue;
+        }
+        let customer = match target {
+            BillingTarget::Billed(customer) => Some(customer.clone()),
+            BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
+        };
+        usage_report::Entity::update_many()
+            .col_expr(usage_report::Column::State, Expr::value(to.name()))
+            .col_expr(usage_report::Column::Customer, Expr::value(customer))
+            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
+            .filter(usage_report::Column::AccountId.eq(account_id))
+            .filter(usage_report::Column::State.eq(from.name()))
+            .filter(range)
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Marks what a moment divides: it was learned too late to cut it.
+pub(super) async fn mark_straddled(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    boundary: Millis,
+) -> Result<(), DbErr> {
+    usage_report::Entity::update_many()
+        .col_expr(usage_report::Column::Straddled, Expr::value(true))
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::WindowStart.gt(boundary.saturating_sub(HOUR_MS)))
+        .filter(usage_report::Column::WindowStart.lt(boundary))
+        .filter(usage_report::Column::PeriodEnd.gt(boundary))
+        .filter(usage_report::Column::FirstAt.lt(boundary))
+        .filter(usage_report::Column::LastAt.gte(boundary))
+        .exec(tx)
+        .await
+        .map(|_| ())
+}

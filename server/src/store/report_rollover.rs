@@ -1,0 +1,76 @@
+//! What is rare when counting: a report that would pass fifteen digits, and usage so old that its report
+//! must not wait for the next run.
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
+};
+
+use super::{
+    batch_sql::{Addition, add_to_open_reports},
+    close::close_reports,
+};
+use crate::{
+    domain::{Millis, report::MAX_REPORT_QUANTITY},
+    entity::usage_report,
+};
+
+/// Adds like [`add_to_open_reports`], and closes a report that would pass fifteen digits: another of the
+/// same window takes what it cannot hold.
+pub(super) async fn add_carefully(
+    tx: &DatabaseTransaction,
+    additions: &[Addition],
+    now: Millis,
+) -> Result<(), DbErr> {
+    for addition in additions {
+        let mut left = addition.quantity;
+        while left > 0 {
+            let open = find_open_report(tx, addition).await?;
+            let held = open.as_ref().map_or(0, |report| report.quantity);
+            let room = MAX_REPORT_QUANTITY.saturating_sub(held);
+            let fits = left <= room;
+            if fits || open.is_none() {
+                let part = left.min(room);
+                add_to_open_reports(
+                    tx,
+                    &[Addition {
+                        quantity: part,
+                        ..addition.clone()
+                    }],
+                )
+                .await?;
+                left = left.saturating_sub(part);
+            }
+            if !fits {
+                close_open_report(tx, addition, now).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Closes the open report of an addition's window.
+pub(super) async fn close_open_report(
+    tx: &DatabaseTransaction,
+    addition: &Addition,
+    now: Millis,
+) -> Result<(), DbErr> {
+    let open = find_open_report(tx, addition).await?;
+    close_reports(tx, open.as_slice(), now, None)
+        .await
+        .map(|_| ())
+}
+
+async fn find_open_report(
+    tx: &DatabaseTransaction,
+    addition: &Addition,
+) -> Result<Option<usage_report::Model>, DbErr> {
+    usage_report::Entity::find()
+        .filter(usage_report::Column::AccountId.eq(&*addition.account_id))
+        .filter(usage_report::Column::Meter.eq(&*addition.meter))
+        .filter(usage_report::Column::WindowStart.eq(addition.window.start))
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .lock_exclusive()
+        .one(tx)
+        .await
+}

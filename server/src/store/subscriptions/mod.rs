@@ -1,0 +1,236 @@
+//! Which subscriptions accounts follow, as Stripe last said, and which of them are to be looked at.
+
+mod periods;
+mod snapshot;
+
+use std::collections::{HashMap, HashSet};
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+
+use super::{Store, boundaries::read_links};
+use crate::{
+    domain::{DAY_MS, Millis, account::Link, subscription::SubscriptionSnapshot},
+    entity::{billing_period, customer, subscription},
+    error::Result,
+};
+
+pub(crate) use periods::InvoicedPeriod;
+pub(super) use snapshot::{end_link, record_change, record_snapshot};
+
+/// Periods that ended longer ago than this are left as they are.
+const RELEVANT_MS: Millis = 40 * DAY_MS;
+
+/// A subscription as it is_up_to_date in the database.
+pub(crate) type SyncedAccount = subscription::Model;
+
+/// A billing period as it is_up_to_date in the database.
+pub(crate) type Period = billing_period::Model;
+
+impl Store {
+    /// The accounts that some customers belong to, by customer.
+    pub(crate) async fn accounts_of_customers(
+        &self,
+        customers: &[&str],
+    ) -> Result<HashMap<String, String>> {
+        let rows = customer::Entity::find()
+            .filter(customer::Column::Customer.is_in(customers.iter().copied()))
+            .all(&self.reader)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.customer, row.account_id))
+            .collect())
+    }
+
+    /// The latest link of each of some accounts.
+    pub(crate) async fn links_of_accounts(
+        &self,
+        accounts: &[&str],
+    ) -> Result<HashMap<String, Link>> {
+        let links = read_links(&self.reader, accounts.iter().copied()).await?;
+        Ok(links
+            .into_iter()
+            .filter_map(|(account_id, mut own)| Some((account_id, own.pop()?)))
+            .collect())
+    }
+
+    /// What is stored of some accounts' subscriptions, each with its latest periods.
+    pub(crate) async fn synced(
+        &self,
+        accounts: &[&str],
+        now: Millis,
+    ) -> Result<Vec<(SyncedAccount, Vec<Period>)>> {
+        let rows = subscription::Entity::find()
+            .filter(subscription::Column::AccountId.is_in(accounts.iter().copied()))
+            .all(&self.reader)
+            .await?;
+        let periods = billing_period::Entity::find()
+            .filter(billing_period::Column::AccountId.is_in(accounts.iter().copied()))
+            .filter(billing_period::Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
+            .all(&self.reader)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let own = periods.iter().filter(|period| {
+                    period.account_id == row.account_id
+                        && period.subscription.as_deref() == Some(&row.subscription)
+                });
+                let own = own.cloned().collect();
+                (row, own)
+            })
+            .collect())
+    }
+
+    /// Subscriptions that are not known to have ended and were not looked at since a moment, after the account
+    /// and subscription given.
+    pub(crate) async fn unseen_subscriptions(
+        &self,
+        since: Millis,
+        after: Option<&(String, String)>,
+        limit: u64,
+    ) -> Result<Vec<SyncedAccount>> {
+        use subscription::Column;
+        let mut query = subscription::Entity::find()
+            .filter(Column::EndedAt.is_null())
+            .filter(Column::SyncedAt.lt(since));
+        if let Some((account, subscription)) = after {
+            let place = [
+                Expr::col(Column::AccountId),
+                Expr::col(Column::Subscription),
+            ];
+            let last = [account, subscription].map(|name| Expr::value(name.as_str()));
+            query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
+        }
+        Ok(query
+            .order_by_asc(Column::AccountId)
+            .order_by_asc(Column::Subscription)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
+    }
+
+    /// Subscriptions that somebody needs the truth of by now.
+    pub(crate) async fn requested_syncs(
+        &self,
+        now: Millis,
+        limit: u64,
+    ) -> Result<Vec<SyncedAccount>> {
+        Ok(subscription::Entity::find()
+            .filter(subscription::Column::SyncRequestedAt.lte(now))
+            .order_by_asc(subscription::Column::SyncRequestedAt)
+            .limit(limit)
+            .all(&self.reader)
+            .await?)
+    }
+
+    /// Notes that subscriptions were looked at and stand as they were.
+    pub(crate) async fn touch_subscriptions(&self, seen: &[String], now: Millis) -> Result<()> {
+        subscription::Entity::update_many()
+            .col_expr(subscription::Column::SyncedAt, Expr::value(now))
+            .filter(subscription::Column::Subscription.is_in(seen))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Has a subscription that Stripe did not answer for wait.
+    pub(crate) async fn delay_sync(&self, wanted: &SyncedAccount, until: Millis) -> Result<()> {
+        subscription::Entity::update_many()
+            .col_expr(subscription::Column::SyncRequestedAt, Expr::value(until))
+            .filter(subscription::Column::AccountId.eq(&wanted.account_id))
+            .filter(subscription::Column::Subscription.eq(&wanted.subscription))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that nobody needs the truth of a subscription more than was wanted at a moment.
+    pub(crate) async fn clear_sync_request(&self, wanted: &SyncedAccount) -> Result<()> {
+        subscription::Entity::update_many()
+            .col_expr(
+                subscription::Column::SyncRequestedAt,
+                Expr::value(None::<i64>),
+            )
+            .filter(subscription::Column::AccountId.eq(&wanted.account_id))
+            .filter(subscription::Column::Subscription.eq(&wanted.subscription))
+            .filter(subscription::Column::SyncRequestedAt.eq(wanted.sync_requested_at))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that Stripe has a customer no more: what an invoice would have charged is parked, not missed.
+    pub(crate) async fn mark_customer_deleted(
+        &self,
+        account_id: &str,
+        customer: &str,
+        now: Millis,
+    ) -> Result<()> {
+        use subscription::Column;
+        subscription::Entity::update_many()
+            .col_expr(Column::CustomerDeletedAt, Expr::value(now))
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::Customer.eq(customer))
+            .filter(Column::CustomerDeletedAt.is_null())
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+}
+
+/// Whether what is stored says the same as Stripe does, so that nothing needs a lock.
+pub(crate) fn is_up_to_date(
+    stored: &SyncedAccount,
+    periods: &[Period],
+    link_ended: bool,
+    snapshot: &SubscriptionSnapshot,
+) -> bool {
+    let is_same = stored.status == snapshot.status
+        && stored.billing_mode == snapshot.billing_mode
+        && (stored.cancel_at == snapshot.cancel_at || snapshot.ended_at.is_some())
+        && stored.ended_at == snapshot.ended_at
+        && stored.customer == snapshot.customer;
+    let has_all = snapshot.items.iter().all(|item| {
+        snapshot.ended_at.is_some()
+            || periods
+                .iter()
+                .any(|period| period.item == item.item && period.period_end == item.period.end)
+    });
+    let items: HashSet<&str> = snapshot
+        .items
+        .iter()
+        .map(|item| item.item.as_str())
+        .collect();
+    let last = snapshot.items.iter().map(|item| item.period.end).min();
+    let has_more = periods.iter().any(|period| {
+        !items.contains(period.item.as_str()) && last.is_some_and(|last| period.period_end >= last)
+    });
+    is_same && has_all && !has_more && (link_ended != snapshot.is_live || snapshot.items.is_empty())
+}
+
+/// Asks the sync for a subscription's truth before the next poll; one that waits goes on waiting.
+pub(super) async fn request_sync(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    subscription: &str,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    subscription::Entity::update_many()
+        .col_expr(subscription::Column::SyncRequestedAt, Expr::value(now))
+        .filter(subscription::Column::AccountId.eq(account_id))
+        .filter(subscription::Column::Subscription.eq(subscription))
+        .filter(
+            subscription::Column::SyncRequestedAt
+                .is_null()
+                .or(subscription::Column::SyncRequestedAt.lt(now)),
+        )
+        .filter(subscription::Column::SyncRequestedAt.is_null())
+        .exec(tx)
+        .await
+        .map(|_| ())
+}

@@ -1,0 +1,285 @@
+//! Making what Stripe says of a subscription true here: its row, its periods and the account's link, in one
+//! transaction.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
+    sea_query::{Expr, OnConflict},
+};
+
+use super::{
+    periods::{insert_period, move_periods, period_row},
+    request_sync,
+};
+use crate::{
+    domain::{
+        Millis, SECOND_MS,
+        account::{Billing, valid_from},
+        subscription::SubscriptionSnapshot,
+        window::Slots,
+    },
+    entity::subscription,
+    error::Result,
+    store::{
+        Store,
+        accounts::{Account, find_account, insert_link, taken_until},
+        boundaries::{bump_version, read_links},
+        reassign::{mark_straddled, reassign_open_reports, relink_reports},
+        subscription_changes::has_unfinished,
+    },
+};
+
+impl Store {
+    /// Makes what Stripe says of an account's subscription true here; false where it was already.
+    pub(crate) async fn apply_snapshot(
+        &self,
+        account_id: &str,
+        snapshot: &SubscriptionSnapshot,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<bool> {
+        let tx = self.begin_moving_boundaries().await?;
+        let Some(account) = find_account(&tx, account_id).await? else {
+            tx.rollback().await?;
+            return Ok(false);
+        };
+        // Who changes the subscription says himself what comes of it.
+        if has_unfinished(&tx, account_id).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        let (is_new, mut moved) = record_snapshot(&tx, account_id, snapshot, now).await?;
+        let is_relinked = move_link(&tx, &account, snapshot, now).await?;
+        if is_relinked {
+            moved.extend(snapshot.ended_at);
+        }
+        if !moved.is_empty() {
+            for boundary in &moved {
+                mark_straddled(&tx, account_id, *boundary).await?;
+            }
+            reassign_open_reports(&tx, account_id, slots, now).await?;
+            if is_relinked {
+                relink_reports(&tx, account_id, now).await?;
+            }
+            bump_version(&tx).await?;
+        } else if is_relinked {
+            reassign_open_reports(&tx, account_id, slots, now).await?;
+            relink_reports(&tx, account_id, now).await?;
+            bump_version(&tx).await?;
+        }
+        tx.commit().await?;
+        Ok(is_new || is_relinked || !moved.is_empty())
+    }
+
+    /// Ends what is billed to accounts whose subscriptions were known to end by now.
+    pub(crate) async fn end_due_subscriptions(&self, slots: Slots, now: Millis) -> Result<u64> {
+        const BATCH_SIZE: u64 = 500;
+        let due = subscription::Entity::find()
+            .filter(subscription::Column::CancelAt.lte(now))
+            .filter(subscription::Column::EndedAt.is_null())
+            .limit(BATCH_SIZE)
+            .all(&self.reader)
+            .await?;
+        let mut ended = 0_u64;
+        for row in due {
+            let tx = self.begin_moving_boundaries().await?;
+            let account = find_account(&tx, &row.account_id).await?;
+            let at = row.cancel_at.unwrap_or(now);
+            let is_ended = match &account {
+                Some(account) if bills_to(account, &row.customer) => {
+                    end_link(&tx, account, at, now).await?
+                }
+                _ => false,
+            };
+            if is_ended {
+                mark_straddled(&tx, &row.account_id, at).await?;
+                reassign_open_reports(&tx, &row.account_id, slots, now).await?;
+                relink_reports(&tx, &row.account_id, now).await?;
+                bump_version(&tx).await?;
+                ended = ended.saturating_add(1);
+            }
+            // Whether Stripe thinks so too is asked at once.
+            request_sync(&tx, &row.account_id, &row.subscription, now).await?;
+            subscription::Entity::update_many()
+                .col_expr(subscription::Column::CancelAt, Expr::value(None::<i64>))
+                .filter(subscription::Column::AccountId.eq(&row.account_id))
+                .filter(subscription::Column::Subscription.eq(&row.subscription))
+                .exec(&tx)
+                .await?;
+            tx.commit().await?;
+        }
+        Ok(ended)
+    }
+
+    /// Ends what is billed to a customer that is gone.
+    pub(crate) async fn end_customer(
+        &self,
+        account_id: &str,
+        customer: &str,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<bool> {
+        let tx = self.begin_moving_boundaries().await?;
+        let ended = match find_account(&tx, account_id).await? {
+            Some(account) if bills_to(&account, customer) => {
+                end_link(&tx, &account, now, now).await?
+            }
+            _ => false,
+        };
+        if ended {
+            reassign_open_reports(&tx, account_id, slots, now).await?;
+            relink_reports(&tx, account_id, now).await?;
+            bump_version(&tx).await?;
+        }
+        tx.commit().await?;
+        Ok(ended)
+    }
+}
+
+/// Records what Stripe says of an account's subscription; answers whether that is news, and the boundaries that
+/// came or moved.
+pub(in crate::store) async fn record_snapshot(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    snapshot: &SubscriptionSnapshot,
+    now: Millis,
+) -> std::result::Result<(bool, Vec<Millis>), DbErr> {
+    let is_new = upsert_subscription(tx, account_id, snapshot, now).await?;
+    Ok((is_new, move_periods(tx, account_id, snapshot, now).await?))
+}
+
+/// Records what a change made of a subscription: its new items charge from the boundary on here, and from
+/// when they were made at Stripe.
+pub(in crate::store) async fn record_change(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    snapshot: &SubscriptionSnapshot,
+    boundary: Millis,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    upsert_subscription(tx, account_id, snapshot, now).await?;
+    if !snapshot.is_live {
+        return Ok(());
+    }
+    for item in &snapshot.items {
+        let charged = item.charged();
+        // What stood before the change goes on as it was.
+        if item.created < boundary.saturating_sub(SECOND_MS) || charged.end <= boundary {
+            continue;
+        }
+        let mut row = period_row(account_id, snapshot, item, now);
+        row.period_start = Set(boundary);
+        row.bills_from = Set(Some(Ord::max(charged.start, boundary)));
+        insert_period(tx, row).await?;
+    }
+    Ok(())
+}
+
+async fn upsert_subscription(
+    tx: &DatabaseTransaction,
+    account_id: &str,
+    snapshot: &SubscriptionSnapshot,
+    now: Millis,
+) -> std::result::Result<bool, DbErr> {
+    use subscription::Column;
+    let before =
+        subscription::Entity::find_by_id((account_id.to_owned(), snapshot.subscription.clone()))
+            .one(tx)
+            .await?;
+    let row = subscription::ActiveModel {
+        account_id: Set(account_id.to_owned()),
+        subscription: Set(snapshot.subscription.clone()),
+        customer: Set(snapshot.customer.clone()),
+        status: Set(snapshot.status.clone()),
+        billing_mode: Set(snapshot.billing_mode.clone()),
+        cancel_at: Set(snapshot.cancel_at.filter(|_| snapshot.is_live)),
+        ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live)),
+        synced_at: Set(now),
+        sync_requested_at: Set(None),
+        customer_deleted_at: Set(None),
+    };
+    let same = OnConflict::columns([Column::AccountId, Column::Subscription])
+        .update_columns([
+            Column::Customer,
+            Column::Status,
+            Column::BillingMode,
+            Column::CancelAt,
+            Column::EndedAt,
+            Column::SyncedAt,
+        ])
+        .to_owned();
+    subscription::Entity::insert(row)
+        .on_conflict(same)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(before.is_none_or(|before| before.status != snapshot.status))
+}
+
+/// Ends what the account bills to, or begins it again, where the subscription did.
+async fn move_link(
+    tx: &DatabaseTransaction,
+    account: &Account,
+    snapshot: &SubscriptionSnapshot,
+    now: Millis,
+) -> std::result::Result<bool, DbErr> {
+    if account.link.billing.customer() != Some(&snapshot.customer) {
+        return Ok(false);
+    }
+    match (&account.link.billing, snapshot.is_live) {
+        (Billing::Stripe { .. }, false) => {
+            let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
+            end_link(tx, account, at, now).await
+        }
+        // One that should have ended by now is not begun again because Stripe is a moment late.
+        (Billing::Ended { subscription, .. }, true)
+            if snapshot.cancel_at.is_none_or(|at| at > now) =>
+        {
+            let Some(since) = snapshot.charges_since() else {
+                return Ok(false);
+            };
+            let links = read_links(tx, std::iter::once(account.id.as_str()))
+                .await?
+                .remove(&account.id)
+                .unwrap_or_default();
+            let taken = taken_until(tx, &snapshot.customer, &account.id, now).await?;
+            let from = valid_from(&links, &snapshot.customer, taken, None, Some(since), now)
+                .map_err(|violation| DbErr::Custom(violation.message))?;
+            let version = account.link.version.saturating_add(1);
+            let billing = Billing::Stripe {
+                customer: snapshot.customer.clone(),
+                subscription: subscription.as_ref().map(|_| snapshot.subscription.clone()),
+            };
+            insert_link(tx, &account.id, &billing, (version, from), now).await?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Remembers the customer, and bills nothing to it from a moment on; false where that is so already.
+pub(in crate::store) async fn end_link(
+    tx: &DatabaseTransaction,
+    account: &Account,
+    at: Millis,
+    now: Millis,
+) -> std::result::Result<bool, DbErr> {
+    let Billing::Stripe {
+        customer,
+        subscription,
+    } = account.link.billing.clone()
+    else {
+        return Ok(false);
+    };
+    let billing = Billing::Ended {
+        customer,
+        subscription,
+    };
+    let version = account.link.version.saturating_add(1);
+    insert_link(tx, &account.id, &billing, (version, at), now).await?;
+    Ok(true)
+}
+
+fn bills_to(account: &Account, customer: &str) -> bool {
+    matches!(&account.link.billing, Billing::Stripe { customer: own, .. } if own == customer)
+}

@@ -1,0 +1,170 @@
+//! Showing usage: one question of `Get`, answered from the sums in the database.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono_tz::Tz;
+
+use crate::{
+    domain::{
+        Millis,
+        increment::check_account_id,
+        meter::{Meter, Meters},
+        period::{Granularity, MAX_POINTS, check_edges, cut, month_around, parse_zone},
+        report::State,
+        window::{Interval, Slots},
+    },
+    error::{Error, Result},
+    store::{Store, reports::UsageSum},
+};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) account_id: String,
+    /// Empty means all meters.
+    pub(crate) meter: String,
+    /// Absent means the current billing period, else the current month.
+    pub(crate) period: Option<Interval>,
+    pub(crate) granularity: Granularity,
+    /// Empty means UTC.
+    pub(crate) zone: String,
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct UsageSummary {
+    pub(crate) account_id: String,
+    pub(crate) period: Interval,
+    pub(crate) zone: Tz,
+    pub(crate) as_of: Millis,
+    pub(crate) meters: Vec<MeterUsage>,
+}
+
+/// The usage of one meter.
+#[derive(Clone, Debug)]
+pub(crate) struct MeterUsage {
+    pub(crate) meter: Arc<str>,
+    pub(crate) unit: Arc<str>,
+    pub(crate) quantities: Quantities,
+    pub(crate) points: Vec<(Interval, Quantities)>,
+}
+
+/// Usage by how far it is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Quantities {
+    pub(crate) reported: i64,
+    pub(crate) not_yet_reported: i64,
+    pub(crate) not_billable: i64,
+}
+
+impl Quantities {
+    /// Everything counted.
+    pub(crate) fn total(&self) -> i64 {
+        self.reported
+            .saturating_add(self.not_yet_reported)
+            .saturating_add(self.not_billable)
+    }
+
+    fn add(&mut self, sum: &UsageSum) {
+        let part = match State::from_name(&sum.state) {
+            Some(State::NotBillable | State::WrittenOff) => &mut self.not_billable,
+            Some(state) if state.is_reported() => &mut self.reported,
+            _ => &mut self.not_yet_reported,
+        };
+        *part = part.saturating_add(sum.quantity);
+    }
+}
+
+/// Answers a question. An account never seen has zero usage.
+pub(crate) async fn show(
+    store: &Store,
+    meters: &Meters,
+    slots: Slots,
+    asked: Question,
+    now: Millis,
+) -> Result<UsageSummary> {
+    check_account_id(&asked.account_id)?;
+    let zone = parse_zone(&asked.zone)?;
+    let only = if asked.meter.is_empty() {
+        None
+    } else {
+        Some(meters.resolve(&asked.meter)?)
+    };
+    let wanted: Vec<&Meter> =
+        only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
+    let periods = store.billing_periods(&asked.account_id).await?;
+    let account = match asked.period {
+        Some(_) => None,
+        None => store.find_account(&asked.account_id).await?,
+    };
+    let period = match asked.period {
+        Some(period) => period,
+        None => account
+            .and_then(|account| account.current_period)
+            .filter(|period| period.contains(now))
+            .or_else(|| month_around(now, zone))
+            .ok_or_else(|| Error::Internal("the clock is outside the calendar".into()))?,
+    };
+    let edges: Vec<Millis> = periods
+        .iter()
+        .flat_map(|period| [period.start, period.end])
+        .collect();
+    check_edges(period, slots, &edges)?;
+    let points = cut(period, asked.granularity, zone, slots, wanted.len())?;
+    let sums = store
+        .sum_usage(&asked.account_id, only.map(|meter| &*meter.name), period)
+        .await?;
+    let mut by_meter: BTreeMap<&str, Vec<&UsageSum>> = BTreeMap::new();
+    for sum in &sums {
+        by_meter.entry(&sum.meter).or_default().push(sum);
+    }
+    let mut shown: Vec<MeterUsage> = wanted
+        .into_iter()
+        .map(|meter| {
+            let own = by_meter.remove(&*meter.name).unwrap_or_default();
+            meter_usage(&meter.name, &meter.unit, &own, &points)
+        })
+        .collect();
+    // What was counted stays in sight when its meter is configured no longer.
+    shown.extend(
+        by_meter
+            .iter()
+            .map(|(meter, own)| meter_usage(&Arc::from(*meter), &Arc::default(), own, &points)),
+    );
+    if shown.len().saturating_mul(points.len()) > MAX_POINTS {
+        cut(period, asked.granularity, zone, slots, shown.len())?;
+    }
+    Ok(UsageSummary {
+        account_id: asked.account_id,
+        period,
+        zone,
+        as_of: now,
+        meters: shown,
+    })
+}
+
+fn meter_usage(
+    meter: &Arc<str>,
+    unit: &Arc<str>,
+    sums: &[&UsageSum],
+    points: &[Interval],
+) -> MeterUsage {
+    let mut quantities = Quantities::default();
+    let mut series: Vec<(Interval, Quantities)> = points
+        .iter()
+        .map(|point| (*point, Quantities::default()))
+        .collect();
+    for sum in sums {
+        quantities.add(sum);
+        let place = points.partition_point(|point| point.end <= sum.window_start);
+        if let Some((_, point)) = series.get_mut(place) {
+            point.add(sum);
+        }
+    }
+    MeterUsage {
+        meter: Arc::clone(meter),
+        unit: Arc::clone(unit),
+        quantities,
+        points: series,
+    }
+}

@@ -1,0 +1,268 @@
+//! Following a run: reads the states in the database, so a run can be watched from any replica.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
+
+use super::reporter::Reporter;
+use crate::{
+    domain::{
+        account::{BillingTarget, billing_target_at},
+        report::State,
+    },
+    error::{Error, Result},
+    store::{
+        close::Scope,
+        reports::Report,
+        runs::{Run, StateCount, scope_of},
+    },
+};
+
+/// How often a watcher looks when nobody tells it to.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a run may stand still before its watcher is told the rest is retried later: sending goes on.
+const STALLED: Duration = Duration::from_secs(45);
+/// How long a run is watched at most; it can be watched again.
+const WATCHED: Duration = Duration::from_hours(1);
+/// How many reports a dry run reads at once.
+const PREVIEWS_PER_PAGE: u64 = 500;
+
+/// How many reports, and how much they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) reports: i64,
+    pub(crate) quantity: i64,
+}
+
+impl Count {
+    fn add(&mut self, reports: i64, quantity: i64) {
+        self.reports = self.reports.saturating_add(reports);
+        self.quantity = self.quantity.saturating_add(quantity);
+    }
+}
+
+/// What became of the reports that a run closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) closed: Count,
+    pub(crate) accepted: Count,
+    pub(crate) rejected: Count,
+    pub(crate) retried_later: Count,
+    pub(crate) not_billable: Count,
+    pub(crate) unlinked: Count,
+    /// Not tried yet; part of `retried_later` once nobody waits for it any more.
+    pending: Count,
+}
+
+/// What a watcher sees.
+#[derive(Clone, Debug)]
+pub(crate) enum RunEvent {
+    Started {
+        run_id: Option<Uuid>,
+    },
+    Progress {
+        summary: Summary,
+        closing_finished: bool,
+        in_earlier_runs: u64,
+    },
+    Preview(Vec<Report>),
+    Summary {
+        run_id: Option<Uuid>,
+        summary: Summary,
+    },
+}
+
+impl Summary {
+    fn of(counts: &[StateCount]) -> Self {
+        let mut summary = Self::default();
+        for count in counts {
+            summary.closed.add(count.reports, count.quantity);
+            let part = match State::from_name(&count.state) {
+                Some(State::Accepted | State::Confirmed | State::Missing) => &mut summary.accepted,
+                Some(
+                    State::Rejected | State::CustomerDeleted | State::TooLate | State::WrittenOff,
+                ) => &mut summary.rejected,
+                Some(State::NotBillable) => &mut summary.not_billable,
+                Some(State::NoCustomer) => &mut summary.unlinked,
+                Some(State::Unknown) => &mut summary.retried_later,
+                Some(State::Closed | State::Sending) if count.is_waiting => {
+                    &mut summary.retried_later
+                }
+                _ => &mut summary.pending,
+            };
+            part.add(count.reports, count.quantity);
+        }
+        summary
+    }
+
+    /// How many reports need no waiting for.
+    pub(crate) fn done(&self) -> i64 {
+        self.closed.reports.saturating_sub(self.pending.reports)
+    }
+
+    fn finished(mut self) -> Self {
+        self.retried_later
+            .add(self.pending.reports, self.pending.quantity);
+        self.pending = Count::default();
+        self
+    }
+}
+
+type Events = mpsc::Sender<Result<RunEvent>>;
+
+impl Reporter {
+    /// Follows a run to its end; the receiver ends with the summary, or earlier when it is dropped.
+    pub(crate) fn watch(self: &Arc<Self>, run: Run) -> mpsc::Receiver<Result<RunEvent>> {
+        let (events, receiver) = mpsc::channel(16);
+        let reporter = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let done = reporter.follow(run, &events).await;
+            tell_why_it_ended(done, &events).await;
+        });
+        receiver
+    }
+
+    /// What a run over a scope would do now.
+    pub(crate) fn preview(self: &Arc<Self>, scope: Scope) -> mpsc::Receiver<Result<RunEvent>> {
+        let (events, receiver) = mpsc::channel(16);
+        let reporter = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let done = reporter.look_ahead(scope, &events).await;
+            tell_why_it_ended(done, &events).await;
+        });
+        receiver
+    }
+
+    /// The run of an id.
+    pub(crate) async fn run(&self, id: Uuid) -> Result<Run> {
+        self.store.get_run(id).await
+    }
+
+    async fn follow(&self, run: Run, events: &Events) -> Result<()> {
+        let id = run.id;
+        let scope = scope_of(&run)?;
+        if events
+            .send(Ok(RunEvent::Started { run_id: Some(id) }))
+            .await
+            .is_err()
+        {
+            return Ok(());
+        }
+        let meters = self.options.meters.names_of_all();
+        let begun = Instant::now();
+        let (mut last, mut moved_at) = (None, begun);
+        loop {
+            let settled = self.progress.notified();
+            let closing_finished_at = self.store.get_run(id).await?.closing_finished_at;
+            let closing_finished = closing_finished_at.is_some();
+            let summary = Summary::of(&self.store.run_counts(id).await?);
+            // Another run may have closed in between what this one came to close.
+            let until = closing_finished_at.unwrap_or_else(|| self.clock.now());
+            let in_earlier_runs = self
+                .store
+                .unanswered_elsewhere(&run, &scope, &meters, until)
+                .await?;
+            let now = Instant::now();
+            let seen = Some((summary, closing_finished, in_earlier_runs));
+            if seen != last {
+                (last, moved_at) = (seen, now);
+                let progress = RunEvent::Progress {
+                    summary,
+                    closing_finished,
+                    in_earlier_runs,
+                };
+                if events.send(Ok(progress)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            let is_done = closing_finished && summary.pending.reports == 0 && in_earlier_runs == 0;
+            let is_enough =
+                now.duration_since(moved_at) > STALLED || now.duration_since(begun) > WATCHED;
+            if is_done || is_enough {
+                let summary = summary.finished();
+                // A watcher who left needs no summary.
+                let _ = events
+                    .send(Ok(RunEvent::Summary {
+                        run_id: Some(id),
+                        summary,
+                    }))
+                    .await;
+                return Ok(());
+            }
+            tokio::select! {
+                () = settled => {}
+                () = tokio::time::sleep(LOOK) => {}
+                () = events.closed() => return Ok(()),
+                () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
+            }
+        }
+    }
+
+    async fn look_ahead(&self, scope: Scope, events: &Events) -> Result<()> {
+        let now = self.clock.now();
+        let mut summary = Summary::default();
+        if events
+            .send(Ok(RunEvent::Started { run_id: None }))
+            .await
+            .is_err()
+        {
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let page = self
+                .store
+                .preview_reports(&scope, after, now, PREVIEWS_PER_PAGE)
+                .await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            let links = self.store.links_of(&page).await?;
+            let mut sent = Vec::new();
+            for mut report in page {
+                let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
+                let is_open = report.period_end.is_none();
+                if is_open {
+                    summary.closed.add(1, report.quantity);
+                }
+                let target = billing_target_at(own, report.first_at);
+                match target {
+                    BillingTarget::NotBillable if is_open => {
+                        summary.not_billable.add(1, report.quantity);
+                    }
+                    BillingTarget::NoCustomer if is_open => {
+                        summary.unlinked.add(1, report.quantity)
+                    }
+                    _ => {
+                        if let (true, BillingTarget::Billed(customer)) = (is_open, target) {
+                            report.customer = Some(customer);
+                        }
+                        summary.accepted.add(1, report.quantity);
+                        sent.push(report);
+                    }
+                }
+            }
+            if !sent.is_empty() && events.send(Ok(RunEvent::Preview(sent))).await.is_err() {
+                return Ok(());
+            }
+            if self.shutdown.is_cancelled() {
+                return Err(Error::ShuttingDown);
+            }
+        }
+        // A watcher who left needs no summary.
+        let _ = events
+            .send(Ok(RunEvent::Summary {
+                run_id: None,
+                summary,
+            }))
+            .await;
+        Ok(())
+    }
+}
+
+async fn tell_why_it_ended(done: Result<()>, events: &Events) {
+    if let Err(error) = done {
+        // A watcher who left needs no reason.
+        let _ = events.send(Err(error)).await;
+    }
+}

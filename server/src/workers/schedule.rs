@@ -1,0 +1,115 @@
+//! When the next report is due: from the last run, so that a run missed while the service was down is
+//! not lost, and by the clock of the zone, so that a daily run keeps its hour when clocks change.
+
+use chrono::DateTime;
+use chrono_tz::Tz;
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds},
+};
+
+use crate::domain::{Millis, violation::shown};
+
+/// A cron expression and its time zone.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    cron: Cron,
+    zone: Tz,
+}
+
+impl Schedule {
+    /// Reads an expression of 5 or 6 fields and an IANA time zone.
+    ///
+    /// # Errors
+    /// What is wrong, in one sentence; also an expression that never comes true.
+    pub(crate) fn parse(expression: &str, zone: &str) -> Result<Self, String> {
+        let zone: Tz = zone.parse().map_err(|_| {
+            format!(
+                "the report time zone {} is not an IANA time zone",
+                shown(zone)
+            )
+        })?;
+        let cron = CronParser::builder()
+            .seconds(Seconds::Optional)
+            .build()
+            .parse(expression)
+            .map_err(|error| {
+                format!(
+                    "the report schedule {} is not a cron expression: {error}",
+                    shown(expression)
+                )
+            })?;
+        let schedule = Self { cron, zone };
+        schedule
+            .next_after(0)
+            .ok_or_else(|| format!("the report schedule {} never comes true", shown(expression)))?;
+        Ok(schedule)
+    }
+
+    /// The first moment of the schedule after a moment.
+    pub(crate) fn next_after(&self, moment: Millis) -> Option<Millis> {
+        let local = DateTime::from_timestamp_millis(moment)?.with_timezone(&self.zone);
+        let next = self.cron.find_next_occurrence(&local, false).ok()?;
+        Some(next.timestamp_millis())
+    }
+
+    /// Whether a run is due that had last run at `last`: several that were missed make one.
+    pub(crate) fn is_due(&self, last: Millis, now: Millis) -> bool {
+        self.next_after(last).is_some_and(|next| next <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Millis {
+        DateTime::parse_from_rfc3339(text)
+            .unwrap()
+            .timestamp_millis()
+    }
+
+    #[test]
+    fn a_daily_schedule_keeps_its_local_hour_across_a_clock_change() {
+        let schedule = Schedule::parse("30 6 * * *", "Europe/Vienna").unwrap();
+        let mut moment = at("2026-03-28T00:00:00Z");
+        let mut runs = Vec::new();
+        for _ in 0..3 {
+            moment = schedule.next_after(moment).unwrap();
+            runs.push(moment);
+        }
+        let expected = [
+            "2026-03-28T05:30:00Z",
+            "2026-03-29T04:30:00Z",
+            "2026-03-30T04:30:00Z",
+        ];
+        assert_eq!(runs, expected.map(at));
+    }
+
+    #[test]
+    fn a_missed_run_is_due_and_several_make_one() {
+        let schedule = Schedule::parse("0 0 * * *", "UTC").unwrap();
+        let last = at("2026-01-01T00:00:00Z");
+        assert!(!schedule.is_due(last, at("2026-01-01T23:59:59Z")));
+        assert!(schedule.is_due(last, at("2026-01-02T00:00:00Z")));
+        let late = at("2026-01-05T12:00:00Z");
+        assert!(schedule.is_due(last, late));
+        assert!(!schedule.is_due(late, late + 1));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_when_it_is_read() {
+        for wrong in ["", "61 * * * *", "* * *", "every day", "0 0 31 2 *"] {
+            assert!(Schedule::parse(wrong, "UTC").is_err(), "{wrong}");
+        }
+        assert!(
+            Schedule::parse("0 0 * * *", "Mars/Olympus")
+                .unwrap_err()
+                .contains("Mars")
+        );
+        assert!(
+            Schedule::parse("*/15 * * * * *", "UTC").is_ok(),
+            "seconds are a sixth field"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! Draining: everything that was used before a boundary is at Stripe, and Stripe's totals show it.
+
+use super::{Subscriptions, sync::SyncError};
+use crate::{
+    domain::stream::Stream,
+    domain::{MINUTE_MS, Millis, subscription::SubscriptionSnapshot, window::Interval},
+    error::Result,
+    store::subscription_changes::{Outstanding, ShownAtStripe, SubscriptionChange},
+};
+
+/// How far usage before an change's boundary has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Stripe shows all of it: what was used since then, and what it was given.
+    ShownAtStripe(Millis, Vec<ShownAtStripe>),
+    /// Some of it is on its way, or not shown yet.
+    NotYet(Outstanding),
+    /// An admin has to decide on some of it.
+    Undecided(u64),
+}
+
+impl Subscriptions {
+    /// How far usage of the present period from before the boundary has come.
+    pub(super) async fn drained(
+        &self,
+        change: &SubscriptionChange,
+        snapshot: &SubscriptionSnapshot,
+    ) -> std::result::Result<Drained, SyncError> {
+        let since = self
+            .charging_since(&change.account_id, snapshot, change.boundary_at)
+            .await?;
+        let outstanding = self
+            .store
+            .outstanding(&change.account_id, since, change.boundary_at)
+            .await?;
+        if outstanding.undecided > 0 {
+            return Ok(Drained::Undecided(outstanding.undecided));
+        }
+        if outstanding.waiting > 0 {
+            return Ok(Drained::NotYet(outstanding));
+        }
+        let range = minutes(Interval {
+            start: since,
+            end: change.boundary_at,
+        });
+        let mut given = Vec::new();
+        for item in &snapshot.items {
+            let Some(meter) = self.options.meters.find(&item.meter) else {
+                continue;
+            };
+            let stream = Stream {
+                customer: snapshot.customer.clone(),
+                meter: item.meter.clone(),
+            };
+            let ours = self.store.sent_sum(&stream, range).await?;
+            given.push(ShownAtStripe {
+                stream,
+                range,
+                sum: ours,
+            });
+            if ours.reports == 0 {
+                continue;
+            }
+            let shown = self
+                .stripe
+                .total(&meter.event_name, &snapshot.customer, range)
+                .await?;
+            // More than ours is somebody else's, unless a correction downwards is not shown yet.
+            let is_shown = shown == ours.quantity || (shown > ours.quantity && !ours.has_negative);
+            if !is_shown {
+                return Ok(Drained::NotYet(outstanding));
+            }
+        }
+        Ok(Drained::ShownAtStripe(since, given))
+    }
+
+    /// Since when the items have been charging for what is used just before a boundary.
+    pub(super) async fn charging_since(
+        &self,
+        account_id: &str,
+        snapshot: &SubscriptionSnapshot,
+        boundary: Millis,
+    ) -> Result<Millis> {
+        let items: Vec<&str> = snapshot
+            .items
+            .iter()
+            .map(|item| item.item.as_str())
+            .collect();
+        let at = boundary.saturating_sub(1);
+        let known = self.store.charging_since(account_id, &items, at).await?;
+        let stripes = snapshot.charges_since().unwrap_or(boundary).min(boundary);
+        Ok(known.map_or(stripes, |known| known.min(stripes)))
+    }
+}
+
+/// The whole minutes around an interval: Stripe's totals know no smaller ones.
+fn minutes(interval: Interval) -> Interval {
+    let floor = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
+    Interval {
+        start: floor(interval.start),
+        end: floor(interval.end.saturating_add(MINUTE_MS).saturating_sub(1)),
+    }
+}

@@ -1,0 +1,137 @@
+//! Checking: what Stripe cannot do to a subscription, and what would lose usage, is refused before anything
+//! happens.
+
+use std::collections::HashSet;
+
+use super::{Subscriptions, change::RequestedChange, sync::SyncError};
+use crate::{
+    domain::{account::Billing, subscription::SubscriptionSnapshot, violation::Violation},
+    error::{Error, Result},
+    stripe::subscriptions::Subscription,
+};
+
+impl Subscriptions {
+    /// The subscription that an account follows, while it lives.
+    pub(super) async fn live(
+        &self,
+        account_id: &str,
+        billing: &Billing,
+    ) -> Result<(Subscription, SubscriptionSnapshot)> {
+        let unfit =
+            |why: &str| Error::SubscriptionNotChangeable(format!("account {account_id:?} {why}"));
+        let snapshot = self
+            .look_up(billing)
+            .await?
+            .filter(|snapshot| snapshot.is_live)
+            .ok_or_else(|| {
+                unfit("follows no live subscription that bills for a configured meter")
+            })?;
+        let found = self
+            .stripe
+            .find_subscription(&snapshot.subscription)
+            .await
+            .map_err(SyncError::from)?
+            .ok_or_else(|| unfit("follows a subscription that Stripe does not have"))?;
+        self.apply(account_id, &snapshot).await?;
+        Ok((found, snapshot))
+    }
+
+    /// Checks that Stripe can move the subscription to these prices; whether it has them already.
+    pub(super) async fn check_prices(
+        &self,
+        found: &Subscription,
+        live_snapshot: &SubscriptionSnapshot,
+        prices: &[String],
+    ) -> Result<bool> {
+        let unfit = |why: String| Err(Error::SubscriptionNotChangeable(why));
+        if live_snapshot.billing_mode != "flexible" {
+            return unfit(format!(
+                "subscription {} is in the billing mode {:?}, in which Stripe does not bill the usage of an item that is removed; migrate it to `flexible` first",
+                found.id, live_snapshot.billing_mode
+            ));
+        }
+        let meters = self.meters().await.map_err(SyncError::from)?;
+        let currency = found.items.first().map(|item| item.price.currency.clone());
+        let mut of_meters = HashSet::new();
+        for id in prices {
+            let price = self.stripe.find_price(id).await.map_err(SyncError::from)?;
+            let Some(price) = price else {
+                let text = format!("price {id:?} does not exist at Stripe");
+                return Err(Violation::invalid("prices", text).into());
+            };
+            let Some(meter) = price.meter.as_ref().and_then(|meter| meters.get(meter)) else {
+                return unfit(format!(
+                    "price {id} is not of a configured meter; change licensed items at Stripe"
+                ));
+            };
+            if !price.is_active {
+                return unfit(format!("price {id} is archived"));
+            }
+            if !price.is_volume {
+                return unfit(format!(
+                    "price {id} is not volume-tiered; every price of a plan family must be"
+                ));
+            }
+            if currency
+                .as_ref()
+                .is_some_and(|currency| *currency != price.currency)
+            {
+                return unfit(format!(
+                    "price {id} is in {}, the subscription is not",
+                    price.currency
+                ));
+            }
+            if !of_meters.insert(meter.clone()) {
+                return unfit(format!("two of the prices are of the meter {meter:?}"));
+            }
+        }
+        let replaced: Vec<_> = found
+            .items
+            .iter()
+            .filter(|item| {
+                let meter = item
+                    .price
+                    .meter
+                    .as_ref()
+                    .and_then(|meter| meters.get(meter));
+                meter.is_some_and(|meter| of_meters.contains(meter))
+            })
+            .collect();
+        if let Some(item) = replaced.iter().find(|item| !item.price.is_volume) {
+            return unfit(format!(
+                "item {} of subscription {} has the price {}, which is not volume-tiered: Stripe cannot move a subscription from there to a volume price",
+                item.id, found.id, item.price.id
+            ));
+        }
+        let has: HashSet<&str> = replaced.iter().map(|item| item.price.id.as_str()).collect();
+        let wanted: HashSet<&str> = prices.iter().map(String::as_str).collect();
+        Ok(has == wanted && replaced.len() == prices.len())
+    }
+
+    /// Refuses what would lose usage.
+    pub(super) async fn check_usage(
+        &self,
+        account_id: &str,
+        snapshot: &SubscriptionSnapshot,
+        wanted: &RequestedChange,
+    ) -> Result<()> {
+        let now = self.clock.now();
+        let since = self.charging_since(account_id, snapshot, now).await?;
+        let until_now = now.saturating_add(1);
+        let outstanding = self.store.outstanding(account_id, since, until_now).await?;
+        if outstanding.undecided > 0 {
+            return Err(Error::UsageUndecided {
+                account_id: account_id.to_owned(),
+                reports: outstanding.undecided,
+            });
+        }
+        let discards =
+            matches!(wanted, RequestedChange::CancelNow { invoice_now, .. } if !invoice_now);
+        if discards && self.store.has_billable_usage(account_id, since).await? {
+            return Err(Error::SubscriptionNotChangeable(format!(
+                "account {account_id:?} has usage in its present period that is not charged yet, which Stripe throws away without invoice_now; leave invoice_now out, or cancel at the period's end"
+            )));
+        }
+        Ok(())
+    }
+}
