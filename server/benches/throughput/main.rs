@@ -20,7 +20,7 @@
 
 mod load;
 mod naive;
-#[path = "../../../tests/it/postgres.rs"]
+#[path = "../../../tests/it/support/postgres/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod postgres;
 mod servers;

@@ -1,0 +1,9 @@
+//! Tests of the SDK, of its command line, and of clients in other languages.
+
+mod connection;
+mod crate_page;
+mod middleware;
+mod python_stubs;
+mod recorder;
+mod spool;
+mod usagectl;

@@ -1,0 +1,20 @@
+//! The contract in another language: stubs that its own generator makes of the proto folder, against the real
+//! server.
+
+use crate::support::{
+    python::{python, run},
+    world::{World, on_both_engines},
+};
+
+on_both_engines!(pythons_own_stubs_count_and_show);
+
+async fn pythons_own_stubs_count_and_show(world: World) {
+    let Some(python) = python("GRPC_PYTHON") else {
+        return world.finish().await;
+    };
+    let address = world.endpoint().trim_start_matches("http://");
+    let said = run(python, "grpc_client.py", &[address]).await;
+    assert_eq!(said.trim(), "counted 1207 once");
+    assert_eq!(world.usage_of("acct-python", "tokens").await.0, 1_207);
+    world.finish().await;
+}

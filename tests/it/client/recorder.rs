@@ -1,0 +1,224 @@
+//! The client's recorder against a server that dies, comes back and loses connections: what it says it counted
+//! is what the server counted, once.
+
+use std::time::Duration;
+
+use tonic::Code;
+use usage_client::{Get, Recorder, RecorderBuilder, Retry, UsageClient};
+
+use crate::support::{
+    flaky_server::{Behavior, FlakyServer},
+    reverse_proxy::ReverseProxy,
+    world::{TIMEOUT, World, on_both_engines},
+};
+
+on_both_engines!(
+    what_is_recorded_by_many_threads_is_counted_once,
+    what_is_recorded_while_servers_die_is_counted_once,
+    what_is_recorded_while_connections_break_is_counted_once,
+    what_a_server_in_any_mood_is_sent_is_counted_once,
+    a_full_recorder_says_what_it_dropped,
+    what_the_server_refuses_costs_the_rest_nothing,
+    the_last_handle_leaves_nothing_behind,
+    one_second_of_one_account_is_one_increment,
+);
+
+/// A world behind a front, and a recorder that sends soon.
+async fn recording(
+    world: &World,
+    set_up: impl FnOnce(RecorderBuilder) -> RecorderBuilder,
+) -> (ReverseProxy, Recorder) {
+    let front = ReverseProxy::start().await;
+    front.put_before(world.endpoint());
+    let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
+    let client = client.with_timeout(Duration::from_secs(2));
+    let builder = client.recorder().interval(Duration::from_millis(10));
+    let recorder = set_up(builder).start().unwrap();
+    (front, recorder)
+}
+
+async fn total(world: &World, account: &str) -> i64 {
+    let shown = world.client().get(Get::account(account)).await.unwrap();
+    shown
+        .meters
+        .iter()
+        .map(|meter| meter.quantities.total)
+        .sum()
+}
+
+/// What the server counted is what the recorder says it counted, and that is all.
+async fn assert_all_counted(world: &World, recorder: &Recorder, accounts: &[&str]) {
+    let stats = recorder.flush(TIMEOUT).await.unwrap();
+    assert_eq!(stats.counted, stats.recorded, "{stats:?}");
+    assert_eq!(stats.pending.calls, 0);
+    let mut counted = 0;
+    for account in accounts {
+        counted += total(world, account).await;
+    }
+    assert_eq!(u64::try_from(counted).unwrap(), stats.counted.units);
+}
+
+async fn what_is_recorded_by_many_threads_is_counted_once(world: World) {
+    let (_front, recorder) = recording(&world, |builder| builder.batch_size(7)).await;
+    let threads = (0..8).map(|thread: usize| {
+        let recorder = recorder.clone();
+        tokio::task::spawn_blocking(move || {
+            for number in 0..5_000_i64 {
+                let account = ["a", "b", "c"][(thread + usize::try_from(number).unwrap()) % 3];
+                let meter = if number % 2 == 0 {
+                    "api_calls"
+                } else {
+                    "tokens"
+                };
+                recorder.record(account, meter, 1 + number % 5);
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.await.unwrap();
+    }
+    assert_all_counted(&world, &recorder, &["a", "b", "c"]).await;
+    assert_eq!(recorder.stats().recorded.calls, 40_000);
+    world.finish().await;
+}
+
+async fn what_is_recorded_while_servers_die_is_counted_once(mut world: World) {
+    let (front, recorder) = recording(&world, |builder| builder.batch_size(3)).await;
+    for round in 0..6_i64 {
+        for number in 0..50_i64 {
+            recorder.record(&format!("acct-{}", number % 10), "api_calls", 1 + round);
+            tokio::task::yield_now().await;
+        }
+        world.crash();
+        front.break_connections();
+        for number in 0..50_i64 {
+            recorder.record(&format!("acct-{}", number % 10), "api_calls", 1 + round);
+        }
+        world.start_server().await;
+        front.put_before(world.endpoint());
+    }
+    let accounts: Vec<String> = (0..10).map(|number| format!("acct-{number}")).collect();
+    let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
+    assert_all_counted(&world, &recorder, &accounts).await;
+    world.finish().await;
+}
+
+async fn what_is_recorded_while_connections_break_is_counted_once(world: World) {
+    let (front, recorder) = recording(&world, |builder| builder.batch_size(2)).await;
+    for round in 0..40_i64 {
+        for number in 0..25_i64 {
+            recorder.record(&format!("acct-{}", number % 5), "tokens", 1 + round);
+            tokio::task::yield_now().await;
+        }
+        front.break_connections();
+    }
+    let accounts = ["acct-0", "acct-1", "acct-2", "acct-3", "acct-4"];
+    assert_all_counted(&world, &recorder, &accounts).await;
+    world.finish().await;
+}
+
+async fn what_a_server_in_any_mood_is_sent_is_counted_once(world: World) {
+    let each = [
+        Behavior::Overloaded,
+        Behavior::Refuses(Code::Unavailable),
+        Behavior::LosesResponse(Code::Unavailable),
+        Behavior::RespondsTooLate,
+        Behavior::Normal,
+        Behavior::LosesResponse(Code::Internal),
+        Behavior::Refuses(Code::Unknown),
+        Behavior::Refuses(Code::Unauthenticated),
+        Behavior::LosesResponse(Code::ResourceExhausted),
+        Behavior::LosesResponse(Code::DeadlineExceeded),
+    ];
+    let moody = FlakyServer::start(world.endpoint(), [each, each].concat()).await;
+    let client = UsageClient::connect_lazy(moody.endpoint()).unwrap();
+    let client = client
+        .with_timeout(Duration::from_millis(500))
+        .with_retry(Retry::default().pauses(Duration::from_millis(1), Duration::from_millis(5)));
+    let builder = client.recorder().interval(Duration::from_millis(10));
+    let recorder = builder.batch_size(2).start().unwrap();
+    let names: Vec<String> = (0..10).map(|number| format!("acct-{number}")).collect();
+    let mut accounts: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (number, account) in accounts.iter().cycle().take(500).enumerate() {
+        recorder.record(account, "api_calls", 1 + i64::try_from(number % 7).unwrap());
+        tokio::task::yield_now().await;
+    }
+    assert_all_counted(&world, &recorder, &accounts).await;
+    // What is left of the behaviors meets usage of one more account.
+    accounts.push("late");
+    while moody.behaviors_left() > 0 {
+        recorder.record("late", "api_calls", 1);
+        assert_all_counted(&world, &recorder, &accounts).await;
+    }
+    world.finish().await;
+}
+
+async fn a_full_recorder_says_what_it_dropped(world: World) {
+    let front = ReverseProxy::start().await;
+    let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
+    let recorder = client.recorder().capacity(3).start().unwrap();
+    for account in ["a", "b", "c", "d", "e"] {
+        recorder.record(account, "api_calls", 10);
+    }
+    recorder.record("a", "api_calls", 0);
+    recorder.record("a", "api_calls", -7);
+    // Nor does a name that no server takes cost any memory.
+    recorder.record(&"x".repeat(129), "api_calls", 1);
+    recorder.record("a", &"x".repeat(129), 1);
+    recorder.record("", "api_calls", 1);
+    let stats = recorder.stats();
+    assert_eq!(stats.recorded.calls, 10);
+    assert_eq!((stats.dropped.calls, stats.dropped.units), (7, 23));
+    assert_eq!((stats.pending.calls, stats.pending.units), (3, 30));
+    let late = recorder.flush(Duration::from_millis(50)).await;
+    assert!(late.unwrap_err().is_retryable(), "nobody is there");
+    front.put_before(world.endpoint());
+    let stats = recorder.flush(TIMEOUT).await.unwrap();
+    assert_eq!((stats.counted.calls, stats.counted.units), (3, 30));
+    recorder.record("d", "api_calls", 5);
+    let stats = recorder.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!(stats.counted.units, 35, "there is room again");
+    assert_eq!(total(&world, "d").await, 5);
+    world.finish().await;
+}
+
+async fn what_the_server_refuses_costs_the_rest_nothing(world: World) {
+    let (_front, recorder) = recording(&world, |builder| builder).await;
+    recorder.record("acct", "api_calls", 4);
+    recorder.record("acct", "no_such_meter", 3);
+    recorder.record("not an account", "api_calls", 2);
+    let stats = recorder.flush(TIMEOUT).await.unwrap();
+    assert_eq!((stats.counted.calls, stats.counted.units), (1, 4));
+    assert_eq!((stats.refused.calls, stats.refused.units), (2, 5));
+    assert_eq!(stats.pending.calls, 0);
+    assert_eq!(total(&world, "acct").await, 4);
+    world.finish().await;
+}
+
+async fn the_last_handle_leaves_nothing_behind(world: World) {
+    let (_front, recorder) =
+        recording(&world, |builder| builder.interval(Duration::from_hours(1))).await;
+    let other = recorder.clone();
+    recorder.record("acct", "api_calls", 4);
+    drop(recorder);
+    other.record("acct", "api_calls", 5);
+    drop(other);
+    world
+        .wait_until("all of it", async || total(&world, "acct").await == 9)
+        .await;
+    world.finish().await;
+}
+
+async fn one_second_of_one_account_is_one_increment(world: World) {
+    let (_front, recorder) =
+        recording(&world, |builder| builder.interval(Duration::from_hours(1))).await;
+    for _ in 0..1_000 {
+        recorder.record("acct", "api_calls", 2);
+    }
+    assert_all_counted(&world, &recorder, &["acct"]).await;
+    // A thousand calls took at most a few seconds, and each of these is one increment.
+    let increments = world.count_rows("commits WHERE increments > 5").await;
+    assert_eq!(increments, 0);
+    assert_eq!(recorder.stats().counted.calls, 1_000);
+    world.finish().await;
+}

@@ -1,0 +1,276 @@
+//! The command line `usagectl`: what it prints, what it counts and the codes it ends with.
+
+mod import;
+
+use serde_json::Value;
+use usage_client::{
+    ReportState,
+    cli::{self, Streams},
+};
+
+use crate::support::world::{World, at, hours_ago, on_both_engines};
+
+on_both_engines!(
+    what_is_counted_is_shown,
+    days_are_drawn_in_the_reader_s_time_zone,
+    a_run_is_followed_to_its_end,
+    accounts_are_put_and_listed,
+    growth_is_watched,
+    each_end_has_its_code,
+);
+
+/// How a command ended.
+struct Ran {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+/// Runs a command against a server.
+async fn usagectl(server: &str, args: &[&str]) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let fixed = ["usagectl", "--server", server, "--timeout", "20"];
+    let args = fixed.iter().chain(args).copied();
+    let streams = Streams {
+        out: &mut out,
+        err: &mut err,
+        are_terminals: false,
+    };
+    let code = cli::run(args, streams).await;
+    Ran {
+        code,
+        out: String::from_utf8(out).unwrap(),
+        err: String::from_utf8(err).unwrap(),
+    }
+}
+
+/// Runs a command that must do what it is asked for; answers what it prints.
+async fn done(world: &World, args: &[&str]) -> String {
+    let ran = usagectl(world.endpoint(), args).await;
+    assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+    ran.out
+}
+
+async fn json(world: &World, args: &[&str]) -> Value {
+    serde_json::from_str(&done(world, args).await).unwrap()
+}
+
+async fn what_is_counted_is_shown(world: World) {
+    let counted = done(
+        &world,
+        &[
+            "increment",
+            "acct",
+            "-m",
+            "tokens",
+            "-q",
+            "1200",
+            "--key",
+            "k",
+        ],
+    );
+    assert_eq!(counted.await, "1,200 tokens of acct counted (key k)\n");
+    let again = [
+        "increment",
+        "acct",
+        "-m",
+        "tokens",
+        "-q",
+        "1200",
+        "--key",
+        "k",
+        "--json",
+    ];
+    assert_eq!(json(&world, &again).await["duplicate"], true);
+    done(&world, &["increment", "acct"]).await;
+
+    let table = done(&world, &["get", "acct"]).await;
+    for shown in ["api_calls", "tokens", "1,200", "not yet reported"] {
+        assert!(table.contains(shown), "{table}");
+    }
+    let answer = json(&world, &["get", "acct", "-m", "tokens", "--json"]).await;
+    assert_eq!(answer["meters"][0]["quantities"]["total"], 1_200);
+    assert_eq!(answer["meters"][0]["quantities"]["not_yet_reported"], 1_200);
+    let csv = done(&world, &["get", "acct", "-m", "tokens", "--csv"]).await;
+    let rows: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        rows[0],
+        "account_id,meter,unit,start,end,total,reported,not_yet_reported,not_billable"
+    );
+    assert_eq!(rows.len(), 2);
+    assert!(
+        rows[1].starts_with("acct,tokens,") && rows[1].ends_with(",1200,0,1200,0"),
+        "{csv}"
+    );
+    world.finish().await;
+}
+
+async fn days_are_drawn_in_the_reader_s_time_zone(mut world: World) {
+    world.set_time("2026-03-10T12:00:00Z").await;
+    // Half past eleven in the evening of the 2nd in London is the 3rd in Vienna.
+    world.count("acct", 4, at("2026-03-02T23:30:00Z")).await;
+    world.count("acct", 1, at("2026-03-04T10:00:00Z")).await;
+    let question = [
+        "get",
+        "acct",
+        "-m",
+        "api_calls",
+        "--start",
+        "2026-03-02",
+        "--end",
+        "2026-03-05",
+        "--by",
+        "day",
+        "--width",
+        "40",
+        "--time-zone",
+    ];
+    let drawn = |zone| {
+        let args: Vec<&str> = question.into_iter().chain([zone]).collect();
+        let world = &world;
+        async move {
+            let text = done(world, &args).await;
+            let chart = text.split_once("\napi_calls\n").unwrap().1.to_owned();
+            chart.lines().map(str::to_owned).collect::<Vec<_>>()
+        }
+    };
+    // 40 characters hold a day, a digit, two blanks and a bar.
+    assert_eq!(
+        drawn("UTC").await,
+        [
+            format!("2026-03-02 4 {}", "█".repeat(27)),
+            "2026-03-03 0".to_owned(),
+            format!("2026-03-04 1 {}▊", "█".repeat(6)),
+        ]
+    );
+    let vienna = drawn("Europe/Vienna").await;
+    assert_eq!(vienna[0], "2026-03-02 0");
+    assert!(vienna[1].starts_with("2026-03-03 4 ████"), "{vienna:?}");
+    world.finish().await;
+}
+
+async fn a_run_is_followed_to_its_end(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 7, hours_ago(3)).await;
+    let preview = done(&world, &["report", "--all", "--dry-run"]).await;
+    assert!(preview.contains("would be sent"), "{preview}");
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+
+    let ran = usagectl(world.endpoint(), &["report", "acct", "--json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let summary: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(summary["accepted"]["quantity"], 7);
+    let run = summary["run_id"].as_str().unwrap();
+    assert!(
+        ran.err.contains(&format!("usagectl report --watch {run}")),
+        "{}",
+        ran.err
+    );
+    world.wait_until_sent("acct").await;
+
+    let watched = json(&world, &["report", "--watch", run, "--json"]).await;
+    assert_eq!(watched, summary);
+    let question = [
+        "reports",
+        "--run",
+        run,
+        "--state",
+        "accepted,confirmed",
+        "--json",
+    ];
+    let listed = json(&world, &question).await;
+    assert_eq!(listed[0]["quantity"], 7);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let stuck = done(&world, &["reports", "--stuck", "--csv"]).await;
+    assert_eq!(stuck.lines().count(), 1, "only the header: {stuck}");
+    assert_eq!(world.reports("acct").await[0].state, ReportState::Accepted);
+    world.finish().await;
+}
+
+async fn accounts_are_put_and_listed(world: World) {
+    world.stripe().create_customer("cus_1").await.unwrap();
+    done(&world, &["accounts", "put", "a", "--customer", "cus_1"]).await;
+    let free = json(&world, &["accounts", "put", "b", "--free", "--json"]).await;
+    assert_eq!(free[0]["billing"], "free");
+    let shown = json(&world, &["accounts", "get", "a", "--json"]).await;
+    assert_eq!(shown[0]["customer"], "cus_1");
+    let first = usagectl(world.endpoint(), &["accounts", "--limit", "1", "--csv"]).await;
+    assert!(first.out.contains("\na,stripe,cus_1,"), "{}", first.out);
+    let token = first
+        .err
+        .trim()
+        .strip_prefix("there are more: --page-token ")
+        .unwrap();
+    let rest = done(&world, &["accounts", "--page-token", token, "--csv"]).await;
+    assert!(
+        rest.contains("\nb,free,") && !rest.contains("\na,"),
+        "{rest}"
+    );
+    world.finish().await;
+}
+
+async fn growth_is_watched(world: World) {
+    world.count("acct", 5, hours_ago(1)).await;
+    let looks = [
+        "watch",
+        "acct",
+        "-m",
+        "api_calls",
+        "--interval",
+        "0.1",
+        "--count",
+        "2",
+    ];
+    let watched = done(&world, &looks).await;
+    let lines: Vec<Vec<&str>> = watched
+        .lines()
+        .map(|line| line.split_whitespace().skip(1).collect())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            vec!["acct", "api_calls", "5"],
+            vec!["acct", "api_calls", "5", "+0"]
+        ]
+    );
+    world.finish().await;
+}
+
+async fn each_end_has_its_code(mut world: World) {
+    let ended = async |server: &str, args: &[&str]| {
+        let ran = usagectl(server, args).await;
+        (ran.code, ran.err)
+    };
+    let server = world.endpoint().to_owned();
+    let (code, err) = ended(&server, &["increment", "acct", "-m", "nonsense"]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("nonsense"), "{err}");
+    for wrong in [
+        &["increment"][..],
+        &["increment", "acct", "-q", "0"],
+        &["get", "acct", "--start", "yesterday"],
+        &["report"],
+        &["reports", "--state", "lost"],
+        &["import", "usage.txt"],
+        &["watch", "acct", "--interval", "0"],
+    ] {
+        let (code, err) = ended(&server, wrong).await;
+        assert_eq!(code, 2, "{wrong:?}: {err}");
+        assert!(err.starts_with("error: "), "{wrong:?}: {err}");
+    }
+    let help = usagectl(&server, &["--help"]).await;
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains(cli::EXIT_CODES), "{}", help.out);
+
+    world.stop().await;
+    let (code, err) = ended(
+        &server,
+        &["increment", "acct", "--key", "k", "--timeout", "1"],
+    )
+    .await;
+    assert_eq!(code, 3, "{err}");
+    let (code, _) = ended(&server, &["get", "acct", "--timeout", "1"]).await;
+    assert_eq!(code, 3);
+    world.start_server().await;
+    world.finish().await;
+}

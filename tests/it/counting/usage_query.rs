@@ -1,0 +1,303 @@
+//! Showing: the right period, cut in the right places, with everything in it that was acknowledged.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use usage_client::{
+    Error, ErrorKind, Get, Granularity, MeterUsage, Period, PutAccount, Reason, Usage,
+    proto::{self, usage_service_client::UsageServiceClient},
+};
+
+use crate::support::world::{World, at, hours_ago, on_both_engines};
+
+on_both_engines!(
+    without_a_period_the_current_billing_period_is_shown_where_it_is_known,
+    an_answer_states_what_it_answers,
+    an_account_never_seen_has_zero_usage,
+    an_edge_inside_a_slot_is_refused_with_the_nearest_ones,
+    an_edge_of_a_billing_period_is_exact_to_the_millisecond,
+    ten_thousand_points_are_answered_and_no_more,
+    what_cannot_be_answered_is_refused_by_its_field,
+    a_total_is_the_sum_of_reported_not_yet_reported_and_not_billable,
+);
+
+pub(crate) async fn get(world: &World, get: Get) -> Usage {
+    world.client().get(get).await.unwrap()
+}
+
+/// The usage of the default meter.
+pub(crate) async fn calls(world: &World, asked: Get) -> MeterUsage {
+    get(world, asked.meter("api_calls")).await.meters.remove(0)
+}
+
+pub(crate) async fn total(world: &World, start: DateTime<Utc>, end: DateTime<Utc>) -> i64 {
+    let asked = Get::account("acct").period(start, end);
+    calls(world, asked).await.quantities.total
+}
+
+pub(crate) fn by(granularity: Granularity, start: &str, end: &str) -> Get {
+    Get::account("acct")
+        .period(at(start), at(end))
+        .granularity(granularity)
+}
+
+async fn without_a_period_the_current_billing_period_is_shown_where_it_is_known(mut world: World) {
+    let clock = world.set_time("2026-06-20T12:00:00Z").await;
+    let (start, end) = (at("2026-06-10T10:20:30Z"), at("2026-07-10T10:20:30Z"));
+    let put = PutAccount::stripe("acct", "cus_a").current_period(start, end);
+    world.client().put_account(put).await.unwrap();
+    world
+        .count("acct", 1, start - TimeDelta::milliseconds(1))
+        .await;
+    world.count("acct", 10, start).await;
+    let usage = get(&world, "acct".into()).await;
+    assert_eq!(usage.period, Period::new(start, end));
+    assert_eq!(usage.meters[0].quantities.total, 10);
+    let other = get(&world, "other".into()).await;
+    assert_eq!(other.period.start, at("2026-06-01T00:00:00Z"));
+    // Its last moment, and the first one after it, whose billing period nobody has told yet.
+    clock.set(end.timestamp_millis() - 1);
+    assert_eq!(
+        get(&world, "acct".into()).await.period,
+        Period::new(start, end)
+    );
+    clock.set(end.timestamp_millis());
+    let later = get(&world, "acct".into()).await;
+    assert_eq!(later.period.start, at("2026-07-01T00:00:00Z"));
+    world.finish().await;
+}
+
+async fn an_answer_states_what_it_answers(mut world: World) {
+    let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
+    let asked = by(
+        Granularity::Day,
+        "2026-06-19T10:00:00Z",
+        "2026-06-20T14:00:00Z",
+    );
+    let usage = get(&world, asked.clone().time_zone("Europe/Vienna")).await;
+    assert_eq!(usage.account_id, "acct");
+    assert_eq!(
+        usage.period,
+        Period::new(at("2026-06-19T10:00:00Z"), at("2026-06-20T14:00:00Z"))
+    );
+    assert_eq!(usage.granularity, Granularity::Day);
+    assert_eq!(usage.time_zone, "Europe/Vienna");
+    assert_eq!(usage.as_of, at("2026-06-20T12:00:00.123Z"));
+    let named: Vec<_> = usage
+        .meters
+        .iter()
+        .map(|meter| (&*meter.meter, &*meter.unit))
+        .collect();
+    assert_eq!(named, [("api_calls", "call"), ("tokens", "token")]);
+    clock.set(clock.now() + 1);
+    let usage = get(&world, asked.meter("tokens")).await;
+    assert_eq!(usage.as_of, at("2026-06-20T12:00:00.124Z"));
+    assert_eq!(usage.time_zone, "UTC");
+    assert_eq!(usage.meters.len(), 1);
+    assert_eq!(usage.meters[0].meter, "tokens");
+    world.finish().await;
+}
+
+async fn an_account_never_seen_has_zero_usage(world: World) {
+    world.client().increment("other").await.unwrap();
+    let (start, end) = (hours_ago(5), hours_ago(2));
+    for granularity in [Granularity::Total, Granularity::Hour] {
+        let asked = Get::account("acct")
+            .period(start, end)
+            .granularity(granularity);
+        for meter in get(&world, asked).await.meters {
+            assert_eq!(meter.quantities.total, 0);
+            let expected = if granularity == Granularity::Total {
+                0
+            } else {
+                3
+            };
+            assert_eq!(meter.points.len(), expected);
+            assert!(meter.points.iter().all(|point| point.quantities.total == 0));
+        }
+    }
+    world.finish().await;
+}
+
+/// What is said of a question that is refused for one field.
+pub(crate) async fn refusal(world: &World, asked: Get, field: &str, reason: Reason) -> String {
+    let error = world.client().get(asked).await.unwrap_err();
+    said_of(&error, field, &reason)
+}
+
+fn said_of(error: &Error, field: &str, reason: &Reason) -> String {
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(error.reason(), Some(reason), "{error}");
+    assert_eq!(error.violations()[0].field, field, "{error}");
+    error.violations()[0].description.clone()
+}
+
+async fn an_edge_inside_a_slot_is_refused_with_the_nearest_ones(world: World) {
+    let hour = at("2026-06-10T10:00:00Z");
+    let inside = hour + TimeDelta::milliseconds(1);
+    let next = hour + TimeDelta::hours(1);
+    let asked = |start, end| Get::account("acct").period(start, end);
+    for (asked, field) in [
+        (asked(inside, next), "period.start"),
+        (asked(hour, inside), "period.end"),
+    ] {
+        let said = refusal(&world, asked, field, Reason::PeriodNotAligned).await;
+        for named in [
+            "2026-06-10T10:00:00.001Z",
+            "60 minutes",
+            "2026-06-10T10:00:00Z and 2026-06-10T11:00:00Z",
+        ] {
+            assert!(said.contains(named), "{said}");
+        }
+    }
+    // A billing period's edge is nearer.
+    let edge = hour + TimeDelta::minutes(20);
+    let put = PutAccount::stripe("acct", "cus_a").current_period(edge, edge + TimeDelta::days(30));
+    world.client().put_account(put).await.unwrap();
+    let said = refusal(
+        &world,
+        asked(inside, next),
+        "period.start",
+        Reason::PeriodNotAligned,
+    )
+    .await;
+    assert!(
+        said.contains("2026-06-10T10:00:00Z and 2026-06-10T10:20:00Z"),
+        "{said}"
+    );
+    get(&world, asked(edge, next)).await;
+    world.finish().await;
+}
+
+async fn an_edge_of_a_billing_period_is_exact_to_the_millisecond(mut world: World) {
+    world.set_time("2026-06-10T12:00:00Z").await;
+    let edge = at("2026-06-10T10:20:00.123Z");
+    let end = at("2026-06-10T11:40:00.456Z");
+    let put = PutAccount::stripe("acct", "cus_a").current_period(edge, end);
+    world.client().put_account(put).await.unwrap();
+    let millisecond = TimeDelta::milliseconds(1);
+    for (quantity, time) in [
+        (1, edge - millisecond),
+        (2, edge),
+        (4, end - millisecond),
+        (8, end),
+    ] {
+        world.count("acct", quantity, time).await;
+    }
+    let (before, after) = (at("2026-06-10T10:00:00Z"), at("2026-06-10T12:00:00Z"));
+    assert_eq!(total(&world, before, edge).await, 1);
+    assert_eq!(total(&world, edge, end).await, 2 + 4);
+    assert_eq!(total(&world, end, after).await, 8);
+    let asked = Get::account("acct").period(edge, end);
+    let by_hour = calls(&world, asked.granularity(Granularity::Hour)).await;
+    let edges: Vec<_> = by_hour.points.iter().map(|point| point.period).collect();
+    let hour = at("2026-06-10T11:00:00Z");
+    assert_eq!(edges, [Period::new(edge, hour), Period::new(hour, end)]);
+    assert_eq!(by_hour.points[0].quantities.total, 2);
+    assert_eq!(by_hour.points[1].quantities.total, 4);
+    world.finish().await;
+}
+
+async fn ten_thousand_points_are_answered_and_no_more(world: World) {
+    let start = hours_ago(20_000);
+    let asked = |hours: i64| {
+        let end = start + TimeDelta::hours(hours);
+        Get::account("acct")
+            .period(start, end)
+            .granularity(Granularity::Hour)
+    };
+    let most = calls(&world, asked(10_000)).await;
+    assert_eq!(most.points.len(), 10_000);
+    for too_many in [asked(10_001).meter("api_calls"), asked(5_001)] {
+        let said = refusal(&world, too_many, "granularity", Reason::TooManyPoints).await;
+        assert!(said.contains("more than 10000 points"), "{said}");
+    }
+    assert_eq!(
+        get(&world, asked(5_000)).await.meters[1].points.len(),
+        5_000
+    );
+    world.finish().await;
+}
+
+async fn what_cannot_be_answered_is_refused_by_its_field(world: World) {
+    let (start, end) = (hours_ago(3), hours_ago(2));
+    let asked = Get::account("acct").period(start, end);
+    for (asked, field, reason, named) in [
+        (Get::account(""), "account_id", Reason::InvalidField, "128"),
+        (
+            asked.clone().meter("nope"),
+            "meter",
+            Reason::UnknownMeter,
+            "api_calls, tokens",
+        ),
+        (
+            asked.clone().time_zone("Mars/Olympus"),
+            "time_zone",
+            Reason::InvalidField,
+            "\"Mars/Olympus\"",
+        ),
+        (
+            asked.clone().period(end, start),
+            "period",
+            Reason::InvalidField,
+            "later than",
+        ),
+        (
+            asked.clone().period(start, start),
+            "period",
+            Reason::InvalidField,
+            "later than",
+        ),
+        (
+            asked.period(start, start + TimeDelta::days(3_660) + TimeDelta::hours(1)),
+            "period",
+            Reason::InvalidField,
+            "3,660 days",
+        ),
+    ] {
+        let said = refusal(&world, asked, field, reason).await;
+        assert!(said.contains(named), "{said}");
+    }
+    let longest = Get::account("acct").period(start, start + TimeDelta::days(3_660));
+    get(&world, longest).await;
+
+    let mut usage = UsageServiceClient::new(world.grpc_channel().await);
+    let request = proto::GetRequest {
+        account_id: "acct".to_owned(),
+        ..Default::default()
+    };
+    let mut half = request.clone();
+    half.period
+        .get_or_insert_default()
+        .end
+        .get_or_insert_default();
+    let error = usage.get(half).await.unwrap_err().into();
+    said_of(&error, "period.start", &Reason::InvalidField);
+    let mut strange = request;
+    strange.granularity = 99;
+    let error = usage.get(strange).await.unwrap_err().into();
+    assert!(said_of(&error, "granularity", &Reason::InvalidField).contains("99"));
+    world.finish().await;
+}
+
+async fn a_total_is_the_sum_of_reported_not_yet_reported_and_not_billable(world: World) {
+    let client = world.client();
+    world.stripe().create_customer("cus_a").await.unwrap();
+    let link = PutAccount::stripe("acct", "cus_a").bill_from(hours_ago(10));
+    client.put_account(link).await.unwrap();
+    world.count("acct", 1, hours_ago(12)).await;
+    world.count("acct", 10, hours_ago(8)).await;
+    world.report_all().await;
+    world.count("acct", 100, hours_ago(8)).await;
+    assert_eq!(world.usage("acct").await, (111, 10, 100, 1));
+    let asked = Get::account("acct")
+        .period(hours_ago(13), hours_ago(7))
+        .granularity(Granularity::Hour);
+    let usage = calls(&world, asked).await;
+    for quantities in usage.points.iter().map(|point| point.quantities) {
+        let parts = quantities.reported + quantities.not_yet_reported + quantities.not_billable;
+        assert_eq!(quantities.total, parts);
+    }
+    assert_eq!(usage.points[1].quantities.not_billable, 1);
+    assert_eq!(usage.points[5].quantities.reported, 10);
+    assert_eq!(usage.points[5].quantities.not_yet_reported, 100);
+    world.finish().await;
+}

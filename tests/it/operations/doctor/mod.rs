@@ -1,0 +1,339 @@
+//! `usage-server doctor`: each thing that goes wrong in real life is made to go wrong, and its line is seen.
+
+mod stripe;
+mod usage;
+
+use chrono::{DateTime, Utc};
+use fake_stripe::{FakeStripe, Fault, NewPrice, NewSubscription, Settings};
+use usage_client::{Increment, PutAccount};
+use usage_server::{
+    clock::Clock,
+    commands::doctor::{Diagnosis, DoctorConfig, Severity, diagnose},
+    store::Store,
+};
+
+use crate::support::world::{Engine, World, hours_ago, on_both_engines, within};
+
+on_both_engines!(
+    a_world_without_trouble_is_well_with_a_server_and_without,
+    a_database_that_is_missing_or_unmigrated_is_said,
+    a_key_that_is_missing_wrong_or_of_another_mode_is_said,
+    a_stripe_that_does_not_answer_is_bad_check_by_check,
+    a_broken_ledger_check_is_said,
+    clocks_that_disagree_are_said,
+    a_schedule_that_never_ran_or_is_overdue_is_said,
+);
+
+/// What the doctor is told, of this world.
+pub(crate) fn config(world: &World) -> DoctorConfig {
+    let config = world.config();
+    DoctorConfig {
+        database: config.database,
+        stripe: config.stripe,
+        meters: config.meters,
+        schedule: config.schedule,
+    }
+}
+
+async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
+    within("a diagnosis", diagnose(config, clock))
+        .await
+        .unwrap()
+}
+
+async fn examine(world: &World) -> Diagnosis {
+    examine_with(&config(world), &Clock::system()).await
+}
+
+/// Fails unless a line of this check is marked so and holds all of these words.
+#[track_caller]
+fn says(diagnosis: &Diagnosis, mark: Severity, check: &str, words: &[&str]) {
+    let is_said = diagnosis.findings.iter().any(|finding| {
+        finding.check == check
+            && finding.mark == mark
+            && words.iter().all(|word| finding.fact.contains(word))
+            && (mark == Severity::Ok) == finding.advice.is_none()
+    });
+    assert!(
+        is_said,
+        "no line {mark:?} {check} {words:?} in\n{diagnosis}"
+    );
+}
+
+/// The same, bad.
+#[track_caller]
+fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    says(diagnosis, Severity::Bad, check, words);
+    assert!(!diagnosis.is_healthy());
+}
+
+/// Fails unless there is one bad line, and it is this one: what is wrong here is not said to be wrong elsewhere.
+#[track_caller]
+fn only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    bad(diagnosis, check, words);
+    let all = diagnosis.findings.iter();
+    let number = all.filter(|finding| finding.mark == Severity::Bad).count();
+    assert_eq!(number, 1, "{diagnosis}");
+}
+
+async fn meter_id(world: &World, event_name: &str) -> String {
+    let meters = world.stripe().meters().await.unwrap();
+    let found = meters
+        .into_iter()
+        .find(|meter| meter.event_name == event_name);
+    found.expect("a meter").id
+}
+
+/// The volume price `price_calls` of the product `prod_calls`.
+async fn volume_price(world: &World) {
+    let meter = meter_id(world, "api_calls").await;
+    let price = NewPrice::volume("price_calls", "prod_calls", &meter, &[(None, "1")]);
+    world.stripe().create_price(&price).await.unwrap();
+}
+
+async fn subscribe(world: &World, customer: &str, subscription: &str, prices: &[&str]) {
+    subscribe_in(world, customer, subscription, prices, false).await;
+}
+
+async fn subscribe_in(
+    world: &World,
+    customer: &str,
+    subscription: &str,
+    prices: &[&str],
+    classic: bool,
+) {
+    let new = NewSubscription {
+        id: subscription.to_owned(),
+        customer: customer.to_owned(),
+        prices: prices.iter().map(|price| (*price).to_owned()).collect(),
+        classic,
+        ..NewSubscription::default()
+    };
+    world.stripe().create_subscription(&new).await.unwrap();
+}
+
+/// An account that is linked to a customer, which is subscribed to a volume price.
+async fn healthy(world: &World) {
+    volume_price(world).await;
+    world.link_to_new_customer("acct", "cus_acct").await;
+    subscribe(world, "cus_acct", "sub_acct", &["price_calls"]).await;
+}
+
+async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: World) {
+    healthy(&world).await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world.report_all().await;
+    world.count("acct", 3, hours_ago(1)).await;
+    let running = examine(&world).await;
+    assert!(running.is_healthy(), "{running}");
+    for (check, words) in [
+        ("database", "up to date"),
+        ("stripe key", "test mode"),
+        ("stripe clock", "agrees"),
+        ("database clock", "agrees"),
+        ("meter", "api_calls"),
+        ("meter", "tokens"),
+        ("customers", "1 are linked"),
+        ("subscriptions", "one item"),
+        ("prices", "volume"),
+        ("accounts", "linked or free"),
+        ("reports", "none"),
+        ("ledger check", "8 units"),
+        ("schedule", "no scheduled run"),
+    ] {
+        says(&running, Severity::Ok, check, &[words]);
+    }
+    let json = running.to_json();
+    let objects = json.as_array().unwrap();
+    assert_eq!(objects.len(), running.findings.len());
+    assert!(
+        objects
+            .iter()
+            .all(|object| object["mark"] == "ok" && object["advice"].is_null())
+    );
+    let writes = |requests: Vec<fake_stripe::LoggedRequest>| {
+        requests
+            .iter()
+            .filter(|request| request.method != "GET")
+            .count()
+    };
+    let before = writes(world.stripe().requests().await.unwrap());
+    world.stop().await;
+    let alone = examine(&world).await;
+    assert!(alone.is_healthy(), "{alone}");
+    let after = writes(world.stripe().requests().await.unwrap());
+    assert_eq!(before, after, "it only reads");
+    world.finish().await;
+}
+
+async fn a_database_that_is_missing_or_unmigrated_is_said(world: World) {
+    let (empty, missing) = match world.engine {
+        Engine::Sqlite => {
+            let folder = world.database_url.replace("/usage.db", "");
+            let empty = format!("{folder}/empty.db");
+            let store = Store::open(&empty, 4).await.unwrap();
+            store.close().await.unwrap();
+            (empty, format!("{folder}/none.db"))
+        }
+        Engine::Postgres => {
+            let cluster = crate::support::postgres::cluster().unwrap();
+            let empty = cluster.create_database().unwrap();
+            (empty, format!("{}_none", world.database_url))
+        }
+    };
+    let mut config = config(&world);
+    config.database.database_url = empty;
+    let unmigrated = examine_with(&config, &Clock::system()).await;
+    only_bad(
+        &unmigrated,
+        "database",
+        &["lacks", "migrations", "not checked"],
+    );
+    config.database.database_url = missing;
+    for _ in 0..2 {
+        // Looking does not make it.
+        let gone = examine_with(&config, &Clock::system()).await;
+        only_bad(&gone, "database", &["cannot be opened", "not checked"]);
+    }
+    world.finish().await;
+}
+
+async fn a_key_that_is_missing_wrong_or_of_another_mode_is_said(world: World) {
+    let mut config = config(&world);
+    for (key, words) in [
+        (None, "there is none"),
+        (Some("sk_test_other"), "Invalid API Key"),
+        (Some("pk_test_x"), "begins with none of"),
+    ] {
+        config.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
+        let diagnosis = examine_with(&config, &Clock::system()).await;
+        only_bad(
+            &diagnosis,
+            "stripe key",
+            &[words, "nothing at Stripe was checked"],
+        );
+    }
+    let settings = Settings {
+        secret_key: "sk_live_looks".to_owned(),
+        ..Settings::default()
+    };
+    let live = FakeStripe::start(settings).await.unwrap();
+    config.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
+    config.stripe.stripe_api_base = Some(live.base_url().to_owned());
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    bad(
+        &diagnosis,
+        "stripe key",
+        &["live mode", "answers in test mode"],
+    );
+    world.finish().await;
+}
+
+async fn a_stripe_that_does_not_answer_is_bad_check_by_check(world: World) {
+    healthy(&world).await;
+    world.link_to_new_customer("other", "cus_other").await;
+    for (path, check) in [
+        ("/v1/balance", "stripe key"),
+        ("/v1/billing/meters", "meter"),
+        ("/v1/subscriptions", "subscriptions"),
+        ("/v1/customers", "customers"),
+        ("/v1/prices", "prices"),
+    ] {
+        for fault in [
+            Fault::status(500),
+            Fault::drop_connection(),
+            Fault::undecodable_error(),
+        ] {
+            let fault = fault.always().on_path(path);
+            world.stripe().script(fault).await.unwrap();
+            let diagnosis = examine(&world).await;
+            bad(&diagnosis, check, &["could not be checked"]);
+            world.stripe().clear_faults().await.unwrap();
+        }
+    }
+    let mut config = config(&world);
+    config.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    only_bad(&diagnosis, "stripe key", &["does not answer", "refused"]);
+    world.finish().await;
+}
+
+async fn a_broken_ledger_check_is_said(world: World) {
+    world
+        .client()
+        .put_account(PutAccount::free("acct"))
+        .await
+        .unwrap();
+    world.count("acct", 6, hours_ago(3)).await;
+    world
+        .execute_sql("UPDATE usage_reports SET quantity = 7")
+        .await;
+    only_bad(
+        &examine(&world).await,
+        "ledger check",
+        &["6 units", "7 in reports", "1 apart"],
+    );
+    world
+        .execute_sql("UPDATE usage_reports SET quantity = 6")
+        .await;
+    assert!(examine(&world).await.is_healthy());
+    world.finish().await;
+}
+
+async fn clocks_that_disagree_are_said(world: World) {
+    let now = Clock::system().now();
+    let ahead = Clock::manual(now + 90_000);
+    let diagnosis = examine_with(&config(&world), &ahead).await;
+    bad(&diagnosis, "stripe clock", &["ahead of Stripe's"]);
+    bad(&diagnosis, "database clock", &["ahead of the database's"]);
+
+    world.stripe().set_clock(now + 600_000).await.unwrap();
+    let diagnosis = examine(&world).await;
+    only_bad(&diagnosis, "stripe clock", &["behind Stripe's", "59"]);
+    world.finish().await;
+}
+
+async fn a_schedule_that_never_ran_or_is_overdue_is_said(mut world: World) {
+    world.reconfigure(&["--report-schedule=0 0 * * *"]).await;
+    world
+        .client()
+        .increment(Increment::new("free"))
+        .await
+        .unwrap();
+    world
+        .client()
+        .put_account(PutAccount::free("free"))
+        .await
+        .unwrap();
+    world.stop().await;
+    world.execute_sql("DELETE FROM leases").await;
+    let never = examine(&world).await;
+    says(&never, Severity::Warn, "schedule", &["never run"]);
+    assert!(never.is_healthy(), "{never}");
+    assert_eq!(world.count_rows("leases").await, 0, "looking is no run");
+
+    let last: DateTime<Utc> = hours_ago(50);
+    let at = last.timestamp_millis();
+    let lease = format!(
+        "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('report schedule', '', 0, {at})"
+    );
+    world.execute_sql(&lease).await;
+    only_bad(&examine(&world).await, "schedule", &["overdue since"]);
+
+    world.execute_sql("DELETE FROM leases").await;
+    let id = match world.engine {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    let run = format!(
+        "INSERT INTO report_runs (id, trigger, requested_by, started_at, heartbeat_at, closed_reports, \
+         closed_quantity) VALUES ({id}, 'schedule', 'x', {at}, {at}, 0, 0)"
+    );
+    world.execute_sql(&run).await;
+    only_bad(
+        &examine(&world).await,
+        "schedule",
+        &["1 runs", "unfinished"],
+    );
+    world.finish().await;
+}

@@ -1,0 +1,181 @@
+//! What the doctor says of Stripe: meters, prices, customers and their subscriptions.
+
+use fake_stripe::NewPrice;
+use usage_client::PutAccount;
+use usage_server::commands::doctor::Severity;
+
+use super::{
+    bad, examine, healthy, meter_id, only_bad, says, subscribe, subscribe_in, volume_price,
+};
+use crate::support::world::{World, hours_ago, on_both_engines};
+
+on_both_engines!(
+    meters_that_are_missing_archived_or_sum_otherwise_are_said,
+    prices_that_are_not_volume_tiered_are_said_with_their_subscriptions,
+    customers_that_are_gone_or_unsubscribed_are_said,
+    subscriptions_without_an_item_of_the_meter_are_said,
+    usage_that_is_billed_twice_is_said,
+    classic_subscriptions_are_said_also_behind_the_first_page,
+);
+
+async fn meters_that_are_missing_archived_or_sum_otherwise_are_said(mut world: World) {
+    let base = world.config().stripe.stripe_api_base.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let form = [
+        ("display_name", "Calls"),
+        ("event_name", "counted"),
+        ("default_aggregation[formula]", "count"),
+    ];
+    let made = http
+        .post(format!("{base}/v1/billing/meters"))
+        .bearer_auth("sk_test_fake")
+        .form(&form);
+    assert!(made.send().await.unwrap().status().is_success());
+    world.stripe().deactivate_meter("llm_tokens").await.unwrap();
+    let meters = "--meters=api_calls,tokens=llm_tokens,counted,none";
+    world.reconfigure(&[meters]).await;
+    let diagnosis = examine(&world).await;
+    says(&diagnosis, Severity::Ok, "meter", &["api_calls"]);
+    bad(&diagnosis, "meter", &["tokens", "archived"]);
+    bad(&diagnosis, "meter", &["counted", "aggregation is count"]);
+    bad(&diagnosis, "meter", &["none", "Stripe has no meter"]);
+    world.finish().await;
+}
+
+async fn prices_that_are_not_volume_tiered_are_said_with_their_subscriptions(world: World) {
+    healthy(&world).await;
+    let meter = meter_id(&world, "api_calls").await;
+    let stripe = world.stripe();
+    for price in [
+        NewPrice::per_unit("price_unit", "prod_calls", &meter, "1"),
+        NewPrice {
+            tiers_mode: Some("graduated".to_owned()),
+            ..NewPrice::volume("price_grad", "prod_calls", &meter, &[(None, "1")])
+        },
+        // Neither is of the plan family.
+        NewPrice::per_unit("price_else", "prod_else", &meter, "1"),
+        NewPrice::licensed("price_seat", "prod_calls", "100"),
+    ] {
+        stripe.create_price(&price).await.unwrap();
+    }
+    world.link_to_new_customer("other", "cus_other").await;
+    subscribe(
+        &world,
+        "cus_other",
+        "sub_other",
+        &["price_unit", "price_seat"],
+    )
+    .await;
+    let diagnosis = examine(&world).await;
+    let unit = "price_unit of prod_calls (on sub_other)";
+    let graduated = "price_grad of prod_calls (on no subscription)";
+    only_bad(&diagnosis, "prices", &[unit, graduated]);
+    let text = diagnosis.to_string();
+    assert!(
+        !text.contains("price_else") && !text.contains("price_seat"),
+        "{text}"
+    );
+    world.finish().await;
+}
+
+async fn customers_that_are_gone_or_unsubscribed_are_said(world: World) {
+    healthy(&world).await;
+    for number in 0..7 {
+        let customer = format!("cus_deleted_{number}");
+        world
+            .link_to_new_customer(&format!("deleted_{number}"), &customer)
+            .await;
+        world.stripe().delete_customer(&customer).await.unwrap();
+    }
+    let ghost = PutAccount::stripe("ghost", "cus_ghost");
+    world.client().put_account(ghost).await.unwrap();
+    world.link_to_new_customer("idle", "cus_idle").await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "customers",
+        &["deleted", "cus_deleted_0 (deleted_0)", "and 2 more"],
+    );
+    bad(
+        &diagnosis,
+        "customers",
+        &["no such customer", "cus_ghost (ghost)"],
+    );
+    says(
+        &diagnosis,
+        Severity::Warn,
+        "customers",
+        &["without a subscription", "cus_idle (idle)"],
+    );
+    assert!(!diagnosis.to_string().contains("cus_acct"), "{diagnosis}");
+    world.finish().await;
+}
+
+async fn subscriptions_without_an_item_of_the_meter_are_said(world: World) {
+    healthy(&world).await;
+    let seat = NewPrice::licensed("price_seat", "prod_seats", "100");
+    world.stripe().create_price(&seat).await.unwrap();
+    world.link_to_new_customer("seats", "cus_seats").await;
+    subscribe(&world, "cus_seats", "sub_seats", &["price_seat"]).await;
+    let diagnosis = examine(&world).await;
+    only_bad(
+        &diagnosis,
+        "subscriptions",
+        &["no item of any", "cus_seats (seats)"],
+    );
+
+    // A plan without tokens is no fault until there are some.
+    world.count_of("acct", "tokens", 9, hours_ago(1)).await;
+    world.report_all().await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "subscriptions",
+        &["no item of meter tokens", "cus_acct (acct)"],
+    );
+    world.finish().await;
+}
+
+async fn usage_that_is_billed_twice_is_said(world: World) {
+    healthy(&world).await;
+    let meter = meter_id(&world, "api_calls").await;
+    let other = NewPrice::volume("price_more", "prod_calls", &meter, &[(None, "2")]);
+    world.stripe().create_price(&other).await.unwrap();
+    world.link_to_new_customer("two", "cus_two").await;
+    subscribe(&world, "cus_two", "sub_two", &["price_calls", "price_more"]).await;
+    let words = [
+        "more than once",
+        "cus_two (two) 2 items of api_calls on sub_two",
+    ];
+    only_bad(&examine(&world).await, "subscriptions", &words);
+
+    subscribe(&world, "cus_acct", "sub_again", &["price_more"]).await;
+    let words = ["cus_acct (acct) 2 items of api_calls on sub_acct and sub_again"];
+    only_bad(&examine(&world).await, "subscriptions", &words);
+    world.finish().await;
+}
+
+async fn classic_subscriptions_are_said_also_behind_the_first_page(world: World) {
+    volume_price(&world).await;
+    world.link_to_new_customer("acct", "cus_acct").await;
+    subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
+    world.stripe().create_customer("cus_many").await.unwrap();
+    for number in 0..101 {
+        // Of a customer that is nobody's account: none of our business.
+        let id = format!("sub_{number}");
+        subscribe_in(&world, "cus_many", &id, &["price_calls"], true).await;
+    }
+    let diagnosis = examine(&world).await;
+    only_bad(
+        &diagnosis,
+        "subscriptions",
+        &["classic", "refused: sub_classic"],
+    );
+    assert!(
+        diagnosis
+            .findings
+            .iter()
+            .all(|finding| !finding.fact.contains("sub_1"))
+    );
+    world.finish().await;
+}

@@ -1,0 +1,114 @@
+//! What the doctor says of usage that reaches no invoice, or may not in time.
+
+use usage_client::PutAccount;
+use usage_server::{clock::Clock, commands::doctor::Severity};
+
+use super::{bad, examine, healthy, only_bad, says};
+use crate::support::world::{World, hours_ago, on_both_engines};
+
+on_both_engines!(
+    usage_without_a_link_is_said_and_when_its_time_runs_out,
+    reports_that_wait_for_a_decision_are_said,
+    what_is_not_sent_when_a_draft_ends_is_said,
+);
+
+async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
+    world.count("young", 2, hours_ago(1)).await;
+    let diagnosis = examine(&world).await;
+    says(
+        &diagnosis,
+        Severity::Warn,
+        "accounts",
+        &["no link", "2 units", "young"],
+    );
+    assert!(diagnosis.is_healthy(), "{diagnosis}");
+
+    world
+        .client()
+        .put_account(PutAccount::free("young"))
+        .await
+        .unwrap();
+    world.count("nobody", 3, hours_ago(26)).await;
+    world.report_all().await;
+    only_bad(
+        &examine(&world).await,
+        "accounts",
+        &["no link", "3 units", "nobody"],
+    );
+
+    world.count("nobody", 4, hours_ago(31 * 24)).await;
+    let diagnosis = examine(&world).await;
+    says(
+        &diagnosis,
+        Severity::Warn,
+        "reports",
+        &["1 reports, 4 units, of nobody", "35 days"],
+    );
+    world.count("nobody", 5, hours_ago(33 * 24 + 1)).await;
+    let diagnosis = examine(&world).await;
+    bad(
+        &diagnosis,
+        "reports",
+        &["2 reports, 9 units, of nobody", "35 days"],
+    );
+    world.finish().await;
+}
+
+async fn reports_that_wait_for_a_decision_are_said(mut world: World) {
+    healthy(&world).await;
+    world.count("acct", 6, hours_ago(1)).await;
+    world.report_all().await;
+    // A server would look at Stripe what became of an unknown one.
+    world.stop().await;
+    for state in [
+        "rejected",
+        "customer_deleted",
+        "unknown",
+        "missing",
+        "too_late",
+    ] {
+        let change =
+            format!("UPDATE usage_reports SET state = '{state}', last_error = 'it said no'");
+        world.execute_sql(&change).await;
+        let diagnosis = examine(&world).await;
+        let words = [state, "1 reports, 6 units, of acct", "it said no"];
+        only_bad(&diagnosis, "reports", &words);
+    }
+    world.finish().await;
+}
+
+async fn what_is_not_sent_when_a_draft_ends_is_said(world: World) {
+    healthy(&world).await;
+    world.count("acct", 6, hours_ago(3)).await;
+    let now = Clock::system().now();
+    let (start, end) = (
+        hours_ago(24).timestamp_millis(),
+        hours_ago(1).timestamp_millis(),
+    );
+    let insert = |state: &str, draft_until: i64| {
+        format!(
+            "INSERT INTO billing_periods (account_id, item, period_start, period_end, recorded_at, \
+             invoice_state, draft_until) VALUES ('acct', 'si_1', {start}, {end}, {now}, '{state}', {draft_until})"
+        )
+    };
+    let minutes = 60_000;
+    world
+        .execute_sql(&insert("draft", now + 60 * minutes))
+        .await;
+    let early = examine(&world).await;
+    assert!(early.is_healthy(), "{early}");
+    for draft_until in [now + 5 * minutes, now - minutes] {
+        world.execute_sql("DELETE FROM billing_periods").await;
+        world.execute_sql(&insert("draft", draft_until)).await;
+        let diagnosis = examine(&world).await;
+        only_bad(
+            &diagnosis,
+            "reports",
+            &["1 reports, 6 units, of acct", "draft"],
+        );
+    }
+    world.report_all().await;
+    let sent = examine(&world).await;
+    assert!(sent.is_healthy(), "{sent}");
+    world.finish().await;
+}

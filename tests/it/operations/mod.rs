@@ -1,0 +1,7 @@
+//! Tests of what an operator uses: set-up, doctor, webhooks, and the contracts with callers and with Stripe.
+
+mod contract;
+pub(crate) mod doctor;
+mod setup;
+mod stripe_api;
+mod webhooks;

@@ -1,0 +1,439 @@
+//! What the service asks of Stripe, held against Stripe's own description of its endpoints: every request of a life
+//! from set-up to the last cancel is one that Stripe describes.
+
+mod description;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Parser;
+use fake_stripe::{Fault, LoggedRequest, NewPrice, NewSubscription};
+use usage_client::{CancelSubscription, ChangePlan, Reconcile, ReportState};
+use usage_server::{
+    commands::doctor::diagnose,
+    commands::setup::{SetupConfig, set_up},
+};
+
+use crate::support::world::{
+    World, at,
+    billing::{BASIC, PRO, SEATS},
+    on_both_engines, within,
+};
+use description::Description;
+
+on_both_engines!(every_request_is_one_that_stripe_describes);
+
+const START: &str = "2027-03-10T13:12:34Z";
+const END: &str = "2027-04-10T13:12:34Z";
+const EVENTS: &str = "/v1/billing/meter_events";
+
+/// All that the service calls at Stripe, and the outermost parameters that it sends there. Each has to be seen, so
+/// that nothing falls out of the check in silence; and nothing else may be seen.
+const CALLED: [(&str, &[&str]); 17] = [
+    ("DELETE /v1/subscriptions/{id}", &["invoice_now", "prorate"]),
+    ("GET /v1/balance", &[]),
+    ("GET /v1/billing/meters", &["limit"]),
+    (
+        "GET /v1/billing/meters/{id}/event_summaries",
+        &[
+            "customer",
+            "end_time",
+            "limit",
+            "start_time",
+            "value_grouping_window",
+        ],
+    ),
+    ("GET /v1/customers/{id}", &[]),
+    ("GET /v1/invoices", &["created", "limit", "subscription"]),
+    ("GET /v1/invoices/{id}/lines", &["limit"]),
+    (
+        "GET /v1/prices",
+        &["active", "expand", "limit", "lookup_keys", "recurring"],
+    ),
+    ("GET /v1/prices/{id}", &[]),
+    ("GET /v1/products/{id}", &[]),
+    (
+        "GET /v1/subscriptions",
+        &["customer", "limit", "starting_after", "status"],
+    ),
+    ("GET /v1/subscriptions/{id}", &[]),
+    (
+        "POST /v1/billing/meter_events",
+        &["event_name", "identifier", "payload", "timestamp"],
+    ),
+    (
+        "POST /v1/billing/meters",
+        &[
+            "customer_mapping",
+            "default_aggregation",
+            "display_name",
+            "event_name",
+            "value_settings",
+        ],
+    ),
+    (
+        "POST /v1/prices",
+        &[
+            "billing_scheme",
+            "currency",
+            "lookup_key",
+            "nickname",
+            "product",
+            "recurring",
+            "tiers",
+            "tiers_mode",
+        ],
+    ),
+    ("POST /v1/products", &["id", "name", "unit_label"]),
+    (
+        "POST /v1/subscriptions/{id}",
+        &[
+            "cancel_at_period_end",
+            "items",
+            "metadata",
+            "proration_behavior",
+        ],
+    ),
+];
+
+async fn every_request_is_one_that_stripe_describes(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    link(&mut world).await;
+    send(&world, now).await;
+    change(&world).await;
+    lose_one(&world).await;
+    let end = at(END);
+    world.move_clocks(end).await;
+    world
+        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    let client = world.client();
+    let month = Reconcile::new().period(at(START), end);
+    let found = client.reconcile(month).await.unwrap().rows;
+    assert!(found.iter().any(|row| row.stripe == Ok(13)), "{found:?}");
+    let cancel = CancelSubscription::now("acct").prorate(true);
+    world
+        .while_clock_moves(client.cancel_subscription(cancel))
+        .await
+        .unwrap();
+    set_up_twice(&world).await;
+    let config = crate::operations::doctor::config(&world);
+    within("a diagnosis", diagnose(&config, &world.clock))
+        .await
+        .unwrap();
+
+    let later = world.now() + TimeDelta::seconds(10);
+    world.advance_to(later, TimeDelta::seconds(10)).await;
+    // A look that the service takes meanwhile makes the log longer, never shorter.
+    let total = world.stripe().stats().await.unwrap().requests;
+    let requests = world.stripe().requests().await.unwrap();
+    assert!(total <= requests.len() as u64, "the log holds all of them");
+    assert_eq!(
+        seen(&requests),
+        CALLED
+            .map(|(endpoint, params)| (
+                endpoint.to_owned(),
+                params.iter().map(|name| (*name).to_owned()).collect()
+            ))
+            .into()
+    );
+    world.finish().await;
+}
+
+/// The endpoints of these requests, each with the outermost parameters that it was given; panics where a request is
+/// none that Stripe describes.
+fn seen(requests: &[LoggedRequest]) -> BTreeMap<String, BTreeSet<String>> {
+    let description = Description::new();
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut wrong = BTreeSet::new();
+    for request in requests {
+        let names = request.params.iter().map(|(name, _)| name);
+        let outermost = names.map(|name| name.split('[').next().unwrap().to_owned());
+        match description.check(request) {
+            Ok(endpoint) => seen.entry(endpoint).or_default().extend(outermost),
+            Err(why) => {
+                let LoggedRequest {
+                    method,
+                    path,
+                    params,
+                    ..
+                } = request;
+                wrong.insert(format!("{method} {path} {params:?}: {why}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    seen
+}
+
+/// Accounts whose customers have many prices on one invoice, one price, and no subscription; and so many
+/// subscriptions besides that a list of them has two pages.
+async fn link(world: &mut World) {
+    let stripe = world.stripe();
+    let seats: Vec<String> = (0..10)
+        .map(|number| format!("price_seats_{number}"))
+        .collect();
+    for price in &seats {
+        let price = NewPrice::licensed(price, "prod_seats", "100");
+        stripe.create_price(&price).await.unwrap();
+    }
+    let mut prices = vec![BASIC, SEATS];
+    prices.extend(seats.iter().map(String::as_str));
+    world.subscribe("acct", &prices, at(START)).await;
+    world.subscribe("ending", &[BASIC], at(START)).await;
+    world.subscribe("gone", &[BASIC], at(START)).await;
+    for customer in ["cus_bare", "cus_others"] {
+        stripe.create_customer(customer).await.unwrap();
+    }
+    for number in 0..100 {
+        let other = NewSubscription {
+            id: format!("sub_other_{number}"),
+            customer: "cus_others".to_owned(),
+            prices: vec![SEATS.to_owned()],
+            anchor: Some(at(START).timestamp()),
+            ..NewSubscription::default()
+        };
+        stripe.create_subscription(&other).await.unwrap();
+    }
+    world.receive_webhooks().await;
+    for account in ["acct", "ending", "gone", "bare"] {
+        world.link_to_subscription(account).await;
+    }
+}
+
+/// Sends usage, some of it twice under one identifier, and has a customer go away.
+async fn send(world: &World, now: DateTime<Utc>) {
+    world.count("acct", 11, now - TimeDelta::days(1)).await;
+    world.count("acct", 2, now).await;
+    world.count("ending", 7, now).await;
+    let lost_answer = Fault::accept_then_drop().on_path(EVENTS);
+    world.stripe().script(lost_answer).await.unwrap();
+    world.report_all().await;
+    world
+        .advance_to(now + TimeDelta::minutes(2), TimeDelta::minutes(1))
+        .await;
+    for account in ["acct", "ending"] {
+        let done = [ReportState::Accepted, ReportState::Confirmed];
+        world.wait_until_reports_are(account, &done).await;
+    }
+    let sent = world.all_attempts().await;
+    let identifiers: BTreeSet<_> = sent.iter().map(|one| one.identifier.clone()).collect();
+    assert!(identifiers.len() < sent.len(), "one was sent twice");
+    world.stripe().delete_customer("cus_gone").await.unwrap();
+    world
+        .wait_until_subscription("gone", |known| known.ended_at.is_some())
+        .await;
+}
+
+/// Changes one plan, and lets another subscription end with its period.
+async fn change(world: &World) {
+    let client = world.client();
+    let change = ChangePlan::new("acct", PRO);
+    world
+        .while_clock_moves(client.change_plan(change))
+        .await
+        .unwrap();
+    let cancel = CancelSubscription::at_period_end("ending");
+    client.cancel_subscription(cancel).await.unwrap();
+}
+
+/// Stripe loses an event, so that settling looks closer.
+async fn lose_one(world: &World) {
+    let lose = Fault::lose().on_path(EVENTS);
+    world.stripe().script(lose).await.unwrap();
+    let now = world.now();
+    world.count("ending", 3, now).await;
+    world.report_all().await;
+    world
+        .advance_to(now + TimeDelta::days(2), TimeDelta::hours(6))
+        .await;
+    world
+        .wait_until("settling has seen that it is lost", async || {
+            world
+                .reports("ending")
+                .await
+                .iter()
+                .any(|one| one.state == ReportState::Missing)
+        })
+        .await;
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    config: SetupConfig,
+}
+
+/// Sets a known meter and a new one up, with tiers of every kind and a unit too long for Stripe; and finds them.
+async fn set_up_twice(world: &World) {
+    let (base, key) = world.stripe_address();
+    let address = [
+        format!("--stripe-secret-key={key}"),
+        format!("--stripe-api-base={base}"),
+    ];
+    let flags = [
+        "setup",
+        "--meters=api_calls:call,seconds=cpu_seconds:second of a processor",
+        "--default-meter=api_calls",
+        "--tier=api_calls:1000=0.50+2000",
+        "--tier=api_calls:inf=0.25",
+        "--tier=seconds:inf=+99",
+    ];
+    let all = flags.map(str::to_owned).into_iter().chain(address);
+    let config = Cli::try_parse_from(all).unwrap().config;
+    for _ in 0..2 {
+        let report = within("a set-up", set_up(&config)).await.unwrap();
+        assert!(report.is_healthy(), "{report}");
+    }
+}
+
+/// What is wrong with a request.
+fn fault(method: &str, path: &str, params: &[(&str, &str)]) -> Option<String> {
+    let request = LoggedRequest {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        params: params
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..LoggedRequest::default()
+    };
+    Description::new().check(&request).err()
+}
+
+const EVENT: [(&str, &str); 5] = [
+    ("event_name", "api_calls"),
+    ("payload[stripe_customer_id]", "cus_1"),
+    ("payload[value]", "12"),
+    ("identifier", "one"),
+    ("timestamp", "1800000000"),
+];
+
+/// The event with one parameter left out, and others added.
+fn event(
+    without: &str,
+    with: &[(&'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
+    let mut params = EVENT.to_vec();
+    params.retain(|(name, _)| *name != without);
+    params.extend(with);
+    params
+}
+
+#[test]
+fn an_event_that_is_not_as_described_is_found() {
+    assert_eq!(fault("POST", EVENTS, &EVENT), None);
+    let long = "x".repeat(101).leak();
+    for (without, with, says) in [
+        ("", &[("amount", "1")][..], "'amount' was unexpected"),
+        ("event_name", &[], "\"event_name\" is a required property"),
+        ("payload[value]", &[], "\"value\" is a required property"),
+        (
+            "payload[value]",
+            &[("payload[value]", "1.5")],
+            "does not match",
+        ),
+        (
+            "timestamp",
+            &[("timestamp", "now")],
+            "is not of type \"number\"",
+        ),
+        (
+            "timestamp",
+            &[("timestamp", "1.5")],
+            "is not of type \"number\"",
+        ),
+        ("identifier", &[("identifier", long)], "longer than 100"),
+        ("", &[("identifier", "two")], "comes twice"),
+        ("", &[("payload", "none")], "comes twice"),
+        ("", &[("expand", "customer")], "is not of type \"array\""),
+        ("", &[("payload[value", "1")], "does not nest"),
+    ] {
+        let found = fault("POST", EVENTS, &event(without, with));
+        let found = found.unwrap_or_else(|| panic!("nothing is wrong with {with:?}"));
+        assert!(found.contains(says), "{with:?}: {found}");
+    }
+}
+
+#[test]
+fn what_is_wrong_deep_inside_is_found() {
+    let change = "/v1/subscriptions/sub_1";
+    let good = [
+        ("items[0][id]", "si_1"),
+        ("items[0][deleted]", "true"),
+        ("items[1][price]", "price_1"),
+        ("metadata[operation]", "1"),
+        ("proration_behavior", "always_invoice"),
+    ];
+    assert_eq!(fault("POST", change, &good), None);
+    let long = format!("metadata[{}]", "x".repeat(41));
+    for wrong in [
+        (long.as_str(), "1"),
+        ("items[2][cost]", "1"),
+        ("items[3][price]", "price_2"),
+        ("items[x][price]", "price_2"),
+        ("items[1][deleted]", "yes"),
+        ("items[1][quantity]", "many"),
+        ("items[1]", "price_1"),
+        ("metadata[a][b]", "1"),
+        ("cancel_at_period_end", "1"),
+        ("proration_date[gte]", "1"),
+    ] {
+        let params: Vec<_> = good.into_iter().chain([wrong]).collect();
+        assert!(fault("POST", change, &params).is_some(), "{wrong:?}");
+    }
+    let mut other = good;
+    other[4].1 = "sometimes";
+    assert!(fault("POST", change, &other).is_some());
+}
+
+#[test]
+fn a_query_that_is_not_as_described_is_found() {
+    let path = "/v1/billing/meters/mtr_1/event_summaries";
+    let good = [
+        ("customer", "cus_1"),
+        ("start_time", "1799971200"),
+        ("end_time", "1800057600"),
+        ("value_grouping_window", "day"),
+    ];
+    assert_eq!(fault("GET", path, &good), None);
+    for (at, value) in [
+        (1, "1799971201"),
+        // A whole hour, and no midnight.
+        (2, "1800061200"),
+        (3, "week"),
+    ] {
+        let mut wrong = good;
+        wrong[at].1 = value;
+        assert!(fault("GET", path, &wrong).is_some(), "{value}");
+    }
+    for at in 0..3 {
+        let mut short = good.to_vec();
+        short.remove(at);
+        assert!(fault("GET", path, &short).is_some(), "{:?}", good[at]);
+    }
+    for limit in ["0", "101", "all"] {
+        let found = fault("GET", "/v1/prices", &[("limit", limit)]);
+        assert!(found.is_some(), "{limit}");
+    }
+    let since = [("created[gte]", "1800000000")];
+    assert_eq!(fault("GET", "/v1/invoices", &since), None);
+    let after = [("created[after]", "1800000000")];
+    assert!(fault("GET", "/v1/invoices", &after).is_some());
+}
+
+#[test]
+fn an_endpoint_that_is_not_described_is_found() {
+    assert_eq!(fault("GET", "/v1/balance", &[]), None);
+    for (method, path, params) in [
+        ("GET", "/v1/balance", &[("limit", "1")][..]),
+        ("PUT", "/v1/subscriptions/sub_1", &[]),
+        ("GET", "/v1/subscriptions/", &[]),
+        ("GET", "/v1/customers/cus_1/sources", &[]),
+        ("GET", "/v2/billing/meter_events", &[]),
+        ("POST", "/v1/usage_records", &[]),
+    ] {
+        assert!(fault(method, path, params).is_some(), "{method} {path}");
+    }
+}

@@ -1,0 +1,452 @@
+//! The HTTP side: webhooks that are believed, stored once and answered, and those that are not; health and metrics.
+
+use std::collections::BTreeSet;
+
+use fake_stripe::{DeliverySnapshot, NewPrice, NewSubscription, WebhookOptions};
+use serde_json::{Value, json};
+use usage_client::Increment;
+
+use crate::support::{
+    commit_lock::CommitLock,
+    python,
+    world::{
+        Engine, TIMEOUT, World,
+        http::{Answer, SECRET},
+        on_both_engines, on_postgres, parse_config, within,
+    },
+};
+
+on_both_engines!(
+    what_happens_at_stripe_is_stored_once_however_it_comes,
+    thin_events_are_stored_too,
+    what_is_not_signed_right_is_refused_and_not_stored,
+    the_tolerance_is_by_the_service_s_own_clock,
+    two_secrets_are_valid_at_once_until_one_is_taken_away,
+    a_replay_changes_nothing,
+    what_nothing_is_to_be_done_about_is_answered_and_not_stored,
+    a_body_may_be_large_but_not_huge,
+    without_a_secret_no_webhook_is_taken,
+    a_writer_that_holds_the_database_up_does_not_lose_a_webhook,
+    old_webhooks_are_forgotten,
+    health_and_metrics_are_shown,
+    an_idle_connection_does_not_keep_the_server_from_stopping,
+    stripes_own_library_signs_what_is_taken,
+);
+on_postgres!(a_database_that_is_gone_is_said_with_503);
+
+/// The body of a snapshot event.
+fn event(id: &str, kind: &str) -> String {
+    json!({
+        "id": id, "object": "event", "created": 1_700_000_000, "livemode": false, "type": kind,
+        "data": { "object": { "id": "obj_1", "customer": "cus_1" } },
+    })
+    .to_string()
+}
+
+/// Asserts an answer's status, and shows what it said where it is another.
+fn assert_status(answer: &Answer, status: u16) {
+    assert_eq!(answer.0, status, "{}", answer.1);
+}
+
+async fn stored(world: &World) -> i64 {
+    world.count_rows("webhook_events").await
+}
+
+/// The deliveries of the stand-in for Stripe that concern us, once so many were taken.
+async fn deliveries(world: &World, taken: usize) -> Vec<DeliverySnapshot> {
+    let stripe = world.stripe();
+    stripe.wait_for_webhooks(taken, TIMEOUT).await.unwrap();
+    stripe.webhook_deliveries().await.unwrap()
+}
+
+async fn what_happens_at_stripe_is_stored_once_however_it_comes(mut world: World) {
+    world.receive_webhooks().await;
+    let stripe = world.stripe();
+    let switches = WebhookOptions {
+        on_demand: true,
+        copies: 3,
+        newest_first: true,
+        delay_ms: 0,
+    };
+    stripe.switch_webhooks(&switches).await.unwrap();
+    world.link_to_new_customer("acct", "cus_1").await;
+    let meter = stripe.meters().await.unwrap()[0].id.clone();
+    let price = NewPrice::volume("price_1", "prod_1", &meter, &[(None, "1")]);
+    stripe.create_price(&price).await.unwrap();
+    let subscription = NewSubscription {
+        id: "sub_1".to_owned(),
+        customer: "cus_1".to_owned(),
+        prices: vec!["price_1".to_owned()],
+        ..NewSubscription::default()
+    };
+    stripe.create_subscription(&subscription).await.unwrap();
+    stripe.delete_customer("cus_1").await.unwrap();
+    let sent = stripe.deliver_webhooks().await.unwrap();
+    let all = deliveries(&world, sent).await;
+    assert_eq!(all.len(), sent);
+    assert!(
+        all.iter()
+            .all(|one| one.status == Some(200) && one.attempts == 1),
+        "{all:?}"
+    );
+    let kinds: BTreeSet<&str> = all.iter().map(|one| one.kind.as_str()).collect();
+    let expected = [
+        "customer.deleted",
+        "customer.subscription.created",
+        "customer.subscription.deleted",
+    ];
+    assert!(
+        expected.iter().all(|kind| kinds.contains(kind)),
+        "{kinds:?}"
+    );
+    let events: BTreeSet<&str> = all.iter().map(|one| one.event.as_str()).collect();
+    assert_eq!(events.len() * 3, sent);
+    assert_eq!(stored(&world).await, i64::try_from(events.len()).unwrap());
+    let about = "webhook_events WHERE customer = 'cus_1' AND kind LIKE 'customer.%'";
+    assert!(world.count_rows(about).await >= 3);
+    assert!(
+        world
+            .count_rows("webhook_events WHERE object = 'sub_1'")
+            .await
+            >= 2
+    );
+
+    // Another server of the same database knows what this one took, also after a restart.
+    world.restart().await;
+    stripe.redeliver_webhook(&all[0].event).await.unwrap();
+    let again = stripe.deliver_webhooks().await.unwrap();
+    let after = deliveries(&world, sent + again).await;
+    assert!(
+        again > 0 && after.iter().all(DeliverySnapshot::taken),
+        "{after:?}"
+    );
+    assert_eq!(stored(&world).await, i64::try_from(events.len()).unwrap());
+    world.finish().await;
+}
+
+async fn thin_events_are_stored_too(mut world: World) {
+    world.receive_webhooks().await;
+    let stripe = world.stripe();
+    let sent = stripe.send_error_report("mtr_1").await.unwrap();
+    stripe.send_no_meter_found().await.unwrap();
+    let all = deliveries(&world, 2).await;
+    assert!(all.iter().all(DeliverySnapshot::taken), "{all:?}");
+    let id = sent["id"].as_str().unwrap();
+    let named = format!("webhook_events WHERE id = '{id}' AND object = 'mtr_1'");
+    assert_eq!(world.count_rows(&named).await, 1);
+    let nameless =
+        "webhook_events WHERE kind = 'v1.billing.meter.no_meter_found' AND object IS NULL";
+    assert_eq!(world.count_rows(nameless).await, 1);
+    assert_eq!(stored(&world).await, 2);
+    world.finish().await;
+}
+
+async fn what_is_not_signed_right_is_refused_and_not_stored(world: World) {
+    let body = event("evt_1", "invoice.created");
+    let right = world.signed(&[SECRET], 0, &body);
+    let tampered = body.replace("obj_1", "obj_2");
+    for (why, body, signature) in [
+        ("no header", &body, None),
+        ("an empty header", &body, Some(String::new())),
+        ("no signature", &body, Some("nonsense".to_owned())),
+        ("another body", &tampered, Some(right.clone())),
+        (
+            "a body with a blank more",
+            &format!("{body} "),
+            Some(right.clone()),
+        ),
+        ("another time", &body, Some(right.replacen("t=1", "t=2", 1))),
+        ("another scheme", &body, Some(right.replace("v1=", "v0="))),
+        ("old", &body, Some(world.signed(&[SECRET], 310, &body))),
+        (
+            "of the future",
+            &body,
+            Some(world.signed(&[SECRET], -310, &body)),
+        ),
+        (
+            "another's secret",
+            &body,
+            Some(world.signed(&["whsec_other"], 0, &body)),
+        ),
+        ("unsigned", &body, Some(world.signed(&[], 0, &body))),
+    ] {
+        let answer = world.send_signed(body, signature.as_deref()).await;
+        assert_eq!(answer.0, 400, "{why}: {}", answer.1);
+        assert!(answer.1.contains("Stripe-Signature"), "{why}: {}", answer.1);
+        assert!(!answer.1.contains(SECRET), "{why}: {}", answer.1);
+    }
+    // Signed right, and no event.
+    for body in ["", "not json", "{}", &event("", "invoice.created")] {
+        assert_status(&world.send_webhook(body).await, 400);
+    }
+    assert_eq!(stored(&world).await, 0);
+    assert_status(&world.send_signed(&body, Some(&right)).await, 200);
+    assert_eq!(stored(&world).await, 1);
+    world.finish().await;
+}
+
+async fn the_tolerance_is_by_the_service_s_own_clock(mut world: World) {
+    let clock = world.set_time("2027-03-14T12:00:00Z").await;
+    let body = event("evt_1", "invoice.created");
+    for (age_secs, status) in [(301, 400), (-301, 400), (300, 200), (-300, 200)] {
+        let signature = world.signed(&[SECRET], age_secs, &body);
+        assert_status(&world.send_signed(&body, Some(&signature)).await, status);
+    }
+    let signature = world.signed(&[SECRET], 0, &body);
+    clock.set(clock.now() + 301_000);
+    assert_status(&world.send_signed(&body, Some(&signature)).await, 400);
+    world.finish().await;
+}
+
+async fn two_secrets_are_valid_at_once_until_one_is_taken_away(mut world: World) {
+    let body = |n: usize| event(&format!("evt_{n}"), "invoice.paid");
+    let send = async |world: &World, n: usize, secrets: &[&str]| {
+        let signature = world.signed(secrets, 0, &body(n));
+        world.send_signed(&body(n), Some(&signature)).await.0
+    };
+    assert_eq!(send(&world, 1, &["whsec_new"]).await, 400);
+    world
+        .reconfigure(&["--stripe-webhook-secrets=whsec_world,whsec_new"])
+        .await;
+    assert_eq!(send(&world, 2, &["whsec_world"]).await, 200);
+    assert_eq!(send(&world, 3, &["whsec_new"]).await, 200);
+    // While secrets rotate, Stripe signs with both.
+    assert_eq!(send(&world, 4, &["whsec_world", "whsec_new"]).await, 200);
+    world
+        .reconfigure(&["--stripe-webhook-secrets=whsec_new"])
+        .await;
+    assert_eq!(send(&world, 5, &["whsec_world"]).await, 400);
+    assert_eq!(send(&world, 6, &["whsec_world", "whsec_new"]).await, 200);
+    assert_eq!(stored(&world).await, 4);
+    world.finish().await;
+}
+
+async fn a_replay_changes_nothing(world: World) {
+    let first = event("evt_1", "customer.subscription.updated");
+    assert_status(&world.send_webhook(&first).await, 200);
+    world
+        .execute_sql("UPDATE webhook_events SET handled_at = 7, received_at = 5")
+        .await;
+    // At once from several sides, and once with other content.
+    let other = first.replace("cus_1", "cus_2");
+    let sends = [&first, &first, &other, &first].map(|body| world.send_webhook(body));
+    for answer in futures_util::future::join_all(sends).await {
+        assert_status(&answer, 200);
+    }
+    let untouched = "webhook_events WHERE id = 'evt_1' AND handled_at = 7 AND received_at = 5 AND customer = 'cus_1'";
+    assert_eq!(world.count_rows(untouched).await, 1);
+    assert_eq!(stored(&world).await, 1);
+    world.finish().await;
+}
+
+async fn what_nothing_is_to_be_done_about_is_answered_and_not_stored(world: World) {
+    for kind in ["charge.failed", "customer.created", "invoiceitem.created"] {
+        assert_status(&world.send_webhook(&event("evt_1", kind)).await, 200);
+    }
+    assert_eq!(stored(&world).await, 0);
+    let (_, metrics) = world.http_get("/metrics").await;
+    assert!(
+        metrics.contains(r#"usage_webhooks_total{outcome="ignored"}"#),
+        "{metrics}"
+    );
+    world.finish().await;
+}
+
+async fn a_body_may_be_large_but_not_huge(world: World) {
+    const LIMIT: usize = 1024 * 1024;
+    let body = event("evt_1", "invoice.created");
+    let padded = format!("{body}{}", " ".repeat(LIMIT - body.len()));
+    assert_status(&world.send_webhook(&padded).await, 200);
+    let head = "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n";
+    // Refused on its word, before a byte of it came.
+    let declared = format!("{head}content-length: {}\r\n\r\n", LIMIT + 1);
+    let line = world.http_raw(declared.into_bytes()).await;
+    assert!(line.contains(" 413 "), "{line}");
+    // Refused as soon as it passes the limit, where it does not say how long it is.
+    let chunked = format!(
+        "{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{}",
+        LIMIT + 1,
+        " ".repeat(LIMIT + 1)
+    );
+    let line = world.http_raw(chunked.into_bytes()).await;
+    assert!(line.contains(" 413 "), "{line}");
+    assert_eq!(stored(&world).await, 1);
+    world.finish().await;
+}
+
+async fn without_a_secret_no_webhook_is_taken(mut world: World) {
+    world.reconfigure(&["--stripe-webhook-secrets"]).await;
+    let (status, text) = world.send_webhook(&event("evt_1", "invoice.created")).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("STRIPE_WEBHOOK_SECRETS"), "{text}");
+    assert_eq!(stored(&world).await, 0);
+    assert_eq!(world.http_get("/health/ready").await.0, 200);
+    world.finish().await;
+}
+
+async fn a_writer_that_holds_the_database_up_does_not_lose_a_webhook(world: World) {
+    let body = event("evt_1", "invoice.created");
+    let hold = CommitLock::commits_of(&world).await;
+    let client = world.client();
+    let counting = tokio::spawn(async move { client.increment(Increment::new("acct")).await });
+    let answer = world.send_webhook(&body).await;
+    assert!(!counting.is_finished(), "the hold does not hold");
+    // PostgreSQL has other writers. SQLite has one, and Stripe is told to come again.
+    assert_status(
+        &answer,
+        match world.engine {
+            Engine::Postgres => 200,
+            Engine::Sqlite => 503,
+        },
+    );
+    assert_eq!(world.http_get("/health/ready").await.0, 200);
+    hold.release().await;
+    within("counting", counting).await.unwrap().unwrap();
+    assert_status(&world.send_webhook(&body).await, 200);
+    assert_eq!(stored(&world).await, 1);
+    world.finish().await;
+}
+
+async fn a_database_that_is_gone_is_said_with_503(mut world: World) {
+    let body = event("evt_1", "invoice.created");
+    let proxy = world.connect_through_proxy().await;
+    assert_eq!(world.http_get("/health/ready").await.0, 200);
+    drop(proxy);
+    assert_status(&world.send_webhook(&body).await, 503);
+    assert_eq!(world.http_get("/health/ready").await.0, 503);
+    assert_eq!(world.http_get("/health/live").await.0, 200);
+    world.crash();
+    assert_eq!(stored(&world).await, 0);
+    let direct = format!("--database-url={}", world.database_url);
+    world.reconfigure(&[&direct]).await;
+    assert_status(&world.send_webhook(&body).await, 200);
+    assert_eq!(stored(&world).await, 1);
+    world.finish().await;
+}
+
+async fn old_webhooks_are_forgotten(world: World) {
+    const DAY_MS: i64 = 86_400_000;
+    for n in 0..3 {
+        let body = event(&format!("evt_{n}"), "invoice.created");
+        assert_status(&world.send_webhook(&body).await, 200);
+    }
+    let now = world.clock.now();
+    // One was handled and one never was; one is just young enough.
+    for (id, age_days, handled) in [
+        ("evt_0", 37, "1"),
+        ("evt_1", 37, "NULL"),
+        ("evt_2", 35, "1"),
+    ] {
+        let received_at = now - age_days * DAY_MS;
+        world
+            .execute_sql(&format!(
+                "UPDATE webhook_events SET received_at = {received_at}, handled_at = {handled} WHERE id = '{id}'"
+            ))
+            .await;
+    }
+    // A server's first look counts as the last time; the next time is an hour later.
+    let first_look = "leases WHERE name = 'housekeeping'";
+    world
+        .wait_until("the first look", || async {
+            world.count_rows(first_look).await == 1
+        })
+        .await;
+    world
+        .execute_sql("UPDATE leases SET last_run_at = 0 WHERE name = 'housekeeping'")
+        .await;
+    world
+        .wait_until("forgetting", || async { stored(&world).await == 1 })
+        .await;
+    assert_eq!(
+        world.count_rows("webhook_events WHERE id = 'evt_2'").await,
+        1
+    );
+    world.finish().await;
+}
+
+async fn health_and_metrics_are_shown(world: World) {
+    assert_eq!(world.http_get("/health/live").await.0, 200);
+    assert_eq!(world.http_get("/health/ready").await.0, 200);
+    assert_eq!(world.http_get("/elsewhere").await.0, 404);
+    assert_eq!(world.http_get("/webhooks/stripe").await.0, 405);
+    world
+        .link_to_new_customer("acct-in-no-label", "cus_in_no_label")
+        .await;
+    world
+        .count("acct-in-no-label", 5, crate::support::world::hours_ago(1))
+        .await;
+    world.report_all().await;
+    assert_status(
+        &world.send_webhook(&event("evt_1", "invoice.created")).await,
+        200,
+    );
+    assert_eq!(world.send_signed("{}", None).await.0, 400);
+    let refused = world.client().increment(Increment::new("")).await;
+    assert!(refused.is_err());
+    let (status, metrics) = world.http_get("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        r#"usage_increments_total{outcome="counted"} "#,
+        r#"usage_calls_refused_total{reason="INVALID_FIELD"} "#,
+        r#"usage_commit_increments_bucket{le="8192"} "#,
+        "usage_commit_seconds_count ",
+        r#"usage_reports_total{event="accepted"} "#,
+        r#"usage_stripe_request_seconds_count{call="meter_event"} "#,
+        r#"usage_webhooks_total{outcome="stored"} "#,
+        r#"usage_webhooks_total{outcome="malformed_signature"} "#,
+        "# HELP usage_webhooks_total ",
+        "# TYPE usage_commit_seconds histogram",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    for secret in ["in-no-label", "in_no_label", SECRET] {
+        assert!(!metrics.contains(secret), "{secret} is in\n{metrics}");
+    }
+    world.finish().await;
+}
+
+async fn an_idle_connection_does_not_keep_the_server_from_stopping(mut world: World) {
+    let address = world.http_url().trim_start_matches("http://").to_owned();
+    let idle = tokio::net::TcpStream::connect(address).await.unwrap();
+    assert_eq!(world.http_get("/health/live").await.0, 200);
+    world.stop().await;
+    drop(idle);
+    world.finish().await;
+}
+
+/// `STRIPE_PYTHON` names a Python that has Stripe's own library, as in `.ci/run`.
+async fn stripes_own_library_signs_what_is_taken(world: World) {
+    let Some(python) = python::python("STRIPE_PYTHON") else {
+        return world.finish().await;
+    };
+    let url = format!("{}/webhooks/stripe", world.http_url());
+    let said = python::run(python, "stripe_webhooks.py", &[&url, SECRET]).await;
+    let taken: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let taken = taken.as_array().unwrap();
+    assert_eq!(taken.len(), 2, "{said}");
+    for id in taken {
+        let row = format!("webhook_events WHERE id = '{}'", id.as_str().unwrap());
+        assert_eq!(world.count_rows(&row).await, 1, "{said}");
+    }
+    assert_eq!(stored(&world).await, 2, "{said}");
+    world.finish().await;
+}
+
+#[test]
+fn secrets_are_checked_and_never_shown() {
+    let flag = |secrets: &str| vec![format!("--stripe-webhook-secrets={secrets}")];
+    let config = parse_config(&flag("whsec_a,whsec_b")).unwrap();
+    assert!(!format!("{config:?}").contains("whsec"));
+    assert_eq!(config.check(), Ok(()));
+    assert_eq!(config.http_listen, None);
+    for (secrets, words) in [
+        ("whsec_a,whsec_b,whsec_c,whsec_d,whsec_e", "at most 4"),
+        ("whsec_a,", "secret 2 of 2"),
+        ("", "secret 1 of 1"),
+        ("whsec_a,whsec b", "secret 2 of 2"),
+    ] {
+        let refused = parse_config(&flag(secrets)).unwrap().check().unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+        assert!(!refused.contains("whsec"), "{refused}");
+    }
+}

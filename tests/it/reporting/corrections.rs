@@ -1,0 +1,196 @@
+//! Corrections: rows of their own that reach Stripe as usage does and never take a billing period below zero.
+
+use chrono::TimeDelta;
+use usage_client::{
+    Correct, ErrorKind, Increment, ListReports, PutAccount, Reason, ReportKind, ReportState,
+};
+
+use crate::support::world::{World, hours_ago, on_both_engines};
+
+on_both_engines!(
+    a_correction_is_a_report_of_its_own_and_reaches_stripe,
+    a_correction_that_would_take_its_period_below_zero_is_refused,
+    two_corrections_at_once_never_pass_together,
+    what_waits_for_an_admin_cannot_be_corrected_away,
+    a_correction_s_key_enters_it_once,
+    a_correction_outside_its_limits_is_refused_by_the_field,
+    a_free_account_is_corrected_and_nothing_is_billed,
+);
+
+async fn a_correction_is_a_report_of_its_own_and_reaches_stripe(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    let used = hours_ago(3);
+    world.count("acct", 10, used).await;
+    world.report_all().await;
+    let correction = Correct::new("acct", -4, "a worker counted twice")
+        .time(used + TimeDelta::minutes(5))
+        .requested_by("ann");
+    let corrected = world.client().correct(correction).await.unwrap();
+    assert!(!corrected.duplicate);
+    let added = Correct::new("acct", 7, "a log was lost").time(used);
+    let added = world.client().correct(added).await.unwrap().report;
+    assert_ne!(added.entered_by, None, "the caller's address");
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.usage("acct").await, (13, 13, 0, 0));
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 13);
+    let events = world.meter_events("cus_acct").await;
+    let values: Vec<i64> = events.iter().map(|event| event.value).collect();
+    assert_eq!(values, [10, -4, 7], "each in a minute of its own");
+
+    let filter = ListReports::new().kind(ReportKind::Correction);
+    let corrections = world.client().list_reports(filter).await.unwrap().reports;
+    let [_, shown] = corrections.as_slice() else {
+        panic!("{corrections:?}");
+    };
+    assert_eq!(shown.id, corrected.report.id);
+    assert_eq!((shown.quantity, shown.kind), (-4, ReportKind::Correction));
+    assert_eq!(shown.note.as_deref(), Some("a worker counted twice"));
+    assert_eq!(shown.entered_by.as_deref(), Some("ann"));
+    assert_eq!(shown.window.start, used);
+    let filter = ListReports::new().kind(ReportKind::Usage);
+    let counted = world.client().list_reports(filter).await.unwrap().reports;
+    assert_eq!((counted.len(), counted[0].quantity), (1, 10));
+    assert_eq!(counted[0].note, None);
+    world.finish().await;
+}
+
+async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: World) {
+    let client = world.client();
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let edge = hours_ago(48);
+    let link = PutAccount::stripe("acct", "cus_acct")
+        .bill_from(edge - TimeDelta::days(5))
+        .current_period(edge, edge + TimeDelta::days(30));
+    client.put_account(link).await.unwrap();
+    world.count("acct", 100, edge - TimeDelta::hours(1)).await;
+    world.count("acct", 10, edge).await;
+    world.count_of("acct", "tokens", 50, edge).await;
+    let take = |quantity| Correct::new("acct", quantity, "too much").time(hours_ago(1));
+    let refused = client.correct(take(-11)).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+    assert_eq!(refused.kind(), ErrorKind::Precondition);
+    assert!(refused.to_string().contains("holds 10"), "{refused}");
+    client.correct(take(-10)).await.unwrap();
+    assert!(client.correct(take(-1)).await.is_err());
+    assert_eq!(world.usage("acct").await.0, 100);
+    // No period is known of the time before: the whole time of the link stands for it.
+    let early = |quantity| Correct::new("acct", quantity, "x").time(edge - TimeDelta::hours(2));
+    assert!(client.correct(early(-101)).await.is_err());
+    client.correct(early(-100)).await.unwrap();
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    world.finish().await;
+}
+
+async fn two_corrections_at_once_never_pass_together(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 100, hours_ago(2)).await;
+    let replica = world.replica().await;
+    let (one, two) = (world.client(), replica.client().await);
+    let take = || Correct::new("acct", -11, "too much").time(hours_ago(2));
+    let calls = (0..20).map(|n| {
+        let client = if n % 2 == 0 { one.clone() } else { two.clone() };
+        async move { client.correct(take()).await }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let passed = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(passed, 9, "{answers:?}");
+    assert_eq!(world.usage("acct").await.0, 1);
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn what_waits_for_an_admin_cannot_be_corrected_away(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 10, hours_ago(2)).await;
+    let refuse = fake_stripe::Fault::status(400).on_path("/v1/billing/meter_events");
+    world.stripe().script(refuse).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Rejected])
+        .await;
+    let take = Correct::new("acct", -1, "too much").time(hours_ago(2));
+    let refused = world.client().correct(take).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+    world.finish().await;
+}
+
+async fn a_correction_s_key_enters_it_once(world: World) {
+    let client = world.client();
+    world.link_to_new_customer("acct", "cus_acct").await;
+    let used = hours_ago(2);
+    world.count("acct", 10, used).await;
+    let take = Correct::new("acct", -6, "too much").time(used).key("k");
+    let first = client.correct(take.clone()).await.unwrap();
+    let again = client.correct(take).await.unwrap();
+    assert!(!first.duplicate && again.duplicate);
+    assert_eq!(first.report.id, again.report.id);
+    for (other, field) in [
+        (Correct::new("acct", -5, "too much").time(used), "quantity"),
+        (Correct::new("acct", -6, "too many").time(used), "reason"),
+        (Correct::new("acct", -6, "too much"), "time"),
+        (
+            Correct::new("acct", -6, "too much")
+                .time(used)
+                .meter("tokens"),
+            "meter",
+        ),
+    ] {
+        let refused = client.correct(other.key("k")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::KeyReused);
+        assert_eq!(refused.violations()[0].field, field);
+    }
+    let increment = Increment::new("acct").quantity(3).key("k").timestamp(used);
+    let counted = client.increment(increment).await.unwrap();
+    assert!(!counted.duplicate, "an increment's keys are others");
+    assert_eq!(world.usage("acct").await.0, 7);
+    world.finish().await;
+}
+
+async fn a_correction_outside_its_limits_is_refused_by_the_field(world: World) {
+    let correction = || Correct::new("acct", 1, "why");
+    for (wrong, field) in [
+        (Correct::new("no good", 1, "why"), "account_id"),
+        (correction().meter("nope"), "meter"),
+        (Correct::new("acct", 0, "why"), "quantity"),
+        (Correct::new("acct", 1_000_000_000_001, "why"), "quantity"),
+        (Correct::new("acct", -1_000_000_000_001, "why"), "quantity"),
+        (Correct::new("acct", 1, ""), "reason"),
+        (Correct::new("acct", 1, "x".repeat(501)), "reason"),
+        (correction().time(hours_ago(34 * 24 + 1)), "time"),
+        (correction().time(hours_ago(-2)), "time"),
+        (correction().requested_by("x".repeat(129)), "requested_by"),
+        (correction().key("k".repeat(256)), "idempotency_key"),
+    ] {
+        let refused = world.client().correct(wrong).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert_eq!(refused.violations()[0].field, field);
+    }
+    assert_eq!(world.count_rows("usage_reports").await, 0);
+    world.finish().await;
+}
+
+async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
+    let client = world.client();
+    client.put_account(PutAccount::free("free")).await.unwrap();
+    client
+        .increment(Increment::new("free").quantity(5))
+        .await
+        .unwrap();
+    let take = |quantity| Correct::new("free", quantity, "a gift");
+    assert!(client.correct(take(-6)).await.is_err());
+    let corrected = client.correct(take(-2)).await.unwrap().report;
+    assert_eq!(corrected.state, ReportState::NotBillable);
+    world.report_all().await;
+    assert_eq!(world.usage("free").await, (3, 0, 0, 3));
+    // One that nobody has put waits for its link, as its usage does.
+    let waiting = client
+        .correct(Correct::new("new", 2, "a log"))
+        .await
+        .unwrap();
+    assert_eq!(waiting.report.state, ReportState::NoCustomer);
+    world.finish().await;
+}

@@ -1,0 +1,407 @@
+//! `ForceReport` and `ListReports`: what an admin asks for, sees and may leave.
+
+use chrono::TimeDelta;
+use fake_stripe::Fault;
+use usage_client::{
+    ErrorKind, ForceReport, ListReports, PutAccount, ReportEvent, ReportRun, ReportState,
+    ReportSummary,
+};
+
+use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, within};
+
+/// Where events go: what else the server asks of Stripe meets no fault.
+const EVENTS: &str = "/v1/billing/meter_events";
+
+on_both_engines!(
+    a_run_names_itself_first_and_goes_on_when_its_caller_leaves,
+    a_run_is_watched_again_also_from_another_replica,
+    an_unknown_run_is_not_found,
+    a_run_of_some_accounts_leaves_the_others_alone,
+    a_dry_run_says_what_would_be_sent_and_changes_nothing,
+    runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails,
+    a_run_during_another_waits_for_what_that_one_closed,
+    a_run_tries_again_what_waits_for_a_retry_and_waits_for_it,
+    reports_are_listed_newest_first_in_pages_by_account_state_and_run,
+    a_page_token_belongs_to_its_filter,
+    without_a_stripe_key_it_counts_and_shows_and_reports_nothing,
+);
+
+async fn force(world: &World, scope: ForceReport) -> ReportRun {
+    world.client().force_report(scope).await.unwrap()
+}
+
+async fn summary(run: ReportRun) -> ReportSummary {
+    within("a summary", run.summary()).await.unwrap()
+}
+
+async fn a_run_names_itself_first_and_goes_on_when_its_caller_leaves(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(1)).await;
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
+    let mut run = force(&world, ForceReport::all()).await;
+    let id = run.run_id().unwrap().to_owned();
+    let first = run.next().await.unwrap();
+    assert_eq!(
+        first,
+        Some(ReportEvent::Started {
+            run_id: Some(id.clone())
+        })
+    );
+    drop(run);
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    world.stripe().release("gate").await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let report = world.reports("acct").await.pop().unwrap();
+    assert_eq!(report.run_id, Some(id));
+    world.finish().await;
+}
+
+async fn a_run_is_watched_again_also_from_another_replica(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(1)).await;
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
+    let run = force(&world, ForceReport::all()).await;
+    let id = run.run_id().unwrap().to_owned();
+    drop(run);
+    let replica = world.replica().await;
+    let here = force(&world, ForceReport::watch(&id)).await;
+    let there = replica
+        .client()
+        .await
+        .force_report(ForceReport::watch(&id))
+        .await
+        .unwrap();
+    assert_eq!((here.run_id(), there.run_id()), (Some(&*id), Some(&*id)));
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    world.stripe().release("gate").await.unwrap();
+    for watched in [here, there] {
+        let summary = summary(watched).await;
+        assert_eq!(summary.run_id.as_deref(), Some(&*id));
+        assert_eq!(
+            (summary.accepted.reports, summary.accepted.quantity),
+            (1, 5)
+        );
+    }
+    let long_after = summary(force(&world, ForceReport::watch(&id)).await).await;
+    assert_eq!(long_after.accepted.quantity, 5);
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn an_unknown_run_is_not_found(world: World) {
+    for id in ["01890000-0000-7000-8000-000000000000", "no id at all"] {
+        let error = world
+            .client()
+            .force_report(ForceReport::watch(id))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    world.finish().await;
+}
+
+async fn a_run_of_some_accounts_leaves_the_others_alone(world: World) {
+    for account in ["a", "b", "c"] {
+        world
+            .link_to_new_customer(account, &format!("cus_{account}"))
+            .await;
+        world.count(account, 2, hours_ago(1)).await;
+    }
+    let some = summary(force(&world, ForceReport::accounts(["a", "c"])).await).await;
+    assert_eq!((some.closed.reports, some.accepted.quantity), (2, 4));
+    assert_eq!(world.reports("b").await[0].state, ReportState::Open);
+    let nobody = summary(force(&world, ForceReport::accounts(["never-seen"])).await).await;
+    assert_eq!(nobody.closed.reports, 0);
+    world.finish().await;
+}
+
+async fn a_dry_run_says_what_would_be_sent_and_changes_nothing(world: World) {
+    world.link_to_new_customer("paying", "cus_paying").await;
+    world
+        .client()
+        .put_account(PutAccount::free("free"))
+        .await
+        .unwrap();
+    for account in ["paying", "free", "nobody"] {
+        world.count(account, 7, hours_ago(1)).await;
+        world.count(account, 1, hours_ago(2)).await;
+    }
+    let before = world.reports("paying").await;
+    let mut run = force(&world, ForceReport::all().dry_run()).await;
+    assert_eq!(run.run_id(), None);
+    let (mut previewed, mut foretold) = (Vec::new(), ReportSummary::default());
+    while let Some(event) = run.next().await.unwrap() {
+        match event {
+            ReportEvent::Preview(reports) => previewed.extend(reports),
+            ReportEvent::Summary(summary) => foretold = summary,
+            _ => {}
+        }
+    }
+    assert!(previewed.iter().all(|report| report.account_id == "paying"));
+    assert_eq!(
+        previewed.iter().map(|report| report.quantity).sum::<i64>(),
+        8
+    );
+    assert_eq!(world.reports("paying").await, before);
+    assert_eq!(world.all_attempts().await.len(), 0);
+    let done = world.report_all().await;
+    foretold.run_id.clone_from(&done.run_id);
+    assert_eq!(foretold, done);
+    world.finish().await;
+}
+
+async fn runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails(world: World) {
+    let replica = world.replica().await;
+    let other = replica.client().await;
+    let accounts: Vec<String> = (0..20).map(|number| format!("acct-{number}")).collect();
+    for account in &accounts {
+        world
+            .link_to_new_customer(account, &format!("cus_{account}"))
+            .await;
+    }
+    // Half of the calls fail, so that runs hurry what the sender marks and settles.
+    let faults = Fault::status(500).on_path(EVENTS).times(60);
+    world.stripe().script(faults).await.unwrap();
+    for round in 0..6 {
+        for account in &accounts {
+            world.count(account, 1, hours_ago(1 + round)).await;
+        }
+        let runs = [world.client(), other.clone(), world.client(), other.clone()];
+        futures_util::future::join_all(runs.map(async |client| {
+            let run = client.force_report(ForceReport::all()).await.unwrap();
+            summary(run).await;
+        }))
+        .await;
+    }
+    for account in &accounts {
+        world
+            .wait_until_reports_are(account, &[ReportState::Accepted])
+            .await;
+        assert_eq!(
+            world
+                .stripe_total(&format!("cus_{account}"), "api_calls")
+                .await,
+            6
+        );
+    }
+    let stats = world.stripe().stats().await.unwrap();
+    assert_eq!((stats.events, stats.duplicates_refused), (120, 0));
+    assert_eq!(stats.max_in_flight_per_customer_meter, 1);
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn a_run_during_another_waits_for_what_that_one_closed(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path(EVENTS))
+        .await
+        .unwrap();
+    let first = force(&world, ForceReport::all()).await;
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    world.count("acct", 2, hours_ago(1)).await;
+    let mut second = force(&world, ForceReport::all()).await;
+    let progress = loop {
+        if let Some(ReportEvent::Progress(progress)) = second.next().await.unwrap()
+            && progress.closing_finished
+        {
+            break progress;
+        }
+    };
+    assert_eq!(
+        (progress.closed, progress.done, progress.in_earlier_runs),
+        (1, 0, 1),
+        "{:#?}",
+        world.reports("acct").await
+    );
+    world.stripe().release("gate").await.unwrap();
+    let second = summary(second).await;
+    assert_eq!((second.closed.quantity, second.accepted.quantity), (2, 2));
+    assert_eq!(
+        world.usage("acct").await,
+        (7, 7, 0, 0),
+        "a run ends when everything was tried"
+    );
+    assert_eq!(summary(first).await.accepted.quantity, 5);
+    world.finish().await;
+}
+
+async fn a_run_tries_again_what_waits_for_a_retry_and_waits_for_it(mut world: World) {
+    // Retries come a minute later by themselves: longer than a test waits.
+    world.reconfigure(&["--stripe-retry-ms=60000"]).await;
+    for account in ["a", "b"] {
+        world
+            .link_to_new_customer(account, &format!("cus_{account}"))
+            .await;
+        world.count(account, 5, hours_ago(1)).await;
+    }
+    world
+        .stripe()
+        .script(Fault::status(500).on_path(EVENTS).times(2))
+        .await
+        .unwrap();
+    let failed = world.report_all().await;
+    assert_eq!(
+        (failed.accepted.reports, failed.retried_later.quantity),
+        (0, 10)
+    );
+    let waiting = world.reports("a").await.pop().unwrap();
+    assert_eq!(waiting.state, ReportState::Sending);
+    assert!(waiting.last_error.unwrap().contains("500"));
+
+    let next = summary(force(&world, ForceReport::accounts(["a"])).await).await;
+    assert_eq!(next.closed.reports, 0);
+    assert_eq!(world.usage("a").await, (5, 5, 0, 0));
+    assert_eq!(world.usage("b").await, (5, 0, 5, 0), "not in its scope");
+    let again = force(&world, ForceReport::watch(failed.run_id.unwrap())).await;
+    let again = summary(again).await;
+    assert_eq!(
+        (again.accepted.quantity, again.retried_later.quantity),
+        (5, 5)
+    );
+    world.finish().await;
+}
+
+async fn reports_are_listed_newest_first_in_pages_by_account_state_and_run(world: World) {
+    world.link_to_new_customer("a", "cus_a").await;
+    for hours in 1..=7 {
+        world.count("a", hours, hours_ago(hours)).await;
+    }
+    let run = world.report_all().await.run_id.unwrap();
+    for hours in 1..=3 {
+        world.count("a", 10 + hours, hours_ago(hours)).await;
+        world.count("b", 1, hours_ago(hours)).await;
+    }
+    let list = async |filter: ListReports| {
+        let page = world
+            .client()
+            .list_all_reports(filter, 1_000)
+            .await
+            .unwrap();
+        page.reports
+            .iter()
+            .map(|report| report.quantity)
+            .collect::<Vec<_>>()
+    };
+    let of_a = ListReports::new().account("a");
+    let everything = list(of_a.clone()).await;
+    assert_eq!(everything, [13, 12, 11, 7, 6, 5, 4, 3, 2, 1]);
+    assert_eq!(
+        list(ListReports::new().run(&run)).await,
+        [7, 6, 5, 4, 3, 2, 1]
+    );
+    assert_eq!(
+        list(of_a.clone().states([ReportState::Open])).await,
+        [13, 12, 11]
+    );
+    assert_eq!(list(ListReports::new()).await.len(), 13);
+    assert_eq!(
+        list(of_a.clone().run(&run).states([ReportState::Open])).await,
+        Vec::<i64>::new()
+    );
+
+    let (mut paged, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let mut ask = of_a.clone().page_size(3);
+        if let Some(token) = token.take() {
+            ask = ask.page_token(token);
+        }
+        let page = world.client().list_reports(ask).await.unwrap();
+        assert!(page.reports.len() <= 3);
+        paged.extend(page.reports.iter().map(|report| report.quantity));
+        match page.next_page_token {
+            Some(next) => token = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(paged, everything);
+    world.finish().await;
+}
+
+async fn a_page_token_belongs_to_its_filter(world: World) {
+    for hours in 1..=3 {
+        world.count("a", 1, hours_ago(hours)).await;
+    }
+    let filter = ListReports::new().account("a").page_size(1);
+    let page = world.client().list_reports(filter.clone()).await.unwrap();
+    let token = page.next_page_token.unwrap();
+    let others = [
+        filter.clone().account("b").page_token(&token),
+        filter
+            .clone()
+            .states([ReportState::Open])
+            .page_token(&token),
+        filter
+            .clone()
+            .page_token(format!("{token}00")[2..].to_owned()),
+    ];
+    for other in others {
+        let error = world.client().list_reports(other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    // The size of a page is no part of the filter.
+    let rest = filter.page_size(5).page_token(&token);
+    assert_eq!(
+        world
+            .client()
+            .list_reports(rest)
+            .await
+            .unwrap()
+            .reports
+            .len(),
+        2
+    );
+    world.finish().await;
+}
+
+async fn without_a_stripe_key_it_counts_and_shows_and_reports_nothing(mut world: World) {
+    world
+        .reconfigure(&["--stripe-secret-key", "--report-schedule=0 * * * *"])
+        .await;
+    let now = hours_ago(3);
+    world.freeze(now).await;
+    world
+        .client()
+        .put_account(PutAccount::stripe("acct", "cus_acct"))
+        .await
+        .unwrap();
+    world.count("acct", 5, now).await;
+    let error = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReportingDisabled);
+    world.move_clocks(now + TimeDelta::hours(2)).await;
+    world.restart().await;
+    world.restart().await;
+    let report = world.reports("acct").await.pop().unwrap();
+    assert_eq!((report.state, report.period_end), (ReportState::Open, None));
+    assert_eq!(world.usage("acct").await, (5, 0, 5, 0));
+    assert_eq!(world.all_attempts().await.len(), 0);
+    world.finish().await;
+}

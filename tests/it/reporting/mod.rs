@@ -1,0 +1,13 @@
+//! Tests of sending usage to Stripe, and of proving that it arrived.
+
+mod corrections;
+mod delivery;
+mod delivery_check;
+mod forced_runs;
+mod reconciliation;
+mod replicas;
+mod resolutions;
+mod schedule;
+mod stripe_faults;
+mod verification;
+mod windows;

@@ -1,0 +1,226 @@
+//! Reconciling: counted, reported and Stripe's figure side by side, equal where nothing is amiss or under way.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::Fault;
+use usage_client::{
+    Correct, ErrorKind, PutAccount, Reconcile, ReconciledUsage, ReportState, ResolveAction,
+    ResolveReport,
+};
+use usage_server::reconciliation::{Question, ReconcileConfig, reconcile};
+
+use crate::support::world::{World, hours_ago, on_both_engines};
+
+const EVENTS: &str = "/v1/billing/meter_events";
+
+on_both_engines!(
+    what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end,
+    each_difference_shows_where_it_is,
+    accounts_come_page_by_page,
+    a_stripe_that_does_not_answer_is_said_so,
+    without_a_stripe_key_nothing_is_reconciled,
+);
+
+/// The rows of an account.
+async fn rows(world: &World, question: Reconcile) -> Vec<ReconciledUsage> {
+    world.client().reconcile(question).await.unwrap().rows
+}
+
+/// The edge between two billing periods: in the middle of an hour, a minute and a second.
+fn edge() -> DateTime<Utc> {
+    hours_ago(30) + TimeDelta::milliseconds(1_234_567)
+}
+
+fn figures(row: &ReconciledUsage) -> (i64, i64, Result<i64, String>) {
+    (row.counted, row.reported, row.stripe.clone())
+}
+
+/// An account with 10 units up to an edge of its billing periods and 7 from it on, all reported.
+async fn around_an_edge(world: &World) {
+    let client = world.client();
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let start = edge() - TimeDelta::days(20);
+    let link = |start, end| {
+        PutAccount::stripe("acct", "cus_acct")
+            .bill_from(edge() - TimeDelta::days(20))
+            .current_period(start, end)
+    };
+    client.put_account(link(start, edge())).await.unwrap();
+    let next = edge() + TimeDelta::days(30);
+    client.put_account(link(edge(), next)).await.unwrap();
+    world
+        .count("acct", 10, edge() - TimeDelta::milliseconds(1))
+        .await;
+    world.count("acct", 7, edge()).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Confirmed])
+        .await;
+}
+
+async fn what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end(world: World) {
+    around_an_edge(&world).await;
+    // An event in the very minute of the edge, on either side.
+    for (quantity, at) in [(2, -1), (3, 0)] {
+        for _ in 0..50 {
+            let at = edge() + TimeDelta::milliseconds(at);
+            world
+                .client()
+                .correct(Correct::new("acct", quantity, "more").time(at))
+                .await
+                .unwrap();
+        }
+    }
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Confirmed])
+        .await;
+    let both = Reconcile::new().period(edge() - TimeDelta::hours(1), edge() + TimeDelta::hours(1));
+    let [before, after] = rows(&world, both).await.try_into().unwrap();
+    assert_eq!(figures(&before), (110, 110, Ok(110)));
+    assert_eq!(figures(&after), (157, 157, Ok(157)));
+    assert!(before.is_equal() && after.is_equal() && before.is_billing_period);
+    assert_eq!(before.period.end, edge());
+    let now = rows(&world, Reconcile::new().account("acct")).await;
+    assert_eq!((now.len(), now[0].period.start), (1, edge()));
+    // The command does the same, beside the server that runs.
+    let asked = Question::default();
+    let found = reconcile(&command(&world), &world.clock, &asked)
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].is_equal());
+    assert_eq!((found[0].counted, found[0].stripe.clone()), (157, Ok(157)));
+    world.finish().await;
+}
+
+async fn each_difference_shows_where_it_is(world: World) {
+    around_an_edge(&world).await;
+    let later = |minutes| edge() + TimeDelta::hours(2) + TimeDelta::minutes(minutes);
+    // Counted, and not reported yet.
+    world.count("acct", 1, later(1)).await;
+    let row = rows(&world, Reconcile::new()).await.remove(0);
+    assert_eq!(figures(&row), (8, 7, Ok(7)));
+    assert!(
+        row.states
+            .iter()
+            .any(|one| one.state == ReportState::Open && one.quantity == 1)
+    );
+    // Reported, and dropped by Stripe.
+    world
+        .stripe()
+        .script(Fault::lose().on_path(EVENTS))
+        .await
+        .unwrap();
+    world.report_all().await;
+    let row = rows(&world, Reconcile::new()).await.remove(0);
+    assert_eq!(figures(&row), (8, 8, Ok(7)));
+    assert!(!row.is_equal());
+    // Refused by Stripe, and then written off.
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
+    world.count("acct", 100, later(2)).await;
+    world.report_all().await;
+    let row = rows(&world, Reconcile::new()).await.remove(0);
+    assert_eq!(figures(&row), (108, 8, Ok(7)));
+    let reports = world.reports("acct").await;
+    let rejected = reports
+        .iter()
+        .find(|one| one.state == ReportState::Rejected)
+        .unwrap();
+    let write_off = ResolveReport::new(&rejected.id, ResolveAction::WriteOff, "a test");
+    world.client().resolve_report(write_off).await.unwrap();
+    let row = rows(&world, Reconcile::new()).await.remove(0);
+    assert_eq!(figures(&row), (8, 8, Ok(7)));
+    let asked = Question::default();
+    let found = reconcile(&command(&world), &world.clock, &asked)
+        .await
+        .unwrap();
+    assert!(!found[0].is_equal());
+    world.finish().await;
+}
+
+async fn accounts_come_page_by_page(world: World) {
+    for number in 0..5 {
+        let (account, customer) = (format!("acct-{number}"), format!("cus_{number}"));
+        world.link_to_new_customer(&account, &customer).await;
+        world.count(&account, 10 + number, hours_ago(1)).await;
+        world.count_of(&account, "tokens", 5, hours_ago(1)).await;
+    }
+    world
+        .client()
+        .put_account(PutAccount::free("free"))
+        .await
+        .unwrap();
+    world.count("free", 3, hours_ago(1)).await;
+    world.report_all().await;
+    let now = hours_ago(0);
+    let question = || Reconcile::new().page_size(2).period(hours_ago(2), now);
+    let mut seen = Vec::new();
+    let mut page = world.client().reconcile(question()).await.unwrap();
+    loop {
+        seen.extend(page.rows);
+        let Some(token) = page.next_page_token else {
+            break;
+        };
+        let other = Reconcile::new().page_size(2).page_token(&token);
+        let refused = world.client().reconcile(other).await.unwrap_err();
+        assert_eq!(
+            refused.kind(),
+            ErrorKind::Invalid,
+            "the token is another question's"
+        );
+        page = world
+            .client()
+            .reconcile(question().page_token(token))
+            .await
+            .unwrap();
+    }
+    // A question around the turn of a month names two months, of which one may hold nothing.
+    assert_eq!(seen.len(), 10, "{seen:#?}");
+    assert!(
+        seen.iter()
+            .all(|row| row.is_equal() && !row.is_billing_period)
+    );
+    let total: i64 = seen.iter().map(|row| row.counted).sum();
+    assert_eq!(total, 10 + 11 + 12 + 13 + 14 + 25);
+    world.finish().await;
+}
+
+async fn a_stripe_that_does_not_answer_is_said_so(world: World) {
+    around_an_edge(&world).await;
+    let broken = Fault::status(500).on_path("/v1/billing/meters").always();
+    world.stripe().script(broken).await.unwrap();
+    let row = rows(&world, Reconcile::new()).await.remove(0);
+    assert_eq!((row.counted, row.reported), (7, 7));
+    assert!(row.stripe.as_ref().unwrap_err().contains("500"), "{row:?}");
+    assert!(!row.is_equal());
+    world.stripe().clear_faults().await.unwrap();
+    world.finish().await;
+}
+
+async fn without_a_stripe_key_nothing_is_reconciled(mut world: World) {
+    world.reconfigure(&["--stripe-secret-key"]).await;
+    let refused = world
+        .client()
+        .reconcile(Reconcile::new())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ReportingDisabled);
+    let asked = Question::default();
+    let refused = reconcile(&command(&world), &world.clock, &asked).await;
+    assert!(refused.unwrap_err().contains("STRIPE_SECRET_KEY"));
+    world.finish().await;
+}
+
+/// What the command line is given in this world.
+fn command(world: &World) -> ReconcileConfig {
+    let config = world.config();
+    ReconcileConfig {
+        database: config.database,
+        stripe: config.stripe,
+        meters: config.meters,
+    }
+}

@@ -1,0 +1,105 @@
+//! Two replicas: one sends, and when it dies or stops the other takes over.
+
+use fake_stripe::{FakeStripe, Fault, Settings};
+use usage_client::{ForceReport, ReportState};
+
+use crate::support::world::{Server, TIMEOUT, World, hours_ago, on_both_engines};
+
+on_both_engines!(
+    only_the_holder_of_the_lease_sends,
+    another_replica_takes_over_what_a_dead_one_was_sending,
+    a_replica_that_stops_hands_over_at_once,
+);
+
+/// A second replica that sends to a stand-in of its own, which shows who has sent, and an account in both.
+async fn second(world: &World) -> (Server, FakeStripe) {
+    let stripe = FakeStripe::start(Settings::default()).await.unwrap();
+    stripe.control().create_meter("api_calls").await.unwrap();
+    stripe.control().create_customer("cus_acct").await.unwrap();
+    world.link_to_new_customer("acct", "cus_acct").await;
+    // Whoever has sent holds the lease.
+    world.count("acct", 1, hours_ago(1)).await;
+    assert_eq!(world.report_all().await.accepted.quantity, 1);
+    let mut config = world.config();
+    config.stripe.stripe_api_base = Some(stripe.base_url().to_owned());
+    (Server::start(config, world.clock.clone()).await, stripe)
+}
+
+async fn only_the_holder_of_the_lease_sends(world: World) {
+    let (replica, others) = second(&world).await;
+    for round in 0..5 {
+        world.count("acct", 5, hours_ago(1)).await;
+        let client = if round % 2 == 0 {
+            replica.client().await
+        } else {
+            world.client()
+        };
+        let run = client.force_report(ForceReport::all()).await.unwrap();
+        assert_eq!(run.summary().await.unwrap().accepted.quantity, 5);
+    }
+    assert_eq!(others.control().stats().await.unwrap().requests, 0);
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 26);
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn another_replica_takes_over_what_a_dead_one_was_sending(mut world: World) {
+    let (replica, others) = second(&world).await;
+    world.count("acct", 5, hours_ago(1)).await;
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_path("/v1/billing/meter_events"))
+        .await
+        .unwrap();
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    let id = run.run_id().unwrap().to_owned();
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    world.crash();
+    let watched = replica
+        .client()
+        .await
+        .force_report(ForceReport::watch(id))
+        .await
+        .unwrap();
+    assert_eq!(
+        others.control().stats().await.unwrap().requests,
+        0,
+        "the lease still holds"
+    );
+    world.expire_leases().await;
+    others.control().wait_for_events(1, TIMEOUT).await.unwrap();
+    assert_eq!(watched.summary().await.unwrap().accepted.quantity, 5);
+    let begun = world.attempts_for("cus_acct").await.pop().unwrap();
+    let sent = others.control().events().await.unwrap().pop().unwrap();
+    assert_eq!(begun.identifier, Some(sent.identifier), "the same event");
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn a_replica_that_stops_hands_over_at_once(mut world: World) {
+    let (replica, others) = second(&world).await;
+    world.stop().await;
+    world.start_server().await;
+    world.count("acct", 5, hours_ago(1)).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    // Either of the two may have taken the lease; there was nobody to wait for.
+    let held = world.stripe_total("cus_acct", "api_calls").await;
+    let there = others.control().stats().await.unwrap().events;
+    assert!(
+        (held, there) == (6, 0) || (held, there) == (1, 1),
+        "{held} {there}"
+    );
+    replica.stop().await.unwrap();
+    world.finish().await;
+}

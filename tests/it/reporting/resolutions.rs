@@ -1,0 +1,252 @@
+//! `ResolveReport`: what an admin decides is done once, kept with who and why, and refused where there is nothing to
+//! decide.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::Fault;
+use usage_client::{
+    Correct, ErrorKind, PutAccount, Reason, ReportState, ResolveAction, ResolveReport, UsageReport,
+};
+
+use crate::support::world::{World, hours_ago, on_both_engines};
+
+const EVENTS: &str = "/v1/billing/meter_events";
+
+on_both_engines!(
+    a_rejected_report_is_retried_under_a_new_identifier,
+    a_report_is_billed_in_the_current_period,
+    what_is_written_off_is_never_billed,
+    what_stands_is_answered_again_and_nothing_else,
+    what_is_not_undecided_is_not_decided_on,
+    what_is_too_old_is_missed_again_unless_it_is_billed_now,
+    a_correction_is_not_moved_to_where_it_would_be_below_zero,
+);
+
+/// An account with a report that Stripe refused for good.
+async fn rejected(world: &World) -> UsageReport {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(30)).await;
+    let refuse = Fault::status(400).on_path(EVENTS);
+    world.stripe().script(refuse).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Rejected])
+        .await;
+    only_report(world).await
+}
+
+async fn only_report(world: &World) -> UsageReport {
+    let mut reports = world.reports("acct").await;
+    assert_eq!(reports.len(), 1);
+    reports.remove(0)
+}
+
+fn resolve(report: &UsageReport, action: ResolveAction) -> ResolveReport {
+    ResolveReport::new(&report.id, action, "looked into it").requested_by("ann")
+}
+
+async fn a_rejected_report_is_retried_under_a_new_identifier(world: World) {
+    let before = rejected(&world).await;
+    let retry = resolve(&before, ResolveAction::Retry);
+    let resolved = world.client().resolve_report(retry).await.unwrap();
+    assert!(!resolved.duplicate);
+    assert_ne!(resolved.report.identifier, before.identifier);
+    assert_eq!(
+        (resolved.report.attempts, &resolved.report.last_error),
+        (0, &None)
+    );
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let after = only_report(&world).await;
+    assert_eq!(after.event_timestamp, before.event_timestamp);
+    let [decision] = after.decisions.as_slice() else {
+        panic!("{after:?}");
+    };
+    assert_eq!(decision.action, ResolveAction::Retry);
+    assert_eq!(decision.from_state, ReportState::Rejected);
+    assert_eq!(
+        (&*decision.reason, &*decision.requested_by),
+        ("looked into it", "ann")
+    );
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn a_report_is_billed_in_the_current_period(world: World) {
+    let before = rejected(&world).await;
+    let now = DateTime::<Utc>::from_timestamp_millis(world.clock.now()).unwrap();
+    let bill = resolve(&before, ResolveAction::BillInCurrentPeriod);
+    world.client().resolve_report(bill).await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let after = only_report(&world).await;
+    assert!(after.bill_at.unwrap() >= now - TimeDelta::seconds(1));
+    let stamp = after.event_timestamp.unwrap();
+    assert!(stamp >= now - TimeDelta::seconds(1), "{stamp} {now}");
+    assert_eq!(after.window, before.window, "it was used when it was used");
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn what_is_written_off_is_never_billed(world: World) {
+    let before = rejected(&world).await;
+    let write_off = resolve(&before, ResolveAction::WriteOff);
+    let resolved = world.client().resolve_report(write_off).await.unwrap();
+    assert_eq!(resolved.report.state, ReportState::WrittenOff);
+    assert_eq!(resolved.report.identifier, before.identifier);
+    world.report_all().await;
+    assert_eq!(only_report(&world).await.state, ReportState::WrittenOff);
+    assert_eq!(world.usage("acct").await, (5, 0, 0, 5));
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    world.finish().await;
+}
+
+async fn what_stands_is_answered_again_and_nothing_else(world: World) {
+    let before = rejected(&world).await;
+    let client = world.client();
+    let replica = world.replica().await;
+    let elsewhere = replica.client().await;
+    let calls = (0..8).map(|n| {
+        let client = if n % 2 == 0 {
+            client.clone()
+        } else {
+            elsewhere.clone()
+        };
+        let write_off = resolve(&before, ResolveAction::WriteOff);
+        async move { client.resolve_report(write_off).await.unwrap() }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let made = answers.iter().filter(|answer| !answer.duplicate).count();
+    assert_eq!(made, 1);
+    assert_eq!(only_report(&world).await.decisions.len(), 1);
+    let retry = resolve(&before, ResolveAction::Retry);
+    let refused = client.resolve_report(retry).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::NotResolvable));
+    assert!(
+        refused
+            .to_string()
+            .contains("written_off, as decided by write_off"),
+        "{refused}"
+    );
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn what_is_not_undecided_is_not_decided_on(world: World) {
+    let client = world.client();
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(3)).await;
+    let open = only_report(&world).await;
+    for action in [
+        ResolveAction::Retry,
+        ResolveAction::BillInCurrentPeriod,
+        ResolveAction::WriteOff,
+    ] {
+        let refused = client
+            .resolve_report(resolve(&open, action))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.reason(), Some(&Reason::NotResolvable));
+        assert!(refused.to_string().contains("is open"), "{refused}");
+    }
+    world.report_all().await;
+    let retry = resolve(&open, ResolveAction::Retry);
+    let refused = client.resolve_report(retry).await.unwrap_err();
+    assert!(refused.to_string().contains("is accepted"), "{refused}");
+    for id in ["0190a5b2-0000-7000-8000-000000000000", "nonsense"] {
+        let unknown = ResolveReport::new(id, ResolveAction::Retry, "why");
+        let refused = client.resolve_report(unknown).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound);
+        assert_eq!(refused.reason(), Some(&Reason::ReportNotFound));
+    }
+    for (wrong, field) in [
+        (
+            ResolveReport::new(&open.id, ResolveAction::Retry, ""),
+            "reason",
+        ),
+        (
+            ResolveReport::new(&open.id, ResolveAction::Unrecognised(9), "why"),
+            "action",
+        ),
+        (
+            resolve(&open, ResolveAction::Retry).requested_by("x".repeat(129)),
+            "requested_by",
+        ),
+    ] {
+        let refused = client.resolve_report(wrong).await.unwrap_err();
+        assert_eq!(refused.violations()[0].field, field);
+    }
+    assert_eq!(world.count_rows("report_decisions").await, 0);
+    world.finish().await;
+}
+
+async fn what_is_too_old_is_missed_again_unless_it_is_billed_now(mut world: World) {
+    let now = hours_ago(2);
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let link = PutAccount::stripe("acct", "cus_acct").bill_from(now - TimeDelta::days(34));
+    world.client().put_account(link).await.unwrap();
+    world.freeze(now).await;
+    world.count("acct", 5, now - TimeDelta::days(32)).await;
+    world.move_clocks(now + TimeDelta::days(4)).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::TooLate])
+        .await;
+    let missed = only_report(&world).await;
+    let retry = resolve(&missed, ResolveAction::Retry);
+    world.client().resolve_report(retry).await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::TooLate])
+        .await;
+    assert_eq!(world.attempts_for("cus_acct").await.len(), 0);
+    let bill = resolve(&missed, ResolveAction::BillInCurrentPeriod);
+    world.client().resolve_report(bill).await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(only_report(&world).await.decisions.len(), 2);
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn a_correction_is_not_moved_to_where_it_would_be_below_zero(world: World) {
+    let client = world.client();
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let edge = hours_ago(24);
+    let periods = [
+        (edge - TimeDelta::days(30), edge),
+        (edge, edge + TimeDelta::days(30)),
+    ];
+    for (start, end) in periods {
+        let link = PutAccount::stripe("acct", "cus_acct").bill_from(edge - TimeDelta::days(30));
+        client
+            .put_account(link.current_period(start, end))
+            .await
+            .unwrap();
+    }
+    world.count("acct", 100, edge - TimeDelta::hours(5)).await;
+    world.count("acct", 10, edge + TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
+    let take = Correct::new("acct", -50, "too much").time(edge - TimeDelta::hours(4));
+    let taken = client.correct(take).await.unwrap().report;
+    let sent = [ReportState::Accepted, ReportState::Rejected];
+    world.wait_until_reports_are("acct", &sent).await;
+    let bill = resolve(&taken, ResolveAction::BillInCurrentPeriod);
+    let refused = client.resolve_report(bill.clone()).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+    assert!(refused.to_string().contains("holds 10"), "{refused}");
+    world.count("acct", 40, edge + TimeDelta::hours(6)).await;
+    client.resolve_report(bill).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 100);
+    world.finish().await;
+}

@@ -1,0 +1,256 @@
+//! The schedule: a run that is due is begun once, whoever is there to begin it, and none is lost. And settings that
+//! cannot work stop the start with one line.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use usage_client::{Increment, ReportState};
+use usage_server::{Listeners, clock::Clock, serve};
+
+use crate::support::world::{World, at, hours_ago, on_both_engines, parse_config, within};
+
+on_both_engines!(
+    a_run_missed_while_the_service_was_down_begins_at_its_start,
+    several_missed_runs_make_one,
+    two_replicas_begin_a_due_run_once,
+    a_daily_run_keeps_its_local_hour_when_clocks_change,
+    a_run_becomes_due_while_the_service_is_up,
+    a_run_left_unfinished_by_a_crash_is_taken_up,
+    old_commits_and_keys_are_forgotten_and_the_law_still_holds,
+);
+
+/// Noon of the day before yesterday.
+fn noon() -> DateTime<Utc> {
+    let today = hours_ago(0)
+        .date_naive()
+        .and_time(chrono::NaiveTime::MIN)
+        .and_utc();
+    today - TimeDelta::hours(36)
+}
+
+/// A world with a schedule, whose first look at it was at a moment.
+async fn scheduled(world: &mut World, schedule: &[&str], first_look: DateTime<Utc>) {
+    world.reconfigure(schedule).await;
+    world.stop().await;
+    world.execute_sql("DELETE FROM leases").await;
+    world.clock = Clock::manual(first_look.timestamp_millis());
+    world.start_server().await;
+    assert_eq!(runs(world).await, 0, "the first look is no run");
+}
+
+/// How many runs there were, once the beat of the start is over.
+async fn runs(world: &World) -> i64 {
+    world.reports("anybody").await;
+    world.count_rows("report_runs").await
+}
+
+async fn restart_at(world: &mut World, now: DateTime<Utc>) {
+    world.stop().await;
+    world.clock.set(now.timestamp_millis());
+    world.start_server().await;
+}
+
+async fn a_run_missed_while_the_service_was_down_begins_at_its_start(mut world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    scheduled(&mut world, &["--report-schedule=0 0 * * *"], noon()).await;
+    world.count("acct", 5, noon()).await;
+    restart_at(&mut world, noon() + TimeDelta::hours(11)).await;
+    assert_eq!(runs(&world).await, 0);
+    assert_eq!(world.reports("acct").await[0].state, ReportState::Open);
+    restart_at(&mut world, noon() + TimeDelta::hours(15)).await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert!(world.reports("acct").await[0].run_id.is_some());
+    assert_eq!(runs(&world).await, 1);
+    world.finish().await;
+}
+
+async fn several_missed_runs_make_one(mut world: World) {
+    scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
+    for _ in 0..3 {
+        restart_at(&mut world, noon() + TimeDelta::minutes(605)).await;
+        assert_eq!(runs(&world).await, 1);
+    }
+    restart_at(&mut world, noon() + TimeDelta::minutes(660)).await;
+    assert_eq!(runs(&world).await, 2);
+    world.finish().await;
+}
+
+async fn two_replicas_begin_a_due_run_once(mut world: World) {
+    scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
+    world.stop().await;
+    for hour in 1..=3 {
+        world
+            .clock
+            .set((noon() + TimeDelta::hours(hour)).timestamp_millis());
+        let (one, two) = tokio::join!(world.replica(), world.replica());
+        for replica in [&one, &two] {
+            let client = replica.client().await;
+            client
+                .list_reports(usage_client::ListReports::new())
+                .await
+                .unwrap();
+        }
+        assert_eq!(world.count_rows("report_runs").await, hour);
+        one.stop().await.unwrap();
+        two.stop().await.unwrap();
+    }
+    world.finish().await;
+}
+
+async fn a_daily_run_keeps_its_local_hour_when_clocks_change(mut world: World) {
+    let flags = [
+        "--report-schedule=30 6 * * *",
+        "--report-time-zone=Europe/Vienna",
+    ];
+    scheduled(&mut world, &flags, at("2026-03-28T00:00:00Z")).await;
+    for (moment, expected) in [
+        ("2026-03-28T05:29:59Z", 0),
+        ("2026-03-28T05:30:00Z", 1),
+        ("2026-03-29T04:29:59Z", 1),
+        ("2026-03-29T04:30:00Z", 2),
+        ("2026-03-29T05:30:00Z", 2),
+        ("2026-10-24T04:30:00Z", 3),
+        ("2026-10-25T04:30:00Z", 3),
+        ("2026-10-25T05:30:00Z", 4),
+    ] {
+        restart_at(&mut world, at(moment)).await;
+        assert_eq!(runs(&world).await, expected, "{moment}");
+    }
+    world.finish().await;
+}
+
+async fn a_run_becomes_due_while_the_service_is_up(mut world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
+    world.count("acct", 5, noon()).await;
+    world
+        .clock
+        .set((noon() + TimeDelta::hours(1)).timestamp_millis());
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.count_rows("report_runs").await, 1);
+    world.finish().await;
+}
+
+async fn a_run_left_unfinished_by_a_crash_is_taken_up(mut world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.freeze(noon()).await;
+    let run = world.report_all().await.run_id;
+    world.count("acct", 5, noon()).await;
+    world.crash();
+    // What a crash leaves that comes before anything was closed.
+    world
+        .execute_sql("UPDATE report_runs SET closing_finished_at = NULL")
+        .await;
+    world.expire_leases().await;
+    world.start_server().await;
+    assert_eq!(
+        world.reports("acct").await[0].state,
+        ReportState::Open,
+        "its server may live"
+    );
+    world.crash_and_restart().await;
+    world
+        .clock
+        .set((noon() + TimeDelta::seconds(31)).timestamp_millis());
+    world.restart().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.reports("acct").await[0].run_id, run);
+    assert_eq!(world.count_rows("report_runs").await, 1);
+    world.finish().await;
+}
+
+async fn old_commits_and_keys_are_forgotten_and_the_law_still_holds(mut world: World) {
+    world.freeze(noon()).await;
+    let keyed = Increment::new("acct").quantity(5).key("k");
+    world.client().increment(keyed.clone()).await.unwrap();
+    for quantity in 1..=4 {
+        world.count("acct", quantity, noon()).await;
+    }
+    assert_eq!(world.count_rows("commits").await, 5);
+    let first_look = "leases WHERE name = 'housekeeping'";
+    world
+        .wait_until("a first look", || async {
+            world.count_rows(first_look).await == 1
+        })
+        .await;
+    restart_at(&mut world, noon() + TimeDelta::days(35)).await;
+    let replica = world.replica().await;
+    world
+        .wait_until("one commit", || async {
+            world.count_rows("commits").await == 1
+        })
+        .await;
+    assert!(
+        world
+            .client()
+            .increment(keyed.clone())
+            .await
+            .unwrap()
+            .duplicate
+    );
+    restart_at(&mut world, noon() + TimeDelta::days(37)).await;
+    world
+        .wait_until("no key", || async {
+            world.count_rows("idempotency_keys").await == 0
+        })
+        .await;
+    assert!(!world.client().increment(keyed).await.unwrap().duplicate);
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
+
+#[test]
+fn a_flag_out_of_its_range_is_refused_with_its_range() {
+    for (flag, words) in [
+        ("--window-mins=20", "15, 30 or 60"),
+        ("--window-mins=an hour", "not a number"),
+        ("--stripe-events-per-sec=0", "1..=1000"),
+        ("--stripe-retry-ms=5", "10..=60000"),
+        ("--stripe-api-base=stripe", "relative URL"),
+        ("--meters=with space", "meter"),
+    ] {
+        let error = parse_config(&[flag.to_owned()]).unwrap_err().to_string();
+        let name = flag.split('=').next().unwrap();
+        assert!(error.contains(name) && error.contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_stop_the_start_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!(
+        "--database-url=sqlite://{}",
+        folder.path().join("usage.db").display()
+    );
+    for (flags, words) in [
+        (&["--report-schedule=every day"][..], "every day"),
+        (&["--report-schedule=0 0 31 2 *"], "never comes true"),
+        (&["--report-time-zone=Mars/Olympus"], "Mars/Olympus"),
+        (&["--meters=a,b", "--default-meter=c"], "\"c\""),
+        (&["--meters=a,a"], "\"a\""),
+        (&["--meters=a=x,b=x", "--default-meter=a"], "\"x\""),
+    ] {
+        let mut all = vec![database.clone()];
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let config = parse_config(&all).unwrap();
+        let listeners = Listeners {
+            grpc: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            http: None,
+        };
+        let serving = Box::pin(serve(
+            listeners,
+            config,
+            Clock::system(),
+            CancellationToken::new(),
+        ));
+        let error = within("a refusal", serving).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}

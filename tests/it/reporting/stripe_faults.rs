@@ -1,0 +1,414 @@
+//! Stripe's faults: whatever a call meets, Stripe ends up holding each unit once, and what can go on goes on.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use fake_stripe::{Fault, FaultKind, ScriptedError};
+use usage_client::{ForceReport, ReportState};
+
+use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
+
+const EVENTS: &str = "/v1/billing/meter_events";
+
+on_both_engines!(
+    whatever_a_call_meets_stripe_holds_each_unit_once,
+    each_attempt_has_a_request_key_of_its_own_and_the_same_identifier,
+    a_refused_key_pauses_everything_until_it_is_mended,
+    a_forced_report_lifts_the_pause,
+    a_meter_that_stripe_lacks_waits_alone,
+    a_meter_that_stripe_archived_waits_alone,
+    a_deleted_customers_report_is_parked,
+    a_refused_report_keeps_stripes_words_and_holds_up_nobody,
+    a_wrong_address_rejects_nothing,
+    a_refusal_after_an_unanswered_attempt_is_not_final,
+    a_hanging_call_of_one_customer_holds_up_no_other,
+    a_crash_while_calls_hang_sends_the_same_events_again,
+);
+
+/// A world with one linked account and 5 units of usage in it.
+async fn five_units(world: &World, account: &str) {
+    world
+        .link_to_new_customer(account, &format!("cus_{account}"))
+        .await;
+    world.count(account, 5, hours_ago(1)).await;
+}
+
+async fn whatever_a_call_meets_stripe_holds_each_unit_once(world: World) {
+    let lock_timeout = Fault::status(429).with_error("lock_timeout", "This object is in use.");
+    let faults = [
+        ("e500", Fault::status(500).times(3), 4),
+        ("e500late", Fault::status(500).after_executing(), 2),
+        ("e503", Fault::status(503), 2),
+        ("e429", Fault::status(429).times(2), 3),
+        ("e409", Fault::status(409), 2),
+        ("e408", Fault::status(408), 2),
+        ("lock", lock_timeout.times(2), 3),
+        ("slow", Fault::delay(Duration::from_millis(50)), 1),
+        ("drop", Fault::drop_connection().times(2), 3),
+        ("lost", Fault::accept_then_drop(), 2),
+        ("lost2", Fault::accept_then_drop().times(2), 3),
+        ("half", Fault::undecodable(), 2),
+        ("html", Fault::undecodable_error(), 2),
+    ];
+    for (name, fault, _) in &faults {
+        five_units(&world, name).await;
+        let fault = fault.clone().on_customer(&format!("cus_{name}"));
+        world.stripe().script(fault).await.unwrap();
+    }
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    drop(run);
+    for (name, _, attempts) in &faults {
+        world
+            .wait_until_reports_are(name, &[ReportState::Accepted])
+            .await;
+        let report = world.reports(name).await.pop().unwrap();
+        assert_eq!(
+            (report.attempts, &report.last_error),
+            (*attempts, &None),
+            "{name}"
+        );
+        let events = world.meter_events(&format!("cus_{name}")).await;
+        assert_eq!(events.len(), 1, "{name}");
+        assert_eq!(
+            (events[0].value, &events[0].identifier),
+            (5, &report.identifier),
+            "{name}"
+        );
+    }
+    let stats = world.stripe().stats().await.unwrap();
+    assert_eq!(
+        stats.duplicates_refused, 5,
+        "the ones that were carried out and not answered"
+    );
+    assert_eq!(stats.max_in_flight_per_customer_meter, 1);
+    world.finish().await;
+}
+
+async fn each_attempt_has_a_request_key_of_its_own_and_the_same_identifier(world: World) {
+    five_units(&world, "acct").await;
+    // Stripe would replay the 500 of a repeated key for a day.
+    let fault = Fault::status(500)
+        .on_path(EVENTS)
+        .after_executing()
+        .times(2);
+    world.stripe().script(fault).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let attempts = world.attempts_for("cus_acct").await;
+    let keys: BTreeSet<_> = attempts
+        .iter()
+        .map(|call| call.idempotency_key.clone().unwrap())
+        .collect();
+    let identifiers: BTreeSet<_> = attempts
+        .iter()
+        .map(|call| call.identifier.clone().unwrap())
+        .collect();
+    assert_eq!((attempts.len(), keys.len(), identifiers.len()), (3, 3, 1));
+    assert_eq!(world.stripe().stats().await.unwrap().replayed, 0);
+    world.finish().await;
+}
+
+async fn a_refused_key_pauses_everything_until_it_is_mended(mut world: World) {
+    world.reconfigure(&["--stripe-concurrency=1"]).await;
+    five_units(&world, "a").await;
+    five_units(&world, "b").await;
+    let denied = Fault::status(401).on_path(EVENTS);
+    world.stripe().script(denied.times(2)).await.unwrap();
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    drop(run);
+    for account in ["a", "b"] {
+        world
+            .wait_until_reports_are(account, &[ReportState::Accepted])
+            .await;
+    }
+    let mut calls = world.attempts_for("cus_a").await;
+    calls.extend(world.attempts_for("cus_b").await);
+    calls.sort_by_key(|call| call.sequence);
+    let statuses: Vec<_> = calls.iter().map(|call| call.status).collect();
+    assert_eq!(statuses, [Some(401), Some(401), Some(200), Some(200)]);
+    // A pause is 30 retries of 20 ms; without one the next call follows at once.
+    for pair in calls[..3].windows(2) {
+        let gap = pair[1].received_at_ms - pair[0].received_at_ms;
+        assert!(gap >= 500, "{gap} ms");
+    }
+    world.finish().await;
+}
+
+async fn a_forced_report_lifts_the_pause(mut world: World) {
+    // The pause is a quarter of an hour.
+    world.reconfigure(&["--stripe-retry-ms=60000"]).await;
+    five_units(&world, "acct").await;
+    world
+        .stripe()
+        .script(Fault::status(401).always())
+        .await
+        .unwrap();
+    let refused = world.report_all().await;
+    assert_eq!(refused.retried_later.quantity, 5);
+    let report = world.reports("acct").await.pop().unwrap();
+    assert!(report.last_error.unwrap().contains("401"));
+    world.stripe().clear_faults().await.unwrap();
+    world.report_all().await;
+    assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
+    world.finish().await;
+}
+
+/// That usage of a meter which Stripe does not take waits for it, while the other meter's goes on.
+async fn check_meter_waits_alone(world: &World, account: &str) {
+    world
+        .link_to_new_customer(account, &format!("cus_{account}"))
+        .await;
+    for (meter, hours) in [
+        ("tokens", 1),
+        ("api_calls", 1),
+        ("tokens", 2),
+        ("api_calls", 2),
+    ] {
+        world.count_of(account, meter, 5, hours_ago(hours)).await;
+    }
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    drop(run);
+    let is_refused = async || {
+        let reports = world.reports(account).await;
+        let refused = |state| state == ReportState::Sending;
+        world.usage(account).await == (10, 10, 0, 0)
+            && reports
+                .iter()
+                .any(|report| refused(report.state) && report.last_error.is_some())
+    };
+    world.wait_until("the other meter", is_refused).await;
+    assert_eq!(world.usage_of(account, "tokens").await, (10, 0, 10, 0));
+    let reports = world.reports(account).await;
+    let error = reports
+        .iter()
+        .find_map(|report| report.last_error.as_ref())
+        .unwrap();
+    assert!(error.contains("No active meter found"), "{error}");
+    world.stripe().create_meter("llm_tokens").await.unwrap();
+    world.report_all().await;
+    assert_eq!(world.usage_of(account, "tokens").await, (10, 10, 0, 0));
+    assert_eq!(world.meter_events(&format!("cus_{account}")).await.len(), 4);
+}
+
+async fn a_meter_that_stripe_lacks_waits_alone(mut world: World) {
+    for bare in [false, true] {
+        let name = format!("seats{bare}");
+        world.stripe().set_bare_error_codes(bare).await.unwrap();
+        let meters = format!("--meters=api_calls,tokens={name}");
+        world.reconfigure(&[&meters]).await;
+        five_units(&world, &name).await;
+        world.count_of(&name, "tokens", 3, hours_ago(1)).await;
+        let summary = world.report_all().await;
+        assert_eq!(
+            (summary.accepted.quantity, summary.retried_later.quantity),
+            (5, 3)
+        );
+        world.stripe().create_meter(&name).await.unwrap();
+        world.report_all().await;
+        assert_eq!(world.stripe_total(&format!("cus_{name}"), &name).await, 3);
+    }
+    world.finish().await;
+}
+
+async fn a_meter_that_stripe_archived_waits_alone(world: World) {
+    for bare in [false, true] {
+        world.stripe().set_bare_error_codes(bare).await.unwrap();
+        world.stripe().deactivate_meter("llm_tokens").await.unwrap();
+        check_meter_waits_alone(&world, &format!("acct-{bare}")).await;
+    }
+    world.finish().await;
+}
+
+async fn a_deleted_customers_report_is_parked(world: World) {
+    five_units(&world, "gone").await;
+    five_units(&world, "here").await;
+    world.stripe().delete_customer("cus_gone").await.unwrap();
+    let summary = world.report_all().await;
+    assert_eq!(
+        (summary.rejected.quantity, summary.accepted.quantity),
+        (5, 5)
+    );
+    let report = world.reports("gone").await.pop().unwrap();
+    assert_eq!(
+        (report.state, report.reported),
+        (ReportState::CustomerDeleted, false)
+    );
+    assert!(report.last_error.unwrap().contains("No such customer"));
+    assert_eq!(world.usage("gone").await, (5, 0, 5, 0));
+    world.report_all().await;
+    assert_eq!(
+        world.attempts_for("cus_gone").await.len(),
+        1,
+        "nothing more is tried by itself"
+    );
+    world.finish().await;
+}
+
+async fn a_refused_report_keeps_stripes_words_and_holds_up_nobody(world: World) {
+    five_units(&world, "a").await;
+    world.count("a", 2, hours_ago(2)).await;
+    five_units(&world, "b").await;
+    let words = Fault::status(400).with_error("meter_event_invalid_value", "The value is odd.");
+    world
+        .stripe()
+        .script(words.on_customer("cus_a"))
+        .await
+        .unwrap();
+    let summary = world.report_all().await;
+    assert_eq!((summary.rejected.reports, summary.accepted.reports), (1, 2));
+    let reports = world.reports("a").await;
+    let rejected = reports
+        .iter()
+        .find(|report| report.state == ReportState::Rejected)
+        .unwrap();
+    let error = rejected.last_error.as_ref().unwrap();
+    assert!(
+        error.contains("meter_event_invalid_value") && error.contains("The value is odd."),
+        "{error}"
+    );
+    let later = world.report_all().await;
+    assert_eq!((later.closed.reports, later.rejected.reports), (0, 0));
+    assert_eq!(world.attempts_for("cus_a").await.len(), 2);
+    world.finish().await;
+}
+
+async fn a_wrong_address_rejects_nothing(world: World) {
+    five_units(&world, "acct").await;
+    let error = ScriptedError {
+        kind: Some("invalid_request_error".to_owned()),
+        message: Some("Unrecognized request URL (POST: /v1/billing/meter_events).".to_owned()),
+        ..ScriptedError::default()
+    };
+    let fault = Fault::new(FaultKind::Status { status: 404, error }).on_path(EVENTS);
+    world.stripe().script(fault.times(2)).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn a_refusal_after_an_unanswered_attempt_is_not_final(world: World) {
+    five_units(&world, "acct").await;
+    // Stripe has the event; a refusal of the second attempt says nothing of the first.
+    world
+        .stripe()
+        .script(Fault::accept_then_drop().on_path(EVENTS))
+        .await
+        .unwrap();
+    world
+        .stripe()
+        .script(Fault::status(400).on_path(EVENTS))
+        .await
+        .unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.attempts_for("cus_acct").await.len(), 3);
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
+    world.finish().await;
+}
+
+async fn a_hanging_call_of_one_customer_holds_up_no_other(world: World) {
+    for account in ["a", "b", "c"] {
+        five_units(&world, account).await;
+        world.count(account, 2, hours_ago(2)).await;
+    }
+    world
+        .stripe()
+        .script(Fault::hold("gate").on_customer("cus_b"))
+        .await
+        .unwrap();
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    for account in ["a", "c"] {
+        world
+            .wait_until_reports_are(account, &[ReportState::Accepted])
+            .await;
+    }
+    assert_eq!(
+        world.attempts_for("cus_b").await.len(),
+        1,
+        "the next of a customer waits its turn"
+    );
+    world.stripe().release("gate").await.unwrap();
+    assert_eq!(run.summary().await.unwrap().accepted.quantity, 21);
+    world.finish().await;
+}
+
+async fn a_crash_while_calls_hang_sends_the_same_events_again(mut world: World) {
+    let hung = [
+        ("before", Fault::hold("before")),
+        ("after", Fault::hold("after").after_executing()),
+        ("never", Fault::drop_connection().held("never")),
+    ];
+    for (name, fault) in &hung {
+        five_units(&world, name).await;
+        let fault = fault.clone().on_customer(&format!("cus_{name}"));
+        world.stripe().script(fault).await.unwrap();
+    }
+    let run = world
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    let id = run.run_id().unwrap().to_owned();
+    for (name, _) in &hung {
+        world
+            .stripe()
+            .wait_for_held(name, 1, TIMEOUT)
+            .await
+            .unwrap();
+    }
+    world.crash_and_restart().await;
+    assert!(run.summary().await.is_err(), "its server is gone");
+    for (name, _) in &hung {
+        assert_eq!(world.reports(name).await[0].state, ReportState::Sending);
+        world.stripe().release(name).await.unwrap();
+    }
+    let run = world
+        .client()
+        .force_report(ForceReport::watch(id))
+        .await
+        .unwrap();
+    assert_eq!(run.summary().await.unwrap().closed.quantity, 15);
+    for (name, _) in &hung {
+        world
+            .wait_until_reports_are(name, &[ReportState::Accepted])
+            .await;
+        let customer = format!("cus_{name}");
+        assert_eq!(world.meter_events(&customer).await.len(), 1);
+        assert_eq!(world.stripe_total(&customer, "api_calls").await, 5);
+        let attempts = world.attempts_for(&customer).await;
+        assert!(attempts.len() > 1);
+        assert!(
+            attempts
+                .iter()
+                .all(|call| call.identifier == attempts[0].identifier)
+        );
+    }
+    world.finish().await;
+}

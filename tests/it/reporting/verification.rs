@@ -1,0 +1,280 @@
+//! Settling: Stripe's totals say of each report whether it is there, and nothing is done by itself about what is
+//! not.
+
+use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
+use fake_stripe::Fault;
+use usage_client::{Correct, PutAccount, ReportState};
+
+use crate::support::world::{World, hours_ago, on_both_engines, within};
+
+const EVENTS: &str = "/v1/billing/meter_events";
+const METERS: &str = "/v1/billing/meters/";
+
+on_both_engines!(
+    what_stripe_shows_is_confirmed_by_one_read_for_all_days,
+    what_stripe_lost_is_short_a_day_later_and_nothing_else_is,
+    a_short_one_that_appears_later_is_confirmed,
+    what_stripe_shows_late_is_not_blamed_in_between,
+    more_than_was_sent_is_left_alone_and_the_rest_confirmed,
+    a_refused_total_changes_nothing,
+);
+
+/// When these tests begin, on the clocks of both the server and the stand-in: past noon, since what is settled is
+/// days of UTC, whatever the time is now.
+fn start() -> DateTime<Utc> {
+    let ago = hours_ago(24 * 6);
+    ago - TimeDelta::hours(ago.hour().into()) + TimeDelta::minutes(12 * 60 + 30)
+}
+
+/// A frozen world with a linked account.
+async fn begin(world: &mut World) {
+    world.stripe().create_customer("cus_acct").await.unwrap();
+    let link = PutAccount::stripe("acct", "cus_acct").bill_from(start() - TimeDelta::days(20));
+    world.client().put_account(link).await.unwrap();
+    world.freeze(start()).await;
+    // The job ran last when these tests begin, not when they are run.
+    let last = start().timestamp_millis();
+    world
+        .execute_sql(&format!(
+            "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('settling', '', 0, {last}) \
+             ON CONFLICT (name) DO UPDATE SET last_run_at = excluded.last_run_at"
+        ))
+        .await;
+}
+
+/// Lets so much time pass on both clocks.
+async fn pass(world: &World, time: TimeDelta) {
+    let now = DateTime::from_timestamp_millis(world.clock.now()).unwrap() + time;
+    world.move_clocks(now).await;
+}
+
+async fn state_of(world: &World, quantity: i64) -> ReportState {
+    let reports = world.reports("acct").await;
+    let report = reports.iter().find(|report| report.quantity == quantity);
+    report.expect("a report").state
+}
+
+async fn until(world: &World, quantity: i64, state: ReportState) {
+    let reached = tokio::time::timeout(crate::support::world::TIMEOUT, async {
+        while state_of(world, quantity).await != state {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(
+        reached.await.is_ok(),
+        "{quantity} is {:?}",
+        state_of(world, quantity).await
+    );
+}
+
+/// How often a total was asked for.
+async fn reads(world: &World) -> usize {
+    let requests = world.stripe().requests().await.unwrap();
+    let is_read = |path: &str| path.starts_with(METERS) && path.ends_with("event_summaries");
+    requests.iter().filter(|one| is_read(&one.path)).count()
+}
+
+/// How many of what is found stands so in the database.
+async fn found(world: &World, state: &str) -> i64 {
+    world
+        .count_rows(&format!("verifications WHERE state = '{state}'"))
+        .await
+}
+
+async fn what_stripe_shows_is_confirmed_by_one_read_for_all_days(mut world: World) {
+    begin(&mut world).await;
+    for days in 1..5 {
+        for hour in 0..3 {
+            let used = start() - TimeDelta::days(days) - TimeDelta::hours(hour);
+            world.count("acct", 10 * days + hour, used).await;
+        }
+    }
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Confirmed])
+        .await;
+    let reports = world.reports("acct").await;
+    assert!(
+        reports
+            .iter()
+            .all(|report| report.confirmed_at.is_some() && report.reported)
+    );
+    assert_eq!(reads(&world).await, 1);
+    // What is confirmed is not asked for again.
+    world
+        .count("acct", 7, start() + TimeDelta::minutes(1))
+        .await;
+    world.report_all().await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    until(&world, 7, ReportState::Confirmed).await;
+    assert_eq!(reads(&world).await, 2);
+    world.finish().await;
+}
+
+async fn what_stripe_lost_is_short_a_day_later_and_nothing_else_is(mut world: World) {
+    begin(&mut world).await;
+    let used = start() - TimeDelta::hours(26);
+    world.count("acct", 5, used).await;
+    world.report_all().await;
+    world
+        .stripe()
+        .script(Fault::lose().on_path(EVENTS))
+        .await
+        .unwrap();
+    world.count("acct", 7, used + TimeDelta::minutes(1)).await;
+    world.report_all().await;
+    world.count("acct", 11, used + TimeDelta::hours(1)).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    world
+        .wait_until("a first look", || async {
+            found(&world, "behind").await == 1
+        })
+        .await;
+    assert_eq!(state_of(&world, 7).await, ReportState::Accepted);
+    pass(&world, TimeDelta::hours(24)).await;
+    until(&world, 7, ReportState::Missing).await;
+    until(&world, 5, ReportState::Confirmed).await;
+    until(&world, 11, ReportState::Confirmed).await;
+    assert_eq!(
+        world.attempts_for("cus_acct").await.len(),
+        3,
+        "nothing is sent again"
+    );
+    assert_eq!(world.usage("acct").await, (23, 16, 7, 0));
+    world.finish().await;
+}
+
+async fn a_short_one_that_appears_later_is_confirmed(mut world: World) {
+    begin(&mut world).await;
+    let late = std::time::Duration::from_hours(60);
+    world.stripe().set_summary_delay(late).await.unwrap();
+    world.count("acct", 5, start() - TimeDelta::hours(3)).await;
+    world.report_all().await;
+    pass(&world, TimeDelta::hours(25)).await;
+    until(&world, 5, ReportState::Missing).await;
+    // Sixty hours after it was taken Stripe shows it.
+    pass(&world, TimeDelta::hours(36)).await;
+    until(&world, 5, ReportState::Confirmed).await;
+    assert_eq!(world.attempts_for("cus_acct").await.len(), 1);
+    assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
+    world.finish().await;
+}
+
+async fn what_stripe_shows_late_is_not_blamed_in_between(mut world: World) {
+    begin(&mut world).await;
+    let late = std::time::Duration::from_hours(5);
+    world.stripe().set_summary_delay(late).await.unwrap();
+    world.count("acct", 50, start() - TimeDelta::hours(3)).await;
+    world.report_all().await;
+    let take = Correct::new("acct", -8, "too much").time(start() - TimeDelta::hours(2));
+    world.client().correct(take).await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    for _ in 0..4 {
+        pass(&world, TimeDelta::minutes(61)).await;
+    }
+    world
+        .wait_until("a look", || async { found(&world, "behind").await == 1 })
+        .await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Confirmed])
+        .await;
+    assert_eq!(found(&world, "equal").await, 1);
+    world.finish().await;
+}
+
+/// Gives the stand-in an event that is not ours.
+async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
+    let (base, key) = world.stripe_address();
+    let form = [
+        ("event_name", "api_calls".to_owned()),
+        ("payload[stripe_customer_id]", "cus_acct".to_owned()),
+        ("payload[value]", value.to_string()),
+        ("timestamp", at.timestamp().to_string()),
+        ("identifier", format!("stranger-{value}")),
+    ];
+    let body = form
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("&")
+        .replace('[', "%5B")
+        .replace(']', "%5D");
+    let request = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
+        .post(format!("{base}{EVENTS}"))
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(body);
+    let answer = within("a stranger", request.send()).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+}
+
+async fn more_than_was_sent_is_left_alone_and_the_rest_confirmed(mut world: World) {
+    begin(&mut world).await;
+    let used = start() - TimeDelta::hours(3);
+    world.count("acct", 5, used).await;
+    world.count("acct", 6, used - TimeDelta::hours(1)).await;
+    world.report_all().await;
+    let stamp = world.meter_events("cus_acct").await[1].timestamp;
+    let stamp = DateTime::from_timestamp(stamp, 0).unwrap();
+    send_a_stranger(&world, 100, stamp).await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    until(&world, 6, ReportState::Confirmed).await;
+    world
+        .wait_until("over", || async { found(&world, "over").await == 1 })
+        .await;
+    assert_eq!(
+        state_of(&world, 5).await,
+        ReportState::Accepted,
+        "its minute is not right"
+    );
+    pass(&world, TimeDelta::hours(25)).await;
+    let total = reads(&world).await;
+    pass(&world, TimeDelta::minutes(61)).await;
+    world
+        .wait_until("another look", || async { reads(&world).await > total })
+        .await;
+    assert_eq!(
+        state_of(&world, 5).await,
+        ReportState::Accepted,
+        "nobody is blamed"
+    );
+    assert_eq!(world.attempts_for("cus_acct").await.len(), 3);
+    assert_eq!(found(&world, "over").await, 1);
+    world.finish().await;
+}
+
+async fn a_refused_total_changes_nothing(mut world: World) {
+    begin(&mut world).await;
+    world.count("acct", 5, start() - TimeDelta::hours(3)).await;
+    world.report_all().await;
+    let broken = Fault::status(500).on_path(METERS);
+    world.stripe().script(broken).await.unwrap();
+    let before = world.stripe().stats().await.unwrap().faults_met;
+    pass(&world, TimeDelta::minutes(61)).await;
+    world
+        .wait_until("a fault", || async {
+            world.stripe().stats().await.unwrap().faults_met > before
+        })
+        .await;
+    assert_eq!(state_of(&world, 5).await, ReportState::Accepted);
+    pass(&world, TimeDelta::minutes(61)).await;
+    until(&world, 5, ReportState::Confirmed).await;
+    world.finish().await;
+}

@@ -1,0 +1,446 @@
+//! Plan changes and cancels: what was used before them is charged, or nothing changes.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::{Fault, NewPrice, NewSubscription};
+use usage_client::{CancelSubscription, ChangePlan, ErrorKind, Reason, ReportState};
+
+use crate::support::world::{
+    World, at,
+    billing::{BASIC, PRO, SEATS},
+    on_both_engines,
+};
+
+on_both_engines!(
+    a_plan_change_charges_usage_by_the_plan_it_happened_in,
+    a_cancel_invoices_what_was_used_and_bills_nothing_after,
+    a_cancel_at_the_periods_end_bills_until_then_and_nothing_after,
+    a_change_whose_answer_is_lost_happens_once,
+    a_change_survives_a_crash_at_any_step,
+    usage_that_does_not_show_at_stripe_changes_nothing,
+    what_stripe_cannot_do_or_would_lose_usage_is_refused,
+    reports_that_wait_for_an_admin_stand_in_the_way,
+    another_change_waits_for_the_one_under_way,
+    a_new_subscription_after_a_cancel_bills_again,
+);
+
+const START: &str = "2027-03-10T13:12:34Z";
+
+async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 11, now - TimeDelta::days(1)).await;
+    world.count("acct", 2, now).await;
+    let client = world.client().clone();
+    let change = ChangePlan::new("acct", PRO).requested_by("admin");
+    let changed = world
+        .while_clock_moves(client.change_plan(change.clone()))
+        .await;
+    let change_done = changed.unwrap().change.expect("a change");
+    assert_eq!(change_done.requested_by, "admin");
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [13]
+    );
+    // What is used from now on is the new plan's, in the very second of the change too.
+    world.count("acct", 5, change_done.boundary).await;
+    world.count("acct", 6, world.now()).await;
+    let again = client.change_plan(change).await.unwrap();
+    assert_eq!(again.change, None, "it is true already");
+    let end = at("2027-04-10T13:12:34Z");
+    world.move_clocks(end).await;
+    world
+        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [13, 11]
+    );
+    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    world.finish().await;
+}
+
+async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 11, now - TimeDelta::days(1)).await;
+    world.count("acct", 2, now).await;
+    let cancel = CancelSubscription::now("acct").prorate(true);
+    let client = world.client().clone();
+    let changed = world
+        .while_clock_moves(client.cancel_subscription(cancel.clone()))
+        .await;
+    let changed = changed.unwrap();
+    assert_eq!(changed.account.subscription.unwrap().status, "canceled");
+    let boundary = changed.change.clone().unwrap().boundary;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [13]
+    );
+    world.count("acct", 100, boundary).await;
+    world.report_all().await;
+    let after = world.reports("acct").await.pop().unwrap();
+    assert!(
+        after.quantity == 100
+            || world.reports("acct").await.iter().any(|report| {
+                report.quantity == 100 && report.state == ReportState::NotBillable
+            })
+    );
+    let again = client.cancel_subscription(cancel).await.unwrap();
+    assert_eq!(again.change, changed.change, "the same change");
+    world
+        .advance_to(at("2027-04-10T15:00:00Z"), TimeDelta::days(8))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [13]
+    );
+    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    world.finish().await;
+}
+
+async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut world: World) {
+    let end = at("2027-04-10T13:12:34Z");
+    world.with_prices_at(end - TimeDelta::days(2)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    let cancel = CancelSubscription::at_period_end("acct");
+    let changed = world
+        .client()
+        .cancel_subscription(cancel.clone())
+        .await
+        .unwrap();
+    assert_eq!(changed.account.subscription.unwrap().cancel_at, Some(end));
+    world.client().cancel_subscription(cancel).await.unwrap();
+    world.move_clocks(end - TimeDelta::milliseconds(1)).await;
+    world.count("acct", 9, world.now()).await;
+    world.move_clocks(end).await;
+    world.count("acct", 50, end).await;
+    world
+        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [9]
+    );
+    world.report_all().await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 9);
+    assert_eq!(world.usage("acct").await, (59, 9, 0, 50));
+    world.finish().await;
+}
+
+async fn a_change_whose_answer_is_lost_happens_once(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    let stripe = world.stripe();
+    let lost = Fault::accept_then_drop()
+        .on_method("POST")
+        .on_path("/v1/subscriptions/");
+    stripe.script(lost).await.unwrap();
+    let client = world.client().clone();
+    let changed = world
+        .while_clock_moves(client.change_plan(ChangePlan::new("acct", PRO)))
+        .await;
+    assert!(changed.unwrap().change.is_some());
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    let held = world.stripe().subscriptions().await.unwrap();
+    let prices: Vec<&str> = held[0]
+        .items
+        .iter()
+        .map(|item| item.price.as_str())
+        .collect();
+    assert_eq!(prices, [PRO]);
+    world.finish().await;
+}
+
+async fn a_change_survives_a_crash_at_any_step(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    for (step, path) in [
+        ("draining", "/v1/billing/meter_events"),
+        ("changing", "/v1/subscriptions/"),
+    ] {
+        let hold = Fault::hold(step)
+            .on_method("POST")
+            .on_path(path)
+            .after_executing();
+        world.stripe().script(hold).await.unwrap();
+    }
+    let client = world.client().clone();
+    let call = tokio::spawn(async move { client.change_plan(ChangePlan::new("acct", PRO)).await });
+    for step in ["draining", "changing"] {
+        world
+            .stripe()
+            .wait_for_held(step, 1, crate::support::world::TIMEOUT)
+            .await
+            .unwrap();
+        if step == "draining" {
+            world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
+        }
+        world.crash_and_restart().await;
+        world.stripe().release(step).await.unwrap();
+        // The dead replica's work is taken up once it has stood still for half a minute.
+        world
+            .move_clocks(world.now() + TimeDelta::seconds(40))
+            .await;
+    }
+    assert!(call.await.unwrap().is_err(), "its server died");
+    let client = world.client().clone();
+    let again = client.change_plan(ChangePlan::new("acct", PRO)).await;
+    let again = again.unwrap();
+    world
+        .wait_until("the change is done", async || {
+            world
+                .count_rows("subscription_changes WHERE step = 'done'")
+                .await
+                == 1
+        })
+        .await;
+    assert!(again.account.stripe().is_some());
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    assert_eq!(world.count_rows("subscription_changes").await, 1);
+    world.finish().await;
+}
+
+async fn usage_that_does_not_show_at_stripe_changes_nothing(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    world
+        .stripe()
+        .set_summary_delay(std::time::Duration::from_hours(24))
+        .await
+        .unwrap();
+    let client = world.client().clone();
+    let (refused, ()) = tokio::join!(
+        client.cancel_subscription(CancelSubscription::now("acct")),
+        async {
+            world.advance_once_change_begins().await;
+            world.count("acct", 3, world.now()).await;
+            world
+                .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Open])
+                .await;
+            world
+                .move_clocks(world.now() + TimeDelta::seconds(125))
+                .await;
+        }
+    );
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::ChangeTimedOut), "{refused}");
+    let held = world.stripe().subscriptions().await.unwrap();
+    assert_eq!(held[0].status, "active");
+    // What was used meanwhile is billed as ever.
+    world
+        .advance_to(at("2027-04-10T13:12:34Z"), TimeDelta::days(7))
+        .await;
+    world.report_all().await;
+    world
+        .advance_to(at("2027-04-10T15:00:00Z"), TimeDelta::minutes(30))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [7]
+    );
+    world.finish().await;
+}
+
+/// Accounts that follow a subscription by the unit, one in the classic mode, and one that is fine; and a free one.
+async fn subscribe_unfit(world: &World, now: DateTime<Utc>) {
+    let meters = world.stripe().meters().await.unwrap();
+    let meter = meters
+        .iter()
+        .find(|meter| meter.event_name == "api_calls")
+        .unwrap();
+    let by_unit = NewPrice::per_unit("price_unit", "prod_calls", &meter.id, "7");
+    world.stripe().create_price(&by_unit).await.unwrap();
+    for (name, price, classic) in [
+        ("flat", "price_unit", false),
+        ("old", BASIC, true),
+        ("fine", BASIC, false),
+    ] {
+        world
+            .subscribe_as(NewSubscription {
+                id: format!("sub_{name}"),
+                customer: format!("cus_{name}"),
+                prices: vec![price.to_owned()],
+                anchor: Some(at(START).timestamp()),
+                classic,
+                ..NewSubscription::default()
+            })
+            .await;
+        world.link_to_subscription(name).await;
+        world.count(name, 1, now).await;
+    }
+    world
+        .client()
+        .put_account(usage_client::PutAccount::free("free"))
+        .await
+        .unwrap();
+}
+
+async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    subscribe_unfit(&world, now).await;
+    let before = world.stripe().subscriptions().await.unwrap();
+    for (account, price, says) in [
+        ("flat", PRO, "not volume-tiered"),
+        ("old", PRO, "flexible"),
+        ("fine", "price_unit", "not volume-tiered"),
+        ("fine", SEATS, "not of a configured meter"),
+        ("free", PRO, "no living subscription"),
+    ] {
+        let refused = world
+            .client()
+            .change_plan(ChangePlan::new(account, price))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refused.reason(),
+            Some(&Reason::SubscriptionNotChangeable),
+            "{refused}"
+        );
+        assert_eq!(refused.kind(), ErrorKind::Precondition);
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+    let unknown = world
+        .client()
+        .change_plan(ChangePlan::new("fine", "price_nowhere"))
+        .await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Invalid);
+    let nobody = world
+        .client()
+        .change_plan(ChangePlan::new("nobody", PRO))
+        .await;
+    assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
+    let losing = CancelSubscription::now("fine").invoice_now(false);
+    let refused = world
+        .client()
+        .cancel_subscription(losing)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("invoice_now"), "{refused}");
+    assert_eq!(
+        world.stripe().subscriptions().await.unwrap(),
+        before,
+        "nothing was changed"
+    );
+    world.finish().await;
+}
+
+async fn reports_that_wait_for_an_admin_stand_in_the_way(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    let fault = Fault::status(400)
+        .with_error("meter_event_invalid", "no")
+        .on_path("/v1/billing/meter_events");
+    world.stripe().script(fault).await.unwrap();
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Rejected])
+        .await;
+    let refused = world
+        .client()
+        .cancel_subscription(CancelSubscription::now("acct"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::UsageUndecided), "{refused}");
+    world.finish().await;
+}
+
+async fn another_change_waits_for_the_one_under_way(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    let client = world.client().clone();
+    let (first, second, ()) = tokio::join!(
+        client.change_plan(ChangePlan::new("acct", PRO)),
+        client.change_plan(ChangePlan::new("acct", PRO)),
+        async {
+            let begun = async || world.count_rows("subscription_changes").await == 1;
+            world.wait_until("a change begins", begun).await;
+            let other = client
+                .cancel_subscription(CancelSubscription::now("acct"))
+                .await;
+            assert_eq!(other.unwrap_err().reason(), Some(&Reason::ChangeUnderWay));
+            world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
+        }
+    );
+    assert_eq!(
+        first.unwrap().change,
+        second.unwrap().change,
+        "both are the one change"
+    );
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    world.finish().await;
+}
+
+async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    let client = world.client().clone();
+    let cancel = CancelSubscription::now("acct");
+    let cancelled = world
+        .while_clock_moves(client.cancel_subscription(cancel))
+        .await;
+    cancelled.unwrap();
+    world.move_clocks(now + TimeDelta::days(1)).await;
+    world.count("acct", 100, world.now()).await;
+    let again = now + TimeDelta::days(2);
+    world.move_clocks(again).await;
+    world
+        .subscribe_as(NewSubscription {
+            id: "sub_again".to_owned(),
+            customer: "cus_acct".to_owned(),
+            prices: vec![PRO.to_owned()],
+            ..NewSubscription::default()
+        })
+        .await;
+    world.count("acct", 8, again).await;
+    world
+        .advance_to(again + TimeDelta::minutes(5), TimeDelta::minutes(5))
+        .await;
+    world
+        .wait_until_subscription("acct", |known| known.id == "sub_again")
+        .await;
+    world
+        .advance_to(at("2027-04-22T08:30:10Z"), TimeDelta::days(10))
+        .await;
+    world
+        .advance_to(at("2027-04-22T10:00:00Z"), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4, 8]
+    );
+    assert_eq!(world.usage("acct").await, (112, 12, 0, 100));
+    world.finish().await;
+}

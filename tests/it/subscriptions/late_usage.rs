@@ -1,0 +1,227 @@
+//! Usage that comes late, or was moved, around a change of a subscription: it is charged before the change, or
+//! kept for an admin, and never given to a subscription that charges for it no more.
+
+use chrono::TimeDelta;
+use fake_stripe::Fault;
+use usage_client::{
+    CancelSubscription, ChangePlan, ForceReport, Reason, ReportState, ResolveAction, ResolveReport,
+    UsageReport,
+};
+
+use crate::support::world::{
+    TIMEOUT, World, at,
+    billing::{BASIC, PRO},
+    on_both_engines,
+};
+
+on_both_engines!(
+    what_comes_late_while_usage_drains_is_charged_by_the_old_plan,
+    what_comes_late_once_stripe_is_told_is_kept_for_an_admin,
+    a_cancel_soon_after_a_plan_change_waits_for_what_the_new_plan_was_used_for,
+    usage_that_was_moved_to_the_present_period_is_not_thrown_away,
+    what_no_subscription_charges_any_more_is_not_billed_in_the_present_period,
+    a_key_refused_after_a_lost_answer_undoes_nothing,
+);
+
+const START: &str = "2027-03-10T13:12:34Z";
+const END: &str = "2027-04-10T13:12:34Z";
+const NOW: &str = "2027-03-20T08:30:10Z";
+
+/// An account that used 4 of its plan.
+async fn used_four(world: &mut World) {
+    world.with_prices_at(at(NOW)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, at(NOW)).await;
+}
+
+async fn hold(world: &World, name: &str, path: &str) {
+    let hold = Fault::hold(name).on_method("POST").on_path(path);
+    world.stripe().script(hold).await.unwrap();
+}
+
+async fn until_held(world: &World, name: &str) {
+    let stripe = world.stripe();
+    stripe.wait_for_held(name, 1, TIMEOUT).await.unwrap();
+}
+
+async fn what_comes_late_while_usage_drains_is_charged_by_the_old_plan(mut world: World) {
+    used_four(&mut world).await;
+    hold(&world, "draining", "/v1/billing/meter_events").await;
+    let client = world.client().clone();
+    let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
+        until_held(&world, "draining").await;
+        world.count("acct", 3, at(NOW) - TimeDelta::hours(1)).await;
+        world.stripe().release("draining").await.unwrap();
+        world.advance_once_change_begins().await;
+    });
+    assert!(changed.unwrap().change.is_some());
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [7]
+    );
+    world.finish().await;
+}
+
+async fn what_comes_late_once_stripe_is_told_is_kept_for_an_admin(mut world: World) {
+    used_four(&mut world).await;
+    hold(&world, "told", "/v1/subscriptions/").await;
+    let client = world.client().clone();
+    let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
+        world.advance_once_change_begins().await;
+        until_held(&world, "told").await;
+        world.count("acct", 3, at(NOW) - TimeDelta::hours(1)).await;
+        let _run = client.force_report(ForceReport::all()).await.unwrap();
+        let now = world.now().timestamp_millis();
+        let is_held_back = async || {
+            let waits = format!("usage_reports WHERE quantity = 3 AND next_attempt_at > {now}");
+            world.count_rows(&waits).await == 1
+        };
+        world.wait_until("it waits", is_held_back).await;
+        world.stripe().release("told").await.unwrap();
+    });
+    assert!(changed.unwrap().change.is_some());
+    world.move_clocks(world.now() + TimeDelta::minutes(1)).await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::TooLate])
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    assert_eq!(world.usage("acct").await.0, 7, "it is counted and kept");
+    world.finish().await;
+}
+
+async fn a_cancel_soon_after_a_plan_change_waits_for_what_the_new_plan_was_used_for(
+    mut world: World,
+) {
+    used_four(&mut world).await;
+    let client = world.client().clone();
+    let change = client.change_plan(ChangePlan::new("acct", PRO));
+    world.while_clock_moves(change).await.unwrap();
+    world.count("acct", 5, world.now()).await;
+    world.move_clocks(world.now() + TimeDelta::minutes(5)).await;
+    hold(&world, "draining", "/v1/billing/meter_events").await;
+    let cancel = CancelSubscription::now("acct");
+    let (cancelled, ()) = tokio::join!(client.cancel_subscription(cancel), async {
+        until_held(&world, "draining").await;
+        world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
+        // It looks, and looks again.
+        let seen = world.stripe().requests().await.unwrap();
+        let path = "/v1/subscriptions/sub_acct";
+        let looks = seen.iter().filter(|one| one.path.starts_with(path)).count();
+        let stripe = world.stripe();
+        stripe
+            .wait_for_requests_to(path, looks + 3, TIMEOUT)
+            .await
+            .unwrap();
+        assert_eq!(
+            world
+                .count_rows("subscription_changes WHERE step = 'draining'")
+                .await,
+            1
+        );
+        stripe.release("draining").await.unwrap();
+    });
+    cancelled.unwrap();
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4, 5]
+    );
+    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    world.finish().await;
+}
+
+/// Usage of a period whose invoice is final: it waits for an admin.
+async fn missed(world: &mut World) -> UsageReport {
+    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::TooLate])
+        .await;
+    world.reports("acct").await.remove(0)
+}
+
+fn bill_now(report: &UsageReport) -> ResolveReport {
+    ResolveReport::new(&report.id, ResolveAction::BillInCurrentPeriod, "it is owed")
+}
+
+async fn usage_that_was_moved_to_the_present_period_is_not_thrown_away(mut world: World) {
+    let report = missed(&mut world).await;
+    let client = world.client().clone();
+    client.resolve_report(bill_now(&report)).await.unwrap();
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let losing = CancelSubscription::now("acct").invoice_now(false);
+    let refused = client.cancel_subscription(losing).await.unwrap_err();
+    assert_eq!(
+        refused.reason(),
+        Some(&Reason::SubscriptionNotChangeable),
+        "{refused}"
+    );
+    let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
+    world.while_clock_moves(cancel).await.unwrap();
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [0, 6]
+    );
+    world.finish().await;
+}
+
+async fn what_no_subscription_charges_any_more_is_not_billed_in_the_present_period(
+    mut world: World,
+) {
+    let report = missed(&mut world).await;
+    let client = world.client().clone();
+    // Undecided usage of an earlier period does not stand in the way of a cancel.
+    let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
+    world.while_clock_moves(cancel).await.unwrap();
+    let refused = client.resolve_report(bill_now(&report)).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::NotResolvable), "{refused}");
+    assert!(refused.to_string().contains("no subscription"), "{refused}");
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    world.finish().await;
+}
+
+async fn a_key_refused_after_a_lost_answer_undoes_nothing(mut world: World) {
+    used_four(&mut world).await;
+    let stripe = world.stripe();
+    let lost = Fault::accept_then_drop()
+        .held("told")
+        .on_method("POST")
+        .on_path("/v1/subscriptions/");
+    stripe.script(lost).await.unwrap();
+    let client = world.client().clone();
+    let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
+        world.advance_once_change_begins().await;
+        until_held(&world, "told").await;
+        let refused = Fault::status(401)
+            .on_method("GET")
+            .on_path("/v1/subscriptions/")
+            .times(2);
+        world.stripe().script(refused).await.unwrap();
+        world.stripe().release("told").await.unwrap();
+    });
+    assert!(changed.unwrap().change.is_some());
+    assert_eq!(world.stripe().faults().await.unwrap(), [], "both were met");
+    assert_eq!(
+        world
+            .count_rows("subscription_changes WHERE step = 'done'")
+            .await,
+        1
+    );
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    world.finish().await;
+}

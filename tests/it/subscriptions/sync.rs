@@ -1,0 +1,530 @@
+//! Following: what changes at Stripe without us is learned, by asking or because a webhook says where to look.
+
+use chrono::TimeDelta;
+use fake_stripe::Fault;
+use fake_stripe::WebhookOptions;
+use usage_client::{Correct, PutAccount, ReportState};
+
+use crate::support::world::{
+    World, at,
+    billing::{BASIC, PRO, SEATS, TOKENS},
+    on_both_engines,
+};
+
+on_both_engines!(
+    a_webhook_wakes_the_sync_before_its_interval,
+    an_invoice_that_was_made_flushes_its_account,
+    webhooks_that_come_twice_and_in_reverse_do_no_harm,
+    a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier,
+    a_cancel_at_stripe_ends_what_is_billed,
+    a_deleted_customer_is_billed_nothing_more,
+    a_customer_that_stripe_does_not_answer_for_holds_up_nobody,
+    usage_that_no_item_charges_any_more_is_kept_for_an_admin,
+    usage_of_a_final_invoice_is_missed_and_kept,
+    late_usage_goes_to_the_current_period_where_that_is_said,
+    what_takes_away_from_a_final_invoice_waits_for_a_decision,
+    free_and_back_bills_each_side_as_its_link_says,
+    two_meters_are_billed_each_by_its_own_item,
+    a_server_that_was_down_over_a_period_end_still_bills_it,
+    a_link_that_stripe_cannot_be_asked_about_is_not_guessed,
+);
+
+const START: &str = "2027-03-10T13:12:34Z";
+const END: &str = "2027-04-10T13:12:34Z";
+
+async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.reconfigure(&["--sync-interval-secs=900"]).await;
+    world.receive_webhooks().await;
+    world.link_to_subscription("acct").await;
+    dashboard(&world, "DELETE", "/v1/subscriptions/sub_acct", &[]).await;
+    // No clock moves: only the webhook can have said so.
+    let known = world
+        .wait_until_subscription("acct", |known| known.ended_at.is_some())
+        .await;
+    assert_eq!(known.status, "canceled");
+    world
+        .wait_until("the webhooks are handled", async || {
+            world
+                .count_rows("webhook_events WHERE handled_at IS NULL")
+                .await
+                == 0
+        })
+        .await;
+    world.finish().await;
+}
+
+async fn an_invoice_that_was_made_flushes_its_account(mut world: World) {
+    world.with_prices_at(at(END) - TimeDelta::hours(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.receive_webhooks().await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world.move_clocks(at(END) + TimeDelta::seconds(20)).await;
+    // Long before our own clock closes it, five minutes after the end.
+    world
+        .wait_until("the account is flushed", async || {
+            world.stripe_total("cus_acct", "api_calls").await == 5
+        })
+        .await;
+    world.finish().await;
+}
+
+async fn webhooks_that_come_twice_and_in_reverse_do_no_harm(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.receive_webhooks().await;
+    let switches = WebhookOptions {
+        on_demand: true,
+        copies: 2,
+        newest_first: true,
+        delay_ms: 0,
+    };
+    world.stripe().switch_webhooks(&switches).await.unwrap();
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 3, now).await;
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[("cancel_at_period_end", "true")],
+    )
+    .await;
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[("cancel_at_period_end", "false")],
+    )
+    .await;
+    assert!(world.stripe().deliver_webhooks().await.unwrap() >= 4);
+    world
+        .advance_to(now + TimeDelta::minutes(1), TimeDelta::seconds(30))
+        .await;
+    let known = world.subscription("acct").await.unwrap();
+    assert_eq!((known.status.as_str(), known.cancel_at), ("active", None));
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [3]
+    );
+    world.finish().await;
+}
+
+async fn a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier(
+    mut world: World,
+) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now - TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    // Both lie in one open hour when the change in between is learned: it cannot be cut any more.
+    world.count("acct", 20, now - TimeDelta::minutes(10)).await;
+    world.move_clocks(now + TimeDelta::minutes(1)).await;
+    world.stop().await;
+    let held = world.stripe().subscriptions().await.unwrap();
+    let old = held[0]
+        .items
+        .iter()
+        .find(|item| item.price == BASIC)
+        .unwrap();
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[
+            ("items[0][id]", &old.id),
+            ("items[0][deleted]", "true"),
+            ("items[1][price]", PRO),
+            ("proration_behavior", "always_invoice"),
+        ],
+    )
+    .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    // It is not learned before more is counted.
+    world.stripe().script(no_subscriptions()).await.unwrap();
+    world.start_server().await;
+    world.move_clocks(now + TimeDelta::minutes(2)).await;
+    world.count("acct", 6, world.now()).await;
+    world.stripe().clear_faults().await.unwrap();
+    world.move_clocks(now + TimeDelta::minutes(3)).await;
+    world.wait_until_idle().await;
+    let straddled: Vec<_> = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .filter(|report| report.straddled)
+        .collect();
+    assert_eq!(straddled.len(), 1, "{straddled:#?}");
+    world.count("acct", 100, world.now()).await;
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    // Its earlier side was invoiced at once: the whole row goes to the later one.
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4, 126]
+    );
+    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    world.finish().await;
+}
+
+async fn a_cancel_at_stripe_ends_what_is_billed(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now - TimeDelta::hours(5)).await;
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    world.stop().await;
+    dashboard(
+        &world,
+        "DELETE",
+        "/v1/subscriptions/sub_acct",
+        &[("invoice_now", "true")],
+    )
+    .await;
+    world.move_clocks(now + TimeDelta::hours(3)).await;
+    world.start_server().await;
+    world.wait_until_idle().await;
+    world.count("acct", 100, now + TimeDelta::hours(1)).await;
+    world.report_all().await;
+    assert_eq!(world.usage("acct").await, (104, 4, 0, 100));
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    let again = world.link_to_subscription("acct").await;
+    assert_eq!(
+        again.subscription.unwrap().status,
+        "canceled",
+        "putting it again changes nothing"
+    );
+    assert_eq!(world.usage("acct").await, (104, 4, 0, 100));
+    world.finish().await;
+}
+
+async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.receive_webhooks().await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now - TimeDelta::minutes(1)).await;
+    dashboard(&world, "DELETE", "/v1/customers/cus_acct", &[]).await;
+    world
+        .wait_until_subscription("acct", |known| known.ended_at.is_some())
+        .await;
+    world.move_clocks(now + TimeDelta::hours(1)).await;
+    world.count("acct", 7, world.now()).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are(
+            "acct",
+            &[ReportState::CustomerDeleted, ReportState::NotBillable],
+        )
+        .await;
+    let mut reports = world.reports("acct").await;
+    reports.retain(|report| report.state == ReportState::NotBillable);
+    assert_eq!(reports.iter().map(|report| report.quantity).sum::<i64>(), 7);
+    world.finish().await;
+}
+
+async fn a_customer_that_stripe_does_not_answer_for_holds_up_nobody(mut world: World) {
+    world.with_prices_at(at("2027-03-20T08:30:10Z")).await;
+    for name in ["bad", "good"] {
+        world.subscribe(name, &[BASIC], at(START)).await;
+        world.link_to_subscription(name).await;
+    }
+    world.receive_webhooks().await;
+    let unanswered = Fault::status(503)
+        .on_method("GET")
+        .on_path("/v1/subscriptions")
+        .on_customer("cus_bad")
+        .always();
+    world.stripe().script(unanswered).await.unwrap();
+    for name in ["bad", "good"] {
+        let path = format!("/v1/subscriptions/sub_{name}");
+        dashboard(&world, "DELETE", &path, &[]).await;
+    }
+    world
+        .wait_until_subscription("good", |known| known.ended_at.is_some())
+        .await;
+    let bad = world.subscription("bad").await.unwrap();
+    assert_eq!(bad.ended_at, None, "Stripe did not say");
+    world.stripe().clear_faults().await.unwrap();
+    world
+        .wait_until_subscription("bad", |known| known.ended_at.is_some())
+        .await;
+    world.finish().await;
+}
+
+async fn usage_that_no_item_charges_any_more_is_kept_for_an_admin(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let held = world.stripe().subscriptions().await.unwrap();
+    let calls = held[0].items.iter().find(|item| item.price == BASIC);
+    let remove = [
+        ("items[0][id]", &*calls.unwrap().id),
+        ("items[0][deleted]", "true"),
+        ("proration_behavior", "always_invoice"),
+    ];
+    dashboard(&world, "POST", "/v1/subscriptions/sub_acct", &remove).await;
+    world
+        .advance_to(now + TimeDelta::hours(3), TimeDelta::minutes(30))
+        .await;
+    world.count("acct", 6, world.now()).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are(
+            "acct",
+            &[
+                ReportState::Accepted,
+                ReportState::Confirmed,
+                ReportState::TooLate,
+            ],
+        )
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    world.finish().await;
+}
+
+async fn usage_of_a_final_invoice_is_missed_and_kept(mut world: World) {
+    late(&mut world).await;
+    let report = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 6)
+        .unwrap();
+    assert_eq!(report.state, ReportState::TooLate);
+    assert!(report.last_error.unwrap().contains("final"));
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 0]
+    );
+    world.finish().await;
+}
+
+async fn late_usage_goes_to_the_current_period_where_that_is_said(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    world
+        .advance_to(at("2027-05-10T13:12:34Z"), TimeDelta::days(10))
+        .await;
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 6]
+    );
+    world.finish().await;
+}
+
+async fn what_takes_away_from_a_final_invoice_waits_for_a_decision(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
+    let id = world.client().correct(back).await.unwrap().report.id;
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(5))
+        .await;
+    let reports = world.reports("acct").await;
+    let correction = reports.iter().find(|report| report.id == id).unwrap();
+    assert_eq!(correction.state, ReportState::TooLate);
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 6]
+    );
+    world.finish().await;
+}
+
+/// Counts usage of a period whose invoice is final, and waits until it is said what becomes of it.
+async fn late(world: &mut World) {
+    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(120), TimeDelta::minutes(10))
+        .await;
+}
+
+async fn free_and_back_bills_each_side_as_its_link_says(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 1, now).await;
+    world
+        .client()
+        .put_account(PutAccount::free("acct"))
+        .await
+        .unwrap();
+    let freed = now + TimeDelta::minutes(10);
+    world.move_clocks(freed).await;
+    world.count("acct", 10, freed).await;
+    world.move_clocks(freed + TimeDelta::minutes(10)).await;
+    let back = PutAccount::stripe("acct", "cus_acct").bill_from(world.now());
+    world.client().put_account(back).await.unwrap();
+    world.count("acct", 100, world.now()).await;
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [101]
+    );
+    assert_eq!(world.usage("acct").await, (111, 101, 0, 10));
+    world.finish().await;
+}
+
+async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world
+        .subscribe("acct", &[BASIC, TOKENS, SEATS], at(START))
+        .await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 3, now).await;
+    world.count_of("acct", "tokens", 9_000, now).await;
+    let known = world.subscription("acct").await.unwrap();
+    let mut meters: Vec<&str> = known
+        .periods
+        .iter()
+        .map(|period| period.meter.as_str())
+        .collect();
+    meters.sort_unstable();
+    assert_eq!(meters, ["api_calls", "tokens"]);
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [3]
+    );
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "llm_tokens").await,
+        [9_000]
+    );
+    world.finish().await;
+}
+
+async fn a_server_that_was_down_over_a_period_end_still_bills_it(mut world: World) {
+    world.with_prices_at(at(END) - TimeDelta::hours(2)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world.stop().await;
+    world.move_clocks(at(END) + TimeDelta::minutes(50)).await;
+    world.start_server().await;
+    // Stripe is asked first whether the invoice still takes usage.
+    world
+        .advance_to(at(END) + TimeDelta::minutes(52), TimeDelta::seconds(30))
+        .await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5]
+    );
+    // Whole periods pass unseen.
+    world.stop().await;
+    world.move_clocks(at("2027-07-01T00:00:00Z")).await;
+    world.start_server().await;
+    world.wait_until_idle().await;
+    world.count("acct", 8, world.now()).await;
+    world.count("acct", 2, at("2027-06-09T00:00:00Z")).await;
+    world
+        .advance_to(at("2027-07-10T13:12:34Z"), TimeDelta::days(5))
+        .await;
+    world
+        .advance_to(at("2027-07-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 0, 0, 8]
+    );
+    let missed = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 2)
+        .unwrap();
+    assert_eq!(missed.state, ReportState::TooLate);
+    world.finish().await;
+}
+
+async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.stripe().script(no_subscriptions()).await.unwrap();
+    let put = PutAccount::stripe("acct", "cus_acct");
+    let refused = world.client().put_account(put.clone()).await.unwrap_err();
+    assert_eq!(
+        refused.reason(),
+        Some(&usage_client::Reason::StripeUnavailable)
+    );
+    assert!(refused.is_retryable());
+    world.stripe().clear_faults().await.unwrap();
+    let account = world.client().put_account(put).await.unwrap();
+    assert_eq!(account.valid_from, at(START));
+    world.finish().await;
+}
+
+/// Stripe does not list subscriptions.
+fn no_subscriptions() -> Fault {
+    Fault::status(503).on_path("/v1/subscriptions").always()
+}
+
+/// A call of somebody else to the stand-in for Stripe, as from its dashboard.
+async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
+    let url = format!("{}{path}", world.stripe_url());
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let call = reqwest::Client::new()
+        .request(method, url)
+        .bearer_auth(world.stripe_key());
+    let answer = call.form(form).send().await.unwrap();
+    assert!(
+        answer.status().is_success(),
+        "{}",
+        answer.text().await.unwrap()
+    );
+}

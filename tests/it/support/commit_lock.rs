@@ -1,0 +1,39 @@
+//! Holds up every commit, so that a test sees what happens while the database is slow.
+
+use sea_orm::{
+    ConnectionTrait as _, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait as _,
+};
+
+use crate::support::world::{Engine, World};
+
+/// Commits wait until [`CommitLock::release`].
+pub(crate) struct CommitLock(DatabaseTransaction);
+
+impl CommitLock {
+    /// Takes what every commit needs: `SQLite`'s only writer, or a table of `PostgreSQL`. Reading goes
+    /// on beside either.
+    pub(crate) async fn commits_of(world: &World) -> Self {
+        let database = world.database().await;
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = database
+            .begin_with_options(options)
+            .await
+            .expect("a transaction");
+        if world.engine == Engine::Postgres {
+            transaction
+                .execute_unprepared("LOCK TABLE commits IN EXCLUSIVE MODE")
+                .await
+                .expect("a lock");
+        }
+        Self(transaction)
+    }
+
+    /// The commits go on.
+    pub(crate) async fn release(self) {
+        self.0.rollback().await.expect("an end of the transaction");
+    }
+}

@@ -1,0 +1,173 @@
+//! A server's behaviors, played before the real one: it refuses, it is full, it counts and loses the answer, it
+//! answers too late.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    transport::{Channel, Server},
+};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// What it does with one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behavior {
+    /// It answers as the server behind it does.
+    Normal,
+    /// It does nothing, and says this.
+    Refuses(Code),
+    /// It does nothing, and asks to wait a moment.
+    Overloaded,
+    /// The server behind it does its work, and the answer is this.
+    LosesResponse(Code),
+    /// The server behind it does its work, and no answer comes until the caller has given up.
+    RespondsTooLate,
+}
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+/// A server that has behaviors.
+pub(crate) struct FlakyServer {
+    endpoint: String,
+    behaviors: Arc<Mutex<VecDeque<Behavior>>>,
+    calls: Arc<AtomicU64>,
+    stop: CancellationToken,
+    _serving: JoinHandle<()>,
+}
+
+impl FlakyServer {
+    /// Before a real server; after these behaviors it answers well.
+    pub(crate) async fn start(before: &str, behaviors: impl IntoIterator<Item = Behavior>) -> Self {
+        let behaviors = Arc::new(Mutex::new(behaviors.into_iter().collect()));
+        let calls = Arc::new(AtomicU64::new(0));
+        let behind = Channel::from_shared(before.to_owned()).expect("an address");
+        let stop = CancellationToken::new();
+        let service = FlakyService {
+            behind: behind.connect_lazy(),
+            behaviors: Arc::clone(&behaviors),
+            calls: Arc::clone(&calls),
+            stop: stop.clone(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let stopped = stop.clone().cancelled_owned();
+        let serving = Server::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped);
+        Self {
+            endpoint,
+            behaviors,
+            calls,
+            stop,
+            _serving: tokio::spawn(async move { serving.await.expect("a server that runs") }),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// How many calls have come.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How many behaviors are still to come.
+    pub(crate) fn behaviors_left(&self) -> usize {
+        self.behaviors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+}
+
+impl Drop for FlakyServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[derive(Clone)]
+struct FlakyService {
+    behind: Channel,
+    behaviors: Arc<Mutex<VecDeque<Behavior>>>,
+    calls: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+impl NamedService for FlakyService {
+    const NAME: &'static str = "usage.v1.UsageService";
+}
+
+impl Service<Request> for FlakyService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.answer(request).await) })
+    }
+}
+
+impl FlakyService {
+    async fn answer(mut self, request: Request) -> Response {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let behavior = {
+            let mut behaviors = self
+                .behaviors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            behaviors.pop_front().unwrap_or(Behavior::Normal)
+        };
+        match behavior {
+            Behavior::Normal => self.forward(request).await,
+            Behavior::Refuses(code) => Status::new(code, "not now").into_http(),
+            Behavior::Overloaded => {
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(Duration::from_millis(20)));
+                let text = "as much is waiting as is taken";
+                Status::with_error_details(Code::ResourceExhausted, text, details).into_http()
+            }
+            Behavior::LosesResponse(code) => {
+                self.forward(request).await;
+                Status::new(code, "the answer is lost").into_http()
+            }
+            Behavior::RespondsTooLate => {
+                let answer = self.forward(request).await;
+                // The caller's deadline drops this before.
+                self.stop.cancelled().await;
+                answer
+            }
+        }
+    }
+
+    async fn forward(&mut self, request: Request) -> Response {
+        std::future::poll_fn(|context| self.behind.poll_ready(context))
+            .await
+            .expect("a server behind");
+        self.behind.call(request).await.expect("an answer")
+    }
+}

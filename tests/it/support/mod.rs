@@ -1,0 +1,10 @@
+//! What the tests share: the world of one test, databases, and the servers and proxies around the one under test.
+
+pub(crate) mod commit_lock;
+pub(crate) mod flaky_server;
+pub(crate) mod postgres;
+pub(crate) mod postgres_proxy;
+pub(crate) mod python;
+pub(crate) mod random;
+pub(crate) mod reverse_proxy;
+pub(crate) mod world;

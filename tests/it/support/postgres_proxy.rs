@@ -1,0 +1,386 @@
+//! A proxy on loopback between the server under test and `PostgreSQL`, that loses the answer to a
+//! COMMIT.
+//!
+//! It reads the messages that it passes on, so the answer is lost exactly where a broken network
+//! loses it: after the commit is durable and before the client knows. It speaks no TLS.
+
+use std::{
+    collections::HashSet,
+    io::{self, BufReader, BufWriter, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far above anything that the tests send; `PostgreSQL`'s own limit is a gigabyte.
+const MAX_MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
+const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
+const GSS_REQUEST: [u8; 4] = 80_877_104_u32.to_be_bytes();
+
+/// A running proxy. Dropping it closes all its connections.
+#[derive(Debug)]
+pub(crate) struct PostgresProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    answers_to_lose: AtomicUsize,
+    commits_to_drop: AtomicUsize,
+    commits_lost: AtomicUsize,
+    stopped: AtomicBool,
+    /// Both ends of each connection, to close them by.
+    links: Mutex<Vec<Link>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    client: TcpStream,
+    upstream: TcpStream,
+}
+
+impl PostgresProxy {
+    /// Listens on a free port and passes everything on to `upstream`.
+    pub(crate) fn start(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if accepting.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                // A database that cannot be reached is told by the closed connection.
+                if let Err(error) = accept(client, upstream, &accepting) {
+                    eprintln!("proxy to {upstream}: {error}");
+                }
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    /// The database's URL by way of this proxy.
+    pub(crate) fn url(&self, database_url: &str) -> String {
+        rewrite(database_url, self.address)
+    }
+
+    /// The next COMMIT that succeeds, on whichever connection, is carried out, and its answer does not
+    /// arrive: its connection is closed instead. Said twice, it holds for two.
+    pub(crate) fn lose_next_commit_answer(&self) {
+        self.shared.answers_to_lose.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The next COMMIT, on whichever connection, does not reach the database: its connection is closed
+    /// instead, and the transaction is rolled back. Said twice, it holds for two.
+    pub(crate) fn drop_next_commit(&self) {
+        self.shared.commits_to_drop.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many COMMITs have stayed without an answer because of this proxy.
+    pub(crate) fn commits_lost(&self) -> usize {
+        self.shared.commits_lost.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections; new ones are taken.
+    pub(crate) fn close_connections(&self) {
+        self.shared.close_all();
+    }
+}
+
+impl Drop for PostgresProxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        // Wakes the listener, which sees that it is over.
+        drop(TcpStream::connect_timeout(&self.address, CONNECT_TIMEOUT));
+        self.shared.close_all();
+    }
+}
+
+impl Shared {
+    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_all(&self) {
+        for link in self.links().drain(..) {
+            link.close();
+        }
+    }
+
+    /// Whether it is this commit's turn. The count is raised before the connection closes, so that
+    /// whoever sees the one sees the other.
+    fn takes(&self, wanted: &AtomicUsize) -> bool {
+        let one_less = |wanted: usize| wanted.checked_sub(1);
+        let takes = wanted
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+            .is_ok();
+        if takes {
+            self.commits_lost.fetch_add(1, Ordering::SeqCst);
+        }
+        takes
+    }
+}
+
+impl Link {
+    fn clone_of(client: &TcpStream, upstream: &TcpStream) -> io::Result<Self> {
+        Ok(Self {
+            client: client.try_clone()?,
+            upstream: upstream.try_clone()?,
+        })
+    }
+
+    /// One that is closed already stays so.
+    fn close(&self) {
+        drop(self.client.shutdown(Shutdown::Both));
+        drop(self.upstream.shutdown(Shutdown::Both));
+    }
+}
+
+fn accept(client: TcpStream, upstream: SocketAddr, shared: &Arc<Shared>) -> io::Result<()> {
+    let upstream = TcpStream::connect_timeout(&upstream, CONNECT_TIMEOUT)?;
+    client.set_nodelay(true)?;
+    upstream.set_nodelay(true)?;
+    let (to_upstream, to_client) = (
+        Link::clone_of(&client, &upstream)?,
+        Link::clone_of(&client, &upstream)?,
+    );
+    {
+        let mut links = shared.links();
+        links.retain(|link| link.client.peer_addr().is_ok());
+        links.push(Link { client, upstream });
+    }
+    let (asking, answering) = (Arc::clone(shared), Arc::clone(shared));
+    // Each direction ends with an error or an end of file, and ends the other.
+    thread::spawn(move || {
+        drop(pass_questions(&to_upstream, &asking));
+        to_upstream.close();
+    });
+    thread::spawn(move || {
+        drop(pass_answers(&to_client, &answering));
+        to_client.close();
+    });
+    Ok(())
+}
+
+/// From the client to the database.
+fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
+    let mut from = BufReader::new(&link.client);
+    let mut to = BufWriter::new(&link.upstream);
+    loop {
+        let hello = read_body(&mut from)?;
+        let wants = hello.get(4..8).unwrap_or_default();
+        if wants != SSL_REQUEST && wants != GSS_REQUEST {
+            to.write_all(&hello)?;
+            to.flush()?;
+            break;
+        }
+        // Encrypted, nothing could be read.
+        (&link.client).write_all(b"N")?;
+    }
+    let mut commits = HashSet::new();
+    loop {
+        let message = read_message(&mut from)?;
+        if commits_now(&message, &mut commits) && shared.takes(&shared.commits_to_drop) {
+            link.close();
+            return Ok(());
+        }
+        pass(&message, &from, &mut to)?;
+    }
+}
+
+/// From the database to the client.
+fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
+    let mut from = BufReader::new(&link.upstream);
+    let mut to = BufWriter::new(&link.client);
+    loop {
+        let message = read_message(&mut from)?;
+        // CommandComplete. A COMMIT that failed has the tag ROLLBACK.
+        let committed = message.first() == Some(&b'C') && text_at(&message, 5) == b"COMMIT";
+        if committed && shared.takes(&shared.answers_to_lose) {
+            link.close();
+            return Ok(());
+        }
+        pass(&message, &from, &mut to)?;
+    }
+}
+
+/// Flushes when no further message waits to be passed on together with this one.
+fn pass<R: Read, W: Write>(message: &[u8], from: &BufReader<R>, to: &mut W) -> io::Result<()> {
+    to.write_all(message)?;
+    if from.buffer().is_empty() {
+        to.flush()?;
+    }
+    Ok(())
+}
+
+/// A message: its kind, its length and its body.
+fn read_message(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut kind = [0];
+    from.read_exact(&mut kind)?;
+    let mut message = kind.to_vec();
+    message.extend(read_body(from)?);
+    Ok(message)
+}
+
+/// A length, which counts itself, and what it is the length of.
+fn read_body(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let mut body = length.to_vec();
+    let rest = u64::from(u32::from_be_bytes(length)).saturating_sub(4);
+    if rest > MAX_MESSAGE_BYTES {
+        return Err(io::Error::other(format!("a message of {rest} bytes")));
+    }
+    let came = u64::try_from(from.take(rest).read_to_end(&mut body)?);
+    if came != Ok(rest) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(body)
+}
+
+/// Whether a message of the client commits: as a simple query (`Q`), or by binding (`B`) a statement
+/// that was parsed (`P`) as a COMMIT. `commits` holds the names of such statements.
+fn commits_now(message: &[u8], commits: &mut HashSet<Vec<u8>>) -> bool {
+    let first = text_at(message, 5);
+    let second = text_at(message, first.len().saturating_add(6));
+    match message.first() {
+        Some(b'Q') => is_commit(first),
+        Some(b'P') if is_commit(second) => {
+            commits.insert(first.to_vec());
+            false
+        }
+        Some(b'P') => {
+            commits.remove(first);
+            false
+        }
+        Some(b'B') => commits.contains(second),
+        _ => false,
+    }
+}
+
+/// Whether one of the statements is a COMMIT.
+fn is_commit(statements: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(statements);
+    let mut first_words = text
+        .split(';')
+        .filter_map(|statement| statement.split_whitespace().next());
+    first_words.any(|word| word.eq_ignore_ascii_case("commit"))
+}
+
+/// The bytes from `start` up to the next zero.
+fn text_at(message: &[u8], start: usize) -> &[u8] {
+    let rest = message.get(start..).unwrap_or_default();
+    rest.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Puts another host and port into `postgres://user@host:port/name`.
+fn rewrite(url: &str, address: SocketAddr) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let at = if user.is_some() { "@" } else { "" };
+    format!("{scheme}://{}{at}{address}{path}", user.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::postgres::{cluster, execute};
+
+    /// What a test of the proxy needs: a proxy and the URL of a database with an empty table, direct
+    /// and by way of the proxy.
+    fn with_proxy(test: impl FnOnce(&PostgresProxy, &str, &str)) {
+        let cluster = match cluster() {
+            Ok(cluster) => cluster,
+            Err(unavailable) => return eprintln!("skipped: {unavailable}"),
+        };
+        let direct = cluster.create_database().unwrap();
+        execute(&direct, "CREATE TABLE t (i int)").unwrap();
+        let proxy = PostgresProxy::start(cluster.address()).unwrap();
+        let proxied = proxy.url(&direct);
+        test(&proxy, &direct, &proxied);
+    }
+
+    const INSERT: &str = "BEGIN; INSERT INTO t VALUES (1); COMMIT";
+
+    fn holds(rows: u32) -> String {
+        format!("DO $$ BEGIN ASSERT (SELECT count(*) FROM t) = {rows}; END $$")
+    }
+
+    #[test]
+    fn a_lost_answer_leaves_the_commit_done() {
+        with_proxy(|proxy, direct, proxied| {
+            proxy.lose_next_commit_answer();
+            execute(proxied, "SELECT 1").unwrap();
+            assert_eq!(proxy.commits_lost(), 0);
+            execute(proxied, INSERT).unwrap_err();
+            assert_eq!(proxy.commits_lost(), 1);
+            execute(direct, &holds(1)).unwrap();
+            execute(proxied, INSERT).unwrap();
+            execute(direct, &holds(2)).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_dropped_commit_leaves_nothing_done() {
+        with_proxy(|proxy, direct, proxied| {
+            proxy.drop_next_commit();
+            execute(proxied, INSERT).unwrap_err();
+            assert_eq!(proxy.commits_lost(), 1);
+            execute(direct, &holds(0)).unwrap();
+            execute(proxied, INSERT).unwrap();
+            execute(direct, &holds(1)).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_closed_proxy_lets_nobody_through() {
+        with_proxy(|proxy, _, proxied| {
+            proxy.close_connections();
+            execute(proxied, "SELECT 1").unwrap();
+            let other = PostgresProxy::start(proxy.address).unwrap();
+            let twice_proxied = other.url(proxied);
+            execute(&twice_proxied, "SELECT 1").unwrap();
+            drop(other);
+            execute(&twice_proxied, "SELECT 1").unwrap_err();
+        });
+    }
+
+    #[test]
+    fn a_commit_is_seen_in_every_form() {
+        let mut commits = HashSet::new();
+        let mut seen = |message: &[u8]| commits_now(message, &mut commits);
+        assert!(seen(b"Q\0\0\0\x0bcommit\0"));
+        assert!(seen(b"Q\0\0\0\0BEGIN; SELECT 1;\n COMMIT\0"));
+        assert!(!seen(b"Q\0\0\0\0CREATE TABLE t () ON COMMIT DROP\0"));
+        assert!(!seen(b"P\0\0\0\0s1\0COMMIT\0\0\0"));
+        assert!(seen(b"B\0\0\0\0\0s1\0\0\0\0\0\0\0"));
+        assert!(!seen(b"B\0\0\0\0\0s2\0\0\0\0\0\0\0"));
+        assert!(!seen(b"P\0\0\0\0s1\0SELECT 1\0\0\0"));
+        assert!(!seen(b"B\0\0\0\0\0s1\0\0\0\0\0\0\0"));
+        assert!(!seen(b""));
+    }
+
+    #[test]
+    fn a_url_keeps_all_but_its_place() {
+        let place = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+        for (url, rewritten) in [
+            (
+                "postgres://u:p@db:5432/n?a=b",
+                "postgres://u:p@127.0.0.1:7/n?a=b",
+            ),
+            ("postgres://db/n", "postgres://127.0.0.1:7/n"),
+            ("postgresql://u@db", "postgresql://u@127.0.0.1:7"),
+        ] {
+            assert_eq!(rewrite(url, place), rewritten);
+        }
+    }
+}

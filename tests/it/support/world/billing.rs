@@ -1,0 +1,249 @@
+//! What tests of subscriptions reach for: a customer with prices at the stand-in for Stripe, clocks that move
+//! through its periods, and what its invoices say in the end.
+
+use std::{pin::Pin, time::Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::{InvoiceSnapshot, NewPrice, NewSubscription};
+use sea_orm::{ConnectionTrait as _, Statement};
+use usage_client::{Account, PutAccount, Subscription};
+
+use super::{TIMEOUT, World, within};
+
+/// The volume-tiered prices that a world of billing has, of the meter `api_calls`.
+pub(crate) const BASIC: &str = "price_basic";
+pub(crate) const PRO: &str = "price_pro";
+/// One of the meter `tokens`.
+pub(crate) const TOKENS: &str = "price_tokens";
+/// Seats.
+pub(crate) const SEATS: &str = "price_seats";
+
+impl World {
+    /// Stops the clocks at a moment, and sets prices up.
+    pub(crate) async fn with_prices_at(&mut self, now: DateTime<Utc>) {
+        self.reconfigure(&["--sync-interval-secs=10"]).await;
+        self.freeze(now).await;
+        let stripe = self.stripe();
+        let meters = stripe.meters().await.expect("meters");
+        let meter = |name: &str| {
+            let meter = meters.iter().find(|meter| meter.event_name == name);
+            meter.expect("a meter").id.clone()
+        };
+        let (calls, tokens) = (meter("api_calls"), meter("llm_tokens"));
+        let tiers = [(Some(100), "10"), (None, "5")];
+        for price in [
+            NewPrice::volume(BASIC, "prod_calls", &calls, &tiers),
+            NewPrice::volume(PRO, "prod_calls", &calls, &[(None, "3")]),
+            NewPrice::volume(TOKENS, "prod_tokens", &tokens, &[(None, "0.01")]),
+            NewPrice::licensed(SEATS, "prod_seats", "1000"),
+        ] {
+            stripe.create_price(&price).await.expect("a price");
+        }
+    }
+
+    /// Where the stand-in for Stripe listens, and the key that it takes.
+    pub(crate) fn stripe_url(&self) -> String {
+        self.fake_stripe.base_url().to_owned()
+    }
+
+    pub(crate) fn stripe_key(&self) -> &str {
+        self.fake_stripe.secret_key()
+    }
+
+    /// A customer with a subscription that has been running since a moment.
+    pub(crate) async fn subscribe(&self, name: &str, prices: &[&str], since: DateTime<Utc>) {
+        let new = NewSubscription {
+            id: format!("sub_{name}"),
+            customer: format!("cus_{name}"),
+            prices: prices.iter().map(|price| (*price).to_owned()).collect(),
+            anchor: Some(since.timestamp()),
+            ..NewSubscription::default()
+        };
+        self.subscribe_as(new).await;
+    }
+
+    pub(crate) async fn subscribe_as(&self, new: NewSubscription) {
+        let stripe = self.stripe();
+        // It may have had another subscription before.
+        let known = stripe.customers().await.expect("customers");
+        if known.iter().all(|customer| customer.id != new.customer) {
+            stripe
+                .create_customer(&new.customer)
+                .await
+                .expect("a customer");
+        }
+        stripe
+            .create_subscription(&new)
+            .await
+            .expect("a subscription");
+    }
+
+    /// Links an account to the customer of its name.
+    pub(crate) async fn link_to_subscription(&self, name: &str) -> Account {
+        let put = PutAccount::stripe(name, format!("cus_{name}"));
+        self.client().put_account(put).await.expect("a link")
+    }
+
+    /// What the service knows of an account's subscription.
+    pub(crate) async fn subscription(&self, account: &str) -> Option<Subscription> {
+        let account = self
+            .client()
+            .get_account(account)
+            .await
+            .expect("an account");
+        account.subscription
+    }
+
+    /// Waits until what the service knows of an account's subscription is so.
+    pub(crate) async fn wait_until_subscription(
+        &self,
+        account: &str,
+        is_so: impl Fn(&Subscription) -> bool,
+    ) -> Subscription {
+        let reached = tokio::time::timeout(TIMEOUT, async {
+            loop {
+                if let Some(known) = self
+                    .subscription(account)
+                    .await
+                    .filter(|known| is_so(known))
+                {
+                    return known;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        match reached.await {
+            Ok(known) => known,
+            Err(elapsed) => panic!("{elapsed}: it is {:#?}", self.subscription(account).await),
+        }
+    }
+
+    /// Moves both clocks, a step at a time, so that whatever is due on the way happens.
+    pub(crate) async fn advance_to(&self, until: DateTime<Utc>, step: TimeDelta) {
+        let mut now = self.now();
+        while now < until {
+            now = (now + step).min(until);
+            self.move_clocks(now).await;
+            self.wait_until_idle().await;
+        }
+    }
+
+    /// Waits until the server has done whatever the present moment asks of it: it has looked at the ends of
+    /// periods and at Stripe, and nothing waits to be closed or sent.
+    pub(crate) async fn wait_until_idle(&self) {
+        let now = self.clock.now();
+        let waits = [
+            format!(
+                "leases WHERE name IN ('period end', 'subscriptions poll') AND last_run_at >= {now}"
+            ),
+            format!("subscriptions WHERE ended_at IS NULL AND synced_at < {now}"),
+            "subscriptions WHERE sync_requested_at IS NOT NULL".to_owned(),
+            "report_runs WHERE closing_finished_at IS NULL".to_owned(),
+            format!(
+                "usage_reports WHERE state IN ('closed', 'sending') AND next_attempt_at <= {now}"
+            ),
+            // Given to Stripe at this moment, and not answered.
+            format!(
+                "usage_reports WHERE state = 'sending' AND last_sent_at >= {now} AND last_error IS NULL"
+            ),
+        ];
+        // One question for all, over one connection: every step of a clock asks it many times.
+        let [jobs, others @ ..] = &waits;
+        let left = others
+            .iter()
+            .map(|table| format!("+ (SELECT COUNT(*) FROM {table})"));
+        let left: String = left.collect();
+        let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
+        let database = self.database().await;
+        // Hundreds of accounts take their time: it is stuck where nothing gets less.
+        let (mut least, mut since, began) = (i64::MAX, Instant::now(), Instant::now());
+        loop {
+            let statement = Statement::from_string(database.get_database_backend(), &sql);
+            let row = database.query_one_raw(statement).await.expect("rows");
+            let number = row.expect("a row").try_get::<i64>("", "number");
+            let number = number.expect("a number");
+            if number == 0 {
+                break;
+            }
+            if number < least {
+                (least, since) = (number, Instant::now());
+            }
+            if since.elapsed() > TIMEOUT || began.elapsed() > 20 * TIMEOUT {
+                for table in &waits {
+                    eprintln!("{}: {table}", self.count_rows(table).await);
+                }
+                panic!("the server did not come to rest: {number} left, {least} at least");
+            }
+            tokio::task::yield_now().await;
+        }
+        database.close().await.expect("a clean end");
+    }
+
+    /// Makes a change of a subscription, and lets two seconds pass once it has begun.
+    pub(crate) fn while_clock_moves<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = T> + 'a,
+    ) -> Pin<Box<dyn Future<Output = T> + 'a>> {
+        let both = async { tokio::join!(call, self.advance_once_change_begins()).0 };
+        Box::pin(within("a change", both))
+    }
+
+    /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.
+    pub(crate) async fn advance_once_change_begins(&self) {
+        let begun = tokio::time::timeout(TIMEOUT, async {
+            while self
+                .count_rows("subscription_changes WHERE finished_at IS NULL")
+                .await
+                == 0
+            {
+                tokio::task::yield_now().await;
+            }
+        });
+        begun.await.expect("a change that begins");
+        self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
+    }
+
+    /// Asks the stand-in for Stripe for something as a dashboard would, behind the service's back.
+    pub(crate) async fn call_stripe(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        form: &[(&str, &str)],
+    ) {
+        let url = format!(
+            "{}/v1/{path}",
+            self.fake_stripe.base_url().trim_end_matches('/')
+        );
+        let request = reqwest::Client::new().request(method, url);
+        let request = request
+            .bearer_auth(self.fake_stripe.secret_key())
+            .form(form);
+        let answer = within("an answer", request.send())
+            .await
+            .expect("an answer");
+        let status = answer.status();
+        let body = answer.text().await.expect("a body");
+        assert!(status.is_success(), "{path}: {status} {body}");
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.clock.now()).expect("a time")
+    }
+
+    /// What the final invoices of a customer charge of a meter, in the order in which they were made.
+    pub(crate) async fn invoiced_quantities(&self, customer: &str, event_name: &str) -> Vec<i64> {
+        let finals = self.final_invoices(customer).await;
+        finals
+            .iter()
+            .flat_map(|invoice| &invoice.lines)
+            .filter(|line| line.event_name.as_deref() == Some(event_name))
+            .map(|line| line.quantity)
+            .collect()
+    }
+
+    pub(crate) async fn final_invoices(&self, customer: &str) -> Vec<InvoiceSnapshot> {
+        let mut invoices = self.stripe().invoices().await.expect("invoices");
+        invoices.retain(|invoice| invoice.customer == customer && invoice.finalized_at.is_some());
+        invoices
+    }
+}

@@ -1,0 +1,100 @@
+//! What tests of the HTTP side reach for: its address, webhooks signed by hand, and the stand-in for Stripe sending
+//! its own.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use fake_stripe::webhook_signature;
+
+use super::{TIMEOUT, World, within};
+
+/// What the webhooks of every world are signed with.
+pub(crate) const SECRET: &str = "whsec_world";
+
+/// An HTTP answer: its status and its text.
+pub(crate) type Answer = (u16, String);
+
+impl World {
+    /// Where the HTTP side of the server listens.
+    pub(crate) fn http_url(&self) -> &str {
+        self.server.as_ref().expect("a server").http_url()
+    }
+
+    /// From now on, and after each restart too, the stand-in for Stripe tells the server of what happens.
+    pub(crate) async fn receive_webhooks(&mut self) {
+        self.receives_webhooks = true;
+        let url = format!("{}/webhooks/stripe", self.http_url());
+        let stripe = self.stripe();
+        stripe.forget_webhooks().await.expect("no webhooks");
+        stripe
+            .register_webhook(&url, SECRET)
+            .await
+            .expect("a webhook");
+    }
+
+    /// Signs a body as Stripe does, so many seconds ago by the server's clock.
+    pub(crate) fn signed(&self, secrets: &[&str], age_secs: i64, body: &str) -> String {
+        let now = self.clock.now().div_euclid(1_000);
+        webhook_signature(secrets, now - age_secs, body)
+    }
+
+    /// Sends a webhook, signed right.
+    pub(crate) async fn send_webhook(&self, body: &str) -> Answer {
+        let signature = self.signed(&[SECRET], 0, body);
+        self.send_signed(body, Some(&signature)).await
+    }
+
+    /// Sends a webhook with this signature, or with none.
+    pub(crate) async fn send_signed(&self, body: &str, signature: Option<&str>) -> Answer {
+        let mut request = http_client()
+            .post(format!("{}/webhooks/stripe", self.http_url()))
+            .body(body.to_owned());
+        if let Some(signature) = signature {
+            request = request.header("stripe-signature", signature);
+        }
+        answer_of(request).await
+    }
+
+    /// Asks the HTTP side for a path.
+    pub(crate) async fn http_get(&self, path: &str) -> Answer {
+        answer_of(http_client().get(format!("{}{path}", self.http_url()))).await
+    }
+
+    /// Sends raw bytes to the HTTP side and reads the first line of what it answers.
+    pub(crate) async fn http_raw(&self, bytes: Vec<u8>) -> String {
+        let address = self.http_url().trim_start_matches("http://").to_owned();
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).expect("a connection");
+            stream
+                .set_read_timeout(Some(TIMEOUT))
+                .expect("a read timeout");
+            stream.write_all(&bytes).expect("a listener");
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while byte[0] != b'\n' && stream.read(&mut byte).expect("an answer") == 1 {
+                line.push(byte[0]);
+            }
+            String::from_utf8(line).expect("text")
+        });
+        within("an answer", asking).await.expect("no panic")
+    }
+}
+
+fn http_client() -> reqwest::Client {
+    // A proxy from the environment must not stand before a server on loopback.
+    reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
+async fn answer_of(request: reqwest::RequestBuilder) -> Answer {
+    within("an answer", async {
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("a text"))
+    })
+    .await
+}

@@ -1,0 +1,110 @@
+//! One server of a world, in a runtime of its own so that it can crash.
+
+use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use usage_client::{ListAccounts, Retry, UsageClient};
+use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve};
+
+use super::{TIMEOUT, runtime, within};
+
+/// A running server, in a runtime of its own so that it can crash.
+pub(crate) struct Server {
+    runtime: Option<Runtime>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+    endpoint: String,
+    http_url: String,
+}
+
+impl Server {
+    pub(crate) async fn start(config: Config, clock: Clock) -> Self {
+        let runtime = runtime(2);
+        let shutdown = CancellationToken::new();
+        let (tell, bound) = oneshot::channel();
+        let token = shutdown.clone();
+        let serving = runtime.spawn(async move {
+            let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let http = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = |listener: &TcpListener| {
+                format!("http://{}", listener.local_addr().expect("an address"))
+            };
+            tell.send([url(&grpc), url(&http)])
+                .expect("a test that waits");
+            let http = Some(http);
+            let ended = serve(Listeners { grpc, http }, config, clock, token).await;
+            if let Err(error) = &ended {
+                // Else a test would only see that nobody answers.
+                eprintln!("the server ended: {error}");
+            }
+            ended
+        });
+        let [endpoint, http_url] = bound.await.expect("an address");
+        Self {
+            runtime: Some(runtime),
+            shutdown,
+            serving,
+            endpoint,
+            http_url,
+        }
+    }
+
+    /// A client of a server that has begun to serve: the socket takes connections before that.
+    pub(crate) async fn client(&self) -> UsageClient {
+        let client = within("connecting", UsageClient::connect(self.endpoint.clone()));
+        // A test sees each failure; those of the client's own retries are about them.
+        let client = client
+            .await
+            .expect("a connection")
+            .with_retry(Retry::never());
+        let first = ListAccounts::new().page_size(1);
+        within("starting", client.list_accounts(first))
+            .await
+            .expect("a server that answers");
+        client
+    }
+
+    /// Stops as on SIGTERM.
+    pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
+        self.shutdown.cancel();
+        let ended = within("stopping", &mut self.serving)
+            .await
+            .expect("no panic in the server");
+        self.end_runtime();
+        ended
+    }
+
+    /// Dies as on SIGKILL: every task ends where it stands, and the sockets close.
+    pub(crate) fn crash(mut self) {
+        self.end_runtime();
+    }
+
+    /// The same, and waits until nothing of it moves any more: whoever moves its clock next must not wake it.
+    pub(crate) async fn kill_and_wait(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(TIMEOUT));
+            ended.await.expect("an end");
+        }
+    }
+
+    fn end_runtime(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Where its HTTP side listens.
+    pub(crate) fn http_url(&self) -> &str {
+        &self.http_url
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end_runtime();
+    }
+}
