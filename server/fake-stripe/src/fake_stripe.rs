@@ -85,7 +85,7 @@ pub async fn serve(
     let app = App::new(&settings, shutdown.clone());
     tokio::spawn(webhooks::deliver(Arc::clone(&app)));
     let router = Router::new()
-        .nest("/fake_stripe", control::router())
+        .nest("/control", control::router())
         .fallback(pipeline::handle)
         .with_state(app)
         .into_make_service_with_connect_info::<Breaker>();
