@@ -16,10 +16,10 @@ use crate::support::{
 };
 
 on_both_engines!(
-    over_tls_both_sides_are_known,
+    client_and_server_authenticate_each_other_over_tls,
     calls_are_spread_over_all_servers,
-    one_of_several_servers_may_go,
-    a_call_outlasts_a_restart_of_the_server,
+    calls_succeed_when_one_of_several_servers_stops,
+    a_call_is_retried_across_a_server_restart,
 );
 
 /// An authority, and what it signs.
@@ -75,7 +75,7 @@ impl Authority {
     }
 }
 
-async fn over_tls_both_sides_are_known(world: World) {
+async fn client_and_server_authenticate_each_other_over_tls(world: World) {
     let (ours, others) = (Authority::new(), Authority::new());
     let server = ours.sign("127.0.0.1");
     let front = ReverseProxy::start_secure(ours.server_config(&server)).await;
@@ -129,7 +129,7 @@ async fn calls_are_spread_over_all_servers(world: World) {
     world.finish().await;
 }
 
-async fn one_of_several_servers_may_go(world: World) {
+async fn calls_succeed_when_one_of_several_servers_stops(world: World) {
     let (first, second) = (ReverseProxy::start().await, ReverseProxy::start().await);
     for front in [&first, &second] {
         front.put_before(world.endpoint());
@@ -151,7 +151,7 @@ async fn one_of_several_servers_may_go(world: World) {
     world.finish().await;
 }
 
-async fn a_call_outlasts_a_restart_of_the_server(mut world: World) {
+async fn a_call_is_retried_across_a_server_restart(mut world: World) {
     let front = ReverseProxy::start().await;
     front.put_before(world.endpoint());
     let client = UsageClient::builder(front.endpoint())

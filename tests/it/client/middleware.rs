@@ -13,7 +13,7 @@ use crate::support::world::{TIMEOUT, World, on_both_engines, within};
 
 on_both_engines!(
     an_api_is_billed_by_the_call_that_succeeds,
-    an_answer_can_say_what_it_costs,
+    a_response_can_set_its_quantity,
     a_grpc_service_is_billed_by_the_call_that_succeeds,
 );
 
@@ -77,7 +77,7 @@ async fn an_api_is_billed_by_the_call_that_succeeds(world: World) {
     world.finish().await;
 }
 
-async fn an_answer_can_say_what_it_costs(world: World) {
+async fn a_response_can_set_its_quantity(world: World) {
     #[derive(Clone, Copy)]
     struct Tokens(i64);
 

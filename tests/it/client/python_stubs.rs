@@ -6,9 +6,9 @@ use crate::support::{
     world::{World, on_both_engines},
 };
 
-on_both_engines!(pythons_own_stubs_count_and_show);
+on_both_engines!(python_stubs_count_and_get_usage);
 
-async fn pythons_own_stubs_count_and_show(world: World) {
+async fn python_stubs_count_and_get_usage(world: World) {
     let Some(python) = python("GRPC_PYTHON") else {
         return world.finish().await;
     };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tonic::Code;
-use usage_client::{Get, Recorder, RecorderBuilder, Retry, UsageClient};
+use usage_client::{Recorder, RecorderBuilder, Retry, UsageClient};
 
 use crate::support::{
     flaky_server::{Behavior, FlakyServer},
@@ -13,14 +13,14 @@ use crate::support::{
 };
 
 on_both_engines!(
-    what_is_recorded_by_many_threads_is_counted_once,
-    what_is_recorded_while_servers_die_is_counted_once,
-    what_is_recorded_while_connections_break_is_counted_once,
-    what_a_server_in_any_mood_is_sent_is_counted_once,
-    a_full_recorder_says_what_it_dropped,
-    what_the_server_refuses_costs_the_rest_nothing,
-    the_last_handle_leaves_nothing_behind,
-    one_second_of_one_account_is_one_increment,
+    usage_recorded_by_many_threads_is_counted_once,
+    usage_recorded_while_servers_crash_is_counted_once,
+    usage_recorded_while_connections_break_is_counted_once,
+    usage_sent_to_a_flaky_server_is_counted_once,
+    a_full_recorder_counts_what_it_drops,
+    a_refused_increment_does_not_affect_the_rest,
+    dropping_the_last_handle_sends_everything,
+    recorded_usage_of_one_second_is_one_increment,
 );
 
 /// A world behind a front, and a recorder that sends soon.
@@ -37,15 +37,6 @@ async fn recording(
     (front, recorder)
 }
 
-async fn total(world: &World, account: &str) -> i64 {
-    let shown = world.client().get(Get::account(account)).await.unwrap();
-    shown
-        .meters
-        .iter()
-        .map(|meter| meter.quantities.total)
-        .sum()
-}
-
 /// What the server counted is what the recorder says it counted, and that is all.
 async fn assert_all_counted(world: &World, recorder: &Recorder, accounts: &[&str]) {
     let stats = recorder.flush(TIMEOUT).await.unwrap();
@@ -53,12 +44,12 @@ async fn assert_all_counted(world: &World, recorder: &Recorder, accounts: &[&str
     assert_eq!(stats.pending.calls, 0);
     let mut counted = 0;
     for account in accounts {
-        counted += total(world, account).await;
+        counted += world.total_of_all_meters(account).await;
     }
     assert_eq!(u64::try_from(counted).unwrap(), stats.counted.units);
 }
 
-async fn what_is_recorded_by_many_threads_is_counted_once(world: World) {
+async fn usage_recorded_by_many_threads_is_counted_once(world: World) {
     let (_front, recorder) = recording(&world, |builder| builder.batch_size(7)).await;
     let threads = (0..8).map(|thread: usize| {
         let recorder = recorder.clone();
@@ -82,7 +73,7 @@ async fn what_is_recorded_by_many_threads_is_counted_once(world: World) {
     world.finish().await;
 }
 
-async fn what_is_recorded_while_servers_die_is_counted_once(mut world: World) {
+async fn usage_recorded_while_servers_crash_is_counted_once(mut world: World) {
     let (front, recorder) = recording(&world, |builder| builder.batch_size(3)).await;
     for round in 0..6_i64 {
         for number in 0..50_i64 {
@@ -103,7 +94,7 @@ async fn what_is_recorded_while_servers_die_is_counted_once(mut world: World) {
     world.finish().await;
 }
 
-async fn what_is_recorded_while_connections_break_is_counted_once(world: World) {
+async fn usage_recorded_while_connections_break_is_counted_once(world: World) {
     let (front, recorder) = recording(&world, |builder| builder.batch_size(2)).await;
     for round in 0..40_i64 {
         for number in 0..25_i64 {
@@ -117,7 +108,7 @@ async fn what_is_recorded_while_connections_break_is_counted_once(world: World) 
     world.finish().await;
 }
 
-async fn what_a_server_in_any_mood_is_sent_is_counted_once(world: World) {
+async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
     let each = [
         Behavior::Overloaded,
         Behavior::Refuses(Code::Unavailable),
@@ -153,7 +144,7 @@ async fn what_a_server_in_any_mood_is_sent_is_counted_once(world: World) {
     world.finish().await;
 }
 
-async fn a_full_recorder_says_what_it_dropped(world: World) {
+async fn a_full_recorder_counts_what_it_drops(world: World) {
     let front = ReverseProxy::start().await;
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
     let recorder = client.recorder().capacity(3).start().unwrap();
@@ -178,11 +169,11 @@ async fn a_full_recorder_says_what_it_dropped(world: World) {
     recorder.record("d", "api_calls", 5);
     let stats = recorder.shutdown(TIMEOUT).await.unwrap();
     assert_eq!(stats.counted.units, 35, "there is room again");
-    assert_eq!(total(&world, "d").await, 5);
+    assert_eq!(world.total_of_all_meters("d").await, 5);
     world.finish().await;
 }
 
-async fn what_the_server_refuses_costs_the_rest_nothing(world: World) {
+async fn a_refused_increment_does_not_affect_the_rest(world: World) {
     let (_front, recorder) = recording(&world, |builder| builder).await;
     recorder.record("acct", "api_calls", 4);
     recorder.record("acct", "no_such_meter", 3);
@@ -191,11 +182,11 @@ async fn what_the_server_refuses_costs_the_rest_nothing(world: World) {
     assert_eq!((stats.counted.calls, stats.counted.units), (1, 4));
     assert_eq!((stats.refused.calls, stats.refused.units), (2, 5));
     assert_eq!(stats.pending.calls, 0);
-    assert_eq!(total(&world, "acct").await, 4);
+    assert_eq!(world.total_of_all_meters("acct").await, 4);
     world.finish().await;
 }
 
-async fn the_last_handle_leaves_nothing_behind(world: World) {
+async fn dropping_the_last_handle_sends_everything(world: World) {
     let (_front, recorder) =
         recording(&world, |builder| builder.interval(Duration::from_hours(1))).await;
     let other = recorder.clone();
@@ -204,12 +195,14 @@ async fn the_last_handle_leaves_nothing_behind(world: World) {
     other.record("acct", "api_calls", 5);
     drop(other);
     world
-        .wait_until("all of it", async || total(&world, "acct").await == 9)
+        .wait_until("all of it", async || {
+            world.total_of_all_meters("acct").await == 9
+        })
         .await;
     world.finish().await;
 }
 
-async fn one_second_of_one_account_is_one_increment(world: World) {
+async fn recorded_usage_of_one_second_is_one_increment(world: World) {
     let (_front, recorder) =
         recording(&world, |builder| builder.interval(Duration::from_hours(1))).await;
     for _ in 0..1_000 {

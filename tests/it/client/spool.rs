@@ -12,7 +12,7 @@ use std::{
 };
 
 use chrono::DateTime;
-use usage_client::{ErrorKind, Get, Recorder, UsageClient};
+use usage_client::{ErrorKind, Recorder, UsageClient};
 use usage_server::clock::Clock;
 
 use crate::support::{
@@ -22,14 +22,14 @@ use crate::support::{
 };
 
 on_both_engines!(
-    what_is_spooled_outlives_kills_and_is_counted_once,
-    what_does_not_fit_into_the_spool_stays_in_memory,
-    what_others_record_meanwhile_fails_nobody,
+    spooled_usage_survives_kills_and_is_counted_once,
+    usage_that_overflows_the_spool_stays_in_memory,
+    concurrent_recording_does_not_fail_a_flush,
     a_spool_serves_one_recorder_at_a_time,
-    what_waits_for_a_server_that_is_away_is_left_to_the_next_start,
-    a_damaged_file_costs_the_rest_nothing,
-    what_is_refused_is_kept_and_can_be_sent_again,
-    a_clock_that_is_ahead_loses_nothing,
+    spooled_usage_waits_for_the_next_start_when_the_server_is_down,
+    a_damaged_spool_file_does_not_affect_the_rest,
+    refused_usage_is_kept_and_can_be_sent_again,
+    a_fast_client_clock_loses_no_usage,
 );
 
 /// How often a process is killed.
@@ -48,7 +48,7 @@ fn recorder(endpoint: &str, folder: &Path) -> Recorder {
 
 /// The life of a process that is killed some time; as a test of its own it does nothing.
 #[test]
-fn a_process_that_records_until_it_is_killed() {
+fn a_child_process_records_until_it_is_killed() {
     let Ok(told) = std::env::var(CHILD) else {
         return;
     };
@@ -70,12 +70,11 @@ fn a_process_that_records_until_it_is_killed() {
 }
 
 fn start_child(endpoint: &str, prefix: &str, folder: &Path) -> (Child, BufReader<ChildStdout>) {
+    // The test's name has no name of the crate before it.
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let test = format!("{module}::a_child_process_records_until_it_is_killed");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "spooling::a_process_that_records_until_it_is_killed",
-            "--nocapture",
-        ])
+        .args(["--exact", &test, "--nocapture"])
         .env(CHILD, format!("{endpoint}|{prefix}|{}", folder.display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -116,13 +115,7 @@ fn record_and_kill(
     kept
 }
 
-async fn total(world: &World, account: &str) -> i64 {
-    let shown = world.client().get(Get::account(account)).await.unwrap();
-    let meters = shown.meters.iter();
-    meters.map(|meter| meter.quantities.total).sum()
-}
-
-async fn what_is_spooled_outlives_kills_and_is_counted_once(mut world: World) {
+async fn spooled_usage_survives_kills_and_is_counted_once(mut world: World) {
     let folder = tempfile::tempdir().unwrap();
     let front = ReverseProxy::start().await;
     front.put_before(world.endpoint());
@@ -160,12 +153,18 @@ async fn what_is_spooled_outlives_kills_and_is_counted_once(mut world: World) {
     for (kill, kept) in kept.into_iter().enumerate() {
         for chunk in 0..kept {
             let account = format!("p{kill}-{chunk}");
-            assert_eq!(total(&world, &account).await, A_CHUNK, "{account}");
+            assert_eq!(
+                world.total_of_all_meters(&account).await,
+                A_CHUNK,
+                "{account}"
+            );
         }
         // What was not said to be kept may have been.
-        let next = total(&world, &format!("p{kill}-{kept}")).await;
+        let next = world.total_of_all_meters(&format!("p{kill}-{kept}")).await;
         assert!((0..=A_CHUNK).contains(&next), "{next}");
-        let beyond = total(&world, &format!("p{kill}-{}", kept + 1)).await;
+        let beyond = world
+            .total_of_all_meters(&format!("p{kill}-{}", kept + 1))
+            .await;
         assert_eq!(beyond, 0);
     }
     let left = std::fs::read_dir(folder.path()).unwrap().count();
@@ -173,7 +172,7 @@ async fn what_is_spooled_outlives_kills_and_is_counted_once(mut world: World) {
     world.finish().await;
 }
 
-async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
+async fn usage_that_overflows_the_spool_stays_in_memory(world: World) {
     let folder = tempfile::tempdir().unwrap();
     let front = ReverseProxy::start().await;
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
@@ -196,15 +195,15 @@ async fn what_does_not_fit_into_the_spool_stays_in_memory(world: World) {
     front.put_before(world.endpoint());
     let stats = recorder.flush(TIMEOUT).await.unwrap();
     assert_eq!((stats.counted.units, stats.dropped.units), (6, 4));
-    assert_eq!(total(&world, "c").await, 3);
+    assert_eq!(world.total_of_all_meters("c").await, 3);
     recorder.record("e", "api_calls", 5);
     recorder.persist().await.expect("there is room again");
     recorder.shutdown(TIMEOUT).await.unwrap();
-    assert_eq!(total(&world, "e").await, 5);
+    assert_eq!(world.total_of_all_meters("e").await, 5);
     world.finish().await;
 }
 
-async fn what_others_record_meanwhile_fails_nobody(world: World) {
+async fn concurrent_recording_does_not_fail_a_flush(world: World) {
     let folder = tempfile::tempdir().unwrap();
     let recorder = recorder(world.endpoint(), folder.path());
     let enough = Arc::new(AtomicBool::new(false));
@@ -236,7 +235,7 @@ async fn a_spool_serves_one_recorder_at_a_time(world: World) {
     first.shutdown(TIMEOUT).await.unwrap();
     // It is free as soon as the first one is at its end.
     client.recorder().spool(folder.path()).start().unwrap();
-    assert_eq!(total(&world, "acct").await, 2);
+    assert_eq!(world.total_of_all_meters("acct").await, 2);
     world.finish().await;
 }
 
@@ -268,18 +267,18 @@ async fn leave(folder: &Path, account: &str, batches: usize) {
     assert_eq!(files(folder, "batch").len(), batches);
 }
 
-async fn what_waits_for_a_server_that_is_away_is_left_to_the_next_start(world: World) {
+async fn spooled_usage_waits_for_the_next_start_when_the_server_is_down(world: World) {
     let folder = tempfile::tempdir().unwrap();
     leave(folder.path(), "acct", 3).await;
     let next = recorder(world.endpoint(), folder.path());
     let stats = next.shutdown(TIMEOUT).await.unwrap();
     assert_eq!((stats.recovered.calls, stats.counted.units), (3, 21));
-    assert_eq!(total(&world, "acct").await, 21);
+    assert_eq!(world.total_of_all_meters("acct").await, 21);
     assert_eq!(files(folder.path(), "batch").len(), 0);
     world.finish().await;
 }
 
-async fn a_damaged_file_costs_the_rest_nothing(world: World) {
+async fn a_damaged_spool_file_does_not_affect_the_rest(world: World) {
     let folder = tempfile::tempdir().unwrap();
     leave(folder.path(), "acct", 4).await;
     let spooled = files(folder.path(), "batch");
@@ -291,13 +290,13 @@ async fn a_damaged_file_costs_the_rest_nothing(world: World) {
     let next = recorder(world.endpoint(), folder.path());
     let stats = next.shutdown(TIMEOUT).await.unwrap();
     assert_eq!((stats.recovered.units, stats.counted.units), (14, 14));
-    assert_eq!(total(&world, "acct").await, 14);
+    assert_eq!(world.total_of_all_meters("acct").await, 14);
     assert_eq!(files(folder.path(), "damaged").len(), 1);
     assert_eq!(files(folder.path(), "batch"), [spooled[1].clone()]);
     world.finish().await;
 }
 
-async fn what_is_refused_is_kept_and_can_be_sent_again(mut world: World) {
+async fn refused_usage_is_kept_and_can_be_sent_again(mut world: World) {
     let folder = tempfile::tempdir().unwrap();
     let first = recorder(world.endpoint(), folder.path());
     first.record("acct", "api_calls", 1);
@@ -318,7 +317,7 @@ async fn what_is_refused_is_kept_and_can_be_sent_again(mut world: World) {
     world.finish().await;
 }
 
-async fn a_clock_that_is_ahead_loses_nothing(mut world: World) {
+async fn a_fast_client_clock_loses_no_usage(mut world: World) {
     let now = Clock::system().now();
     let at = |minutes: i64| DateTime::from_timestamp_millis(now - minutes * 60_000).unwrap();
     world.freeze(at(10)).await;
@@ -347,6 +346,6 @@ async fn a_clock_that_is_ahead_loses_nothing(mut world: World) {
         let stats = recorder.shutdown(TIMEOUT).await.unwrap();
         assert_eq!((stats.counted.units, stats.pending.units), (3, 0));
     }
-    assert_eq!(total(&world, "acct").await, 6);
+    assert_eq!(world.total_of_all_meters("acct").await, 6);
     world.finish().await;
 }

@@ -7,16 +7,16 @@ use usage_server::clock::Clock;
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    each_item_has_its_result_in_order_and_bad_ones_cost_good_ones_nothing,
+    invalid_items_do_not_affect_valid_items_of_a_batch,
     a_batch_holds_1_to_1000_increments,
-    a_batchs_key_has_at_most_255_bytes,
-    a_repeated_batch_counts_nothing_and_gets_its_first_results,
+    a_batch_key_has_at_most_255_bytes,
+    a_repeated_batch_counts_nothing_and_returns_its_first_results,
     a_repeated_batch_is_known_after_a_restart_and_after_a_crash,
-    the_same_batch_in_flight_together_counts_once,
-    a_batch_is_repeated_however_late_it_has_become,
-    a_batch_that_counted_nothing_is_remembered_too,
-    a_reused_batch_key_with_other_content_is_counted_in_neither,
-    keys_of_items_hold_across_batches_and_single_calls,
+    concurrent_calls_with_one_batch_key_count_once,
+    a_repeated_batch_is_accepted_after_its_times_are_too_old,
+    a_batch_that_counted_nothing_is_remembered,
+    a_reused_batch_key_with_other_content_is_refused,
+    item_keys_are_shared_by_batches_and_single_calls,
     a_batch_without_a_key_counts_each_time,
 );
 
@@ -69,7 +69,7 @@ const MIXED: [&str; 11] = [
     "R timestamp",
 ];
 
-async fn each_item_has_its_result_in_order_and_bad_ones_cost_good_ones_nothing(world: World) {
+async fn invalid_items_do_not_affect_valid_items_of_a_batch(world: World) {
     world.client().increment(keyed("old", 5)).await.unwrap();
     let outcome = send(&world, mixed()).await;
     assert!(!outcome.duplicate);
@@ -129,7 +129,7 @@ async fn a_batch_holds_1_to_1000_increments(world: World) {
     world.finish().await;
 }
 
-async fn a_batchs_key_has_at_most_255_bytes(world: World) {
+async fn a_batch_key_has_at_most_255_bytes(world: World) {
     let batch = Batch::new().push("acct");
     send(&world, batch.clone().key("é".repeat(127))).await;
     for wrong in ["k".repeat(256), "a\0".to_owned()] {
@@ -142,7 +142,7 @@ async fn a_batchs_key_has_at_most_255_bytes(world: World) {
     world.finish().await;
 }
 
-async fn a_repeated_batch_counts_nothing_and_gets_its_first_results(world: World) {
+async fn a_repeated_batch_counts_nothing_and_returns_its_first_results(world: World) {
     world.client().increment(keyed("old", 5)).await.unwrap();
     let batch = mixed().key("b");
     let first = send(&world, batch.clone()).await;
@@ -174,7 +174,7 @@ async fn a_repeated_batch_is_known_after_a_restart_and_after_a_crash(mut world: 
     world.finish().await;
 }
 
-async fn the_same_batch_in_flight_together_counts_once(world: World) {
+async fn concurrent_calls_with_one_batch_key_count_once(world: World) {
     world.client().increment(keyed("old", 5)).await.unwrap();
     for round in 0..10 {
         let batch = Batch::new()
@@ -197,7 +197,7 @@ async fn the_same_batch_in_flight_together_counts_once(world: World) {
 }
 
 /// A retry is answered from what was, not judged anew: its items may be too old by now.
-async fn a_batch_is_repeated_however_late_it_has_become(mut world: World) {
+async fn a_repeated_batch_is_accepted_after_its_times_are_too_old(mut world: World) {
     let now = at("2026-07-15T10:20:00Z");
     let clock = Clock::manual(now.timestamp_millis());
     world.set_clock(clock.clone()).await;
@@ -217,7 +217,7 @@ async fn a_batch_is_repeated_however_late_it_has_become(mut world: World) {
     world.finish().await;
 }
 
-async fn a_batch_that_counted_nothing_is_remembered_too(mut world: World) {
+async fn a_batch_that_counted_nothing_is_remembered(mut world: World) {
     let now = at("2026-07-15T10:20:00Z");
     let clock = Clock::manual(now.timestamp_millis());
     world.set_clock(clock.clone()).await;
@@ -239,7 +239,7 @@ async fn a_batch_that_counted_nothing_is_remembered_too(mut world: World) {
     world.finish().await;
 }
 
-async fn a_reused_batch_key_with_other_content_is_counted_in_neither(world: World) {
+async fn a_reused_batch_key_with_other_content_is_refused(world: World) {
     let (one, two) = (
         Increment::new("acct").quantity(1),
         Increment::new("acct").quantity(2),
@@ -277,7 +277,7 @@ async fn a_reused_batch_key_with_other_content_is_counted_in_neither(world: Worl
     world.finish().await;
 }
 
-async fn keys_of_items_hold_across_batches_and_single_calls(world: World) {
+async fn item_keys_are_shared_by_batches_and_single_calls(world: World) {
     let batch = Batch::new().push(keyed("a", 1)).push(keyed("b", 2));
     assert_eq!(letters(&send(&world, batch).await), ["C", "C"]);
     assert!(

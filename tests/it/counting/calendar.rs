@@ -8,12 +8,12 @@ use crate::{
 };
 
 on_both_engines!(
-    without_a_period_the_calendar_month_of_the_zone_is_shown,
+    the_default_period_is_the_calendar_month_of_the_zone,
     a_series_has_a_point_for_every_part_of_the_period,
-    a_day_is_23_hours_long_where_clocks_go_forward,
-    a_day_is_25_hours_long_where_clocks_go_back,
-    a_month_ends_with_its_last_day_also_in_a_leap_year,
-    a_zone_off_by_half_an_hour_needs_slots_of_half_an_hour,
+    a_day_has_23_hours_when_clocks_go_forward,
+    a_day_has_25_hours_when_clocks_go_back,
+    a_month_ends_with_its_last_day_in_a_leap_year,
+    a_half_hour_time_zone_needs_half_hour_slots,
 );
 
 /// The length in hours and the total of each point.
@@ -25,7 +25,7 @@ fn series(usage: &MeterUsage) -> Vec<(i64, i64)> {
     usage.points.iter().map(point).collect()
 }
 
-async fn without_a_period_the_calendar_month_of_the_zone_is_shown(mut world: World) {
+async fn the_default_period_is_the_calendar_month_of_the_zone(mut world: World) {
     // In New York it is still June, in Vienna July already.
     world.set_time("2026-06-30T23:30:00Z").await;
     for (quantity, time) in [
@@ -95,7 +95,7 @@ async fn a_series_has_a_point_for_every_part_of_the_period(mut world: World) {
     world.finish().await;
 }
 
-async fn a_day_is_23_hours_long_where_clocks_go_forward(mut world: World) {
+async fn a_day_has_23_hours_when_clocks_go_forward(mut world: World) {
     world.set_time("2026-03-31T12:00:00Z").await;
     for (quantity, time) in [
         // Vienna's 29 March: 23:00Z to 22:00Z.
@@ -135,7 +135,7 @@ async fn a_day_is_23_hours_long_where_clocks_go_forward(mut world: World) {
     world.finish().await;
 }
 
-async fn a_day_is_25_hours_long_where_clocks_go_back(mut world: World) {
+async fn a_day_has_25_hours_when_clocks_go_back(mut world: World) {
     world.set_time("2026-11-03T12:00:00Z").await;
     for (quantity, time) in [
         // Vienna's 25 October: 22:00Z to 23:00Z.
@@ -168,7 +168,7 @@ async fn a_day_is_25_hours_long_where_clocks_go_back(mut world: World) {
     world.finish().await;
 }
 
-async fn a_month_ends_with_its_last_day_also_in_a_leap_year(mut world: World) {
+async fn a_month_ends_with_its_last_day_in_a_leap_year(mut world: World) {
     world.set_time("2028-03-01T00:04:00Z").await;
     for (quantity, time) in [
         (1, "2028-01-31T23:59:59.999Z"),
@@ -195,7 +195,7 @@ async fn a_month_ends_with_its_last_day_also_in_a_leap_year(mut world: World) {
     world.finish().await;
 }
 
-async fn a_zone_off_by_half_an_hour_needs_slots_of_half_an_hour(mut world: World) {
+async fn a_half_hour_time_zone_needs_half_hour_slots(mut world: World) {
     let (start, end) = ("2026-06-09T18:30:00Z", "2026-06-10T18:30:00Z");
     let asked = by(
         Granularity::Day,

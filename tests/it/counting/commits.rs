@@ -11,21 +11,21 @@ use crate::support::{
 };
 
 on_postgres!(
-    a_commit_whose_answer_was_lost_counts_once,
-    a_commit_that_never_arrived_is_tried_again_and_counts_once,
-    a_commit_that_is_lost_in_every_way_counts_once,
-    callers_who_share_a_lost_commit_are_all_counted_once,
-    broken_connections_cost_nobody_anything,
+    a_commit_with_a_lost_response_counts_once,
+    a_commit_that_never_arrived_is_retried_and_counts_once,
+    a_commit_lost_repeatedly_counts_once,
+    callers_of_a_shared_lost_commit_are_each_counted_once,
+    broken_database_connections_fail_no_call,
     two_replicas_count_a_key_once,
     two_replicas_count_a_batch_once,
-    two_replicas_on_the_same_accounts_lose_nothing,
-    counting_and_closing_side_by_side_never_deadlock,
+    two_replicas_counting_the_same_accounts_lose_nothing,
+    concurrent_counting_and_closing_never_deadlock,
 );
 
 on_both_engines!(
     a_full_report_closes_and_another_of_its_window_opens,
-    a_group_larger_than_a_report_fills_as_many_as_it_takes,
-    replicas_that_start_at_once_on_an_empty_database_do_no_harm,
+    a_group_larger_than_a_report_fills_several_reports,
+    replicas_starting_together_migrate_an_empty_database_once,
 );
 
 /// Largest quantity of an increment, and of a report.
@@ -74,7 +74,7 @@ async fn one_of_each_kind(world: &World, mut before_each: impl FnMut()) {
 const OF_EACH_KIND: i64 = 111_111;
 const KINDS: usize = 6;
 
-async fn a_commit_whose_answer_was_lost_counts_once(mut world: World) {
+async fn a_commit_with_a_lost_response_counts_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     one_of_each_kind(&world, || proxy.lose_next_commit_answer()).await;
     assert_eq!(proxy.commits_lost(), KINDS);
@@ -82,7 +82,7 @@ async fn a_commit_whose_answer_was_lost_counts_once(mut world: World) {
     world.finish().await;
 }
 
-async fn a_commit_that_never_arrived_is_tried_again_and_counts_once(mut world: World) {
+async fn a_commit_that_never_arrived_is_retried_and_counts_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     one_of_each_kind(&world, || proxy.drop_next_commit()).await;
     assert_eq!(proxy.commits_lost(), KINDS);
@@ -90,7 +90,7 @@ async fn a_commit_that_never_arrived_is_tried_again_and_counts_once(mut world: W
     world.finish().await;
 }
 
-async fn a_commit_that_is_lost_in_every_way_counts_once(mut world: World) {
+async fn a_commit_lost_repeatedly_counts_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     // Two do not arrive, the third does, and its answer is lost.
     one_of_each_kind(&world, || {
@@ -104,7 +104,7 @@ async fn a_commit_that_is_lost_in_every_way_counts_once(mut world: World) {
     world.finish().await;
 }
 
-async fn callers_who_share_a_lost_commit_are_all_counted_once(mut world: World) {
+async fn callers_of_a_shared_lost_commit_are_each_counted_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     let hold = CommitLock::commits_of(&world).await;
     // The first commit may have come for one of them alone; the others meet in the second.
@@ -131,7 +131,7 @@ async fn callers_who_share_a_lost_commit_are_all_counted_once(mut world: World) 
     world.finish().await;
 }
 
-async fn broken_connections_cost_nobody_anything(mut world: World) {
+async fn broken_database_connections_fail_no_call(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     let callers: Vec<_> = (0..16)
         .map(|caller| {
@@ -199,7 +199,7 @@ async fn two_replicas_count_a_batch_once(world: World) {
 }
 
 /// Every caller goes over the same accounts and keys, in an order of its own.
-async fn two_replicas_on_the_same_accounts_lose_nothing(world: World) {
+async fn two_replicas_counting_the_same_accounts_lose_nothing(world: World) {
     const CALLERS: usize = 8;
     const ACCOUNTS: usize = 40;
     let replica = world.replica().await;
@@ -265,7 +265,7 @@ fn deadlocks_are_none(world: &World) {
 }
 
 /// Whoever counts and whoever closes meet the same rows in the same order, whatever order that is.
-async fn counting_and_closing_side_by_side_never_deadlock(mut world: World) {
+async fn concurrent_counting_and_closing_never_deadlock(mut world: World) {
     sort_like_people(&mut world).await;
     let replica = world.replica().await;
     let clients = [world.client(), replica.client().await];
@@ -340,7 +340,7 @@ async fn a_full_report_closes_and_another_of_its_window_opens(world: World) {
     world.finish().await;
 }
 
-async fn a_group_larger_than_a_report_fills_as_many_as_it_takes(world: World) {
+async fn a_group_larger_than_a_report_fills_several_reports(world: World) {
     let large = Increment::new("acct")
         .quantity(MANY)
         .timestamp(hours_ago(5));
@@ -362,7 +362,7 @@ async fn a_group_larger_than_a_report_fills_as_many_as_it_takes(world: World) {
     world.finish().await;
 }
 
-async fn replicas_that_start_at_once_on_an_empty_database_do_no_harm(world: World) {
+async fn replicas_starting_together_migrate_an_empty_database_once(world: World) {
     let folder = tempfile::tempdir().unwrap();
     let url = match world.engine {
         Engine::Sqlite => format!("sqlite://{}", folder.path().join("empty.db").display()),

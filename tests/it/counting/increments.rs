@@ -9,21 +9,21 @@ use crate::support::{
 };
 
 on_both_engines!(
-    an_answered_increment_is_shown,
-    a_left_out_quantity_counts_one,
+    an_acknowledged_increment_is_in_the_usage,
+    an_absent_quantity_counts_one,
     a_repeated_key_counts_once,
-    the_same_key_in_flight_together_counts_once,
+    concurrent_calls_with_one_key_count_once,
     a_key_is_remembered_across_a_restart,
-    a_reused_key_with_other_content_is_refused_and_counted_in_neither,
+    a_reused_key_with_other_content_is_refused,
     only_the_known_keys_of_a_batch_are_duplicates,
-    sixty_four_callers_on_one_account_lose_nothing,
-    a_full_queue_turns_callers_away_and_counts_what_it_took,
-    a_caller_that_hangs_up_changes_nothing_for_the_others,
-    what_was_taken_before_a_stop_is_counted_and_answered,
-    what_was_in_flight_in_a_crash_is_counted_once_by_its_retry,
+    sixty_four_concurrent_callers_on_one_account_lose_nothing,
+    a_full_queue_rejects_callers_and_counts_accepted_calls,
+    a_disconnected_caller_does_not_affect_the_others,
+    calls_accepted_before_a_stop_are_counted_and_answered,
+    calls_in_flight_during_a_crash_count_once_when_retried,
 );
 
-async fn an_answered_increment_is_shown(world: World) {
+async fn an_acknowledged_increment_is_in_the_usage(world: World) {
     let counted = world
         .client()
         .increment(Increment::new("acct").quantity(7))
@@ -34,7 +34,7 @@ async fn an_answered_increment_is_shown(world: World) {
     world.finish().await;
 }
 
-async fn a_left_out_quantity_counts_one(world: World) {
+async fn an_absent_quantity_counts_one(world: World) {
     world.client().increment("acct").await.unwrap();
     assert_eq!(world.usage("acct").await.0, 1);
     world.finish().await;
@@ -53,7 +53,7 @@ async fn a_repeated_key_counts_once(world: World) {
     world.finish().await;
 }
 
-async fn the_same_key_in_flight_together_counts_once(world: World) {
+async fn concurrent_calls_with_one_key_count_once(world: World) {
     for round in 0..20 {
         let increment = Increment::new("acct").quantity(3).key(format!("k{round}"));
         let (client, other) = (world.client(), world.client());
@@ -78,7 +78,7 @@ async fn a_key_is_remembered_across_a_restart(mut world: World) {
     world.finish().await;
 }
 
-async fn a_reused_key_with_other_content_is_refused_and_counted_in_neither(world: World) {
+async fn a_reused_key_with_other_content_is_refused(world: World) {
     let first = Increment::new("acct")
         .quantity(5)
         .key("k")
@@ -141,7 +141,7 @@ async fn only_the_known_keys_of_a_batch_are_duplicates(world: World) {
     world.finish().await;
 }
 
-async fn sixty_four_callers_on_one_account_lose_nothing(world: World) {
+async fn sixty_four_concurrent_callers_on_one_account_lose_nothing(world: World) {
     let callers = (0..64).map(|_| {
         let client = world.client();
         tokio::spawn(async move {
@@ -181,7 +181,7 @@ fn thousand(account: &str) -> Vec<Increment> {
     vec![Increment::new(account); 1_000]
 }
 
-async fn a_full_queue_turns_callers_away_and_counts_what_it_took(mut world: World) {
+async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
     let hold = CommitLock::commits_of(&world).await;
     let (turned_away, waiting, account) = fill_queue(&world).await;
@@ -216,7 +216,7 @@ async fn a_full_queue_turns_callers_away_and_counts_what_it_took(mut world: Worl
     world.finish().await;
 }
 
-async fn a_caller_that_hangs_up_changes_nothing_for_the_others(mut world: World) {
+async fn a_disconnected_caller_does_not_affect_the_others(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
     let hold = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;
@@ -238,7 +238,7 @@ async fn a_caller_that_hangs_up_changes_nothing_for_the_others(mut world: World)
     world.finish().await;
 }
 
-async fn what_was_taken_before_a_stop_is_counted_and_answered(mut world: World) {
+async fn calls_accepted_before_a_stop_are_counted_and_answered(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
     let hold = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;
@@ -249,7 +249,7 @@ async fn what_was_taken_before_a_stop_is_counted_and_answered(mut world: World) 
     world.finish().await;
 }
 
-async fn what_was_in_flight_in_a_crash_is_counted_once_by_its_retry(mut world: World) {
+async fn calls_in_flight_during_a_crash_count_once_when_retried(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
     let hold = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;

@@ -9,14 +9,14 @@ use usage_client::{
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    without_a_period_the_current_billing_period_is_shown_where_it_is_known,
-    an_answer_states_what_it_answers,
-    an_account_never_seen_has_zero_usage,
-    an_edge_inside_a_slot_is_refused_with_the_nearest_ones,
-    an_edge_of_a_billing_period_is_exact_to_the_millisecond,
-    ten_thousand_points_are_answered_and_no_more,
-    what_cannot_be_answered_is_refused_by_its_field,
-    a_total_is_the_sum_of_reported_not_yet_reported_and_not_billable,
+    the_default_period_is_the_known_billing_period,
+    a_usage_response_states_its_account_period_and_zone,
+    an_unknown_account_has_zero_usage,
+    a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges,
+    a_billing_period_edge_is_exact_to_the_millisecond,
+    a_series_has_at_most_ten_thousand_points,
+    an_invalid_usage_query_is_refused_with_its_field,
+    total_usage_is_reported_plus_not_yet_reported_plus_not_billable,
 );
 
 pub(crate) async fn get(world: &World, get: Get) -> Usage {
@@ -39,7 +39,7 @@ pub(crate) fn by(granularity: Granularity, start: &str, end: &str) -> Get {
         .granularity(granularity)
 }
 
-async fn without_a_period_the_current_billing_period_is_shown_where_it_is_known(mut world: World) {
+async fn the_default_period_is_the_known_billing_period(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let (start, end) = (at("2026-06-10T10:20:30Z"), at("2026-07-10T10:20:30Z"));
     let put = PutAccount::stripe("acct", "cus_a").current_period(start, end);
@@ -65,7 +65,7 @@ async fn without_a_period_the_current_billing_period_is_shown_where_it_is_known(
     world.finish().await;
 }
 
-async fn an_answer_states_what_it_answers(mut world: World) {
+async fn a_usage_response_states_its_account_period_and_zone(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let asked = by(
         Granularity::Day,
@@ -96,7 +96,7 @@ async fn an_answer_states_what_it_answers(mut world: World) {
     world.finish().await;
 }
 
-async fn an_account_never_seen_has_zero_usage(world: World) {
+async fn an_unknown_account_has_zero_usage(world: World) {
     world.client().increment("other").await.unwrap();
     let (start, end) = (hours_ago(5), hours_ago(2));
     for granularity in [Granularity::Total, Granularity::Hour] {
@@ -130,7 +130,7 @@ fn said_of(error: &Error, field: &str, reason: &Reason) -> String {
     error.violations()[0].description.clone()
 }
 
-async fn an_edge_inside_a_slot_is_refused_with_the_nearest_ones(world: World) {
+async fn a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges(world: World) {
     let hour = at("2026-06-10T10:00:00Z");
     let inside = hour + TimeDelta::milliseconds(1);
     let next = hour + TimeDelta::hours(1);
@@ -167,7 +167,7 @@ async fn an_edge_inside_a_slot_is_refused_with_the_nearest_ones(world: World) {
     world.finish().await;
 }
 
-async fn an_edge_of_a_billing_period_is_exact_to_the_millisecond(mut world: World) {
+async fn a_billing_period_edge_is_exact_to_the_millisecond(mut world: World) {
     world.set_time("2026-06-10T12:00:00Z").await;
     let edge = at("2026-06-10T10:20:00.123Z");
     let end = at("2026-06-10T11:40:00.456Z");
@@ -196,7 +196,7 @@ async fn an_edge_of_a_billing_period_is_exact_to_the_millisecond(mut world: Worl
     world.finish().await;
 }
 
-async fn ten_thousand_points_are_answered_and_no_more(world: World) {
+async fn a_series_has_at_most_ten_thousand_points(world: World) {
     let start = hours_ago(20_000);
     let asked = |hours: i64| {
         let end = start + TimeDelta::hours(hours);
@@ -217,7 +217,7 @@ async fn ten_thousand_points_are_answered_and_no_more(world: World) {
     world.finish().await;
 }
 
-async fn what_cannot_be_answered_is_refused_by_its_field(world: World) {
+async fn an_invalid_usage_query_is_refused_with_its_field(world: World) {
     let (start, end) = (hours_ago(3), hours_ago(2));
     let asked = Get::account("acct").period(start, end);
     for (asked, field, reason, named) in [
@@ -278,7 +278,7 @@ async fn what_cannot_be_answered_is_refused_by_its_field(world: World) {
     world.finish().await;
 }
 
-async fn a_total_is_the_sum_of_reported_not_yet_reported_and_not_billable(world: World) {
+async fn total_usage_is_reported_plus_not_yet_reported_plus_not_billable(world: World) {
     let client = world.client();
     world.stripe().create_customer("cus_a").await.unwrap();
     let link = PutAccount::stripe("acct", "cus_a").bill_from(hours_ago(10));

@@ -14,7 +14,7 @@ use usage_server::clock::Clock;
 
 use crate::support::world::{World, at, on_both_engines};
 
-on_both_engines!(whatever_was_counted_is_shown_where_it_belongs);
+on_both_engines!(random_usage_is_returned_in_the_right_points);
 
 const CASES: u32 = 32;
 /// Clocks went forward within the last 34 days, in Vienna and in New York.
@@ -180,7 +180,7 @@ async fn try_case(world: &World, account: &str, case: &Case) {
     case.check(&client.get(asked).await.unwrap());
 }
 
-async fn whatever_was_counted_is_shown_where_it_belongs(mut world: World) {
+async fn random_usage_is_returned_in_the_right_points(mut world: World) {
     let now = at(NOW).timestamp_millis();
     world.set_clock(Clock::manual(now)).await;
     let accounts = Cell::new(0);

@@ -12,14 +12,14 @@ use crate::support::world::{World, at, on_both_engines};
 on_both_engines!(
     an_account_id_has_1_to_128_characters_of_its_alphabet,
     an_unknown_meter_is_refused_with_the_known_ones,
-    a_meter_must_be_named_where_none_is_the_default,
+    a_meter_is_required_without_a_default_meter,
     a_quantity_is_1_to_a_million_million,
     a_key_has_at_most_255_bytes,
-    every_key_stands_for_itself_however_odd,
+    unusual_keys_are_distinct,
     a_time_is_at_most_34_days_old_and_5_minutes_ahead,
-    a_time_is_cut_to_whole_milliseconds,
-    dimensions_are_refused_until_they_exist,
-    everything_that_is_wrong_is_said_at_once,
+    a_time_is_truncated_to_whole_milliseconds,
+    dimensions_are_refused,
+    all_violations_are_reported_together,
 );
 
 const MANY: i64 = 1_000_000_000_000;
@@ -99,7 +99,7 @@ async fn an_unknown_meter_is_refused_with_the_known_ones(world: World) {
     world.finish().await;
 }
 
-async fn a_meter_must_be_named_where_none_is_the_default(mut world: World) {
+async fn a_meter_is_required_without_a_default_meter(mut world: World) {
     world.reconfigure(&["--default-meter"]).await;
     let said = refusal(&world, "acct".into(), "meter", Reason::UnknownMeter).await;
     assert!(
@@ -159,7 +159,7 @@ async fn a_key_has_at_most_255_bytes(world: World) {
     world.finish().await;
 }
 
-async fn every_key_stands_for_itself_however_odd(world: World) {
+async fn unusual_keys_are_distinct(world: World) {
     // Neighbours differ only in case, in blanks or in how Unicode writes the same letter.
     let keys = [
         "k",
@@ -244,7 +244,7 @@ async fn a_time_is_at_most_34_days_old_and_5_minutes_ahead(mut world: World) {
     world.finish().await;
 }
 
-async fn a_time_is_cut_to_whole_milliseconds(mut world: World) {
+async fn a_time_is_truncated_to_whole_milliseconds(mut world: World) {
     let now = at_a_fixed_time(&mut world).await;
     let micros = TimeDelta::microseconds(999);
     let increment = Increment::new("acct").key("k").timestamp(now);
@@ -277,7 +277,7 @@ async fn a_time_is_cut_to_whole_milliseconds(mut world: World) {
     world.finish().await;
 }
 
-async fn dimensions_are_refused_until_they_exist(world: World) {
+async fn dimensions_are_refused(world: World) {
     let mut request = on_the_wire();
     request
         .dimensions
@@ -289,7 +289,7 @@ async fn dimensions_are_refused_until_they_exist(world: World) {
 }
 
 /// What is wrong travels in headers, whose size is limited.
-async fn everything_that_is_wrong_is_said_at_once(world: World) {
+async fn all_violations_are_reported_together(world: World) {
     let longest = "\u{10ffff}".repeat(10_000);
     let mut request = proto::IncrementRequest {
         account_id: longest.clone(),

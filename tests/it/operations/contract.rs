@@ -23,8 +23,8 @@ use usage_server::{
 use crate::support::world::{World, on_both_engines};
 
 on_both_engines!(
-    the_server_says_that_it_serves,
-    the_server_describes_its_services
+    the_health_service_reports_serving,
+    reflection_describes_the_services
 );
 
 /// What the shipped client makes of an error of the server.
@@ -80,7 +80,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
 }
 
 #[test]
-fn every_error_of_the_server_has_its_reason_in_the_contract() {
+fn every_server_error_has_a_reason_in_the_contract() {
     let text = || "x".to_owned();
     let refusals = [
         ServerReason::InvalidField,
@@ -137,7 +137,7 @@ fn every_error_of_the_server_has_its_reason_in_the_contract() {
 }
 
 #[test]
-fn a_refusal_keeps_its_field_and_its_words() {
+fn a_violation_keeps_its_field_and_description() {
     let arrived = as_it_arrives(refusal(ServerReason::UnknownMeter));
     let [violation] = arrived.violations() else {
         panic!("{arrived}")
@@ -150,7 +150,7 @@ fn a_refusal_keeps_its_field_and_its_words() {
 }
 
 #[test]
-fn an_error_that_may_pass_says_when_to_come_back() {
+fn a_transient_error_carries_a_retry_delay() {
     let delay = Duration::from_millis(100);
     let overloaded = as_it_arrives(ServerError::Exhausted { retry_after: delay });
     assert_eq!(overloaded.retry_after(), Some(delay));
@@ -163,7 +163,7 @@ fn an_error_that_may_pass_says_when_to_come_back() {
     }
 }
 
-async fn the_server_says_that_it_serves(world: World) {
+async fn the_health_service_reports_serving(world: World) {
     let mut health = HealthClient::new(world.grpc_channel().await);
     for service in ["", "usage.v1.UsageService", "usage.v1.AccountService"] {
         let service = service.to_owned();
@@ -179,7 +179,7 @@ async fn the_server_says_that_it_serves(world: World) {
     world.finish().await;
 }
 
-async fn the_server_describes_its_services(world: World) {
+async fn reflection_describes_the_services(world: World) {
     let mut reflection = ServerReflectionClient::new(world.grpc_channel().await);
     let ask = |message_request| ServerReflectionRequest {
         host: String::new(),

@@ -118,7 +118,7 @@ fn fault(report: &SetupReport) -> (&'static str, String) {
 }
 
 #[tokio::test]
-async fn what_is_set_up_is_what_usage_needs_and_a_second_run_changes_nothing() {
+async fn setup_creates_what_usage_needs_and_a_second_run_changes_nothing() {
     let account = Account::new().await;
     let report = account.set_up(&[]).await.unwrap();
     assert_eq!(outcomes(&report), vec![Outcome::Created; 6]);
@@ -174,7 +174,7 @@ async fn what_is_set_up_is_what_usage_needs_and_a_second_run_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_what_would_be_done_and_writes_nothing() {
+async fn a_dry_setup_shows_its_steps_and_writes_nothing() {
     let account = Account::new().await;
     let report = account.set_up(&["--dry-run"]).await.unwrap();
     assert_eq!(outcomes(&report), vec![Outcome::Missing; 6]);
@@ -185,7 +185,7 @@ async fn a_dry_run_shows_what_would_be_done_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn two_plans_share_meter_and_product() {
+async fn two_plans_share_a_meter_and_a_product() {
     let account = Account::new().await;
     account.set_up(&[]).await.unwrap();
     account.set_up(&["--plan=pro"]).await.unwrap();
@@ -193,7 +193,7 @@ async fn two_plans_share_meter_and_product() {
 }
 
 #[tokio::test]
-async fn runs_at_once_make_everything_once() {
+async fn concurrent_setups_create_everything_once() {
     let account = Account::new().await;
     let runs = futures_util::future::join_all((0..4).map(|_| account.set_up(&[]))).await;
     for report in runs {
@@ -203,7 +203,7 @@ async fn runs_at_once_make_everything_once() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_cut_off_is_taken_up_wherever_it_stood() {
+async fn an_interrupted_setup_resumes_at_any_step() {
     for path in ["/v1/billing/meters", "/v1/products", "/v1/prices"] {
         let account = Account::new().await;
         // The object is made, and its maker is gone before the answer.
@@ -228,7 +228,7 @@ async fn a_run_that_was_cut_off_is_taken_up_wherever_it_stood() {
 }
 
 #[tokio::test]
-async fn answers_that_stay_out_are_asked_for_again() {
+async fn unanswered_setup_requests_are_retried() {
     for fault in [
         Fault::status(500),
         Fault::accept_then_drop(),
@@ -248,7 +248,7 @@ async fn answers_that_stay_out_are_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_and_a_missing_one_are_said() {
+async fn a_wrong_or_missing_key_is_reported() {
     let account = Account::new().await;
     let mut config = account.config(&[]);
     config.stripe.stripe_secret_key = Some("sk_test_other".to_owned().into());
@@ -277,7 +277,7 @@ async fn after(change: impl AsyncFn(&Account), more: &[&str]) -> SetupReport {
 }
 
 #[tokio::test]
-async fn what_is_there_and_not_as_asked_is_said_and_left_alone() {
+async fn existing_objects_that_differ_are_reported_and_left_unchanged() {
     let archived = after(
         async |account| {
             let control = account.fake_stripe.control();
@@ -323,7 +323,7 @@ async fn what_is_there_and_not_as_asked_is_said_and_left_alone() {
 }
 
 #[tokio::test]
-async fn other_tiers_and_another_aggregation_are_said() {
+async fn other_tiers_or_another_aggregation_are_reported() {
     let account = Account::new().await;
     account.set_up(&[]).await.unwrap();
     let mut config = account.config(&[]);
@@ -364,7 +364,7 @@ async fn other_tiers_and_another_aggregation_are_said() {
 }
 
 #[tokio::test]
-async fn a_price_of_the_same_lookup_key_that_is_no_volume_price_of_ours_is_said() {
+async fn a_lookup_key_used_by_another_price_is_reported() {
     let meter = "mtr_calls";
     let key = "usage:api_calls:standard";
     let product = "usage_api_calls";

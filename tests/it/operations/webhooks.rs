@@ -17,22 +17,22 @@ use crate::support::{
 };
 
 on_both_engines!(
-    what_happens_at_stripe_is_stored_once_however_it_comes,
-    thin_events_are_stored_too,
-    what_is_not_signed_right_is_refused_and_not_stored,
-    the_tolerance_is_by_the_service_s_own_clock,
-    two_secrets_are_valid_at_once_until_one_is_taken_away,
-    a_replay_changes_nothing,
-    what_nothing_is_to_be_done_about_is_answered_and_not_stored,
-    a_body_may_be_large_but_not_huge,
-    without_a_secret_no_webhook_is_taken,
-    a_writer_that_holds_the_database_up_does_not_lose_a_webhook,
-    old_webhooks_are_forgotten,
-    health_and_metrics_are_shown,
-    an_idle_connection_does_not_keep_the_server_from_stopping,
-    stripes_own_library_signs_what_is_taken,
+    each_stripe_event_is_stored_once,
+    thin_events_are_stored,
+    badly_signed_webhooks_are_refused_and_not_stored,
+    the_signature_tolerance_uses_the_service_clock,
+    two_webhook_secrets_are_valid_until_one_is_removed,
+    a_replayed_webhook_changes_nothing,
+    irrelevant_webhooks_are_answered_and_not_stored,
+    a_webhook_body_has_a_size_limit,
+    webhooks_are_refused_without_a_secret,
+    a_slow_database_loses_no_webhook,
+    old_webhooks_are_deleted,
+    health_and_metrics_are_served,
+    an_idle_connection_does_not_delay_a_stop,
+    webhooks_signed_by_stripes_library_are_accepted,
 );
-on_postgres!(a_database_that_is_gone_is_said_with_503);
+on_postgres!(a_webhook_without_a_database_is_answered_with_503);
 
 /// The body of a snapshot event.
 fn event(id: &str, kind: &str) -> String {
@@ -59,7 +59,7 @@ async fn deliveries(world: &World, taken: usize) -> Vec<DeliverySnapshot> {
     stripe.webhook_deliveries().await.unwrap()
 }
 
-async fn what_happens_at_stripe_is_stored_once_however_it_comes(mut world: World) {
+async fn each_stripe_event_is_stored_once(mut world: World) {
     world.receive_webhooks().await;
     let stripe = world.stripe();
     let switches = WebhookOptions {
@@ -124,7 +124,7 @@ async fn what_happens_at_stripe_is_stored_once_however_it_comes(mut world: World
     world.finish().await;
 }
 
-async fn thin_events_are_stored_too(mut world: World) {
+async fn thin_events_are_stored(mut world: World) {
     world.receive_webhooks().await;
     let stripe = world.stripe();
     let sent = stripe.send_error_report("mtr_1").await.unwrap();
@@ -141,7 +141,7 @@ async fn thin_events_are_stored_too(mut world: World) {
     world.finish().await;
 }
 
-async fn what_is_not_signed_right_is_refused_and_not_stored(world: World) {
+async fn badly_signed_webhooks_are_refused_and_not_stored(world: World) {
     let body = event("evt_1", "invoice.created");
     let right = world.signed(&[SECRET], 0, &body);
     let tampered = body.replace("obj_1", "obj_2");
@@ -185,7 +185,7 @@ async fn what_is_not_signed_right_is_refused_and_not_stored(world: World) {
     world.finish().await;
 }
 
-async fn the_tolerance_is_by_the_service_s_own_clock(mut world: World) {
+async fn the_signature_tolerance_uses_the_service_clock(mut world: World) {
     let clock = world.set_time("2027-03-14T12:00:00Z").await;
     let body = event("evt_1", "invoice.created");
     for (age_secs, status) in [(301, 400), (-301, 400), (300, 200), (-300, 200)] {
@@ -198,7 +198,7 @@ async fn the_tolerance_is_by_the_service_s_own_clock(mut world: World) {
     world.finish().await;
 }
 
-async fn two_secrets_are_valid_at_once_until_one_is_taken_away(mut world: World) {
+async fn two_webhook_secrets_are_valid_until_one_is_removed(mut world: World) {
     let body = |n: usize| event(&format!("evt_{n}"), "invoice.paid");
     let send = async |world: &World, n: usize, secrets: &[&str]| {
         let signature = world.signed(secrets, 0, &body(n));
@@ -221,7 +221,7 @@ async fn two_secrets_are_valid_at_once_until_one_is_taken_away(mut world: World)
     world.finish().await;
 }
 
-async fn a_replay_changes_nothing(world: World) {
+async fn a_replayed_webhook_changes_nothing(world: World) {
     let first = event("evt_1", "customer.subscription.updated");
     assert_status(&world.send_webhook(&first).await, 200);
     world
@@ -239,7 +239,7 @@ async fn a_replay_changes_nothing(world: World) {
     world.finish().await;
 }
 
-async fn what_nothing_is_to_be_done_about_is_answered_and_not_stored(world: World) {
+async fn irrelevant_webhooks_are_answered_and_not_stored(world: World) {
     for kind in ["charge.failed", "customer.created", "invoiceitem.created"] {
         assert_status(&world.send_webhook(&event("evt_1", kind)).await, 200);
     }
@@ -252,7 +252,7 @@ async fn what_nothing_is_to_be_done_about_is_answered_and_not_stored(world: Worl
     world.finish().await;
 }
 
-async fn a_body_may_be_large_but_not_huge(world: World) {
+async fn a_webhook_body_has_a_size_limit(world: World) {
     const LIMIT: usize = 1024 * 1024;
     let body = event("evt_1", "invoice.created");
     let padded = format!("{body}{}", " ".repeat(LIMIT - body.len()));
@@ -274,7 +274,7 @@ async fn a_body_may_be_large_but_not_huge(world: World) {
     world.finish().await;
 }
 
-async fn without_a_secret_no_webhook_is_taken(mut world: World) {
+async fn webhooks_are_refused_without_a_secret(mut world: World) {
     world.reconfigure(&["--stripe-webhook-secrets"]).await;
     let (status, text) = world.send_webhook(&event("evt_1", "invoice.created")).await;
     assert_eq!(status, 503);
@@ -284,7 +284,7 @@ async fn without_a_secret_no_webhook_is_taken(mut world: World) {
     world.finish().await;
 }
 
-async fn a_writer_that_holds_the_database_up_does_not_lose_a_webhook(world: World) {
+async fn a_slow_database_loses_no_webhook(world: World) {
     let body = event("evt_1", "invoice.created");
     let hold = CommitLock::commits_of(&world).await;
     let client = world.client();
@@ -307,7 +307,7 @@ async fn a_writer_that_holds_the_database_up_does_not_lose_a_webhook(world: Worl
     world.finish().await;
 }
 
-async fn a_database_that_is_gone_is_said_with_503(mut world: World) {
+async fn a_webhook_without_a_database_is_answered_with_503(mut world: World) {
     let body = event("evt_1", "invoice.created");
     let proxy = world.connect_through_proxy().await;
     assert_eq!(world.http_get("/health/ready").await.0, 200);
@@ -324,7 +324,7 @@ async fn a_database_that_is_gone_is_said_with_503(mut world: World) {
     world.finish().await;
 }
 
-async fn old_webhooks_are_forgotten(world: World) {
+async fn old_webhooks_are_deleted(world: World) {
     const DAY_MS: i64 = 86_400_000;
     for n in 0..3 {
         let body = event(&format!("evt_{n}"), "invoice.created");
@@ -344,16 +344,8 @@ async fn old_webhooks_are_forgotten(world: World) {
             ))
             .await;
     }
-    // A server's first look counts as the last time; the next time is an hour later.
-    let first_look = "leases WHERE name = 'housekeeping'";
-    world
-        .wait_until("the first look", || async {
-            world.count_rows(first_look).await == 1
-        })
-        .await;
-    world
-        .execute_sql("UPDATE leases SET last_run_at = 0 WHERE name = 'housekeeping'")
-        .await;
+    world.wait_until_job_ran("cleanup").await;
+    world.make_job_due("cleanup").await;
     world
         .wait_until("forgetting", || async { stored(&world).await == 1 })
         .await;
@@ -364,7 +356,7 @@ async fn old_webhooks_are_forgotten(world: World) {
     world.finish().await;
 }
 
-async fn health_and_metrics_are_shown(world: World) {
+async fn health_and_metrics_are_served(world: World) {
     assert_eq!(world.http_get("/health/live").await.0, 200);
     assert_eq!(world.http_get("/health/ready").await.0, 200);
     assert_eq!(world.http_get("/elsewhere").await.0, 404);
@@ -405,7 +397,7 @@ async fn health_and_metrics_are_shown(world: World) {
     world.finish().await;
 }
 
-async fn an_idle_connection_does_not_keep_the_server_from_stopping(mut world: World) {
+async fn an_idle_connection_does_not_delay_a_stop(mut world: World) {
     let address = world.http_url().trim_start_matches("http://").to_owned();
     let idle = tokio::net::TcpStream::connect(address).await.unwrap();
     assert_eq!(world.http_get("/health/live").await.0, 200);
@@ -415,7 +407,7 @@ async fn an_idle_connection_does_not_keep_the_server_from_stopping(mut world: Wo
 }
 
 /// `STRIPE_PYTHON` names a Python that has Stripe's own library, as in `.ci/run`.
-async fn stripes_own_library_signs_what_is_taken(world: World) {
+async fn webhooks_signed_by_stripes_library_are_accepted(world: World) {
     let Some(python) = python::python("STRIPE_PYTHON") else {
         return world.finish().await;
     };
@@ -433,7 +425,7 @@ async fn stripes_own_library_signs_what_is_taken(world: World) {
 }
 
 #[test]
-fn secrets_are_checked_and_never_shown() {
+fn webhook_secrets_are_validated_and_never_shown() {
     let flag = |secrets: &str| vec![format!("--stripe-webhook-secrets={secrets}")];
     let config = parse_config(&flag("whsec_a,whsec_b")).unwrap();
     assert!(!format!("{config:?}").contains("whsec"));

@@ -8,16 +8,16 @@ use usage_client::{
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    a_correction_is_a_report_of_its_own_and_reaches_stripe,
+    a_correction_is_a_separate_report_and_reaches_stripe,
     a_correction_that_would_take_its_period_below_zero_is_refused,
-    two_corrections_at_once_never_pass_together,
-    what_waits_for_an_admin_cannot_be_corrected_away,
-    a_correction_s_key_enters_it_once,
-    a_correction_outside_its_limits_is_refused_by_the_field,
+    concurrent_corrections_never_take_a_period_below_zero,
+    undecided_usage_cannot_be_corrected_away,
+    a_repeated_correction_key_corrects_once,
+    a_correction_outside_its_limits_is_refused_with_its_field,
     a_free_account_is_corrected_and_nothing_is_billed,
 );
 
-async fn a_correction_is_a_report_of_its_own_and_reaches_stripe(world: World) {
+async fn a_correction_is_a_separate_report_and_reaches_stripe(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     let used = hours_ago(3);
     world.count("acct", 10, used).await;
@@ -85,7 +85,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     world.finish().await;
 }
 
-async fn two_corrections_at_once_never_pass_together(world: World) {
+async fn concurrent_corrections_never_take_a_period_below_zero(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 100, hours_ago(2)).await;
     let replica = world.replica().await;
@@ -103,7 +103,7 @@ async fn two_corrections_at_once_never_pass_together(world: World) {
     world.finish().await;
 }
 
-async fn what_waits_for_an_admin_cannot_be_corrected_away(world: World) {
+async fn undecided_usage_cannot_be_corrected_away(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 10, hours_ago(2)).await;
     let refuse = fake_stripe::Fault::status(400).on_path("/v1/billing/meter_events");
@@ -118,7 +118,7 @@ async fn what_waits_for_an_admin_cannot_be_corrected_away(world: World) {
     world.finish().await;
 }
 
-async fn a_correction_s_key_enters_it_once(world: World) {
+async fn a_repeated_correction_key_corrects_once(world: World) {
     let client = world.client();
     world.link_to_new_customer("acct", "cus_acct").await;
     let used = hours_ago(2);
@@ -150,7 +150,7 @@ async fn a_correction_s_key_enters_it_once(world: World) {
     world.finish().await;
 }
 
-async fn a_correction_outside_its_limits_is_refused_by_the_field(world: World) {
+async fn a_correction_outside_its_limits_is_refused_with_its_field(world: World) {
     let correction = || Correct::new("acct", 1, "why");
     for (wrong, field) in [
         (Correct::new("no good", 1, "why"), "account_id"),

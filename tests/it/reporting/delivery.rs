@@ -10,18 +10,18 @@ use usage_client::{Batch, Increment, PutAccount, ReportState, UsageReport};
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    a_report_is_closed_sent_and_marked_and_new_usage_opens_another,
-    stripe_holds_exactly_what_was_counted_one_event_a_report,
-    reports_of_one_window_have_minutes_of_their_own,
+    new_usage_after_a_close_opens_another_report,
+    stripe_receives_each_report_as_one_event,
+    reports_of_one_window_have_different_minutes,
     a_free_account_never_reaches_stripe,
-    an_unlinked_account_waits_and_is_sent_once_it_is_linked,
+    an_account_without_a_customer_is_reported_once_it_is_linked,
     a_link_without_a_date_bills_from_now,
-    a_link_that_knows_its_period_bills_from_its_start,
-    increments_during_reports_land_in_exactly_one,
+    a_link_with_a_known_period_bills_from_its_start,
+    increments_during_reporting_are_in_exactly_one_report,
     late_usage_joins_its_own_window_and_gets_a_second_report,
-    usage_older_than_33_days_is_sent_without_a_run,
+    usage_older_than_33_days_is_sent_without_a_report_run,
     two_meters_go_to_two_stripe_meters,
-    three_hundred_customers_are_sent_to_one_call_at_a_time_each,
+    each_customer_has_one_call_in_flight,
 );
 
 /// That the stand-in holds of these reports one event each, and nothing else.
@@ -40,7 +40,7 @@ fn check_events(reports: &[UsageReport], events: &[StoredEvent]) {
     }
 }
 
-async fn a_report_is_closed_sent_and_marked_and_new_usage_opens_another(world: World) {
+async fn new_usage_after_a_close_opens_another_report(world: World) {
     let hour = hours_ago(3);
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hour).await;
@@ -75,7 +75,7 @@ async fn a_report_is_closed_sent_and_marked_and_new_usage_opens_another(world: W
     world.finish().await;
 }
 
-async fn stripe_holds_exactly_what_was_counted_one_event_a_report(world: World) {
+async fn stripe_receives_each_report_as_one_event(world: World) {
     let mut expected = 0;
     for account in ["a", "b", "c"] {
         world
@@ -108,7 +108,7 @@ async fn stripe_holds_exactly_what_was_counted_one_event_a_report(world: World) 
     world.finish().await;
 }
 
-async fn reports_of_one_window_have_minutes_of_their_own(world: World) {
+async fn reports_of_one_window_have_different_minutes(world: World) {
     let hour = hours_ago(2);
     world.link_to_new_customer("acct", "cus_acct").await;
     for round in 0..5 {
@@ -163,7 +163,7 @@ async fn a_free_account_never_reaches_stripe(world: World) {
     world.finish().await;
 }
 
-async fn an_unlinked_account_waits_and_is_sent_once_it_is_linked(world: World) {
+async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: World) {
     world.count("acct", 3, hours_ago(5)).await;
     world.count("acct", 5, hours_ago(3)).await;
     let summary = world.report_all().await;
@@ -211,7 +211,7 @@ async fn a_link_without_a_date_bills_from_now(mut world: World) {
     world.finish().await;
 }
 
-async fn a_link_that_knows_its_period_bills_from_its_start(world: World) {
+async fn a_link_with_a_known_period_bills_from_its_start(world: World) {
     let start = hours_ago(4) + TimeDelta::minutes(30);
     world.stripe().create_customer("cus_acct").await.unwrap();
     world.count("acct", 3, start - TimeDelta::hours(1)).await;
@@ -226,7 +226,7 @@ async fn a_link_that_knows_its_period_bills_from_its_start(world: World) {
     world.finish().await;
 }
 
-async fn increments_during_reports_land_in_exactly_one(world: World) {
+async fn increments_during_reporting_are_in_exactly_one_report(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     let callers: Vec<_> = (0..8)
         .map(|caller| {
@@ -279,7 +279,7 @@ async fn late_usage_joins_its_own_window_and_gets_a_second_report(world: World) 
     world.finish().await;
 }
 
-async fn usage_older_than_33_days_is_sent_without_a_run(world: World) {
+async fn usage_older_than_33_days_is_sent_without_a_report_run(world: World) {
     world.stripe().create_customer("cus_acct").await.unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(hours_ago(34 * 24));
     world.client().put_account(link).await.unwrap();
@@ -308,7 +308,7 @@ async fn two_meters_go_to_two_stripe_meters(world: World) {
     world.finish().await;
 }
 
-async fn three_hundred_customers_are_sent_to_one_call_at_a_time_each(world: World) {
+async fn each_customer_has_one_call_in_flight(world: World) {
     let names: Vec<String> = (0..300).map(|number| format!("acct-{number:03}")).collect();
     for some in names.chunks(30) {
         futures_util::future::join_all(some.iter().map(async |name| {

@@ -12,16 +12,16 @@ use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
-    an_unanswered_event_that_stripe_shows_is_accepted,
-    an_unanswered_event_is_not_sent_again_without_a_witness,
-    an_event_that_a_later_one_proves_lost_is_sent_anew_once,
-    a_witness_that_stripe_does_not_show_yet_proves_nothing,
-    a_witness_from_before_the_last_attempt_proves_nothing,
+    an_event_without_a_response_that_stripe_shows_is_accepted,
+    an_event_without_a_response_is_not_sent_again_without_proof,
+    an_event_proven_lost_is_sent_again_once,
+    a_later_event_that_stripe_does_not_show_proves_nothing,
+    a_later_event_sent_before_the_last_attempt_proves_nothing,
     an_event_lost_three_times_stays_unknown,
-    a_key_or_meter_refused_for_days_leaves_nothing_unknown,
-    an_event_too_old_to_retry_is_looked_up_and_not_rejected,
-    what_is_too_old_for_stripe_is_missed,
-    what_was_lost_and_grew_too_old_is_missed,
+    reports_refused_for_days_are_never_unknown,
+    an_event_too_old_to_retry_is_checked_and_not_rejected,
+    usage_too_old_for_stripe_is_too_late,
+    a_lost_event_that_grew_too_old_is_too_late,
 );
 
 /// When these tests begin: on the clocks of both the server and the stand-in.
@@ -86,7 +86,7 @@ async fn send_another(world: &World, quantity: i64, now: DateTime<Utc>) {
         .await;
 }
 
-async fn an_unanswered_event_that_stripe_shows_is_accepted(mut world: World) {
+async fn an_event_without_a_response_that_stripe_shows_is_accepted(mut world: World) {
     unanswered(&mut world, Fault::accept_then_drop()).await;
     world.move_clocks(start() + hours(23)).await;
     world
@@ -102,7 +102,7 @@ async fn an_unanswered_event_that_stripe_shows_is_accepted(mut world: World) {
     world.finish().await;
 }
 
-async fn an_unanswered_event_is_not_sent_again_without_a_witness(mut world: World) {
+async fn an_event_without_a_response_is_not_sent_again_without_proof(mut world: World) {
     unanswered(&mut world, Fault::drop_connection()).await;
     for days in 1..4 {
         world.move_clocks(start() + TimeDelta::days(days)).await;
@@ -114,7 +114,7 @@ async fn an_unanswered_event_is_not_sent_again_without_a_witness(mut world: Worl
     world.finish().await;
 }
 
-async fn an_event_that_a_later_one_proves_lost_is_sent_anew_once(mut world: World) {
+async fn an_event_proven_lost_is_sent_again_once(mut world: World) {
     unanswered(&mut world, Fault::drop_connection()).await;
     world.move_clocks(start() + hours(23)).await;
     until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
@@ -147,7 +147,7 @@ async fn an_event_that_a_later_one_proves_lost_is_sent_anew_once(mut world: Worl
     world.finish().await;
 }
 
-async fn a_witness_that_stripe_does_not_show_yet_proves_nothing(mut world: World) {
+async fn a_later_event_that_stripe_does_not_show_proves_nothing(mut world: World) {
     world
         .stripe()
         .set_summary_delay(Duration::from_hours(30))
@@ -168,7 +168,7 @@ async fn a_witness_that_stripe_does_not_show_yet_proves_nothing(mut world: World
     world.finish().await;
 }
 
-async fn a_witness_from_before_the_last_attempt_proves_nothing(mut world: World) {
+async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: World) {
     unanswered(&mut world, Fault::drop_connection()).await;
     // An hour later the 5 are lost again, and then the 7 arrive without an answer.
     for fault in [Fault::drop_connection(), Fault::accept_then_drop()] {
@@ -252,7 +252,7 @@ async fn an_event_lost_three_times_stays_unknown(mut world: World) {
     world.finish().await;
 }
 
-async fn a_key_or_meter_refused_for_days_leaves_nothing_unknown(mut world: World) {
+async fn reports_refused_for_days_are_never_unknown(mut world: World) {
     const DAYS: i64 = 2;
     let no_meter = Fault::status(400).with_error("no_meter", "No active meter found.");
     for (quantity, fault) in [
@@ -304,7 +304,7 @@ async fn a_key_or_meter_refused_for_days_leaves_nothing_unknown(mut world: World
     world.finish().await;
 }
 
-async fn an_event_too_old_to_retry_is_looked_up_and_not_rejected(mut world: World) {
+async fn an_event_too_old_to_retry_is_checked_and_not_rejected(mut world: World) {
     world.freeze(start()).await;
     let used = hours_ago(33 * 24);
     world.count("acct", 5, used).await;
@@ -337,7 +337,7 @@ async fn an_event_too_old_to_retry_is_looked_up_and_not_rejected(mut world: Worl
     world.finish().await;
 }
 
-async fn what_is_too_old_for_stripe_is_missed(mut world: World) {
+async fn usage_too_old_for_stripe_is_too_late(mut world: World) {
     world.freeze(start()).await;
     world.count("acct", 5, hours_ago(33 * 24)).await;
     world.count("acct", 7, hours_ago(5)).await;
@@ -362,7 +362,7 @@ async fn what_is_too_old_for_stripe_is_missed(mut world: World) {
     world.finish().await;
 }
 
-async fn what_was_lost_and_grew_too_old_is_missed(mut world: World) {
+async fn a_lost_event_that_grew_too_old_is_too_late(mut world: World) {
     link(&world, "acct", "cus_acct").await;
     world.freeze(start()).await;
     world.count("acct", 5, hours_ago(29 * 24)).await;

@@ -13,17 +13,17 @@ use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, within};
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
-    a_run_names_itself_first_and_goes_on_when_its_caller_leaves,
-    a_run_is_watched_again_also_from_another_replica,
+    a_run_continues_when_its_caller_disconnects,
+    a_run_can_be_watched_from_another_replica,
     an_unknown_run_is_not_found,
-    a_run_of_some_accounts_leaves_the_others_alone,
-    a_dry_run_says_what_would_be_sent_and_changes_nothing,
-    runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails,
-    a_run_during_another_waits_for_what_that_one_closed,
-    a_run_tries_again_what_waits_for_a_retry_and_waits_for_it,
-    reports_are_listed_newest_first_in_pages_by_account_state_and_run,
+    a_run_of_some_accounts_does_not_report_the_others,
+    a_dry_report_lists_what_it_would_send_and_changes_nothing,
+    concurrent_runs_on_two_replicas_send_nothing_twice,
+    a_concurrent_run_waits_for_reports_closed_by_the_first,
+    a_run_retries_reports_in_backoff_and_waits_for_them,
+    reports_are_listed_newest_first_and_filtered,
     a_page_token_belongs_to_its_filter,
-    without_a_stripe_key_it_counts_and_shows_and_reports_nothing,
+    a_server_without_a_stripe_key_counts_and_reports_nothing,
 );
 
 async fn force(world: &World, scope: ForceReport) -> ReportRun {
@@ -34,7 +34,7 @@ async fn summary(run: ReportRun) -> ReportSummary {
     within("a summary", run.summary()).await.unwrap()
 }
 
-async fn a_run_names_itself_first_and_goes_on_when_its_caller_leaves(world: World) {
+async fn a_run_continues_when_its_caller_disconnects(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(1)).await;
     world
@@ -66,7 +66,7 @@ async fn a_run_names_itself_first_and_goes_on_when_its_caller_leaves(world: Worl
     world.finish().await;
 }
 
-async fn a_run_is_watched_again_also_from_another_replica(world: World) {
+async fn a_run_can_be_watched_from_another_replica(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(1)).await;
     world
@@ -118,7 +118,7 @@ async fn an_unknown_run_is_not_found(world: World) {
     world.finish().await;
 }
 
-async fn a_run_of_some_accounts_leaves_the_others_alone(world: World) {
+async fn a_run_of_some_accounts_does_not_report_the_others(world: World) {
     for account in ["a", "b", "c"] {
         world
             .link_to_new_customer(account, &format!("cus_{account}"))
@@ -133,7 +133,7 @@ async fn a_run_of_some_accounts_leaves_the_others_alone(world: World) {
     world.finish().await;
 }
 
-async fn a_dry_run_says_what_would_be_sent_and_changes_nothing(world: World) {
+async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World) {
     world.link_to_new_customer("paying", "cus_paying").await;
     world
         .client()
@@ -168,7 +168,7 @@ async fn a_dry_run_says_what_would_be_sent_and_changes_nothing(world: World) {
     world.finish().await;
 }
 
-async fn runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails(world: World) {
+async fn concurrent_runs_on_two_replicas_send_nothing_twice(world: World) {
     let replica = world.replica().await;
     let other = replica.client().await;
     let accounts: Vec<String> = (0..20).map(|number| format!("acct-{number}")).collect();
@@ -209,7 +209,7 @@ async fn runs_at_once_on_two_replicas_send_nothing_twice_and_none_fails(world: W
     world.finish().await;
 }
 
-async fn a_run_during_another_waits_for_what_that_one_closed(world: World) {
+async fn a_concurrent_run_waits_for_reports_closed_by_the_first(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(2)).await;
     world
@@ -250,7 +250,7 @@ async fn a_run_during_another_waits_for_what_that_one_closed(world: World) {
     world.finish().await;
 }
 
-async fn a_run_tries_again_what_waits_for_a_retry_and_waits_for_it(mut world: World) {
+async fn a_run_retries_reports_in_backoff_and_waits_for_them(mut world: World) {
     // Retries come a minute later by themselves: longer than a test waits.
     world.reconfigure(&["--stripe-retry-ms=60000"]).await;
     for account in ["a", "b"] {
@@ -286,7 +286,7 @@ async fn a_run_tries_again_what_waits_for_a_retry_and_waits_for_it(mut world: Wo
     world.finish().await;
 }
 
-async fn reports_are_listed_newest_first_in_pages_by_account_state_and_run(world: World) {
+async fn reports_are_listed_newest_first_and_filtered(world: World) {
     world.link_to_new_customer("a", "cus_a").await;
     for hours in 1..=7 {
         world.count("a", hours, hours_ago(hours)).await;
@@ -378,7 +378,7 @@ async fn a_page_token_belongs_to_its_filter(world: World) {
     world.finish().await;
 }
 
-async fn without_a_stripe_key_it_counts_and_shows_and_reports_nothing(mut world: World) {
+async fn a_server_without_a_stripe_key_counts_and_reports_nothing(mut world: World) {
     world
         .reconfigure(&["--stripe-secret-key", "--report-schedule=0 * * * *"])
         .await;

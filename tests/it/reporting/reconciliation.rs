@@ -13,11 +13,11 @@ use crate::support::world::{World, hours_ago, on_both_engines};
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
-    what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end,
-    each_difference_shows_where_it_is,
-    accounts_come_page_by_page,
-    a_stripe_that_does_not_answer_is_said_so,
-    without_a_stripe_key_nothing_is_reconciled,
+    complete_usage_reconciles_to_the_last_millisecond_of_the_period,
+    each_difference_names_its_side,
+    reconciled_accounts_are_paged,
+    a_stripe_outage_is_stated_in_the_reconciliation,
+    reconciliation_needs_a_stripe_key,
 );
 
 /// The rows of an account.
@@ -57,7 +57,7 @@ async fn around_an_edge(world: &World) {
         .await;
 }
 
-async fn what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end(world: World) {
+async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: World) {
     around_an_edge(&world).await;
     // An event in the very minute of the edge, on either side.
     for (quantity, at) in [(2, -1), (3, 0)] {
@@ -93,7 +93,7 @@ async fn what_is_all_there_is_equal_up_to_the_millisecond_of_the_period_s_end(wo
     world.finish().await;
 }
 
-async fn each_difference_shows_where_it_is(world: World) {
+async fn each_difference_names_its_side(world: World) {
     around_an_edge(&world).await;
     let later = |minutes| edge() + TimeDelta::hours(2) + TimeDelta::minutes(minutes);
     // Counted, and not reported yet.
@@ -142,7 +142,7 @@ async fn each_difference_shows_where_it_is(world: World) {
     world.finish().await;
 }
 
-async fn accounts_come_page_by_page(world: World) {
+async fn reconciled_accounts_are_paged(world: World) {
     for number in 0..5 {
         let (account, customer) = (format!("acct-{number}"), format!("cus_{number}"));
         world.link_to_new_customer(&account, &customer).await;
@@ -189,7 +189,7 @@ async fn accounts_come_page_by_page(world: World) {
     world.finish().await;
 }
 
-async fn a_stripe_that_does_not_answer_is_said_so(world: World) {
+async fn a_stripe_outage_is_stated_in_the_reconciliation(world: World) {
     around_an_edge(&world).await;
     let broken = Fault::status(500).on_path("/v1/billing/meters").always();
     world.stripe().script(broken).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_stripe_that_does_not_answer_is_said_so(world: World) {
     world.finish().await;
 }
 
-async fn without_a_stripe_key_nothing_is_reconciled(mut world: World) {
+async fn reconciliation_needs_a_stripe_key(mut world: World) {
     world.reconfigure(&["--stripe-secret-key"]).await;
     let refused = world
         .client()

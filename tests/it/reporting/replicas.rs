@@ -6,9 +6,9 @@ use usage_client::{ForceReport, ReportState};
 use crate::support::world::{Server, TIMEOUT, World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    only_the_holder_of_the_lease_sends,
-    another_replica_takes_over_what_a_dead_one_was_sending,
-    a_replica_that_stops_hands_over_at_once,
+    only_the_lease_holder_sends,
+    reports_of_a_crashed_replica_are_sent_by_another,
+    a_stopping_replica_releases_its_lease,
 );
 
 /// A second replica that sends to a stand-in of its own, which shows who has sent, and an account in both.
@@ -25,7 +25,7 @@ async fn second(world: &World) -> (Server, FakeStripe) {
     (Server::start(config, world.clock.clone()).await, stripe)
 }
 
-async fn only_the_holder_of_the_lease_sends(world: World) {
+async fn only_the_lease_holder_sends(world: World) {
     let (replica, others) = second(&world).await;
     for round in 0..5 {
         world.count("acct", 5, hours_ago(1)).await;
@@ -43,7 +43,7 @@ async fn only_the_holder_of_the_lease_sends(world: World) {
     world.finish().await;
 }
 
-async fn another_replica_takes_over_what_a_dead_one_was_sending(mut world: World) {
+async fn reports_of_a_crashed_replica_are_sent_by_another(mut world: World) {
     let (replica, others) = second(&world).await;
     world.count("acct", 5, hours_ago(1)).await;
     world
@@ -84,7 +84,7 @@ async fn another_replica_takes_over_what_a_dead_one_was_sending(mut world: World
     world.finish().await;
 }
 
-async fn a_replica_that_stops_hands_over_at_once(mut world: World) {
+async fn a_stopping_replica_releases_its_lease(mut world: World) {
     let (replica, others) = second(&world).await;
     world.stop().await;
     world.start_server().await;

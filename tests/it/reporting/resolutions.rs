@@ -13,12 +13,12 @@ const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
     a_rejected_report_is_retried_under_a_new_identifier,
-    a_report_is_billed_in_the_current_period,
-    what_is_written_off_is_never_billed,
-    what_stands_is_answered_again_and_nothing_else,
-    what_is_not_undecided_is_not_decided_on,
-    what_is_too_old_is_missed_again_unless_it_is_billed_now,
-    a_correction_is_not_moved_to_where_it_would_be_below_zero,
+    a_too_late_report_can_be_billed_in_the_current_period,
+    a_written_off_report_is_never_billed,
+    a_repeated_decision_returns_the_first_one,
+    a_report_that_needs_no_decision_cannot_be_resolved,
+    a_retried_report_that_is_too_old_is_too_late_again,
+    a_correction_is_not_moved_below_zero,
 );
 
 /// An account with a report that Stripe refused for good.
@@ -72,7 +72,7 @@ async fn a_rejected_report_is_retried_under_a_new_identifier(world: World) {
     world.finish().await;
 }
 
-async fn a_report_is_billed_in_the_current_period(world: World) {
+async fn a_too_late_report_can_be_billed_in_the_current_period(world: World) {
     let before = rejected(&world).await;
     let now = DateTime::<Utc>::from_timestamp_millis(world.clock.now()).unwrap();
     let bill = resolve(&before, ResolveAction::BillInCurrentPeriod);
@@ -89,7 +89,7 @@ async fn a_report_is_billed_in_the_current_period(world: World) {
     world.finish().await;
 }
 
-async fn what_is_written_off_is_never_billed(world: World) {
+async fn a_written_off_report_is_never_billed(world: World) {
     let before = rejected(&world).await;
     let write_off = resolve(&before, ResolveAction::WriteOff);
     let resolved = world.client().resolve_report(write_off).await.unwrap();
@@ -102,7 +102,7 @@ async fn what_is_written_off_is_never_billed(world: World) {
     world.finish().await;
 }
 
-async fn what_stands_is_answered_again_and_nothing_else(world: World) {
+async fn a_repeated_decision_returns_the_first_one(world: World) {
     let before = rejected(&world).await;
     let client = world.client();
     let replica = world.replica().await;
@@ -133,7 +133,7 @@ async fn what_stands_is_answered_again_and_nothing_else(world: World) {
     world.finish().await;
 }
 
-async fn what_is_not_undecided_is_not_decided_on(world: World) {
+async fn a_report_that_needs_no_decision_cannot_be_resolved(world: World) {
     let client = world.client();
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(3)).await;
@@ -181,7 +181,7 @@ async fn what_is_not_undecided_is_not_decided_on(world: World) {
     world.finish().await;
 }
 
-async fn what_is_too_old_is_missed_again_unless_it_is_billed_now(mut world: World) {
+async fn a_retried_report_that_is_too_old_is_too_late_again(mut world: World) {
     let now = hours_ago(2);
     world.stripe().create_customer("cus_acct").await.unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(now - TimeDelta::days(34));
@@ -210,7 +210,7 @@ async fn what_is_too_old_is_missed_again_unless_it_is_billed_now(mut world: Worl
     world.finish().await;
 }
 
-async fn a_correction_is_not_moved_to_where_it_would_be_below_zero(world: World) {
+async fn a_correction_is_not_moved_below_zero(world: World) {
     let client = world.client();
     world.stripe().create_customer("cus_acct").await.unwrap();
     let edge = hours_ago(24);

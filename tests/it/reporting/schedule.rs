@@ -10,13 +10,13 @@ use usage_server::{Listeners, clock::Clock, serve};
 use crate::support::world::{World, at, hours_ago, on_both_engines, parse_config, within};
 
 on_both_engines!(
-    a_run_missed_while_the_service_was_down_begins_at_its_start,
-    several_missed_runs_make_one,
-    two_replicas_begin_a_due_run_once,
+    a_run_missed_while_down_begins_at_the_start,
+    several_missed_runs_begin_one_run,
+    two_replicas_begin_a_scheduled_run_once,
     a_daily_run_keeps_its_local_hour_when_clocks_change,
-    a_run_becomes_due_while_the_service_is_up,
-    a_run_left_unfinished_by_a_crash_is_taken_up,
-    old_commits_and_keys_are_forgotten_and_the_law_still_holds,
+    a_scheduled_run_begins_when_due,
+    a_run_interrupted_by_a_crash_is_resumed,
+    deleting_old_commits_and_keys_keeps_the_ledger_balanced,
 );
 
 /// Noon of the day before yesterday.
@@ -50,7 +50,7 @@ async fn restart_at(world: &mut World, now: DateTime<Utc>) {
     world.start_server().await;
 }
 
-async fn a_run_missed_while_the_service_was_down_begins_at_its_start(mut world: World) {
+async fn a_run_missed_while_down_begins_at_the_start(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     scheduled(&mut world, &["--report-schedule=0 0 * * *"], noon()).await;
     world.count("acct", 5, noon()).await;
@@ -66,7 +66,7 @@ async fn a_run_missed_while_the_service_was_down_begins_at_its_start(mut world: 
     world.finish().await;
 }
 
-async fn several_missed_runs_make_one(mut world: World) {
+async fn several_missed_runs_begin_one_run(mut world: World) {
     scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
     for _ in 0..3 {
         restart_at(&mut world, noon() + TimeDelta::minutes(605)).await;
@@ -77,7 +77,7 @@ async fn several_missed_runs_make_one(mut world: World) {
     world.finish().await;
 }
 
-async fn two_replicas_begin_a_due_run_once(mut world: World) {
+async fn two_replicas_begin_a_scheduled_run_once(mut world: World) {
     scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
     world.stop().await;
     for hour in 1..=3 {
@@ -121,7 +121,7 @@ async fn a_daily_run_keeps_its_local_hour_when_clocks_change(mut world: World) {
     world.finish().await;
 }
 
-async fn a_run_becomes_due_while_the_service_is_up(mut world: World) {
+async fn a_scheduled_run_begins_when_due(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
     world.count("acct", 5, noon()).await;
@@ -135,7 +135,7 @@ async fn a_run_becomes_due_while_the_service_is_up(mut world: World) {
     world.finish().await;
 }
 
-async fn a_run_left_unfinished_by_a_crash_is_taken_up(mut world: World) {
+async fn a_run_interrupted_by_a_crash_is_resumed(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.freeze(noon()).await;
     let run = world.report_all().await.run_id;
@@ -165,7 +165,7 @@ async fn a_run_left_unfinished_by_a_crash_is_taken_up(mut world: World) {
     world.finish().await;
 }
 
-async fn old_commits_and_keys_are_forgotten_and_the_law_still_holds(mut world: World) {
+async fn deleting_old_commits_and_keys_keeps_the_ledger_balanced(mut world: World) {
     world.freeze(noon()).await;
     let keyed = Increment::new("acct").quantity(5).key("k");
     world.client().increment(keyed.clone()).await.unwrap();
@@ -173,12 +173,7 @@ async fn old_commits_and_keys_are_forgotten_and_the_law_still_holds(mut world: W
         world.count("acct", quantity, noon()).await;
     }
     assert_eq!(world.count_rows("commits").await, 5);
-    let first_look = "leases WHERE name = 'housekeeping'";
-    world
-        .wait_until("a first look", || async {
-            world.count_rows(first_look).await == 1
-        })
-        .await;
+    world.wait_until_job_ran("cleanup").await;
     restart_at(&mut world, noon() + TimeDelta::days(35)).await;
     let replica = world.replica().await;
     world
@@ -206,7 +201,7 @@ async fn old_commits_and_keys_are_forgotten_and_the_law_still_holds(mut world: W
 }
 
 #[test]
-fn a_flag_out_of_its_range_is_refused_with_its_range() {
+fn a_flag_outside_its_range_is_refused_with_the_range() {
     for (flag, words) in [
         ("--window-mins=20", "15, 30 or 60"),
         ("--window-mins=an hour", "not a number"),
@@ -222,7 +217,7 @@ fn a_flag_out_of_its_range_is_refused_with_its_range() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_stop_the_start_with_one_line() {
+async fn invalid_settings_stop_the_start_with_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!(
         "--database-url=sqlite://{}",

@@ -10,18 +10,18 @@ use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
-    whatever_a_call_meets_stripe_holds_each_unit_once,
-    each_attempt_has_a_request_key_of_its_own_and_the_same_identifier,
-    a_refused_key_pauses_everything_until_it_is_mended,
-    a_forced_report_lifts_the_pause,
-    a_meter_that_stripe_lacks_waits_alone,
-    a_meter_that_stripe_archived_waits_alone,
-    a_deleted_customers_report_is_parked,
-    a_refused_report_keeps_stripes_words_and_holds_up_nobody,
-    a_wrong_address_rejects_nothing,
-    a_refusal_after_an_unanswered_attempt_is_not_final,
-    a_hanging_call_of_one_customer_holds_up_no_other,
-    a_crash_while_calls_hang_sends_the_same_events_again,
+    each_unit_reaches_stripe_once_despite_any_fault,
+    each_attempt_has_a_new_request_key_and_the_same_identifier,
+    a_refused_key_pauses_sending_until_it_is_replaced,
+    force_report_ends_the_pause_after_a_refused_key,
+    a_missing_meter_does_not_delay_other_meters,
+    an_archived_meter_does_not_delay_other_meters,
+    a_report_of_a_deleted_customer_waits_for_a_decision,
+    a_refused_report_keeps_stripes_message_and_does_not_delay_others,
+    a_wrong_stripe_url_rejects_no_report,
+    a_refusal_after_a_lost_response_is_not_final,
+    a_hanging_call_does_not_delay_other_customers,
+    a_crash_during_hanging_calls_resends_the_same_events,
 );
 
 /// A world with one linked account and 5 units of usage in it.
@@ -32,7 +32,7 @@ async fn five_units(world: &World, account: &str) {
     world.count(account, 5, hours_ago(1)).await;
 }
 
-async fn whatever_a_call_meets_stripe_holds_each_unit_once(world: World) {
+async fn each_unit_reaches_stripe_once_despite_any_fault(world: World) {
     let lock_timeout = Fault::status(429).with_error("lock_timeout", "This object is in use.");
     let faults = [
         ("e500", Fault::status(500).times(3), 4),
@@ -87,7 +87,7 @@ async fn whatever_a_call_meets_stripe_holds_each_unit_once(world: World) {
     world.finish().await;
 }
 
-async fn each_attempt_has_a_request_key_of_its_own_and_the_same_identifier(world: World) {
+async fn each_attempt_has_a_new_request_key_and_the_same_identifier(world: World) {
     five_units(&world, "acct").await;
     // Stripe would replay the 500 of a repeated key for a day.
     let fault = Fault::status(500)
@@ -113,7 +113,7 @@ async fn each_attempt_has_a_request_key_of_its_own_and_the_same_identifier(world
     world.finish().await;
 }
 
-async fn a_refused_key_pauses_everything_until_it_is_mended(mut world: World) {
+async fn a_refused_key_pauses_sending_until_it_is_replaced(mut world: World) {
     world.reconfigure(&["--stripe-concurrency=1"]).await;
     five_units(&world, "a").await;
     five_units(&world, "b").await;
@@ -143,7 +143,7 @@ async fn a_refused_key_pauses_everything_until_it_is_mended(mut world: World) {
     world.finish().await;
 }
 
-async fn a_forced_report_lifts_the_pause(mut world: World) {
+async fn force_report_ends_the_pause_after_a_refused_key(mut world: World) {
     // The pause is a quarter of an hour.
     world.reconfigure(&["--stripe-retry-ms=60000"]).await;
     five_units(&world, "acct").await;
@@ -203,7 +203,7 @@ async fn check_meter_waits_alone(world: &World, account: &str) {
     assert_eq!(world.meter_events(&format!("cus_{account}")).await.len(), 4);
 }
 
-async fn a_meter_that_stripe_lacks_waits_alone(mut world: World) {
+async fn a_missing_meter_does_not_delay_other_meters(mut world: World) {
     for bare in [false, true] {
         let name = format!("seats{bare}");
         world.stripe().set_bare_error_codes(bare).await.unwrap();
@@ -223,7 +223,7 @@ async fn a_meter_that_stripe_lacks_waits_alone(mut world: World) {
     world.finish().await;
 }
 
-async fn a_meter_that_stripe_archived_waits_alone(world: World) {
+async fn an_archived_meter_does_not_delay_other_meters(world: World) {
     for bare in [false, true] {
         world.stripe().set_bare_error_codes(bare).await.unwrap();
         world.stripe().deactivate_meter("llm_tokens").await.unwrap();
@@ -232,7 +232,7 @@ async fn a_meter_that_stripe_archived_waits_alone(world: World) {
     world.finish().await;
 }
 
-async fn a_deleted_customers_report_is_parked(world: World) {
+async fn a_report_of_a_deleted_customer_waits_for_a_decision(world: World) {
     five_units(&world, "gone").await;
     five_units(&world, "here").await;
     world.stripe().delete_customer("cus_gone").await.unwrap();
@@ -257,7 +257,7 @@ async fn a_deleted_customers_report_is_parked(world: World) {
     world.finish().await;
 }
 
-async fn a_refused_report_keeps_stripes_words_and_holds_up_nobody(world: World) {
+async fn a_refused_report_keeps_stripes_message_and_does_not_delay_others(world: World) {
     five_units(&world, "a").await;
     world.count("a", 2, hours_ago(2)).await;
     five_units(&world, "b").await;
@@ -285,7 +285,7 @@ async fn a_refused_report_keeps_stripes_words_and_holds_up_nobody(world: World) 
     world.finish().await;
 }
 
-async fn a_wrong_address_rejects_nothing(world: World) {
+async fn a_wrong_stripe_url_rejects_no_report(world: World) {
     five_units(&world, "acct").await;
     let error = ScriptedError {
         kind: Some("invalid_request_error".to_owned()),
@@ -302,7 +302,7 @@ async fn a_wrong_address_rejects_nothing(world: World) {
     world.finish().await;
 }
 
-async fn a_refusal_after_an_unanswered_attempt_is_not_final(world: World) {
+async fn a_refusal_after_a_lost_response_is_not_final(world: World) {
     five_units(&world, "acct").await;
     // Stripe has the event; a refusal of the second attempt says nothing of the first.
     world
@@ -324,7 +324,7 @@ async fn a_refusal_after_an_unanswered_attempt_is_not_final(world: World) {
     world.finish().await;
 }
 
-async fn a_hanging_call_of_one_customer_holds_up_no_other(world: World) {
+async fn a_hanging_call_does_not_delay_other_customers(world: World) {
     for account in ["a", "b", "c"] {
         five_units(&world, account).await;
         world.count(account, 2, hours_ago(2)).await;
@@ -359,7 +359,7 @@ async fn a_hanging_call_of_one_customer_holds_up_no_other(world: World) {
     world.finish().await;
 }
 
-async fn a_crash_while_calls_hang_sends_the_same_events_again(mut world: World) {
+async fn a_crash_during_hanging_calls_resends_the_same_events(mut world: World) {
     let hung = [
         ("before", Fault::hold("before")),
         ("after", Fault::hold("after").after_executing()),

@@ -11,12 +11,12 @@ const EVENTS: &str = "/v1/billing/meter_events";
 const METERS: &str = "/v1/billing/meters/";
 
 on_both_engines!(
-    what_stripe_shows_is_confirmed_by_one_read_for_all_days,
-    what_stripe_lost_is_short_a_day_later_and_nothing_else_is,
-    a_short_one_that_appears_later_is_confirmed,
-    what_stripe_shows_late_is_not_blamed_in_between,
-    more_than_was_sent_is_left_alone_and_the_rest_confirmed,
-    a_refused_total_changes_nothing,
+    one_read_confirms_the_reports_of_all_days,
+    only_lost_reports_are_missing_after_a_day,
+    a_missing_report_that_appears_later_is_confirmed,
+    reports_that_stripe_shows_late_are_not_missing_meanwhile,
+    excess_usage_at_stripe_does_not_affect_other_reports,
+    a_refused_summary_request_changes_nothing,
 );
 
 /// When these tests begin, on the clocks of both the server and the stand-in: past noon, since what is settled is
@@ -81,7 +81,7 @@ async fn found(world: &World, state: &str) -> i64 {
         .await
 }
 
-async fn what_stripe_shows_is_confirmed_by_one_read_for_all_days(mut world: World) {
+async fn one_read_confirms_the_reports_of_all_days(mut world: World) {
     begin(&mut world).await;
     for days in 1..5 {
         for hour in 0..3 {
@@ -115,7 +115,7 @@ async fn what_stripe_shows_is_confirmed_by_one_read_for_all_days(mut world: Worl
     world.finish().await;
 }
 
-async fn what_stripe_lost_is_short_a_day_later_and_nothing_else_is(mut world: World) {
+async fn only_lost_reports_are_missing_after_a_day(mut world: World) {
     begin(&mut world).await;
     let used = start() - TimeDelta::hours(26);
     world.count("acct", 5, used).await;
@@ -152,7 +152,7 @@ async fn what_stripe_lost_is_short_a_day_later_and_nothing_else_is(mut world: Wo
     world.finish().await;
 }
 
-async fn a_short_one_that_appears_later_is_confirmed(mut world: World) {
+async fn a_missing_report_that_appears_later_is_confirmed(mut world: World) {
     begin(&mut world).await;
     let late = std::time::Duration::from_hours(60);
     world.stripe().set_summary_delay(late).await.unwrap();
@@ -168,7 +168,7 @@ async fn a_short_one_that_appears_later_is_confirmed(mut world: World) {
     world.finish().await;
 }
 
-async fn what_stripe_shows_late_is_not_blamed_in_between(mut world: World) {
+async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: World) {
     begin(&mut world).await;
     let late = std::time::Duration::from_hours(5);
     world.stripe().set_summary_delay(late).await.unwrap();
@@ -225,7 +225,7 @@ async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
     assert!(answer.status().is_success(), "{answer:?}");
 }
 
-async fn more_than_was_sent_is_left_alone_and_the_rest_confirmed(mut world: World) {
+async fn excess_usage_at_stripe_does_not_affect_other_reports(mut world: World) {
     begin(&mut world).await;
     let used = start() - TimeDelta::hours(3);
     world.count("acct", 5, used).await;
@@ -260,7 +260,7 @@ async fn more_than_was_sent_is_left_alone_and_the_rest_confirmed(mut world: Worl
     world.finish().await;
 }
 
-async fn a_refused_total_changes_nothing(mut world: World) {
+async fn a_refused_summary_request_changes_nothing(mut world: World) {
     begin(&mut world).await;
     world.count("acct", 5, start() - TimeDelta::hours(3)).await;
     world.report_all().await;

@@ -9,10 +9,10 @@ use crate::{
 };
 
 on_both_engines!(
-    usage_on_both_sides_of_a_link_goes_to_different_reports,
-    usage_on_both_sides_of_a_known_period_end_goes_to_different_reports,
-    a_boundary_learned_late_cuts_what_lies_on_one_side_of_it,
-    a_boundary_learned_late_leaves_a_report_whole_that_straddles_it,
+    usage_around_a_link_is_in_different_reports,
+    usage_around_a_known_period_end_is_in_different_reports,
+    a_late_boundary_moves_the_edge_of_a_report_on_one_side,
+    a_late_boundary_does_not_split_a_straddling_report,
 );
 
 /// The start of an hour in which boundaries are tried; nothing else happens there.
@@ -30,7 +30,7 @@ async fn windows(world: &World) -> Vec<(Period, i64)> {
     reports.iter().map(window).collect()
 }
 
-async fn usage_on_both_sides_of_a_link_goes_to_different_reports(mut world: World) {
+async fn usage_around_a_link_is_in_different_reports(mut world: World) {
     world.stripe().create_customer("cus_a").await.unwrap();
     let clock = world.set_time(HOUR).await;
     let go_to = |moment: DateTime<Utc>| clock.set(moment.timestamp_millis());
@@ -96,7 +96,7 @@ async fn usage_on_both_sides_of_a_link_goes_to_different_reports(mut world: Worl
     world.finish().await;
 }
 
-async fn usage_on_both_sides_of_a_known_period_end_goes_to_different_reports(mut world: World) {
+async fn usage_around_a_known_period_end_is_in_different_reports(mut world: World) {
     let clock = world.set_time(HOUR).await;
     let end = minute(30) + TimeDelta::milliseconds(500);
     let period =
@@ -120,7 +120,7 @@ async fn usage_on_both_sides_of_a_known_period_end_goes_to_different_reports(mut
     world.finish().await;
 }
 
-async fn a_boundary_learned_late_cuts_what_lies_on_one_side_of_it(mut world: World) {
+async fn a_late_boundary_moves_the_edge_of_a_report_on_one_side(mut world: World) {
     world.set_time("2026-06-20T12:00:00Z").await;
     world.count("acct", 1, minute(30)).await;
     world.count("acct", 2, minute(50)).await;
@@ -147,7 +147,7 @@ async fn a_boundary_learned_late_cuts_what_lies_on_one_side_of_it(mut world: Wor
     world.finish().await;
 }
 
-async fn a_boundary_learned_late_leaves_a_report_whole_that_straddles_it(mut world: World) {
+async fn a_late_boundary_does_not_split_a_straddling_report(mut world: World) {
     world.set_time("2026-06-20T12:00:00Z").await;
     let edge = minute(30);
     world

@@ -11,17 +11,17 @@ use crate::support::world::{
 };
 
 on_both_engines!(
-    usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices,
-    usage_from_before_the_link_but_inside_the_period_is_billed,
-    late_usage_of_a_draft_joins_it,
-    usage_from_before_a_subscription_charges_is_held_and_not_lost,
-    deadlines_that_near_are_counted_before_they_pass,
+    usage_around_a_boundary_inside_an_hour_is_on_two_invoices,
+    usage_before_the_link_in_the_same_period_is_billed,
+    late_usage_joins_the_draft_invoice,
+    usage_before_the_subscription_needs_a_decision,
+    reports_near_their_deadline_are_counted,
 );
 
 /// Twelve minutes and some seconds past an hour, so that the boundary cuts it.
 const ANCHOR: &str = "2027-03-10T13:12:34Z";
 
-async fn usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices(mut world: World) {
+async fn usage_around_a_boundary_inside_an_hour_is_on_two_invoices(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
     world.with_prices_at(end - TimeDelta::days(2)).await;
     world.subscribe("acct", &[BASIC, SEATS], at(ANCHOR)).await;
@@ -74,7 +74,7 @@ async fn usage_on_both_sides_of_a_boundary_inside_an_hour_lands_on_two_invoices(
     world.finish().await;
 }
 
-async fn usage_from_before_the_link_but_inside_the_period_is_billed(mut world: World) {
+async fn usage_before_the_link_in_the_same_period_is_billed(mut world: World) {
     let start = at(ANCHOR);
     world.with_prices_at(start + TimeDelta::days(3)).await;
     world.count("acct", 100, start - TimeDelta::hours(2)).await;
@@ -94,7 +94,7 @@ async fn usage_from_before_the_link_but_inside_the_period_is_billed(mut world: W
     world.finish().await;
 }
 
-async fn late_usage_of_a_draft_joins_it(mut world: World) {
+async fn late_usage_joins_the_draft_invoice(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
     world.with_prices_at(end - TimeDelta::days(1)).await;
     world.subscribe("acct", &[BASIC], at(ANCHOR)).await;
@@ -114,7 +114,7 @@ async fn late_usage_of_a_draft_joins_it(mut world: World) {
     world.finish().await;
 }
 
-async fn usage_from_before_a_subscription_charges_is_held_and_not_lost(mut world: World) {
+async fn usage_before_the_subscription_needs_a_decision(mut world: World) {
     let start = at(ANCHOR);
     world.with_prices_at(start + TimeDelta::days(3)).await;
     world.count("acct", 100, start - TimeDelta::hours(2)).await;
@@ -134,7 +134,7 @@ async fn usage_from_before_a_subscription_charges_is_held_and_not_lost(mut world
     world.finish().await;
 }
 
-async fn deadlines_that_near_are_counted_before_they_pass(mut world: World) {
+async fn reports_near_their_deadline_are_counted(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
     world.with_prices_at(end - TimeDelta::days(1)).await;
     world.subscribe("acct", &[BASIC], at(ANCHOR)).await;

@@ -7,17 +7,17 @@ use usage_client::{ErrorKind, PutAccount, ReportState, UsageReport};
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    usage_on_both_sides_of_a_link_is_billed_from_the_link_on,
-    usage_on_both_sides_of_an_unlink_is_billed_until_it,
-    usage_on_both_sides_of_a_new_customer_goes_to_each,
-    usage_on_both_sides_of_a_period_end_has_events_on_both_sides,
+    usage_around_a_link_is_billed_from_the_link_on,
+    usage_around_an_unlink_is_billed_until_the_unlink,
+    usage_around_a_new_customer_is_billed_to_each_customer,
+    usage_around_a_period_end_has_events_on_both_sides,
     an_event_without_a_whole_minute_is_not_dated_before_its_boundary,
-    a_boundary_beside_an_open_reports_usage_moves_its_edge,
-    a_boundary_through_an_open_reports_usage_closes_it_as_straddled,
-    a_straddled_report_of_a_new_customer_stays_with_the_old_one,
-    a_free_account_linked_backwards_bills_what_was_not_billable_since_then,
-    a_new_customer_is_never_billed_what_another_was,
-    late_usage_is_billed_to_the_customer_of_its_own_time,
+    a_boundary_beside_the_usage_of_an_open_report_moves_its_edge,
+    a_boundary_inside_the_usage_of_an_open_report_closes_it,
+    a_report_straddling_a_new_customer_is_billed_to_the_old_one,
+    a_backdated_link_bills_earlier_free_usage,
+    a_new_customer_is_not_billed_for_another_customers_usage,
+    late_usage_is_billed_to_the_customer_of_its_time,
 );
 
 const MS: TimeDelta = TimeDelta::milliseconds(1);
@@ -48,7 +48,7 @@ async fn billed(world: &World, customer: &str) -> Vec<(DateTime<Utc>, i64)> {
         .collect()
 }
 
-async fn usage_on_both_sides_of_a_link_is_billed_from_the_link_on(world: World) {
+async fn usage_around_a_link_is_billed_from_the_link_on(world: World) {
     let boundary = middle() + TimeDelta::milliseconds(250);
     world.stripe().create_customer("cus_acct").await.unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(boundary);
@@ -67,7 +67,7 @@ async fn usage_on_both_sides_of_a_link_is_billed_from_the_link_on(world: World) 
     world.finish().await;
 }
 
-async fn usage_on_both_sides_of_an_unlink_is_billed_until_it(mut world: World) {
+async fn usage_around_an_unlink_is_billed_until_the_unlink(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.freeze(middle()).await;
     let account = world
@@ -84,7 +84,7 @@ async fn usage_on_both_sides_of_an_unlink_is_billed_until_it(mut world: World) {
     world.finish().await;
 }
 
-async fn usage_on_both_sides_of_a_new_customer_goes_to_each(mut world: World) {
+async fn usage_around_a_new_customer_is_billed_to_each_customer(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
     world.stripe().create_customer("cus_new").await.unwrap();
     world.freeze(middle()).await;
@@ -101,7 +101,7 @@ async fn usage_on_both_sides_of_a_new_customer_goes_to_each(mut world: World) {
     world.finish().await;
 }
 
-async fn usage_on_both_sides_of_a_period_end_has_events_on_both_sides(world: World) {
+async fn usage_around_a_period_end_has_events_on_both_sides(world: World) {
     let end = middle() + TimeDelta::seconds(7);
     world.link_to_new_customer("acct", "cus_acct").await;
     let period = PutAccount::stripe("acct", "cus_acct").current_period(hours_ago(50), end);
@@ -139,7 +139,7 @@ async fn an_event_without_a_whole_minute_is_not_dated_before_its_boundary(world:
     world.finish().await;
 }
 
-async fn a_boundary_beside_an_open_reports_usage_moves_its_edge(world: World) {
+async fn a_boundary_beside_the_usage_of_an_open_report_moves_its_edge(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     let minutes = TimeDelta::minutes;
     let (before, after) = (hours_ago(4) + minutes(10), hours_ago(6) + minutes(50));
@@ -172,7 +172,7 @@ async fn a_boundary_beside_an_open_reports_usage_moves_its_edge(world: World) {
     world.finish().await;
 }
 
-async fn a_boundary_through_an_open_reports_usage_closes_it_as_straddled(world: World) {
+async fn a_boundary_inside_the_usage_of_an_open_report_closes_it(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     let (before, after) = (
         middle() - TimeDelta::minutes(20),
@@ -201,7 +201,7 @@ async fn a_boundary_through_an_open_reports_usage_closes_it_as_straddled(world: 
     world.finish().await;
 }
 
-async fn a_straddled_report_of_a_new_customer_stays_with_the_old_one(mut world: World) {
+async fn a_report_straddling_a_new_customer_is_billed_to_the_old_one(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
     world.stripe().create_customer("cus_new").await.unwrap();
     world.freeze(middle()).await;
@@ -233,7 +233,7 @@ async fn a_straddled_report_of_a_new_customer_stays_with_the_old_one(mut world: 
     world.finish().await;
 }
 
-async fn a_free_account_linked_backwards_bills_what_was_not_billable_since_then(world: World) {
+async fn a_backdated_link_bills_earlier_free_usage(world: World) {
     world
         .client()
         .put_account(PutAccount::free("acct"))
@@ -256,7 +256,7 @@ async fn a_free_account_linked_backwards_bills_what_was_not_billable_since_then(
     world.finish().await;
 }
 
-async fn a_new_customer_is_never_billed_what_another_was(world: World) {
+async fn a_new_customer_is_not_billed_for_another_customers_usage(world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
     world.count("acct", 3, hours_ago(5)).await;
     world.report_all().await;
@@ -277,7 +277,7 @@ async fn a_new_customer_is_never_billed_what_another_was(world: World) {
     world.finish().await;
 }
 
-async fn late_usage_is_billed_to_the_customer_of_its_own_time(mut world: World) {
+async fn late_usage_is_billed_to_the_customer_of_its_time(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
     world.stripe().create_customer("cus_new").await.unwrap();
     world.freeze(middle()).await;

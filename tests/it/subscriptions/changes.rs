@@ -14,12 +14,12 @@ on_both_engines!(
     a_plan_change_charges_usage_by_the_plan_it_happened_in,
     a_cancel_invoices_what_was_used_and_bills_nothing_after,
     a_cancel_at_the_periods_end_bills_until_then_and_nothing_after,
-    a_change_whose_answer_is_lost_happens_once,
+    a_change_with_a_lost_response_is_made_once,
     a_change_survives_a_crash_at_any_step,
-    usage_that_does_not_show_at_stripe_changes_nothing,
-    what_stripe_cannot_do_or_would_lose_usage_is_refused,
-    reports_that_wait_for_an_admin_stand_in_the_way,
-    another_change_waits_for_the_one_under_way,
+    usage_that_stripe_does_not_show_prevents_a_change,
+    changes_that_would_lose_usage_are_refused,
+    undecided_reports_block_a_change,
+    a_second_change_waits_for_the_first,
     a_new_subscription_after_a_cancel_bills_again,
 );
 
@@ -132,7 +132,7 @@ async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut worl
     world.finish().await;
 }
 
-async fn a_change_whose_answer_is_lost_happens_once(mut world: World) {
+async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -217,7 +217,7 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
     world.finish().await;
 }
 
-async fn usage_that_does_not_show_at_stripe_changes_nothing(mut world: World) {
+async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -295,7 +295,7 @@ async fn subscribe_unfit(world: &World, now: DateTime<Utc>) {
         .unwrap();
 }
 
-async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) {
+async fn changes_that_would_lose_usage_are_refused(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     subscribe_unfit(&world, now).await;
@@ -345,7 +345,7 @@ async fn what_stripe_cannot_do_or_would_lose_usage_is_refused(mut world: World) 
     world.finish().await;
 }
 
-async fn reports_that_wait_for_an_admin_stand_in_the_way(mut world: World) {
+async fn undecided_reports_block_a_change(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -368,7 +368,7 @@ async fn reports_that_wait_for_an_admin_stand_in_the_way(mut world: World) {
     world.finish().await;
 }
 
-async fn another_change_waits_for_the_one_under_way(mut world: World) {
+async fn a_second_change_waits_for_the_first(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;

@@ -15,12 +15,12 @@ use crate::support::world::{
 };
 
 on_both_engines!(
-    what_comes_late_while_usage_drains_is_charged_by_the_old_plan,
-    what_comes_late_once_stripe_is_told_is_kept_for_an_admin,
-    a_cancel_soon_after_a_plan_change_waits_for_what_the_new_plan_was_used_for,
-    usage_that_was_moved_to_the_present_period_is_not_thrown_away,
-    what_no_subscription_charges_any_more_is_not_billed_in_the_present_period,
-    a_key_refused_after_a_lost_answer_undoes_nothing,
+    late_usage_during_a_drain_is_charged_by_the_old_plan,
+    late_usage_after_a_change_needs_a_decision,
+    a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan,
+    usage_moved_to_the_current_period_is_not_lost_by_a_cancel,
+    usage_without_a_subscription_cannot_be_billed_in_the_current_period,
+    a_key_refused_after_a_lost_response_undoes_nothing,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -45,7 +45,7 @@ async fn until_held(world: &World, name: &str) {
     stripe.wait_for_held(name, 1, TIMEOUT).await.unwrap();
 }
 
-async fn what_comes_late_while_usage_drains_is_charged_by_the_old_plan(mut world: World) {
+async fn late_usage_during_a_drain_is_charged_by_the_old_plan(mut world: World) {
     used_four(&mut world).await;
     hold(&world, "draining", "/v1/billing/meter_events").await;
     let client = world.client().clone();
@@ -63,7 +63,7 @@ async fn what_comes_late_while_usage_drains_is_charged_by_the_old_plan(mut world
     world.finish().await;
 }
 
-async fn what_comes_late_once_stripe_is_told_is_kept_for_an_admin(mut world: World) {
+async fn late_usage_after_a_change_needs_a_decision(mut world: World) {
     used_four(&mut world).await;
     hold(&world, "told", "/v1/subscriptions/").await;
     let client = world.client().clone();
@@ -94,9 +94,7 @@ async fn what_comes_late_once_stripe_is_told_is_kept_for_an_admin(mut world: Wor
     world.finish().await;
 }
 
-async fn a_cancel_soon_after_a_plan_change_waits_for_what_the_new_plan_was_used_for(
-    mut world: World,
-) {
+async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world: World) {
     used_four(&mut world).await;
     let client = world.client().clone();
     let change = client.change_plan(ChangePlan::new("acct", PRO));
@@ -154,7 +152,7 @@ fn bill_now(report: &UsageReport) -> ResolveReport {
     ResolveReport::new(&report.id, ResolveAction::BillInCurrentPeriod, "it is owed")
 }
 
-async fn usage_that_was_moved_to_the_present_period_is_not_thrown_away(mut world: World) {
+async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: World) {
     let report = missed(&mut world).await;
     let client = world.client().clone();
     client.resolve_report(bill_now(&report)).await.unwrap();
@@ -177,9 +175,7 @@ async fn usage_that_was_moved_to_the_present_period_is_not_thrown_away(mut world
     world.finish().await;
 }
 
-async fn what_no_subscription_charges_any_more_is_not_billed_in_the_present_period(
-    mut world: World,
-) {
+async fn usage_without_a_subscription_cannot_be_billed_in_the_current_period(mut world: World) {
     let report = missed(&mut world).await;
     let client = world.client().clone();
     // Undecided usage of an earlier period does not stand in the way of a cancel.
@@ -192,7 +188,7 @@ async fn what_no_subscription_charges_any_more_is_not_billed_in_the_present_peri
     world.finish().await;
 }
 
-async fn a_key_refused_after_a_lost_answer_undoes_nothing(mut world: World) {
+async fn a_key_refused_after_a_lost_response_undoes_nothing(mut world: World) {
     used_four(&mut world).await;
     let stripe = world.stripe();
     let lost = Fault::accept_then_drop()

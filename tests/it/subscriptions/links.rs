@@ -10,13 +10,13 @@ use usage_client::{
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    an_account_is_what_was_put_last,
-    putting_what_is_so_already_changes_nothing,
-    an_account_that_nobody_put_is_not_found,
-    a_changed_account_is_not_put_over,
+    an_account_has_its_last_put_values,
+    an_identical_put_changes_nothing,
+    an_unknown_account_is_not_found,
+    an_account_changed_meanwhile_is_not_overwritten,
     a_customer_belongs_to_one_account_at_a_time,
-    a_link_bills_from_where_it_says,
-    an_account_outside_its_limits_is_refused_by_the_field,
+    a_link_bills_from_its_stated_time,
+    an_account_outside_its_limits_is_refused_with_its_field,
     accounts_are_listed_page_by_page_in_the_order_of_their_ids,
     a_damaged_page_token_is_refused,
     a_page_token_of_another_listing_is_refused,
@@ -26,7 +26,7 @@ pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Acc
     world.client().put_account(account).await.unwrap()
 }
 
-async fn an_account_is_what_was_put_last(mut world: World) {
+async fn an_account_has_its_last_put_values(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let now = at("2026-06-20T12:00:00.123Z");
     let (start, end) = (now - TimeDelta::days(10), now + TimeDelta::days(20));
@@ -54,7 +54,7 @@ async fn an_account_is_what_was_put_last(mut world: World) {
     world.finish().await;
 }
 
-async fn putting_what_is_so_already_changes_nothing(mut world: World) {
+async fn an_identical_put_changes_nothing(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
     let stripe = PutAccount::stripe("acct", "cus_a")
@@ -76,7 +76,7 @@ async fn putting_what_is_so_already_changes_nothing(mut world: World) {
     world.finish().await;
 }
 
-async fn an_account_that_nobody_put_is_not_found(world: World) {
+async fn an_unknown_account_is_not_found(world: World) {
     world.client().increment("acct").await.unwrap();
     let error = world.client().get_account("acct").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -87,7 +87,7 @@ async fn an_account_that_nobody_put_is_not_found(world: World) {
     world.finish().await;
 }
 
-async fn a_changed_account_is_not_put_over(world: World) {
+async fn an_account_changed_meanwhile_is_not_overwritten(world: World) {
     let free = || PutAccount::free("acct");
     let mismatch = |error: Error| {
         assert_eq!(error.kind(), ErrorKind::EtagMismatch);
@@ -158,7 +158,7 @@ async fn a_customer_belongs_to_one_account_at_a_time(world: World) {
     world.finish().await;
 }
 
-async fn a_link_bills_from_where_it_says(mut world: World) {
+async fn a_link_bills_from_its_stated_time(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
     let day = TimeDelta::days(1);
@@ -186,7 +186,7 @@ async fn a_link_bills_from_where_it_says(mut world: World) {
     world.finish().await;
 }
 
-async fn an_account_outside_its_limits_is_refused_by_the_field(world: World) {
+async fn an_account_outside_its_limits_is_refused_with_its_field(world: World) {
     let longest = format!("cus_{}", "x".repeat(251));
     put(&world, PutAccount::stripe("acct", &longest)).await;
     let stripe = |customer: &str| PutAccount::stripe("acct", customer);

@@ -13,20 +13,20 @@ use crate::support::world::{
 
 on_both_engines!(
     a_webhook_wakes_the_sync_before_its_interval,
-    an_invoice_that_was_made_flushes_its_account,
-    webhooks_that_come_twice_and_in_reverse_do_no_harm,
-    a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier,
+    a_created_invoice_flushes_its_account,
+    repeated_and_reordered_webhooks_change_nothing,
+    a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period,
     a_cancel_at_stripe_ends_what_is_billed,
-    a_deleted_customer_is_billed_nothing_more,
-    a_customer_that_stripe_does_not_answer_for_holds_up_nobody,
-    usage_that_no_item_charges_any_more_is_kept_for_an_admin,
-    usage_of_a_final_invoice_is_missed_and_kept,
-    late_usage_goes_to_the_current_period_where_that_is_said,
-    what_takes_away_from_a_final_invoice_waits_for_a_decision,
-    free_and_back_bills_each_side_as_its_link_says,
+    a_deleted_customer_is_not_billed_again,
+    a_customer_that_stripe_does_not_answer_for_does_not_delay_others,
+    usage_without_a_metered_item_needs_a_decision,
+    usage_of_a_final_invoice_needs_a_decision,
+    late_usage_goes_to_the_current_period_when_configured,
+    negative_correction_after_finalization_needs_decision,
+    an_account_made_free_and_linked_again_is_billed_by_each_link,
     two_meters_are_billed_each_by_its_own_item,
-    a_server_that_was_down_over_a_period_end_still_bills_it,
-    a_link_that_stripe_cannot_be_asked_about_is_not_guessed,
+    a_period_that_ended_during_downtime_is_billed,
+    a_link_fails_when_stripe_does_not_answer,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -56,7 +56,7 @@ async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
     world.finish().await;
 }
 
-async fn an_invoice_that_was_made_flushes_its_account(mut world: World) {
+async fn a_created_invoice_flushes_its_account(mut world: World) {
     world.with_prices_at(at(END) - TimeDelta::hours(1)).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
     world.receive_webhooks().await;
@@ -72,7 +72,7 @@ async fn an_invoice_that_was_made_flushes_its_account(mut world: World) {
     world.finish().await;
 }
 
-async fn webhooks_that_come_twice_and_in_reverse_do_no_harm(mut world: World) {
+async fn repeated_and_reordered_webhooks_change_nothing(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.receive_webhooks().await;
@@ -117,9 +117,7 @@ async fn webhooks_that_come_twice_and_in_reverse_do_no_harm(mut world: World) {
     world.finish().await;
 }
 
-async fn a_plan_changed_at_stripe_is_learned_and_what_straddles_it_goes_to_the_earlier(
-    mut world: World,
-) {
+async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
@@ -218,7 +216,7 @@ async fn a_cancel_at_stripe_ends_what_is_billed(mut world: World) {
     world.finish().await;
 }
 
-async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
+async fn a_deleted_customer_is_not_billed_again(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -244,7 +242,7 @@ async fn a_deleted_customer_is_billed_nothing_more(mut world: World) {
     world.finish().await;
 }
 
-async fn a_customer_that_stripe_does_not_answer_for_holds_up_nobody(mut world: World) {
+async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut world: World) {
     world.with_prices_at(at("2027-03-20T08:30:10Z")).await;
     for name in ["bad", "good"] {
         world.subscribe(name, &[BASIC], at(START)).await;
@@ -273,7 +271,7 @@ async fn a_customer_that_stripe_does_not_answer_for_holds_up_nobody(mut world: W
     world.finish().await;
 }
 
-async fn usage_that_no_item_charges_any_more_is_kept_for_an_admin(mut world: World) {
+async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
@@ -314,7 +312,7 @@ async fn usage_that_no_item_charges_any_more_is_kept_for_an_admin(mut world: Wor
     world.finish().await;
 }
 
-async fn usage_of_a_final_invoice_is_missed_and_kept(mut world: World) {
+async fn usage_of_a_final_invoice_needs_a_decision(mut world: World) {
     late(&mut world).await;
     let report = world
         .reports("acct")
@@ -334,7 +332,7 @@ async fn usage_of_a_final_invoice_is_missed_and_kept(mut world: World) {
     world.finish().await;
 }
 
-async fn late_usage_goes_to_the_current_period_where_that_is_said(mut world: World) {
+async fn late_usage_goes_to_the_current_period_when_configured(mut world: World) {
     world.reconfigure(&["--late-usage=current_period"]).await;
     late(&mut world).await;
     world
@@ -350,7 +348,7 @@ async fn late_usage_goes_to_the_current_period_where_that_is_said(mut world: Wor
     world.finish().await;
 }
 
-async fn what_takes_away_from_a_final_invoice_waits_for_a_decision(mut world: World) {
+async fn negative_correction_after_finalization_needs_decision(mut world: World) {
     world.reconfigure(&["--late-usage=current_period"]).await;
     late(&mut world).await;
     let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
@@ -383,7 +381,7 @@ async fn late(world: &mut World) {
         .await;
 }
 
-async fn free_and_back_bills_each_side_as_its_link_says(mut world: World) {
+async fn an_account_made_free_and_linked_again_is_billed_by_each_link(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -445,7 +443,7 @@ async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
     world.finish().await;
 }
 
-async fn a_server_that_was_down_over_a_period_end_still_bills_it(mut world: World) {
+async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
     world.with_prices_at(at(END) - TimeDelta::hours(2)).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
     world.link_to_subscription("acct").await;
@@ -491,7 +489,7 @@ async fn a_server_that_was_down_over_a_period_end_still_bills_it(mut world: Worl
     world.finish().await;
 }
 
-async fn a_link_that_stripe_cannot_be_asked_about_is_not_guessed(mut world: World) {
+async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_leaves_the_commit_done() {
+    fn a_lost_response_leaves_the_commit_done() {
         with_proxy(|proxy, direct, proxied| {
             proxy.lose_next_commit_answer();
             execute(proxied, "SELECT 1").unwrap();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_proxy_lets_nobody_through() {
+    fn a_closed_proxy_refuses_connections() {
         with_proxy(|proxy, _, proxied| {
             proxy.close_connections();
             execute(proxied, "SELECT 1").unwrap();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_seen_in_every_form() {
+    fn a_commit_is_recognized_in_every_form() {
         let mut commits = HashSet::new();
         let mut seen = |message: &[u8]| commits_now(message, &mut commits);
         assert!(seen(b"Q\0\0\0\x0bcommit\0"));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_keeps_all_but_its_place() {
+    fn a_rewritten_url_changes_only_its_address() {
         let place = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
         for (url, rewritten) in [
             (

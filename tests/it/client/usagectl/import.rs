@@ -10,11 +10,11 @@ use super::{Ran, usagectl};
 
 on_both_engines!(
     a_file_counts_once_however_often_it_is_imported,
-    bad_lines_are_listed_and_can_be_mended,
-    an_import_goes_on_where_it_was_broken_off,
-    lines_may_move_and_each_of_equal_ones_counts,
-    what_was_refused_is_said_again_when_an_import_goes_on,
-    a_dry_run_counts_nothing,
+    bad_lines_are_listed_and_can_be_fixed,
+    an_interrupted_import_resumes_where_it_stopped,
+    moved_lines_count_once_and_equal_lines_count_each,
+    refused_lines_are_listed_again_when_an_import_resumes,
+    a_dry_import_counts_nothing,
 );
 
 /// A file of usage, and the folder that it lies in.
@@ -104,7 +104,7 @@ async fn a_file_counts_once_however_often_it_is_imported(world: World) {
     world.finish().await;
 }
 
-async fn bad_lines_are_listed_and_can_be_mended(world: World) {
+async fn bad_lines_are_listed_and_can_be_fixed(world: World) {
     let good = csv(1_200);
     let broken = [
         (3, "a,api_calls,many,now"),
@@ -144,7 +144,7 @@ async fn bad_lines_are_listed_and_can_be_mended(world: World) {
     world.finish().await;
 }
 
-async fn an_import_goes_on_where_it_was_broken_off(mut world: World) {
+async fn an_interrupted_import_resumes_where_it_stopped(mut world: World) {
     let file = Usage::new("usage.csv", &csv(2_500));
     let whole = fs::read_to_string(file.path()).unwrap();
     // A line that ends the import after its first thousand.
@@ -179,7 +179,7 @@ async fn an_import_goes_on_where_it_was_broken_off(mut world: World) {
     world.finish().await;
 }
 
-async fn lines_may_move_and_each_of_equal_ones_counts(world: World) {
+async fn moved_lines_count_once_and_equal_lines_count_each(world: World) {
     let head = "account_id,meter,quantity,timestamp";
     let at = hours_ago(5).to_rfc3339();
     let line = |account, quantity| format!("{account},api_calls,{quantity},{at}");
@@ -225,7 +225,7 @@ async fn lines_may_move_and_each_of_equal_ones_counts(world: World) {
     world.finish().await;
 }
 
-async fn what_was_refused_is_said_again_when_an_import_goes_on(world: World) {
+async fn refused_lines_are_listed_again_when_an_import_resumes(world: World) {
     let text = csv(1_500).replacen("b,api_calls,1", "b,nonsense,1", 1);
     let lines: Vec<&str> = text.lines().collect();
     let mut broken = lines.clone();
@@ -251,7 +251,7 @@ async fn what_was_refused_is_said_again_when_an_import_goes_on(world: World) {
     world.finish().await;
 }
 
-async fn a_dry_run_counts_nothing(world: World) {
+async fn a_dry_import_counts_nothing(world: World) {
     let file = Usage::new("usage.csv", &(csv(10) + "a,api_calls,-,x\n"));
     let ran = file.import(world.endpoint(), &["--dry-run"]).await;
     assert_eq!(ran.code, 4);

@@ -11,12 +11,12 @@ use usage_client::{
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    what_is_counted_is_shown,
-    days_are_drawn_in_the_reader_s_time_zone,
-    a_run_is_followed_to_its_end,
+    counted_usage_is_printed,
+    usage_by_day_is_drawn_in_the_local_time_zone,
+    the_report_command_watches_a_run_to_its_end,
     accounts_are_put_and_listed,
-    growth_is_watched,
-    each_end_has_its_code,
+    the_watch_option_prints_growth,
+    every_failure_has_its_exit_code,
 );
 
 /// How a command ended.
@@ -55,7 +55,8 @@ async fn json(world: &World, args: &[&str]) -> Value {
     serde_json::from_str(&done(world, args).await).unwrap()
 }
 
-async fn what_is_counted_is_shown(world: World) {
+async fn counted_usage_is_printed(mut world: World) {
+    world.set_time("2026-03-10T12:00:00Z").await;
     let counted = done(
         &world,
         &[
@@ -105,7 +106,7 @@ async fn what_is_counted_is_shown(world: World) {
     world.finish().await;
 }
 
-async fn days_are_drawn_in_the_reader_s_time_zone(mut world: World) {
+async fn usage_by_day_is_drawn_in_the_local_time_zone(mut world: World) {
     world.set_time("2026-03-10T12:00:00Z").await;
     // Half past eleven in the evening of the 2nd in London is the 3rd in Vienna.
     world.count("acct", 4, at("2026-03-02T23:30:00Z")).await;
@@ -149,7 +150,7 @@ async fn days_are_drawn_in_the_reader_s_time_zone(mut world: World) {
     world.finish().await;
 }
 
-async fn a_run_is_followed_to_its_end(world: World) {
+async fn the_report_command_watches_a_run_to_its_end(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 7, hours_ago(3)).await;
     let preview = done(&world, &["report", "--all", "--dry-run"]).await;
@@ -209,9 +210,10 @@ async fn accounts_are_put_and_listed(world: World) {
     world.finish().await;
 }
 
-async fn growth_is_watched(world: World) {
-    world.count("acct", 5, hours_ago(1)).await;
-    let looks = [
+async fn the_watch_option_prints_growth(mut world: World) {
+    world.set_time("2026-03-10T12:00:00Z").await;
+    world.count("acct", 5, at("2026-03-10T11:00:00Z")).await;
+    let watch = [
         "watch",
         "acct",
         "-m",
@@ -221,7 +223,7 @@ async fn growth_is_watched(world: World) {
         "--count",
         "2",
     ];
-    let watched = done(&world, &looks).await;
+    let watched = done(&world, &watch).await;
     let lines: Vec<Vec<&str>> = watched
         .lines()
         .map(|line| line.split_whitespace().skip(1).collect())
@@ -236,7 +238,7 @@ async fn growth_is_watched(world: World) {
     world.finish().await;
 }
 
-async fn each_end_has_its_code(mut world: World) {
+async fn every_failure_has_its_exit_code(mut world: World) {
     let ended = async |server: &str, args: &[&str]| {
         let ran = usagectl(server, args).await;
         (ran.code, ran.err)

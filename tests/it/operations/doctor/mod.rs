@@ -15,13 +15,13 @@ use usage_server::{
 use crate::support::world::{Engine, World, hours_ago, on_both_engines, within};
 
 on_both_engines!(
-    a_world_without_trouble_is_well_with_a_server_and_without,
-    a_database_that_is_missing_or_unmigrated_is_said,
-    a_key_that_is_missing_wrong_or_of_another_mode_is_said,
-    a_stripe_that_does_not_answer_is_bad_check_by_check,
-    a_broken_ledger_check_is_said,
-    clocks_that_disagree_are_said,
-    a_schedule_that_never_ran_or_is_overdue_is_said,
+    doctor_finds_no_fault_in_a_healthy_setup,
+    doctor_reports_a_missing_or_unmigrated_database,
+    doctor_reports_a_missing_wrong_or_other_mode_key,
+    doctor_fails_each_check_that_stripe_does_not_answer,
+    doctor_reports_a_failed_ledger_check,
+    doctor_reports_clocks_that_disagree,
+    doctor_reports_a_schedule_that_never_fires_or_is_overdue,
 );
 
 /// What the doctor is told, of this world.
@@ -119,7 +119,7 @@ async fn healthy(world: &World) {
     subscribe(world, "cus_acct", "sub_acct", &["price_calls"]).await;
 }
 
-async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: World) {
+async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
     healthy(&world).await;
     world.count("acct", 5, hours_ago(2)).await;
     world.report_all().await;
@@ -166,7 +166,7 @@ async fn a_world_without_trouble_is_well_with_a_server_and_without(mut world: Wo
     world.finish().await;
 }
 
-async fn a_database_that_is_missing_or_unmigrated_is_said(world: World) {
+async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
     let (empty, missing) = match world.engine {
         Engine::Sqlite => {
             let folder = world.database_url.replace("/usage.db", "");
@@ -198,7 +198,7 @@ async fn a_database_that_is_missing_or_unmigrated_is_said(world: World) {
     world.finish().await;
 }
 
-async fn a_key_that_is_missing_wrong_or_of_another_mode_is_said(world: World) {
+async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
     let mut config = config(&world);
     for (key, words) in [
         (None, "there is none"),
@@ -229,7 +229,7 @@ async fn a_key_that_is_missing_wrong_or_of_another_mode_is_said(world: World) {
     world.finish().await;
 }
 
-async fn a_stripe_that_does_not_answer_is_bad_check_by_check(world: World) {
+async fn doctor_fails_each_check_that_stripe_does_not_answer(world: World) {
     healthy(&world).await;
     world.link_to_new_customer("other", "cus_other").await;
     for (path, check) in [
@@ -258,7 +258,7 @@ async fn a_stripe_that_does_not_answer_is_bad_check_by_check(world: World) {
     world.finish().await;
 }
 
-async fn a_broken_ledger_check_is_said(world: World) {
+async fn doctor_reports_a_failed_ledger_check(world: World) {
     world
         .client()
         .put_account(PutAccount::free("acct"))
@@ -280,7 +280,7 @@ async fn a_broken_ledger_check_is_said(world: World) {
     world.finish().await;
 }
 
-async fn clocks_that_disagree_are_said(world: World) {
+async fn doctor_reports_clocks_that_disagree(world: World) {
     let now = Clock::system().now();
     let ahead = Clock::manual(now + 90_000);
     let diagnosis = examine_with(&config(&world), &ahead).await;
@@ -293,7 +293,7 @@ async fn clocks_that_disagree_are_said(world: World) {
     world.finish().await;
 }
 
-async fn a_schedule_that_never_ran_or_is_overdue_is_said(mut world: World) {
+async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: World) {
     world.reconfigure(&["--report-schedule=0 0 * * *"]).await;
     world
         .client()

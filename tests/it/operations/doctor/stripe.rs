@@ -10,15 +10,15 @@ use super::{
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    meters_that_are_missing_archived_or_sum_otherwise_are_said,
-    prices_that_are_not_volume_tiered_are_said_with_their_subscriptions,
-    customers_that_are_gone_or_unsubscribed_are_said,
-    subscriptions_without_an_item_of_the_meter_are_said,
-    usage_that_is_billed_twice_is_said,
-    classic_subscriptions_are_said_also_behind_the_first_page,
+    doctor_reports_missing_archived_or_differently_summed_meters,
+    doctor_reports_prices_without_volume_tiers,
+    doctor_reports_deleted_or_unsubscribed_customers,
+    doctor_reports_subscriptions_without_a_metered_item,
+    doctor_reports_usage_billed_twice,
+    doctor_reports_classic_subscriptions_on_every_page,
 );
 
-async fn meters_that_are_missing_archived_or_sum_otherwise_are_said(mut world: World) {
+async fn doctor_reports_missing_archived_or_differently_summed_meters(mut world: World) {
     let base = world.config().stripe.stripe_api_base.unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let form = [
@@ -42,7 +42,7 @@ async fn meters_that_are_missing_archived_or_sum_otherwise_are_said(mut world: W
     world.finish().await;
 }
 
-async fn prices_that_are_not_volume_tiered_are_said_with_their_subscriptions(world: World) {
+async fn doctor_reports_prices_without_volume_tiers(world: World) {
     healthy(&world).await;
     let meter = meter_id(&world, "api_calls").await;
     let stripe = world.stripe();
@@ -78,7 +78,7 @@ async fn prices_that_are_not_volume_tiered_are_said_with_their_subscriptions(wor
     world.finish().await;
 }
 
-async fn customers_that_are_gone_or_unsubscribed_are_said(world: World) {
+async fn doctor_reports_deleted_or_unsubscribed_customers(world: World) {
     healthy(&world).await;
     for number in 0..7 {
         let customer = format!("cus_deleted_{number}");
@@ -111,7 +111,7 @@ async fn customers_that_are_gone_or_unsubscribed_are_said(world: World) {
     world.finish().await;
 }
 
-async fn subscriptions_without_an_item_of_the_meter_are_said(world: World) {
+async fn doctor_reports_subscriptions_without_a_metered_item(world: World) {
     healthy(&world).await;
     let seat = NewPrice::licensed("price_seat", "prod_seats", "100");
     world.stripe().create_price(&seat).await.unwrap();
@@ -136,7 +136,7 @@ async fn subscriptions_without_an_item_of_the_meter_are_said(world: World) {
     world.finish().await;
 }
 
-async fn usage_that_is_billed_twice_is_said(world: World) {
+async fn doctor_reports_usage_billed_twice(world: World) {
     healthy(&world).await;
     let meter = meter_id(&world, "api_calls").await;
     let other = NewPrice::volume("price_more", "prod_calls", &meter, &[(None, "2")]);
@@ -155,7 +155,7 @@ async fn usage_that_is_billed_twice_is_said(world: World) {
     world.finish().await;
 }
 
-async fn classic_subscriptions_are_said_also_behind_the_first_page(world: World) {
+async fn doctor_reports_classic_subscriptions_on_every_page(world: World) {
     volume_price(&world).await;
     world.link_to_new_customer("acct", "cus_acct").await;
     subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;

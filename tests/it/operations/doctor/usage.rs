@@ -7,12 +7,12 @@ use super::{bad, examine, healthy, only_bad, says};
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
-    usage_without_a_link_is_said_and_when_its_time_runs_out,
-    reports_that_wait_for_a_decision_are_said,
-    what_is_not_sent_when_a_draft_ends_is_said,
+    doctor_reports_usage_without_a_link_and_its_deadline,
+    doctor_reports_undecided_usage_reports,
+    doctor_reports_unsent_usage_near_the_end_of_a_draft,
 );
 
-async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
+async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
     world.count("young", 2, hours_ago(1)).await;
     let diagnosis = examine(&world).await;
     says(
@@ -54,7 +54,7 @@ async fn usage_without_a_link_is_said_and_when_its_time_runs_out(world: World) {
     world.finish().await;
 }
 
-async fn reports_that_wait_for_a_decision_are_said(mut world: World) {
+async fn doctor_reports_undecided_usage_reports(mut world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(1)).await;
     world.report_all().await;
@@ -77,7 +77,7 @@ async fn reports_that_wait_for_a_decision_are_said(mut world: World) {
     world.finish().await;
 }
 
-async fn what_is_not_sent_when_a_draft_ends_is_said(world: World) {
+async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(3)).await;
     let now = Clock::system().now();

@@ -21,7 +21,7 @@ use crate::support::world::{
 };
 use description::Description;
 
-on_both_engines!(every_request_is_one_that_stripe_describes);
+on_both_engines!(every_request_matches_stripes_description);
 
 const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
@@ -96,7 +96,7 @@ const CALLED: [(&str, &[&str]); 17] = [
     ),
 ];
 
-async fn every_request_is_one_that_stripe_describes(mut world: World) {
+async fn every_request_matches_stripes_description(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     link(&mut world).await;
@@ -322,7 +322,7 @@ fn event(
 }
 
 #[test]
-fn an_event_that_is_not_as_described_is_found() {
+fn an_undescribed_event_is_detected() {
     assert_eq!(fault("POST", EVENTS, &EVENT), None);
     let long = "x".repeat(101).leak();
     for (without, with, says) in [
@@ -357,7 +357,7 @@ fn an_event_that_is_not_as_described_is_found() {
 }
 
 #[test]
-fn what_is_wrong_deep_inside_is_found() {
+fn an_undescribed_nested_parameter_is_detected() {
     let change = "/v1/subscriptions/sub_1";
     let good = [
         ("items[0][id]", "si_1"),
@@ -389,7 +389,7 @@ fn what_is_wrong_deep_inside_is_found() {
 }
 
 #[test]
-fn a_query_that_is_not_as_described_is_found() {
+fn an_undescribed_query_is_detected() {
     let path = "/v1/billing/meters/mtr_1/event_summaries";
     let good = [
         ("customer", "cus_1"),
@@ -424,7 +424,7 @@ fn a_query_that_is_not_as_described_is_found() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_described_is_found() {
+fn an_undescribed_endpoint_is_detected() {
     assert_eq!(fault("GET", "/v1/balance", &[]), None);
     for (method, path, params) in [
         ("GET", "/v1/balance", &[("limit", "1")][..]),

@@ -21,7 +21,7 @@ const SEQUENCES: u64 = 8;
 const STEPS: usize = 40;
 const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
 
-on_both_engines!(whatever_happens_each_unit_is_billed_once_to_whom_its_link_says);
+on_both_engines!(each_unit_is_billed_once_to_its_linked_customer);
 
 /// One sequence: accounts of its own in a world that goes on.
 struct Sequence<'a> {
@@ -34,7 +34,7 @@ struct Sequence<'a> {
     keyed: Vec<Increment>,
 }
 
-async fn whatever_happens_each_unit_is_billed_once_to_whom_its_link_says(mut world: World) {
+async fn each_unit_is_billed_once_to_its_linked_customer(mut world: World) {
     let mut now = hours_ago(30) + TimeDelta::minutes(17);
     world.freeze(now).await;
     for seed in 0..SEQUENCES {

@@ -19,9 +19,9 @@ mod run;
 
 use crate::support::world::{World, on_both_engines};
 
-on_both_engines!(every_invoice_of_a_year_charges_what_the_model_says);
+on_both_engines!(every_invoice_charges_what_the_model_expects);
 
-async fn every_invoice_of_a_year_charges_what_the_model_says(mut world: World) {
+async fn every_invoice_charges_what_the_model_expects(mut world: World) {
     let size = plan::Size::from_environment();
     eprintln!("{size:?}");
     run::live(&mut world, &size).await;

@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_made_from_a_template_is_a_copy_of_its_own() {
+    fn a_database_from_a_template_is_independent() {
         let cluster = match cluster() {
             Ok(cluster) => cluster,
             Err(unavailable) => return eprintln!("skipped: {unavailable}"),

@@ -287,18 +287,14 @@ impl World {
         .await
     }
 
-    /// An account's usage of the default meter over the last 33 days: total, reported, not yet, not billable.
+    /// An account's usage of the default meter over the last 36 days: total, reported, not yet, not billable.
     pub(crate) async fn usage(&self, account: &str) -> (i64, i64, i64, i64) {
         self.usage_of(account, "api_calls").await
     }
 
     pub(crate) async fn usage_of(&self, account: &str, meter: &str) -> (i64, i64, i64, i64) {
-        let (start, end) = (self.day(-36), self.day(2));
-        let usage = self
-            .client()
-            .get(Get::account(account).meter(meter).period(start, end))
-            .await
-            .expect("usage");
+        let query = self.recent(account).meter(meter);
+        let usage = self.client().get(query).await.expect("usage");
         let quantities = usage.meter(meter).expect("the meter").quantities;
         (
             quantities.total,
@@ -306,6 +302,19 @@ impl World {
             quantities.not_yet_reported,
             quantities.not_billable,
         )
+    }
+
+    /// An account's usage of all meters over the last 36 days.
+    pub(crate) async fn total_of_all_meters(&self, account: &str) -> i64 {
+        let query = self.recent(account);
+        let usage = self.client().get(query).await.expect("usage");
+        let meters = usage.meters.iter();
+        meters.map(|meter| meter.quantities.total).sum()
+    }
+
+    /// A query with a period of its own: the default one changes at the turn of a month.
+    fn recent(&self, account: &str) -> Get {
+        Get::account(account).period(self.day(-36), self.day(2))
     }
 
     fn day(&self, days: i64) -> DateTime<Utc> {

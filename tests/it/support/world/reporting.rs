@@ -73,6 +73,21 @@ impl World {
         self.execute_sql("UPDATE leases SET held_until = 0").await;
     }
 
+    /// Waits until a background job has run, or has been entered as run at the server's first start.
+    pub(crate) async fn wait_until_job_ran(&self, job: &str) {
+        let ran = format!("leases WHERE name = '{job}' AND last_run_at IS NOT NULL");
+        self.wait_until(job, || async { self.count_rows(&ran).await == 1 })
+            .await;
+    }
+
+    /// Makes a background job due now.
+    pub(crate) async fn make_job_due(&self, job: &str) {
+        self.execute_sql(&format!(
+            "UPDATE leases SET last_run_at = 0 WHERE name = '{job}'"
+        ))
+        .await;
+    }
+
     /// One connection to the database. It is kept, because a pool's task that closes old ones may go round
     /// for ever.
     pub(crate) async fn database(&self) -> DatabaseConnection {
