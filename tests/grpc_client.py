@@ -1,4 +1,4 @@
-"""Counts and shows usage with stubs that Python's own generator makes of the proto folder: grpc_client.py ADDRESS.
+"""Counts usage and reads it back with stubs that Python's own generator makes of the proto folder: grpc_client.py ADDRESS.
 
 Needs grpcio-tools and googleapis-common-protos.
 """
@@ -7,6 +7,7 @@ import importlib
 import pathlib
 import sys
 import tempfile
+import time
 
 import grpc
 from google.protobuf import any_pb2
@@ -26,7 +27,7 @@ with tempfile.TemporaryDirectory() as folder:
     messages = importlib.import_module("usage.v1.usage_service_pb2")
     services = importlib.import_module("usage.v1.usage_service_pb2_grpc")
 
-# A proxy from the environment must not stand before a server on loopback.
+# A proxy from the environment must not be used for a server on loopback.
 channel = grpc.insecure_channel(ADDRESS, options=[("grpc.enable_http_proxy", 0)])
 grpc.channel_ready_future(channel).result(timeout=20)
 usage = services.UsageServiceStub(channel)
@@ -55,6 +56,11 @@ except grpc.RpcError as refused:
     assert [one.field for one in violations.field_violations] == ["quantity"], violations
     assert isinstance(kinds["ErrorInfo"], any_pb2.Any)
 
-answer = usage.Get(messages.GetRequest(account_id="acct-python", meter="tokens"), timeout=20)
+# A stated period: the default one changes when a month turns.
+query = messages.GetRequest(account_id="acct-python", meter="tokens")
+hour = int(time.time()) // 3600 * 3600
+query.period.start.FromSeconds(hour - 24 * 3600)
+query.period.end.FromSeconds(hour + 24 * 3600)
+answer = usage.Get(query, timeout=20)
 total = answer.meters[0].quantities.total
 print(f"counted {total} once")

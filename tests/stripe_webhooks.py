@@ -13,7 +13,7 @@ import stripe
 
 URL, SECRET = sys.argv[1:]
 sign = stripe.WebhookSignature.generate_signature_header
-# A proxy from the environment must not stand before a server on loopback.
+# A proxy from the environment must not be used for a server on loopback.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -58,7 +58,7 @@ taken = []
 for make in (snapshot, thin):
     now = int(time.time())
     for indent in (None, 2):
-        # Stripe sends indented bodies as well as compact ones: what is signed is the text, not what it means.
+        # Stripe sends indented bodies as well as compact ones: the signature covers the text, not its meaning.
         body = json.dumps(make(f"evt_{make.__name__}"), ensure_ascii=False, indent=indent)
         header = sign(body, SECRET)
         stripe.WebhookSignature.verify_header(body, header, SECRET, 300)

@@ -1,4 +1,4 @@
-//! How the client connects: over TLS with both sides known, to several servers, and with patience.
+//! How the client connects: over TLS with certificates on both sides, to several servers, and across restarts.
 
 use std::{sync::Arc, time::Duration};
 

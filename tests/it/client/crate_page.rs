@@ -1,5 +1,5 @@
-//! The client's crate page, step by step against a real server. Each snippet of the page stands here, and the page
-//! is held to it.
+//! The client's crate page, step by step against a real server. Each snippet of the page is a function here; a test
+//! compares the two.
 #![allow(clippy::print_stdout, reason = "the page's snippets print")]
 
 use std::{path::Path, time::Duration};
@@ -90,7 +90,7 @@ fn the_crate_page_has_no_untested_snippet() {
             .collect();
         let shown = shown.join("\n");
         let mut code = shown.trim_start();
-        // What it imports stands above.
+        // Its imports are at the top of this file.
         while let Some((_, rest)) = code.split_once(';').filter(|_| code.starts_with("use ")) {
             code = rest.trim_start();
         }

@@ -13,8 +13,8 @@ async fn python_stubs_count_and_get_usage(world: World) {
         return world.finish().await;
     };
     let address = world.endpoint().trim_start_matches("http://");
-    let said = run(python, "grpc_client.py", &[address]).await;
-    assert_eq!(said.trim(), "counted 1207 once");
+    let text = run(python, "grpc_client.py", &[address]).await;
+    assert_eq!(text.trim(), "counted 1207 once");
     assert_eq!(world.usage_of("acct-python", "tokens").await.0, 1_207);
     world.finish().await;
 }

@@ -162,13 +162,13 @@ async fn a_full_recorder_counts_what_it_drops(world: World) {
     assert_eq!((stats.dropped.calls, stats.dropped.units), (7, 23));
     assert_eq!((stats.pending.calls, stats.pending.units), (3, 30));
     let late = recorder.flush(Duration::from_millis(50)).await;
-    assert!(late.unwrap_err().is_retryable(), "nobody is there");
+    assert!(late.unwrap_err().is_retryable(), "no server answers");
     front.put_before(world.endpoint());
     let stats = recorder.flush(TIMEOUT).await.unwrap();
     assert_eq!((stats.counted.calls, stats.counted.units), (3, 30));
     recorder.record("d", "api_calls", 5);
     let stats = recorder.shutdown(TIMEOUT).await.unwrap();
-    assert_eq!(stats.counted.units, 35, "there is room again");
+    assert_eq!(stats.counted.units, 35, "there is space again");
     assert_eq!(world.total_of_all_meters("d").await, 5);
     world.finish().await;
 }

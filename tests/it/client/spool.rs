@@ -36,7 +36,7 @@ on_both_engines!(
 const KILLS: u64 = 25;
 /// What a process records before it sees to it that this is kept.
 const A_CHUNK: i64 = 7;
-/// Tells this binary, started once more, to record: where to, under which prefix, and in which folder.
+/// Makes this binary, started as a child, record: the endpoint, the prefix of accounts, and the spool's folder.
 const CHILD: &str = "RECORDING_CHILD";
 
 fn recorder(endpoint: &str, folder: &Path) -> Recorder {
@@ -46,7 +46,7 @@ fn recorder(endpoint: &str, folder: &Path) -> Recorder {
     builder.spool(folder).start().unwrap()
 }
 
-/// The life of a process that is killed some time; as a test of its own it does nothing.
+/// The child process that is killed; run as a test without its variable it does nothing.
 #[test]
 fn a_child_process_records_until_it_is_killed() {
     let Ok(told) = std::env::var(CHILD) else {
@@ -159,7 +159,7 @@ async fn spooled_usage_survives_kills_and_is_counted_once(mut world: World) {
                 "{account}"
             );
         }
-        // What was not said to be kept may have been.
+        // A chunk without a confirmation may have been kept.
         let next = world.total_of_all_meters(&format!("p{kill}-{kept}")).await;
         assert!((0..=A_CHUNK).contains(&next), "{next}");
         let beyond = world
@@ -197,7 +197,7 @@ async fn usage_that_overflows_the_spool_stays_in_memory(world: World) {
     assert_eq!((stats.counted.units, stats.dropped.units), (6, 4));
     assert_eq!(world.total_of_all_meters("c").await, 3);
     recorder.record("e", "api_calls", 5);
-    recorder.persist().await.expect("there is room again");
+    recorder.persist().await.expect("there is space again");
     recorder.shutdown(TIMEOUT).await.unwrap();
     assert_eq!(world.total_of_all_meters("e").await, 5);
     world.finish().await;

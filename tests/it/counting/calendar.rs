@@ -203,10 +203,10 @@ async fn a_half_hour_time_zone_needs_half_hour_slots(mut world: World) {
         "2026-06-10T19:00:00Z",
     );
     let asked = asked.time_zone("Asia/Kolkata");
-    let said = refusal(&world, asked.clone(), "time_zone", Reason::PeriodNotAligned).await;
+    let text = refusal(&world, asked.clone(), "time_zone", Reason::PeriodNotAligned).await;
     assert!(
-        said.contains("Asia/Kolkata") && said.contains("window_mins"),
-        "{said}"
+        text.contains("Asia/Kolkata") && text.contains("window_mins"),
+        "{text}"
     );
     world.reconfigure(&["--window-mins=30"]).await;
     world.set_time("2026-06-12T12:00:00Z").await;

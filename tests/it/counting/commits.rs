@@ -1,4 +1,4 @@
-//! Commits: what is acknowledged stands once, also where the database's answer is lost, where several
+//! Commits: acknowledged usage is counted once, also when the database's response is lost, where several
 //! replicas count side by side and where a report is full.
 
 use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
@@ -106,7 +106,7 @@ async fn a_commit_lost_repeatedly_counts_once(mut world: World) {
 
 async fn callers_of_a_shared_lost_commit_are_each_counted_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
-    let hold = CommitLock::commits_of(&world).await;
+    let lock = CommitLock::commits_of(&world).await;
     // The first commit may have come for one of them alone; the others meet in the second.
     proxy.lose_next_commit_answer();
     proxy.lose_next_commit_answer();
@@ -122,7 +122,7 @@ async fn callers_of_a_shared_lost_commit_are_each_counted_once(mut world: World)
             tokio::spawn(async move { client.increment(increment).await })
         })
         .collect();
-    hold.release().await;
+    lock.release().await;
     for caller in callers {
         assert!(!caller.await.unwrap().unwrap().duplicate);
     }
@@ -198,7 +198,7 @@ async fn two_replicas_count_a_batch_once(world: World) {
     world.finish().await;
 }
 
-/// Every caller goes over the same accounts and keys, in an order of its own.
+/// Every caller uses the same accounts and keys, each in another order.
 async fn two_replicas_counting_the_same_accounts_lose_nothing(world: World) {
     const CALLERS: usize = 8;
     const ACCOUNTS: usize = 40;
@@ -254,7 +254,7 @@ async fn sort_like_people(world: &mut World) {
     world.start_server().await;
 }
 
-/// A deadlock is mended by a second try, so nobody sees it but the database, which counts what the
+/// A deadlock is resolved by a retry, so only the database sees it, which counts what the
 /// connections that have ended saw.
 fn deadlocks_are_none(world: &World) {
     let none = "DO $$ BEGIN \
@@ -326,8 +326,8 @@ async fn a_full_report_closes_and_another_of_its_window_opens(world: World) {
         .timestamp(hours_ago(5));
     let batch = Batch::from(vec![large.clone(); 999]);
     world.client().increment_batch(batch).await.unwrap();
-    let room = large.clone().quantity(FULL - 999 * MANY);
-    world.client().increment(room).await.unwrap();
+    let rest = large.clone().quantity(FULL - 999 * MANY);
+    world.client().increment(rest).await.unwrap();
     assert_eq!(quantities(&world).await, (vec![FULL], vec![]));
     // One more does not fit, and brings its key along.
     let one_more = large.quantity(1).key("k");
@@ -382,8 +382,8 @@ async fn replicas_starting_together_migrate_an_empty_database_once(world: World)
     }
     let store = Store::open(&url, 4).await.unwrap();
     assert_eq!(store.pending_migrations().await.unwrap(), 0);
-    let law = store.ledger_totals().await.unwrap();
-    assert!(law.is_balanced() && law.committed == 3, "{law:?}");
+    let ledger = store.ledger_totals().await.unwrap();
+    assert!(ledger.is_balanced() && ledger.committed == 3, "{ledger:?}");
     store.close().await.unwrap();
     world.finish().await;
 }

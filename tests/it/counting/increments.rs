@@ -163,7 +163,7 @@ async fn sixty_four_concurrent_callers_on_one_account_lose_nothing(world: World)
 /// What a full queue answers, and the call that fills it and waits, with its account.
 type Filled = (Error, JoinHandle<Result<BatchOutcome, Error>>, &'static str);
 
-/// While commits are held up: of two batches that each need the whole queue one is taken, and the other
+/// While commits are blocked: of two batches that each need the whole queue one is taken, and the other
 /// is turned away.
 async fn fill_queue(world: &World) -> Filled {
     let send = |account: &'static str| {
@@ -183,7 +183,7 @@ fn thousand(account: &str) -> Vec<Increment> {
 
 async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
-    let hold = CommitLock::commits_of(&world).await;
+    let lock = CommitLock::commits_of(&world).await;
     let (turned_away, waiting, account) = fill_queue(&world).await;
     let also_turned_away = world.client().increment("other").await.unwrap_err();
     for error in [turned_away, also_turned_away] {
@@ -196,7 +196,7 @@ async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World
         assert!(error.retry_after().is_some_and(|delay| !delay.is_zero()));
         assert!(error.is_retryable() && !error.may_have_taken_effect());
     }
-    hold.release().await;
+    lock.release().await;
     let outcome = waiting.await.unwrap().unwrap();
     assert!(
         outcome
@@ -209,7 +209,7 @@ async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World
         world.usage("left").await.0 + world.usage("right").await.0 + world.usage("other").await.0;
     assert_eq!(counted, 1_000, "who was turned away was counted");
     world
-        .wait_until("room in the queue", || async {
+        .wait_until("space in the queue", || async {
             world.client().increment("other").await.is_ok()
         })
         .await;
@@ -218,13 +218,13 @@ async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World
 
 async fn a_disconnected_caller_does_not_affect_the_others(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
-    let hold = CommitLock::commits_of(&world).await;
+    let lock = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
-    hold.release().await;
+    lock.release().await;
     world
-        .wait_until("room in the queue", || async {
+        .wait_until("space in the queue", || async {
             world.client().increment("other").await.is_ok()
         })
         .await;
@@ -240,9 +240,9 @@ async fn a_disconnected_caller_does_not_affect_the_others(mut world: World) {
 
 async fn calls_accepted_before_a_stop_are_counted_and_answered(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
-    let hold = CommitLock::commits_of(&world).await;
+    let lock = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;
-    tokio::join!(world.stop(), hold.release());
+    tokio::join!(world.stop(), lock.release());
     assert_eq!(waiting.await.unwrap().unwrap().results.len(), 1_000);
     world.start_server().await;
     assert_eq!(world.usage(account).await.0, 1_000);
@@ -251,13 +251,13 @@ async fn calls_accepted_before_a_stop_are_counted_and_answered(mut world: World)
 
 async fn calls_in_flight_during_a_crash_count_once_when_retried(mut world: World) {
     world.reconfigure(&["--queue-increments=1000"]).await;
-    let hold = CommitLock::commits_of(&world).await;
+    let lock = CommitLock::commits_of(&world).await;
     let (_, waiting, account) = fill_queue(&world).await;
     world.crash();
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transport);
     assert!(error.may_have_taken_effect());
-    hold.release().await;
+    lock.release().await;
     world.start_server().await;
     let key = error.idempotency_key().unwrap();
     for _ in 0..2 {

@@ -53,7 +53,7 @@ async fn the_default_period_is_the_known_billing_period(mut world: World) {
     assert_eq!(usage.meters[0].quantities.total, 10);
     let other = get(&world, "other".into()).await;
     assert_eq!(other.period.start, at("2026-06-01T00:00:00Z"));
-    // Its last moment, and the first one after it, whose billing period nobody has told yet.
+    // Its last moment, and the first one after it, whose billing period is not known yet.
     clock.set(end.timestamp_millis() - 1);
     assert_eq!(
         get(&world, "acct".into()).await.period,
@@ -117,13 +117,13 @@ async fn an_unknown_account_has_zero_usage(world: World) {
     world.finish().await;
 }
 
-/// What is said of a question that is refused for one field.
+/// The violation's text of a query that must be refused for one field.
 pub(crate) async fn refusal(world: &World, asked: Get, field: &str, reason: Reason) -> String {
     let error = world.client().get(asked).await.unwrap_err();
-    said_of(&error, field, &reason)
+    violation_of(&error, field, &reason)
 }
 
-fn said_of(error: &Error, field: &str, reason: &Reason) -> String {
+fn violation_of(error: &Error, field: &str, reason: &Reason) -> String {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert_eq!(error.reason(), Some(reason), "{error}");
     assert_eq!(error.violations()[0].field, field, "{error}");
@@ -139,20 +139,20 @@ async fn a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges(world: Wo
         (asked(inside, next), "period.start"),
         (asked(hour, inside), "period.end"),
     ] {
-        let said = refusal(&world, asked, field, Reason::PeriodNotAligned).await;
+        let text = refusal(&world, asked, field, Reason::PeriodNotAligned).await;
         for named in [
             "2026-06-10T10:00:00.001Z",
             "60 minutes",
             "2026-06-10T10:00:00Z and 2026-06-10T11:00:00Z",
         ] {
-            assert!(said.contains(named), "{said}");
+            assert!(text.contains(named), "{text}");
         }
     }
     // A billing period's edge is nearer.
     let edge = hour + TimeDelta::minutes(20);
     let put = PutAccount::stripe("acct", "cus_a").current_period(edge, edge + TimeDelta::days(30));
     world.client().put_account(put).await.unwrap();
-    let said = refusal(
+    let text = refusal(
         &world,
         asked(inside, next),
         "period.start",
@@ -160,8 +160,8 @@ async fn a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges(world: Wo
     )
     .await;
     assert!(
-        said.contains("2026-06-10T10:00:00Z and 2026-06-10T10:20:00Z"),
-        "{said}"
+        text.contains("2026-06-10T10:00:00Z and 2026-06-10T10:20:00Z"),
+        "{text}"
     );
     get(&world, asked(edge, next)).await;
     world.finish().await;
@@ -207,8 +207,8 @@ async fn a_series_has_at_most_ten_thousand_points(world: World) {
     let most = calls(&world, asked(10_000)).await;
     assert_eq!(most.points.len(), 10_000);
     for too_many in [asked(10_001).meter("api_calls"), asked(5_001)] {
-        let said = refusal(&world, too_many, "granularity", Reason::TooManyPoints).await;
-        assert!(said.contains("more than 10000 points"), "{said}");
+        let text = refusal(&world, too_many, "granularity", Reason::TooManyPoints).await;
+        assert!(text.contains("more than 10000 points"), "{text}");
     }
     assert_eq!(
         get(&world, asked(5_000)).await.meters[1].points.len(),
@@ -253,8 +253,8 @@ async fn an_invalid_usage_query_is_refused_with_its_field(world: World) {
             "3,660 days",
         ),
     ] {
-        let said = refusal(&world, asked, field, reason).await;
-        assert!(said.contains(named), "{said}");
+        let text = refusal(&world, asked, field, reason).await;
+        assert!(text.contains(named), "{text}");
     }
     let longest = Get::account("acct").period(start, start + TimeDelta::days(3_660));
     get(&world, longest).await;
@@ -270,11 +270,11 @@ async fn an_invalid_usage_query_is_refused_with_its_field(world: World) {
         .end
         .get_or_insert_default();
     let error = usage.get(half).await.unwrap_err().into();
-    said_of(&error, "period.start", &Reason::InvalidField);
+    violation_of(&error, "period.start", &Reason::InvalidField);
     let mut strange = request;
     strange.granularity = 99;
     let error = usage.get(strange).await.unwrap_err().into();
-    assert!(said_of(&error, "granularity", &Reason::InvalidField).contains("99"));
+    assert!(violation_of(&error, "granularity", &Reason::InvalidField).contains("99"));
     world.finish().await;
 }
 

@@ -35,7 +35,7 @@ struct Case {
     increments: Vec<(bool, i64, i64)>,
     /// The billing period's start, in milliseconds before now.
     edge: Option<i64>,
-    /// The asked period in hours before now; from the billing period's start where that is wanted.
+    /// The asked period in hours before now; or from the billing period's start.
     hours: (i64, i64),
     from_edge: bool,
     granularity: Granularity,

@@ -24,14 +24,14 @@ on_both_engines!(
 
 const MANY: i64 = 1_000_000_000_000;
 
-/// Sends what must be refused because of one field, and says what was said of it.
+/// Sends an increment that must be refused for one field; returns the violation's text.
 async fn refusal(world: &World, increment: Increment, field: &str, reason: Reason) -> String {
     let error = world.client().increment(increment).await.unwrap_err();
-    said_of(&error, field, &reason)
+    violation_of(&error, field, &reason)
 }
 
 /// An error that is known by its reason came from the service: the client asks for its domain.
-fn said_of(error: &Error, field: &str, reason: &Reason) -> String {
+fn violation_of(error: &Error, field: &str, reason: &Reason) -> String {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert_eq!(error.reason(), Some(reason), "{error}");
     assert!(!error.may_have_taken_effect() && !error.is_retryable());
@@ -68,10 +68,10 @@ async fn an_account_id_has_1_to_128_characters_of_its_alphabet(world: World) {
     for wrong in [
         "", "a b", " a", "a\n", "a\0", "ä", "a#", "a,b", "a\\", "a%41", "a*", "用户",
     ] {
-        let said = refusal(&world, wrong.into(), "account_id", Reason::InvalidField).await;
+        let text = refusal(&world, wrong.into(), "account_id", Reason::InvalidField).await;
         assert!(
-            said.contains(&format!("{wrong:?}")) && said.contains("128"),
-            "{said}"
+            text.contains(&format!("{wrong:?}")) && text.contains("128"),
+            "{text}"
         );
     }
     let too_long = refusal(
@@ -91,9 +91,9 @@ async fn an_account_id_has_1_to_128_characters_of_its_alphabet(world: World) {
 async fn an_unknown_meter_is_refused_with_the_known_ones(world: World) {
     for wrong in ["nope", "API_CALLS", "llm_tokens", "api_calls ", "é"] {
         let increment = Increment::new("acct").meter(wrong);
-        let said = refusal(&world, increment, "meter", Reason::UnknownMeter).await;
-        assert!(said.contains(&format!("{wrong:?}")), "{said}");
-        assert!(said.contains("api_calls, tokens"), "{said}");
+        let text = refusal(&world, increment, "meter", Reason::UnknownMeter).await;
+        assert!(text.contains(&format!("{wrong:?}")), "{text}");
+        assert!(text.contains("api_calls, tokens"), "{text}");
     }
     assert_eq!(world.usage("acct").await.0, 0);
     world.finish().await;
@@ -101,10 +101,10 @@ async fn an_unknown_meter_is_refused_with_the_known_ones(world: World) {
 
 async fn a_meter_is_required_without_a_default_meter(mut world: World) {
     world.reconfigure(&["--default-meter"]).await;
-    let said = refusal(&world, "acct".into(), "meter", Reason::UnknownMeter).await;
+    let text = refusal(&world, "acct".into(), "meter", Reason::UnknownMeter).await;
     assert!(
-        said.contains("meter is empty") && said.contains("api_calls, tokens"),
-        "{said}"
+        text.contains("meter is empty") && text.contains("api_calls, tokens"),
+        "{text}"
     );
     world
         .client()
@@ -125,10 +125,10 @@ async fn a_quantity_is_1_to_a_million_million(world: World) {
     }
     for wrong in [0, -1, MANY + 1, i64::MIN, i64::MAX] {
         let increment = Increment::new("acct").quantity(wrong);
-        let said = refusal(&world, increment, "quantity", Reason::InvalidField).await;
+        let text = refusal(&world, increment, "quantity", Reason::InvalidField).await;
         assert!(
-            said.contains(&format!("is {wrong};")) && said.contains("1000000000000"),
-            "{said}"
+            text.contains(&format!("is {wrong};")) && text.contains("1000000000000"),
+            "{text}"
         );
     }
     assert_eq!(world.usage("acct").await.0, MANY + 1);
@@ -146,15 +146,15 @@ async fn a_key_has_at_most_255_bytes(world: World) {
     }
     for wrong in ["k".repeat(256), "é".repeat(128)] {
         let increment = Increment::new("acct").key(wrong);
-        let said = refusal(&world, increment, "idempotency_key", Reason::InvalidField).await;
+        let text = refusal(&world, increment, "idempotency_key", Reason::InvalidField).await;
         assert!(
-            said.contains("256 bytes") && said.contains("at most 255"),
-            "{said}"
+            text.contains("256 bytes") && text.contains("at most 255"),
+            "{text}"
         );
     }
     let increment = Increment::new("acct").key("a\0b");
-    let said = refusal(&world, increment, "idempotency_key", Reason::InvalidField).await;
-    assert!(said.contains("NUL"), "{said}");
+    let text = refusal(&world, increment, "idempotency_key", Reason::InvalidField).await;
+    assert!(text.contains("NUL"), "{text}");
     assert_eq!(world.usage("acct").await.0, 2);
     world.finish().await;
 }
@@ -233,11 +233,11 @@ async fn a_time_is_at_most_34_days_old_and_5_minutes_ahead(mut world: World) {
         (years[1], Reason::TimestampInFuture, "5 minutes"),
     ] {
         let increment = Increment::new("acct").timestamp(wrong);
-        let said = refusal(&world, increment, "timestamp", reason).await;
+        let text = refusal(&world, increment, "timestamp", reason).await;
         let wrong = wrong.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         assert!(
-            said.contains(&wrong) && said.contains(limit) && said.contains(NOW),
-            "{said}"
+            text.contains(&wrong) && text.contains(limit) && text.contains(NOW),
+            "{text}"
         );
     }
     assert_eq!(world.usage("acct").await.0, 3);
@@ -267,10 +267,10 @@ async fn a_time_is_truncated_to_whole_milliseconds(mut world: World) {
         let timestamp = request.timestamp.get_or_insert_default();
         (timestamp.seconds, timestamp.nanos) = (seconds, nanos);
         let error = send(&world, request).await.unwrap_err();
-        let said = said_of(&error, "timestamp", &Reason::InvalidField);
+        let text = violation_of(&error, "timestamp", &Reason::InvalidField);
         assert!(
-            said.contains(&format!("{seconds} s and {nanos} ns")),
-            "{said}"
+            text.contains(&format!("{seconds} s and {nanos} ns")),
+            "{text}"
         );
     }
     assert_eq!(world.usage("acct").await.0, 2);
@@ -283,7 +283,7 @@ async fn dimensions_are_refused(world: World) {
         .dimensions
         .insert("region".to_owned(), String::new());
     let error = send(&world, request).await.unwrap_err();
-    said_of(&error, "dimensions", &Reason::NotSupported);
+    violation_of(&error, "dimensions", &Reason::NotSupported);
     assert_eq!(world.usage("acct").await.0, 0);
     world.finish().await;
 }

@@ -2,6 +2,8 @@
 
 mod contract;
 pub(crate) mod doctor;
+mod http_server;
 mod setup;
+mod setup_differences;
 mod stripe_api;
 mod webhooks;

@@ -37,7 +37,7 @@ async fn a_correction_is_a_separate_report_and_reaches_stripe(world: World) {
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 13);
     let events = world.meter_events("cus_acct").await;
     let values: Vec<i64> = events.iter().map(|event| event.value).collect();
-    assert_eq!(values, [10, -4, 7], "each in a minute of its own");
+    assert_eq!(values, [10, -4, 7], "each in another minute");
 
     let filter = ListReports::new().kind(ReportKind::Correction);
     let corrections = world.client().list_reports(filter).await.unwrap().reports;
@@ -75,7 +75,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     client.correct(take(-10)).await.unwrap();
     assert!(client.correct(take(-1)).await.is_err());
     assert_eq!(world.usage("acct").await.0, 100);
-    // No period is known of the time before: the whole time of the link stands for it.
+    // No period is known of the time before: the whole time of the link is used.
     let early = |quantity| Correct::new("acct", quantity, "x").time(edge - TimeDelta::hours(2));
     assert!(client.correct(early(-101)).await.is_err());
     client.correct(early(-100)).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
     assert_eq!(corrected.state, ReportState::NotBillable);
     world.report_all().await;
     assert_eq!(world.usage("free").await, (3, 0, 0, 3));
-    // One that nobody has put waits for its link, as its usage does.
+    // A correction of an unknown account waits for its link, as its usage does.
     let waiting = client
         .correct(Correct::new("new", 2, "a log"))
         .await

@@ -24,7 +24,7 @@ on_both_engines!(
     each_customer_has_one_call_in_flight,
 );
 
-/// That the stand-in holds of these reports one event each, and nothing else.
+/// Asserts that the fake Stripe has one event for each of these reports, and no other.
 fn check_events(reports: &[UsageReport], events: &[StoredEvent]) {
     assert_eq!(reports.len(), events.len());
     for report in reports {
@@ -70,7 +70,7 @@ async fn new_usage_after_a_close_opens_another_report(world: World) {
         (reports[0].state, reports[0].quantity),
         (ReportState::Open, 2)
     );
-    assert_eq!(reports[1].quantity, 5, "a closed report holds what it held");
+    assert_eq!(reports[1].quantity, 5, "a closed report does not change");
     assert_eq!(world.usage("acct").await, (7, 5, 2, 0));
     world.finish().await;
 }
@@ -95,14 +95,14 @@ async fn stripe_receives_each_report_as_one_event(world: World) {
         world.client().increment_batch(batch).await.unwrap();
         world.report_all().await;
     }
-    let mut held = 0;
+    let mut total = 0;
     for account in ["a", "b", "c"] {
         let events = world.meter_events(&format!("cus_{account}")).await;
         check_events(&world.reports(account).await, &events);
         assert_eq!(events.len(), 16);
-        held += events.iter().map(|event| event.value).sum::<i64>();
+        total += events.iter().map(|event| event.value).sum::<i64>();
     }
-    assert_eq!(held, expected);
+    assert_eq!(total, expected);
     let stats = world.stripe().stats().await.unwrap();
     assert_eq!((stats.events, stats.duplicates_refused), (48, 0));
     world.finish().await;

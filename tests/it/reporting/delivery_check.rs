@@ -1,4 +1,4 @@
-//! No answer for a day: whether an event has arrived is looked up, and nothing is sent again before it is proven
+//! No response for a day: the service checks whether an event arrived, and sends nothing again before it is proven
 //! that Stripe lacks it.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ on_both_engines!(
     a_lost_event_that_grew_too_old_is_too_late,
 );
 
-/// When these tests begin: on the clocks of both the server and the stand-in.
+/// When these tests begin: on the clocks of both the server and the fake Stripe.
 fn start() -> DateTime<Utc> {
     hours_ago(2) + TimeDelta::minutes(30)
 }
@@ -41,7 +41,7 @@ async fn link(world: &World, account: &str, customer: &str) {
 }
 
 /// A frozen world in which the first attempt to send 5 units met a fault.
-async fn unanswered(world: &mut World, fault: Fault) {
+async fn send_without_response(world: &mut World, fault: Fault) {
     link(world, "acct", "cus_acct").await;
     world.freeze(start()).await;
     world.count("acct", 5, hours_ago(5)).await;
@@ -51,7 +51,7 @@ async fn unanswered(world: &mut World, fault: Fault) {
     assert_eq!(report(world, 5).await.state, ReportState::Sending);
 }
 
-/// The report that holds a quantity.
+/// The report of a quantity.
 async fn report(world: &World, quantity: i64) -> UsageReport {
     let reports = world.reports("acct").await;
     reports
@@ -60,7 +60,7 @@ async fn report(world: &World, quantity: i64) -> UsageReport {
         .expect("a report")
 }
 
-async fn until_it_says(world: &World, quantity: i64, state: ReportState, words: &str) {
+async fn wait_until_error_says(world: &World, quantity: i64, state: ReportState, words: &str) {
     world
         .wait_until(words, || async {
             let report = report(world, quantity).await;
@@ -70,7 +70,7 @@ async fn until_it_says(world: &World, quantity: i64, state: ReportState, words: 
 }
 
 /// Counts another quantity of the same customer and meter, so old that it is sent without a run: a run would
-/// have the lost one tried or looked up as well.
+/// have the lost one sent or checked as well.
 async fn count_another(world: &World, quantity: i64, now: DateTime<Utc>) {
     let used = now - TimeDelta::days(33) - hours(1);
     world.count("acct", quantity, used).await;
@@ -87,7 +87,7 @@ async fn send_another(world: &World, quantity: i64, now: DateTime<Utc>) {
 }
 
 async fn an_event_without_a_response_that_stripe_shows_is_accepted(mut world: World) {
-    unanswered(&mut world, Fault::accept_then_drop()).await;
+    send_without_response(&mut world, Fault::accept_then_drop()).await;
     world.move_clocks(start() + hours(23)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
@@ -95,7 +95,7 @@ async fn an_event_without_a_response_that_stripe_shows_is_accepted(mut world: Wo
     assert_eq!(
         world.attempts_for("cus_acct").await.len(),
         1,
-        "looked up, not sent"
+        "checked, not sent"
     );
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
     assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
@@ -103,10 +103,10 @@ async fn an_event_without_a_response_that_stripe_shows_is_accepted(mut world: Wo
 }
 
 async fn an_event_without_a_response_is_not_sent_again_without_proof(mut world: World) {
-    unanswered(&mut world, Fault::drop_connection()).await;
+    send_without_response(&mut world, Fault::drop_connection()).await;
     for days in 1..4 {
         world.move_clocks(start() + TimeDelta::days(days)).await;
-        until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
+        wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
         world.report_all().await;
     }
     assert_eq!(world.attempts_for("cus_acct").await.len(), 1);
@@ -115,11 +115,11 @@ async fn an_event_without_a_response_is_not_sent_again_without_proof(mut world: 
 }
 
 async fn an_event_proven_lost_is_sent_again_once(mut world: World) {
-    unanswered(&mut world, Fault::drop_connection()).await;
+    send_without_response(&mut world, Fault::drop_connection()).await;
     world.move_clocks(start() + hours(23)).await;
-    until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
     send_another(&world, 7, start() + hours(23)).await;
-    // The next look is an hour later, or when somebody asks for a report.
+    // The next check is an hour later, or when a report is forced.
     world.move_clocks(start() + hours(25)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
@@ -153,12 +153,12 @@ async fn a_later_event_that_stripe_does_not_show_proves_nothing(mut world: World
         .set_summary_delay(Duration::from_hours(30))
         .await
         .unwrap();
-    unanswered(&mut world, Fault::accept_then_drop()).await;
+    send_without_response(&mut world, Fault::accept_then_drop()).await;
     world.move_clocks(start() + hours(23)).await;
-    until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
     send_another(&world, 7, start() + hours(23)).await;
     world.move_clocks(start() + hours(25)).await;
-    until_it_says(&world, 5, ReportState::Unknown, "behind").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "behind").await;
     world.move_clocks(start() + hours(31)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
@@ -169,7 +169,7 @@ async fn a_later_event_that_stripe_does_not_show_proves_nothing(mut world: World
 }
 
 async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: World) {
-    unanswered(&mut world, Fault::drop_connection()).await;
+    send_without_response(&mut world, Fault::drop_connection()).await;
     // An hour later the 5 are lost again, and then the 7 arrive without an answer.
     for fault in [Fault::drop_connection(), Fault::accept_then_drop()] {
         world.stripe().script(fault.on_path(EVENTS)).await.unwrap();
@@ -211,16 +211,16 @@ async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: Wo
         "it was sent before"
     );
     world.move_clocks(start() + hours(26)).await;
-    until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
     world.finish().await;
 }
 
 async fn an_event_lost_three_times_stays_unknown(mut world: World) {
-    unanswered(&mut world, Fault::drop_connection()).await;
+    send_without_response(&mut world, Fault::drop_connection()).await;
     for round in 1..=3 {
         let now = start() + hours(48 * round);
         world.move_clocks(now).await;
-        until_it_says(&world, 5, ReportState::Unknown, "not found").await;
+        wait_until_error_says(&world, 5, ReportState::Unknown, "not found").await;
         send_another(&world, 7 + round, now).await;
         if round < 3 {
             world
@@ -243,7 +243,7 @@ async fn an_event_lost_three_times_stays_unknown(mut world: World) {
         }
     }
     world.move_clocks(start() + hours(48 * 3 + 2)).await;
-    until_it_says(&world, 5, ReportState::Unknown, "as often as is allowed").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "as often as is allowed").await;
     assert_eq!(world.usage("acct").await.2, 5);
     assert_eq!(
         world.stripe_total("cus_acct", "api_calls").await,
@@ -357,7 +357,7 @@ async fn usage_too_old_for_stripe_is_too_late(mut world: World) {
     assert_eq!(
         world.attempts_for("cus_acct").await.len(),
         1,
-        "it is not even tried"
+        "it is not sent"
     );
     world.finish().await;
 }
@@ -374,10 +374,10 @@ async fn a_lost_event_that_grew_too_old_is_too_late(mut world: World) {
     world.report_all().await;
     let now = start() + TimeDelta::days(7);
     world.move_clocks(now).await;
-    until_it_says(&world, 5, ReportState::Unknown, "no later event").await;
+    wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
     send_another(&world, 7, now).await;
     world.move_clocks(now + hours(2)).await;
-    until_it_says(&world, 5, ReportState::TooLate, "35 days").await;
+    wait_until_error_says(&world, 5, ReportState::TooLate, "35 days").await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 7);
     world.finish().await;
 }

@@ -1,10 +1,9 @@
-//! `ForceReport` and `ListReports`: what an admin asks for, sees and may leave.
+//! `ForceReport`: what an admin asks for, watches and may leave.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
 use usage_client::{
-    ErrorKind, ForceReport, ListReports, PutAccount, ReportEvent, ReportRun, ReportState,
-    ReportSummary,
+    ErrorKind, ForceReport, PutAccount, ReportEvent, ReportRun, ReportState, ReportSummary,
 };
 
 use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, within};
@@ -21,8 +20,6 @@ on_both_engines!(
     concurrent_runs_on_two_replicas_send_nothing_twice,
     a_concurrent_run_waits_for_reports_closed_by_the_first,
     a_run_retries_reports_in_backoff_and_waits_for_them,
-    reports_are_listed_newest_first_and_filtered,
-    a_page_token_belongs_to_its_filter,
     a_server_without_a_stripe_key_counts_and_reports_nothing,
 );
 
@@ -128,8 +125,8 @@ async fn a_run_of_some_accounts_does_not_report_the_others(world: World) {
     let some = summary(force(&world, ForceReport::accounts(["a", "c"])).await).await;
     assert_eq!((some.closed.reports, some.accepted.quantity), (2, 4));
     assert_eq!(world.reports("b").await[0].state, ReportState::Open);
-    let nobody = summary(force(&world, ForceReport::accounts(["never-seen"])).await).await;
-    assert_eq!(nobody.closed.reports, 0);
+    let empty = summary(force(&world, ForceReport::accounts(["never-seen"])).await).await;
+    assert_eq!(empty.closed.reports, 0);
     world.finish().await;
 }
 
@@ -140,7 +137,7 @@ async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World)
         .put_account(PutAccount::free("free"))
         .await
         .unwrap();
-    for account in ["paying", "free", "nobody"] {
+    for account in ["paying", "free", "unlinked"] {
         world.count(account, 7, hours_ago(1)).await;
         world.count(account, 1, hours_ago(2)).await;
     }
@@ -177,7 +174,7 @@ async fn concurrent_runs_on_two_replicas_send_nothing_twice(world: World) {
             .link_to_new_customer(account, &format!("cus_{account}"))
             .await;
     }
-    // Half of the calls fail, so that runs hurry what the sender marks and settles.
+    // Half of the calls fail, so that runs retry what the sender is sending.
     let faults = Fault::status(500).on_path(EVENTS).times(60);
     world.stripe().script(faults).await.unwrap();
     for round in 0..6 {
@@ -244,7 +241,7 @@ async fn a_concurrent_run_waits_for_reports_closed_by_the_first(world: World) {
     assert_eq!(
         world.usage("acct").await,
         (7, 7, 0, 0),
-        "a run ends when everything was tried"
+        "a run ends when everything was sent once"
     );
     assert_eq!(summary(first).await.accepted.quantity, 5);
     world.finish().await;
@@ -282,98 +279,6 @@ async fn a_run_retries_reports_in_backoff_and_waits_for_them(mut world: World) {
     assert_eq!(
         (again.accepted.quantity, again.retried_later.quantity),
         (5, 5)
-    );
-    world.finish().await;
-}
-
-async fn reports_are_listed_newest_first_and_filtered(world: World) {
-    world.link_to_new_customer("a", "cus_a").await;
-    for hours in 1..=7 {
-        world.count("a", hours, hours_ago(hours)).await;
-    }
-    let run = world.report_all().await.run_id.unwrap();
-    for hours in 1..=3 {
-        world.count("a", 10 + hours, hours_ago(hours)).await;
-        world.count("b", 1, hours_ago(hours)).await;
-    }
-    let list = async |filter: ListReports| {
-        let page = world
-            .client()
-            .list_all_reports(filter, 1_000)
-            .await
-            .unwrap();
-        page.reports
-            .iter()
-            .map(|report| report.quantity)
-            .collect::<Vec<_>>()
-    };
-    let of_a = ListReports::new().account("a");
-    let everything = list(of_a.clone()).await;
-    assert_eq!(everything, [13, 12, 11, 7, 6, 5, 4, 3, 2, 1]);
-    assert_eq!(
-        list(ListReports::new().run(&run)).await,
-        [7, 6, 5, 4, 3, 2, 1]
-    );
-    assert_eq!(
-        list(of_a.clone().states([ReportState::Open])).await,
-        [13, 12, 11]
-    );
-    assert_eq!(list(ListReports::new()).await.len(), 13);
-    assert_eq!(
-        list(of_a.clone().run(&run).states([ReportState::Open])).await,
-        Vec::<i64>::new()
-    );
-
-    let (mut paged, mut token) = (Vec::new(), None::<String>);
-    loop {
-        let mut ask = of_a.clone().page_size(3);
-        if let Some(token) = token.take() {
-            ask = ask.page_token(token);
-        }
-        let page = world.client().list_reports(ask).await.unwrap();
-        assert!(page.reports.len() <= 3);
-        paged.extend(page.reports.iter().map(|report| report.quantity));
-        match page.next_page_token {
-            Some(next) => token = Some(next),
-            None => break,
-        }
-    }
-    assert_eq!(paged, everything);
-    world.finish().await;
-}
-
-async fn a_page_token_belongs_to_its_filter(world: World) {
-    for hours in 1..=3 {
-        world.count("a", 1, hours_ago(hours)).await;
-    }
-    let filter = ListReports::new().account("a").page_size(1);
-    let page = world.client().list_reports(filter.clone()).await.unwrap();
-    let token = page.next_page_token.unwrap();
-    let others = [
-        filter.clone().account("b").page_token(&token),
-        filter
-            .clone()
-            .states([ReportState::Open])
-            .page_token(&token),
-        filter
-            .clone()
-            .page_token(format!("{token}00")[2..].to_owned()),
-    ];
-    for other in others {
-        let error = world.client().list_reports(other).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    }
-    // The size of a page is no part of the filter.
-    let rest = filter.page_size(5).page_token(&token);
-    assert_eq!(
-        world
-            .client()
-            .list_reports(rest)
-            .await
-            .unwrap()
-            .reports
-            .len(),
-        2
     );
     world.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Reconciling: counted, reported and Stripe's figure side by side, equal where nothing is amiss or under way.
+//! Reconciliation: counted, reported and Stripe's total side by side, equal when no report is in progress or lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Fault;
@@ -178,7 +178,7 @@ async fn reconciled_accounts_are_paged(world: World) {
             .await
             .unwrap();
     }
-    // A question around the turn of a month names two months, of which one may hold nothing.
+    // A query around the turn of a month names two months; one of them may have no usage.
     assert_eq!(seen.len(), 10, "{seen:#?}");
     assert!(
         seen.iter()

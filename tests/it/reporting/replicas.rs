@@ -11,13 +11,13 @@ on_both_engines!(
     a_stopping_replica_releases_its_lease,
 );
 
-/// A second replica that sends to a stand-in of its own, which shows who has sent, and an account in both.
+/// A second replica that sends to another fake Stripe, which shows which one sent, and an account in both.
 async fn second(world: &World) -> (Server, FakeStripe) {
     let stripe = FakeStripe::start(Settings::default()).await.unwrap();
     stripe.control().create_meter("api_calls").await.unwrap();
     stripe.control().create_customer("cus_acct").await.unwrap();
     world.link_to_new_customer("acct", "cus_acct").await;
-    // Whoever has sent holds the lease.
+    // The replica that sent has the lease.
     world.count("acct", 1, hours_ago(1)).await;
     assert_eq!(world.report_all().await.accepted.quantity, 1);
     let mut config = world.config();
@@ -72,7 +72,7 @@ async fn reports_of_a_crashed_replica_are_sent_by_another(mut world: World) {
     assert_eq!(
         others.control().stats().await.unwrap().requests,
         0,
-        "the lease still holds"
+        "the lease is still valid"
     );
     world.expire_leases().await;
     others.control().wait_for_events(1, TIMEOUT).await.unwrap();
@@ -93,12 +93,12 @@ async fn a_stopping_replica_releases_its_lease(mut world: World) {
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
-    // Either of the two may have taken the lease; there was nobody to wait for.
-    let held = world.stripe_total("cus_acct", "api_calls").await;
+    // Either replica may have the lease.
+    let here = world.stripe_total("cus_acct", "api_calls").await;
     let there = others.control().stats().await.unwrap().events;
     assert!(
-        (held, there) == (6, 0) || (held, there) == (1, 1),
-        "{held} {there}"
+        (here, there) == (6, 0) || (here, there) == (1, 1),
+        "{here} {there}"
     );
     replica.stop().await.unwrap();
     world.finish().await;

@@ -41,7 +41,7 @@ async fn only_report(world: &World) -> UsageReport {
 }
 
 fn resolve(report: &UsageReport, action: ResolveAction) -> ResolveReport {
-    ResolveReport::new(&report.id, action, "looked into it").requested_by("ann")
+    ResolveReport::new(&report.id, action, "checked by hand").requested_by("ann")
 }
 
 async fn a_rejected_report_is_retried_under_a_new_identifier(world: World) {
@@ -66,7 +66,7 @@ async fn a_rejected_report_is_retried_under_a_new_identifier(world: World) {
     assert_eq!(decision.from_state, ReportState::Rejected);
     assert_eq!(
         (&*decision.reason, &*decision.requested_by),
-        ("looked into it", "ann")
+        ("checked by hand", "ann")
     );
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
     world.finish().await;

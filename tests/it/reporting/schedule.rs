@@ -28,17 +28,17 @@ fn noon() -> DateTime<Utc> {
     today - TimeDelta::hours(36)
 }
 
-/// A world with a schedule, whose first look at it was at a moment.
+/// A world with a schedule that was first checked at a moment.
 async fn scheduled(world: &mut World, schedule: &[&str], first_look: DateTime<Utc>) {
     world.reconfigure(schedule).await;
     world.stop().await;
     world.execute_sql("DELETE FROM leases").await;
     world.clock = Clock::manual(first_look.timestamp_millis());
     world.start_server().await;
-    assert_eq!(runs(world).await, 0, "the first look is no run");
+    assert_eq!(runs(world).await, 0, "the first check begins no run");
 }
 
-/// How many runs there were, once the beat of the start is over.
+/// How many runs there were, once the first tick is over.
 async fn runs(world: &World) -> i64 {
     world.reports("anybody").await;
     world.count_rows("report_runs").await

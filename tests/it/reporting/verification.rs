@@ -1,5 +1,5 @@
-//! Settling: Stripe's totals say of each report whether it is there, and nothing is done by itself about what is
-//! not.
+//! Verification: Stripe's totals decide of each report whether it arrived. A missing report is reported, never sent
+//! again.
 
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use fake_stripe::Fault;
@@ -19,8 +19,8 @@ on_both_engines!(
     a_refused_summary_request_changes_nothing,
 );
 
-/// When these tests begin, on the clocks of both the server and the stand-in: past noon, since what is settled is
-/// days of UTC, whatever the time is now.
+/// When these tests begin, on the clocks of both the server and the fake Stripe: past noon, whatever the time is
+/// now, because verification compares days of UTC.
 fn start() -> DateTime<Utc> {
     let ago = hours_ago(24 * 6);
     ago - TimeDelta::hours(ago.hour().into()) + TimeDelta::minutes(12 * 60 + 30)
@@ -33,17 +33,11 @@ async fn begin(world: &mut World) {
     world.client().put_account(link).await.unwrap();
     world.freeze(start()).await;
     // The job ran last when these tests begin, not when they are run.
-    let last = start().timestamp_millis();
-    world
-        .execute_sql(&format!(
-            "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('settling', '', 0, {last}) \
-             ON CONFLICT (name) DO UPDATE SET last_run_at = excluded.last_run_at"
-        ))
-        .await;
+    world.set_last_run("verification", start()).await;
 }
 
 /// Lets so much time pass on both clocks.
-async fn pass(world: &World, time: TimeDelta) {
+async fn advance_by(world: &World, time: TimeDelta) {
     let now = DateTime::from_timestamp_millis(world.clock.now()).unwrap() + time;
     world.move_clocks(now).await;
 }
@@ -54,17 +48,11 @@ async fn state_of(world: &World, quantity: i64) -> ReportState {
     report.expect("a report").state
 }
 
-async fn until(world: &World, quantity: i64, state: ReportState) {
-    let reached = tokio::time::timeout(crate::support::world::TIMEOUT, async {
-        while state_of(world, quantity).await != state {
-            tokio::task::yield_now().await;
-        }
-    });
-    assert!(
-        reached.await.is_ok(),
-        "{quantity} is {:?}",
-        state_of(world, quantity).await
-    );
+async fn wait_until_state(world: &World, quantity: i64, state: ReportState) {
+    let what = format!("the report of {quantity} to be {state:?}");
+    world
+        .wait_until(&what, async || state_of(world, quantity).await == state)
+        .await;
 }
 
 /// How often a total was asked for.
@@ -74,7 +62,7 @@ async fn reads(world: &World) -> usize {
     requests.iter().filter(|one| is_read(&one.path)).count()
 }
 
-/// How many of what is found stands so in the database.
+/// The number of verifications in a state.
 async fn found(world: &World, state: &str) -> i64 {
     world
         .count_rows(&format!("verifications WHERE state = '{state}'"))
@@ -93,7 +81,7 @@ async fn one_read_confirms_the_reports_of_all_days(mut world: World) {
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
-    pass(&world, TimeDelta::minutes(61)).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Confirmed])
         .await;
@@ -109,8 +97,8 @@ async fn one_read_confirms_the_reports_of_all_days(mut world: World) {
         .count("acct", 7, start() + TimeDelta::minutes(1))
         .await;
     world.report_all().await;
-    pass(&world, TimeDelta::minutes(61)).await;
-    until(&world, 7, ReportState::Confirmed).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
+    wait_until_state(&world, 7, ReportState::Confirmed).await;
     assert_eq!(reads(&world).await, 2);
     world.finish().await;
 }
@@ -132,17 +120,17 @@ async fn only_lost_reports_are_missing_after_a_day(mut world: World) {
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
-    pass(&world, TimeDelta::minutes(61)).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
     world
-        .wait_until("a first look", || async {
+        .wait_until("a first verification", || async {
             found(&world, "behind").await == 1
         })
         .await;
     assert_eq!(state_of(&world, 7).await, ReportState::Accepted);
-    pass(&world, TimeDelta::hours(24)).await;
-    until(&world, 7, ReportState::Missing).await;
-    until(&world, 5, ReportState::Confirmed).await;
-    until(&world, 11, ReportState::Confirmed).await;
+    advance_by(&world, TimeDelta::hours(24)).await;
+    wait_until_state(&world, 7, ReportState::Missing).await;
+    wait_until_state(&world, 5, ReportState::Confirmed).await;
+    wait_until_state(&world, 11, ReportState::Confirmed).await;
     assert_eq!(
         world.attempts_for("cus_acct").await.len(),
         3,
@@ -158,11 +146,11 @@ async fn a_missing_report_that_appears_later_is_confirmed(mut world: World) {
     world.stripe().set_summary_delay(late).await.unwrap();
     world.count("acct", 5, start() - TimeDelta::hours(3)).await;
     world.report_all().await;
-    pass(&world, TimeDelta::hours(25)).await;
-    until(&world, 5, ReportState::Missing).await;
+    advance_by(&world, TimeDelta::hours(25)).await;
+    wait_until_state(&world, 5, ReportState::Missing).await;
     // Sixty hours after it was taken Stripe shows it.
-    pass(&world, TimeDelta::hours(36)).await;
-    until(&world, 5, ReportState::Confirmed).await;
+    advance_by(&world, TimeDelta::hours(36)).await;
+    wait_until_state(&world, 5, ReportState::Confirmed).await;
     assert_eq!(world.attempts_for("cus_acct").await.len(), 1);
     assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
     world.finish().await;
@@ -180,15 +168,17 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
     for _ in 0..4 {
-        pass(&world, TimeDelta::minutes(61)).await;
+        advance_by(&world, TimeDelta::minutes(61)).await;
     }
     world
-        .wait_until("a look", || async { found(&world, "behind").await == 1 })
+        .wait_until("a verification", || async {
+            found(&world, "behind").await == 1
+        })
         .await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
-    pass(&world, TimeDelta::minutes(61)).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Confirmed])
         .await;
@@ -196,7 +186,7 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
     world.finish().await;
 }
 
-/// Gives the stand-in an event that is not ours.
+/// Sends the fake Stripe an event that the service does not know.
 async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
     let (base, key) = world.stripe_address();
     let form = [
@@ -234,8 +224,8 @@ async fn excess_usage_at_stripe_does_not_affect_other_reports(mut world: World) 
     let stamp = world.meter_events("cus_acct").await[1].timestamp;
     let stamp = DateTime::from_timestamp(stamp, 0).unwrap();
     send_a_stranger(&world, 100, stamp).await;
-    pass(&world, TimeDelta::minutes(61)).await;
-    until(&world, 6, ReportState::Confirmed).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
+    wait_until_state(&world, 6, ReportState::Confirmed).await;
     world
         .wait_until("over", || async { found(&world, "over").await == 1 })
         .await;
@@ -244,16 +234,18 @@ async fn excess_usage_at_stripe_does_not_affect_other_reports(mut world: World) 
         ReportState::Accepted,
         "its minute is not right"
     );
-    pass(&world, TimeDelta::hours(25)).await;
+    advance_by(&world, TimeDelta::hours(25)).await;
     let total = reads(&world).await;
-    pass(&world, TimeDelta::minutes(61)).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
     world
-        .wait_until("another look", || async { reads(&world).await > total })
+        .wait_until("another verification", || async {
+            reads(&world).await > total
+        })
         .await;
     assert_eq!(
         state_of(&world, 5).await,
         ReportState::Accepted,
-        "nobody is blamed"
+        "no report is missing"
     );
     assert_eq!(world.attempts_for("cus_acct").await.len(), 3);
     assert_eq!(found(&world, "over").await, 1);
@@ -267,14 +259,14 @@ async fn a_refused_summary_request_changes_nothing(mut world: World) {
     let broken = Fault::status(500).on_path(METERS);
     world.stripe().script(broken).await.unwrap();
     let before = world.stripe().stats().await.unwrap().faults_met;
-    pass(&world, TimeDelta::minutes(61)).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
     world
         .wait_until("a fault", || async {
             world.stripe().stats().await.unwrap().faults_met > before
         })
         .await;
     assert_eq!(state_of(&world, 5).await, ReportState::Accepted);
-    pass(&world, TimeDelta::minutes(61)).await;
-    until(&world, 5, ReportState::Confirmed).await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
+    wait_until_state(&world, 5, ReportState::Confirmed).await;
     world.finish().await;
 }

@@ -15,7 +15,7 @@ on_both_engines!(
     a_late_boundary_does_not_split_a_straddling_report,
 );
 
-/// The start of an hour in which boundaries are tried; nothing else happens there.
+/// The start of an hour in which boundaries are tested; nothing else happens there.
 const HOUR: &str = "2026-06-20T10:00:00Z";
 
 fn minute(minute: i64) -> DateTime<Utc> {

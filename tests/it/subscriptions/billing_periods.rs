@@ -36,7 +36,7 @@ async fn usage_around_a_boundary_inside_an_hour_is_on_two_invoices(mut world: Wo
         (known.status.as_str(), known.billing_mode.as_str()),
         ("active", "flexible")
     );
-    assert_eq!(known.periods.len(), 1, "seats are not followed");
+    assert_eq!(known.periods.len(), 1, "seats are not synced");
     assert_eq!(known.periods[0].period.end, end);
 
     world.move_clocks(end).await;
@@ -124,9 +124,9 @@ async fn usage_before_the_subscription_needs_a_decision(mut world: World) {
     let put = PutAccount::stripe("acct", "cus_acct").bill_from(start - TimeDelta::days(1));
     world.client().put_account(put).await.unwrap();
     world.report_all().await;
-    let held = world.reports("acct").await.pop().unwrap();
+    let undecided = world.reports("acct").await.pop().unwrap();
     assert_eq!(
-        (held.quantity, held.state),
+        (undecided.quantity, undecided.state),
         (100, ReportState::TooLate),
         "no invoice charges it: an admin decides"
     );

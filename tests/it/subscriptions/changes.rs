@@ -12,15 +12,12 @@ use crate::support::world::{
 
 on_both_engines!(
     a_plan_change_charges_usage_by_the_plan_it_happened_in,
-    a_cancel_invoices_what_was_used_and_bills_nothing_after,
-    a_cancel_at_the_periods_end_bills_until_then_and_nothing_after,
     a_change_with_a_lost_response_is_made_once,
     a_change_survives_a_crash_at_any_step,
     usage_that_stripe_does_not_show_prevents_a_change,
     changes_that_would_lose_usage_are_refused,
     undecided_reports_block_a_change,
     a_second_change_waits_for_the_first,
-    a_new_subscription_after_a_cancel_bills_again,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -61,77 +58,6 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
     world.finish().await;
 }
 
-async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: World) {
-    let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 11, now - TimeDelta::days(1)).await;
-    world.count("acct", 2, now).await;
-    let cancel = CancelSubscription::now("acct").prorate(true);
-    let client = world.client().clone();
-    let changed = world
-        .while_clock_moves(client.cancel_subscription(cancel.clone()))
-        .await;
-    let changed = changed.unwrap();
-    assert_eq!(changed.account.subscription.unwrap().status, "canceled");
-    let boundary = changed.change.clone().unwrap().boundary;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
-    world.count("acct", 100, boundary).await;
-    world.report_all().await;
-    let after = world.reports("acct").await.pop().unwrap();
-    assert!(
-        after.quantity == 100
-            || world.reports("acct").await.iter().any(|report| {
-                report.quantity == 100 && report.state == ReportState::NotBillable
-            })
-    );
-    let again = client.cancel_subscription(cancel).await.unwrap();
-    assert_eq!(again.change, changed.change, "the same change");
-    world
-        .advance_to(at("2027-04-10T15:00:00Z"), TimeDelta::days(8))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
-    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
-    world.finish().await;
-}
-
-async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut world: World) {
-    let end = at("2027-04-10T13:12:34Z");
-    world.with_prices_at(end - TimeDelta::days(2)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
-    let cancel = CancelSubscription::at_period_end("acct");
-    let changed = world
-        .client()
-        .cancel_subscription(cancel.clone())
-        .await
-        .unwrap();
-    assert_eq!(changed.account.subscription.unwrap().cancel_at, Some(end));
-    world.client().cancel_subscription(cancel).await.unwrap();
-    world.move_clocks(end - TimeDelta::milliseconds(1)).await;
-    world.count("acct", 9, world.now()).await;
-    world.move_clocks(end).await;
-    world.count("acct", 50, end).await;
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [9]
-    );
-    world.report_all().await;
-    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 9);
-    assert_eq!(world.usage("acct").await, (59, 9, 0, 50));
-    world.finish().await;
-}
-
 async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
@@ -152,8 +78,8 @@ async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [4]
     );
-    let held = world.stripe().subscriptions().await.unwrap();
-    let prices: Vec<&str> = held[0]
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    let prices: Vec<&str> = subscriptions[0]
         .items
         .iter()
         .map(|item| item.price.as_str())
@@ -191,7 +117,7 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
         }
         world.crash_and_restart().await;
         world.stripe().release(step).await.unwrap();
-        // The dead replica's work is taken up once it has stood still for half a minute.
+        // The work of the crashed replica is resumed after half a minute without progress.
         world
             .move_clocks(world.now() + TimeDelta::seconds(40))
             .await;
@@ -244,8 +170,8 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     );
     let refused = refused.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::ChangeTimedOut), "{refused}");
-    let held = world.stripe().subscriptions().await.unwrap();
-    assert_eq!(held[0].status, "active");
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    assert_eq!(subscriptions[0].status, "active");
     // What was used meanwhile is billed as ever.
     world
         .advance_to(at("2027-04-10T13:12:34Z"), TimeDelta::days(7))
@@ -261,8 +187,8 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     world.finish().await;
 }
 
-/// Accounts that follow a subscription by the unit, one in the classic mode, and one that is fine; and a free one.
-async fn subscribe_unfit(world: &World, now: DateTime<Utc>) {
+/// Accounts linked to a subscription priced by the unit, one in the classic mode, and one that is fine; and a free one.
+async fn subscribe_unchangeable(world: &World, now: DateTime<Utc>) {
     let meters = world.stripe().meters().await.unwrap();
     let meter = meters
         .iter()
@@ -298,14 +224,14 @@ async fn subscribe_unfit(world: &World, now: DateTime<Utc>) {
 async fn changes_that_would_lose_usage_are_refused(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
-    subscribe_unfit(&world, now).await;
+    subscribe_unchangeable(&world, now).await;
     let before = world.stripe().subscriptions().await.unwrap();
     for (account, price, says) in [
         ("flat", PRO, "not volume-tiered"),
         ("old", PRO, "flexible"),
         ("fine", "price_unit", "not volume-tiered"),
         ("fine", SEATS, "not of a configured meter"),
-        ("free", PRO, "no living subscription"),
+        ("free", PRO, "no live subscription"),
     ] {
         let refused = world
             .client()
@@ -325,11 +251,11 @@ async fn changes_that_would_lose_usage_are_refused(mut world: World) {
         .change_plan(ChangePlan::new("fine", "price_nowhere"))
         .await;
     assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Invalid);
-    let nobody = world
+    let unknown = world
         .client()
-        .change_plan(ChangePlan::new("nobody", PRO))
+        .change_plan(ChangePlan::new("unknown", PRO))
         .await;
-    assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
     let losing = CancelSubscription::now("fine").invoice_now(false);
     let refused = world
         .client()
@@ -397,50 +323,5 @@ async fn a_second_change_waits_for_the_first(mut world: World) {
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [4]
     );
-    world.finish().await;
-}
-
-async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
-    let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 4, now).await;
-    let client = world.client().clone();
-    let cancel = CancelSubscription::now("acct");
-    let cancelled = world
-        .while_clock_moves(client.cancel_subscription(cancel))
-        .await;
-    cancelled.unwrap();
-    world.move_clocks(now + TimeDelta::days(1)).await;
-    world.count("acct", 100, world.now()).await;
-    let again = now + TimeDelta::days(2);
-    world.move_clocks(again).await;
-    world
-        .subscribe_as(NewSubscription {
-            id: "sub_again".to_owned(),
-            customer: "cus_acct".to_owned(),
-            prices: vec![PRO.to_owned()],
-            ..NewSubscription::default()
-        })
-        .await;
-    world.count("acct", 8, again).await;
-    world
-        .advance_to(again + TimeDelta::minutes(5), TimeDelta::minutes(5))
-        .await;
-    world
-        .wait_until_subscription("acct", |known| known.id == "sub_again")
-        .await;
-    world
-        .advance_to(at("2027-04-22T08:30:10Z"), TimeDelta::days(10))
-        .await;
-    world
-        .advance_to(at("2027-04-22T10:00:00Z"), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4, 8]
-    );
-    assert_eq!(world.usage("acct").await, (112, 12, 0, 100));
     world.finish().await;
 }

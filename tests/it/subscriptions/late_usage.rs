@@ -35,22 +35,22 @@ async fn used_four(world: &mut World) {
     world.count("acct", 4, at(NOW)).await;
 }
 
-async fn hold(world: &World, name: &str, path: &str) {
+async fn block_calls(world: &World, name: &str, path: &str) {
     let hold = Fault::hold(name).on_method("POST").on_path(path);
     world.stripe().script(hold).await.unwrap();
 }
 
-async fn until_held(world: &World, name: &str) {
+async fn wait_until_held(world: &World, name: &str) {
     let stripe = world.stripe();
     stripe.wait_for_held(name, 1, TIMEOUT).await.unwrap();
 }
 
 async fn late_usage_during_a_drain_is_charged_by_the_old_plan(mut world: World) {
     used_four(&mut world).await;
-    hold(&world, "draining", "/v1/billing/meter_events").await;
+    block_calls(&world, "draining", "/v1/billing/meter_events").await;
     let client = world.client().clone();
     let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
-        until_held(&world, "draining").await;
+        wait_until_held(&world, "draining").await;
         world.count("acct", 3, at(NOW) - TimeDelta::hours(1)).await;
         world.stripe().release("draining").await.unwrap();
         world.advance_once_change_begins().await;
@@ -65,11 +65,11 @@ async fn late_usage_during_a_drain_is_charged_by_the_old_plan(mut world: World) 
 
 async fn late_usage_after_a_change_needs_a_decision(mut world: World) {
     used_four(&mut world).await;
-    hold(&world, "told", "/v1/subscriptions/").await;
+    block_calls(&world, "changing", "/v1/subscriptions/").await;
     let client = world.client().clone();
     let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
         world.advance_once_change_begins().await;
-        until_held(&world, "told").await;
+        wait_until_held(&world, "changing").await;
         world.count("acct", 3, at(NOW) - TimeDelta::hours(1)).await;
         let _run = client.force_report(ForceReport::all()).await.unwrap();
         let now = world.now().timestamp_millis();
@@ -78,7 +78,7 @@ async fn late_usage_after_a_change_needs_a_decision(mut world: World) {
             world.count_rows(&waits).await == 1
         };
         world.wait_until("it waits", is_held_back).await;
-        world.stripe().release("told").await.unwrap();
+        world.stripe().release("changing").await.unwrap();
     });
     assert!(changed.unwrap().change.is_some());
     world.move_clocks(world.now() + TimeDelta::minutes(1)).await;
@@ -101,23 +101,23 @@ async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world:
     world.while_clock_moves(change).await.unwrap();
     world.count("acct", 5, world.now()).await;
     world.move_clocks(world.now() + TimeDelta::minutes(5)).await;
-    hold(&world, "draining", "/v1/billing/meter_events").await;
+    block_calls(&world, "draining", "/v1/billing/meter_events").await;
     let cancel = CancelSubscription::now("acct");
     let (cancelled, ()) = tokio::join!(client.cancel_subscription(cancel), async {
-        until_held(&world, "draining").await;
+        wait_until_held(&world, "draining").await;
         world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
-        // It looks, and looks again.
+        // It polls, and polls again.
         let seen = world.stripe().requests().await.unwrap();
         let path = "/v1/subscriptions/sub_acct";
-        let looks = seen.iter().filter(|one| one.path.starts_with(path)).count();
+        let polls = seen.iter().filter(|one| one.path.starts_with(path)).count();
         let stripe = world.stripe();
         stripe
-            .wait_for_requests_to(path, looks + 3, TIMEOUT)
+            .wait_for_requests_to(path, polls + 3, TIMEOUT)
             .await
             .unwrap();
         assert_eq!(
             world
-                .count_rows("subscription_changes WHERE step = 'draining'")
+                .count_rows("subscription_changes WHERE step IN ('drain', 'draining')")
                 .await,
             1
         );
@@ -178,7 +178,7 @@ async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: Wo
 async fn usage_without_a_subscription_cannot_be_billed_in_the_current_period(mut world: World) {
     let report = missed(&mut world).await;
     let client = world.client().clone();
-    // Undecided usage of an earlier period does not stand in the way of a cancel.
+    // Undecided usage of an earlier period does not block a cancel.
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
     world.while_clock_moves(cancel).await.unwrap();
     let refused = client.resolve_report(bill_now(&report)).await.unwrap_err();
@@ -192,20 +192,20 @@ async fn a_key_refused_after_a_lost_response_undoes_nothing(mut world: World) {
     used_four(&mut world).await;
     let stripe = world.stripe();
     let lost = Fault::accept_then_drop()
-        .held("told")
+        .held("changing")
         .on_method("POST")
         .on_path("/v1/subscriptions/");
     stripe.script(lost).await.unwrap();
     let client = world.client().clone();
     let (changed, ()) = tokio::join!(client.change_plan(ChangePlan::new("acct", PRO)), async {
         world.advance_once_change_begins().await;
-        until_held(&world, "told").await;
+        wait_until_held(&world, "changing").await;
         let refused = Fault::status(401)
             .on_method("GET")
             .on_path("/v1/subscriptions/")
             .times(2);
         world.stripe().script(refused).await.unwrap();
-        world.stripe().release("told").await.unwrap();
+        world.stripe().release("changing").await.unwrap();
     });
     assert!(changed.unwrap().change.is_some());
     assert_eq!(world.stripe().faults().await.unwrap(), [], "both were met");

@@ -2,7 +2,9 @@
 
 mod billing_periods;
 mod boundaries;
+mod cancels;
 mod changes;
+mod finalized_invoices;
 mod late_usage;
 pub(crate) mod links;
 mod sync;

@@ -1,9 +1,9 @@
-//! Following: what changes at Stripe without us is learned, by asking or because a webhook says where to look.
+//! The sync of subscriptions: changes made at Stripe are read by polling, or sooner after a webhook.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
 use fake_stripe::WebhookOptions;
-use usage_client::{Correct, PutAccount, ReportState};
+use usage_client::{PutAccount, ReportState};
 
 use crate::support::world::{
     World, at,
@@ -19,13 +19,8 @@ on_both_engines!(
     a_cancel_at_stripe_ends_what_is_billed,
     a_deleted_customer_is_not_billed_again,
     a_customer_that_stripe_does_not_answer_for_does_not_delay_others,
-    usage_without_a_metered_item_needs_a_decision,
-    usage_of_a_final_invoice_needs_a_decision,
-    late_usage_goes_to_the_current_period_when_configured,
-    negative_correction_after_finalization_needs_decision,
     an_account_made_free_and_linked_again_is_billed_by_each_link,
     two_meters_are_billed_each_by_its_own_item,
-    a_period_that_ended_during_downtime_is_billed,
     a_link_fails_when_stripe_does_not_answer,
 );
 
@@ -40,7 +35,7 @@ async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
     world.receive_webhooks().await;
     world.link_to_subscription("acct").await;
     dashboard(&world, "DELETE", "/v1/subscriptions/sub_acct", &[]).await;
-    // No clock moves: only the webhook can have said so.
+    // No clock moves: only the webhook can have caused the sync.
     let known = world
         .wait_until_subscription("acct", |known| known.ended_at.is_some())
         .await;
@@ -129,8 +124,8 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
     world.count("acct", 20, now - TimeDelta::minutes(10)).await;
     world.move_clocks(now + TimeDelta::minutes(1)).await;
     world.stop().await;
-    let held = world.stripe().subscriptions().await.unwrap();
-    let old = held[0]
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    let old = subscriptions[0]
         .items
         .iter()
         .find(|item| item.price == BASIC)
@@ -249,12 +244,12 @@ async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut wo
         world.link_to_subscription(name).await;
     }
     world.receive_webhooks().await;
-    let unanswered = Fault::status(503)
+    let no_response = Fault::status(503)
         .on_method("GET")
         .on_path("/v1/subscriptions")
         .on_customer("cus_bad")
         .always();
-    world.stripe().script(unanswered).await.unwrap();
+    world.stripe().script(no_response).await.unwrap();
     for name in ["bad", "good"] {
         let path = format!("/v1/subscriptions/sub_{name}");
         dashboard(&world, "DELETE", &path, &[]).await;
@@ -269,116 +264,6 @@ async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut wo
         .wait_until_subscription("bad", |known| known.ended_at.is_some())
         .await;
     world.finish().await;
-}
-
-async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
-    let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 4, now).await;
-    world.report_all().await;
-    world
-        .wait_until_reports_are("acct", &[ReportState::Accepted])
-        .await;
-    let held = world.stripe().subscriptions().await.unwrap();
-    let calls = held[0].items.iter().find(|item| item.price == BASIC);
-    let remove = [
-        ("items[0][id]", &*calls.unwrap().id),
-        ("items[0][deleted]", "true"),
-        ("proration_behavior", "always_invoice"),
-    ];
-    dashboard(&world, "POST", "/v1/subscriptions/sub_acct", &remove).await;
-    world
-        .advance_to(now + TimeDelta::hours(3), TimeDelta::minutes(30))
-        .await;
-    world.count("acct", 6, world.now()).await;
-    world.report_all().await;
-    world
-        .wait_until_reports_are(
-            "acct",
-            &[
-                ReportState::Accepted,
-                ReportState::Confirmed,
-                ReportState::TooLate,
-            ],
-        )
-        .await;
-    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
-    world.finish().await;
-}
-
-async fn usage_of_a_final_invoice_needs_a_decision(mut world: World) {
-    late(&mut world).await;
-    let report = world
-        .reports("acct")
-        .await
-        .into_iter()
-        .find(|report| report.quantity == 6)
-        .unwrap();
-    assert_eq!(report.state, ReportState::TooLate);
-    assert!(report.last_error.unwrap().contains("final"));
-    world
-        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 0]
-    );
-    world.finish().await;
-}
-
-async fn late_usage_goes_to_the_current_period_when_configured(mut world: World) {
-    world.reconfigure(&["--late-usage=current_period"]).await;
-    late(&mut world).await;
-    world
-        .advance_to(at("2027-05-10T13:12:34Z"), TimeDelta::days(10))
-        .await;
-    world
-        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 6]
-    );
-    world.finish().await;
-}
-
-async fn negative_correction_after_finalization_needs_decision(mut world: World) {
-    world.reconfigure(&["--late-usage=current_period"]).await;
-    late(&mut world).await;
-    let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
-    let id = world.client().correct(back).await.unwrap().report.id;
-    world
-        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(5))
-        .await;
-    let reports = world.reports("acct").await;
-    let correction = reports.iter().find(|report| report.id == id).unwrap();
-    assert_eq!(correction.state, ReportState::TooLate);
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 6]
-    );
-    world.finish().await;
-}
-
-/// Counts usage of a period whose invoice is final, and waits until it is said what becomes of it.
-async fn late(world: &mut World) {
-    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 5, world.now()).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(120), TimeDelta::minutes(10))
-        .await;
 }
 
 async fn an_account_made_free_and_linked_again_is_billed_by_each_link(mut world: World) {
@@ -443,52 +328,6 @@ async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
     world.finish().await;
 }
 
-async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
-    world.with_prices_at(at(END) - TimeDelta::hours(2)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 5, world.now()).await;
-    world.stop().await;
-    world.move_clocks(at(END) + TimeDelta::minutes(50)).await;
-    world.start_server().await;
-    // Stripe is asked first whether the invoice still takes usage.
-    world
-        .advance_to(at(END) + TimeDelta::minutes(52), TimeDelta::seconds(30))
-        .await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5]
-    );
-    // Whole periods pass unseen.
-    world.stop().await;
-    world.move_clocks(at("2027-07-01T00:00:00Z")).await;
-    world.start_server().await;
-    world.wait_until_idle().await;
-    world.count("acct", 8, world.now()).await;
-    world.count("acct", 2, at("2027-06-09T00:00:00Z")).await;
-    world
-        .advance_to(at("2027-07-10T13:12:34Z"), TimeDelta::days(5))
-        .await;
-    world
-        .advance_to(at("2027-07-10T14:40:00Z"), TimeDelta::minutes(20))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 0, 0, 8]
-    );
-    let missed = world
-        .reports("acct")
-        .await
-        .into_iter()
-        .find(|report| report.quantity == 2)
-        .unwrap();
-    assert_eq!(missed.state, ReportState::TooLate);
-    world.finish().await;
-}
-
 async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
@@ -512,8 +351,8 @@ fn no_subscriptions() -> Fault {
     Fault::status(503).on_path("/v1/subscriptions").always()
 }
 
-/// A call of somebody else to the stand-in for Stripe, as from its dashboard.
-async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
+/// Calls the fake Stripe as its dashboard would.
+pub(super) async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
     let url = format!("{}{path}", world.stripe_url());
     let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
     let call = reqwest::Client::new()

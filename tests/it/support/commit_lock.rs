@@ -1,4 +1,4 @@
-//! Holds up every commit, so that a test sees what happens while the database is slow.
+//! Blocks every commit, so that a test sees what happens while the database is slow.
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
@@ -11,10 +11,9 @@ use crate::support::world::{Engine, World};
 pub(crate) struct CommitLock(DatabaseTransaction);
 
 impl CommitLock {
-    /// Takes what every commit needs: `SQLite`'s only writer, or a table of `PostgreSQL`. Reading goes
-    /// on beside either.
+    /// Locks what every commit needs: `SQLite`'s only writer, or a table of `PostgreSQL`. Reads go on.
     pub(crate) async fn commits_of(world: &World) -> Self {
-        let database = world.database().await;
+        let database = world.connect_to_database().await;
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
@@ -32,7 +31,7 @@ impl CommitLock {
         Self(transaction)
     }
 
-    /// The commits go on.
+    /// Lets the commits go on.
     pub(crate) async fn release(self) {
         self.0.rollback().await.expect("an end of the transaction");
     }

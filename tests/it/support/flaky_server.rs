@@ -1,5 +1,4 @@
-//! A server's behaviors, played before the real one: it refuses, it is full, it counts and loses the answer, it
-//! answers too late.
+//! A proxy of the gRPC service that misbehaves: it refuses, is overloaded, loses the response, or responds too late.
 
 use std::{
     collections::VecDeque,
@@ -44,7 +43,7 @@ pub(crate) enum Behavior {
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
-/// A server that has behaviors.
+/// A server that misbehaves as scripted.
 pub(crate) struct FlakyServer {
     endpoint: String,
     behaviors: Arc<Mutex<VecDeque<Behavior>>>,
@@ -54,7 +53,7 @@ pub(crate) struct FlakyServer {
 }
 
 impl FlakyServer {
-    /// Before a real server; after these behaviors it answers well.
+    /// Starts before a real server; one behavior a call, and then it forwards every call.
     pub(crate) async fn start(before: &str, behaviors: impl IntoIterator<Item = Behavior>) -> Self {
         let behaviors = Arc::new(Mutex::new(behaviors.into_iter().collect()));
         let calls = Arc::new(AtomicU64::new(0));
@@ -85,12 +84,12 @@ impl FlakyServer {
         &self.endpoint
     }
 
-    /// How many calls have come.
+    /// The number of calls so far.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// How many behaviors are still to come.
+    /// The number of behaviors not used yet.
     pub(crate) fn behaviors_left(&self) -> usize {
         self.behaviors
             .lock()

@@ -57,7 +57,7 @@ impl PostgresProxy {
                 if accepting.stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A database that cannot be reached is told by the closed connection.
+                // The closed connection shows that the database cannot be reached.
                 if let Err(error) = accept(client, upstream, &accepting) {
                     eprintln!("proxy to {upstream}: {error}");
                 }
@@ -72,13 +72,13 @@ impl PostgresProxy {
     }
 
     /// The next COMMIT that succeeds, on whichever connection, is carried out, and its answer does not
-    /// arrive: its connection is closed instead. Said twice, it holds for two.
+    /// arrive: its connection is closed instead. Called twice, it applies to two.
     pub(crate) fn lose_next_commit_answer(&self) {
         self.shared.answers_to_lose.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The next COMMIT, on whichever connection, does not reach the database: its connection is closed
-    /// instead, and the transaction is rolled back. Said twice, it holds for two.
+    /// instead, and the transaction is rolled back. Called twice, it applies to two.
     pub(crate) fn drop_next_commit(&self) {
         self.shared.commits_to_drop.fetch_add(1, Ordering::SeqCst);
     }
@@ -116,9 +116,9 @@ impl Shared {
 
     /// Whether it is this commit's turn. The count is raised before the connection closes, so that
     /// whoever sees the one sees the other.
-    fn takes(&self, wanted: &AtomicUsize) -> bool {
-        let one_less = |wanted: usize| wanted.checked_sub(1);
-        let takes = wanted
+    fn takes(&self, remaining: &AtomicUsize) -> bool {
+        let one_less = |remaining: usize| remaining.checked_sub(1);
+        let takes = remaining
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
             .is_ok();
         if takes {
@@ -246,7 +246,7 @@ fn read_body(from: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Whether a message of the client commits: as a simple query (`Q`), or by binding (`B`) a statement
-/// that was parsed (`P`) as a COMMIT. `commits` holds the names of such statements.
+/// that was parsed (`P`) as a COMMIT. `commits` has the names of such statements.
 fn commits_now(message: &[u8], commits: &mut HashSet<Vec<u8>>) -> bool {
     let first = text_at(message, 5);
     let second = text_at(message, first.len().saturating_add(6));
@@ -311,7 +311,7 @@ mod tests {
 
     const INSERT: &str = "BEGIN; INSERT INTO t VALUES (1); COMMIT";
 
-    fn holds(rows: u32) -> String {
+    fn expect_rows(rows: u32) -> String {
         format!("DO $$ BEGIN ASSERT (SELECT count(*) FROM t) = {rows}; END $$")
     }
 
@@ -323,9 +323,9 @@ mod tests {
             assert_eq!(proxy.commits_lost(), 0);
             execute(proxied, INSERT).unwrap_err();
             assert_eq!(proxy.commits_lost(), 1);
-            execute(direct, &holds(1)).unwrap();
+            execute(direct, &expect_rows(1)).unwrap();
             execute(proxied, INSERT).unwrap();
-            execute(direct, &holds(2)).unwrap();
+            execute(direct, &expect_rows(2)).unwrap();
         });
     }
 
@@ -335,9 +335,9 @@ mod tests {
             proxy.drop_next_commit();
             execute(proxied, INSERT).unwrap_err();
             assert_eq!(proxy.commits_lost(), 1);
-            execute(direct, &holds(0)).unwrap();
+            execute(direct, &expect_rows(0)).unwrap();
             execute(proxied, INSERT).unwrap();
-            execute(direct, &holds(1)).unwrap();
+            execute(direct, &expect_rows(1)).unwrap();
         });
     }
 

@@ -1,20 +1,19 @@
-//! Scripts of `tests/` in Python, where an environment variable names a Python that has what they need, as in
+//! Runs the Python scripts in `tests/`, where an environment variable names a Python that has their packages, as in
 //! `.ci/run`.
 
 use std::{io::Write as _, process::Command};
 
 use crate::support::world::within;
 
-/// The Python that this variable names; without one says that the test is skipped, or fails where CI promises
-/// that there is one.
+/// The Python that this variable names. Without one it prints that the test is skipped; in CI it fails.
 pub(crate) fn python(variable: &str) -> Option<String> {
     let python = std::env::var(variable).ok();
     if python.is_none() {
         let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         let missing = format!("{variable} names no Python that has what the script needs");
         assert!(!is_ci, "{missing}");
-        // Past the test runner's capture, so that a skipped test does not look like a passed one.
-        writeln!(std::io::stderr(), "SKIPPED: {missing}").expect("somewhere to say so");
+        // Not captured by the test runner: a skipped test must not look like a passed one.
+        writeln!(std::io::stderr(), "SKIPPED: {missing}").expect("standard error");
     }
     python
 }
@@ -29,8 +28,8 @@ pub(crate) async fn run(python: String, script: &str, args: &[&str]) -> String {
         .await
         .expect("no panic")
         .expect("a Python that starts");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    said
+    assert!(output.status.success(), "{text}");
+    text
 }

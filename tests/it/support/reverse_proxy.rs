@@ -1,5 +1,4 @@
-//! What stands before a server in production: one address that stays, whichever server is behind it, and
-//! connections that break.
+//! A reverse proxy: one fixed address, whichever server is behind it, and connections that can be broken.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,12 +19,12 @@ pub(crate) struct ReverseProxy {
 }
 
 impl ReverseProxy {
-    /// With nobody behind it.
+    /// Starts without a server behind it.
     pub(crate) async fn start() -> Self {
         Self::start_as(None).await
     }
 
-    /// One that ends TLS.
+    /// Starts one that terminates TLS.
     pub(crate) async fn start_secure(config: ServerConfig) -> Self {
         Self::start_as(Some(TlsAcceptor::from(Arc::new(config)))).await
     }
@@ -61,13 +60,13 @@ impl ReverseProxy {
         &self.endpoint
     }
 
-    /// From now on connections go to this server, such as `http://127.0.0.1:1`.
+    /// Sends new connections to this server, such as `http://127.0.0.1:1`.
     pub(crate) fn put_before(&self, endpoint: &str) {
         let address = endpoint.trim_start_matches("http://").to_owned();
         *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
     }
 
-    /// Breaks the connections that there are, whatever is under way on them.
+    /// Breaks all open connections.
     pub(crate) fn break_connections(&self) {
         self.breaks.send_modify(|times| *times += 1);
     }

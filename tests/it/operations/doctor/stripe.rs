@@ -161,7 +161,7 @@ async fn doctor_reports_classic_subscriptions_on_every_page(world: World) {
     subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
     world.stripe().create_customer("cus_many").await.unwrap();
     for number in 0..101 {
-        // Of a customer that is nobody's account: none of our business.
+        // A customer without an account is ignored.
         let id = format!("sub_{number}");
         subscribe_in(&world, "cus_many", &id, &["price_calls"], true).await;
     }

@@ -28,28 +28,28 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
         .put_account(PutAccount::free("young"))
         .await
         .unwrap();
-    world.count("nobody", 3, hours_ago(26)).await;
+    world.count("unlinked", 3, hours_ago(26)).await;
     world.report_all().await;
     only_bad(
         &examine(&world).await,
         "accounts",
-        &["no link", "3 units", "nobody"],
+        &["no link", "3 units", "unlinked"],
     );
 
-    world.count("nobody", 4, hours_ago(31 * 24)).await;
+    world.count("unlinked", 4, hours_ago(31 * 24)).await;
     let diagnosis = examine(&world).await;
     says(
         &diagnosis,
         Severity::Warn,
         "reports",
-        &["1 reports, 4 units, of nobody", "35 days"],
+        &["1 reports, 4 units, of unlinked", "35 days"],
     );
-    world.count("nobody", 5, hours_ago(33 * 24 + 1)).await;
+    world.count("unlinked", 5, hours_ago(33 * 24 + 1)).await;
     let diagnosis = examine(&world).await;
     bad(
         &diagnosis,
         "reports",
-        &["2 reports, 9 units, of nobody", "35 days"],
+        &["2 reports, 9 units, of unlinked", "35 days"],
     );
     world.finish().await;
 }
@@ -58,7 +58,7 @@ async fn doctor_reports_undecided_usage_reports(mut world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(1)).await;
     world.report_all().await;
-    // A server would look at Stripe what became of an unknown one.
+    // A running server would check the unknown one at Stripe.
     world.stop().await;
     for state in [
         "rejected",
@@ -67,11 +67,10 @@ async fn doctor_reports_undecided_usage_reports(mut world: World) {
         "missing",
         "too_late",
     ] {
-        let change =
-            format!("UPDATE usage_reports SET state = '{state}', last_error = 'it said no'");
+        let change = format!("UPDATE usage_reports SET state = '{state}', last_error = 'refused'");
         world.execute_sql(&change).await;
         let diagnosis = examine(&world).await;
-        let words = [state, "1 reports, 6 units, of acct", "it said no"];
+        let words = [state, "1 reports, 6 units, of acct", "refused"];
         only_bad(&diagnosis, "reports", &words);
     }
     world.finish().await;

@@ -1,5 +1,5 @@
 //! Random sequences of everything that callers, admins, crashes and Stripe do, against a model in memory: what is
-//! shown is what was counted, and in the end each customer holds at Stripe exactly what the links say.
+//! shown is what was counted, and in the end each customer's total at Stripe is exactly what the links say.
 
 mod oracle;
 
@@ -23,7 +23,7 @@ const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_t
 
 on_both_engines!(each_unit_is_billed_once_to_its_linked_customer);
 
-/// One sequence: accounts of its own in a world that goes on.
+/// One sequence: new accounts in a shared world.
 struct Sequence<'a> {
     world: &'a mut World,
     random: Random,
@@ -232,7 +232,7 @@ impl<'a> Sequence<'a> {
     }
 
     async fn put(&mut self) {
-        // Nothing lies ahead any more, so a boundary made now cuts through nobody's usage.
+        // Nothing lies ahead any more, so a boundary made now divides no usage.
         self.pass(TimeDelta::minutes(6)).await;
         let which = usize::try_from(self.random.below(3)).unwrap();
         let name = self.accounts[which].name.clone();
@@ -304,11 +304,11 @@ impl<'a> Sequence<'a> {
     }
 
     /// The sum of an account's units of a meter that have a standing.
-    fn sum(&self, account: usize, meter: usize, wanted: impl Fn(Standing) -> bool) -> i64 {
+    fn sum(&self, account: usize, meter: usize, matches: impl Fn(Standing) -> bool) -> i64 {
         self.units
             .iter()
             .filter(|unit| (unit.account, unit.meter) == (account, meter))
-            .filter(|unit| wanted(self.accounts[account].standing_at(unit.at)))
+            .filter(|unit| matches(self.accounts[account].standing_at(unit.at)))
             .map(|unit| unit.quantity)
             .sum()
     }
@@ -339,12 +339,12 @@ impl<'a> Sequence<'a> {
     /// Nothing goes wrong any more: everything reaches whom it is for.
     async fn end(mut self) -> DateTime<Utc> {
         self.world.stripe().clear_faults().await.unwrap();
-        // What was under way when the faults ended may fail once more, and then waits for the clock.
+        // A call in flight when the faults ended may fail once more, and is then retried by the clock.
         for _ in 0..2 {
             self.pass(TimeDelta::minutes(20)).await;
             self.world.report_all().await;
         }
-        let mut held: BTreeMap<(String, String), i64> = BTreeMap::new();
+        let mut expected_totals: BTreeMap<(String, String), i64> = BTreeMap::new();
         for (account, known) in self.accounts.iter().enumerate() {
             let ends = [
                 ReportState::Accepted,
@@ -355,7 +355,7 @@ impl<'a> Sequence<'a> {
             self.world.wait_until_reports_are(&known.name, &ends).await;
             for (meter, (name, event_name)) in METERS.iter().enumerate() {
                 let shown = self.world.usage_of(&known.name, name).await;
-                let sum = |wanted: fn(Standing) -> bool| self.sum(account, meter, wanted);
+                let sum = |matches: fn(Standing) -> bool| self.sum(account, meter, matches);
                 let expected = (
                     sum(|_| true),
                     sum(|standing| matches!(standing, Standing::Billed(_))),
@@ -368,14 +368,14 @@ impl<'a> Sequence<'a> {
                     let sum = self.sum(account, meter, |standing| {
                         standing == Standing::Billed(&customer)
                     });
-                    held.insert((customer, (*event_name).to_owned()), sum);
+                    expected_totals.insert((customer, (*event_name).to_owned()), sum);
                 }
             }
         }
         let totals = self.world.stripe().totals().await.unwrap();
-        for (whose, expected) in held {
-            let held = totals.get(&whose).copied().unwrap_or(0);
-            assert_eq!(held, expected, "{whose:?}, {:?}", self.accounts);
+        for (whose, expected) in expected_totals {
+            let total = totals.get(&whose).copied().unwrap_or(0);
+            assert_eq!(total, expected, "{whose:?}, {:?}", self.accounts);
         }
         let stats = self.world.stripe().stats().await.unwrap();
         assert_eq!(
@@ -386,16 +386,12 @@ impl<'a> Sequence<'a> {
         self.now
     }
 
-    /// How many reports of the whole world Stripe has.
+    /// The number of reports that Stripe has, of all accounts.
     async fn accepted(&self) -> usize {
         let reported = [ReportState::Accepted, ReportState::Confirmed];
         let filter = usage_client::ListReports::new().states(reported);
-        let all = self
-            .world
-            .client()
-            .list_all_reports(filter, 1_000_000)
-            .await
-            .unwrap();
+        let client = self.world.client();
+        let all = client.list_all_reports(filter, 1_000_000).await.unwrap();
         all.reports.len()
     }
 }

@@ -10,7 +10,7 @@ pub(super) struct Unit {
     pub(super) quantity: i64,
 }
 
-/// Whom an account bills to from a moment on; nobody when it is free.
+/// The customer that an account bills to from a moment on; none when it is free.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) from: DateTime<Utc>,
@@ -23,7 +23,7 @@ pub(super) struct Account {
     pub(super) links: Vec<Link>,
 }
 
-/// What the links say of a moment: nothing yet, nobody, or a customer.
+/// What the links say of a moment: no link yet, free, or a customer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
     Unlinked,

@@ -52,7 +52,7 @@ pub(super) struct Row {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
     pub(super) rows: Vec<Row>,
-    /// In the order in which they were said; a later one outranks an earlier one. Whether it bills.
+    /// In the order in which they were made; a later one outranks an earlier one. Whether it bills.
     pub(super) links: Vec<(i64, bool)>,
     pub(super) segments: Vec<Segment>,
     /// Edges of what the service was told to cut at.
@@ -214,7 +214,7 @@ impl Account {
     }
 
     /// What the service does by itself at a moment: it closes what ended five minutes ago, and sends.
-    pub(super) fn beat(&mut self, now: i64) {
+    pub(super) fn advance_to(&mut self, now: i64) {
         let is_over = self.rows.iter().any(|row| {
             row.fate == Fate::Open
                 && self.segments.iter().any(|segment| {

@@ -61,7 +61,7 @@ impl Size {
     }
 }
 
-/// A seed that nobody has tried.
+/// A new seed.
 fn new_seed() -> u64 {
     u64::from(std::process::id())
         ^ std::time::UNIX_EPOCH

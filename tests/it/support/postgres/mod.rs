@@ -1,6 +1,6 @@
 //! A private `PostgreSQL` cluster for this test process, and a database in it for each test.
 //!
-//! The server is tied to a pipe that this process holds open: it goes away with the process, however
+//! The server is tied to a pipe that this process keeps open: it goes away with the process, however
 //! that ends, and takes its folder along. Nothing here knows what the tests keep in a database.
 
 use std::{
@@ -24,12 +24,12 @@ mod programs;
 use programs::{Owner, Programs};
 
 const USER: &str = "usage";
-/// Another process may take the port between our look and the server's start.
+/// Another process may take the port between the check and the server's start.
 const START_ATTEMPTS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const KEPT_LOG_LINES: usize = 30;
-/// Runs the server until our end of its standard input closes. The shell gives up its own hold on
+/// Runs the server until our end of its standard input closes. The shell closes its own
 /// standard error, so that the log ends when the server does.
 const KEEPER: &str = r#"
 folder=$1; shift
@@ -70,7 +70,7 @@ pub(crate) struct Cluster {
     keeper: Child,
 }
 
-/// A database that others are copied from; nobody can connect to it any more.
+/// A database that others are copied from; it accepts no connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Template(String);
 
@@ -108,7 +108,7 @@ impl From<io::Error> for StartError {
 }
 
 impl Cluster {
-    /// Starts a cluster of its own, which ends when it is dropped.
+    /// Starts another cluster, which ends when it is dropped.
     pub(crate) fn start(durability: Durability) -> Result<Self, StartError> {
         let programs = Programs::find()?;
         let mut attempt = 1_usize;
@@ -135,8 +135,8 @@ impl Cluster {
             .arg(&data)
             .output()?;
         if !initdb.status.success() {
-            let said = String::from_utf8_lossy(&initdb.stderr).into_owned();
-            return Err(io::Error::other(said).into());
+            let text = String::from_utf8_lossy(&initdb.stderr).into_owned();
+            return Err(io::Error::other(text).into());
         }
         let address = free_address()?;
         let mut command = programs::command(Path::new("sh"), folder.path(), owner);
@@ -160,7 +160,7 @@ impl Cluster {
         {
             command.args(["-c", setting]);
         }
-        // In a group of its own an interrupt from the terminal does not reach the keeper, which then
+        // In a separate process group an interrupt from the terminal does not reach the keeper, which then
         // lives to clean up.
         let keeper = command
             .process_group(0)
@@ -183,7 +183,7 @@ impl Cluster {
         let log = self.keeper.stderr.take();
         let log = log.ok_or_else(|| io::Error::other("the server has no log"))?;
         let (send, receive) = mpsc::channel();
-        thread::spawn(move || follow_log(log, &send));
+        thread::spawn(move || read_log(log, &send));
         receive
             .recv_timeout(READY_TIMEOUT)
             .unwrap_or_else(|_| Err(format!("not ready after {READY_TIMEOUT:?}")))
@@ -200,7 +200,7 @@ impl Cluster {
         self.create("template1")
     }
 
-    /// A new database with all that the template holds; the answer is its URL.
+    /// Creates a copy of the template; returns its URL.
     pub(crate) fn create_database_from(&self, template: &Template) -> io::Result<String> {
         self.create(&template.0)
     }
@@ -288,7 +288,7 @@ fn until_ready_for_query(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
         stream.take(length).read_to_end(&mut body)?;
         match kind {
             b'E' => refused = Some(String::from_utf8_lossy(&body).replace('\0', " ")),
-            b'Z' => return refused.map_or(Ok(()), |said| Err(io::Error::other(said))),
+            b'Z' => return refused.map_or(Ok(()), |text| Err(io::Error::other(text))),
             _ => {}
         }
     }
@@ -301,7 +301,7 @@ fn database_name(url: &str) -> io::Result<&str> {
 }
 
 /// Says once whether the server is ready or has ended, then reads on for as long as it writes.
-fn follow_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
+fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
     let mut last = VecDeque::new();
     for line in BufReader::new(log).lines().map_while(Result::ok) {
         if line.contains("ready to accept connections") {
@@ -313,7 +313,7 @@ fn follow_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
         }
     }
     let last = Vec::from(last).join("\n");
-    // Nobody listens any more if it was ready before.
+    // The receiver is gone if the server was ready before.
     drop(ready.send(Err(last)));
 }
 

@@ -1,25 +1,33 @@
-//! What tests of subscriptions reach for: a customer with prices at the stand-in for Stripe, clocks that move
-//! through its periods, and what its invoices say in the end.
+//! For tests of subscriptions: a customer with prices at the fake Stripe, clocks that move through its billing
+//! periods, and its invoices.
 
-use std::{pin::Pin, time::Instant};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{InvoiceSnapshot, NewPrice, NewSubscription};
 use sea_orm::{ConnectionTrait as _, Statement};
 use usage_client::{Account, PutAccount, Subscription};
 
-use super::{TIMEOUT, World, within};
+use super::{TIMEOUT, World, poll, time::POLL_INTERVAL, within};
 
-/// The volume-tiered prices that a world of billing has, of the meter `api_calls`.
+/// Volume-tiered prices of the meter `api_calls`.
 pub(crate) const BASIC: &str = "price_basic";
 pub(crate) const PRO: &str = "price_pro";
-/// One of the meter `tokens`.
+/// A price of the meter `tokens`.
 pub(crate) const TOKENS: &str = "price_tokens";
-/// Seats.
+/// A licensed price, which has no meter.
 pub(crate) const SEATS: &str = "price_seats";
 
+/// How long nothing may get less before the clocks move on, and how far. A statement that fails once, for example
+/// because the disk stalls, is retried seconds later by the server's clock: never, while that clock is stopped.
+const STALL: Duration = Duration::from_secs(5);
+const RETRY_STEP: TimeDelta = TimeDelta::seconds(11);
+
 impl World {
-    /// Stops the clocks at a moment, and sets prices up.
+    /// Stops the clocks at a moment, and creates prices.
     pub(crate) async fn with_prices_at(&mut self, now: DateTime<Utc>) {
         self.reconfigure(&["--sync-interval-secs=10"]).await;
         self.freeze(now).await;
@@ -41,7 +49,7 @@ impl World {
         }
     }
 
-    /// Where the stand-in for Stripe listens, and the key that it takes.
+    /// The URL of the fake Stripe.
     pub(crate) fn stripe_url(&self) -> String {
         self.fake_stripe.base_url().to_owned()
     }
@@ -84,7 +92,7 @@ impl World {
         self.client().put_account(put).await.expect("a link")
     }
 
-    /// What the service knows of an account's subscription.
+    /// What the service has stored of an account's subscription.
     pub(crate) async fn subscription(&self, account: &str) -> Option<Subscription> {
         let account = self
             .client()
@@ -94,31 +102,20 @@ impl World {
         account.subscription
     }
 
-    /// Waits until what the service knows of an account's subscription is so.
+    /// Waits until the stored subscription of an account meets a condition.
     pub(crate) async fn wait_until_subscription(
         &self,
         account: &str,
         is_so: impl Fn(&Subscription) -> bool,
     ) -> Subscription {
-        let reached = tokio::time::timeout(TIMEOUT, async {
-            loop {
-                if let Some(known) = self
-                    .subscription(account)
-                    .await
-                    .filter(|known| is_so(known))
-                {
-                    return known;
-                }
-                tokio::task::yield_now().await;
-            }
-        });
-        match reached.await {
-            Ok(known) => known,
-            Err(elapsed) => panic!("{elapsed}: it is {:#?}", self.subscription(account).await),
-        }
+        poll("a subscription", || async {
+            let known = self.subscription(account).await;
+            known.filter(|known| is_so(known))
+        })
+        .await
     }
 
-    /// Moves both clocks, a step at a time, so that whatever is due on the way happens.
+    /// Moves both clocks to a moment in steps, and waits after each step until the server is idle.
     pub(crate) async fn advance_to(&self, until: DateTime<Utc>, step: TimeDelta) {
         let mut now = self.now();
         while now < until {
@@ -128,8 +125,8 @@ impl World {
         }
     }
 
-    /// Waits until the server has done whatever the present moment asks of it: it has looked at the ends of
-    /// periods and at Stripe, and nothing waits to be closed or sent.
+    /// Waits until the server has done what is due now: the jobs for period ends and for subscriptions have run,
+    /// and no report is left to close or to send.
     pub(crate) async fn wait_until_idle(&self) {
         let now = self.clock.now();
         let waits = [
@@ -142,12 +139,12 @@ impl World {
             format!(
                 "usage_reports WHERE state IN ('closed', 'sending') AND next_attempt_at <= {now}"
             ),
-            // Given to Stripe at this moment, and not answered.
+            // Sent at this moment, without a response yet.
             format!(
                 "usage_reports WHERE state = 'sending' AND last_sent_at >= {now} AND last_error IS NULL"
             ),
         ];
-        // One question for all, over one connection: every step of a clock asks it many times.
+        // One query for all, because every step of a clock polls it many times.
         let [jobs, others @ ..] = &waits;
         let left = others
             .iter()
@@ -155,9 +152,12 @@ impl World {
         let left: String = left.collect();
         let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
         let database = self.database().await;
-        // Hundreds of accounts take their time: it is stuck where nothing gets less.
+        let mut polls = tokio::time::interval(POLL_INTERVAL);
+        // Hundreds of accounts take their time: the server is stuck when nothing gets less.
         let (mut least, mut since, began) = (i64::MAX, Instant::now(), Instant::now());
+        let mut moved_at = began;
         loop {
+            polls.tick().await;
             let statement = Statement::from_string(database.get_database_backend(), &sql);
             let row = database.query_one_raw(statement).await.expect("rows");
             let number = row.expect("a row").try_get::<i64>("", "number");
@@ -168,18 +168,20 @@ impl World {
             if number < least {
                 (least, since) = (number, Instant::now());
             }
+            if since.elapsed() > STALL && moved_at.elapsed() > STALL {
+                moved_at = Instant::now();
+                self.move_clocks(self.now() + RETRY_STEP).await;
+            }
             if since.elapsed() > TIMEOUT || began.elapsed() > 20 * TIMEOUT {
                 for table in &waits {
                     eprintln!("{}: {table}", self.count_rows(table).await);
                 }
-                panic!("the server did not come to rest: {number} left, {least} at least");
+                panic!("the server is not idle: {number} left, {least} at least");
             }
-            tokio::task::yield_now().await;
         }
-        database.close().await.expect("a clean end");
     }
 
-    /// Makes a change of a subscription, and lets two seconds pass once it has begun.
+    /// Awaits a change of a subscription, and moves the clocks by two seconds once it has begun.
     pub(crate) fn while_clock_moves<'a, T: 'a>(
         &'a self,
         call: impl Future<Output = T> + 'a,
@@ -188,22 +190,17 @@ impl World {
         Box::pin(within("a change", both))
     }
 
-    /// Lets two seconds pass once a change has begun: Stripe is told in a later second than its boundary.
+    /// Moves the clocks by two seconds once a change has begun: Stripe gets it in a later second than its boundary.
     pub(crate) async fn advance_once_change_begins(&self) {
-        let begun = tokio::time::timeout(TIMEOUT, async {
-            while self
-                .count_rows("subscription_changes WHERE finished_at IS NULL")
-                .await
-                == 0
-            {
-                tokio::task::yield_now().await;
-            }
-        });
-        begun.await.expect("a change that begins");
+        let begun = "subscription_changes WHERE finished_at IS NULL";
+        self.wait_until("a change to begin", async || {
+            self.count_rows(begun).await > 0
+        })
+        .await;
         self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
     }
 
-    /// Asks the stand-in for Stripe for something as a dashboard would, behind the service's back.
+    /// Calls the fake Stripe as its dashboard would, without the service.
     pub(crate) async fn call_stripe(
         &self,
         method: reqwest::Method,
@@ -230,7 +227,7 @@ impl World {
         DateTime::from_timestamp_millis(self.clock.now()).expect("a time")
     }
 
-    /// What the final invoices of a customer charge of a meter, in the order in which they were made.
+    /// The quantities of a meter on a customer's final invoices, oldest first.
     pub(crate) async fn invoiced_quantities(&self, customer: &str, event_name: &str) -> Vec<i64> {
         let finals = self.final_invoices(customer).await;
         finals

@@ -1,5 +1,4 @@
-//! What tests of the HTTP side reach for: its address, webhooks signed by hand, and the stand-in for Stripe sending
-//! its own.
+//! For tests of the HTTP server: its address, webhooks signed by the test, and webhooks of the fake Stripe.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +9,7 @@ use fake_stripe::webhook_signature;
 
 use super::{TIMEOUT, World, within};
 
-/// What the webhooks of every world are signed with.
+/// The secret that webhooks are signed with.
 pub(crate) const SECRET: &str = "whsec_world";
 
 /// An HTTP answer: its status and its text.
@@ -22,7 +21,7 @@ impl World {
         self.server.as_ref().expect("a server").http_url()
     }
 
-    /// From now on, and after each restart too, the stand-in for Stripe tells the server of what happens.
+    /// Has the fake Stripe send webhooks to the server from now on, also after a restart.
     pub(crate) async fn receive_webhooks(&mut self) {
         self.receives_webhooks = true;
         let url = format!("{}/webhooks/stripe", self.http_url());
@@ -83,7 +82,7 @@ impl World {
 }
 
 fn http_client() -> reqwest::Client {
-    // A proxy from the environment must not stand before a server on loopback.
+    // A proxy from the environment must not be used for a server on loopback.
     reqwest::Client::builder()
         .no_proxy()
         .build()

@@ -1,5 +1,4 @@
-//! What tests of reporting reach for: usage at a moment, Stripe's side of it, clocks that stand still, and the
-//! database behind the service's back.
+//! For tests of reporting: usage at a moment, Stripe's side of it, stopped clocks, and the database itself.
 
 use chrono::{DateTime, Utc};
 use fake_stripe::{LoggedRequest, StoredEvent};
@@ -7,7 +6,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection
 use usage_client::{Increment, ReportState};
 use usage_server::clock::Clock;
 
-use super::{TIMEOUT, World};
+use super::{TIMEOUT, World, time::POLL_INTERVAL};
 
 impl World {
     /// Counts usage of the default meter at a moment.
@@ -30,7 +29,7 @@ impl World {
         self.client().increment(increment).await.expect("counted");
     }
 
-    /// The meter events that the stand-in for Stripe holds of a customer, by their timestamps.
+    /// A customer's meter events at the fake Stripe, ordered by timestamp.
     pub(crate) async fn meter_events(&self, customer: &str) -> Vec<StoredEvent> {
         let mut events = self.stripe().events().await.expect("events");
         events.retain(|event| event.customer == customer);
@@ -38,7 +37,7 @@ impl World {
         events
     }
 
-    /// The calls that gave the stand-in for Stripe a meter event of a customer, in order.
+    /// The calls that sent a meter event of a customer, in order.
     pub(crate) async fn attempts_for(&self, customer: &str) -> Vec<LoggedRequest> {
         let mut requests = self.stripe().requests().await.expect("requests");
         requests.retain(|request| {
@@ -48,27 +47,27 @@ impl World {
         requests
     }
 
-    /// The calls that gave the stand-in for Stripe a meter event of anybody, in order.
+    /// The calls that sent a meter event of any customer, in order.
     pub(crate) async fn all_attempts(&self) -> Vec<LoggedRequest> {
         let mut requests = self.stripe().requests().await.expect("requests");
         requests.retain(|request| request.path == "/v1/billing/meter_events");
         requests
     }
 
-    /// Restarts the server under a clock that stands still, as does the one of the stand-in for Stripe.
+    /// Restarts the server with a stopped clock, and stops the clock of the fake Stripe.
     pub(crate) async fn freeze(&mut self, now: DateTime<Utc>) {
         self.set_clock(Clock::manual(now.timestamp_millis())).await;
         self.move_clocks(now).await;
     }
 
-    /// Moves the clocks that [`World::freeze`] stopped.
+    /// Sets the clocks that [`World::freeze`] stopped.
     pub(crate) async fn move_clocks(&self, now: DateTime<Utc>) {
         let now = now.timestamp_millis();
         self.stripe().set_clock(now).await.expect("a clock");
         self.clock.set(now);
     }
 
-    /// Lets every lease run out, as it would after a while when its holder died.
+    /// Ends every lease, as time would after its holder crashed.
     pub(crate) async fn expire_leases(&self) {
         self.execute_sql("UPDATE leases SET held_until = 0").await;
     }
@@ -80,17 +79,26 @@ impl World {
             .await;
     }
 
-    /// Makes a background job due now.
-    pub(crate) async fn make_job_due(&self, job: &str) {
+    /// Sets when a background job last ran.
+    pub(crate) async fn set_last_run(&self, job: &str, at: DateTime<Utc>) {
+        let last = at.timestamp_millis();
         self.execute_sql(&format!(
-            "UPDATE leases SET last_run_at = 0 WHERE name = '{job}'"
+            "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('{job}', '', 0, {last}) \
+             ON CONFLICT (name) DO UPDATE SET last_run_at = excluded.last_run_at"
         ))
         .await;
     }
 
-    /// One connection to the database. It is kept, because a pool's task that closes old ones may go round
-    /// for ever.
-    pub(crate) async fn database(&self) -> DatabaseConnection {
+    /// The test's connection to the database.
+    pub(super) async fn database(&self) -> &DatabaseConnection {
+        self.database
+            .get_or_init(async || self.connect_to_database().await)
+            .await
+    }
+
+    /// Another connection to the database. It has no end: the pool's task that closes old connections may
+    /// loop for ever.
+    pub(crate) async fn connect_to_database(&self) -> DatabaseConnection {
         let mut options = ConnectOptions::new(&self.database_url);
         options
             .max_connections(1)
@@ -99,45 +107,44 @@ impl World {
         Database::connect(options).await.expect("the database")
     }
 
-    /// Changes the database behind the service's back, as only time or a crash would.
+    /// Changes the database directly, as only time or a crash would.
     pub(crate) async fn execute_sql(&self, statement: &str) {
         let database = self.database().await;
         database
             .execute_unprepared(statement)
             .await
             .expect("a change");
-        database.close().await.expect("a clean end");
     }
 
-    /// How many rows a table has, or a part of it: `commits WHERE quantity = 0`.
+    /// The number of rows of a table, or of a part of it: `commits WHERE quantity = 0`.
     pub(crate) async fn count_rows(&self, table: &str) -> i64 {
         let database = self.database().await;
         let sql = format!("SELECT COUNT(*) AS number FROM {table}");
         let statement = Statement::from_string(database.get_database_backend(), sql);
         let row = database.query_one_raw(statement).await.expect("rows");
-        database.close().await.expect("a clean end");
         let number = row.expect("a row").try_get("", "number");
         number.expect("a number")
     }
 
-    /// Crashes, starts again and need not wait for the dead server's lease.
+    /// Crashes and starts again, without waiting for the lease of the crashed server.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.crash();
         self.start_server().await;
-        // Last, since a statement of the dead server may have been under way.
+        // Last, because a statement of the crashed server may still have been running.
         self.expire_leases().await;
     }
 
-    /// Waits until every report of an account is in one of these states; says what they are when that does
-    /// not come true.
+    /// Waits until every report of an account is in one of these states; fails with what
+    /// they are.
     pub(crate) async fn wait_until_reports_are(&self, account: &str, states: &[ReportState]) {
+        let are_all = async || {
+            let reports = self.reports(account).await;
+            reports.iter().all(|report| states.contains(&report.state))
+        };
         let reached = tokio::time::timeout(TIMEOUT, async {
-            loop {
-                let reports = self.reports(account).await;
-                if reports.iter().all(|report| states.contains(&report.state)) {
-                    break;
-                }
-                tokio::task::yield_now().await;
+            let mut polls = tokio::time::interval(POLL_INTERVAL);
+            while !are_all().await {
+                polls.tick().await;
             }
         });
         assert!(

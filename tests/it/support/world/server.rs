@@ -1,13 +1,13 @@
-//! One server of a world, in a runtime of its own so that it can crash.
+//! One server of a world, in a separate runtime, so that it can crash.
 
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use usage_client::{ListAccounts, Retry, UsageClient};
 use usage_server::{Listeners, ServeError, clock::Clock, config::Config, serve};
 
-use super::{TIMEOUT, runtime, within};
+use super::{TIMEOUT, engine::runtime, within};
 
-/// A running server, in a runtime of its own so that it can crash.
+/// A running server.
 pub(crate) struct Server {
     runtime: Option<Runtime>,
     shutdown: CancellationToken,
@@ -20,7 +20,7 @@ impl Server {
     pub(crate) async fn start(config: Config, clock: Clock) -> Self {
         let runtime = runtime(2);
         let shutdown = CancellationToken::new();
-        let (tell, bound) = oneshot::channel();
+        let (send_urls, urls) = oneshot::channel();
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
             let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -28,17 +28,18 @@ impl Server {
             let url = |listener: &TcpListener| {
                 format!("http://{}", listener.local_addr().expect("an address"))
             };
-            tell.send([url(&grpc), url(&http)])
+            send_urls
+                .send([url(&grpc), url(&http)])
                 .expect("a test that waits");
             let http = Some(http);
             let ended = serve(Listeners { grpc, http }, config, clock, token).await;
             if let Err(error) = &ended {
-                // Else a test would only see that nobody answers.
+                // Otherwise a test would only see refused connections.
                 eprintln!("the server ended: {error}");
             }
             ended
         });
-        let [endpoint, http_url] = bound.await.expect("an address");
+        let [endpoint, http_url] = urls.await.expect("an address");
         Self {
             runtime: Some(runtime),
             shutdown,
@@ -55,6 +56,7 @@ impl Server {
         let client = client
             .await
             .expect("a connection")
+            .with_timeout(TIMEOUT)
             .with_retry(Retry::never());
         let first = ListAccounts::new().page_size(1);
         within("starting", client.list_accounts(first))
@@ -73,12 +75,12 @@ impl Server {
         ended
     }
 
-    /// Dies as on SIGKILL: every task ends where it stands, and the sockets close.
+    /// Ends as on SIGKILL: every task stops where it is, and the sockets close.
     pub(crate) fn crash(mut self) {
         self.end_runtime();
     }
 
-    /// The same, and waits until nothing of it moves any more: whoever moves its clock next must not wake it.
+    /// Crashes, and waits until every task has ended: moving the clock afterwards must not wake one.
     pub(crate) async fn kill_and_wait(mut self) {
         if let Some(runtime) = self.runtime.take() {
             let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(TIMEOUT));

@@ -11,7 +11,7 @@ use crate::{
     support::world::billing::{BASIC, PRO, TOKENS},
 };
 
-/// How many changes are made through the service before its next look at Stripe: each takes two seconds.
+/// How many changes are made through the service before its next poll of Stripe: each takes two seconds.
 const MOST_CHANGES: usize = 4;
 
 /// What happens to an account.
@@ -284,9 +284,9 @@ impl Year<'_> {
 
     async fn change_plan_by_hand(&mut self, life: usize) {
         let one = &self.lives[life];
-        let held = self.world.stripe().subscriptions().await.expect("them");
-        let held = held.iter().find(|held| held.id == one.subscription());
-        let mut items = held.expect("a subscription").items.iter();
+        let all = self.world.stripe().subscriptions().await.expect("them");
+        let found = all.iter().find(|known| known.id == one.subscription());
+        let mut items = found.expect("a subscription").items.iter();
         let item = items.find(|item| item.price == one.plan).expect("an item");
         let form = [
             ("items[0][id]", item.id.as_str()),

@@ -24,7 +24,7 @@ const TOGETHER: TimeDelta = TimeDelta::seconds(90);
 /// When, after period ends, the clocks stop: after our own close, in the drafts, twice at their end, and after it.
 const AFTER_END_MINS: [i64; 6] = [6, 30, 55, 56, 65, 70];
 
-/// When the schedule reports everything: rarely, since its beat takes real seconds; and the runs it began.
+/// When the schedule reports everything: rarely, because its tick takes real seconds; and the runs it began.
 const SCHEDULE: &str = "0 3 17 1,4,7,10 *";
 const SCHEDULED: &str = "report_runs WHERE trigger = 'schedule'";
 
@@ -150,12 +150,12 @@ impl Year<'_> {
         self.now = to;
         self.world.move_clocks(to).await;
         if self.is_up {
-            self.settle().await;
+            self.wait_and_compare().await;
         }
     }
 
     /// Waits for the service, and lets the model do what the service does.
-    async fn settle(&mut self) {
+    async fn wait_and_compare(&mut self) {
         self.world.wait_until_idle().await;
         if self.is_report_due {
             self.scheduled += 1;
@@ -170,7 +170,7 @@ impl Year<'_> {
             if self.is_report_due {
                 life.model.close(now);
             }
-            life.model.beat(now);
+            life.model.advance_to(now);
         }
         self.is_report_due = false;
     }
@@ -279,7 +279,7 @@ impl Year<'_> {
             self.world.expire_leases().await;
         }
         self.is_up = true;
-        self.settle().await;
+        self.wait_and_compare().await;
     }
 
     /// Usage to the millisecond before and after period ends.

@@ -1,0 +1,182 @@
+//! Usage that arrives when its invoice is final, or when no item charges it: an admin decides, unless late usage is
+//! configured to go to the current period.
+
+use chrono::TimeDelta;
+use usage_client::{Correct, ReportState};
+
+use super::sync::dashboard;
+use crate::support::world::{
+    World, at,
+    billing::{BASIC, TOKENS},
+    on_both_engines,
+};
+
+const START: &str = "2027-03-10T13:12:34Z";
+const END: &str = "2027-04-10T13:12:34Z";
+
+on_both_engines!(
+    usage_without_a_metered_item_needs_a_decision,
+    usage_of_a_final_invoice_needs_a_decision,
+    late_usage_goes_to_the_current_period_when_configured,
+    negative_correction_after_finalization_needs_decision,
+    a_period_that_ended_during_downtime_is_billed,
+);
+
+async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 4, now).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    let calls = subscriptions[0]
+        .items
+        .iter()
+        .find(|item| item.price == BASIC);
+    let remove = [
+        ("items[0][id]", &*calls.unwrap().id),
+        ("items[0][deleted]", "true"),
+        ("proration_behavior", "always_invoice"),
+    ];
+    dashboard(&world, "POST", "/v1/subscriptions/sub_acct", &remove).await;
+    world
+        .advance_to(now + TimeDelta::hours(3), TimeDelta::minutes(30))
+        .await;
+    world.count("acct", 6, world.now()).await;
+    world.report_all().await;
+    world
+        .wait_until_reports_are(
+            "acct",
+            &[
+                ReportState::Accepted,
+                ReportState::Confirmed,
+                ReportState::TooLate,
+            ],
+        )
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    world.finish().await;
+}
+
+async fn usage_of_a_final_invoice_needs_a_decision(mut world: World) {
+    late(&mut world).await;
+    let report = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 6)
+        .unwrap();
+    assert_eq!(report.state, ReportState::TooLate);
+    assert!(report.last_error.unwrap().contains("final"));
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 0]
+    );
+    world.finish().await;
+}
+
+async fn late_usage_goes_to_the_current_period_when_configured(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    world
+        .advance_to(at("2027-05-10T13:12:34Z"), TimeDelta::days(10))
+        .await;
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 6]
+    );
+    world.finish().await;
+}
+
+async fn negative_correction_after_finalization_needs_decision(mut world: World) {
+    world.reconfigure(&["--late-usage=current_period"]).await;
+    late(&mut world).await;
+    let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
+    let id = world.client().correct(back).await.unwrap().report.id;
+    world
+        .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(5))
+        .await;
+    let reports = world.reports("acct").await;
+    let correction = reports.iter().find(|report| report.id == id).unwrap();
+    assert_eq!(correction.state, ReportState::TooLate);
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 6]
+    );
+    world.finish().await;
+}
+
+/// Counts usage of a period whose invoice is final, and waits until its report is decided.
+async fn late(world: &mut World) {
+    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(120), TimeDelta::minutes(10))
+        .await;
+}
+
+async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
+    world.with_prices_at(at(END) - TimeDelta::hours(2)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.link_to_subscription("acct").await;
+    world.count("acct", 5, world.now()).await;
+    world.stop().await;
+    world.move_clocks(at(END) + TimeDelta::minutes(50)).await;
+    world.start_server().await;
+    // Stripe is asked first whether the invoice still takes usage.
+    world
+        .advance_to(at(END) + TimeDelta::minutes(52), TimeDelta::seconds(30))
+        .await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5]
+    );
+    // Whole periods pass unseen.
+    world.stop().await;
+    world.move_clocks(at("2027-07-01T00:00:00Z")).await;
+    world.start_server().await;
+    world.wait_until_idle().await;
+    world.count("acct", 8, world.now()).await;
+    world.count("acct", 2, at("2027-06-09T00:00:00Z")).await;
+    world
+        .advance_to(at("2027-07-10T13:12:34Z"), TimeDelta::days(5))
+        .await;
+    world
+        .advance_to(at("2027-07-10T14:40:00Z"), TimeDelta::minutes(20))
+        .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [5, 0, 0, 8]
+    );
+    let missed = world
+        .reports("acct")
+        .await
+        .into_iter()
+        .find(|report| report.quantity == 2)
+        .unwrap();
+    assert_eq!(missed.state, ReportState::TooLate);
+    world.finish().await;
+}

@@ -1,0 +1,54 @@
+//! Points in time for tests, and the limit of every wait.
+
+use std::{future::Future, sync::OnceLock, time::Duration};
+
+use chrono::{DateTime, Utc};
+use usage_server::clock::Clock;
+
+/// No wait of a test takes longer. It is long, because a busy disk can stall a commit for many seconds, and longer than
+/// a lease that was not released.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Waits for a future; fails after [`TIMEOUT`].
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TIMEOUT, future)
+        .await
+        .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
+}
+
+/// Time between two polls, so that the server has the processor in between.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Polls until there is a value; fails after [`TIMEOUT`].
+pub(crate) async fn poll<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> T {
+    within(what, async {
+        let mut polls = tokio::time::interval(POLL_INTERVAL);
+        loop {
+            polls.tick().await;
+            if let Some(value) = attempt().await {
+                return value;
+            }
+        }
+    })
+    .await
+}
+
+/// Parses an RFC 3339 time.
+pub(crate) fn at(text: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(text).expect("a time").to_utc()
+}
+
+/// The start of an hour, counted back from the hour in which this process first asked: it is the same
+/// throughout a test, also when an hour turns meanwhile.
+pub(crate) fn hours_ago(hours: i64) -> DateTime<Utc> {
+    const HOUR: i64 = 3_600_000;
+    static THIS_HOUR: OnceLock<i64> = OnceLock::new();
+    let this_hour = THIS_HOUR.get_or_init(|| {
+        let now = Clock::system().now();
+        now - now.rem_euclid(HOUR)
+    });
+    DateTime::from_timestamp_millis(this_hour - hours * HOUR).expect("a time")
+}
