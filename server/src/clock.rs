@@ -1,19 +1,24 @@
-//! The clock: the only place that reads the time. Rules take `now` as an argument.
+//! The clock: the only place that reads the system's time. Rules take `now` as an argument.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::Millis;
 
 /// What time it is, for everything that happens at the edges of the service.
 ///
-/// A manual clock lets a month pass in a test; no rule of the service knows which kind it runs on.
+/// Tests and the demo use a manual clock, so that months pass in seconds. No setting reaches it.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// The time of a manual clock; the system's clock when there is none.
-    manual: Option<Arc<AtomicI64>>,
+    /// The times of a manual clock; absent for the system's clock.
+    manual: Option<Arc<Mutex<Manual>>>,
+}
+
+/// The times that a manual clock shows until they are moved.
+#[derive(Clone, Copy, Debug)]
+struct Manual {
+    now: Millis,
+    /// What the database's clock shows at the same moment.
+    database_now: Millis,
 }
 
 impl Clock {
@@ -22,10 +27,14 @@ impl Clock {
         Self { manual: None }
     }
 
-    /// A clock that stands at `now` until [`Clock::set`] moves it.
+    /// A clock that shows `now` until [`Clock::set`] moves it.
     pub fn manual(now: Millis) -> Self {
+        let manual = Manual {
+            now,
+            database_now: now,
+        };
         Self {
-            manual: Some(Arc::new(AtomicI64::new(now))),
+            manual: Some(Arc::new(Mutex::new(manual))),
         }
     }
 
@@ -35,16 +44,54 @@ impl Clock {
         reason = "this is the edge that reads the clock"
     )]
     pub fn now(&self) -> Millis {
-        match &self.manual {
-            Some(manual) => manual.load(Ordering::SeqCst),
+        match self.read_manual() {
+            Some(manual) => manual.now,
             None => chrono::Utc::now().timestamp_millis(),
         }
     }
 
-    /// Moves a manual clock; does nothing to the system's.
+    /// Moves a manual clock, and the database's clock with it; does nothing to the system's.
     pub fn set(&self, now: Millis) {
+        self.change(|manual| {
+            manual.now = now;
+            manual.database_now = now;
+        });
+    }
+
+    /// Moves a manual clock and leaves the database's clock, as when somebody sets the wall clock of one replica.
+    pub fn step(&self, by: Millis) {
+        self.change(|manual| manual.now = manual.now.saturating_add(by));
+    }
+
+    /// What the database's clock shows on a manual clock; absent on the system's.
+    pub(crate) fn manual_database_now(&self) -> Option<Millis> {
+        self.read_manual().map(|manual| manual.database_now)
+    }
+
+    fn read_manual(&self) -> Option<Manual> {
+        let manual = self.manual.as_ref()?;
+        Some(*manual.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Manual)) {
         if let Some(manual) = &self.manual {
-            manual.store(now, Ordering::SeqCst);
+            change(&mut manual.lock().unwrap_or_else(PoisonError::into_inner));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_leaves_the_clock_of_the_database() {
+        let clock = Clock::manual(10_000);
+        clock.step(-3_000);
+        assert_eq!(clock.now(), 7_000);
+        assert_eq!(clock.manual_database_now(), Some(10_000));
+        clock.set(8_000);
+        assert_eq!(clock.manual_database_now(), Some(8_000));
+        assert_eq!(Clock::system().manual_database_now(), None);
     }
 }

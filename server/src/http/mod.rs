@@ -15,10 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, Semaphore},
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -53,7 +50,7 @@ pub(crate) struct Http {
     /// The webhook endpoint's signing secrets, all of them valid.
     pub(crate) webhook_secrets: Vec<String>,
     /// Told when a webhook was stored, so that what it is about is read from Stripe at once.
-    pub(crate) webhook_stored: Arc<Notify>,
+    pub(crate) webhook_stored: Wake,
 }
 
 struct Shared {
@@ -200,7 +197,7 @@ impl Shared {
         match tokio::time::timeout(STORED_WITHIN, storing).await {
             Ok(Ok(true)) => {
                 tracing::debug!(event = %event.id, kind = %event.kind, "webhook");
-                http.webhook_stored.notify_one();
+                http.webhook_stored.wake();
                 Taken::Stored
             }
             Ok(Ok(false)) => Taken::Replayed,

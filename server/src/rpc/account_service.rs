@@ -25,7 +25,10 @@ use crate::{
         subscription_changes::SubscriptionChange,
         subscriptions::{Period, SyncedAccount},
     },
-    workers::subscription::{Subscriptions, change::RequestedChange},
+    workers::{
+        subscription_change::{SubscriptionChanges, change::RequestedChange},
+        subscription_sync::SubscriptionSync,
+    },
 };
 
 /// Billing periods that one account shows.
@@ -39,7 +42,8 @@ const MAX_REQUESTER_CHARS: usize = 128;
 pub(crate) struct AccountRpc {
     pub(crate) store: Store,
     /// Absent when the service runs without a Stripe key.
-    pub(crate) subscriptions: Option<Arc<Subscriptions>>,
+    pub(crate) subscription_sync: Option<SubscriptionSync>,
+    pub(crate) subscription_changes: Option<Arc<SubscriptionChanges>>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
 }
@@ -218,15 +222,17 @@ impl AccountRpc {
         self.shown(find(&self.store, account_id).await?).await
     }
 
-    fn subscriptions(&self) -> Result<&Arc<Subscriptions>> {
-        self.subscriptions.as_ref().ok_or(Error::ReportingDisabled)
+    fn changes(&self) -> Result<&SubscriptionChanges> {
+        self.subscription_changes
+            .as_deref()
+            .ok_or(Error::ReportingDisabled)
     }
 
     /// What Stripe says decides from when a new link bills, unless the caller says it.
     async fn put(&self, mut put: PutAccount) -> Result<Account> {
-        let snapshot = match (&self.subscriptions, &put.billing) {
-            (Some(subscriptions), Billing::Stripe { .. }) => {
-                match subscriptions.look_up(&put.billing).await {
+        let snapshot = match (&self.subscription_sync, &put.billing) {
+            (Some(sync), Billing::Stripe { .. }) => {
+                match sync.look_up(&put.billing).await {
                     Ok(snapshot) => snapshot,
                     // Nothing hangs on it: the sync finds out later.
                     Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
@@ -289,7 +295,7 @@ impl AccountService for AccountRpc {
         check_prices(&request.prices).map_err(Error::from)?;
         check_requester(&request.requested_by).map_err(Error::from)?;
         let done = self
-            .subscriptions()?
+            .changes()?
             .change(
                 &request.account_id,
                 RequestedChange::Prices(request.prices),
@@ -322,7 +328,7 @@ impl AccountService for AccountRpc {
             Some(When::AtPeriodEnd(_)) => RequestedChange::CancelAtPeriodEnd,
         };
         let done = self
-            .subscriptions()?
+            .changes()?
             .change(&request.account_id, wanted, request.requested_by)
             .await?;
         Ok(Response::new(v1::CancelSubscriptionResponse {

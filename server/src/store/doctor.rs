@@ -189,18 +189,7 @@ impl Store {
 
     /// What the database's clock shows.
     pub(crate) async fn database_clock(&self) -> Result<Millis> {
-        let backend = self.backend();
-        let sql = if backend == DbBackend::Postgres {
-            "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
-        } else {
-            "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now"
-        };
-        let row = self
-            .reader
-            .query_one_raw(Statement::from_string(backend, sql))
-            .await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("the clock".to_owned()))?;
-        Ok(row.try_get("", "now")?)
+        self.read_database_clock().await
     }
 
     /// When the schedule was last synced; unlike [`Store::last_run_at`] it notes nothing.

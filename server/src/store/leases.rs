@@ -1,8 +1,10 @@
-//! Leases: which replica runs which job, by the database's clock, and when each job last ran.
+//! Leases: which replica runs which background job until when, and when each job last ran.
+//!
+//! All times are the database clock's. Whether a job is due is decided by `workers::runner`, not here.
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _, QueryFilter as _,
-    Statement, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
+    QueryFilter as _, TryInsertResult, sea_query::Expr,
 };
 
 use super::{
@@ -11,95 +13,101 @@ use super::{
 };
 use crate::{
     domain::Millis,
-    entity::{lease, report_run},
+    entity::{
+        lease::{self, Column},
+        report_run,
+    },
     error::Result,
 };
 
+/// What is stored of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// The replica that runs the job, or ran it last.
+    pub(crate) holder: String,
+    /// Until when no other replica runs it.
+    pub(crate) held_until: Millis,
+    /// When it last ran; absent before the first run.
+    pub(crate) last_run_at: Option<Millis>,
+}
+
 impl Store {
-    /// Takes or prolongs a lease; false when another replica holds it.
-    pub(crate) async fn hold_lease(
+    /// What is stored of a job.
+    pub(crate) async fn find_lease(&self, job: &str) -> Result<Option<Lease>> {
+        let row = lease::Entity::find_by_id(job).one(&self.reader).await?;
+        Ok(row.map(Lease::from))
+    }
+
+    /// Takes a lease that was read as `seen`; false when another replica changed it in between.
+    pub(crate) async fn take_lease(
         &self,
-        name: &str,
+        job: &str,
         holder: &str,
-        ttl_ms: Millis,
+        until: Millis,
+        seen: Option<&Lease>,
     ) -> Result<bool> {
-        let backend = self.backend();
-        let now = if backend == DbBackend::Postgres {
-            "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
-        } else {
-            "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+        let Some(seen) = seen else {
+            let row = lease::ActiveModel {
+                name: Set(job.to_owned()),
+                holder: Set(holder.to_owned()),
+                held_until: Set(until),
+                last_run_at: Set(None),
+            };
+            let inserted = lease::Entity::insert(row)
+                .on_conflict_do_nothing()
+                .exec_without_returning(&self.writer)
+                .await?;
+            return Ok(matches!(inserted, TryInsertResult::Inserted(1)));
         };
-        let sql = format!(
-            "INSERT INTO leases (name, holder, held_until) VALUES ($1, $2, {now} + $3) \
-             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
-             WHERE leases.holder = excluded.holder OR leases.held_until < {now}"
-        );
-        let values = [name.into(), holder.into(), ttl_ms.into()];
-        let done = self
-            .writer
-            .execute_raw(Statement::from_sql_and_values(backend, sql, values))
+        let done = lease::Entity::update_many()
+            .col_expr(Column::Holder, Expr::value(holder))
+            .col_expr(Column::HeldUntil, Expr::value(until))
+            .filter(Column::Name.eq(job))
+            .filter(Column::Holder.eq(&seen.holder))
+            .filter(Column::HeldUntil.eq(seen.held_until))
+            .exec(&self.writer)
             .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.rows_affected == 1)
+    }
+
+    /// Prolongs a lease; false when another replica has it.
+    pub(crate) async fn prolong_lease(
+        &self,
+        job: &str,
+        holder: &str,
+        until: Millis,
+    ) -> Result<bool> {
+        let done = lease::Entity::update_many()
+            .col_expr(Column::HeldUntil, Expr::value(until))
+            .filter(Column::Name.eq(job))
+            .filter(Column::Holder.eq(holder))
+            .exec(&self.writer)
+            .await?;
+        Ok(done.rows_affected == 1)
     }
 
     /// Gives a lease back, so that another replica need not wait for its end.
-    pub(crate) async fn release_lease(&self, name: &str, holder: &str) -> Result<()> {
-        lease::Entity::update_many()
-            .col_expr(lease::Column::HeldUntil, Expr::value(0_i64))
-            .filter(lease::Column::Name.eq(name))
-            .filter(lease::Column::Holder.eq(holder))
-            .exec(&self.writer)
-            .await?;
-        Ok(())
+    pub(crate) async fn release_lease(&self, job: &str, holder: &str) -> Result<()> {
+        self.prolong_lease(job, holder, 0).await.map(|_| ())
     }
 
-    /// When a job last ran. The first time somebody asks, it is taken to have run just now.
-    pub(crate) async fn last_run_at(&self, job: &str, now: Millis) -> Result<Millis> {
-        if let Some(Some(at)) = lease::Entity::find_by_id(job)
-            .one(&self.reader)
-            .await?
-            .map(|row| row.last_run_at)
-        {
-            return Ok(at);
-        }
-        let row = lease::ActiveModel {
-            name: sea_orm::Set(job.to_owned()),
-            holder: sea_orm::Set(String::new()),
-            held_until: sea_orm::Set(0),
-            last_run_at: sea_orm::Set(Some(now)),
-        };
-        lease::Entity::insert(row)
-            .on_conflict_do_nothing()
-            .exec_without_returning(&self.writer)
-            .await?;
-        lease::Entity::update_many()
-            .col_expr(lease::Column::LastRunAt, Expr::value(now))
-            .filter(lease::Column::Name.eq(job))
-            .filter(lease::Column::LastRunAt.is_null())
-            .exec(&self.writer)
-            .await?;
-        let row = lease::Entity::find_by_id(job).one(&self.writer).await?;
-        Ok(row.and_then(|row| row.last_run_at).unwrap_or(now))
+    /// Records when a job ran; false when another replica has its lease.
+    pub(crate) async fn record_job_run(&self, job: &str, holder: &str, at: Millis) -> Result<bool> {
+        let done = record(job, holder, at).exec(&self.writer).await?;
+        Ok(done.rows_affected == 1)
     }
 
-    /// Notes that a job runs now, unless another replica noted it first; false then.
-    pub(crate) async fn claim_job(&self, job: &str, seen: Millis, now: Millis) -> Result<bool> {
-        let tx = self.begin().await?;
-        let won = claim(&tx, job, seen, now).await?;
-        tx.commit().await?;
-        Ok(won)
-    }
-
-    /// As [`Store::claim_job`], and begins its run in the same transaction: a crash loses neither.
-    pub(crate) async fn claim_scheduled_run(
+    /// Begins a report run for a job and records in the same transaction that the job ran, so that a crash loses neither;
+    /// absent when another replica has the job's lease.
+    pub(crate) async fn insert_run_of_job(
         &self,
         job: &str,
-        seen: Millis,
+        holder: &str,
         new: &NewRun,
         now: Millis,
     ) -> Result<Option<Run>> {
         let tx = self.begin().await?;
-        if !claim(&tx, job, seen, now).await? {
+        if !record_in(&tx, job, holder, now).await? {
             tx.rollback().await?;
             return Ok(None);
         }
@@ -111,17 +119,29 @@ impl Store {
     }
 }
 
-async fn claim(
-    tx: &sea_orm::DatabaseTransaction,
+fn record(job: &str, holder: &str, at: Millis) -> sea_orm::UpdateMany<lease::Entity> {
+    lease::Entity::update_many()
+        .col_expr(Column::LastRunAt, Expr::value(at))
+        .filter(Column::Name.eq(job))
+        .filter(Column::Holder.eq(holder))
+}
+
+async fn record_in(
+    tx: &DatabaseTransaction,
     job: &str,
-    seen: Millis,
-    now: Millis,
-) -> std::result::Result<bool, sea_orm::DbErr> {
-    let claimed = lease::Entity::update_many()
-        .col_expr(lease::Column::LastRunAt, Expr::value(now))
-        .filter(lease::Column::Name.eq(job))
-        .filter(lease::Column::LastRunAt.eq(seen))
-        .exec(tx)
-        .await?;
-    Ok(claimed.rows_affected == 1)
+    holder: &str,
+    at: Millis,
+) -> std::result::Result<bool, DbErr> {
+    let done = record(job, holder, at).exec(tx).await?;
+    Ok(done.rows_affected == 1)
+}
+
+impl From<lease::Model> for Lease {
+    fn from(row: lease::Model) -> Self {
+        Self {
+            holder: row.holder,
+            held_until: row.held_until,
+            last_run_at: row.last_run_at,
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub(crate) mod cleanup;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod corrections;
+mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
 pub(crate) mod doctor;
@@ -33,7 +34,7 @@ pub(crate) mod subscriptions;
 pub(crate) mod verification;
 pub mod webhooks;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
@@ -43,6 +44,9 @@ use sea_orm::{
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use usage_migrations::{Migrator, MigratorTrait as _};
+
+use crate::clock::Clock;
+use database_clock::DatabaseClock;
 
 /// How long a statement may wait for a connection or for SQLite's writer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,6 +80,7 @@ pub struct Store {
     writer: DatabaseConnection,
     /// Where single queries read. PostgreSQL uses one pool for both.
     reader: DatabaseConnection,
+    clock: Arc<DatabaseClock>,
 }
 
 impl Store {
@@ -95,11 +100,23 @@ impl Store {
         Self::connect(url, "rw", max_connections).await
     }
 
+    /// The same database, whose clock is moved as a manual clock is.
+    pub(crate) fn with_clock(self, clock: Clock) -> Self {
+        Self {
+            clock: Arc::new(DatabaseClock::new(clock)),
+            ..self
+        }
+    }
+
     async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
         if url.starts_with("sqlite:") {
             let writer = Database::connect(sqlite_options(url, sqlite_mode, 1)).await?;
             let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
-            Ok(Self { writer, reader })
+            Ok(Self {
+                writer,
+                reader,
+                clock: Arc::default(),
+            })
         } else {
             let mut options = ConnectOptions::new(url);
             options
@@ -120,6 +137,7 @@ impl Store {
             Ok(Self {
                 writer: pool.clone(),
                 reader: pool,
+                clock: Arc::default(),
             })
         }
     }

@@ -166,7 +166,11 @@ impl Store {
     }
 
     /// Records what came of requests.
-    pub(crate) async fn settle(&self, send_results: &[SendResult], now: Millis) -> Result<()> {
+    pub(crate) async fn record_results(
+        &self,
+        send_results: &[SendResult],
+        now: Millis,
+    ) -> Result<()> {
         let tx = self.begin().await?;
         let mut in_order: Vec<&SendResult> = send_results.iter().collect();
         in_order.sort_unstable_by_key(|send_result| send_result.report.id);

@@ -3,8 +3,10 @@
 //! A webhook says that something changed, never what is so: that is read from Stripe.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, TryInsertResult, sea_query::Expr,
+    ActiveValue::Set,
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    TryInsertResult,
+    sea_query::{Expr, ExprTrait as _},
 };
 
 use super::Store;
@@ -66,13 +68,25 @@ impl Store {
         Ok(matches!(inserted, TryInsertResult::Inserted(1)))
     }
 
-    /// What nobody has handled yet, oldest first.
+    /// The webhooks after the one given that are not handled yet, oldest first.
     ///
     /// # Errors
     /// A database that does not answer.
-    pub async fn pending_webhook_events(&self, limit: u64) -> Result<Vec<WebhookEvent>> {
-        let rows = webhook_event::Entity::find()
-            .filter(Column::HandledAt.is_null())
+    pub async fn pending_webhook_events(
+        &self,
+        after: Option<&WebhookEvent>,
+        limit: u64,
+    ) -> Result<Vec<WebhookEvent>> {
+        let mut query = webhook_event::Entity::find().filter(Column::HandledAt.is_null());
+        if let Some(after) = after {
+            let place = [Expr::col(Column::ReceivedAt), Expr::col(Column::Id)];
+            let last = [
+                Expr::value(after.received_at),
+                Expr::value(after.event.id.as_str()),
+            ];
+            query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
+        }
+        let rows = query
             .order_by_asc(Column::ReceivedAt)
             .order_by_asc(Column::Id)
             .limit(limit)

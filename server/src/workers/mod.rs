@@ -1,11 +1,23 @@
-//! Background jobs: closing, sending, following subscriptions and verifying.
+//! Background jobs: closing, sending, syncing subscriptions, verifying, cleaning up.
+//!
+//! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer.
 
+pub(crate) mod cleanup;
+pub(crate) mod closing;
 mod delivery_check;
-mod period_end;
+pub(crate) mod job;
+mod lease;
+pub(crate) mod period_end;
 pub(crate) mod reporter;
+mod retries;
 pub(crate) mod run_watch;
+pub(crate) mod runner;
 pub(crate) mod schedule;
 pub(crate) mod scheduler;
-mod sender;
-pub(crate) mod subscription;
+mod send_event;
+pub(crate) mod sender;
+pub(crate) mod subscription_change;
+pub(crate) mod subscription_sync;
+mod tasks;
 pub(crate) mod verifier;
+pub(crate) mod wake;

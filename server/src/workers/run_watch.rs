@@ -1,4 +1,4 @@
-//! Following a run: reads the states in the database, so a run can be watched from any replica.
+//! Watching a run: reads the states in the database, so a run can be watched from any replica.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,16 +19,17 @@ use crate::{
     },
 };
 
-/// How often a watcher looks when nobody tells it to.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a run may stand still before its watcher is told the rest is retried later: sending goes on.
+/// How often a watcher reads the states when nothing wakes it.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a run may make no progress before its watcher gets a summary in which the rest is retried later. Sending goes
+/// on.
 const STALLED: Duration = Duration::from_secs(45);
 /// How long a run is watched at most; it can be watched again.
-const WATCHED: Duration = Duration::from_hours(1);
-/// How many reports a dry run reads at once.
+const MAX_WATCH: Duration = Duration::from_hours(1);
+/// How many reports one query of a dry run reads.
 const PREVIEWS_PER_PAGE: u64 = 500;
 
-/// How many reports, and how much they hold.
+/// A number of reports, and the sum of their quantities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) reports: i64,
@@ -51,7 +52,7 @@ pub(crate) struct Summary {
     pub(crate) retried_later: Count,
     pub(crate) not_billable: Count,
     pub(crate) unlinked: Count,
-    /// Not tried yet; part of `retried_later` once nobody waits for it any more.
+    /// Not sent yet; part of `retried_later` in the last summary.
     pending: Count,
 }
 
@@ -96,7 +97,7 @@ impl Summary {
         summary
     }
 
-    /// How many reports need no waiting for.
+    /// How many reports have a result.
     pub(crate) fn done(&self) -> i64 {
         self.closed.reports.saturating_sub(self.pending.reports)
     }
@@ -112,13 +113,13 @@ impl Summary {
 type Events = mpsc::Sender<Result<RunEvent>>;
 
 impl Reporter {
-    /// Follows a run to its end; the receiver ends with the summary, or earlier when it is dropped.
+    /// Watches a run to its end; the receiver ends with the summary, or earlier when it is dropped.
     pub(crate) fn watch(self: &Arc<Self>, run: Run) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let done = reporter.follow(run, &events).await;
-            tell_why_it_ended(done, &events).await;
+        self.watchers.spawn(async move {
+            let done = reporter.watch_states(run, &events).await;
+            send_error(done, &events).await;
         });
         receiver
     }
@@ -127,9 +128,9 @@ impl Reporter {
     pub(crate) fn preview(self: &Arc<Self>, scope: Scope) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let done = reporter.look_ahead(scope, &events).await;
-            tell_why_it_ended(done, &events).await;
+        self.watchers.spawn(async move {
+            let done = reporter.preview_states(scope, &events).await;
+            send_error(done, &events).await;
         });
         receiver
     }
@@ -139,7 +140,7 @@ impl Reporter {
         self.store.get_run(id).await
     }
 
-    async fn follow(&self, run: Run, events: &Events) -> Result<()> {
+    async fn watch_states(&self, run: Run, events: &Events) -> Result<()> {
         let id = run.id;
         let scope = scope_of(&run)?;
         if events
@@ -149,16 +150,19 @@ impl Reporter {
         {
             return Ok(());
         }
-        let meters = self.options.meters.names_of_all();
+        let meters = self.meters.names_of_all();
         let begun = Instant::now();
         let (mut last, mut moved_at) = (None, begun);
         loop {
-            let settled = self.progress.notified();
+            let progress = self.signals.progress.notified();
             let closing_finished_at = self.store.get_run(id).await?.closing_finished_at;
             let closing_finished = closing_finished_at.is_some();
             let summary = Summary::of(&self.store.run_counts(id).await?);
             // Another run may have closed in between what this one came to close.
-            let until = closing_finished_at.unwrap_or_else(|| self.clock.now());
+            let until = match closing_finished_at {
+                Some(at) => at,
+                None => self.store.now().await?,
+            };
             let in_earlier_runs = self
                 .store
                 .unanswered_elsewhere(&run, &scope, &meters, until)
@@ -167,21 +171,21 @@ impl Reporter {
             let seen = Some((summary, closing_finished, in_earlier_runs));
             if seen != last {
                 (last, moved_at) = (seen, now);
-                let progress = RunEvent::Progress {
+                let event = RunEvent::Progress {
                     summary,
                     closing_finished,
                     in_earlier_runs,
                 };
-                if events.send(Ok(progress)).await.is_err() {
+                if events.send(Ok(event)).await.is_err() {
                     return Ok(());
                 }
             }
             let is_done = closing_finished && summary.pending.reports == 0 && in_earlier_runs == 0;
             let is_enough =
-                now.duration_since(moved_at) > STALLED || now.duration_since(begun) > WATCHED;
+                now.duration_since(moved_at) > STALLED || now.duration_since(begun) > MAX_WATCH;
             if is_done || is_enough {
                 let summary = summary.finished();
-                // A watcher who left needs no summary.
+                // A watcher that left needs no summary.
                 let _ = events
                     .send(Ok(RunEvent::Summary {
                         run_id: Some(id),
@@ -191,16 +195,16 @@ impl Reporter {
                 return Ok(());
             }
             tokio::select! {
-                () = settled => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = progress => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = events.closed() => return Ok(()),
                 () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
             }
         }
     }
 
-    async fn look_ahead(&self, scope: Scope, events: &Events) -> Result<()> {
-        let now = self.clock.now();
+    async fn preview_states(&self, scope: Scope, events: &Events) -> Result<()> {
+        let now = self.store.now().await?;
         let mut summary = Summary::default();
         if events
             .send(Ok(RunEvent::Started { run_id: None }))
@@ -249,7 +253,7 @@ impl Reporter {
                 return Err(Error::ShuttingDown);
             }
         }
-        // A watcher who left needs no summary.
+        // A watcher that left needs no summary.
         let _ = events
             .send(Ok(RunEvent::Summary {
                 run_id: None,
@@ -260,9 +264,9 @@ impl Reporter {
     }
 }
 
-async fn tell_why_it_ended(done: Result<()>, events: &Events) {
+async fn send_error(done: Result<()>, events: &Events) {
     if let Err(error) = done {
-        // A watcher who left needs no reason.
+        // A watcher that left needs no reason.
         let _ = events.send(Err(error)).await;
     }
 }

@@ -21,7 +21,7 @@ impl Schedule {
     /// Reads an expression of 5 or 6 fields and an IANA time zone.
     ///
     /// # Errors
-    /// What is wrong, in one sentence; also an expression that never comes true.
+    /// What is wrong, in one sentence; or an expression that never fires.
     pub(crate) fn parse(expression: &str, zone: &str) -> Result<Self, String> {
         let zone: Tz = zone.parse().map_err(|_| {
             format!(
@@ -42,7 +42,7 @@ impl Schedule {
         let schedule = Self { cron, zone };
         schedule
             .next_after(0)
-            .ok_or_else(|| format!("the report schedule {} never comes true", shown(expression)))?;
+            .ok_or_else(|| format!("the report schedule {} never fires", shown(expression)))?;
         Ok(schedule)
     }
 
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_when_it_is_read() {
+    fn an_invalid_schedule_is_refused() {
         for wrong in ["", "61 * * * *", "* * *", "every day", "0 0 31 2 *"] {
             assert!(Schedule::parse(wrong, "UTC").is_err(), "{wrong}");
         }

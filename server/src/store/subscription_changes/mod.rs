@@ -86,6 +86,8 @@ pub(crate) struct NewChange {
     pub(crate) subscription: String,
     /// Who works on it.
     pub(crate) holder: String,
+    /// When it was begun, by the database's clock.
+    pub(crate) begun_at: Millis,
     /// How long usage is waited for.
     pub(crate) wait_ms: Millis,
 }
@@ -117,9 +119,9 @@ impl Store {
             subscription: Set(new.subscription.clone()),
             step: Set(Step::Draining.name().to_owned()),
             boundary_at: Set(now),
-            started_at: Set(now),
-            deadline_at: Set(now.saturating_add(new.wait_ms)),
-            heartbeat_at: Set(now),
+            started_at: Set(new.begun_at),
+            deadline_at: Set(new.begun_at.saturating_add(new.wait_ms)),
+            heartbeat_at: Set(new.begun_at),
             holder: Set(new.holder.clone()),
             finished_at: Set(None),
             error: Set(None),

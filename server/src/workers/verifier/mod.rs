@@ -1,70 +1,68 @@
-//! Settling: once an hour compares Stripe's totals with what it took from us, and says of each report whether
-//! it is there.
+//! The verifier job: once an hour compares Stripe's totals with what it accepted from us, and records of each report
+//! whether it is in them.
 //!
-//! Frugal, because Stripe limits reads: by UTC day of the events, only customers and days with something that
-//! is not confirmed, and many days in one request. Nothing is ever corrected or sent again from here.
+//! It saves reads, because Stripe limits them: by UTC day of the events, only customers and days with something that is
+//! not confirmed, and many days in one request. It never corrects or sends anything.
 
 mod stream;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::{Mutex, Notify};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
+use super::{
+    job::{FirstRun, Job, Next, Spec, Turn},
+    wake::Signals,
+};
 use crate::{
-    clock::Clock,
-    domain::stream::Stream,
-    domain::{DAY_MS, HOUR_MS, MINUTE_MS, Millis, meter::Meters},
+    domain::{DAY_MS, HOUR_MS, MINUTE_MS, Millis, meter::Meters, stream::Stream},
     error::Result,
     store::{Store, verification::UnverifiedDay},
     stripe::{Failure, Stripe},
 };
 
-/// The job's name in `leases`.
-const JOB: &str = "verification";
-/// How often it is looked whether the job is due.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the runner checks whether the job is due.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// How many days one query names.
 const DAYS_PER_PAGE: u64 = 1_000;
 /// Totals read from Stripe a second, and in one run; the next run goes on where this one ended.
 const READS_PER_SEC: u32 = 10;
 const READS_PER_RUN: u32 = 5_000;
-/// What was taken so lately is not asked for yet, unless somebody wakes the job.
-const TOO_FRESH_MS: Millis = 10 * MINUTE_MS;
-/// Days whose difference has not changed for so long are looked at once a day.
-const OLD_NEWS_MS: Millis = 2 * DAY_MS;
-/// Events older than this are on final invoices and not asked for any more.
-const LOOKED_AT_MS: Millis = 70 * DAY_MS;
+/// Reports that Stripe accepted more lately are not verified yet, unless verification was requested.
+const MIN_AGE_MS: Millis = 10 * MINUTE_MS;
+/// Days whose difference has not changed for so long are verified once a day.
+const UNCHANGED_MS: Millis = 2 * DAY_MS;
+/// Events older than this are on final invoices and not verified any more.
+const MAX_AGE_MS: Millis = 70 * DAY_MS;
 
 /// Compares Stripe's totals with ours.
-#[derive(Debug)]
 pub(crate) struct Verifier {
     store: Store,
-    clock: Clock,
     stripe: Stripe,
     meters: Arc<Meters>,
-    /// Told when Stripe says that it dropped events: settle now, whatever the hour.
-    woken: Arc<Notify>,
+    signals: Arc<Signals>,
+    shutdown: CancellationToken,
     rate: DefaultDirectRateLimiter,
     /// Where a run that had read enough ended.
-    cursor: Mutex<Option<Stream>>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
+    cursor: Option<Stream>,
 }
 
-/// The reads that one run has left.
-#[derive(Debug)]
-struct Budget(u32);
+/// One run: its time, whether it was requested, and the reads that it has left.
+struct Run {
+    now: Millis,
+    is_requested: bool,
+    reads_left: u32,
+}
 
-/// Why a stream could not be settled.
+/// Why a stream could not be verified.
 #[derive(Debug)]
 enum Stopped {
-    /// Stripe did not give a total.
+    /// Stripe did not return a total.
     Stripe(Failure),
     /// The run has read enough.
     BudgetExhausted,
-    /// The database.
+    ShuttingDown,
     Store(crate::error::Error),
 }
 
@@ -77,127 +75,120 @@ impl From<crate::error::Error> for Stopped {
 impl Verifier {
     pub(crate) fn new(
         store: Store,
-        clock: Clock,
         stripe: Stripe,
         meters: Arc<Meters>,
-        woken: Arc<Notify>,
+        signals: Arc<Signals>,
         shutdown: CancellationToken,
-    ) -> Arc<Self> {
+    ) -> Self {
         let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
-        Arc::new(Self {
+        Self {
             store,
-            clock,
             stripe,
             meters,
-            woken,
-            rate: RateLimiter::direct(Quota::per_second(per_second)),
-            cursor: Mutex::new(None),
-            tasks: TaskTracker::new(),
+            signals,
             shutdown,
-        })
-    }
-
-    /// Settles every hour, and when woken, until the shutdown.
-    pub(crate) fn start(self: &Arc<Self>) {
-        let verifier = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let mut is_woken = false;
-            while !verifier.shutdown.is_cancelled() {
-                tokio::select! {
-                    () = verifier.woken.notified() => is_woken = true,
-                    () = tokio::time::sleep(LOOK) => {}
-                    () = verifier.shutdown.cancelled() => break,
-                }
-                // It reads, and what it records it records whole: it may end anywhere.
-                let run = verifier.verify_when_due(is_woken);
-                match verifier.shutdown.run_until_cancelled(run).await {
-                    Some(Ok(false)) | None => {}
-                    Some(Ok(true)) => is_woken = false,
-                    Some(Err(error)) => {
-                        is_woken = false;
-                        tracing::warn!(%error, "verification stopped; it is taken up again in an hour");
-                    }
-                }
-            }
-        });
-    }
-
-    /// Waits for the reads that are under way.
-    pub(crate) async fn finish(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    /// Settles where that is due, and says whether it did. Being woken often makes it due once a minute.
-    async fn verify_when_due(&self, is_woken: bool) -> Result<bool> {
-        let now = self.clock.now();
-        let last = self.store.last_run_at(JOB, now).await?;
-        let pause = if is_woken { MINUTE_MS } else { HOUR_MS };
-        // Two runs at once would do the same twice, and no harm.
-        let is_ours =
-            now.saturating_sub(last) >= pause && self.store.claim_job(JOB, last, now).await?;
-        if is_ours {
-            self.verify_all(is_woken).await?;
+            rate: RateLimiter::direct(Quota::per_second(per_second)),
+            cursor: None,
         }
-        Ok(is_ours)
     }
 
-    /// One run: every stream with something to settle, from where the last run ended, until enough was read.
-    async fn verify_all(&self, is_woken: bool) -> Result<()> {
-        let mut cursor = self.cursor.lock().await;
-        let mut budget = Budget(READS_PER_RUN);
-        let since = self.clock.now().saturating_sub(LOOKED_AT_MS);
+    /// Every stream with something to verify, from where the last run ended, until enough was read.
+    async fn verify_all(&mut self, run: &mut Run) -> Result<()> {
+        let since = run.now.saturating_sub(MAX_AGE_MS);
         loop {
             let mut days = self
                 .store
-                .unverified_days(cursor.as_ref(), since, DAYS_PER_PAGE)
+                .unverified_days(self.cursor.as_ref(), since, DAYS_PER_PAGE)
                 .await?;
             let is_last = u64::try_from(days.len()).is_ok_and(|len| len < DAYS_PER_PAGE);
             if !is_last {
                 keep_whole_streams(&mut days);
             }
             for own in days.chunk_by(|one, other| stream_of(one) == stream_of(other)) {
-                if self.shutdown.is_cancelled() {
-                    return Ok(());
-                }
                 let Some(stream) = own.first().map(stream_of) else {
                     continue;
                 };
-                match self
-                    .verify_stream(&stream, own, is_woken, &mut budget)
-                    .await
-                {
+                match self.verify_stream(&stream, own, run).await {
                     Ok(()) => {}
+                    Err(Stopped::ShuttingDown) => return Ok(()),
                     Err(Stopped::BudgetExhausted) => {
                         tracing::warn!(
                             reads = READS_PER_RUN,
-                            "enough was read; the next run goes on"
+                            "verification has read as many totals as one run may; the next run goes on"
                         );
                         return Ok(());
                     }
                     Err(Stopped::Store(error)) => return Err(error),
                     Err(Stopped::Stripe(Failure::Denied(why))) => {
-                        tracing::error!(%why, "Stripe refuses the key: nothing is settled until it is mended");
+                        tracing::error!(%why, "Stripe refuses the secret key: nothing is verified; check STRIPE_SECRET_KEY");
                         return Ok(());
                     }
                     Err(Stopped::Stripe(failure)) => {
-                        tracing::warn!(customer = %stream.customer, meter = %stream.meter, why = failure.message(), "not settled");
+                        tracing::warn!(customer = %stream.customer, meter = %stream.meter, why = failure.message(), "a customer's usage could not be verified");
                     }
                 }
-                *cursor = Some(stream);
+                self.cursor = Some(stream);
             }
             if is_last {
-                *cursor = None;
+                self.cursor = None;
                 return Ok(());
             }
         }
     }
 
-    /// Waits for a turn to read.
-    async fn turn(&self, budget: &mut Budget) -> std::result::Result<(), Stopped> {
-        budget.0 = budget.0.checked_sub(1).ok_or(Stopped::BudgetExhausted)?;
-        self.rate.until_ready().await;
-        Ok(())
+    /// Waits for a turn to read, and reads.
+    async fn read<T>(
+        &self,
+        run: &mut Run,
+        total: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Stopped> {
+        run.reads_left = run
+            .reads_left
+            .checked_sub(1)
+            .ok_or(Stopped::BudgetExhausted)?;
+        let read = async {
+            self.rate.until_ready().await;
+            total.await
+        };
+        let read = self.shutdown.run_until_cancelled(read).await;
+        read.ok_or(Stopped::ShuttingDown)?.map_err(Stopped::Stripe)
+    }
+}
+
+impl Job for Verifier {
+    fn spec(&self) -> Spec {
+        Spec {
+            name: "verification",
+            interval: INTERVAL,
+            turn: Turn::Recorded {
+                first: FirstRun::WhenDue,
+            },
+            wake: self.signals.verify.clone(),
+        }
+    }
+
+    /// Requests make it due once a minute.
+    fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
+        let wait = if self.signals.verify_request.is_made() {
+            MINUTE_MS
+        } else {
+            HOUR_MS
+        };
+        now.saturating_sub(last_run_at) >= wait
+    }
+
+    async fn run(&mut self, now: Millis) -> Result<Next> {
+        let is_requested = self.signals.verify_request.take();
+        let mut run = Run {
+            now,
+            is_requested,
+            reads_left: READS_PER_RUN,
+        };
+        let done = self.verify_all(&mut run).await;
+        if done.is_err() && is_requested {
+            self.signals.verify_request.make();
+        }
+        done.map(|()| Next::Wait)
     }
 }
 
@@ -211,7 +202,7 @@ fn stream_of(day: &UnverifiedDay) -> Stream {
 /// Leaves the last stream of a page to the next page, unless it is the only one: its other days may be there.
 fn keep_whole_streams(days: &mut Vec<UnverifiedDay>) {
     let last = days.last().map(stream_of);
-    // By equality: how the database orders names is its own matter.
+    // By equality, because databases order names differently.
     let others = days.iter().rposition(|day| Some(stream_of(day)) != last);
     if let Some(place) = others {
         days.truncate(place.saturating_add(1));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Budget, OLD_NEWS_MS, Stopped, TOO_FRESH_MS, Verifier};
+use super::{MIN_AGE_MS, Run, Stopped, UNCHANGED_MS, Verifier};
 use crate::{
     domain::stream::Stream,
     domain::{
@@ -28,15 +28,14 @@ impl Verifier {
         &self,
         stream: &Stream,
         days: &[UnverifiedDay],
-        is_woken: bool,
-        budget: &mut Budget,
+        run: &mut Run,
     ) -> Result<(), Stopped> {
         let Some(meter) = self.meters.find(&stream.meter) else {
             // A meter that is configured no longer has no event name to ask for.
             return Ok(());
         };
         let event_name = meter.event_name.to_string();
-        let now = self.clock.now();
+        let now = run.now;
         let (Some(first), Some(last)) = (days.first(), days.last()) else {
             return Ok(());
         };
@@ -53,7 +52,7 @@ impl Verifier {
             .collect();
         let due: Vec<Millis> = days
             .iter()
-            .filter(|day| is_woken || is_due(day, before.get(&day.day), now))
+            .filter(|day| run.is_requested || is_due(day, before.get(&day.day), now))
             .map(|day| day.day)
             .collect();
         let (Some(start), Some(last)) = (due.first().copied(), due.last().copied()) else {
@@ -64,12 +63,10 @@ impl Verifier {
             end: last.saturating_add(DAY_MS),
         };
         // First what Stripe holds, then what we know: what arrives in between is known and not yet held.
-        self.turn(budget).await?;
         let totals = self
             .stripe
-            .totals(&event_name, &stream.customer, range, Grouping::Day)
-            .await
-            .map_err(Stopped::Stripe)?;
+            .totals(&event_name, &stream.customer, range, Grouping::Day);
+        let totals = self.read(run, totals).await?;
         let mut events = self.store.stream_events(stream, range).await?;
         let whole_until = whole_until(&events, range);
         if whole_until <= start {
@@ -92,7 +89,7 @@ impl Verifier {
             let stripes = totals.get(&day).copied().unwrap_or(Some(0));
             let earlier = before.remove(&day);
             let found = self
-                .verify_day(stream, &event_name, day, known, stripes, earlier, budget)
+                .verify_day(stream, &event_name, day, known, stripes, earlier, run)
                 .await?;
             tell_news(&found);
             self.store.record_verification(&found, now).await?;
@@ -112,7 +109,7 @@ impl Verifier {
         known: Vec<Known>,
         stripes: Option<i64>,
         before: Option<VerifiedDay>,
-        budget: &mut Budget,
+        run: &mut Run,
     ) -> Result<DayVerification, Stopped> {
         let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
         let ours = taken(&parts);
@@ -120,7 +117,7 @@ impl Verifier {
         let happened = if let Some(happened) = verify_whole(&known, stripes) {
             happened
         } else if is_worth_a_look(&known, stripes, finding, before.as_ref()) {
-            self.look_closer(stream, event_name, day, &known, budget)
+            self.look_closer(stream, event_name, day, &known, run)
                 .await?
         } else {
             Vec::new()
@@ -161,18 +158,16 @@ impl Verifier {
         event_name: &str,
         day: Millis,
         known: &[Known],
-        budget: &mut Budget,
+        run: &mut Run,
     ) -> Result<Vec<(Report, Transition)>, Stopped> {
         let range = Interval {
             start: day,
             end: day.saturating_add(DAY_MS),
         };
-        self.turn(budget).await?;
         let hours = self
             .stripe
-            .totals(event_name, &stream.customer, range, Grouping::Hour)
-            .await
-            .map_err(Stopped::Stripe)?;
+            .totals(event_name, &stream.customer, range, Grouping::Hour);
+        let hours = self.read(run, hours).await?;
         let mut happened = Vec::new();
         let width = Grouping::Hour.width_ms();
         for own in known.chunk_by(|one, other| hour_of(one, width) == hour_of(other, width)) {
@@ -195,12 +190,8 @@ impl Verifier {
                 {
                     continue;
                 }
-                self.turn(budget).await?;
-                let stripes = self
-                    .stripe
-                    .total(event_name, &stream.customer, range)
-                    .await
-                    .map_err(Stopped::Stripe)?;
+                let total = self.stripe.total(event_name, &stream.customer, range);
+                let stripes = self.read(run, total).await?;
                 happened.extend(told(own, stripes));
             }
         }
@@ -224,19 +215,19 @@ fn is_due(day: &UnverifiedDay, before: Option<&VerifiedDay>, now: Millis) -> boo
     let Some(before) = before else {
         return day
             .oldest_at
-            .is_none_or(|at| at <= now.saturating_sub(TOO_FRESH_MS));
+            .is_none_or(|at| at <= now.saturating_sub(MIN_AGE_MS));
     };
     let Some(oldest_at) = day.oldest_at else {
         // All that is left is short: it may appear late.
         return now.saturating_sub(before.verified_at) >= DAY_MS;
     };
-    if oldest_at > now.saturating_sub(TOO_FRESH_MS) {
+    if oldest_at > now.saturating_sub(MIN_AGE_MS) {
         return false;
     }
     let is_new = oldest_at > before.verified_at;
     let has_become_owed =
         lacks_since(oldest_at) > before.verified_at && lacks_since(oldest_at) <= now;
-    let is_old_news = now.saturating_sub(before.changed_at) >= OLD_NEWS_MS;
+    let is_old_news = now.saturating_sub(before.changed_at) >= UNCHANGED_MS;
     is_new || has_become_owed || !is_old_news || now.saturating_sub(before.verified_at) >= DAY_MS
 }
 

@@ -1,25 +1,27 @@
-//! Draining: everything that was used before a boundary is at Stripe, and Stripe's totals show it.
+//! Draining: whether all usage before a change's boundary is at Stripe, and Stripe's totals show it.
 
-use super::{Subscriptions, sync::SyncError};
+use super::SubscriptionChanges;
 use crate::{
-    domain::stream::Stream,
-    domain::{MINUTE_MS, Millis, subscription::SubscriptionSnapshot, window::Interval},
+    domain::{
+        MINUTE_MS, Millis, stream::Stream, subscription::SubscriptionSnapshot, window::Interval,
+    },
     error::Result,
     store::subscription_changes::{Outstanding, ShownAtStripe, SubscriptionChange},
+    workers::subscription_sync::sync::SyncError,
 };
 
-/// How far usage before an change's boundary has come.
+/// How far usage before a change's boundary has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Stripe shows all of it: what was used since then, and what it was given.
+    /// Stripe shows all of it: since when its items charge, and what Stripe was sent of each stream.
     ShownAtStripe(Millis, Vec<ShownAtStripe>),
-    /// Some of it is on its way, or not shown yet.
+    /// Some of it is not sent, or not shown yet.
     NotYet(Outstanding),
     /// An admin has to decide on some of it.
     Undecided(u64),
 }
 
-impl Subscriptions {
+impl SubscriptionChanges {
     /// How far usage of the present period from before the boundary has come.
     pub(super) async fn drained(
         &self,
@@ -43,9 +45,9 @@ impl Subscriptions {
             start: since,
             end: change.boundary_at,
         });
-        let mut given = Vec::new();
+        let mut sent = Vec::new();
         for item in &snapshot.items {
-            let Some(meter) = self.options.meters.find(&item.meter) else {
+            let Some(meter) = self.sync.configured.find(&item.meter) else {
                 continue;
             };
             let stream = Stream {
@@ -53,7 +55,7 @@ impl Subscriptions {
                 meter: item.meter.clone(),
             };
             let ours = self.store.sent_sum(&stream, range).await?;
-            given.push(ShownAtStripe {
+            sent.push(ShownAtStripe {
                 stream,
                 range,
                 sum: ours,
@@ -65,13 +67,13 @@ impl Subscriptions {
                 .stripe
                 .total(&meter.event_name, &snapshot.customer, range)
                 .await?;
-            // More than ours is somebody else's, unless a correction downwards is not shown yet.
+            // More than ours was sent by someone else, unless a negative correction is not shown yet.
             let is_shown = shown == ours.quantity || (shown > ours.quantity && !ours.has_negative);
             if !is_shown {
                 return Ok(Drained::NotYet(outstanding));
             }
         }
-        Ok(Drained::ShownAtStripe(since, given))
+        Ok(Drained::ShownAtStripe(since, sent))
     }
 
     /// Since when the items have been charging for what is used just before a boundary.

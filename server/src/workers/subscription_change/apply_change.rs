@@ -1,9 +1,12 @@
-//! Carrying a change out: usage from before is waited for at Stripe, then Stripe is told, and asked what became
-//! of that where its answer is lost.
+//! Making a change: waits until usage before its boundary is at Stripe, then changes the subscription there, and reads
+//! what became of a request whose answer is lost.
 
 use std::time::Duration;
 
-use super::{Subscriptions, change::RequestedChange, drain::Drained, snapshot, sync::SyncError};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{SubscriptionChanges, change::RequestedChange, drain::Drained};
 use crate::{
     domain::SECOND_MS,
     error::{Error, Result},
@@ -12,74 +15,89 @@ use crate::{
         Failure,
         subscriptions::{CancelNow, Subscription},
     },
+    workers::subscription_sync::{snapshot, sync::SyncError},
 };
 
-/// How often is said that an change is worked on.
+/// How often the holder of a change says that it still makes it.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often is looked whether usage has arrived.
-const LOOK: Duration = Duration::from_millis(200);
-/// The longest pause between two tries to tell Stripe.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How many tries one replica makes to tell Stripe before it leaves the rest to whoever takes it up.
-const TELL_TRIES: u32 = 20;
+/// How often a change checks whether it can go on.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The longest wait between two requests that Stripe does not answer.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// How many requests one replica makes before it leaves the change to whichever replica finds it abandoned.
+const MAX_REQUESTS: u32 = 20;
 
-impl Subscriptions {
-    /// Carries an change out, and says all the while that somebody does.
-    pub(super) async fn run(&self, mut change: SubscriptionChange) -> Result<()> {
+impl SubscriptionChanges {
+    /// Makes a change, with a heartbeat all the while.
+    pub(super) async fn make(&self, mut change: SubscriptionChange) -> Result<()> {
         let seen = change.clone();
+        // Ends with the service, and when another replica has taken the change over. The steps check it between their
+        // transactions, because one that is dropped half-way could leave a connection unusable.
+        let stop = self.shutdown.child_token();
+        let steps = self.make_steps(&mut change, &stop);
+        tokio::pin!(steps);
         tokio::select! {
-            carried_out = Box::pin(self.run_steps(&mut change)) => carried_out,
-            () = self.keep_holding(&seen) => Ok(()),
+            made = &mut steps => return made,
+            () = self.keep_holding(&seen) => stop.cancel(),
+        }
+        match steps.await {
+            // Whoever has it now makes it.
+            Err(Error::ShuttingDown) if !self.shutdown.is_cancelled() => Ok(()),
+            made => made,
         }
     }
 
-    /// Ends when somebody else has taken the change over, or it has ended.
+    /// Ends when another holder has taken the change over, or it has ended.
     async fn keep_holding(&self, change: &SubscriptionChange) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            let now = self.clock.now();
-            match self.store.hold_change(change, &change.holder, now).await {
+            let held = async {
+                let now = self.store.now().await?;
+                self.store.hold_change(change, &change.holder, now).await
+            };
+            match held.await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(change = %change.id, %error, "could not say that a change goes on");
+                    tracing::warn!(change = %change.id, %error, "the heartbeat of a change could not be stored");
                 }
             }
         }
     }
 
-    async fn run_steps(&self, change: &mut SubscriptionChange) -> Result<()> {
-        let Some(wanted) = RequestedChange::decode(&change.request) else {
+    async fn make_steps(
+        &self,
+        change: &mut SubscriptionChange,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let Some(requested) = RequestedChange::decode(&change.request) else {
             return self
-                .undo(change, Step::Undone, "what was asked for cannot be read")
+                .undo(change, Step::Undone, "the stored request cannot be read")
                 .await;
         };
         if change.step == Step::Draining.name() {
-            if !self.drain(change).await? {
+            if !self.drain(change, stop).await? {
                 return Ok(());
             }
             Step::Changing.name().clone_into(&mut change.step);
         }
-        self.tell(change, &wanted).await
+        self.change_at_stripe(change, &requested, stop).await
     }
 
-    /// Waits until Stripe shows what was used before the boundary; false where the change ended instead.
-    async fn drain(&self, change: &SubscriptionChange) -> Result<bool> {
-        let mut why = "Stripe does not show all usage from before it yet".to_owned();
+    /// Waits until Stripe shows all usage from before the boundary; false where the change ended instead.
+    async fn drain(&self, change: &SubscriptionChange, stop: &CancellationToken) -> Result<bool> {
+        let mut why = "Stripe does not show all earlier usage yet".to_owned();
         loop {
-            if self.shutdown.is_cancelled() {
-                return Err(Error::ShuttingDown);
-            }
-            match self.look_at_drain(change).await {
+            match self.drain_progress(change).await {
                 Ok(Drained::ShownAtStripe(since, shown)) => {
-                    let now = self.clock.now();
+                    let now = self.store.now().await?;
                     let begun = self
                         .store
                         .begin_changing(change, since, &shown, now)
                         .await?;
                     match begun {
                         Some(true) => return Ok(true),
-                        Some(false) => "usage from before it came late".clone_into(&mut why),
+                        Some(false) => "earlier usage arrived late".clone_into(&mut why),
                         None => return Ok(false),
                     }
                 }
@@ -91,7 +109,7 @@ impl Subscriptions {
                 Ok(Drained::NotYet(outstanding)) => {
                     if outstanding.open > 0 {
                         self.store.close_late(change).await?;
-                        self.closed.notify_one();
+                        self.signals.send.wake();
                     }
                     if outstanding.waiting > 0 {
                         why = format!("{} reports are not at Stripe yet", outstanding.waiting);
@@ -99,20 +117,19 @@ impl Subscriptions {
                 }
                 Err(error) => why = error.to_string(),
             }
-            let now = self.clock.now();
-            if now >= change.deadline_at {
+            if self.store.now().await? >= change.deadline_at {
                 self.undo(change, Step::Undone, &why).await?;
                 return Ok(false);
             }
-            tokio::time::sleep(LOOK).await;
+            wait(POLL_INTERVAL, stop).await?;
         }
     }
 
-    async fn look_at_drain(
+    async fn drain_progress(
         &self,
         change: &SubscriptionChange,
     ) -> std::result::Result<Drained, SyncError> {
-        let meters = self.meters().await?;
+        let meters = self.sync.meters().await?;
         let found = self.stripe.find_subscription(&change.subscription).await?;
         match found {
             Some(found) => self.drained(change, &snapshot(&found, &meters)).await,
@@ -120,26 +137,31 @@ impl Subscriptions {
         }
     }
 
-    /// Tells Stripe, and asks it what became of that where its answer is lost.
-    async fn tell(&self, change: &SubscriptionChange, wanted: &RequestedChange) -> Result<()> {
-        // Stripe counts in seconds: the change must not fall into the second of what was sent before it, and a
-        // window that began within a second is sent with the next.
+    /// Changes the subscription at Stripe, and reads what became of a request whose answer is lost.
+    async fn change_at_stripe(
+        &self,
+        change: &SubscriptionChange,
+        requested: &RequestedChange,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        // Stripe counts in seconds: the change must not fall into the second of what was sent before it, and a window
+        // that began within a second is sent with the next.
         let later = change
             .boundary_at
             .div_euclid(SECOND_MS)
             .saturating_add(2)
             .saturating_mul(SECOND_MS);
-        while self.clock.now() < later && !self.shutdown.is_cancelled() {
-            tokio::time::sleep(LOOK).await;
+        while self.store.now().await? < later {
+            wait(POLL_INTERVAL, stop).await?;
         }
-        let mut pause = LOOK;
-        for attempt in 0..TELL_TRIES {
-            if self.shutdown.is_cancelled() {
+        let mut backoff = POLL_INTERVAL;
+        for _ in 0..MAX_REQUESTS {
+            if stop.is_cancelled() {
                 return Err(Error::ShuttingDown);
             }
-            match self.tell_once(change, wanted, attempt).await {
+            match self.request_change(change, requested).await {
                 Ok(changed) => return self.finish_with(change, &changed).await,
-                // A key that Stripe does not take says nothing of an earlier request either.
+                // A key that Stripe refuses says nothing about an earlier request either.
                 Err(Failure::Unanswered(why) | Failure::Denied(why)) => {
                     tracing::warn!(change = %change.id, why, "Stripe did not say whether it changed the subscription");
                 }
@@ -147,35 +169,35 @@ impl Subscriptions {
                     return self.undo(change, Step::Refused, failure.message()).await;
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            wait(backoff, stop).await?;
+            backoff = backoff.saturating_mul(2).min(MAX_BACKOFF);
         }
         Ok(())
     }
 
-    /// Looks whether it happened already, and asks for it where it did not.
-    async fn tell_once(
+    /// Requests the change from Stripe, unless an earlier request made it.
+    async fn request_change(
         &self,
         change: &SubscriptionChange,
-        wanted: &RequestedChange,
-        attempt: u32,
+        requested: &RequestedChange,
     ) -> std::result::Result<Subscription, Failure> {
-        let gone = || Failure::Refused("Stripe does not have the subscription".to_owned());
+        let missing = || Failure::Refused("Stripe does not have the subscription".to_owned());
         let found = self.stripe.find_subscription(&change.subscription).await?;
-        let found = found.ok_or_else(gone)?;
+        let found = found.ok_or_else(missing)?;
         let id = change.id.to_string();
-        let key = format!("change-{id}-{}-{attempt}", self.clock.now());
-        let answer = match wanted {
+        // Stripe replays the first answer of a key, so each request has another. What keeps the change single is its id.
+        let key = format!("change-{id}-{}", Uuid::now_v7());
+        let answer = match requested {
             RequestedChange::Prices(_) if found.change.as_deref() == Some(&id) => return Ok(found),
             _ if !found.is_live() => {
-                return match wanted {
+                return match requested {
                     RequestedChange::Prices(_) => Err(Failure::Refused(
-                        "the subscription ended in between".to_owned(),
+                        "the subscription ended before the change".to_owned(),
                     )),
                     _ => Ok(found),
                 };
             }
-            RequestedChange::Prices(prices) => self.move_to(&found, prices, &id, &key).await,
+            RequestedChange::Prices(prices) => self.replace_items(&found, prices, &id, &key).await,
             RequestedChange::CancelNow {
                 invoice_now,
                 prorate,
@@ -191,10 +213,10 @@ impl Subscriptions {
         match answer {
             Ok(changed) => Ok(changed),
             Err(Failure::Unanswered(why)) => Err(Failure::Unanswered(why)),
-            // A violation may be about a second request, after the first one's answer was lost.
+            // A refusal may be about a second request, after the first one's answer was lost.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;
-                now.filter(|now| match wanted {
+                now.filter(|now| match requested {
                     RequestedChange::Prices(_) => now.change.as_deref() == Some(&id),
                     _ => !now.is_live(),
                 })
@@ -204,14 +226,14 @@ impl Subscriptions {
     }
 
     /// Replaces the items of the prices' meters.
-    async fn move_to(
+    async fn replace_items(
         &self,
         found: &Subscription,
         prices: &[String],
         change: &str,
         key: &str,
     ) -> std::result::Result<Subscription, Failure> {
-        let meters = self.meters().await?;
+        let meters = self.sync.meters().await?;
         let (mut removed, mut added) = (Vec::new(), Vec::new());
         for price in prices {
             let of = self.stripe.find_price(price).await?;
@@ -220,7 +242,7 @@ impl Subscriptions {
                 .as_ref()
                 .is_none_or(|meter| !meters.contains_key(meter))
             {
-                let why = format!("price {price} is not of a configured meter any more");
+                let why = format!("price {price} no longer belongs to a configured meter");
                 return Err(Failure::Refused(why));
             }
             let replaced = found
@@ -238,22 +260,32 @@ impl Subscriptions {
     }
 
     async fn finish_with(&self, change: &SubscriptionChange, changed: &Subscription) -> Result<()> {
-        let meters = self.meters().await.map_err(SyncError::from)?;
+        let meters = self.sync.meters().await.map_err(SyncError::from)?;
         let snapshot = snapshot(changed, &meters);
         self.store
-            .finish_change(change, &snapshot, self.options.slots, self.clock.now())
+            .finish_change(change, &snapshot, self.sync.slots, self.store.now().await?)
             .await?;
-        self.closed.notify_one();
+        self.signals.send.wake();
         tracing::info!(change = %change.id, kind = %change.kind, "the subscription was changed");
         Ok(())
     }
 
     async fn undo(&self, change: &SubscriptionChange, step: Step, why: &str) -> Result<()> {
-        tracing::warn!(change = %change.id, why, "the subscription is left as it was");
+        tracing::warn!(change = %change.id, why, "a change was not made; the subscription is as before");
         self.store
-            .undo_change(change, (step, why), self.options.slots, self.clock.now())
+            .undo_change(
+                change,
+                (step, why),
+                self.sync.slots,
+                self.store.now().await?,
+            )
             .await?;
-        self.closed.notify_one();
+        self.signals.send.wake();
         Ok(())
     }
+}
+
+async fn wait(time: Duration, stop: &CancellationToken) -> Result<()> {
+    let waited = stop.run_until_cancelled(tokio::time::sleep(time)).await;
+    waited.ok_or(Error::ShuttingDown)
 }

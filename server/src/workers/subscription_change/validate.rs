@@ -1,38 +1,41 @@
-//! Checking: what Stripe cannot do to a subscription, and what would lose usage, is refused before anything
-//! happens.
+//! Validating changes: what Stripe cannot do, and what would lose usage, is refused before anything happens.
 
 use std::collections::HashSet;
 
-use super::{Subscriptions, change::RequestedChange, sync::SyncError};
+use super::{SubscriptionChanges, change::RequestedChange};
 use crate::{
     domain::{account::Billing, subscription::SubscriptionSnapshot, violation::Violation},
     error::{Error, Result},
     stripe::subscriptions::Subscription,
+    workers::subscription_sync::sync::SyncError,
 };
 
-impl Subscriptions {
-    /// The subscription that an account follows, while it lives.
+impl SubscriptionChanges {
+    /// The live subscription that an account is synced with.
     pub(super) async fn live(
         &self,
         account_id: &str,
         billing: &Billing,
     ) -> Result<(Subscription, SubscriptionSnapshot)> {
-        let unfit =
+        let not_changeable =
             |why: &str| Error::SubscriptionNotChangeable(format!("account {account_id:?} {why}"));
         let snapshot = self
+            .sync
             .look_up(billing)
             .await?
             .filter(|snapshot| snapshot.is_live)
             .ok_or_else(|| {
-                unfit("follows no live subscription that bills for a configured meter")
+                not_changeable("has no live subscription that bills for a configured meter")
             })?;
         let found = self
             .stripe
             .find_subscription(&snapshot.subscription)
             .await
             .map_err(SyncError::from)?
-            .ok_or_else(|| unfit("follows a subscription that Stripe does not have"))?;
-        self.apply(account_id, &snapshot).await?;
+            .ok_or_else(|| {
+                not_changeable("is synced with a subscription that Stripe does not have")
+            })?;
+        self.sync.apply(account_id, &snapshot).await?;
         Ok((found, snapshot))
     }
 
@@ -43,14 +46,14 @@ impl Subscriptions {
         live_snapshot: &SubscriptionSnapshot,
         prices: &[String],
     ) -> Result<bool> {
-        let unfit = |why: String| Err(Error::SubscriptionNotChangeable(why));
+        let not_changeable = |why: String| Err(Error::SubscriptionNotChangeable(why));
         if live_snapshot.billing_mode != "flexible" {
-            return unfit(format!(
+            return not_changeable(format!(
                 "subscription {} is in the billing mode {:?}, in which Stripe does not bill the usage of an item that is removed; migrate it to `flexible` first",
                 found.id, live_snapshot.billing_mode
             ));
         }
-        let meters = self.meters().await.map_err(SyncError::from)?;
+        let meters = self.sync.meters().await.map_err(SyncError::from)?;
         let currency = found.items.first().map(|item| item.price.currency.clone());
         let mut of_meters = HashSet::new();
         for id in prices {
@@ -60,15 +63,15 @@ impl Subscriptions {
                 return Err(Violation::invalid("prices", text).into());
             };
             let Some(meter) = price.meter.as_ref().and_then(|meter| meters.get(meter)) else {
-                return unfit(format!(
+                return not_changeable(format!(
                     "price {id} is not of a configured meter; change licensed items at Stripe"
                 ));
             };
             if !price.is_active {
-                return unfit(format!("price {id} is archived"));
+                return not_changeable(format!("price {id} is archived"));
             }
             if !price.is_volume {
-                return unfit(format!(
+                return not_changeable(format!(
                     "price {id} is not volume-tiered; every price of a plan family must be"
                 ));
             }
@@ -76,13 +79,13 @@ impl Subscriptions {
                 .as_ref()
                 .is_some_and(|currency| *currency != price.currency)
             {
-                return unfit(format!(
+                return not_changeable(format!(
                     "price {id} is in {}, the subscription is not",
                     price.currency
                 ));
             }
             if !of_meters.insert(meter.clone()) {
-                return unfit(format!("two of the prices are of the meter {meter:?}"));
+                return not_changeable(format!("two of the prices are of the meter {meter:?}"));
             }
         }
         let replaced: Vec<_> = found
@@ -98,14 +101,14 @@ impl Subscriptions {
             })
             .collect();
         if let Some(item) = replaced.iter().find(|item| !item.price.is_volume) {
-            return unfit(format!(
+            return not_changeable(format!(
                 "item {} of subscription {} has the price {}, which is not volume-tiered: Stripe cannot move a subscription from there to a volume price",
                 item.id, found.id, item.price.id
             ));
         }
         let has: HashSet<&str> = replaced.iter().map(|item| item.price.id.as_str()).collect();
-        let wanted: HashSet<&str> = prices.iter().map(String::as_str).collect();
-        Ok(has == wanted && replaced.len() == prices.len())
+        let requested: HashSet<&str> = prices.iter().map(String::as_str).collect();
+        Ok(has == requested && replaced.len() == prices.len())
     }
 
     /// Refuses what would lose usage.
@@ -113,9 +116,9 @@ impl Subscriptions {
         &self,
         account_id: &str,
         snapshot: &SubscriptionSnapshot,
-        wanted: &RequestedChange,
+        requested: &RequestedChange,
     ) -> Result<()> {
-        let now = self.clock.now();
+        let now = self.store.now().await?;
         let since = self.charging_since(account_id, snapshot, now).await?;
         let until_now = now.saturating_add(1);
         let outstanding = self.store.outstanding(account_id, since, until_now).await?;
@@ -126,7 +129,7 @@ impl Subscriptions {
             });
         }
         let discards =
-            matches!(wanted, RequestedChange::CancelNow { invoice_now, .. } if !invoice_now);
+            matches!(requested, RequestedChange::CancelNow { invoice_now, .. } if !invoice_now);
         if discards && self.store.has_billable_usage(account_id, since).await? {
             return Err(Error::SubscriptionNotChangeable(format!(
                 "account {account_id:?} has usage in its present period that is not charged yet, which Stripe throws away without invoice_now; leave invoice_now out, or cancel at the period's end"

@@ -1,12 +1,14 @@
-//! Following: one account's subscription, its periods and their invoices made true by asking Stripe.
+//! Syncing one account: its subscription, billing periods and invoices are read from Stripe and stored.
 
 use std::collections::HashMap;
 
-use super::{Subscriptions, snapshot};
+use futures_util::{StreamExt as _, stream};
+
+use super::{SYNCS_AT_ONCE, SubscriptionSync, snapshot};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,
-        account::Billing,
+        account::{Billing, Link},
         invoice::InvoiceState,
         subscription::{SubscriptionSnapshot, synced},
     },
@@ -15,10 +17,10 @@ use crate::{
     stripe::Failure,
 };
 
-/// Invoices are made a moment after their period's end; one that is not found by then does not exist.
+/// Stripe creates invoices a moment after their period's end; one that is not found by then does not exist.
 const NO_INVOICE_MS: Millis = 3 * DAY_MS;
-/// How much earlier than a period's end its invoice is looked for: clocks differ.
-const EARLIER_MS: Millis = 5 * MINUTE_MS;
+/// How much earlier than a period's end its invoice may have been created: clocks differ.
+const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 
 /// What Stripe says of customers' subscriptions.
 pub(super) type ByCustomer = HashMap<String, Vec<SubscriptionSnapshot>>;
@@ -26,10 +28,10 @@ pub(super) type ByCustomer = HashMap<String, Vec<SubscriptionSnapshot>>;
 /// Why an account could not be synced.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
-    /// Stripe did not say.
+    /// Stripe did not answer, or refused.
     #[error("{}", .0.message())]
     Stripe(Failure),
-    /// The database did not say.
+    /// The database did not answer.
     #[error(transparent)]
     Store(#[from] crate::error::Error),
 }
@@ -40,8 +42,17 @@ impl From<Failure> for SyncError {
     }
 }
 
-impl Subscriptions {
-    /// What Stripe says of the subscription that an account with this billing follows.
+impl From<SyncError> for Error {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Stripe(failure) => Self::StripeUnavailable(failure.message().to_owned()),
+            SyncError::Store(error) => error,
+        }
+    }
+}
+
+impl SubscriptionSync {
+    /// What Stripe says of the subscription that an account with this billing is synced with.
     pub(crate) async fn look_up(
         &self,
         billing: &Billing,
@@ -49,20 +60,17 @@ impl Subscriptions {
         let Some(customer) = billing.customer() else {
             return Ok(None);
         };
-        let all = self.snapshot_of(customer).await?;
+        let all = self.snapshots_of(customer).await?;
         Ok(synced(&all, billing.subscription()).cloned())
     }
 
-    pub(super) async fn snapshot_of(
-        &self,
-        customer: &str,
-    ) -> Result<Vec<SubscriptionSnapshot>, SyncError> {
+    async fn snapshots_of(&self, customer: &str) -> Result<Vec<SubscriptionSnapshot>, SyncError> {
         let meters = self.meters().await?;
         let found = self.stripe.subscriptions_of(customer).await?;
         Ok(found.iter().map(|found| snapshot(found, &meters)).collect())
     }
 
-    /// Makes what is known of an account true.
+    /// Reads an account's subscription and invoices from Stripe and stores them.
     pub(crate) async fn sync_account(&self, account_id: &str) -> Result<(), SyncError> {
         let Some(account) = self.store.find_account(account_id).await? else {
             return Ok(());
@@ -74,7 +82,7 @@ impl Subscriptions {
         self.sync_invoices(account_id, &snapshot.subscription).await
     }
 
-    /// Ends what is billed to a customer that is gone.
+    /// Syncs the account of a customer that Stripe may have deleted, and ends its billing if so.
     pub(super) async fn sync_customer(&self, customer: &str) -> Result<(), SyncError> {
         let owners = self.store.accounts_of_customers(&[customer]).await?;
         let Some(account_id) = owners.get(customer) else {
@@ -83,19 +91,19 @@ impl Subscriptions {
         self.sync_account(account_id).await?;
         if self.stripe.is_customer_gone(customer).await? {
             self.mark_customer_deleted(account_id, customer).await?;
-            let (slots, now) = (self.options.slots, self.clock.now());
+            let (slots, now) = (self.slots, self.store.now().await?);
             if self
                 .store
                 .end_customer(account_id, customer, slots, now)
                 .await?
             {
-                tracing::warn!(account = %account_id, customer, "the customer is gone: nothing is billed to it any more");
+                tracing::warn!(account = %account_id, customer, "Stripe has deleted the customer: nothing is billed to it any more");
             }
         }
         Ok(())
     }
 
-    /// Looks at one subscription, whoever is linked to it now: its last invoices may still be open.
+    /// Syncs one subscription, whichever account is linked to it now: its last invoices may still be open.
     pub(super) async fn sync_one(&self, row: &SyncedAccount) -> Result<(), SyncError> {
         let meters = self.meters().await?;
         if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
@@ -110,7 +118,7 @@ impl Subscriptions {
     }
 
     async fn mark_customer_deleted(&self, account_id: &str, customer: &str) -> Result<()> {
-        let now = self.clock.now();
+        let now = self.store.now().await?;
         self.store
             .mark_customer_deleted(account_id, customer, now)
             .await
@@ -121,15 +129,15 @@ impl Subscriptions {
         account_id: &str,
         snapshot: &SubscriptionSnapshot,
     ) -> Result<(), SyncError> {
-        // Asked before anything is settled by the end: whether there is anybody left to bill.
+        // Before usage is assigned by the end: whether there is still a customer to bill.
         if !snapshot.is_live
-            && self.is_news(account_id, snapshot).await?
+            && self.is_unknown_end(account_id, snapshot).await?
             && self.stripe.is_customer_gone(&snapshot.customer).await?
         {
             self.mark_customer_deleted(account_id, &snapshot.customer)
                 .await?;
         }
-        let (slots, now) = (self.options.slots, self.clock.now());
+        let (slots, now) = (self.slots, self.store.now().await?);
         let changed = self
             .store
             .apply_snapshot(account_id, snapshot, slots, now)
@@ -140,21 +148,26 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Whether a subscription is synced of which it is not known yet that it ended.
-    async fn is_news(&self, account_id: &str, snapshot: &SubscriptionSnapshot) -> Result<bool> {
-        let stored = self.store.synced(&[account_id], self.clock.now()).await?;
+    /// Whether the end of a synced subscription is not stored yet.
+    async fn is_unknown_end(
+        &self,
+        account_id: &str,
+        snapshot: &SubscriptionSnapshot,
+    ) -> Result<bool> {
+        let now = self.store.now().await?;
+        let stored = self.store.synced(&[account_id], now).await?;
         Ok(stored
             .iter()
             .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none()))
     }
 
-    /// Asks for the invoices of a subscription's periods that have ended and are not known to be charged.
+    /// Reads the invoices of a subscription's periods that have ended and whose charges are not known to be final.
     pub(super) async fn sync_invoices(
         &self,
         account_id: &str,
         subscription: &str,
     ) -> Result<(), SyncError> {
-        let now = self.clock.now();
+        let now = self.store.now().await?;
         let rows = self.store.synced(&[account_id], now).await?;
         let periods: Vec<Period> = rows
             .into_iter()
@@ -165,7 +178,7 @@ impl Subscriptions {
             .iter()
             .filter(|period| period.period_end <= now && !is_final(period))
             .collect();
-        // A period that went by unseen lies behind the last one that is known.
+        // A period that nobody synced lies after the last one that is stored.
         let unseen_since = periods.iter().map(|period| period.period_end).max();
         let since = open
             .iter()
@@ -175,12 +188,12 @@ impl Subscriptions {
         let Some(since) = since else { return Ok(()) };
         let invoices = self
             .stripe
-            .invoices_of(subscription, since.saturating_sub(EARLIER_MS))
+            .invoices_of(subscription, since.saturating_sub(CLOCK_DIFFERENCE_MS))
             .await?;
         let mut found_periods = Vec::new();
         for invoice in &invoices {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
-                // What was seen before keeps its items; others, such as seats, are not synced.
+                // Items that are stored; others, such as seats, are not synced.
                 if periods.iter().any(|period| period.item == line.item) {
                     found_periods.push(InvoicedPeriod {
                         item: line.item.clone(),
@@ -194,12 +207,7 @@ impl Subscriptions {
         }
         found_periods.sort_by_key(|period| period.end);
         self.store
-            .record_invoices(
-                (account_id, subscription),
-                &found_periods,
-                self.options.slots,
-                now,
-            )
+            .record_invoices((account_id, subscription), &found_periods, self.slots, now)
             .await?;
         for period in open {
             let is_found = found_periods
@@ -217,41 +225,62 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Makes true what is known of those customers of a page that belong to accounts; answers the
-    /// subscriptions that were seen.
+    /// Stores what a page of subscriptions says of the customers that belong to accounts; returns the subscriptions that
+    /// are up to date then.
     pub(super) async fn sync_page(&self, page: &ByCustomer) -> Result<Vec<String>, SyncError> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
         let accounts: Vec<&str> = owners.values().map(String::as_str).collect();
-        let now = self.clock.now();
+        let now = self.store.now().await?;
         let links = self.store.links_of_accounts(&accounts).await?;
         let stored = self.store.synced(&accounts, now).await?;
-        let mut seen = Vec::new();
-        for (customer, account_id) in &owners {
-            let (Some(all), Some(link)) = (page.get(customer), links.get(account_id)) else {
-                continue;
-            };
-            let Some(snapshot) = synced(all, link.billing.subscription()) else {
-                continue;
-            };
-            let mut own = stored
+        let syncing = owners.iter().map(|(customer, account_id)| {
+            let (snapshots, link) = (page.get(customer), links.get(account_id));
+            let own: Vec<_> = stored
                 .iter()
-                .filter(|(row, _)| row.account_id == *account_id);
-            let row = own
-                .clone()
-                .find(|(row, _)| row.subscription == snapshot.subscription);
-            if row.is_none() && own.any(|(row, _)| row.ended_at.is_none()) {
-                // The one that is synced is on another page, or ended: all of them say.
-                self.sync_account(account_id).await?;
-                continue;
+                .filter(|(row, _)| row.account_id == *account_id)
+                .collect();
+            async move {
+                match (snapshots, link) {
+                    (Some(snapshots), Some(link)) => {
+                        self.sync_listed(account_id, link, snapshots, &own).await
+                    }
+                    _ => Ok(None),
+                }
             }
-            let is_ended = matches!(link.billing, Billing::Ended { .. });
-            if !row.is_some_and(|(row, periods)| is_up_to_date(row, periods, is_ended, snapshot)) {
-                self.apply(account_id, snapshot).await?;
-            }
-            seen.push(snapshot.subscription.clone());
+        });
+        let synced: Vec<_> = stream::iter(syncing)
+            .buffer_unordered(SYNCS_AT_ONCE)
+            .collect()
+            .await;
+        let synced: Result<Vec<_>, SyncError> = synced.into_iter().collect();
+        Ok(synced?.into_iter().flatten().collect())
+    }
+
+    /// Stores what a list says of an account's subscription; returns the subscription that is up to date then.
+    async fn sync_listed(
+        &self,
+        account_id: &str,
+        link: &Link,
+        snapshots: &[SubscriptionSnapshot],
+        stored: &[&(SyncedAccount, Vec<Period>)],
+    ) -> Result<Option<String>, SyncError> {
+        let Some(snapshot) = synced(snapshots, link.billing.subscription()) else {
+            return Ok(None);
+        };
+        let row = stored
+            .iter()
+            .find(|(row, _)| row.subscription == snapshot.subscription);
+        if row.is_none() && stored.iter().any(|(row, _)| row.ended_at.is_none()) {
+            // The one that is synced is on another page, or ended: the list of all its subscriptions says which.
+            self.sync_account(account_id).await?;
+            return Ok(None);
         }
-        Ok(seen)
+        let is_ended = matches!(link.billing, Billing::Ended { .. });
+        if !row.is_some_and(|(row, periods)| is_up_to_date(row, periods, is_ended, snapshot)) {
+            self.apply(account_id, snapshot).await?;
+        }
+        Ok(Some(snapshot.subscription.clone()))
     }
 }
 

@@ -1,14 +1,11 @@
-//! Changing: another plan, or an end. Usage is at Stripe before its subscription changes, or nothing changes.
-//!
-//! An change is a row that goes `drain` -> `changing` -> `done`, or `undone` from either. Each step is
-//! recorded before it is taken, so whoever takes it up after a crash knows what may have happened.
+//! Beginning changes: what was asked for becomes a row, and the caller waits for its end.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Subscriptions, snapshot, sync::SyncError};
+use super::SubscriptionChanges;
 use crate::{
     domain::{Millis, SECOND_MS, account::Billing},
     error::{Error, Result},
@@ -17,26 +14,27 @@ use crate::{
         subscription_changes::{ChangeKind, NewChange, Step, SubscriptionChange},
     },
     stripe::{Failure, subscriptions::Subscription},
+    workers::subscription_sync::{snapshot, sync::SyncError},
 };
 
-/// How often somebody who waits looks.
-const LOOK: Duration = Duration::from_millis(200);
-/// How long a caller waits beyond the drain.
-const TELL_WAIT_MS: Millis = 60 * SECOND_MS;
+/// How often a waiting caller reads the change's row.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a caller waits beyond the drain, while Stripe makes the change.
+const STRIPE_WAIT_MS: Millis = 60 * SECOND_MS;
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestedChange {
-    /// These prices from now on.
+    /// A plan of these prices from now on.
     Prices(Vec<String>),
-    /// An end now.
+    /// A cancel now.
     CancelNow {
-        /// Whether usage goes on a last invoice.
+        /// Whether Stripe makes a last invoice of the usage.
         invoice_now: bool,
-        /// Whether what was paid ahead is credited.
+        /// Whether what was paid in advance is credited.
         prorate: bool,
     },
-    /// An end with the present period.
+    /// A cancel at the end of the present period.
     CancelAtPeriodEnd,
 }
 
@@ -66,41 +64,32 @@ impl RequestedChange {
     }
 }
 
-impl From<SyncError> for Error {
-    fn from(error: SyncError) -> Self {
-        match error {
-            SyncError::Stripe(failure) => Self::StripeUnavailable(failure.message().to_owned()),
-            SyncError::Store(error) => error,
-        }
-    }
-}
-
-impl Subscriptions {
-    /// Does to an account's subscription what is wanted; answers the change, if one was needed.
+impl SubscriptionChanges {
+    /// Changes an account's subscription as requested and waits for the end; returns the change, if one was needed.
     pub(crate) async fn change(
-        self: &Arc<Self>,
+        &self,
         account_id: &str,
-        wanted: RequestedChange,
+        requested: RequestedChange,
         requested_by: String,
     ) -> Result<Option<SubscriptionChange>> {
         if let Some(under_way) = self.store.find_change(account_id).await? {
-            return self.join(under_way, &wanted).await.map(Some);
+            return self.join(under_way, &requested).await.map(Some);
         }
         let account = self
             .store
             .find_account(account_id)
             .await?
             .ok_or_else(|| Error::AccountNotFound(account_id.to_owned()))?;
-        let cancels = !matches!(wanted, RequestedChange::Prices(_));
+        let cancels = !matches!(requested, RequestedChange::Prices(_));
         if cancels && matches!(account.link.billing, Billing::Ended { .. }) {
             return self.store.last_change(account_id).await;
         }
         let (found, live_snapshot) = self.live(account_id, &account.link.billing).await?;
-        if wanted == RequestedChange::CancelAtPeriodEnd {
+        if requested == RequestedChange::CancelAtPeriodEnd {
             self.cancel_at_period_end(account_id, &found).await?;
             return Ok(None);
         }
-        let kind = match &wanted {
+        let kind = match &requested {
             RequestedChange::Prices(prices) => {
                 if self.check_prices(&found, &live_snapshot, prices).await? {
                     return Ok(None);
@@ -109,56 +98,65 @@ impl Subscriptions {
             }
             _ => ChangeKind::Cancel,
         };
-        self.check_usage(account_id, &live_snapshot, &wanted)
+        self.check_usage(account_id, &live_snapshot, &requested)
             .await?;
         let new = NewChange {
             account_id: account_id.to_owned(),
             kind,
-            request: wanted.encode(),
+            request: requested.encode(),
             requested_by,
             subscription: found.id.clone(),
-            holder: self.worker(),
-            wait_ms: self.options.change_wait_ms,
+            holder: self.new_holder(),
+            begun_at: self.store.now().await?,
+            wait_ms: self.wait_ms,
         };
         let (begun, is_new) = self
             .store
-            .begin_change(&new, self.options.slots, || self.clock.now())
+            .begin_change(&new, self.sync.slots, || self.clock.now())
             .await?;
         let scope = Scope::Accounts(vec![account_id.to_owned()]);
-        self.store.retry_now(&scope, self.clock.now()).await?;
-        self.closed.notify_one();
+        self.store
+            .retry_now(&scope, self.store.now().await?)
+            .await?;
+        self.signals.send.wake();
         if is_new {
-            self.spawn(begun.clone());
+            if let Err(error) = self.begun.try_send(begun.clone()) {
+                tracing::warn!(%error, "too many changes were begun at once; this one is found in the database later");
+            }
+            self.signals.change.wake();
         }
-        self.join(begun, &wanted).await.map(Some)
+        self.join(begun, &requested).await.map(Some)
     }
 
     async fn cancel_at_period_end(&self, account_id: &str, found: &Subscription) -> Result<()> {
-        let key = format!("cancel-at-end-{}-{}", found.id, self.clock.now());
+        let key = format!("cancel-at-end-{}-{}", found.id, Uuid::now_v7());
         let changed = self
             .stripe
             .cancel_at_period_end(&found.id, &key)
             .await
             .map_err(|failure| refused_or_unavailable(&failure))?;
-        let meters = self.meters().await.map_err(SyncError::from)?;
-        self.apply(account_id, &snapshot(&changed, &meters)).await?;
+        let meters = self.sync.meters().await.map_err(SyncError::from)?;
+        self.sync
+            .apply(account_id, &snapshot(&changed, &meters))
+            .await?;
         Ok(())
     }
 
-    /// Waits for an change that is under way, where it is the one that is wanted.
+    /// Waits for a change that is under way, if it is the requested one.
     async fn join(
         &self,
         change: SubscriptionChange,
-        wanted: &RequestedChange,
+        requested: &RequestedChange,
     ) -> Result<SubscriptionChange> {
-        if change.request != wanted.encode() {
+        if change.request != requested.encode() {
             return Err(Error::ChangeUnderWay(change.account_id));
         }
         let until = self
-            .clock
+            .store
             .now()
-            .saturating_add(self.options.change_wait_ms)
-            .saturating_add(TELL_WAIT_MS);
+            .await?
+            .saturating_add(self.wait_ms)
+            .saturating_add(STRIPE_WAIT_MS);
         loop {
             let seen = self.store.get_change(&change.account_id, change.id).await?;
             if seen.step == Step::Done.name() {
@@ -171,41 +169,15 @@ impl Subscriptions {
             if seen.step == Step::Undone.name() {
                 return Err(Error::ChangeTimedOut(why()));
             }
-            if self.clock.now() >= until {
-                let why = "the change goes on; ask again";
+            if self.store.now().await? >= until {
+                let why = "the change is still being made; repeat the call to wait for it";
                 return Err(Error::StripeUnavailable(why.to_owned()));
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
             }
         }
-    }
-
-    /// Takes up an change that nobody works on any more.
-    pub(super) async fn take_up(self: &Arc<Self>, mut change: SubscriptionChange) -> Result<()> {
-        let (now, worker) = (self.clock.now(), self.worker());
-        if self.store.hold_change(&change, &worker, now).await? {
-            tracing::warn!(change = %change.id, step = %change.step, "a change that was left unfinished is taken up");
-            change.holder = worker;
-            self.spawn(change);
-        }
-        Ok(())
-    }
-
-    /// A name for one who works on an change: on this replica there may be another, who stood still.
-    fn worker(&self) -> String {
-        format!("{}/{}", self.replica, Uuid::now_v7())
-    }
-
-    fn spawn(self: &Arc<Self>, change: SubscriptionChange) {
-        let this = Arc::clone(self);
-        let id = change.id;
-        self.tasks.spawn(async move {
-            if let Err(error) = this.run(change).await {
-                tracing::warn!(change = %id, %error, "a change stopped; it is taken up again");
-            }
-        });
     }
 }
 
@@ -221,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_asked_for_survives_a_crash() {
+    fn encoded_request_decodes() {
         for wanted in [
             RequestedChange::Prices(vec!["price_1".to_owned(), "price_2".to_owned()]),
             RequestedChange::CancelNow {
@@ -229,7 +201,7 @@ mod tests {
                 prorate: false,
             },
         ] {
-            assert_eq!(RequestedChange::decode(&wanted.encode()), Some(wanted));
+            assert_eq!(RequestedChange::decode(&requested.encode()), Some(wanted));
         }
         assert_eq!(RequestedChange::decode("{}"), None);
     }

@@ -1,0 +1,239 @@
+//! Puts the parts of the service together: what calls use, and the background jobs. It starts nothing but the jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{ServeError, size};
+use crate::{
+    clock::Clock,
+    config::Config,
+    domain::{Millis, SECOND_MS, meter::Meters},
+    ingest::WriteBatcher,
+    reconciliation::Reconciler,
+    rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    store::{Store, runs::Run, send::Rules, subscription_changes::SubscriptionChange},
+    stripe::Stripe,
+    workers::{
+        cleanup::Cleanup,
+        closing::{self, Closing},
+        period_end::PeriodEnd,
+        reporter::{self, Reporter},
+        runner::Runner,
+        scheduler::ReportSchedule,
+        send_event::Requests,
+        sender::{Sender, SenderOptions},
+        subscription_change::{
+            self, SubscriptionChanges,
+            unfinished::{self, UnfinishedChanges},
+        },
+        subscription_sync::{
+            SubscriptionSync, ended::ScheduledCancels, poll::SubscriptionPoll,
+            requested::RequestedSyncs, webhooks::WebhookSyncs,
+        },
+        verifier::Verifier,
+        wake::Signals,
+    },
+};
+
+/// The longest interval of a job that finds its work by reading the database.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What calls and jobs share.
+pub(super) struct Services {
+    pub(super) store: Store,
+    pub(super) signals: Arc<Signals>,
+    pub(super) reporter: Arc<Reporter>,
+    meters: Arc<Meters>,
+    reconciler: Arc<Reconciler>,
+    /// Absent without a Stripe key, as is everything that needs Stripe.
+    stripe: Option<Stripe>,
+    sync: Option<SubscriptionSync>,
+    changes: Option<Arc<SubscriptionChanges>>,
+    begun_runs: mpsc::Receiver<Run>,
+    begun_changes: mpsc::Receiver<SubscriptionChange>,
+    replica: String,
+}
+
+impl Services {
+    pub(super) fn new(
+        config: &Config,
+        clock: &Clock,
+        store: Store,
+        stripe: Option<Stripe>,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, ServeError> {
+        let meters = Arc::new(config.meters.read().map_err(ServeError::Config)?);
+        let signals = Arc::new(Signals::default());
+        let replica = Uuid::now_v7().to_string();
+        let (run_begun, begun_runs) = mpsc::channel(closing::MAX_BEGUN);
+        let (change_begun, begun_changes) = mpsc::channel(unfinished::MAX_BEGUN);
+        let reporter = Reporter::new(reporter::Deps {
+            store: store.clone(),
+            meters: Arc::clone(&meters),
+            has_stripe: stripe.is_some(),
+            replica: replica.clone(),
+            begun: run_begun,
+            signals: Arc::clone(&signals),
+            shutdown: shutdown.clone(),
+        });
+        let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
+        let sync = stripe.clone().map(|stripe| {
+            let meters = Arc::clone(&meters);
+            SubscriptionSync::new(store.clone(), stripe, meters, config.window_mins)
+        });
+        let changes = sync.clone().map(|sync| {
+            SubscriptionChanges::new(subscription_change::Deps {
+                sync,
+                clock: clock.clone(),
+                wait_ms: secs_to_millis(config.change_wait_secs),
+                replica: replica.clone(),
+                begun: change_begun,
+                signals: Arc::clone(&signals),
+                shutdown: shutdown.clone(),
+            })
+        });
+        Ok(Self {
+            store,
+            signals,
+            reporter,
+            meters,
+            reconciler: Arc::new(reconciler),
+            stripe,
+            sync,
+            changes,
+            begun_runs,
+            begun_changes,
+            replica,
+        })
+    }
+
+    /// The two gRPC services.
+    pub(super) fn rpc(
+        &self,
+        batcher: WriteBatcher,
+        config: &Config,
+        clock: &Clock,
+    ) -> (UsageRpc, AccountRpc) {
+        let usage = UsageRpc {
+            store: self.store.clone(),
+            ledger: Arc::new(batcher),
+            reporter: Arc::clone(&self.reporter),
+            reconciler: Arc::clone(&self.reconciler),
+            meters: Arc::clone(&self.meters),
+            slots: config.window_mins,
+            clock: clock.clone(),
+        };
+        let accounts = AccountRpc {
+            store: self.store.clone(),
+            subscription_sync: self.sync.clone(),
+            subscription_changes: self.changes.clone(),
+            slots: config.window_mins,
+            clock: clock.clone(),
+        };
+        (usage, accounts)
+    }
+
+    /// Starts the background jobs, and waits until a report run that is due already has begun.
+    pub(super) async fn start_jobs(
+        self,
+        config: &Config,
+        clock: &Clock,
+        shutdown: &CancellationToken,
+    ) -> Result<Runner, ServeError> {
+        let mut runner = Runner::new(self.store.clone(), self.replica.clone(), shutdown.clone());
+        let interval = job_interval(config);
+        runner.start(Cleanup::new(
+            self.store.clone(),
+            clock.clone(),
+            shutdown.clone(),
+        ));
+        let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
+        else {
+            return Ok(runner);
+        };
+        let (store, reporter, signals) = (self.store, self.reporter, self.signals);
+        runner.start(Closing::new(
+            store.clone(),
+            Arc::clone(&signals),
+            self.begun_runs,
+            interval,
+            shutdown.clone(),
+        ));
+        let requests = Requests {
+            store: store.clone(),
+            stripe: stripe.clone(),
+            meters: Arc::clone(&self.meters),
+            retry_ms: config.stripe_retry_ms,
+        };
+        runner.start(Sender::new(
+            requests,
+            &sender_options(config),
+            Arc::clone(&signals),
+        ));
+        runner.start(PeriodEnd::new(
+            store.clone(),
+            Arc::clone(&reporter),
+            interval,
+        ));
+        runner.start(UnfinishedChanges::new(
+            changes,
+            self.begun_changes,
+            interval,
+        ));
+        runner.start(WebhookSyncs::new(
+            sync.clone(),
+            Arc::clone(&reporter),
+            Arc::clone(&signals),
+            interval,
+        ));
+        runner.start(RequestedSyncs::new(
+            sync.clone(),
+            Arc::clone(&signals),
+            interval,
+        ));
+        runner.start(ScheduledCancels::new(sync.clone(), interval));
+        runner.start(SubscriptionPoll::new(
+            sync,
+            secs_to_millis(config.sync_interval_secs),
+            interval,
+            shutdown.clone(),
+        ));
+        runner.start(Verifier::new(
+            store,
+            stripe,
+            self.meters,
+            signals,
+            shutdown.clone(),
+        ));
+        let schedule = config.schedule.read().map_err(ServeError::Config)?;
+        let schedule = ReportSchedule::start(reporter, schedule)
+            .await
+            .map_err(|error| ServeError::Io(Box::new(error)))?;
+        // A job that ends before its first check is reported by the runner.
+        let _ = runner.start(schedule).await;
+        Ok(runner)
+    }
+}
+
+fn sender_options(config: &Config) -> SenderOptions {
+    SenderOptions {
+        rules: Rules {
+            slots: config.window_mins,
+            late_usage: config.late_usage,
+        },
+        events_per_sec: config.stripe_events_per_sec,
+        concurrency: size(config.stripe_concurrency),
+    }
+}
+
+fn job_interval(config: &Config) -> Duration {
+    let retry = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
+    retry.min(MAX_INTERVAL)
+}
+
+fn secs_to_millis(secs: u32) -> Millis {
+    Millis::from(secs).saturating_mul(SECOND_MS)
+}

@@ -1,0 +1,106 @@
+//! The two sockets: gRPC, and HTTP for webhooks, health and metrics. Each serves until the shutdown.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Server, TcpIncoming};
+use tower_http::catch_panic::CatchPanicLayer;
+use usage_proto::v1::{
+    FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
+    usage_service_server::UsageServiceServer,
+};
+
+use super::{CALLERS_END_WITHIN, ServeError};
+use crate::{
+    config::Config,
+    error::Error,
+    http::{self, Http},
+    metrics::Exporter,
+    rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+};
+
+/// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
+const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+/// How often a silent connection is asked whether its peer is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Serves gRPC until the shutdown, and gives callers a while to end.
+pub(super) async fn serve_rpc(
+    listener: TcpListener,
+    config: &Config,
+    usage: UsageRpc,
+    accounts: AccountRpc,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<UsageServiceServer<UsageRpc>>().await;
+    health
+        .set_serving::<AccountServiceServer<AccountRpc>>()
+        .await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| io(Box::new(error)))?;
+    let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
+    let router = Server::builder()
+        .max_concurrent_streams(config.streams_per_connection)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        // A panic would otherwise break the caller's connection, with everything else that is on it.
+        .layer(CatchPanicLayer::custom(panicked))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(
+            AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        );
+    tracing::info!(%address, "serving");
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    tokio::select! {
+        served = serving => served.map_err(|error| io(Box::new(error))),
+        () = overdue(shutdown) => {
+            tracing::warn!("some callers did not end in time; their connections are closed");
+            Ok(())
+        }
+    }
+}
+
+/// Serves HTTP until the shutdown, where there is a listener for it.
+pub(super) async fn serve_http(
+    listener: Option<TcpListener>,
+    http: Http,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let Some(listener) = listener else {
+        if !http.webhook_secrets.is_empty() {
+            tracing::warn!(
+                "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are received"
+            );
+        }
+        return Ok(());
+    };
+    let exporter = Exporter::of_process().map_err(|error| ServeError::Io(error.into()))?;
+    let serving = http::serve(listener, http, exporter, shutdown.clone());
+    tokio::select! {
+        served = serving => served.map_err(|error| ServeError::Io(Box::new(error))),
+        () = overdue(shutdown) => {
+            tracing::warn!("some HTTP requests did not end in time; their connections are closed");
+            Ok(())
+        }
+    }
+}
+
+/// Resolves when callers have had long enough to end.
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(CALLERS_END_WITHIN).await;
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> ::http::Response<tonic::body::Body> {
+    tracing::error!("a request handler panicked");
+    tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
+}

@@ -1,0 +1,71 @@
+//! The cleanup job: deletes old keys, webhooks and verifications, and rolls old commits up, a step at a time.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    job::{FirstRun, Job, Next, Spec, Turn},
+    wake::Wake,
+};
+use crate::{
+    clock::Clock,
+    domain::{HOUR_MS, Millis},
+    error::Result,
+    store::Store,
+};
+
+/// How often the runner checks whether the hour has passed.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many steps one run takes at most, with a pause in between for those who count.
+const STEPS_PER_RUN: usize = 20_000;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Deletes what is too old to be asked for.
+pub(crate) struct Cleanup {
+    store: Store,
+    clock: Clock,
+    shutdown: CancellationToken,
+}
+
+impl Cleanup {
+    pub(crate) fn new(store: Store, clock: Clock, shutdown: CancellationToken) -> Self {
+        Self {
+            store,
+            clock,
+            shutdown,
+        }
+    }
+}
+
+impl Job for Cleanup {
+    fn spec(&self) -> Spec {
+        Spec {
+            name: "cleanup",
+            interval: INTERVAL,
+            turn: Turn::Recorded {
+                first: FirstRun::WhenDue,
+            },
+            wake: Wake::default(),
+        }
+    }
+
+    fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
+        now.saturating_sub(last_run_at) >= HOUR_MS
+    }
+
+    async fn run(&mut self, now: Millis) -> Result<Next> {
+        // The earlier of two clocks: one that is fast must not delete a key that can still be repeated.
+        let now = now.min(self.clock.now());
+        for _ in 0..STEPS_PER_RUN {
+            let deleted_keys = self.store.forget_old_keys(now).await?;
+            let rolled_up = self.store.roll_up_commits(now).await?;
+            let deleted_events = self.store.forget_old_webhook_events(now).await?;
+            if !(deleted_keys || rolled_up || deleted_events) || self.shutdown.is_cancelled() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(Next::Wait)
+    }
+}

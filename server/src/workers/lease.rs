@@ -1,0 +1,201 @@
+//! One job's lease, as this replica sees it.
+//!
+//! When a lease ends is decided by the database's clock, and until when it is surely ours by the monotonic clock, from
+//! before it was asked for.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    domain::Millis,
+    error::Result,
+    store::{Store, leases::Lease},
+};
+
+/// How long a lease holds without being prolonged.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often it is prolonged.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+/// How soon a heartbeat that failed is repeated.
+const HEARTBEAT_RETRY: Duration = Duration::from_secs(2);
+
+/// A lease that this replica has or tries to get.
+#[derive(Debug)]
+pub(super) struct HeldLease {
+    store: Store,
+    job: &'static str,
+    replica: String,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// While the lease is ours: until when that is sure, and when to prolong it.
+    ours: Option<Ours>,
+    /// Another replica's lease, and since when it has not been prolonged.
+    others: Option<(Lease, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ours {
+    until: Instant,
+    prolong_at: Instant,
+}
+
+impl Ours {
+    fn since(begun: Instant) -> Self {
+        Self {
+            until: begun.checked_add(LEASE).unwrap_or(begun),
+            prolong_at: begun.checked_add(HEARTBEAT).unwrap_or(begun),
+        }
+    }
+}
+
+impl HeldLease {
+    pub(super) fn new(store: Store, job: &'static str, replica: String) -> Self {
+        Self {
+            store,
+            job,
+            replica,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Takes or prolongs the lease where that is due; says whether it is surely ours for longer than `margin`.
+    pub(super) async fn hold(&self, margin: Duration) -> Result<bool> {
+        let now = Instant::now();
+        let ours = self.state().ours;
+        match ours {
+            Some(ours) if now < ours.prolong_at => {}
+            Some(_) => {
+                self.prolong().await?;
+            }
+            None => self.try_to_take().await?,
+        }
+        let ours = self.state().ours;
+        Ok(ours.is_some_and(|ours| ours.until.saturating_duration_since(now) > margin))
+    }
+
+    /// Prolongs the lease again and again; ends when another replica has it, or may have it.
+    pub(super) async fn keep(&self) {
+        loop {
+            let Some(ours) = self.state().ours else {
+                return;
+            };
+            sleep_until(ours.prolong_at).await;
+            match self.prolong().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(job = self.job, %error, "a lease could not be prolonged");
+                    let now = Instant::now();
+                    if now >= ours.until {
+                        self.state().ours = None;
+                        return;
+                    }
+                    let prolong_at = now.checked_add(HEARTBEAT_RETRY).unwrap_or(now);
+                    self.state().ours = Some(Ours { prolong_at, ..ours });
+                }
+            }
+        }
+    }
+
+    /// Gives the lease back, if it is ours.
+    pub(super) async fn release(&self) -> Result<()> {
+        if self.state().ours.take().is_some() {
+            self.store.release_lease(self.job, &self.replica).await?;
+        }
+        Ok(())
+    }
+
+    /// What is stored while the lease is ours; absent when another replica has taken it.
+    pub(super) async fn read(&self) -> Result<Option<Lease>> {
+        let stored = self.store.find_lease(self.job).await?;
+        let stored = stored.filter(|stored| stored.holder == self.replica);
+        if stored.is_none() {
+            self.state().ours = None;
+        }
+        Ok(stored)
+    }
+
+    /// Records when the job ran.
+    pub(super) async fn record_run(&self, at: Millis) -> Result<()> {
+        if !self
+            .store
+            .record_job_run(self.job, &self.replica, at)
+            .await?
+        {
+            self.state().ours = None;
+        }
+        Ok(())
+    }
+
+    async fn prolong(&self) -> Result<bool> {
+        let begun = Instant::now();
+        let until = self.end().await?;
+        let is_ours = self
+            .store
+            .prolong_lease(self.job, &self.replica, until)
+            .await?;
+        self.state().ours = is_ours.then(|| Ours::since(begun));
+        Ok(is_ours)
+    }
+
+    /// Takes the lease when it has ended. It has also ended, whatever any clock says, when nobody has prolonged it for as
+    /// long as it may hold.
+    async fn try_to_take(&self) -> Result<()> {
+        let begun = Instant::now();
+        let seen = self.store.find_lease(self.job).await?;
+        let now = self.store.now().await?;
+        if let Some(lease) = &seen
+            && lease.holder != self.replica
+            && lease.held_until >= now
+            && !self.is_abandoned(lease, begun)
+        {
+            return Ok(());
+        }
+        let until = now.saturating_add(lease_ms());
+        let is_taken = self
+            .store
+            .take_lease(self.job, &self.replica, until, seen.as_ref())
+            .await?;
+        if is_taken {
+            *self.state() = State {
+                ours: Some(Ours::since(begun)),
+                others: None,
+            };
+        }
+        Ok(())
+    }
+
+    fn is_abandoned(&self, lease: &Lease, now: Instant) -> bool {
+        let mut state = self.state();
+        match &state.others {
+            Some((seen, since))
+                if seen.holder == lease.holder && seen.held_until == lease.held_until =>
+            {
+                now.saturating_duration_since(*since) > LEASE
+            }
+            _ => {
+                state.others = Some((lease.clone(), now));
+                false
+            }
+        }
+    }
+
+    async fn end(&self) -> Result<Millis> {
+        Ok(self.store.now().await?.saturating_add(lease_ms()))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lease_ms() -> Millis {
+    Millis::try_from(LEASE.as_millis()).unwrap_or(Millis::MAX)
+}

@@ -1,0 +1,262 @@
+//! The runner of the background jobs: lease, due time, interval, backoff, wake-ups, heartbeat, shutdown and
+//! supervision. What a job does is not its concern.
+//!
+//! Each job has a driver, a task that checks the job at each interval of the monotonic clock and at each wake-up. No step
+//! of any wall clock stops a driver: a lease that nobody prolongs for as long as it may hold is taken over whatever it
+//! says, and a last run recorded ahead of the database's clock is logged and taken as due.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    job::{FirstRun, Job, Next, Spec, Turn},
+    lease::HeldLease,
+};
+use crate::{
+    domain::{MINUTE_MS, Millis},
+    error::Result,
+    store::Store,
+};
+
+/// The longest wait after runs that failed.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// How long a replica that gave up a lease leaves it to the others.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// How far ahead of the database's clock a last run may be recorded: clocks are corrected by such steps all the time.
+const CLOCK_TOLERANCE_MS: Millis = MINUTE_MS;
+
+/// A background job ended without having been asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("background job {name:?} {how}")]
+pub struct JobEnded {
+    name: &'static str,
+    how: String,
+}
+
+/// Runs the background jobs of one replica.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    store: Store,
+    /// Names this replica as the holder of leases.
+    replica: String,
+    shutdown: CancellationToken,
+    drivers: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Runner {
+    pub(crate) fn new(store: Store, replica: String, shutdown: CancellationToken) -> Self {
+        Self {
+            store,
+            replica,
+            shutdown,
+            drivers: JoinSet::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Starts a job; what is returned resolves after the job's first check.
+    pub(crate) fn start(&mut self, job: impl Job) -> oneshot::Receiver<()> {
+        let (checked, first_check) = oneshot::channel();
+        let spec = job.spec();
+        let name = spec.name;
+        let driver = Driver {
+            lease: HeldLease::new(self.store.clone(), name, self.replica.clone()),
+            job,
+            spec,
+            store: self.store.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let task = self.drivers.spawn(driver.drive(checked));
+        self.names.insert(task.id(), name);
+        first_check
+    }
+
+    /// Resolves when a job ends although nobody asked for the shutdown.
+    pub(crate) async fn watch(&mut self) -> JobEnded {
+        loop {
+            let Some(ended) = self.drivers.join_next_with_id().await else {
+                return std::future::pending().await;
+            };
+            if let Some(ended) = self.name(ended) {
+                return ended;
+            }
+        }
+    }
+
+    /// Waits for the jobs to end after the shutdown, for so long at most; what is still under way then is dropped, and
+    /// taken up again at the next start.
+    pub(crate) async fn stop(&mut self, within: Duration) {
+        let all_ended = async {
+            while let Some(ended) = self.drivers.join_next_with_id().await {
+                if let Some(ended) = self.name(ended) {
+                    tracing::error!(error = %ended, "a background job failed during the shutdown");
+                }
+            }
+        };
+        if timeout(within, all_ended).await.is_err() {
+            tracing::warn!(
+                "some background jobs did not end in time; their work is taken up at the next start"
+            );
+            self.drivers.shutdown().await;
+        }
+    }
+
+    fn name(&self, ended: std::result::Result<(Id, ()), JoinError>) -> Option<JobEnded> {
+        let (id, how) = match ended {
+            Ok((_, ())) if self.shutdown.is_cancelled() => return None,
+            Ok((id, ())) => (id, "ended".to_owned()),
+            Err(error) => (error.id(), panic_text(error)),
+        };
+        let name = self.names.get(&id).copied().unwrap_or("unknown");
+        Some(JobEnded { name, how })
+    }
+}
+
+fn panic_text(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else {
+        return "was cancelled".to_owned();
+    };
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}", text.unwrap_or("no message"))
+}
+
+/// Runs one job.
+struct Driver<J> {
+    job: J,
+    spec: Spec,
+    lease: HeldLease,
+    store: Store,
+    shutdown: CancellationToken,
+}
+
+impl<J: Job> Driver<J> {
+    async fn drive(mut self, checked: oneshot::Sender<()>) {
+        let mut checked = Some(checked);
+        let mut failures = 0_u32;
+        while !self.shutdown.is_cancelled() {
+            let next = self.check().await;
+            if let Some(checked) = checked.take() {
+                // Most starts wait for no first check.
+                let _ = checked.send(());
+            }
+            match next {
+                Ok(Next::RunAgain) => failures = 0,
+                Ok(Next::Wait) => {
+                    failures = 0;
+                    self.wait(self.spec.interval, Duration::ZERO).await;
+                }
+                Ok(Next::HandOver) => {
+                    failures = 0;
+                    self.wait(HAND_OVER, Duration::ZERO).await;
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(job = self.spec.name, failures, %error, "a background job failed; it runs again later");
+                    // A wake-up shortens the backoff to the interval, so that a failing job is never run in a busy loop.
+                    let interval = self.spec.interval;
+                    self.wait(backoff(interval, failures), interval).await;
+                }
+            }
+        }
+        self.job.finish().await;
+        if let Err(error) = self.lease.release().await {
+            tracing::warn!(job = self.spec.name, %error, "a lease could not be released; it expires by itself");
+        }
+    }
+
+    /// Waits until the time is over, or until a wake-up, but then for `least`.
+    async fn wait(&self, time: Duration, least: Duration) {
+        let begun = Instant::now();
+        let woken = async {
+            self.spec.wake.woken().await;
+            sleep(least.saturating_sub(begun.elapsed())).await;
+        };
+        tokio::select! {
+            () = sleep(time) => {}
+            () = woken => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    /// Runs the job if it is this replica's turn and the job is due.
+    async fn check(&mut self) -> Result<Next> {
+        let margin = match self.spec.turn {
+            Turn::EveryReplica => {
+                let now = self.store.now().await?;
+                return self.job.run(now).await;
+            }
+            Turn::OneReplica { margin } => margin,
+            Turn::Recorded { .. } => Duration::ZERO,
+        };
+        if !self.lease.hold(margin).await? {
+            return Ok(Next::Wait);
+        }
+        let now = self.store.now().await?;
+        if let Turn::Recorded { first } = self.spec.turn
+            && !self.is_due(first, now).await?
+        {
+            return Ok(Next::Wait);
+        }
+        let next = self.run_with_heartbeat(now).await?;
+        if matches!(self.spec.turn, Turn::Recorded { .. }) {
+            self.lease.record_run(now).await?;
+        }
+        if next == Next::HandOver {
+            self.lease.release().await?;
+        }
+        Ok(next)
+    }
+
+    async fn run_with_heartbeat(&mut self, now: Millis) -> Result<Next> {
+        let run = self.job.run(now);
+        tokio::pin!(run);
+        tokio::select! {
+            next = &mut run => return next,
+            () = self.lease.keep() => {}
+        }
+        // Dropped in the middle of a transaction it could leave a connection unusable. What it writes is compared with
+        // what it read, so two runs at a time do no harm.
+        tracing::warn!(
+            job = self.spec.name,
+            "another replica took a job's lease during a run"
+        );
+        run.await
+    }
+
+    async fn is_due(&self, first: FirstRun, now: Millis) -> Result<bool> {
+        let Some(stored) = self.lease.read().await? else {
+            return Ok(false);
+        };
+        let Some(last_run_at) = stored.last_run_at else {
+            if first == FirstRun::WhenDue {
+                self.lease.record_run(now).await?;
+            }
+            return Ok(first == FirstRun::AtOnce);
+        };
+        if last_run_at > now.saturating_add(CLOCK_TOLERANCE_MS) {
+            tracing::error!(
+                job = self.spec.name,
+                last_run_at,
+                database_now = now,
+                "the last run of a job is recorded ahead of the database's clock; the job runs now"
+            );
+            return Ok(true);
+        }
+        Ok(self.job.is_due(last_run_at, now))
+    }
+}
+
+fn backoff(interval: Duration, failures: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(failures.min(20));
+    interval.saturating_mul(factor).min(MAX_BACKOFF)
+}

@@ -1,0 +1,97 @@
+//! The job for unfinished changes: makes those that were begun here, and continues those that another replica abandoned.
+//!
+//! Every replica runs it; a change belongs to the holder that its row names.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::SubscriptionChanges;
+use crate::{
+    domain::{Millis, SECOND_MS},
+    error::Result,
+    store::subscription_changes::SubscriptionChange,
+    workers::{
+        job::{Job, Next, Spec, Turn},
+        tasks::Tasks,
+    },
+};
+
+/// How many changes of this replica may wait to be made.
+pub(crate) const MAX_BEGUN: usize = 1_024;
+/// How many changes one replica makes at the same time: each waits for Stripe most of the time.
+const CHANGES_AT_ONCE: usize = 64;
+/// A change without a heartbeat for so long was abandoned.
+const ABANDONED_MS: Millis = 30 * SECOND_MS;
+
+/// Makes changes.
+pub(crate) struct UnfinishedChanges {
+    changes: Arc<SubscriptionChanges>,
+    begun: mpsc::Receiver<SubscriptionChange>,
+    interval: Duration,
+    tasks: Tasks<Uuid>,
+}
+
+impl UnfinishedChanges {
+    pub(crate) fn new(
+        changes: Arc<SubscriptionChanges>,
+        begun: mpsc::Receiver<SubscriptionChange>,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            tasks: Tasks::new(CHANGES_AT_ONCE, changes.signals.change.clone()),
+            changes,
+            begun,
+            interval,
+        }
+    }
+
+    fn start(&mut self, change: SubscriptionChange) {
+        let changes = Arc::clone(&self.changes);
+        let id = change.id;
+        self.tasks.start(id, async move {
+            if let Err(error) = changes.make(change).await {
+                tracing::warn!(change = %id, %error, "a change stopped; a replica continues it");
+            }
+        });
+    }
+}
+
+impl Job for UnfinishedChanges {
+    fn spec(&self) -> Spec {
+        Spec {
+            name: "unfinished changes",
+            interval: self.interval,
+            turn: Turn::EveryReplica,
+            wake: self.changes.signals.change.clone(),
+        }
+    }
+
+    async fn run(&mut self, now: Millis) -> Result<Next> {
+        self.tasks.ended();
+        while self.tasks.free() > 0
+            && let Ok(change) = self.begun.try_recv()
+        {
+            self.start(change);
+        }
+        let store = self.changes.store.clone();
+        let left_since = now.saturating_sub(ABANDONED_MS);
+        for mut change in store.abandoned_changes(left_since).await? {
+            if self.tasks.free() == 0 || self.tasks.has(&change.id) {
+                continue;
+            }
+            let holder = self.changes.new_holder();
+            if store.hold_change(&change, &holder, now).await? {
+                tracing::warn!(change = %change.id, step = %change.step, "a change was left unfinished; this replica continues it");
+                change.holder = holder;
+                self.start(change);
+            }
+        }
+        Ok(Next::Wait)
+    }
+
+    async fn finish(&mut self) {
+        self.tasks.finish().await;
+    }
+}

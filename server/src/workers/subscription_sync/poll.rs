@@ -1,0 +1,225 @@
+//! The poll job: syncs all subscriptions once an interval, whatever webhooks did or did not arrive.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SYNCS_AT_ONCE, SubscriptionSync, snapshot,
+    sync::{ByCustomer, SyncError},
+};
+use crate::{
+    domain::Millis,
+    error::Result,
+    workers::{
+        job::{FirstRun, Job, Next, Spec, Turn},
+        wake::Wake,
+    },
+};
+
+/// How many pages of a hundred subscriptions one poll reads.
+const MAX_PAGES: usize = 10_000;
+/// How many rows one query reads.
+const BATCH_SIZE: u64 = 200;
+/// Consecutive syncs that Stripe did not answer for after which a poll gives up.
+const MAX_UNANSWERED: u32 = 5;
+
+/// Syncs all subscriptions.
+pub(crate) struct SubscriptionPoll {
+    sync: SubscriptionSync,
+    /// How often all subscriptions are synced.
+    poll_interval_ms: Millis,
+    interval: Duration,
+    shutdown: CancellationToken,
+}
+
+/// What single syncs of a poll have come to.
+#[derive(Debug, Default)]
+struct Outcomes {
+    unanswered_in_a_row: AtomicU32,
+    unstored: AtomicU32,
+}
+
+impl Outcomes {
+    fn add(&self, subscription: &str, result: Result<(), SyncError>) {
+        match result {
+            Ok(()) => self.unanswered_in_a_row.store(0, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(subscription, %error, "a subscription could not be synced");
+                let counter = match error {
+                    SyncError::Stripe(_) => &self.unanswered_in_a_row,
+                    SyncError::Store(_) => &self.unstored,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn should_give_up(&self) -> bool {
+        self.unanswered_in_a_row.load(Ordering::Relaxed) >= MAX_UNANSWERED
+    }
+}
+
+impl SubscriptionPoll {
+    pub(crate) fn new(
+        sync: SubscriptionSync,
+        poll_interval_ms: Millis,
+        interval: Duration,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            sync,
+            poll_interval_ms,
+            interval,
+            shutdown,
+        }
+    }
+
+    /// The live subscriptions, a hundred a request.
+    async fn poll_lists(&self, now: Millis) -> Result<(), SyncError> {
+        let meters = self.sync.meters().await?;
+        let mut after: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let page = self
+                .sync
+                .stripe
+                .list_subscriptions(after.as_deref())
+                .await?;
+            let mut by_customer = ByCustomer::new();
+            for found in &page.subscriptions {
+                let snapshot = snapshot(found, &meters);
+                by_customer
+                    .entry(snapshot.customer.clone())
+                    .or_default()
+                    .push(snapshot);
+            }
+            let synced = self.sync.sync_page(&by_customer).await?;
+            self.sync.store.touch_subscriptions(&synced, now).await?;
+            match page.next {
+                Some(next) if !self.shutdown.is_cancelled() => after = Some(next),
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are stored as live and were in no list.
+    async fn poll_unlisted(&self, now: Millis, outcomes: &Outcomes) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self
+                .sync
+                .store
+                .unseen_subscriptions(now, after.as_ref(), BATCH_SIZE)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((last.account_id.clone(), last.subscription.clone()));
+            self.each(
+                page,
+                async |row| {
+                    let result = self.sync.sync_one(&row).await;
+                    outcomes.add(&row.subscription, result);
+                },
+                outcomes,
+            )
+            .await;
+            if self.should_stop(outcomes) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The invoices of periods that ended.
+    async fn poll_invoices(&self, now: Millis, outcomes: &Outcomes) -> Result<()> {
+        let mut after = None;
+        let mut polled = HashSet::new();
+        loop {
+            let page = self
+                .sync
+                .store
+                .uninvoiced_periods(now, after.as_ref(), BATCH_SIZE)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some((
+                last.account_id.clone(),
+                last.item.clone(),
+                last.period_start,
+            ));
+            let subscriptions: Vec<(String, String)> = page
+                .into_iter()
+                .filter_map(|period| Some((period.account_id, period.subscription?)))
+                .filter(|key| polled.insert(key.clone()))
+                .collect();
+            self.each(
+                subscriptions,
+                async |(account_id, subscription)| {
+                    let result = self.sync.sync_invoices(&account_id, &subscription).await;
+                    outcomes.add(&subscription, result);
+                },
+                outcomes,
+            )
+            .await;
+            if self.should_stop(outcomes) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Syncs several at the same time, until the poll should stop.
+    async fn each<T>(&self, of: Vec<T>, sync: impl AsyncFn(T), outcomes: &Outcomes) {
+        let sync = &sync;
+        stream::iter(of)
+            .for_each_concurrent(SYNCS_AT_ONCE, async |one| {
+                if !self.should_stop(outcomes) {
+                    sync(one).await;
+                }
+            })
+            .await;
+    }
+
+    fn should_stop(&self, outcomes: &Outcomes) -> bool {
+        outcomes.should_give_up() || self.shutdown.is_cancelled()
+    }
+}
+
+impl Job for SubscriptionPoll {
+    fn spec(&self) -> Spec {
+        Spec {
+            name: "subscriptions poll",
+            interval: self.interval,
+            turn: Turn::Recorded {
+                first: FirstRun::AtOnce,
+            },
+            wake: Wake::default(),
+        }
+    }
+
+    fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
+        now.saturating_sub(last_run_at) >= self.poll_interval_ms
+    }
+
+    /// A list that Stripe does not return leaves its subscriptions to single requests. The poll runs again soon where a
+    /// list failed, or where what Stripe said could not be stored.
+    async fn run(&mut self, now: Millis) -> Result<Next> {
+        let outcomes = Outcomes::default();
+        let listed = self.poll_lists(now).await;
+        self.poll_unlisted(now, &outcomes).await?;
+        self.poll_invoices(now, &outcomes).await?;
+        listed?;
+        if outcomes.unstored.into_inner() > 0 {
+            return Err(crate::error::Error::Internal(
+                "some subscriptions could not be stored".into(),
+            ));
+        }
+        Ok(Next::Wait)
+    }
+}
