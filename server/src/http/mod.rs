@@ -25,6 +25,7 @@ use crate::{
     domain::SECOND_MS,
     metrics::{self, Exporter},
     store::{Store, webhooks::NewWebhookEvent},
+    workers::wake::Wake,
 };
 
 /// Stripe's header that a webhook is believed by.

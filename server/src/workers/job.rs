@@ -6,7 +6,7 @@ use super::wake::Wake;
 use crate::{domain::Millis, error::Result};
 
 /// Background work. [`super::runner`] decides when it runs, and on which replica.
-pub(crate) trait Job: Send + 'static {
+pub(crate) trait Job: Send + Sync + 'static {
     /// How the runner treats it.
     fn spec(&self) -> Spec;
 

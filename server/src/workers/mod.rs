@@ -14,7 +14,7 @@ pub(crate) mod run_watch;
 pub(crate) mod runner;
 pub(crate) mod schedule;
 pub(crate) mod scheduler;
-mod send_event;
+pub(crate) mod send_event;
 pub(crate) mod sender;
 pub(crate) mod subscription_change;
 pub(crate) mod subscription_sync;

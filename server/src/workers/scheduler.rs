@@ -42,7 +42,7 @@ impl ReportSchedule {
         schedule: Schedule,
     ) -> std::result::Result<Self, JobSchedulerError> {
         let wake = reporter.signals.schedule.clone();
-        let mut clockwork = JobScheduler::new().await?;
+        let clockwork = JobScheduler::new().await?;
         let woken = wake.clone();
         let job = CronJob::new(TICK, move |_, _| woken.wake())?;
         clockwork.add(job).await?;

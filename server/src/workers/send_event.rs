@@ -20,12 +20,12 @@ pub(super) const MAX_RETRY: Duration = Duration::from_mins(15);
 
 /// What a request works with.
 #[derive(Clone, Debug)]
-pub(super) struct Requests {
-    pub(super) store: Store,
-    pub(super) stripe: Stripe,
-    pub(super) meters: Arc<Meters>,
+pub(crate) struct Requests {
+    pub(crate) store: Store,
+    pub(crate) stripe: Stripe,
+    pub(crate) meters: Arc<Meters>,
     /// The shortest wait before a request is repeated.
-    pub(super) retry_ms: Millis,
+    pub(crate) retry_ms: Millis,
 }
 
 /// A request's end.

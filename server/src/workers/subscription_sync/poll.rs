@@ -16,6 +16,7 @@ use super::{
 use crate::{
     domain::Millis,
     error::Result,
+    store::subscriptions::SyncedAccount,
     workers::{
         job::{FirstRun, Job, Next, Spec, Turn},
         wake::Wake,
@@ -121,15 +122,11 @@ impl SubscriptionPoll {
                 return Ok(());
             };
             after = Some((last.account_id.clone(), last.subscription.clone()));
-            self.each(
-                page,
-                async |row| {
-                    let result = self.sync.sync_one(&row).await;
-                    outcomes.add(&row.subscription, result);
-                },
-                outcomes,
-            )
-            .await;
+            let syncing: Vec<_> = page
+                .into_iter()
+                .map(|row| self.sync_unlisted(row, outcomes))
+                .collect();
+            at_once(syncing).await;
             if self.should_stop(outcomes) {
                 return Ok(());
             }
@@ -159,36 +156,46 @@ impl SubscriptionPoll {
                 .filter_map(|period| Some((period.account_id, period.subscription?)))
                 .filter(|key| polled.insert(key.clone()))
                 .collect();
-            self.each(
-                subscriptions,
-                async |(account_id, subscription)| {
-                    let result = self.sync.sync_invoices(&account_id, &subscription).await;
-                    outcomes.add(&subscription, result);
-                },
-                outcomes,
-            )
-            .await;
+            let syncing: Vec<_> = subscriptions
+                .into_iter()
+                .map(|key| self.sync_invoices(key, outcomes))
+                .collect();
+            at_once(syncing).await;
             if self.should_stop(outcomes) {
                 return Ok(());
             }
         }
     }
 
-    /// Syncs several at the same time, until the poll should stop.
-    async fn each<T>(&self, of: Vec<T>, sync: impl AsyncFn(T), outcomes: &Outcomes) {
-        let sync = &sync;
-        stream::iter(of)
-            .for_each_concurrent(SYNCS_AT_ONCE, async |one| {
-                if !self.should_stop(outcomes) {
-                    sync(one).await;
-                }
-            })
-            .await;
+    async fn sync_unlisted(&self, row: SyncedAccount, outcomes: &Outcomes) {
+        if !self.should_stop(outcomes) {
+            let result = self.sync.sync_one(&row).await;
+            outcomes.add(&row.subscription, result);
+        }
+    }
+
+    async fn sync_invoices(
+        &self,
+        (account_id, subscription): (String, String),
+        outcomes: &Outcomes,
+    ) {
+        if !self.should_stop(outcomes) {
+            let result = self.sync.sync_invoices(&account_id, &subscription).await;
+            outcomes.add(&subscription, result);
+        }
     }
 
     fn should_stop(&self, outcomes: &Outcomes) -> bool {
         outcomes.should_give_up() || self.shutdown.is_cancelled()
     }
+}
+
+/// Does several syncs at the same time.
+async fn at_once(syncing: Vec<impl Future<Output = ()>>) {
+    stream::iter(syncing)
+        .buffer_unordered(SYNCS_AT_ONCE)
+        .collect::<Vec<()>>()
+        .await;
 }
 
 impl Job for SubscriptionPoll {

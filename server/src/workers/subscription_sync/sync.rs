@@ -12,7 +12,7 @@ use crate::{
         invoice::InvoiceState,
         subscription::{SubscriptionSnapshot, synced},
     },
-    error::Result,
+    error::{Error, Result},
     store::subscriptions::{InvoicedPeriod, Period, SyncedAccount, is_up_to_date},
     stripe::Failure,
 };
@@ -33,7 +33,7 @@ pub(crate) enum SyncError {
     Stripe(Failure),
     /// The database did not answer.
     #[error(transparent)]
-    Store(#[from] crate::error::Error),
+    Store(#[from] Error),
 }
 
 impl From<Failure> for SyncError {
@@ -124,7 +124,7 @@ impl SubscriptionSync {
             .await
     }
 
-    pub(super) async fn apply(
+    pub(in crate::workers) async fn apply(
         &self,
         account_id: &str,
         snapshot: &SubscriptionSnapshot,
@@ -234,21 +234,17 @@ impl SubscriptionSync {
         let now = self.store.now().await?;
         let links = self.store.links_of_accounts(&accounts).await?;
         let stored = self.store.synced(&accounts, now).await?;
-        let syncing = owners.iter().map(|(customer, account_id)| {
-            let (snapshots, link) = (page.get(customer), links.get(account_id));
-            let own: Vec<_> = stored
+        let mut syncing = Vec::new();
+        for (customer, account_id) in &owners {
+            let (Some(snapshots), Some(link)) = (page.get(customer), links.get(account_id)) else {
+                continue;
+            };
+            let own: Vec<&(SyncedAccount, Vec<Period>)> = stored
                 .iter()
                 .filter(|(row, _)| row.account_id == *account_id)
                 .collect();
-            async move {
-                match (snapshots, link) {
-                    (Some(snapshots), Some(link)) => {
-                        self.sync_listed(account_id, link, snapshots, &own).await
-                    }
-                    _ => Ok(None),
-                }
-            }
-        });
+            syncing.push(async move { self.sync_listed(account_id, link, snapshots, &own).await });
+        }
         let synced: Vec<_> = stream::iter(syncing)
             .buffer_unordered(SYNCS_AT_ONCE)
             .collect()
