@@ -58,6 +58,14 @@ impl Clock {
         });
     }
 
+    /// Moves a manual clock and the database's clock by the same time.
+    pub fn advance(&self, by: Millis) {
+        self.change(|manual| {
+            manual.now = manual.now.saturating_add(by);
+            manual.database_now = manual.database_now.saturating_add(by);
+        });
+    }
+
     /// Moves a manual clock and leaves the database's clock, as when somebody sets the wall clock of one replica.
     pub fn step(&self, by: Millis) {
         self.change(|manual| manual.now = manual.now.saturating_add(by));
@@ -90,6 +98,11 @@ mod tests {
         clock.step(-3_000);
         assert_eq!(clock.now(), 7_000);
         assert_eq!(clock.manual_database_now(), Some(10_000));
+        clock.advance(500);
+        assert_eq!(
+            (clock.now(), clock.manual_database_now()),
+            (7_500, Some(10_500))
+        );
         clock.set(8_000);
         assert_eq!(clock.manual_database_now(), Some(8_000));
         assert_eq!(Clock::system().manual_database_now(), None);

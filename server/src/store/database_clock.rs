@@ -11,8 +11,14 @@ use std::{
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement};
 
 use super::Store;
-use crate::{clock::Clock, domain::Millis, error::Result};
+use crate::{
+    clock::Clock,
+    domain::{MINUTE_MS, Millis},
+    error::Result,
+};
 
+/// Heartbeats this far ahead of the moment before which they count as stopped were stored before the clock was set back.
+pub(super) const HEARTBEAT_AHEAD_MS: Millis = 2 * MINUTE_MS;
 /// For how long one reading is carried on.
 const READING_KEPT: Duration = Duration::from_secs(1);
 

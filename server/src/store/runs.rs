@@ -8,7 +8,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, close::Scope};
+use super::{Store, close::Scope, database_clock::HEARTBEAT_AHEAD_MS};
 use crate::{
     domain::{Millis, report::State},
     entity::{report_run, usage_report},
@@ -109,7 +109,12 @@ impl Store {
     pub(crate) async fn abandoned_runs(&self, since: Millis) -> Result<Vec<Run>> {
         Ok(report_run::Entity::find()
             .filter(report_run::Column::ClosingFinishedAt.is_null())
-            .filter(report_run::Column::HeartbeatAt.lt(since))
+            .filter(
+                report_run::Column::HeartbeatAt
+                    .lt(since)
+                    .or(report_run::Column::HeartbeatAt
+                        .gt(since.saturating_add(HEARTBEAT_AHEAD_MS))),
+            )
             .order_by_asc(report_run::Column::HeartbeatAt)
             .limit(ABANDONED_PER_LOOK)
             .all(&self.reader)

@@ -260,3 +260,6 @@ fn backoff(interval: Duration, failures: u32) -> Duration {
     let factor = 2_u32.saturating_pow(failures.min(20));
     interval.saturating_mul(factor).min(MAX_BACKOFF)
 }
+
+#[cfg(test)]
+mod tests;

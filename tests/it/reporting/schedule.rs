@@ -14,6 +14,8 @@ on_both_engines!(
     several_missed_runs_begin_one_run,
     two_replicas_begin_a_scheduled_run_once,
     a_daily_run_keeps_its_local_hour_when_clocks_change,
+    the_schedule_goes_on_when_the_wall_clock_steps_back,
+    a_last_run_recorded_ahead_of_the_clock_is_due,
     a_scheduled_run_begins_when_due,
     a_run_interrupted_by_a_crash_is_resumed,
     deleting_old_commits_and_keys_keeps_the_ledger_balanced,

@@ -6,7 +6,7 @@ use fake_stripe::WebhookOptions;
 use usage_client::{PutAccount, ReportState};
 
 use crate::support::world::{
-    World, at,
+    TIMEOUT, World, at,
     billing::{BASIC, PRO, SEATS, TOKENS},
     on_both_engines,
 };
@@ -19,6 +19,7 @@ on_both_engines!(
     a_cancel_at_stripe_ends_what_is_billed,
     a_deleted_customer_is_not_billed_again,
     a_customer_that_stripe_does_not_answer_for_does_not_delay_others,
+    a_customer_whose_calls_hang_delays_neither_others_nor_jobs,
     an_account_made_free_and_linked_again_is_billed_by_each_link,
     two_meters_are_billed_each_by_its_own_item,
     a_link_fails_when_stripe_does_not_answer,
@@ -260,6 +261,48 @@ async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut wo
     let bad = world.subscription("bad").await.unwrap();
     assert_eq!(bad.ended_at, None, "Stripe did not say");
     world.stripe().clear_faults().await.unwrap();
+    world
+        .wait_until_subscription("bad", |known| known.ended_at.is_some())
+        .await;
+    world.finish().await;
+}
+
+async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: World) {
+    world.with_prices_at(at("2027-03-20T08:30:10Z")).await;
+    world.reconfigure(&["--sync-interval-secs=900"]).await;
+    for name in ["bad", "good", "late"] {
+        world.subscribe(name, &[BASIC], at(START)).await;
+        world.link_to_subscription(name).await;
+    }
+    world.receive_webhooks().await;
+    let hang = Fault::hold("gate")
+        .on_method("GET")
+        .on_path("/v1/subscriptions")
+        .on_customer("cus_bad")
+        .always();
+    world.stripe().script(hang).await.unwrap();
+    let cancel = async |name: &str| {
+        let path = format!("/v1/subscriptions/sub_{name}");
+        dashboard(&world, "DELETE", &path, &[]).await;
+    };
+    cancel("bad").await;
+    world
+        .stripe()
+        .wait_for_held("gate", 1, TIMEOUT)
+        .await
+        .unwrap();
+    // Webhooks that come while the sync of one customer hangs.
+    for name in ["good", "late"] {
+        cancel(name).await;
+        world
+            .wait_until_subscription(name, |known| known.ended_at.is_some())
+            .await;
+    }
+    // Other jobs go on: a report is closed and sent.
+    world.count("good", 5, at("2027-03-20T08:30:00Z")).await;
+    assert_eq!(world.report_all().await.accepted.quantity, 5);
+    world.stripe().clear_faults().await.unwrap();
+    world.stripe().release("gate").await.unwrap();
     world
         .wait_until_subscription("bad", |known| known.ended_at.is_some())
         .await;

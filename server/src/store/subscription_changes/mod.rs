@@ -13,6 +13,7 @@ use super::{
     accounts::{find_account, first_free_instant, insert_link},
     boundaries::bump_version,
     close::close_account,
+    database_clock::HEARTBEAT_AHEAD_MS,
     reassign::{reassign_open_reports, relink_reports},
     subscriptions::end_link,
 };
@@ -177,7 +178,12 @@ impl Store {
         const BATCH_SIZE: u64 = 64;
         Ok(subscription_change::Entity::find()
             .filter(subscription_change::Column::FinishedAt.is_null())
-            .filter(subscription_change::Column::HeartbeatAt.lt(since))
+            .filter(
+                subscription_change::Column::HeartbeatAt
+                    .lt(since)
+                    .or(subscription_change::Column::HeartbeatAt
+                        .gt(since.saturating_add(HEARTBEAT_AHEAD_MS))),
+            )
             .order_by_asc(subscription_change::Column::HeartbeatAt)
             .limit(BATCH_SIZE)
             .all(&self.reader)

@@ -130,7 +130,7 @@ impl Job for WebhookSyncs {
 
     async fn run(&mut self, _now: Millis) -> Result<Next> {
         self.take_ended();
-        let mut pending = HashSet::new();
+        let (mut pending, mut customers) = (HashSet::new(), HashSet::new());
         let mut after = None;
         loop {
             let page = self
@@ -151,12 +151,14 @@ impl Job for WebhookSyncs {
                 }
             }
             mark_handled(&self.sync, &others).await?;
+            customers.extend(by_customer.keys().cloned());
             for (customer, events) in by_customer {
                 self.start(&customer, events);
             }
             if is_last || self.tasks.free() == 0 {
                 if is_last {
                     self.noticed.retain(|id| pending.contains(id));
+                    self.retries.retain(|customer| customers.contains(customer));
                 }
                 return Ok(Next::Wait);
             }
