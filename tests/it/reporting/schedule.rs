@@ -101,6 +101,30 @@ async fn two_replicas_begin_a_scheduled_run_once(mut world: World) {
     world.finish().await;
 }
 
+async fn the_schedule_goes_on_when_the_wall_clock_steps_back(mut world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
+    world.count("acct", 5, noon()).await;
+    world.clock.step(-86_400_000);
+    world.clock.advance(3_600_000);
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    assert_eq!(world.count_rows("report_runs").await, 1);
+    world.finish().await;
+}
+
+async fn a_last_run_recorded_ahead_of_the_clock_is_due(mut world: World) {
+    scheduled(&mut world, &["--report-schedule=0 0 * * *"], noon()).await;
+    for _ in 0..2 {
+        restart_at(&mut world, noon() - TimeDelta::hours(1)).await;
+        assert_eq!(runs(&world).await, 1, "it is due once");
+    }
+    restart_at(&mut world, noon() + TimeDelta::hours(12)).await;
+    assert_eq!(runs(&world).await, 2);
+    world.finish().await;
+}
+
 async fn a_daily_run_keeps_its_local_hour_when_clocks_change(mut world: World) {
     let flags = [
         "--report-schedule=30 6 * * *",
