@@ -194,14 +194,17 @@ mod tests {
 
     #[test]
     fn encoded_request_decodes() {
-        for wanted in [
+        for requested in [
             RequestedChange::Prices(vec!["price_1".to_owned(), "price_2".to_owned()]),
             RequestedChange::CancelNow {
                 invoice_now: true,
                 prorate: false,
             },
         ] {
-            assert_eq!(RequestedChange::decode(&requested.encode()), Some(wanted));
+            assert_eq!(
+                RequestedChange::decode(&requested.encode()),
+                Some(requested)
+            );
         }
         assert_eq!(RequestedChange::decode("{}"), None);
     }
