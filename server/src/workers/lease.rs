@@ -16,12 +16,14 @@ use crate::{
     store::{Store, leases::Lease},
 };
 
-/// How long a lease holds without being prolonged.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long a lease holds without being prolonged, besides its job's margin.
+const LEASE: Duration = Duration::from_secs(24);
 /// How often it is prolonged.
-const HEARTBEAT: Duration = Duration::from_secs(20);
+const HEARTBEAT: Duration = Duration::from_secs(8);
 /// How soon a heartbeat that failed is repeated.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(2);
+/// How often a release is tried: a lease that is not released keeps other replicas waiting until it ends.
+const MAX_RELEASES: u32 = 3;
 
 /// A lease that this replica has or tries to get.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct HeldLease {
     store: Store,
     job: &'static str,
     replica: String,
+    /// How long the lease holds without being prolonged.
+    length: Duration,
     state: Mutex<State>,
 }
 
@@ -47,20 +51,22 @@ struct Ours {
 }
 
 impl Ours {
-    fn since(begun: Instant) -> Self {
+    fn since(begun: Instant, length: Duration) -> Self {
         Self {
-            until: begun.checked_add(LEASE).unwrap_or(begun),
+            until: begun.checked_add(length).unwrap_or(begun),
             prolong_at: begun.checked_add(HEARTBEAT).unwrap_or(begun),
         }
     }
 }
 
 impl HeldLease {
-    pub(super) fn new(store: Store, job: &'static str, replica: String) -> Self {
+    /// `margin` is how much of the lease has to be left when a run starts.
+    pub(super) fn new(store: Store, job: &'static str, replica: String, margin: Duration) -> Self {
         Self {
             store,
             job,
             replica,
+            length: LEASE.saturating_add(margin),
             state: Mutex::default(),
         }
     }
@@ -106,10 +112,17 @@ impl HeldLease {
 
     /// Gives the lease back, if it is ours.
     pub(super) async fn release(&self) -> Result<()> {
-        if self.state().ours.take().is_some() {
-            self.store.release_lease(self.job, &self.replica).await?;
+        if self.state().ours.take().is_none() {
+            return Ok(());
         }
-        Ok(())
+        let mut released = Ok(());
+        for _ in 0..MAX_RELEASES {
+            released = self.store.release_lease(self.job, &self.replica).await;
+            if released.is_ok() {
+                break;
+            }
+        }
+        released
     }
 
     /// What is stored while the lease is ours; absent when another replica has taken it.
@@ -141,7 +154,7 @@ impl HeldLease {
             .store
             .prolong_lease(self.job, &self.replica, until)
             .await?;
-        self.state().ours = is_ours.then(|| Ours::since(begun));
+        self.state().ours = is_ours.then(|| Ours::since(begun, self.length));
         Ok(is_ours)
     }
 
@@ -158,14 +171,14 @@ impl HeldLease {
         {
             return Ok(());
         }
-        let until = now.saturating_add(lease_ms());
+        let until = now.saturating_add(self.length_ms());
         let is_taken = self
             .store
             .take_lease(self.job, &self.replica, until, seen.as_ref())
             .await?;
         if is_taken {
             *self.state() = State {
-                ours: Some(Ours::since(begun)),
+                ours: Some(Ours::since(begun, self.length)),
                 others: None,
             };
         }
@@ -178,7 +191,7 @@ impl HeldLease {
             Some((seen, since))
                 if seen.holder == lease.holder && seen.held_until == lease.held_until =>
             {
-                now.saturating_duration_since(*since) > LEASE
+                now.saturating_duration_since(*since) > self.length
             }
             _ => {
                 state.others = Some((lease.clone(), now));
@@ -188,14 +201,14 @@ impl HeldLease {
     }
 
     async fn end(&self) -> Result<Millis> {
-        Ok(self.store.now().await?.saturating_add(lease_ms()))
+        Ok(self.store.now().await?.saturating_add(self.length_ms()))
+    }
+
+    fn length_ms(&self) -> Millis {
+        Millis::try_from(self.length.as_millis()).unwrap_or(Millis::MAX)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn lease_ms() -> Millis {
-    Millis::try_from(LEASE.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -66,8 +66,12 @@ impl Runner {
         let (checked, first_check) = oneshot::channel();
         let spec = job.spec();
         let name = spec.name;
+        let margin = match spec.turn {
+            Turn::OneReplica { margin } => margin,
+            Turn::EveryReplica | Turn::Recorded { .. } => Duration::ZERO,
+        };
         let driver = Driver {
-            lease: HeldLease::new(self.store.clone(), name, self.replica.clone()),
+            lease: HeldLease::new(self.store.clone(), name, self.replica.clone(), margin),
             job,
             spec,
             store: self.store.clone(),
