@@ -22,6 +22,7 @@ use crate::{
         period_end::PeriodEnd,
         reporter::{self, Reporter},
         runner::Runner,
+        schedule::Schedule,
         scheduler::ReportSchedule,
         send_event::Requests,
         sender::{Sender, SenderOptions},
@@ -54,6 +55,7 @@ pub(super) struct Services {
     changes: Option<Arc<SubscriptionChanges>>,
     begun_runs: mpsc::Receiver<Run>,
     begun_changes: mpsc::Receiver<SubscriptionChange>,
+    schedule: Schedule,
     replica: String,
 }
 
@@ -66,6 +68,8 @@ impl Services {
         shutdown: &CancellationToken,
     ) -> Result<Self, ServeError> {
         let meters = Arc::new(config.meters.read().map_err(ServeError::Config)?);
+        // Also without a Stripe key: a wrong setting never waits for the day on which it is used.
+        let schedule = config.schedule.read().map_err(ServeError::Config)?;
         let signals = Arc::new(Signals::default());
         let replica = Uuid::now_v7().to_string();
         let (run_begun, begun_runs) = mpsc::channel(closing::MAX_BEGUN);
@@ -106,6 +110,7 @@ impl Services {
             changes,
             begun_runs,
             begun_changes,
+            schedule,
             replica,
         })
     }
@@ -208,8 +213,7 @@ impl Services {
             signals,
             shutdown.clone(),
         ));
-        let schedule = config.schedule.read().map_err(ServeError::Config)?;
-        let schedule = ReportSchedule::start(reporter, schedule)
+        let schedule = ReportSchedule::start(reporter, self.schedule)
             .await
             .map_err(|error| ServeError::Io(Box::new(error)))?;
         // A job that ends before its first check is reported by the runner.
