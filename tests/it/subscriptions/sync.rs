@@ -270,7 +270,7 @@ async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut wo
 async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: World) {
     world.with_prices_at(at("2027-03-20T08:30:10Z")).await;
     world.reconfigure(&["--sync-interval-secs=900"]).await;
-    for name in ["bad", "good", "late"] {
+    for name in ["bad", "good", "late", "live"] {
         world.subscribe(name, &[BASIC], at(START)).await;
         world.link_to_subscription(name).await;
     }
@@ -299,7 +299,7 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
             .await;
     }
     // Other jobs go on: a report is closed and sent.
-    world.count("good", 5, at("2027-03-20T08:30:00Z")).await;
+    world.count("live", 5, at("2027-03-20T08:30:00Z")).await;
     assert_eq!(world.report_all().await.accepted.quantity, 5);
     world.stripe().clear_faults().await.unwrap();
     world.stripe().release("gate").await.unwrap();
