@@ -122,7 +122,7 @@ async fn an_event_proven_lost_is_sent_again_once(mut world: World) {
     // The next check is an hour later, or when a report is forced.
     world.move_clocks(start() + hours(25)).await;
     world
-        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Confirmed])
         .await;
     let anew = report(&world, 5).await;
     assert!(anew.identifier.ends_with("_1"), "{}", anew.identifier);
