@@ -1,4 +1,4 @@
-//! `/v1/billing/meter_event_adjustments`: the cancelling of one event within 24 hours of its receipt.
+//! `/v1/billing/meter_event_adjustments`: the cancellation of one event within 24 hours of its receipt.
 
 use serde_json::{Value, json};
 

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_key_is_let_in_either_way() {
         check(Some("Bearer sk_test_fake")).unwrap();
-        check(Some("Basic c2tfdGVzdF9zYW5kYm94Og==")).unwrap();
+        check(Some("Basic c2tfdGVzdF9mYWtlOg==")).unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::billing::{
-    cancelling, happenings, invoice_calls, items, preview, prices, products, subscription_calls,
+    cancellation, events, invoice_api, preview, prices, products, subscription_api,
     subscription_update,
 };
 use crate::errors::StripeError;
@@ -25,12 +25,14 @@ pub(crate) fn dispatch(
     Some(match (method, segments) {
         ("GET", ["balance"]) => balance(params),
         ("GET", ["account"]) => account(params),
-        ("GET", ["events"]) => happenings::list(state, params),
-        ("GET", ["events", id]) => happenings::retrieve(state, id, params),
+        ("GET", ["events"]) => events::list(state, params),
+        ("GET", ["events", id]) => events::retrieve(state, id, params),
         (_, ["products", rest @ ..]) => return products(state, method, rest, params),
         (_, ["prices", rest @ ..]) => return prices(state, method, rest, params),
         (_, ["subscriptions", rest @ ..]) => return subscriptions(state, method, rest, params),
-        (_, ["subscription_items", rest @ ..]) => return items(state, method, rest, params),
+        (_, ["subscription_items", rest @ ..]) => {
+            return items(state, method, rest, params);
+        }
         (_, ["invoices", rest @ ..]) => return invoices(state, method, rest, params),
         _ => return None,
     })
@@ -61,35 +63,35 @@ fn prices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Opt
 
 fn subscriptions(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
     Some(match (method, rest) {
-        ("POST", []) => subscription_calls::create(state, params),
-        ("GET", []) => subscription_calls::list(state, params),
-        ("GET", ["search"]) => subscription_calls::find_by_query(state, params),
-        ("GET", [id]) => subscription_calls::retrieve(state, id, params),
+        ("POST", []) => subscription_api::create(state, params),
+        ("GET", []) => subscription_api::list(state, params),
+        ("GET", ["search"]) => subscription_api::find_by_query(state, params),
+        ("GET", [id]) => subscription_api::retrieve(state, id, params),
         ("POST", [id]) => subscription_update::update(state, id, params),
-        ("DELETE", [id]) => cancelling::cancel(state, id, params),
-        ("POST", [id, "migrate"]) => subscription_calls::migrate(state, id, params),
+        ("DELETE", [id]) => cancellation::cancel(state, id, params),
+        ("POST", [id, "migrate"]) => subscription_api::migrate(state, id, params),
         _ => return None,
     })
 }
 
 fn items(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
     Some(match (method, rest) {
-        ("POST", []) => items::create(state, params),
-        ("GET", []) => items::list(state, params),
-        ("GET", [id]) => items::retrieve(state, id, params),
-        ("POST", [id]) => items::update(state, id, params),
-        ("DELETE", [id]) => items::delete(state, id, params),
+        ("POST", []) => subscription_items::create(state, params),
+        ("GET", []) => subscription_items::list(state, params),
+        ("GET", [id]) => subscription_items::retrieve(state, id, params),
+        ("POST", [id]) => subscription_items::update(state, id, params),
+        ("DELETE", [id]) => subscription_items::delete(state, id, params),
         _ => return None,
     })
 }
 
 fn invoices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
     Some(match (method, rest) {
-        ("GET", []) => invoice_calls::list(state, params),
+        ("GET", []) => invoice_api::list(state, params),
         ("POST", ["create_preview"]) => preview::create(state, params),
-        ("GET", [id]) => invoice_calls::retrieve(state, id, params),
-        ("GET", [id, "lines"]) => invoice_calls::lines(state, id, params),
-        ("POST", [id, "finalize"]) => invoice_calls::finalize(state, id, params),
+        ("GET", [id]) => invoice_api::retrieve(state, id, params),
+        ("GET", [id, "lines"]) => invoice_api::lines(state, id, params),
+        ("POST", [id, "finalize"]) => invoice_api::finalize(state, id, params),
         _ => return None,
     })
 }

@@ -43,7 +43,7 @@ impl Clock {
     }
 
     /// Lets the clock run with the real one, this far ahead of it (or behind).
-    pub(crate) fn follow(&mut self, offset_ms: i64) {
+    pub(crate) fn use_real_time(&mut self, offset_ms: i64) {
         *self = Clock {
             offset_ms,
             frozen_at_ms: None,
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_following_clock_keeps_its_distance() {
         let mut clock = Clock::default();
-        clock.follow(86_400_000);
+        clock.use_real_time(86_400_000);
         let ahead = clock.now_ms().saturating_sub(Clock::default().now_ms());
         assert!(
             (86_399_000..=86_401_000).contains(&ahead),

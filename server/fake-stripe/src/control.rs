@@ -11,9 +11,9 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::billing::{self, run};
+use crate::billing::{self, advance_clock};
 use crate::control_types::{
-    ClockChange, ClockState, CustomerSnapshot, HoldName, LoggedRequest, MeterName, MeterSnapshot,
+    BlockState, ClockChange, ClockState, CustomerSnapshot, LoggedRequest, MeterName, MeterSnapshot,
     NewCustomer, NewMeter, SettingsChange, Stats, StoredEvent, TotalSnapshot, Wait, Waited,
 };
 use crate::customers::{self, Customer};
@@ -22,20 +22,20 @@ use crate::ids;
 use crate::meters::{Formula, Meter};
 use crate::state::{App, State};
 
-pub(crate) const LONGEST_WAIT_MS: u64 = 10 * 60 * 1_000;
+pub(crate) const MAX_WAIT_MS: u64 = 10 * 60 * 1_000;
 
 type Control = Shared<Arc<App>>;
 
 /// A refusal of a control call, as JSON with one sentence.
-pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
+pub(crate) struct ControlFailure(pub(crate) StatusCode, pub(crate) String);
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ControlFailure {
     fn into_response(self) -> Response {
         (self.0, Json(json!({ "error": self.1 }))).into_response()
     }
 }
 
-/// The routes below `/fake_stripe`.
+/// The routes below `/control`.
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/clock", get(clock).post(change_clock))
@@ -43,8 +43,8 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/customers/{id}", delete(delete_customer))
         .route("/events", get(events))
         .route("/faults", get(faults).post(script).delete(clear_faults))
-        .route("/holds", get(holds))
-        .route("/holds/release", post(release))
+        .route("/blocks", get(blocks))
+        .route("/blocks/release", post(release))
         .route("/meters", get(meters).post(create_meter))
         .route("/meters/deactivate", post(deactivate_meter))
         .route("/requests", get(requests))
@@ -54,7 +54,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/wait", get(wait))
         .merge(billing::control::router())
         .fallback(|| async {
-            Refusal(
+            ControlFailure(
                 StatusCode::NOT_FOUND,
                 "No such control endpoint.".to_owned(),
             )
@@ -62,26 +62,26 @@ pub(crate) fn router() -> Router<Arc<App>> {
 }
 
 async fn clock(Shared(app): Control) -> Json<ClockState> {
-    Json(app.look(clock_state))
+    Json(app.read(clock_state))
 }
 
 async fn change_clock(
     Shared(app): Control,
     Json(change): Json<ClockChange>,
-) -> Result<Json<ClockState>, Refusal> {
-    app.with(|state| {
+) -> Result<Json<ClockState>, ControlFailure> {
+    app.update(|state| {
         // What is due by the old time is done before the clock moves: a step back would undo it otherwise.
-        run::catch_up(state);
-        match (change.set_ms, change.advance_ms, change.follow_real) {
+        advance_clock::run_due_work(state);
+        match (change.set_ms, change.advance_ms, change.real_offset_ms) {
             (Some(at_ms), None, None) => state.clock.freeze(at_ms),
             (None, Some(by_ms), None) => state.clock.advance(by_ms),
-            (None, None, Some(offset_ms)) => state.clock.follow(offset_ms),
+            (None, None, Some(offset_ms)) => state.clock.use_real_time(offset_ms),
             _ => {
-                let hint = "Give exactly one of set_ms, advance_ms and follow_real.";
-                return Err(Refusal(StatusCode::BAD_REQUEST, hint.to_owned()));
+                let hint = "Give exactly one of set_ms, advance_ms and real_offset_ms.";
+                return Err(ControlFailure(StatusCode::BAD_REQUEST, hint.to_owned()));
             }
         }
-        run::catch_up(state);
+        advance_clock::run_due_work(state);
         Ok(Json(clock_state(state)))
     })
 }
@@ -94,22 +94,22 @@ fn clock_state(state: &State) -> ClockState {
 }
 
 async fn list_customers(Shared(app): Control) -> Json<Vec<CustomerSnapshot>> {
-    Json(app.look(|state| {
-        let held = |customer: &Customer| CustomerSnapshot {
+    Json(app.read(|state| {
+        let snapshot = |customer: &Customer| CustomerSnapshot {
             id: customer.id.clone(),
             deleted: customer.deleted,
         };
-        state.customers.newest_first().map(held).collect()
+        state.customers.newest_first().map(snapshot).collect()
     }))
 }
 
 async fn create_customer(
     Shared(app): Control,
     Json(new): Json<NewCustomer>,
-) -> Result<Json<CustomerSnapshot>, Refusal> {
-    app.with(|state| {
+) -> Result<Json<CustomerSnapshot>, ControlFailure> {
+    app.update(|state| {
         if new.id.is_empty() || state.customers.contains(&new.id) {
-            return Err(Refusal(
+            return Err(ControlFailure(
                 StatusCode::CONFLICT,
                 format!("The customer id \"{}\" is empty or taken.", new.id),
             ));
@@ -126,12 +126,12 @@ async fn create_customer(
 async fn delete_customer(
     Shared(app): Control,
     Path(id): Path<String>,
-) -> Result<Json<CustomerSnapshot>, Refusal> {
-    app.with(|state| {
-        run::catch_up(state);
+) -> Result<Json<CustomerSnapshot>, ControlFailure> {
+    app.update(|state| {
+        advance_clock::run_due_work(state);
         match state.customers.get(&id) {
             None => {
-                return Err(Refusal(
+                return Err(ControlFailure(
                     StatusCode::NOT_FOUND,
                     format!("No such customer: {id}"),
                 ));
@@ -140,7 +140,7 @@ async fn delete_customer(
             Some(customer) if customer.deleted => {}
             Some(_) => {
                 customers::remove(state, &id)
-                    .map_err(|error| Refusal(StatusCode::CONFLICT, error.message))?;
+                    .map_err(|error| ControlFailure(StatusCode::CONFLICT, error.message))?;
             }
         }
         Ok(Json(CustomerSnapshot { id, deleted: true }))
@@ -148,10 +148,10 @@ async fn delete_customer(
 }
 
 async fn meters(Shared(app): Control) -> Json<Vec<MeterSnapshot>> {
-    Json(app.look(|state| state.meters.newest_first().map(held_meter).collect()))
+    Json(app.read(|state| state.meters.newest_first().map(meter_snapshot).collect()))
 }
 
-fn held_meter(meter: &Meter) -> MeterSnapshot {
+fn meter_snapshot(meter: &Meter) -> MeterSnapshot {
     MeterSnapshot {
         id: meter.id.clone(),
         event_name: meter.event_name.clone(),
@@ -163,35 +163,35 @@ fn held_meter(meter: &Meter) -> MeterSnapshot {
 async fn create_meter(
     Shared(app): Control,
     Json(new): Json<NewMeter>,
-) -> Result<Json<MeterSnapshot>, Refusal> {
+) -> Result<Json<MeterSnapshot>, ControlFailure> {
     let formula = new.formula.as_deref().unwrap_or("sum");
     let Some(formula) = Formula::parse(formula) else {
-        return Err(Refusal(
+        return Err(ControlFailure(
             StatusCode::BAD_REQUEST,
             format!("No such formula: {formula}"),
         ));
     };
-    app.with(|state| {
+    app.update(|state| {
         let id = new.id.unwrap_or_else(ids::meter);
         if state.meters.contains(&id) || state.active_meter(&new.event_name).is_some() {
             let taken = format!(
                 "The meter id {id} or the event name {} is taken.",
                 new.event_name
             );
-            return Err(Refusal(StatusCode::CONFLICT, taken));
+            return Err(ControlFailure(StatusCode::CONFLICT, taken));
         }
         let meter = Meter::new(&id, &new.event_name, formula, state.clock.now_secs());
-        let held = held_meter(&meter);
+        let snapshot = meter_snapshot(&meter);
         state.add_meter(meter);
-        Ok(Json(held))
+        Ok(Json(snapshot))
     })
 }
 
 async fn deactivate_meter(
     Shared(app): Control,
     Json(name): Json<MeterName>,
-) -> Result<Json<MeterSnapshot>, Refusal> {
-    app.with(|state| {
+) -> Result<Json<MeterSnapshot>, ControlFailure> {
+    app.update(|state| {
         let now = state.clock.now_secs();
         let id = state
             .active_meter(&name.event_name)
@@ -200,9 +200,9 @@ async fn deactivate_meter(
         match state.meters.get_mut(&id) {
             Some(meter) => {
                 meter.deactivate(now);
-                Ok(Json(held_meter(meter)))
+                Ok(Json(meter_snapshot(meter)))
             }
-            None => Err(Refusal(
+            None => Err(ControlFailure(
                 StatusCode::NOT_FOUND,
                 format!("No active meter for {}.", name.event_name),
             )),
@@ -211,8 +211,8 @@ async fn deactivate_meter(
 }
 
 async fn events(Shared(app): Control) -> Json<Vec<StoredEvent>> {
-    Json(app.look(|state| {
-        let held = state.events.iter().map(|event| StoredEvent {
+    Json(app.read(|state| {
+        let events = state.events.iter().map(|event| StoredEvent {
             identifier: event.identifier.clone(),
             event_name: event.event_name.clone(),
             customer: event.customer.clone(),
@@ -221,12 +221,12 @@ async fn events(Shared(app): Control) -> Json<Vec<StoredEvent>> {
             received_at_ms: event.received_at_ms,
             cancelled: event.cancelled,
         });
-        held.collect()
+        events.collect()
     }))
 }
 
 async fn totals(Shared(app): Control) -> Json<Vec<TotalSnapshot>> {
-    Json(app.look(|state| {
+    Json(app.read(|state| {
         let mut totals: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         for event in state.events.iter().filter(|event| !event.cancelled) {
             let total = totals
@@ -234,67 +234,70 @@ async fn totals(Shared(app): Control) -> Json<Vec<TotalSnapshot>> {
                 .or_default();
             *total = total.saturating_add(event.value);
         }
-        let held = totals
+        let snapshots = totals
             .into_iter()
             .map(|((customer, event_name), total)| TotalSnapshot {
                 customer: customer.to_owned(),
                 event_name: event_name.to_owned(),
                 total,
             });
-        held.collect()
+        snapshots.collect()
     }))
 }
 
 async fn requests(Shared(app): Control) -> Json<Vec<LoggedRequest>> {
-    Json(app.look(|state| state.log.iter().cloned().collect()))
+    Json(app.read(|state| state.log.iter().cloned().collect()))
 }
 
 async fn stats(Shared(app): Control) -> Json<Stats> {
-    Json(app.look(|state| Stats {
+    Json(app.read(|state| Stats {
         events: u64::try_from(state.events.len()).unwrap_or(u64::MAX),
         ..state.stats.clone()
     }))
 }
 
 async fn faults(Shared(app): Control) -> Json<Vec<Fault>> {
-    Json(app.look(|state| state.faults.pending().cloned().collect()))
+    Json(app.read(|state| state.faults.pending().cloned().collect()))
 }
 
 async fn script(Shared(app): Control, Json(fault): Json<Fault>) -> Json<Value> {
-    app.with(|state| state.faults.script(fault));
+    app.update(|state| state.faults.script(fault));
     done()
 }
 
 async fn clear_faults(Shared(app): Control) -> Json<Value> {
-    app.with(|state| state.faults.clear());
+    app.update(|state| state.faults.clear());
     done()
 }
 
-async fn holds(Shared(app): Control) -> Json<Vec<HoldName>> {
-    Json(app.look(|state| {
+async fn blocks(Shared(app): Control) -> Json<Vec<BlockState>> {
+    Json(app.read(|state| {
         state
             .faults
-            .holds()
-            .map(|(hold, held)| HoldName {
-                hold: hold.to_owned(),
-                held,
+            .blocks()
+            .map(|(name, blocked)| BlockState {
+                name: name.to_owned(),
+                blocked,
             })
             .collect()
     }))
 }
 
-async fn release(Shared(app): Control, Json(name): Json<HoldName>) -> Result<Json<Value>, Refusal> {
-    if app.with(|state| state.faults.release(&name.hold)) {
+async fn release(
+    Shared(app): Control,
+    Json(block): Json<BlockState>,
+) -> Result<Json<Value>, ControlFailure> {
+    if app.update(|state| state.faults.release(&block.name)) {
         return Ok(done());
     }
-    Err(Refusal(
+    Err(ControlFailure(
         StatusCode::NOT_FOUND,
-        format!("No fault names the hold {}.", name.hold),
+        format!("No fault was scripted with the block \"{}\".", block.name),
     ))
 }
 
 async fn settings(Shared(app): Control) -> Json<SettingsChange> {
-    Json(app.look(|state| SettingsChange {
+    Json(app.read(|state| SettingsChange {
         summary_delay_ms: u64::try_from(state.summary_delay_ms).ok(),
         events_per_sec: Some(state.rate_limit.per_sec()),
         latency_ms: u64::try_from(state.latency.as_millis()).ok(),
@@ -304,7 +307,7 @@ async fn settings(Shared(app): Control) -> Json<SettingsChange> {
 }
 
 async fn change_settings(Shared(app): Control, Json(change): Json<SettingsChange>) -> Json<Value> {
-    app.with(|state| {
+    app.update(|state| {
         if let Some(delay_ms) = change.summary_delay_ms {
             state.summary_delay_ms = i64::try_from(delay_ms).unwrap_or(i64::MAX);
         }
@@ -325,28 +328,28 @@ async fn change_settings(Shared(app): Control, Json(change): Json<SettingsChange
 }
 
 async fn wait(Shared(app): Control, Query(wait): Query<Wait>) -> Json<Waited> {
-    let timeout = Duration::from_millis(wait.timeout_ms.unwrap_or(5_000).min(LONGEST_WAIT_MS));
-    let seen = |state: &State| Waited {
+    let timeout = Duration::from_millis(wait.timeout_ms.unwrap_or(5_000).min(MAX_WAIT_MS));
+    let progress = |state: &State| Waited {
         reached: false,
         events: state.events.len(),
         requests: state.log.count(wait.path.as_deref()),
-        held: wait
-            .hold
+        blocked: wait
+            .block
             .as_deref()
-            .map_or(0, |hold| state.faults.held(hold)),
+            .map_or(0, |block| state.faults.blocked(block)),
     };
-    let reached = app.until(|state| {
-        let seen = seen(state);
-        wait.events.is_none_or(|wanted| seen.events >= wanted)
-            && wait.requests.is_none_or(|wanted| seen.requests >= wanted)
-            && wait.held.is_none_or(|wanted| seen.held >= wanted)
+    let reached = app.wait_until(|state| {
+        let progress = progress(state);
+        wait.events.is_none_or(|n| progress.events >= n)
+            && wait.requests.is_none_or(|n| progress.requests >= n)
+            && wait.blocked.is_none_or(|n| progress.blocked >= n)
     });
     let reached = tokio::time::timeout(timeout, reached)
         .await
         .unwrap_or(false);
     Json(Waited {
         reached,
-        ..app.look(seen)
+        ..app.read(progress)
     })
 }
 

@@ -1,4 +1,4 @@
-//! The client of the control endpoints: what a test calls to set a fake Stripe up, to make it fail, and to look inside.
+//! The client of the control endpoints: what a test calls to set a fake Stripe up, to make it fail, and to inspect it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::clock::millis;
 use crate::control_types::{
-    ClockChange, ClockState, CustomerSnapshot, HoldName, LoggedRequest, MeterName, MeterSnapshot,
+    BlockState, ClockChange, ClockState, CustomerSnapshot, LoggedRequest, MeterName, MeterSnapshot,
     NewCustomer, NewMeter, SettingsChange, Stats, StoredEvent, TotalSnapshot, Wait, Waited,
 };
 use crate::faults::Fault;
@@ -18,10 +18,10 @@ use crate::faults::Fault;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The fake Stripe was not reached, or its answer was not understood.
-    #[error("the fake_stripe was not reached: {0}")]
+    #[error("the fake Stripe did not answer: {0}")]
     Unreachable(#[from] reqwest::Error),
     /// The fake Stripe refused.
-    #[error("the fake_stripe refused with {status}: {message}")]
+    #[error("the fake Stripe answered with status {status}: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -30,19 +30,19 @@ pub enum ControlError {
     },
     /// What was waited for did not come in time.
     #[error(
-        "waited {waited:?} in vain for {wanted}; there were {events} events, {requests} requests and {held} held"
+        "timed out after {waited:?} waiting for {condition}; there were {events} events, {requests} requests and {blocked} blocked calls"
     )]
     TimedOut {
         /// How long.
         waited: Duration,
         /// For what.
-        wanted: String,
+        condition: String,
         /// Meter events held in the end.
         events: usize,
         /// Calls arrived in the end.
         requests: u64,
         /// Calls held in the end, by the hold that was waited for.
-        held: usize,
+        blocked: usize,
     },
 }
 
@@ -68,14 +68,14 @@ impl Control {
     pub async fn create_customer(&self, id: &str) -> Result<(), ControlError> {
         self.post("customers", &NewCustomer { id: id.to_owned() })
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// Deletes a customer.
     pub async fn delete_customer(&self, id: &str) -> Result<(), ControlError> {
         self.call::<IgnoredAny>(Method::DELETE, &format!("customers/{id}"), None::<&()>)
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// Creates a meter that sums the events of this name, and answers its id.
@@ -84,8 +84,8 @@ impl Control {
             event_name: event_name.to_owned(),
             ..NewMeter::default()
         };
-        let held: MeterSnapshot = self.post("meters", &new).await?;
-        Ok(held.id)
+        let meter: MeterSnapshot = self.post("meters", &new).await?;
+        Ok(meter.id)
     }
 
     /// Creates a summing meter under a chosen id.
@@ -99,7 +99,7 @@ impl Control {
             id: Some(id.to_owned()),
             formula: None,
         };
-        self.post("meters", &new).await.map(drop_answer)
+        self.post("meters", &new).await.map(ignore_body)
     }
 
     /// Deactivates the active meter of this event name.
@@ -111,32 +111,32 @@ impl Control {
             },
         )
         .await
-        .map(drop_answer)
+        .map(ignore_body)
     }
 
     /// Adds a fault behind those already scripted.
     pub async fn script(&self, fault: Fault) -> Result<(), ControlError> {
-        self.post("faults", &fault).await.map(drop_answer)
+        self.post("faults", &fault).await.map(ignore_body)
     }
 
     /// Lets go of the calls that a hold keeps back, and of those that it would.
-    pub async fn release(&self, hold_name: &str) -> Result<(), ControlError> {
+    pub async fn release(&self, name: &str) -> Result<(), ControlError> {
         self.post(
-            "holds/release",
-            &HoldName {
-                hold: hold_name.to_owned(),
-                held: 0,
+            "blocks/release",
+            &BlockState {
+                name: name.to_owned(),
+                blocked: 0,
             },
         )
         .await
-        .map(drop_answer)
+        .map(ignore_body)
     }
 
     /// Forgets all faults and lets go of all holds.
     pub async fn clear_faults(&self) -> Result<(), ControlError> {
         self.call::<IgnoredAny>(Method::DELETE, "faults", None::<&()>)
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// The faults that are still to come.
@@ -163,9 +163,9 @@ impl Control {
     }
 
     /// Lets the clock show the real time again.
-    pub async fn follow_real_clock(&self) -> Result<(), ControlError> {
+    pub async fn use_real_clock(&self) -> Result<(), ControlError> {
         self.change_clock(ClockChange {
-            follow_real: Some(0),
+            real_offset_ms: Some(0),
             ..ClockChange::default()
         })
         .await
@@ -196,7 +196,7 @@ impl Control {
         let totals: Vec<TotalSnapshot> = self.get("totals").await?;
         Ok(totals
             .into_iter()
-            .map(|held| ((held.customer, held.event_name), held.total))
+            .map(|total| ((total.customer, total.event_name), total.total))
             .collect())
     }
 
@@ -254,18 +254,18 @@ impl Control {
     }
 
     /// Waits until a hold keeps back so many calls.
-    pub async fn wait_for_held(
+    pub async fn wait_for_blocked(
         &self,
-        hold_name: &str,
+        name: &str,
         n: usize,
         timeout: Duration,
     ) -> Result<(), ControlError> {
         let wait = Wait {
-            held: Some(n),
-            hold: Some(hold_name.to_owned()),
+            blocked: Some(n),
+            block: Some(name.to_owned()),
             ..Wait::default()
         };
-        self.wait(wait, timeout, &format!("{n} calls held by {hold_name}"))
+        self.wait(wait, timeout, &format!("{n} calls blocked by {name}"))
             .await
     }
 
@@ -317,22 +317,27 @@ impl Control {
     }
 
     async fn change_clock(&self, change: ClockChange) -> Result<(), ControlError> {
-        self.post("clock", &change).await.map(drop_answer)
+        self.post("clock", &change).await.map(ignore_body)
     }
 
     async fn change_settings(&self, change: SettingsChange) -> Result<(), ControlError> {
-        self.post("settings", &change).await.map(drop_answer)
+        self.post("settings", &change).await.map(ignore_body)
     }
 
-    async fn wait(&self, wait: Wait, timeout: Duration, wanted: &str) -> Result<(), ControlError> {
+    async fn wait(
+        &self,
+        wait: Wait,
+        timeout: Duration,
+        condition: &str,
+    ) -> Result<(), ControlError> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("timeout_ms", &timeout.as_millis().to_string());
         let numbers = [
             ("events", wait.events.map(|n| n.to_string())),
             ("requests", wait.requests.map(|n| n.to_string())),
-            ("held", wait.held.map(|n| n.to_string())),
+            ("blocked", wait.blocked.map(|n| n.to_string())),
             ("path", wait.path),
-            ("hold", wait.hold),
+            ("block", wait.block),
         ];
         for (name, value) in numbers {
             if let Some(value) = value {
@@ -345,10 +350,10 @@ impl Control {
         }
         Err(ControlError::TimedOut {
             waited: timeout,
-            wanted: wanted.to_owned(),
+            condition: condition.to_owned(),
             events: end.events,
             requests: end.requests,
-            held: end.held,
+            blocked: end.blocked,
         })
     }
 
@@ -389,4 +394,4 @@ impl Control {
 }
 
 /// Most control calls answer nothing that is worth keeping.
-pub(crate) fn drop_answer(_: IgnoredAny) {}
+pub(crate) fn ignore_body(_: IgnoredAny) {}

@@ -130,7 +130,7 @@ pub(crate) struct ClockChange {
     pub(crate) advance_ms: Option<i64>,
     /// Run with real time, so many milliseconds ahead of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) follow_real: Option<i64>,
+    pub(crate) real_offset_ms: Option<i64>,
 }
 
 /// A change of the settings; what is absent stays.
@@ -177,10 +177,10 @@ pub(crate) struct MeterName {
 /// A hold, by its name, with the number of calls that it holds in answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct HoldName {
-    pub(crate) hold: String,
+pub(crate) struct BlockState {
+    pub(crate) name: String,
     #[serde(default)]
-    pub(crate) held: usize,
+    pub(crate) blocked: usize,
 }
 
 /// What to wait for: each of the three that is given must be reached.
@@ -193,8 +193,8 @@ pub(crate) struct Wait {
     pub(crate) requests: Option<u64>,
     pub(crate) path: Option<String>,
     /// So many calls held by the hold named `hold`.
-    pub(crate) held: Option<usize>,
-    pub(crate) hold: Option<String>,
+    pub(crate) blocked: Option<usize>,
+    pub(crate) block: Option<String>,
     pub(crate) timeout_ms: Option<u64>,
 }
 
@@ -204,5 +204,5 @@ pub(crate) struct Waited {
     pub(crate) reached: bool,
     pub(crate) events: usize,
     pub(crate) requests: u64,
-    pub(crate) held: usize,
+    pub(crate) blocked: usize,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::billing::cancelling;
+use crate::billing::cancellation;
 use crate::errors::StripeError;
 use crate::ids;
 use crate::list::Paging;
@@ -135,7 +135,7 @@ pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Va
 
 pub(crate) fn update(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
     let change = Change::take(params)?;
-    let customer = alive(state, id)?;
+    let customer = find_existing(state, id)?;
     change.apply(customer);
     Ok(customer.json())
 }
@@ -148,10 +148,10 @@ pub(crate) fn delete(state: &mut State, id: &str, params: Params) -> Result<Valu
 /// Deletes a customer, which ends its subscriptions at once.
 pub(crate) fn remove(state: &mut State, id: &str) -> Result<Value, StripeError> {
     let now = state.clock.now_secs();
-    let last = alive(state, id)?.json();
-    cancelling::end_all_of(state, id)?;
-    state.happened("customer.deleted", now, &last, None);
-    let customer = alive(state, id)?;
+    let last = find_existing(state, id)?.json();
+    cancellation::cancel_all_of_customer(state, id)?;
+    state.record_event("customer.deleted", now, &last, None);
+    let customer = find_existing(state, id)?;
     customer.deleted = true;
     Ok(customer.json())
 }
@@ -169,7 +169,7 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     paging.page("customer", "/v1/customers", &all)
 }
 
-fn alive<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Customer, StripeError> {
+fn find_existing<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Customer, StripeError> {
     state
         .customers
         .get_mut(id)

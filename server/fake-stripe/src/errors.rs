@@ -22,7 +22,7 @@ pub(crate) struct StripeError {
 }
 
 impl StripeError {
-    /// A refusal by the endpoint itself, on what it holds; remembered under an idempotency key.
+    /// A refusal by the endpoint itself, on what it holds; stored under an idempotency key.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         StripeError {
             status: 400,
@@ -35,7 +35,7 @@ impl StripeError {
         }
     }
 
-    /// A refusal before the endpoint began; not remembered.
+    /// A refusal before the endpoint began; not stored.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         StripeError {
             started: false,
@@ -107,7 +107,7 @@ impl StripeError {
         StripeError::invalid(
             "This object cannot be accessed right now because another API request or Stripe process is currently \
              accessing it. If you see this error intermittently, retry the request. If you see this error frequently \
-             and are making multiple concurrent requests to a single object, make your requests serially or at a \
+             and are draft multiple concurrent requests to a single object, make your requests serially or at a \
              lower rate.",
         )
         .status(429)

@@ -17,7 +17,7 @@ use crate::state::App;
 use crate::{control, pipeline};
 
 /// How long calls under way may take to end once the fake Stripe stops.
-const LAST_CALLS: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A fake Stripe on a port of its own, which stops when this is dropped.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ impl FakeStripe {
         drop(self.shutdown);
         match self.server.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the fake_stripe ended with an error"),
-            Err(error) => tracing::warn!(%error, "the fake_stripe did not end well"),
+            Ok(Err(error)) => tracing::warn!(%error, "fake Stripe stopped with an error"),
+            Err(error) => tracing::warn!(%error, "fake Stripe task panicked"),
         }
     }
 }
@@ -93,7 +93,7 @@ pub async fn serve(
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let too_late = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(LAST_CALLS).await;
+        tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
     };
     tokio::select! {
         result = async { serving.await } => result,

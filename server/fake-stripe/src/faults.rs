@@ -17,10 +17,10 @@ use crate::errors::StripeError;
 /// // The next three events of one customer are answered with 500 and not carried out.
 /// let refuse = Fault::status(500).times(3).on_customer("cus_1");
 /// // The next call is carried out, and its answer is kept back until released.
-/// let keep_back = Fault::hold("late").after_executing();
+/// let block = Fault::block_until_released("late").after_executing();
 /// // The next call waits a second, is carried out, and its connection breaks before an answer.
 /// let lose = Fault::accept_then_drop().delayed(Duration::from_secs(1));
-/// # let _ = (refuse, keep_back, lose);
+/// # let _ = (refuse, block, lose);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,12 +30,12 @@ pub struct Fault {
     /// How many matching calls it meets. Default 1.
     #[serde(default = "once")]
     pub times: u64,
-    /// Whether a status, delay or hold comes after the call was carried out rather than before.
+    /// Whether a status, delay or block comes after the call was carried out rather than before.
     #[serde(default)]
     pub after: bool,
-    /// Keeps the call back until this hold is released.
+    /// Keeps the call back until this block is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<String>,
+    pub block: Option<String>,
     /// Keeps the call back for this long, in milliseconds of real time.
     #[serde(default)]
     pub delay_ms: u64,
@@ -57,7 +57,7 @@ pub struct Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Nothing but the fault's hold or delay.
+    /// Nothing but the fault's block or delay.
     Pass,
     /// This HTTP status with Stripe's error body, instead of the true answer. The call is not carried out, unless the
     /// fault says `after`.
@@ -109,7 +109,7 @@ impl Fault {
             kind,
             times: once(),
             after: false,
-            hold: None,
+            block: None,
             delay_ms: 0,
             method: None,
             path_prefix: None,
@@ -132,8 +132,8 @@ impl Fault {
     }
 
     /// Keeps the call back until [`crate::Control::release`], then goes on as if nothing were wrong.
-    pub fn hold(name: &str) -> Fault {
-        Fault::new(FaultKind::Pass).held(name)
+    pub fn block_until_released(name: &str) -> Fault {
+        Fault::new(FaultKind::Pass).blocked_until_released(name)
     }
 
     /// Carries the call out and breaks the connection without an answer.
@@ -174,17 +174,17 @@ impl Fault {
         self.times(u64::MAX)
     }
 
-    /// Carries the call out first; the status, delay or hold comes afterwards.
+    /// Carries the call out first; the status, delay or block comes afterwards.
     #[must_use]
     pub fn after_executing(mut self) -> Fault {
         self.after = true;
         self
     }
 
-    /// Also keeps the call back until this hold is released.
+    /// Also keeps the call back until this block is released.
     #[must_use]
-    pub fn held(mut self, name: &str) -> Fault {
-        self.hold = Some(name.to_owned());
+    pub fn blocked_until_released(mut self, name: &str) -> Fault {
+        self.block = Some(name.to_owned());
         self
     }
 
@@ -234,8 +234,8 @@ impl Fault {
     }
 
     fn matches(&self, call: &CallSubject<'_>) -> bool {
-        let fits = |wanted: &Option<String>, found: Option<&str>| {
-            wanted.is_none() || wanted.as_deref() == found
+        let matches = |filter: &Option<String>, found: Option<&str>| {
+            filter.is_none() || filter.as_deref() == found
         };
         self.times > 0
             && self
@@ -246,12 +246,12 @@ impl Fault {
                 .path_prefix
                 .as_ref()
                 .is_none_or(|prefix| call.path.starts_with(prefix.as_str()))
-            && fits(&self.customer, call.customer)
-            && fits(&self.event_name, call.event_name)
+            && matches(&self.customer, call.customer)
+            && matches(&self.event_name, call.event_name)
     }
 }
 
-/// What faults look at in a call.
+/// What faults match against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallSubject<'a> {
     pub(crate) method: &'a str,
@@ -260,24 +260,24 @@ pub(crate) struct CallSubject<'a> {
     pub(crate) event_name: Option<&'a str>,
 }
 
-/// The scripted faults that are still to come, and the holds.
+/// The scripted faults that are still to come, and the blocks.
 #[derive(Debug, Default)]
 pub(crate) struct FaultQueue {
     faults: VecDeque<Fault>,
-    holds: HashMap<String, Hold>,
+    blocks: HashMap<String, Block>,
 }
 
 #[derive(Debug, Default)]
-struct Hold {
+struct Block {
     released: bool,
-    held: usize,
+    calls: usize,
 }
 
 impl FaultQueue {
-    /// Adds a fault to the end. Naming a hold again, after its release, makes it hold again.
+    /// Adds a fault to the end. Naming a block again, after its release, makes it block again.
     pub(crate) fn script(&mut self, fault: Fault) {
-        if let Some(hold) = &fault.hold {
-            self.holds.entry(hold.clone()).or_default().released = false;
+        if let Some(block) = &fault.block {
+            self.blocks.entry(block.clone()).or_default().released = false;
         }
         self.faults.push_back(fault);
     }
@@ -302,44 +302,44 @@ impl FaultQueue {
     /// Forgets all faults and lets go of everything held.
     pub(crate) fn clear(&mut self) {
         self.faults.clear();
-        for hold in self.holds.values_mut() {
-            hold.released = true;
+        for block in self.blocks.values_mut() {
+            block.released = true;
         }
     }
 
-    /// Lets go of what is held, and of what would be. False where no fault ever named the hold.
+    /// Lets go of what is held, and of what would be. False where no fault ever named the block.
     pub(crate) fn release(&mut self, name: &str) -> bool {
-        self.holds
+        self.blocks
             .get_mut(name)
-            .map(|hold| hold.released = true)
+            .map(|block| block.released = true)
             .is_some()
     }
 
     pub(crate) fn is_released(&self, name: &str) -> bool {
-        self.holds.get(name).is_none_or(|hold| hold.released)
+        self.blocks.get(name).is_none_or(|block| block.released)
     }
 
     /// How many calls are held now.
-    pub(crate) fn held(&self, name: &str) -> usize {
-        self.holds.get(name).map_or(0, |hold| hold.held)
+    pub(crate) fn blocked(&self, name: &str) -> usize {
+        self.blocks.get(name).map_or(0, |block| block.calls)
     }
 
-    /// Each hold with the number of calls that it holds.
-    pub(crate) fn holds(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.holds
+    /// Each block with the number of calls that it blocks.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.blocks
             .iter()
-            .map(|(name, hold)| (name.as_str(), hold.held))
+            .map(|(name, block)| (name.as_str(), block.calls))
     }
 
     pub(crate) fn enter(&mut self, name: &str) {
-        if let Some(hold) = self.holds.get_mut(name) {
-            hold.held = hold.held.saturating_add(1);
+        if let Some(block) = self.blocks.get_mut(name) {
+            block.calls = block.calls.saturating_add(1);
         }
     }
 
     pub(crate) fn leave(&mut self, name: &str) {
-        if let Some(hold) = self.holds.get_mut(name) {
-            hold.held = hold.held.saturating_sub(1);
+        if let Some(block) = self.blocks.get_mut(name) {
+            block.calls = block.calls.saturating_sub(1);
         }
     }
 }
@@ -350,9 +350,7 @@ pub(crate) fn scripted_error(status: u16, scripted: &ScriptedError) -> StripeErr
         429 => StripeError::rate_limit(),
         401 => StripeError::invalid("Invalid API Key provided: sk_test_********").status(401),
         409 => StripeError::invalid("The request conflicts with another request.").status(409),
-        400..=499 => {
-            StripeError::refused("The fake_stripe was told to refuse this request.").status(status)
-        }
+        400..=499 => StripeError::refused("A scripted fault refused this request.").status(status),
         _ => StripeError {
             kind: "api_error".into(),
             ..StripeError::refused("An unknown error occurred.").status(status)
@@ -421,11 +419,11 @@ mod tests {
     fn a_hold_holds_again_when_scripted_again() {
         let mut queue = FaultQueue::default();
         assert!(!queue.release("gate"));
-        queue.script(Fault::hold("gate"));
+        queue.script(Fault::block_until_released("gate"));
         assert!(!queue.is_released("gate"));
         assert!(queue.release("gate"));
         assert!(queue.is_released("gate"));
-        queue.script(Fault::hold("gate"));
+        queue.script(Fault::block_until_released("gate"));
         assert!(!queue.is_released("gate"));
         queue.clear();
         assert!(queue.is_released("gate"));
@@ -435,7 +433,7 @@ mod tests {
     fn a_fault_reads_back_as_it_was_written() {
         let fault = Fault::status(400)
             .with_error("no_meter", "None.")
-            .held("gate")
+            .blocked_until_released("gate")
             .after_executing()
             .times(7);
         let text = serde_json::to_string(&fault).unwrap();

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::errors::StripeError;
-use crate::exchange::Answer;
+use crate::http_exchange::Answer;
 use crate::state::App;
 
-const REMEMBERED_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
+const STORED_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Beyond this the oldest keys are forgotten early.
 const MAX_KEYS: usize = 250_000;
 const MAX_KEY_CHARS: usize = 255;
@@ -32,7 +32,7 @@ struct Entry {
 
 /// What a key says about a call.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum ClaimResult {
     /// The first use: work, then tell the answer to the claim.
     First(Claim),
     /// A repetition: give this answer again.
@@ -44,23 +44,23 @@ pub(crate) enum Verdict {
 pub(crate) struct Claim {
     app: Arc<App>,
     key: String,
-    answered: bool,
+    stored: bool,
 }
 
 impl Claim {
     /// Looks the key up and claims it where it is new.
-    pub(crate) fn make(
+    pub(crate) fn try_new(
         app: &Arc<App>,
         key: &str,
         path: &str,
         params: &[(String, String)],
-    ) -> Result<Verdict, StripeError> {
+    ) -> Result<ClaimResult, StripeError> {
         if key.chars().count() > MAX_KEY_CHARS {
             return Err(StripeError::invalid(format!(
                 "Idempotency keys have at most {MAX_KEY_CHARS} characters."
             )));
         }
-        app.with(|state| {
+        app.update(|state| {
             let now_ms = state.clock.now_ms();
             let keys = &mut state.idempotency;
             keys.forget_old(now_ms);
@@ -70,13 +70,13 @@ impl Claim {
                 let entry =
                     Entry { first_used_ms: now_ms, path: path.to_owned(), params: sorted(params), answer: None };
                 keys.entries.insert(key.to_owned(), entry);
-                return Ok(Verdict::First(Claim { app: Arc::clone(app), key: key.to_owned(), answered: false }));
+                return Ok(ClaimResult::First(Claim { app: Arc::clone(app), key: key.to_owned(), stored: false }));
             };
             entry.check(key, path, params)?;
             match &entry.answer {
                 Some(answer) => {
                     state.stats.replayed = state.stats.replayed.saturating_add(1);
-                    Ok(Verdict::Replay(answer.clone()))
+                    Ok(ClaimResult::Replay(answer.clone()))
                 }
                 None => Err(StripeError::invalid(format!(
                     "There is currently another in-progress request using this Idempotent Key (that probably means \
@@ -90,9 +90,9 @@ impl Claim {
     }
 
     /// Remembers the answer.
-    pub(crate) fn answer(mut self, answer: &Answer) {
-        self.answered = true;
-        self.app.with(|state| {
+    pub(crate) fn store(mut self, answer: &Answer) {
+        self.stored = true;
+        self.app.update(|state| {
             if let Some(entry) = state.idempotency.entries.get_mut(&self.key) {
                 entry.answer = Some(answer.clone());
             }
@@ -102,9 +102,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.answered {
+        if !self.stored {
             self.app
-                .with(|state| state.idempotency.entries.remove(&self.key));
+                .update(|state| state.idempotency.entries.remove(&self.key));
         }
     }
 }
@@ -135,7 +135,7 @@ impl Entry {
 impl IdempotencyKeys {
     /// A call may take longer than its key lives, and the clock may be set back: the order alone misses both.
     fn forget_if_old(&mut self, key: &str, now_ms: i64) {
-        let old = |entry: &Entry| now_ms.saturating_sub(entry.first_used_ms) >= REMEMBERED_FOR_MS;
+        let old = |entry: &Entry| now_ms.saturating_sub(entry.first_used_ms) >= STORED_FOR_MS;
         if self
             .entries
             .get(key)
@@ -147,7 +147,7 @@ impl IdempotencyKeys {
 
     fn forget_old(&mut self, now_ms: i64) {
         while let Some((key, used_ms)) = self.order.front() {
-            let old = now_ms.saturating_sub(*used_ms) >= REMEMBERED_FOR_MS;
+            let old = now_ms.saturating_sub(*used_ms) >= STORED_FOR_MS;
             if !old && self.order.len() <= MAX_KEYS {
                 return;
             }

@@ -3,7 +3,7 @@
 //! Stripe's own client libraries work against it: point their base URL at [`FakeStripe::base_url`]. What it imitates is
 //! the behaviour that decides whether usage is billed once: identifiers, idempotency keys, limits, time windows and
 //! summaries that lag behind. What it adds, below `/control/`, is what a test needs and Stripe cannot give: scripted
-//! faults, a clock that can be moved, and a look at everything it holds ([`Control`]).
+//! faults, a clock that can be moved, and a view of everything it stores ([`Control`]).
 //!
 //! The map, from the socket inwards:
 //! - `listener`: connections that can be broken on purpose.
@@ -26,9 +26,9 @@ mod control_client;
 mod control_types;
 mod customers;
 mod errors;
-mod exchange;
 mod fake_stripe;
 mod faults;
+mod http_exchange;
 mod idempotency;
 mod ids;
 mod limits;
@@ -44,7 +44,7 @@ mod settings;
 mod state;
 mod summaries;
 
-pub use billing::held::{
+pub use billing::snapshots::{
     DeliverySnapshot, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot, ItemSnapshot, NewPrice,
     NewSubscription, NewTier, SubscriptionSnapshot, WebhookOptions,
 };

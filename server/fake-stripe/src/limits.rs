@@ -11,14 +11,14 @@ use crate::state::App;
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_sec: u32,
-    let_in: VecDeque<Instant>,
+    admitted_at: VecDeque<Instant>,
 }
 
 impl RateLimit {
     pub(crate) fn new(per_sec: u32) -> RateLimit {
         RateLimit {
             per_sec,
-            let_in: VecDeque::new(),
+            admitted_at: VecDeque::new(),
         }
     }
 
@@ -33,15 +33,16 @@ impl RateLimit {
     /// Whether one more call is let in now.
     pub(crate) fn admit(&mut self, now: Instant) -> bool {
         while self
-            .let_in
+            .admitted_at
             .front()
             .is_some_and(|at| now.saturating_duration_since(*at) >= Duration::from_secs(1))
         {
-            self.let_in.pop_front();
+            self.admitted_at.pop_front();
         }
-        let admitted = u32::try_from(self.let_in.len()).is_ok_and(|recent| recent < self.per_sec);
+        let admitted =
+            u32::try_from(self.admitted_at.len()).is_ok_and(|recent| recent < self.per_sec);
         if admitted {
-            self.let_in.push_back(now);
+            self.admitted_at.push_back(now);
         }
         admitted
     }
@@ -58,16 +59,16 @@ pub(crate) struct InFlight {
 
 /// One call under way; it ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Occupied {
+pub(crate) struct InFlightCall {
     app: Arc<App>,
     subject: Subject,
 }
 
-impl Occupied {
+impl InFlightCall {
     /// Enters a call, and tells whether it is alone. One that is not must be refused, but counts until then, so that
     /// the statistics show it.
-    pub(crate) fn enter(app: &Arc<App>, subject: Subject) -> (Occupied, bool) {
-        let alone = app.with(|state| {
+    pub(crate) fn enter(app: &Arc<App>, subject: Subject) -> (InFlightCall, bool) {
+        let alone = app.update(|state| {
             let calls = state.in_flight.calls.entry(subject.clone()).or_default();
             *calls = calls.saturating_add(1);
             let calls = *calls;
@@ -76,7 +77,7 @@ impl Occupied {
             calls == 1
         });
         (
-            Occupied {
+            InFlightCall {
                 app: Arc::clone(app),
                 subject,
             },
@@ -85,9 +86,9 @@ impl Occupied {
     }
 }
 
-impl Drop for Occupied {
+impl Drop for InFlightCall {
     fn drop(&mut self) {
-        self.app.with(|state| {
+        self.app.update(|state| {
             let calls = &mut state.in_flight.calls;
             if let Some(count) = calls.get_mut(&self.subject) {
                 *count = count.saturating_sub(1);

@@ -9,21 +9,21 @@ use crate::params::Params;
 
 /// Objects of one kind, in the order of their creation, found by id.
 #[derive(Debug)]
-pub(crate) struct Shelf<T> {
+pub(crate) struct Collection<T> {
     items: Vec<T>,
     by_id: HashMap<String, usize>,
 }
 
-impl<T> Default for Shelf<T> {
+impl<T> Default for Collection<T> {
     fn default() -> Self {
-        Shelf {
+        Collection {
             items: Vec::new(),
             by_id: HashMap::new(),
         }
     }
 }
 
-impl<T> Shelf<T> {
+impl<T> Collection<T> {
     pub(crate) fn insert(&mut self, id: &str, item: T) {
         self.by_id.insert(id.to_owned(), self.items.len());
         self.items.push(item);
@@ -121,17 +121,17 @@ pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Val
         ..Paging::take(&mut params)?
     };
     params.finish()?;
-    let mut wanted = Vec::new();
+    let mut terms = Vec::new();
     for term in query.split(" AND ") {
         let parts = term.trim().split_once(':').ok_or_else(|| {
             StripeError::invalid(format!(
-                "The fake_stripe does not understand the query: {query}"
+                "The fake Stripe does not support the search query: {query}. Use field:\"value\" or metadata[\"key\"]:\"value\", joined by AND."
             ))
             .param("query")
         })?;
-        wanted.push((parts.0.trim(), parts.1.trim().trim_matches(['"', '\''])));
+        terms.push((parts.0.trim(), parts.1.trim().trim_matches(['"', '\''])));
     }
-    let fits = |item: &Value, field: &str, value: &str| {
+    let matches = |item: &Value, field: &str, value: &str| {
         let key = field
             .strip_prefix("metadata[")
             .and_then(|rest| rest.strip_suffix(']'));
@@ -149,7 +149,11 @@ pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Val
     };
     let found: Vec<Value> = all
         .iter()
-        .filter(|item| wanted.iter().all(|(field, value)| fits(item, field, value)))
+        .filter(|item| {
+            terms
+                .iter()
+                .all(|(field, value)| matches(item, field, value))
+        })
         .cloned()
         .collect();
     let page = paging.page("page", url, &found)?;
@@ -198,7 +202,7 @@ impl Created {
         Ok(Created { from, until })
     }
 
-    pub(crate) fn holds(&self, created: i64) -> bool {
+    pub(crate) fn contains(&self, created: i64) -> bool {
         self.from.is_none_or(|from| created >= from)
             && self.until.is_none_or(|until| created <= until)
     }

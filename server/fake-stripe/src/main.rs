@@ -1,4 +1,4 @@
-//! The command `fake-stripe`: a fake Stripe on a fixed port, for demonstrations and for trying things by hand.
+//! The command `fake-stripe`: a fake Stripe on a fixed port, for demonstrations and manual tests.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use fake_stripe::Settings;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A stateful stand-in for the parts of Stripe that a usage-metering server calls.
+/// A stateful fake of the parts of Stripe that a usage-metering server calls.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
@@ -45,24 +45,24 @@ async fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "Stripe fake_stripe at {base_url}, secret key {}",
+        "Fake Stripe on {base_url}, secret key {}",
         options.secret_key
     )?;
     writeln!(
         out,
-        "Try: curl {base_url}/v1/customers -u {}: -d name=Somebody",
+        "Try: curl {base_url}/v1/customers -u {}: -d name=Jenny",
         options.secret_key
     )?;
     writeln!(
         out,
-        "What it holds: curl {base_url}/control/events (also totals, requests, stats)"
+        "Stored meter events: curl {base_url}/control/events (also totals, requests, stats)"
     )?;
 
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
         if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::warn!(%error, "ctrl-c is not heard");
+            tracing::warn!(%error, "cannot listen for Ctrl-C");
             return;
         }
         stop.cancel();
@@ -76,5 +76,5 @@ async fn main() -> anyhow::Result<()> {
     };
     fake_stripe::serve(listener, settings, shutdown)
         .await
-        .context("the fake_stripe stopped serving")
+        .context("the fake Stripe stopped serving")
 }

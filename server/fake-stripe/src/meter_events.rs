@@ -124,11 +124,11 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     }
 
     let bare = state.bare_error_codes;
-    let (meter, customer, value) =
-        read_payload(state, &event_name, &payload).map_err(|error| dress(error, bare))?;
+    let (meter, customer, value) = read_payload(state, &event_name, &payload)
+        .map_err(|error| apply_code_setting(error, bare))?;
     let now = state.clock.now_secs();
     let timestamp = timestamp.unwrap_or(now);
-    check_timestamp(timestamp, now).map_err(|error| dress(error, bare))?;
+    check_timestamp(timestamp, now).map_err(|error| apply_code_setting(error, bare))?;
     let now_ms = state.clock.now_ms();
     let identifier = identifier.unwrap_or_else(ids::meter_event);
     let taken = state
@@ -145,7 +145,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         return Err(StripeError {
             kind: "api_error".into(),
             ..StripeError::refused(format!(
-                "The fake_stripe holds its most, {} meter events.",
+                "The fake Stripe stores at most {} meter events. Restart it, or raise `max_events`.",
                 state.max_events
             ))
             .status(500)
@@ -274,7 +274,7 @@ fn check_timestamp(timestamp: i64, now: i64) -> Result<(), StripeError> {
 }
 
 /// Leaves out the names that only error reports are known to carry.
-fn dress(mut error: StripeError, bare: bool) -> StripeError {
+fn apply_code_setting(mut error: StripeError, bare: bool) -> StripeError {
     if bare && error.code.as_deref() != Some("resource_missing") {
         error.code = None;
     }

@@ -10,13 +10,13 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::Response;
 
-use crate::billing::run;
+use crate::billing::advance_clock;
 use crate::control_types::LoggedRequest;
 use crate::errors::StripeError;
-use crate::exchange::{Answer, Call, bad_gateway, find, respond};
 use crate::faults::{Fault, FaultKind, scripted_error};
-use crate::idempotency::{Claim, Verdict};
-use crate::limits::Occupied;
+use crate::http_exchange::{Answer, Call, bad_gateway, find, respond};
+use crate::idempotency::{Claim, ClaimResult};
+use crate::limits::InFlightCall;
 use crate::listener::Breaker;
 use crate::meters::DEFAULT_CUSTOMER_KEY;
 use crate::params::{self, Params};
@@ -39,7 +39,7 @@ pub(crate) async fn handle(
     let mut pairs = params::pairs(parts.uri.query().unwrap_or_default().as_bytes());
     pairs.extend(params::pairs(&body));
     let path = parts.uri.path().to_owned();
-    let (customer, event_name) = app.look(|state| subject_of(state, &path, &pairs));
+    let (customer, event_name) = app.read(|state| subject_of(state, &path, &pairs));
     let call = Call {
         request_id: ids::request(),
         method: parts.method.as_str().to_owned(),
@@ -85,10 +85,10 @@ fn subject_of(
 
 /// Works on a call from its arrival to its end. No answer means that the connection breaks.
 async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
-    let sequence = app.with(|state| {
+    let sequence = app.update(|state| {
         state.stats.requests = state.stats.requests.saturating_add(1);
         let received_at_ms = state.clock.now_ms();
-        state.log.arrive(LoggedRequest {
+        state.log.append(LoggedRequest {
             received_at_ms,
             method: call.method.clone(),
             path: call.path.clone(),
@@ -102,18 +102,18 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
     });
     let answer = match admit(&app, &call) {
         Err(error) => Some(Answer::error(&error, &call)),
-        Ok(Admitted::Again(answer)) => Some(answer),
-        Ok(Admitted::In { claim, occupied }) => {
-            let outcome = work(&app, &call, sequence).await;
-            if let (Some(claim), Some(answer)) = (claim, outcome.remembered) {
-                claim.answer(&answer);
+        Ok(Admitted::Replay(answer)) => Some(answer),
+        Ok(Admitted::Run { claim, in_flight }) => {
+            let outcome = run(&app, &call, sequence).await;
+            if let (Some(claim), Some(answer)) = (claim, outcome.stored) {
+                claim.store(&answer);
             }
-            drop(occupied);
+            drop(in_flight);
             outcome.sent
         }
     };
-    app.with(|state| {
-        state.log.amend(sequence, |request| {
+    app.update(|state| {
+        state.log.update(sequence, |request| {
             request.status = answer.as_ref().map(|answer| answer.status);
             request.replayed = answer
                 .as_ref()
@@ -126,21 +126,21 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
 
 enum Admitted {
     /// Worked on, with what it occupies until its end.
-    In {
+    Run {
         claim: Option<Claim>,
-        occupied: Option<Occupied>,
+        in_flight: Option<InFlightCall>,
     },
     /// Not worked on again: this is its answer.
-    Again(Answer),
+    Replay(Answer),
 }
 
 /// Everything that can turn a call away before the endpoint begins.
 fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError> {
     app.authorizer.check(&call.headers).inspect_err(|_| {
-        app.with(|state| state.stats.unauthorized = state.stats.unauthorized.saturating_add(1));
+        app.update(|state| state.stats.unauthorized = state.stats.unauthorized.saturating_add(1));
     })?;
     if call.is_meter_event() {
-        app.with(|state| {
+        app.update(|state| {
             if state.rate_limit.admit(Instant::now()) {
                 return Ok(());
             }
@@ -150,124 +150,125 @@ fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError> {
     }
     let claim = match call.idempotency_key() {
         Some(key) if call.method == "POST" => {
-            let verdict = Claim::make(app, key, &call.path, &call.pairs).inspect_err(|_| {
-                app.with(|state| {
+            let verdict = Claim::try_new(app, key, &call.path, &call.pairs).inspect_err(|_| {
+                app.update(|state| {
                     state.stats.idempotency_conflicts =
                         state.stats.idempotency_conflicts.saturating_add(1);
                 });
             })?;
             match verdict {
-                Verdict::First(claim) => Some(claim),
-                Verdict::Replay(answer) => return Ok(Admitted::Again(answer)),
+                ClaimResult::First(claim) => Some(claim),
+                ClaimResult::Replay(answer) => return Ok(Admitted::Replay(answer)),
             }
         }
         _ => None,
     };
-    let occupied = match (&call.customer, &call.event_name) {
+    let in_flight = match (&call.customer, &call.event_name) {
         (Some(customer), Some(event_name)) if call.is_meter_event() => {
-            let (occupied, alone) = Occupied::enter(app, (customer.clone(), event_name.clone()));
+            let (in_flight, alone) =
+                InFlightCall::enter(app, (customer.clone(), event_name.clone()));
             if !alone {
-                app.with(|state| {
+                app.update(|state| {
                     state.stats.lock_timeouts = state.stats.lock_timeouts.saturating_add(1);
                 });
                 return Err(StripeError::lock_timeout());
             }
-            Some(occupied)
+            Some(in_flight)
         }
         _ => None,
     };
-    Ok(Admitted::In { claim, occupied })
+    Ok(Admitted::Run { claim, in_flight })
 }
 
 /// What the client sees, and what an idempotency key remembers.
 struct Outcome {
     sent: Option<Answer>,
-    remembered: Option<Answer>,
+    stored: Option<Answer>,
 }
 
 impl Outcome {
     const BROKEN: Outcome = Outcome {
         sent: None,
-        remembered: None,
+        stored: None,
     };
 
-    fn plain(answer: Answer) -> Outcome {
-        let remembered = Some(answer.clone()).filter(|answer| answer.started);
+    fn answered(answer: Answer) -> Outcome {
+        let stored = Some(answer.clone()).filter(|answer| answer.started);
         Outcome {
             sent: Some(answer),
-            remembered,
+            stored,
         }
     }
 
-    fn sending(self, sent: Option<Answer>) -> Outcome {
+    fn with_sent(self, sent: Option<Answer>) -> Outcome {
         Outcome { sent, ..self }
     }
 }
 
-async fn work(app: &App, call: &Call, sequence: u64) -> Outcome {
-    let latency = app.look(|state| state.latency);
+async fn run(app: &App, call: &Call, sequence: u64) -> Outcome {
+    let latency = app.read(|state| state.latency);
     if !app.pause(latency).await {
         return Outcome::BROKEN;
     }
-    let fault = app.with(|state| {
+    let fault = app.update(|state| {
         let fault = state.faults.take(&call.subject())?;
         state.stats.faults_met = state.stats.faults_met.saturating_add(1);
-        state.log.amend(sequence, |request| {
+        state.log.update(sequence, |request| {
             request.fault = serde_json::to_string(&fault).ok();
         });
         Some(fault)
     });
     match fault {
-        None => Outcome::plain(execute(app, call)),
-        Some(fault) => meet(app, call, &fault).await,
+        None => Outcome::answered(execute(app, call)),
+        Some(fault) => run_with_fault(app, call, &fault).await,
     }
 }
 
 /// Works on a call that meets a fault.
-async fn meet(app: &App, call: &Call, fault: &Fault) -> Outcome {
-    if !fault.after && !keep_back(app, fault).await {
+async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
+    if !fault.after && !block(app, fault).await {
         return Outcome::BROKEN;
     }
-    let carried_out = match fault.kind {
+    let runs = match fault.kind {
         FaultKind::Drop | FaultKind::UndecodableError => false,
         FaultKind::Status { .. } => fault.after,
         FaultKind::Pass | FaultKind::AcceptThenDrop | FaultKind::Undecodable | FaultKind::Lose => {
             true
         }
     };
-    let truth = carried_out.then(|| execute(app, call));
+    let response = runs.then(|| execute(app, call));
     if fault.kind == FaultKind::Lose {
-        lose(app, call);
+        drop_event(app, call);
     }
-    let stays = !fault.after || keep_back(app, fault).await;
-    let outcome = match (&fault.kind, truth) {
+    let still_running = !fault.after || block(app, fault).await;
+    let outcome = match (&fault.kind, response) {
         (FaultKind::Status { status, error }, _) => {
-            Outcome::plain(Answer::error(&scripted_error(*status, error), call))
+            Outcome::answered(Answer::error(&scripted_error(*status, error), call))
         }
-        (FaultKind::Pass | FaultKind::Lose, Some(truth)) => Outcome::plain(truth),
-        (FaultKind::AcceptThenDrop, Some(truth)) => Outcome::plain(truth).sending(None),
-        (FaultKind::Undecodable, Some(truth)) => {
-            let half = truth.body.len().div_euclid(2);
-            let garbled = Answer {
+        (FaultKind::Pass | FaultKind::Lose, Some(response)) => Outcome::answered(response),
+        (FaultKind::AcceptThenDrop, Some(response)) => Outcome::answered(response).with_sent(None),
+        (FaultKind::Undecodable, Some(response)) => {
+            let half = response.body.len().div_euclid(2);
+            let truncated = Answer {
                 status: 200,
-                body: truth.body.slice(..half),
-                ..truth.clone()
+                body: response.body.slice(..half),
+                ..response.clone()
             };
-            Outcome::plain(truth).sending(Some(garbled))
+            Outcome::answered(response).with_sent(Some(truncated))
         }
-        (FaultKind::UndecodableError, _) => Outcome::BROKEN.sending(Some(bad_gateway(call))),
+        (FaultKind::UndecodableError, _) => Outcome::BROKEN.with_sent(Some(bad_gateway(call))),
         _ => Outcome::BROKEN,
     };
-    if stays {
+    if still_running {
         outcome
     } else {
-        outcome.sending(None)
+        outcome.with_sent(None)
     }
 }
 
 /// Drops an event that was taken, as Stripe's validation behind its own back does.
-fn lose(app: &App, call: &Call) {
-    app.with(|state| {
+fn drop_event(app: &App, call: &Call) {
+    app.update(|state| {
         let event = call
             .param("identifier")
             .and_then(|identifier| state.events.find_mut(identifier));
@@ -278,11 +279,11 @@ fn lose(app: &App, call: &Call) {
 }
 
 /// Waits out a fault's hold and delay; false where the fake Stripe stopped first.
-async fn keep_back(app: &App, fault: &Fault) -> bool {
-    if let Some(hold) = &fault.hold {
-        app.with(|state| state.faults.enter(hold));
-        let released = app.until(|state| state.faults.is_released(hold)).await;
-        app.with(|state| state.faults.leave(hold));
+async fn block(app: &App, fault: &Fault) -> bool {
+    if let Some(name) = &fault.block {
+        app.update(|state| state.faults.enter(name));
+        let released = app.wait_until(|state| state.faults.is_released(name)).await;
+        app.update(|state| state.faults.leave(name));
         if !released {
             return false;
         }
@@ -293,8 +294,8 @@ async fn keep_back(app: &App, fault: &Fault) -> bool {
 /// Calls the endpoint.
 fn execute(app: &App, call: &Call) -> Answer {
     let result = Params::nest(&call.pairs).and_then(|params| {
-        app.with(|state| {
-            run::catch_up(state);
+        app.update(|state| {
+            advance_clock::run_due_work(state);
             routes::dispatch(state, &call.method, &call.path, params)
         })
     });

@@ -15,7 +15,7 @@ pub(crate) struct RequestLog {
 
 impl RequestLog {
     /// Notes a call's arrival and numbers it.
-    pub(crate) fn arrive(&mut self, mut request: LoggedRequest) -> u64 {
+    pub(crate) fn append(&mut self, mut request: LoggedRequest) -> u64 {
         self.total = self.total.saturating_add(1);
         request.sequence = self.total;
         if self.requests.len() >= MAX_REQUESTS {
@@ -26,13 +26,13 @@ impl RequestLog {
     }
 
     /// Adds to what is noted of a call, where it is still in the log.
-    pub(crate) fn amend(&mut self, sequence: u64, amend: impl FnOnce(&mut LoggedRequest)) {
+    pub(crate) fn update(&mut self, sequence: u64, update: impl FnOnce(&mut LoggedRequest)) {
         let first = self.requests.front().map_or(0, |request| request.sequence);
         let index = sequence
             .checked_sub(first)
             .and_then(|index| usize::try_from(index).ok());
         if let Some(request) = index.and_then(|index| self.requests.get_mut(index)) {
-            amend(request);
+            update(request);
         }
     }
 
@@ -64,17 +64,17 @@ mod tests {
     fn the_log_is_bounded_and_the_count_is_not() {
         let mut log = RequestLog::default();
         for _ in 0..MAX_REQUESTS {
-            log.arrive(LoggedRequest {
+            log.append(LoggedRequest {
                 path: "/v1/old".to_owned(),
                 ..LoggedRequest::default()
             });
         }
-        let last = log.arrive(LoggedRequest {
+        let last = log.append(LoggedRequest {
             path: "/v1/new".to_owned(),
             ..LoggedRequest::default()
         });
-        log.amend(last, |request| request.status = Some(200));
-        log.amend(1, |request| request.path.clear());
+        log.update(last, |request| request.status = Some(200));
+        log.update(1, |request| request.path.clear());
         assert_eq!(last, 10_001);
         assert_eq!(log.iter().count(), MAX_REQUESTS);
         assert_eq!(

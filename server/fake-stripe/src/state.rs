@@ -14,7 +14,7 @@ use crate::customers::Customer;
 use crate::faults::FaultQueue;
 use crate::idempotency::IdempotencyKeys;
 use crate::limits::{InFlight, RateLimit};
-use crate::list::Shelf;
+use crate::list::Collection;
 use crate::meter_events::EventStore;
 use crate::meters::Meter;
 use crate::request_log::RequestLog;
@@ -24,8 +24,8 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) clock: Clock,
-    pub(crate) customers: Shelf<Customer>,
-    pub(crate) meters: Shelf<Meter>,
+    pub(crate) customers: Collection<Customer>,
+    pub(crate) meters: Collection<Meter>,
     pub(crate) events: EventStore,
     pub(crate) billing: Billing,
 
@@ -47,8 +47,8 @@ impl State {
     fn new(settings: &Settings) -> State {
         State {
             clock: Clock::default(),
-            customers: Shelf::default(),
-            meters: Shelf::default(),
+            customers: Collection::default(),
+            meters: Collection::default(),
             events: EventStore::default(),
             billing: Billing::default(),
             summary_delay_ms: clock::millis(settings.summary_delay),
@@ -99,28 +99,28 @@ impl App {
     }
 
     /// Works on the state. The closure cannot await, so the lock is never held for long.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn update<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let result = work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
         result
     }
 
     /// Looks at the state without waking those who wait for a change.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until a condition holds; false where the fake Stripe stopped first.
-    pub(crate) async fn until(&self, holds: impl Fn(&State) -> bool) -> bool {
-        let mut news = self.changed.subscribe();
+    pub(crate) async fn wait_until(&self, holds: impl Fn(&State) -> bool) -> bool {
+        let mut changes = self.changed.subscribe();
         loop {
-            news.borrow_and_update();
-            if self.look(&holds) {
+            changes.borrow_and_update();
+            if self.read(&holds) {
                 return true;
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return false,
-                told = news.changed() => if told.is_err() { return false },
+                result = changes.changed() => if result.is_err() { return false },
             }
         }
     }

@@ -207,7 +207,7 @@ async fn an_interrupted_setup_resumes_at_any_step() {
     for path in ["/v1/billing/meters", "/v1/products", "/v1/prices"] {
         let account = Account::new().await;
         // The object is made, and its maker is gone before the answer.
-        let cut = Fault::hold("cut")
+        let cut = Fault::block_until_released("cut")
             .after_executing()
             .on_method("POST")
             .on_path(path);
@@ -218,7 +218,7 @@ async fn an_interrupted_setup_resumes_at_any_step() {
             let first = set_up(&config);
             tokio::select! {
                 _ = first => panic!("the answer was held"),
-                held = control.wait_for_held("cut", 1, TIMEOUT) => held.unwrap(),
+                held = control.wait_for_blocked("cut", 1, TIMEOUT) => held.unwrap(),
             }
         }
         control.release("cut").await.unwrap();

@@ -68,7 +68,7 @@ async fn each_stripe_event_is_stored_once(mut world: World) {
         newest_first: true,
         delay_ms: 0,
     };
-    stripe.switch_webhooks(&switches).await.unwrap();
+    stripe.set_webhook_options(&switches).await.unwrap();
     world.link_to_new_customer("acct", "cus_1").await;
     let meter = stripe.meters().await.unwrap()[0].id.clone();
     let price = NewPrice::volume("price_1", "prod_1", &meter, &[(None, "1")]);
@@ -117,7 +117,7 @@ async fn each_stripe_event_is_stored_once(mut world: World) {
     let again = stripe.deliver_webhooks().await.unwrap();
     let after = deliveries(&world, sent + again).await;
     assert!(
-        again > 0 && after.iter().all(DeliverySnapshot::taken),
+        again > 0 && after.iter().all(DeliverySnapshot::is_accepted),
         "{after:?}"
     );
     assert_eq!(stored(&world).await, i64::try_from(events.len()).unwrap());
@@ -130,7 +130,7 @@ async fn thin_events_are_stored(mut world: World) {
     let sent = stripe.send_error_report("mtr_1").await.unwrap();
     stripe.send_no_meter_found().await.unwrap();
     let all = deliveries(&world, 2).await;
-    assert!(all.iter().all(DeliverySnapshot::taken), "{all:?}");
+    assert!(all.iter().all(DeliverySnapshot::is_accepted), "{all:?}");
     let id = sent["id"].as_str().unwrap();
     let named = format!("webhook_events WHERE id = '{id}' AND object = 'mtr_1'");
     assert_eq!(world.count_rows(&named).await, 1);

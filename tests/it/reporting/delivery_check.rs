@@ -187,12 +187,14 @@ async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: Wo
         })
         .await;
     // The last attempt of the 5 begins before, and ends after, the 7 are known to have arrived.
-    let gate = Fault::drop_connection().held("gate").on_path(EVENTS);
+    let gate = Fault::drop_connection()
+        .blocked_until_released("gate")
+        .on_path(EVENTS);
     world.stripe().script(gate).await.unwrap();
     world.move_clocks(start() + hours(2)).await;
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     world.move_clocks(start() + hours(3)).await;

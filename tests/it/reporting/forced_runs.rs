@@ -36,7 +36,7 @@ async fn a_run_continues_when_its_caller_disconnects(world: World) {
     world.count("acct", 5, hours_ago(1)).await;
     world
         .stripe()
-        .script(Fault::hold("gate").on_path(EVENTS))
+        .script(Fault::block_until_released("gate").on_path(EVENTS))
         .await
         .unwrap();
     let mut run = force(&world, ForceReport::all()).await;
@@ -51,7 +51,7 @@ async fn a_run_continues_when_its_caller_disconnects(world: World) {
     drop(run);
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     world.stripe().release("gate").await.unwrap();
@@ -68,7 +68,7 @@ async fn a_run_can_be_watched_from_another_replica(world: World) {
     world.count("acct", 5, hours_ago(1)).await;
     world
         .stripe()
-        .script(Fault::hold("gate").on_path(EVENTS))
+        .script(Fault::block_until_released("gate").on_path(EVENTS))
         .await
         .unwrap();
     let run = force(&world, ForceReport::all()).await;
@@ -85,7 +85,7 @@ async fn a_run_can_be_watched_from_another_replica(world: World) {
     assert_eq!((here.run_id(), there.run_id()), (Some(&*id), Some(&*id)));
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     world.stripe().release("gate").await.unwrap();
@@ -211,13 +211,13 @@ async fn a_concurrent_run_waits_for_reports_closed_by_the_first(world: World) {
     world.count("acct", 5, hours_ago(2)).await;
     world
         .stripe()
-        .script(Fault::hold("gate").on_path(EVENTS))
+        .script(Fault::block_until_released("gate").on_path(EVENTS))
         .await
         .unwrap();
     let first = force(&world, ForceReport::all()).await;
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     world.count("acct", 2, hours_ago(1)).await;

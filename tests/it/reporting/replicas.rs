@@ -48,7 +48,7 @@ async fn reports_of_a_crashed_replica_are_sent_by_another(mut world: World) {
     world.count("acct", 5, hours_ago(1)).await;
     world
         .stripe()
-        .script(Fault::hold("gate").on_path("/v1/billing/meter_events"))
+        .script(Fault::block_until_released("gate").on_path("/v1/billing/meter_events"))
         .await
         .unwrap();
     let run = world
@@ -59,7 +59,7 @@ async fn reports_of_a_crashed_replica_are_sent_by_another(mut world: World) {
     let id = run.run_id().unwrap().to_owned();
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     world.crash();

@@ -208,7 +208,7 @@ async fn a_hanging_call_does_not_delay_other_customers(world: World) {
     }
     world
         .stripe()
-        .script(Fault::hold("gate").on_customer("cus_b"))
+        .script(Fault::block_until_released("gate").on_customer("cus_b"))
         .await
         .unwrap();
     let run = world
@@ -218,7 +218,7 @@ async fn a_hanging_call_does_not_delay_other_customers(world: World) {
         .unwrap();
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     for account in ["a", "c"] {
@@ -238,9 +238,15 @@ async fn a_hanging_call_does_not_delay_other_customers(world: World) {
 
 async fn a_crash_during_hanging_calls_resends_the_same_events(mut world: World) {
     let hung = [
-        ("before", Fault::hold("before")),
-        ("after", Fault::hold("after").after_executing()),
-        ("never", Fault::drop_connection().held("never")),
+        ("before", Fault::block_until_released("before")),
+        (
+            "after",
+            Fault::block_until_released("after").after_executing(),
+        ),
+        (
+            "never",
+            Fault::drop_connection().blocked_until_released("never"),
+        ),
     ];
     for (name, fault) in &hung {
         five_units(&world, name).await;
@@ -256,7 +262,7 @@ async fn a_crash_during_hanging_calls_resends_the_same_events(mut world: World) 
     for (name, _) in &hung {
         world
             .stripe()
-            .wait_for_held(name, 1, TIMEOUT)
+            .wait_for_blocked(name, 1, TIMEOUT)
             .await
             .unwrap();
     }

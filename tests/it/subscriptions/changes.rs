@@ -98,7 +98,7 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
         ("draining", "/v1/billing/meter_events"),
         ("changing", "/v1/subscriptions/"),
     ] {
-        let hold = Fault::hold(step)
+        let hold = Fault::block_until_released(step)
             .on_method("POST")
             .on_path(path)
             .after_executing();
@@ -109,7 +109,7 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
     for step in ["draining", "changing"] {
         world
             .stripe()
-            .wait_for_held(step, 1, crate::support::world::TIMEOUT)
+            .wait_for_blocked(step, 1, crate::support::world::TIMEOUT)
             .await
             .unwrap();
         if step == "draining" {

@@ -36,13 +36,15 @@ async fn used_four(world: &mut World) {
 }
 
 async fn block_calls(world: &World, name: &str, path: &str) {
-    let hold = Fault::hold(name).on_method("POST").on_path(path);
+    let hold = Fault::block_until_released(name)
+        .on_method("POST")
+        .on_path(path);
     world.stripe().script(hold).await.unwrap();
 }
 
 async fn wait_until_held(world: &World, name: &str) {
     let stripe = world.stripe();
-    stripe.wait_for_held(name, 1, TIMEOUT).await.unwrap();
+    stripe.wait_for_blocked(name, 1, TIMEOUT).await.unwrap();
 }
 
 async fn late_usage_during_a_drain_is_charged_by_the_old_plan(mut world: World) {
@@ -192,7 +194,7 @@ async fn a_key_refused_after_a_lost_response_undoes_nothing(mut world: World) {
     used_four(&mut world).await;
     let stripe = world.stripe();
     let lost = Fault::accept_then_drop()
-        .held("changing")
+        .blocked_until_released("changing")
         .on_method("POST")
         .on_path("/v1/subscriptions/");
     stripe.script(lost).await.unwrap();

@@ -78,7 +78,7 @@ async fn repeated_and_reordered_webhooks_change_nothing(mut world: World) {
         newest_first: true,
         delay_ms: 0,
     };
-    world.stripe().switch_webhooks(&switches).await.unwrap();
+    world.stripe().set_webhook_options(&switches).await.unwrap();
     world.subscribe("acct", &[BASIC], at(START)).await;
     world.link_to_subscription("acct").await;
     world.count("acct", 3, now).await;

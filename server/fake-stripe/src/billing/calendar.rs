@@ -44,12 +44,12 @@ pub(crate) struct Period {
 
 /// An interval taken so many times, such as every 3 months.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rhythm {
+pub(crate) struct Recurrence {
     pub(crate) interval: Interval,
     pub(crate) count: i64,
 }
 
-impl Rhythm {
+impl Recurrence {
     /// The period that a moment lies in.
     pub(crate) fn period_at(self, anchor: i64, moment: i64) -> Period {
         let mut n = self.estimate(anchor, moment);
@@ -115,7 +115,7 @@ fn months_from(anchor: i64, months: i64) -> i64 {
 mod tests {
     use super::*;
 
-    const MONTHLY: Rhythm = Rhythm {
+    const MONTHLY: Recurrence = Recurrence {
         interval: Interval::Month,
         count: 1,
     };
@@ -127,12 +127,12 @@ mod tests {
             .timestamp()
     }
 
-    fn ends(rhythm: Rhythm, anchor: &str, n: usize) -> Vec<String> {
+    fn ends(recurrence: Recurrence, anchor: &str, n: usize) -> Vec<String> {
         let anchor = at(anchor);
         let mut moment = anchor;
         (0..n)
             .map(|_| {
-                moment = rhythm.period_at(anchor, moment).end;
+                moment = recurrence.period_at(anchor, moment).end;
                 time(moment).format("%Y-%m-%dT%H:%M:%S").to_string()
             })
             .collect()
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_leap_day_comes_back_after_four_years() {
-        let yearly = Rhythm {
+        let yearly = Recurrence {
             interval: Interval::Year,
             count: 1,
         };
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn weeks_days_and_quarters_repeat() {
-        let every = |interval, count| Rhythm { interval, count };
+        let every = |interval, count| Recurrence { interval, count };
         assert_eq!(
             ends(every(Interval::Week, 2), "2027-01-01T00:00:00", 1),
             ["2027-01-15T00:00:00"]

@@ -9,26 +9,26 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::held::{
+use super::invoices::Invoice;
+use super::item_changes::Change;
+use super::products::Product;
+use super::snapshots::{
     BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot,
     ItemSnapshot, NewPrice, NewProduct, NewSubscription, NewThinEvent, NewWebhook,
     SubscriptionSnapshot, WebhookOptions, WebhookWait,
 };
-use super::invoices::Invoice;
-use super::item_changes::Change;
-use super::products::Product;
-use super::subscription_calls::{self, Wish};
+use super::subscription_api::{self, SubscriptionRequest};
 use super::subscriptions::Subscription;
 use super::usage::event_name;
-use super::{prices, run, thin};
-use crate::control::{LONGEST_WAIT_MS, Refusal};
+use super::{advance_clock, prices, thin_events};
+use crate::control::{ControlFailure, MAX_WAIT_MS};
 use crate::errors::StripeError;
 use crate::params::Params;
 use crate::state::{App, State};
 
 type Control = Shared<Arc<App>>;
 
-/// The routes of the billing half below `/fake_stripe`.
+/// The routes of the billing half below `/control`.
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/products", post(create_product))
@@ -38,10 +38,10 @@ pub(crate) fn router() -> Router<Arc<App>> {
             get(subscriptions).post(create_subscription),
         )
         .route("/invoices", get(invoices))
-        .route("/thrown_away", get(thrown_away))
+        .route("/discarded_usage", get(discarded_usage))
         .route("/billing", post(change_billing))
-        .route("/webhooks", post(register_webhook).delete(forget_webhooks))
-        .route("/webhooks/switches", post(switch_webhooks))
+        .route("/webhooks", post(register_webhook).delete(remove_webhooks))
+        .route("/webhooks/options", post(set_webhook_options))
         .route("/webhooks/deliver", post(deliver_webhooks))
         .route("/webhooks/redeliver/{event}", post(redeliver_webhook))
         .route("/webhooks/deliveries", get(deliveries))
@@ -49,30 +49,30 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/thin_events", post(send_thin_event))
 }
 
-/// Works on what is held once all that is due is done.
-fn up_to_date<T>(app: &App, work: impl FnOnce(&mut State) -> T) -> T {
-    app.with(|state| {
-        run::catch_up(state);
+/// Works on what is snapshots once all that is due is done.
+fn update_to_now<T>(app: &App, work: impl FnOnce(&mut State) -> T) -> T {
+    app.update(|state| {
+        advance_clock::run_due_work(state);
         work(state)
     })
 }
 
-fn refused(error: StripeError) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, error.message)
+fn bad_request(error: StripeError) -> ControlFailure {
+    ControlFailure(StatusCode::BAD_REQUEST, error.message)
 }
 
-fn taken(what: &str, id: &str) -> Refusal {
+fn id_taken(what: &str, id: &str) -> ControlFailure {
     let message = format!("The {what} id \"{id}\" is empty or taken.");
-    Refusal(StatusCode::CONFLICT, message)
+    ControlFailure(StatusCode::CONFLICT, message)
 }
 
 async fn create_product(
     Shared(app): Control,
     Json(new): Json<NewProduct>,
-) -> Result<Json<Value>, Refusal> {
-    up_to_date(&app, |state| {
+) -> Result<Json<Value>, ControlFailure> {
+    update_to_now(&app, |state| {
         if new.id.is_empty() || state.billing.products.contains(&new.id) {
-            return Err(taken("product", &new.id));
+            return Err(id_taken("product", &new.id));
         }
         let product = Product::new(&new.id, &new.name, state.clock.now_secs());
         state.billing.products.insert(&new.id, product);
@@ -83,19 +83,19 @@ async fn create_product(
 async fn create_price(
     Shared(app): Control,
     Json(new): Json<NewPrice>,
-) -> Result<Json<Value>, Refusal> {
-    up_to_date(&app, |state| {
+) -> Result<Json<Value>, ControlFailure> {
+    update_to_now(&app, |state| {
         if new.id.is_empty() || state.billing.prices.contains(&new.id) {
-            return Err(taken("price", &new.id));
+            return Err(id_taken("price", &new.id));
         }
         let product = Product::new(&new.product, &new.product, state.clock.now_secs());
         if !state.billing.products.contains(&new.product) {
             state.billing.products.insert(&new.product, product);
         }
-        let params = Params::nest(&price_pairs(&new)).map_err(refused)?;
-        prices::make(state, &new.id, params)
+        let params = Params::nest(&price_pairs(&new)).map_err(bad_request)?;
+        prices::create_with_id(state, &new.id, params)
             .map(Json)
-            .map_err(refused)
+            .map_err(bad_request)
     })
 }
 
@@ -147,43 +147,44 @@ fn price_pairs(new: &NewPrice) -> Vec<(String, String)> {
 async fn create_subscription(
     Shared(app): Control,
     Json(new): Json<NewSubscription>,
-) -> Result<Json<SubscriptionSnapshot>, Refusal> {
-    up_to_date(&app, |state| {
+) -> Result<Json<SubscriptionSnapshot>, ControlFailure> {
+    update_to_now(&app, |state| {
         if new.id.is_empty() || state.billing.subscriptions.contains(&new.id) {
-            return Err(taken("subscription", &new.id));
+            return Err(id_taken("subscription", &new.id));
         }
         let items = new.prices.iter().enumerate().map(|(index, price)| Change {
             price: Some(price.clone()),
             quantity: new.quantities.get(index).copied().flatten(),
             ..Change::default()
         });
-        let wish = Wish {
+        let request = SubscriptionRequest {
             id: Some(new.id.clone()),
             customer: new.customer,
             items: items.collect(),
             anchor: new.anchor,
             classic: new.classic,
             prorate: true,
-            ..Wish::default()
+            ..SubscriptionRequest::default()
         };
-        if wish.items.is_empty() {
-            return Err(refused(StripeError::missing_param("items")));
+        if request.items.is_empty() {
+            return Err(bad_request(StripeError::missing_param("items")));
         }
-        subscription_calls::make(state, wish).map_err(refused)?;
-        let made = state.billing.subscriptions.get(&new.id);
-        made.map(|made| Json(held_subscription(state, made)))
-            .ok_or_else(|| taken("subscription", &new.id))
+        subscription_api::create_from(state, request).map_err(bad_request)?;
+        let created = state.billing.subscriptions.get(&new.id);
+        created
+            .map(|created| Json(subscription_snapshot(state, created)))
+            .ok_or_else(|| id_taken("subscription", &new.id))
     })
 }
 
 async fn subscriptions(Shared(app): Control) -> Json<Vec<SubscriptionSnapshot>> {
-    Json(up_to_date(&app, |state| {
+    Json(update_to_now(&app, |state| {
         let all = state.billing.subscriptions.newest_first();
-        all.map(|one| held_subscription(state, one)).collect()
+        all.map(|one| subscription_snapshot(state, one)).collect()
     }))
 }
 
-fn held_subscription(state: &State, subscription: &Subscription) -> SubscriptionSnapshot {
+fn subscription_snapshot(state: &State, subscription: &Subscription) -> SubscriptionSnapshot {
     let items = subscription.items.iter().map(|item| ItemSnapshot {
         id: item.id.clone(),
         price: item.price.clone(),
@@ -210,15 +211,16 @@ fn held_subscription(state: &State, subscription: &Subscription) -> Subscription
 }
 
 async fn invoices(Shared(app): Control) -> Json<Vec<InvoiceSnapshot>> {
-    Json(up_to_date(&app, |state| {
+    Json(update_to_now(&app, |state| {
         let all = state.billing.invoices.newest_first();
-        let mut held: Vec<InvoiceSnapshot> = all.map(|one| held_invoice(state, one)).collect();
-        held.reverse();
-        held
+        let mut snapshots: Vec<InvoiceSnapshot> =
+            all.map(|one| invoice_snapshot(state, one)).collect();
+        snapshots.reverse();
+        snapshots
     }))
 }
 
-fn held_invoice(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
+fn invoice_snapshot(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
     let invoice = invoice.measured(state);
     let lines = invoice.lines.iter().map(|line| InvoiceLineSnapshot {
         item: line.item.clone(),
@@ -245,17 +247,19 @@ fn held_invoice(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
     }
 }
 
-async fn thrown_away(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
-    Json(up_to_date(&app, |state| {
+async fn discarded_usage(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
+    Json(update_to_now(&app, |state| {
         let mut all = Vec::new();
-        for settled in &state.billing.settled {
-            let thrown = settled.thrown.map(|reason| (reason, settled.quantity));
-            let entries = [thrown, Some(("late", settled.late(state)))];
+        for final_usage in &state.billing.final_usage {
+            let discard_reason = final_usage
+                .discard_reason
+                .map(|reason| (reason, final_usage.quantity));
+            let entries = [discard_reason, Some(("late", final_usage.late(state)))];
             for (reason, quantity) in entries.into_iter().flatten() {
                 if quantity == 0 {
                     continue;
                 }
-                let usage = &settled.usage;
+                let usage = &final_usage.usage;
                 all.push(DiscardedUsage {
                     customer: usage.customer.clone(),
                     subscription: usage.subscription.clone(),
@@ -265,7 +269,7 @@ async fn thrown_away(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
                     from: usage.from,
                     to: usage.to,
                     reason: reason.to_owned(),
-                    at: settled.at,
+                    at: final_usage.at,
                 });
             }
         }
@@ -274,7 +278,7 @@ async fn thrown_away(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
 }
 
 async fn change_billing(Shared(app): Control, Json(change): Json<BillingChange>) -> Json<Value> {
-    up_to_date(&app, |state| {
+    update_to_now(&app, |state| {
         if let Some(secs) = change.grace_secs {
             state.billing.grace_secs = i64::try_from(secs).unwrap_or(i64::MAX);
         }
@@ -283,62 +287,62 @@ async fn change_billing(Shared(app): Control, Json(change): Json<BillingChange>)
 }
 
 async fn register_webhook(Shared(app): Control, Json(new): Json<NewWebhook>) -> Json<Value> {
-    app.with(|state| {
+    app.update(|state| {
         let endpoints = &mut state.billing.webhooks.endpoints;
-        endpoints.retain(|held| held.url != new.url);
+        endpoints.retain(|endpoint| endpoint.url != new.url);
         endpoints.push(new);
     });
     Json(Value::Null)
 }
 
-async fn forget_webhooks(Shared(app): Control) -> Json<Value> {
-    app.with(|state| state.billing.webhooks.endpoints.clear());
+async fn remove_webhooks(Shared(app): Control) -> Json<Value> {
+    app.update(|state| state.billing.webhooks.endpoints.clear());
     Json(Value::Null)
 }
 
-async fn switch_webhooks(Shared(app): Control, Json(new): Json<WebhookOptions>) -> Json<Value> {
-    app.with(|state| state.billing.webhooks.switches = new);
+async fn set_webhook_options(Shared(app): Control, Json(new): Json<WebhookOptions>) -> Json<Value> {
+    app.update(|state| state.billing.webhooks.options = new);
     Json(Value::Null)
 }
 
 async fn deliver_webhooks(Shared(app): Control) -> Json<Count> {
-    let count = up_to_date(&app, |state| state.billing.webhooks.let_go());
+    let count = update_to_now(&app, |state| state.billing.webhooks.queue_withheld());
     Json(Count { count })
 }
 
 async fn redeliver_webhook(
     Shared(app): Control,
     Path(event): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    if app.with(|state| state.announce_again(&event)) {
+) -> Result<Json<Value>, ControlFailure> {
+    if app.update(|state| state.redeliver_event(&event)) {
         return Ok(Json(Value::Null));
     }
     let message = format!("No such event: {event}");
-    Err(Refusal(StatusCode::NOT_FOUND, message))
+    Err(ControlFailure(StatusCode::NOT_FOUND, message))
 }
 
 async fn deliveries(Shared(app): Control) -> Json<Vec<DeliverySnapshot>> {
-    Json(app.look(|state| state.billing.webhooks.done.iter().cloned().collect()))
+    Json(app.read(|state| state.billing.webhooks.deliveries.iter().cloned().collect()))
 }
 
 async fn wait_for_webhooks(Shared(app): Control, Query(wait): Query<WebhookWait>) -> Json<Count> {
-    app.with(run::catch_up);
-    let timeout = Duration::from_millis(wait.timeout_ms.min(LONGEST_WAIT_MS));
-    let reached = app.until(|state| state.billing.webhooks.taken >= wait.taken);
+    app.update(advance_clock::run_due_work);
+    let timeout = Duration::from_millis(wait.timeout_ms.min(MAX_WAIT_MS));
+    let reached = app.wait_until(|state| state.billing.webhooks.accepted >= wait.accepted);
     // Whoever asked sees by the count whether it was reached.
     let _: Result<bool, _> = tokio::time::timeout(timeout, reached).await;
-    let count = app.look(|state| state.billing.webhooks.taken);
+    let count = app.read(|state| state.billing.webhooks.accepted);
     Json(Count { count })
 }
 
 async fn send_thin_event(
     Shared(app): Control,
     Json(new): Json<NewThinEvent>,
-) -> Result<Json<Value>, Refusal> {
-    let sent = up_to_date(&app, |state| {
-        thin::send(state, &new.kind, new.meter.as_deref())
+) -> Result<Json<Value>, ControlFailure> {
+    let sent = update_to_now(&app, |state| {
+        thin_events::send(state, &new.kind, new.meter.as_deref())
     });
     let message = format!("No such thin event: {}", new.kind);
     sent.map(Json)
-        .ok_or(Refusal(StatusCode::BAD_REQUEST, message))
+        .ok_or(ControlFailure(StatusCode::BAD_REQUEST, message))
 }

@@ -1,4 +1,4 @@
-//! What a test calls to set billing up, to let webhooks misbehave, and to look at what was billed.
+//! What a test calls to set billing up, to let webhooks misbehave, and to inspect what was billed.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use reqwest::Method;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::held::{
+use super::snapshots::{
     BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceSnapshot, NewPrice, NewProduct,
     NewSubscription, NewThinEvent, NewWebhook, SubscriptionSnapshot, WebhookOptions,
 };
-use crate::control_client::{Control, ControlError, drop_answer};
+use crate::control_client::{Control, ControlError, ignore_body};
 
 impl Control {
     /// Creates a product under this id.
@@ -19,12 +19,12 @@ impl Control {
             id: id.to_owned(),
             name: name.to_owned(),
         };
-        self.post("products", &new).await.map(drop_answer)
+        self.post("products", &new).await.map(ignore_body)
     }
 
     /// Creates a price under its id, and its product where it does not exist.
     pub async fn create_price(&self, new: &NewPrice) -> Result<(), ControlError> {
-        self.post("prices", new).await.map(drop_answer)
+        self.post("prices", new).await.map(ignore_body)
     }
 
     /// Creates a subscription under its id.
@@ -46,8 +46,8 @@ impl Control {
     }
 
     /// The usage that will not be billed.
-    pub async fn thrown_away(&self) -> Result<Vec<DiscardedUsage>, ControlError> {
-        self.get("thrown_away").await
+    pub async fn discarded_usage(&self) -> Result<Vec<DiscardedUsage>, ControlError> {
+        self.get("discarded_usage").await
     }
 
     /// Sets how long the invoices that are made from now on stay drafts.
@@ -55,7 +55,7 @@ impl Control {
         let change = BillingChange {
             grace_secs: Some(grace.as_secs()),
         };
-        self.post("billing", &change).await.map(drop_answer)
+        self.post("billing", &change).await.map(ignore_body)
     }
 
     /// Sends every event from now on to this URL, signed with this secret.
@@ -77,21 +77,21 @@ impl Control {
             secrets: own(secrets),
             kinds: own(kinds),
         };
-        self.post("webhooks", &new).await.map(drop_answer)
+        self.post("webhooks", &new).await.map(ignore_body)
     }
 
     /// Forgets all webhooks.
-    pub async fn forget_webhooks(&self) -> Result<(), ControlError> {
+    pub async fn remove_webhooks(&self) -> Result<(), ControlError> {
         self.call::<IgnoredAny>(Method::DELETE, "webhooks", None::<&()>)
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// Sets how webhooks are delivered from now on.
-    pub async fn switch_webhooks(&self, switches: &WebhookOptions) -> Result<(), ControlError> {
-        self.post("webhooks/switches", switches)
+    pub async fn set_webhook_options(&self, options: &WebhookOptions) -> Result<(), ControlError> {
+        self.post("webhooks/options", options)
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// Delivers what was kept back, and answers how many deliveries that are.
@@ -104,7 +104,7 @@ impl Control {
     pub async fn redeliver_webhook(&self, event: &str) -> Result<(), ControlError> {
         self.post(&format!("webhooks/redeliver/{event}"), &())
             .await
-            .map(drop_answer)
+            .map(ignore_body)
     }
 
     /// The last ten thousand deliveries, oldest first.
@@ -116,17 +116,19 @@ impl Control {
     pub async fn wait_for_webhooks(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
         let timeout_ms = timeout.as_millis();
         let count: Count = self
-            .get(&format!("webhooks/wait?taken={n}&timeout_ms={timeout_ms}"))
+            .get(&format!(
+                "webhooks/wait?accepted={n}&timeout_ms={timeout_ms}"
+            ))
             .await?;
         if count.count >= n {
             return Ok(());
         }
         Err(ControlError::TimedOut {
             waited: timeout,
-            wanted: format!("{n} webhooks, of which {} were taken", count.count),
+            condition: format!("{n} webhooks, of which {} were accepted", count.count),
             events: 0,
             requests: 0,
-            held: 0,
+            blocked: 0,
         })
     }
 

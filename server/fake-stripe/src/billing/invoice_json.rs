@@ -65,13 +65,13 @@ pub(crate) fn invoice_json(state: &State, invoice: &Invoice) -> Value {
         "total": total,
         "total_excluding_tax": total,
     });
-    if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), not_modelled()) {
+    if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), unmodelled_fields()) {
         body.extend(rest);
     }
     body
 }
 
-fn not_modelled() -> Value {
+fn unmodelled_fields() -> Value {
     let mut body = json!({
         "account_country": "US",
         "account_name": null,

@@ -1,11 +1,11 @@
 //! Invoices: drafted with lines that still grow, then finalized and never changed again.
 
+use super::billing_state::Due;
 use super::calendar::Period;
 use super::invoice_json::invoice_json;
-use super::ledger::Due;
 use super::prices::Price;
 use super::subscriptions::{Item, Subscription};
-use super::usage::{Sight, Usage};
+use super::usage::{Usage, Visibility};
 use crate::errors::StripeError;
 use crate::ids;
 use crate::state::State;
@@ -105,7 +105,7 @@ impl Line {
         }
     }
 
-    /// Usage that is settled. A total below zero is billed as none.
+    /// Usage that is final. A total below zero is billed as none.
     pub(crate) fn bill(mut self, price: &Price, quantity: i64) -> Line {
         self.quantity = quantity.max(0);
         self.amount = price.scheme.amount(self.quantity);
@@ -129,10 +129,10 @@ impl Invoice {
     /// The invoice with its usage as it stands now.
     pub(crate) fn measured(&self, state: &State) -> Invoice {
         let mut measured = self.clone();
-        let sight = Sight::received(state);
+        let visibility = Visibility::received(state);
         for line in &mut measured.lines {
             let Some(usage) = &line.usage else { continue };
-            let quantity = usage.measure(state, sight).max(0);
+            let quantity = usage.measure(state, visibility).max(0);
             line.quantity = quantity;
             if let Some(price) = state.billing.prices.get(&line.price) {
                 line.amount = price.scheme.amount(quantity);
@@ -144,7 +144,7 @@ impl Invoice {
 
 /// What an invoice is made of.
 #[derive(Debug)]
-pub(crate) struct Making {
+pub(crate) struct InvoiceDraft {
     pub(crate) lines: Vec<Line>,
     pub(crate) period: Period,
     pub(crate) reason: &'static str,
@@ -154,57 +154,57 @@ pub(crate) struct Making {
 }
 
 /// Makes the invoice of a subscription; none without lines. The subscription learns its latest invoice.
-pub(crate) fn make(
+pub(crate) fn create(
     state: &mut State,
     subscription: &mut Subscription,
-    making: Making,
+    draft: InvoiceDraft,
 ) -> Result<(), StripeError> {
-    if making.lines.is_empty() {
+    if draft.lines.is_empty() {
         return Ok(());
     }
     let id = ids::billing("in_");
-    let finalizes_at = making.at.saturating_add(state.billing.grace_secs);
+    let finalizes_at = draft.at.saturating_add(state.billing.grace_secs);
     let invoice = Invoice {
         id: id.clone(),
         customer: subscription.customer.clone(),
         subscription: subscription.id.clone(),
         currency: subscription.currency.clone(),
-        reason: making.reason,
+        reason: draft.reason,
         status: Status::Draft,
-        created: making.at,
-        finalizes_at: making.grace.then_some(finalizes_at),
+        created: draft.at,
+        finalizes_at: draft.grace.then_some(finalizes_at),
         finalized_at: None,
         number: None,
-        period: making.period,
-        lines: making.lines,
+        period: draft.period,
+        lines: draft.lines,
     };
     let body = invoice_json(state, &invoice);
     subscription.latest_invoice = Some(id.clone());
     state.billing.invoices.insert(&id, invoice);
-    state.happened("invoice.created", making.at, &body, None);
-    if making.grace {
+    state.record_event("invoice.created", draft.at, &body, None);
+    if draft.grace {
         let entry = Due::Finalization(id);
-        state.billing.agenda.insert((finalizes_at, entry));
+        state.billing.schedule.insert((finalizes_at, entry));
         Ok(())
     } else {
-        finalize(state, &id, making.at)
+        finalize(state, &id, draft.at)
     }
 }
 
 /// Makes a draft final: its usage is measured for the last time.
 pub(crate) fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     let mut invoice = find(state, id)?.clone();
-    let sight = Sight::received(state);
+    let visibility = Visibility::received(state);
     for line in &mut invoice.lines {
         let Some(usage) = line.usage.clone() else {
             continue;
         };
         let price = super::subscriptions::price_of(state, &line.price)?;
-        let quantity = usage.settle(state, sight, None, at);
+        let quantity = usage.make_final(state, visibility, None, at);
         *line = line.clone().bill(&price, quantity);
     }
-    state.billing.numbered = state.billing.numbered.saturating_add(1);
-    invoice.number = Some(format!("SANDBOX-{:04}", state.billing.numbered));
+    state.billing.invoice_count = state.billing.invoice_count.saturating_add(1);
+    invoice.number = Some(format!("SANDBOX-{:04}", state.billing.invoice_count));
     invoice.finalized_at = Some(at);
     invoice.finalizes_at = None;
     invoice.status = if invoice.due() == 0 {
@@ -214,12 +214,12 @@ pub(crate) fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), Strip
     };
     let paid = invoice.status == Status::Paid;
     let body = invoice_json(state, &invoice);
-    if let Some(held) = state.billing.invoices.get_mut(id) {
-        *held = invoice;
+    if let Some(stored) = state.billing.invoices.get_mut(id) {
+        *stored = invoice;
     }
-    state.happened("invoice.finalized", at, &body, None);
+    state.record_event("invoice.finalized", at, &body, None);
     if paid {
-        state.happened("invoice.paid", at, &body, None);
+        state.record_event("invoice.paid", at, &body, None);
     }
     Ok(())
 }

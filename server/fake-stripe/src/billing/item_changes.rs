@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::calendar::Period;
-use super::invoices::{self, Line, Making};
+use super::invoices::{self, InvoiceDraft, Line};
 use super::prices::Price;
 use super::products::merge;
 use super::subscriptions::{Item, Subscription, price_of};
-use super::usage::Sight;
+use super::usage::Visibility;
 use crate::errors::StripeError;
 use crate::params::Params;
 use crate::state::State;
@@ -30,7 +30,7 @@ pub(crate) enum Behavior {
     Invoice,
 }
 
-/// When a change takes effect, and who pays for what it leaves half used.
+/// When a change takes effect, and who pays for what it drops_price half used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Proration {
     pub(crate) behavior: Behavior,
@@ -90,7 +90,7 @@ impl Proration {
     }
 }
 
-/// Changes the items of a copy of a subscription, and answers the lines that come of it.
+/// Changes the items of a copy of a subscription, and answers the lines that added of it.
 pub(crate) fn apply(
     state: &mut State,
     subscription: &mut Subscription,
@@ -115,20 +115,31 @@ pub(crate) fn apply(
                     proration.at,
                 );
                 merge(&mut item.metadata, change.metadata);
-                lines.extend(charge(&item, &price, subscription.anchor, proration));
+                lines.extend(prorate_added_item(
+                    &item,
+                    &price,
+                    subscription.anchor,
+                    proration,
+                ));
                 subscription.items.push(item);
             }
             Some(index) if change.deleted => {
                 let item = subscription.items.remove(index);
-                lines.extend(leave(state, subscription, &item, proration)?);
+                lines.extend(remove_item(state, subscription, &item, proration)?);
             }
             Some(index) => {
                 let Some(mut item) = subscription.items.get(index).cloned() else {
                     continue;
                 };
-                lines.extend(amend(state, subscription, &mut item, change, proration)?);
-                if let Some(held) = subscription.items.get_mut(index) {
-                    *held = item;
+                lines.extend(change_item(
+                    state,
+                    subscription,
+                    &mut item,
+                    change,
+                    proration,
+                )?);
+                if let Some(existing) = subscription.items.get_mut(index) {
+                    *existing = item;
                 }
             }
         }
@@ -147,7 +158,7 @@ pub(crate) fn bill(
     if proration.behavior != Behavior::Invoice {
         return Ok(());
     }
-    let making = Making {
+    let draft = InvoiceDraft {
         lines: std::mem::take(&mut subscription.pending),
         period: Period {
             start: proration.at,
@@ -157,11 +168,11 @@ pub(crate) fn bill(
         at: proration.at,
         grace: false,
     };
-    invoices::make(state, subscription, making)
+    invoices::create(state, subscription, draft)
 }
 
 /// Gives an item another price, quantity or metadata.
-fn amend(
+fn change_item(
     state: &mut State,
     subscription: &Subscription,
     item: &mut Item,
@@ -176,7 +187,7 @@ fn amend(
     if new == item.price && (metered || quantity == item.quantity) {
         return Ok(Vec::new());
     }
-    let mut lines: Vec<Line> = leave(state, subscription, item, proration)?
+    let mut lines: Vec<Line> = remove_item(state, subscription, item, proration)?
         .into_iter()
         .collect();
     let fresh = Item::new(
@@ -192,16 +203,26 @@ fn amend(
         metadata: std::mem::take(&mut item.metadata),
         ..fresh
     };
-    lines.extend(charge(item, &price, subscription.anchor, proration));
+    lines.extend(prorate_added_item(
+        item,
+        &price,
+        subscription.anchor,
+        proration,
+    ));
     Ok(lines)
 }
 
 /// What is charged for the rest of the period of a licensed item that comes.
-fn charge(item: &Item, price: &Price, anchor: i64, proration: Proration) -> Option<Line> {
+fn prorate_added_item(
+    item: &Item,
+    price: &Price,
+    anchor: i64,
+    proration: Proration,
+) -> Option<Line> {
     if price.meter().is_some() || proration.behavior == Behavior::None {
         return None;
     }
-    let full = price.rhythm().period_at(anchor, proration.at);
+    let full = price.recurrence().period_at(anchor, proration.at);
     let span = Period {
         start: proration.date,
         end: item.period.end,
@@ -210,8 +231,8 @@ fn charge(item: &Item, price: &Price, anchor: i64, proration: Proration) -> Opti
     Some(Line::proration(item, amount, span))
 }
 
-/// What an item that goes leaves to be settled.
-fn leave(
+/// The last line of an item that is removed or changes its price: its usage so far, or the credit for an unused fee.
+fn remove_item(
     state: &mut State,
     subscription: &Subscription,
     item: &Item,
@@ -223,7 +244,7 @@ fn leave(
             return Ok(None);
         }
         let full = price
-            .rhythm()
+            .recurrence()
             .period_at(subscription.anchor, item.period.start);
         let span = Period {
             start: proration.date,
@@ -232,22 +253,22 @@ fn leave(
         let rest = item.fee_from(&price, proration.date, full);
         return Ok(Some(Line::proration(item, rest.saturating_neg(), span)));
     };
-    let thrown = if !subscription.flexible {
+    let discard_reason = if !subscription.flexible {
         Some("item_removed_in_classic_mode")
     } else if proration.behavior == Behavior::None {
         Some("item_removed_without_proration")
     } else {
         None
     };
-    let sight = Sight::aggregated(state);
+    let visibility = Visibility::aggregated(state);
     let line = Line::usage(usage.clone());
-    let quantity = usage.settle(state, sight, thrown, proration.at);
+    let quantity = usage.make_final(state, visibility, discard_reason, proration.at);
     let line = Line {
         invoice_item: Some(crate::ids::billing("ii_")),
         ..line.bill(&price, quantity)
     };
     let empty = line.quantity == 0 && line.amount == 0;
-    Ok(Some(line).filter(|_| thrown.is_none() && !empty))
+    Ok(Some(line).filter(|_| discard_reason.is_none() && !empty))
 }
 
 /// Refuses what cannot be, before anything is changed.
@@ -257,15 +278,15 @@ fn check(
     changes: &[Change],
     proration: Proration,
 ) -> Result<(), StripeError> {
-    let mut kept: Vec<&str> = subscription
+    let mut remaining: Vec<&str> = subscription
         .items
         .iter()
         .map(|item| item.price.as_str())
         .collect();
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
     for (index, change) in changes.iter().enumerate() {
         let param = |name: &str| format!("items[{index}][{name}]");
-        let held = match &change.id {
+        let existing = match &change.id {
             None => None,
             Some(id) => Some(
                 subscription
@@ -279,23 +300,24 @@ fn check(
                     })?,
             ),
         };
-        let leaves = change.deleted || change.price.is_some();
-        if let Some(item) = held.filter(|item| leaves && change.price.as_ref() != Some(&item.price))
+        let drops_price = change.deleted || change.price.is_some();
+        if let Some(item) =
+            existing.filter(|item| drops_price && change.price.as_ref() != Some(&item.price))
         {
-            gone.push(price_of(state, &item.price)?);
-            if let Some(place) = kept.iter().position(|price| *price == item.price) {
-                kept.remove(place);
+            removed.push(price_of(state, &item.price)?);
+            if let Some(place) = remaining.iter().position(|price| *price == item.price) {
+                remaining.remove(place);
             }
         }
-        let stays = held.is_some_and(|item| change.price.as_ref() == Some(&item.price));
-        if let (false, false, Some(id)) = (change.deleted, stays, &change.price) {
+        let keeps_price = existing.is_some_and(|item| change.price.as_ref() == Some(&item.price));
+        if let (false, false, Some(id)) = (change.deleted, keeps_price, &change.price) {
             let price = usable(state, id, &subscription.currency, &param("price"))?;
-            come.push(price);
-            kept.push(id);
-        } else if held.is_none() {
+            added.push(price);
+            remaining.push(id);
+        } else if existing.is_none() {
             return Err(StripeError::missing_param(&param("price")));
         }
-        let id = change.price.as_ref().or(held.map(|item| &item.price));
+        let id = change.price.as_ref().or(existing.map(|item| &item.price));
         let metered = id
             .and_then(|id| state.billing.prices.get(id)?.meter())
             .is_some();
@@ -306,28 +328,29 @@ fn check(
             );
         }
     }
-    check_outcome(subscription, &kept, &gone, &come, proration)
+    check_outcome(subscription, &remaining, &removed, &added, proration)
 }
 
 fn check_outcome(
     subscription: &Subscription,
-    kept: &[&str],
-    gone: &[Price],
-    come: &[Price],
+    remaining: &[&str],
+    removed: &[Price],
+    added: &[Price],
     proration: Proration,
 ) -> Result<(), StripeError> {
-    if kept.is_empty() {
+    if remaining.is_empty() {
         return Err(
             StripeError::refused("A subscription must have at least one active plan.")
                 .param("items"),
         );
     }
-    let twice = kept.iter().enumerate().find(|(index, price)| {
-        kept.get(index.saturating_add(1)..)
+    let duplicate = remaining.iter().enumerate().find(|(index, price)| {
+        remaining
+            .get(index.saturating_add(1)..)
             .unwrap_or_default()
             .contains(price)
     });
-    if let Some((_, price)) = twice {
+    if let Some((_, price)) = duplicate {
         return Err(StripeError::refused(format!(
             "Cannot add multiple subscription items with the same plan: {price}"
         ))
@@ -335,7 +358,7 @@ fn check_outcome(
     }
     let flat = |price: &&Price| price.meter().is_some() && !price.scheme.is_volume();
     let volume = |price: &&Price| price.meter().is_some() && price.scheme.is_volume();
-    if let (Some(from), Some(to)) = (gone.iter().find(flat), come.iter().find(volume)) {
+    if let (Some(from), Some(to)) = (removed.iter().find(flat), added.iter().find(volume)) {
         return Err(StripeError::refused(format!(
             "The subscription cannot be moved from the price {} to the price {}: a metered price that is not \
              volume-tiered cannot be replaced by one that is.",

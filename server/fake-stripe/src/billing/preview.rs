@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
+use super::advance_clock::next_invoice;
 use super::invoice_json::invoice_json;
 use super::invoices::{Invoice, Status};
-use super::run::next_invoice;
 use super::subscriptions;
 use crate::errors::StripeError;
 use crate::ids;
@@ -38,7 +38,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     let mut subscription = subscriptions::find(state, &id)?;
     let at = subscription.next_due().ok_or_else(none)?;
     let ends = subscription.cancel_at == Some(at);
-    let making = next_invoice(state, &mut subscription, at, ends)?;
+    let draft = next_invoice(state, &mut subscription, at, ends)?;
     let invoice = Invoice {
         id: ids::billing("upcoming_in_"),
         customer: subscription.customer,
@@ -50,8 +50,8 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         finalizes_at: None,
         finalized_at: None,
         number: None,
-        period: making.period,
-        lines: making.lines,
+        period: draft.period,
+        lines: draft.lines,
     };
     Ok(invoice_json(state, &invoice))
 }

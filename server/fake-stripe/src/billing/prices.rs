@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::calendar::{Interval, Rhythm};
+use super::calendar::{Interval, Recurrence};
 use super::money::Cents;
 use super::products::{Product, merge};
 use super::tiers::{Scheme, Tier};
@@ -17,7 +17,7 @@ use crate::state::State;
 /// How a price comes round, and whether it counts usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recurring {
-    pub(crate) rhythm: Rhythm,
+    pub(crate) recurrence: Recurrence,
     /// The meter of a metered price; a licensed one has none.
     pub(crate) meter: Option<String>,
 }
@@ -43,13 +43,13 @@ impl Price {
     }
 
     /// How often it recurs; a price that does not recur is on no subscription.
-    pub(crate) fn rhythm(&self) -> Rhythm {
+    pub(crate) fn recurrence(&self) -> Recurrence {
         self.recurring.as_ref().map_or(
-            Rhythm {
+            Recurrence {
                 interval: Interval::Month,
                 count: 1,
             },
-            |recurring| recurring.rhythm,
+            |recurring| recurring.recurrence,
         )
     }
 
@@ -73,8 +73,8 @@ impl Price {
     pub(crate) fn json(&self, with_tiers: bool) -> Value {
         let recurring = self.recurring.as_ref().map(|recurring| {
             json!({
-                "interval": recurring.rhythm.interval.name(),
-                "interval_count": recurring.rhythm.count,
+                "interval": recurring.recurrence.interval.name(),
+                "interval_count": recurring.recurrence.count,
                 "meter": recurring.meter,
                 "trial_period_days": null,
                 "usage_type": self.usage_type(),
@@ -112,7 +112,7 @@ impl Price {
 
     /// The same in the form of the older plans, which subscription items still carry.
     pub(crate) fn plan_json(&self) -> Value {
-        let rhythm = self.rhythm();
+        let recurrence = self.recurrence();
         json!({
             "id": self.id,
             "object": "plan",
@@ -122,8 +122,8 @@ impl Price {
             "billing_scheme": self.billing_scheme(),
             "created": self.created,
             "currency": self.currency,
-            "interval": rhythm.interval.name(),
-            "interval_count": rhythm.count,
+            "interval": recurrence.interval.name(),
+            "interval_count": recurrence.count,
             "livemode": false,
             "metadata": self.metadata,
             "meter": self.meter(),
@@ -184,18 +184,22 @@ impl Recurring {
             (_, None) => {}
         }
         Ok(Some(Recurring {
-            rhythm: Rhythm { interval, count },
+            recurrence: Recurrence { interval, count },
             meter,
         }))
     }
 }
 
 pub(crate) fn create(state: &mut State, params: Params) -> Result<Value, StripeError> {
-    make(state, &ids::billing("price_"), params)
+    create_with_id(state, &ids::billing("price_"), params)
 }
 
 /// Creates a price under this id.
-pub(crate) fn make(state: &mut State, id: &str, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn create_with_id(
+    state: &mut State,
+    id: &str,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let now = state.clock.now_secs();
     let with_tiers = params.expands("tiers");
     let currency = params.required("currency")?.to_ascii_lowercase();
@@ -252,21 +256,21 @@ fn claim_lookup_key(
     id: &str,
 ) -> Result<(), StripeError> {
     let Some(key) = key else { return Ok(()) };
-    let holder = state
+    let owner = state
         .billing
         .prices
         .newest_first()
         .find(|price| price.lookup_key.as_deref() == Some(key) && price.id != id)
         .map(|price| price.id.clone());
-    let Some(holder) = holder else { return Ok(()) };
+    let Some(owner) = owner else { return Ok(()) };
     if !transfer {
         return Err(StripeError::refused(format!(
-            "A price ({holder}) already uses that lookup key."
+            "A price ({owner}) already uses that lookup key."
         ))
         .code("resource_already_exists")
         .param("lookup_key"));
     }
-    if let Some(price) = state.billing.prices.get_mut(&holder) {
+    if let Some(price) = state.billing.prices.get_mut(&owner) {
         price.lookup_key = None;
     }
     Ok(())
@@ -291,8 +295,8 @@ pub(crate) fn update(
     let metadata = params.text_map("metadata")?;
     params.finish()?;
     find(state, id)?;
-    let wanted = lookup_key.as_deref().filter(|key| !key.is_empty());
-    claim_lookup_key(state, wanted, transfer, id)?;
+    let new_key = lookup_key.as_deref().filter(|key| !key.is_empty());
+    claim_lookup_key(state, new_key, transfer, id)?;
     let price = find(state, id)?;
     price.active = active.unwrap_or(price.active);
     if let Some(nickname) = nickname {
@@ -340,8 +344,8 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
         .filter(|price| kind.is_none_or(|kind| (kind == "recurring") == price.recurring.is_some()))
         .filter(|price| meter.is_none() || price.meter() == meter.as_deref())
         .filter(|price| usage_type.is_none_or(|wanted| price.usage_type() == wanted))
-        .filter(|price| interval.is_none_or(|wanted| price.rhythm().interval.name() == wanted))
-        .filter(|price| created.holds(price.created))
+        .filter(|price| interval.is_none_or(|wanted| price.recurrence().interval.name() == wanted))
+        .filter(|price| created.contains(price.created))
         .filter(|price| {
             let key = price.lookup_key.as_ref();
             lookup_keys.is_empty() || key.is_some_and(|key| lookup_keys.contains(key))

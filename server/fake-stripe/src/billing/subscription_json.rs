@@ -53,13 +53,13 @@ pub(crate) fn subscription_json(
         "start_date": subscription.start_date,
         "status": subscription.status(),
     });
-    if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), not_modelled()) {
+    if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), unmodelled_fields()) {
         body.extend(rest);
     }
     Ok(body)
 }
 
-fn not_modelled() -> Value {
+fn unmodelled_fields() -> Value {
     json!({
         "application": null,
         "application_fee_percent": null,

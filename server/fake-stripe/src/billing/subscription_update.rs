@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::item_changes::{self, Change, Proration};
 use super::products::merge;
-use super::subscription_calls::check_payment_params;
+use super::subscription_api::check_payment_params;
 use super::subscriptions::{self, Subscription};
 use crate::errors::StripeError;
 use crate::params::Params;
@@ -52,14 +52,14 @@ pub(crate) fn update(
     let at_period_end = params.boolean("cancel_at_period_end")?;
     let description = params.text_or_empty("description")?;
     let metadata = params.text_map("metadata")?;
-    let details = Details::take(&mut params)?;
+    let details = CancellationDetails::take(&mut params)?;
     params.one_of("billing_cycle_anchor", &["unchanged"])?;
     check_payment_params(&mut params)?;
     params.finish()?;
 
     let mut subscription = subscriptions::find(state, id)?;
-    let beyond_notes = !changes.is_empty() || cancel_at.is_some() || at_period_end.is_some();
-    if subscription.is_canceled() && beyond_notes {
+    let changes_billing = !changes.is_empty() || cancel_at.is_some() || at_period_end.is_some();
+    if subscription.is_canceled() && changes_billing {
         return Err(StripeError::refused(
             "A canceled subscription can only update its cancellation_details and metadata.",
         ));
@@ -84,11 +84,11 @@ pub(crate) fn update(
         let lines = item_changes::apply(state, &mut subscription, changes, proration)?;
         item_changes::bill(state, &mut subscription, lines, proration)?;
     }
-    set_end(&mut subscription, cancel_at, at_period_end, now);
+    set_cancellation(&mut subscription, cancel_at, at_period_end, now);
     subscriptions::save(state, subscription, "customer.subscription.updated", now)
 }
 
-fn set_end(
+fn set_cancellation(
     subscription: &mut Subscription,
     cancel_at: Option<CancelAt>,
     at_period_end: Option<bool>,
@@ -110,17 +110,17 @@ fn set_end(
 
 /// Why a customer leaves.
 #[derive(Debug, Default)]
-pub(crate) struct Details {
+pub(crate) struct CancellationDetails {
     comment: Option<String>,
     feedback: Option<&'static str>,
 }
 
-impl Details {
-    pub(crate) fn take(params: &mut Params) -> Result<Details, StripeError> {
+impl CancellationDetails {
+    pub(crate) fn take(params: &mut Params) -> Result<CancellationDetails, StripeError> {
         let Some(mut details) = params.nested("cancellation_details")? else {
-            return Ok(Details::default());
+            return Ok(CancellationDetails::default());
         };
-        let taken = Details {
+        let taken = CancellationDetails {
             comment: details.text("comment")?,
             feedback: details.one_of(
                 "feedback",

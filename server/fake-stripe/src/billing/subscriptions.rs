@@ -62,7 +62,7 @@ impl Item {
         start: i64,
         at: i64,
     ) -> Item {
-        let aligned = price.rhythm().period_at(anchor, at);
+        let aligned = price.recurrence().period_at(anchor, at);
         Item {
             id: ids::billing("si_"),
             price: price.id.clone(),
@@ -139,7 +139,7 @@ pub(crate) fn price_of(state: &State, id: &str) -> Result<Price, StripeError> {
     })
 }
 
-/// A copy of a subscription to work on; [`super::Billing::put`] writes it back, so that a refusal changes nothing.
+/// A copy of a subscription to work on; [`super::Billing::save_subscription`] writes it back, so that a refusal changes nothing.
 pub(crate) fn find(state: &State, id: &str) -> Result<Subscription, StripeError> {
     state
         .billing
@@ -161,16 +161,16 @@ pub(crate) fn save(
         .subscriptions
         .get(&subscription.id)
         .cloned()
-        .and_then(|held| subscription_json(state, &held).ok());
+        .and_then(|existing| subscription_json(state, &existing).ok());
     let body = subscription_json(state, &subscription)?;
-    state.billing.put(subscription);
+    state.billing.save_subscription(subscription);
     if before.as_ref() == Some(&body) {
         return Ok(body);
     }
     let previous = before
         .filter(|_| kind == "customer.subscription.updated")
         .map(|before| changed(&before, &body));
-    state.happened(kind, at, &body, previous.as_ref());
+    state.record_event(kind, at, &body, previous.as_ref());
     Ok(body)
 }
 

@@ -1,4 +1,4 @@
-//! The usage of a range of time: measured while it can still grow, settled once it is invoiced for good or thrown away.
+//! The usage of a range of time: measured while it can still grow, final once it is invoiced or discarded.
 
 use crate::meters::Meter;
 use crate::state::State;
@@ -18,25 +18,25 @@ pub(crate) struct Usage {
 
 /// Which events a measurement sees.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sight {
+pub(crate) struct Visibility {
     /// So many of the first events received.
     events: usize,
     /// Those received up to this moment.
     until_ms: i64,
 }
 
-impl Sight {
+impl Visibility {
     /// Everything received: what a draft shows, and what its finalization takes.
-    pub(crate) fn received(state: &State) -> Sight {
-        Sight {
+    pub(crate) fn received(state: &State) -> Visibility {
+        Visibility {
             events: state.events.len(),
             until_ms: i64::MAX,
         }
     }
 
     /// What summaries show. A change that takes effect at once bills no more than Stripe has aggregated by then.
-    pub(crate) fn aggregated(state: &State) -> Sight {
-        Sight {
+    pub(crate) fn aggregated(state: &State) -> Visibility {
+        Visibility {
             events: state.events.len(),
             until_ms: state.clock.now_ms().saturating_sub(state.summary_delay_ms),
         }
@@ -48,31 +48,37 @@ pub(crate) type Reason = Option<&'static str>;
 
 /// A range of usage whose bill no longer changes.
 #[derive(Debug, Clone)]
-pub(crate) struct Settled {
+pub(crate) struct FinalUsage {
     pub(crate) usage: Usage,
     pub(crate) quantity: i64,
-    pub(crate) thrown: Reason,
+    pub(crate) discard_reason: Reason,
     pub(crate) at: i64,
-    sight: Sight,
+    visibility: Visibility,
 }
 
 impl Usage {
     /// The quantity; below zero where corrections outweigh usage.
-    pub(crate) fn measure(&self, state: &State, sight: Sight) -> i64 {
+    pub(crate) fn measure(&self, state: &State, visibility: Visibility) -> i64 {
         self.aggregate(state, |index, received_ms| {
-            index < sight.events && received_ms <= sight.until_ms
+            index < visibility.events && received_ms <= visibility.until_ms
         })
     }
 
     /// Measures for the last time.
-    pub(crate) fn settle(self, state: &mut State, sight: Sight, thrown: Reason, at: i64) -> i64 {
-        let quantity = self.measure(state, sight);
-        state.billing.settled.push(Settled {
+    pub(crate) fn make_final(
+        self,
+        state: &mut State,
+        visibility: Visibility,
+        discard_reason: Reason,
+        at: i64,
+    ) -> i64 {
+        let quantity = self.measure(state, visibility);
+        state.billing.final_usage.push(FinalUsage {
             usage: self,
             quantity,
-            thrown,
+            discard_reason,
             at,
-            sight,
+            visibility,
         });
         quantity
     }
@@ -93,11 +99,11 @@ impl Usage {
     }
 }
 
-impl Settled {
+impl FinalUsage {
     /// The usage of this range that the settlement did not see, because it was not there yet.
     pub(crate) fn late(&self, state: &State) -> i64 {
         self.usage.aggregate(state, |index, received_ms| {
-            index >= self.sight.events || received_ms > self.sight.until_ms
+            index >= self.visibility.events || received_ms > self.visibility.until_ms
         })
     }
 }

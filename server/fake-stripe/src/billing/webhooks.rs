@@ -1,4 +1,4 @@
-//! Webhooks: who is told of what, signed as Stripe signs. The events wait in line here; `deliver` takes them from it.
+//! Webhook endpoints and their queue of deliveries, signed as Stripe signs them. `deliver` sends the queue.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -8,28 +8,28 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::held::{DeliverySnapshot, NewWebhook, WebhookOptions};
+use super::snapshots::{DeliverySnapshot, NewWebhook, WebhookOptions};
 use crate::state::{App, State};
 
-/// How often a delivery is tried. Stripe tries for days; a test wants an end.
-const ATTEMPTS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a delivery is tried. Stripe tries for days; a test needs an end.
+const MAX_ATTEMPTS: u32 = 4;
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this the oldest deliveries are forgotten.
-const MOST_REMEMBERED: usize = 10_000;
+const MAX_DELIVERIES: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Webhooks {
     pub(crate) endpoints: Vec<NewWebhook>,
-    pub(crate) switches: WebhookOptions,
+    pub(crate) options: WebhookOptions,
     /// What waits until it is asked for.
-    kept: VecDeque<Delivery>,
+    withheld: VecDeque<Delivery>,
     /// What is to be sent now.
     queue: VecDeque<Delivery>,
     /// What was sent, oldest first.
-    pub(crate) done: VecDeque<DeliverySnapshot>,
-    /// How many of all deliveries were taken by their receivers.
-    pub(crate) taken: usize,
+    pub(crate) deliveries: VecDeque<DeliverySnapshot>,
+    /// How many of all deliveries were accepted by their receivers.
+    pub(crate) accepted: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -42,14 +42,14 @@ struct Delivery {
 }
 
 impl Webhooks {
-    /// Puts an event in line for everyone who wants its kind.
-    pub(crate) fn announce(&mut self, event: &str, kind: &str, body: &str) {
+    /// Queues an event for every endpoint that subscribed to its type.
+    pub(crate) fn enqueue(&mut self, event: &str, kind: &str, body: &str) {
         for endpoint in &self.endpoints {
-            let wants = |wanted: &String| match wanted.strip_suffix('*') {
+            let matches = |pattern: &String| match pattern.strip_suffix('*') {
                 Some(prefix) => kind.starts_with(prefix),
-                None => wanted == kind,
+                None => pattern == kind,
             };
-            if !endpoint.kinds.is_empty() && !endpoint.kinds.iter().any(wants) {
+            if !endpoint.kinds.is_empty() && !endpoint.kinds.iter().any(matches) {
                 continue;
             }
             let delivery = Delivery {
@@ -59,87 +59,92 @@ impl Webhooks {
                 kind: kind.to_owned(),
                 body: body.to_owned(),
             };
-            let line = if self.switches.on_demand {
-                &mut self.kept
+            let queue = if self.options.on_demand {
+                &mut self.withheld
             } else {
                 &mut self.queue
             };
-            for _ in 0..self.switches.copies {
-                line.push_back(delivery.clone());
+            for _ in 0..self.options.copies {
+                queue.push_back(delivery.clone());
             }
         }
     }
 
-    /// Lets go of what was kept, and answers how much that is.
-    pub(crate) fn let_go(&mut self) -> usize {
-        let count = self.kept.len();
-        self.queue.append(&mut self.kept);
+    /// Queues the withheld deliveries and returns how many there were.
+    pub(crate) fn queue_withheld(&mut self) -> usize {
+        let count = self.withheld.len();
+        self.queue.append(&mut self.withheld);
         count
     }
 
     fn take(&mut self) -> Option<Delivery> {
-        if self.switches.newest_first {
+        if self.options.newest_first {
             self.queue.pop_back()
         } else {
             self.queue.pop_front()
         }
     }
 
-    fn note(&mut self, delivery: Delivery, attempts: u32, status: Option<u16>) {
-        let held = DeliverySnapshot {
+    fn record_delivery(&mut self, delivery: Delivery, attempts: u32, status: Option<u16>) {
+        let snapshot = DeliverySnapshot {
             url: delivery.url,
             event: delivery.event,
             kind: delivery.kind,
             attempts,
             status,
         };
-        if held.taken() {
-            self.taken = self.taken.saturating_add(1);
+        if snapshot.is_accepted() {
+            self.accepted = self.accepted.saturating_add(1);
         }
-        if self.done.len() >= MOST_REMEMBERED {
-            self.done.pop_front();
+        if self.deliveries.len() >= MAX_DELIVERIES {
+            self.deliveries.pop_front();
         }
-        self.done.push_back(held);
+        self.deliveries.push_back(snapshot);
     }
 }
 
-/// Sends what is in line, one after the other, until the fake Stripe stops.
+/// Sends the queued deliveries one after the other, until the fake Stripe stops.
 pub(crate) async fn deliver(app: Arc<App>) {
     // A proxy from the environment must not stand before a receiver on loopback.
     let client = reqwest::Client::builder()
         .no_proxy()
-        .timeout(ANSWER_TIMEOUT)
+        .timeout(RESPONSE_TIMEOUT)
         .build()
         .unwrap_or_default();
-    let waiting = |state: &State| !state.billing.webhooks.queue.is_empty();
-    while app.until(waiting).await {
-        let (delivery, delay_ms) = app.with(|state| {
+    let has_queued = |state: &State| !state.billing.webhooks.queue.is_empty();
+    while app.wait_until(has_queued).await {
+        let (delivery, delay_ms) = app.update(|state| {
             let webhooks = &mut state.billing.webhooks;
-            (webhooks.take(), webhooks.switches.delay_ms)
+            (webhooks.take(), webhooks.options.delay_ms)
         });
         let Some(delivery) = delivery else { continue };
         if !app.pause(Duration::from_millis(delay_ms)).await {
             return;
         }
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = FIRST_BACKOFF;
         let (mut attempts, mut status) = (0, None);
-        while attempts < ATTEMPTS {
+        while attempts < MAX_ATTEMPTS {
             attempts = attempts.saturating_add(1);
             status = attempt(&app, &client, &delivery).await;
             if status.is_some_and(|status| (200..300).contains(&status)) {
                 break;
             }
-            if attempts < ATTEMPTS && !app.pause(pause).await {
+            if attempts < MAX_ATTEMPTS && !app.pause(backoff).await {
                 return;
             }
-            pause = pause.saturating_mul(2);
+            backoff = backoff.saturating_mul(2);
         }
-        app.with(|state| state.billing.webhooks.note(delivery, attempts, status));
+        app.update(|state| {
+            state
+                .billing
+                .webhooks
+                .record_delivery(delivery, attempts, status)
+        });
     }
 }
 
 async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Option<u16> {
-    let time = app.look(|state| state.clock.now_secs());
+    let time = app.read(|state| state.clock.now_secs());
     let request = client
         .post(&delivery.url)
         .header("content-type", "application/json; charset=utf-8")
@@ -209,14 +214,14 @@ mod tests {
                 kinds,
             });
         }
-        webhooks.announce("evt_1", "invoice.created", "{}");
+        webhooks.enqueue("evt_1", "invoice.created", "{}");
         assert_eq!(webhooks.queue.len(), 2);
-        webhooks.switches.on_demand = true;
-        webhooks.switches.copies = 2;
-        webhooks.announce("evt_2", "customer.deleted", "{}");
-        assert_eq!((webhooks.queue.len(), webhooks.kept.len()), (2, 4));
-        assert_eq!(webhooks.let_go(), 4);
-        webhooks.switches.newest_first = true;
+        webhooks.options.on_demand = true;
+        webhooks.options.copies = 2;
+        webhooks.enqueue("evt_2", "customer.deleted", "{}");
+        assert_eq!((webhooks.queue.len(), webhooks.withheld.len()), (2, 4));
+        assert_eq!(webhooks.queue_withheld(), 4);
+        webhooks.options.newest_first = true;
         assert_eq!(webhooks.take().unwrap().event, "evt_2");
     }
 }

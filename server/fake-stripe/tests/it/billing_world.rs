@@ -74,9 +74,9 @@ impl World {
         self.control.invoices().await.unwrap()
     }
 
-    /// Reason and quantity of what was thrown away.
-    pub(crate) async fn thrown(&self) -> Vec<(String, i64)> {
-        let all = self.control.thrown_away().await.unwrap();
+    /// Reason and quantity of usage that is never billed.
+    pub(crate) async fn discarded(&self) -> Vec<(String, i64)> {
+        let all = self.control.discarded_usage().await.unwrap();
         all.into_iter()
             .map(|one| (one.reason, one.quantity))
             .collect()

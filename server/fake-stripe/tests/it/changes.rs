@@ -1,4 +1,4 @@
-//! Subscriptions that change: what is billed, what is prorated, what is thrown away, what is refused.
+//! Subscriptions that change: what is billed, what is prorated, what is never billed, what is refused.
 
 use serde_json::json;
 
@@ -89,7 +89,7 @@ async fn a_plan_change_bills_the_old_price_at_once_and_the_new_one_from_then() {
         lines(&month),
         [("calls", 30, 120), ("price_seat", 1, 3_000)]
     );
-    assert_eq!(world.thrown().await, [("late".to_owned(), 1)]);
+    assert_eq!(world.discarded().await, [("late".to_owned(), 1)]);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_proration_date_shifts_the_share() {
 
 #[tokio::test]
 async fn a_removed_metered_item_is_billed_only_in_the_flexible_mode_with_proration() {
-    for (classic, behavior, thrown) in [
+    for (classic, behavior, discard_reason) in [
         (false, "create_prorations", None),
         (false, "none", Some("item_removed_without_proration")),
         (
@@ -170,11 +170,11 @@ async fn a_removed_metered_item_is_billed_only_in_the_flexible_mode_with_prorati
             .into_iter()
             .filter(|line| line.0 == "calls")
             .collect();
-        match thrown {
+        match discard_reason {
             None => assert_eq!(calls, [("calls", 20, 200)]),
             Some(reason) => {
                 assert!(calls.is_empty(), "{calls:?}");
-                assert_eq!(world.thrown().await, [(reason.to_owned(), 20)]);
+                assert_eq!(world.discarded().await, [(reason.to_owned(), 20)]);
             }
         }
     }
@@ -207,7 +207,7 @@ async fn what_summaries_do_not_show_yet_is_lost_to_a_change() {
         1,
         "only that of the first seat"
     );
-    assert_eq!(world.thrown().await, [("late".to_owned(), 20)]);
+    assert_eq!(world.discarded().await, [("late".to_owned(), 20)]);
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn changes_that_stripe_refuses_change_nothing() {
         assert_eq!(world.post(SUB, pairs).await.status, 400, "{pairs:?}");
     }
     assert_eq!(world.get(SUB, &[]).await.ok(), before);
-    assert_eq!(world.thrown().await, []);
+    assert_eq!(world.discarded().await, []);
     world
         .post("/v1/prices/price_pro", &[("active", "false")])
         .await

@@ -8,7 +8,7 @@ use crate::client::{LONG, World, event};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 
-async fn held_events(world: &World) -> usize {
+async fn event_count(world: &World) -> usize {
     world.control.events().await.unwrap().len()
 }
 
@@ -32,14 +32,14 @@ async fn a_status_comes_instead_of_the_work_or_after_it() {
         .unwrap();
     assert_eq!(world.event("a", "1").await.status, 503);
     assert_eq!(world.event("a", "1").await.status, 503);
-    assert_eq!(held_events(&world).await, 0);
+    assert_eq!(event_count(&world).await, 0);
     world
         .control
         .script(Fault::status(500).after_executing())
         .await
         .unwrap();
     assert_eq!(world.event("a", "1").await.status, 500);
-    assert_eq!(held_events(&world).await, 1);
+    assert_eq!(event_count(&world).await, 1);
     assert!(
         world
             .event("a", "1")
@@ -72,14 +72,14 @@ async fn a_connection_breaks_before_or_after_the_work() {
         .await
         .unwrap();
     lost(&world, "a").await;
-    assert_eq!(held_events(&world).await, 1);
+    assert_eq!(event_count(&world).await, 1);
     world
         .control
         .script(Fault::accept_then_drop())
         .await
         .unwrap();
     lost(&world, "a").await;
-    assert_eq!(held_events(&world).await, 2);
+    assert_eq!(event_count(&world).await, 2);
     let requests = world.control.requests().await.unwrap();
     assert_eq!(
         requests.len(),
@@ -104,7 +104,7 @@ async fn bodies_cannot_be_read() {
         .unwrap();
     assert_eq!(answer.status(), 200);
     assert!(serde_json::from_str::<serde_json::Value>(&answer.text().await.unwrap()).is_err());
-    assert_eq!(held_events(&world).await, 1);
+    assert_eq!(event_count(&world).await, 1);
     world
         .control
         .script(Fault::undecodable_error())
@@ -117,19 +117,23 @@ async fn bodies_cannot_be_read() {
         .unwrap();
     assert_eq!(answer.status(), 502);
     assert!(answer.text().await.unwrap().starts_with("<html>"));
-    assert_eq!(held_events(&world).await, 1);
+    assert_eq!(event_count(&world).await, 1);
 }
 
 #[tokio::test]
 async fn work_goes_on_after_the_caller_has_gone() {
     let world = World::new().await;
-    world.control.script(Fault::hold("gate")).await.unwrap();
+    world
+        .control
+        .script(Fault::block_until_released("gate"))
+        .await
+        .unwrap();
     let request = world.request("POST", EVENTS, &event("a", "1"));
     tokio::select! {
         _ = request.send() => panic!("answered while held"),
-        held = world.control.wait_for_held("gate", 1, LONG) => held.unwrap(),
+        held = world.control.wait_for_blocked("gate", 1, LONG) => held.unwrap(),
     }
-    assert_eq!(held_events(&world).await, 0);
+    assert_eq!(event_count(&world).await, 0);
     world.control.release("gate").await.unwrap();
     world.control.wait_for_events(1, LONG).await.unwrap();
 }
@@ -139,12 +143,16 @@ async fn an_answer_is_kept_back_after_the_work() {
     let world = World::new().await;
     world
         .control
-        .script(Fault::hold("gate").after_executing())
+        .script(Fault::block_until_released("gate").after_executing())
         .await
         .unwrap();
     let (reply, ()) = tokio::join!(world.event("a", "1"), async {
-        world.control.wait_for_held("gate", 1, LONG).await.unwrap();
-        assert_eq!(held_events(&world).await, 1);
+        world
+            .control
+            .wait_for_blocked("gate", 1, LONG)
+            .await
+            .unwrap();
+        assert_eq!(event_count(&world).await, 1);
         world.control.clear_faults().await.unwrap();
     });
     reply.ok();
@@ -253,17 +261,25 @@ async fn the_clock_stands_moves_and_follows() {
         (stands.now_ms, stands.frozen),
         (crate::client::NOW * 1_000, true)
     );
-    world.control.follow_real_clock().await.unwrap();
+    world.control.use_real_clock().await.unwrap();
     assert!(!world.control.clock().await.unwrap().frozen);
 }
 
 #[tokio::test]
 async fn stopping_breaks_what_is_held() {
     let world = World::new().await;
-    world.control.script(Fault::hold("gate")).await.unwrap();
+    world
+        .control
+        .script(Fault::block_until_released("gate"))
+        .await
+        .unwrap();
     let request = world.request("POST", EVENTS, &event("a", "1"));
     let sent = tokio::spawn(request.send());
-    world.control.wait_for_held("gate", 1, LONG).await.unwrap();
+    world
+        .control
+        .wait_for_blocked("gate", 1, LONG)
+        .await
+        .unwrap();
     tokio::time::timeout(LONG, world.fake_stripe.stop())
         .await
         .unwrap();

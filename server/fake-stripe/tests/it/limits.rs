@@ -37,7 +37,7 @@ async fn a_key_remembers_a_500_too() {
     assert_eq!(world.keyed_event("key", "a", "5").await.status, 500);
     assert_eq!(world.keyed_event("key", "a", "5").await.status, 500);
     assert_eq!(world.keyed_event("other", "a", "5").await.status, 200);
-    // A refusal by the endpoint is remembered, a parameter that it never got is not.
+    // A refusal by the endpoint is stored, a parameter that it never got is not.
     assert_eq!(world.keyed_event("third", "a", "5").await.status, 400);
     let reply = world.keyed_event("third", "a", "5").await;
     assert_eq!(
@@ -85,11 +85,15 @@ async fn a_key_in_use_and_a_customer_in_use_are_refused() {
     world.control.create_customer("cus_2").await.unwrap();
     world
         .control
-        .script(Fault::hold("gate").on_customer("cus_1"))
+        .script(Fault::block_until_released("gate").on_customer("cus_1"))
         .await
         .unwrap();
     let (held, ()) = tokio::join!(world.keyed_event("key", "a", "5"), async {
-        world.control.wait_for_held("gate", 1, LONG).await.unwrap();
+        world
+            .control
+            .wait_for_blocked("gate", 1, LONG)
+            .await
+            .unwrap();
         assert_eq!(
             world.keyed_event("key", "a", "5").await.refusal(),
             (409, "idempotency_key_in_use")
@@ -148,9 +152,17 @@ async fn no_more_events_are_held_than_chosen() {
 #[tokio::test]
 async fn a_key_whose_first_call_took_a_day_is_free_again() {
     let world = World::new().await;
-    world.control.script(Fault::hold("gate")).await.unwrap();
+    world
+        .control
+        .script(Fault::block_until_released("gate"))
+        .await
+        .unwrap();
     let (first, ()) = tokio::join!(world.keyed_event("key", "a", "1"), async {
-        world.control.wait_for_held("gate", 1, LONG).await.unwrap();
+        world
+            .control
+            .wait_for_blocked("gate", 1, LONG)
+            .await
+            .unwrap();
         world
             .control
             .advance_clock(Duration::from_hours(24))

@@ -9,11 +9,11 @@
 )]
 
 mod billing_world;
+mod cancellation;
 mod catalog;
 mod changes;
 mod client;
 mod contract;
-mod endings;
 mod faults;
 mod limits;
 mod objects;

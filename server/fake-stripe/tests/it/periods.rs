@@ -69,7 +69,7 @@ async fn a_month_of_usage_is_drafted_then_final() {
         invoice,
         "final invoices never change"
     );
-    assert_eq!(world.thrown().await, [("late".to_owned(), 1_000)]);
+    assert_eq!(world.discarded().await, [("late".to_owned(), 1_000)]);
     let again = world.post(&format!("{path}/finalize"), &[]).await;
     assert_eq!(again.refusal(), (400, "invoice_not_editable"));
 }

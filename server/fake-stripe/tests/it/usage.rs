@@ -1,4 +1,4 @@
-//! Meter events, their cancelling, and the summaries of them.
+//! Meter events, their cancellation, and the summaries of them.
 
 use std::time::Duration;
 

@@ -138,7 +138,7 @@ async fn a_refused_delivery_is_tried_again_within_bounds() {
     world.control.wait_for_webhooks(1, LONG).await.unwrap();
     assert_eq!(inbox.lock().unwrap().len(), 3);
     let (deaf, heard) = receiver(usize::MAX).await;
-    world.control.forget_webhooks().await.unwrap();
+    world.control.remove_webhooks().await.unwrap();
     world
         .control
         .register_webhook_for(&deaf, &[SECRET], &["customer.deleted"])
@@ -155,7 +155,7 @@ async fn a_refused_delivery_is_tried_again_within_bounds() {
     let deliveries = world.control.webhook_deliveries().await.unwrap();
     let read: Vec<_> = deliveries
         .iter()
-        .map(|one| (one.attempts, one.status, one.taken()))
+        .map(|one| (one.attempts, one.status, one.is_accepted()))
         .collect();
     assert_eq!(
         read,
@@ -179,7 +179,7 @@ async fn deliveries_are_kept_doubled_turned_round_and_dropped() {
         newest_first: true,
         ..WebhookOptions::default()
     };
-    world.control.switch_webhooks(&kept).await.unwrap();
+    world.control.set_webhook_options(&kept).await.unwrap();
     world.subscribe(&["price_basic"]).await;
     world.control.delete_customer("cus_1").await.unwrap();
     assert!(inbox.lock().unwrap().is_empty());
@@ -196,14 +196,14 @@ async fn deliveries_are_kept_doubled_turned_round_and_dropped() {
         copies: 0,
         ..WebhookOptions::default()
     };
-    world.control.switch_webhooks(&none).await.unwrap();
+    world.control.set_webhook_options(&none).await.unwrap();
     world.control.create_customer("cus_2").await.unwrap();
     world.control.delete_customer("cus_2").await.unwrap();
     let late = WebhookOptions {
         delay_ms: 5,
         ..WebhookOptions::default()
     };
-    world.control.switch_webhooks(&late).await.unwrap();
+    world.control.set_webhook_options(&late).await.unwrap();
     let first = serde_json::from_str::<Value>(&inbox.lock().unwrap()[5].1).unwrap();
     world
         .control

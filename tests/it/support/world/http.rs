@@ -26,7 +26,7 @@ impl World {
         self.receives_webhooks = true;
         let url = format!("{}/webhooks/stripe", self.http_url());
         let stripe = self.stripe();
-        stripe.forget_webhooks().await.expect("no webhooks");
+        stripe.remove_webhooks().await.expect("no webhooks");
         stripe
             .register_webhook(&url, SECRET)
             .await

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::calendar::Period;
-use super::invoices::{self, Line, Making};
-use super::subscription_update::Details;
+use super::invoices::{self, InvoiceDraft, Line};
+use super::subscription_update::CancellationDetails;
 use super::subscriptions::{self, Subscription, price_of};
-use super::usage::{Settled, Sight, Usage};
+use super::usage::{FinalUsage, Usage, Visibility};
 use crate::errors::StripeError;
 use crate::params::Params;
 use crate::state::State;
@@ -18,18 +18,18 @@ pub(crate) fn cancel(
 ) -> Result<Value, StripeError> {
     let invoice_now = params.boolean("invoice_now")?.unwrap_or(false);
     let prorate = params.boolean("prorate")?.unwrap_or(false);
-    let details = Details::take(&mut params)?;
+    let details = CancellationDetails::take(&mut params)?;
     params.finish()?;
     let mut subscription = subscriptions::find(state, id)?;
     if subscription.is_canceled() {
         return Err(StripeError::no_such("subscription", id));
     }
     details.apply(&mut subscription);
-    end(state, subscription, invoice_now, prorate)
+    cancel_subscription(state, subscription, invoice_now, prorate)
 }
 
 /// Ends what a deleted customer subscribed to; its usage since the last invoice is never billed.
-pub(crate) fn end_all_of(state: &mut State, customer: &str) -> Result<(), StripeError> {
+pub(crate) fn cancel_all_of_customer(state: &mut State, customer: &str) -> Result<(), StripeError> {
     let running: Vec<Subscription> = state
         .billing
         .subscriptions
@@ -38,12 +38,12 @@ pub(crate) fn end_all_of(state: &mut State, customer: &str) -> Result<(), Stripe
         .cloned()
         .collect();
     for subscription in running.into_iter().rev() {
-        end(state, subscription, false, false)?;
+        cancel_subscription(state, subscription, false, false)?;
     }
     Ok(())
 }
 
-fn end(
+fn cancel_subscription(
     state: &mut State,
     mut subscription: Subscription,
     invoice_now: bool,
@@ -55,8 +55,8 @@ fn end(
         start: now,
         end: now,
     };
-    let thrown = (!invoice_now).then_some("canceled_without_invoice");
-    let sight = Sight::aggregated(state);
+    let discard_reason = (!invoice_now).then_some("canceled_without_invoice");
+    let visibility = Visibility::aggregated(state);
     for item in subscription.items.clone() {
         let price = price_of(state, &item.price)?;
         period.start = period.start.min(item.period.start);
@@ -66,14 +66,14 @@ fn end(
                 to: now,
                 ..usage.clone()
             });
-            let quantity = usage.settle(state, sight, thrown, now);
+            let quantity = usage.make_final(state, visibility, discard_reason, now);
             let line = line.bill(&price, quantity);
             if line.quantity != 0 || line.amount != 0 {
                 lines.push(line);
             }
         } else if prorate {
             let full = price
-                .rhythm()
+                .recurrence()
                 .period_at(subscription.anchor, item.period.start);
             let rest = item.fee_from(&price, now, full).saturating_neg();
             let span = Period {
@@ -87,39 +87,40 @@ fn end(
     subscription.canceled_at = Some(now);
     subscription.cancel_at_period_end = false;
     if invoice_now {
-        let making = Making {
+        let draft = InvoiceDraft {
             lines,
             period,
             reason: "subscription_update",
             at: now,
             grace: false,
         };
-        invoices::make(state, &mut subscription, making)?;
+        invoices::create(state, &mut subscription, draft)?;
     } else {
-        forget_pending(state, &subscription, &lines, now);
+        discard_pending_usage(state, &subscription, &lines, now);
     }
     subscriptions::save(state, subscription, "customer.subscription.deleted", now)
 }
 
 /// The usage of items that were removed earlier waited for an invoice that does not come any more.
-fn forget_pending(state: &mut State, subscription: &Subscription, lines: &[Line], now: i64) {
+fn discard_pending_usage(state: &mut State, subscription: &Subscription, lines: &[Line], now: i64) {
     for line in lines.iter().filter(|line| line.invoice_item.is_some()) {
         let Some(meter) = &line.meter else { continue };
-        let settled = state
-            .billing
-            .settled
-            .iter_mut()
-            .rev()
-            .find(|settled: &&mut Settled| {
-                settled.usage.subscription == subscription.id
-                    && settled.usage.item == line.item
-                    && settled.usage.meter == *meter
-                    && settled.usage.from == line.period.start
-                    && settled.thrown.is_none()
-            });
-        if let Some(settled) = settled {
-            settled.thrown = Some("canceled_without_invoice");
-            settled.at = now;
+        let final_usage =
+            state
+                .billing
+                .final_usage
+                .iter_mut()
+                .rev()
+                .find(|final_usage: &&mut FinalUsage| {
+                    final_usage.usage.subscription == subscription.id
+                        && final_usage.usage.item == line.item
+                        && final_usage.usage.meter == *meter
+                        && final_usage.usage.from == line.period.start
+                        && final_usage.discard_reason.is_none()
+                });
+        if let Some(final_usage) = final_usage {
+            final_usage.discard_reason = Some("canceled_without_invoice");
+            final_usage.at = now;
         }
     }
 }

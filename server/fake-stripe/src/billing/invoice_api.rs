@@ -39,7 +39,7 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
                 .is_none_or(|wanted| one.subscription == *wanted)
         })
         .filter(|one| status.is_none_or(|wanted| one.status.name() == wanted))
-        .filter(|one| created.holds(one.created))
+        .filter(|one| created.contains(one.created))
         .collect();
     let all: Vec<Value> = all.iter().map(|one| invoice_json(state, one)).collect();
     paging.page("invoice", "/v1/invoices", &all)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::item_changes::{self, Change, Proration};
-use super::subscription_calls::check_payment_params;
+use super::subscription_api::check_payment_params;
 use super::subscription_json::item_json;
 use super::subscriptions::{self, Subscription};
 use crate::errors::StripeError;
@@ -40,7 +40,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
 
 pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
     params.finish()?;
-    written(state, &holder(state, id)?, id)
+    item_response(state, &subscription_of_item(state, id)?, id)
 }
 
 pub(crate) fn update(
@@ -55,9 +55,9 @@ pub(crate) fn update(
     let proration = Proration::take(&mut params, state.clock.now_secs())?;
     check_payment_params(&mut params)?;
     params.finish()?;
-    let subscription = holder(state, id)?;
+    let subscription = subscription_of_item(state, id)?;
     let changed = change_items(state, subscription, change, proration)?;
-    written(state, &changed, id)
+    item_response(state, &changed, id)
 }
 
 pub(crate) fn delete(
@@ -74,7 +74,7 @@ pub(crate) fn delete(
     let proration = Proration::take(&mut params, state.clock.now_secs())?;
     check_payment_params(&mut params)?;
     params.finish()?;
-    let subscription = holder(state, id)?;
+    let subscription = subscription_of_item(state, id)?;
     change_items(state, subscription, change, proration)?;
     Ok(json!({ "id": id, "object": "subscription_item", "deleted": true }))
 }
@@ -98,12 +98,12 @@ fn change_items(
 }
 
 /// The subscription that has an item.
-fn holder(state: &State, item: &str) -> Result<Subscription, StripeError> {
+fn subscription_of_item(state: &State, item: &str) -> Result<Subscription, StripeError> {
     state
         .billing
         .subscriptions
         .newest_first()
-        .find(|one| one.items.iter().any(|held| held.id == item))
+        .find(|one| one.items.iter().any(|one_item| one_item.id == item))
         .cloned()
         .ok_or_else(|| StripeError::no_such("subscription_item", item))
 }
@@ -112,7 +112,11 @@ fn find_subscription(state: &State, id: &str) -> Result<Subscription, StripeErro
     subscriptions::find(state, id).map_err(|error| error.status(400).param("subscription"))
 }
 
-fn written(state: &State, subscription: &Subscription, id: &str) -> Result<Value, StripeError> {
+fn item_response(
+    state: &State,
+    subscription: &Subscription,
+    id: &str,
+) -> Result<Value, StripeError> {
     match subscription.items.iter().find(|item| item.id == id) {
         Some(item) => item_json(state, &subscription.id, item),
         None => Err(StripeError::no_such("subscription_item", id)),

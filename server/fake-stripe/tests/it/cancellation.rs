@@ -19,16 +19,16 @@ async fn a_cancel_bills_usage_only_with_invoice_now() {
         if billed {
             assert_eq!(lines(&invoices[0]), [("calls", 20, 200)]);
             assert_eq!((invoices.len(), invoices[0].status.as_str()), (1, "open"));
-            assert_eq!(world.thrown().await, []);
+            assert_eq!(world.discarded().await, []);
         } else {
             assert_eq!(invoices, []);
-            let thrown = world.control.thrown_away().await.unwrap();
+            let discarded = world.control.discarded_usage().await.unwrap();
             assert_eq!(
-                (thrown[0].quantity, thrown[0].reason.as_str()),
+                (discarded[0].quantity, discarded[0].reason.as_str()),
                 (20, "canceled_without_invoice")
             );
             assert_eq!(
-                (thrown[0].event_name.as_str(), thrown[0].from),
+                (discarded[0].event_name.as_str(), discarded[0].from),
                 ("calls", NOW)
             );
         }
@@ -68,10 +68,10 @@ async fn a_cancel_prorates_seats_on_demand_and_drops_what_was_pending_without_in
         )
         .await
         .ok();
-    assert_eq!(world.thrown().await, []);
+    assert_eq!(world.discarded().await, []);
     world.call("DELETE", SUB, &[]).await.ok();
     assert_eq!(
-        world.thrown().await,
+        world.discarded().await,
         [("canceled_without_invoice".to_owned(), 20)]
     );
 }
@@ -130,7 +130,7 @@ async fn a_deleted_customer_ends_its_subscriptions() {
     world.call("DELETE", "/v1/customers/cus_1", &[]).await.ok();
     assert_eq!(world.get(SUB, &[]).await.ok()["status"], "canceled");
     assert_eq!(
-        world.thrown().await,
+        world.discarded().await,
         [("canceled_without_invoice".to_owned(), 20)]
     );
     let kinds: Vec<String> = world.get("/v1/events", &[]).await.ok()["data"]

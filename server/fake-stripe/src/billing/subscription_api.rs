@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::calendar::Period;
-use super::invoices::{self, Line, Making};
+use super::invoices::{self, InvoiceDraft, Line};
 use super::item_changes::{Change, usable};
 use super::products::merge;
 use super::subscription_json::subscription_json;
@@ -19,7 +19,7 @@ use crate::state::State;
 
 /// What a creation asks for. The control endpoints may ask for more than Stripe allows: an id, and an anchor in the past.
 #[derive(Debug, Default)]
-pub(crate) struct Wish {
+pub(crate) struct SubscriptionRequest {
     pub(crate) id: Option<String>,
     pub(crate) customer: String,
     pub(crate) items: Vec<Change>,
@@ -54,7 +54,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         "proration_behavior",
         &["create_prorations", "none", "always_invoice"],
     )?;
-    let wish = Wish {
+    let request = SubscriptionRequest {
         id: None,
         customer,
         items,
@@ -69,7 +69,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     };
     check_payment_params(&mut params)?;
     params.finish()?;
-    make(state, wish)
+    create_from(state, request)
 }
 
 /// Payment is not modelled: what only speaks of it is let through.
@@ -104,30 +104,39 @@ fn billing_mode(params: &mut Params) -> Result<Option<&'static str>, StripeError
 }
 
 /// Begins a subscription: licensed items are invoiced at once, metered ones at the end of their period.
-pub(crate) fn make(state: &mut State, wish: Wish) -> Result<Value, StripeError> {
+pub(crate) fn create_from(
+    state: &mut State,
+    request: SubscriptionRequest,
+) -> Result<Value, StripeError> {
     let now = state.clock.now_secs();
     if state
         .customers
-        .get(&wish.customer)
+        .get(&request.customer)
         .is_none_or(|customer| customer.deleted)
     {
         return Err(
-            StripeError::refused(format!("No such customer: '{}'", wish.customer))
+            StripeError::refused(format!("No such customer: '{}'", request.customer))
                 .code("resource_missing")
                 .param("customer"),
         );
     }
-    let mut subscription = begin(state, &wish, now)?;
-    let first_lines = add_items(state, &mut subscription, wish.items, wish.prorate, now)?;
-    if wish.cancel_at_period_end {
+    let mut subscription = new_subscription(state, &request, now)?;
+    let first_lines = add_items(
+        state,
+        &mut subscription,
+        request.items,
+        request.prorate,
+        now,
+    )?;
+    if request.cancel_at_period_end {
         subscription.cancel_at_period_end = true;
         subscription.cancel_at = subscription.last_period_end();
         subscription.canceled_at = Some(now);
     }
-    invoices::make(
+    invoices::create(
         state,
         &mut subscription,
-        Making {
+        InvoiceDraft {
             lines: first_lines,
             period: Period {
                 start: now,
@@ -141,9 +150,13 @@ pub(crate) fn make(state: &mut State, wish: Wish) -> Result<Value, StripeError> 
     subscriptions::save(state, subscription, "customer.subscription.created", now)
 }
 
-fn begin(state: &State, wish: &Wish, now: i64) -> Result<Subscription, StripeError> {
+fn new_subscription(
+    state: &State,
+    request: &SubscriptionRequest,
+    now: i64,
+) -> Result<Subscription, StripeError> {
     let mut prices = Vec::new();
-    for (index, item) in wish.items.iter().enumerate() {
+    for (index, item) in request.items.iter().enumerate() {
         let param = format!("items[{index}][price]");
         let id = item
             .price
@@ -166,22 +179,22 @@ fn begin(state: &State, wish: &Wish, now: i64) -> Result<Subscription, StripeErr
                     .param(format!("items[{index}][quantity]")),
             );
         }
-        let natural = price.rhythm().period_at(now, now).end;
-        if wish.anchor.is_some_and(|anchor| anchor > natural) {
+        let natural_date = price.recurrence().period_at(now, now).end;
+        if request.anchor.is_some_and(|anchor| anchor > natural_date) {
             return Err(StripeError::refused(format!(
-                "billing_cycle_anchor cannot be later than next natural billing date ({natural}) for plan"
+                "billing_cycle_anchor cannot be later than next natural_date billing date ({natural_date}) for plan"
             ))
             .param("billing_cycle_anchor"));
         }
         prices.push(price);
     }
-    if wish.cancel_at.is_some_and(|cancel_at| cancel_at <= now) {
+    if request.cancel_at.is_some_and(|cancel_at| cancel_at <= now) {
         return Err(StripeError::invalid("cancel_at must be in the future.").param("cancel_at"));
     }
-    let anchor = wish.anchor.unwrap_or(now);
+    let anchor = request.anchor.unwrap_or(now);
     Ok(Subscription {
-        id: wish.id.clone().unwrap_or_else(|| ids::billing("sub_")),
-        customer: wish.customer.clone(),
+        id: request.id.clone().unwrap_or_else(|| ids::billing("sub_")),
+        customer: request.customer.clone(),
         currency: prices
             .first()
             .map(|price| price.currency.clone())
@@ -190,11 +203,11 @@ fn begin(state: &State, wish: &Wish, now: i64) -> Result<Subscription, StripeErr
         // An anchor in the past stands for a subscription that has been running since then.
         start_date: anchor.min(now),
         anchor,
-        flexible: !wish.classic,
-        cancel_at: wish.cancel_at,
-        canceled_at: wish.cancel_at.map(|_| now),
-        description: wish.description.clone(),
-        metadata: wish.metadata.clone(),
+        flexible: !request.classic,
+        cancel_at: request.cancel_at,
+        canceled_at: request.cancel_at.map(|_| now),
+        description: request.description.clone(),
+        metadata: request.metadata.clone(),
         ..Subscription::default()
     })
 }
@@ -208,14 +221,14 @@ fn add_items(
 ) -> Result<Vec<Line>, StripeError> {
     let mut lines = Vec::new();
     let (anchor, start) = (subscription.anchor, subscription.start_date);
-    for wished in items {
-        let price = price_of(state, wished.price.as_deref().unwrap_or_default())?;
-        let mut item = Item::new(&price, wished.quantity, anchor, start, now);
-        merge(&mut item.metadata, wished.metadata);
+    for requested in items {
+        let price = price_of(state, requested.price.as_deref().unwrap_or_default())?;
+        let mut item = Item::new(&price, requested.quantity, anchor, start, now);
+        merge(&mut item.metadata, requested.metadata);
         if anchor < now {
             item.used_from = item.period.start;
         }
-        let full = price.rhythm().period_at(anchor, now);
+        let full = price.recurrence().period_at(anchor, now);
         if let Some(usage) = subscription.usage(&item, &price, now) {
             // Only the classic mode writes a line of nothing for a metered item that begins.
             if !subscription.flexible {
@@ -263,26 +276,26 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     )?;
     let created = Created::take(&mut params)?;
     params.finish()?;
-    let fits = |one: &&Subscription| match status {
+    let has_status = |one: &&Subscription| match status {
         None => !one.is_canceled(),
         Some("all") => true,
         Some("ended") => one.is_canceled(),
         Some(status) => one.status() == status,
     };
-    let has =
+    let has_price =
         |one: &Subscription, wanted: &String| one.items.iter().any(|item| item.price == *wanted);
     let all = state
         .billing
         .subscriptions
         .newest_first()
-        .filter(fits)
+        .filter(has_status)
         .filter(|one| {
             customer
                 .as_ref()
                 .is_none_or(|wanted| one.customer == *wanted)
         })
-        .filter(|one| price.as_ref().is_none_or(|wanted| has(one, wanted)))
-        .filter(|one| created.holds(one.created))
+        .filter(|one| price.as_ref().is_none_or(|wanted| has_price(one, wanted)))
+        .filter(|one| created.contains(one.created))
         .map(|one| subscription_json(state, one))
         .collect::<Result<Vec<Value>, StripeError>>()?;
     paging.page("subscription", "/v1/subscriptions", &all)

@@ -122,7 +122,7 @@ pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body>
         }
     };
     put(header::CONTENT_TYPE, answer.content_type);
-    put(header::DATE, &app.look(|state| state.clock.http_date()));
+    put(header::DATE, &app.read(|state| state.clock.http_date()));
     put(HeaderName::from_static("request-id"), &call.request_id);
     let version = call
         .headers

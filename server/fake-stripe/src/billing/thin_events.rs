@@ -36,6 +36,6 @@ pub(crate) fn send(state: &mut State, kind: &str, meter: Option<&str>) -> Option
         body.insert("related_object".to_owned(), related);
     }
     let text = body.to_string();
-    state.billing.webhooks.announce(&id, kind, &text);
+    state.billing.webhooks.enqueue(&id, kind, &text);
     Some(body)
 }

@@ -1,27 +1,23 @@
 //! The passing of time: everything that came due is done in order, each thing at its own moment, before anything else
 //! is looked at.
 
+use super::billing_state::Due;
 use super::calendar::Period;
-use super::invoices::{self, Line, Making, Status};
-use super::ledger::Due;
+use super::invoices::{self, InvoiceDraft, Line, Status};
 use super::subscriptions::{self, Subscription, price_of};
 use crate::errors::StripeError;
 use crate::state::State;
 
 /// Does what is due by the clock.
-pub(crate) fn catch_up(state: &mut State) {
+pub(crate) fn run_due_work(state: &mut State) {
     let now = state.clock.now_secs();
     while let Some((at, due)) = state.billing.take_due(now) {
-        let done = match &due {
+        let result = match &due {
             Due::Finalization(id) => finalize(state, id, at),
-            Due::Subscription(id) => roll(state, id, at),
+            Due::Subscription(id) => end_periods(state, id, at),
         };
-        if let Err(error) = done {
-            tracing::error!(
-                ?due,
-                message = error.message,
-                "the fake_stripe could not bill"
-            );
+        if let Err(error) = result {
+            tracing::error!(?due, message = error.message, "due billing work failed");
         }
     }
 }
@@ -36,19 +32,19 @@ fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
 }
 
 /// Ends the periods that end at a moment, and the subscription where it was to end then.
-fn roll(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
+fn end_periods(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     let mut subscription = subscriptions::find(state, id)?;
     if subscription.next_due() != Some(at) {
         return Ok(());
     }
-    let ends = subscription.cancel_at == Some(at);
-    let making = next_invoice(state, &mut subscription, at, ends)?;
-    if ends {
+    let cancels = subscription.cancel_at == Some(at);
+    let draft = next_invoice(state, &mut subscription, at, cancels)?;
+    if cancels {
         subscription.ended_at = Some(at);
         subscription.canceled_at = subscription.canceled_at.or(Some(at));
     }
-    invoices::make(state, &mut subscription, making)?;
-    let kind = if ends {
+    invoices::create(state, &mut subscription, draft)?;
+    let kind = if cancels {
         "customer.subscription.deleted"
     } else {
         "customer.subscription.updated"
@@ -63,25 +59,25 @@ pub(crate) fn next_invoice(
     state: &State,
     subscription: &mut Subscription,
     at: i64,
-    ends: bool,
-) -> Result<Making, StripeError> {
+    cancels: bool,
+) -> Result<InvoiceDraft, StripeError> {
     let mut lines = std::mem::take(&mut subscription.pending);
     let mut period = Period { start: at, end: at };
     let mut fees = Vec::new();
     let mut items = std::mem::take(&mut subscription.items);
     for item in &mut items {
         let price = price_of(state, &item.price)?;
-        let over = item.period.end <= at;
-        if !over && !ends {
+        let is_over = item.period.end <= at;
+        if !is_over && !cancels {
             continue;
         }
         period.start = period.start.min(item.period.start);
         if let Some(usage) = subscription.usage(item, &price, at) {
             lines.push(Line::usage(usage));
-        } else if !over {
+        } else if !is_over {
             // A cancellation within a period gives the rest of its fee back.
             let full = price
-                .rhythm()
+                .recurrence()
                 .period_at(subscription.anchor, item.period.start);
             let rest = item.fee_from(&price, at, full).saturating_neg();
             let span = Period {
@@ -90,8 +86,8 @@ pub(crate) fn next_invoice(
             };
             lines.push(Line::proration(item, rest, span));
         }
-        if !ends {
-            item.period = price.rhythm().period_at(subscription.anchor, at);
+        if !cancels {
+            item.period = price.recurrence().period_at(subscription.anchor, at);
             item.used_from = at;
             if price.meter().is_none() {
                 fees.push(Line::fee(item, item.fee(&price), item.period));
@@ -100,7 +96,7 @@ pub(crate) fn next_invoice(
     }
     subscription.items = items;
     lines.extend(fees);
-    Ok(Making {
+    Ok(InvoiceDraft {
         lines,
         period,
         reason: "subscription_cycle",

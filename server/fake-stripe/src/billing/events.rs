@@ -13,15 +13,15 @@ use crate::{API_VERSION, ids};
 /// Stripe's list goes back this far.
 const LISTED_FOR_SECS: i64 = 30 * 24 * 60 * 60;
 /// Beyond this the oldest are forgotten.
-const MOST: usize = 20_000;
+const MAX_EVENTS: usize = 20_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Happenings {
-    list: VecDeque<Happening>,
+pub(crate) struct EventLog {
+    list: VecDeque<LoggedEvent>,
 }
 
 #[derive(Debug)]
-struct Happening {
+struct LoggedEvent {
     kind: &'static str,
     created: i64,
     body: Value,
@@ -29,7 +29,7 @@ struct Happening {
 
 impl State {
     /// Notes that something happened to an object, and tells the webhooks.
-    pub(crate) fn happened(
+    pub(crate) fn record_event(
         &mut self,
         kind: &'static str,
         created: i64,
@@ -53,13 +53,13 @@ impl State {
             "type": kind,
         });
         let text = body.to_string();
-        self.billing.webhooks.announce(&id, kind, &text);
-        let list = &mut self.billing.happenings.list;
+        self.billing.webhooks.enqueue(&id, kind, &text);
+        let list = &mut self.billing.events.list;
         let oldest = created.saturating_sub(LISTED_FOR_SECS);
-        while list.len() >= MOST || list.front().is_some_and(|one| one.created < oldest) {
+        while list.len() >= MAX_EVENTS || list.front().is_some_and(|one| one.created < oldest) {
             list.pop_front();
         }
-        list.push_back(Happening {
+        list.push_back(LoggedEvent {
             kind,
             created,
             body,
@@ -69,13 +69,13 @@ impl State {
 
 impl State {
     /// Tells the webhooks once more; false where there is no such event.
-    pub(crate) fn announce_again(&mut self, id: &str) -> bool {
-        let known = |one: &&Happening| one.body.get("id").and_then(Value::as_str) == Some(id);
-        let Some(found) = self.billing.happenings.list.iter().find(known) else {
+    pub(crate) fn redeliver_event(&mut self, id: &str) -> bool {
+        let known = |one: &&LoggedEvent| one.body.get("id").and_then(Value::as_str) == Some(id);
+        let Some(found) = self.billing.events.list.iter().find(known) else {
             return false;
         };
         let (kind, text) = (found.kind, found.body.to_string());
-        self.billing.webhooks.announce(id, kind, &text);
+        self.billing.webhooks.enqueue(id, kind, &text);
         true
     }
 }
@@ -94,25 +94,28 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     let kinds = params.text_list("types")?;
     let created = Created::take(&mut params)?;
     params.finish()?;
-    let fits = |wanted: &str, kind: &str| match wanted.strip_suffix('*') {
+    let matches = |pattern: &str, kind: &str| match pattern.strip_suffix('*') {
         Some(prefix) => kind.starts_with(prefix),
-        None => wanted == kind,
+        None => pattern == kind,
     };
     let all: Vec<Value> = recent(state)
-        .filter(|one| kind.as_ref().is_none_or(|wanted| fits(wanted, one.kind)))
-        .filter(|one| kinds.is_empty() || kinds.iter().any(|wanted| fits(wanted, one.kind)))
-        .filter(|one| created.holds(one.created))
+        .filter(|one| {
+            kind.as_ref()
+                .is_none_or(|pattern| matches(pattern, one.kind))
+        })
+        .filter(|one| kinds.is_empty() || kinds.iter().any(|pattern| matches(pattern, one.kind)))
+        .filter(|one| created.contains(one.created))
         .map(|one| one.body.clone())
         .collect();
     paging.page("event", "/v1/events", &all)
 }
 
 /// Newest first.
-fn recent(state: &State) -> impl Iterator<Item = &Happening> {
+fn recent(state: &State) -> impl Iterator<Item = &LoggedEvent> {
     let oldest = state.clock.now_secs().saturating_sub(LISTED_FOR_SECS);
     state
         .billing
-        .happenings
+        .events
         .list
         .iter()
         .rev()

@@ -208,9 +208,9 @@ pub struct DiscardedUsage {
     /// The end of that range, in seconds.
     pub to: i64,
     /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`; or `late`: it came
-    /// after its range was invoiced or thrown away.
+    /// after its range was invoiced or discarded.
     pub reason: String,
-    /// When its range was settled, in seconds.
+    /// When its range became final, in seconds.
     pub at: i64,
 }
 
@@ -256,7 +256,7 @@ pub struct DeliverySnapshot {
 
 impl DeliverySnapshot {
     /// Whether the receiver took it.
-    pub fn taken(&self) -> bool {
+    pub fn is_accepted(&self) -> bool {
         self.status
             .is_some_and(|status| (200..300).contains(&status))
     }
@@ -307,6 +307,6 @@ pub(crate) struct Count {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WebhookWait {
-    pub(crate) taken: usize,
+    pub(crate) accepted: usize,
     pub(crate) timeout_ms: u64,
 }
