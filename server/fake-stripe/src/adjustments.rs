@@ -7,7 +7,7 @@ use crate::meter_events::UNIQUE_FOR_MS;
 use crate::params::Params;
 use crate::state::State;
 
-/// Cancels an event. Stripe answers `pending` and does it soon after; here it is done at once.
+/// Cancels an event. Stripe answers `pending` and cancels soon after; the fake cancels at once.
 pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
     let event_name = params.required("event_name")?;
     params

@@ -1,4 +1,4 @@
-//! Who may call: the holder of the one secret key, as a bearer token or as the user name of basic authentication.
+//! Authentication: the secret key as a bearer token, or as the user name of basic authentication.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::errors::StripeError;
 
-/// Knows the key that is let in.
+/// Checks requests against the one accepted key.
 #[derive(Debug)]
 pub(crate) struct Authorizer {
     secret_key: String,
@@ -51,7 +51,7 @@ fn presented_key(headers: &HeaderMap) -> Option<String> {
     Some(key).filter(|key| !key.is_empty())
 }
 
-/// A key as Stripe shows it back: its prefix and its last four characters.
+/// A key as Stripe quotes it in errors: its prefix and its last four characters.
 fn masked(key: &str) -> String {
     let characters: Vec<char> = key.chars().collect();
     let from = characters.len().saturating_sub(4);

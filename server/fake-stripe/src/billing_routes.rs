@@ -1,4 +1,4 @@
-//! Which function of the billing half answers which path.
+//! Routes of products, prices, subscriptions, invoices and events.
 
 use serde_json::{Value, json};
 
@@ -96,7 +96,7 @@ fn invoices(state: &mut State, method: &str, rest: &[&str], params: Params) -> O
     })
 }
 
-/// No money is held: this is the cheapest call by which a key can be tried, and its mode seen.
+/// Always zero. Callers use this endpoint to check an API key and its mode.
 fn balance(params: Params) -> Answer {
     params.finish()?;
     let nothing = json!([{ "amount": 0, "currency": "usd", "source_types": { "card": 0 } }]);

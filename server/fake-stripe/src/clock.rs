@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 
-/// A clock that follows the real one at a distance, or stands still until it is moved.
+/// A clock that runs at an offset from the real one, or is frozen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Clock {
     offset_ms: i64,
@@ -24,17 +24,17 @@ impl Clock {
         self.now_ms().div_euclid(1_000)
     }
 
-    /// Whether the clock stands still.
+    /// Whether the clock is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
         self.frozen_at_ms.is_some()
     }
 
-    /// Stops the clock at a moment.
+    /// Freezes the clock at a time.
     pub(crate) fn freeze(&mut self, at_ms: i64) {
         self.frozen_at_ms = Some(at_ms);
     }
 
-    /// Moves the clock ahead, whether it stands still or runs.
+    /// Advances the clock, frozen or running.
     pub(crate) fn advance(&mut self, by_ms: i64) {
         match &mut self.frozen_at_ms {
             Some(at_ms) => *at_ms = at_ms.saturating_add(by_ms),
@@ -42,7 +42,7 @@ impl Clock {
         }
     }
 
-    /// Lets the clock run with the real one, this far ahead of it (or behind).
+    /// Runs with the real clock at this offset.
     pub(crate) fn use_real_time(&mut self, offset_ms: i64) {
         *self = Clock {
             offset_ms,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frozen_clock_moves_only_when_told() {
+    fn a_frozen_clock_moves_only_when_advanced() {
         let mut clock = Clock::default();
         clock.freeze(1_700_000_000_999);
         assert_eq!(clock.now_ms(), 1_700_000_000_999);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_following_clock_keeps_its_distance() {
+    fn a_running_clock_keeps_its_offset() {
         let mut clock = Clock::default();
         clock.use_real_time(86_400_000);
         let ahead = clock.now_ms().saturating_sub(Clock::default().now_ms());

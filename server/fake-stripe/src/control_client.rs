@@ -1,4 +1,4 @@
-//! The client of the control endpoints: what a test calls to set a fake Stripe up, to make it fail, and to inspect it.
+//! The client of the control endpoints: tests use it to set up a fake Stripe, script its faults and inspect it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::faults::Fault;
 /// Why a control call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The fake Stripe was not reached, or its answer was not understood.
+    /// The request failed, or its response could not be decoded.
     #[error("the fake Stripe did not answer: {0}")]
     Unreachable(#[from] reqwest::Error),
-    /// The fake Stripe refused.
+    /// The fake Stripe rejected the request.
     #[error("the fake Stripe answered with status {status}: {message}")]
     Refused {
         /// The HTTP status.
@@ -28,20 +28,20 @@ pub enum ControlError {
         /// The body of the answer.
         message: String,
     },
-    /// What was waited for did not come in time.
+    /// A wait timed out.
     #[error(
         "timed out after {waited:?} waiting for {condition}; there were {events} events, {requests} requests and {blocked} blocked calls"
     )]
     TimedOut {
-        /// How long.
+        /// The timeout.
         waited: Duration,
-        /// For what.
+        /// The condition that was not reached.
         condition: String,
-        /// Meter events held in the end.
+        /// Stored meter events at the timeout.
         events: usize,
-        /// Calls arrived in the end.
+        /// Requests received at the timeout.
         requests: u64,
-        /// Calls held in the end, by the hold that was waited for.
+        /// Requests blocked at the timeout, by the named block.
         blocked: usize,
     },
 }
@@ -56,7 +56,7 @@ pub struct Control {
 impl Control {
     /// A client of the fake Stripe at this base URL, such as `http://127.0.0.1:12111`.
     pub fn new(base_url: &str) -> Control {
-        // A proxy from the environment must not stand before a loopback tool.
+        // A proxy from the environment must not intercept requests to loopback.
         let client = Client::builder().no_proxy().build().unwrap_or_default();
         Control {
             base_url: base_url.trim_end_matches('/').to_owned(),
@@ -78,7 +78,7 @@ impl Control {
             .map(ignore_body)
     }
 
-    /// Creates a meter that sums the events of this name, and answers its id.
+    /// Creates a meter that sums the events of this name, and returns its id.
     pub async fn create_meter(&self, event_name: &str) -> Result<String, ControlError> {
         let new = NewMeter {
             event_name: event_name.to_owned(),
@@ -119,7 +119,7 @@ impl Control {
         self.post("faults", &fault).await.map(ignore_body)
     }
 
-    /// Lets go of the calls that a hold keeps back, and of those that it would.
+    /// Releases the requests that the named block blocks now, and lets later ones pass.
     pub async fn release(&self, name: &str) -> Result<(), ControlError> {
         self.post(
             "blocks/release",
@@ -132,19 +132,19 @@ impl Control {
         .map(ignore_body)
     }
 
-    /// Forgets all faults and lets go of all holds.
+    /// Removes all faults and releases all blocked requests.
     pub async fn clear_faults(&self) -> Result<(), ControlError> {
         self.call::<IgnoredAny>(Method::DELETE, "faults", None::<&()>)
             .await
             .map(ignore_body)
     }
 
-    /// The faults that are still to come.
+    /// The scripted faults that are not used up.
     pub async fn faults(&self) -> Result<Vec<Fault>, ControlError> {
         self.get("faults").await
     }
 
-    /// Stops the clock at a moment, in milliseconds since the Unix epoch.
+    /// Freezes the clock at a time in milliseconds since the Unix epoch.
     pub async fn set_clock(&self, millis: i64) -> Result<(), ControlError> {
         self.change_clock(ClockChange {
             set_ms: Some(millis),
@@ -153,7 +153,7 @@ impl Control {
         .await
     }
 
-    /// Moves the clock ahead, whether it stands still or runs.
+    /// Advances the clock, frozen or running.
     pub async fn advance_clock(&self, by: Duration) -> Result<(), ControlError> {
         self.change_clock(ClockChange {
             advance_ms: Some(millis(by)),
@@ -162,7 +162,7 @@ impl Control {
         .await
     }
 
-    /// Lets the clock show the real time again.
+    /// Uses the real clock again.
     pub async fn use_real_clock(&self) -> Result<(), ControlError> {
         self.change_clock(ClockChange {
             real_offset_ms: Some(0),
@@ -171,7 +171,7 @@ impl Control {
         .await
     }
 
-    /// What the clock shows.
+    /// Reads the clock.
     pub async fn clock(&self) -> Result<ClockState, ControlError> {
         self.get("clock").await
     }
@@ -205,12 +205,12 @@ impl Control {
         self.get("requests").await
     }
 
-    /// What happened since the fake Stripe started.
+    /// Counters since the fake Stripe started.
     pub async fn stats(&self) -> Result<Stats, ControlError> {
         self.get("stats").await
     }
 
-    /// Waits until so many meter events are held.
+    /// Waits until `n` meter events are stored.
     pub async fn wait_for_events(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
         self.wait(
             Wait {
@@ -223,7 +223,7 @@ impl Control {
         .await
     }
 
-    /// Waits until so many calls below `/v1` have arrived since the start, answered or not.
+    /// Waits until `n` requests below `/v1` have arrived since the start, answered or not.
     pub async fn wait_for_requests(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
         let requests = u64::try_from(n).ok();
         self.wait(
@@ -237,7 +237,7 @@ impl Control {
         .await
     }
 
-    /// Waits until so many of the last ten thousand calls are for a path that begins so.
+    /// Waits until `n` of the last ten thousand requests have a path with this prefix.
     pub async fn wait_for_requests_to(
         &self,
         path: &str,
@@ -253,7 +253,7 @@ impl Control {
             .await
     }
 
-    /// Waits until a hold keeps back so many calls.
+    /// Waits until the named block blocks `n` requests.
     pub async fn wait_for_blocked(
         &self,
         name: &str,
@@ -269,7 +269,7 @@ impl Control {
             .await
     }
 
-    /// Sets how long after its receipt an event shows in summaries.
+    /// Sets how long after its receipt an event appears in summaries.
     pub async fn set_summary_delay(&self, delay: Duration) -> Result<(), ControlError> {
         let summary_delay_ms = u64::try_from(millis(delay)).ok();
         self.change_settings(SettingsChange {
@@ -279,7 +279,7 @@ impl Control {
         .await
     }
 
-    /// Sets how many meter events are let in within a second.
+    /// Sets how many meter events are accepted per second.
     pub async fn set_events_per_sec(&self, events_per_sec: u32) -> Result<(), ControlError> {
         self.change_settings(SettingsChange {
             events_per_sec: Some(events_per_sec),
@@ -288,7 +288,7 @@ impl Control {
         .await
     }
 
-    /// Sets how long each call takes before it is carried out.
+    /// Sets the delay before each request is processed.
     pub async fn set_latency(&self, latency: Duration) -> Result<(), ControlError> {
         let latency_ms = u64::try_from(millis(latency)).ok();
         self.change_settings(SettingsChange {
@@ -307,7 +307,7 @@ impl Control {
         self.change_settings(change).await
     }
 
-    /// Sets whether refusals of meter events go without a `code`.
+    /// Sets whether errors of meter events omit their `code`.
     pub async fn set_bare_error_codes(&self, bare: bool) -> Result<(), ControlError> {
         self.change_settings(SettingsChange {
             bare_error_codes: Some(bare),
@@ -393,5 +393,5 @@ impl Control {
     }
 }
 
-/// Most control calls answer nothing that is worth keeping.
+/// Discards the body of a response that carries no information.
 pub(crate) fn ignore_body(_: IgnoredAny) {}

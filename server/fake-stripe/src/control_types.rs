@@ -1,27 +1,27 @@
-//! The forms that the control endpoints and their client exchange, as JSON.
+//! JSON bodies of the control endpoints, shared by server and client.
 
 use serde::{Deserialize, Serialize};
 
-/// A meter event that the fake Stripe holds.
+/// A stored meter event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredEvent {
     /// The event's identifier.
     pub identifier: String,
-    /// The event name, by which it found its meter.
+    /// The event name, which selects the meter.
     pub event_name: String,
     /// The customer's id.
     pub customer: String,
-    /// The value; 1 where a counting meter's event had none.
+    /// The value; 1 for an event of a `count` meter that has none.
     pub value: i64,
     /// When the usage happened, in seconds since the Unix epoch.
     pub timestamp: i64,
-    /// When the fake Stripe received it, by its own clock, in milliseconds since the Unix epoch.
+    /// When the fake Stripe received it, by its clock, in milliseconds since the Unix epoch.
     pub received_at_ms: i64,
     /// Whether an adjustment cancelled it.
     pub cancelled: bool,
 }
 
-/// The sum of a customer's events of one name, those cancelled left out.
+/// The sum of a customer's events of one name, without cancelled events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TotalSnapshot {
     pub(crate) customer: String,
@@ -29,7 +29,7 @@ pub(crate) struct TotalSnapshot {
     pub(crate) total: i64,
 }
 
-/// A customer that the fake Stripe knows.
+/// A customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerSnapshot {
     /// The customer's id.
@@ -38,12 +38,12 @@ pub struct CustomerSnapshot {
     pub deleted: bool,
 }
 
-/// A meter that the fake Stripe knows.
+/// A meter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterSnapshot {
     /// The meter's id.
     pub id: String,
-    /// The event name whose events it takes.
+    /// The name of the events that it aggregates.
     pub event_name: String,
     /// How it aggregates: `sum`, `count` or `last`.
     pub formula: String,
@@ -51,12 +51,12 @@ pub struct MeterSnapshot {
     pub active: bool,
 }
 
-/// One call below `/v1`, as it came in.
+/// One request below `/v1`, as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedRequest {
     /// Its number; the first call is 1.
     pub sequence: u64,
-    /// When it came in, by the fake Stripe's clock, in milliseconds since the Unix epoch.
+    /// When it arrived, by the fake Stripe's clock, in milliseconds since the Unix epoch.
     pub received_at_ms: i64,
     /// The HTTP method.
     pub method: String,
@@ -72,68 +72,68 @@ pub struct LoggedRequest {
     pub event_name: Option<String>,
     /// The `Idempotency-Key` header.
     pub idempotency_key: Option<String>,
-    /// The HTTP status that it was answered with; `None` while it is under way, and where its connection was broken.
+    /// The HTTP status that it was answered with; `None` while it runs, and if its connection was broken.
     pub status: Option<u16>,
-    /// Whether it is over, answered or not.
+    /// Whether processing ended, with or without a response.
     pub finished: bool,
-    /// Whether the answer was an earlier one, given again because of its idempotency key.
+    /// Whether the response was stored under the same idempotency key and replayed.
     pub replayed: bool,
-    /// The scripted fault that it met, as JSON.
+    /// The scripted fault that was applied, as JSON.
     pub fault: Option<String>,
 }
 
-/// What happened since the fake Stripe started.
+/// Counters since the fake Stripe started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stats {
-    /// Calls below `/v1` that came in.
+    /// Requests below `/v1`.
     pub requests: u64,
-    /// Meter events held, the cancelled among them.
+    /// Stored meter events, including cancelled ones.
     pub events: u64,
-    /// The most meter event calls that were under way at the same time for one customer and meter. More than 1 means
-    /// that a caller did not wait for its answer.
+    /// The highest number of concurrent meter event requests for one customer and meter. More than 1 means
+    /// that a caller did not wait for a response.
     pub max_in_flight_per_customer_meter: u64,
-    /// Calls refused because another was under way for the same customer and meter.
+    /// Requests rejected because another was running for the same customer and meter.
     pub lock_timeouts: u64,
-    /// Calls refused because of the rate limit.
+    /// Requests rejected by the rate limit.
     pub rate_limited: u64,
-    /// Meter events refused because their identifier was taken.
+    /// Meter events rejected because their identifier was already used.
     pub duplicates_refused: u64,
-    /// Answers given again because of an idempotency key.
+    /// Responses replayed for an idempotency key.
     pub replayed: u64,
-    /// Calls refused because their idempotency key was in use, or had been used for something else.
+    /// Requests rejected because their idempotency key was in use, or was used for a different request.
     pub idempotency_conflicts: u64,
-    /// Calls refused because of their API key.
+    /// Requests rejected because of their API key.
     pub unauthorized: u64,
-    /// Calls that met a scripted fault.
+    /// Requests that a scripted fault was applied to.
     pub faults_met: u64,
 }
 
-/// What the fake Stripe's clock shows.
+/// The fake Stripe's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockState {
     /// Milliseconds since the Unix epoch.
     pub now_ms: i64,
-    /// Whether it stands still until it is moved.
+    /// Whether it is frozen until it is set or advanced.
     pub frozen: bool,
 }
 
-/// A change of the clock: exactly one of the three.
+/// A change of the clock: exactly one of the three fields.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ClockChange {
-    /// Stop at this moment.
+    /// Freeze at this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) set_ms: Option<i64>,
-    /// Move ahead by so much.
+    /// Advance by this many milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) advance_ms: Option<i64>,
-    /// Run with real time, so many milliseconds ahead of it.
+    /// Run with the real clock, this many milliseconds ahead of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) real_offset_ms: Option<i64>,
 }
 
-/// A change of the settings; what is absent stays.
+/// A change of the settings; absent fields stay unchanged.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SettingsChange {
@@ -174,7 +174,7 @@ pub(crate) struct MeterName {
     pub(crate) event_name: String,
 }
 
-/// A hold, by its name, with the number of calls that it holds in answers.
+/// A named block. `blocked` is the number of requests that it blocks; requests leave it out.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BlockState {
@@ -183,22 +183,22 @@ pub(crate) struct BlockState {
     pub(crate) blocked: usize,
 }
 
-/// What to wait for: each of the three that is given must be reached.
+/// What to wait for: every given count must be reached.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Wait {
-    /// So many meter events held.
+    /// Number of stored meter events.
     pub(crate) events: Option<usize>,
-    /// So many calls arrived, at `path` where that is given.
+    /// Number of requests received, below `path` if given.
     pub(crate) requests: Option<u64>,
     pub(crate) path: Option<String>,
-    /// So many calls held by the hold named `hold`.
+    /// Number of requests blocked by the block named `block`.
     pub(crate) blocked: Option<usize>,
     pub(crate) block: Option<String>,
     pub(crate) timeout_ms: Option<u64>,
 }
 
-/// The end of a wait, with what was there then.
+/// The result of a wait, with the counts at its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Waited {
     pub(crate) reached: bool,

@@ -1,4 +1,4 @@
-//! `/v1/customers`: create, retrieve, update, delete, list. Only what metering needs is held: a name, an email, a
+//! `/v1/customers`: create, retrieve, update, delete, list. Only what metering needs is stored: a name, an email, a
 //! description, a phone number and metadata. Other parameters are refused rather than forgotten.
 
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ impl Customer {
     }
 }
 
-/// What a creation or an update asks to change; an empty text unsets.
+/// The fields that a creation or an update sets; an empty text unsets a field.
 struct Change {
     name: Option<String>,
     email: Option<String>,

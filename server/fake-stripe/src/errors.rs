@@ -1,28 +1,28 @@
-//! Stripe's error body, and the constructors of each refusal that several resources share. Wording follows Stripe's
+//! Stripe's error body, and the constructors of the errors that several resources share. Wording follows Stripe's
 //! own where it is known, because callers are known to match on it.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-/// A refusal as Stripe words it.
+/// An error in Stripe's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StripeError {
     pub(crate) status: u16,
     /// One of the four types of Stripe's description: `api_error`, `card_error`, `idempotency_error`,
-    /// `invalid_request_error`. Rate limits are of the last, told apart by their code.
+    /// `invalid_request_error`. Rate limits have the last type and the code `rate_limit`.
     pub(crate) kind: Cow<'static, str>,
     pub(crate) code: Option<Cow<'static, str>>,
     pub(crate) message: String,
     pub(crate) param: Option<String>,
-    /// Whether the endpoint had begun to work. Only then does an idempotency key remember the answer.
+    /// Whether the endpoint had started. Only then is the response stored under the idempotency key.
     pub(crate) started: bool,
     /// The `Stripe-Rate-Limited-Reason` header.
     pub(crate) rate_limited: Option<&'static str>,
 }
 
 impl StripeError {
-    /// A refusal by the endpoint itself, on what it holds; stored under an idempotency key.
+    /// An error from the endpoint itself; stored under an idempotency key.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         StripeError {
             status: 400,
@@ -35,7 +35,7 @@ impl StripeError {
         }
     }
 
-    /// A refusal before the endpoint began; not stored.
+    /// An error before the endpoint started, such as an invalid parameter; not stored.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         StripeError {
             started: false,

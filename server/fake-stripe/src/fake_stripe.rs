@@ -1,4 +1,4 @@
-//! Starting and stopping: the router, the server around it, and the handle that tests hold.
+//! Start and stop: the router, the server around it, and the handle for tests.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::settings::Settings;
 use crate::state::App;
 use crate::{control, pipeline};
 
-/// How long calls under way may take to end once the fake Stripe stops.
+/// How long running requests may take once the fake Stripe stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A fake Stripe on a port of its own, which stops when this is dropped.
+/// A running fake Stripe, which stops when this is dropped.
 #[derive(Debug)]
 pub struct FakeStripe {
     base_url: String,
@@ -29,7 +29,7 @@ pub struct FakeStripe {
 }
 
 impl FakeStripe {
-    /// Binds a free port of 127.0.0.1 and serves on it in a task of its own.
+    /// Binds a free port of 127.0.0.1 and serves on it in a new task.
     ///
     /// # Errors
     /// Where no port can be bound.
@@ -52,7 +52,7 @@ impl FakeStripe {
         &self.base_url
     }
 
-    /// The API key that is let in.
+    /// The accepted API key.
     pub fn secret_key(&self) -> &str {
         &self.secret_key
     }
@@ -62,7 +62,7 @@ impl FakeStripe {
         Control::new(&self.base_url)
     }
 
-    /// Stops, breaking the connections of calls that are held, and waits until the port is free.
+    /// Stops, breaks the connections of blocked requests, and waits until the port is free.
     pub async fn stop(self) {
         drop(self.shutdown);
         match self.server.await {
@@ -73,7 +73,7 @@ impl FakeStripe {
     }
 }
 
-/// Serves a fake Stripe on a bound socket until it is told to stop.
+/// Serves a fake Stripe on a bound socket until `shutdown` is cancelled.
 ///
 /// # Errors
 /// Where the socket fails.

@@ -1,4 +1,4 @@
-//! Scripted faults: what to do wrong, to which calls, how many times.
+//! Scripted faults: what fails, for which requests, how many times.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::errors::StripeError;
 
-/// A fault for the next calls that match, in the order in which faults were scripted. Each call meets at most one.
+/// A fault for the next matching requests. Faults apply in the order of scripting, at most one to each request.
 ///
 /// ```
 /// use std::time::Duration;
 /// use fake_stripe::Fault;
 ///
-/// // The next three events of one customer are answered with 500 and not carried out.
+/// // The next three events of one customer are answered with 500 and not executed.
 /// let refuse = Fault::status(500).times(3).on_customer("cus_1");
-/// // The next call is carried out, and its answer is kept back until released.
+/// // The next request is executed, and its response is blocked until released.
 /// let block = Fault::block_until_released("late").after_executing();
-/// // The next call waits a second, is carried out, and its connection breaks before an answer.
+/// // The next request waits a second, is executed, and its connection breaks before a response.
 /// let lose = Fault::accept_then_drop().delayed(Duration::from_secs(1));
 /// # let _ = (refuse, block, lose);
 /// ```
@@ -27,22 +27,22 @@ use crate::errors::StripeError;
 pub struct Fault {
     /// What goes wrong.
     pub kind: FaultKind,
-    /// How many matching calls it meets. Default 1.
+    /// How many matching requests it applies to. Default 1.
     #[serde(default = "once")]
     pub times: u64,
-    /// Whether a status, delay or block comes after the call was carried out rather than before.
+    /// Whether a status, delay or block applies after execution rather than before.
     #[serde(default)]
     pub after: bool,
-    /// Keeps the call back until this block is released.
+    /// Blocks the request until the block of this name is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
-    /// Keeps the call back for this long, in milliseconds of real time.
+    /// Delays the request by this many milliseconds of real time.
     #[serde(default)]
     pub delay_ms: u64,
     /// Only calls by this method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Only calls whose path begins so. Without it, calls to every path below `/v1` match.
+    /// Only requests whose path has this prefix. Without it, every path below `/v1` matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<String>,
     /// Only calls about this customer.
@@ -57,9 +57,9 @@ pub struct Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Nothing but the fault's block or delay.
+    /// Only the fault's block or delay.
     Pass,
-    /// This HTTP status with Stripe's error body, instead of the true answer. The call is not carried out, unless the
+    /// This HTTP status with Stripe's error body, instead of the real response. The request is not executed, unless the
     /// fault says `after`.
     Status {
         /// The HTTP status.
@@ -68,15 +68,15 @@ pub enum FaultKind {
         #[serde(default)]
         error: ScriptedError,
     },
-    /// The call is carried out, and the connection breaks before any of the answer.
+    /// The request is executed, and the connection breaks before any of the response.
     AcceptThenDrop,
-    /// The connection breaks before the call is carried out.
+    /// The connection breaks before the request is executed.
     Drop,
-    /// The meter event is taken and answered, and what looks at it afterwards drops it: it is in no total.
+    /// The meter event is accepted and answered, then dropped by asynchronous validation: it is in no total.
     Lose,
-    /// The call is carried out and answered with 200 and a body that ends in the middle of its JSON.
+    /// The request is executed and answered with 200 and truncated JSON.
     Undecodable,
-    /// The call is not carried out and is answered with 502 and a page of HTML, as by a gateway.
+    /// The request is not executed and is answered with 502 and HTML, as by a gateway.
     UndecodableError,
 }
 
@@ -118,7 +118,7 @@ impl Fault {
         }
     }
 
-    /// Answers with this HTTP status and does not carry the call out.
+    /// Answers with this HTTP status and does not execute the request.
     pub fn status(status: u16) -> Fault {
         Fault::new(FaultKind::Status {
             status,
@@ -126,42 +126,42 @@ impl Fault {
         })
     }
 
-    /// Keeps the call back for so long, then goes on as if nothing were wrong.
+    /// Delays the request, then processes it normally.
     pub fn delay(delay: Duration) -> Fault {
         Fault::new(FaultKind::Pass).delayed(delay)
     }
 
-    /// Keeps the call back until [`crate::Control::release`], then goes on as if nothing were wrong.
+    /// Blocks the request until [`crate::Control::release`], then processes it normally.
     pub fn block_until_released(name: &str) -> Fault {
         Fault::new(FaultKind::Pass).blocked_until_released(name)
     }
 
-    /// Carries the call out and breaks the connection without an answer.
+    /// Executes the request and breaks the connection without a response.
     pub fn accept_then_drop() -> Fault {
         Fault::new(FaultKind::AcceptThenDrop)
     }
 
-    /// Takes a meter event, answers as if nothing were wrong, and drops it afterwards.
+    /// Accepts a meter event, answers normally, and drops it afterwards.
     pub fn lose() -> Fault {
         Fault::new(FaultKind::Lose)
     }
 
-    /// Breaks the connection without carrying the call out.
+    /// Breaks the connection without executing the request.
     pub fn drop_connection() -> Fault {
         Fault::new(FaultKind::Drop)
     }
 
-    /// Carries the call out and answers 200 with truncated JSON.
+    /// Executes the request and answers 200 with truncated JSON.
     pub fn undecodable() -> Fault {
         Fault::new(FaultKind::Undecodable)
     }
 
-    /// Answers 502 with HTML and does not carry the call out.
+    /// Answers 502 with HTML and does not execute the request.
     pub fn undecodable_error() -> Fault {
         Fault::new(FaultKind::UndecodableError)
     }
 
-    /// For so many matching calls.
+    /// For this many matching requests.
     #[must_use]
     pub fn times(mut self, times: u64) -> Fault {
         self.times = times;
@@ -174,21 +174,21 @@ impl Fault {
         self.times(u64::MAX)
     }
 
-    /// Carries the call out first; the status, delay or block comes afterwards.
+    /// Executes the request first; the status, delay or block applies afterwards.
     #[must_use]
     pub fn after_executing(mut self) -> Fault {
         self.after = true;
         self
     }
 
-    /// Also keeps the call back until this block is released.
+    /// Also blocks the request until the block of this name is released.
     #[must_use]
     pub fn blocked_until_released(mut self, name: &str) -> Fault {
         self.block = Some(name.to_owned());
         self
     }
 
-    /// Also keeps the call back for so long.
+    /// Also delays the request.
     #[must_use]
     pub fn delayed(mut self, delay: Duration) -> Fault {
         self.delay_ms = u64::try_from(clock::millis(delay)).unwrap_or_default();
@@ -202,7 +202,7 @@ impl Fault {
         self
     }
 
-    /// Only for calls whose path begins so, such as `/v1/billing/meter_events`.
+    /// Only for requests whose path has this prefix, such as `/v1/billing/meter_events`.
     #[must_use]
     pub fn on_path(mut self, prefix: &str) -> Fault {
         self.path_prefix = Some(prefix.to_owned());
@@ -260,7 +260,7 @@ pub(crate) struct CallSubject<'a> {
     pub(crate) event_name: Option<&'a str>,
 }
 
-/// The scripted faults that are still to come, and the blocks.
+/// The scripted faults that are not used up, and the blocks.
 #[derive(Debug, Default)]
 pub(crate) struct FaultQueue {
     faults: VecDeque<Fault>,
@@ -274,7 +274,7 @@ struct Block {
 }
 
 impl FaultQueue {
-    /// Adds a fault to the end. Naming a block again, after its release, makes it block again.
+    /// Adds a fault to the end. Its block blocks again, even if it was released before.
     pub(crate) fn script(&mut self, fault: Fault) {
         if let Some(block) = &fault.block {
             self.blocks.entry(block.clone()).or_default().released = false;
@@ -282,7 +282,7 @@ impl FaultQueue {
         self.faults.push_back(fault);
     }
 
-    /// The faults that are still to come.
+    /// The faults that are not used up.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &Fault> {
         self.faults.iter()
     }
@@ -299,7 +299,7 @@ impl FaultQueue {
         Some(taken)
     }
 
-    /// Forgets all faults and lets go of everything held.
+    /// Removes all faults and releases all blocks.
     pub(crate) fn clear(&mut self) {
         self.faults.clear();
         for block in self.blocks.values_mut() {
@@ -307,7 +307,7 @@ impl FaultQueue {
         }
     }
 
-    /// Lets go of what is held, and of what would be. False where no fault ever named the block.
+    /// Releases the block for current and later requests. False if no fault ever named it.
     pub(crate) fn release(&mut self, name: &str) -> bool {
         self.blocks
             .get_mut(name)
@@ -319,7 +319,7 @@ impl FaultQueue {
         self.blocks.get(name).is_none_or(|block| block.released)
     }
 
-    /// How many calls are held now.
+    /// How many requests the block blocks now.
     pub(crate) fn blocked(&self, name: &str) -> usize {
         self.blocks.get(name).map_or(0, |block| block.calls)
     }
@@ -344,7 +344,7 @@ impl FaultQueue {
     }
 }
 
-/// The error that a scripted status is answered with.
+/// The error body of a scripted status.
 pub(crate) fn scripted_error(status: u16, scripted: &ScriptedError) -> StripeError {
     let mut error = match status {
         429 => StripeError::rate_limit(),
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_holds_again_when_scripted_again() {
+    fn a_block_blocks_again_when_scripted_again() {
         let mut queue = FaultQueue::default();
         assert!(!queue.release("gate"));
         queue.script(Fault::block_until_released("gate"));

@@ -1,4 +1,4 @@
-//! One call, read whole, and its answer with the headers that Stripe sends.
+//! One request and its response with the headers that Stripe sends.
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -9,24 +9,24 @@ use crate::errors::StripeError;
 use crate::faults::CallSubject;
 use crate::state::App;
 
-/// Where meter events are sent to.
+/// The path that meter events are posted to.
 const METER_EVENTS: &str = "/v1/billing/meter_events";
 
-/// An answer's own part; what differs when it is given again is added as it is sent.
+/// The part of a response that is the same when it is replayed; [`respond`] adds the rest.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
     pub(crate) rate_limited: Option<&'static str>,
-    /// Whether the endpoint had begun to work, so that an idempotency key remembers the answer.
+    /// Whether the endpoint had started, so that the response is stored under the idempotency key.
     pub(crate) started: bool,
-    /// The call that was first answered so.
+    /// The request that this response was first sent to.
     pub(crate) request_id: String,
 }
 
 impl Answer {
-    /// An answer with a JSON body by an endpoint that had begun.
+    /// A JSON response of an endpoint that had started.
     pub(crate) fn json(status: u16, body: &Value, call: &Call) -> Answer {
         Answer {
             status,
@@ -38,7 +38,7 @@ impl Answer {
         }
     }
 
-    /// A refusal in Stripe's error body.
+    /// An error in Stripe's error body.
     pub(crate) fn error(error: &StripeError, call: &Call) -> Answer {
         Answer {
             started: error.started,
@@ -48,7 +48,7 @@ impl Answer {
     }
 }
 
-/// One call, read whole.
+/// One request with its decoded parameters.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request_id: String,
@@ -56,7 +56,7 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) pairs: Vec<(String, String)>,
-    /// Whom the call is about, where it says.
+    /// The customer that the request names.
     pub(crate) customer: Option<String>,
     /// The event name that the call is about, or that of its meter.
     pub(crate) event_name: Option<String>,
@@ -96,7 +96,7 @@ pub(crate) fn find<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a 
         .map(|(_, value)| value.as_str())
 }
 
-/// The page of a gateway that had no answer from Stripe.
+/// The HTML page of a gateway that got no response from Stripe.
 pub(crate) fn bad_gateway(call: &Call) -> Answer {
     Answer {
         status: 502,
@@ -150,7 +150,7 @@ pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body>
     }
     match answer.status {
         401 => put(header::WWW_AUTHENTICATE, "Basic realm=\"Stripe\""),
-        // Stripe's libraries heed this over their own rules.
+        // Stripe's libraries obey this header before their own retry rules.
         400 | 404 => put(HeaderName::from_static("stripe-should-retry"), "false"),
         _ => {}
     }

@@ -9,7 +9,7 @@ use crate::http_exchange::Answer;
 use crate::state::App;
 
 const STORED_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
-/// Beyond this the oldest keys are forgotten early.
+/// Beyond this number the oldest keys are dropped early.
 const MAX_KEYS: usize = 250_000;
 const MAX_KEY_CHARS: usize = 255;
 
@@ -26,20 +26,20 @@ struct Entry {
     first_used_ms: i64,
     path: String,
     params: Vec<(String, String)>,
-    /// `None` while the first call is under way.
+    /// `None` while the first request runs.
     answer: Option<Answer>,
 }
 
-/// What a key says about a call.
+/// Whether a key is new or a repetition.
 #[derive(Debug)]
 pub(crate) enum ClaimResult {
-    /// The first use: work, then tell the answer to the claim.
+    /// The first use: run the request, then store its response in the claim.
     First(Claim),
-    /// A repetition: give this answer again.
+    /// A repetition: send the stored response.
     Replay(Answer),
 }
 
-/// A key whose first call is under way. Dropped without an answer, the key is free again.
+/// A key whose first request is running. Dropped without a response, the key is free again.
 #[derive(Debug)]
 pub(crate) struct Claim {
     app: Arc<App>,
@@ -48,7 +48,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Looks the key up and claims it where it is new.
+    /// Claims the key if it is new.
     pub(crate) fn try_new(
         app: &Arc<App>,
         key: &str,
@@ -89,7 +89,7 @@ impl Claim {
         })
     }
 
-    /// Remembers the answer.
+    /// Stores the response.
     pub(crate) fn store(mut self, answer: &Answer) {
         self.stored = true;
         self.app.update(|state| {
@@ -133,7 +133,7 @@ impl Entry {
 }
 
 impl IdempotencyKeys {
-    /// A call may take longer than its key lives, and the clock may be set back: the order alone misses both.
+    /// A request may outlast its key, and the clock may be set back: `order` alone misses both.
     fn forget_if_old(&mut self, key: &str, now_ms: i64) {
         let old = |entry: &Entry| now_ms.saturating_sub(entry.first_used_ms) >= STORED_FOR_MS;
         if self

@@ -1,4 +1,4 @@
-//! Identifiers in Stripe's forms: a prefix that tells the kind, then letters and digits that tell nothing.
+//! Identifiers in Stripe's form: a prefix for the kind of object, then random letters and digits.
 
 use uuid::Uuid;
 
@@ -19,12 +19,12 @@ pub(crate) fn request() -> String {
     with_prefix("req_", 14)
 }
 
-/// The identifier of a meter event whose sender named none.
+/// The identifier of a meter event that was sent without one.
 pub(crate) fn meter_event() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// The id of an object of the billing half, by Stripe's prefix for its kind.
+/// The id of a billing object, by Stripe's prefix for its kind.
 pub(crate) fn billing(prefix: &str) -> String {
     with_prefix(prefix, if prefix == "prod_" { 14 } else { 24 })
 }

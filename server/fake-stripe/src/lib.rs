@@ -1,6 +1,6 @@
-//! A stateful stand-in, over real HTTP, for the parts of Stripe that a usage-metering server calls.
+//! A stateful fake, over real HTTP, of the parts of Stripe that a usage-metering server calls.
 //!
-//! Stripe's own client libraries work against it: point their base URL at [`FakeStripe::base_url`]. What it imitates is
+//! Stripe's own client libraries work against it: point their base URL at [`FakeStripe::base_url`]. It imitates
 //! the behaviour that decides whether usage is billed once: identifiers, idempotency keys, limits, time windows and
 //! summaries that lag behind. What it adds, below `/control/`, is what a test needs and Stripe cannot give: scripted
 //! faults, a clock that can be moved, and a view of everything it stores ([`Control`]).
@@ -8,12 +8,12 @@
 //! The map, from the socket inwards:
 //! - `listener`: connections that can be broken on purpose.
 //! - `pipeline`: what each call under `/v1` goes through, in order; `auth`, `limits`, `idempotency`, `faults` and
-//!   `request_log` are its stations; `exchange` is one call and its answer.
-//! - `routes`: which function answers which path; then one file a resource: `customers`, `meters`, `meter_events`,
+//!   `request_log` are its steps; `http_exchange` is one request and its response.
+//! - `routes`: the endpoint of each path; then one file a resource: `customers`, `meters`, `meter_events`,
 //!   `adjustments`, `summaries`. A new resource is a new file, a field in `state` and its lines in `routes`.
 //! - `billing`, with `billing_routes`: products, prices, subscriptions, invoices, webhooks, and the passing of months.
 //! - `params`, `errors`, `list`, `ids`: the forms that every resource shares.
-//! - `clock`, `state`, `settings`: what is held, and at what time it is looked at.
+//! - `clock`, `state`, `settings`: the stored objects, the time, and the options.
 //! - `control` and `control_client`: both ends of the control endpoints, over the forms in `control_types`.
 
 mod adjustments;
@@ -57,5 +57,5 @@ pub use fake_stripe::{FakeStripe, serve};
 pub use faults::{Fault, FaultKind, ScriptedError};
 pub use settings::Settings;
 
-/// The Stripe API version that answers are modelled on, and that is named where a caller names none.
+/// The Stripe API version that responses are modelled on, and the default of the `Stripe-Version` header.
 pub const API_VERSION: &str = "2026-09-30.endive";

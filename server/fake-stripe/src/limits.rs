@@ -1,4 +1,4 @@
-//! Stripe's two limits on meter events: so many within a second, and one call at a time for each customer and meter.
+//! Stripe's two limits on meter events: a rate per second, and one request at a time for each customer and meter.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::state::App;
 
-/// A limit on calls within any second of real time. Real, because a fake Stripe clock that stands still would otherwise
-/// never let the limit pass.
+/// A limit on calls within any second of real time. Real, because a frozen fake clock would otherwise
+/// never end the limit.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_sec: u32,
@@ -30,7 +30,7 @@ impl RateLimit {
         self.per_sec = per_sec;
     }
 
-    /// Whether one more call is let in now.
+    /// Whether one more request is accepted now.
     pub(crate) fn admit(&mut self, now: Instant) -> bool {
         while self
             .admitted_at

@@ -1,4 +1,4 @@
-//! Lists as Stripe gives them, newest first and cut by cursors, and the shelf that holds objects in order.
+//! Stripe's lists, newest first and paged by cursors, and the collection that stores objects in order.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,7 @@ impl<T> Collection<T> {
     }
 }
 
-/// Which part of a list is asked for.
+/// The requested page of a list.
 #[derive(Debug)]
 pub(crate) struct Paging {
     limit: usize,
@@ -113,7 +113,7 @@ impl Paging {
     }
 }
 
-/// Stripe's search, of which this much is understood: `field:"value"` and `metadata["key"]:"value"`, joined by AND.
+/// Stripe's search. Supported: `field:"value"` and `metadata["key"]:"value"`, joined by AND.
 pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Value, StripeError> {
     let query = params.required("query")?;
     let paging = Paging {

@@ -14,7 +14,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The power to break one connection.
+/// Breaks one connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Breaker {
     broken: Arc<AtomicBool>,
@@ -70,7 +70,7 @@ impl Listener for BreakableListener {
         }
     }
 
-    /// There is no need for the address; the trait asks for one.
+    /// The address is unused; the trait requires one.
     fn local_addr(&self) -> io::Result<Breaker> {
         self.0.local_addr().map(|_: SocketAddr| Breaker::default())
     }

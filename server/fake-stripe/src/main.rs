@@ -14,19 +14,19 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// The address to serve on. The control endpoints ask for no key: keep it on loopback.
+    /// The address to listen on. The control endpoints need no key: keep it on loopback.
     #[arg(long, default_value = "127.0.0.1:12111")]
     listen: SocketAddr,
-    /// The only API key that is let in.
+    /// The only accepted API key.
     #[arg(long, default_value = "sk_test_fake")]
     secret_key: String,
-    /// How long after its receipt a meter event shows in summaries, in milliseconds.
+    /// How long after its receipt a meter event appears in summaries, in milliseconds.
     #[arg(long, default_value_t = 0)]
     summary_delay_ms: u64,
-    /// Meter events let in within a second; more are answered with 429.
+    /// Meter events accepted per second; more are answered with 429.
     #[arg(long, default_value_t = 1_000)]
     events_per_sec: u32,
-    /// How long each call takes before it is carried out, in milliseconds.
+    /// The delay before each request is processed, in milliseconds.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
 }

@@ -1,6 +1,6 @@
-//! `/v1/billing/meter_events`: one event of usage, kept once for each identifier.
+//! `/v1/billing/meter_events`: one event of usage, stored once for each identifier.
 //!
-//! What is refused, and how, follows what is known of the synchronous answers of Stripe:
+//! Errors follow what is known of Stripe's synchronous responses:
 //! - a repeated identifier: `An event already exists with identifier X.`, type `invalid_request_error`, and no code, as
 //!   seen in production;
 //! - no active meter: `No active meter found for event name "X".`, as seen in production;
@@ -175,7 +175,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     Ok(body)
 }
 
-/// Finds the meter, the customer and the value that an event speaks of.
+/// Finds the meter, the customer and the value of an event.
 fn read_payload(
     state: &State,
     event_name: &str,
@@ -234,7 +234,7 @@ fn read_payload(
     Ok((meter.id.clone(), customer.clone(), value))
 }
 
-/// A whole number of at most 15 digits, which a double still holds exactly.
+/// A whole number of at most 15 digits, which a double represents exactly.
 fn parse_value(text: &str) -> Result<i64, StripeError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -273,7 +273,7 @@ fn check_timestamp(timestamp: i64, now: i64) -> Result<(), StripeError> {
     Ok(())
 }
 
-/// Leaves out the names that only error reports are known to carry.
+/// Removes the codes that only Stripe's error reports are known to carry.
 fn apply_code_setting(mut error: StripeError, bare: bool) -> StripeError {
     if bare && error.code.as_deref() != Some("resource_missing") {
         error.code = None;

@@ -8,7 +8,7 @@ use crate::list::Paging;
 use crate::params::Params;
 use crate::state::State;
 
-/// The payload key that names the customer where a meter says nothing else.
+/// The default payload key of the customer id.
 pub(crate) const DEFAULT_CUSTOMER_KEY: &str = "stripe_customer_id";
 const DEFAULT_VALUE_KEY: &str = "value";
 

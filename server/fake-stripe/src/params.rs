@@ -1,5 +1,5 @@
 //! Parameters as Stripe takes them: form-encoded pairs whose keys nest by brackets (`payload[value]=3`,
-//! `expand[0]=customer`). An endpoint takes out what it knows; what is left over is a parameter that it does not know.
+//! `expand[0]=customer`). An endpoint takes the parameters that it supports; the rest are unknown parameters.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ enum Param {
     Map(BTreeMap<String, Param>),
 }
 
-/// The parameters of one call, or of one bracket within it, from which an endpoint takes its own.
+/// The parameters of one request, or of one bracket within it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Params {
-    /// The bracket that these stand in, such as `payload`; empty for the outermost.
+    /// The enclosing bracket, such as `payload`; empty for the outermost.
     within: String,
     map: BTreeMap<String, Param>,
 }
@@ -103,7 +103,7 @@ impl Params {
         }
     }
 
-    /// Takes a bracket with parameters of its own.
+    /// Takes a nested object.
     pub(crate) fn nested(&mut self, name: &str) -> Result<Option<Params>, StripeError> {
         match self.map.remove(name) {
             None => Ok(None),
@@ -118,7 +118,7 @@ impl Params {
         }
     }
 
-    /// Takes a bracket whose keys are the caller's own, such as metadata.
+    /// Takes a nested object with arbitrary keys, such as metadata.
     pub(crate) fn text_map(
         &mut self,
         name: &str,
@@ -197,7 +197,7 @@ impl Params {
         })
     }
 
-    /// Refuses what no one took. `expand` is let through everywhere.
+    /// Rejects the parameters that were not taken. `expand` is accepted everywhere.
     pub(crate) fn finish(mut self) -> Result<(), StripeError> {
         if self.within.is_empty() {
             self.map.remove("expand");
@@ -210,7 +210,7 @@ impl Params {
         }
     }
 
-    /// The full name of a parameter, with the brackets that it stands in.
+    /// The full name of a parameter with its brackets.
     pub(crate) fn name(&self, name: &str) -> String {
         if self.within.is_empty() {
             name.to_owned()
@@ -220,7 +220,7 @@ impl Params {
     }
 }
 
-/// The entries of a list, by index: as texts, `10` would stand before `2`.
+/// The entries of a list, by index: as texts, `10` would sort before `2`.
 fn in_order(map: BTreeMap<String, Param>) -> Vec<(String, Param)> {
     let mut entries: Vec<(String, Param)> = map.into_iter().collect();
     entries.sort_by_key(|(key, _)| key.parse::<u64>().unwrap_or(u64::MAX));

@@ -1,7 +1,7 @@
-//! What each call below `/v1` goes through, in this order: the log, the API key, the rate limit, the idempotency key,
+//! The steps of each request below `/v1`, in this order: the log, the API key, the rate limit, the idempotency key,
 //! the lock on customer and meter, latency, a scripted fault, and at last the endpoint itself.
 //!
-//! A call is worked on in a task of its own: like Stripe, the fake Stripe finishes what a client no longer waits for.
+//! Each request runs in a separate task: like Stripe, the fake Stripe finishes requests whose client disconnected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::{ids, routes};
 
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
-/// Answers a call, or breaks its connection.
+/// Answers a request, or breaks its connection.
 pub(crate) async fn handle(
     Shared(app): Shared<Arc<App>>,
     ConnectInfo(breaker): ConnectInfo<Breaker>,
@@ -83,7 +83,7 @@ fn subject_of(
     }
 }
 
-/// Works on a call from its arrival to its end. No answer means that the connection breaks.
+/// Processes a request from its arrival to its end. `None` means that the connection is broken.
 async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
     let sequence = app.update(|state| {
         state.stats.requests = state.stats.requests.saturating_add(1);
@@ -125,16 +125,16 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
 }
 
 enum Admitted {
-    /// Worked on, with what it occupies until its end.
+    /// The request runs, with the idempotency key and the lock that it owns until its end.
     Run {
         claim: Option<Claim>,
         in_flight: Option<InFlightCall>,
     },
-    /// Not worked on again: this is its answer.
+    /// The key's stored response is sent again.
     Replay(Answer),
 }
 
-/// Everything that can turn a call away before the endpoint begins.
+/// All checks before the endpoint starts.
 fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError> {
     app.authorizer.check(&call.headers).inspect_err(|_| {
         app.update(|state| state.stats.unauthorized = state.stats.unauthorized.saturating_add(1));
@@ -180,7 +180,7 @@ fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError> {
     Ok(Admitted::Run { claim, in_flight })
 }
 
-/// What the client sees, and what an idempotency key remembers.
+/// The response that the client gets, and the one stored under the idempotency key.
 struct Outcome {
     sent: Option<Answer>,
     stored: Option<Answer>,
@@ -224,7 +224,7 @@ async fn run(app: &App, call: &Call, sequence: u64) -> Outcome {
     }
 }
 
-/// Works on a call that meets a fault.
+/// Processes a request that a fault applies to.
 async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
     if !fault.after && !block(app, fault).await {
         return Outcome::BROKEN;
@@ -266,7 +266,7 @@ async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
     }
 }
 
-/// Drops an event that was taken, as Stripe's validation behind its own back does.
+/// Drops an accepted event, as Stripe's asynchronous validation does.
 fn drop_event(app: &App, call: &Call) {
     app.update(|state| {
         let event = call
@@ -278,7 +278,7 @@ fn drop_event(app: &App, call: &Call) {
     });
 }
 
-/// Waits out a fault's hold and delay; false where the fake Stripe stopped first.
+/// Waits for the fault's block and delay; false if the fake Stripe stopped first.
 async fn block(app: &App, fault: &Fault) -> bool {
     if let Some(name) = &fault.block {
         app.update(|state| state.faults.enter(name));

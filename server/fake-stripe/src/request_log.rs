@@ -1,4 +1,4 @@
-//! The calls that came in, in order, and how each was answered: the last ten thousand of them.
+//! The log of the last ten thousand requests and their responses.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ pub(crate) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Notes a call's arrival and numbers it.
+    /// Logs a request and numbers it.
     pub(crate) fn append(&mut self, mut request: LoggedRequest) -> u64 {
         self.total = self.total.saturating_add(1);
         request.sequence = self.total;
@@ -25,7 +25,7 @@ impl RequestLog {
         self.total
     }
 
-    /// Adds to what is noted of a call, where it is still in the log.
+    /// Updates a request that is still in the log.
     pub(crate) fn update(&mut self, sequence: u64, update: impl FnOnce(&mut LoggedRequest)) {
         let first = self.requests.front().map_or(0, |request| request.sequence);
         let index = sequence
@@ -40,7 +40,7 @@ impl RequestLog {
         self.requests.iter()
     }
 
-    /// How many calls came in: all of them, or those in the log whose path begins so.
+    /// The number of requests: all of them, or those in the log whose path has this prefix.
     pub(crate) fn count(&self, path_prefix: Option<&str>) -> u64 {
         match path_prefix {
             None => self.total,

@@ -1,4 +1,4 @@
-//! Which function answers which path below `/v1`. Nothing else happens here.
+//! Routes below `/v1`.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::params::Params;
 use crate::state::State;
 use crate::{adjustments, billing_routes, customers, meter_events, meters, summaries};
 
-/// Answers one call from what the fake Stripe holds.
+/// Runs the endpoint of one request.
 pub(crate) fn dispatch(
     state: &mut State,
     method: &str,

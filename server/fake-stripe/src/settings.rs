@@ -1,4 +1,4 @@
-//! What can be chosen about a fake Stripe before it starts. The settings that may also change while it runs are changed
+//! Settings of a fake Stripe before it starts. The settings that may also change while it runs are changed
 //! through [`crate::Control`].
 
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 /// How a fake Stripe behaves; `Settings::default()` is Stripe as documented, without its delays.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The only API key that is let in. Default `sk_test_fake`.
+    /// The only accepted API key. Default `sk_test_fake`.
     pub secret_key: String,
     /// How long after its receipt, by the fake Stripe's clock, a meter event shows in summaries. Default zero.
     pub summary_delay: Duration,
-    /// Meter events let in within any second of real time; more are answered with 429, and 0 lets none in. Default
+    /// Meter events accepted within any second of real time; more are answered with 429, and 0 rejects all. Default
     /// 1,000, Stripe's limit in live mode.
     pub events_per_sec: u32,
-    /// Real time that each call takes before it is carried out. Default zero.
+    /// Real delay before each request is processed. Default zero.
     pub latency: Duration,
     /// Whether an ungrouped summary of a range without events is one entry of value 0 (the default: Stripe's reference
     /// says that "a single event summary would be returned") or an empty list.
     pub summarize_empty_ranges: bool,
-    /// Whether refusals of meter events carry no `code`, only Stripe's message. By default they carry the names that
+    /// Whether errors of meter events carry no `code`, only Stripe's message. By default they carry the names that
     /// Stripe documents for its error reports, such as `no_meter`. Stripe's reference leaves the code of the
-    /// synchronous answer open, so a caller should understand both.
+    /// synchronous response open, so a caller should understand both.
     pub bare_error_codes: bool,
-    /// The most meter events held at a time; one more is answered with 500. Default 5,000,000.
+    /// The most meter events that are stored; one more is answered with 500. Default 5,000,000.
     pub max_events: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Everything that a fake Stripe holds, behind one lock, and the signal by which waiters learn that something changed.
+//! The state of a fake Stripe behind one lock, and the signal that wakes waiters after a change.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::meters::Meter;
 use crate::request_log::RequestLog;
 use crate::settings::Settings;
 
-/// What is held: Stripe's objects first, then what belongs to the fake Stripe itself.
+/// Stripe's objects first, then what belongs to the fake Stripe itself.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) clock: Clock,
@@ -35,7 +35,7 @@ pub(crate) struct State {
     pub(crate) bare_error_codes: bool,
     pub(crate) max_events: usize,
     pub(crate) rate_limit: RateLimit,
-    /// Calls under way for each customer and meter: Stripe lets in one at a time.
+    /// Running requests for each customer and meter: Stripe allows one at a time.
     pub(crate) in_flight: InFlight,
     pub(crate) idempotency: IdempotencyKeys,
     pub(crate) faults: FaultQueue,
@@ -81,10 +81,10 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct App {
     state: Mutex<State>,
-    /// Told after every change, for those who wait until something holds.
+    /// Signalled after every change, for [`App::wait_until`].
     changed: watch::Sender<()>,
     pub(crate) authorizer: Authorizer,
-    /// Ends waits and holds when the fake Stripe stops.
+    /// Ends waits and blocked requests when the fake Stripe stops.
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -98,19 +98,19 @@ impl App {
         })
     }
 
-    /// Works on the state. The closure cannot await, so the lock is never held for long.
+    /// Changes the state. The closure cannot await, so the lock is held only briefly.
     pub(crate) fn update<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let result = work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
         result
     }
 
-    /// Looks at the state without waking those who wait for a change.
+    /// Reads the state without waking waiters.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a condition holds; false where the fake Stripe stopped first.
+    /// Waits until the condition is true; false if the fake Stripe stopped first.
     pub(crate) async fn wait_until(&self, holds: impl Fn(&State) -> bool) -> bool {
         let mut changes = self.changed.subscribe();
         loop {
@@ -125,7 +125,7 @@ impl App {
         }
     }
 
-    /// Lets real time pass; false where the fake Stripe stopped first.
+    /// Sleeps in real time; false if the fake Stripe stopped first.
     pub(crate) async fn pause(&self, time: Duration) -> bool {
         if time.is_zero() {
             return true;

@@ -1,5 +1,5 @@
 //! `/v1/billing/meters/{id}/event_summaries`: what a customer used in a range, as a whole or by hour or day. Events
-//! show only once they are older than the summary delay, as Stripe aggregates behind its own back.
+//! show only once they are older than the summary delay: Stripe aggregates asynchronously.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The passing of time: everything that came due is done in order, each thing at its own moment, before anything else
-//! is looked at.
+//! Due work: period ends, finalizations and cancellations are done in order, each at its due time, before anything else
+//! is processed.
 
 use super::billing_state::Due;
 use super::calendar::Period;
@@ -8,7 +8,7 @@ use super::subscriptions::{self, Subscription, price_of};
 use crate::errors::StripeError;
 use crate::state::State;
 
-/// Does what is due by the clock.
+/// Does all work that is due by the clock.
 pub(crate) fn run_due_work(state: &mut State) {
     let now = state.clock.now_secs();
     while let Some((at, due)) = state.billing.take_due(now) {
@@ -22,7 +22,7 @@ pub(crate) fn run_due_work(state: &mut State) {
     }
 }
 
-/// Finalizes a draft, unless that was done by hand, or its grace became longer.
+/// Finalizes a draft, unless it was finalized manually or its grace period became longer.
 fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     let invoice = invoices::find(state, id)?;
     if invoice.status == Status::Draft && invoice.finalizes_at == Some(at) {
@@ -31,7 +31,7 @@ fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     Ok(())
 }
 
-/// Ends the periods that end at a moment, and the subscription where it was to end then.
+/// Ends the periods that end now, and the subscription if it is to be canceled now.
 fn end_periods(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     let mut subscription = subscriptions::find(state, id)?;
     if subscription.next_due() != Some(at) {
@@ -75,7 +75,7 @@ pub(crate) fn next_invoice(
         if let Some(usage) = subscription.usage(item, &price, at) {
             lines.push(Line::usage(usage));
         } else if !is_over {
-            // A cancellation within a period gives the rest of its fee back.
+            // A cancellation within a period credits the rest of its fee.
             let full = price
                 .recurrence()
                 .period_at(subscription.anchor, item.period.start);

@@ -1,4 +1,4 @@
-//! What the billing half holds, and the schedule of what is due when.
+//! The stored billing objects, and the schedule of due work.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::usage::FinalUsage;
 use super::webhooks::Webhooks;
 use crate::list::Collection;
 
-/// What comes due at a moment. At the same moment an invoice is finalized before the next one is drafted.
+/// Due work. At the same time, an invoice is finalized before the next one is drafted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
     Finalization(String),
@@ -24,15 +24,15 @@ pub(crate) struct Billing {
     pub(crate) prices: Collection<Price>,
     pub(crate) subscriptions: Collection<Subscription>,
     pub(crate) invoices: Collection<Invoice>,
-    /// Moments in seconds. An entry may be out of date: what it names says for itself whether it is due.
+    /// Due times in seconds. An entry may be outdated: the object itself decides whether it is due.
     pub(crate) schedule: BTreeSet<(i64, Due)>,
-    /// The usage that was invoiced for good or discarded, range by range.
+    /// Usage that was invoiced or discarded, range by range.
     pub(crate) final_usage: Vec<FinalUsage>,
     pub(crate) events: EventLog,
     pub(crate) webhooks: Webhooks,
     /// How long the invoice of a period stays a draft.
     pub(crate) grace_secs: i64,
-    /// How many invoices have a number.
+    /// The number of finalized invoices.
     pub(crate) invoice_count: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for Billing {
 }
 
 impl Billing {
-    /// Writes a subscription, new or changed, and notes when it is due next.
+    /// Stores a new or changed subscription and schedules its next due time.
     pub(crate) fn save_subscription(&mut self, subscription: Subscription) {
         if let Some(due) = subscription.next_due() {
             let entry = Due::Subscription(subscription.id.clone());

@@ -1,5 +1,5 @@
 //! Billing periods: every boundary is counted from the anchor, so that an anchor on the 31st is clamped to the end of a
-//! short month and comes back to the 31st after it. Times are whole seconds, in UTC.
+//! short month and returns to the 31st after it. Times are whole seconds, in UTC.
 
 use chrono::{DateTime, Datelike as _, Months, Utc};
 
@@ -42,7 +42,7 @@ pub(crate) struct Period {
     pub(crate) end: i64,
 }
 
-/// An interval taken so many times, such as every 3 months.
+/// An interval and its count, such as every 3 months.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Recurrence {
     pub(crate) interval: Interval,
@@ -50,7 +50,7 @@ pub(crate) struct Recurrence {
 }
 
 impl Recurrence {
-    /// The period that a moment lies in.
+    /// The period that contains a moment.
     pub(crate) fn period_at(self, anchor: i64, moment: i64) -> Period {
         let mut n = self.estimate(anchor, moment);
         while self.boundary(anchor, n) > moment {
@@ -77,7 +77,7 @@ impl Recurrence {
         }
     }
 
-    /// A number of boundaries that is at most a few off.
+    /// An estimate of the number of boundaries, off by a few at most.
     fn estimate(self, anchor: i64, moment: i64) -> i64 {
         let (from, to) = (time(anchor), time(moment));
         let days = moment.saturating_sub(anchor).div_euclid(86_400);
@@ -107,7 +107,7 @@ fn months_from(anchor: i64, months: i64) -> i64 {
     } else {
         time(anchor).checked_add_months(step)
     };
-    // Beyond the calendar nothing is due any more.
+    // Beyond the calendar's range nothing becomes due.
     moved.map_or(i64::MAX, |moved| moved.timestamp())
 }
 

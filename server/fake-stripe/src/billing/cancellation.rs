@@ -1,4 +1,4 @@
-//! The end of a subscription at once: by `DELETE /v1/subscriptions/{id}`, or because its customer is deleted.
+//! Immediate cancellation of a subscription: by `DELETE /v1/subscriptions/{id}`, or because its customer is deleted.
 
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ pub(crate) fn cancel(
     cancel_subscription(state, subscription, invoice_now, prorate)
 }
 
-/// Ends what a deleted customer subscribed to; its usage since the last invoice is never billed.
+/// Cancels all subscriptions of a deleted customer; usage since the last invoice is never billed.
 pub(crate) fn cancel_all_of_customer(state: &mut State, customer: &str) -> Result<(), StripeError> {
     let running: Vec<Subscription> = state
         .billing
@@ -60,7 +60,7 @@ fn cancel_subscription(
     for item in subscription.items.clone() {
         let price = price_of(state, &item.price)?;
         period.start = period.start.min(item.period.start);
-        // The second of the cancellation belongs to the subscription: there is none after it that could bill it.
+        // Usage in the second of the cancellation is included, because no later invoice can bill it.
         if let Some(usage) = subscription.usage(&item, &price, now.saturating_add(1)) {
             let line = Line::usage(Usage {
                 to: now,
@@ -101,7 +101,7 @@ fn cancel_subscription(
     subscriptions::save(state, subscription, "customer.subscription.deleted", now)
 }
 
-/// The usage of items that were removed earlier waited for an invoice that does not come any more.
+/// Discards usage of removed items: it was pending for a next invoice, which is never created now.
 fn discard_pending_usage(state: &mut State, subscription: &Subscription, lines: &[Line], now: i64) {
     for line in lines.iter().filter(|line| line.invoice_item.is_some()) {
         let Some(meter) = &line.meter else { continue };

@@ -1,4 +1,4 @@
-//! The control endpoints of the billing half, below `/control/`.
+//! The control endpoints for billing, below `/control/`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::state::{App, State};
 
 type Control = Shared<Arc<App>>;
 
-/// The routes of the billing half below `/control`.
+/// The billing routes below `/control`.
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/products", post(create_product))
@@ -99,7 +99,7 @@ async fn create_price(
     })
 }
 
-/// The price in the parameters of Stripe's own call, so that the same checks apply.
+/// The price as parameters of `POST /v1/prices`, so that the same checks apply.
 fn price_pairs(new: &NewPrice) -> Vec<(String, String)> {
     let or = |text: &str, other: &str| {
         if text.is_empty() {
@@ -329,7 +329,7 @@ async fn wait_for_webhooks(Shared(app): Control, Query(wait): Query<WebhookWait>
     app.update(advance_clock::run_due_work);
     let timeout = Duration::from_millis(wait.timeout_ms.min(MAX_WAIT_MS));
     let reached = app.wait_until(|state| state.billing.webhooks.accepted >= wait.accepted);
-    // Whoever asked sees by the count whether it was reached.
+    // The caller compares the returned count with the one it asked for.
     let _: Result<bool, _> = tokio::time::timeout(timeout, reached).await;
     let count = app.read(|state| state.billing.webhooks.accepted);
     Json(Count { count })

@@ -1,4 +1,4 @@
-//! What a test calls to set billing up, to let webhooks misbehave, and to inspect what was billed.
+//! The billing part of the control client: catalog, subscriptions, invoices and webhooks.
 
 use std::time::Duration;
 
@@ -40,17 +40,17 @@ impl Control {
         self.get("subscriptions").await
     }
 
-    /// The invoices, in the order in which they were made.
+    /// The invoices, oldest first.
     pub async fn invoices(&self) -> Result<Vec<InvoiceSnapshot>, ControlError> {
         self.get("invoices").await
     }
 
-    /// The usage that will not be billed.
+    /// The usage that will never be billed.
     pub async fn discarded_usage(&self) -> Result<Vec<DiscardedUsage>, ControlError> {
         self.get("discarded_usage").await
     }
 
-    /// Sets how long the invoices that are made from now on stay drafts.
+    /// Sets how long invoices created from now on stay drafts.
     pub async fn set_grace(&self, grace: Duration) -> Result<(), ControlError> {
         let change = BillingChange {
             grace_secs: Some(grace.as_secs()),
@@ -80,7 +80,7 @@ impl Control {
         self.post("webhooks", &new).await.map(ignore_body)
     }
 
-    /// Forgets all webhooks.
+    /// Removes all webhook endpoints.
     pub async fn remove_webhooks(&self) -> Result<(), ControlError> {
         self.call::<IgnoredAny>(Method::DELETE, "webhooks", None::<&()>)
             .await
@@ -94,7 +94,7 @@ impl Control {
             .map(ignore_body)
     }
 
-    /// Delivers what was kept back, and answers how many deliveries that are.
+    /// Sends the withheld deliveries and returns how many there are.
     pub async fn deliver_webhooks(&self) -> Result<usize, ControlError> {
         let count: Count = self.post("webhooks/deliver", &()).await?;
         Ok(count.count)
@@ -112,7 +112,7 @@ impl Control {
         self.get("webhooks/deliveries").await
     }
 
-    /// Waits until receivers have taken so many deliveries since the start.
+    /// Waits until receivers have accepted `n` deliveries since the start.
     pub async fn wait_for_webhooks(&self, n: usize, timeout: Duration) -> Result<(), ControlError> {
         let timeout_ms = timeout.as_millis();
         let count: Count = self
@@ -132,7 +132,7 @@ impl Control {
         })
     }
 
-    /// Sends the thin event by which Stripe reports errors of a meter's events, and answers its body.
+    /// Sends the thin event by which Stripe reports errors of a meter's events, and returns its body.
     pub async fn send_error_report(&self, meter: &str) -> Result<Value, ControlError> {
         let new = NewThinEvent {
             kind: "v1.billing.meter.error_report_triggered".to_owned(),
@@ -141,7 +141,7 @@ impl Control {
         self.post("thin_events", &new).await
     }
 
-    /// Sends the thin event by which Stripe reports events that no meter was found for, and answers its body.
+    /// Sends the thin event by which Stripe reports events that no meter was found for, and returns its body.
     pub async fn send_no_meter_found(&self) -> Result<Value, ControlError> {
         let new = NewThinEvent {
             kind: "v1.billing.meter.no_meter_found".to_owned(),

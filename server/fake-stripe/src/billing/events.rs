@@ -1,4 +1,4 @@
-//! `/v1/events`: what happened, each with the object as it was then.
+//! `/v1/events`: every event with the object as it was at that time.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use crate::params::Params;
 use crate::state::State;
 use crate::{API_VERSION, ids};
 
-/// Stripe's list goes back this far.
+/// Stripe lists events of the last 30 days.
 const LISTED_FOR_SECS: i64 = 30 * 24 * 60 * 60;
-/// Beyond this the oldest are forgotten.
+/// Beyond this number the oldest events are dropped.
 const MAX_EVENTS: usize = 20_000;
 
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ struct LoggedEvent {
 }
 
 impl State {
-    /// Notes that something happened to an object, and tells the webhooks.
+    /// Records an event and queues it for the webhooks.
     pub(crate) fn record_event(
         &mut self,
         kind: &'static str,
@@ -68,7 +68,7 @@ impl State {
 }
 
 impl State {
-    /// Tells the webhooks once more; false where there is no such event.
+    /// Queues an event for the webhooks again; false if there is no such event.
     pub(crate) fn redeliver_event(&mut self, id: &str) -> bool {
         let known = |one: &&LoggedEvent| one.body.get("id").and_then(Value::as_str) == Some(id);
         let Some(found) = self.billing.events.list.iter().find(known) else {

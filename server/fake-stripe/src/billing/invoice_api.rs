@@ -57,7 +57,7 @@ pub(crate) fn lines(state: &mut State, id: &str, mut params: Params) -> Result<V
     paging.page("line_item", &format!("/v1/invoices/{id}/lines"), &all)
 }
 
-/// Ends a draft before its grace does.
+/// Finalizes a draft before its grace period ends.
 pub(crate) fn finalize(
     state: &mut State,
     id: &str,

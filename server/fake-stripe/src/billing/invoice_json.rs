@@ -6,10 +6,10 @@ use super::invoices::{Invoice, Line, Status};
 use super::money::Cents;
 use crate::state::State;
 
-/// As many lines as Stripe embeds; the rest is in the list of lines.
+/// Stripe embeds this many lines; the rest is in the list of lines.
 const EMBEDDED_LINES: usize = 10;
 
-/// A draft is written with its usage as it stands now.
+/// A draft is written with its usage so far.
 pub(crate) fn invoice_json(state: &State, invoice: &Invoice) -> Value {
     let invoice = invoice.measured(state);
     let (total, due) = (invoice.total(), invoice.due());

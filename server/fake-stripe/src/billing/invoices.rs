@@ -52,7 +52,7 @@ pub(crate) struct Invoice {
     pub(crate) reason: &'static str,
     pub(crate) status: Status,
     pub(crate) created: i64,
-    /// When the draft ends by itself.
+    /// When the draft is finalized automatically.
     pub(crate) finalizes_at: Option<i64>,
     pub(crate) finalized_at: Option<i64>,
     pub(crate) number: Option<String>,
@@ -77,7 +77,7 @@ impl Line {
         }
     }
 
-    /// A part of a fee, charged or given back.
+    /// A part of a fee, charged or credited.
     pub(crate) fn proration(item: &Item, amount: i64, period: Period) -> Line {
         Line {
             proration: true,
@@ -121,12 +121,12 @@ impl Invoice {
             .fold(0, |total, line| total.saturating_add(line.amount))
     }
 
-    /// What the customer is asked for: a total below zero asks for nothing.
+    /// The amount due; zero if the total is negative.
     pub(crate) fn due(&self) -> i64 {
         self.total().max(0)
     }
 
-    /// The invoice with its usage as it stands now.
+    /// The invoice with its usage so far.
     pub(crate) fn measured(&self, state: &State) -> Invoice {
         let mut measured = self.clone();
         let visibility = Visibility::received(state);
@@ -142,18 +142,18 @@ impl Invoice {
     }
 }
 
-/// What an invoice is made of.
+/// The content of an invoice to create.
 #[derive(Debug)]
 pub(crate) struct InvoiceDraft {
     pub(crate) lines: Vec<Line>,
     pub(crate) period: Period,
     pub(crate) reason: &'static str,
     pub(crate) at: i64,
-    /// Whether it stays a draft for the grace, or is final at once.
+    /// Whether it stays a draft for the grace period, or is finalized at once.
     pub(crate) grace: bool,
 }
 
-/// Makes the invoice of a subscription; none without lines. The subscription learns its latest invoice.
+/// Creates an invoice unless it has no lines, and sets the subscription's latest invoice.
 pub(crate) fn create(
     state: &mut State,
     subscription: &mut Subscription,
@@ -191,7 +191,7 @@ pub(crate) fn create(
     }
 }
 
-/// Makes a draft final: its usage is measured for the last time.
+/// Finalizes a draft: its usage is measured for the last time.
 pub(crate) fn finalize(state: &mut State, id: &str, at: i64) -> Result<(), StripeError> {
     let mut invoice = find(state, id)?.clone();
     let visibility = Visibility::received(state);

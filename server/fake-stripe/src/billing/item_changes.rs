@@ -1,5 +1,5 @@
 //! Changes to the items of a subscription, and what they cost: licensed items are prorated by the second; a metered
-//! price that goes is billed for its usage so far in the flexible mode, and not at all in the classic one.
+//! price that is removed is billed for its usage so far in the flexible mode, and not at all in the classic one.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) enum Behavior {
     Invoice,
 }
 
-/// When a change takes effect, and who pays for what it drops_price half used.
+/// When a change takes effect, and whether it is prorated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Proration {
     pub(crate) behavior: Behavior,
@@ -90,7 +90,7 @@ impl Proration {
     }
 }
 
-/// Changes the items of a copy of a subscription, and answers the lines that added of it.
+/// Changes the items of a copy of a subscription and returns the resulting lines.
 pub(crate) fn apply(
     state: &mut State,
     subscription: &mut Subscription,
@@ -147,7 +147,7 @@ pub(crate) fn apply(
     Ok(lines)
 }
 
-/// Puts the lines of a change where its behaviour says: on an invoice of their own, or on the next one.
+/// Bills the lines of a change as its behavior says: on a separate invoice, or on the next one.
 pub(crate) fn bill(
     state: &mut State,
     subscription: &mut Subscription,
@@ -212,7 +212,7 @@ fn change_item(
     Ok(lines)
 }
 
-/// What is charged for the rest of the period of a licensed item that comes.
+/// The charge for a new licensed item until the end of its period.
 fn prorate_added_item(
     item: &Item,
     price: &Price,
@@ -271,7 +271,7 @@ fn remove_item(
     Ok(Some(line).filter(|_| discard_reason.is_none() && !empty))
 }
 
-/// Refuses what cannot be, before anything is changed.
+/// Validates all changes before anything is changed.
 fn check(
     state: &State,
     subscription: &Subscription,

@@ -6,7 +6,7 @@ use std::fmt;
 const PLACES: usize = 12;
 const SCALE: i128 = 1_000_000_000_000;
 
-/// An amount of cents, or of what another currency counts in, scaled by a million million.
+/// An amount in the currency's minor unit, scaled by 10^12.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cents(i128);
 
@@ -46,7 +46,7 @@ impl Cents {
         self.0 < 0
     }
 
-    /// The nearest whole number; a half goes away from zero.
+    /// The nearest whole number; halves round away from zero.
     pub(crate) fn rounded(self) -> i64 {
         divide(self.0, SCALE)
     }

@@ -14,7 +14,7 @@ use crate::list::{Created, Paging, search};
 use crate::params::Params;
 use crate::state::State;
 
-/// How a price comes round, and whether it counts usage.
+/// How often a price recurs, and its meter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recurring {
     pub(crate) recurrence: Recurrence,
@@ -248,7 +248,7 @@ pub(crate) fn create_with_id(
     Ok(body)
 }
 
-/// A lookup key belongs to one price; it can be taken from another on request.
+/// A lookup key belongs to one price; `transfer_lookup_key` moves it from another.
 fn claim_lookup_key(
     state: &mut State,
     key: Option<&str>,

@@ -1,4 +1,4 @@
-//! `/v1/products`: the names of what is sold. Only a name, a description, a unit and metadata are held.
+//! `/v1/products`: the names of what is sold. Only a name, a description, a unit and metadata are stored.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ impl Product {
         })
     }
 
-    /// What creation and update have in common.
+    /// Applies the parameters that creation and update share.
     fn change(&mut self, params: &mut Params) -> Result<(), StripeError> {
         if let Some(active) = params.boolean("active")? {
             self.active = active;
@@ -163,7 +163,7 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     paging.page("product", "/v1/products", &all)
 }
 
-/// The search by `name`, `active` and `metadata`, which is all of Stripe's query language that is spoken here.
+/// The search by `name`, `active` and `metadata`, the supported part of Stripe's query language.
 pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
     let all: Vec<Value> = state
         .billing

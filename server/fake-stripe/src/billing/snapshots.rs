@@ -1,4 +1,4 @@
-//! The forms in which tests see the billing half, and in which they set it up, as JSON.
+//! JSON bodies of the billing control endpoints, shared by server and client.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct NewTier {
 }
 
 impl NewPrice {
-    /// A monthly price of a meter, in which all units cost what the tier reached says: pairs of the tier's last quantity
+    /// A monthly price of a meter, volume-tiered: pairs of a tier's last quantity
     /// and its unit amount in cents.
     pub fn volume(id: &str, product: &str, meter: &str, tiers: &[(Option<i64>, &str)]) -> NewPrice {
         NewPrice {
@@ -97,7 +97,7 @@ pub struct NewSubscription {
     pub prices: Vec<String>,
     /// The quantities of licensed prices, in the order of `prices`; 1 where there is none.
     pub quantities: Vec<Option<i64>>,
-    /// The billing cycle anchor in seconds; now where there is none. One in the past stands for a subscription that has
+    /// The billing cycle anchor in seconds; now where there is none. One in the past simulates a subscription that has
     /// been running since: the period is the one that the clock is in, all of it is billed, and earlier ones are not.
     pub anchor: Option<i64>,
     /// The classic billing mode instead of the flexible one.
@@ -142,7 +142,7 @@ pub struct ItemSnapshot {
     pub period_end: i64,
 }
 
-/// An invoice; a draft with its usage as it stands now.
+/// An invoice; a draft with its usage so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvoiceSnapshot {
     /// The invoice's id.
@@ -163,7 +163,7 @@ pub struct InvoiceSnapshot {
     pub period_start: i64,
     /// The end of that period, in seconds.
     pub period_end: i64,
-    /// What it asks for, in cents.
+    /// The amount due, in cents.
     pub amount_due: i64,
     /// Its lines.
     pub lines: Vec<InvoiceLineSnapshot>,
@@ -180,13 +180,13 @@ pub struct InvoiceLineSnapshot {
     pub event_name: Option<String>,
     /// How much was used, or how many seats.
     pub quantity: i64,
-    /// The amount in cents, below zero where something is given back.
+    /// The amount in cents; negative for a credit.
     pub amount: i64,
-    /// The start of what it is for, in seconds.
+    /// The start of the line's period, in seconds.
     pub period_start: i64,
-    /// The end of what it is for, in seconds.
+    /// The end of the line's period, in seconds.
     pub period_end: i64,
-    /// Whether it is a part of a fee.
+    /// Whether it is a proration.
     pub proration: bool,
 }
 
@@ -218,13 +218,13 @@ pub struct DiscardedUsage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookOptions {
-    /// Keep deliveries back until they are asked for.
+    /// Withhold deliveries until [`crate::Control::deliver_webhooks`].
     pub on_demand: bool,
-    /// How often each event is delivered: 1 as usual, 2 for a duplicate of each, 0 to drop them.
+    /// How many times each event is delivered: 1 as usual, 2 for duplicates, 0 to drop it.
     pub copies: u32,
-    /// The newest of those that wait goes first.
+    /// Send the newest queued delivery first.
     pub newest_first: bool,
-    /// Real time that each delivery waits before it is sent.
+    /// Real time before each delivery is sent, in milliseconds.
     pub delay_ms: u64,
 }
 
@@ -248,14 +248,14 @@ pub struct DeliverySnapshot {
     pub event: String,
     /// The event's type.
     pub kind: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
     /// The HTTP status of the last attempt; `None` where there was no answer.
     pub status: Option<u16>,
 }
 
 impl DeliverySnapshot {
-    /// Whether the receiver took it.
+    /// Whether the receiver answered with a 2xx status.
     pub fn is_accepted(&self) -> bool {
         self.status
             .is_some_and(|status| (200..300).contains(&status))
@@ -267,9 +267,9 @@ impl DeliverySnapshot {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewWebhook {
     pub(crate) url: String,
-    /// Every one of them signs: two stand for a secret that is being rolled.
+    /// Every secret signs; two simulate a secret that is being rolled.
     pub(crate) secrets: Vec<String>,
-    /// The event types that it is sent, `*` at the end standing for the rest; all where there is none.
+    /// The subscribed event types, where a final `*` matches any suffix; all types if empty.
     #[serde(default)]
     pub(crate) kinds: Vec<String>,
 }
@@ -290,20 +290,20 @@ pub(crate) struct NewThinEvent {
     pub(crate) meter: Option<String>,
 }
 
-/// What can be chosen about billing; what is absent stays.
+/// A change of the billing settings; absent fields stay unchanged.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BillingChange {
     pub(crate) grace_secs: Option<u64>,
 }
 
-/// How many.
+/// A number of deliveries.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Count {
     pub(crate) count: usize,
 }
 
-/// So many deliveries to wait for, taken by their receivers.
+/// A number of accepted deliveries to wait for.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WebhookWait {

@@ -17,7 +17,7 @@ use crate::list::{Created, Paging, search};
 use crate::params::Params;
 use crate::state::State;
 
-/// What a creation asks for. The control endpoints may ask for more than Stripe allows: an id, and an anchor in the past.
+/// A request to create a subscription. Only the control endpoints may set an id or an anchor in the past.
 #[derive(Debug, Default)]
 pub(crate) struct SubscriptionRequest {
     pub(crate) id: Option<String>,
@@ -72,7 +72,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     create_from(state, request)
 }
 
-/// Payment is not modelled: what only speaks of it is let through.
+/// Payment is not modelled: its parameters are accepted and ignored.
 pub(crate) fn check_payment_params(params: &mut Params) -> Result<(), StripeError> {
     params.one_of("collection_method", &["charge_automatically"])?;
     params.one_of(
@@ -103,7 +103,7 @@ fn billing_mode(params: &mut Params) -> Result<Option<&'static str>, StripeError
     Ok(Some(kind))
 }
 
-/// Begins a subscription: licensed items are invoiced at once, metered ones at the end of their period.
+/// Starts a subscription: licensed items are invoiced at once, metered ones at the end of their period.
 pub(crate) fn create_from(
     state: &mut State,
     request: SubscriptionRequest,
@@ -200,7 +200,7 @@ fn new_subscription(
             .map(|price| price.currency.clone())
             .unwrap_or_default(),
         created: now,
-        // An anchor in the past stands for a subscription that has been running since then.
+        // An anchor in the past simulates a subscription that has been running since then.
         start_date: anchor.min(now),
         anchor,
         flexible: !request.classic,
@@ -312,7 +312,7 @@ pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, 
     search(params, "/v1/subscriptions/search", &all)
 }
 
-/// From the classic mode to the flexible one; there is no way back.
+/// Migrates from the classic to the flexible billing mode; the reverse is not possible.
 pub(crate) fn migrate(
     state: &mut State,
     id: &str,

@@ -23,7 +23,7 @@ pub(crate) struct Item {
     pub(crate) quantity: Option<i64>,
     pub(crate) created: i64,
     pub(crate) period: Period,
-    /// From when usage is billed: the period's start, or later where the item came or changed within it.
+    /// From when usage is billed: the period's start, or later if the item was added or changed within it.
     pub(crate) used_from: i64,
     pub(crate) metadata: BTreeMap<String, String>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Subscription {
     pub(crate) description: Option<String>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) items: Vec<Item>,
-    /// What the next invoice takes along: prorations, and the usage of removed items.
+    /// Lines for the next invoice: prorations, and the usage of removed items.
     pub(crate) pending: Vec<Line>,
     pub(crate) latest_invoice: Option<String>,
 }
@@ -102,7 +102,7 @@ impl Subscription {
         }
     }
 
-    /// When time next changes it.
+    /// The next period end or cancellation.
     pub(crate) fn next_due(&self) -> Option<i64> {
         if self.is_canceled() {
             return None;
@@ -130,7 +130,7 @@ impl Subscription {
     }
 }
 
-/// A price that an item is known to have; prices are never removed.
+/// The price of an existing item; prices are never removed.
 pub(crate) fn price_of(state: &State, id: &str) -> Result<Price, StripeError> {
     state.billing.prices.get(id).cloned().ok_or_else(|| {
         StripeError::refused(format!("No such price: '{id}'"))
@@ -149,7 +149,7 @@ pub(crate) fn find(state: &State, id: &str) -> Result<Subscription, StripeError>
         .ok_or_else(|| StripeError::no_such("subscription", id))
 }
 
-/// Writes a changed subscription back and says that it changed.
+/// Stores a changed subscription and records the event.
 pub(crate) fn save(
     state: &mut State,
     subscription: Subscription,

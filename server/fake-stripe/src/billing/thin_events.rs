@@ -9,7 +9,7 @@ use crate::state::State;
 const ERROR_REPORT: &str = "v1.billing.meter.error_report_triggered";
 const NO_METER: &str = "v1.billing.meter.no_meter_found";
 
-/// Sends a thin event to the webhooks, and answers it; `None` for a kind that is none of these.
+/// Queues a thin event for the webhooks and returns it; `None` for an unsupported type.
 pub(crate) fn send(state: &mut State, kind: &str, meter: Option<&str>) -> Option<Value> {
     if ![ERROR_REPORT, NO_METER].contains(&kind) {
         return None;

@@ -4,7 +4,7 @@ use crate::meters::Meter;
 use crate::state::State;
 use crate::summaries::Aggregate;
 
-/// What one subscription item owes, or would: a customer's events on a meter with `from <= timestamp < to`.
+/// The usage that one subscription item bills: a customer's events on a meter with `from <= timestamp < to`.
 #[derive(Debug, Clone)]
 pub(crate) struct Usage {
     pub(crate) customer: String,
@@ -16,17 +16,17 @@ pub(crate) struct Usage {
     pub(crate) to: i64,
 }
 
-/// Which events a measurement sees.
+/// Which events a measurement includes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visibility {
-    /// So many of the first events received.
+    /// The number of events received by then.
     events: usize,
-    /// Those received up to this moment.
+    /// Only events received up to this time.
     until_ms: i64,
 }
 
 impl Visibility {
-    /// Everything received: what a draft shows, and what its finalization takes.
+    /// All events received, as drafts and finalization use.
     pub(crate) fn received(state: &State) -> Visibility {
         Visibility {
             events: state.events.len(),
@@ -34,7 +34,7 @@ impl Visibility {
         }
     }
 
-    /// What summaries show. A change that takes effect at once bills no more than Stripe has aggregated by then.
+    /// Only aggregated events. A change that takes effect at once bills only what Stripe has aggregated by then.
     pub(crate) fn aggregated(state: &State) -> Visibility {
         Visibility {
             events: state.events.len(),
@@ -46,7 +46,7 @@ impl Visibility {
 /// Why usage will not be on an invoice, or `None` where it is.
 pub(crate) type Reason = Option<&'static str>;
 
-/// A range of usage whose bill no longer changes.
+/// Usage of a range that no longer changes.
 #[derive(Debug, Clone)]
 pub(crate) struct FinalUsage {
     pub(crate) usage: Usage,
@@ -57,14 +57,14 @@ pub(crate) struct FinalUsage {
 }
 
 impl Usage {
-    /// The quantity; below zero where corrections outweigh usage.
+    /// The quantity; negative if corrections exceed usage.
     pub(crate) fn measure(&self, state: &State, visibility: Visibility) -> i64 {
         self.aggregate(state, |index, received_ms| {
             index < visibility.events && received_ms <= visibility.until_ms
         })
     }
 
-    /// Measures for the last time.
+    /// Measures for the last time and stores the result.
     pub(crate) fn make_final(
         self,
         state: &mut State,
@@ -100,7 +100,7 @@ impl Usage {
 }
 
 impl FinalUsage {
-    /// The usage of this range that the settlement did not see, because it was not there yet.
+    /// Usage of this range that arrived after it became final.
     pub(crate) fn late(&self, state: &State) -> i64 {
         self.usage.aggregate(state, |index, received_ms| {
             index >= self.visibility.events || received_ms > self.visibility.until_ms

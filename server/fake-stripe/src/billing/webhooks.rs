@@ -11,22 +11,22 @@ use sha2::Sha256;
 use super::snapshots::{DeliverySnapshot, NewWebhook, WebhookOptions};
 use crate::state::{App, State};
 
-/// How often a delivery is tried. Stripe tries for days; a test needs an end.
+/// Attempts per delivery. Stripe retries for days; a test must end.
 const MAX_ATTEMPTS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beyond this the oldest deliveries are forgotten.
+/// Beyond this number the oldest deliveries are dropped.
 const MAX_DELIVERIES: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Webhooks {
     pub(crate) endpoints: Vec<NewWebhook>,
     pub(crate) options: WebhookOptions,
-    /// What waits until it is asked for.
+    /// Deliveries withheld until they are requested.
     withheld: VecDeque<Delivery>,
-    /// What is to be sent now.
+    /// Deliveries to send now.
     queue: VecDeque<Delivery>,
-    /// What was sent, oldest first.
+    /// Finished deliveries, oldest first.
     pub(crate) deliveries: VecDeque<DeliverySnapshot>,
     /// How many of all deliveries were accepted by their receivers.
     pub(crate) accepted: usize,
@@ -105,7 +105,7 @@ impl Webhooks {
 
 /// Sends the queued deliveries one after the other, until the fake Stripe stops.
 pub(crate) async fn deliver(app: Arc<App>) {
-    // A proxy from the environment must not stand before a receiver on loopback.
+    // A proxy from the environment must not intercept requests to loopback.
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(RESPONSE_TIMEOUT)
@@ -160,7 +160,7 @@ async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Op
     match request.send().await {
         Ok(answer) => Some(answer.status().as_u16()),
         Err(error) => {
-            tracing::debug!(%error, "a webhook was not delivered");
+            tracing::debug!(%error, "webhook delivery failed");
             None
         }
     }
@@ -171,7 +171,7 @@ async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Op
 pub fn webhook_signature<S: AsRef<str>>(secrets: &[S], time: i64, body: &str) -> String {
     let mut header = format!("t={time}");
     for secret in secrets {
-        // Every length of key is allowed: an error cannot come.
+        // HMAC accepts a key of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_ref().as_bytes()) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! Products and prices: what is held, what is found again, and what is refused.
+//! Products and prices: creation, search and errors.
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ async fn world() -> World {
 }
 
 #[tokio::test]
-async fn a_product_lives_and_is_found() {
+async fn a_product_is_created_found_and_deleted() {
     let world = world().await;
     let path = "/v1/products/prod_1";
     let changed = [
@@ -104,7 +104,7 @@ async fn a_lookup_key_is_taken_or_transferred() {
 }
 
 #[tokio::test]
-async fn prices_that_cannot_be_are_refused() {
+async fn invalid_prices_are_rejected() {
     let world = world().await;
     let with = |name: &'static str, value: Option<&'static str>| {
         let mut pairs: Vec<(&str, &str)> = VOLUME
@@ -147,7 +147,7 @@ async fn prices_that_cannot_be_are_refused() {
 }
 
 #[tokio::test]
-async fn a_key_is_tried_by_the_balance() {
+async fn a_key_is_checked_by_the_balance() {
     let world = World::new().await;
     assert_eq!(world.get("/v1/balance", &[]).await.ok()["livemode"], false);
     world.get("/v1/account", &[]).await.ok();

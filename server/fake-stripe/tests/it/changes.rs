@@ -93,7 +93,7 @@ async fn a_plan_change_bills_the_old_price_at_once_and_the_new_one_from_then() {
 }
 
 #[tokio::test]
-async fn prorations_wait_for_the_next_invoice_unless_told_otherwise() {
+async fn prorations_go_to_the_next_invoice_by_default() {
     let (world, items) = half_way(&["price_basic", "price_seat"], |_| {}).await;
     let path = format!("/v1/subscription_items/{}", items[1]);
     let updated = world.post(&path, &[("quantity", "3")]).await.ok();
@@ -181,7 +181,7 @@ async fn a_removed_metered_item_is_billed_only_in_the_flexible_mode_with_prorati
 }
 
 #[tokio::test]
-async fn what_summaries_do_not_show_yet_is_lost_to_a_change() {
+async fn usage_not_yet_aggregated_is_lost_to_a_price_change() {
     let world = World::billing().await;
     let items = world.subscribe(&["price_basic", "price_seat"]).await;
     world
@@ -211,7 +211,7 @@ async fn what_summaries_do_not_show_yet_is_lost_to_a_change() {
 }
 
 #[tokio::test]
-async fn changes_that_stripe_refuses_change_nothing() {
+async fn rejected_changes_change_nothing() {
     let (world, items) = half_way(&["price_flat", "price_seat"], |_| {}).await;
     let before = world.get(SUB, &[]).await.ok();
     let (metered, seat) = (items[0].as_str(), items[1].as_str());

@@ -23,7 +23,7 @@ async fn lost(world: &World, identifier: &str) {
 }
 
 #[tokio::test]
-async fn a_status_comes_instead_of_the_work_or_after_it() {
+async fn a_status_replaces_execution_or_follows_it() {
     let world = World::new().await;
     world
         .control
@@ -63,7 +63,7 @@ async fn a_status_comes_instead_of_the_work_or_after_it() {
 }
 
 #[tokio::test]
-async fn a_connection_breaks_before_or_after_the_work() {
+async fn a_connection_breaks_before_or_after_execution() {
     let world = World::new().await;
     world.event("warm", "1").await.ok();
     world
@@ -94,7 +94,7 @@ async fn a_connection_breaks_before_or_after_the_work() {
 }
 
 #[tokio::test]
-async fn bodies_cannot_be_read() {
+async fn response_bodies_can_be_truncated() {
     let world = World::new().await;
     world.control.script(Fault::undecodable()).await.unwrap();
     let answer = world
@@ -121,7 +121,7 @@ async fn bodies_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn work_goes_on_after_the_caller_has_gone() {
+async fn a_request_completes_after_its_client_disconnects() {
     let world = World::new().await;
     world
         .control
@@ -130,8 +130,8 @@ async fn work_goes_on_after_the_caller_has_gone() {
         .unwrap();
     let request = world.request("POST", EVENTS, &event("a", "1"));
     tokio::select! {
-        _ = request.send() => panic!("answered while held"),
-        held = world.control.wait_for_blocked("gate", 1, LONG) => held.unwrap(),
+        _ = request.send() => panic!("answered while blocked"),
+        blocked = world.control.wait_for_blocked("gate", 1, LONG) => blocked.unwrap(),
     }
     assert_eq!(event_count(&world).await, 0);
     world.control.release("gate").await.unwrap();
@@ -139,7 +139,7 @@ async fn work_goes_on_after_the_caller_has_gone() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_back_after_the_work() {
+async fn a_response_is_blocked_after_execution() {
     let world = World::new().await;
     world
         .control
@@ -207,7 +207,7 @@ async fn requests_are_logged_in_order() {
 }
 
 #[tokio::test]
-async fn waiting_in_vain_ends_and_says_what_there_was() {
+async fn a_wait_that_times_out_reports_the_counts() {
     let world = World::new().await;
     let error = world
         .control
@@ -221,7 +221,7 @@ async fn waiting_in_vain_ends_and_says_what_there_was() {
 }
 
 #[tokio::test]
-async fn control_calls_say_why_they_are_refused() {
+async fn rejected_control_requests_carry_a_status() {
     let world = World::new().await;
     let taken = world.control.create_customer("cus_1").await.unwrap_err();
     assert!(
@@ -246,7 +246,7 @@ async fn control_calls_say_why_they_are_refused() {
     assert_eq!(
         meters
             .iter()
-            .map(|held| (held.id.as_str(), held.active))
+            .map(|meter| (meter.id.as_str(), meter.active))
             .collect::<Vec<_>>(),
         [(meter.as_str(), true), ("mtr_1", false)]
     );
@@ -254,11 +254,11 @@ async fn control_calls_say_why_they_are_refused() {
 }
 
 #[tokio::test]
-async fn the_clock_stands_moves_and_follows() {
+async fn a_clock_is_frozen_advanced_and_real_again() {
     let world = World::new().await;
-    let stands = world.control.clock().await.unwrap();
+    let frozen = world.control.clock().await.unwrap();
     assert_eq!(
-        (stands.now_ms, stands.frozen),
+        (frozen.now_ms, frozen.frozen),
         (crate::client::NOW * 1_000, true)
     );
     world.control.use_real_clock().await.unwrap();
@@ -266,7 +266,7 @@ async fn the_clock_stands_moves_and_follows() {
 }
 
 #[tokio::test]
-async fn stopping_breaks_what_is_held() {
+async fn a_stop_breaks_blocked_requests() {
     let world = World::new().await;
     world
         .control

@@ -7,7 +7,7 @@ use fake_stripe::{Fault, Settings};
 use crate::client::{LONG, World, answer, event};
 
 #[tokio::test]
-async fn a_key_gives_the_first_answer_again_for_a_day() {
+async fn a_key_replays_its_first_response_for_a_day() {
     let world = World::new().await;
     let first = world.keyed_event("key", "a", "5").await;
     let again = world.keyed_event("key", "a", "5").await;
@@ -31,7 +31,7 @@ async fn a_key_gives_the_first_answer_again_for_a_day() {
 }
 
 #[tokio::test]
-async fn a_key_remembers_a_500_too() {
+async fn a_key_replays_a_500_too() {
     let world = World::new().await;
     world.control.script(Fault::status(500)).await.unwrap();
     assert_eq!(world.keyed_event("key", "a", "5").await.status, 500);
@@ -88,7 +88,7 @@ async fn a_key_in_use_and_a_customer_in_use_are_refused() {
         .script(Fault::block_until_released("gate").on_customer("cus_1"))
         .await
         .unwrap();
-    let (held, ()) = tokio::join!(world.keyed_event("key", "a", "5"), async {
+    let (blocked, ()) = tokio::join!(world.keyed_event("key", "a", "5"), async {
         world
             .control
             .wait_for_blocked("gate", 1, LONG)
@@ -106,7 +106,7 @@ async fn a_key_in_use_and_a_customer_in_use_are_refused() {
         world.post("/v1/billing/meter_events", &other).await.ok();
         world.control.release("gate").await.unwrap();
     });
-    held.ok();
+    blocked.ok();
     world.event("b", "1").await.ok();
     let stats = world.control.stats().await.unwrap();
     assert_eq!(
@@ -120,7 +120,7 @@ async fn a_key_in_use_and_a_customer_in_use_are_refused() {
 }
 
 #[tokio::test]
-async fn the_rate_limit_turns_meter_events_away() {
+async fn the_rate_limit_rejects_meter_events() {
     let world = World::with(Settings {
         events_per_sec: 0,
         ..Settings::default()
@@ -139,7 +139,7 @@ async fn the_rate_limit_turns_meter_events_away() {
 }
 
 #[tokio::test]
-async fn no_more_events_are_held_than_chosen() {
+async fn stored_events_are_limited() {
     let world = World::with(Settings {
         max_events: 1,
         ..Settings::default()

@@ -3,7 +3,7 @@
 use crate::client::{World, answer};
 
 #[tokio::test]
-async fn only_the_key_is_let_in() {
+async fn only_the_secret_key_is_accepted() {
     let world = World::new().await;
     let url = format!("{}/v1/customers", world.fake_stripe.base_url());
     let reply = answer(world.http.get(&url)).await;
@@ -44,7 +44,7 @@ async fn every_answer_carries_stripes_headers() {
 }
 
 #[tokio::test]
-async fn a_customer_lives_and_dies() {
+async fn a_customer_is_created_and_deleted() {
     let world = World::new().await;
     let created = world
         .post(

@@ -9,7 +9,7 @@ use fake_stripe::{FakeStripe, Settings};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/official_client.py");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stripes_own_library_works_against_it() {
+async fn stripes_python_library_works_against_it() {
     let chosen = std::env::var("STRIPE_PYTHON").ok();
     let python = chosen.clone().unwrap_or_else(|| "python3".to_owned());
     let found = Command::new(&python)
@@ -25,7 +25,7 @@ async fn stripes_own_library_works_against_it() {
         let note = "set STRIPE_PYTHON to an interpreter that can";
         writeln!(
             std::io::stderr(),
-            "SKIPPED stripes_own_library_works_against_it: {python} cannot import stripe; {note}"
+            "SKIPPED stripes_python_library_works_against_it: {python} cannot import stripe; {note}"
         )
         .unwrap();
         return;
@@ -44,9 +44,9 @@ async fn stripes_own_library_works_against_it() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let held = fake_stripe.control().events().await.unwrap();
+    let events = fake_stripe.control().events().await.unwrap();
     assert_eq!(
-        held.iter().map(|event| event.value).collect::<Vec<_>>(),
+        events.iter().map(|event| event.value).collect::<Vec<_>>(),
         [25, 17, 12]
     );
 }

@@ -24,7 +24,7 @@ async fn event_at(
 }
 
 #[tokio::test]
-async fn an_event_is_held_and_summed() {
+async fn an_event_is_stored_and_summed() {
     let world = World::new().await;
     let event = world.event("a", "5").await.ok();
     assert_eq!(
@@ -95,7 +95,7 @@ async fn refusal_of(world: &World, event_name: &str, rest: &[&str]) -> crate::cl
 }
 
 #[tokio::test]
-async fn what_cannot_be_billed_is_refused() {
+async fn invalid_events_are_rejected() {
     const BY: &str = "payload[stripe_customer_id]=cus_1";
     const ONE: &str = "payload[value]=1";
     let world = World::new().await;
@@ -167,7 +167,7 @@ async fn refusals_can_go_without_a_code() {
 }
 
 #[tokio::test]
-async fn the_edges_of_time_are_let_in() {
+async fn timestamps_at_the_limits_are_accepted() {
     let world = World::new().await;
     event_at(&world, "old", "1", NOW - 35 * 86_400).await.ok();
     event_at(&world, "new", "1", NOW + 300).await.ok();
@@ -209,7 +209,7 @@ async fn a_cancelled_event_leaves_the_summaries() {
     );
     world.control.advance_clock(DAY_LONG).await.unwrap();
     assert_eq!(world.post(path, &cancel("b")).await.status, 400, "too late");
-    let held: Vec<bool> = world
+    let cancelled: Vec<bool> = world
         .control
         .events()
         .await
@@ -217,7 +217,7 @@ async fn a_cancelled_event_leaves_the_summaries() {
         .iter()
         .map(|event| event.cancelled)
         .collect();
-    assert_eq!(held, [true, false]);
+    assert_eq!(cancelled, [true, false]);
 }
 
 #[tokio::test]

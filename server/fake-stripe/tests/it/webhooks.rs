@@ -23,9 +23,9 @@ type Inbox = Arc<Mutex<Vec<(String, String)>>>;
 /// A receiver that refuses so many deliveries first; its URL and its inbox.
 async fn receiver(refusals: usize) -> (String, Inbox) {
     let inbox = Inbox::default();
-    let held = Arc::clone(&inbox);
+    let receiver_inbox = Arc::clone(&inbox);
     let take = move |headers: HeaderMap, body: Bytes| {
-        let mut inbox = held.lock().unwrap();
+        let mut inbox = receiver_inbox.lock().unwrap();
         let signature = headers["stripe-signature"].to_str().unwrap().to_owned();
         inbox.push((signature, String::from_utf8(body.to_vec()).unwrap()));
         let answer = if inbox.len() <= refusals {
@@ -94,8 +94,8 @@ async fn a_subscriptions_life_is_told_signed_and_in_order() {
             "customer.deleted",
         ]
     );
-    let held = inbox.lock().unwrap().clone();
-    for (signature, body) in &held {
+    let deliveries = inbox.lock().unwrap().clone();
+    for (signature, body) in &deliveries {
         let (time, rest) = signature
             .strip_prefix("t=")
             .unwrap()
@@ -108,7 +108,7 @@ async fn a_subscriptions_life_is_told_signed_and_in_order() {
         CONTRACT.check_schema("Events__Event", &event);
         assert_eq!(event["api_version"], fake_stripe::API_VERSION);
     }
-    let updated: Value = serde_json::from_str(&held[2].1).unwrap();
+    let updated: Value = serde_json::from_str(&deliveries[2].1).unwrap();
     assert_eq!(updated["created"], MONTH_END);
     assert!(updated["data"]["previous_attributes"]["items"].is_object());
     let listed = world.get("/v1/events", &[("type", "invoice.*")]).await.ok();
@@ -235,12 +235,12 @@ async fn thin_events_name_the_meter_and_a_rolled_secret_signs_twice() {
     CONTRACT.check_schema("V1BillingMeterNoMeterFoundEventNotification", &unfound);
     assert_eq!(report["related_object"]["id"], "mtr_1");
     world.control.wait_for_webhooks(2, LONG).await.unwrap();
-    let held = inbox.lock().unwrap().clone();
-    let bodies: Vec<Value> = held
+    let deliveries = inbox.lock().unwrap().clone();
+    let bodies: Vec<Value> = deliveries
         .iter()
         .map(|one| serde_json::from_str(&one.1).unwrap())
         .collect();
     assert_eq!(bodies, [report, unfound]);
-    let expected = secrets.map(|secret| format!("v1={}", signed(secret, NOW, &held[0].1)));
-    assert_eq!(held[0].0, format!("t={NOW},{}", expected.join(",")));
+    let expected = secrets.map(|secret| format!("v1={}", signed(secret, NOW, &deliveries[0].1)));
+    assert_eq!(deliveries[0].0, format!("t={NOW},{}", expected.join(",")));
 }
