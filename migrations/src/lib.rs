@@ -8,12 +8,8 @@ use sea_orm_migration::prelude::*;
 
 pub use sea_orm_migration::MigratorTrait;
 
-mod m20261101_000001_usage;
-mod m20261122_000002_subscriptions;
-mod m20261122_000003_webhook_events;
-mod m20261122_000004_corrections_and_settling;
-mod m20261122_000005_gone_customers;
-mod names;
+mod columns;
+mod m20261101_000001_schema;
 
 /// Every migration, in order.
 #[derive(Debug)]
@@ -22,12 +18,6 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![
-            Box::new(m20261101_000001_usage::Migration),
-            Box::new(m20261122_000002_subscriptions::Migration),
-            Box::new(m20261122_000003_webhook_events::Migration),
-            Box::new(m20261122_000004_corrections_and_settling::Migration),
-            Box::new(m20261122_000005_gone_customers::Migration),
-        ]
+        vec![Box::new(m20261101_000001_schema::Migration)]
     }
 }

@@ -32,7 +32,8 @@ use crate::{
     store::{
         Store,
         boundaries::BoundaryCache,
-        commit::{CommitError, CommitOptions, Entry, EntryOutcome, Group},
+        commit::{CommitError, CommitOptions},
+        group::{Entry, EntryOutcome, Group},
     },
 };
 
@@ -126,7 +127,7 @@ impl WriteBatcher {
     /// # Errors
     /// A reused key, a full queue, or a database that does not answer.
     pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
-        let shard = Arc::clone(&increment.account_id);
+        let shard = increment.account_id.clone();
         match self.submit(&shard, 1, Entry::One(increment)).await? {
             EntryOutcome::One(outcome) => Ok(outcome),
             EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => Err(Error::Internal(
@@ -144,8 +145,8 @@ impl WriteBatcher {
         // of several accounts go to the same one, where they share commits instead.
         let mut accounts = batch.items.iter().flatten().map(|item| &item.account_id);
         let shard = match accounts.next() {
-            Some(first) if accounts.all(|account| account == first) => Arc::clone(first),
-            _ => Arc::default(),
+            Some(first) if accounts.all(|account| account == first) => first.to_string(),
+            _ => String::new(),
         };
         match self
             .submit(&shard, batch.items.len(), Entry::Batch(batch))

@@ -16,6 +16,7 @@ use crate::{
     domain::{
         MINUTE_MS, Millis,
         account::{BillingTarget, Link, billing_target_at},
+        account_id::AccountId,
         meter::{Meter, Meters},
         period::month_around,
         report::State,
@@ -66,7 +67,7 @@ pub struct Row {
     /// What Stripe's totals hold of it, or why it did not say.
     pub stripe: std::result::Result<i64, String>,
     /// How many reports are in each state, and what they hold, by the state's name.
-    pub states: BTreeMap<String, (i64, i64)>,
+    pub states: BTreeMap<State, (i64, i64)>,
 }
 
 impl Row {
@@ -171,14 +172,14 @@ impl Reconciler {
     ) -> Result<(Vec<Row>, Option<String>)> {
         let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
         let accounts = match &question.account_id {
-            Some(account) => vec![account.clone()],
+            Some(account) => vec![AccountId::parse(account)?],
             None => self.store.billed_accounts(after, limit).await?,
         };
         let is_full = u64::try_from(accounts.len()).is_ok_and(|len| len >= limit);
         let next = accounts
             .last()
             .filter(|_| is_full && question.account_id.is_none())
-            .cloned();
+            .map(AccountId::to_string);
         let mut rows = Vec::new();
         for account in accounts {
             rows.extend(self.account(stripe, &account, question, now).await?);
@@ -189,7 +190,7 @@ impl Reconciler {
     async fn account(
         &self,
         stripe: &Stripe,
-        account: &str,
+        account: &AccountId,
         question: &Question,
         now: Millis,
     ) -> Result<Vec<Row>> {
@@ -210,11 +211,11 @@ impl Reconciler {
                     .and_then(|_| customer_at(&links, period.end.min(now)));
                 for (customer, own) in by_customer(figures, &links, &meter.name, period, named) {
                     let mut row = sum(own);
-                    account.clone_into(&mut row.account_id);
+                    row.account_id = account.to_string();
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
-                    row.stripe = self.stripes_figure(stripe, &row, meter).await?;
+                    row.stripe = self.stripes_figure(stripe, account, &row, meter).await?;
                     if !(row.states.is_empty() && row.stripe == Ok(0)) {
                         rows.push(row);
                     }
@@ -229,6 +230,7 @@ impl Reconciler {
     async fn stripes_figure(
         &self,
         stripe: &Stripe,
+        account: &AccountId,
         row: &Row,
         meter: &Meter,
     ) -> Result<std::result::Result<i64, String>> {
@@ -249,7 +251,7 @@ impl Reconciler {
         };
         let beside = self
             .store
-            .reported_beside(&stream, &row.account_id, range, period)
+            .reported_beside(&stream, account, range, period)
             .await?;
         Ok(Ok(total.saturating_sub(beside)))
     }
@@ -304,7 +306,7 @@ fn by_customer(
         }
         let customer = match &figure.customer {
             Some(customer) => Some(customer.clone()),
-            None if figure.state == State::NotBillable.name() => None,
+            None if figure.state == State::NotBillable => None,
             None => customer_at(links, figure.first_at),
         };
         if let Some(customer) = customer {
@@ -328,14 +330,14 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         states: BTreeMap::new(),
     };
     for figure in figures {
-        let state = State::from_name(&figure.state);
-        if !matches!(state, Some(State::NotBillable | State::WrittenOff)) {
+        let state = figure.state;
+        if !matches!(state, State::NotBillable | State::WrittenOff) {
             row.counted = row.counted.saturating_add(figure.quantity);
         }
-        if state.is_some_and(State::is_reported) {
+        if state.is_reported() {
             row.reported = row.reported.saturating_add(figure.quantity);
         }
-        let (reports, quantity) = row.states.entry(figure.state).or_default();
+        let (reports, quantity) = row.states.entry(state).or_default();
         *reports = reports.saturating_add(1);
         *quantity = quantity.saturating_add(figure.quantity);
     }

@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use crate::{
     domain::{
         Millis,
-        increment::check_account_id,
+        account_id::AccountId,
         meter::{Meter, Meters},
         period::{Granularity, MAX_POINTS, check_edges, cut, month_around, parse_zone},
         report::State,
@@ -66,9 +66,9 @@ impl Quantities {
     }
 
     fn add(&mut self, sum: &UsageSum) {
-        let part = match State::from_name(&sum.state) {
-            Some(State::NotBillable | State::WrittenOff) => &mut self.not_billable,
-            Some(state) if state.is_reported() => &mut self.reported,
+        let part = match sum.state {
+            State::NotBillable | State::WrittenOff => &mut self.not_billable,
+            state if state.is_reported() => &mut self.reported,
             _ => &mut self.not_yet_reported,
         };
         *part = part.saturating_add(sum.quantity);
@@ -83,7 +83,7 @@ pub(crate) async fn show(
     asked: Question,
     now: Millis,
 ) -> Result<UsageSummary> {
-    check_account_id(&asked.account_id)?;
+    let account_id = AccountId::parse(&asked.account_id)?;
     let zone = parse_zone(&asked.zone)?;
     let only = if asked.meter.is_empty() {
         None
@@ -92,10 +92,10 @@ pub(crate) async fn show(
     };
     let wanted: Vec<&Meter> =
         only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
-    let periods = store.billing_periods(&asked.account_id).await?;
+    let periods = store.billing_periods(&account_id).await?;
     let account = match asked.period {
         Some(_) => None,
-        None => store.find_account(&asked.account_id).await?,
+        None => store.find_account(&account_id).await?,
     };
     let period = match asked.period {
         Some(period) => period,
@@ -112,7 +112,7 @@ pub(crate) async fn show(
     check_edges(period, slots, &edges)?;
     let points = cut(period, asked.granularity, zone, slots, wanted.len())?;
     let sums = store
-        .sum_usage(&asked.account_id, only.map(|meter| &*meter.name), period)
+        .sum_usage(&account_id, only.map(|meter| &*meter.name), period)
         .await?;
     let mut by_meter: BTreeMap<&str, Vec<&UsageSum>> = BTreeMap::new();
     for sum in &sums {

@@ -79,7 +79,7 @@ fn table(rows: &[Row]) -> Table {
         let states: Vec<String> = row
             .states
             .iter()
-            .map(|(state, (reports, _))| format!("{state} {reports}"))
+            .map(|(state, (reports, _))| format!("{} {reports}", state.name()))
             .collect();
         table.add_row([
             row.account_id.clone(),
@@ -122,7 +122,7 @@ fn as_json(row: &Row) -> serde_json::Value {
         .iter()
         .map(|(state, (reports, quantity))| {
             (
-                state.clone(),
+                state.name().to_owned(),
                 json!({ "reports": reports, "quantity": quantity }),
             )
         })

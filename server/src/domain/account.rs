@@ -1,8 +1,10 @@
-//! Whom an account bills to, and since when: the history of its links.
+//! Accounts: whom usage is billed to, and the history of links that decides it.
 
 use super::{
     Millis,
+    account_id::AccountId,
     violation::{Violation, shown},
+    window::Interval,
 };
 
 /// The longest Stripe id, in characters.
@@ -18,14 +20,14 @@ pub enum Billing {
         /// `sub_...`
         subscription: Option<String>,
     },
-    /// Nobody for now: the customer's subscription ended. A new one bills to the customer again.
+    /// Not billed: the customer's subscription ended. A new subscription bills to the customer again.
     Ended {
         /// `cus_...`
         customer: String,
         /// The subscription that ended, `sub_...`
         subscription: Option<String>,
     },
-    /// Nobody: counted and shown, never billed.
+    /// Counted and shown, never billed.
     Free,
 }
 
@@ -58,26 +60,45 @@ pub struct Link {
     pub valid_from: Millis,
     /// Whom it bills to.
     pub billing: Billing,
-    /// When it was said.
+    /// When it was recorded.
     pub recorded_at: Millis,
 }
 
-/// What the links say of a window.
+/// An account as it is now.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The caller's own id.
+    pub id: AccountId,
+    /// The link in force.
+    pub link: Link,
+    /// The last billing period that is known of the link.
+    pub current_period: Option<Interval>,
+}
+
+impl Account {
+    /// Changes whenever the account does.
+    pub fn etag(&self) -> String {
+        let period = self.current_period.unwrap_or(Interval { start: 0, end: 0 });
+        format!("{}.{:x}.{:x}", self.link.version, period.start, period.end)
+    }
+}
+
+/// Whom usage of a window is billed to, by the links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BillingTarget {
-    /// Nobody has said anything about the account yet: its reports wait.
+    /// The account has no link yet: its reports wait.
     NoCustomer,
-    /// Free, older than what the account's first link bills from, or after the subscription ended.
+    /// Free, from before the account's first link, or after the subscription ended.
     NotBillable,
     /// Billed to this Stripe customer.
     Billed(String),
 }
 
-/// Whom usage of a moment is billed to, by the link in force then, never by that of the moment of asking.
+/// Whom usage of a moment is billed to, by the link in force at that moment.
 ///
-/// A report is asked for by its first increment. Wherever a boundary was known in time that says the
-/// same as its window's start, because no boundary lies in between; where one was learned late it keeps
-/// usage that came wholly after the boundary from falling to the earlier side.
+/// For a report, pass the time of its first increment. Usually that gives the same answer as its window's start,
+/// because no boundary is in between. Where a boundary was learned late, it keeps usage that came wholly after the
+/// boundary off the earlier side.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     let in_force = links
         .iter()
@@ -92,13 +113,12 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
 
 /// From when a new link to `customer` bills.
 ///
-/// `bill_from` if stated, else the start of the current period where it is known, else `now`. It
-/// reaches back over time that was free or unlinked or billed to the same customer, never over time
-/// that another one is billed for, nor before `taken_until`, the end of the time in which the customer was
-/// another account's: the default stops there.
+/// `bill_from` if stated, else the start of the current period where it is known, else `now`. It may cover earlier
+/// time that was free, without a link or billed to the same customer. It never covers time that is billed to
+/// another customer, nor time before `taken_until`, when the customer belonged to another account.
 ///
 /// # Errors
-/// A stated `bill_from` that lies ahead, or inside time that another customer is billed for.
+/// A stated `bill_from` that is in the future, or in time that is billed to another customer.
 pub fn valid_from(
     links: &[Link],
     customer: &str,
@@ -112,7 +132,7 @@ pub fn valid_from(
         Some(from) if from > now => Err(Violation::invalid(
             "stripe.bill_from",
             format!(
-                "bill_from {} lies ahead of the server's clock {}; leave it out to bill from now",
+                "bill_from {} is later than the server's clock {}; leave it out to bill from now",
                 super::period::rfc3339(from),
                 super::period::rfc3339(now)
             ),
@@ -133,8 +153,7 @@ pub fn valid_from(
     }
 }
 
-/// The end of the last stretch of time up to `now` that the links bill to such a customer; the beginning of
-/// time where there is none.
+/// The end of the last time up to `now` that the links bill to such a customer; `Millis::MIN` where there is none.
 pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
     let mut changes: Vec<Millis> = links
         .iter()

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     Millis,
     account::Link,
-    increment::{MAX_QUANTITY, check_account_id, check_key, check_time},
+    account_id::AccountId,
+    increment::{MAX_QUANTITY, check_key, check_time},
     meter::Meters,
     period::month_around,
     violation::{Reason, Violation, shown},
@@ -40,7 +41,7 @@ pub struct RawCorrection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correction {
     /// The account.
-    pub account_id: String,
+    pub account_id: AccountId,
     /// A configured meter.
     pub meter: Arc<str>,
     /// Not 0, and at most [`MAX_QUANTITY`] either way.
@@ -64,7 +65,9 @@ impl Correction {
     /// Everything that is wrong with it, a field each.
     pub fn parse(raw: RawCorrection, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
-        violations.extend(check_account_id(&raw.account_id).err());
+        let account_id = AccountId::parse(&raw.account_id)
+            .map_err(|violation| violations.push(violation))
+            .ok();
         let meter = match meters.resolve(&raw.meter) {
             Ok(meter) => Some(Arc::clone(&meter.name)),
             Err(violation) => {
@@ -85,9 +88,9 @@ impl Correction {
         violations.extend(check_asker(&raw.requested_by).err());
         violations.extend(check_key(&raw.key).err());
         violations.extend(raw.stated_at.and_then(|at| check_time("time", at, now)));
-        match (meter, violations.is_empty()) {
-            (Some(meter), true) => Ok(Self {
-                account_id: raw.account_id,
+        match (account_id, meter, violations.is_empty()) {
+            (Some(account_id), Some(meter), true) => Ok(Self {
+                account_id,
                 meter,
                 quantity: raw.quantity,
                 reason: raw.reason,
@@ -101,7 +104,7 @@ impl Correction {
     }
 }
 
-/// What a correction's key is_up_to_date for.
+/// What a correction's key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CorrectionContent<'a> {
     /// The meter.
@@ -115,7 +118,7 @@ pub struct CorrectionContent<'a> {
 }
 
 impl CorrectionContent<'_> {
-    /// The violation of a key that is_up_to_date for `self` and came again with `other`; `None` when they agree.
+    /// The violation of a key that stands for `self` and came again with `other`; `None` when they agree.
     pub fn differs_from(&self, other: &CorrectionContent<'_>, key: &str) -> Option<Violation> {
         let field = if self.meter != other.meter {
             "meter"

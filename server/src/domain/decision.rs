@@ -1,6 +1,11 @@
-//! Decisions: what an admin may do with a report that the service leaves alone.
+//! Decisions: what an admin may do with a report that the service does not retry.
 
-use super::report::Transition;
+use uuid::Uuid;
+
+use super::{
+    Millis,
+    report::{State, Transition},
+};
 
 /// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,32 +18,18 @@ pub enum Action {
     WriteOff,
 }
 
-/// What each action is called in the database.
-const NAMES: [(Action, &str); 3] = [
-    (Action::Retry, "retry"),
-    (Action::BillInCurrentPeriod, "bill_in_current_period"),
-    (Action::WriteOff, "write_off"),
-];
-
 impl Action {
-    /// The action's name, such as `write_off`.
+    /// The action's name in errors, such as `write_off`.
     pub fn name(self) -> &'static str {
-        NAMES
-            .iter()
-            .find(|(action, _)| *action == self)
-            .map_or("retry", |(_, name)| name)
+        match self {
+            Self::Retry => "retry",
+            Self::BillInCurrentPeriod => "bill_in_current_period",
+            Self::WriteOff => "write_off",
+        }
     }
 
-    /// The action of a name, where there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        NAMES
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(action, _)| *action)
-    }
-
-    /// What it means for the report.
-    pub fn event(self) -> Transition {
+    /// The transition of the report.
+    pub fn transition(self) -> Transition {
         match self {
             Self::Retry | Self::BillInCurrentPeriod => Transition::Retry,
             Self::WriteOff => Transition::WriteOff,
@@ -46,15 +37,21 @@ impl Action {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_action_has_a_name_that_leads_back_to_it() {
-        for (action, name) in NAMES {
-            assert_eq!(action.name(), name);
-            assert_eq!(Action::from_name(name), Some(action));
-        }
-    }
+/// A decision on a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The report.
+    pub report_id: Uuid,
+    /// What was decided.
+    pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Who decided.
+    pub requested_by: String,
+    /// The report's state before the decision.
+    pub from_state: State,
+    /// The report's generation after the decision.
+    pub generation: i32,
+    /// When it was decided.
+    pub decided_at: Millis,
 }

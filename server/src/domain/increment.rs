@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::{
     DAY_MS, MINUTE_MS, Millis,
+    account_id::AccountId,
     meter::Meters,
     violation::{Reason, Violation, shown},
 };
 
-/// The longest account id, in characters.
-pub const MAX_ACCOUNT_CHARS: usize = 128;
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 /// The largest quantity of one increment.
@@ -42,7 +41,7 @@ pub struct RawIncrement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Increment {
     /// The account.
-    pub account_id: Arc<str>,
+    pub account_id: AccountId,
     /// A configured meter.
     pub meter: Arc<str>,
     /// 1 to [`MAX_QUANTITY`].
@@ -62,9 +61,9 @@ impl Increment {
     /// Everything that is wrong with it, a field each.
     pub fn parse(raw: RawIncrement, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
-        if let Err(violation) = check_account_id(&raw.account_id) {
-            violations.push(violation);
-        }
+        let account_id = AccountId::parse(&raw.account_id)
+            .map_err(|violation| violations.push(violation))
+            .ok();
         let meter = match meters.resolve(&raw.meter) {
             Ok(meter) => Some(Arc::clone(&meter.name)),
             Err(violation) => {
@@ -95,9 +94,9 @@ impl Increment {
                 "dimensions are reserved and must be empty",
             ));
         }
-        match (meter, violations.is_empty()) {
-            (Some(meter), true) => Ok(Self {
-                account_id: raw.account_id.into(),
+        match (account_id, meter, violations.is_empty()) {
+            (Some(account_id), Some(meter), true) => Ok(Self {
+                account_id,
                 meter,
                 quantity,
                 key: (!raw.key.is_empty()).then(|| raw.key.into()),
@@ -108,7 +107,7 @@ impl Increment {
         }
     }
 
-    /// What a key is_up_to_date for.
+    /// What the increment's key stands for.
     pub fn content(&self) -> Content<'_> {
         Content {
             meter: &self.meter,
@@ -116,25 +115,6 @@ impl Increment {
             stated_at: self.stated_at,
         }
     }
-}
-
-/// Checks an account id: 1 to 128 characters out of `A-Z a-z 0-9 . _ : @ / + = -`.
-pub fn check_account_id(account_id: &str) -> Result<(), Violation> {
-    let fits = (1..=MAX_ACCOUNT_CHARS).contains(&account_id.len())
-        && account_id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._:@/+=-".contains(&byte));
-    if fits {
-        return Ok(());
-    }
-    Err(Violation::invalid(
-        "account_id",
-        format!(
-            "account_id {} ({} bytes) must be 1 to {MAX_ACCOUNT_CHARS} characters out of A-Z a-z 0-9 . _ : @ / + = -",
-            shown(account_id),
-            account_id.len()
-        ),
-    ))
 }
 
 /// Checks an idempotency key: at most 255 bytes, and no NUL, which a database cannot hold.
@@ -184,7 +164,7 @@ pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Violation> {
     None
 }
 
-/// What an idempotency key is_up_to_date for: repeated with the same content it counts once.
+/// What an idempotency key stands for: repeated with the same content it counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content<'a> {
     /// The meter.
@@ -196,7 +176,7 @@ pub struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// The violation of a key that is_up_to_date for `self` and came again with `other`; `None` when they agree.
+    /// The violation of a key that stands for `self` and came again with `other`; `None` when they agree.
     pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Violation> {
         let time =
             |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);

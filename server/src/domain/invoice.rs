@@ -1,4 +1,4 @@
-//! Invoices: until when usage of a billing period still reaches its own, and what becomes of it afterwards.
+//! Invoices of billing periods: until when usage still reaches them.
 
 use super::{MINUTE_MS, Millis};
 
@@ -14,7 +14,7 @@ pub enum InvoiceState {
     Unknown,
     /// Usage of its period still joins it.
     Draft {
-        /// When it becomes final; nothing while somebody holds it back.
+        /// When it becomes final; nothing while its automatic finalization is off.
         until: Option<Millis>,
     },
     /// It never changes any more.
@@ -43,24 +43,6 @@ pub enum Timing {
 }
 
 impl InvoiceState {
-    /// The state's name in the database.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Draft { .. } => "draft",
-            Self::Final => "final",
-        }
-    }
-
-    /// The state of a name.
-    pub fn from_parts(name: &str, draft_until: Option<Millis>) -> Self {
-        match name {
-            "draft" => Self::Draft { until: draft_until },
-            "final" => Self::Final,
-            _ => Self::Unknown,
-        }
-    }
-
     /// Whether usage of a period that ends at `period_end` may be sent now.
     pub fn timing(self, period_end: Millis, now: Millis) -> Timing {
         if now < period_end {
@@ -97,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invoice_nobody_has_seen_is_asked_for_before_it_can_be_final() {
+    fn an_unknown_invoice_is_read_before_it_can_be_final() {
         let unknown = InvoiceState::Unknown;
         assert_eq!(unknown.timing(0, 49 * MINUTE_MS), Timing::InTime);
         assert_eq!(unknown.timing(0, 50 * MINUTE_MS), Timing::AskFirst);

@@ -1,18 +1,23 @@
 //! The domain: what usage is and by which rules it is counted, cut and billed.
 //!
-//! Pure: no io, no clock, no database, no tonic, and no import from a sibling. Whoever calls in here
-//! brings `now` and the snapshot along, so every rule can be tried by a property test.
+//! Pure: no io, no clock, no database, no tonic, and no import from a sibling. Callers pass `now` and what
+//! they read, so every rule can be property-tested.
 
 pub mod account;
+pub mod account_id;
+pub mod billing_period;
 pub mod correction;
 pub mod decision;
 pub mod increment;
 pub mod invoice;
+pub mod invoice_deadline;
 pub mod meter;
 pub mod period;
 pub mod report;
+pub mod run;
 pub mod stream;
 pub mod subscription;
+pub mod subscription_change;
 pub mod tier;
 pub mod verification;
 pub mod violation;

@@ -1,8 +1,10 @@
-//! Usage reports: their states, every transition between them, and their name at Stripe.
+//! Usage reports: their states, every transition between them, and their identifier at Stripe.
 
 use uuid::Uuid;
 
-use super::{DAY_MS, HOUR_MS, Millis, account::BillingTarget};
+use super::{
+    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, stream::Stream,
+};
 
 /// Stripe's largest quantity in one meter event: fifteen digits.
 pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
@@ -10,7 +12,7 @@ pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
 pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
 /// Stripe takes no event older than this.
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
-/// Stripe forgets an identifier after 24 hours at the earliest: from here on, look before sending.
+/// Stripe keeps identifiers for at least 24 hours. After this time a report is looked up before it is sent again.
 pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
 /// How often a report may be sent under a new identifier.
 pub const MAX_GENERATION: i32 = 2;
@@ -22,7 +24,7 @@ pub enum State {
     Open,
     /// Frozen, and waiting to be sent.
     Closed,
-    /// Given to Stripe at least once, without a final answer.
+    /// Sent to Stripe at least once, without a final answer.
     Sending,
     /// Stripe took it.
     Accepted,
@@ -30,9 +32,9 @@ pub enum State {
     Confirmed,
     /// Stripe took it and its totals lack it.
     Missing,
-    /// Stripe refused it for good.
+    /// Stripe refused it; sending it again would not help.
     Rejected,
-    /// The customer is gone.
+    /// The customer was deleted at Stripe.
     CustomerDeleted,
     /// Too long without an answer: looked up before anything is sent again.
     Unknown,
@@ -46,37 +48,26 @@ pub enum State {
     WrittenOff,
 }
 
-/// What each state is called in the database and in the contract.
-const NAMES: [(State, &str); 13] = [
-    (State::Open, "open"),
-    (State::Closed, "closed"),
-    (State::Sending, "sending"),
-    (State::Accepted, "accepted"),
-    (State::Confirmed, "confirmed"),
-    (State::Missing, "missing"),
-    (State::Rejected, "rejected"),
-    (State::CustomerDeleted, "customer_deleted"),
-    (State::Unknown, "unknown"),
-    (State::NotBillable, "not_billable"),
-    (State::NoCustomer, "no_customer"),
-    (State::TooLate, "too_late"),
-    (State::WrittenOff, "written_off"),
-];
-
 impl State {
     /// Every state.
-    pub const ALL: [Self; 13] = {
-        let mut all = [Self::Open; 13];
-        let mut index = 0;
-        while index < all.len() {
-            all[index] = NAMES[index].0;
-            index += 1;
-        }
-        all
-    };
-    /// What the sender still has work with.
+    pub const ALL: [Self; 13] = [
+        Self::Open,
+        Self::Closed,
+        Self::Sending,
+        Self::Accepted,
+        Self::Confirmed,
+        Self::Missing,
+        Self::Rejected,
+        Self::CustomerDeleted,
+        Self::Unknown,
+        Self::NotBillable,
+        Self::NoCustomer,
+        Self::TooLate,
+        Self::WrittenOff,
+    ];
+    /// What the sender has yet to deliver or to look up.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
-    /// What stays where it is until an admin decides.
+    /// Reports on which an admin decides.
     pub const UNDECIDED: [Self; 5] = [
         Self::Missing,
         Self::Rejected,
@@ -84,23 +75,26 @@ impl State {
         Self::Unknown,
         Self::TooLate,
     ];
-    /// What Stripe has.
+    /// Reports that Stripe has.
     pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
 
-    /// The state's name, such as `not_billable`.
+    /// The state's name in the contract, in logs and in errors, such as `not_billable`.
     pub fn name(self) -> &'static str {
-        NAMES
-            .iter()
-            .find(|(state, _)| *state == self)
-            .map_or("open", |(_, name)| name)
-    }
-
-    /// The state of a name, where there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        NAMES
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(state, _)| *state)
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Sending => "sending",
+            Self::Accepted => "accepted",
+            Self::Confirmed => "confirmed",
+            Self::Missing => "missing",
+            Self::Rejected => "rejected",
+            Self::CustomerDeleted => "customer_deleted",
+            Self::Unknown => "unknown",
+            Self::NotBillable => "not_billable",
+            Self::NoCustomer => "no_customer",
+            Self::TooLate => "too_late",
+            Self::WrittenOff => "written_off",
+        }
     }
 
     /// Whether Stripe has it.
@@ -116,9 +110,9 @@ pub enum Transition {
     Close(BillingTarget),
     /// The account's links changed for its window's start.
     Relink(BillingTarget),
-    /// It is about to be given to Stripe.
+    /// It is about to be sent to Stripe.
     Send,
-    /// Stripe took it, or had it already.
+    /// Stripe accepted it, or had it already.
     Accept,
     /// Stripe refused it for good.
     Reject,
@@ -126,9 +120,9 @@ pub enum Transition {
     MarkCustomerDeleted,
     /// 23 hours without an answer.
     MarkUnknown,
-    /// Stripe is known to lack it: send it under the next generation.
+    /// Stripe does not have it: it is sent under the next generation.
     SendUnderNewIdentifier,
-    /// Stripe would not take it any more, or not put it on its invoice.
+    /// It is too old for Stripe, or its invoice is final.
     MarkTooLate,
     /// Stripe's totals contain it.
     Confirm,
@@ -141,15 +135,15 @@ pub enum Transition {
 }
 
 impl State {
-    /// The state after an event; `None` where the event cannot happen. Every transition is here.
-    pub fn after(self, event: &Transition) -> Option<Self> {
+    /// The state after a transition; `None` where it cannot happen. Every transition is here.
+    pub fn after(self, transition: &Transition) -> Option<Self> {
         let closed_as = |target: &BillingTarget| match target {
             BillingTarget::NoCustomer => Self::NoCustomer,
             BillingTarget::NotBillable => Self::NotBillable,
             BillingTarget::Billed(_) => Self::Closed,
         };
-        match (self, event) {
-            // What is closed and was never given to Stripe follows a link that is learned late.
+        match (self, transition) {
+            // A report that is closed and was never sent can still get another link.
             (Self::Open, Transition::Close(target))
             | (Self::NoCustomer | Self::NotBillable | Self::Closed, Transition::Relink(target)) => {
                 Some(closed_as(target))
@@ -180,31 +174,79 @@ impl State {
     }
 }
 
-/// What a report holds.
+/// What a report is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What was counted.
+    /// Increments.
     Usage,
-    /// What an admin added or took away.
+    /// What an admin added or subtracted.
     Correction,
 }
 
-impl Kind {
-    /// The kind's name in the database.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Usage => "usage",
-            Self::Correction => "correction",
-        }
-    }
+/// A usage report: the total of one account and meter in one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The account.
+    pub account_id: AccountId,
+    /// A `UUIDv7`.
+    pub id: Uuid,
+    /// The meter.
+    pub meter: String,
+    /// The first moment of the window.
+    pub window_start: Millis,
+    /// The window's bound, as far as it is known while the report is open.
+    pub window_end: Millis,
+    /// The window's bound once the report is closed.
+    pub period_end: Option<Millis>,
+    /// When it was closed.
+    pub closed_at: Option<Millis>,
+    /// The total.
+    pub quantity: i64,
+    /// The earliest time of its increments.
+    pub first_at: Millis,
+    /// The latest time of its increments.
+    pub last_at: Millis,
+    /// Its state.
+    pub state: State,
+    /// Whether a boundary inside the window was learned too late to cut it.
+    pub straddled: bool,
+    /// How often it got a new identifier.
+    pub generation: i32,
+    /// The meter event's timestamp.
+    pub event_timestamp: Option<Millis>,
+    /// The Stripe customer it is billed to.
+    pub customer: Option<String>,
+    /// How often it was sent under its present identifier.
+    pub attempts: i32,
+    /// When its present identifier was first sent to Stripe.
+    pub first_sent_at: Option<Millis>,
+    /// When it was last sent to Stripe.
+    pub last_sent_at: Option<Millis>,
+    /// When Stripe accepted it.
+    pub reported_at: Option<Millis>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// The run that closed it.
+    pub run_id: Option<Uuid>,
+    /// Whether it was counted or entered as a correction.
+    pub kind: Kind,
+    /// Why a correction was entered.
+    pub note: Option<String>,
+    /// Who entered a correction.
+    pub entered_by: Option<String>,
+    /// When it is billed instead of in its own window's period.
+    pub bill_at: Option<Millis>,
+    /// When Stripe's totals were seen to contain it.
+    pub confirmed_at: Option<Millis>,
+}
 
-    /// The kind of a name; anything else was counted.
-    pub fn from_name(name: &str) -> Self {
-        if name == Self::Correction.name() {
-            Self::Correction
-        } else {
-            Self::Usage
-        }
+impl Report {
+    /// The stream that it is sent to; nothing while it has no customer.
+    pub fn stream(&self) -> Option<Stream> {
+        Some(Stream {
+            customer: self.customer.clone()?,
+            meter: self.meter.clone(),
+        })
     }
 }
 
@@ -222,12 +264,12 @@ mod tests {
     use super::*;
 
     fn events() -> Vec<Transition> {
-        let standings = [
+        let targets = [
             BillingTarget::NoCustomer,
             BillingTarget::NotBillable,
             BillingTarget::Billed("cus".to_owned()),
         ];
-        let mut events: Vec<Transition> = standings
+        let mut events: Vec<Transition> = targets
             .iter()
             .flat_map(|target| {
                 [
@@ -254,8 +296,8 @@ mod tests {
 
     #[test]
     fn nothing_that_stripe_has_is_ever_sent_again() {
-        let settled = [State::Accepted, State::Confirmed, State::WrittenOff];
-        for (state, event) in settled
+        let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
+        for (state, event) in final_states
             .iter()
             .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
         {
@@ -291,13 +333,6 @@ mod tests {
                     assert_eq!(next.is_some(), matches!(event, Transition::Close(_)));
                 }
             }
-        }
-    }
-
-    #[test]
-    fn every_state_has_a_name_that_leads_back_to_it() {
-        for state in State::ALL {
-            assert_eq!(State::from_name(state.name()), Some(state));
         }
     }
 

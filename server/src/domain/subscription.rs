@@ -1,6 +1,6 @@
-//! The subscription that an account follows, as far as counting and billing care.
+//! Subscriptions as far as counting and billing depend on them, and which one an account is synced with.
 
-use super::{Millis, window::Interval};
+use super::{Millis, account_id::AccountId, window::Interval};
 
 /// What is known of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,31 @@ pub struct SubscriptionSnapshot {
     pub items: Vec<ItemSnapshot>,
     /// The ids of all its items, whatever they charge for.
     pub all_items: Vec<String>,
+}
+
+/// A subscription of an account as it was last synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedSubscription {
+    /// The account.
+    pub account_id: AccountId,
+    /// `sub_...`
+    pub subscription: String,
+    /// `cus_...`
+    pub customer: String,
+    /// Stripe's status, such as `active`.
+    pub status: String,
+    /// `flexible` or `classic`.
+    pub billing_mode: String,
+    /// When it will end, if that is known.
+    pub cancel_at: Option<Millis>,
+    /// When it ended.
+    pub ended_at: Option<Millis>,
+    /// When it was last read from Stripe.
+    pub synced_at: Millis,
+    /// When a sync earlier than the next poll was requested.
+    pub sync_requested_at: Option<Millis>,
+    /// When a sync found that its customer was deleted at Stripe.
+    pub customer_deleted_at: Option<Millis>,
 }
 
 /// What is known of a subscription's item.
@@ -75,7 +100,7 @@ impl SubscriptionSnapshot {
     }
 }
 
-/// The subscription that an account follows: the one its link names; else the oldest that bills for a
+/// The subscription that an account is synced with: the one its link names; else the oldest that bills for a
 /// configured meter; else the last one that ended.
 pub fn synced<'a>(
     all: &'a [SubscriptionSnapshot],

@@ -1,34 +1,34 @@
-//! Settling: what Stripe's totals say of the reports that it took.
+//! Verification: what Stripe's totals prove about the reports that Stripe accepted.
 //!
-//! Totals are compared over days first. Only where they differ, and there is something to blame, over hours
-//! and at last over the single minutes of events, which mostly hold one event each.
+//! Totals are compared by day first. Where they differ, and an event may be missing, they are compared by hour and
+//! then by minute, and most minutes contain one event.
 
 use super::{DAY_MS, Millis, report::State};
 
-/// How long after it was taken a report may be absent from Stripe's totals before it is short.
+/// How long after acceptance a report may be absent from Stripe's totals before it is missing.
 pub const LACKS_AFTER_MS: Millis = DAY_MS;
-/// The largest total that a double surely holds: beyond, a range is looked at in parts.
+/// The largest total that a double represents exactly: above it, a range is compared in parts.
 pub const MAX_EXACT: i128 = 9_007_199_254_740_992;
-/// How many uncertain events of one minute are told apart.
+/// The most uncertain events of one minute that are told apart.
 const MAX_TOLD_APART: usize = 12;
 
-/// How surely an event is in Stripe's totals.
+/// How certain it is that an event is in Stripe's totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
-    /// It was seen there.
+    /// It was seen in them.
     Confirmed,
-    /// Stripe took it so long ago that it must be there.
+    /// Stripe accepted it so long ago that it must be in them.
     Overdue,
-    /// Stripe took it lately: its totals may be behind.
+    /// Stripe accepted it lately: its totals may be behind.
     Pending,
-    /// It was missing when it must have been there.
+    /// It was not in them when it was overdue.
     Missing,
-    /// It was given to Stripe, and nobody knows whether it arrived.
+    /// It was sent, and it is unknown whether it arrived.
     Unknown,
 }
 
 impl Certainty {
-    /// How surely a report with an event timestamp is there; `None` where it surely is not.
+    /// The certainty of a report that has an event timestamp; `None` where it is certain that it did not arrive.
     pub fn of(
         state: State,
         reported_at: Option<Millis>,
@@ -53,7 +53,7 @@ impl Certainty {
     }
 }
 
-/// From when on a report that was taken then is short where it is not seen.
+/// From when on a report that was accepted at a moment counts as missing while it is not seen.
 pub fn lacks_since(reported_at: Millis) -> Millis {
     reported_at.saturating_add(LACKS_AFTER_MS)
 }
@@ -63,7 +63,7 @@ pub fn lacks_since(reported_at: Millis) -> Millis {
 pub struct Part {
     /// Its value.
     pub quantity: i64,
-    /// How surely it is in the total.
+    /// How certain it is that the total contains it.
     pub certainty: Certainty,
 }
 
@@ -72,11 +72,11 @@ pub struct Part {
 pub enum Finding {
     /// Stripe's total is ours.
     Equal,
-    /// It differs by no more than what was taken lately or is not decided.
+    /// The difference is explained by events that are pending, missing or unknown.
     Behind,
-    /// It lacks something that was taken long ago.
+    /// An event that was accepted long ago is not in it.
     Lacking,
-    /// It holds more than everything that we ever sent.
+    /// It is larger than everything that was ever sent.
     Over,
 }
 
@@ -92,7 +92,24 @@ impl Finding {
     }
 }
 
-/// The sum of what Stripe took of some events.
+/// What verification last found of a stream on one UTC day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedDay {
+    /// The day's first moment.
+    pub day: Millis,
+    /// The total of what we sent and Stripe accepted.
+    pub sent_total: i64,
+    /// Stripe's total; nothing where it is not a whole number.
+    pub stripe_total: Option<i64>,
+    /// What their difference means.
+    pub finding: Finding,
+    /// When any of the three last changed.
+    pub changed_at: Millis,
+    /// When the totals were last compared.
+    pub verified_at: Millis,
+}
+
+/// The total of the events that Stripe accepted.
 pub fn taken(parts: &[Part]) -> i128 {
     sum(parts, |part| part.certainty.is_taken())
 }
@@ -104,11 +121,11 @@ fn sum(parts: &[Part], counts: impl Fn(&Part) -> bool) -> i128 {
         .fold(0_i128, |sum, part| sum.saturating_add(part.quantity.into()))
 }
 
-/// What a total says of the events of its range.
+/// Compares Stripe's total of a range with the range's events.
 pub fn find(parts: &[Part], stripes: i64) -> Finding {
     let stripes = i128::from(stripes);
     let is_one_of = |part: &Part, all: &[Certainty]| all.contains(&part.certainty);
-    // The least and the most that it may be while some events may be there or not.
+    // The smallest and largest total that is possible if some events may have arrived or not.
     let bounds = |doubted: &[Certainty]| {
         let base = sum(parts, |part| {
             part.certainty.is_taken() && !is_one_of(part, doubted)
@@ -221,7 +238,7 @@ mod tests {
         let two = [part(5, Overdue), part(7, Overdue)];
         assert_eq!(tell(&two, 7), [Some(false), Some(true)]);
         assert_eq!(tell(&two, 0), [Some(false), Some(false)]);
-        assert_eq!(tell(&two, 6), [None, None], "somebody else's event");
+        assert_eq!(tell(&two, 6), [None, None], "another sender's event");
         let same = [part(5, Overdue), part(5, Overdue)];
         assert_eq!(tell(&same, 5), [None, None]);
         assert_eq!(tell(&same, 10), [Some(true), Some(true)]);

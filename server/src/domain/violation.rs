@@ -19,7 +19,7 @@ pub enum Reason {
     TooManyPoints,
     /// The page token is damaged or belongs to another filter.
     PageTokenInvalid,
-    /// The idempotency key is_up_to_date for other content.
+    /// The idempotency key was used for other content.
     KeyReused,
 }
 

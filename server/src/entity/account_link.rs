@@ -2,11 +2,13 @@
 
 use sea_orm::entity::prelude::*;
 
+use crate::domain::account_id::AccountId;
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "account_links")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// Counts the links of an account; a later one outranks an earlier one.
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) version: i64,
@@ -17,7 +19,7 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) subscription: Option<String>,
     pub(crate) recorded_at: i64,
-    /// Nothing is billed to the customer from here on: its subscription ended.
+    /// The subscription ended: nothing is billed to the customer from `valid_from` on.
     pub(crate) ended: bool,
 }
 

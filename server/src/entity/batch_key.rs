@@ -1,4 +1,4 @@
-//! What a key of a whole batch is_up_to_date for, and its results.
+//! The idempotency keys of whole batches, with what each batch was and its results.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,7 +9,7 @@ pub(crate) struct Model {
     pub(crate) key: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) fingerprint: String,
-    /// What was not simply counted, as JSON.
+    /// Duplicates and refused items as JSON; empty when every item counted.
     #[sea_orm(column_type = "Text")]
     pub(crate) results: String,
     pub(crate) created_at: i64,

@@ -2,11 +2,47 @@
 
 use sea_orm::entity::prelude::*;
 
+use crate::domain::account_id::AccountId;
+use crate::domain::invoice::InvoiceState;
+
+/// The column `invoice_state`. The end of a draft is in the column `draft_until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub(crate) enum BillingPeriodInvoiceState {
+    #[sea_orm(string_value = "unknown")]
+    Unknown,
+    #[sea_orm(string_value = "draft")]
+    Draft,
+    #[sea_orm(string_value = "final")]
+    Final,
+}
+
+impl From<InvoiceState> for BillingPeriodInvoiceState {
+    fn from(state: InvoiceState) -> Self {
+        match state {
+            InvoiceState::Unknown => Self::Unknown,
+            InvoiceState::Draft { .. } => Self::Draft,
+            InvoiceState::Final => Self::Final,
+        }
+    }
+}
+
+impl BillingPeriodInvoiceState {
+    /// The state with the end of its draft, as the domain knows it.
+    pub(crate) fn with_draft_end(self, draft_until: Option<i64>) -> InvoiceState {
+        match self {
+            Self::Unknown => InvoiceState::Unknown,
+            Self::Draft => InvoiceState::Draft { until: draft_until },
+            Self::Final => InvoiceState::Final,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "billing_periods")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// The subscription item; empty while it is not known.
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) item: String,
@@ -20,13 +56,11 @@ pub(crate) struct Model {
     pub(crate) meter: Option<String>,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) price: Option<String>,
-    /// The first moment whose usage Stripe bills to this item, where it lies behind the start.
+    /// The first moment whose usage Stripe bills to this item, where that is later than the period's start.
     pub(crate) bills_from: Option<i64>,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) invoice: Option<String>,
-    /// A name of `domain::invoice::InvoiceState`.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) invoice_state: String,
+    pub(crate) invoice_state: BillingPeriodInvoiceState,
     pub(crate) draft_until: Option<i64>,
 }
 

@@ -1,4 +1,4 @@
-//! One number that changes with every boundary, so that a replica sees that what it remembers is stale.
+//! One number that changes with every boundary, so that replicas know when their caches are stale.
 
 use sea_orm::entity::prelude::*;
 

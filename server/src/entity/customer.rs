@@ -2,13 +2,15 @@
 
 use sea_orm::entity::prelude::*;
 
+use crate::domain::account_id::AccountId;
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "customers")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) customer: String,
     #[sea_orm(column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,12 +1,14 @@
-//! What a key of one increment is_up_to_date for.
+//! The idempotency keys of single increments, each with what it counted.
 
 use sea_orm::entity::prelude::*;
+
+use crate::domain::account_id::AccountId;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "idempotency_keys")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) key: String,
     #[sea_orm(column_type = "Text")]

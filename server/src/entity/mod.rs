@@ -1,4 +1,7 @@
-//! SeaORM entities, one file a table: columns and relations only. Only `store` uses them.
+//! SeaORM entities, one file a table: columns, enums and relations only. Only `store` uses them.
+
+mod account_id;
+mod stored_enum;
 
 pub(crate) mod account_link;
 pub(crate) mod batch_key;

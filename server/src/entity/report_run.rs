@@ -2,20 +2,31 @@
 
 use sea_orm::entity::prelude::*;
 
+use super::stored_enum::stored_enum;
+use crate::domain::run::Trigger;
+
+stored_enum! {
+    /// The column `trigger`.
+    ReportRunTrigger of Trigger {
+        Schedule = "schedule",
+        Force = "force",
+        PeriodEnd = "period end",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "report_runs")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
-    #[sea_orm(column_type = "Text")]
-    pub(crate) trigger: String,
+    pub(crate) trigger: ReportRunTrigger,
     #[sea_orm(column_type = "Text")]
     pub(crate) requested_by: String,
     /// The accounts as a JSON array; null means all.
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) scope: Option<String>,
     pub(crate) started_at: i64,
-    /// When somebody last worked on closing.
+    /// When a replica last closed reports for it.
     pub(crate) heartbeat_at: i64,
     pub(crate) closing_finished_at: Option<i64>,
     pub(crate) closed_reports: i64,

@@ -1,12 +1,14 @@
-//! The Stripe subscription that an account follows.
+//! The Stripe subscriptions that accounts are synced with.
 
 use sea_orm::entity::prelude::*;
+
+use crate::domain::account_id::AccountId;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "subscriptions")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// `sub_...`
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) subscription: String,
@@ -23,9 +25,9 @@ pub(crate) struct Model {
     /// When it ended.
     pub(crate) ended_at: Option<i64>,
     pub(crate) synced_at: i64,
-    /// Since when somebody needs the truth before the next poll.
+    /// When a sync earlier than the next poll was requested.
     pub(crate) sync_requested_at: Option<i64>,
-    /// When it was learned that Stripe has its customer no more.
+    /// When a sync found that its customer was deleted at Stripe.
     pub(crate) customer_deleted_at: Option<i64>,
 }
 

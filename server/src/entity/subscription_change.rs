@@ -1,17 +1,38 @@
-//! A change of a subscription, step by step, so that a crash leaves it where it can go on.
+//! A change of a subscription with its step, so that another replica can continue it after a crash.
 
 use sea_orm::entity::prelude::*;
+
+use super::stored_enum::stored_enum;
+use crate::domain::account_id::AccountId;
+use crate::domain::subscription_change::{ChangeKind, Step};
+
+stored_enum! {
+    /// The column `kind`.
+    SubscriptionChangeKind of ChangeKind {
+        ChangePlan = "change_plan",
+        Cancel = "cancel",
+    }
+}
+
+stored_enum! {
+    /// The column `step`.
+    SubscriptionChangeStep of Step {
+        Draining = "draining",
+        Changing = "changing",
+        Done = "done",
+        Undone = "undone",
+        Refused = "refused",
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "subscription_changes")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
-    /// `change_plan` or `cancel`.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) kind: String,
+    pub(crate) kind: SubscriptionChangeKind,
     /// What was asked for, as JSON.
     #[sea_orm(column_type = "Text")]
     pub(crate) request: String,
@@ -19,15 +40,13 @@ pub(crate) struct Model {
     pub(crate) requested_by: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) subscription: String,
-    /// `drain`, `changing`, `done` or `undone`.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) step: String,
+    pub(crate) step: SubscriptionChangeStep,
     /// Usage before it is charged the old way, usage from it on the new way.
     pub(crate) boundary_at: i64,
     pub(crate) started_at: i64,
-    /// Until when usage is waited for.
+    /// When draining gives up.
     pub(crate) deadline_at: i64,
-    /// When somebody last worked on it.
+    /// When a replica last worked on it.
     pub(crate) heartbeat_at: i64,
     /// The replica that works on it.
     #[sea_orm(column_type = "Text")]

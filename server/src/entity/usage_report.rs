@@ -2,11 +2,42 @@
 
 use sea_orm::entity::prelude::*;
 
+use super::stored_enum::stored_enum;
+use crate::domain::account_id::AccountId;
+use crate::domain::report::{Kind, State};
+
+stored_enum! {
+    /// The column `state`.
+    UsageReportState of State {
+        Open = "open",
+        Closed = "closed",
+        Sending = "sending",
+        Accepted = "accepted",
+        Confirmed = "confirmed",
+        Missing = "missing",
+        Rejected = "rejected",
+        CustomerDeleted = "customer_deleted",
+        Unknown = "unknown",
+        NotBillable = "not_billable",
+        NoCustomer = "no_customer",
+        TooLate = "too_late",
+        WrittenOff = "written_off",
+    }
+}
+
+stored_enum! {
+    /// The column `kind`.
+    UsageReportKind of Kind {
+        Usage = "usage",
+        Correction = "correction",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "usage_reports")]
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// A UUIDv7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
@@ -24,9 +55,7 @@ pub(crate) struct Model {
     pub(crate) first_at: i64,
     /// The latest time of its increments.
     pub(crate) last_at: i64,
-    /// A name of `domain::report::State`.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) state: String,
+    pub(crate) state: UsageReportState,
     /// A boundary inside the window was learned too late to cut it.
     pub(crate) straddled: bool,
     /// How often it got a new identifier.
@@ -37,7 +66,7 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) customer: Option<String>,
     pub(crate) attempts: i32,
-    /// When the sender may look at it again.
+    /// When the sender may next take it.
     pub(crate) next_attempt_at: Option<i64>,
     /// When its present identifier was first given to Stripe.
     pub(crate) first_sent_at: Option<i64>,
@@ -47,9 +76,7 @@ pub(crate) struct Model {
     pub(crate) last_error: Option<String>,
     /// The run that closed it.
     pub(crate) run_id: Option<Uuid>,
-    /// A name of `domain::report::Kind`.
-    #[sea_orm(column_type = "Text", default_value = "usage")]
-    pub(crate) kind: String,
+    pub(crate) kind: UsageReportKind,
     /// Why a correction was entered.
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) note: Option<String>,

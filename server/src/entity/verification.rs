@@ -1,6 +1,19 @@
-//! What verification last found of a customer, a meter and a UTC day.
+//! What verification last found for a customer, a meter and a UTC day.
 
 use sea_orm::entity::prelude::*;
+
+use super::stored_enum::stored_enum;
+use crate::domain::verification::Finding;
+
+stored_enum! {
+    /// The column `finding`.
+    VerificationFinding of Finding {
+        Equal = "equal",
+        Behind = "behind",
+        Lacking = "lacking",
+        Over = "over",
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "verifications")]
@@ -12,13 +25,11 @@ pub(crate) struct Model {
     /// The day's first moment.
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) day: i64,
-    /// What we reported with a timestamp of that day.
-    pub(crate) ours: i64,
-    /// What Stripe holds of it; null where it does not say so in whole numbers.
-    pub(crate) stripes: Option<i64>,
-    /// A name of `domain::verification::Finding`.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) state: String,
+    /// The total that we sent with timestamps of that day and that Stripe accepted.
+    pub(crate) sent_total: i64,
+    /// Stripe's total of that day; null where it is not a whole number.
+    pub(crate) stripe_total: Option<i64>,
+    pub(crate) finding: VerificationFinding,
     /// When any of the three last changed.
     pub(crate) changed_at: i64,
     pub(crate) verified_at: i64,

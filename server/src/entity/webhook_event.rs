@@ -1,4 +1,4 @@
-//! A webhook of Stripe's, kept until what it is about has been read from Stripe.
+//! Webhook events received from Stripe.
 
 use sea_orm::entity::prelude::*;
 

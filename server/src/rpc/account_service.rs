@@ -12,19 +12,17 @@ use super::{page_token, wire};
 use crate::{
     clock::Clock,
     domain::{
-        account::{Billing, check_stripe_id},
-        increment::check_account_id,
+        account::{Account, Billing, check_stripe_id},
+        account_id::AccountId,
+        billing_period::BillingPeriod,
         invoice::InvoiceState,
+        subscription::SyncedSubscription,
+        subscription_change::SubscriptionChange,
         violation::Violation,
-        window::{Interval, Slots},
+        window::Slots,
     },
     error::{Error, Result},
-    store::{
-        Store,
-        accounts::{Account, PutAccount},
-        subscription_changes::SubscriptionChange,
-        subscriptions::{Period, SyncedAccount},
-    },
+    store::{Store, accounts::PutAccount},
     workers::{
         subscription_change::{SubscriptionChanges, change::RequestedChange},
         subscription_sync::SubscriptionSync,
@@ -49,9 +47,8 @@ pub(crate) struct AccountRpc {
 }
 
 fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, Violation> {
-    check_account_id(&request.account_id)?;
     let mut put = PutAccount {
-        account_id: request.account_id,
+        account_id: AccountId::parse(&request.account_id)?,
         billing: Billing::Free,
         current_period: None,
         live: None,
@@ -109,7 +106,7 @@ fn account(account: Account, synced: Option<v1::Subscription>) -> v1::Account {
         }),
     };
     v1::Account {
-        account_id: account.id,
+        account_id: account.id.into(),
         billing: Some(billing),
         etag,
         valid_from: Some(valid_from),
@@ -118,7 +115,10 @@ fn account(account: Account, synced: Option<v1::Subscription>) -> v1::Account {
     }
 }
 
-fn with_subscription(of: Account, mut rows: Vec<(SyncedAccount, Vec<Period>)>) -> v1::Account {
+fn with_subscription(
+    of: Account,
+    mut rows: Vec<(SyncedSubscription, Vec<BillingPeriod>)>,
+) -> v1::Account {
     rows.retain(|(row, _)| Some(row.customer.as_str()) == of.link.billing.customer());
     // The one that lives; else the one that ended last.
     rows.sort_by_key(|(row, _)| (row.ended_at.is_none(), row.ended_at, row.synced_at));
@@ -126,7 +126,7 @@ fn with_subscription(of: Account, mut rows: Vec<(SyncedAccount, Vec<Period>)>) -
 }
 
 /// The subscription that is synced, and what is known of its periods.
-fn subscription((row, mut periods): (SyncedAccount, Vec<Period>)) -> v1::Subscription {
+fn subscription((row, mut periods): (SyncedSubscription, Vec<BillingPeriod>)) -> v1::Subscription {
     periods.sort_by_key(|period| std::cmp::Reverse(period.period_start));
     periods.truncate(PERIODS_SHOWN);
     v1::Subscription {
@@ -140,8 +140,9 @@ fn subscription((row, mut periods): (SyncedAccount, Vec<Period>)) -> v1::Subscri
     }
 }
 
-fn billing_period(row: Period) -> v1::BillingPeriod {
-    let state = match InvoiceState::from_parts(&row.invoice_state, row.draft_until) {
+fn billing_period(row: BillingPeriod) -> v1::BillingPeriod {
+    let period = row.interval();
+    let state = match row.invoice_state {
         InvoiceState::Unknown => v1::InvoiceState::Unspecified,
         InvoiceState::Draft { .. } => v1::InvoiceState::Draft,
         InvoiceState::Final => v1::InvoiceState::Final,
@@ -150,10 +151,7 @@ fn billing_period(row: Period) -> v1::BillingPeriod {
         item: row.item,
         price: row.price.unwrap_or_default(),
         meter: row.meter.unwrap_or_default(),
-        period: Some(wire::period(Interval {
-            start: row.period_start,
-            end: row.period_end,
-        })),
+        period: Some(wire::period(period)),
         invoice: row.invoice.unwrap_or_default(),
         invoice_state: state.into(),
     }
@@ -202,9 +200,10 @@ impl AccountRpc {
     }
 
     async fn shown_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
-        let ids: Vec<&str> = all.iter().map(|account| account.id.as_str()).collect();
+        let ids: Vec<&AccountId> = all.iter().map(|account| &account.id).collect();
         let rows = self.store.synced(&ids, self.clock.now()).await?;
-        let mut by_account: HashMap<String, Vec<(SyncedAccount, Vec<Period>)>> = HashMap::new();
+        let mut by_account: HashMap<AccountId, Vec<(SyncedSubscription, Vec<BillingPeriod>)>> =
+            HashMap::new();
         for row in rows {
             by_account
                 .entry(row.0.account_id.clone())
@@ -218,7 +217,7 @@ impl AccountRpc {
         Ok(shown.collect())
     }
 
-    async fn shown_by_id(&self, account_id: &str) -> Result<v1::Account> {
+    async fn shown_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
         self.shown(find(&self.store, account_id).await?).await
     }
 
@@ -280,7 +279,7 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::GetAccountRequest>,
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
-        let account_id = request.into_inner().account_id;
+        let account_id = AccountId::parse(&request.into_inner().account_id).map_err(Error::from)?;
         Ok(Response::new(v1::GetAccountResponse {
             account: Some(self.shown_by_id(&account_id).await?),
         }))
@@ -291,20 +290,20 @@ impl AccountService for AccountRpc {
         request: Request<v1::ChangePlanRequest>,
     ) -> std::result::Result<Response<v1::ChangePlanResponse>, Status> {
         let request = request.into_inner();
-        check_account_id(&request.account_id).map_err(Error::from)?;
+        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
         check_prices(&request.prices).map_err(Error::from)?;
         check_requester(&request.requested_by).map_err(Error::from)?;
         let done = self
             .changes()?
             .change(
-                &request.account_id,
+                &account_id,
                 RequestedChange::Prices(request.prices),
                 request.requested_by,
             )
             .await?;
         Ok(Response::new(v1::ChangePlanResponse {
             change: done.map(change),
-            account: Some(self.shown_by_id(&request.account_id).await?),
+            account: Some(self.shown_by_id(&account_id).await?),
         }))
     }
 
@@ -313,7 +312,7 @@ impl AccountService for AccountRpc {
         request: Request<v1::CancelSubscriptionRequest>,
     ) -> std::result::Result<Response<v1::CancelSubscriptionResponse>, Status> {
         let request = request.into_inner();
-        check_account_id(&request.account_id).map_err(Error::from)?;
+        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
         check_requester(&request.requested_by).map_err(Error::from)?;
         let wanted = match request.when {
             None => {
@@ -329,11 +328,11 @@ impl AccountService for AccountRpc {
         };
         let done = self
             .changes()?
-            .change(&request.account_id, wanted, request.requested_by)
+            .change(&account_id, wanted, request.requested_by)
             .await?;
         Ok(Response::new(v1::CancelSubscriptionResponse {
             change: done.map(change),
-            account: Some(self.shown_by_id(&request.account_id).await?),
+            account: Some(self.shown_by_id(&account_id).await?),
         }))
     }
 
@@ -366,10 +365,9 @@ impl AccountService for AccountRpc {
     }
 }
 
-async fn find(store: &Store, account_id: &str) -> Result<Account> {
-    check_account_id(account_id)?;
+async fn find(store: &Store, account_id: &AccountId) -> Result<Account> {
     store
         .find_account(account_id)
         .await?
-        .ok_or_else(|| Error::AccountNotFound(account_id.to_owned()))
+        .ok_or_else(|| Error::AccountNotFound(account_id.to_string()))
 }

@@ -12,9 +12,8 @@ use usage_proto::v1::{self, force_report_response::Event as Wire};
 
 use super::wire;
 use crate::{
-    domain::{increment::check_account_id, violation::Violation},
+    domain::{account_id::AccountId, run::Scope, violation::Violation},
     error::Result,
-    store::close::Scope,
     workers::run_watch::{RunEvent, Summary},
 };
 
@@ -83,10 +82,12 @@ pub(super) fn scope(
             ),
         ));
     }
-    for account in &request.account_ids {
-        check_account_id(account)?;
-    }
-    Ok(Some(Scope::Accounts(request.account_ids.clone())))
+    let accounts: std::result::Result<Vec<AccountId>, Violation> = request
+        .account_ids
+        .iter()
+        .map(|account| AccountId::parse(account))
+        .collect();
+    Ok(Some(Scope::Accounts(accounts?)))
 }
 
 fn response(event: RunEvent) -> Wire {

@@ -15,20 +15,18 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{
+        account_id::AccountId,
         correction::{Correction, check_asker, check_reason},
-        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_account_id, check_key},
+        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
         meter::Meters,
+        report::Report,
         violation::Violation,
         window::Slots,
     },
     error::{Error, Result},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
-    store::{
-        Store,
-        decisions::NewDecision,
-        reports::{Report, ReportFilter},
-    },
+    store::{Store, decisions::NewDecision, reports::ReportFilter},
     usage_query,
     workers::reporter::Reporter,
 };
@@ -345,9 +343,9 @@ fn run_id(text: &str) -> Result<Uuid> {
 }
 
 fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
-    if !request.account_id.is_empty() {
-        check_account_id(&request.account_id)?;
-    }
+    let account_id = (!request.account_id.is_empty())
+        .then(|| AccountId::parse(&request.account_id))
+        .transpose()?;
     let run_id = (!request.run_id.is_empty())
         .then(|| run_id(&request.run_id))
         .transpose()?;
@@ -359,7 +357,7 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
     states.sort_unstable();
     states.dedup();
     Ok(ReportFilter {
-        account_id: (!request.account_id.is_empty()).then(|| request.account_id.clone()),
+        account_id,
         states,
         run_id,
         kind: wire::kind(request.kind)?,

@@ -7,14 +7,13 @@ use crate::{
     domain::{
         Millis, SECOND_MS,
         correction::RawCorrection,
-        decision::Action,
+        decision::{Action, Decision},
         increment::RawIncrement,
         period::Granularity,
-        report::{Kind, State, identifier},
+        report::{Kind, Report, State, identifier},
         violation::{Reason, Violation},
         window::Interval,
     },
-    store::{decisions::Decision, reports::Report},
     workers::run_watch::Count,
 };
 
@@ -233,28 +232,26 @@ pub(super) fn count(count: Count) -> v1::ReportCount {
     }
 }
 
-/// A state's number, by its name in the database.
-pub(super) fn state_number(name: &str) -> i32 {
-    let state = State::from_name(name);
+/// A state's number in the contract.
+pub(super) fn state_number(state: State) -> i32 {
     STATES
         .iter()
-        .find(|(known, _)| Some(*known) == state)
+        .find(|(known, _)| *known == state)
         .map_or(v1::UsageReportState::Unspecified, |(_, wire)| *wire)
         .into()
 }
 
 fn decision(decision: Decision) -> v1::ReportDecision {
-    let action = Action::from_name(&decision.action);
     let wire_action = ACTIONS
         .iter()
-        .find(|(known, _)| Some(*known) == action)
+        .find(|(known, _)| *known == decision.action)
         .map_or(v1::ResolveAction::Unspecified, |(_, wire)| *wire);
     v1::ReportDecision {
         action: wire_action.into(),
         reason: decision.reason,
         requested_by: decision.requested_by,
         decided_at: Some(timestamp(decision.decided_at)),
-        from_state: state_number(&decision.from_state),
+        from_state: state_number(decision.from_state),
     }
 }
 
@@ -268,8 +265,7 @@ pub(super) fn decided_report(report: Report, decisions: Vec<Decision>) -> v1::Us
 
 /// A usage report without the decisions on it.
 pub(super) fn usage_report(report: Report) -> v1::UsageReport {
-    let state = State::from_name(&report.state);
-    let kind = match Kind::from_name(&report.kind) {
+    let kind = match report.kind {
         Kind::Usage => v1::UsageReportKind::Usage,
         Kind::Correction => v1::UsageReportKind::Correction,
     };
@@ -279,14 +275,14 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
     };
     v1::UsageReport {
         id: report.id.to_string(),
-        account_id: report.account_id,
+        account_id: report.account_id.into(),
         meter: report.meter,
         window: Some(period(window)),
         period_end: report.period_end.map(timestamp),
         closed_at: report.closed_at.map(timestamp),
         quantity: report.quantity,
-        state: state_number(&report.state),
-        reported: state.is_some_and(State::is_reported),
+        state: state_number(report.state),
+        reported: report.state.is_reported(),
         identifier: identifier(report.id, report.generation),
         stripe_customer: report.customer.unwrap_or_default(),
         event_timestamp: report.event_timestamp.map(timestamp),

@@ -6,7 +6,7 @@ use super::wire;
 use crate::{
     domain::{
         DAY_MS,
-        increment::check_account_id,
+        account_id::AccountId,
         period::{MAX_PERIOD_MS, rfc3339},
         violation::Violation,
     },
@@ -22,7 +22,7 @@ const MAX_ACCOUNTS: u64 = 50;
 pub(super) fn question(request: &v1::ReconcileRequest) -> Result<Question> {
     let account_id = (!request.account_id.is_empty()).then(|| request.account_id.clone());
     if let Some(account) = &account_id {
-        check_account_id(account)?;
+        AccountId::parse(account)?;
     }
     let period = request
         .period
@@ -70,7 +70,7 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
         .states
         .iter()
         .map(|(state, (reports, quantity))| v1::ReportStateCount {
-            state: wire::state_number(state),
+            state: wire::state_number(*state),
             count: Some(v1::ReportCount {
                 reports: *reports,
                 quantity: *quantity,

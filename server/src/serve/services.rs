@@ -10,11 +10,11 @@ use super::{ServeError, size};
 use crate::{
     clock::Clock,
     config::Config,
-    domain::{Millis, SECOND_MS, meter::Meters},
+    domain::{Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
-    store::{Store, runs::Run, send::Rules, subscription_changes::SubscriptionChange},
+    store::{Store, send::Rules},
     stripe::Stripe,
     workers::{
         cleanup::Cleanup,

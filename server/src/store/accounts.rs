@@ -1,80 +1,61 @@
-//! Whom accounts bill to: links, customers and billing periods, and what a new boundary does to reports.
+//! Accounts: creating or changing one, and reading them. Reading and recording links alone is in `links`.
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
     sea_query::{Alias, Expr, ExprTrait as _, OnConflict, Query},
 };
 
 use super::{
     Store,
-    boundaries::{bump_version, link, read_links},
+    boundaries::bump_version,
+    links::{find_account, first_free_instant, insert_link, read_links_of, taken_until},
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
-    subscription_changes::has_unfinished,
     subscriptions::record_snapshot,
+    unfinished_changes::has_unfinished,
 };
 use crate::{
     domain::{
-        Millis, SECOND_MS,
-        account::{Billing, Link, billed_until, valid_from},
+        Millis,
+        account::{Account, Billing, valid_from},
+        account_id::AccountId,
         subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
     },
-    entity::{account_link, billing_period, customer, usage_report},
+    entity::{account_link, billing_period, customer},
     error::{Error, Result},
 };
 
-/// The subscription item of a period while nobody has said which it is.
+/// The subscription item of a period that the caller stated, until a sync names the item.
 const UNKNOWN_ITEM: &str = "";
-/// How far replicas' clocks may differ without blurring a boundary made here.
-const CLOCK_SKEW_MS: Millis = SECOND_MS;
-/// Edges of billing periods that one answer may name.
+/// Billing periods that one query reads of an account.
 const EDGES_READ: u64 = 1_000;
 
-/// What is to be put.
+/// An account to create or change.
 #[derive(Clone, Debug)]
 pub(crate) struct PutAccount {
     /// The account.
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// Whom it bills to from now on.
     pub(crate) billing: Billing,
     /// The current billing period, where it is known.
     pub(crate) current_period: Option<Interval>,
-    /// The live subscription that it follows, as Stripe says, where it was asked.
+    /// Its live subscription at Stripe, where that was read.
     pub(crate) live: Option<SubscriptionSnapshot>,
-    /// From when it bills, where it is stated.
+    /// From when it bills, where the caller states it.
     pub(crate) bill_from: Option<Millis>,
-    /// The etag that the caller read, where it cares.
+    /// The etag that the caller read, where it states one.
     pub(crate) etag: Option<String>,
 }
 
-/// An account as it is.
-#[derive(Clone, Debug)]
-pub(crate) struct Account {
-    /// The caller's own id.
-    pub(crate) id: String,
-    /// The link in force.
-    pub(crate) link: Link,
-    /// The last billing period that is known of the link.
-    pub(crate) current_period: Option<Interval>,
-}
-
-impl Account {
-    /// Changes whenever the account does.
-    pub(crate) fn etag(&self) -> String {
-        let period = self.current_period.unwrap_or(Interval { start: 0, end: 0 });
-        format!("{}.{:x}.{:x}", self.link.version, period.start, period.end)
-    }
-}
-
 impl Store {
-    /// Links an account or says that it is free; putting what is so already changes nothing.
+    /// Links an account to a customer or makes it free; repeating that changes nothing.
     ///
     /// A new boundary cuts the account's open reports, and the reports that waited for a link get theirs.
     ///
-    /// `clock` is read once nobody counts any more: a moment read before could lie behind usage that was
-    /// counted while this call waited its turn.
+    /// `clock` is read once the boundary lock is held: a time read earlier could be before usage that was counted
+    /// while this call waited for the lock.
     pub(crate) async fn put_account(
         &self,
         put: &PutAccount,
@@ -85,10 +66,7 @@ impl Store {
         let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;
-        let links = read_links(&tx, std::iter::once(put.account_id.as_str()))
-            .await?
-            .remove(&put.account_id)
-            .unwrap_or_default();
+        let links = read_links_of(&tx, &put.account_id).await?;
         let is_same_link = before.as_ref().is_some_and(|account| {
             is_same_billing(&account.link.billing, &put.billing)
                 && put
@@ -134,7 +112,7 @@ impl Store {
         if let Some(period) = put.current_period {
             upsert_period(&tx, &put.account_id, period, now).await?;
         }
-        // In the same moment: a report that the link makes billable needs its period to be told from older ones.
+        // In the same transaction: a report that the link makes billable has to find its billing period.
         if let Some(snapshot) = &put.live
             && !has_unfinished(&tx, &put.account_id).await?
         {
@@ -150,15 +128,15 @@ impl Store {
         bump_version(&tx).await?;
         let after = find_account(&tx, &put.account_id).await?;
         tx.commit().await?;
-        after.ok_or_else(|| Error::AccountNotFound(put.account_id.clone()))
+        after.ok_or_else(|| Error::AccountNotFound(put.account_id.to_string()))
     }
 
-    /// The account, if anybody has put it.
-    pub(crate) async fn find_account(&self, account_id: &str) -> Result<Option<Account>> {
+    /// The account, if it exists.
+    pub(crate) async fn find_account(&self, account_id: &AccountId) -> Result<Option<Account>> {
         Ok(find_account(&self.reader, account_id).await?)
     }
 
-    /// Accounts that were put, by id, after the one given.
+    /// Accounts by id, after the one given.
     pub(crate) async fn list_accounts(&self, after: &str, limit: u64) -> Result<Vec<Account>> {
         let newer = Alias::new("newer");
         let is_superseded = Expr::exists(
@@ -184,9 +162,8 @@ impl Store {
             .limit(limit)
             .all(&self.reader)
             .await?;
-        let names: Vec<&str> = rows.iter().map(|row| row.account_id.as_str()).collect();
         let periods = billing_period::Entity::find()
-            .filter(billing_period::Column::AccountId.is_in(names))
+            .filter(billing_period::Column::AccountId.is_in(rows.iter().map(|row| &row.account_id)))
             .order_by_asc(billing_period::Column::PeriodStart)
             .all(&self.reader)
             .await?;
@@ -202,7 +179,7 @@ impl Store {
     }
 
     /// The edges of an account's billing periods, the latest first.
-    pub(crate) async fn billing_periods(&self, account_id: &str) -> Result<Vec<Interval>> {
+    pub(crate) async fn billing_periods(&self, account_id: &AccountId) -> Result<Vec<Interval>> {
         let rows = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.eq(account_id))
             .order_by_desc(billing_period::Column::PeriodStart)
@@ -213,57 +190,15 @@ impl Store {
     }
 }
 
-/// The end of the time in which a customer was another account's.
-pub(super) async fn taken_until(
-    tx: &DatabaseTransaction,
-    customer: &str,
-    account_id: &str,
-    now: Millis,
-) -> std::result::Result<Millis, DbErr> {
-    let others: Vec<String> = account_link::Entity::find()
-        .select_only()
-        .column(account_link::Column::AccountId)
-        .distinct()
-        .filter(account_link::Column::Customer.eq(customer))
-        .filter(account_link::Column::AccountId.ne(account_id))
-        .into_tuple()
-        .all(tx)
-        .await?;
-    let links = read_links(tx, others.iter().map(String::as_str)).await?;
-    let ends = links
-        .values()
-        .map(|own| billed_until(own, now, |other| other == customer));
-    Ok(ends.max().unwrap_or(Millis::MIN))
-}
-
-/// The first moment at or after `now` that lies behind all usage counted so far, where replicas' clocks and
-/// the length of a millisecond are the only difference. Usage that a caller dated further ahead stays ahead.
-pub(super) async fn first_free_instant(
-    tx: &DatabaseTransaction,
-    account_id: &str,
-    now: Millis,
-) -> std::result::Result<Millis, DbErr> {
-    let latest: Option<Option<Millis>> = usage_report::Entity::find()
-        .select_only()
-        .column_as(usage_report::Column::LastAt.max(), "latest")
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(usage_report::Column::PeriodEnd.is_null())
-        .filter(usage_report::Column::LastAt.lte(now.saturating_add(CLOCK_SKEW_MS)))
-        .into_tuple()
-        .one(tx)
-        .await?;
-    let behind = latest.flatten().map_or(now, |at| at.saturating_add(1));
-    Ok(Ord::max(now, behind))
-}
-
-/// Whether putting `wanted` changes nothing: an end that Stripe said is_up_to_date until Stripe says otherwise.
-fn is_same_billing(is_up_to_date: &Billing, wanted: &Billing) -> bool {
-    match (is_up_to_date, wanted) {
+/// Whether putting `requested` changes nothing: a link that ended with its subscription stays ended until the
+/// subscription is live again.
+fn is_same_billing(current: &Billing, requested: &Billing) -> bool {
+    match (current, requested) {
         (Billing::Ended { .. }, Billing::Stripe { .. }) => {
-            is_up_to_date.customer() == wanted.customer()
-                && is_up_to_date.subscription() == wanted.subscription()
+            current.customer() == requested.customer()
+                && current.subscription() == requested.subscription()
         }
-        _ => is_up_to_date == wanted,
+        _ => current == requested,
     }
 }
 
@@ -288,77 +223,34 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
     })
 }
 
-/// An account by its latest link, and the latest period that was said of that link: what was said of an
-/// earlier one is another customer's or another subscription's.
+/// An account by its latest link, with the latest period that was recorded since: an earlier one belongs to
+/// another customer or subscription.
 fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> Account {
-    let (id, link) = link(row);
     Account {
-        id,
-        link,
+        id: row.account_id.clone(),
+        link: row.into(),
         current_period: period.map(interval),
     }
 }
 
-pub(super) async fn find_account(
-    db: &impl ConnectionTrait,
-    account_id: &str,
-) -> std::result::Result<Option<Account>, DbErr> {
-    let row = account_link::Entity::find()
-        .filter(account_link::Column::AccountId.eq(account_id))
-        .order_by_desc(account_link::Column::Version)
-        .one(db)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let period = billing_period::Entity::find()
-        .filter(billing_period::Column::AccountId.eq(account_id))
-        .filter(billing_period::Column::RecordedAt.gte(row.recorded_at))
-        .order_by_desc(billing_period::Column::PeriodStart)
-        .one(db)
-        .await?;
-    Ok(Some(account(row, period.as_ref())))
-}
-
-/// Records a link: its version, and from when it is in force.
-pub(super) async fn insert_link(
-    tx: &DatabaseTransaction,
-    account_id: &str,
-    billing: &Billing,
-    (version, from): (i64, Millis),
-    now: Millis,
-) -> std::result::Result<(), DbErr> {
-    let row = account_link::ActiveModel {
-        account_id: Set(account_id.to_owned()),
-        version: Set(version),
-        valid_from: Set(from),
-        customer: Set(billing.customer().map(str::to_owned)),
-        subscription: Set(billing.subscription().map(str::to_owned)),
-        recorded_at: Set(now),
-        ended: Set(matches!(billing, Billing::Ended { .. })),
-    };
-    account_link::Entity::insert(row)
-        .exec_without_returning(tx)
-        .await
-        .map(|_| ())
-}
-
-/// A customer belongs to one account at a time: takes the new one, lets go of the old one.
+/// Assigns the new customer to the account, and releases the old one. A customer belongs to one account at a time.
 async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()> {
-    let wanted = put.billing.customer();
-    if let Some(wanted) = wanted {
-        let owner = customer::Entity::find_by_id(wanted).one(tx).await?;
+    let customer = put.billing.customer();
+    if let Some(customer) = customer {
+        let owner = customer::Entity::find_by_id(customer).one(tx).await?;
         if owner.is_some_and(|owner| owner.account_id != put.account_id) {
             return Err(Error::CustomerTaken {
-                customer: wanted.to_owned(),
+                customer: customer.to_owned(),
             });
         }
     }
     customer::Entity::delete_many()
-        .filter(customer::Column::AccountId.eq(put.account_id.as_str()))
+        .filter(customer::Column::AccountId.eq(&put.account_id))
         .exec(tx)
         .await?;
-    if let Some(wanted) = wanted {
+    if let Some(customer) = customer {
         let row = customer::ActiveModel {
-            customer: Set(wanted.to_owned()),
+            customer: Set(customer.to_owned()),
             account_id: Set(put.account_id.clone()),
         };
         customer::Entity::insert(row)
@@ -370,13 +262,13 @@ async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()>
 
 async fn upsert_period(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     period: Interval,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     use billing_period::Column;
     let row = billing_period::ActiveModel {
-        account_id: Set(account_id.to_owned()),
+        account_id: Set(account_id.clone()),
         item: Set(UNKNOWN_ITEM.to_owned()),
         period_start: Set(period.start),
         period_end: Set(period.end),

@@ -1,9 +1,7 @@
 //! Many rows in one statement whose text never changes: as arrays on PostgreSQL, as one JSON text on SQLite.
 //!
-//! A statement for every number of rows would be prepared anew each time, and PostgreSQL keeps only about
-//! a hundred of them a connection.
-
-use std::sync::Arc;
+//! A statement for every number of rows would be prepared each time, and PostgreSQL keeps only about a hundred
+//! prepared statements per connection.
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
@@ -12,21 +10,11 @@ use sea_orm::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::domain::{Millis, increment::Increment, window::Interval};
+use super::additions::Addition;
+use crate::domain::{Millis, increment::Increment};
 
-/// Stands for "no time" in an array, whose elements cannot be null here.
+/// Means "no time" in an array, whose elements cannot be null here.
 const NO_TIME: i64 = i64::MIN;
-
-/// What is added to one open report.
-#[derive(Clone, Debug)]
-pub(super) struct Addition {
-    pub(super) account_id: Arc<str>,
-    pub(super) meter: Arc<str>,
-    pub(super) window: Interval,
-    pub(super) quantity: i64,
-    pub(super) first_at: Millis,
-    pub(super) last_at: Millis,
-}
 
 fn texts<'a>(values: impl Iterator<Item = &'a str>) -> Value {
     Value::Array(
@@ -49,7 +37,7 @@ fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
     )
 }
 
-/// Records keys and says which of them stood already, as indexes into `increments`.
+/// Records keys, and answers which were stored already, as indexes into `increments`.
 ///
 /// `increments` all have keys, each key once, in key order.
 ///

@@ -1,4 +1,4 @@
-//! The boundaries of accounts, and what a replica remembers of them.
+//! The boundaries of accounts, and their cache in each replica.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,26 +10,22 @@ use sea_orm::{
 };
 
 use crate::{
-    domain::{
-        DAY_MS, Millis,
-        account::{Billing, Link},
-        window::Boundaries,
-    },
+    domain::{DAY_MS, Millis, account_id::AccountId, window::Boundaries},
     entity::{account_link, billing_period, boundary_version},
 };
 
-/// How many accounts' boundaries a replica remembers.
+/// How many accounts' boundaries a replica caches.
 const REMEMBERED_ACCOUNTS: u64 = 100_000;
 /// Boundaries older than this cut no window that can still be counted in.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// How many accounts one query asks for: well below what the engines bind.
 const ACCOUNTS_PER_QUERY: usize = 1_000;
 
-/// What a replica remembers of boundaries, each with the version it was read at.
+/// A replica's cache of boundaries, each entry with the version it was read at.
 ///
-/// Only a shortcut: the version is read in every group commit, and what has another one is read again.
+/// The version is read in every group commit, and entries of another version are read again.
 #[derive(Clone, Debug)]
-pub(crate) struct BoundaryCache(Cache<Arc<str>, (i64, Arc<Boundaries>)>);
+pub(crate) struct BoundaryCache(Cache<AccountId, (i64, Arc<Boundaries>)>);
 
 impl Default for BoundaryCache {
     fn default() -> Self {
@@ -38,13 +34,13 @@ impl Default for BoundaryCache {
 }
 
 impl BoundaryCache {
-    /// The boundaries of some accounts as they stand in this transaction.
+    /// The boundaries of some accounts, as this transaction sees them.
     pub(super) async fn load(
         &self,
         tx: &DatabaseTransaction,
-        accounts: impl Iterator<Item = Arc<str>>,
+        accounts: impl Iterator<Item = AccountId>,
         now: Millis,
-    ) -> Result<HashMap<Arc<str>, Arc<Boundaries>>, DbErr> {
+    ) -> Result<HashMap<AccountId, Arc<Boundaries>>, DbErr> {
         let version = boundary_version::Entity::find_by_id(1)
             .one(tx)
             .await?
@@ -60,7 +56,7 @@ impl BoundaryCache {
                     known.insert(account, boundaries);
                 }
                 _ => {
-                    known.insert(Arc::clone(&account), Arc::default());
+                    known.insert(account.clone(), Arc::default());
                     missing.push(account);
                 }
             }
@@ -68,7 +64,7 @@ impl BoundaryCache {
         for accounts in missing.chunks(ACCOUNTS_PER_QUERY) {
             for (account, boundaries) in read(tx, accounts, now).await? {
                 self.0
-                    .insert(Arc::clone(&account), (version, Arc::clone(&boundaries)));
+                    .insert(account.clone(), (version, Arc::clone(&boundaries)));
                 known.insert(account, boundaries);
             }
         }
@@ -79,14 +75,13 @@ impl BoundaryCache {
 /// Reads the boundaries of some accounts that may still cut a window.
 pub(super) async fn read(
     db: &impl ConnectionTrait,
-    accounts: &[Arc<str>],
+    accounts: &[AccountId],
     now: Millis,
-) -> Result<Vec<(Arc<str>, Arc<Boundaries>)>, DbErr> {
+) -> Result<Vec<(AccountId, Arc<Boundaries>)>, DbErr> {
     let oldest = now.saturating_sub(RELEVANT_MS);
-    let names = || accounts.iter().map(|account| &**account);
-    let mut moments: HashMap<String, Vec<Millis>> = HashMap::new();
+    let mut moments: HashMap<AccountId, Vec<Millis>> = HashMap::new();
     let links = account_link::Entity::find()
-        .filter(account_link::Column::AccountId.is_in(names()))
+        .filter(account_link::Column::AccountId.is_in(accounts))
         .filter(account_link::Column::ValidFrom.gte(oldest))
         .all(db)
         .await?;
@@ -97,7 +92,7 @@ pub(super) async fn read(
             .push(link.valid_from);
     }
     let periods = billing_period::Entity::find()
-        .filter(billing_period::Column::AccountId.is_in(names()))
+        .filter(billing_period::Column::AccountId.is_in(accounts))
         .filter(billing_period::Column::PeriodEnd.gte(oldest))
         .all(db)
         .await?;
@@ -108,13 +103,13 @@ pub(super) async fn read(
     Ok(accounts
         .iter()
         .map(|account| {
-            let own = moments.remove(&**account).unwrap_or_default();
-            (Arc::clone(account), Arc::new(Boundaries::new(own)))
+            let own = moments.remove(account).unwrap_or_default();
+            (account.clone(), Arc::new(Boundaries::new(own)))
         })
         .collect())
 }
 
-/// Tells every replica that what it remembers of boundaries is stale.
+/// Makes the boundary caches of all replicas stale.
 pub(super) async fn bump_version(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     boundary_version::Entity::update_many()
         .col_expr(
@@ -124,46 +119,4 @@ pub(super) async fn bump_version(tx: &DatabaseTransaction) -> Result<(), DbErr> 
         .exec(tx)
         .await
         .map(|_| ())
-}
-
-/// The links of some accounts, each account's oldest first.
-pub(super) async fn read_links(
-    db: &impl ConnectionTrait,
-    accounts: impl Iterator<Item = &str>,
-) -> Result<HashMap<String, Vec<Link>>, DbErr> {
-    let rows = account_link::Entity::find()
-        .filter(account_link::Column::AccountId.is_in(accounts))
-        .all(db)
-        .await?;
-    let mut links: HashMap<String, Vec<Link>> = HashMap::new();
-    for row in rows {
-        let (account_id, link) = link(row);
-        links.entry(account_id).or_default().push(link);
-    }
-    for own in links.values_mut() {
-        own.sort_by_key(|link| link.version);
-    }
-    Ok(links)
-}
-
-/// A row of the table as the domain sees it.
-pub(super) fn link(row: account_link::Model) -> (String, Link) {
-    let billing = match row.customer {
-        Some(customer) if row.ended => Billing::Ended {
-            customer,
-            subscription: row.subscription,
-        },
-        Some(customer) => Billing::Stripe {
-            customer,
-            subscription: row.subscription,
-        },
-        None => Billing::Free,
-    };
-    let link = Link {
-        version: row.version,
-        valid_from: row.valid_from,
-        billing,
-        recorded_at: row.recorded_at,
-    };
-    (row.account_id, link)
 }

@@ -1,4 +1,4 @@
-//! Forgetting what nobody can ask for any more: old keys, old webhooks, and commits one by one.
+//! Deleting old keys, webhook events and verifications, and rolling up old commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -15,15 +15,15 @@ use crate::{
     error::Result,
 };
 
-/// How long keys are remembered: longer than an increment may be old.
+/// How long idempotency keys are kept: longer than the oldest increment that is accepted.
 pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
-/// How long webhooks are remembered: longer than Stripe sends one again, by itself or on somebody's word.
+/// How long webhook events are kept: longer than Stripe retries one, or lets it be resent by hand.
 const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
-/// How long it is remembered what verification found: longer than it looks at an event.
+/// How long verifications are kept: longer than an event is verified.
 const VERIFICATIONS_KEPT_MS: Millis = 100 * DAY_MS;
-/// How long commits stand alone: far longer than a lost answer is asked for.
+/// How long commits are kept one by one: far longer than a lost answer is retried.
 const COMMITS_KEPT_MS: Millis = DAY_MS;
-/// How many rows one transaction forgets, so that counting never waits long.
+/// How many rows one transaction deletes, so that counting never waits long.
 const ROWS_PER_STEP: u64 = 2_000;
 
 #[derive(Debug, FromQueryResult)]
@@ -33,7 +33,7 @@ struct RollUp {
 }
 
 impl Store {
-    /// Forgets one step of old keys and of what verification found long ago; false when none are left.
+    /// Deletes one step of old keys and verifications; false when none are left.
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
         let mut forgot = 0;
         for (table, names, age, kept_ms) in [
@@ -64,8 +64,8 @@ impl Store {
         Ok(forgot > 0)
     }
 
-    /// Forgets one step of old webhooks, handled or not: after so long the poll that an unhandled one would have
-    /// woken has come round thousands of times. False when none are left.
+    /// Deletes one step of old webhook events, handled or not: the poll has replaced an unhandled one long ago.
+    /// False when none are left.
     pub(crate) async fn forget_old_webhook_events(&self, now: Millis) -> Result<bool> {
         let oldest = now.saturating_sub(WEBHOOKS_KEPT_MS);
         let limit = i64::try_from(ROWS_PER_STEP).unwrap_or(i64::MAX);
@@ -76,7 +76,7 @@ impl Store {
         Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
     }
 
-    /// Adds one step of old commits to the one row that is_up_to_date for all of them; false when none are left.
+    /// Adds one step of old commits to the one row that holds their sum; false when none are left.
     pub(crate) async fn roll_up_commits(&self, now: Millis) -> Result<bool> {
         use commit::Column;
         let tx = self.begin().await?;
@@ -87,7 +87,7 @@ impl Store {
             .filter(Column::Id.ne(Uuid::nil()))
             .order_by_asc(Column::CommittedAt)
             .limit(ROWS_PER_STEP)
-            // Two replicas at once would both add what only one of them forgets.
+            // Without the lock, two replicas would both add what only one of them deletes.
             .lock_exclusive()
             .into_tuple()
             .all(&tx)

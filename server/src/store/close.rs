@@ -1,4 +1,4 @@
-//! Closing: freezes quantity and window, and says by the links of the window whom it is billed to.
+//! Closing reports: freezes quantity and window, and sets the customer by the links in force.
 
 use std::collections::HashMap;
 
@@ -9,50 +9,31 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read_links};
+use super::{Store, links::read_links, reports::in_scope};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,
         account::{BillingTarget, billing_target_at},
+        account_id::AccountId,
         report::{State, Transition},
+        run::Scope,
     },
-    entity::{report_run, usage_report},
+    entity::{
+        report_run,
+        usage_report::{self, UsageReportState},
+    },
 };
 
-/// How long after a billing period's end its usage is closed: increments under way arrive until then.
+/// How long after a billing period's end its usage is closed: increments in flight arrive until then.
 const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
 /// Billing periods that ended longer ago have nothing that can still be counted in.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// How many open reports one transaction closes.
 const REPORTS_PER_PAGE: u64 = 200;
 
-/// Whose reports are meant.
+/// The last open report of a page, in lock order: the next page begins after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Every account's.
-    All,
-    /// These accounts'.
-    Accounts(Vec<String>),
-}
-
-impl Scope {
-    /// Narrows a query to the scope.
-    pub(super) fn narrow(
-        &self,
-        query: Select<usage_report::Entity>,
-    ) -> Select<usage_report::Entity> {
-        match self {
-            Self::All => query,
-            Self::Accounts(accounts) => {
-                query.filter(usage_report::Column::AccountId.is_in(accounts))
-            }
-        }
-    }
-}
-
-/// The place behind an open report, in the order in which they are locked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OpenCursor(String, String, Millis);
+pub(crate) struct OpenCursor(AccountId, String, Millis);
 
 /// What one page of closing did.
 #[derive(Debug)]
@@ -71,7 +52,7 @@ impl Store {
         now: Millis,
     ) -> Result<ClosedPage, DbErr> {
         let tx = self.begin_within_boundaries().await?;
-        let mut query = scope.narrow(open_reports(now));
+        let mut query = in_scope(scope, open_reports(now));
         if let Some(OpenCursor(account, meter, start)) = after {
             query = query.filter(
                 Expr::tuple([
@@ -80,7 +61,7 @@ impl Store {
                     Expr::col(usage_report::Column::WindowStart),
                 ])
                 .gt(Expr::tuple([
-                    Expr::value(account.as_str()),
+                    Expr::value(account),
                     Expr::value(meter.as_str()),
                     Expr::value(*start),
                 ])),
@@ -119,12 +100,12 @@ impl Store {
 }
 
 impl Store {
-    /// Accounts that still count in billing periods which ended a while ago.
+    /// Accounts with open reports in billing periods that ended a while ago.
     pub(crate) async fn accounts_past_period_end(
         &self,
         now: Millis,
         limit: u64,
-    ) -> crate::error::Result<Vec<String>> {
+    ) -> crate::error::Result<Vec<AccountId>> {
         const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
             JOIN usage_reports r ON r.account_id = p.account_id AND r.period_end IS NULL \
             AND r.window_start >= p.period_start AND r.window_start < p.period_end \
@@ -150,10 +131,10 @@ pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
         .order_by_asc(usage_report::Column::WindowStart)
 }
 
-/// Closes what an account used before a moment, where nobody counts meanwhile.
+/// Closes what an account used before a moment. The caller holds the boundary lock, so nothing counts meanwhile.
 pub(super) async fn close_account(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     before: Millis,
 ) -> Result<(), DbErr> {
     let reports = open_reports(before)
@@ -175,8 +156,8 @@ pub(super) async fn close_reports(
     if reports.is_empty() {
         return Ok((0, 0));
     }
-    let links = read_links(tx, reports.iter().map(|report| report.account_id.as_str())).await?;
-    // Most reports of a page end alike: one statement closes all that do.
+    let links = read_links(tx, reports.iter().map(|report| &report.account_id)).await?;
+    // One statement for all reports of a page that get the same state and customer.
     let mut alike: HashMap<(State, Option<String>), Vec<&usage_report::Model>> = HashMap::new();
     for report in reports {
         let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
@@ -193,14 +174,17 @@ pub(super) async fn close_reports(
     let mut closed = (0_i64, 0_i64);
     for ((state, customer), reports) in alike {
         let ids = reports.iter().map(|report| report.id);
-        let accounts = reports.iter().map(|report| report.account_id.as_str());
+        let accounts = reports.iter().map(|report| &report.account_id);
         let updated = usage_report::Entity::update_many()
             .col_expr(
                 usage_report::Column::PeriodEnd,
                 Expr::col(usage_report::Column::WindowEnd),
             )
             .col_expr(usage_report::Column::ClosedAt, Expr::value(now))
-            .col_expr(usage_report::Column::State, Expr::value(state.name()))
+            .col_expr(
+                usage_report::Column::State,
+                Expr::value(UsageReportState::from(state)),
+            )
             .col_expr(usage_report::Column::Customer, Expr::value(customer))
             .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
             .col_expr(usage_report::Column::RunId, Expr::value(run))

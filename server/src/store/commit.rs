@@ -6,54 +6,24 @@ use sea_orm::{ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait as _};
 use uuid::Uuid;
 
 use super::{
-    Store, batch_sql::add_to_open_reports, boundaries::BoundaryCache, dedupe::Dedupe,
+    Store,
+    additions::sum_by_window,
+    batch_sql::add_to_open_reports,
+    boundaries::BoundaryCache,
+    dedupe::Dedupe,
+    group::{EntryOutcome, Group},
     report_rollover,
 };
 use crate::{
     domain::{
         Millis,
-        increment::{Batch, Increment, Outcome},
+        increment::Increment,
         report::{CLOSE_AT_ONCE_MS, MAX_REPORT_QUANTITY},
-        violation::Violation,
         window::Slots,
     },
     entity::commit,
     error::database_code,
 };
-
-/// What one call brings into a group.
-#[derive(Clone, Debug)]
-pub(crate) enum Entry {
-    /// One increment.
-    One(Increment),
-    /// A batch.
-    Batch(Batch),
-}
-
-/// What became of one call.
-#[derive(Clone, Debug)]
-pub(crate) enum EntryOutcome {
-    /// Of one increment.
-    One(Outcome),
-    /// Of a batch, an outcome an item; `replayed` when its key had been counted before.
-    Batch {
-        /// Whether these are the outcomes of the first time.
-        replayed: bool,
-        /// One an item.
-        items: Vec<Outcome>,
-    },
-    /// The batch's key stands for other content.
-    BatchRefused(Violation),
-}
-
-/// Calls that share a transaction.
-#[derive(Debug)]
-pub(crate) struct Group {
-    /// Names the transaction, also when it is tried again.
-    pub(crate) id: Uuid,
-    /// The calls, in the order of their arrival.
-    pub(crate) entries: Vec<Entry>,
-}
 
 /// Why a group is not known to be committed.
 #[derive(Debug)]
@@ -79,8 +49,8 @@ pub(crate) struct CommitOptions {
     pub(crate) slots: Slots,
     /// The moment of the commit.
     pub(crate) now: Millis,
-    /// Whether an earlier try may have been committed, so that even a group that counts nothing has to
-    /// meet its own row.
+    /// Whether an earlier attempt may have been committed: then a group that counts nothing is recorded too, so
+    /// that it meets the row of that attempt.
     pub(crate) is_retry: bool,
 }
 
@@ -93,7 +63,7 @@ impl Store {
         options: CommitOptions,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         match self.try_commit(group, cache, options, false).await {
-            // A report would have passed fifteen digits: close it and go on in another.
+            // A report would have passed fifteen digits: close it and open another.
             Err(CommitError::Failed(error)) if is_check_violation(&error) => {
                 self.try_commit(group, cache, options, true).await
             }
@@ -112,7 +82,8 @@ impl Store {
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
         dedupe.dedupe_keys(&tx, options.now).await?;
-        let additions = dedupe.additions(&tx, cache, options).await?;
+        let additions =
+            sum_by_window(&tx, dedupe.counted(), cache, options.slots, options.now).await?;
         if careful
             || additions
                 .iter()

@@ -1,4 +1,4 @@
-//! Corrections: rows of their own, inserted closed, that never take a billing period below zero.
+//! Corrections: separate reports, inserted closed, that never take a billing period below zero.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -8,48 +8,45 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{
-    Store,
-    boundaries::{read, read_links},
-    reports::Report,
-};
+use super::{Store, boundaries::read, links::read_links_of};
 use crate::{
     domain::{
         Millis,
         account::{BillingTarget, Link, billing_target_at},
+        account_id::AccountId,
         correction::{Correction, CorrectionContent, time_without_periods},
-        report::{Kind, State, Transition},
+        report::{Report, State, Transition},
         window::{Interval, Slots},
     },
     entity::{
         billing_period, correction_key,
-        usage_report::{self, Column},
+        usage_report::{self, Column, UsageReportKind, UsageReportState},
     },
     error::{Error, Result},
 };
 
-/// The class of advisory locks of PostgreSQL that let one correction of an account in at a time.
+/// Prefix of the names of PostgreSQL's advisory locks that serialize an account's corrections.
 const CORRECTION_LOCK: &str = "correction ";
 /// Periods that may hold one moment: one for each subscription item.
 const PERIODS_READ: u64 = 100;
 
-/// What is about to change what a billing period holds.
+/// A change of a billing period's total.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change<'a> {
-    pub(super) account_id: &'a str,
+    pub(super) account_id: &'a AccountId,
     pub(super) meter: &'a str,
     pub(super) quantity: i64,
     /// A moment of the billing period.
     pub(super) at: Millis,
-    /// The report that moves into the period and may be counted there already.
+    /// A report to leave out of the period's total: the one that moves into the period.
     pub(super) except: Option<Uuid>,
 }
 
 impl Store {
     /// Enters a correction, unless its key entered it before; says which.
     ///
-    /// Corrections of an account go one after the other. Usage that is counted meanwhile only adds, so a sum
-    /// that misses it is never too large.
+    /// Corrections of an account are serialized. Usage that is counted meanwhile only adds, so a total that misses
+    /// it is never too large.
     pub(crate) async fn correct(
         &self,
         correction: &Correction,
@@ -62,11 +59,8 @@ impl Store {
             tx.rollback().await?;
             return entered.map(|report| (report, true));
         }
-        let account = correction.account_id.as_str();
-        let links = read_links(&tx, std::iter::once(account))
-            .await?
-            .remove(account)
-            .unwrap_or_default();
+        let account = &correction.account_id;
+        let links = read_links_of(&tx, account).await?;
         let target = billing_target_at(&links, correction.at);
         if correction.quantity < 0 {
             let change = Change {
@@ -95,11 +89,11 @@ impl Store {
         Ok((report, false))
     }
 
-    /// Lets one correction of an account in at a time. SQLite has one writer anyway.
+    /// Serializes corrections of an account. SQLite has one writer anyway.
     pub(super) async fn lock_corrections(
         &self,
         tx: &DatabaseTransaction,
-        account_id: &str,
+        account_id: &AccountId,
     ) -> std::result::Result<(), DbErr> {
         use sea_orm::ConnectionTrait as _;
         if self.backend() != DbBackend::Postgres {
@@ -112,7 +106,7 @@ impl Store {
     }
 }
 
-/// What the correction's key entered before, or the violation of a key that is_up_to_date for something else.
+/// The correction that its key entered before, or the violation of a key that entered another one.
 async fn find_entered(
     tx: &DatabaseTransaction,
     correction: &Correction,
@@ -128,7 +122,7 @@ async fn find_entered(
     let report = usage_report::Entity::find_by_id(id)
         .one(tx)
         .await?
-        .ok_or_else(|| DbErr::RecordNotFound("the correction of a known key".to_owned()))?;
+        .ok_or_else(|| DbErr::RecordNotFound("the correction of a stored key".to_owned()))?;
     let entered = CorrectionContent {
         meter: &report.meter,
         quantity: report.quantity,
@@ -143,11 +137,11 @@ async fn find_entered(
     };
     Ok(Some(match entered.differs_from(&asked, key) {
         Some(violation) => Err(violation.into()),
-        None => Ok(report),
+        None => Ok(report.into()),
     }))
 }
 
-/// Refuses what would take a billing period below zero.
+/// Refuses a change that would take a billing period below zero.
 pub(super) async fn check_stays_above(
     tx: &DatabaseTransaction,
     change: &Change<'_>,
@@ -179,9 +173,9 @@ pub(super) async fn check_stays_above(
     if periods.is_empty() {
         periods.push(time_without_periods(links, is_billed, change.at));
     }
-    // Where several are known, such as one that a plan change shortened, none of them comes below zero.
+    // Several may be known, such as one that a plan change shortened: none may come below zero.
     for period in periods {
-        let held = sum_held(tx, change, target, period).await?;
+        let held = sum_period(tx, change, target, period).await?;
         if held.saturating_add(change.quantity) < 0 {
             return Err(Error::BelowZero {
                 quantity: change.quantity,
@@ -193,17 +187,17 @@ pub(super) async fn check_stays_above(
     Ok(())
 }
 
-/// What a period holds of an account and meter, as it will be billed.
-async fn sum_held(
+/// The total of an account and meter in a period, as it will be billed.
+async fn sum_period(
     tx: &DatabaseTransaction,
     change: &Change<'_>,
     target: &BillingTarget,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
     let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
-    // What is taken away counts also while it waits for an admin, who may have it sent.
+    // Negative reports count also while they wait for an admin, who may have them sent.
     let may_come = Condition::any()
-        .add(Column::State.is_not_in(State::UNDECIDED.map(State::name)))
+        .add(Column::State.is_not_in(State::UNDECIDED.map(UsageReportState::from)))
         .add(Column::Quantity.lt(0));
     let mut query = usage_report::Entity::find()
         .select_only()
@@ -215,11 +209,11 @@ async fn sum_held(
         .filter(Column::Meter.eq(change.meter))
         .filter(Expr::expr(at()).gte(period.start))
         .filter(Expr::expr(at()).lt(period.end))
-        .filter(Column::State.ne(State::WrittenOff.name()))
+        .filter(Column::State.ne(UsageReportState::WrittenOff))
         .filter(may_come);
     if let BillingTarget::Billed(customer) = target {
         query = query
-            .filter(Column::State.ne(State::NotBillable.name()))
+            .filter(Column::State.ne(UsageReportState::NotBillable))
             .filter(Column::Customer.is_null().or(Column::Customer.eq(customer)));
     }
     if let Some(report) = change.except {
@@ -236,8 +230,13 @@ async fn insert(
     slots: Slots,
     now: Millis,
 ) -> Result<Report> {
-    let account = correction.account_id.as_str();
-    let boundaries = read(tx, &[account.into()], Ord::min(now, correction.at)).await?;
+    let account = &correction.account_id;
+    let boundaries = read(
+        tx,
+        std::slice::from_ref(account),
+        Ord::min(now, correction.at),
+    )
+    .await?;
     let window = boundaries.first().map_or_else(
         || slots.around(correction.at),
         |(_, own)| own.window_around(slots, correction.at),
@@ -260,19 +259,20 @@ async fn insert(
         quantity: Set(correction.quantity),
         first_at: Set(correction.at),
         last_at: Set(correction.at),
-        state: Set(state.name().to_owned()),
+        state: Set(state.into()),
         straddled: Set(false),
         generation: Set(0),
         customer: Set(customer),
         attempts: Set(0),
         // A window that has not begun yet is not sent before it has.
         next_attempt_at: Set(Some(Ord::max(now, window.start))),
-        kind: Set(Kind::Correction.name().to_owned()),
+        kind: Set(UsageReportKind::Correction),
         note: Set(Some(correction.reason.clone())),
         entered_by: Set(Some(correction.requested_by.clone())),
         ..Default::default()
     };
-    Ok(usage_report::Entity::insert(row)
+    let report = usage_report::Entity::insert(row)
         .exec_with_returning(tx)
-        .await?)
+        .await?;
+    Ok(report.into())
 }

@@ -1,4 +1,4 @@
-//! Decisions of admins on reports that the service leaves alone: made once, kept, and shown with the report.
+//! Decisions of admins on reports that the service does not retry: made once, and listed with the report.
 
 use std::collections::HashMap;
 
@@ -10,28 +10,25 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    billing_context::may_be_charged,
-    boundaries::read_links,
+    billing_context::read_contexts,
     corrections::{Change, check_stays_above},
-    reports::Report,
+    links::read_links_of,
 };
 use crate::{
     domain::{
         HOUR_MS, Millis,
         account::{BillingTarget, billing_target_at},
-        decision::Action,
-        report::{MAX_EVENT_AGE_MS, State},
+        account_id::AccountId,
+        decision::{Action, Decision},
+        report::{MAX_EVENT_AGE_MS, Report},
     },
     entity::{
         report_decision,
-        usage_report::{self, Column},
+        usage_report::{self, Column, UsageReportState},
     },
     error::{Error, Result},
     metrics,
 };
-
-/// A decision as it is_up_to_date in the database.
-pub(crate) type Decision = report_decision::Model;
 
 /// How many decisions of some reports are shown.
 const DECISIONS_READ: u64 = 10_000;
@@ -50,7 +47,7 @@ pub(crate) struct NewDecision {
 }
 
 impl Store {
-    /// Decides on a report, unless the same was decided before and is_up_to_date; says which.
+    /// Decides on a report, unless the same decision is in force already; the flag says so.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
         let report = usage_report::Entity::find()
@@ -58,10 +55,10 @@ impl Store {
             .lock_exclusive()
             .one(&tx)
             .await?
+            .map(Report::from)
             .ok_or_else(|| Error::ReportNotFound(new.report_id.to_string()))?;
         let last = last_decision(&tx, &report).await?;
-        let state = State::from_name(&report.state);
-        let Some(next) = state.and_then(|state| state.after(&new.action.event())) else {
+        let Some(next) = report.state.after(&new.action.transition()) else {
             tx.rollback().await?;
             return repeated(report, last.as_ref(), new.action);
         };
@@ -70,12 +67,12 @@ impl Store {
             Action::WriteOff => report.generation,
         };
         let mut change = usage_report::Entity::update_many()
-            .filter(Column::AccountId.eq(report.account_id.as_str()))
+            .filter(Column::AccountId.eq(&report.account_id))
             .filter(Column::Id.eq(report.id))
-            .filter(Column::State.eq(report.state.as_str()))
+            .filter(Column::State.eq(UsageReportState::from(report.state)))
             .filter(Column::Generation.eq(report.generation))
             .filter(Column::Attempts.eq(report.attempts))
-            .col_expr(Column::State, Expr::value(next.name()))
+            .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::Generation, Expr::value(generation));
         if new.action != Action::WriteOff {
             let customer = customer_to_bill(&tx, &report, new.action, now).await?;
@@ -115,11 +112,11 @@ impl Store {
         let id = (report.account_id.clone(), report.id);
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
         tx.commit().await?;
-        metrics::report(Some(&new.action.event()));
-        Ok((after.unwrap_or(report), false))
+        metrics::report(Some(&new.action.transition()));
+        Ok((after.map_or(report, Report::from), false))
     }
 
-    /// Refuses to bill in the current period what would take that below zero.
+    /// Refuses to bill in the current period what would take that period below zero.
     async fn check_current_period(
         &self,
         tx: &DatabaseTransaction,
@@ -127,12 +124,9 @@ impl Store {
         customer: &str,
         now: Millis,
     ) -> Result<()> {
-        let account = report.account_id.as_str();
+        let account = &report.account_id;
         self.lock_corrections(tx, account).await?;
-        let links = read_links(tx, std::iter::once(account))
-            .await?
-            .remove(account)
-            .unwrap_or_default();
+        let links = read_links_of(tx, account).await?;
         let change = Change {
             account_id: account,
             meter: &report.meter,
@@ -155,7 +149,7 @@ impl Store {
         reports: &[Report],
     ) -> Result<HashMap<Uuid, Vec<Decision>>> {
         use report_decision::Column;
-        let mut accounts: Vec<&str> = reports.iter().map(|one| one.account_id.as_str()).collect();
+        let mut accounts: Vec<&AccountId> = reports.iter().map(|one| &one.account_id).collect();
         accounts.sort_unstable();
         accounts.dedup();
         let rows = report_decision::Entity::find()
@@ -167,7 +161,7 @@ impl Store {
             .await?;
         let mut decisions: HashMap<Uuid, Vec<Decision>> = HashMap::new();
         for row in rows {
-            decisions.entry(row.report_id).or_default().push(row);
+            decisions.entry(row.report_id).or_default().push(row.into());
         }
         Ok(decisions)
     }
@@ -178,29 +172,30 @@ async fn last_decision(
     report: &Report,
 ) -> std::result::Result<Option<Decision>, DbErr> {
     use report_decision::Column;
-    report_decision::Entity::find()
-        .filter(Column::AccountId.eq(report.account_id.as_str()))
+    let last = report_decision::Entity::find()
+        .filter(Column::AccountId.eq(&report.account_id))
         .filter(Column::ReportId.eq(report.id))
         .order_by_desc(Column::Id)
         .one(tx)
-        .await
+        .await?;
+    Ok(last.map(Decision::from))
 }
 
-/// The answer where nothing can be decided: the same as before where the same is_up_to_date, else a violation.
+/// The answer where nothing can be decided: the report where the same decision is in force, else an error.
 fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(Report, bool)> {
-    // A report that the service itself sent anew has another generation by now.
-    let is_up_to_date = last.filter(|decision| decision.generation == report.generation);
-    if is_up_to_date.is_some_and(|decision| decision.action == action.name()) {
+    // The service may have given the report a new identifier since: then the decision is no longer in force.
+    let in_force = last.filter(|decision| decision.generation == report.generation);
+    if in_force.is_some_and(|decision| decision.action == action) {
         return Ok((report, true));
     }
     Err(Error::NotResolvable {
         report: report.id.to_string(),
-        state: report.state,
-        decided: is_up_to_date.map(|decision| decision.action.clone()),
+        state: report.state.name().to_owned(),
+        decided: in_force.map(|decision| decision.action.name().to_owned()),
     })
 }
 
-/// Whom a report that is sent again is billed to: what its window's start says, where it was never said.
+/// The customer of a report that is sent again: its own, else the customer of the link in force.
 async fn customer_to_bill(
     tx: &DatabaseTransaction,
     report: &Report,
@@ -210,11 +205,8 @@ async fn customer_to_bill(
     if let Some(customer) = &report.customer {
         return Ok(customer.clone());
     }
-    let account = report.account_id.as_str();
-    let links = read_links(tx, std::iter::once(account))
-        .await?
-        .remove(account)
-        .unwrap_or_default();
+    let account = &report.account_id;
+    let links = read_links_of(tx, account).await?;
     let at = match action {
         Action::BillInCurrentPeriod => now,
         Action::Retry | Action::WriteOff => report.first_at,
@@ -223,31 +215,28 @@ async fn customer_to_bill(
         BillingTarget::Billed(customer) => Ok(customer),
         BillingTarget::NoCustomer | BillingTarget::NotBillable => Err(Error::NotResolvable {
             report: report.id.to_string(),
-            state: format!("{} and billed to nobody", report.state),
+            state: format!("{} and has no customer to bill", report.state.name()),
             decided: None,
         }),
     }
 }
 
-/// Refuses to bill in the current period what Stripe would take and charge nobody for.
+/// Refuses to bill in the current period what no subscription would charge for.
 async fn check_is_charged(
     tx: &DatabaseTransaction,
     report: &Report,
     customer: &str,
     now: Millis,
 ) -> Result<()> {
-    let billed = Report {
-        customer: Some(customer.to_owned()),
-        ..report.clone()
-    };
-    if may_be_charged(tx, &billed, now).await? {
+    let contexts = read_contexts(tx, std::slice::from_ref(report)).await?;
+    if contexts.of(report, Some(customer)).may_be_charged(now) {
         return Ok(());
     }
     Err(Error::NotResolvable {
         report: report.id.to_string(),
         state: format!(
             "{}, and no subscription of {customer} charges for its meter now",
-            report.state
+            report.state.name()
         ),
         decided: None,
     })
@@ -264,10 +253,10 @@ async fn insert_decision(
         account_id: Set(report.account_id.clone()),
         id: Set(Uuid::now_v7()),
         report_id: Set(report.id),
-        action: Set(new.action.name().to_owned()),
+        action: Set(new.action.into()),
         reason: Set(new.reason.clone()),
         requested_by: Set(new.requested_by.clone()),
-        from_state: Set(report.state.clone()),
+        from_state: Set(report.state.into()),
         generation: Set(generation),
         decided_at: Set(now),
     };

@@ -1,10 +1,6 @@
-//! The dedupe of a group commit: which calls of the group count, which repeat what is_up_to_date already, and what is
-//! added to which open report.
+//! The dedupe of a group commit: which calls of the group count, and which repeat an idempotency key.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::HashMap;
 
 use sea_orm::{
     ActiveValue::Set,
@@ -14,13 +10,13 @@ use sea_orm::{
 
 use super::{
     batch_results::{decode_results, encode_results},
-    batch_sql::{Addition, insert_keys},
-    boundaries::BoundaryCache,
-    commit::{CommitOptions, Entry, EntryOutcome, Group},
+    batch_sql::insert_keys,
+    group::{Entry, EntryOutcome, Group},
 };
 use crate::{
     domain::{
         Millis,
+        account_id::AccountId,
         increment::{Batch, Content, Increment, Outcome},
         violation::{Reason, Violation, shown},
     },
@@ -33,12 +29,12 @@ const KEYS_PER_QUERY: usize = 1_000;
 /// The place of one increment in a group.
 type Place = (usize, usize);
 
-/// What is to become of each increment of a group.
+/// The outcome of each increment of a group, as far as it is known.
 pub(super) struct Dedupe<'a> {
     entries: &'a [Entry],
-    /// One an entry; batches that were answered from their key are absent here.
+    /// One list for each entry; a batch in `answered` or `repeats` is not answered from here.
     outcomes: Vec<Vec<Outcome>>,
-    /// Batches that count nothing in this transaction, and what they are answered.
+    /// Batches that count nothing in this transaction, with their outcomes.
     answered: HashMap<usize, EntryOutcome>,
     /// Batches that repeat an earlier one of the same group.
     repeats: HashMap<usize, usize>,
@@ -127,15 +123,14 @@ impl<'a> Dedupe<'a> {
         batches
     }
 
-    /// Whether a keyed batch came for the first time: what became of it is kept, also where it counted
-    /// nothing.
+    /// Whether a keyed batch came for the first time: its results are stored, even if it counted nothing.
     pub(super) fn has_new_batch_keys(&self) -> bool {
         self.keyed_batches().iter().any(|(index, _)| {
             !self.answered.contains_key(index) && !self.repeats.contains_key(index)
         })
     }
 
-    /// Records the keys of whole batches; those that stand already are answered from what they hold.
+    /// Records the keys of whole batches; a key that is stored already is answered with its stored results.
     pub(super) async fn dedupe_batch_keys(
         &mut self,
         tx: &DatabaseTransaction,
@@ -176,9 +171,7 @@ impl<'a> Dedupe<'a> {
             let stored = batch_key::Entity::find_by_id(&*key.key)
                 .one(tx)
                 .await?
-                .ok_or_else(|| {
-                    DbErr::RecordNotFound("the batch key that was just in the way".to_owned())
-                })?;
+                .ok_or_else(|| DbErr::RecordNotFound("a batch key that conflicted".to_owned()))?;
             let outcome = if stored.fingerprint == key.fingerprint {
                 EntryOutcome::Batch {
                     replayed: true,
@@ -192,7 +185,7 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
-    /// Records the keys of single increments; those that stand already become duplicates or violations.
+    /// Records the keys of single increments; a key that is stored already makes a duplicate or a violation.
     pub(super) async fn dedupe_keys(
         &mut self,
         tx: &DatabaseTransaction,
@@ -221,67 +214,31 @@ impl<'a> Dedupe<'a> {
             return Ok(());
         }
         let known = read_known(tx, &old).await?;
-        let mut settled = Vec::new();
+        let mut repeated = Vec::new();
         for same in keyed.chunk_by(|(_, left, key), (_, right, other)| {
             left.account_id == right.account_id && key == other
         }) {
             let Some(((_, first, key), rest)) = same.split_first() else {
                 continue;
             };
-            let name = (first.account_id.to_string(), (*key).to_owned());
+            let name = (first.account_id.clone(), (*key).to_owned());
             let stored = known.get(&name);
-            let holds = stored.map_or_else(|| first.content(), content);
+            let used_for = stored.map_or_else(|| first.content(), content);
             let repeats = if stored.is_some() { same } else { rest };
             for (place, increment, key) in repeats {
-                let outcome = holds
+                let outcome = used_for
                     .differs_from(&increment.content(), key)
                     .map_or(Outcome::Duplicate, Outcome::Refused);
-                settled.push((*place, outcome));
+                repeated.push((*place, outcome));
             }
         }
-        for (place, outcome) in settled {
+        for (place, outcome) in repeated {
             self.set_outcome(place, outcome);
         }
         Ok(())
     }
 
-    /// Sums what counts by account, meter and window: hot accounts reach the database once a group.
-    pub(super) async fn additions(
-        &self,
-        tx: &DatabaseTransaction,
-        cache: &BoundaryCache,
-        options: CommitOptions,
-    ) -> Result<Vec<Addition>, DbErr> {
-        let counted = self.counted();
-        let accounts = counted
-            .iter()
-            .map(|increment| Arc::clone(&increment.account_id));
-        let boundaries = cache.load(tx, accounts, options.now).await?;
-        let mut sums: BTreeMap<(&str, &str, Millis), Addition> = BTreeMap::new();
-        for increment in counted {
-            let window = boundaries.get(&increment.account_id).map_or_else(
-                || options.slots.around(increment.at),
-                |own| own.window_around(options.slots, increment.at),
-            );
-            let sum = sums
-                .entry((&increment.account_id, &increment.meter, window.start))
-                .or_insert_with(|| Addition {
-                    account_id: Arc::clone(&increment.account_id),
-                    meter: Arc::clone(&increment.meter),
-                    window,
-                    quantity: 0,
-                    first_at: increment.at,
-                    last_at: increment.at,
-                });
-            // A group's limits keep this far below an i64's.
-            sum.quantity = sum.quantity.saturating_add(increment.quantity);
-            sum.first_at = Ord::min(sum.first_at, increment.at);
-            sum.last_at = Ord::max(sum.last_at, increment.at);
-        }
-        Ok(sums.into_values().collect())
-    }
-
-    /// Keeps what a retry of a new batch is to be answered; most batches simply counted everything.
+    /// Stores the results of new batches, for their retries; most batches counted every item.
     pub(super) async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
         for (index, batch) in self.keyed_batches() {
             let Some(outcomes) = self.outcomes.get(index) else {
@@ -350,16 +307,16 @@ fn content(row: &idempotency_key::Model) -> Content<'_> {
     }
 }
 
-/// What the keys that were in the way stand for.
+/// What the keys that are stored already were used for.
 async fn read_known(
     tx: &DatabaseTransaction,
     old: &[&Increment],
-) -> Result<HashMap<(String, String), idempotency_key::Model>, DbErr> {
+) -> Result<HashMap<(AccountId, String), idempotency_key::Model>, DbErr> {
     let mut known = HashMap::new();
     for increments in old.chunks(KEYS_PER_QUERY) {
         let pairs = increments.iter().map(|increment| {
             ValueTuple::Two(
-                (&*increment.account_id).into(),
+                (&increment.account_id).into(),
                 increment.key.as_deref().unwrap_or_default().into(),
             )
         });

@@ -8,8 +8,14 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
-    domain::{MINUTE_MS, Millis, report::State},
-    entity::{account_link, billing_period, customer, lease, report_run, usage_report},
+    domain::{MINUTE_MS, Millis, account_id::AccountId, report::State},
+    entity::{
+        account_link,
+        billing_period::{self, BillingPeriodInvoiceState},
+        customer, lease,
+        report_run::{self, ReportRunTrigger},
+        usage_report::{self, UsageReportState},
+    },
     error::Result,
 };
 
@@ -21,8 +27,6 @@ pub(crate) const LINKED_READ: u64 = 50_000;
 const ASKED_AT_ONCE: usize = 1_000;
 /// A run that nobody has worked on for so long is left unfinished.
 const UNFINISHED_MS: Millis = 5 * MINUTE_MS;
-/// The state of an invoice that takes no more usage.
-const FINAL: &str = "final";
 
 /// Which reports are meant.
 #[derive(Clone, Debug)]
@@ -49,7 +53,7 @@ pub(crate) struct Holding {
     /// The time of the first increment of all.
     pub(crate) oldest: Option<Millis>,
     /// A few of the accounts.
-    pub(crate) first: Vec<String>,
+    pub(crate) first: Vec<AccountId>,
     /// One of the errors that Stripe answered.
     pub(crate) error: Option<String>,
 }
@@ -69,7 +73,7 @@ pub(crate) struct LinkedCustomer {
     /// The Stripe customer.
     pub(crate) customer: String,
     /// The account.
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     /// Whether its subscription is known to have ended: nothing is billed to it for now.
     pub(crate) has_ended: bool,
 }
@@ -196,7 +200,7 @@ impl Store {
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
         let last = report_run::Entity::find()
-            .filter(report_run::Column::Trigger.eq("schedule"))
+            .filter(report_run::Column::Trigger.eq(ReportRunTrigger::Schedule))
             .order_by_desc(report_run::Column::StartedAt)
             .one(&self.reader)
             .await?;
@@ -220,7 +224,8 @@ fn condition(held: &Held) -> Condition {
         State::NoCustomer,
         State::Unknown,
     ];
-    let among = |states: &[State]| Column::State.is_in(states.iter().map(|state| state.name()));
+    let among =
+        |states: &[State]| Column::State.is_in(states.iter().copied().map(UsageReportState::from));
     match held {
         Held::In(state) => Condition::all().add(among(&[*state])),
         Held::OfNobody => {
@@ -249,7 +254,7 @@ fn condition(held: &Held) -> Condition {
                         .equals((usage_report::Entity, Column::AccountId)),
                 )
                 .and_where(P::DraftUntil.lte(*moment))
-                .and_where(P::InvoiceState.ne(FINAL))
+                .and_where(P::InvoiceState.ne(BillingPeriodInvoiceState::Final))
                 .and_where(
                     Expr::col((billing_period::Entity, P::PeriodStart))
                         .lte(Expr::col((usage_report::Entity, Column::WindowStart))),

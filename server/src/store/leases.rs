@@ -7,12 +7,9 @@ use sea_orm::{
     QueryFilter as _, TryInsertResult, sea_query::Expr,
 };
 
-use super::{
-    Store,
-    runs::{NewRun, Run},
-};
+use super::{Store, runs::NewRun};
 use crate::{
-    domain::Millis,
+    domain::{Millis, run::Run},
     entity::{
         lease::{self, Column},
         report_run,
@@ -115,7 +112,7 @@ impl Store {
             .exec_with_returning(&tx)
             .await?;
         tx.commit().await?;
-        Ok(Some(run))
+        Ok(Some(run.try_into()?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ledger check: what was acknowledged is what the usage table holds, in one state or another.
+//! The ledger check: the sum of all commits equals the sum of all reports without corrections.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,32 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
-    domain::report::Kind,
-    entity::{commit, usage_report},
+    domain::report::State,
+    entity::{
+        commit,
+        usage_report::{self, UsageReportKind, UsageReportState},
+    },
     error::Result,
 };
 
-/// Both sides of the law, read in one moment.
+/// Both sides of the ledger check, read in one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerTotals {
-    /// Everything that was ever acknowledged.
+    /// The total of all commits: what was acknowledged.
     pub committed: i128,
-    /// What the usage table holds of what was counted, by the name of the state.
+    /// The totals of reports without corrections, by the name of their state.
     pub reports: BTreeMap<String, i128>,
-    /// What admins added and took away: no part of the law.
+    /// The total of all corrections, which the check leaves out.
     pub corrections: i128,
 }
 
 impl LedgerTotals {
-    /// Whether the law holds.
+    /// Whether both sides are equal.
     pub fn is_balanced(&self) -> bool {
         self.committed == self.counted()
     }
 
-    /// Everything that the usage table holds, without corrections.
+    /// The total of all reports without corrections.
     pub fn counted(&self) -> i128 {
         self.reports
             .values()
@@ -55,7 +58,7 @@ impl Store {
             .into_tuple()
             .one(&tx)
             .await?;
-        let sums: Vec<(String, String, i64)> = usage_report::Entity::find()
+        let sums: Vec<(UsageReportKind, UsageReportState, i64)> = usage_report::Entity::find()
             .select_only()
             .column(usage_report::Column::Kind)
             .column(usage_report::Column::State)
@@ -69,19 +72,22 @@ impl Store {
             .all(&tx)
             .await?;
         tx.rollback().await?;
-        let mut law = LedgerTotals {
+        let mut totals = LedgerTotals {
             committed: committed.flatten().unwrap_or(0).into(),
             reports: BTreeMap::new(),
             corrections: 0,
         };
         for (kind, state, sum) in sums {
-            match Kind::from_name(&kind) {
-                Kind::Usage => {
-                    law.reports.insert(state, sum.into());
+            match kind {
+                UsageReportKind::Usage => {
+                    let name = State::from(state).name().to_owned();
+                    totals.reports.insert(name, sum.into());
                 }
-                Kind::Correction => law.corrections = law.corrections.saturating_add(sum.into()),
+                UsageReportKind::Correction => {
+                    totals.corrections = totals.corrections.saturating_add(sum.into());
+                }
             }
         }
-        Ok(law)
+        Ok(totals)
     }
 }

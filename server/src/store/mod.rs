@@ -1,7 +1,7 @@
 //! The database: every query of the service, each public function one transaction.
 //!
-//! No Stripe call happens in here, and nothing outside uses `entity`. One schema and one set of functions
-//! serve SQLite and PostgreSQL; where their SQL differs, both texts stand side by side.
+//! No Stripe call happens in here. Only the store uses `entity`, and it answers the domain's types. One schema and
+//! one set of functions serve SQLite and PostgreSQL; where their SQL differs, both texts are side by side.
 //!
 //! Locks are always taken in the same order, which is why nothing here deadlocks: first the boundary
 //! lock (shared to count and to close, exclusive to move a boundary), then keys in key order, then open
@@ -9,6 +9,7 @@
 //! by primary key.
 
 pub(crate) mod accounts;
+mod additions;
 mod batch_results;
 mod batch_sql;
 mod billing_context;
@@ -20,17 +21,24 @@ pub(crate) mod corrections;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
+pub(crate) mod delivery;
 pub(crate) mod doctor;
+pub(crate) mod group;
 pub(crate) mod leases;
 pub mod ledger_check;
+mod links;
+mod mark_sending;
+pub(crate) mod near_deadlines;
 mod reassign;
 pub(crate) mod reconciliation;
 mod report_rollover;
 pub(crate) mod reports;
+mod rows;
 pub(crate) mod runs;
 pub(crate) mod send;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
+mod unfinished_changes;
 pub(crate) mod verification;
 pub mod webhooks;
 
@@ -68,7 +76,7 @@ const SQLITE_CACHE: &str = "-65536";
 /// How many pages the log takes before they go to the database file, 64 MiB: groups mostly change the same
 /// pages, and each goes there once however often it was logged.
 const SQLITE_CHECKPOINT: &str = "16384";
-/// The advisory lock of PostgreSQL that is_up_to_date for the boundaries.
+/// The advisory lock of PostgreSQL that guards the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
@@ -232,7 +240,7 @@ impl Store {
     }
 }
 
-/// Why PostgreSQL cannot be reached: a pool only says that it waited in vain.
+/// Why PostgreSQL cannot be reached: a pool only says that it timed out.
 async fn why_not(url: &str) -> Option<DbErr> {
     let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))

@@ -1,4 +1,4 @@
-//! What a boundary that moved, or a link that changed, does to the reports that exist already.
+//! Existing reports after a boundary moved or a link changed: cut, closed or linked anew.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
@@ -6,27 +6,25 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{
-    boundaries::{read, read_links},
-    close::close_reports,
-};
+use super::{boundaries::read, close::close_reports, links::read_links_of};
 use crate::{
     domain::{
         DAY_MS, HOUR_MS, Millis,
         account::{BillingTarget, billing_target_at},
+        account_id::AccountId,
         report::{State, Transition},
         window::{Interval, Slots},
     },
-    entity::usage_report,
+    entity::usage_report::{self, UsageReportState},
 };
 
 /// Cuts the account's open reports at its boundaries.
 ///
 /// A report whose increments all lie between two boundaries moves between them. One that straddles a
-/// boundary cannot be divided any more: it closes as it is and belongs to its first increment's side.
+/// boundary cannot be divided: it closes as it is and belongs to the side of its first increment.
 pub(super) async fn reassign_open_reports(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     slots: Slots,
     now: Millis,
 ) -> Result<(), DbErr> {
@@ -38,7 +36,12 @@ pub(super) async fn reassign_open_reports(
         .lock_exclusive()
         .all(tx)
         .await?;
-    let boundaries = read(tx, &[account_id.into()], now.saturating_sub(DAY_MS)).await?;
+    let boundaries = read(
+        tx,
+        std::slice::from_ref(account_id),
+        now.saturating_sub(DAY_MS),
+    )
+    .await?;
     let Some((_, boundaries)) = boundaries.into_iter().next() else {
         return Ok(());
     };
@@ -71,27 +74,24 @@ pub(super) async fn reassign_open_reports(
     close_reports(tx, &straddling, now, None).await.map(|_| ())
 }
 
-/// Gives the reports that waited for a link, or were free where the new link reaches back, what the
-/// links now say of them.
+/// Applies a new link to the reports that waited for one, and to those not billable so far where it reaches
+/// back.
 pub(super) async fn relink_reports(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     now: Millis,
 ) -> Result<(), DbErr> {
-    let links = read_links(tx, std::iter::once(account_id))
-        .await?
-        .remove(account_id)
-        .unwrap_or_default();
+    let links = read_links_of(tx, account_id).await?;
     let Some(latest) = links.last() else {
         return Ok(());
     };
-    // What closed before the boundary was known cannot be cut any more.
+    // A report that closed before the boundary was known cannot be cut.
     usage_report::Entity::update_many()
         .col_expr(usage_report::Column::Straddled, Expr::value(true))
         .filter(usage_report::Column::AccountId.eq(account_id))
         .filter(
             usage_report::Column::State
-                .is_in([State::NoCustomer.name(), State::NotBillable.name()]),
+                .is_in([UsageReportState::NoCustomer, UsageReportState::NotBillable]),
         )
         .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
         .filter(usage_report::Column::LastAt.gte(latest.valid_from))
@@ -106,7 +106,7 @@ pub(super) async fn relink_reports(
         (State::NoCustomer, &newly_in_force, since.clone()),
         (State::NoCustomer, &older, before),
         (State::NotBillable, &newly_in_force, since.clone()),
-        // Usage from after an end that was learned late: what Stripe has not been given stays here.
+        // Usage from after an end that was learned late is not sent.
         (State::Closed, &newly_in_force, since.and(never_sent)),
     ] {
         let Some(to) = from.after(&Transition::Relink(target.clone())) else {
@@ -120,11 +120,14 @@ pub(super) async fn relink_reports(
             BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
         };
         usage_report::Entity::update_many()
-            .col_expr(usage_report::Column::State, Expr::value(to.name()))
+            .col_expr(
+                usage_report::Column::State,
+                Expr::value(UsageReportState::from(to)),
+            )
             .col_expr(usage_report::Column::Customer, Expr::value(customer))
             .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
             .filter(usage_report::Column::AccountId.eq(account_id))
-            .filter(usage_report::Column::State.eq(from.name()))
+            .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
             .filter(range)
             .exec(tx)
             .await?;
@@ -132,10 +135,10 @@ pub(super) async fn relink_reports(
     Ok(())
 }
 
-/// Marks what a moment divides: it was learned too late to cut it.
+/// Marks closed reports that a boundary divides: it was learned too late to cut them.
 pub(super) async fn mark_straddled(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     boundary: Millis,
 ) -> Result<(), DbErr> {
     usage_report::Entity::update_many()

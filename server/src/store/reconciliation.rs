@@ -1,35 +1,37 @@
-//! What reconciliation reads: accounts that are or were billed, their periods, and their reports in a time.
+//! What reconciliation reads: accounts that are or were billed, their billing periods, and their reports.
 
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, FromQueryResult, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
-use super::{Store, boundaries::read_links};
+use super::{Store, links::read_links_of};
 use crate::{
-    domain::stream::Stream,
-    domain::{HOUR_MS, Millis, account::Link, report::State, window::Interval},
+    domain::{
+        HOUR_MS, Millis, account::Link, account_id::AccountId, report::State, stream::Stream,
+        window::Interval,
+    },
     entity::{
         account_link, billing_period,
-        usage_report::{self, Column},
+        usage_report::{self, Column, UsageReportState},
     },
     error::Result,
 };
 
-/// Billing periods of an account that are looked at.
+/// Billing periods that are read of an account.
 const PERIODS_READ: u64 = 1_000;
-/// How far an event may lie behind its window's start without being billed elsewhere.
+/// How much later than its window's start an event may be and still be billed in the same period.
 const AROUND_MS: Millis = 2 * HOUR_MS;
 
 /// A billing period, and the meter it is of where that is known.
 pub(crate) type KnownPeriod = (Interval, Option<String>);
 
 /// What reconciliation needs of a report.
-#[derive(Clone, Debug, FromQueryResult)]
+#[derive(Clone, Debug)]
 pub(crate) struct ReportFigure {
     pub(crate) meter: String,
-    pub(crate) state: String,
+    pub(crate) state: State,
     pub(crate) quantity: i64,
     pub(crate) customer: Option<String>,
     pub(crate) window_start: Millis,
@@ -38,11 +40,40 @@ pub(crate) struct ReportFigure {
     pub(crate) event_timestamp: Option<Millis>,
 }
 
+/// The columns of a [`ReportFigure`], in its order.
+type FigureColumns = (
+    String,
+    UsageReportState,
+    i64,
+    Option<String>,
+    Millis,
+    Millis,
+    Option<Millis>,
+    Option<Millis>,
+);
+
+impl From<FigureColumns> for ReportFigure {
+    fn from(columns: FigureColumns) -> Self {
+        let (meter, state, quantity, customer, window_start, first_at, bill_at, event_timestamp) =
+            columns;
+        Self {
+            meter,
+            state: state.into(),
+            quantity,
+            customer,
+            window_start,
+            first_at,
+            bill_at,
+            event_timestamp,
+        }
+    }
+}
+
 impl ReportFigure {
-    /// The moment that says which period it is billed in.
+    /// The moment that decides in which period it is billed.
     pub(crate) fn moment(&self) -> Millis {
         match (self.event_timestamp, self.bill_at) {
-            // Where a window holds no whole second of its own, the event's second begins before it.
+            // Where a window contains no whole second, the event's second begins before it.
             (Some(stamp), _) => Ord::max(stamp, self.window_start),
             (None, Some(bill_at)) => bill_at,
             (None, None) => self.first_at,
@@ -52,7 +83,7 @@ impl ReportFigure {
 
 impl Store {
     /// Accounts that are or were billed, by id, after the one given.
-    pub(crate) async fn billed_accounts(&self, after: &str, limit: u64) -> Result<Vec<String>> {
+    pub(crate) async fn billed_accounts(&self, after: &str, limit: u64) -> Result<Vec<AccountId>> {
         Ok(account_link::Entity::find()
             .select_only()
             .column(account_link::Column::AccountId)
@@ -69,13 +100,10 @@ impl Store {
     /// An account's links, oldest first, and its billing periods that overlap a time.
     pub(crate) async fn links_and_periods(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         time: Interval,
     ) -> Result<(Vec<Link>, Vec<KnownPeriod>)> {
-        let links = read_links(&self.reader, std::iter::once(account_id))
-            .await?
-            .remove(account_id)
-            .unwrap_or_default();
+        let links = read_links_of(&self.reader, account_id).await?;
         let periods = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.eq(account_id))
             .filter(billing_period::Column::PeriodStart.lt(time.end))
@@ -99,13 +127,13 @@ impl Store {
     /// An account's reports that may be billed in a time.
     pub(crate) async fn figures(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         time: Interval,
     ) -> Result<Vec<ReportFigure>> {
         let in_window = Condition::all()
             .add(Column::WindowStart.gte(time.start.saturating_sub(AROUND_MS)))
             .add(Column::WindowStart.lt(time.end));
-        Ok(usage_report::Entity::find()
+        let rows: Vec<FigureColumns> = usage_report::Entity::find()
             .select_only()
             .columns([
                 Column::Meter,
@@ -123,17 +151,18 @@ impl Store {
                     .add(in_window)
                     .add(Column::BillAt.gte(time.start)),
             )
-            .into_model::<ReportFigure>()
+            .into_tuple()
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows.into_iter().map(ReportFigure::from).collect())
     }
 
-    /// What Stripe took with timestamps in a range that is not the account's usage of a period: other accounts'
-    /// that had the customer, and in the minutes around the period's edges the periods' beside it.
+    /// The accepted total with timestamps in a range that is not the account's usage of a period: that of other
+    /// accounts that had the customer, and around the period's edges that of the adjacent periods.
     pub(crate) async fn reported_beside(
         &self,
         stream: &Stream,
-        account_id: &str,
+        account_id: &AccountId,
         range: Interval,
         period: Interval,
     ) -> Result<i64> {
@@ -157,7 +186,7 @@ impl Store {
             )
             .filter(Column::Customer.eq(&stream.customer))
             .filter(Column::Meter.eq(&stream.meter))
-            .filter(Column::State.is_in(State::REPORTED.map(State::name)))
+            .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
             .filter(Column::EventTimestamp.gte(range.start))
             .filter(Column::EventTimestamp.lt(range.end))
             .filter(Condition::any().add(of_others).add(is_outside))

@@ -1,22 +1,19 @@
-//! What is rare when counting: a report that would pass fifteen digits, and usage so old that its report
-//! must not wait for the next run.
+//! Rare cases of counting: a report that would pass fifteen digits, and usage so old that its report must not
+//! wait for the next run.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
     QuerySelect as _,
 };
 
-use super::{
-    batch_sql::{Addition, add_to_open_reports},
-    close::close_reports,
-};
+use super::{additions::Addition, batch_sql::add_to_open_reports, close::close_reports};
 use crate::{
     domain::{Millis, report::MAX_REPORT_QUANTITY},
     entity::usage_report,
 };
 
 /// Adds like [`add_to_open_reports`], and closes a report that would pass fifteen digits: another of the
-/// same window takes what it cannot hold.
+/// same window takes the rest.
 pub(super) async fn add_carefully(
     tx: &DatabaseTransaction,
     additions: &[Addition],
@@ -26,11 +23,11 @@ pub(super) async fn add_carefully(
         let mut left = addition.quantity;
         while left > 0 {
             let open = find_open_report(tx, addition).await?;
-            let held = open.as_ref().map_or(0, |report| report.quantity);
-            let room = MAX_REPORT_QUANTITY.saturating_sub(held);
-            let fits = left <= room;
+            let quantity = open.as_ref().map_or(0, |report| report.quantity);
+            let capacity = MAX_REPORT_QUANTITY.saturating_sub(quantity);
+            let fits = left <= capacity;
             if fits || open.is_none() {
-                let part = left.min(room);
+                let part = left.min(capacity);
                 add_to_open_reports(
                     tx,
                     &[Addition {
@@ -66,7 +63,7 @@ async fn find_open_report(
     addition: &Addition,
 ) -> Result<Option<usage_report::Model>, DbErr> {
     usage_report::Entity::find()
-        .filter(usage_report::Column::AccountId.eq(&*addition.account_id))
+        .filter(usage_report::Column::AccountId.eq(&addition.account_id))
         .filter(usage_report::Column::Meter.eq(&*addition.meter))
         .filter(usage_report::Column::WindowStart.eq(addition.window.start))
         .filter(usage_report::Column::PeriodEnd.is_null())

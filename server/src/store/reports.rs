@@ -3,36 +3,35 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Select,
     sea_query::{ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read_links, close::Scope};
+use super::{Store, links::read_links, rows};
 use crate::{
     domain::{
         Millis,
         account::Link,
-        report::{Kind, State},
+        account_id::AccountId,
+        report::{Kind, Report, State},
+        run::Scope,
         window::Interval,
     },
-    entity::usage_report,
+    entity::usage_report::{self, UsageReportKind, UsageReportState},
     error::Result,
 };
 
-/// A usage report as it stands in the database.
-pub(crate) type Report = usage_report::Model;
-
 /// The usage of one meter, window and state.
-#[derive(Debug, FromQueryResult)]
+#[derive(Debug)]
 pub(crate) struct UsageSum {
     /// The meter.
     pub(crate) meter: String,
     /// The window's start.
     pub(crate) window_start: Millis,
-    /// A name of [`State`].
-    pub(crate) state: String,
+    /// The state.
+    pub(crate) state: State,
     /// The sum of the quantities.
     pub(crate) quantity: i64,
 }
@@ -41,7 +40,7 @@ pub(crate) struct UsageSum {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportFilter {
     /// Only this account's.
-    pub(crate) account_id: Option<String>,
+    pub(crate) account_id: Option<AccountId>,
     /// Only in these states; empty means any.
     pub(crate) states: Vec<State>,
     /// Only what this run closed.
@@ -54,7 +53,7 @@ impl Store {
     /// The usage of an account in a period whose edges cut no window, by meter, window and state.
     pub(crate) async fn sum_usage(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         meter: Option<&str>,
         period: Interval,
     ) -> Result<Vec<UsageSum>> {
@@ -77,7 +76,17 @@ impl Store {
         if let Some(meter) = meter {
             query = query.filter(Column::Meter.eq(meter));
         }
-        Ok(query.into_model::<UsageSum>().all(&self.reader).await?)
+        let sums: Vec<(String, Millis, UsageReportState, i64)> =
+            query.into_tuple().all(&self.reader).await?;
+        Ok(sums
+            .into_iter()
+            .map(|(meter, window_start, state, quantity)| UsageSum {
+                meter,
+                window_start,
+                state: state.into(),
+                quantity,
+            })
+            .collect())
     }
 
     /// Reports, newest first, that are older than the one given.
@@ -93,23 +102,24 @@ impl Store {
             query = query.filter(Column::AccountId.eq(account));
         }
         if !filter.states.is_empty() {
-            query =
-                query.filter(Column::State.is_in(filter.states.iter().map(|state| state.name())));
+            let states = filter.states.iter().copied().map(UsageReportState::from);
+            query = query.filter(Column::State.is_in(states));
         }
         if let Some(run) = filter.run_id {
             query = query.filter(Column::RunId.eq(run));
         }
         if let Some(kind) = filter.kind {
-            query = query.filter(Column::Kind.eq(kind.name()));
+            query = query.filter(Column::Kind.eq(UsageReportKind::from(kind)));
         }
         if let Some(before) = before {
             query = query.filter(Column::Id.lt(before));
         }
-        Ok(query
+        let reports = query
             .order_by_desc(Column::Id)
             .limit(limit)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(reports))
     }
 
     /// What a run over a scope would have work with now: what counts in windows that have begun, and what
@@ -122,27 +132,41 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<Report>> {
         use usage_report::Column;
-        let mut query = scope
-            .narrow(usage_report::Entity::find())
+        let mut query = in_scope(scope, usage_report::Entity::find())
             .filter(Column::State.is_in([
-                State::Open.name(),
-                State::Closed.name(),
-                State::Sending.name(),
+                UsageReportState::Open,
+                UsageReportState::Closed,
+                UsageReportState::Sending,
             ]))
             .filter(Column::WindowStart.lte(now));
         if let Some(after) = after {
             query = query.filter(Column::Id.gt(after));
         }
-        Ok(query
+        let reports = query
             .order_by_asc(Column::Id)
             .limit(limit)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(reports))
     }
 
     /// The links of the accounts of some reports, each account's oldest first.
-    pub(crate) async fn links_of(&self, reports: &[Report]) -> Result<HashMap<String, Vec<Link>>> {
-        let accounts = reports.iter().map(|report| report.account_id.as_str());
+    pub(crate) async fn links_of(
+        &self,
+        reports: &[Report],
+    ) -> Result<HashMap<AccountId, Vec<Link>>> {
+        let accounts = reports.iter().map(|report| &report.account_id);
         Ok(read_links(&self.reader, accounts).await?)
+    }
+}
+
+/// Narrows a query to the accounts of a scope.
+pub(super) fn in_scope(
+    scope: &Scope,
+    query: Select<usage_report::Entity>,
+) -> Select<usage_report::Entity> {
+    match scope {
+        Scope::All => query,
+        Scope::Accounts(accounts) => query.filter(usage_report::Column::AccountId.is_in(accounts)),
     }
 }

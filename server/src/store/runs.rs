@@ -1,47 +1,51 @@
-//! Runs of the reporter: begun, closed, synced.
+//! Runs of the reporter: begun, their closing finished, and the states of their reports.
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
-use super::{Store, close::Scope, database_clock::HEARTBEAT_AHEAD_MS};
+use super::{Store, database_clock::HEARTBEAT_AHEAD_MS, reports::in_scope};
 use crate::{
-    domain::{Millis, report::State},
-    entity::{report_run, usage_report},
+    domain::{
+        Millis,
+        account_id::AccountId,
+        report::State,
+        run::{Run, Scope, Trigger},
+    },
+    entity::{
+        report_run,
+        usage_report::{self, UsageReportState},
+    },
     error::{Error, Result},
 };
 
-/// How many runs one look finds that somebody left unfinished.
-const ABANDONED_PER_LOOK: u64 = 16;
+/// How many abandoned runs one query reads.
+const BATCH_SIZE: u64 = 16;
 
-/// A run as it stands in the database.
-pub(crate) type Run = report_run::Model;
-
-/// What is to be begun.
+/// A run to begin.
 #[derive(Clone, Debug)]
 pub(crate) struct NewRun {
-    /// What started it: `schedule`, `force` or `period end`.
-    pub(crate) trigger: &'static str,
-    /// Who asked for it.
+    /// What started it.
+    pub(crate) trigger: Trigger,
+    /// Who requested it.
     pub(crate) requested_by: String,
     /// Whose reports it closes.
     pub(crate) scope: Scope,
 }
 
-/// How many reports of a run are in one state, and how much they hold.
-#[derive(Debug, FromQueryResult)]
+/// How many reports of a run are in one state, and their total.
+#[derive(Debug)]
 pub(crate) struct StateCount {
-    /// A name of [`State`].
-    pub(crate) state: String,
-    /// Whether they wait for a retry: given to Stripe and not taken, so far.
+    /// The state.
+    pub(crate) state: State,
+    /// Whether they wait for a retry: an attempt has failed.
     pub(crate) is_waiting: bool,
     /// How many.
     pub(crate) reports: i64,
-    /// How much.
+    /// The sum of their quantities.
     pub(crate) quantity: i64,
 }
 
@@ -49,14 +53,14 @@ impl NewRun {
     pub(super) fn row(&self, now: Millis) -> Result<report_run::ActiveModel> {
         let scope = match &self.scope {
             Scope::All => None,
-            Scope::Accounts(accounts) => Some(
-                serde_json::to_string(accounts)
-                    .map_err(|error| Error::Internal(Box::new(error)))?,
-            ),
+            Scope::Accounts(accounts) => {
+                let ids: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
+                Some(serde_json::to_string(&ids).map_err(|error| Error::Internal(error.into()))?)
+            }
         };
         Ok(report_run::ActiveModel {
             id: Set(Uuid::now_v7()),
-            trigger: Set(self.trigger.to_owned()),
+            trigger: Set(self.trigger.into()),
             requested_by: Set(self.requested_by.clone()),
             scope: Set(scope),
             started_at: Set(now),
@@ -68,33 +72,25 @@ impl NewRun {
     }
 }
 
-/// Whose reports a run closes.
-pub(crate) fn scope_of(run: &Run) -> Result<Scope> {
-    match &run.scope {
-        None => Ok(Scope::All),
-        Some(text) => serde_json::from_str(text)
-            .map(Scope::Accounts)
-            .map_err(|error| Error::Internal(Box::new(error))),
-    }
-}
-
 impl Store {
     /// Begins a run.
     pub(crate) async fn insert_run(&self, new: &NewRun, now: Millis) -> Result<Run> {
-        Ok(report_run::Entity::insert(new.row(now)?)
+        let row = report_run::Entity::insert(new.row(now)?)
             .exec_with_returning(&self.writer)
-            .await?)
+            .await?;
+        Ok(row.try_into()?)
     }
 
     /// The run of an id.
     pub(crate) async fn get_run(&self, id: Uuid) -> Result<Run> {
-        report_run::Entity::find_by_id(id)
+        let row = report_run::Entity::find_by_id(id)
             .one(&self.reader)
             .await?
-            .ok_or_else(|| Error::RunNotFound(id.to_string()))
+            .ok_or_else(|| Error::RunNotFound(id.to_string()))?;
+        Ok(row.try_into()?)
     }
 
-    /// Notes that a run has closed everything it means to close.
+    /// Records that a run closed everything in its scope.
     pub(crate) async fn finish_closing(&self, id: Uuid, now: Millis) -> Result<()> {
         report_run::Entity::update_many()
             .col_expr(report_run::Column::ClosingFinishedAt, Expr::value(now))
@@ -105,23 +101,23 @@ impl Store {
         Ok(())
     }
 
-    /// Runs that nobody has worked on since a moment although they have more to close.
+    /// Runs that have not finished closing and that no replica has worked on since a moment.
     pub(crate) async fn abandoned_runs(&self, since: Millis) -> Result<Vec<Run>> {
-        Ok(report_run::Entity::find()
-            .filter(report_run::Column::ClosingFinishedAt.is_null())
-            .filter(
-                report_run::Column::HeartbeatAt
-                    .lt(since)
-                    .or(report_run::Column::HeartbeatAt
-                        .gt(since.saturating_add(HEARTBEAT_AHEAD_MS))),
-            )
-            .order_by_asc(report_run::Column::HeartbeatAt)
-            .limit(ABANDONED_PER_LOOK)
-            .all(&self.reader)
-            .await?)
+        let rows =
+            report_run::Entity::find()
+                .filter(report_run::Column::ClosingFinishedAt.is_null())
+                .filter(report_run::Column::HeartbeatAt.lt(since).or(
+                    report_run::Column::HeartbeatAt.gt(since.saturating_add(HEARTBEAT_AHEAD_MS)),
+                ))
+                .order_by_asc(report_run::Column::HeartbeatAt)
+                .limit(BATCH_SIZE)
+                .all(&self.reader)
+                .await?;
+        let runs: std::result::Result<_, _> = rows.into_iter().map(Run::try_from).collect();
+        Ok(runs?)
     }
 
-    /// Notes that somebody works on a run.
+    /// Renews a run's heartbeat.
     pub(crate) async fn touch_run(&self, id: Uuid, now: Millis) -> Result<()> {
         report_run::Entity::update_many()
             .col_expr(report_run::Column::HeartbeatAt, Expr::value(now))
@@ -131,11 +127,11 @@ impl Store {
         Ok(())
     }
 
-    /// What became of the reports that a run closed.
+    /// The states of the reports that a run closed.
     pub(crate) async fn run_counts(&self, id: Uuid) -> Result<Vec<StateCount>> {
         use usage_report::Column;
         let is_waiting = Column::LastError.is_not_null();
-        Ok(usage_report::Entity::find()
+        let counts: Vec<(UsageReportState, bool, i64, i64)> = usage_report::Entity::find()
             .select_only()
             .column(Column::State)
             .column_as(is_waiting.clone(), "is_waiting")
@@ -147,25 +143,32 @@ impl Store {
             .filter(Column::RunId.eq(id))
             .group_by(Column::State)
             .group_by(is_waiting)
-            .into_model::<StateCount>()
+            .into_tuple()
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(counts
+            .into_iter()
+            .map(|(state, is_waiting, reports, quantity)| StateCount {
+                state: state.into(),
+                is_waiting,
+                reports,
+                quantity,
+            })
+            .collect())
     }
 
-    /// How many reports of a scope, closed until a moment and not by this run, were not answered since they
-    /// were closed or retry_requested.
-    pub(crate) async fn unanswered_elsewhere(
+    /// How many reports of a run's scope, closed until a moment by other runs, wait for their first answer since
+    /// they were closed or a retry was forced.
+    pub(crate) async fn count_pending_elsewhere(
         &self,
         run: &Run,
-        scope: &Scope,
         meters: &[&str],
         until: Millis,
     ) -> Result<u64> {
         use sea_orm::PaginatorTrait as _;
         use usage_report::Column;
-        Ok(scope
-            .narrow(usage_report::Entity::find())
-            .filter(Column::State.is_in([State::Closed.name(), State::Sending.name()]))
+        Ok(in_scope(&run.scope, usage_report::Entity::find())
+            .filter(Column::State.is_in([UsageReportState::Closed, UsageReportState::Sending]))
             .filter(Column::LastError.is_null())
             .filter(Column::Meter.is_in(meters.iter().copied()))
             .filter(Column::ClosedAt.lte(until))

@@ -1,5 +1,5 @@
-//! What verification reads and records: which days of which customers hold something that Stripe's totals were not
-//! seen to contain, and what was found.
+//! What verification reads and records: the days with events that Stripe's totals were not seen to contain, and
+//! what was found.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -8,17 +8,17 @@ use sea_orm::{
     sea_query::{Expr, OnConflict},
 };
 
-use super::{Store, reports::Report};
+use super::{Store, rows};
 use crate::{
-    domain::stream::Stream,
     domain::{
         Millis,
-        report::{State, Transition},
-        verification::Finding,
+        report::{Report, State, Transition},
+        stream::Stream,
+        verification::{Finding, VerifiedDay},
         window::Interval,
     },
     entity::{
-        usage_report::{self, Column},
+        usage_report::{self, Column, UsageReportState},
         verification,
     },
     error::Result,
@@ -27,7 +27,7 @@ use crate::{
 /// How many events of one customer, meter and range of days are read.
 pub(crate) const EVENTS_READ: u64 = 20_000;
 
-/// A day with something to settle.
+/// A day with events to verify.
 #[derive(Clone, Debug, FromQueryResult)]
 pub(crate) struct UnverifiedDay {
     /// The Stripe customer.
@@ -36,12 +36,9 @@ pub(crate) struct UnverifiedDay {
     pub(crate) meter: String,
     /// The day's first moment.
     pub(crate) day: Millis,
-    /// When the first of what is not confirmed was taken; absent where all of it is short.
+    /// When the first of the accepted events was accepted; absent where all are missing.
     pub(crate) oldest_at: Option<Millis>,
 }
-
-/// What was found before.
-pub(crate) type VerifiedDay = verification::Model;
 
 /// What is to be recorded of a customer's day.
 #[derive(Debug)]
@@ -50,11 +47,11 @@ pub(crate) struct DayVerification {
     pub(crate) stream: Stream,
     /// The day's first moment.
     pub(crate) day: Millis,
-    /// What we say Stripe took.
-    pub(crate) ours: i64,
-    /// What it holds, where it says so.
-    pub(crate) stripes: Option<i64>,
-    /// What that means.
+    /// The total of what we sent and Stripe accepted.
+    pub(crate) sent_total: i64,
+    /// Stripe's total; nothing where it is not a whole number.
+    pub(crate) stripe_total: Option<i64>,
+    /// What their difference means.
     pub(crate) finding: Finding,
     /// What happened to single reports.
     pub(crate) happened: Vec<(Report, Transition)>,
@@ -66,8 +63,8 @@ impl DayVerification {
     /// Whether something else was found before.
     pub(crate) fn is_news(&self) -> bool {
         self.before.as_ref().is_none_or(|before| {
-            (before.ours, before.stripes, before.state.as_str())
-                != (self.ours, self.stripes, self.finding.name())
+            (before.sent_total, before.stripe_total, before.finding)
+                != (self.sent_total, self.stripe_total, self.finding)
         })
     }
 }
@@ -81,7 +78,7 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<UnverifiedDay>> {
         let (customer, meter) = after.map_or(("", ""), |stream| (&stream.customer, &stream.meter));
-        // Written out as the partial index says it: the engines see no bound values in a condition.
+        // State names are written out: the engines use a partial index only for a condition without bound values.
         let sql = "SELECT customer, meter, (event_timestamp / 86400000) * 86400000 AS day, \
              MIN(CASE WHEN state = 'accepted' THEN reported_at END) AS oldest_at \
              FROM usage_reports WHERE state IN ('accepted', 'missing') AND event_timestamp >= $1 \
@@ -102,13 +99,14 @@ impl Store {
         stream: &Stream,
         days: Interval,
     ) -> Result<Vec<VerifiedDay>> {
-        Ok(verification::Entity::find()
+        let days = verification::Entity::find()
             .filter(verification::Column::Customer.eq(&stream.customer))
             .filter(verification::Column::Meter.eq(&stream.meter))
             .filter(verification::Column::Day.gte(days.start))
             .filter(verification::Column::Day.lt(days.end))
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(days))
     }
 
     /// The events of a stream in a range, by their timestamps.
@@ -117,7 +115,7 @@ impl Store {
         stream: &Stream,
         range: Interval,
     ) -> Result<Vec<Report>> {
-        Ok(usage_report::Entity::find()
+        let events = usage_report::Entity::find()
             .filter(Column::Customer.eq(&stream.customer))
             .filter(Column::Meter.eq(&stream.meter))
             .filter(Column::EventTimestamp.gte(range.start))
@@ -125,10 +123,11 @@ impl Store {
             .order_by_asc(Column::EventTimestamp)
             .limit(EVENTS_READ)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(events))
     }
 
-    /// Records what was found of a day and what it means for its reports; what changed meanwhile stays.
+    /// Records what was found for a day, and the transitions of its reports; a report that changed meanwhile stays.
     pub(crate) async fn record_verification(
         &self,
         found: &DayVerification,
@@ -149,14 +148,20 @@ impl Store {
             customer: Set(found.stream.customer.clone()),
             meter: Set(found.stream.meter.clone()),
             day: Set(found.day),
-            ours: Set(found.ours),
-            stripes: Set(found.stripes),
-            state: Set(found.finding.name().to_owned()),
+            sent_total: Set(found.sent_total),
+            stripe_total: Set(found.stripe_total),
+            finding: Set(found.finding.into()),
             changed_at: Set(changed_at),
             verified_at: Set(now),
         };
         let again = OnConflict::columns([S::Customer, S::Meter, S::Day])
-            .update_columns([S::Ours, S::Stripes, S::State, S::ChangedAt, S::VerifiedAt])
+            .update_columns([
+                S::SentTotal,
+                S::StripeTotal,
+                S::Finding,
+                S::ChangedAt,
+                S::VerifiedAt,
+            ])
             .to_owned();
         verification::Entity::insert(row)
             .on_conflict(again)
@@ -173,18 +178,18 @@ async fn record_results(
     event: &Transition,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    let Some(next) = State::from_name(&report.state).and_then(|state| state.after(event)) else {
+    let Some(next) = report.state.after(event) else {
         return Ok(());
     };
     let is_confirmed = next == State::Confirmed;
     let error = (!is_confirmed)
-        .then_some("Stripe took it, and a day later its totals still lack it".to_owned());
+        .then_some("Stripe accepted it, but a day later its totals do not contain it".to_owned());
     usage_report::Entity::update_many()
-        .filter(Column::AccountId.eq(report.account_id.as_str()))
+        .filter(Column::AccountId.eq(&report.account_id))
         .filter(Column::Id.eq(report.id))
-        .filter(Column::State.eq(report.state.as_str()))
+        .filter(Column::State.eq(UsageReportState::from(report.state)))
         .filter(Column::Generation.eq(report.generation))
-        .col_expr(Column::State, Expr::value(next.name()))
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
         .col_expr(
             Column::ConfirmedAt,
             Expr::value(is_confirmed.then_some(now)),

@@ -17,12 +17,9 @@ use super::{
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, SECOND_MS},
+    domain::{Millis, SECOND_MS, run::Run},
     error::{Error, Result},
-    store::{
-        Store,
-        runs::{Run, scope_of},
-    },
+    store::Store,
 };
 
 /// How many runs of this replica may wait for their closing.
@@ -72,7 +69,7 @@ impl Closing {
     }
 
     fn start(&mut self, run: Run) -> bool {
-        let span = tracing::info_span!("report_run", run = %run.id, trigger = %run.trigger);
+        let span = tracing::info_span!("report_run", run = %run.id, trigger = run.trigger.name());
         let closer = self.closer.clone();
         self.tasks.start(
             run.id,
@@ -135,7 +132,6 @@ impl Closer {
 
     /// Closes every report in the run's scope whose window has begun.
     async fn close_pages(&self, run: &Run) -> Result<()> {
-        let scope = scope_of(run)?;
         let mut after = None;
         loop {
             if self.shutdown.is_cancelled() {
@@ -144,7 +140,7 @@ impl Closer {
             let now = self.store.now().await?;
             let page = self
                 .store
-                .close_page(run.id, &scope, after.as_ref(), now)
+                .close_page(run.id, &run.scope, after.as_ref(), now)
                 .await?;
             self.signals.send.wake();
             self.signals.progress.notify_waiters();

@@ -4,13 +4,10 @@ use super::send_event::Requests;
 use crate::{
     domain::{
         HOUR_MS, Millis,
-        report::{MAX_GENERATION, Transition},
+        report::{MAX_GENERATION, Report, Transition},
         stream::Stream,
     },
-    store::{
-        reports::Report,
-        send::{SendResult, minute_of},
-    },
+    store::send::{SendResult, minute_of},
 };
 
 /// How long until an event that was not found is checked again.

@@ -11,13 +11,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::wake::Signals;
 use crate::{
-    domain::{Millis, meter::Meters},
-    error::{Error, Result},
-    store::{
-        Store,
-        close::Scope,
-        runs::{NewRun, Run},
+    domain::{
+        Millis,
+        account_id::AccountId,
+        meter::Meters,
+        run::{Run, Scope, Trigger},
     },
+    error::{Error, Result},
+    store::{Store, runs::NewRun},
 };
 
 /// Begins and watches runs.
@@ -76,7 +77,7 @@ impl Reporter {
         self.store.retry_now(&scope, now).await?;
         self.signals.retry_request.make();
         let new = NewRun {
-            trigger: "force",
+            trigger: Trigger::Force,
             requested_by,
             scope,
         };
@@ -94,7 +95,7 @@ impl Reporter {
     ///
     /// # Errors
     /// A database that does not answer.
-    pub(super) async fn close_accounts(&self, accounts: Vec<String>) -> Result<()> {
+    pub(super) async fn close_accounts(&self, accounts: Vec<AccountId>) -> Result<()> {
         let new = self.period_end_run(accounts);
         let run = self.store.insert_run(&new, self.store.now().await?).await?;
         self.close(run);
@@ -102,9 +103,9 @@ impl Reporter {
     }
 
     /// The run of ended billing periods.
-    pub(super) fn period_end_run(&self, accounts: Vec<String>) -> NewRun {
+    pub(super) fn period_end_run(&self, accounts: Vec<AccountId>) -> NewRun {
         NewRun {
-            trigger: "period end",
+            trigger: Trigger::PeriodEnd,
             requested_by: self.replica.clone(),
             scope: Scope::Accounts(accounts),
         }
@@ -130,7 +131,7 @@ impl Reporter {
     /// The run of the schedule.
     pub(super) fn scheduled_run(&self) -> NewRun {
         NewRun {
-            trigger: "schedule",
+            trigger: Trigger::Schedule,
             requested_by: self.replica.clone(),
             scope: Scope::All,
         }

@@ -9,14 +9,11 @@ use super::reporter::Reporter;
 use crate::{
     domain::{
         account::{BillingTarget, billing_target_at},
-        report::State,
+        report::{Report, State},
+        run::{Run, Scope},
     },
     error::{Error, Result},
-    store::{
-        close::Scope,
-        reports::Report,
-        runs::{Run, StateCount, scope_of},
-    },
+    store::runs::StateCount,
 };
 
 /// How often a watcher reads the states when nothing wakes it.
@@ -79,18 +76,16 @@ impl Summary {
         let mut summary = Self::default();
         for count in counts {
             summary.closed.add(count.reports, count.quantity);
-            let part = match State::from_name(&count.state) {
-                Some(State::Accepted | State::Confirmed | State::Missing) => &mut summary.accepted,
-                Some(
-                    State::Rejected | State::CustomerDeleted | State::TooLate | State::WrittenOff,
-                ) => &mut summary.rejected,
-                Some(State::NotBillable) => &mut summary.not_billable,
-                Some(State::NoCustomer) => &mut summary.unlinked,
-                Some(State::Unknown) => &mut summary.retried_later,
-                Some(State::Closed | State::Sending) if count.is_waiting => {
-                    &mut summary.retried_later
+            let part = match count.state {
+                State::Accepted | State::Confirmed | State::Missing => &mut summary.accepted,
+                State::Rejected | State::CustomerDeleted | State::TooLate | State::WrittenOff => {
+                    &mut summary.rejected
                 }
-                _ => &mut summary.pending,
+                State::NotBillable => &mut summary.not_billable,
+                State::NoCustomer => &mut summary.unlinked,
+                State::Unknown => &mut summary.retried_later,
+                State::Closed | State::Sending if count.is_waiting => &mut summary.retried_later,
+                State::Open | State::Closed | State::Sending => &mut summary.pending,
             };
             part.add(count.reports, count.quantity);
         }
@@ -142,7 +137,6 @@ impl Reporter {
 
     async fn watch_states(&self, run: Run, events: &Events) -> Result<()> {
         let id = run.id;
-        let scope = scope_of(&run)?;
         if events
             .send(Ok(RunEvent::Started { run_id: Some(id) }))
             .await
@@ -165,7 +159,7 @@ impl Reporter {
             };
             let in_earlier_runs = self
                 .store
-                .unanswered_elsewhere(&run, &scope, &meters, until)
+                .count_pending_elsewhere(&run, &meters, until)
                 .await?;
             let now = Instant::now();
             let seen = Some((summary, closing_finished, in_earlier_runs));

@@ -8,10 +8,10 @@ use crate::{
     domain::{
         Millis,
         meter::Meters,
-        report::{Transition, identifier},
+        report::{Report, Transition, identifier},
         stream::Stream,
     },
-    store::{Store, reports::Report, send::SendResult},
+    store::{Store, send::SendResult},
     stripe::{Failure, MeterEvent, Stripe},
 };
 

@@ -21,13 +21,10 @@ use super::{
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, stream::Stream},
+    domain::{Millis, report::Report, stream::Stream},
     error::Result,
     metrics,
-    store::{
-        reports::Report,
-        send::{Rules, SendResult, Task},
-    },
+    store::send::{Rules, SendResult, Task},
     stripe::REQUEST_TIMEOUT,
 };
 

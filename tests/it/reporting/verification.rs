@@ -65,7 +65,7 @@ async fn reads(world: &World) -> usize {
 /// The number of verifications in a state.
 async fn found(world: &World, state: &str) -> i64 {
     world
-        .count_rows(&format!("verifications WHERE state = '{state}'"))
+        .count_rows(&format!("verifications WHERE finding = '{state}'"))
         .await
 }
 

@@ -51,7 +51,7 @@ mod tests {
             reports: 1,
             quantity: 5,
             oldest,
-            first: vec!["acct".to_owned()],
+            first: vec![crate::domain::account_id::AccountId::parse("acct").unwrap()],
             error: None,
         };
         assert_eq!(diff(&holding(None), 0).mark, Severity::Ok);

@@ -158,7 +158,7 @@ mod tests {
             reports,
             quantity: 5,
             oldest,
-            first: vec!["acct".to_owned()],
+            first: vec![crate::domain::account_id::AccountId::parse("acct").unwrap()],
             error: Some("Stripe answered 400: no".to_owned()),
         }
     }

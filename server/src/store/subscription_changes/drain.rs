@@ -1,31 +1,36 @@
-//! What has to be at Stripe before a change may tell it: usage from before the boundary, and what was sent.
+//! Draining before a change: what of the usage from before the boundary is not yet in Stripe's totals.
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
-use super::{Step, SubscriptionChange};
 use crate::{
-    domain::stream::Stream,
-    domain::{Millis, report::State, window::Interval},
-    entity::{billing_period, subscription_change, usage_report},
+    domain::{
+        Millis, account_id::AccountId, report::State, stream::Stream,
+        subscription_change::SubscriptionChange, window::Interval,
+    },
+    entity::{
+        billing_period,
+        subscription_change::{self, SubscriptionChangeStep},
+        usage_report::{self, UsageReportState},
+    },
     error::Result,
     store::{Store, close::close_account},
 };
 
-/// Usage of the boundary's earlier side that is not surely at Stripe.
+/// Usage from before the boundary that is not known to be at Stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outstanding {
-    /// Reports that still count: late increments came after the closing.
+    /// Open reports: increments arrived after the closing.
     pub(crate) open: u64,
-    /// Reports that still count, will be sent, or are under way.
+    /// Reports that are open, closed or being sent.
     pub(crate) waiting: u64,
     /// Reports on which an admin has to decide.
     pub(crate) undecided: u64,
 }
 
-/// What Stripe showed: of a stream, in an interval.
+/// What of a stream and interval Stripe's totals were seen to contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShownAtStripe {
     pub(crate) stream: Stream,
@@ -33,17 +38,17 @@ pub(crate) struct ShownAtStripe {
     pub(crate) sum: SentSum,
 }
 
-/// What Stripe was given of a stream.
+/// What was sent of a stream and accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SentSum {
     pub(crate) reports: i64,
     pub(crate) quantity: i64,
-    /// Whether something of it takes away.
+    /// Whether a quantity is negative.
     pub(crate) has_negative: bool,
 }
 
 impl Store {
-    /// Closes what came late of what was used before a change's boundary.
+    /// Closes usage from before a change's boundary that was counted after the change began.
     pub(crate) async fn close_late(&self, change: &SubscriptionChange) -> Result<()> {
         let tx = self.begin_within_boundaries().await?;
         close_account(&tx, &change.account_id, change.boundary_at).await?;
@@ -51,10 +56,10 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that Stripe is about to be told, where nothing is outstanding and nothing was sent since Stripe
-    /// showed what it has; answers whether that is so, and `None` when somebody else went on with it. The
-    /// sender looks at the change's row under the same lock: what it was about to send is seen here, and
-    /// from here on it sends nothing of the account.
+    /// Moves a change to the step `changing`, if nothing is outstanding and nothing was sent since Stripe's totals
+    /// were read; answers whether it did, and `None` when another replica has the change. The sender reads the
+    /// change's row under the same lock: what it was about to send is seen here, and from here on it sends
+    /// nothing of the account.
     pub(crate) async fn begin_changing(
         &self,
         seen: &SubscriptionChange,
@@ -66,13 +71,13 @@ impl Store {
         let done = subscription_change::Entity::update_many()
             .col_expr(
                 subscription_change::Column::Step,
-                Expr::value(Step::Changing.name()),
+                Expr::value(SubscriptionChangeStep::Changing),
             )
             .col_expr(subscription_change::Column::HeartbeatAt, Expr::value(now))
             .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
             .filter(subscription_change::Column::Id.eq(seen.id))
             .filter(subscription_change::Column::Holder.eq(&seen.holder))
-            .filter(subscription_change::Column::Step.eq(Step::Draining.name()))
+            .filter(subscription_change::Column::Step.eq(SubscriptionChangeStep::Draining))
             .exec(&tx)
             .await?;
         if done.rows_affected != 1 {
@@ -92,11 +97,11 @@ impl Store {
         Ok(Some(is_ready))
     }
 
-    /// What of an account's billable usage from before a boundary is not surely at Stripe. On what is charged
-    /// earlier than `since` an admin may decide later.
+    /// What of an account's billable usage from before a boundary is not known to be at Stripe. Undecided reports
+    /// that are billed before `since` do not count: an admin may still decide on them after the change.
     pub(crate) async fn outstanding(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         since: Millis,
         before: Millis,
     ) -> Result<Outstanding> {
@@ -107,7 +112,7 @@ impl Store {
     /// change's boundary lies up to a second before Stripe's own.
     pub(crate) async fn charging_since(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         items: &[&str],
         at: Millis,
     ) -> Result<Option<Millis>> {
@@ -125,18 +130,22 @@ impl Store {
         Ok(start.flatten())
     }
 
-    /// What Stripe was given of a stream in an interval.
+    /// What was sent of a stream in an interval and accepted.
     pub(crate) async fn sent_sum(&self, stream: &Stream, range: Interval) -> Result<SentSum> {
         Ok(sent_sum(&self.reader, stream, range).await?)
     }
 
-    /// Whether an account has used anything since a moment that it pays for.
-    pub(crate) async fn has_billable_usage(&self, account_id: &str, since: Millis) -> Result<bool> {
+    /// Whether an account has billable usage since a moment.
+    pub(crate) async fn has_billable_usage(
+        &self,
+        account_id: &AccountId,
+        since: Millis,
+    ) -> Result<bool> {
         use usage_report::Column;
-        let free = [State::NotBillable, State::WrittenOff].map(State::name);
+        let free = [UsageReportState::NotBillable, UsageReportState::WrittenOff];
         let one = usage_report::Entity::find()
             .filter(Column::AccountId.eq(account_id))
-            .filter(charged_at(Column::LastAt).gte(since))
+            .filter(billed_at(Column::LastAt).gte(since))
             .filter(Column::State.is_not_in(free))
             .one(&self.reader)
             .await?;
@@ -144,8 +153,8 @@ impl Store {
     }
 }
 
-/// When a report's usage is charged, as far as that is known.
-fn charged_at(used_at: usage_report::Column) -> Expr {
+/// When a report's usage is billed: `bill_at` where it is set, else when it was used.
+fn billed_at(used_at: usage_report::Column) -> Expr {
     let bill_at = Expr::col(usage_report::Column::BillAt);
     Func::coalesce([bill_at, Expr::col(used_at)]).into()
 }
@@ -168,7 +177,7 @@ async fn sent_sum(
         .filter(Column::Meter.eq(&stream.meter))
         .filter(Column::EventTimestamp.gte(range.start))
         .filter(Column::EventTimestamp.lt(range.end))
-        .filter(Column::State.is_in(State::REPORTED.map(State::name)))
+        .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
         .into_tuple()
         .one(db)
         .await?;
@@ -182,24 +191,24 @@ async fn sent_sum(
 
 async fn outstanding(
     db: &impl ConnectionTrait,
-    account_id: &str,
+    account_id: &AccountId,
     since: Millis,
     before: Millis,
 ) -> std::result::Result<Outstanding, DbErr> {
     use usage_report::Column;
     const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
     let is_of_period = Column::State
-        .is_in(State::UNDECIDED.map(State::name))
-        .and(charged_at(Column::FirstAt).gte(since));
-    let rows: Vec<(String, i64)> = usage_report::Entity::find()
+        .is_in(State::UNDECIDED.map(UsageReportState::from))
+        .and(billed_at(Column::FirstAt).gte(since));
+    let rows: Vec<(UsageReportState, i64)> = usage_report::Entity::find()
         .select_only()
         .column(Column::State)
         .column_as(Column::Id.count(), "reports")
         .filter(Column::AccountId.eq(account_id))
-        .filter(charged_at(Column::FirstAt).lt(before))
+        .filter(billed_at(Column::FirstAt).lt(before))
         .filter(
             Column::State
-                .is_in(WAITING.map(State::name))
+                .is_in(WAITING.map(UsageReportState::from))
                 .or(is_of_period),
         )
         .group_by(Column::State)
@@ -209,14 +218,14 @@ async fn outstanding(
     let mut outstanding = Outstanding::default();
     for (state, reports) in rows {
         let reports = u64::try_from(reports).unwrap_or(0);
-        match State::from_name(&state) {
-            Some(state) if WAITING.contains(&state) => {
-                outstanding.waiting = outstanding.waiting.saturating_add(reports);
-                if state == State::Open {
-                    outstanding.open = reports;
-                }
-            }
-            _ => outstanding.undecided = outstanding.undecided.saturating_add(reports),
+        let state = State::from(state);
+        if WAITING.contains(&state) {
+            outstanding.waiting = outstanding.waiting.saturating_add(reports);
+        } else {
+            outstanding.undecided = outstanding.undecided.saturating_add(reports);
+        }
+        if state == State::Open {
+            outstanding.open = reports;
         }
     }
     Ok(outstanding)

@@ -1,103 +1,64 @@
-//! Changes of subscriptions, kept step by step: what was asked for, how far it is, and how it ended.
+//! Changes of subscriptions: begun, taken over after a crash, finished or undone.
 
 mod drain;
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
 
 use super::{
     Store,
-    accounts::{find_account, first_free_instant, insert_link},
     boundaries::bump_version,
     close::close_account,
     database_clock::HEARTBEAT_AHEAD_MS,
+    links::{end_link, find_account, first_free_instant, insert_link},
     reassign::{reassign_open_reports, relink_reports},
-    subscriptions::end_link,
+    rows,
+    subscriptions::record_change,
+    unfinished_changes::find_unfinished,
 };
 use crate::{
     domain::{
-        Millis, account::Billing, invoice::InvoiceState, subscription::SubscriptionSnapshot,
+        Millis,
+        account::Billing,
+        account_id::AccountId,
+        subscription::SubscriptionSnapshot,
+        subscription_change::{ChangeKind, Step, SubscriptionChange},
         window::Slots,
     },
-    entity::{billing_period, subscription_change},
+    entity::{
+        billing_period::{self, BillingPeriodInvoiceState},
+        subscription_change::{self, SubscriptionChangeStep},
+    },
     error::{Error, Result},
 };
 
 pub(crate) use drain::{Outstanding, ShownAtStripe};
 
-/// A change as it is in the database.
-pub(crate) type SubscriptionChange = subscription_change::Model;
-
-/// What is to be done to a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChangeKind {
-    /// Other prices from now on.
-    ChangePlan,
-    /// An end now.
-    Cancel,
-}
-
-/// How far a change is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Usage before the boundary is sent, and waited for at Stripe.
-    Draining,
-    /// Stripe is being told.
-    Changing,
-    /// It happened.
-    Done,
-    /// It could not happen in time, and nothing is changed.
-    Undone,
-    /// Stripe refused it, and nothing is changed.
-    Refused,
-}
-
-impl ChangeKind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::ChangePlan => "change_plan",
-            Self::Cancel => "cancel",
-        }
-    }
-}
-
-impl Step {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Draining => "drain",
-            Self::Changing => "changing",
-            Self::Done => "done",
-            Self::Undone => "undone",
-            Self::Refused => "refused",
-        }
-    }
-}
-
-/// A change that is to be begun.
+/// A change to begin.
 #[derive(Clone, Debug)]
 pub(crate) struct NewChange {
-    pub(crate) account_id: String,
+    pub(crate) account_id: AccountId,
     pub(crate) kind: ChangeKind,
-    /// What was asked for, as JSON.
+    /// What was requested, as JSON.
     pub(crate) request: String,
     pub(crate) requested_by: String,
     pub(crate) subscription: String,
-    /// Who works on it.
+    /// The replica that works on it.
     pub(crate) holder: String,
-    /// When it was begun, by the database's clock.
+    /// When it began, by the database's clock.
     pub(crate) begun_at: Millis,
-    /// How long usage is waited for.
+    /// How long draining may take.
     pub(crate) wait_ms: Millis,
 }
 
 impl Store {
-    /// Begins a change: sets its boundary to this moment, and closes what was used before it. Answers
-    /// the one that is under way where there is one, and whether it is this one.
+    /// Begins a change: sets its boundary to this moment, and closes what was used before it. If another change
+    /// is in progress, answers that one. The flag says whether the change is the new one.
     pub(crate) async fn begin_change(
         &self,
         new: &NewChange,
@@ -111,16 +72,16 @@ impl Store {
         }
         let account = find_account(&tx, &new.account_id)
             .await?
-            .ok_or_else(|| Error::AccountNotFound(new.account_id.clone()))?;
+            .ok_or_else(|| Error::AccountNotFound(new.account_id.to_string()))?;
         let now = first_free_instant(&tx, &new.account_id, clock()).await?;
         let row = subscription_change::ActiveModel {
             account_id: Set(new.account_id.clone()),
             id: Set(Uuid::now_v7()),
-            kind: Set(new.kind.name().to_owned()),
+            kind: Set(new.kind.into()),
             request: Set(new.request.clone()),
             requested_by: Set(new.requested_by.clone()),
             subscription: Set(new.subscription.clone()),
-            step: Set(Step::Draining.name().to_owned()),
+            step: Set(SubscriptionChangeStep::Draining),
             boundary_at: Set(now),
             started_at: Set(new.begun_at),
             deadline_at: Set(new.begun_at.saturating_add(new.wait_ms)),
@@ -133,7 +94,7 @@ impl Store {
             .exec_with_returning(&tx)
             .await?;
         match new.kind {
-            // What is used from here on is nobody's to pay.
+            // Usage after the boundary is not billed until the change ends.
             ChangeKind::Cancel => {
                 end_link(&tx, &account, now, now).await?;
             }
@@ -155,30 +116,34 @@ impl Store {
         close_account(&tx, &new.account_id, now).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
-        Ok((begun, true))
+        Ok((begun.into(), true))
     }
 
-    /// The change of an account that is under way.
-    pub(crate) async fn find_change(&self, account_id: &str) -> Result<Option<SubscriptionChange>> {
+    /// The change of an account that is in progress.
+    pub(crate) async fn find_change(
+        &self,
+        account_id: &AccountId,
+    ) -> Result<Option<SubscriptionChange>> {
         Ok(find_unfinished(&self.reader, account_id).await?)
     }
 
     /// A change as it is now.
     pub(crate) async fn get_change(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         id: Uuid,
     ) -> Result<SubscriptionChange> {
-        subscription_change::Entity::find_by_id((account_id.to_owned(), id))
+        subscription_change::Entity::find_by_id((account_id.clone(), id))
             .one(&self.reader)
             .await?
-            .ok_or_else(|| Error::Internal(format!("change {id} is gone").into()))
+            .map(SubscriptionChange::from)
+            .ok_or_else(|| Error::Internal(format!("subscription change {id} not found").into()))
     }
 
-    /// SubscriptionChanges that nobody has worked on since a moment.
+    /// Unfinished changes that no replica has worked on since a moment.
     pub(crate) async fn abandoned_changes(&self, since: Millis) -> Result<Vec<SubscriptionChange>> {
         const BATCH_SIZE: u64 = 64;
-        Ok(subscription_change::Entity::find()
+        let abandoned = subscription_change::Entity::find()
             .filter(subscription_change::Column::FinishedAt.is_null())
             .filter(
                 subscription_change::Column::HeartbeatAt
@@ -189,10 +154,11 @@ impl Store {
             .order_by_asc(subscription_change::Column::HeartbeatAt)
             .limit(BATCH_SIZE)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(abandoned))
     }
 
-    /// Takes a change over, or says that it is still worked on; false when somebody else has it.
+    /// Takes a change over, or renews its heartbeat; false when another replica has it.
     pub(crate) async fn hold_change(
         &self,
         seen: &SubscriptionChange,
@@ -211,7 +177,7 @@ impl Store {
         Ok(done.rows_affected == 1)
     }
 
-    /// Records that a change happened, and what Stripe says of the subscription since.
+    /// Records that Stripe made a change, and the subscription after it.
     pub(crate) async fn finish_change(
         &self,
         seen: &SubscriptionChange,
@@ -230,7 +196,7 @@ impl Store {
         } else {
             Vec::new()
         };
-        // What the removed items charge ended at the boundary, and is on an invoice already.
+        // The removed items charged until the boundary, and that is invoiced already.
         let removed = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.eq(&seen.account_id))
             .filter(billing_period::Column::Subscription.eq(&seen.subscription))
@@ -244,7 +210,7 @@ impl Store {
                 .col_expr(billing_period::Column::PeriodEnd, Expr::value(end))
                 .col_expr(
                     billing_period::Column::InvoiceState,
-                    Expr::value(InvoiceState::Final.name()),
+                    Expr::value(BillingPeriodInvoiceState::Final),
                 )
                 .filter(billing_period::Column::AccountId.eq(&row.account_id))
                 .filter(billing_period::Column::Item.eq(&row.item))
@@ -252,14 +218,14 @@ impl Store {
                 .exec(&tx)
                 .await?;
         }
-        super::subscriptions::record_change(&tx, &seen.account_id, snapshot, cut, now).await?;
+        record_change(&tx, &seen.account_id, snapshot, cut, now).await?;
         reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Records that a change did not happen: usage from its boundary on is billed as before.
+    /// Records that a change was not made: usage from its boundary on is billed as before.
     pub(crate) async fn undo_change(
         &self,
         seen: &SubscriptionChange,
@@ -300,17 +266,21 @@ impl Store {
         Ok(())
     }
 
-    /// The newest subscription_changes of an account.
-    pub(crate) async fn last_change(&self, account_id: &str) -> Result<Option<SubscriptionChange>> {
-        Ok(subscription_change::Entity::find()
+    /// The newest change of an account.
+    pub(crate) async fn last_change(
+        &self,
+        account_id: &AccountId,
+    ) -> Result<Option<SubscriptionChange>> {
+        let last = subscription_change::Entity::find()
             .filter(subscription_change::Column::AccountId.eq(account_id))
             .order_by_desc(subscription_change::Column::Id)
             .one(&self.reader)
-            .await?)
+            .await?;
+        Ok(last.map(SubscriptionChange::from))
     }
 }
 
-/// Ends a change, while who ends it still has it and it is as far as he thinks.
+/// Ends a change, if its holder and step are still those that were read.
 async fn finish(
     tx: &impl ConnectionTrait,
     seen: &SubscriptionChange,
@@ -319,50 +289,17 @@ async fn finish(
     now: Millis,
 ) -> std::result::Result<bool, DbErr> {
     let done = subscription_change::Entity::update_many()
-        .col_expr(subscription_change::Column::Step, Expr::value(step.name()))
+        .col_expr(
+            subscription_change::Column::Step,
+            Expr::value(SubscriptionChangeStep::from(step)),
+        )
         .col_expr(subscription_change::Column::FinishedAt, Expr::value(now))
         .col_expr(subscription_change::Column::Error, Expr::value(error))
         .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
         .filter(subscription_change::Column::Id.eq(seen.id))
         .filter(subscription_change::Column::Holder.eq(&seen.holder))
-        .filter(subscription_change::Column::Step.eq(&seen.step))
+        .filter(subscription_change::Column::Step.eq(SubscriptionChangeStep::from(seen.step)))
         .exec(tx)
         .await?;
     Ok(done.rows_affected == 1)
-}
-
-async fn find_unfinished(
-    db: &impl ConnectionTrait,
-    account_id: &str,
-) -> std::result::Result<Option<SubscriptionChange>, DbErr> {
-    subscription_change::Entity::find()
-        .filter(subscription_change::Column::AccountId.eq(account_id))
-        .filter(subscription_change::Column::FinishedAt.is_null())
-        .one(db)
-        .await
-}
-
-/// Whether somebody is changing an account's subscription.
-pub(super) async fn has_unfinished(
-    db: &impl ConnectionTrait,
-    account_id: &str,
-) -> std::result::Result<bool, DbErr> {
-    Ok(find_unfinished(db, account_id).await?.is_some())
-}
-
-/// Whether an account's subscription is being changed, so that it is not known yet what usage of a moment is
-/// charged by: what is used from the boundary on while earlier usage drains, and everything once Stripe is told.
-pub(super) async fn is_held_back(
-    tx: &DatabaseTransaction,
-    account_id: &str,
-    at: Millis,
-) -> std::result::Result<bool, DbErr> {
-    let under_way = subscription_change::Entity::find()
-        .filter(subscription_change::Column::AccountId.eq(account_id))
-        .filter(subscription_change::Column::FinishedAt.is_null())
-        .lock_shared()
-        .one(tx)
-        .await?;
-    Ok(under_way
-        .is_some_and(|change| change.boundary_at <= at || change.step == Step::Changing.name()))
 }

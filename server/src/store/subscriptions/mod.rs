@@ -1,4 +1,4 @@
-//! Which subscriptions accounts follow, as Stripe last said, and which of them are to be looked at.
+//! The subscriptions of accounts as they were last synced, and which of them to sync next.
 
 mod periods;
 mod snapshot;
@@ -11,31 +11,31 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, boundaries::read_links};
+use super::{Store, links::read_links, rows};
 use crate::{
-    domain::{DAY_MS, Millis, account::Link, subscription::SubscriptionSnapshot},
+    domain::{
+        DAY_MS, Millis,
+        account::Link,
+        account_id::AccountId,
+        billing_period::BillingPeriod,
+        subscription::{SubscriptionSnapshot, SyncedSubscription},
+    },
     entity::{billing_period, customer, subscription},
     error::Result,
 };
 
 pub(crate) use periods::InvoicedPeriod;
-pub(super) use snapshot::{end_link, record_change, record_snapshot};
+pub(super) use snapshot::{record_change, record_snapshot};
 
 /// Periods that ended longer ago than this are left as they are.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
-
-/// A subscription as it is_up_to_date in the database.
-pub(crate) type SyncedAccount = subscription::Model;
-
-/// A billing period as it is_up_to_date in the database.
-pub(crate) type Period = billing_period::Model;
 
 impl Store {
     /// The accounts that some customers belong to, by customer.
     pub(crate) async fn accounts_of_customers(
         &self,
         customers: &[&str],
-    ) -> Result<HashMap<String, String>> {
+    ) -> Result<HashMap<String, AccountId>> {
         let rows = customer::Entity::find()
             .filter(customer::Column::Customer.is_in(customers.iter().copied()))
             .all(&self.reader)
@@ -49,8 +49,8 @@ impl Store {
     /// The latest link of each of some accounts.
     pub(crate) async fn links_of_accounts(
         &self,
-        accounts: &[&str],
-    ) -> Result<HashMap<String, Link>> {
+        accounts: &[&AccountId],
+    ) -> Result<HashMap<AccountId, Link>> {
         let links = read_links(&self.reader, accounts.iter().copied()).await?;
         Ok(links
             .into_iter()
@@ -61,10 +61,10 @@ impl Store {
     /// What is stored of some accounts' subscriptions, each with its latest periods.
     pub(crate) async fn synced(
         &self,
-        accounts: &[&str],
+        accounts: &[&AccountId],
         now: Millis,
-    ) -> Result<Vec<(SyncedAccount, Vec<Period>)>> {
-        let rows = subscription::Entity::find()
+    ) -> Result<Vec<(SyncedSubscription, Vec<BillingPeriod>)>> {
+        let subscriptions = subscription::Entity::find()
             .filter(subscription::Column::AccountId.is_in(accounts.iter().copied()))
             .all(&self.reader)
             .await?;
@@ -73,8 +73,10 @@ impl Store {
             .filter(billing_period::Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
             .all(&self.reader)
             .await?;
-        Ok(rows
+        let periods: Vec<BillingPeriod> = rows::all(periods);
+        Ok(subscriptions
             .into_iter()
+            .map(SyncedSubscription::from)
             .map(|row| {
                 let own = periods.iter().filter(|period| {
                     period.account_id == row.account_id
@@ -86,14 +88,14 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions that are not known to have ended and were not looked at since a moment, after the account
+    /// Subscriptions that are not known to have ended and were last synced before a moment, after the account
     /// and subscription given.
     pub(crate) async fn unseen_subscriptions(
         &self,
         since: Millis,
-        after: Option<&(String, String)>,
+        after: Option<&(AccountId, String)>,
         limit: u64,
-    ) -> Result<Vec<SyncedAccount>> {
+    ) -> Result<Vec<SyncedSubscription>> {
         use subscription::Column;
         let mut query = subscription::Entity::find()
             .filter(Column::EndedAt.is_null())
@@ -103,32 +105,34 @@ impl Store {
                 Expr::col(Column::AccountId),
                 Expr::col(Column::Subscription),
             ];
-            let last = [account, subscription].map(|name| Expr::value(name.as_str()));
+            let last = [account.as_str(), subscription].map(Expr::value);
             query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
         }
-        Ok(query
+        let unseen = query
             .order_by_asc(Column::AccountId)
             .order_by_asc(Column::Subscription)
             .limit(limit)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(unseen))
     }
 
-    /// Subscriptions that somebody needs the truth of by now.
+    /// Subscriptions whose requested sync is due.
     pub(crate) async fn requested_syncs(
         &self,
         now: Millis,
         limit: u64,
-    ) -> Result<Vec<SyncedAccount>> {
-        Ok(subscription::Entity::find()
+    ) -> Result<Vec<SyncedSubscription>> {
+        let requested = subscription::Entity::find()
             .filter(subscription::Column::SyncRequestedAt.lte(now))
             .order_by_asc(subscription::Column::SyncRequestedAt)
             .limit(limit)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(requested))
     }
 
-    /// Notes that subscriptions were looked at and stand as they were.
+    /// Records that subscriptions were read from Stripe and had not changed.
     pub(crate) async fn touch_subscriptions(&self, seen: &[String], now: Millis) -> Result<()> {
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
@@ -138,36 +142,41 @@ impl Store {
         Ok(())
     }
 
-    /// Has a subscription that Stripe did not answer for wait.
-    pub(crate) async fn delay_sync(&self, wanted: &SyncedAccount, until: Millis) -> Result<()> {
+    /// Delays a requested sync, because Stripe did not answer.
+    pub(crate) async fn delay_sync(
+        &self,
+        requested: &SyncedSubscription,
+        until: Millis,
+    ) -> Result<()> {
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncRequestedAt, Expr::value(until))
-            .filter(subscription::Column::AccountId.eq(&wanted.account_id))
-            .filter(subscription::Column::Subscription.eq(&wanted.subscription))
+            .filter(subscription::Column::AccountId.eq(&requested.account_id))
+            .filter(subscription::Column::Subscription.eq(&requested.subscription))
             .exec(&self.writer)
             .await?;
         Ok(())
     }
 
-    /// Notes that nobody needs the truth of a subscription more than was wanted at a moment.
-    pub(crate) async fn clear_sync_request(&self, wanted: &SyncedAccount) -> Result<()> {
+    /// Clears a sync request, unless another came since it was read.
+    pub(crate) async fn clear_sync_request(&self, requested: &SyncedSubscription) -> Result<()> {
         subscription::Entity::update_many()
             .col_expr(
                 subscription::Column::SyncRequestedAt,
                 Expr::value(None::<i64>),
             )
-            .filter(subscription::Column::AccountId.eq(&wanted.account_id))
-            .filter(subscription::Column::Subscription.eq(&wanted.subscription))
-            .filter(subscription::Column::SyncRequestedAt.eq(wanted.sync_requested_at))
+            .filter(subscription::Column::AccountId.eq(&requested.account_id))
+            .filter(subscription::Column::Subscription.eq(&requested.subscription))
+            .filter(subscription::Column::SyncRequestedAt.eq(requested.sync_requested_at))
             .exec(&self.writer)
             .await?;
         Ok(())
     }
 
-    /// Notes that Stripe has a customer no more: what an invoice would have charged is parked, not missed.
+    /// Records that a customer was deleted at Stripe: what its invoices would have charged becomes
+    /// `customer_deleted`, not `too_late`.
     pub(crate) async fn mark_customer_deleted(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         customer: &str,
         now: Millis,
     ) -> Result<()> {
@@ -185,8 +194,8 @@ impl Store {
 
 /// Whether what is stored says the same as Stripe does, so that nothing needs a lock.
 pub(crate) fn is_up_to_date(
-    stored: &SyncedAccount,
-    periods: &[Period],
+    stored: &SyncedSubscription,
+    periods: &[BillingPeriod],
     link_ended: bool,
     snapshot: &SubscriptionSnapshot,
 ) -> bool {
@@ -213,10 +222,10 @@ pub(crate) fn is_up_to_date(
     is_same && has_all && !has_more && (link_ended != snapshot.is_live || snapshot.items.is_empty())
 }
 
-/// Asks the sync for a subscription's truth before the next poll; one that waits goes on waiting.
+/// Requests a sync before the next poll; an earlier request that still waits stays as it is.
 pub(super) async fn request_sync(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     subscription: &str,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
@@ -224,11 +233,6 @@ pub(super) async fn request_sync(
         .col_expr(subscription::Column::SyncRequestedAt, Expr::value(now))
         .filter(subscription::Column::AccountId.eq(account_id))
         .filter(subscription::Column::Subscription.eq(subscription))
-        .filter(
-            subscription::Column::SyncRequestedAt
-                .is_null()
-                .or(subscription::Column::SyncRequestedAt.lt(now)),
-        )
         .filter(subscription::Column::SyncRequestedAt.is_null())
         .exec(tx)
         .await

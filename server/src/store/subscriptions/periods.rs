@@ -7,17 +7,19 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
-use super::{Period, RELEVANT_MS};
+use super::RELEVANT_MS;
 use crate::{
     domain::{
         Millis,
+        account_id::AccountId,
+        billing_period::BillingPeriod,
         invoice::InvoiceState,
         subscription::{ItemSnapshot, SubscriptionSnapshot},
         window::Slots,
     },
-    entity::billing_period,
+    entity::billing_period::{self, BillingPeriodInvoiceState},
     error::Result,
-    store::{Store, boundaries::bump_version, reassign::reassign_open_reports},
+    store::{Store, boundaries::bump_version, reassign::reassign_open_reports, rows},
 };
 
 /// What an invoice says of a billing period.
@@ -36,18 +38,18 @@ pub(crate) struct InvoicedPeriod {
 }
 
 impl Store {
-    /// Periods that have ended and whose invoices are not known to be final, with what is due to be asked:
-    /// nothing is known of them, or their drafts should have ended; after the account, item and start given.
+    /// Periods that have ended and whose invoices have to be read: nothing is known of them, or their drafts
+    /// should have become final. After the account, item and start given.
     pub(crate) async fn uninvoiced_periods(
         &self,
         now: Millis,
-        after: Option<&(String, String, Millis)>,
+        after: Option<&(AccountId, String, Millis)>,
         limit: u64,
-    ) -> Result<Vec<Period>> {
+    ) -> Result<Vec<BillingPeriod>> {
         use billing_period::Column;
-        let unknown = Column::InvoiceState.eq(InvoiceState::Unknown.name());
+        let unknown = Column::InvoiceState.eq(BillingPeriodInvoiceState::Unknown);
         let overdue = Column::InvoiceState
-            .eq("draft")
+            .eq(BillingPeriodInvoiceState::Draft)
             .and(Column::DraftUntil.is_null().or(Column::DraftUntil.lte(now)));
         let mut query = billing_period::Entity::find()
             .filter(Column::PeriodEnd.lte(now))
@@ -57,25 +59,26 @@ impl Store {
         if let Some((account, item, start)) = after {
             let place = [Column::AccountId, Column::Item, Column::PeriodStart].map(Expr::col);
             let last = [
-                Expr::value(account.as_str()),
+                Expr::value(account),
                 Expr::value(item.as_str()),
                 Expr::value(*start),
             ];
             query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
         }
-        Ok(query
+        let periods = query
             .order_by_asc(Column::AccountId)
             .order_by_asc(Column::Item)
             .order_by_asc(Column::PeriodStart)
             .limit(limit)
             .all(&self.reader)
-            .await?)
+            .await?;
+        Ok(rows::all(periods))
     }
 
-    /// Records what invoices say of an account's periods; a period that nobody has seen yet is a boundary.
+    /// Records what invoices say of an account's periods; a period that was not known yet is a boundary.
     pub(crate) async fn record_invoices(
         &self,
-        synced: (&str, &str),
+        synced: (&AccountId, &str),
         invoiced: &[InvoicedPeriod],
         slots: Slots,
         now: Millis,
@@ -85,7 +88,7 @@ impl Store {
         let known = periods_of(&tx, account_id, subscription).await?;
         let mut has_new = false;
         for period in invoiced {
-            let (state, until) = parts(period.state);
+            let (state, until) = columns(period.state);
             let row = known
                 .iter()
                 .find(|row| row.item == period.item && row.period_end == period.end);
@@ -107,9 +110,9 @@ impl Store {
             let Some(like) = own().next().filter(|_| !is_known) else {
                 continue;
             };
-            // A whole period went by without a look: its invoice says that it was.
+            // A whole period passed between two syncs: only its invoice shows that it existed.
             let row = billing_period::ActiveModel {
-                account_id: Set(account_id.to_owned()),
+                account_id: Set(account_id.clone()),
                 item: Set(period.item.clone()),
                 period_start: Set(period.start),
                 period_end: Set(period.end),
@@ -118,7 +121,7 @@ impl Store {
                 meter: Set(like.meter.clone()),
                 price: Set(like.price.clone()),
                 invoice: Set(Some(period.invoice.clone())),
-                invoice_state: Set(state.to_owned()),
+                invoice_state: Set(state),
                 draft_until: Set(until),
                 ..Default::default()
             };
@@ -132,13 +135,13 @@ impl Store {
         Ok(())
     }
 
-    /// Says that no invoice of a period will ever be found: it takes no usage any more.
-    pub(crate) async fn give_up_on_invoice(&self, period: &Period) -> Result<()> {
+    /// Records that a period will have no invoice: it takes no usage any more.
+    pub(crate) async fn give_up_on_invoice(&self, period: &BillingPeriod) -> Result<()> {
         let tx = self.begin().await?;
         update_period(period)
             .col_expr(
                 billing_period::Column::InvoiceState,
-                Expr::value(InvoiceState::Final.name()),
+                Expr::value(BillingPeriodInvoiceState::Final),
             )
             .exec(&tx)
             .await?;
@@ -147,10 +150,10 @@ impl Store {
     }
 }
 
-/// Makes the account's billing periods what the items say; answers the boundaries that came or moved.
+/// Updates the account's billing periods to a snapshot; answers the boundaries that are new or moved.
 pub(super) async fn move_periods(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<Vec<Millis>, DbErr> {
@@ -163,7 +166,7 @@ pub(super) async fn move_periods(
         };
         let mut change = update_period(row).col_expr(Column::PeriodEnd, Expr::value(end));
         if is_charged {
-            let state = InvoiceState::Final.name();
+            let state = BillingPeriodInvoiceState::Final;
             change = change.col_expr(Column::InvoiceState, Expr::value(state));
         }
         change.exec(tx).await?;
@@ -211,18 +214,19 @@ pub(super) async fn insert_period(
 
 async fn periods_of(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     subscription: &str,
-) -> std::result::Result<Vec<Period>, DbErr> {
-    billing_period::Entity::find()
+) -> std::result::Result<Vec<BillingPeriod>, DbErr> {
+    let periods = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.eq(account_id))
         .filter(billing_period::Column::Subscription.eq(subscription))
         .order_by_asc(billing_period::Column::PeriodStart)
         .all(tx)
-        .await
+        .await?;
+    Ok(rows::all(periods))
 }
 
-fn update_period(row: &Period) -> sea_orm::UpdateMany<billing_period::Entity> {
+fn update_period(row: &BillingPeriod) -> sea_orm::UpdateMany<billing_period::Entity> {
     billing_period::Entity::update_many()
         .filter(billing_period::Column::AccountId.eq(&row.account_id))
         .filter(billing_period::Column::Item.eq(&row.item))
@@ -230,14 +234,14 @@ fn update_period(row: &Period) -> sea_orm::UpdateMany<billing_period::Entity> {
 }
 
 pub(super) fn period_row(
-    account_id: &str,
+    account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     item: &ItemSnapshot,
     now: Millis,
 ) -> billing_period::ActiveModel {
     let charged = item.charged();
     billing_period::ActiveModel {
-        account_id: Set(account_id.to_owned()),
+        account_id: Set(account_id.clone()),
         item: Set(item.item.clone()),
         period_start: Set(charged.start),
         period_end: Set(charged.end),
@@ -249,10 +253,14 @@ pub(super) fn period_row(
     }
 }
 
-/// Where a known period ends otherwise than was thought, and whether it has been charged by then.
-fn end_of(row: &Period, snapshot: &SubscriptionSnapshot, now: Millis) -> Option<(Millis, bool)> {
+/// Where a known period's end changed: the new end, and whether its invoice is final by then.
+fn end_of(
+    row: &BillingPeriod,
+    snapshot: &SubscriptionSnapshot,
+    now: Millis,
+) -> Option<(Millis, bool)> {
     let current = snapshot.items.iter().find(|item| item.item == row.item);
-    // It is there, and its meter is one that nobody knows just now: that says nothing of the period.
+    // The item exists, but charges for no configured meter now: that says nothing about the period.
     if snapshot.is_live && current.is_none() && snapshot.all_items.contains(&row.item) {
         return None;
     }
@@ -265,7 +273,7 @@ fn end_of(row: &Period, snapshot: &SubscriptionSnapshot, now: Millis) -> Option<
         Some(_) if row.period_end <= now => return None,
         Some(item) => {
             let charged = item.charged();
-            // An item may be known from before it was made: from when it was asked for.
+            // A plan change's item is recorded from the change's boundary on, before Stripe creates it.
             let is_same = charged.start <= row.period_start || charged.start == item.created;
             if is_same {
                 (charged.end, false)
@@ -277,10 +285,11 @@ fn end_of(row: &Period, snapshot: &SubscriptionSnapshot, now: Millis) -> Option<
     (end != row.period_end).then_some((end, is_charged))
 }
 
-fn parts(state: InvoiceState) -> (&'static str, Option<Millis>) {
+/// An invoice's state as the columns `invoice_state` and `draft_until`.
+fn columns(state: InvoiceState) -> (BillingPeriodInvoiceState, Option<Millis>) {
     let until = match state {
         InvoiceState::Draft { until } => until,
         InvoiceState::Unknown | InvoiceState::Final => None,
     };
-    (state.name(), until)
+    (state.into(), until)
 }

@@ -1,5 +1,4 @@
-//! Making what Stripe says of a subscription true here: its row, its periods and the account's link, in one
-//! transaction.
+//! Applying a snapshot of a subscription: its row, its periods and the account's link, in one transaction.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -15,7 +14,8 @@ use super::{
 use crate::{
     domain::{
         Millis, SECOND_MS,
-        account::{Billing, valid_from},
+        account::{Account, Billing, valid_from},
+        account_id::AccountId,
         subscription::SubscriptionSnapshot,
         window::Slots,
     },
@@ -23,18 +23,18 @@ use crate::{
     error::Result,
     store::{
         Store,
-        accounts::{Account, find_account, insert_link, taken_until},
-        boundaries::{bump_version, read_links},
+        boundaries::bump_version,
+        links::{end_link, find_account, insert_link, read_links_of, taken_until},
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
-        subscription_changes::has_unfinished,
+        unfinished_changes::has_unfinished,
     },
 };
 
 impl Store {
-    /// Makes what Stripe says of an account's subscription true here; false where it was already.
+    /// Applies a snapshot of an account's subscription; false where nothing changed.
     pub(crate) async fn apply_snapshot(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
         slots: Slots,
         now: Millis,
@@ -44,7 +44,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         };
-        // Who changes the subscription says himself what comes of it.
+        // A change in progress writes its own result; do not overwrite it.
         if has_unfinished(&tx, account_id).await? {
             tx.rollback().await?;
             return Ok(false);
@@ -72,7 +72,7 @@ impl Store {
         Ok(is_new || is_relinked || !moved.is_empty())
     }
 
-    /// Ends what is billed to accounts whose subscriptions were known to end by now.
+    /// Ends the links of accounts whose subscriptions were scheduled to end by now.
     pub(crate) async fn end_due_subscriptions(&self, slots: Slots, now: Millis) -> Result<u64> {
         const BATCH_SIZE: u64 = 500;
         let due = subscription::Entity::find()
@@ -99,7 +99,7 @@ impl Store {
                 bump_version(&tx).await?;
                 ended = ended.saturating_add(1);
             }
-            // Whether Stripe thinks so too is asked at once.
+            // Read at once whether it ended at Stripe too.
             request_sync(&tx, &row.account_id, &row.subscription, now).await?;
             subscription::Entity::update_many()
                 .col_expr(subscription::Column::CancelAt, Expr::value(None::<i64>))
@@ -112,10 +112,10 @@ impl Store {
         Ok(ended)
     }
 
-    /// Ends what is billed to a customer that is gone.
+    /// Ends the link to a customer that was deleted at Stripe.
     pub(crate) async fn end_customer(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         customer: &str,
         slots: Slots,
         now: Millis,
@@ -137,11 +137,11 @@ impl Store {
     }
 }
 
-/// Records what Stripe says of an account's subscription; answers whether that is news, and the boundaries that
-/// came or moved.
+/// Records a snapshot of an account's subscription; answers whether its status changed, and the boundaries that
+/// are new or moved.
 pub(in crate::store) async fn record_snapshot(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<(bool, Vec<Millis>), DbErr> {
@@ -149,11 +149,11 @@ pub(in crate::store) async fn record_snapshot(
     Ok((is_new, move_periods(tx, account_id, snapshot, now).await?))
 }
 
-/// Records what a change made of a subscription: its new items charge from the boundary on here, and from
-/// when they were made at Stripe.
+/// Records a subscription after a change: usage belongs to its new items from the boundary on, and Stripe bills
+/// it from when it created them.
 pub(in crate::store) async fn record_change(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     boundary: Millis,
     now: Millis,
@@ -164,7 +164,7 @@ pub(in crate::store) async fn record_change(
     }
     for item in &snapshot.items {
         let charged = item.charged();
-        // What stood before the change goes on as it was.
+        // Items that existed before the change keep their periods.
         if item.created < boundary.saturating_sub(SECOND_MS) || charged.end <= boundary {
             continue;
         }
@@ -178,17 +178,17 @@ pub(in crate::store) async fn record_change(
 
 async fn upsert_subscription(
     tx: &DatabaseTransaction,
-    account_id: &str,
+    account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<bool, DbErr> {
     use subscription::Column;
     let before =
-        subscription::Entity::find_by_id((account_id.to_owned(), snapshot.subscription.clone()))
+        subscription::Entity::find_by_id((account_id.clone(), snapshot.subscription.clone()))
             .one(tx)
             .await?;
     let row = subscription::ActiveModel {
-        account_id: Set(account_id.to_owned()),
+        account_id: Set(account_id.clone()),
         subscription: Set(snapshot.subscription.clone()),
         customer: Set(snapshot.customer.clone()),
         status: Set(snapshot.status.clone()),
@@ -216,7 +216,7 @@ async fn upsert_subscription(
     Ok(before.is_none_or(|before| before.status != snapshot.status))
 }
 
-/// Ends what the account bills to, or begins it again, where the subscription did.
+/// Ends the account's link where its subscription ended, and begins it again where the subscription did.
 async fn move_link(
     tx: &DatabaseTransaction,
     account: &Account,
@@ -231,17 +231,14 @@ async fn move_link(
             let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
             end_link(tx, account, at, now).await
         }
-        // One that should have ended by now is not begun again because Stripe is a moment late.
+        // A subscription that should have ended by now is not begun again because Stripe ends it a little late.
         (Billing::Ended { subscription, .. }, true)
             if snapshot.cancel_at.is_none_or(|at| at > now) =>
         {
             let Some(since) = snapshot.charges_since() else {
                 return Ok(false);
             };
-            let links = read_links(tx, std::iter::once(account.id.as_str()))
-                .await?
-                .remove(&account.id)
-                .unwrap_or_default();
+            let links = read_links_of(tx, &account.id).await?;
             let taken = taken_until(tx, &snapshot.customer, &account.id, now).await?;
             let from = valid_from(&links, &snapshot.customer, taken, None, Some(since), now)
                 .map_err(|violation| DbErr::Custom(violation.message))?;
@@ -255,29 +252,6 @@ async fn move_link(
         }
         _ => Ok(false),
     }
-}
-
-/// Remembers the customer, and bills nothing to it from a moment on; false where that is so already.
-pub(in crate::store) async fn end_link(
-    tx: &DatabaseTransaction,
-    account: &Account,
-    at: Millis,
-    now: Millis,
-) -> std::result::Result<bool, DbErr> {
-    let Billing::Stripe {
-        customer,
-        subscription,
-    } = account.link.billing.clone()
-    else {
-        return Ok(false);
-    };
-    let billing = Billing::Ended {
-        customer,
-        subscription,
-    };
-    let version = account.link.version.saturating_add(1);
-    insert_link(tx, &account.id, &billing, (version, at), now).await?;
-    Ok(true)
 }
 
 fn bills_to(account: &Account, customer: &str) -> bool {

@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::{SubscriptionChanges, change::RequestedChange, drain::Drained};
 use crate::{
-    domain::SECOND_MS,
+    domain::{
+        SECOND_MS,
+        subscription_change::{Step, SubscriptionChange},
+    },
     error::{Error, Result},
-    store::subscription_changes::{Step, SubscriptionChange},
     stripe::{
         Failure,
         subscriptions::{CancelNow, Subscription},
@@ -75,11 +77,11 @@ impl SubscriptionChanges {
                 .undo(change, Step::Undone, "the stored request cannot be read")
                 .await;
         };
-        if change.step == Step::Draining.name() {
+        if change.step == Step::Draining {
             if !self.drain(change, stop).await? {
                 return Ok(());
             }
-            Step::Changing.name().clone_into(&mut change.step);
+            change.step = Step::Changing;
         }
         self.change_at_stripe(change, &requested, stop).await
     }
@@ -266,7 +268,7 @@ impl SubscriptionChanges {
             .finish_change(change, &snapshot, self.sync.slots, self.store.now().await?)
             .await?;
         self.signals.send.wake();
-        tracing::info!(change = %change.id, kind = %change.kind, "the subscription was changed");
+        tracing::info!(change = %change.id, kind = ?change.kind, "the subscription was changed");
         Ok(())
     }
 

@@ -7,12 +7,15 @@ use uuid::Uuid;
 
 use super::SubscriptionChanges;
 use crate::{
-    domain::{Millis, SECOND_MS, account::Billing},
-    error::{Error, Result},
-    store::{
-        close::Scope,
-        subscription_changes::{ChangeKind, NewChange, Step, SubscriptionChange},
+    domain::{
+        Millis, SECOND_MS,
+        account::Billing,
+        account_id::AccountId,
+        run::Scope,
+        subscription_change::{ChangeKind, Step, SubscriptionChange},
     },
+    error::{Error, Result},
+    store::subscription_changes::NewChange,
     stripe::{Failure, subscriptions::Subscription},
     workers::subscription_sync::{snapshot, sync::SyncError},
 };
@@ -68,7 +71,7 @@ impl SubscriptionChanges {
     /// Changes an account's subscription as requested and waits for the end; returns the change, if one was needed.
     pub(crate) async fn change(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         requested: RequestedChange,
         requested_by: String,
     ) -> Result<Option<SubscriptionChange>> {
@@ -79,7 +82,7 @@ impl SubscriptionChanges {
             .store
             .find_account(account_id)
             .await?
-            .ok_or_else(|| Error::AccountNotFound(account_id.to_owned()))?;
+            .ok_or_else(|| Error::AccountNotFound(account_id.to_string()))?;
         let cancels = !matches!(requested, RequestedChange::Prices(_));
         if cancels && matches!(account.link.billing, Billing::Ended { .. }) {
             return self.store.last_change(account_id).await;
@@ -101,7 +104,7 @@ impl SubscriptionChanges {
         self.check_usage(account_id, &live_snapshot, &requested)
             .await?;
         let new = NewChange {
-            account_id: account_id.to_owned(),
+            account_id: account_id.clone(),
             kind,
             request: requested.encode(),
             requested_by,
@@ -114,7 +117,7 @@ impl SubscriptionChanges {
             .store
             .begin_change(&new, self.sync.slots, || self.clock.now())
             .await?;
-        let scope = Scope::Accounts(vec![account_id.to_owned()]);
+        let scope = Scope::Accounts(vec![account_id.clone()]);
         self.store
             .retry_now(&scope, self.store.now().await?)
             .await?;
@@ -128,7 +131,11 @@ impl SubscriptionChanges {
         self.join(begun, &requested).await.map(Some)
     }
 
-    async fn cancel_at_period_end(&self, account_id: &str, found: &Subscription) -> Result<()> {
+    async fn cancel_at_period_end(
+        &self,
+        account_id: &AccountId,
+        found: &Subscription,
+    ) -> Result<()> {
         let key = format!("cancel-at-end-{}-{}", found.id, Uuid::now_v7());
         let changed = self
             .stripe
@@ -149,7 +156,7 @@ impl SubscriptionChanges {
         requested: &RequestedChange,
     ) -> Result<SubscriptionChange> {
         if change.request != requested.encode() {
-            return Err(Error::ChangeUnderWay(change.account_id));
+            return Err(Error::ChangeUnderWay(change.account_id.into()));
         }
         let until = self
             .store
@@ -159,14 +166,14 @@ impl SubscriptionChanges {
             .saturating_add(STRIPE_WAIT_MS);
         loop {
             let seen = self.store.get_change(&change.account_id, change.id).await?;
-            if seen.step == Step::Done.name() {
+            if seen.step == Step::Done {
                 return Ok(seen);
             }
             let why = || seen.error.clone().unwrap_or_default();
-            if seen.step == Step::Refused.name() {
+            if seen.step == Step::Refused {
                 return Err(Error::SubscriptionNotChangeable(why()));
             }
-            if seen.step == Step::Undone.name() {
+            if seen.step == Step::Undone {
                 return Err(Error::ChangeTimedOut(why()));
             }
             if self.store.now().await? >= until {

@@ -3,10 +3,12 @@
 use super::SubscriptionChanges;
 use crate::{
     domain::{
-        MINUTE_MS, Millis, stream::Stream, subscription::SubscriptionSnapshot, window::Interval,
+        MINUTE_MS, Millis, account_id::AccountId, stream::Stream,
+        subscription::SubscriptionSnapshot, subscription_change::SubscriptionChange,
+        window::Interval,
     },
     error::Result,
-    store::subscription_changes::{Outstanding, ShownAtStripe, SubscriptionChange},
+    store::subscription_changes::{Outstanding, ShownAtStripe},
     workers::subscription_sync::sync::SyncError,
 };
 
@@ -79,7 +81,7 @@ impl SubscriptionChanges {
     /// Since when the items have been charging for what is used just before a boundary.
     pub(super) async fn charging_since(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
         boundary: Millis,
     ) -> Result<Millis> {

@@ -22,8 +22,8 @@ use uuid::Uuid;
 use super::{subscription_sync::SubscriptionSync, wake::Signals};
 use crate::{
     clock::Clock,
-    domain::Millis,
-    store::{Store, subscription_changes::SubscriptionChange},
+    domain::{Millis, subscription_change::SubscriptionChange},
+    store::Store,
     stripe::Stripe,
 };
 

@@ -9,9 +9,8 @@ use uuid::Uuid;
 
 use super::SubscriptionChanges;
 use crate::{
-    domain::{Millis, SECOND_MS},
+    domain::{Millis, SECOND_MS, subscription_change::SubscriptionChange},
     error::Result,
-    store::subscription_changes::SubscriptionChange,
     workers::{
         job::{Job, Next, Spec, Turn},
         tasks::Tasks,
@@ -83,7 +82,7 @@ impl Job for UnfinishedChanges {
             }
             let holder = self.changes.new_holder();
             if store.hold_change(&change, &holder, now).await? {
-                tracing::warn!(change = %change.id, step = %change.step, "a change was left unfinished; this replica continues it");
+                tracing::warn!(change = %change.id, step = ?change.step, "a change was left unfinished; this replica continues it");
                 change.holder = holder;
                 self.start(change);
             }

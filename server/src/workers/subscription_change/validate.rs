@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use super::{SubscriptionChanges, change::RequestedChange};
 use crate::{
-    domain::{account::Billing, subscription::SubscriptionSnapshot, violation::Violation},
+    domain::{
+        account::Billing, account_id::AccountId, subscription::SubscriptionSnapshot,
+        violation::Violation,
+    },
     error::{Error, Result},
     stripe::subscriptions::Subscription,
     workers::subscription_sync::sync::SyncError,
@@ -14,7 +17,7 @@ impl SubscriptionChanges {
     /// The live subscription that an account is synced with.
     pub(super) async fn live(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         billing: &Billing,
     ) -> Result<(Subscription, SubscriptionSnapshot)> {
         let not_changeable =
@@ -114,7 +117,7 @@ impl SubscriptionChanges {
     /// Refuses what would lose usage.
     pub(super) async fn check_usage(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
         requested: &RequestedChange,
     ) -> Result<()> {
@@ -124,7 +127,7 @@ impl SubscriptionChanges {
         let outstanding = self.store.outstanding(account_id, since, until_now).await?;
         if outstanding.undecided > 0 {
             return Err(Error::UsageUndecided {
-                account_id: account_id.to_owned(),
+                account_id: account_id.to_string(),
                 reports: outstanding.undecided,
             });
         }

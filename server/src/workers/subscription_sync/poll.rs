@@ -14,9 +14,8 @@ use super::{
     sync::{ByCustomer, SyncError},
 };
 use crate::{
-    domain::Millis,
+    domain::{Millis, account_id::AccountId, subscription::SyncedSubscription},
     error::Result,
-    store::subscriptions::SyncedAccount,
     workers::{
         job::{FirstRun, Job, Next, Spec, Turn},
         wake::Wake,
@@ -151,7 +150,7 @@ impl SubscriptionPoll {
                 last.item.clone(),
                 last.period_start,
             ));
-            let subscriptions: Vec<(String, String)> = page
+            let subscriptions: Vec<(AccountId, String)> = page
                 .into_iter()
                 .filter_map(|period| Some((period.account_id, period.subscription?)))
                 .filter(|key| polled.insert(key.clone()))
@@ -167,7 +166,7 @@ impl SubscriptionPoll {
         }
     }
 
-    async fn sync_unlisted(&self, row: SyncedAccount, outcomes: &Outcomes) {
+    async fn sync_unlisted(&self, row: SyncedSubscription, outcomes: &Outcomes) {
         if !self.should_stop(outcomes) {
             let result = self.sync.sync_one(&row).await;
             outcomes.add(&row.subscription, result);
@@ -176,7 +175,7 @@ impl SubscriptionPoll {
 
     async fn sync_invoices(
         &self,
-        (account_id, subscription): (String, String),
+        (account_id, subscription): (AccountId, String),
         outcomes: &Outcomes,
     ) {
         if !self.should_stop(outcomes) {

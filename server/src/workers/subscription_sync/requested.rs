@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{SYNCS_AT_ONCE, SubscriptionSync, sync::SyncError};
 use crate::{
-    domain::{Millis, SECOND_MS},
+    domain::{Millis, SECOND_MS, account_id::AccountId, subscription::SyncedSubscription},
     error::Result,
-    store::subscriptions::SyncedAccount,
     workers::{
         job::{Job, Next, Spec, Turn},
         retries::Retries,
@@ -21,7 +20,7 @@ const BATCH_SIZE: u64 = 200;
 const RETRY_INTERVAL_MS: Millis = 30 * SECOND_MS;
 
 /// An account and its subscription.
-type Key = (String, String);
+type Key = (AccountId, String);
 
 /// Makes requested syncs.
 pub(crate) struct RequestedSyncs {
@@ -92,7 +91,11 @@ impl Job for RequestedSyncs {
 }
 
 /// Syncs a subscription and clears its request, or delays it where Stripe does not answer.
-async fn answer(sync: &SubscriptionSync, signals: &Signals, row: &SyncedAccount) -> Result<()> {
+async fn answer(
+    sync: &SubscriptionSync,
+    signals: &Signals,
+    row: &SyncedSubscription,
+) -> Result<()> {
     match sync.sync_one(row).await {
         Ok(()) => {
             sync.store.clear_sync_request(row).await?;

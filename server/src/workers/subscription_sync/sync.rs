@@ -9,11 +9,13 @@ use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,
         account::{Billing, Link},
+        account_id::AccountId,
+        billing_period::BillingPeriod,
         invoice::InvoiceState,
-        subscription::{SubscriptionSnapshot, synced},
+        subscription::{SubscriptionSnapshot, SyncedSubscription, synced},
     },
     error::{Error, Result},
-    store::subscriptions::{InvoicedPeriod, Period, SyncedAccount, is_up_to_date},
+    store::subscriptions::{InvoicedPeriod, is_up_to_date},
     stripe::Failure,
 };
 
@@ -71,7 +73,7 @@ impl SubscriptionSync {
     }
 
     /// Reads an account's subscription and invoices from Stripe and stores them.
-    pub(crate) async fn sync_account(&self, account_id: &str) -> Result<(), SyncError> {
+    pub(crate) async fn sync_account(&self, account_id: &AccountId) -> Result<(), SyncError> {
         let Some(account) = self.store.find_account(account_id).await? else {
             return Ok(());
         };
@@ -104,7 +106,7 @@ impl SubscriptionSync {
     }
 
     /// Syncs one subscription, whichever account is linked to it now: its last invoices may still be open.
-    pub(super) async fn sync_one(&self, row: &SyncedAccount) -> Result<(), SyncError> {
+    pub(super) async fn sync_one(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
         let meters = self.meters().await?;
         if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
             let snapshot = snapshot(&found, &meters);
@@ -117,7 +119,7 @@ impl SubscriptionSync {
         self.sync_invoices(&row.account_id, &row.subscription).await
     }
 
-    async fn mark_customer_deleted(&self, account_id: &str, customer: &str) -> Result<()> {
+    async fn mark_customer_deleted(&self, account_id: &AccountId, customer: &str) -> Result<()> {
         let now = self.store.now().await?;
         self.store
             .mark_customer_deleted(account_id, customer, now)
@@ -126,7 +128,7 @@ impl SubscriptionSync {
 
     pub(in crate::workers) async fn apply(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
     ) -> Result<(), SyncError> {
         // Before usage is assigned by the end: whether there is still a customer to bill.
@@ -143,7 +145,7 @@ impl SubscriptionSync {
             .apply_snapshot(account_id, snapshot, slots, now)
             .await?;
         if changed {
-            tracing::info!(account = account_id, subscription = %snapshot.subscription, status = %snapshot.status, "subscription synced");
+            tracing::info!(account = %account_id, subscription = %snapshot.subscription, status = %snapshot.status, "subscription synced");
         }
         Ok(())
     }
@@ -151,7 +153,7 @@ impl SubscriptionSync {
     /// Whether the end of a synced subscription is not stored yet.
     async fn is_unknown_end(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
     ) -> Result<bool> {
         let now = self.store.now().await?;
@@ -164,17 +166,17 @@ impl SubscriptionSync {
     /// Reads the invoices of a subscription's periods that have ended and whose charges are not known to be final.
     pub(super) async fn sync_invoices(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         subscription: &str,
     ) -> Result<(), SyncError> {
         let now = self.store.now().await?;
         let rows = self.store.synced(&[account_id], now).await?;
-        let periods: Vec<Period> = rows
+        let periods: Vec<BillingPeriod> = rows
             .into_iter()
             .filter(|(row, _)| row.subscription == subscription)
             .flat_map(|(_, periods)| periods)
             .collect();
-        let open: Vec<&Period> = periods
+        let open: Vec<&BillingPeriod> = periods
             .iter()
             .filter(|period| period.period_end <= now && !is_final(period))
             .collect();
@@ -215,7 +217,7 @@ impl SubscriptionSync {
                 .any(|found| found.item == period.item && found.end == period.period_end);
             if !is_found && now.saturating_sub(period.period_end) > NO_INVOICE_MS {
                 tracing::warn!(
-                    account = account_id,
+                    account = %account_id,
                     subscription,
                     "no invoice was found for a period"
                 );
@@ -230,7 +232,7 @@ impl SubscriptionSync {
     pub(super) async fn sync_page(&self, page: &ByCustomer) -> Result<Vec<String>, SyncError> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
-        let accounts: Vec<&str> = owners.values().map(String::as_str).collect();
+        let accounts: Vec<&AccountId> = owners.values().collect();
         let now = self.store.now().await?;
         let links = self.store.links_of_accounts(&accounts).await?;
         let stored = self.store.synced(&accounts, now).await?;
@@ -239,7 +241,7 @@ impl SubscriptionSync {
             let (Some(snapshots), Some(link)) = (page.get(customer), links.get(account_id)) else {
                 continue;
             };
-            let own: Vec<&(SyncedAccount, Vec<Period>)> = stored
+            let own: Vec<&(SyncedSubscription, Vec<BillingPeriod>)> = stored
                 .iter()
                 .filter(|(row, _)| row.account_id == *account_id)
                 .collect();
@@ -256,10 +258,10 @@ impl SubscriptionSync {
     /// Stores what a list says of an account's subscription; returns the subscription that is up to date then.
     async fn sync_listed(
         &self,
-        account_id: &str,
+        account_id: &AccountId,
         link: &Link,
         snapshots: &[SubscriptionSnapshot],
-        stored: &[&(SyncedAccount, Vec<Period>)],
+        stored: &[&(SyncedSubscription, Vec<BillingPeriod>)],
     ) -> Result<Option<String>, SyncError> {
         let Some(snapshot) = synced(snapshots, link.billing.subscription()) else {
             return Ok(None);
@@ -280,6 +282,6 @@ impl SubscriptionSync {
     }
 }
 
-fn is_final(period: &Period) -> bool {
-    InvoiceState::from_parts(&period.invoice_state, period.draft_until) == InvoiceState::Final
+fn is_final(period: &BillingPeriod) -> bool {
+    period.invoice_state == InvoiceState::Final
 }

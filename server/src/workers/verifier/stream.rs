@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use super::{MIN_AGE_MS, Run, Stopped, UNCHANGED_MS, Verifier};
 use crate::{
-    domain::stream::Stream,
     domain::{
         DAY_MS, Millis,
-        report::{State, Transition},
-        verification::{Certainty, Finding, MAX_EXACT, Part, find, lacks_since, taken, tell},
+        report::{Report, State, Transition},
+        stream::Stream,
+        verification::{
+            Certainty, Finding, MAX_EXACT, Part, VerifiedDay, find, lacks_since, taken, tell,
+        },
         window::Interval,
     },
     metrics,
     store::{
-        reports::Report,
         send::minute_of,
-        verification::{DayVerification, EVENTS_READ, UnverifiedDay, VerifiedDay},
+        verification::{DayVerification, EVENTS_READ, UnverifiedDay},
     },
     stripe::event_summaries::Grouping,
 };
@@ -131,7 +132,7 @@ impl Verifier {
         let found_again: i128 = happened
             .iter()
             .filter(|(report, event)| {
-                *event == Transition::Confirm && report.state == State::Missing.name()
+                *event == Transition::Confirm && report.state == State::Missing
             })
             .map(|(report, _)| i128::from(report.quantity))
             .sum();
@@ -143,8 +144,8 @@ impl Verifier {
         Ok(DayVerification {
             stream: stream.clone(),
             day,
-            ours: i64::try_from(ours).unwrap_or(i64::MAX),
-            stripes,
+            sent_total: i64::try_from(ours).unwrap_or(i64::MAX),
+            stripe_total: stripes,
             finding,
             happened,
             before,
@@ -248,9 +249,8 @@ fn minute(known: &Known) -> Interval {
 }
 
 fn part(report: &Report, now: Millis) -> Option<Part> {
-    let state = State::from_name(&report.state)?;
     let was_sent = report.first_sent_at.is_some();
-    Certainty::of(state, report.reported_at, was_sent, now).map(|certainty| Part {
+    Certainty::of(report.state, report.reported_at, was_sent, now).map(|certainty| Part {
         quantity: report.quantity,
         certainty,
     })
@@ -325,9 +325,9 @@ fn is_worth_a_look(
 ) -> bool {
     let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();
     let is_news = before.is_none_or(|before| {
-        before.stripes != stripes
-            || i128::from(before.ours) != taken(&parts)
-            || before.state != finding.name()
+        before.stripe_total != stripes
+            || i128::from(before.sent_total) != taken(&parts)
+            || before.finding != finding
     });
     let has_become_owed = known.iter().any(|(report, part)| {
         part.certainty == Certainty::Overdue
@@ -344,10 +344,10 @@ fn is_worth_a_look(
 fn tell_news(found: &DayVerification) {
     let Stream { customer, meter } = &found.stream;
     let day = crate::domain::period::rfc3339(found.day);
-    let (ours, stripes) = (found.ours, found.stripes);
+    let (sent_total, stripe_total) = (found.sent_total, found.stripe_total);
     if found.finding == Finding::Over && found.is_news() {
         metrics::over();
-        tracing::error!(%customer, %meter, %day, ours, stripes, "Stripe holds more than was ever sent; nothing is corrected by itself");
+        tracing::error!(%customer, %meter, %day, sent_total, stripe_total, "Stripe holds more than was ever sent; nothing is corrected by itself");
     }
     for (report, event) in &found.happened {
         metrics::report(Some(event));

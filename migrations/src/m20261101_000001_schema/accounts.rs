@@ -1,0 +1,167 @@
+//! Accounts: their links, the customers they own, their billing periods, and the version of all boundaries.
+
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, big_integer_null, boolean, integer, text, text_null},
+};
+
+use crate::columns::name;
+
+#[derive(DeriveIden)]
+enum AccountLinks {
+    Table,
+    AccountId,
+    Version,
+    ValidFrom,
+    Customer,
+    Subscription,
+    RecordedAt,
+    Ended,
+}
+
+#[derive(DeriveIden)]
+enum Customers {
+    Table,
+    Customer,
+    AccountId,
+}
+
+#[derive(DeriveIden)]
+enum BillingPeriods {
+    Table,
+    AccountId,
+    Item,
+    PeriodStart,
+    PeriodEnd,
+    RecordedAt,
+    Subscription,
+    Meter,
+    Price,
+    BillsFrom,
+    Invoice,
+    InvoiceState,
+    DraftUntil,
+}
+
+#[derive(DeriveIden)]
+enum BoundaryVersion {
+    Table,
+    Id,
+    Version,
+}
+
+pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use AccountLinks as L;
+    manager
+        .create_table(
+            Table::create()
+                .table(L::Table)
+                .col(name(manager, L::AccountId))
+                .col(big_integer(L::Version))
+                .col(big_integer(L::ValidFrom))
+                // Null means free.
+                .col(text_null(L::Customer))
+                .col(text_null(L::Subscription))
+                .col(big_integer(L::RecordedAt))
+                // The customer's subscription ended: nothing is billed to it from `valid_from` on.
+                .col(boolean(L::Ended).default(false))
+                .primary_key(Index::create().col(L::AccountId).col(L::Version))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table(Customers::Table)
+                .col(name(manager, Customers::Customer).primary_key())
+                .col(name(manager, Customers::AccountId))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("customers_by_account")
+                .table(Customers::Table)
+                .col(Customers::AccountId)
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("account_links_by_customer")
+                .table(L::Table)
+                .col(L::Customer)
+                .to_owned(),
+        )
+        .await?;
+    create_billing_periods(manager).await?;
+    create_boundary_version(manager).await
+}
+
+async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use BillingPeriods as P;
+    manager
+        .create_table(
+            Table::create()
+                .table(P::Table)
+                .col(name(manager, P::AccountId))
+                .col(name(manager, P::Item))
+                .col(big_integer(P::PeriodStart))
+                .col(big_integer(P::PeriodEnd))
+                .col(big_integer(P::RecordedAt))
+                .col(text_null(P::Subscription))
+                .col(text_null(P::Meter))
+                .col(text_null(P::Price))
+                // The first moment whose usage Stripe bills to this item, where that is later than the start.
+                .col(big_integer_null(P::BillsFrom))
+                .col(text_null(P::Invoice))
+                // `unknown`, `draft` or `final`.
+                .col(text(P::InvoiceState).default("unknown"))
+                .col(big_integer_null(P::DraftUntil))
+                .primary_key(
+                    Index::create()
+                        .col(P::AccountId)
+                        .col(P::Item)
+                        .col(P::PeriodStart),
+                )
+                .check((
+                    "billing_periods_order",
+                    Expr::col(P::PeriodStart).lt(Expr::col(P::PeriodEnd)),
+                ))
+                .to_owned(),
+        )
+        .await?;
+    // Periods that ended lately are read all the time.
+    manager
+        .create_index(
+            Index::create()
+                .name("billing_periods_by_end")
+                .table(P::Table)
+                .col(P::PeriodEnd)
+                .to_owned(),
+        )
+        .await
+}
+
+async fn create_boundary_version(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    manager
+        .create_table(
+            Table::create()
+                .table(BoundaryVersion::Table)
+                .col(integer(BoundaryVersion::Id).primary_key())
+                .col(big_integer(BoundaryVersion::Version))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .execute(
+            Query::insert()
+                .into_table(BoundaryVersion::Table)
+                .columns([BoundaryVersion::Id, BoundaryVersion::Version])
+                .values_panic([1.into(), 1_i64.into()])
+                .to_owned(),
+        )
+        .await
+}

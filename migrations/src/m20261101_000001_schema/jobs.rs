@@ -1,0 +1,125 @@
+//! Background jobs: runs of the reporter, leases, and what verification found.
+
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, big_integer_null, text, text_null, uuid},
+};
+
+use crate::columns::name;
+
+#[derive(DeriveIden)]
+enum ReportRuns {
+    Table,
+    Id,
+    Trigger,
+    RequestedBy,
+    Scope,
+    StartedAt,
+    HeartbeatAt,
+    ClosingFinishedAt,
+    ClosedReports,
+    ClosedQuantity,
+}
+
+#[derive(DeriveIden)]
+enum Leases {
+    Table,
+    Name,
+    Holder,
+    HeldUntil,
+    LastRunAt,
+}
+
+#[derive(DeriveIden)]
+enum Verifications {
+    Table,
+    Customer,
+    Meter,
+    Day,
+    SentTotal,
+    StripeTotal,
+    Finding,
+    ChangedAt,
+    VerifiedAt,
+}
+
+pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    create_runs_and_leases(manager).await?;
+    create_verifications(manager).await
+}
+
+async fn create_runs_and_leases(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use ReportRuns as R;
+    manager
+        .create_table(
+            Table::create()
+                .table(R::Table)
+                .col(uuid(R::Id).primary_key())
+                .col(text(R::Trigger))
+                .col(text(R::RequestedBy))
+                // The accounts as a JSON array; null means all.
+                .col(text_null(R::Scope))
+                .col(big_integer(R::StartedAt))
+                .col(big_integer(R::HeartbeatAt))
+                .col(big_integer_null(R::ClosingFinishedAt))
+                .col(big_integer(R::ClosedReports).default(0))
+                .col(big_integer(R::ClosedQuantity).default(0))
+                .to_owned(),
+        )
+        .await?;
+    // Few runs are unfinished at any time, and every tick reads them.
+    manager
+        .create_index(
+            Index::create()
+                .name("report_runs_unfinished")
+                .table(R::Table)
+                .col(R::HeartbeatAt)
+                .and_where(Expr::col(R::ClosingFinishedAt).is_null())
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table(Leases::Table)
+                .col(text(Leases::Name).primary_key())
+                .col(text(Leases::Holder))
+                .col(big_integer(Leases::HeldUntil))
+                .col(big_integer_null(Leases::LastRunAt))
+                .to_owned(),
+        )
+        .await
+}
+
+async fn create_verifications(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use Verifications as V;
+    manager
+        .create_table(
+            Table::create()
+                .table(V::Table)
+                .col(name(manager, V::Customer))
+                .col(name(manager, V::Meter))
+                // The first moment of the UTC day of the events' timestamps.
+                .col(big_integer(V::Day))
+                .col(big_integer(V::SentTotal))
+                .col(big_integer_null(V::StripeTotal))
+                // `equal`, `behind`, `lacking` or `over`.
+                .col(text(V::Finding))
+                // When any of the three last changed.
+                .col(big_integer(V::ChangedAt))
+                .col(big_integer(V::VerifiedAt))
+                .primary_key(Index::create().col(V::Customer).col(V::Meter).col(V::Day))
+                .to_owned(),
+        )
+        .await?;
+    // Old rows are found by day when they are deleted.
+    manager
+        .create_index(
+            Index::create()
+                .name("verifications_by_day")
+                .table(V::Table)
+                .col(V::Day)
+                .to_owned(),
+        )
+        .await
+}

@@ -1,0 +1,29 @@
+//! The first schema, by groups of tables.
+
+mod accounts;
+mod counting;
+mod jobs;
+mod subscriptions;
+mod usage_reports;
+
+use sea_orm_migration::prelude::*;
+
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        usage_reports::create(manager).await?;
+        accounts::create(manager).await?;
+        subscriptions::create(manager).await?;
+        counting::create(manager).await?;
+        jobs::create(manager).await
+    }
+
+    async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "migrations only go forward: restore a backup instead".to_owned(),
+        ))
+    }
+}

@@ -1,0 +1,218 @@
+//! Usage reports, and the decisions of admins on them.
+
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, big_integer_null, boolean, integer, text, text_null, uuid, uuid_null},
+};
+
+use crate::columns::name;
+
+/// Fifteen digits: the largest quantity that Stripe takes in one meter event.
+const MAX_QUANTITY: i64 = 999_999_999_999_999;
+
+#[derive(DeriveIden)]
+enum UsageReports {
+    Table,
+    AccountId,
+    Id,
+    Meter,
+    WindowStart,
+    WindowEnd,
+    PeriodEnd,
+    ClosedAt,
+    Quantity,
+    FirstAt,
+    LastAt,
+    State,
+    Straddled,
+    Generation,
+    EventTimestamp,
+    Customer,
+    Attempts,
+    NextAttemptAt,
+    FirstSentAt,
+    LastSentAt,
+    ReportedAt,
+    LastError,
+    RunId,
+    Kind,
+    Note,
+    EnteredBy,
+    BillAt,
+    ConfirmedAt,
+}
+
+#[derive(DeriveIden)]
+enum ReportDecisions {
+    Table,
+    AccountId,
+    Id,
+    ReportId,
+    Action,
+    Reason,
+    RequestedBy,
+    FromState,
+    Generation,
+    DecidedAt,
+}
+
+pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    create_usage_reports(manager).await?;
+    create_report_decisions(manager).await
+}
+
+async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use UsageReports as C;
+    manager
+        .create_table(
+            Table::create()
+                .table(C::Table)
+                .col(name(manager, C::AccountId))
+                .col(uuid(C::Id))
+                .col(name(manager, C::Meter))
+                .col(big_integer(C::WindowStart))
+                .col(big_integer(C::WindowEnd))
+                .col(big_integer_null(C::PeriodEnd))
+                .col(big_integer_null(C::ClosedAt))
+                .col(big_integer(C::Quantity))
+                .col(big_integer(C::FirstAt))
+                .col(big_integer(C::LastAt))
+                .col(text(C::State))
+                .col(boolean(C::Straddled).default(false))
+                .col(integer(C::Generation).default(0))
+                .col(big_integer_null(C::EventTimestamp))
+                .col(text_null(C::Customer))
+                .col(integer(C::Attempts).default(0))
+                .col(big_integer_null(C::NextAttemptAt))
+                .col(big_integer_null(C::FirstSentAt))
+                .col(big_integer_null(C::LastSentAt))
+                .col(big_integer_null(C::ReportedAt))
+                .col(text_null(C::LastError))
+                .col(uuid_null(C::RunId))
+                // `usage` or `correction`.
+                .col(text(C::Kind).default("usage"))
+                // Why a correction was entered, and by whom.
+                .col(text_null(C::Note))
+                .col(text_null(C::EnteredBy))
+                // When it is billed instead of in its own window's period.
+                .col(big_integer_null(C::BillAt))
+                .col(big_integer_null(C::ConfirmedAt))
+                .primary_key(Index::create().col(C::AccountId).col(C::Id))
+                .check((
+                    "usage_reports_quantity",
+                    Expr::col(C::Quantity).between(-MAX_QUANTITY, MAX_QUANTITY),
+                ))
+                .check((
+                    "usage_reports_window",
+                    Expr::col(C::WindowStart).lt(Expr::col(C::WindowEnd)),
+                ))
+                .to_owned(),
+        )
+        .await?;
+    for index in usage_report_indexes() {
+        manager.create_index(index).await?;
+    }
+    Ok(())
+}
+
+fn usage_report_indexes() -> [IndexCreateStatement; 8] {
+    use UsageReports as C;
+    // At most one open report for each window, any number of closed ones.
+    let open = Index::create()
+        .name("usage_reports_open")
+        .table(C::Table)
+        .unique()
+        .col(C::AccountId)
+        .col(C::Meter)
+        .col(C::WindowStart)
+        .and_where(Expr::col(C::PeriodEnd).is_null())
+        .to_owned();
+    // Usage of an account in a period.
+    let by_window = Index::create()
+        .name("usage_reports_by_window")
+        .table(C::Table)
+        .col(C::AccountId)
+        .col(C::WindowStart)
+        .to_owned();
+    // What the sender has yet to deliver or look up, by customer and meter.
+    let due = Index::create()
+        .name("usage_reports_due")
+        .table(C::Table)
+        .col(C::Customer)
+        .col(C::Meter)
+        .col(C::Id)
+        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .to_owned();
+    // Which minutes have an event of a customer and meter already.
+    let by_event = Index::create()
+        .name("usage_reports_by_event")
+        .table(C::Table)
+        .col(C::Customer)
+        .col(C::Meter)
+        .col(C::EventTimestamp)
+        .and_where(Expr::col(C::EventTimestamp).is_not_null())
+        .to_owned();
+    let by_run = Index::create()
+        .name("usage_reports_by_run")
+        .table(C::Table)
+        .col(C::RunId)
+        .col(C::State)
+        .and_where(Expr::col(C::RunId).is_not_null())
+        .to_owned();
+    let newest = Index::create()
+        .name("usage_reports_newest")
+        .table(C::Table)
+        .col(C::Id)
+        .to_owned();
+    let by_state = Index::create()
+        .name("usage_reports_by_state")
+        .table(C::Table)
+        .col(C::State)
+        .col(C::Id)
+        .to_owned();
+    // What Stripe accepted and its totals were not seen to contain.
+    let unverified = Index::create()
+        .name("usage_reports_unverified")
+        .table(C::Table)
+        .col(C::Customer)
+        .col(C::Meter)
+        .col(C::EventTimestamp)
+        .and_where(Expr::cust("state IN ('accepted', 'missing')"))
+        .to_owned();
+    [
+        open, by_window, due, by_event, by_run, newest, by_state, unverified,
+    ]
+}
+
+async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use ReportDecisions as D;
+    manager
+        .create_table(
+            Table::create()
+                .table(D::Table)
+                .col(name(manager, D::AccountId))
+                .col(uuid(D::Id))
+                .col(uuid(D::ReportId))
+                // `retry`, `bill_in_current_period` or `write_off`.
+                .col(text(D::Action))
+                .col(text(D::Reason))
+                .col(text(D::RequestedBy))
+                .col(text(D::FromState))
+                // The report's generation from then on.
+                .col(integer(D::Generation))
+                .col(big_integer(D::DecidedAt))
+                .primary_key(Index::create().col(D::AccountId).col(D::Id))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("report_decisions_by_report")
+                .table(D::Table)
+                .col(D::AccountId)
+                .col(D::ReportId)
+                .to_owned(),
+        )
+        .await
+}

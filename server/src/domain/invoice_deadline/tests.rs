@@ -1,0 +1,161 @@
+//! Property tests of the decision whether a report may be sent.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Times in a small range, so that edges meet often.
+fn time() -> impl Strategy<Value = Millis> {
+    (0_i64..40).prop_map(|steps| steps * 10 * MINUTE_MS)
+}
+
+fn invoice_state() -> impl Strategy<Value = InvoiceState> {
+    prop_oneof![
+        Just(InvoiceState::Unknown),
+        Just(InvoiceState::Final),
+        proptest::option::of(time()).prop_map(|until| InvoiceState::Draft { until }),
+    ]
+}
+
+fn period() -> impl Strategy<Value = InvoicePeriod> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (time(), 1_i64..12, invoice_state(), time(), flags).prop_map(
+        |(start, length, invoice_state, synced_at, (is_later, has_ended, is_deleted))| {
+            let end = start + length * 10 * MINUTE_MS;
+            InvoicePeriod {
+                interval: Interval { start, end },
+                bills_from: is_later.then_some(start + SECOND_MS),
+                invoice_state,
+                subscription: "sub".to_owned(),
+                ended_at: has_ended.then_some(end),
+                synced_at,
+                customer_deleted_at: is_deleted.then_some(end),
+            }
+        },
+    )
+}
+
+fn context() -> impl Strategy<Value = BillingContext> {
+    let step = prop_oneof![Just(Step::Draining), Just(Step::Changing)];
+    let change =
+        (time(), step).prop_map(|(boundary_at, step)| ChangeInProgress { boundary_at, step });
+    (
+        proptest::collection::vec(period(), 0..5),
+        proptest::option::weighted(0.2, change),
+    )
+        .prop_map(|(mut periods, change)| {
+            // The periods of one meter begin at different times.
+            periods.sort_by_key(|period| period.interval.start);
+            periods.dedup_by_key(|period| period.interval.start);
+            BillingContext { periods, change }
+        })
+}
+
+fn usage() -> impl Strategy<Value = UsageTimes> {
+    (time(), 0_i64..60, proptest::option::of(time()), -3_i64..4).prop_map(
+        |(first_at, minutes, bill_at, quantity)| UsageTimes {
+            first_at,
+            last_at: first_at + minutes * MINUTE_MS,
+            bill_at,
+            quantity,
+        },
+    )
+}
+
+fn late_usage() -> impl Strategy<Value = LateUsage> {
+    prop_oneof![Just(LateUsage::Hold), Just(LateUsage::CurrentPeriod)]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_sent_to_a_final_invoice(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        let billed_at = match decide(usage, &context, late, now) {
+            SendDecision::Send { .. } => usage.billed_at(),
+            SendDecision::SendAt(at) => at,
+            _ => return Ok(()),
+        };
+        if let Some(period) = context.period_at(billed_at) {
+            prop_assert_eq!(period.timing(now), Timing::InTime);
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_with_a_time_before_its_period_bills(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        let (billed_at, earliest) = match decide(usage, &context, late, now) {
+            SendDecision::Send { not_before } => {
+                let at = usage.billed_at();
+                (at, at.max(not_before.unwrap_or(at)))
+            }
+            SendDecision::SendAt(at) => (at, at),
+            _ => return Ok(()),
+        };
+        if let Some(period) = context.period_at(billed_at) {
+            prop_assert!(earliest >= period.billed_from());
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_at_a_later_moment(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        if let SendDecision::Wait { until, .. } = decide(usage, &context, late, now) {
+            prop_assert!(until > now);
+        }
+    }
+
+    #[test]
+    fn a_report_that_is_too_late_stays_too_late(
+        usage in usage(), context in context(), now in time(), later in 0_i64..1_000,
+    ) {
+        let decision = decide(usage, &context, LateUsage::Hold, now);
+        if matches!(decision, SendDecision::TooLate | SendDecision::CustomerDeleted) {
+            let later = now + later * MINUTE_MS;
+            prop_assert_eq!(decide(usage, &context, LateUsage::Hold, later), decision);
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_is_being_changed_takes_nothing(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        let is_waiting = matches!(
+            decide(usage, &context, late, now),
+            SendDecision::Wait { sync: None, .. }
+        );
+        if context.change.is_some_and(|change| change.step == Step::Changing) {
+            prop_assert!(is_waiting);
+        }
+    }
+
+    #[test]
+    fn a_negative_quantity_never_moves_to_the_current_period(
+        usage in usage(), context in context(), now in time(),
+    ) {
+        let usage = UsageTimes { quantity: -1, last_at: usage.first_at, ..usage };
+        let decision = decide(usage, &context, LateUsage::CurrentPeriod, now);
+        prop_assert_eq!(decision, decide(usage, &context, LateUsage::Hold, now));
+    }
+
+    #[test]
+    fn the_order_of_the_periods_does_not_matter(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        let mut reversed = context.clone();
+        reversed.periods.reverse();
+        prop_assert_eq!(
+            decide(usage, &context, late, now),
+            decide(usage, &reversed, late, now)
+        );
+    }
+
+    #[test]
+    fn a_report_without_known_periods_is_sent(
+        usage in usage(), late in late_usage(), now in time(),
+    ) {
+        let decision = decide(usage, &BillingContext::default(), late, now);
+        prop_assert_eq!(decision, SendDecision::Send { not_before: None });
+    }
+}

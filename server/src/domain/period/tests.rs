@@ -1,0 +1,156 @@
+//! Tests of periods and of how they are cut.
+
+use super::*;
+use proptest::prelude::*;
+
+fn at(text: &str) -> Millis {
+    DateTime::parse_from_rfc3339(text)
+        .unwrap()
+        .timestamp_millis()
+}
+
+fn hours() -> Slots {
+    Slots::from_mins(60).unwrap()
+}
+
+fn vienna_days(start: &str, end: &str) -> Vec<i64> {
+    let period = Interval {
+        start: at(start),
+        end: at(end),
+    };
+    let points = cut(
+        period,
+        Granularity::Day,
+        "Europe/Vienna".parse().unwrap(),
+        hours(),
+        1,
+    )
+    .unwrap();
+    points
+        .iter()
+        .map(|point| (point.end - point.start) / HOUR_MS)
+        .collect()
+}
+
+#[test]
+fn days_are_23_and_25_hours_long_when_clocks_change() {
+    let spring = vienna_days("2026-03-27T23:00:00Z", "2026-03-30T22:00:00Z");
+    assert_eq!(spring, [24, 23, 24]);
+    let autumn = vienna_days("2026-10-23T22:00:00Z", "2026-10-26T23:00:00Z");
+    assert_eq!(autumn, [24, 25, 24]);
+}
+
+#[test]
+fn a_month_ends_where_its_calendar_says() {
+    for (moment, days) in [
+        ("2024-02-29T12:00:00Z", 29),
+        ("2026-02-01T00:00:00Z", 28),
+        ("2026-12-31T23:59:59Z", 31),
+    ] {
+        let month = month_around(at(moment), Tz::UTC).unwrap();
+        assert_eq!((month.end - month.start) / DAY_MS, days);
+        assert!(month.contains(at(moment)));
+    }
+}
+
+#[test]
+fn a_skipped_midnight_begins_the_day_after_the_gap() {
+    // Beirut's clocks go from 00:00 to 01:00 on the last Sunday of March.
+    let zone: Tz = "Asia/Beirut".parse().unwrap();
+    let start = day_start(NaiveDate::from_ymd_opt(2024, 3, 31).unwrap(), zone).unwrap();
+    assert_eq!(start, at("2024-03-30T22:00:00Z"));
+}
+
+#[test]
+fn an_edge_inside_a_slot_is_refused_with_the_nearest_ones() {
+    let period = Interval {
+        start: at("2026-01-01T10:20:00Z"),
+        end: at("2026-01-01T12:00:00Z"),
+    };
+    let violation = check_edges(period, hours(), &[at("2026-01-01T10:30:00Z")]).unwrap_err();
+    assert_eq!(violation.reason, Reason::PeriodNotAligned);
+    assert!(
+        violation
+            .message
+            .contains("2026-01-01T10:00:00Z and 2026-01-01T10:30:00Z"),
+        "{}",
+        violation.message
+    );
+    assert!(check_edges(period, hours(), &[period.start]).is_ok());
+}
+
+#[test]
+fn a_half_hour_zone_needs_finer_slots() {
+    let period = Interval {
+        start: at("2026-01-01T00:00:00Z"),
+        end: at("2026-01-03T00:00:00Z"),
+    };
+    let zone: Tz = "Asia/Kolkata".parse().unwrap();
+    let violation = cut(period, Granularity::Day, zone, hours(), 1).unwrap_err();
+    assert_eq!(violation.reason, Reason::PeriodNotAligned);
+    assert!(
+        cut(
+            period,
+            Granularity::Day,
+            zone,
+            Slots::from_mins(30).unwrap(),
+            1
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn the_limit_of_points_counts_every_meter() {
+    let period = |count: i64| Interval {
+        start: 0,
+        end: count * HOUR_MS,
+    };
+    let points = |count, meters| cut(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
+    assert_eq!(points(10_000, 1).unwrap().len(), 10_000);
+    assert_eq!(points(10_001, 1).unwrap_err().reason, Reason::TooManyPoints);
+    assert_eq!(points(5_000, 2).unwrap().len(), 5_000);
+    assert!(points(5_001, 2).is_err());
+}
+
+proptest! {
+    /// Against a plain model: walk the period hour by hour and ask the zone for each hour's date.
+    #[test]
+    fn days_and_months_hold_exactly_the_hours_of_their_dates(
+        start in 0_i64..(60 * 365 * 24), length in 1_i64..3_000,
+        zone in prop_oneof![Just("Europe/Vienna"), Just("America/New_York"), Just("UTC"), Just("America/Sao_Paulo"), Just("Pacific/Apia"), Just("Australia/Sydney")],
+        monthly in any::<bool>(),
+    ) {
+        let zone: Tz = zone.parse().unwrap();
+        let period = Interval { start: start * HOUR_MS, end: (start + length) * HOUR_MS };
+        let granularity = if monthly { Granularity::Month } else { Granularity::Day };
+        let points = cut(period, granularity, zone, hours(), 1).unwrap();
+        prop_assert_eq!(points.first().unwrap().start, period.start);
+        prop_assert_eq!(points.last().unwrap().end, period.end);
+        let name = |hour: i64| {
+            let date = local_date(hour * HOUR_MS, zone).unwrap();
+            if monthly { date.with_day(1).unwrap() } else { date }
+        };
+        let mut model: Vec<(NaiveDate, i64)> = Vec::new();
+        for hour in start..start + length {
+            match model.last_mut() {
+                Some((last, hours)) if *last == name(hour) => *hours += 1,
+                _ => model.push((name(hour), 1)),
+            }
+        }
+        let model: Vec<i64> = model.into_iter().map(|(_, hours)| hours).collect();
+        let cut: Vec<i64> = points.iter().map(|point| (point.end - point.start) / HOUR_MS).collect();
+        prop_assert_eq!(cut, model);
+    }
+
+    #[test]
+    fn cutting_never_panics(start in any::<i64>(), end in any::<i64>(), meters in 0_usize..5) {
+        let period = Interval { start, end };
+        let _ = month_around(start, Tz::UTC);
+        if check_edges(period, hours(), &[start, end]).is_ok() {
+            for granularity in [Granularity::Total, Granularity::Slot, Granularity::Hour, Granularity::Day, Granularity::Month] {
+                let _ = cut(period, granularity, Tz::UTC, hours(), meters);
+            }
+        }
+    }
+}

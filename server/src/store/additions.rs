@@ -1,0 +1,58 @@
+//! What a group adds to which open reports: its increments summed by account, meter and window.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sea_orm::{DatabaseTransaction, DbErr};
+
+use super::boundaries::BoundaryCache;
+use crate::domain::{
+    Millis,
+    account_id::AccountId,
+    increment::Increment,
+    window::{Interval, Slots},
+};
+
+/// What is added to one open report.
+#[derive(Clone, Debug)]
+pub(super) struct Addition {
+    pub(super) account_id: AccountId,
+    pub(super) meter: Arc<str>,
+    pub(super) window: Interval,
+    pub(super) quantity: i64,
+    pub(super) first_at: Millis,
+    pub(super) last_at: Millis,
+}
+
+/// Sums increments by account, meter and window, so that a busy account is written once for each group.
+pub(super) async fn sum_by_window(
+    tx: &DatabaseTransaction,
+    counted: Vec<&Increment>,
+    cache: &BoundaryCache,
+    slots: Slots,
+    now: Millis,
+) -> Result<Vec<Addition>, DbErr> {
+    let accounts = counted.iter().map(|increment| increment.account_id.clone());
+    let boundaries = cache.load(tx, accounts, now).await?;
+    let mut sums: BTreeMap<(&AccountId, &str, Millis), Addition> = BTreeMap::new();
+    for increment in counted {
+        let window = boundaries.get(&increment.account_id).map_or_else(
+            || slots.around(increment.at),
+            |own| own.window_around(slots, increment.at),
+        );
+        let sum = sums
+            .entry((&increment.account_id, &increment.meter, window.start))
+            .or_insert_with(|| Addition {
+                account_id: increment.account_id.clone(),
+                meter: Arc::clone(&increment.meter),
+                window,
+                quantity: 0,
+                first_at: increment.at,
+                last_at: increment.at,
+            });
+        // A group's limits keep this far below an i64's.
+        sum.quantity = sum.quantity.saturating_add(increment.quantity);
+        sum.first_at = Ord::min(sum.first_at, increment.at);
+        sum.last_at = Ord::max(sum.last_at, increment.at);
+    }
+    Ok(sums.into_values().collect())
+}

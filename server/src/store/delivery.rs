@@ -1,0 +1,88 @@
+//! What proves whether an event without an answer arrived at Stripe.
+
+use sea_orm::{
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _, Func},
+};
+
+use super::Store;
+use crate::{
+    domain::{
+        Millis,
+        report::{Report, State},
+        stream::Stream,
+        window::Interval,
+    },
+    entity::usage_report::{self, Column, UsageReportState},
+    error::Result,
+};
+
+/// What was sent of a stream in one minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MinuteSum {
+    /// The total of the accepted events.
+    pub(crate) arrived: i64,
+    /// When the last of them was accepted.
+    pub(crate) last_arrived_at: Option<Millis>,
+    /// Whether there are other events, which may have arrived or not.
+    pub(crate) is_undecided: bool,
+}
+
+impl Store {
+    /// What was sent of a stream in one minute, without one report.
+    pub(crate) async fn minute_sum(
+        &self,
+        stream: &Stream,
+        minute: Interval,
+        except: &Report,
+    ) -> Result<MinuteSum> {
+        let rows: Vec<(UsageReportState, i64, Option<Millis>)> = usage_report::Entity::find()
+            .select_only()
+            .column(Column::State)
+            .column_as(
+                Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+                "quantity",
+            )
+            .column_as(Column::ReportedAt.max(), "last_at")
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
+            .filter(Column::EventTimestamp.gte(minute.start))
+            .filter(Column::EventTimestamp.lt(minute.end))
+            .filter(Column::Id.ne(except.id))
+            .group_by(Column::State)
+            .into_tuple()
+            .all(&self.reader)
+            .await?;
+        let mut sum = MinuteSum::default();
+        for (state, quantity, last_at) in rows {
+            match state {
+                UsageReportState::Accepted | UsageReportState::Confirmed => {
+                    sum.arrived = sum.arrived.saturating_add(quantity);
+                    sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
+                }
+                UsageReportState::Rejected | UsageReportState::CustomerDeleted => {}
+                _ => sum.is_undecided = true,
+            }
+        }
+        Ok(sum)
+    }
+
+    /// An accepted report of the stream that was first sent after a moment: once Stripe's totals contain it, they
+    /// contain everything from before. The time of acceptance would not prove that: an event that is sent again
+    /// after a crash may have arrived long before.
+    pub(crate) async fn find_witness(
+        &self,
+        stream: &Stream,
+        after: Millis,
+    ) -> Result<Option<Report>> {
+        let found = usage_report::Entity::find()
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
+            .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
+            .filter(Column::FirstSentAt.gt(after))
+            .order_by_asc(Column::FirstSentAt)
+            .one(&self.reader)
+            .await?;
+        Ok(found.map(Report::from))
+    }
+}

@@ -1,0 +1,42 @@
+//! The calls that share one transaction of the group commit, and their outcomes.
+
+use uuid::Uuid;
+
+use crate::domain::{
+    increment::{Batch, Increment, Outcome},
+    violation::Violation,
+};
+
+/// One call.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// One increment.
+    One(Increment),
+    /// A batch.
+    Batch(Batch),
+}
+
+/// The outcome of one call.
+#[derive(Clone, Debug)]
+pub(crate) enum EntryOutcome {
+    /// Of one increment.
+    One(Outcome),
+    /// Of a batch.
+    Batch {
+        /// Whether its key was counted before: then these are the stored outcomes.
+        replayed: bool,
+        /// One for each item.
+        items: Vec<Outcome>,
+    },
+    /// The batch's key was used for other content.
+    BatchRefused(Violation),
+}
+
+/// Calls that share a transaction.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The transaction's id, the same when it is retried.
+    pub(crate) id: Uuid,
+    /// The calls, in the order of their arrival.
+    pub(crate) entries: Vec<Entry>,
+}

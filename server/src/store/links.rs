@@ -1,0 +1,169 @@
+//! Links of accounts: reading them, and recording a new one.
+//!
+//! What a new link does to reports that exist already is in `reassign`.
+
+use std::collections::HashMap;
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr,
+    EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+};
+
+use crate::{
+    domain::{
+        Millis, SECOND_MS,
+        account::{Account, Billing, Link, billed_until},
+        account_id::AccountId,
+        window::Interval,
+    },
+    entity::{account_link, billing_period, usage_report},
+};
+
+/// How far replicas' clocks may differ without blurring a boundary made here.
+const CLOCK_SKEW_MS: Millis = SECOND_MS;
+
+/// The links of some accounts, each account's oldest first.
+pub(super) async fn read_links(
+    db: &impl ConnectionTrait,
+    accounts: impl Iterator<Item = &AccountId>,
+) -> Result<HashMap<AccountId, Vec<Link>>, DbErr> {
+    let rows = account_link::Entity::find()
+        .filter(account_link::Column::AccountId.is_in(accounts))
+        .all(db)
+        .await?;
+    let mut links: HashMap<AccountId, Vec<Link>> = HashMap::new();
+    for row in rows {
+        let account_id = row.account_id.clone();
+        links.entry(account_id).or_default().push(row.into());
+    }
+    for own in links.values_mut() {
+        own.sort_by_key(|link| link.version);
+    }
+    Ok(links)
+}
+
+/// The links of one account, oldest first.
+pub(super) async fn read_links_of(
+    db: &impl ConnectionTrait,
+    account_id: &AccountId,
+) -> Result<Vec<Link>, DbErr> {
+    let mut links = read_links(db, std::iter::once(account_id)).await?;
+    Ok(links.remove(account_id).unwrap_or_default())
+}
+
+/// An account by its latest link, with the latest period that was recorded since: an earlier one belongs to
+/// another customer or subscription.
+pub(super) async fn find_account(
+    db: &impl ConnectionTrait,
+    account_id: &AccountId,
+) -> Result<Option<Account>, DbErr> {
+    let row = account_link::Entity::find()
+        .filter(account_link::Column::AccountId.eq(account_id))
+        .order_by_desc(account_link::Column::Version)
+        .one(db)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let period = billing_period::Entity::find()
+        .filter(billing_period::Column::AccountId.eq(account_id))
+        .filter(billing_period::Column::RecordedAt.gte(row.recorded_at))
+        .order_by_desc(billing_period::Column::PeriodStart)
+        .one(db)
+        .await?;
+    Ok(Some(Account {
+        id: account_id.clone(),
+        link: row.into(),
+        current_period: period.map(|period| Interval {
+            start: period.period_start,
+            end: period.period_end,
+        }),
+    }))
+}
+
+/// Records a link: its version, and from when it is in force.
+pub(super) async fn insert_link(
+    tx: &DatabaseTransaction,
+    account_id: &AccountId,
+    billing: &Billing,
+    (version, from): (i64, Millis),
+    now: Millis,
+) -> Result<(), DbErr> {
+    let row = account_link::ActiveModel {
+        account_id: Set(account_id.clone()),
+        version: Set(version),
+        valid_from: Set(from),
+        customer: Set(billing.customer().map(str::to_owned)),
+        subscription: Set(billing.subscription().map(str::to_owned)),
+        recorded_at: Set(now),
+        ended: Set(matches!(billing, Billing::Ended { .. })),
+    };
+    account_link::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+}
+
+/// Keeps the customer, and bills nothing to it from a moment on; false where that is so already.
+pub(super) async fn end_link(
+    tx: &DatabaseTransaction,
+    account: &Account,
+    at: Millis,
+    now: Millis,
+) -> Result<bool, DbErr> {
+    let Billing::Stripe {
+        customer,
+        subscription,
+    } = account.link.billing.clone()
+    else {
+        return Ok(false);
+    };
+    let billing = Billing::Ended {
+        customer,
+        subscription,
+    };
+    let version = account.link.version.saturating_add(1);
+    insert_link(tx, &account.id, &billing, (version, at), now).await?;
+    Ok(true)
+}
+
+/// The end of the time in which a customer was billed for another account.
+pub(super) async fn taken_until(
+    tx: &DatabaseTransaction,
+    customer: &str,
+    account_id: &AccountId,
+    now: Millis,
+) -> Result<Millis, DbErr> {
+    let others: Vec<AccountId> = account_link::Entity::find()
+        .select_only()
+        .column(account_link::Column::AccountId)
+        .distinct()
+        .filter(account_link::Column::Customer.eq(customer))
+        .filter(account_link::Column::AccountId.ne(account_id))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let links = read_links(tx, others.iter()).await?;
+    let ends = links
+        .values()
+        .map(|own| billed_until(own, now, |other| other == customer));
+    Ok(ends.max().unwrap_or(Millis::MIN))
+}
+
+/// The first moment at or after `now` that is later than all usage counted so far. Only usage that is ahead
+/// by the skew of replicas' clocks matters: what a caller dated further ahead stays ahead.
+pub(super) async fn first_free_instant(
+    tx: &DatabaseTransaction,
+    account_id: &AccountId,
+    now: Millis,
+) -> Result<Millis, DbErr> {
+    let latest: Option<Option<Millis>> = usage_report::Entity::find()
+        .select_only()
+        .column_as(usage_report::Column::LastAt.max(), "latest")
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(usage_report::Column::PeriodEnd.is_null())
+        .filter(usage_report::Column::LastAt.lte(now.saturating_add(CLOCK_SKEW_MS)))
+        .into_tuple()
+        .one(tx)
+        .await?;
+    let free = latest.flatten().map_or(now, |at| at.saturating_add(1));
+    Ok(Ord::max(now, free))
+}

@@ -1,0 +1,268 @@
+//! Marking due reports before anything is sent: each is decided on, gets its event timestamp and is recorded as
+//! `sending`, or waits, or leaves the sender.
+
+use sea_orm::{
+    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _, UpdateMany, sea_query::Expr,
+};
+
+use super::{
+    Store,
+    billing_context::{lock_contexts, postpone, request_syncs},
+    boundaries::read,
+    send::{Rules, Task, minute_of},
+};
+use crate::{
+    domain::{
+        MINUTE_MS, Millis, SECOND_MS,
+        invoice_deadline::{SendDecision, UsageTimes, decide},
+        report::{MAX_EVENT_AGE_MS, Report, State, Transition, UNANSWERED_MS},
+        window::{Interval, Slots, event_timestamp},
+    },
+    entity::usage_report::{self, Column, UsageReportState},
+    error::Result,
+    metrics,
+};
+
+impl Store {
+    /// Marks due reports, each of another stream, before anything is sent, and answers what to do with them; a
+    /// report that no invoice takes changes its state at once. `retry_at` says when a report is due again if its
+    /// answer never comes.
+    pub(crate) async fn mark_sending(
+        &self,
+        mut due: Vec<Report>,
+        rules: Rules,
+        now: Millis,
+        retry_at: impl Fn(&Report) -> Millis + Send,
+    ) -> Result<Vec<Task>> {
+        let tx = self.begin().await?;
+        due.sort_unstable_by_key(|report| report.id);
+        let contexts = lock_contexts(&tx, &due).await?;
+        let decided: Vec<(Report, Option<SendDecision>)> = due
+            .into_iter()
+            .map(|report| {
+                let context = contexts.of(&report, report.customer.as_deref());
+                let usage = UsageTimes {
+                    first_at: report.first_at,
+                    last_at: report.last_at,
+                    bill_at: report.bill_at,
+                    quantity: report.quantity,
+                };
+                let decision = (report.state != State::Unknown)
+                    .then(|| decide(usage, &context, rules.late_usage, now));
+                (report, decision)
+            })
+            .collect();
+        request_syncs(&tx, &decided, now).await?;
+        let mut tasks = Vec::new();
+        for (report, decision) in decided {
+            let retry_at = retry_at(&report);
+            let task = match decision {
+                None => mark_look_up(&tx, report, retry_at).await?,
+                Some(SendDecision::Wait { until, .. }) => {
+                    postpone(&tx, &report, until).await?;
+                    None
+                }
+                Some(decision) => mark(&tx, report, decision, rules.slots, now, retry_at).await?,
+            };
+            tasks.extend(task);
+        }
+        tx.commit().await?;
+        Ok(tasks)
+    }
+}
+
+/// An update of a report, if it is still as it was read.
+fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
+    usage_report::Entity::update_many()
+        .filter(Column::AccountId.eq(&report.account_id))
+        .filter(Column::Id.eq(report.id))
+        .filter(Column::State.eq(UsageReportState::from(report.state)))
+        .filter(Column::Attempts.eq(report.attempts))
+        .filter(Column::Generation.eq(report.generation))
+}
+
+async fn mark_look_up(
+    tx: &DatabaseTransaction,
+    report: Report,
+    retry_at: Millis,
+) -> std::result::Result<Option<Task>, DbErr> {
+    let changed = update_as_read(&report)
+        .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
+        .exec(tx)
+        .await?;
+    Ok((changed.rows_affected == 1).then_some(Task::Look(report)))
+}
+
+async fn mark(
+    tx: &DatabaseTransaction,
+    mut report: Report,
+    decision: SendDecision,
+    slots: Slots,
+    now: Millis,
+    retry_at: Millis,
+) -> std::result::Result<Option<Task>, DbErr> {
+    let change = update_as_read(&report);
+    let state = report.state;
+    let may_be_there = report.first_sent_at.is_some();
+    let stamp = match prepare(tx, &mut report, decision, slots, now).await? {
+        Prepared::Send(stamp) => stamp,
+        Prepared::Leave(transition, why) => {
+            leave(tx, change, &report, (&transition, why), now).await?;
+            return Ok(None);
+        }
+    };
+    let Some(next) = state.after(&Transition::Send) else {
+        return Ok(None);
+    };
+    report.attempts = report.attempts.saturating_add(1);
+    report.event_timestamp = Some(stamp);
+    report.first_sent_at = report.first_sent_at.or(Some(now));
+    report.last_sent_at = Some(now);
+    report.state = next;
+    let changed = change
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .col_expr(Column::Attempts, Expr::value(report.attempts))
+        .col_expr(Column::EventTimestamp, Expr::value(stamp))
+        .col_expr(Column::BillAt, Expr::value(report.bill_at))
+        .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
+        .col_expr(Column::LastSentAt, Expr::value(now))
+        .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
+        .exec(tx)
+        .await?;
+    Ok((changed.rows_affected == 1).then_some(Task::Send {
+        report,
+        may_be_there,
+    }))
+}
+
+/// What to do with a report that does not wait.
+enum Prepared {
+    /// Send it with this timestamp.
+    Send(Millis),
+    /// It leaves the sender: its transition, and why.
+    Leave(Transition, &'static str),
+}
+
+async fn prepare(
+    tx: &DatabaseTransaction,
+    report: &mut Report,
+    decision: SendDecision,
+    slots: Slots,
+    now: Millis,
+) -> std::result::Result<Prepared, DbErr> {
+    let may_be_there = report.first_sent_at.is_some();
+    let not_before = match decision {
+        // An attempt that has not arrived by now is too late; one that has is found by looking it up.
+        SendDecision::TooLate | SendDecision::CustomerDeleted | SendDecision::SendAt(_)
+            if may_be_there =>
+        {
+            let why = "no answer before its invoice became final: looked up";
+            return Ok(Prepared::Leave(Transition::MarkUnknown, why));
+        }
+        SendDecision::TooLate => {
+            let why = "its invoice was final before Stripe had it";
+            return Ok(Prepared::Leave(Transition::MarkTooLate, why));
+        }
+        SendDecision::CustomerDeleted => {
+            let why = "the customer was deleted at Stripe, and its invoice was final before Stripe had it";
+            return Ok(Prepared::Leave(Transition::MarkCustomerDeleted, why));
+        }
+        SendDecision::SendAt(at) => {
+            report.bill_at = Some(at);
+            report.event_timestamp = None;
+            None
+        }
+        SendDecision::Send { not_before } => not_before,
+        SendDecision::Wait { .. } => None,
+    };
+    let is_unanswered = report
+        .first_sent_at
+        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
+    if is_unanswered {
+        let why = "no answer for 23 hours: looked up before it is sent again";
+        return Ok(Prepared::Leave(Transition::MarkUnknown, why));
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, report, slots, not_before, now).await?,
+    };
+    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
+        let why = "older than the 35 days that Stripe accepts";
+        return Ok(Prepared::Leave(Transition::MarkTooLate, why));
+    }
+    Ok(Prepared::Send(stamp))
+}
+
+/// Takes a report out of sending.
+async fn leave(
+    tx: &DatabaseTransaction,
+    change: UpdateMany<usage_report::Entity>,
+    report: &Report,
+    (transition, why): (&Transition, &str),
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let Some(next) = report.state.after(transition) else {
+        return Ok(());
+    };
+    let mut change = change
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .col_expr(Column::NextAttemptAt, Expr::value(now));
+    if matches!(next, State::TooLate | State::CustomerDeleted) {
+        change = change.col_expr(Column::LastError, Expr::value(why));
+    }
+    change.exec(tx).await?;
+    tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "report not sent");
+    metrics::report(Some(transition));
+    Ok(())
+}
+
+/// The event's timestamp: inside the part of the window that contains the report's first increment, so that a
+/// boundary that was learned late does not put it on the wrong side.
+async fn choose_timestamp(
+    tx: &DatabaseTransaction,
+    report: &Report,
+    slots: Slots,
+    not_before: Option<Millis>,
+    now: Millis,
+) -> std::result::Result<Millis, DbErr> {
+    let account = std::slice::from_ref(&report.account_id);
+    let known = read(tx, account, report.window_start).await?;
+    let around = |at| {
+        known
+            .first()
+            .map_or_else(|| slots.around(at), |(_, own)| own.window_around(slots, at))
+    };
+    let mut window = match report.bill_at {
+        Some(at) => Interval {
+            start: Ord::max(
+                around(at).start,
+                at.saturating_sub(at.rem_euclid(SECOND_MS)),
+            ),
+            end: around(at).end,
+        },
+        None => around(report.first_at).intersection(Interval {
+            start: report.window_start,
+            end: report.window_end,
+        }),
+    };
+    // Stripe began to charge a moment later than usage began here.
+    if let Some(from) = not_before.filter(|from| *from > window.start) {
+        window.start = from;
+        window.end = Ord::max(window.end, from.saturating_add(SECOND_MS));
+    }
+    let taken: Vec<Millis> = usage_report::Entity::find()
+        .select_only()
+        .column(Column::EventTimestamp)
+        .filter(Column::Customer.eq(report.customer.as_deref()))
+        .filter(Column::Meter.eq(report.meter.as_str()))
+        .filter(Column::EventTimestamp.gte(window.start.saturating_sub(MINUTE_MS)))
+        .filter(Column::EventTimestamp.lt(window.end))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    // One event takes its whole minute, so that verification can tell the events apart.
+    let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
+    // Never ahead of now: a subscription that is about to end would not charge it.
+    Ok(event_timestamp(window, now, &taken))
+}
