@@ -1,4 +1,4 @@
-//! Compiles `proto/` with protox, a compiler written in Rust, so that no protoc is needed.
+//! Compiles `proto/` with protox, a protobuf compiler written in Rust: `protoc` is not needed.
 
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};

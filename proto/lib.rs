@@ -1,6 +1,6 @@
 //! The contract of usage-billing, compiled from `proto/usage/v1/*.proto`.
 //!
-//! The comments of the proto files are the reference; they stand on every item below.
+//! The comments of the proto files are the API reference. They appear on every item below.
 
 /// Version 1 of the contract.
 #[allow(
@@ -9,7 +9,7 @@
     clippy::allow_attributes_without_reason,
     clippy::arithmetic_side_effects,
     unused_qualifications,
-    reason = "generated code; `missing_docs` stays on, so that no item of the contract goes without a comment"
+    reason = "generated code; `missing_docs` stays on, so that every proto item needs a comment"
 )]
 pub mod v1 {
     tonic::include_proto!("usage.v1");
@@ -22,7 +22,7 @@ pub mod v1 {
         include_bytes!(concat!(env!("OUT_DIR"), "/usage_v1_descriptor.bin"));
 }
 
-/// The README's program, compiled.
+/// Compiles the code in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
