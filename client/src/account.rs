@@ -1,9 +1,8 @@
 //! Accounts: whom an account bills to.
 
 use crate::{
-    Error, Period, Subscription,
-    page::{non_empty, size_to_wire},
-    proto, time,
+    Error, Period, Subscription, proto,
+    wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
 use proto::put_account_request;
@@ -83,7 +82,7 @@ impl PutAccount {
         let billing = match self.customer {
             Some(customer) => {
                 let current_period = self.current_period.map(|period| {
-                    time::period_to_wire(
+                    wire::period_to_wire(
                         period,
                         "stripe.current_period.start",
                         "stripe.current_period.end",
@@ -91,7 +90,7 @@ impl PutAccount {
                 });
                 let bill_from = self
                     .bill_from
-                    .map(|time| time::to_wire(time, "stripe.bill_from"));
+                    .map(|time| wire::time_to_wire(time, "stripe.bill_from"));
                 put_account_request::Billing::Stripe(proto::StripeBilling {
                     customer,
                     subscription: self.subscription.unwrap_or_default(),
@@ -184,8 +183,8 @@ impl Account {
             account_id: account.account_id,
             billing: Billing::from_wire(account.billing)?,
             etag: account.etag,
-            valid_from: time::required_from_wire(account.valid_from, "account.valid_from")?,
-            updated_at: time::required_from_wire(account.updated_at, "account.updated_at")?,
+            valid_from: wire::required_time(account.valid_from, "account.valid_from")?,
+            updated_at: wire::required_time(account.updated_at, "account.updated_at")?,
             subscription: account
                 .subscription
                 .map(Subscription::from_wire)
@@ -202,9 +201,9 @@ impl Billing {
                 subscription: non_empty(stripe.subscription),
                 current_period: stripe
                     .current_period
-                    .map(|period| time::period_from_wire(Some(period), "account.current_period"))
+                    .map(|period| wire::required_period(Some(period), "account.current_period"))
                     .transpose()?,
-                bill_from: time::optional_from_wire(stripe.bill_from, "account.bill_from")?,
+                bill_from: wire::optional_time(stripe.bill_from, "account.bill_from")?,
             }),
             Some(proto::account::Billing::Free(proto::FreeBilling {})) => Self::Free,
             None => Self::Unrecognised,
@@ -240,7 +239,7 @@ impl ListAccounts {
 
     pub(crate) fn into_wire(self) -> proto::ListAccountsRequest {
         proto::ListAccountsRequest {
-            page_size: size_to_wire(self.page_size),
+            page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
         }
     }

@@ -13,7 +13,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As many as a list of servers reasonably has.
-const MOST_ENDPOINTS: usize = 64;
+const MAX_ENDPOINTS: usize = 64;
 
 /// Sets a [`UsageClient`] up.
 ///
@@ -162,7 +162,7 @@ impl UsageClientBuilder {
 
     fn finish(self, channel: Channel) -> Result<UsageClient, Error> {
         let authorization = self.authorization()?;
-        let client = UsageClient::over(channel, authorization).with_retry(self.retry);
+        let client = UsageClient::with_authorization(channel, authorization).with_retry(self.retry);
         Ok(match self.timeout {
             Some(timeout) => client.with_timeout(timeout),
             None => client,
@@ -183,9 +183,9 @@ impl UsageClientBuilder {
     }
 
     fn parse(&self) -> Result<Vec<Endpoint>, Error> {
-        if self.endpoints.len() > MOST_ENDPOINTS {
+        if self.endpoints.len() > MAX_ENDPOINTS {
             let many = self.endpoints.len();
-            let why = format!("{many} endpoints are more than {MOST_ENDPOINTS}");
+            let why = format!("{many} endpoints are more than {MAX_ENDPOINTS}");
             return Err(Error::invalid("endpoint", why));
         }
         let endpoints = self.endpoints.iter();

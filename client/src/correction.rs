@@ -1,6 +1,6 @@
 //! Corrections: what an admin adds to or takes from usage, and what comes back.
 
-use crate::{Error, UsageReport, increment::Key, proto, time};
+use crate::{Error, UsageReport, increment::Key, proto, wire};
 use chrono::{DateTime, Utc};
 
 /// A correction of an account's usage: a report of its own, which Stripe gets as its own meter event. What was
@@ -73,7 +73,7 @@ impl Correct {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::CorrectRequest, Error> {
-        let time = self.time.map(|time| time::to_wire(time, "time"));
+        let time = self.time.map(|time| wire::time_to_wire(time, "time"));
         Ok(proto::CorrectRequest {
             account_id: self.account_id,
             meter: self.meter,

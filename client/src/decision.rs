@@ -1,6 +1,6 @@
 //! Decisions: what an admin does with a report that the service leaves alone, and what was done.
 
-use crate::{Error, ReportState, UsageReport, proto, time};
+use crate::{Error, ReportState, UsageReport, proto, wire};
 use chrono::{DateTime, Utc};
 use proto::ResolveAction as Wire;
 
@@ -61,7 +61,7 @@ impl ReportDecision {
             action: ResolveAction::from_wire(decision.action),
             reason: decision.reason,
             requested_by: decision.requested_by,
-            decided_at: time::required_from_wire(decision.decided_at, "decisions.decided_at")?,
+            decided_at: wire::required_time(decision.decided_at, "decisions.decided_at")?,
             from_state: ReportState::from_wire(decision.from_state),
         })
     }

@@ -3,7 +3,7 @@
 //! A logical call has one idempotency key for its whole life, however often it is sent. Sending is
 //! the client's matter, see `client.rs`.
 
-use crate::{Error, proto, time};
+use crate::{Error, proto, wire};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -121,7 +121,9 @@ impl Increment {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::IncrementRequest, Error> {
-        let timestamp = self.timestamp.map(|time| time::to_wire(time, "timestamp"));
+        let timestamp = self
+            .timestamp
+            .map(|time| wire::time_to_wire(time, "timestamp"));
         Ok(proto::IncrementRequest {
             account_id: self.account_id,
             meter: self.meter,

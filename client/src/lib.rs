@@ -21,7 +21,7 @@ mod error;
 mod increment;
 #[cfg(feature = "tower")]
 mod layer;
-mod page;
+mod period;
 mod reason;
 mod reconcile;
 mod recorder;
@@ -31,8 +31,8 @@ mod run;
 mod state;
 mod status;
 mod subscription;
-mod time;
 mod usage;
+mod wire;
 
 pub use account::{Account, AccountPage, Billing, ListAccounts, PutAccount, StripeBilling};
 pub use batch::{Batch, BatchOutcome, IncrementResult};
@@ -45,6 +45,7 @@ pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]
 pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageService};
+pub use period::Period;
 pub use reason::Reason;
 pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
 pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
@@ -56,7 +57,6 @@ pub use subscription::{
     BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,
     SubscriptionChange,
 };
-pub use time::Period;
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
 
 /// Times are [`chrono`]'s.

@@ -1,66 +1,65 @@
-//! Why something was refused, as a stable name; the same for a whole call and for one item of a
-//! batch.
+//! The stable names of error reasons, the same for a whole call and for one item of a batch.
 
 use crate::proto::ErrorReason;
 use std::fmt;
 
-/// Why a call, or one item of a batch, was refused.
+/// Why a call, or one item of a batch, was rejected.
 ///
-/// Reasons are stable: new ones may come, none is renamed.
+/// Reasons are stable: new ones may be added, none is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// A field is missing or outside its limits.
     InvalidField,
-    /// The meter is not configured; the message lists the ones that are.
+    /// The meter is not configured; the message lists the configured meters.
     UnknownMeter,
-    /// The increment's own time is more than 34 days old.
+    /// The time of the increment or correction is more than 34 days ago.
     TimestampTooOld,
-    /// The increment's own time is more than 5 minutes ahead.
+    /// The time of the increment or correction is more than 5 minutes in the future.
     TimestampInFuture,
-    /// The feature is reserved and not built yet.
+    /// The field is reserved for a future version.
     NotSupported,
-    /// An edge of the period lies inside a slot; the message names the nearest edges.
+    /// The period starts or ends inside a slot; the message names the nearest valid times.
     PeriodNotAligned,
-    /// The answer would hold more than 10,000 points.
+    /// The response would contain more than 10,000 points.
     TooManyPoints,
-    /// The page token is damaged or belongs to another filter.
+    /// The page token is damaged or was issued for another filter.
     PageTokenInvalid,
-    /// The idempotency key was used before with other content. Nothing was counted.
+    /// The idempotency key was used before with different content. Nothing was counted.
     KeyReused,
-    /// The Stripe customer belongs to another account.
+    /// The Stripe customer is linked to another account.
     CustomerTaken,
-    /// The account changed since the etag was read.
+    /// The account has changed since its etag was read.
     EtagMismatch,
-    /// Nobody has put this account.
+    /// The account does not exist.
     AccountNotFound,
-    /// There is no report run with this id.
+    /// No report run has this id.
     RunNotFound,
-    /// The server has as much work waiting as it accepts. It counted nothing.
+    /// The server's queue is full. Nothing was counted.
     Overloaded,
-    /// The database did not answer. The call may have taken effect.
+    /// The database did not respond. The call may have taken effect.
     DatabaseUnavailable,
-    /// The server is stopping.
+    /// The server is shutting down.
     ShuttingDown,
-    /// The server runs without a Stripe key, so it reports nothing.
+    /// The server has no Stripe key, so it does not report.
     ReportingDisabled,
-    /// Stripe did not answer, and the call needs to know what it says. Nothing was changed.
+    /// The call needs data from Stripe, and Stripe did not respond. Nothing was changed.
     StripeUnavailable,
-    /// Another change of the account's subscription is under way.
+    /// Another change of the account's subscription is in progress.
     ChangeUnderWay,
-    /// Stripe cannot do this to the subscription, or usage would be lost.
+    /// Stripe does not allow this change of the subscription, or the change would lose usage.
     SubscriptionNotChangeable,
-    /// An admin has to decide on usage reports of the present period first.
+    /// An admin must first resolve usage reports of the current billing period.
     UsageUndecided,
-    /// Usage did not show at Stripe in time. Nothing was changed.
+    /// Stripe did not show all usage in time. Nothing was changed.
     ChangeTimedOut,
-    /// A defect of the server; its log has the cause.
+    /// A bug in the server; its log contains the cause.
     Internal,
-    /// The correction would take its billing period below zero.
+    /// The correction would make the total of its billing period negative.
     BelowZero,
-    /// There is no usage report with this id.
+    /// No usage report has this id.
     ReportNotFound,
-    /// There is nothing to decide on the report, or it was decided otherwise.
+    /// The report needs no decision, was resolved with another action, or cannot be billed as requested.
     NotResolvable,
     /// A reason that this version of the client does not know.
     Unknown(String),
@@ -69,87 +68,73 @@ pub enum Reason {
 const PREFIX: &str = "ERROR_REASON_";
 
 impl Reason {
-    /// The name on the wire, such as `KEY_REUSED`.
+    /// The name in `google.rpc.ErrorInfo`, such as `KEY_REUSED`.
     pub fn as_str(&self) -> &str {
-        let known = match self {
-            Self::InvalidField => ErrorReason::InvalidField,
-            Self::UnknownMeter => ErrorReason::UnknownMeter,
-            Self::TimestampTooOld => ErrorReason::TimestampTooOld,
-            Self::TimestampInFuture => ErrorReason::TimestampInFuture,
-            Self::NotSupported => ErrorReason::NotSupported,
-            Self::PeriodNotAligned => ErrorReason::PeriodNotAligned,
-            Self::TooManyPoints => ErrorReason::TooManyPoints,
-            Self::PageTokenInvalid => ErrorReason::PageTokenInvalid,
-            Self::KeyReused => ErrorReason::KeyReused,
-            Self::CustomerTaken => ErrorReason::CustomerTaken,
-            Self::EtagMismatch => ErrorReason::EtagMismatch,
-            Self::AccountNotFound => ErrorReason::AccountNotFound,
-            Self::RunNotFound => ErrorReason::RunNotFound,
-            Self::Overloaded => ErrorReason::Overloaded,
-            Self::DatabaseUnavailable => ErrorReason::DatabaseUnavailable,
-            Self::ShuttingDown => ErrorReason::ShuttingDown,
-            Self::ReportingDisabled => ErrorReason::ReportingDisabled,
-            Self::StripeUnavailable => ErrorReason::StripeUnavailable,
-            Self::ChangeUnderWay => ErrorReason::ChangeUnderWay,
-            Self::SubscriptionNotChangeable => ErrorReason::SubscriptionNotChangeable,
-            Self::UsageUndecided => ErrorReason::UsageUndecided,
-            Self::ChangeTimedOut => ErrorReason::ChangeTimedOut,
-            Self::Internal => ErrorReason::Internal,
-            Self::BelowZero => ErrorReason::BelowZero,
-            Self::ReportNotFound => ErrorReason::ReportNotFound,
-            Self::NotResolvable => ErrorReason::NotResolvable,
-            Self::Unknown(name) => return name,
-        };
-        let name = known.as_str_name();
-        name.strip_prefix(PREFIX).unwrap_or(name)
+        if let Self::Unknown(name) = self {
+            return name;
+        }
+        let known = KNOWN.iter().find(|(_, reason)| reason == self);
+        known.map_or("", |(wire, _)| short_name(*wire))
     }
 
     /// The reason in a `google.rpc.ErrorInfo`.
     pub(crate) fn from_name(name: &str) -> Self {
-        ErrorReason::from_str_name(&format!("{PREFIX}{name}"))
-            .and_then(Self::from_known)
-            .unwrap_or_else(|| Self::Unknown(name.to_owned()))
+        let known = KNOWN.iter().find(|(wire, _)| short_name(*wire) == name);
+        known.map_or_else(
+            || Self::Unknown(name.to_owned()),
+            |(_, reason)| reason.clone(),
+        )
     }
 
     /// The reason in a result of a batch.
     pub(crate) fn from_number(number: i32) -> Self {
-        ErrorReason::try_from(number)
-            .ok()
-            .and_then(Self::from_known)
-            .unwrap_or_else(|| Self::Unknown(number.to_string()))
+        let known = KNOWN.iter().find(|(wire, _)| i32::from(*wire) == number);
+        known.map_or_else(
+            || Self::Unknown(number.to_string()),
+            |(_, reason)| reason.clone(),
+        )
     }
+}
 
-    fn from_known(reason: ErrorReason) -> Option<Self> {
-        Some(match reason {
-            ErrorReason::Unspecified => return None,
-            ErrorReason::InvalidField => Self::InvalidField,
-            ErrorReason::UnknownMeter => Self::UnknownMeter,
-            ErrorReason::TimestampTooOld => Self::TimestampTooOld,
-            ErrorReason::TimestampInFuture => Self::TimestampInFuture,
-            ErrorReason::NotSupported => Self::NotSupported,
-            ErrorReason::PeriodNotAligned => Self::PeriodNotAligned,
-            ErrorReason::TooManyPoints => Self::TooManyPoints,
-            ErrorReason::PageTokenInvalid => Self::PageTokenInvalid,
-            ErrorReason::KeyReused => Self::KeyReused,
-            ErrorReason::CustomerTaken => Self::CustomerTaken,
-            ErrorReason::EtagMismatch => Self::EtagMismatch,
-            ErrorReason::AccountNotFound => Self::AccountNotFound,
-            ErrorReason::RunNotFound => Self::RunNotFound,
-            ErrorReason::Overloaded => Self::Overloaded,
-            ErrorReason::DatabaseUnavailable => Self::DatabaseUnavailable,
-            ErrorReason::ShuttingDown => Self::ShuttingDown,
-            ErrorReason::ReportingDisabled => Self::ReportingDisabled,
-            ErrorReason::StripeUnavailable => Self::StripeUnavailable,
-            ErrorReason::ChangeUnderWay => Self::ChangeUnderWay,
-            ErrorReason::SubscriptionNotChangeable => Self::SubscriptionNotChangeable,
-            ErrorReason::UsageUndecided => Self::UsageUndecided,
-            ErrorReason::ChangeTimedOut => Self::ChangeTimedOut,
-            ErrorReason::Internal => Self::Internal,
-            ErrorReason::BelowZero => Self::BelowZero,
-            ErrorReason::ReportNotFound => Self::ReportNotFound,
-            ErrorReason::NotResolvable => Self::NotResolvable,
-        })
-    }
+/// The reasons of the proto that this version knows.
+static KNOWN: [(ErrorReason, Reason); 26] = [
+    (ErrorReason::InvalidField, Reason::InvalidField),
+    (ErrorReason::UnknownMeter, Reason::UnknownMeter),
+    (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
+    (ErrorReason::TimestampInFuture, Reason::TimestampInFuture),
+    (ErrorReason::NotSupported, Reason::NotSupported),
+    (ErrorReason::PeriodNotAligned, Reason::PeriodNotAligned),
+    (ErrorReason::TooManyPoints, Reason::TooManyPoints),
+    (ErrorReason::PageTokenInvalid, Reason::PageTokenInvalid),
+    (ErrorReason::KeyReused, Reason::KeyReused),
+    (ErrorReason::CustomerTaken, Reason::CustomerTaken),
+    (ErrorReason::EtagMismatch, Reason::EtagMismatch),
+    (ErrorReason::AccountNotFound, Reason::AccountNotFound),
+    (ErrorReason::RunNotFound, Reason::RunNotFound),
+    (ErrorReason::Overloaded, Reason::Overloaded),
+    (
+        ErrorReason::DatabaseUnavailable,
+        Reason::DatabaseUnavailable,
+    ),
+    (ErrorReason::ShuttingDown, Reason::ShuttingDown),
+    (ErrorReason::ReportingDisabled, Reason::ReportingDisabled),
+    (ErrorReason::StripeUnavailable, Reason::StripeUnavailable),
+    (ErrorReason::ChangeUnderWay, Reason::ChangeUnderWay),
+    (
+        ErrorReason::SubscriptionNotChangeable,
+        Reason::SubscriptionNotChangeable,
+    ),
+    (ErrorReason::UsageUndecided, Reason::UsageUndecided),
+    (ErrorReason::ChangeTimedOut, Reason::ChangeTimedOut),
+    (ErrorReason::Internal, Reason::Internal),
+    (ErrorReason::BelowZero, Reason::BelowZero),
+    (ErrorReason::ReportNotFound, Reason::ReportNotFound),
+    (ErrorReason::NotResolvable, Reason::NotResolvable),
+];
+
+fn short_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
 impl fmt::Display for Reason {
@@ -163,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_of_the_contract_is_known_by_name_and_by_number() {
+    fn every_proto_reason_is_known_by_name_and_number() {
         let known = (1..100)
             .filter_map(|number| ErrorReason::try_from(number).ok())
             .inspect(|reason| {
@@ -178,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_from_a_newer_server_keeps_its_name() {
+    fn reason_of_a_newer_server_keeps_its_name() {
         assert_eq!(Reason::from_name("TOO_BLUE").as_str(), "TOO_BLUE");
         assert_eq!(Reason::from_number(4711).as_str(), "4711");
         assert_eq!(Reason::from_number(0), Reason::Unknown("0".to_owned()));

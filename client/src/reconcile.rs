@@ -1,9 +1,8 @@
 //! Reconciling: what was counted, what was reported and what Stripe holds, side by side.
 
 use crate::{
-    Error, Period, ReportState,
-    page::{non_empty, size_to_wire},
-    proto, time,
+    Error, Period, ReportState, proto,
+    wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
 
@@ -61,11 +60,11 @@ impl Reconcile {
     pub(crate) fn into_wire(self) -> Result<proto::ReconcileRequest, Error> {
         let period = self
             .period
-            .map(|period| time::period_to_wire(period, "period.start", "period.end"));
+            .map(|period| wire::period_to_wire(period, "period.start", "period.end"));
         Ok(proto::ReconcileRequest {
             account_id: self.account_id,
             period: period.transpose()?,
-            page_size: size_to_wire(self.page_size),
+            page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
         })
     }
@@ -136,7 +135,7 @@ impl ReconciledUsage {
             account_id: row.account_id,
             stripe_customer: row.stripe_customer,
             meter: row.meter,
-            period: time::period_from_wire(row.period, "rows.period")?,
+            period: wire::required_period(row.period, "rows.period")?,
             is_billing_period: row.is_billing_period,
             counted: row.counted,
             reported: row.reported,

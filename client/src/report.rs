@@ -1,9 +1,8 @@
 //! Usage reports: which ones are asked for, and what they say.
 
 use crate::{
-    Error, Period, ReportDecision, ReportState,
-    page::{non_empty, size_to_wire},
-    proto, time,
+    Error, Period, ReportDecision, ReportState, proto,
+    wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
 use proto::UsageReportKind as WireKind;
@@ -103,12 +102,12 @@ impl UsageReport {
     }
 
     pub(crate) fn from_wire(report: proto::UsageReport) -> Result<Self, Error> {
-        let time = time::optional_from_wire;
+        let time = wire::optional_time;
         Ok(Self {
             id: report.id,
             account_id: report.account_id,
             meter: report.meter,
-            window: time::period_from_wire(report.window, "report.window")?,
+            window: wire::required_period(report.window, "report.window")?,
             period_end: time(report.period_end, "report.period_end")?,
             closed_at: time(report.closed_at, "report.closed_at")?,
             quantity: report.quantity,
@@ -211,7 +210,7 @@ impl ListReports {
             states: states.collect(),
             run_id: self.run_id,
             kind: self.kind.map_or(0, ReportKind::to_wire),
-            page_size: size_to_wire(self.page_size),
+            page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
         }
     }

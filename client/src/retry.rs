@@ -80,9 +80,9 @@ impl Repeatable {
 }
 
 /// Makes a call until it succeeds, cannot, or has no time left. `attempt` is given the time that is left.
-pub(crate) async fn until_done<A, F>(
+pub(crate) async fn call_with_retry<A, F>(
     retry: Retry,
-    patience: Duration,
+    timeout: Duration,
     repeatable: Repeatable,
     mut attempt: impl FnMut(Duration) -> F,
 ) -> Result<A, Error>
@@ -90,7 +90,7 @@ where
     F: Future<Output = Result<A, Error>>,
 {
     let began = Instant::now();
-    let left = || patience.saturating_sub(began.elapsed());
+    let left = || timeout.saturating_sub(began.elapsed());
     let mut backoff = retry.backoff();
     let mut may_have_taken_effect = false;
     loop {
@@ -115,7 +115,7 @@ mod tests {
     use crate::ErrorKind;
     use tonic::Status;
 
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
     /// Makes a call whose attempts end so; answers how it ended and how many there were.
     async fn outcome(
@@ -125,7 +125,7 @@ mod tests {
     ) -> (Result<(), Error>, usize) {
         let all = ends.len();
         let mut ends = ends.into_iter();
-        let done = until_done(retry, PATIENCE, repeatable, |_| {
+        let done = call_with_retry(retry, TIMEOUT, repeatable, |_| {
             let end = ends.next().expect("no more attempts than ends");
             async move { end }
         });

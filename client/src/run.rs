@@ -1,6 +1,6 @@
 //! Forced reporting: which usage is closed and sent now, and following the run that does it.
 
-use crate::{Error, UsageReport, page::non_empty, proto};
+use crate::{Error, UsageReport, proto, wire::non_empty};
 use proto::force_report_response::Event as Wire;
 use std::{
     future::poll_fn,

@@ -3,35 +3,37 @@
 use crate::proto::UsageReportState as Wire;
 use std::fmt;
 
-/// Where a usage report is on its way from a call to an invoice.
+const PREFIX: &str = "USAGE_REPORT_STATE_";
+
+/// How far a usage report has come on its way to an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReportState {
-    /// It counts: increments of its window are added to it.
+    /// Counting: increments of its window are added to it.
     Open,
-    /// Frozen, and waiting to be sent.
+    /// Its quantity no longer changes, and it waits to be sent.
     Closed,
-    /// Given to Stripe at least once, without a final answer so far.
+    /// Sent to Stripe at least once, without a final answer so far.
     Sending,
-    /// Stripe took the meter event.
+    /// Stripe accepted the meter event.
     Accepted,
-    /// Stripe's own totals contain it.
+    /// Stripe's own meter totals include it.
     Confirmed,
-    /// Stripe took it, and a day later its totals still lack it.
+    /// Stripe accepted it, but a day later its meter totals do not include it.
     Missing,
-    /// Stripe refused it for good.
+    /// Stripe rejected it permanently.
     Rejected,
-    /// The Stripe customer is gone.
+    /// The Stripe customer was deleted.
     CustomerDeleted,
-    /// Stripe has not answered for 23 hours: whether it arrived is being looked up.
+    /// Stripe has not answered for 23 hours; the service checks whether it arrived.
     Unknown,
-    /// Never billed: the account was free, or the usage is older than what its link bills from.
+    /// Never billed: the account was free, or the usage is older than the start of its link.
     NotBillable,
-    /// Nobody has said yet whom the account bills to; it waits for a link.
+    /// The account has no Stripe customer yet and is not free; the report waits until it is linked.
     NoCustomer,
-    /// Too old for Stripe, or its invoice was final before Stripe had it.
+    /// Older than the 35 days that Stripe accepts, or its invoice was finalized before Stripe had the usage.
     TooLate,
-    /// An admin decided that it is never billed.
+    /// An admin decided not to bill it.
     WrittenOff,
     /// A state that this version of the client does not know, by its number.
     Unrecognised(i32),
@@ -55,9 +57,9 @@ impl ReportState {
         Self::WrittenOff,
     ];
 
-    /// Whether Stripe has not got it and still may, without an admin's decision.
+    /// Whether Stripe may still accept it without an admin's decision.
     ///
-    /// A state that this version does not know is taken to be in progress.
+    /// True for a state that this version does not know.
     pub fn is_in_progress(self) -> bool {
         matches!(
             self,
@@ -70,8 +72,8 @@ impl ReportState {
         )
     }
 
-    /// Whether it stays where it is until an admin decides.
-    pub fn needs_a_decision(self) -> bool {
+    /// Whether it stays in this state until an admin resolves it.
+    pub fn needs_decision(self) -> bool {
         matches!(
             self,
             Self::Missing | Self::Rejected | Self::CustomerDeleted | Self::TooLate
@@ -80,62 +82,47 @@ impl ReportState {
 
     pub(crate) fn to_wire(self) -> i32 {
         match self {
-            Self::Open => Wire::Open.into(),
-            Self::Closed => Wire::Closed.into(),
-            Self::Sending => Wire::Sending.into(),
-            Self::Accepted => Wire::Accepted.into(),
-            Self::Confirmed => Wire::Confirmed.into(),
-            Self::Missing => Wire::Missing.into(),
-            Self::Rejected => Wire::Rejected.into(),
-            Self::CustomerDeleted => Wire::CustomerDeleted.into(),
-            Self::Unknown => Wire::Unknown.into(),
-            Self::NotBillable => Wire::NotBillable.into(),
-            Self::NoCustomer => Wire::NoCustomer.into(),
-            Self::TooLate => Wire::TooLate.into(),
-            Self::WrittenOff => Wire::WrittenOff.into(),
             Self::Unrecognised(number) => number,
+            known => known.known_wire().into(),
         }
     }
 
     pub(crate) fn from_wire(number: i32) -> Self {
-        match Wire::try_from(number) {
-            Ok(Wire::Open) => Self::Open,
-            Ok(Wire::Closed) => Self::Closed,
-            Ok(Wire::Sending) => Self::Sending,
-            Ok(Wire::Accepted) => Self::Accepted,
-            Ok(Wire::Confirmed) => Self::Confirmed,
-            Ok(Wire::Missing) => Self::Missing,
-            Ok(Wire::Rejected) => Self::Rejected,
-            Ok(Wire::CustomerDeleted) => Self::CustomerDeleted,
-            Ok(Wire::Unknown) => Self::Unknown,
-            Ok(Wire::NotBillable) => Self::NotBillable,
-            Ok(Wire::NoCustomer) => Self::NoCustomer,
-            Ok(Wire::TooLate) => Self::TooLate,
-            Ok(Wire::WrittenOff) => Self::WrittenOff,
-            Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
+        let mut known = Self::ALL.iter().copied();
+        let found = known.find(|state| i32::from(state.known_wire()) == number);
+        found.unwrap_or(Self::Unrecognised(number))
+    }
+
+    /// The value of the proto; `Unspecified` for a state that this version does not know.
+    fn known_wire(self) -> Wire {
+        match self {
+            Self::Open => Wire::Open,
+            Self::Closed => Wire::Closed,
+            Self::Sending => Wire::Sending,
+            Self::Accepted => Wire::Accepted,
+            Self::Confirmed => Wire::Confirmed,
+            Self::Missing => Wire::Missing,
+            Self::Rejected => Wire::Rejected,
+            Self::CustomerDeleted => Wire::CustomerDeleted,
+            Self::Unknown => Wire::Unknown,
+            Self::NotBillable => Wire::NotBillable,
+            Self::NoCustomer => Wire::NoCustomer,
+            Self::TooLate => Wire::TooLate,
+            Self::WrittenOff => Wire::WrittenOff,
+            Self::Unrecognised(_) => Wire::Unspecified,
         }
     }
 }
 
 impl fmt::Display for ReportState {
-    /// As the contract names it, such as `not_billable`.
+    /// The name in the proto, in lower case and without its prefix, such as `not_billable`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open => f.write_str("open"),
-            Self::Closed => f.write_str("closed"),
-            Self::Sending => f.write_str("sending"),
-            Self::Accepted => f.write_str("accepted"),
-            Self::Confirmed => f.write_str("confirmed"),
-            Self::Missing => f.write_str("missing"),
-            Self::Rejected => f.write_str("rejected"),
-            Self::CustomerDeleted => f.write_str("customer_deleted"),
-            Self::Unknown => f.write_str("unknown"),
-            Self::NotBillable => f.write_str("not_billable"),
-            Self::NoCustomer => f.write_str("no_customer"),
-            Self::TooLate => f.write_str("too_late"),
-            Self::WrittenOff => f.write_str("written_off"),
-            Self::Unrecognised(number) => write!(f, "unrecognised state {number}"),
+        if let Self::Unrecognised(number) = self {
+            return write!(f, "unrecognised state {number}");
         }
+        let name = self.known_wire().as_str_name();
+        let name = name.strip_prefix(PREFIX).unwrap_or(name);
+        f.write_str(&name.to_ascii_lowercase())
     }
 }
 
@@ -144,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_of_the_contract_is_known() {
+    fn every_proto_state_is_known() {
         let known = (1..)
             .take_while(|number| Wire::try_from(*number).is_ok())
             .inspect(|number| {
@@ -152,7 +139,7 @@ mod tests {
                 assert!(!matches!(state, ReportState::Unrecognised(_)), "{number}");
                 assert_eq!(state.to_wire(), *number);
                 let name = Wire::try_from(*number).unwrap().as_str_name();
-                let name = name.strip_prefix("USAGE_REPORT_STATE_").unwrap();
+                let name = name.strip_prefix(PREFIX).unwrap();
                 assert_eq!(state.to_string(), name.to_lowercase());
                 assert!(ReportState::ALL.contains(&state));
             })
@@ -161,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_from_a_newer_server_is_in_progress() {
+    fn state_of_a_newer_server_is_in_progress() {
         let state = ReportState::from_wire(99);
         assert_eq!(state, ReportState::Unrecognised(99));
         assert!(state.is_in_progress());
@@ -173,7 +160,7 @@ mod tests {
         for number in 0..20 {
             let state = ReportState::from_wire(number);
             assert!(
-                !(state.is_in_progress() && state.needs_a_decision()),
+                !(state.is_in_progress() && state.needs_decision()),
                 "{state:?}"
             );
         }

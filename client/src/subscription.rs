@@ -1,6 +1,9 @@
 //! Subscriptions: what Stripe says of an account's, and how it is changed.
 
-use crate::{Account, Error, Period, page::non_empty, proto, time};
+use crate::{
+    Account, Error, Period, proto,
+    wire::{self, non_empty},
+};
 use chrono::{DateTime, Utc};
 use proto::cancel_subscription_request::When;
 
@@ -202,9 +205,9 @@ impl Subscription {
             status: wire.status,
             billing_mode: wire.billing_mode,
             periods: periods.collect::<Result<_, _>>()?,
-            cancel_at: time::optional_from_wire(wire.cancel_at, "subscription.cancel_at")?,
-            ended_at: time::optional_from_wire(wire.ended_at, "subscription.ended_at")?,
-            synced_at: time::optional_from_wire(wire.synced_at, "subscription.synced_at")?,
+            cancel_at: wire::optional_time(wire.cancel_at, "subscription.cancel_at")?,
+            ended_at: wire::optional_time(wire.ended_at, "subscription.ended_at")?,
+            synced_at: wire::optional_time(wire.synced_at, "subscription.synced_at")?,
         })
     }
 }
@@ -223,7 +226,7 @@ impl BillingPeriod {
             item: wire.item,
             price: wire.price,
             meter: wire.meter,
-            period: time::period_from_wire(wire.period, "subscription.periods.period")?,
+            period: wire::required_period(wire.period, "subscription.periods.period")?,
             invoice: non_empty(wire.invoice),
         })
     }
@@ -238,8 +241,8 @@ impl Changed {
             Ok::<_, Error>(SubscriptionChange {
                 id: change.id,
                 subscription: change.subscription,
-                boundary: time::required_from_wire(change.boundary, "change.boundary")?,
-                finished_at: time::optional_from_wire(change.finished_at, "change.finished_at")?,
+                boundary: wire::required_time(change.boundary, "change.boundary")?,
+                finished_at: wire::optional_time(change.finished_at, "change.finished_at")?,
                 requested_by: change.requested_by,
             })
         });

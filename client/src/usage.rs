@@ -1,6 +1,6 @@
 //! Showing: which usage is asked for, and the answer.
 
-use crate::{Error, Period, proto, time};
+use crate::{Error, Period, proto, wire};
 use chrono::{DateTime, Utc};
 
 /// A question about an account's usage.
@@ -71,7 +71,7 @@ impl Get {
     pub(crate) fn into_wire(self) -> Result<proto::GetRequest, Error> {
         let period = self
             .period
-            .map(|period| time::period_to_wire(period, "period.start", "period.end"));
+            .map(|period| wire::period_to_wire(period, "period.start", "period.end"));
         Ok(proto::GetRequest {
             account_id: self.account_id,
             meter: self.meter,
@@ -203,10 +203,10 @@ impl Usage {
         let meters = response.meters.into_iter().map(MeterUsage::from_wire);
         Ok(Self {
             account_id: response.account_id,
-            period: time::period_from_wire(response.period, "period")?,
+            period: wire::required_period(response.period, "period")?,
             granularity: Granularity::from_wire(response.granularity)?,
             time_zone: response.time_zone,
-            as_of: time::required_from_wire(response.as_of, "as_of")?,
+            as_of: wire::required_time(response.as_of, "as_of")?,
             meters: meters.collect::<Result<_, _>>()?,
         })
     }
@@ -216,7 +216,7 @@ impl MeterUsage {
     fn from_wire(usage: proto::MeterUsage) -> Result<Self, Error> {
         let points = usage.points.into_iter().map(|point| {
             Ok(UsagePoint {
-                period: time::period_from_wire(point.period, "meters.points.period")?,
+                period: wire::required_period(point.period, "meters.points.period")?,
                 quantities: point.quantities.unwrap_or_default().into(),
             })
         });
@@ -253,7 +253,7 @@ mod tests {
     fn answer() -> proto::GetResponse {
         let wire = |start, end| {
             let period = Period::new(hour(start), hour(end));
-            Some(time::period_to_wire(period, "start", "end").unwrap())
+            Some(wire::period_to_wire(period, "start", "end").unwrap())
         };
         let quantities = Some(proto::Quantities {
             total: 6,
@@ -266,7 +266,7 @@ mod tests {
             period: wire(1, 3),
             granularity: proto::Granularity::Hour.into(),
             time_zone: "UTC".to_owned(),
-            as_of: Some(time::to_wire(hour(2), "as_of").unwrap()),
+            as_of: Some(wire::time_to_wire(hour(2), "as_of").unwrap()),
             meters: vec![proto::MeterUsage {
                 meter: "tokens".to_owned(),
                 unit: String::new(),

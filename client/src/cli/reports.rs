@@ -62,7 +62,7 @@ pub(super) async fn run(
     }
     if arguments.stuck {
         let stuck = ReportState::ALL.iter().copied();
-        filter = filter.states(stuck.filter(|state| state.needs_a_decision()));
+        filter = filter.states(stuck.filter(|state| state.needs_decision()));
     } else if !arguments.state.is_empty() {
         filter = filter.states(arguments.state);
     }

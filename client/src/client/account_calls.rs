@@ -1,0 +1,84 @@
+//! The calls of the proto's `AccountService`.
+
+use super::UsageClient;
+use crate::{
+    Account, AccountPage, CancelSubscription, ChangePlan, Changed, Error, ListAccounts, PutAccount,
+    proto, retry::Repeatable,
+};
+use std::time::Duration;
+
+/// The minimum deadline for changing a subscription: Stripe must show all earlier usage first.
+const MIN_CHANGE_TIMEOUT: Duration = Duration::from_mins(5);
+
+impl UsageClient {
+    /// Links an account to a Stripe customer, or marks it as free. A request that matches the account's current
+    /// billing changes nothing.
+    pub async fn put_account(&self, account: PutAccount) -> Result<Account, Error> {
+        let request = account.into_wire()?;
+        // A first attempt that took effect would have changed the etag.
+        let repeatable = Repeatable::always_if(request.etag.is_empty());
+        let response = self.unary(
+            &self.accounts,
+            repeatable,
+            request,
+            |mut accounts, request| async move { accounts.put_account(request).await },
+        );
+        Account::from_wire(response.await?.account)
+    }
+
+    /// Returns one account; [`NotFound`](crate::ErrorKind::NotFound) if it was never put.
+    pub async fn get_account(&self, account_id: impl Into<String>) -> Result<Account, Error> {
+        let request = proto::GetAccountRequest {
+            account_id: account_id.into(),
+        };
+        let response = self.unary(
+            &self.accounts,
+            Repeatable::Always,
+            request,
+            |mut accounts, request| async move { accounts.get_account(request).await },
+        );
+        Account::from_wire(response.await?.account)
+    }
+
+    /// Lists one page of the accounts that were put, ordered by id.
+    pub async fn list_accounts(&self, page: ListAccounts) -> Result<AccountPage, Error> {
+        let response = self.unary(
+            &self.accounts,
+            Repeatable::Always,
+            page.into_wire(),
+            |mut accounts, request| async move { accounts.list_accounts(request).await },
+        );
+        AccountPage::from_wire(response.await?)
+    }
+
+    /// Switches an account's subscription to other prices, immediately. Earlier usage is charged at the old prices.
+    ///
+    /// Waits until Stripe shows all earlier usage, so its deadline is at least 5 minutes. Safe to retry at any
+    /// time.
+    pub async fn change_plan(&self, change: ChangePlan) -> Result<Changed, Error> {
+        let response = self.unary_within(
+            self.timeout.max(MIN_CHANGE_TIMEOUT),
+            &self.accounts,
+            Repeatable::Always,
+            change.into_wire(),
+            |mut accounts, request| async move { accounts.change_plan(request).await },
+        );
+        let response = response.await?;
+        Changed::from_wire(response.change, response.account)
+    }
+
+    /// Cancels an account's subscription, immediately or at the end of its billing period.
+    ///
+    /// Its deadline is at least 5 minutes, as for [`change_plan`](Self::change_plan). Safe to retry at any time.
+    pub async fn cancel_subscription(&self, cancel: CancelSubscription) -> Result<Changed, Error> {
+        let response = self.unary_within(
+            self.timeout.max(MIN_CHANGE_TIMEOUT),
+            &self.accounts,
+            Repeatable::Always,
+            cancel.into_wire(),
+            |mut accounts, request| async move { accounts.cancel_subscription(request).await },
+        );
+        let response = response.await?;
+        Changed::from_wire(response.change, response.account)
+    }
+}

@@ -1,0 +1,204 @@
+//! The calls of the proto's `UsageService`.
+
+use super::UsageClient;
+use crate::{
+    Batch, BatchOutcome, Correct, Corrected, Counted, Error, ForceReport, Get, GetCall, Increment,
+    IncrementCall, ListReports, Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun,
+    ResolveReport, Resolved, Usage,
+    retry::{Repeatable, call_with_retry},
+};
+
+const MAX_PAGE_SIZE: usize = 1_000;
+
+impl UsageClient {
+    /// Counts one increment. The response comes only after a durable commit.
+    ///
+    /// An account id alone counts one unit of the default meter. After a failure,
+    /// [`Error::idempotency_key`] returns the key that the next attempt must use.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usage_client::UsageClient) -> Result<(), usage_client::Error> {
+    /// client.increment("acct_42").meter("tokens").quantity(1_200).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn increment(&self, increment: impl Into<Increment>) -> IncrementCall<'_> {
+        IncrementCall {
+            client: self,
+            increment: increment.into(),
+        }
+    }
+
+    pub(crate) async fn send_increment(&self, mut increment: Increment) -> Result<Counted, Error> {
+        let key = increment.ensure_key().map(str::to_owned);
+        let repeatable = Repeatable::always_if(key.is_some());
+        let request = increment.into_wire()?;
+        let response = self
+            .unary(
+                &self.usage,
+                repeatable,
+                request,
+                |mut usage, request| async move { usage.increment(request).await },
+            )
+            .await;
+        match response {
+            Ok(response) => Ok(Counted {
+                duplicate: response.duplicate,
+                key,
+            }),
+            Err(error) => Err(error.with_key(key)),
+        }
+    }
+
+    /// Configures a [`Recorder`](crate::Recorder), which counts without making its caller wait.
+    pub fn recorder(&self) -> RecorderBuilder {
+        RecorderBuilder::new(self.clone())
+    }
+
+    /// Counts up to 1,000 increments in one transaction, with one result per item. A rejected item does not affect
+    /// the others.
+    ///
+    /// After a failure, [`Error::idempotency_key`] returns the batch's key, which the next attempt must use.
+    pub async fn increment_batch(&self, batch: impl Into<Batch>) -> Result<BatchOutcome, Error> {
+        let mut batch = batch.into();
+        let key = batch.ensure_key().map(str::to_owned);
+        let sent = batch.len();
+        let repeatable = Repeatable::always_if(key.is_some());
+        let request = batch.into_wire()?;
+        self.unary(
+            &self.usage,
+            repeatable,
+            request,
+            |mut usage, request| async move { usage.increment_batch(request).await },
+        )
+        .await
+        .and_then(|response| BatchOutcome::from_wire(response, sent, key.clone()))
+        .map_err(|error| error.with_key(key))
+    }
+
+    /// Returns an account's usage in a period: all meters in the current billing period by default.
+    pub fn get(&self, get: impl Into<Get>) -> GetCall<'_> {
+        GetCall {
+            client: self,
+            get: get.into(),
+        }
+    }
+
+    pub(crate) async fn send_get(&self, get: Get) -> Result<Usage, Error> {
+        let request = get.into_wire()?;
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            request,
+            |mut usage, request| async move { usage.get(request).await },
+        );
+        Usage::from_wire(response.await?)
+    }
+
+    /// Lists one page of usage reports, newest first.
+    pub async fn list_reports(&self, filter: ListReports) -> Result<ReportPage, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            filter.into_wire(),
+            |mut usage, request| async move { usage.list_reports(request).await },
+        );
+        ReportPage::from_wire(response.await?)
+    }
+
+    /// Lists up to `max` usage reports, newest first, with as many calls as that takes. The filter's page size is
+    /// ignored.
+    ///
+    /// If there are more than `max`, the result's token continues after them. The deadline applies to each page.
+    pub async fn list_all_reports(
+        &self,
+        filter: ListReports,
+        max: usize,
+    ) -> Result<ReportPage, Error> {
+        let mut all = ReportPage::empty();
+        let mut filter = filter;
+        while let missing @ 1.. = max.saturating_sub(all.reports.len()) {
+            let size = u32::try_from(missing.min(MAX_PAGE_SIZE)).unwrap_or(u32::MAX);
+            let page = self.list_reports(filter.clone().page_size(size)).await?;
+            let received = page.reports.len();
+            all.reports.extend(page.reports);
+            all.next_page_token = page.next_page_token;
+            let Some(token) = &all.next_page_token else {
+                break;
+            };
+            // A server that always returns an empty page and a token would be called forever.
+            if received == 0 || received > missing {
+                return Err(Error::malformed(format!(
+                    "a page of at most {size} reports has {received} and is not the last page"
+                )));
+            }
+            filter = filter.page_token(token);
+        }
+        Ok(all)
+    }
+
+    /// Closes open reports and sends them to Stripe now, or watches a run that does.
+    ///
+    /// Returns as soon as the run's id is known; the deadline applies until then.
+    pub async fn force_report(&self, scope: ForceReport) -> Result<ReportRun, Error> {
+        let message = scope.into_wire();
+        // Watching and dry runs change nothing. A second run would close what was counted since the first.
+        let repeatable = Repeatable::always_if(message.dry_run || !message.run_id.is_empty());
+        let attempt = |remaining| {
+            let (mut usage, message) = (self.usage.clone(), message.clone());
+            let opening = async move {
+                let response = usage.force_report(message).await?;
+                ReportRun::open(response.into_inner()).await
+            };
+            async move {
+                let opened = tokio::time::timeout(remaining, opening).await;
+                opened.map_err(|_elapsed| Error::deadline(self.timeout))?
+            }
+        };
+        call_with_retry(self.retry, self.timeout, repeatable, attempt).await
+    }
+
+    /// Enters a correction: a separate report, sent to Stripe as a separate meter event.
+    ///
+    /// After a failure, [`Error::idempotency_key`] returns the key that the next attempt must use.
+    pub async fn correct(&self, correction: Correct) -> Result<Corrected, Error> {
+        let mut correction = correction;
+        let key = correction.ensure_key().map(str::to_owned);
+        let request = correction.into_wire()?;
+        self.unary(
+            &self.usage,
+            Repeatable::Always,
+            request,
+            |mut usage, request| async move { usage.correct(request).await },
+        )
+        .await
+        .and_then(|response| Corrected::from_wire(response, key.clone()))
+        .map_err(|error| error.with_key(key))
+    }
+
+    /// Resolves a report that the service does not retry by itself: one that is missing, rejected, unknown or too
+    /// late, or whose customer was deleted. Repeating a decision that is in force changes nothing.
+    pub async fn resolve_report(&self, decision: ResolveReport) -> Result<Resolved, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            decision.into_wire(),
+            |mut usage, request| async move { usage.resolve_report(request).await },
+        );
+        Resolved::from_wire(response.await?)
+    }
+
+    /// Compares counted usage, usage that Stripe accepted, and Stripe's own totals, for one page of accounts.
+    ///
+    /// The server queries Stripe for it, so allow [more time](Self::with_timeout) than for other calls.
+    pub async fn reconcile(&self, reconcile: Reconcile) -> Result<ReconcilePage, Error> {
+        let request = reconcile.into_wire()?;
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            request,
+            |mut usage, request| async move { usage.reconcile(request).await },
+        );
+        ReconcilePage::from_wire(response.await?)
+    }
+}
