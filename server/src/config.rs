@@ -1,4 +1,4 @@
-//! Every knob of the service, with its default, unit and limit. Flags and environment variables are the same.
+//! Every setting of the service, with its default, unit and limit. Each is a flag and an environment variable.
 
 use std::{fmt, net::SocketAddr};
 
@@ -30,7 +30,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where the data is.
+/// The database.
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseConfig {
     /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`.
@@ -41,21 +41,21 @@ pub struct DatabaseConfig {
         hide_env_values = true
     )]
     pub database_url: String,
-    /// Connections to PostgreSQL; SQLite has its own.
+    /// Connections to PostgreSQL, 4 to 1,000. SQLite ignores it.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
     pub database_connections: u32,
 }
 
 impl DatabaseConfig {
-    /// Checks the URL. It is not repeated in the error, and not checked where the command line is parsed and
-    /// repeats what it refuses: it may hold a password.
+    /// Checks the URL. The URL may contain a password: the error does not repeat it, and the command line parser, which
+    /// repeats a refused value, does not check it.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// What is wrong, in one sentence.
     pub fn check(&self) -> Result<(), String> {
         let url = self.database_url.to_ascii_lowercase();
         if url.contains(":memory:") || url.contains("%3amemory") || url.contains("mode=memory") {
-            return Err("DATABASE_URL names an in-memory database, which would lose what was acknowledged; name a file".to_owned());
+            return Err("DATABASE_URL is an in-memory database, which would lose acknowledged usage; use a file".to_owned());
         }
         ["sqlite://", "postgres://", "postgresql://"]
             .iter()
@@ -63,7 +63,7 @@ impl DatabaseConfig {
             .any(|rest| !rest.is_empty())
             .then_some(())
             .ok_or_else(|| {
-                "DATABASE_URL must begin with sqlite:// or postgres:// and name a database"
+                "DATABASE_URL must start with sqlite:// or postgres:// and name a database"
                     .to_owned()
             })
     }
@@ -72,20 +72,20 @@ impl DatabaseConfig {
 /// The Stripe account that usage is billed through.
 #[derive(Args, Clone, Debug)]
 pub struct StripeConfig {
-    /// The secret key of the Stripe account; without one the service counts and shows, and reports nothing.
+    /// The secret key of the Stripe account. Without one, the service counts and shows usage but reports nothing.
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
     pub stripe_secret_key: Option<Secret>,
 
-    /// Where Stripe's API is, for a stand-in; Stripe's own by default.
+    /// The base URL of Stripe's API; set it for a fake Stripe. Default: Stripe's own.
     #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
     pub stripe_api_base: Option<String>,
 }
 
 impl StripeConfig {
-    /// The secret key of the Stripe account, where there is one.
+    /// The secret key, if one is set.
     ///
     /// # Errors
-    /// A key that cannot be sent, which is not repeated.
+    /// The key cannot be sent in a header; the error does not repeat it.
     pub fn key(&self) -> Result<Option<&str>, String> {
         match &self.stripe_secret_key {
             None => Ok(None),
@@ -101,11 +101,11 @@ impl StripeConfig {
     }
 }
 
-/// What is counted.
+/// The meters.
 #[derive(Args, Clone, Debug)]
 pub struct MetersConfig {
-    /// What is counted: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or `NAME=STRIPE_EVENT_NAME:UNIT`,
-    /// separated by commas.
+    /// The meters, separated by commas: `NAME`, `NAME=STRIPE_EVENT_NAME`, `NAME:UNIT` or
+    /// `NAME=STRIPE_EVENT_NAME:UNIT`.
     #[arg(
         long = "meters",
         env = "METERS",
@@ -114,7 +114,7 @@ pub struct MetersConfig {
     )]
     pub meters: Vec<Meter>,
 
-    /// The meter of increments that name none; a single meter is its own default.
+    /// The meter of increments that name none. Default: the only meter; with several meters, none.
     #[arg(long, env = "DEFAULT_METER")]
     pub default_meter: Option<String>,
 }
@@ -123,7 +123,7 @@ impl MetersConfig {
     /// The configured meters.
     ///
     /// # Errors
-    /// What is wrong with them, in one sentence.
+    /// What is wrong, in one sentence.
     pub fn read(&self) -> Result<Meters, String> {
         Meters::new(self.meters.clone(), self.default_meter.as_deref())
     }
@@ -132,7 +132,7 @@ impl MetersConfig {
 /// When usage is reported.
 #[derive(Args, Clone, Debug)]
 pub struct ScheduleConfig {
-    /// When to report, as a cron expression of 5 or 6 fields, in the time zone below.
+    /// When to report: a cron expression of 5 or 6 fields, in `REPORT_TIME_ZONE`.
     #[arg(long, env = "REPORT_SCHEDULE", default_value = "0 0 * * *")]
     pub report_schedule: String,
 
@@ -145,7 +145,7 @@ impl ScheduleConfig {
     /// The configured schedule.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// What is wrong, in one sentence.
     pub(crate) fn read(&self) -> Result<Schedule, String> {
         Schedule::parse(&self.report_schedule, &self.report_time_zone)
     }
@@ -154,7 +154,7 @@ impl ScheduleConfig {
 /// How the service runs.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where the data is.
+    /// The database.
     #[command(flatten)]
     pub database: DatabaseConfig,
 
@@ -162,12 +162,12 @@ pub struct Config {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
 
-    /// The address to serve webhooks, health and metrics on, over HTTP; nothing is served where there is none.
+    /// The address to serve webhooks, health and metrics on, over HTTP. Default: none, nothing is served.
     #[arg(long, env = "HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
 
-    /// The signing secrets of the webhook endpoint, `whsec_...`, separated by commas: up to four are valid at
-    /// once, so that they can rotate.
+    /// The signing secrets of the webhook endpoint, `whsec_...`, separated by commas. Up to four, so that secrets can
+    /// rotate; all are valid.
     #[arg(
         long,
         env = "STRIPE_WEBHOOK_SECRETS",
@@ -176,7 +176,7 @@ pub struct Config {
     )]
     pub stripe_webhook_secrets: Vec<Secret>,
 
-    /// Do not migrate the database on start; refuse to start when it is not up to date.
+    /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]
     pub no_migrate: bool,
 
@@ -184,83 +184,83 @@ pub struct Config {
     #[command(flatten)]
     pub stripe: StripeConfig,
 
-    /// What is counted.
+    /// The meters.
     #[command(flatten)]
     pub meters: MetersConfig,
 
-    /// When it is reported.
+    /// When usage is reported.
     #[command(flatten)]
     pub schedule: ScheduleConfig,
 
-    /// The width of a slot in minutes: 15, 30 or 60. Days of zones off by half an hour need 30, by a quarter 15.
+    /// The width of a slot in minutes: 15, 30 or 60. Time zones offset by half an hour need 30, by a quarter hour 15.
     #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
     pub window_mins: Slots,
 
-    /// What becomes of usage that is counted after the invoice of its billing period became final: `hold`
-    /// keeps it as missed until an admin decides, `current_period` bills it in the current period.
+    /// What to do with usage counted after its invoice became final: `hold` keeps it as `too_late` until an admin
+    /// decides, `current_period` bills it in the current period.
     #[arg(long, env = "LATE_USAGE", default_value = "hold", value_parser = late_usage)]
     pub late_usage: LateUsage,
 
-    /// How often at least Stripe is asked what changed in subscriptions, in seconds: 10 to 900.
+    /// The longest time between two syncs of subscriptions with Stripe, in seconds, 10 to 900.
     #[arg(long, env = "SYNC_INTERVAL_SECS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=900))]
     pub sync_interval_secs: u32,
 
-    /// How long a plan change or a cancel waits for usage to show at Stripe before it gives up, in seconds: 5 to 600.
+    /// How long a plan change or a cancel waits until Stripe shows the usage before it, in seconds, 5 to 600.
     #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=600))]
     pub change_wait_secs: u32,
 
-    /// Meter events a second that are sent to Stripe at most, by all replicas together.
+    /// The highest rate of meter events to Stripe, a second, over all replicas, 1 to 1,000.
     #[arg(long, env = "STRIPE_EVENTS_PER_SEC", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub stripe_events_per_sec: u32,
 
-    /// Requests to Stripe under way at once, each of another customer and meter.
+    /// Concurrent meter event requests to Stripe, 1 to 256, each for a different customer and meter.
     #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub stripe_concurrency: u32,
 
-    /// The shortest pause in milliseconds before a request to Stripe is tried again; it doubles up to 15 minutes.
+    /// The first pause before a meter event is retried, in milliseconds, 10 to 60,000. It doubles up to 15 minutes.
     #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
     pub stripe_retry_ms: i64,
 
-    /// Increments that may wait to be committed; more are turned away with `RESOURCE_EXHAUSTED`.
+    /// Increments that may wait for a commit, 1,000 to 10,000,000. More are refused with `RESOURCE_EXHAUSTED`.
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,
 
-    /// Transactions that count side by side on PostgreSQL; SQLite has one.
+    /// Transactions that count in parallel on PostgreSQL, 1 to 64. SQLite has one.
     #[arg(long, env = "WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub writers: u32,
 
-    /// Requests under way at once on one connection.
+    /// Concurrent requests on one connection, 1 to 65,536.
     #[arg(long, env = "STREAMS_PER_CONNECTION", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub streams_per_connection: u32,
 }
 
 impl Config {
-    /// Checks what several settings say together.
+    /// Checks settings that limit each other.
     ///
     /// # Errors
     /// What is wrong, in one sentence.
     pub fn check(&self) -> Result<(), String> {
-        const BESIDE_WRITERS: u32 = 2;
+        const OTHER_CONNECTIONS: u32 = 2;
         let (writers, connections) = (self.writers, self.database.database_connections);
-        if writers.saturating_add(BESIDE_WRITERS) > connections {
+        if writers.saturating_add(OTHER_CONNECTIONS) > connections {
             return Err(format!(
-                "WRITERS is {writers} and DATABASE_CONNECTIONS {connections}; at least {BESIDE_WRITERS} more connections than writers are needed"
+                "WRITERS is {writers} and DATABASE_CONNECTIONS is {connections}; DATABASE_CONNECTIONS must be at least WRITERS + {OTHER_CONNECTIONS}"
             ));
         }
         self.webhook_secrets()?;
         self.database.check()
     }
 
-    /// The signing secrets of the webhook endpoint; none where no webhooks are taken.
+    /// The signing secrets of the webhook endpoint; empty when webhooks are not accepted.
     ///
     /// # Errors
-    /// What is wrong with them, in one sentence that repeats none.
+    /// What is wrong, in one sentence that repeats no secret.
     pub(crate) fn webhook_secrets(&self) -> Result<Vec<String>, String> {
-        const MOST: usize = 4;
+        const MAX_SECRETS: usize = 4;
         let secrets = &self.stripe_webhook_secrets;
-        if secrets.len() > MOST {
+        if secrets.len() > MAX_SECRETS {
             return Err(format!(
-                "STRIPE_WEBHOOK_SECRETS holds {} secrets; at most {MOST} may be valid at once",
+                "STRIPE_WEBHOOK_SECRETS has {} secrets; at most {MAX_SECRETS} are allowed",
                 secrets.len()
             ));
         }
@@ -296,7 +296,7 @@ fn http_url(text: &str) -> Result<String, String> {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             Ok(text.to_owned())
         }
-        Ok(_) => Err("must begin with http:// or https:// and name a host".to_owned()),
+        Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

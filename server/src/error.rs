@@ -1,4 +1,4 @@
-//! The service's one error, named by what the caller can do about it, and its one mapping to a status.
+//! The service's one error, and its one mapping to `tonic::Status`. Each variant says what the caller can do.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,61 +16,61 @@ use crate::{
     metrics,
 };
 
-/// Field violations travel in headers, and a few hundred break the connection.
+/// Field violations are sent in HTTP/2 trailers, whose size is limited.
 const MAX_VIOLATIONS: usize = 16;
-/// What a status message is cut to, for the same reason.
+/// The limit of a status message, for the same reason.
 const MAX_MESSAGE_BYTES: usize = 1_024;
 
-/// Why a call did not do what it was asked.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The input is wrong: mend it.
+    /// The input is wrong: fix it.
     #[error("invalid input: {}", first_message(.0))]
     Invalid(Vec<Violation>),
-    /// The key stands for other content: use a new one.
+    /// The idempotency key was used for other content: use a new key.
     #[error("{}", .0.message)]
     KeyReused(Violation),
-    /// The Stripe customer belongs to another account.
-    #[error("customer {customer:?} belongs to another account; unlink it there first")]
+    /// The Stripe customer is linked to another account: unlink it there first.
+    #[error("customer {customer:?} is linked to another account; unlink it there first")]
     CustomerTaken {
-        /// The customer in question.
+        /// The Stripe customer.
         customer: String,
     },
-    /// The account changed in between: read it again.
+    /// The account changed since the caller read it: read it again.
     #[error(
-        "the account's etag is now {actual:?}, not {given:?}; read the account again and decide anew"
+        "the account's etag is now {actual:?}, not {given:?}; read the account again, then retry with its etag"
     )]
     EtagMismatch {
-        /// What the caller had read.
+        /// The etag that the caller sent.
         given: String,
-        /// What it is now; empty when nobody has put the account.
+        /// The current etag; empty if the account does not exist.
         actual: String,
     },
-    /// Nobody has put this account.
-    #[error("account {0:?} has never been put")]
+    /// The account does not exist: create it with `PutAccount`.
+    #[error("account {0:?} not found; create it with PutAccount")]
     AccountNotFound(String),
-    /// There is no such run.
-    #[error("there is no report run {0:?}")]
+    /// The report run does not exist.
+    #[error("report run {0:?} not found")]
     RunNotFound(String),
-    /// A correction would take its billing period below zero.
+    /// The correction would make its billing period negative: correct less.
     #[error(
-        "a correction of {quantity} would take the time from {} to {} below zero: it holds {held} of this account and meter",
+        "a correction of {quantity} would make the usage from {} to {} negative: this account and meter have {current}",
         rfc3339(period.start), rfc3339(period.end)
     )]
     BelowZero {
-        /// What was to be entered.
+        /// The quantity of the correction.
         quantity: i64,
-        /// What the period holds.
-        held: i64,
-        /// The billing period, or what stands for it.
+        /// The period's current total.
+        current: i64,
+        /// The billing period, or the time between two links if none is known.
         period: Interval,
     },
-    /// There is no such usage report.
-    #[error("there is no usage report {0:?}")]
+    /// The usage report does not exist.
+    #[error("usage report {0:?} not found")]
     ReportNotFound(String),
-    /// There is nothing to decide on the report.
+    /// The report's state allows no decision.
     #[error(
-        "report {report} is {state}{}; only what is short, rejected, parked, unknown or missed is decided on",
+        "report {report} is {state}{}; a decision needs a report that is missing, rejected, customer_deleted, unknown or too_late",
         decided.as_ref().map(|action| format!(", as decided by {action}")).unwrap_or_default()
     )]
     NotResolvable {
@@ -78,46 +78,48 @@ pub enum Error {
         report: String,
         /// Its state.
         state: String,
-        /// What was decided last, where that stands.
+        /// The last decision, if one applies.
         decided: Option<String>,
     },
-    /// As much work waits as is accepted: try again later.
-    #[error("the server has as much work waiting as it accepts; retry in {} ms", retry_after.as_millis())]
+    /// The queue is full: retry after the given time.
+    #[error("the queue of increments is full; retry in {} ms", retry_after.as_millis())]
     Exhausted {
-        /// When it is worth trying again.
+        /// How long to wait before a retry.
         retry_after: Duration,
     },
-    /// The database does not answer: try again, with the same key.
+    /// The database did not answer: retry with the same idempotency key.
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
     Unavailable(#[source] DbErr),
-    /// The server is stopping: try another.
-    #[error("the server is stopping; retry elsewhere")]
+    /// The server is stopping: retry on another server.
+    #[error("the server is stopping; retry on another server")]
     ShuttingDown,
-    /// No Stripe key is configured.
-    #[error("the server runs without a Stripe key, so it reports nothing; set STRIPE_SECRET_KEY")]
+    /// The server runs without a Stripe key.
+    #[error("the server has no Stripe key, so it does not report; set STRIPE_SECRET_KEY")]
     ReportingDisabled,
-    /// Stripe does not say what has to be known: try again.
+    /// Stripe did not answer a question that the call depends on: retry.
     #[error("Stripe did not answer, so nothing was changed: {0}")]
     StripeUnavailable(String),
-    /// Another change of the subscription is under way: wait for it.
-    #[error("another change of account {0:?}'s subscription is under way; wait for it to end")]
+    /// Another change of the subscription is in progress: wait for it.
+    #[error(
+        "another change of the subscription of account {0:?} is in progress; wait until it ends"
+    )]
     ChangeUnderWay(String),
-    /// The subscription cannot be changed so.
+    /// The subscription does not allow this change.
     #[error("{0}")]
     SubscriptionNotChangeable(String),
-    /// An admin has to decide on reports first.
+    /// Reports of the current period wait for a decision: resolve them first.
     #[error(
-        "{reports} usage reports of the present period of account {account_id:?} are short, rejected, parked, unknown or missed; resolve them first, or they would be lost"
+        "{reports} usage reports of the current period of account {account_id:?} are missing, rejected, customer_deleted, unknown or too_late; resolve them first, or the change would lose them"
     )]
     UsageUndecided {
-        /// Whose reports they are.
+        /// The account.
         account_id: String,
-        /// How many.
+        /// How many reports.
         reports: u64,
     },
-    /// Usage did not show at Stripe in time: try again.
+    /// Stripe did not show the usage in time: retry.
     #[error("nothing was changed: {0}")]
     ChangeTimedOut(String),
     /// A defect; the log has the cause.
@@ -131,7 +133,7 @@ fn first_message(violations: &[Violation]) -> &str {
         .map_or("no reason given", |violation| &violation.message)
 }
 
-/// The result of whatever a call asks for.
+/// A result with the service's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<Violation> for Error {
@@ -160,7 +162,7 @@ impl From<DbErr> for Error {
     }
 }
 
-/// The database's own code of an error, such as `23505`.
+/// The database's error code, such as `23505`.
 pub(crate) fn database_code(error: &DbErr) -> Option<String> {
     let (DbErr::Exec(RuntimeErr::SqlxError(cause))
     | DbErr::Query(RuntimeErr::SqlxError(cause))
@@ -174,7 +176,7 @@ pub(crate) fn database_code(error: &DbErr) -> Option<String> {
         .map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the same statement may well succeed a moment later.
+/// Whether a retry of the same statement may succeed.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
     if let Some(code) = database_code(error) {
         // PostgreSQL: serialization, deadlock, shutdown, connection trouble. SQLite: busy, locked.
@@ -274,7 +276,7 @@ impl Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        // The cause is for the operator, once, here; the caller gets what it can act on.
+        // The cause is logged once, here. The caller gets only what it can act on.
         match &error {
             Error::Internal(cause) => tracing::error!(error = ?cause, "request failed"),
             Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn overload_says_when_to_come_back() {
+    fn an_overloaded_status_carries_the_retry_delay() {
         let status = Status::from(Error::Exhausted {
             retry_after: Duration::from_millis(50),
         });
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_cause_is_not_sent() {
+    fn an_internal_cause_is_not_sent_to_the_caller() {
         let status = Status::from(Error::Internal("password=hunter2".into()));
         assert_eq!(status.message(), "internal error");
     }

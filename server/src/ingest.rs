@@ -1,8 +1,8 @@
-//! The ledger: brings many calls into one durable transaction and answers each after the commit.
+//! Group commit: counts many calls in one durable transaction and answers each after the commit.
 //!
-//! A durable write takes a disk sync, so one a call can never be fast. Calls that arrive while a commit is
-//! in progress share the next one. Each writer has a queue of its own and an account always goes to the
-//! same writer, so two writers of one replica do not wait for each other's rows.
+//! A durable write needs a disk sync, so one transaction a call can never be fast. Calls that arrive during a commit
+//! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
+//! writers of one replica do not wait for each other's row locks. The SQL is in `store::commit`.
 
 use std::{
     collections::VecDeque,
@@ -37,22 +37,23 @@ use crate::{
     },
 };
 
-/// How many increments one transaction takes: enough to share a sync, few enough to stay short.
-const INCREMENTS_PER_GROUP: usize = 8_192;
-/// How many calls a writer takes from its queue at once.
-const CALLS_PER_DRAW: usize = 1_024;
-/// When a caller who was turned away may come back.
+/// Increments in one transaction: enough to share a disk sync, few enough for a short transaction.
+const MAX_GROUP_INCREMENTS: usize = 8_192;
+/// Calls that a writer takes from its queue at once.
+const MAX_CALLS_PER_READ: usize = 1_024;
+/// The retry delay for callers that a full queue refuses.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// How often a group is tried again, and how long apart at most: about ten seconds in all.
-const TRIES: usize = 8;
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Retries of a group commit, about ten seconds in total.
+const MAX_RETRIES: usize = 8;
+const MIN_BACKOFF: Duration = Duration::from_millis(20);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-/// How the ledger is set up.
+/// The settings of a [`WriteBatcher`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteBatcherOptions {
-    /// How many transactions may be under way at once; one on SQLite.
+    /// Concurrent transactions; one on SQLite.
     pub(crate) writers: usize,
-    /// How many increments may wait.
+    /// Increments that may wait or be in a commit.
     pub(crate) queue: usize,
     /// The slots in force.
     pub(crate) slots: Slots,
@@ -61,24 +62,24 @@ pub(crate) struct WriteBatcherOptions {
 /// Counts increments in group commits.
 #[derive(Debug)]
 pub(crate) struct WriteBatcher {
-    /// One queue a writer. Their length needs no bound of its own: `room` bounds all of them together.
+    /// One queue a writer. They are unbounded because `capacity` bounds all of them together.
     queues: Vec<mpsc::UnboundedSender<Job>>,
-    /// One permit an increment that waits or is being committed.
-    room: Arc<Semaphore>,
-    /// Spreads accounts over writers.
-    spread: RandomState,
+    /// One permit for each increment that waits or is being committed.
+    capacity: Arc<Semaphore>,
+    /// Hashes accounts to writers.
+    hasher: RandomState,
 }
 
-/// The writers of a ledger; they end when the ledger is dropped and everything it took is committed.
+/// The writer tasks. They end once the [`WriteBatcher`] is dropped and every queued increment is committed.
 pub(crate) type Writers = Vec<JoinHandle<()>>;
 
 #[derive(Debug)]
 struct Job {
     entry: Entry,
-    /// Gone when the caller hung up, which changes nothing for anybody.
+    /// Closed if the caller hung up; the increment is committed anyway.
     reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Given back when the job is answered.
-    room: OwnedSemaphorePermit,
+    /// Released when the job is answered.
+    permit: OwnedSemaphorePermit,
 }
 
 impl WriteBatcher {
@@ -103,20 +104,20 @@ impl WriteBatcher {
             writers.push(if store.has_parallel_writers() {
                 tokio::spawn(writing)
             } else {
-                // SQLite works in a thread and wakes this one without a detour: as one task among hundreds of
-                // calls the only writer would stand in line behind them after each statement. PostgreSQL
-                // answers through the runtime's sockets, where another thread would be the detour.
+                // SQLite runs statements in its own thread. A dedicated thread here is woken directly; as a task, the
+                // only writer would queue behind hundreds of calls after each statement. PostgreSQL answers through
+                // the runtime's sockets, where a dedicated thread would only add a hop.
                 let runtime = Handle::current();
                 tokio::task::spawn_blocking(move || runtime.block_on(writing))
             });
             queues.push(sender);
         }
-        let room = Arc::new(Semaphore::new(options.queue));
+        let capacity = Arc::new(Semaphore::new(options.queue));
         (
             Self {
                 queues,
-                room,
-                spread: RandomState::new(),
+                capacity,
+                hasher: RandomState::new(),
             },
             writers,
         )
@@ -125,7 +126,7 @@ impl WriteBatcher {
     /// Counts one increment; answers after the commit.
     ///
     /// # Errors
-    /// A reused key, a full queue, or a database that does not answer.
+    /// A reused key, a full queue or a database that does not answer.
     pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
         let shard = increment.account_id.clone();
         match self.submit(&shard, 1, Entry::One(increment)).await? {
@@ -136,13 +137,13 @@ impl WriteBatcher {
         }
     }
 
-    /// Counts a batch; answers after the commit whether it had been counted before, and an outcome an item.
+    /// Counts a batch. After the commit, returns whether it is a duplicate, and the outcome of each item.
     ///
     /// # Errors
     /// As [`WriteBatcher::count`].
     pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        // Two batches mostly share some accounts, and two writers would wait for each other's rows: all batches
-        // of several accounts go to the same one, where they share commits instead.
+        // Batches usually have accounts in common, so in parallel transactions they would wait for each other's row
+        // locks. All batches of several accounts go to one writer, where they share commits.
         let mut accounts = batch.items.iter().flatten().map(|item| &item.account_id);
         let shard = match accounts.next() {
             Some(first) if accounts.all(|account| account == first) => first.to_string(),
@@ -162,13 +163,17 @@ impl WriteBatcher {
 
     async fn submit(&self, shard: &str, increments: usize, entry: Entry) -> Result<EntryOutcome> {
         let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room)
+        let permit = Arc::clone(&self.capacity)
             .try_acquire_many_owned(permits)
             .map_err(|_| Error::Exhausted {
                 retry_after: RETRY_AFTER,
             })?;
         let (reply, answer) = oneshot::channel();
-        let job = Job { entry, reply, room };
+        let job = Job {
+            entry,
+            reply,
+            permit,
+        };
         self.queue_of(shard)
             .and_then(|queue| queue.send(job).ok())
             .ok_or(Error::ShuttingDown)?;
@@ -176,12 +181,12 @@ impl WriteBatcher {
     }
 
     fn queue_of(&self, shard: &str) -> Option<&mpsc::UnboundedSender<Job>> {
-        let hash = usize::try_from(self.spread.hash_one(shard) >> 32).unwrap_or(0);
+        let hash = usize::try_from(self.hasher.hash_one(shard) >> 32).unwrap_or(0);
         self.queues.get(hash.checked_rem(self.queues.len())?)
     }
 }
 
-/// Commits what its queue brings, one group after the other.
+/// Commits the jobs of one queue, one group after the other.
 struct Writer {
     store: Store,
     clock: Clock,
@@ -192,26 +197,26 @@ struct Writer {
 impl Writer {
     async fn run(self, mut queue: mpsc::UnboundedReceiver<Job>) {
         let mut waiting: VecDeque<Job> = VecDeque::new();
-        let mut drawn = Vec::new();
+        let mut received = Vec::new();
         loop {
-            if waiting.is_empty() && queue.recv_many(&mut drawn, CALLS_PER_DRAW).await == 0 {
+            if waiting.is_empty() && queue.recv_many(&mut received, MAX_CALLS_PER_READ).await == 0 {
                 return;
             }
-            while drawn.len() < CALLS_PER_DRAW
+            while received.len() < MAX_CALLS_PER_READ
                 && let Ok(job) = queue.try_recv()
             {
-                drawn.push(job);
+                received.push(job);
             }
-            waiting.extend(drawn.drain(..));
+            waiting.extend(received.drain(..));
             self.commit(next_group(&mut waiting)).await;
         }
     }
 
-    /// Commits some jobs together and answers them.
+    /// Commits jobs in one transaction and answers them.
     async fn commit(&self, jobs: Vec<Job>) {
         let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
             .into_iter()
-            .map(|job| (job.entry, (job.reply, job.room)))
+            .map(|job| (job.entry, (job.reply, job.permit)))
             .unzip();
         let mut group = Group {
             id: Uuid::now_v7(),
@@ -220,22 +225,21 @@ impl Writer {
         let started = Instant::now();
         match self.commit_group(&group).await {
             Ok(outcomes) => {
-                note(&outcomes, started);
-                for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
-                    // A caller that hung up does not wait for it.
+                record_metrics(&outcomes, started);
+                for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(Ok(outcome));
                 }
             }
             Err(error) if is_transient(&error) || group.entries.len() == 1 => {
-                tracing::error!(%error, calls = group.entries.len(), "a group commit failed");
-                for (reply, _room) in replies {
+                tracing::error!(%error, calls = group.entries.len(), "group commit failed");
+                for (reply, _permit) in replies {
                     let _ = reply.send(Err(copy_of(&error).into()));
                 }
             }
             Err(error) => {
-                // One call that the database refuses must not cost the others: each gets its own commit.
-                tracing::error!(%error, calls = group.entries.len(), "a group commit failed; its calls are committed one by one");
-                for (entry, (reply, _room)) in group.entries.drain(..).zip(replies) {
+                // One call that the database refuses must not fail the others: commit each one alone.
+                tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
+                for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
                     let alone = Group {
                         id: Uuid::now_v7(),
                         entries: vec![entry],
@@ -243,69 +247,70 @@ impl Writer {
                     let started = Instant::now();
                     let outcome = self.commit_group(&alone).await.map_err(Error::from);
                     if let Ok(outcomes) = &outcome {
-                        note(outcomes, started);
+                        record_metrics(outcomes, started);
                     }
                     let _ = reply.send(outcome.and_then(|mut outcomes| {
                         outcomes
                             .pop()
-                            .ok_or_else(|| Error::Internal("a commit without an outcome".into()))
+                            .ok_or_else(|| Error::Internal("a commit returned no outcome".into()))
                     }));
                 }
             }
         }
     }
 
-    /// Commits a group, trying again what may succeed a moment later. A COMMIT whose answer was lost is
-    /// resolved by running the same group again: it meets its own row if it had been committed.
+    /// Commits a group and retries transient failures. If the answer to COMMIT was lost, the retry finds out: it
+    /// conflicts with the group's own row in `commits` if the first attempt was committed.
     async fn commit_group(&self, group: &Group) -> std::result::Result<Vec<EntryOutcome>, DbErr> {
         let mut backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(20))
-            .with_max_delay(LONGEST_PAUSE)
-            .with_max_times(TRIES)
+            .with_min_delay(MIN_BACKOFF)
+            .with_max_delay(MAX_BACKOFF)
+            .with_max_times(MAX_RETRIES)
             .with_jitter()
             .build();
-        let mut unanswered: Option<Vec<EntryOutcome>> = None;
+        let mut ambiguous: Option<Vec<EntryOutcome>> = None;
         loop {
             let options = CommitOptions {
                 slots: self.slots,
                 now: self.clock.now(),
-                is_retry: unanswered.is_some(),
+                is_retry: ambiguous.is_some(),
             };
             let error = match self.store.commit_group(group, &self.cache, options).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(CommitError::AlreadyCommitted) => {
-                    tracing::warn!(commit = %group.id, "a commit whose answer was lost had succeeded");
-                    return unanswered
-                        .ok_or_else(|| DbErr::Custom("a commit's id was taken".to_owned()));
+                    tracing::warn!(commit = %group.id, "commit had succeeded although its answer was lost");
+                    return ambiguous.ok_or_else(|| {
+                        DbErr::Custom("the id of the commit already exists".to_owned())
+                    });
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
-                    tracing::warn!(commit = %group.id, %error, "the answer of a commit was lost");
-                    // That this try came so far proves that no earlier one was committed.
-                    unanswered = Some(outcomes);
+                    tracing::warn!(commit = %group.id, %error, "answer to COMMIT was lost");
+                    // No conflict before this COMMIT: no earlier attempt was committed.
+                    ambiguous = Some(outcomes);
                     error
                 }
-                Err(CommitError::Failed(error)) if is_transient(&error) || unanswered.is_some() => {
+                Err(CommitError::Failed(error)) if is_transient(&error) || ambiguous.is_some() => {
                     error
                 }
                 Err(CommitError::Failed(error)) => return Err(error),
             };
             let Some(pause) = backoff.next() else {
-                // Where an earlier try may have been committed nothing is known, whatever the last error
-                // says: the calls must not be committed anew under another id.
-                return Err(if unanswered.is_some() {
+                // If an earlier attempt may have been committed, the error must be a transient one: a permanent
+                // error would make the caller commit the calls again one by one under other ids.
+                return Err(if ambiguous.is_some() {
                     DbErr::Conn(RuntimeErr::Internal(error.to_string()))
                 } else {
                     error
                 });
             };
-            tracing::warn!(%error, "a group commit is tried again");
+            tracing::warn!(%error, "retrying group commit");
             tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// Counts what a commit did.
-fn note(outcomes: &[EntryOutcome], started: Instant) {
+/// Records the outcomes and the duration of a commit.
+fn record_metrics(outcomes: &[EntryOutcome], started: Instant) {
     let (mut counted, mut duplicate, mut refused) = (0_u64, 0_u64, 0_u64);
     for outcome in outcomes {
         let (items, replayed) = match outcome {
@@ -328,7 +333,7 @@ fn note(outcomes: &[EntryOutcome], started: Instant) {
     metrics::increments("refused", refused);
 }
 
-/// The calls at the head of a queue that fit into one group; at least one.
+/// Takes the calls at the head of the queue that fit into one group, at least one.
 fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     let mut increments = 0_usize;
     let mut group = Vec::new();
@@ -338,7 +343,7 @@ fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
             Entry::Batch(batch) => batch.items.len(),
         };
         increments = increments.saturating_add(size);
-        if increments > INCREMENTS_PER_GROUP && !group.is_empty() {
+        if increments > MAX_GROUP_INCREMENTS && !group.is_empty() {
             break;
         }
         group.extend(waiting.pop_front());
@@ -346,7 +351,7 @@ fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     group
 }
 
-/// The same error for every call of a group.
+/// A copy of the error for each call of a group.
 fn copy_of(error: &DbErr) -> DbErr {
     let text = error.to_string();
     if is_transient(error) {

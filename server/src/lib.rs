@@ -1,57 +1,87 @@
 //! usage-server: counts what customers use, shows it and bills it through Stripe.
 //!
-//! # How a unit of usage travels from a call to an invoice
+//! This page is the map of the crate: its words, how a unit travels from a call to an invoice, and where things live.
 //!
-//! 1. `rpc` takes an `Increment` off the wire; [`usage`] parses it once into a valid one.
-//! 2. `ledger` puts it into a group with others and `store` commits the group in one transaction: its
-//!    idempotency key, its quantity added to the open usage report of its window, and a row in `commits`.
-//!    Only then the caller is answered.
-//! 3. `show` answers `Get` from the sums of the usage reports.
-//! 4. `reporter` closes reports, on the schedule's beat or on ForceReport's word: quantity and window
-//!    freeze, and the link in force at the window's start says whom it is billed to.
-//! 5. The holder of the sender's lease marks a report as `sending`, commits that, and gives it to Stripe as
-//!    one meter event through `stripe`. The event's identifier is the same on every retry, so that Stripe
-//!    keeps it once; what it answers becomes the report's next state.
-//! 6. `subscription` keeps what Stripe says of the account's subscription and its billing periods. Their ends are
-//!    boundaries: no report reaches over one, and five minutes after it `reporter` closes and sends what is due, while
-//!    the invoice is a draft. A plan change or a cancel waits until Stripe shows what was used before it.
-//! 7. `verification` compares Stripe's totals with what it took. What they contain is confirmed, and on the invoice.
+//! # Words
 //!
-//! Stripe's webhooks come in through `http`, which checks who signed them, stores them and wakes the job that reads
-//! from Stripe what is so.
+//! | word | meaning |
+//! | --- | --- |
+//! | account | the caller's own id for who used something; linked to a Stripe customer, or free |
+//! | free account | counted and shown, never reported to Stripe; usage from a free time is never billed later |
+//! | account without a customer | not linked yet: counted and shown; its reports wait in state `no_customer` |
+//! | link | what an account bills to (a Stripe customer, or free) from a time on; the history is kept |
+//! | meter | what is counted, such as `api_calls`; each has one Stripe meter `event_name` |
+//! | stream | one Stripe customer and one meter: its events are sent one at a time, and Stripe sums them |
+//! | increment | one call's usage: account, meter, quantity, idempotency key, time |
+//! | idempotency key | the caller's name for one increment; the same key counts once |
+//! | group commit | many increments in one durable transaction; each caller is answered after the commit |
+//! | slot | an aligned hour of UTC, or 15 or 30 minutes of it |
+//! | boundary | a moment from which usage is billed differently: a period's end, a link, a cancel, a plan change |
+//! | window | the half-open interval inside one slot and between two boundaries |
+//! | usage report | the total of one account and meter in one window; closing freezes it, then it is sent to Stripe |
+//! | run | one closing of reports, by the schedule, by `ForceReport` or at a period's end |
+//! | meter event | what Stripe receives: exactly one for each closed report |
+//! | identifier | the meter event's unique name at Stripe; every retry uses the same one |
+//! | correction | an admin's addition or subtraction: a usage report by itself |
+//! | decision | what an admin chose for a report that cannot proceed: retry, bill in the current period, write off |
+//! | billing period | `current_period_start` to `current_period_end` of the subscription item whose price uses the meter |
+//! | draft | an invoice before it is final; until then Stripe adds usage of its period to it |
+//! | sync | reading a subscription and its invoices from Stripe into the database |
+//! | subscription change | a plan change or a cancel that this service makes, in steps that survive a crash |
+//! | verification | the comparison of Stripe's totals with what was sent |
+//! | reconciliation | counted, reported and Stripe's total side by side, for people |
+//! | ledger check | what was committed equals what all reports without corrections contain |
+//! | lease | a replica's right to run a job, on the database's clock |
+//!
+//! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was marked for Stripe.
+//! `accepted` means that Stripe took the event, `confirmed` that its totals contain it. `not_billable` and `written_off`
+//! are never billed. `no_customer` waits for a link. `rejected`, `customer_deleted`, `unknown`, `missing` and `too_late`
+//! wait for a decision.
+//!
+//! # From a call to an invoice
+//!
+//! 1. `rpc` reads an `Increment` from the wire; [`domain`] parses it once into a valid one.
+//! 2. `ingest` groups it with others, and [`store`] commits the group in one transaction: the idempotency keys, the
+//!    quantities added to the open reports of their windows, and one row in `commits`. Then the callers are answered.
+//! 3. `usage_query` answers `Get` from the sums of the usage reports.
+//! 4. A run closes reports: on the schedule, on `ForceReport` or five minutes after a billing period's end. Quantity and
+//!    window are frozen, and the link in force at the window's start determines the Stripe customer.
+//! 5. The job `sender` marks a report as `sending`, commits that, and sends one meter event through `stripe`. Retries use
+//!    the same identifier, so Stripe keeps the event once. Stripe's answer becomes the report's next state.
+//! 6. The subscription jobs copy subscriptions and invoices from Stripe. The end of a billing period is a boundary: no
+//!    window crosses it, and its usage is sent while the invoice is a draft. A plan change or a cancel first waits until
+//!    Stripe shows the usage before it.
+//! 7. The job `verifier` compares Stripe's totals with what was sent: `accepted` becomes `confirmed` or `missing`.
+//!
+//! Webhooks arrive in `http`, which verifies their signature, stores them and wakes the job that reads the object again
+//! from Stripe. Their contents are never trusted.
 //!
 //! # Where things live
 //!
-//! | room | purpose |
+//! | module | purpose |
 //! | --- | --- |
-//! | [`usage`] | domain types and rules: pure, no io, no clock |
-//! | `rpc` | wire to domain and back, one file a service |
-//! | `ledger` | group commit |
-//! | `show` | the answer of `Get` |
-//! | `reporter` | closing, sending, following; the schedule |
-//! | [`reconciliation`] | counted, reported and Stripe's figure side by side |
-//! | `verification` | compares Stripe's totals with what it took: confirmed, short, over |
-//! | `subscription` | follows Stripe's subscriptions; plan changes and cancels |
+//! | [`domain`] | types and rules: pure, no io, no clock, no tonic |
+//! | `rpc` | the wire to the domain and back, one file a service |
+//! | `http` | webhooks, health and metrics over HTTP |
+//! | `ingest` | group commit |
+//! | `usage_query` | the answer of `Get` |
+//! | [`reconciliation`] | counted, reported and Stripe's total side by side |
+//! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
+//! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, stripe setup |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
-//! | `http` | webhooks, health and metrics over HTTP |
-//! | `metrics` | what is counted of the service itself; the only place that names a metric |
-//! | `stripe` | the only room that names async-stripe |
-//! | [`setup`] | what Stripe must hold: meters, products, prices |
-//! | [`doctor`] | what goes wrong in real life, looked for |
-//! | [`error`] | one error and its one mapping to a status |
-//! | [`config`] | every knob |
-//! | [`clock`] | the only place that reads the time |
-//! | [`serve()`] | starts the parts and stops them in order |
-//!
-//! The ledger check ([`store::ledger_check`]) holds at every moment: what was acknowledged is what the usage reports
-//! hold, in one state or another.
+//! | `stripe` | requests to Stripe; the only module that names async-stripe |
+//! | `metrics` | every metric; the only module that names one |
+//! | [`error`] | one error, and its one mapping to `tonic::Status` |
+//! | [`config`] | every setting |
+//! | [`clock`] | the only module that reads the time |
+//! | [`serve()`] | connects the parts, starts them and stops them in order |
 
 #![cfg_attr(
     test,
     allow(
         clippy::arithmetic_side_effects,
-        reason = "a test's own figures are small"
+        reason = "the figures of a test are small"
     )
 )]
 

@@ -1,4 +1,5 @@
-//! The command line of usage-server: the only place for anyhow, with the demo that it plays.
+//! The command line of usage-server: the only file that uses anyhow or chooses an exit code. What a command does is in
+//! `commands`.
 
 use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
 
@@ -38,23 +39,23 @@ enum Command {
     /// Run the service.
     Serve(Box<Config>),
     #[cfg(feature = "demo")]
-    /// Play the main job over real sockets, with a stand-in for Stripe and a new SQLite file.
+    /// Run the whole flow locally against a fake Stripe, on a new SQLite file.
     Demo(DemoConfig),
-    /// Bring the database's schema up to date, and end.
+    /// Migrate the database's schema, then exit.
     Migrate(DatabaseConfig),
-    /// Put what was counted, what was reported and what Stripe holds side by side; ends with 1 on any difference.
+    /// Compare what was counted, what was reported and Stripe's totals; exits with 1 on any difference.
     Reconcile(Box<reconcile::ReconcileCommand>),
-    /// Work on the Stripe account.
+    /// Manage the Stripe account.
     #[command(subcommand)]
     Stripe(StripeCommand),
-    /// Look for what goes wrong in real life; ends with 1 where something is bad.
+    /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(DoctorCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum StripeCommand {
-    /// Create, or find and check, the meter, product and volume price of each configured meter; ends with 1
-    /// where something is there and not as asked.
+    /// Create the meter, product and volume price of each configured meter, or check the existing ones; exits with 1
+    /// if an existing one differs.
     Setup(SetupConfig),
 }
 
@@ -62,12 +63,12 @@ enum StripeCommand {
 struct DoctorCommand {
     #[command(flatten)]
     config: DoctorConfig,
-    /// Print a JSON array of objects, for machines.
+    /// Print a JSON array of objects.
     #[arg(long)]
     json: bool,
 }
 
-/// What is logged when `RUST_LOG` does not say; what is told to people is not to be interrupted.
+/// The log filter when `RUST_LOG` is not set. Commands that print for people log errors only.
 const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
 const QUIET_LOG: &str = "error";
 
@@ -80,21 +81,21 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(code) => code,
         Err(error) => {
-            // One line, whatever the chain of causes.
+            // One line with all causes.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Says in one line which value is wrong; help and version are printed as they are.
+/// Prints in one line which value is wrong; prints help and version unchanged.
 fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let text = error.render().to_string();
         eprintln!("{}", text.lines().next().unwrap_or_default());
         return ExitCode::from(2);
     }
-    // Nobody is left to tell when even the help cannot be printed.
+    // If even the help cannot be printed, there is no other place to report it.
     let _ = error.print();
     ExitCode::SUCCESS
 }
@@ -123,7 +124,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let store = Store::open(&config.database_url, config.database_connections).await?;
             store.migrate().await?;
             store.close().await?;
-            tracing::info!("the database is up to date");
+            tracing::info!("database migrated");
         }
         Command::Stripe(StripeCommand::Setup(config)) => {
             let report = set_up(&config).await?;
@@ -164,7 +165,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Prints for whoever called; a reader that has gone is an error, not a panic.
+/// Prints to standard output. A closed pipe is an error, not a panic.
 fn print_line(text: &impl Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{text}")
 }
@@ -177,7 +178,7 @@ fn exit_code(is_healthy: bool) -> ExitCode {
     }
 }
 
-/// `RUST_LOG` decides what is logged, where it is set.
+/// Starts the log on standard error. `RUST_LOG` overrides the filter.
 fn start_log(json: bool, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt()

@@ -1,8 +1,8 @@
-//! Reconciling: what was counted, what was reported and what Stripe holds, side by side, for each account,
-//! customer, meter and period. It reads and changes nothing.
+//! Reconciliation: what was counted, what was reported and Stripe's total, side by side, for each account, customer,
+//! meter and period. It only reads.
 //!
-//! Stripe's totals are of whole minutes, and periods end at any millisecond: of the minutes at a period's
-//! edges, what we know to belong to its neighbour is taken off Stripe's figure, so that equal is equal.
+//! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges that
+//! belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
@@ -12,7 +12,6 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use crate::{
     clock::Clock,
     config::{DatabaseConfig, MetersConfig, StripeConfig},
-    domain::stream::Stream,
     domain::{
         MINUTE_MS, Millis,
         account::{BillingTarget, Link, billing_target_at},
@@ -20,6 +19,7 @@ use crate::{
         meter::{Meter, Meters},
         period::month_around,
         report::State,
+        stream::Stream,
         window::Interval,
     },
     error::{Error, Result},
@@ -31,19 +31,20 @@ use crate::{
 };
 
 /// Totals read from Stripe a second.
-const READS_PER_SEC: u32 = 20;
-/// How many accounts the command reads at once, and how many rows it shows at most.
+const MAX_READS_PER_SEC: u32 = 20;
+/// Accounts that the command reads in one page.
 const ACCOUNTS_PER_PAGE: u64 = 100;
+/// Rows that the command answers.
 const MAX_ROWS: usize = 100_000;
-/// Calendar months that one question may cover.
+/// Calendar months that one query may cover.
 const MAX_MONTHS: usize = 240;
 
-/// What is asked.
+/// Which rows to read.
 #[derive(Clone, Debug, Default)]
-pub struct Question {
+pub struct ReconciliationQuery {
     /// Only this account.
     pub account_id: Option<String>,
-    /// Each period that overlaps this; those around now where it is absent.
+    /// Every period that overlaps this interval; `None` means the periods that contain now.
     pub period: Option<Interval>,
 }
 
@@ -60,34 +61,34 @@ pub struct Row {
     pub period: Interval,
     /// Whether it is a billing period.
     pub is_billing_period: bool,
-    /// Everything counted and corrected but what is never billed.
+    /// Everything counted and corrected, without usage that is never billed.
     pub counted: i64,
-    /// What Stripe took of it.
+    /// The part that Stripe accepted.
     pub reported: i64,
-    /// What Stripe's totals hold of it, or why it did not say.
+    /// Stripe's total, or why it could not be read.
     pub stripe: std::result::Result<i64, String>,
-    /// How many reports are in each state, and what they hold, by the state's name.
+    /// The number of reports and their quantity, by state.
     pub states: BTreeMap<State, (i64, i64)>,
 }
 
 impl Row {
-    /// Whether all three figures are the same.
+    /// Whether all three figures are equal.
     pub fn is_equal(&self) -> bool {
         self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
     }
 }
 
-/// Puts the figures side by side.
+/// Reads the three figures.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     store: Store,
-    /// Absent when the service runs without a key.
+    /// `None` without a Stripe key.
     stripe: Option<Stripe>,
     meters: Arc<Meters>,
     rate: DefaultDirectRateLimiter,
 }
 
-/// What the command line looks at.
+/// The settings of the command `reconcile`.
 #[derive(Args, Clone, Debug)]
 pub struct ReconcileConfig {
     /// The database.
@@ -103,21 +104,20 @@ pub struct ReconcileConfig {
     pub meters: MetersConfig,
 }
 
-/// Every row of a question, for the command line: connects to database and Stripe by itself, and works beside a
-/// server that runs.
+/// Every row of a query, for the command line. Opens the database and Stripe itself; a server may be running.
 ///
 /// # Errors
-/// A wrong setting, no Stripe key, a database that does not answer, or too many rows, in words.
+/// A wrong setting, no Stripe key, a database that does not answer, or too many rows.
 pub async fn reconcile(
     config: &ReconcileConfig,
     clock: &Clock,
-    question: &Question,
+    query: &ReconciliationQuery,
 ) -> std::result::Result<Vec<Row>, String> {
     config.database.check()?;
     let key = config
         .stripe
         .key()?
-        .ok_or("reconciliation reads Stripe; set STRIPE_SECRET_KEY")?;
+        .ok_or("reconcile reads totals from Stripe; set STRIPE_SECRET_KEY")?;
     let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref())?;
     let meters = Arc::new(config.meters.read()?);
     let database = &config.database;
@@ -125,14 +125,14 @@ pub async fn reconcile(
         .await
         .map_err(|error| format!("the database cannot be used: {error}"))?;
     let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);
-    let rows = reconciler.all(question, clock.now()).await;
+    let rows = reconciler.all(query, clock.now()).await;
     store.close().await.map_err(|error| error.to_string())?;
     rows
 }
 
 impl Reconciler {
     pub(crate) fn new(store: Store, stripe: Option<Stripe>, meters: Arc<Meters>) -> Self {
-        let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
+        let per_second = NonZeroU32::new(MAX_READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
         Self {
             store,
             stripe,
@@ -141,18 +141,22 @@ impl Reconciler {
         }
     }
 
-    async fn all(&self, question: &Question, now: Millis) -> std::result::Result<Vec<Row>, String> {
+    async fn all(
+        &self,
+        query: &ReconciliationQuery,
+        now: Millis,
+    ) -> std::result::Result<Vec<Row>, String> {
         let mut rows = Vec::new();
         let mut after = String::new();
         loop {
             let (page, next) = self
-                .page(question, &after, ACCOUNTS_PER_PAGE, now)
+                .page(query, &after, ACCOUNTS_PER_PAGE, now)
                 .await
                 .map_err(|error| error.to_string())?;
             rows.extend(page);
             if rows.len() > MAX_ROWS {
                 return Err(format!(
-                    "there are more than {MAX_ROWS} rows; ask for an account or a shorter period"
+                    "there are more than {MAX_ROWS} rows; give an account or a shorter period"
                 ));
             }
             match next {
@@ -162,27 +166,27 @@ impl Reconciler {
         }
     }
 
-    /// The rows of the accounts after one, and the last of these accounts where more may follow.
+    /// The rows of the next accounts after `after`, and the last account of the page if more may follow.
     pub(crate) async fn page(
         &self,
-        question: &Question,
+        query: &ReconciliationQuery,
         after: &str,
         limit: u64,
         now: Millis,
     ) -> Result<(Vec<Row>, Option<String>)> {
         let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
-        let accounts = match &question.account_id {
+        let accounts = match &query.account_id {
             Some(account) => vec![AccountId::parse(account)?],
             None => self.store.billed_accounts(after, limit).await?,
         };
         let is_full = u64::try_from(accounts.len()).is_ok_and(|len| len >= limit);
         let next = accounts
             .last()
-            .filter(|_| is_full && question.account_id.is_none())
+            .filter(|_| is_full && query.account_id.is_none())
             .map(AccountId::to_string);
         let mut rows = Vec::new();
         for account in accounts {
-            rows.extend(self.account(stripe, &account, question, now).await?);
+            rows.extend(self.account(stripe, &account, query, now).await?);
         }
         Ok((rows, next))
     }
@@ -191,21 +195,21 @@ impl Reconciler {
         &self,
         stripe: &Stripe,
         account: &AccountId,
-        question: &Question,
+        query: &ReconciliationQuery,
         now: Millis,
     ) -> Result<Vec<Row>> {
-        let asked = question.period.unwrap_or(Interval {
+        let range = query.period.unwrap_or(Interval {
             start: now,
             end: now.saturating_add(1),
         });
-        let (links, known) = self.store.links_and_periods(account, asked).await?;
+        let (links, known) = self.store.links_and_periods(account, range).await?;
         let mut rows = Vec::new();
         for meter in self.meters.all() {
-            let (periods, is_billing_period) = periods_of(&known, &meter.name, asked);
+            let (periods, is_billing_period) = periods_of(&known, &meter.name, range);
             for period in periods {
                 let figures = self.store.figures(account, period).await?;
-                // What Stripe may hold of an account is asked for without any usage only where it is named.
-                let named = question
+                // Without any usage here, Stripe's total is read only for an account that the query names.
+                let named = query
                     .account_id
                     .as_ref()
                     .and_then(|_| customer_at(&links, period.end.min(now)));
@@ -215,7 +219,7 @@ impl Reconciler {
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
-                    row.stripe = self.stripes_figure(stripe, account, &row, meter).await?;
+                    row.stripe = self.stripe_total(stripe, account, &row, meter).await?;
                     if !(row.states.is_empty() && row.stripe == Ok(0)) {
                         rows.push(row);
                     }
@@ -225,9 +229,9 @@ impl Reconciler {
         Ok(rows)
     }
 
-    /// What Stripe holds of a row's usage: its total of the minutes around the period, without what we know to
-    /// be others'.
-    async fn stripes_figure(
+    /// Stripe's total of a row: the whole minutes around the period, minus usage known to belong to other periods or
+    /// accounts.
+    async fn stripe_total(
         &self,
         stripe: &Stripe,
         account: &AccountId,
@@ -235,10 +239,10 @@ impl Reconciler {
         meter: &Meter,
     ) -> Result<std::result::Result<i64, String>> {
         let period = row.period;
-        let floor = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
+        let floor_to_minute = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
         let range = Interval {
-            start: floor(period.start),
-            end: floor(period.end.saturating_add(MINUTE_MS.saturating_sub(1))),
+            start: floor_to_minute(period.start),
+            end: floor_to_minute(period.end.saturating_add(MINUTE_MS.saturating_sub(1))),
         };
         self.rate.until_ready().await;
         let total = match stripe.total(&meter.event_name, &row.customer, range).await {
@@ -249,16 +253,16 @@ impl Reconciler {
             customer: row.customer.clone(),
             meter: row.meter.clone(),
         };
-        let beside = self
+        let others = self
             .store
             .reported_beside(&stream, account, range, period)
             .await?;
-        Ok(Ok(total.saturating_sub(beside)))
+        Ok(Ok(total.saturating_sub(others)))
     }
 }
 
-/// The periods of a meter that overlap what is asked, and whether they are billing periods.
-fn periods_of(known: &[KnownPeriod], meter: &str, asked: Interval) -> (Vec<Interval>, bool) {
+/// The known billing periods of a meter, else the calendar months of a range; and whether they are billing periods.
+fn periods_of(known: &[KnownPeriod], meter: &str, range: Interval) -> (Vec<Interval>, bool) {
     let mut periods: Vec<Interval> = known
         .iter()
         .filter(|(_, of)| of.as_deref().is_none_or(|of| of == meter))
@@ -270,11 +274,11 @@ fn periods_of(known: &[KnownPeriod], meter: &str, asked: Interval) -> (Vec<Inter
         return (periods, true);
     }
     let mut months = Vec::new();
-    let mut at = asked.start;
+    let mut at = range.start;
     while let Some(month) = month_around(at, chrono_tz::Tz::UTC) {
         months.push(month);
         at = month.end;
-        if at >= asked.end || months.len() >= MAX_MONTHS {
+        if at >= range.end || months.len() >= MAX_MONTHS {
             break;
         }
     }
@@ -288,7 +292,7 @@ fn customer_at(links: &[Link], at: Millis) -> Option<String> {
     }
 }
 
-/// A period's reports of a meter by whom they are billed to; what is billed to nobody is left out.
+/// The reports of a meter and period, by the customer that they bill to. Reports without a customer are left out.
 fn by_customer(
     figures: Vec<ReportFigure>,
     links: &[Link],
@@ -316,7 +320,7 @@ fn by_customer(
     customers
 }
 
-/// Counted, reported and the states of some reports; the rest is filled in by the caller.
+/// The sums of some reports. The caller sets the other fields.
 fn sum(figures: Vec<ReportFigure>) -> Row {
     let mut row = Row {
         account_id: String::new(),
@@ -349,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn months_stand_for_periods_that_nobody_knows() {
+    fn without_known_periods_months_are_used() {
         let asked = Interval {
             start: 1_798_000_000_000,
             end: 1_802_000_000_000,

@@ -1,4 +1,4 @@
-//! Showing usage: one question of `Get`, answered from the sums in the database.
+//! The answer of `Get`: usage by meter and time, from the sums of usage reports in the database.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,9 +17,9 @@ use crate::{
     store::{Store, reports::UsageSum},
 };
 
-/// What is asked.
+/// The parsed request.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
+pub(crate) struct UsageQuery {
     pub(crate) account_id: String,
     /// Empty means all meters.
     pub(crate) meter: String,
@@ -30,7 +30,7 @@ pub(crate) struct Question {
     pub(crate) zone: String,
 }
 
-/// What is answered.
+/// The usage of one account in a period.
 #[derive(Clone, Debug)]
 pub(crate) struct UsageSummary {
     pub(crate) account_id: String,
@@ -49,7 +49,7 @@ pub(crate) struct MeterUsage {
     pub(crate) points: Vec<(Interval, Quantities)>,
 }
 
-/// Usage by how far it is on its way.
+/// Quantities by progress towards an invoice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Quantities {
     pub(crate) reported: i64,
@@ -58,7 +58,7 @@ pub(crate) struct Quantities {
 }
 
 impl Quantities {
-    /// Everything counted.
+    /// The total counted.
     pub(crate) fn total(&self) -> i64 {
         self.reported
             .saturating_add(self.not_yet_reported)
@@ -75,29 +75,29 @@ impl Quantities {
     }
 }
 
-/// Answers a question. An account never seen has zero usage.
-pub(crate) async fn show(
+/// Answers a query. An unknown account has zero usage.
+pub(crate) async fn query(
     store: &Store,
     meters: &Meters,
     slots: Slots,
-    asked: Question,
+    query: UsageQuery,
     now: Millis,
 ) -> Result<UsageSummary> {
-    let account_id = AccountId::parse(&asked.account_id)?;
-    let zone = parse_zone(&asked.zone)?;
-    let only = if asked.meter.is_empty() {
+    let account_id = AccountId::parse(&query.account_id)?;
+    let zone = parse_zone(&query.zone)?;
+    let only = if query.meter.is_empty() {
         None
     } else {
-        Some(meters.resolve(&asked.meter)?)
+        Some(meters.resolve(&query.meter)?)
     };
-    let wanted: Vec<&Meter> =
+    let configured: Vec<&Meter> =
         only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
     let periods = store.billing_periods(&account_id).await?;
-    let account = match asked.period {
+    let account = match query.period {
         Some(_) => None,
         None => store.find_account(&account_id).await?,
     };
-    let period = match asked.period {
+    let period = match query.period {
         Some(period) => period,
         None => account
             .and_then(|account| account.current_period)
@@ -110,7 +110,7 @@ pub(crate) async fn show(
         .flat_map(|period| [period.start, period.end])
         .collect();
     check_edges(period, slots, &edges)?;
-    let points = cut(period, asked.granularity, zone, slots, wanted.len())?;
+    let points = cut(period, query.granularity, zone, slots, configured.len())?;
     let sums = store
         .sum_usage(&account_id, only.map(|meter| &*meter.name), period)
         .await?;
@@ -118,28 +118,28 @@ pub(crate) async fn show(
     for sum in &sums {
         by_meter.entry(&sum.meter).or_default().push(sum);
     }
-    let mut shown: Vec<MeterUsage> = wanted
+    let mut usage: Vec<MeterUsage> = configured
         .into_iter()
         .map(|meter| {
             let own = by_meter.remove(&*meter.name).unwrap_or_default();
             meter_usage(&meter.name, &meter.unit, &own, &points)
         })
         .collect();
-    // What was counted stays in sight when its meter is configured no longer.
-    shown.extend(
+    // Usage of a meter that is not configured any more is still shown.
+    usage.extend(
         by_meter
             .iter()
             .map(|(meter, own)| meter_usage(&Arc::from(*meter), &Arc::default(), own, &points)),
     );
-    if shown.len().saturating_mul(points.len()) > MAX_POINTS {
-        cut(period, asked.granularity, zone, slots, shown.len())?;
+    if usage.len().saturating_mul(points.len()) > MAX_POINTS {
+        cut(period, query.granularity, zone, slots, usage.len())?;
     }
     Ok(UsageSummary {
-        account_id: asked.account_id,
+        account_id: query.account_id,
         period,
         zone,
         as_of: now,
-        meters: shown,
+        meters: usage,
     })
 }
 
@@ -156,8 +156,8 @@ fn meter_usage(
         .collect();
     for sum in sums {
         quantities.add(sum);
-        let place = points.partition_point(|point| point.end <= sum.window_start);
-        if let Some((_, point)) = series.get_mut(place) {
+        let index = points.partition_point(|point| point.end <= sum.window_start);
+        if let Some((_, point)) = series.get_mut(index) {
             point.add(sum);
         }
     }

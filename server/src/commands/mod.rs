@@ -1,4 +1,4 @@
-//! What the command line runs besides the service: one file or folder a command.
+//! The commands besides `serve`: one file or folder a command. `main.rs` parses their flags.
 
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -1,59 +1,67 @@
-//! `usage-server reconcile`: what is asked on the command line, and the answer as a table or as JSON.
+//! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from `crate::reconciliation`.
 
 use crate::{
     clock::Clock,
-    domain::{Millis, window::Interval},
-    reconciliation::{Question, ReconcileConfig, Row, reconcile},
+    domain::{Millis, period::rfc3339, window::Interval},
+    reconciliation::{ReconcileConfig, ReconciliationQuery, Row, reconcile},
 };
-use anyhow::Context as _;
-use chrono::{DateTime, Months, NaiveDate, NaiveTime, SecondsFormat, Utc};
+use chrono::{DateTime, Months, NaiveDate, NaiveTime};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 
-/// What is asked.
+/// The flags of the command.
 #[derive(Args, Debug)]
 pub struct ReconcileCommand {
     #[command(flatten)]
     config: ReconcileConfig,
-    /// Only this account; it is asked for at Stripe also where nothing was counted.
+    /// Only this account. Stripe's totals are read even if nothing was counted.
     #[arg(long)]
     account: Option<String>,
-    /// Each billing period that overlaps this: a month such as `2026-11`, or `START/END`, two dates or RFC 3339
-    /// times. Left out, the periods around now.
+    /// Billing periods that overlap this: a month such as `2026-11`, or `START/END` as dates or RFC 3339 times. Default:
+    /// the current periods.
     #[arg(long, value_parser = parse_period)]
     period: Option<Interval>,
-    /// Print a JSON array of objects, for machines.
+    /// Print a JSON array of objects.
     #[arg(long)]
     json: bool,
 }
 
-/// Prints the figures; answers whether they are all equal.
-pub async fn run(command: ReconcileCommand, out: &mut impl std::io::Write) -> anyhow::Result<bool> {
-    let question = Question {
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A setting is wrong, the database or Stripe cannot be used, or there are too many rows.
+    #[error("{0}")]
+    Failed(String),
+    /// The output cannot be written.
+    #[error("cannot print")]
+    Print(#[from] std::io::Error),
+}
+
+/// Prints the figures; returns whether all are equal.
+///
+/// # Errors
+/// See [`ReconcileError`].
+pub async fn run(
+    command: ReconcileCommand,
+    out: &mut impl std::io::Write,
+) -> Result<bool, ReconcileError> {
+    let query = ReconciliationQuery {
         account_id: command.account,
         period: command.period,
     };
-    let rows = reconcile(&command.config, &Clock::system(), &question)
+    let rows = reconcile(&command.config, &Clock::system(), &query)
         .await
-        .map_err(anyhow::Error::msg)?;
+        .map_err(ReconcileError::Failed)?;
     let unequal = rows.iter().filter(|row| !row.is_equal()).count();
     if command.json {
         let all: Vec<_> = rows.iter().map(as_json).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&all)?).context("cannot print")?;
+        writeln!(out, "{:#}", serde_json::Value::Array(all))?;
     } else {
-        writeln!(out, "{}", table(&rows)).context("cannot print")?;
-        writeln!(out, "{} rows, {unequal} with a difference", rows.len())
-            .context("cannot print")?;
+        writeln!(out, "{}", table(&rows))?;
+        writeln!(out, "{} rows, {unequal} with a difference", rows.len())?;
     }
     Ok(unequal == 0)
-}
-
-fn moment(at: Millis) -> String {
-    DateTime::<Utc>::from_timestamp_millis(at).map_or_else(
-        || format!("{at} ms"),
-        |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
-    )
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -71,10 +79,14 @@ fn table(rows: &[Row]) -> Table {
         "reports",
     ]);
     for row in rows {
-        let period = format!("{} / {}", moment(row.period.start), moment(row.period.end));
+        let period = format!(
+            "{} / {}",
+            rfc3339(row.period.start),
+            rfc3339(row.period.end)
+        );
         let (stripe, difference) = match &row.stripe {
             Ok(stripe) => (stripe.to_string(), difference(row, *stripe)),
-            Err(why) => (why.clone(), "unknown".to_owned()),
+            Err(error) => (error.clone(), "unknown".to_owned()),
         };
         let states: Vec<String> = row
             .states
@@ -101,19 +113,16 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// What Stripe holds more than was counted; and where that is nothing, less than was reported.
+/// Stripe's total minus what was counted; if that is 0, Stripe's total minus what was reported.
 fn difference(row: &Row, stripe: i64) -> String {
-    let beside_counted = stripe.saturating_sub(row.counted);
-    if beside_counted == 0 && row.reported != stripe {
-        return format!(
-            "{:+} not known as reported",
-            stripe.saturating_sub(row.reported)
-        );
+    let from_counted = stripe.saturating_sub(row.counted);
+    if from_counted == 0 && row.reported != stripe {
+        return format!("{:+} against reported", stripe.saturating_sub(row.reported));
     }
-    if beside_counted == 0 {
+    if from_counted == 0 {
         return "0".to_owned();
     }
-    format!("{beside_counted:+}")
+    format!("{from_counted:+}")
 }
 
 fn as_json(row: &Row) -> serde_json::Value {
@@ -131,7 +140,7 @@ fn as_json(row: &Row) -> serde_json::Value {
         "account_id": row.account_id,
         "stripe_customer": row.customer,
         "meter": row.meter,
-        "period": { "start": moment(row.period.start), "end": moment(row.period.end) },
+        "period": { "start": rfc3339(row.period.start), "end": rfc3339(row.period.end) },
         "is_billing_period": row.is_billing_period,
         "counted": row.counted,
         "reported": row.reported,
@@ -142,16 +151,16 @@ fn as_json(row: &Row) -> serde_json::Value {
     })
 }
 
-/// Reads a month, or two moments with a slash between them.
+/// Parses a month, or two times separated by a slash.
 fn parse_period(text: &str) -> Result<Interval, String> {
     let period = if let Some((start, end)) = text.split_once('/') {
         Interval {
-            start: parse_moment(start)?,
-            end: parse_moment(end)?,
+            start: parse_time(start)?,
+            end: parse_time(end)?,
         }
     } else {
         let first = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d")
-            .map_err(|_| format!("{text:?} is neither a month such as 2026-11 nor START/END"))?;
+            .map_err(|_| format!("{text:?} is not a month such as 2026-11 or START/END"))?;
         let next = first
             .checked_add_months(Months::new(1))
             .ok_or("the month is outside the calendar")?;
@@ -163,17 +172,17 @@ fn parse_period(text: &str) -> Result<Interval, String> {
     if period.start < period.end {
         Ok(period)
     } else {
-        Err(format!("{text:?} ends before it begins"))
+        Err(format!("{text:?} must end after it starts"))
     }
 }
 
-fn parse_moment(text: &str) -> Result<Millis, String> {
+fn parse_time(text: &str) -> Result<Millis, String> {
     if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         return Ok(midnight(date));
     }
     DateTime::parse_from_rfc3339(text)
         .map(|time| time.timestamp_millis())
-        .map_err(|_| format!("{text:?} is neither a date such as 2026-11-22 nor an RFC 3339 time"))
+        .map_err(|_| format!("{text:?} is not a date such as 2026-11-22 or an RFC 3339 time"))
 }
 
 fn midnight(date: NaiveDate) -> Millis {
@@ -185,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_period_is_a_month_or_two_moments() {
+    fn a_period_is_a_month_or_two_times() {
         let day = 86_400_000;
         let november = parse_period("2026-11").unwrap();
         assert_eq!(november.end - november.start, 30 * day);

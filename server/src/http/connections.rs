@@ -1,4 +1,4 @@
-//! Connections that are not without end: so many at once, and none that stays silent.
+//! Limits on HTTP connections: how many at once, and how long one may be silent.
 
 use std::{
     future::Future as _,
@@ -18,41 +18,40 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// How many connections are open at once; others wait to be taken.
-const MOST: usize = 512;
-/// How long nothing may come in: longer than a request waits for its answer, and than those who ask for metrics
-/// pause.
-const SILENCE: Duration = Duration::from_secs(75);
+/// Open connections; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 512;
+/// Longest time without incoming data: longer than a request takes and than a usual scrape interval.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// A listener that takes a bounded number of connections.
+/// A listener with a limit of open connections.
 #[derive(Debug)]
-pub(crate) struct Bounded {
+pub(crate) struct LimitedListener {
     listener: TcpListener,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Bounded {
+impl LimitedListener {
     pub(crate) fn new(listener: TcpListener) -> Self {
-        let room = Arc::new(Semaphore::new(MOST));
-        Self { listener, room }
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { listener, permits }
     }
 }
 
-impl Listener for Bounded {
+impl Listener for LimitedListener {
     type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // Nobody closes the semaphore.
-        let place = Arc::clone(&self.room).acquire_owned().await.ok();
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let (stream, peer) = Listener::accept(&mut self.listener).await;
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection waits to fill its packets");
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let connection = Connection {
             stream,
-            silence: Box::pin(tokio::time::sleep(SILENCE)),
-            _place: place,
+            idle: Box::pin(tokio::time::sleep(IDLE_TIMEOUT)),
+            _permit: permit,
         };
         (connection, peer)
     }
@@ -62,13 +61,13 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends by itself when nothing comes in for too long.
+/// A connection that fails with `TimedOut` after too long without incoming data.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
-    /// Given back when the connection ends.
-    _place: Option<OwnedSemaphorePermit>,
+    idle: Pin<Box<Sleep>>,
+    /// Released when the connection ends.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl AsyncRead for Connection {
@@ -78,12 +77,12 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            if let Some(until) = Instant::now().checked_add(SILENCE) {
-                self.silence.as_mut().reset(until);
+            if let Some(until) = Instant::now().checked_add(IDLE_TIMEOUT) {
+                self.idle.as_mut().reset(until);
             }
             return Poll::Ready(read);
         }
-        ready!(self.silence.as_mut().poll(cx));
+        ready!(self.idle.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -1,5 +1,6 @@
-//! The HTTP side: Stripe's webhooks, health, and metrics. What a webhook is about is not acted on in here: it is
-//! stored, and the job that reads the truth from Stripe is woken.
+//! HTTP: Stripe's webhooks, health and metrics.
+//!
+//! A webhook only triggers an earlier sync: it is verified and stored, and a job reads the object again from Stripe.
 
 mod connections;
 mod webhook_event;
@@ -19,7 +20,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::connections::Bounded;
+use self::connections::LimitedListener;
 use crate::{
     clock::Clock,
     domain::SECOND_MS,
@@ -28,59 +29,59 @@ use crate::{
     workers::wake::Wake,
 };
 
-/// Stripe's header that a webhook is believed by.
+/// The header with Stripe's signatures.
 const SIGNATURE: &str = "stripe-signature";
-/// How far a signature's time may be from ours, as in Stripe's own libraries; theirs look back only.
-const TOLERANCE_SECS: i64 = 300;
-/// The largest body that is taken: far above any event of Stripe's.
+/// How far a signature's time may be from now, before or after. Stripe's libraries check the past only.
+const SIGNATURE_TOLERANCE_SECS: i64 = 300;
+/// The largest accepted body: far larger than any of Stripe's events.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How long a webhook may wait for its turn, its body take to arrive, and the database to store it: less in all than
-/// the ten seconds after which Stripe gives up and sends it again much later.
-const TURN_WITHIN: Duration = Duration::from_secs(2);
-const BODY_WITHIN: Duration = Duration::from_secs(3);
-const STORED_WITHIN: Duration = Duration::from_secs(4);
-/// How long the database may take to show that it is there.
-const READY_WITHIN: Duration = Duration::from_secs(2);
-/// How many webhooks are worked on at once: no more memory than so many bodies, and no more load on the database.
-const WEBHOOKS_AT_ONCE: usize = 64;
+/// The timeouts of a webhook: to wait for a permit, to read its body and to store it. In total they are less than the ten
+/// seconds after which Stripe gives up and resends it much later.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(2);
+const BODY_TIMEOUT: Duration = Duration::from_secs(3);
+const STORE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the database may take to answer the readiness check.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Concurrent webhooks: limits the memory for their bodies and the load on the database.
+const MAX_WEBHOOKS: usize = 64;
 
-/// What the HTTP side works with.
+/// What the HTTP handlers need.
 pub(crate) struct Http {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    /// The webhook endpoint's signing secrets, all of them valid.
+    /// The signing secrets of the webhook endpoint; all are valid.
     pub(crate) webhook_secrets: Vec<String>,
-    /// Told when a webhook was stored, so that what it is about is read from Stripe at once.
+    /// Wakes the job that reads a webhook's object from Stripe.
     pub(crate) webhook_stored: Wake,
 }
 
 struct Shared {
     http: Http,
     exporter: Exporter,
-    /// One permit a webhook that is worked on.
-    room: Semaphore,
+    /// One permit for each webhook in progress.
+    webhook_permits: Semaphore,
 }
 
-/// Serves until the token is cancelled, and then ends what is under way.
+/// Serves until the token is cancelled, then finishes the requests in progress.
 ///
 /// # Errors
-/// A socket that fails.
+/// The socket fails.
 pub(crate) async fn serve(
     listener: TcpListener,
     http: Http,
     exporter: Exporter,
-    ending: CancellationToken,
+    shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
     if http.webhook_secrets.is_empty() {
         tracing::warn!(
-            "no STRIPE_WEBHOOK_SECRETS: webhooks are refused with 503, and changes at Stripe are learned by polling"
+            "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
         );
     }
-    let upkeep = exporter.clone().keep_up();
+    let upkeep = exporter.clone().run_upkeep();
     tracing::info!(%address, "serving HTTP");
-    let serving = axum::serve(Bounded::new(listener), router(http, exporter))
-        .with_graceful_shutdown(ending.cancelled_owned())
+    let serving = axum::serve(LimitedListener::new(listener), router(http, exporter))
+        .with_graceful_shutdown(shutdown.cancelled_owned())
         .into_future();
     tokio::select! {
         served = serving => served,
@@ -89,18 +90,18 @@ pub(crate) async fn serve(
 }
 
 fn router(http: Http, exporter: Exporter) -> Router {
-    let room = Semaphore::new(WEBHOOKS_AT_ONCE);
+    let webhook_permits = Semaphore::new(MAX_WEBHOOKS);
     Router::new()
-        .route("/webhooks/stripe", post(take_webhook))
+        .route("/webhooks/stripe", post(receive_webhook))
         .route("/health/live", get(async || "live\n"))
         .route("/health/ready", get(show_ready))
         .route("/metrics", get(show_metrics))
-        .fallback(async || (StatusCode::NOT_FOUND, "there is nothing at this path\n"))
+        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(Arc::new(Shared {
             http,
             exporter,
-            room,
+            webhook_permits,
         }))
 }
 
@@ -110,7 +111,7 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn show_ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
-    match tokio::time::timeout(READY_WITHIN, shared.http.store.ping()).await {
+    match tokio::time::timeout(READY_TIMEOUT, shared.http.store.ping()).await {
         Ok(Ok(())) => (StatusCode::OK, "ready\n"),
         Ok(Err(error)) => {
             tracing::warn!(%error, "not ready: the database does not answer");
@@ -121,118 +122,121 @@ async fn show_ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static 
         }
         Err(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the database does not answer in time\n",
+            "the database did not answer in time\n",
         ),
     }
 }
 
-/// What becomes of a webhook. Stripe sends again whatever is not answered with 2xx.
-enum Taken {
+/// What was done with a webhook. Stripe resends every webhook that is not answered with 2xx.
+enum WebhookOutcome {
     Stored,
     Replayed,
-    /// Signed right, and of a kind that nothing is to be done about.
+    /// Signed correctly, but of a kind that this service does not need.
     Ignored,
     NoSecrets,
     Busy,
     TooLarge,
-    BodyLate,
-    BodyBroken(axum::Error),
-    Refused(webhook_signature::Refused),
+    BodyTimedOut,
+    BodyFailed(axum::Error),
+    BadSignature(webhook_signature::SignatureError),
     Unreadable(String),
-    NotStored(crate::error::Error),
-    NotStoredInTime,
+    StoreFailed(crate::error::Error),
+    StoreTimedOut,
 }
 
-async fn take_webhook(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let taken = shared.take(request).await;
-    metrics::webhook(taken.name());
-    taken.answer()
+async fn receive_webhook(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let outcome = shared.receive(request).await;
+    metrics::webhook(outcome.name());
+    outcome.into_response()
 }
 
 impl Shared {
-    async fn take(&self, request: Request) -> Taken {
+    async fn receive(&self, request: Request) -> WebhookOutcome {
         if self.http.webhook_secrets.is_empty() {
-            return Taken::NoSecrets;
+            return WebhookOutcome::NoSecrets;
         }
-        let Ok(Ok(_place)) = tokio::time::timeout(TURN_WITHIN, self.room.acquire()).await else {
-            return Taken::Busy;
+        let Ok(Ok(_permit)) =
+            tokio::time::timeout(PERMIT_TIMEOUT, self.webhook_permits.acquire()).await
+        else {
+            return WebhookOutcome::Busy;
         };
         let (head, body) = request.into_parts();
-        if says_too_large(&head.headers) {
-            return Taken::TooLarge;
+        if has_too_large_length(&head.headers) {
+            return WebhookOutcome::TooLarge;
         }
-        let body = match read_whole(body).await {
+        let body = match read_body(body).await {
             Ok(body) => body,
-            Err(refused) => return refused,
+            Err(outcome) => return outcome,
         };
-        let event = match self.believe(&head.headers, &body) {
+        let event = match self.verify(&head.headers, &body) {
             Ok(Some(event)) => event,
-            Ok(None) => return Taken::Ignored,
-            Err(refused) => return refused,
+            Ok(None) => return WebhookOutcome::Ignored,
+            Err(outcome) => return outcome,
         };
         self.store(&event).await
     }
 
-    /// Reads nothing of a body before its signature is known to be right.
-    fn believe(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<NewWebhookEvent>, Taken> {
-        let signed =
-            headers
-                .get(SIGNATURE)
-                .ok_or(Taken::Refused(webhook_signature::Refused::Malformed(
-                    "is missing",
-                )))?;
+    /// Verifies the signature, then parses the body. Nothing of an unverified body is parsed.
+    fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<NewWebhookEvent>, WebhookOutcome> {
+        let signature = headers.get(SIGNATURE).ok_or(WebhookOutcome::BadSignature(
+            SignatureError::Malformed("is missing"),
+        ))?;
         webhook_signature::verify(
-            signed.as_bytes(),
+            signature.as_bytes(),
             body,
             &self.http.webhook_secrets,
             self.http.clock.now().div_euclid(SECOND_MS),
-            TOLERANCE_SECS,
+            SIGNATURE_TOLERANCE_SECS,
         )
-        .map_err(Taken::Refused)?;
-        webhook_event::read(body).map_err(Taken::Unreadable)
+        .map_err(WebhookOutcome::BadSignature)?;
+        webhook_event::parse(body).map_err(WebhookOutcome::Unreadable)
     }
 
-    async fn store(&self, event: &NewWebhookEvent) -> Taken {
+    async fn store(&self, event: &NewWebhookEvent) -> WebhookOutcome {
         let http = &self.http;
         let storing = http.store.record_webhook_event(event, http.clock.now());
-        match tokio::time::timeout(STORED_WITHIN, storing).await {
+        match tokio::time::timeout(STORE_TIMEOUT, storing).await {
             Ok(Ok(true)) => {
-                tracing::debug!(event = %event.id, kind = %event.kind, "webhook");
+                tracing::debug!(event = %event.id, kind = %event.kind, "webhook stored");
                 http.webhook_stored.wake();
-                Taken::Stored
+                WebhookOutcome::Stored
             }
-            Ok(Ok(false)) => Taken::Replayed,
-            Ok(Err(error)) => Taken::NotStored(error),
-            // It may be stored yet; then the next time it comes is a replay.
-            Err(_) => Taken::NotStoredInTime,
+            Ok(Ok(false)) => WebhookOutcome::Replayed,
+            Ok(Err(error)) => WebhookOutcome::StoreFailed(error),
+            // It may still be stored; then Stripe's next attempt is a replay.
+            Err(_) => WebhookOutcome::StoreTimedOut,
         }
     }
 }
 
-/// Refused before anything of the body is read, so that whoever sends it hears of it.
-fn says_too_large(headers: &HeaderMap) -> bool {
+/// Whether the stated length is over the limit. Checked before the body is read, so that the sender gets the answer.
+fn has_too_large_length(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
         .is_some_and(|length| length > MAX_BODY_BYTES)
 }
 
-async fn read_whole(body: Body) -> Result<axum::body::Bytes, Taken> {
-    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
+async fn read_body(body: Body) -> Result<axum::body::Bytes, WebhookOutcome> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_too_large(&error) => Err(Taken::TooLarge),
-        Ok(Err(error)) => Err(Taken::BodyBroken(error)),
-        Err(_) => Err(Taken::BodyLate),
+        Ok(Err(error)) if is_too_large(&error) => Err(WebhookOutcome::TooLarge),
+        Ok(Err(error)) => Err(WebhookOutcome::BodyFailed(error)),
+        Err(_) => Err(WebhookOutcome::BodyTimedOut),
     }
 }
 
-/// Whether a body of unstated length passed the limit: an error's only name is its text.
+/// Whether a body of unknown length is over the limit. The error has no type, only a text.
 fn is_too_large(error: &axum::Error) -> bool {
     error.to_string().contains("length limit exceeded")
 }
 
-impl Taken {
-    /// A name for counting.
+impl WebhookOutcome {
+    /// The outcome's name in metrics.
     fn name(&self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -241,63 +245,66 @@ impl Taken {
             Self::NoSecrets => "no_secrets",
             Self::Busy => "busy",
             Self::TooLarge => "too_large",
-            Self::BodyLate | Self::BodyBroken(_) => "no_body",
-            Self::Refused(refused) => refused.name(),
+            Self::BodyTimedOut | Self::BodyFailed(_) => "no_body",
+            Self::BadSignature(error) => error.name(),
             Self::Unreadable(_) => "unreadable",
-            Self::NotStored(_) | Self::NotStoredInTime => "not_stored",
+            Self::StoreFailed(_) | Self::StoreTimedOut => "not_stored",
         }
     }
 
-    /// Says in a line what became of it, and logs what somebody has to mend.
-    fn answer(self) -> Response {
+    /// The response to Stripe. Logs what an operator has to fix.
+    fn into_response(self) -> Response {
         let (status, text) = match self {
             Self::Stored => (StatusCode::OK, "stored".to_owned()),
             Self::Replayed => (StatusCode::OK, "stored before".to_owned()),
             Self::Ignored => (
                 StatusCode::OK,
-                "nothing is to be done about this kind of event".to_owned(),
+                "ignored: the service does not need this kind of event".to_owned(),
             ),
             Self::NoSecrets => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "no webhooks are taken: STRIPE_WEBHOOK_SECRETS is not set".to_owned(),
+                "webhooks are not accepted: STRIPE_WEBHOOK_SECRETS is not set".to_owned(),
             ),
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{WEBHOOKS_AT_ONCE} webhooks are being stored; send it again"),
+                format!("{MAX_WEBHOOKS} webhooks are in progress; retry later"),
             ),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the body is larger than {MAX_BODY_BYTES} bytes"),
             ),
-            Self::BodyLate => (
+            Self::BodyTimedOut => (
                 StatusCode::REQUEST_TIMEOUT,
-                format!("the body did not arrive in {} s", BODY_WITHIN.as_secs()),
+                format!(
+                    "the body did not arrive within {} s",
+                    BODY_TIMEOUT.as_secs()
+                ),
             ),
-            Self::BodyBroken(error) => (
+            Self::BodyFailed(error) => (
                 StatusCode::BAD_REQUEST,
-                format!("the body did not arrive: {error}"),
+                format!("the body could not be read: {error}"),
             ),
-            Self::Refused(refused) => {
-                tracing::warn!(%refused, "a webhook was refused");
-                (StatusCode::BAD_REQUEST, refused.to_string())
+            Self::BadSignature(error) => {
+                tracing::warn!(%error, "webhook refused");
+                (StatusCode::BAD_REQUEST, error.to_string())
             }
-            Self::Unreadable(why) => {
-                tracing::error!(%why, "a webhook that was signed right cannot be read");
-                (StatusCode::BAD_REQUEST, why)
+            Self::Unreadable(error) => {
+                tracing::error!(%error, "cannot parse a correctly signed webhook");
+                (StatusCode::BAD_REQUEST, error)
             }
-            Self::NotStored(error) => {
-                // The cause is for the operator; Stripe gets what it can act on.
-                tracing::error!(?error, "a webhook could not be stored");
+            Self::StoreFailed(error) => {
+                // The cause is logged only. Stripe gets what it can act on.
+                tracing::error!(?error, "cannot store webhook");
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "the webhook could not be stored; send it again".to_owned(),
+                    "the webhook could not be stored; retry later".to_owned(),
                 )
             }
-            Self::NotStoredInTime => {
-                tracing::error!(within = ?STORED_WITHIN, "a webhook was not stored in time");
+            Self::StoreTimedOut => {
+                tracing::error!(timeout = ?STORE_TIMEOUT, "storing a webhook timed out");
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "the webhook was not stored in time; send it again".to_owned(),
+                    "storing the webhook timed out; retry later".to_owned(),
                 )
             }
         };
@@ -306,6 +313,6 @@ impl Taken {
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
-    tracing::error!("an HTTP request handler panicked");
+    tracing::error!("HTTP request handler panicked");
     (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response()
 }

@@ -1,5 +1,5 @@
-//! What a webhook is about, read from its body: pure. Snapshot events (`event`) and thin ones (`v2.core.event`)
-//! come to the same endpoint.
+//! Parses the body of a webhook. Pure. Stripe sends snapshot events (`event`) and thin events (`v2.core.event`) to the
+//! same endpoint.
 
 use chrono::DateTime;
 use serde_json::Value;
@@ -9,11 +9,11 @@ use crate::{
     store::webhooks::NewWebhookEvent,
 };
 
-/// Stripe's ids and names are far shorter.
-const LONGEST_NAME_BYTES: usize = 255;
+/// The longest accepted id or name; Stripe's are far shorter.
+const MAX_NAME_BYTES: usize = 255;
 
-/// Whether anything is to be done about a kind of event.
-fn matters(kind: &str) -> bool {
+/// Whether the service needs this kind of event.
+fn is_relevant(kind: &str) -> bool {
     ["customer.subscription.", "invoice."]
         .iter()
         .any(|family| kind.starts_with(family))
@@ -25,24 +25,22 @@ fn matters(kind: &str) -> bool {
         )
 }
 
-/// Reads the body of an event; nothing where nothing is to be done about its kind.
+/// Parses the body of an event; `None` if its kind is not relevant.
 ///
 /// # Errors
-/// What is wrong with it, in one sentence.
-pub(crate) fn read(body: &[u8]) -> Result<Option<NewWebhookEvent>, String> {
+/// What is wrong, in one sentence.
+pub(crate) fn parse(body: &[u8]) -> Result<Option<NewWebhookEvent>, String> {
     let event: Value =
-        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
-    let kind = needed(&event, "/type")?;
-    if !matters(&kind) {
+        serde_json::from_slice(body).map_err(|error| format!("body is not valid JSON: {error}"))?;
+    let kind = required(&event, "/type")?;
+    if !is_relevant(&kind) {
         return Ok(None);
     }
     let is_thin = match event.get("object").and_then(Value::as_str) {
         Some("event") => false,
         Some("v2.core.event") => true,
         _ => {
-            return Err(
-                "the body's \"object\" is neither \"event\" nor \"v2.core.event\"".to_owned(),
-            );
+            return Err("body field \"object\" must be \"event\" or \"v2.core.event\"".to_owned());
         }
     };
     let (created_at, object) = if is_thin {
@@ -61,14 +59,14 @@ pub(crate) fn read(body: &[u8]) -> Result<Option<NewWebhookEvent>, String> {
     let customer = match (is_thin, kind.as_str()) {
         (true, _) => None,
         (false, "customer.deleted") => object.clone(),
-        // An id, or the whole customer where it was expanded.
+        // An id, or the whole object if it is expanded.
         (false, _) => match name(&event, "/data/object/customer")? {
             None => name(&event, "/data/object/customer/id")?,
             id => id,
         },
     };
     Ok(Some(NewWebhookEvent {
-        id: needed(&event, "/id")?,
+        id: required(&event, "/id")?,
         kind,
         customer,
         object,
@@ -76,26 +74,26 @@ pub(crate) fn read(body: &[u8]) -> Result<Option<NewWebhookEvent>, String> {
             .get("livemode")
             .and_then(Value::as_bool)
             .unwrap_or(false),
-        created_at: created_at.ok_or("the body's \"created\" is no time")?,
+        created_at: created_at.ok_or("body field \"created\" is not a time")?,
     }))
 }
 
-fn needed(event: &Value, path: &str) -> Result<String, String> {
-    name(event, path)?.ok_or_else(|| format!("the body has no text at {path}"))
+fn required(event: &Value, path: &str) -> Result<String, String> {
+    name(event, path)?.ok_or_else(|| format!("body has no text at {path}"))
 }
 
-/// An id or a name, where there is one.
+/// An id or a name; `None` if it is absent.
 fn name(event: &Value, path: &str) -> Result<Option<String>, String> {
     let Some(text) = event.pointer(path).and_then(Value::as_str) else {
         return Ok(None);
     };
-    let is_name = (1..=LONGEST_NAME_BYTES).contains(&text.len())
+    let is_name = (1..=MAX_NAME_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_graphic());
     if is_name {
         Ok(Some(text.to_owned()))
     } else {
         Err(format!(
-            "the body's {path} is not 1 to {LONGEST_NAME_BYTES} visible ASCII characters"
+            "body field {path} must be 1 to {MAX_NAME_BYTES} visible ASCII characters"
         ))
     }
 }
@@ -118,7 +116,7 @@ mod tests {
     fn a_snapshot_names_its_object_and_its_customer() {
         let event = |kind, object| {
             let body = snapshot(kind, &object).to_string();
-            read(body.as_bytes()).unwrap().unwrap()
+            parse(body.as_bytes()).unwrap().unwrap()
         };
         let invoice = event(
             "invoice.created",
@@ -151,14 +149,14 @@ mod tests {
             "livemode": false, "type": "v1.billing.meter.error_report_triggered",
             "related_object": { "id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1" },
         });
-        let event = read(body.to_string().as_bytes()).unwrap().unwrap();
+        let event = parse(body.to_string().as_bytes()).unwrap().unwrap();
         assert_eq!(event.object.as_deref(), Some("mtr_1"));
         assert_eq!(event.customer, None);
         assert_eq!(event.created_at.rem_euclid(SECOND_MS), 123);
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused() {
+    fn an_invalid_body_is_refused() {
         let mut bodies = vec![json!([]), json!({}), json!("event")];
         for (field, value) in [
             ("id", json!("")),
@@ -174,13 +172,13 @@ mod tests {
             bodies.push(body);
         }
         for body in bodies {
-            assert!(read(body.to_string().as_bytes()).is_err(), "{body}");
+            assert!(parse(body.to_string().as_bytes()).is_err(), "{body}");
         }
-        assert!(read(b"{").is_err());
+        assert!(parse(b"{").is_err());
     }
 
     #[test]
-    fn only_what_changes_an_invoice_matters() {
+    fn only_what_changes_an_invoice_is_relevant() {
         for kind in [
             "customer.subscription.updated",
             "invoice.created",
@@ -188,7 +186,7 @@ mod tests {
             "customer.deleted",
             "v1.billing.meter.no_meter_found",
         ] {
-            assert!(matters(kind), "{kind}");
+            assert!(is_relevant(kind), "{kind}");
         }
         for kind in [
             "customer.updated",
@@ -196,17 +194,17 @@ mod tests {
             "invoice_payment.paid",
             "charge.failed",
         ] {
-            assert!(!matters(kind), "{kind}");
-            // Also one whose names are none of ours to diff.
+            assert!(!is_relevant(kind), "{kind}");
+            // Ignored even if its names are invalid.
             let body = snapshot(kind, &json!({ "id": "a price" })).to_string();
-            assert_eq!(read(body.as_bytes()), Ok(None), "{kind}");
+            assert_eq!(parse(body.as_bytes()), Ok(None), "{kind}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_body_breaks_it(body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert!(read(&body).is_err());
+        fn an_arbitrary_body_is_refused_without_a_panic(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(parse(&body).is_err());
         }
     }
 }

@@ -1,39 +1,39 @@
-//! Whether a webhook was signed by Stripe, and lately: pure, on the raw body.
+//! Verifies that Stripe signed a webhook recently. Pure; works on the raw body.
 //!
 //! The header reads `t=TIME,v1=HEX,v1=HEX`. Each `v1` is the HMAC-SHA256 of `TIME.BODY` under one secret of the
-//! endpoint; Stripe signs with each that is valid while secrets rotate. Other schemes are ignored.
+//! endpoint. While secrets rotate, Stripe signs with each valid one. Other schemes are ignored.
 //! Source: <https://docs.stripe.com/webhooks#verify-manually>.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// How many signatures are looked at. Stripe sends one a valid secret, which are two.
-const MOST_SIGNATURES: usize = 16;
+/// Signatures in one header. Stripe sends one for each valid secret, of which there are at most two.
+const MAX_SIGNATURES: usize = 16;
 const DIGEST_BYTES: usize = 32;
 
-/// Why a webhook is not believed.
+/// Why a signature is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    /// There is no header, or nothing in it that could be checked.
+pub(crate) enum SignatureError {
+    /// The header is missing or cannot be parsed.
     #[error("the Stripe-Signature header {0}")]
     Malformed(&'static str),
-    /// It was signed too long ago, or in the future.
+    /// It was signed too long ago, or too far in the future.
     #[error(
-        "the Stripe-Signature header is {age_secs} s old; {tolerance_secs} s either way are taken"
+        "the Stripe-Signature header is {age_secs} s old; the limit is {tolerance_secs} s, before or after now"
     )]
     Stale {
-        /// How old it is; negative where it comes from the future.
+        /// The age; negative if it is in the future.
         age_secs: i64,
-        /// How old it may be, and how far ahead.
+        /// The limit.
         tolerance_secs: i64,
     },
-    /// No secret gives any of its signatures.
-    #[error("no signature in the Stripe-Signature header fits the body and a configured secret")]
+    /// No signature matches.
+    #[error("no signature in the Stripe-Signature header matches the body and a configured secret")]
     Wrong,
 }
 
-impl Refused {
-    /// A name for counting.
+impl SignatureError {
+    /// The error's name in metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed_signature",
@@ -43,26 +43,26 @@ impl Refused {
     }
 }
 
-/// Checks a body against its header, in constant time for each signature.
+/// Verifies a body against its header. Signatures are compared in constant time.
 pub(crate) fn verify(
     header: &[u8],
     body: &[u8],
     secrets: &[String],
     now_secs: i64,
     tolerance_secs: i64,
-) -> Result<(), Refused> {
-    let text = std::str::from_utf8(header).map_err(|_| Refused::Malformed("is not text"))?;
+) -> Result<(), SignatureError> {
+    let text = std::str::from_utf8(header).map_err(|_| SignatureError::Malformed("is not text"))?;
     let parsed = Parsed::of(text)?;
     let age_secs = now_secs.saturating_sub(parsed.time_secs);
-    // Not `abs`: the smallest number has none.
+    // Not `abs`, which overflows for the smallest number.
     if age_secs > tolerance_secs || age_secs < tolerance_secs.saturating_neg() {
-        return Err(Refused::Stale {
+        return Err(SignatureError::Stale {
             age_secs,
             tolerance_secs,
         });
     }
-    let fits = |secret: &String| {
-        // A key of any length is taken.
+    let matches = |secret: &String| {
+        // HMAC accepts keys of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
             return false;
         };
@@ -74,48 +74,48 @@ pub(crate) fn verify(
             .iter()
             .any(|signature| mac.clone().verify_slice(signature).is_ok())
     };
-    if secrets.iter().any(fits) {
+    if secrets.iter().any(matches) {
         Ok(())
     } else {
-        Err(Refused::Wrong)
+        Err(SignatureError::Wrong)
     }
 }
 
 struct Parsed<'a> {
-    /// As it was signed.
+    /// The time as text, which is part of the signed payload.
     time: &'a str,
     time_secs: i64,
     signatures: Vec<[u8; DIGEST_BYTES]>,
 }
 
 impl<'a> Parsed<'a> {
-    fn of(header: &'a str) -> Result<Self, Refused> {
+    fn of(header: &'a str) -> Result<Self, SignatureError> {
         let mut time = None;
         let mut signatures = Vec::new();
         for part in header.split(',') {
-            let (name, value) = part.split_once('=').ok_or(Refused::Malformed(
-                "is not made of NAME=VALUE, separated by commas",
+            let (name, value) = part.split_once('=').ok_or(SignatureError::Malformed(
+                "is not a list of NAME=VALUE, separated by commas",
             ))?;
             match name {
-                "t" if time.is_some() => return Err(Refused::Malformed("holds two times")),
+                "t" if time.is_some() => return Err(SignatureError::Malformed("has two times")),
                 "t" => time = Some(value),
-                "v1" if signatures.len() >= MOST_SIGNATURES => {
-                    return Err(Refused::Malformed("holds more than 16 signatures"));
+                "v1" if signatures.len() >= MAX_SIGNATURES => {
+                    return Err(SignatureError::Malformed("has more than 16 signatures"));
                 }
-                // One that is no digest fits nothing.
+                // A value that is not a digest can match nothing.
                 "v1" => signatures.extend(digest(value)),
                 _ => {}
             }
         }
-        let time = time.ok_or(Refused::Malformed("holds no time"))?;
+        let time = time.ok_or(SignatureError::Malformed("has no time"))?;
         let is_number = !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit());
         let time_secs = time
             .parse()
             .ok()
             .filter(|_| is_number)
-            .ok_or(Refused::Malformed("holds a time that is no number"))?;
+            .ok_or(SignatureError::Malformed("has a time that is not a number"))?;
         if signatures.is_empty() {
-            return Err(Refused::Malformed("holds no v1 signature"));
+            return Err(SignatureError::Malformed("has no v1 signature"));
         }
         Ok(Self {
             time,
@@ -169,23 +169,23 @@ mod tests {
         format!("t={time},v1={}", hex(secret, &time.to_string(), body))
     }
 
-    fn check(header: &str, secrets: &[&str]) -> Result<(), Refused> {
+    fn check(header: &str, secrets: &[&str]) -> Result<(), SignatureError> {
         let secrets: Vec<String> = secrets.iter().map(|text| (*text).to_owned()).collect();
         verify(header.as_bytes(), b"{}", &secrets, NOW, TOLERANCE)
     }
 
     #[test]
-    fn the_published_scheme_is_taken() {
+    fn the_published_scheme_is_accepted() {
         // Computed with the hmac module of Python.
         let header =
             "t=1700000000,v1=e6f424c1ebf2679ddb75df801d64b07e5063e2d7d6834ab73f5c55d787278d9d";
         assert_eq!(check(header, &["whsec_one"]), Ok(()));
-        assert_eq!(check(header, &["whsec_two"]), Err(Refused::Wrong));
-        assert_eq!(check(header, &[]), Err(Refused::Wrong));
+        assert_eq!(check(header, &["whsec_two"]), Err(SignatureError::Wrong));
+        assert_eq!(check(header, &[]), Err(SignatureError::Wrong));
     }
 
     #[test]
-    fn any_signature_and_any_secret_will_do() {
+    fn one_matching_signature_and_secret_are_enough() {
         let (old, new) = (
             hex("old", "1700000000", b"{}"),
             hex("new", "1700000000", b"{}"),
@@ -194,22 +194,25 @@ mod tests {
         for secrets in [&["old"][..], &["new"], &["other", "new"], &["old", "new"]] {
             assert_eq!(check(&both, secrets), Ok(()), "{secrets:?}");
         }
-        assert_eq!(check(&both, &["other"]), Err(Refused::Wrong));
-        // The scheme for tests is not Stripe's word.
+        assert_eq!(check(&both, &["other"]), Err(SignatureError::Wrong));
+        // v0 is Stripe's scheme for tests and proves nothing.
         let v0 = format!("t={NOW},v0={old}");
-        assert!(matches!(check(&v0, &["old"]), Err(Refused::Malformed(_))));
+        assert!(matches!(
+            check(&v0, &["old"]),
+            Err(SignatureError::Malformed(_))
+        ));
     }
 
     #[test]
-    fn the_tolerance_holds_both_ways_and_to_the_second() {
-        for (age, is_taken) in [(300, true), (301, false), (-300, true), (-301, false)] {
+    fn the_tolerance_applies_to_past_and_future_to_the_second() {
+        for (age, is_accepted) in [(300, true), (301, false), (-300, true), (-301, false)] {
             let header = signed("one", NOW - age, b"{}");
-            assert_eq!(check(&header, &["one"]).is_ok(), is_taken, "{age} s");
+            assert_eq!(check(&header, &["one"]).is_ok(), is_accepted, "{age} s");
         }
     }
 
     #[test]
-    fn what_is_malformed_is_said_to_be() {
+    fn a_malformed_header_is_refused_as_malformed() {
         let signature = hex("one", "1700000000", b"{}");
         let many = format!("t={NOW}{}", format!(",v1={signature}").repeat(17));
         for header in [
@@ -227,17 +230,17 @@ mod tests {
             &format!("t={NOW},v1={}", signature.to_uppercase()),
             &many,
         ] {
-            let refused = check(header, &["one"]);
+            let result = check(header, &["one"]);
             assert!(
-                matches!(refused, Err(Refused::Malformed(_))),
-                "{header:?}: {refused:?}"
+                matches!(result, Err(SignatureError::Malformed(_))),
+                "{header:?}: {result:?}"
             );
         }
     }
 
     proptest! {
         #[test]
-        fn what_stripe_signs_is_taken_and_a_flipped_bit_anywhere_is_refused(
+        fn a_signed_body_is_accepted_and_one_flipped_bit_is_refused(
             body in proptest::collection::vec(any::<u8>(), 0..200),
             secret in "[!-~]{1,60}",
             place in any::<prop::sample::Index>(),
@@ -246,17 +249,17 @@ mod tests {
             let secrets = vec![secret.clone()];
             let header = signed(&secret, NOW, &body).into_bytes();
             prop_assert_eq!(verify(&header, &body, &secrets, NOW, TOLERANCE), Ok(()));
-            let (mut bent_header, mut bent_body) = (header, body);
-            let place = place.index(bent_header.len() + bent_body.len());
-            match place.checked_sub(bent_header.len()) {
-                None => bent_header[place] ^= 1 << bit,
-                Some(place) => bent_body[place] ^= 1 << bit,
+            let (mut changed_header, mut changed_body) = (header, body);
+            let index = place.index(changed_header.len() + changed_body.len());
+            match index.checked_sub(changed_header.len()) {
+                None => changed_header[index] ^= 1 << bit,
+                Some(index) => changed_body[index] ^= 1 << bit,
             }
-            prop_assert!(verify(&bent_header, &bent_body, &secrets, NOW, TOLERANCE).is_err());
+            prop_assert!(verify(&changed_header, &changed_body, &secrets, NOW, TOLERANCE).is_err());
         }
 
         #[test]
-        fn no_header_breaks_it(header in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn an_arbitrary_header_is_refused_without_a_panic(header in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert!(verify(&header, b"", &["s".to_owned()], NOW, TOLERANCE).is_err());
         }
     }

@@ -1,4 +1,4 @@
-//! `AccountService`: whom accounts bill to.
+//! `AccountService`: what accounts bill to, and changes of their subscriptions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -29,8 +29,8 @@ use crate::{
     },
 };
 
-/// Billing periods that one account shows.
-const PERIODS_SHOWN: usize = 100;
+/// Billing periods in the answer about one account, the newest.
+const MAX_PERIODS: usize = 100;
 /// Prices that one plan change may name.
 const MAX_PRICES: usize = 20;
 const MAX_REQUESTER_CHARS: usize = 128;
@@ -120,15 +120,15 @@ fn with_subscription(
     mut rows: Vec<(SyncedSubscription, Vec<BillingPeriod>)>,
 ) -> v1::Account {
     rows.retain(|(row, _)| Some(row.customer.as_str()) == of.link.billing.customer());
-    // The one that lives; else the one that ended last.
+    // The live subscription, else the one that ended last.
     rows.sort_by_key(|(row, _)| (row.ended_at.is_none(), row.ended_at, row.synced_at));
     account(of, rows.pop().map(subscription))
 }
 
-/// The subscription that is synced, and what is known of its periods.
+/// A synced subscription with its billing periods.
 fn subscription((row, mut periods): (SyncedSubscription, Vec<BillingPeriod>)) -> v1::Subscription {
     periods.sort_by_key(|period| std::cmp::Reverse(period.period_start));
-    periods.truncate(PERIODS_SHOWN);
+    periods.truncate(MAX_PERIODS);
     v1::Subscription {
         subscription: row.subscription,
         status: row.status,
@@ -174,7 +174,7 @@ fn check_requester(requested_by: &str) -> std::result::Result<(), Violation> {
     Err(Violation::invalid(
         "requested_by",
         format!(
-            "requested_by has {} characters; at most {MAX_REQUESTER_CHARS} are taken",
+            "requested_by has {} characters; at most {MAX_REQUESTER_CHARS} are allowed",
             requested_by.chars().count()
         ),
     ))
@@ -184,7 +184,7 @@ fn check_prices(prices: &[String]) -> std::result::Result<(), Violation> {
     if !(1..=MAX_PRICES).contains(&prices.len()) {
         return Err(Violation::invalid(
             "prices",
-            format!("{} prices are given; give 1 to {MAX_PRICES}", prices.len()),
+            format!("prices has {} items; give 1 to {MAX_PRICES}", prices.len()),
         ));
     }
     prices
@@ -193,13 +193,13 @@ fn check_prices(prices: &[String]) -> std::result::Result<(), Violation> {
 }
 
 impl AccountRpc {
-    /// An account on the wire, with the subscription that it follows.
-    async fn shown(&self, of: Account) -> Result<v1::Account> {
+    /// An account on the wire, with its subscription.
+    async fn to_wire(&self, of: Account) -> Result<v1::Account> {
         let rows = self.store.synced(&[&of.id], self.clock.now()).await?;
         Ok(with_subscription(of, rows))
     }
 
-    async fn shown_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
+    async fn to_wire_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
         let ids: Vec<&AccountId> = all.iter().map(|account| &account.id).collect();
         let rows = self.store.synced(&ids, self.clock.now()).await?;
         let mut by_account: HashMap<AccountId, Vec<(SyncedSubscription, Vec<BillingPeriod>)>> =
@@ -210,15 +210,15 @@ impl AccountRpc {
                 .or_default()
                 .push(row);
         }
-        let shown = all.into_iter().map(|of| {
+        let accounts = all.into_iter().map(|of| {
             let rows = by_account.remove(&of.id).unwrap_or_default();
             with_subscription(of, rows)
         });
-        Ok(shown.collect())
+        Ok(accounts.collect())
     }
 
-    async fn shown_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
-        self.shown(find(&self.store, account_id).await?).await
+    async fn wire_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
+        self.to_wire(find(&self.store, account_id).await?).await
     }
 
     fn changes(&self) -> Result<&SubscriptionChanges> {
@@ -227,13 +227,13 @@ impl AccountRpc {
             .ok_or(Error::ReportingDisabled)
     }
 
-    /// What Stripe says decides from when a new link bills, unless the caller says it.
+    /// Puts an account. Unless the caller says from when a new link bills, Stripe's subscription decides.
     async fn put(&self, mut put: PutAccount) -> Result<Account> {
         let snapshot = match (&self.subscription_sync, &put.billing) {
             (Some(sync), Billing::Stripe { .. }) => {
                 match sync.look_up(&put.billing).await {
                     Ok(snapshot) => snapshot,
-                    // Nothing hangs on it: the sync finds out later.
+                    // The caller said from when to bill, so the sync can read the subscription later.
                     Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
                     Err(_) if self.is_up_to_date(&put).await? => None,
                     Err(error) => return Err(error.into()),
@@ -271,7 +271,7 @@ impl AccountService for AccountRpc {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
         let put = self.put(put).await?;
         Ok(Response::new(v1::PutAccountResponse {
-            account: Some(self.shown_by_id(&put.id).await?),
+            account: Some(self.wire_by_id(&put.id).await?),
         }))
     }
 
@@ -281,7 +281,7 @@ impl AccountService for AccountRpc {
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
         let account_id = AccountId::parse(&request.into_inner().account_id).map_err(Error::from)?;
         Ok(Response::new(v1::GetAccountResponse {
-            account: Some(self.shown_by_id(&account_id).await?),
+            account: Some(self.wire_by_id(&account_id).await?),
         }))
     }
 
@@ -303,7 +303,7 @@ impl AccountService for AccountRpc {
             .await?;
         Ok(Response::new(v1::ChangePlanResponse {
             change: done.map(change),
-            account: Some(self.shown_by_id(&account_id).await?),
+            account: Some(self.wire_by_id(&account_id).await?),
         }))
     }
 
@@ -314,7 +314,7 @@ impl AccountService for AccountRpc {
         let request = request.into_inner();
         let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
         check_requester(&request.requested_by).map_err(Error::from)?;
-        let wanted = match request.when {
+        let requested = match request.when {
             None => {
                 let violation =
                     Violation::invalid("when", "when is missing: give now or at_period_end");
@@ -328,11 +328,11 @@ impl AccountService for AccountRpc {
         };
         let done = self
             .changes()?
-            .change(&account_id, wanted, request.requested_by)
+            .change(&account_id, requested, request.requested_by)
             .await?;
         Ok(Response::new(v1::CancelSubscriptionResponse {
             change: done.map(change),
-            account: Some(self.shown_by_id(&account_id).await?),
+            account: Some(self.wire_by_id(&account_id).await?),
         }))
     }
 
@@ -350,16 +350,16 @@ impl AccountService for AccountRpc {
             .store
             .list_accounts(&after, limit.saturating_add(1))
             .await?;
-        let more = u64::try_from(accounts.len()).is_ok_and(|len| len > limit);
-        if more {
+        let has_more = u64::try_from(accounts.len()).is_ok_and(|len| len > limit);
+        if has_more {
             accounts.pop();
         }
         let next_page_token = match accounts.last() {
-            Some(last) if more => page_token::encode(FILTER, &last.id),
+            Some(last) if has_more => page_token::encode(FILTER, &last.id),
             _ => String::new(),
         };
         Ok(Response::new(v1::ListAccountsResponse {
-            accounts: self.shown_all(accounts).await?,
+            accounts: self.to_wire_all(accounts).await?,
             next_page_token,
         }))
     }

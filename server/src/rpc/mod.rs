@@ -1,6 +1,4 @@
-//! The wire: turns requests into the domain's words and answers into the wire's, one file a service.
-//!
-//! Nothing is decided here.
+//! gRPC: converts requests to domain types and results to responses, one file a service. No rules here.
 
 pub(crate) mod account_service;
 pub(crate) mod page_token;

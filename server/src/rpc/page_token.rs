@@ -1,4 +1,4 @@
-//! Opaque page tokens, bound to the filter they were made for and whole or refused.
+//! Opaque page tokens. A token is bound to its filter; a damaged one is refused.
 
 use std::fmt::Write as _;
 
@@ -6,26 +6,28 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::violation::{Reason, Violation};
 
-/// How many hexadecimal digits of the digest of filter and position a token carries.
+/// Hexadecimal digits of the digest of filter and position in a token.
 const DIGEST_CHARS: usize = 16;
-/// What a page holds when nobody says.
-const DEFAULT_PAGE: u64 = 100;
-/// What a page holds at most.
-const MAX_PAGE: u64 = 1_000;
+/// Items on a page if the request does not say.
+const DEFAULT_PAGE_SIZE: u64 = 100;
+/// Items on the largest page.
+const MAX_PAGE_SIZE: u64 = 1_000;
 
-/// The size of a page that a request means.
-pub(super) fn page_size(asked: i32) -> Result<u64, Violation> {
-    match u64::try_from(asked) {
-        Ok(0) => Ok(DEFAULT_PAGE),
-        Ok(size) => Ok(size.min(MAX_PAGE)),
+/// The page size of a request; 0 means the default, and larger sizes are capped.
+pub(super) fn page_size(requested: i32) -> Result<u64, Violation> {
+    match u64::try_from(requested) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
         Err(_) => Err(Violation::invalid(
             "page_size",
-            format!("page_size is {asked}; it must be 0 for {DEFAULT_PAGE}, or 1 to {MAX_PAGE}"),
+            format!(
+                "page_size is {requested}; it must be 0 for {DEFAULT_PAGE_SIZE}, or 1 to {MAX_PAGE_SIZE}"
+            ),
         )),
     }
 }
 
-/// A token that continues behind `position` in the listing of `filter`.
+/// A token that continues after `position` in the listing of `filter`.
 pub(super) fn encode(filter: &str, position: &str) -> String {
     format!("{}{}", digest(filter, position), hex(position.as_bytes()))
 }
@@ -39,7 +41,7 @@ pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Violat
         Violation::new(
             Reason::PageTokenInvalid,
             "page_token",
-            "page_token is damaged or belongs to another filter; begin again without it",
+            "page_token is damaged or belongs to another filter; start again without it",
         )
     };
     let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(violation)?;
@@ -51,8 +53,8 @@ pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Violat
     Ok(Some(position))
 }
 
-/// Holds for this filter and this position alone: a position that was cut or changed would otherwise
-/// repeat or leave out a part of the listing without a word.
+/// The digest of a filter and a position. Without it, a truncated or changed position would silently repeat or skip a
+/// part of the listing.
 fn digest(filter: &str, position: &str) -> String {
     let mut text = hex(&Sha256::digest(
         format!("{filter:?} {position:?}").as_bytes(),

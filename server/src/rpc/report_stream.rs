@@ -1,4 +1,4 @@
-//! The stream of `ForceReport`.
+//! The request and the response stream of `ForceReport`.
 
 use std::{
     pin::Pin,
@@ -17,10 +17,10 @@ use crate::{
     workers::run_watch::{RunEvent, Summary},
 };
 
-/// The most accounts that one call may name.
+/// Accounts that one call may name.
 const MAX_ACCOUNTS: usize = 1_000;
 
-/// What a caller of `ForceReport` sees; dropping it ends the watching, not the run.
+/// The responses of `ForceReport`. Dropping it stops watching the run, not the run.
 #[derive(Debug)]
 pub(crate) struct ReportStream(mpsc::Receiver<Result<RunEvent>>);
 
@@ -45,7 +45,7 @@ impl Stream for ReportStream {
     }
 }
 
-/// Whose reports a request means; `None` when it watches a run instead.
+/// The scope of a request; `None` if it watches a run instead.
 pub(super) fn scope(
     request: &v1::ForceReportRequest,
 ) -> std::result::Result<Option<Scope>, Violation> {
@@ -64,7 +64,7 @@ pub(super) fn scope(
         return if request.dry_run {
             Err(Violation::invalid(
                 "dry_run",
-                "dry_run starts nothing, so it cannot watch a run_id",
+                "dry_run and run_id exclude each other: a dry run starts no run to watch",
             ))
         } else {
             Ok(None)
@@ -77,7 +77,7 @@ pub(super) fn scope(
         return Err(Violation::invalid(
             "account_ids",
             format!(
-                "account_ids holds {} accounts; it may hold at most {MAX_ACCOUNTS}",
+                "account_ids has {} accounts; at most {MAX_ACCOUNTS} are allowed",
                 request.account_ids.len()
             ),
         ));

@@ -1,4 +1,4 @@
-//! `UsageService`: counts, shows, lists and reports.
+//! `UsageService`: counting, showing and reporting usage.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct UsageRpc {
     pub(crate) store: Store,
-    pub(crate) ledger: Arc<WriteBatcher>,
+    pub(crate) batcher: Arc<WriteBatcher>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) meters: Arc<Meters>,
@@ -57,7 +57,7 @@ impl UsageRpc {
         if !(1..=MAX_BATCH).contains(&count) {
             return Err(Violation::invalid(
                 "increments",
-                format!("increments holds {count} items; it must hold 1 to {MAX_BATCH}"),
+                format!("increments has {count} items; give 1 to {MAX_BATCH}"),
             )
             .into());
         }
@@ -93,14 +93,14 @@ impl UsageRpc {
     }
 }
 
-/// A digest of everything that a batch says, in a form that does not depend on the wire's encoding.
+/// A digest of a batch's contents that does not depend on the wire encoding.
 fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
     let mut digest = Sha256::new();
     let number = |digest: &mut Sha256, number: Option<i64>| {
         digest.update([u8::from(number.is_some())]);
         digest.update(number.unwrap_or_default().to_be_bytes());
     };
-    // A text's length goes before it, so that no two batches say the same.
+    // Each text is prefixed with its length, so that different batches have different inputs.
     let text = |digest: &mut Sha256, text: &str| {
         digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         digest.update(text);
@@ -154,7 +154,7 @@ impl UsageService for UsageRpc {
         request: Request<v1::IncrementRequest>,
     ) -> std::result::Result<Response<v1::IncrementResponse>, Status> {
         let increment = self.parse(request.into_inner()).map_err(Error::from)?;
-        match self.ledger.count(increment).await? {
+        match self.batcher.count(increment).await? {
             Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
             Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
             Outcome::Refused(violation) => Err(Error::from(violation).into()),
@@ -166,7 +166,7 @@ impl UsageService for UsageRpc {
         request: Request<v1::IncrementBatchRequest>,
     ) -> std::result::Result<Response<v1::IncrementBatchResponse>, Status> {
         let batch = self.parse_batch(request.into_inner())?;
-        let (duplicate, outcomes) = self.ledger.count_batch(batch).await?;
+        let (duplicate, outcomes) = self.batcher.count_batch(batch).await?;
         let results = outcomes.into_iter().map(increment_result).collect();
         Ok(Response::new(v1::IncrementBatchResponse {
             results,
@@ -187,28 +187,28 @@ impl UsageService for UsageRpc {
             .map(|period| wire::interval("period", period))
             .transpose()
             .map_err(Error::from)?;
-        let asked = usage_query::Question {
+        let query = usage_query::UsageQuery {
             account_id: request.account_id,
             meter: request.meter,
             period,
             granularity,
             zone: request.time_zone,
         };
-        let shown = usage_query::show(
+        let summary = usage_query::query(
             &self.store,
             &self.meters,
             self.slots,
-            asked,
+            query,
             self.clock.now(),
         )
         .await?;
         Ok(Response::new(v1::GetResponse {
-            account_id: shown.account_id,
-            period: Some(wire::period(shown.period)),
+            account_id: summary.account_id,
+            period: Some(wire::period(summary.period)),
             granularity: wire_granularity.into(),
-            time_zone: shown.zone.name().to_owned(),
-            as_of: Some(wire::timestamp(shown.as_of)),
-            meters: shown.meters.into_iter().map(meter_usage).collect(),
+            time_zone: summary.zone.name().to_owned(),
+            as_of: Some(wire::timestamp(summary.as_of)),
+            meters: summary.meters.into_iter().map(meter_usage).collect(),
         }))
     }
 
@@ -227,12 +227,12 @@ impl UsageService for UsageRpc {
             .store
             .list_reports(&filter, before, limit.saturating_add(1))
             .await?;
-        let more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
-        if more {
+        let has_more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
+        if has_more {
             reports.pop();
         }
         let next_page_token = match reports.last() {
-            Some(last) if more => page_token::encode(&name, &last.id.to_string()),
+            Some(last) if has_more => page_token::encode(&name, &last.id.to_string()),
             _ => String::new(),
         };
         let reports = self.with_decisions(reports).await?;
@@ -277,15 +277,15 @@ impl UsageService for UsageRpc {
         request: Request<v1::ReconcileRequest>,
     ) -> std::result::Result<Response<v1::ReconcileResponse>, Status> {
         let request = request.into_inner();
-        let question = wire_reconciliation::question(&request)?;
+        let query = wire_reconciliation::query(&request)?;
         let limit = wire_reconciliation::page_size(request.page_size).map_err(Error::from)?;
-        let name = format!("reconcile {question:?}");
+        let name = format!("reconcile {query:?}");
         let after = page_token::decode(&name, &request.page_token)
             .map_err(Error::from)?
             .unwrap_or_default();
         let (rows, next) = self
             .reconciler
-            .page(&question, &after, limit, self.clock.now())
+            .page(&query, &after, limit, self.clock.now())
             .await?;
         Ok(Response::new(v1::ReconcileResponse {
             rows: rows.into_iter().map(wire_reconciliation::row).collect(),
@@ -316,7 +316,7 @@ impl UsageService for UsageRpc {
     }
 }
 
-/// Where a call comes from.
+/// The address that a call comes from.
 fn address<T>(request: &Request<T>) -> String {
     request
         .remote_addr()
@@ -334,7 +334,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
         report_id,
         action,
         reason: request.reason,
-        requested_by: wire::asker(request.requested_by, address),
+        requested_by: wire::requester(request.requested_by, address),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Values of the wire and of the domain, one into the other.
+//! Converts values between the wire and the domain.
 
 use prost_types::Timestamp;
 use usage_proto::v1;
@@ -19,7 +19,7 @@ use crate::{
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
 
-/// A moment on the wire.
+/// A time on the wire.
 pub(super) fn timestamp(at: Millis) -> Timestamp {
     let nanos = at.rem_euclid(SECOND_MS).saturating_mul(NANOS_PER_MILLI);
     Timestamp {
@@ -28,7 +28,7 @@ pub(super) fn timestamp(at: Millis) -> Timestamp {
     }
 }
 
-/// A moment from the wire, truncated to milliseconds.
+/// A time from the wire, truncated to milliseconds.
 pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Violation> {
     // The range of google.protobuf.Timestamp: the years 1 to 9999.
     const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -36,7 +36,7 @@ pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Viola
         return Err(Violation::invalid(
             field,
             format!(
-                "{field} of {} s and {} ns is not a timestamp between the years 1 and 9999",
+                "{field} of {} s and {} ns is not a valid timestamp of the years 1 to 9999",
                 timestamp.seconds, timestamp.nanos
             ),
         ));
@@ -56,12 +56,12 @@ pub(super) fn period(interval: Interval) -> v1::Period {
     }
 }
 
-/// A period from the wire; both edges are needed.
+/// A period from the wire; start and end are required.
 pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Violation> {
-    let edge = |name: &str, edge: &Option<Timestamp>| {
+    let bound = |name: &str, at: &Option<Timestamp>| {
         let field = format!("{field}.{name}");
-        match edge {
-            Some(edge) => millis(&field, edge),
+        match at {
+            Some(at) => millis(&field, at),
             None => Err(Violation::invalid(
                 field.clone(),
                 format!("{field} is missing"),
@@ -69,8 +69,8 @@ pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Vio
         }
     };
     let interval = Interval {
-        start: edge("start", &period.start)?,
-        end: edge("end", &period.end)?,
+        start: bound("start", &period.start)?,
+        end: bound("end", &period.end)?,
     };
     if interval.start >= interval.end {
         return Err(Violation::invalid(
@@ -136,7 +136,7 @@ pub(super) fn state(number: i32) -> Result<State, Violation> {
         .ok_or_else(|| {
             Violation::invalid(
                 "states",
-                format!("states holds {number}, which is not a state of a usage report"),
+                format!("states has {number}, which is not a state of a usage report"),
             )
         })
 }
@@ -150,7 +150,7 @@ const ACTIONS: [(Action, v1::ResolveAction); 3] = [
     (Action::WriteOff, v1::ResolveAction::WriteOff),
 ];
 
-/// What the wire says is to be done with a report.
+/// An action of the wire.
 pub(super) fn action(number: i32) -> Result<Action, Violation> {
     ACTIONS
         .iter()
@@ -195,22 +195,22 @@ pub(super) fn raw_correction(
         quantity: request.quantity,
         reason: request.reason,
         stated_at,
-        requested_by: asker(request.requested_by, address),
+        requested_by: requester(request.requested_by, address),
         key: request.idempotency_key,
     })
 }
 
-/// Who asks: whom the caller names, else its address.
-pub(super) fn asker(named: String, address: String) -> String {
+/// Who requests: the name that the caller gives, else its address.
+pub(super) fn requester(named: String, address: String) -> String {
     if named.is_empty() { address } else { named }
 }
 
-/// A granularity of the wire, and the one it stands for.
+/// A granularity from the wire, and the one to answer: unspecified means total.
 pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Violation> {
     let wire = v1::Granularity::try_from(number).map_err(|_| {
         Violation::invalid(
             "granularity",
-            format!("granularity is {number}, which is not one"),
+            format!("granularity is {number}, which is not a granularity"),
         )
     })?;
     Ok(match wire {
@@ -255,7 +255,7 @@ fn decision(decision: Decision) -> v1::ReportDecision {
     }
 }
 
-/// A usage report, with the decisions on it.
+/// A usage report with its decisions.
 pub(super) fn decided_report(report: Report, decisions: Vec<Decision>) -> v1::UsageReport {
     v1::UsageReport {
         decisions: decisions.into_iter().map(decision).collect(),
@@ -263,7 +263,7 @@ pub(super) fn decided_report(report: Report, decisions: Vec<Decision>) -> v1::Us
     }
 }
 
-/// A usage report without the decisions on it.
+/// A usage report without its decisions.
 pub(super) fn usage_report(report: Report) -> v1::UsageReport {
     let kind = match report.kind {
         Kind::Usage => v1::UsageReportKind::Usage,

@@ -1,4 +1,4 @@
-//! Reconciling on the wire.
+//! Reconciliation on the wire.
 
 use usage_proto::v1;
 
@@ -11,15 +11,16 @@ use crate::{
         violation::Violation,
     },
     error::Result,
-    reconciliation::{Question, Row},
+    reconciliation::{ReconciliationQuery, Row},
 };
 
-/// How many accounts a page holds when nobody says, and at most: each costs reads at Stripe.
+/// Accounts on a page if the request does not say. Each costs requests to Stripe.
 const DEFAULT_ACCOUNTS: u64 = 10;
+/// Accounts on the largest page.
 const MAX_ACCOUNTS: u64 = 50;
 
-/// What a request asks.
-pub(super) fn question(request: &v1::ReconcileRequest) -> Result<Question> {
+/// The query of a request.
+pub(super) fn query(request: &v1::ReconcileRequest) -> Result<ReconciliationQuery> {
     let account_id = (!request.account_id.is_empty()).then(|| request.account_id.clone());
     if let Some(account) = &account_id {
         AccountId::parse(account)?;
@@ -36,35 +37,35 @@ pub(super) fn question(request: &v1::ReconcileRequest) -> Result<Question> {
         return Err(Violation::invalid(
             "period",
             format!(
-                "period from {} to {} is longer than {days} days",
+                "period from {} to {} is too long; at most {days} days are allowed",
                 rfc3339(period.start),
                 rfc3339(period.end)
             ),
         )
         .into());
     }
-    Ok(Question { account_id, period })
+    Ok(ReconciliationQuery { account_id, period })
 }
 
-/// How many accounts a request means.
-pub(super) fn page_size(asked: i32) -> std::result::Result<u64, Violation> {
-    match u64::try_from(asked) {
+/// The page size of a request, in accounts; 0 means the default.
+pub(super) fn page_size(requested: i32) -> std::result::Result<u64, Violation> {
+    match u64::try_from(requested) {
         Ok(0) => Ok(DEFAULT_ACCOUNTS),
         Ok(size) => Ok(size.min(MAX_ACCOUNTS)),
         Err(_) => Err(Violation::invalid(
             "page_size",
             format!(
-                "page_size is {asked}; it must be 0 for {DEFAULT_ACCOUNTS}, or 1 to {MAX_ACCOUNTS}"
+                "page_size is {requested}; it must be 0 for {DEFAULT_ACCOUNTS}, or 1 to {MAX_ACCOUNTS}"
             ),
         )),
     }
 }
 
-/// The figures of one account, customer, meter and period.
+/// A row on the wire.
 pub(super) fn row(row: Row) -> v1::ReconciledUsage {
     let (stripe, stripe_error) = match row.stripe {
         Ok(stripe) => (Some(stripe), String::new()),
-        Err(why) => (None, why),
+        Err(error) => (None, error),
     };
     let states = row
         .states

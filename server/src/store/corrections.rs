@@ -175,11 +175,11 @@ pub(super) async fn check_stays_above(
     }
     // Several may be known, such as one that a plan change shortened: none may come below zero.
     for period in periods {
-        let held = sum_period(tx, change, target, period).await?;
-        if held.saturating_add(change.quantity) < 0 {
+        let current = sum_period(tx, change, target, period).await?;
+        if current.saturating_add(change.quantity) < 0 {
             return Err(Error::BelowZero {
                 quantity: change.quantity,
-                held,
+                current,
                 period,
             });
         }

@@ -1,4 +1,4 @@
-//! What the doctor asks of the database: it only reads.
+//! Queries of the command `doctor`. They only read.
 
 use sea_orm::{
     ColumnTrait as _, Condition, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _,
@@ -19,42 +19,42 @@ use crate::{
     error::Result,
 };
 
-/// Accounts whose names are read.
-const NAMED: u64 = 16;
-/// Linked customers that are looked at.
-pub(crate) const LINKED_READ: u64 = 50_000;
-/// Customers that one statement names.
-const ASKED_AT_ONCE: usize = 1_000;
-/// A run that nobody has worked on for so long is left unfinished.
+/// Accounts of a group that are named.
+const MAX_NAMED: u64 = 16;
+/// Linked customers that are read.
+pub(crate) const MAX_LINKED_CUSTOMERS: u64 = 50_000;
+/// Customers in one statement.
+const CUSTOMERS_PER_QUERY: usize = 1_000;
+/// A run without a heartbeat for so long counts as unfinished.
 const UNFINISHED_MS: Millis = 5 * MINUTE_MS;
 
-/// Which reports are meant.
+/// A group of reports.
 #[derive(Clone, Debug)]
-pub(crate) enum Held {
+pub(crate) enum ReportGroup {
     /// Those in a state.
-    In(State),
-    /// Those of accounts that nobody has put.
-    OfNobody,
+    InState(State),
+    /// Those of accounts without a link.
+    WithoutLink,
     /// Those not at Stripe whose first increment is of this moment or earlier.
     NotSentSince(Millis),
     /// Those not at Stripe whose invoice is a draft until this moment at most.
     NotSentInDraftUntil(Millis),
 }
 
-/// What some reports hold.
+/// The totals of a group of reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holding {
-    /// Of how many accounts they are.
+pub(crate) struct GroupTotals {
+    /// The number of accounts.
     pub(crate) accounts: usize,
-    /// How many they are.
+    /// The number of reports.
     pub(crate) reports: i64,
-    /// Their quantity.
+    /// The sum of their quantities.
     pub(crate) quantity: i64,
-    /// The time of the first increment of all.
+    /// The time of the oldest increment.
     pub(crate) oldest: Option<Millis>,
     /// A few of the accounts.
     pub(crate) first: Vec<AccountId>,
-    /// One of the errors that Stripe answered.
+    /// One of Stripe's error messages.
     pub(crate) error: Option<String>,
 }
 
@@ -78,22 +78,22 @@ pub(crate) struct LinkedCustomer {
     pub(crate) has_ended: bool,
 }
 
-/// When the schedule was last synced.
+/// The state of the report schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastRun {
-    /// From when the next run is reckoned; `None` where no server has ever looked.
-    pub(crate) looked_from: Option<Millis>,
+    /// The next run is the first one after this; `None` if no server has ever run the schedule.
+    pub(crate) due_after: Option<Millis>,
     /// When the last scheduled run began.
     pub(crate) started_at: Option<Millis>,
-    /// Runs that nobody works on and that have not ended.
+    /// Runs that have not ended and have no recent heartbeat.
     pub(crate) unfinished: usize,
 }
 
 impl Store {
-    /// What the reports of a kind hold, and whose they are.
-    pub(crate) async fn holding(&self, held: &Held) -> Result<Holding> {
+    /// The totals of a group of reports, and some of its accounts.
+    pub(crate) async fn group_totals(&self, group: &ReportGroup) -> Result<GroupTotals> {
         use usage_report::Column;
-        let which = condition(held);
+        let which = condition(group);
         let sums = usage_report::Entity::find()
             .select_only()
             .column_as(
@@ -117,12 +117,12 @@ impl Store {
             .distinct()
             .filter(which)
             .order_by_asc(Column::AccountId)
-            .limit(NAMED)
+            .limit(MAX_NAMED)
             .into_tuple()
             .all(&self.reader)
             .await?;
         let sums = sums.ok_or_else(|| DbErr::RecordNotFound("an aggregate".to_owned()))?;
-        Ok(Holding {
+        Ok(GroupTotals {
             accounts: usize::try_from(sums.accounts).unwrap_or(usize::MAX),
             reports: sums.reports,
             quantity: sums.quantity.unwrap_or(0),
@@ -132,7 +132,7 @@ impl Store {
         })
     }
 
-    /// The customers that belong to accounts now, up to [`LINKED_READ`], those that are billed first.
+    /// The customers that belong to accounts now, up to [`MAX_LINKED_CUSTOMERS`], those that are billed first.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
         let newest = Query::select()
             .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())
@@ -159,13 +159,13 @@ impl Store {
             .expr_as(Expr::exists(ended), "has_ended")
             .order_by_asc(Expr::col(Alias::new("has_ended")))
             .order_by_asc(customer::Column::AccountId)
-            .limit(LINKED_READ)
+            .limit(MAX_LINKED_CUSTOMERS)
             .into_model::<LinkedCustomer>()
             .all(&self.reader)
             .await?)
     }
 
-    /// Which of some customers have usage of a meter since a moment that is billed to them.
+    /// The customers with usage of a meter since a time.
     pub(crate) async fn customers_with_usage(
         &self,
         meter: &str,
@@ -174,7 +174,7 @@ impl Store {
     ) -> Result<Vec<String>> {
         use usage_report::Column;
         let mut found = Vec::new();
-        for some in customers.chunks(ASKED_AT_ONCE) {
+        for some in customers.chunks(CUSTOMERS_PER_QUERY) {
             let page: Vec<String> = usage_report::Entity::find()
                 .select_only()
                 .column(Column::Customer)
@@ -191,12 +191,12 @@ impl Store {
         Ok(found)
     }
 
-    /// What the database's clock shows.
+    /// The time of the database's clock.
     pub(crate) async fn database_clock(&self) -> Result<Millis> {
         self.read_database_clock().await
     }
 
-    /// When the schedule was last synced; unlike [`Store::last_run_at`] it notes nothing.
+    /// The state of the report schedule. It writes nothing, unlike [`Store::last_run_at`].
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
         let last = report_run::Entity::find()
@@ -208,14 +208,14 @@ impl Store {
             .abandoned_runs(now.saturating_sub(UNFINISHED_MS))
             .await?;
         Ok(LastRun {
-            looked_from: lease.and_then(|row| row.last_run_at),
+            due_after: lease.and_then(|row| row.last_run_at),
             started_at: last.map(|run| run.started_at),
             unfinished: unfinished.len(),
         })
     }
 }
 
-fn condition(held: &Held) -> Condition {
+fn condition(group: &ReportGroup) -> Condition {
     use usage_report::Column;
     let not_sent = [
         State::Open,
@@ -226,9 +226,9 @@ fn condition(held: &Held) -> Condition {
     ];
     let among =
         |states: &[State]| Column::State.is_in(states.iter().copied().map(UsageReportState::from));
-    match held {
-        Held::In(state) => Condition::all().add(among(&[*state])),
-        Held::OfNobody => {
+    match group {
+        ReportGroup::InState(state) => Condition::all().add(among(&[*state])),
+        ReportGroup::WithoutLink => {
             let link = Query::select()
                 .expr(Expr::val(1))
                 .from(account_link::Entity)
@@ -241,10 +241,10 @@ fn condition(held: &Held) -> Condition {
                 .add(among(&[State::Open, State::NoCustomer]))
                 .add(Expr::exists(link).not())
         }
-        Held::NotSentSince(moment) => Condition::all()
+        ReportGroup::NotSentSince(moment) => Condition::all()
             .add(among(&not_sent))
             .add(Column::FirstAt.lte(*moment)),
-        Held::NotSentInDraftUntil(moment) => {
+        ReportGroup::NotSentInDraftUntil(moment) => {
             use billing_period::Column as P;
             let period = Query::select()
                 .expr(Expr::val(1))

@@ -1,11 +1,11 @@
-//! What is sold: meters, products and prices, found, read and created.
+//! Meters, products and prices: read and created, for the commands `stripe setup` and `doctor`.
 //!
-//! Nothing here decides whether what is found is right. Every creation carries an idempotency key of the
-//! caller's choice, and lists are read page by page, up to a limit that the answer tells.
+//! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists are
+//! read up to a limit, and the answer says whether it is complete.
 
 use std::future::Future;
 
-use stripe::{IdempotencyKey, RequestStrategy, StripeError, StripeRequest as _};
+use stripe::{StripeError, StripeRequest as _};
 use stripe_billing::{
     BillingMeter,
     billing_meter::{
@@ -26,29 +26,25 @@ use stripe_product::{
 };
 use stripe_types::{Currency, List};
 
-use super::{Failure, Stripe, failure, is_missing};
+use super::{Failure, MAX_METERS, PAGE_SIZE, Stripe, failure, idempotent, is_not_found};
 use crate::domain::tier::{Amount, Tier};
 
-/// The key of an event's payload that names the customer.
+/// The payload key of the customer in a meter event.
 pub(crate) const CUSTOMER_KEY: &str = "stripe_customer_id";
-/// The key of an event's payload that holds the quantity.
+/// The payload key of the quantity in a meter event.
 pub(crate) const VALUE_KEY: &str = "value";
-/// Stripe's own limit of a page.
-pub(super) const PAGE_SIZE: i64 = 100;
-/// How many meters of the Stripe account are looked through.
-const METERS_READ: usize = 1_000;
-/// How many prices of one meter are looked through.
-const PRICES_READ: usize = 1_000;
-/// The longest unit that Stripe writes beside a quantity.
+/// Prices of one meter that are read.
+const MAX_PRICES: usize = 1_000;
+/// Stripe's limit of a product's unit label.
 const MAX_UNIT_CHARS: usize = 12;
 
-/// A list, as far as it was read.
+/// A list that was read up to a limit.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed<T> {
-    /// What was read, newest first.
+pub(crate) struct BoundedList<T> {
+    /// The items, newest first.
     pub(crate) items: Vec<T>,
-    /// Whether that is all there is; else the limit was hit.
-    pub(crate) is_whole: bool,
+    /// Whether these are all items.
+    pub(crate) is_complete: bool,
 }
 
 /// A Stripe meter.
@@ -58,11 +54,11 @@ pub(crate) struct CatalogMeter {
     pub(crate) id: String,
     /// The name of its events.
     pub(crate) event_name: String,
-    /// Whether it takes events.
+    /// Whether Stripe accepts its events.
     pub(crate) is_active: bool,
     /// `sum`, `count` or `last`.
     pub(crate) aggregation: String,
-    /// `day` or `hour` where events are expected to be sums already.
+    /// `day` or `hour` if Stripe expects events that are already summed.
     pub(crate) event_time_window: Option<String>,
     /// The payload key of the customer.
     pub(crate) customer_key: String,
@@ -90,20 +86,20 @@ pub(crate) struct CatalogPrice {
     pub(crate) is_active: bool,
     /// Three letters.
     pub(crate) currency: String,
-    /// Such as `1 month`; `None` where it does not recur.
+    /// Such as `1 month`; `None` for a one-time price.
     pub(crate) interval: Option<String>,
-    /// Whether it counts usage.
+    /// Whether it charges for usage.
     pub(crate) is_metered: bool,
-    /// The meter that it counts.
+    /// The meter that it charges for.
     pub(crate) meter: Option<String>,
-    /// `volume` or `graduated`; `None` where it has no tiers.
+    /// `volume` or `graduated`; `None` without tiers.
     pub(crate) tiers_mode: Option<String>,
-    /// The tiers, where they were asked for and are understood.
+    /// The tiers, if they were requested and can be represented.
     pub(crate) tiers: Option<Vec<Tier>>,
 }
 
 impl CatalogPrice {
-    /// Whether all units cost what the tier reached says.
+    /// Whether the tier that the total reaches sets the price of all units.
     pub(crate) fn is_volume(&self) -> bool {
         self.tiers_mode.as_deref() == Some("volume")
     }
@@ -112,7 +108,7 @@ impl CatalogPrice {
 /// A price to create.
 #[derive(Clone, Debug)]
 pub(crate) struct NewPrice<'a> {
-    /// How it is found again.
+    /// Its lookup key.
     pub(crate) lookup_key: &'a str,
     /// The product's id.
     pub(crate) product: &'a str,
@@ -120,7 +116,7 @@ pub(crate) struct NewPrice<'a> {
     pub(crate) meter: &'a str,
     /// Three letters.
     pub(crate) currency: &'a str,
-    /// What the dashboard calls it.
+    /// Its name in the dashboard.
     pub(crate) nickname: &'a str,
     /// Its tiers.
     pub(crate) tiers: &'a [Tier],
@@ -128,7 +124,7 @@ pub(crate) struct NewPrice<'a> {
 
 impl Stripe {
     /// The meters of the account, archived ones too.
-    pub(crate) async fn list_meters(&self) -> Result<Listed<CatalogMeter>, Failure> {
+    pub(crate) async fn list_meters(&self) -> Result<BoundedList<CatalogMeter>, Failure> {
         let page = |after: Option<String>| {
             let mut query = ListBillingMeter::new().limit(PAGE_SIZE);
             if let Some(after) = after {
@@ -136,19 +132,19 @@ impl Stripe {
             }
             async move { query.send(&self.client).await }
         };
-        read_pages(METERS_READ, page, |meter| meter.id.to_string(), read_meter).await
+        read_pages(MAX_METERS, page, |meter| meter.id.to_string(), read_meter).await
     }
 
-    /// The product of an id, where there is one.
+    /// The product with an id, if it exists.
     pub(crate) async fn find_product(&self, id: &str) -> Result<Option<CatalogProduct>, Failure> {
         match RetrieveProduct::new(id).send(&self.client).await {
             Ok(product) => Ok(Some(read_product(&product))),
-            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// The price of a lookup key, archived or not, with its tiers.
+    /// The price with a lookup key, archived or not, with its tiers.
     pub(crate) async fn find_price_by_key(
         &self,
         lookup_key: &str,
@@ -163,8 +159,11 @@ impl Stripe {
         Ok(page.data.into_iter().next().map(read_price))
     }
 
-    /// The active prices that count a meter, without their tiers.
-    pub(crate) async fn list_prices(&self, meter: &str) -> Result<Listed<CatalogPrice>, Failure> {
+    /// The active prices of a meter, without their tiers.
+    pub(crate) async fn list_prices(
+        &self,
+        meter: &str,
+    ) -> Result<BoundedList<CatalogPrice>, Failure> {
         let page = |after: Option<String>| {
             let mut recurring = ListPriceRecurring::new();
             recurring.meter = Some(meter.to_owned());
@@ -177,7 +176,7 @@ impl Stripe {
             }
             async move { query.send(&self.client).await }
         };
-        read_pages(PRICES_READ, page, |price| price.id.to_string(), read_price).await
+        read_pages(MAX_PRICES, page, |price| price.id.to_string(), read_price).await
     }
 
     /// Creates a meter that sums raw events.
@@ -194,14 +193,14 @@ impl Stripe {
             CreateBillingMeterCustomerMappingType::ById,
         ))
         .value_settings(CreateBillingMeterValueSettings::new(VALUE_KEY));
-        let sent = create.customize().request_strategy(once(key)?);
+        let sent = create.customize().request_strategy(idempotent(key)?);
         match sent.send(&self.client).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// Creates a product under an id of our choice.
+    /// Creates a product with the given id.
     pub(crate) async fn create_product(
         &self,
         id: &str,
@@ -213,7 +212,7 @@ impl Stripe {
         if !unit.is_empty() && unit.chars().count() <= MAX_UNIT_CHARS {
             create = create.unit_label(unit);
         }
-        let sent = create.customize().request_strategy(once(key)?);
+        let sent = create.customize().request_strategy(idempotent(key)?);
         match sent.send(&self.client).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
@@ -225,7 +224,7 @@ impl Stripe {
         let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
         recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
         recurring.meter = Some(new.meter.to_owned());
-        let tiers: Vec<CreatePriceTiers> = new.tiers.iter().map(written_tier).collect();
+        let tiers: Vec<CreatePriceTiers> = new.tiers.iter().map(new_tier).collect();
         let create = CreatePrice::new(currency(new.currency))
             .product(new.product)
             .billing_scheme(PriceBillingScheme::Tiered)
@@ -234,7 +233,7 @@ impl Stripe {
             .recurring(recurring)
             .lookup_key(new.lookup_key)
             .nickname(new.nickname);
-        let sent = create.customize().request_strategy(once(key)?);
+        let sent = create.customize().request_strategy(idempotent(key)?);
         match sent.send(&self.client).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
@@ -242,13 +241,13 @@ impl Stripe {
     }
 }
 
-/// Reads a list page by page, up to a limit; `fetch` answers the page after an id.
+/// Reads a list page by page up to a limit. `fetch` answers the page after an id.
 pub(super) async fn read_pages<T, U, F>(
     limit: usize,
     fetch: impl Fn(Option<String>) -> F,
     id: impl Fn(&T) -> String,
     read: impl Fn(T) -> U,
-) -> Result<Listed<U>, Failure>
+) -> Result<BoundedList<U>, Failure>
 where
     F: Future<Output = Result<List<T>, StripeError>>,
 {
@@ -261,20 +260,13 @@ where
         match last {
             Some(last) if page.has_more && items.len() < limit => after = Some(last),
             _ => {
-                return Ok(Listed {
+                return Ok(BoundedList {
                     items,
-                    is_whole: !page.has_more,
+                    is_complete: !page.has_more,
                 });
             }
         }
     }
-}
-
-/// Once, under this idempotency key.
-fn once(key: &str) -> Result<RequestStrategy, Failure> {
-    IdempotencyKey::new(key)
-        .map(RequestStrategy::Idempotent)
-        .map_err(|error| Failure::Refused(error.to_string()))
 }
 
 fn read_meter(meter: BillingMeter) -> CatalogMeter {
@@ -316,7 +308,7 @@ pub(super) fn read_price(price: Price) -> CatalogPrice {
     }
 }
 
-/// A tier as Stripe tells it; `None` where an amount is none that we would write.
+/// A tier of Stripe's; `None` if an amount cannot be represented.
 fn read_tier(tier: &PriceTier) -> Option<Tier> {
     let amount = |decimal: Option<&String>, whole: Option<i64>| match (decimal, whole) {
         (Some(text), _) => text.parse::<Amount>().ok(),
@@ -330,16 +322,16 @@ fn read_tier(tier: &PriceTier) -> Option<Tier> {
     })
 }
 
-fn written_tier(tier: &Tier) -> CreatePriceTiers {
-    let mut written = CreatePriceTiers::new(match tier.up_to {
+fn new_tier(tier: &Tier) -> CreatePriceTiers {
+    let mut new = CreatePriceTiers::new(match tier.up_to {
         Some(up_to) => CreatePriceTiersUpTo::I64(up_to),
         None => CreatePriceTiersUpTo::Inf,
     });
-    written.unit_amount_decimal = Some(tier.unit.as_str().to_owned());
+    new.unit_amount_decimal = Some(tier.unit.as_str().to_owned());
     if !tier.flat.is_zero() {
-        written.flat_amount_decimal = Some(tier.flat.as_str().to_owned());
+        new.flat_amount_decimal = Some(tier.flat.as_str().to_owned());
     }
-    written
+    new
 }
 
 fn currency(name: &str) -> Currency {

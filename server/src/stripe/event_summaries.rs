@@ -1,4 +1,4 @@
-//! Totals by day and by hour: many ranges for one request.
+//! Stripe's totals by day or hour: many ranges in one request.
 
 use std::collections::HashMap;
 
@@ -6,24 +6,23 @@ use stripe_billing::billing_meter_event_summary::{
     ListIdBillingMeterEventSummary, ListIdBillingMeterEventSummaryValueGroupingWindow as Window,
 };
 
-use super::{Failure, Stripe, failure, timed, whole};
+use super::{Failure, PAGE_SIZE, Stripe, failure, timed, whole_number};
 use crate::domain::{DAY_MS, HOUR_MS, Millis, SECOND_MS, window::Interval};
 
-/// What one page holds at most, and how many pages are read.
-const SUMMARIES_PER_PAGE: i64 = 100;
-const PAGES_READ: usize = 100;
+/// Pages of summaries that are read.
+const MAX_PAGES: usize = 100;
 
-/// How finely totals are asked for.
+/// The width of the groups that Stripe sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grouping {
-    /// By days of UTC; the range begins and ends at midnights.
+    /// Days of UTC; the range must start and end at midnight.
     Day,
-    /// By hours; the range begins and ends at full hours.
+    /// Hours; the range must start and end at full hours.
     Hour,
 }
 
 impl Grouping {
-    /// How long a group is.
+    /// The length of a group.
     pub(crate) fn width_ms(self) -> Millis {
         match self {
             Self::Day => DAY_MS,
@@ -32,12 +31,12 @@ impl Grouping {
     }
 }
 
-/// What Stripe holds by the start of each group; a group without events is absent, and `None` is a total that
-/// is not a whole number that a double surely holds.
+/// Stripe's totals by the start of their group. A group without events is absent. `None` is a total that is not a whole
+/// number below 2^53.
 pub(crate) type Totals = HashMap<Millis, Option<i64>>;
 
 impl Stripe {
-    /// What Stripe holds of a customer and meter in a range, by days or hours.
+    /// Stripe's totals of a customer and meter in a range, by days or hours.
     pub(crate) async fn totals(
         &self,
         event_name: &str,
@@ -52,7 +51,7 @@ impl Stripe {
         };
         let mut totals = Totals::new();
         let mut after: Option<String> = None;
-        for _ in 0..PAGES_READ {
+        for _ in 0..MAX_PAGES {
             let mut query = ListIdBillingMeterEventSummary::new(
                 meter.clone(),
                 customer,
@@ -60,7 +59,7 @@ impl Stripe {
                 range.start.div_euclid(SECOND_MS),
             )
             .value_grouping_window(window.clone())
-            .limit(SUMMARIES_PER_PAGE);
+            .limit(PAGE_SIZE);
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
@@ -69,15 +68,15 @@ impl Stripe {
                 .map_err(|error| failure(&error))?;
             for summary in &page.data {
                 let start = summary.start_time.saturating_mul(SECOND_MS);
-                totals.insert(start, whole(summary.aggregated_value).ok());
+                totals.insert(start, whole_number(summary.aggregated_value).ok());
             }
             match page.data.last() {
                 Some(last) if page.has_more => after = Some(last.id.to_string()),
                 _ => return Ok(totals),
             }
         }
-        Err(Failure::Unanswered(format!(
-            "Stripe has more than {PAGES_READ} pages of totals of one customer and meter"
+        Err(Failure::NoAnswer(format!(
+            "Stripe has more than {MAX_PAGES} pages of summaries of one customer and meter"
         )))
     }
 }

@@ -1,14 +1,13 @@
-//! Invoices at Stripe: which period of which subscription item each charges, and whether it still takes usage.
+//! Reads invoices: which period of which subscription item each one charges, and whether it is still a draft.
 
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
 
-use super::{Failure, Stripe, failure, seconds, timed};
+use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, timed};
 use crate::domain::{Millis, SECOND_MS, invoice::InvoiceState, window::Interval};
 
-const PAGE: i64 = 100;
-/// How many pages of invoices, or of one invoice's lines, are read at once.
-const MOST_PAGES: usize = 10;
+/// Pages of invoices, or of one invoice's lines, that are read.
+const MAX_PAGES: usize = 10;
 
 /// An invoice of a subscription.
 #[derive(Clone, Debug)]
@@ -18,17 +17,17 @@ pub(crate) struct Invoice {
     pub(crate) lines: Vec<Line>,
 }
 
-/// What an invoice charges of one subscription item.
+/// An invoice line of a subscription item.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) item: String,
     pub(crate) period: Interval,
-    /// Whether it only credits or charges a part of something licensed.
+    /// Whether it prorates a licensed item.
     pub(crate) is_proration: bool,
 }
 
 impl Stripe {
-    /// The invoices of a subscription that were made at or after a moment, newest first.
+    /// The invoices of a subscription created at or after a time, newest first.
     pub(crate) async fn invoices_of(
         &self,
         subscription: &str,
@@ -36,11 +35,11 @@ impl Stripe {
     ) -> Result<Vec<Invoice>, Failure> {
         let mut invoices = Vec::new();
         let mut after: Option<String> = None;
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let mut query = ListInvoice::new()
                 .subscription(subscription)
                 .created(RangeQueryTs::gte(since.div_euclid(SECOND_MS)))
-                .limit(PAGE);
+                .limit(PAGE_SIZE);
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
@@ -76,7 +75,7 @@ impl Stripe {
             .map(stripe_shared::InvoiceStatus::as_str)
         {
             Some("draft") | None => InvoiceState::Draft {
-                until: from.automatically_finalizes_at.map(seconds),
+                until: from.automatically_finalizes_at.map(from_secs),
             },
             Some(_) => InvoiceState::Final,
         };
@@ -90,8 +89,8 @@ impl Stripe {
     async fn lines_of(&self, invoice: &str) -> Result<Vec<Line>, Failure> {
         let mut lines = Vec::new();
         let mut after: Option<String> = None;
-        for _ in 0..MOST_PAGES {
-            let mut query = ListInvoiceInvoiceLineItem::new(invoice).limit(PAGE);
+        for _ in 0..MAX_PAGES {
+            let mut query = ListInvoiceInvoiceLineItem::new(invoice).limit(PAGE_SIZE);
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
@@ -114,8 +113,8 @@ fn line(from: &stripe_shared::InvoiceLineItem) -> Option<Line> {
     Some(Line {
         item: details.subscription_item.clone(),
         period: Interval {
-            start: seconds(from.period.start),
-            end: seconds(from.period.end),
+            start: from_secs(from.period.start),
+            end: from_secs(from.period.end),
         },
         is_proration: details.proration,
     })

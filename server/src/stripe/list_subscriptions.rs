@@ -1,23 +1,23 @@
-//! The whole account at a glance: every subscription that has not ended, and whether a customer is there.
+//! All live subscriptions of the Stripe account, and whether a customer exists: for the command `doctor`.
 //!
-//! For looking, not for billing: lists are cut at a limit, which the answer tells.
+//! Lists are read up to a limit, and the answer says whether it is complete. Nothing is billed by them.
 
 use stripe::StripeRequest as _;
 use stripe_billing::{Subscription, SubscriptionItem, subscription::ListSubscription};
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 
 use super::{
-    Failure, Stripe,
-    catalog::{CatalogPrice, Listed, PAGE_SIZE, read_pages, read_price},
-    failure, is_missing,
+    Failure, PAGE_SIZE, Stripe,
+    catalog::{BoundedList, CatalogPrice, read_pages, read_price},
+    failure, is_not_found,
 };
 
-/// How many subscriptions of the Stripe account are looked through.
-pub(crate) const SUBSCRIPTIONS_READ: usize = 10_000;
+/// Subscriptions of the Stripe account that are read.
+pub(crate) const MAX_SUBSCRIPTIONS: usize = 10_000;
 
 /// A subscription that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SurveyedSubscription {
+pub(crate) struct LiveSubscription {
     /// `sub_...`
     pub(crate) id: String,
     /// `cus_...`
@@ -26,26 +26,26 @@ pub(crate) struct SurveyedSubscription {
     pub(crate) is_classic: bool,
     /// The prices of its items.
     pub(crate) prices: Vec<CatalogPrice>,
-    /// Whether these are all of its items.
-    pub(crate) is_whole: bool,
+    /// Whether these are all its items.
+    pub(crate) is_complete: bool,
 }
 
-/// Whether a customer is there.
+/// Whether a customer exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// It is.
-    There,
+    /// It exists.
+    Exists,
     /// It was deleted.
     Deleted,
-    /// Nobody of that id was ever there, in this mode of this account.
-    Unknown,
+    /// The account has no customer with this id, in the mode of the key.
+    NotFound,
 }
 
 impl Stripe {
     /// The subscriptions that have not ended.
-    pub(crate) async fn survey_subscriptions(
+    pub(crate) async fn list_live_subscriptions(
         &self,
-    ) -> Result<Listed<SurveyedSubscription>, Failure> {
+    ) -> Result<BoundedList<LiveSubscription>, Failure> {
         let page = |after: Option<String>| {
             let mut query = ListSubscription::new().limit(PAGE_SIZE);
             if let Some(after) = after {
@@ -54,34 +54,34 @@ impl Stripe {
             async move { query.customize().send(&self.client).await }
         };
         let read = |subscription: Subscription| {
-            let is_over = ["canceled", "incomplete_expired", "incomplete"]
+            let is_ended = ["canceled", "incomplete_expired", "incomplete"]
                 .contains(&subscription.status.as_str());
-            (!is_over).then(|| read_subscription(subscription))
+            (!is_ended).then(|| read_subscription(subscription))
         };
-        let all = read_pages(SUBSCRIPTIONS_READ, page, |one| one.id.to_string(), read).await?;
-        Ok(Listed {
+        let all = read_pages(MAX_SUBSCRIPTIONS, page, |one| one.id.to_string(), read).await?;
+        Ok(BoundedList {
             items: all.items.into_iter().flatten().collect(),
-            is_whole: all.is_whole,
+            is_complete: all.is_complete,
         })
     }
 
-    /// Whether a customer is there.
+    /// Whether a customer exists.
     pub(crate) async fn find_customer(&self, id: &str) -> Result<Presence, Failure> {
         match RetrieveCustomer::new(id).send(&self.client).await {
-            Ok(RetrieveCustomerReturned::Customer(_)) => Ok(Presence::There),
+            Ok(RetrieveCustomerReturned::Customer(_)) => Ok(Presence::Exists),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(Presence::Deleted),
-            Err(error) if is_missing(&error) => Ok(Presence::Unknown),
+            Err(error) if is_not_found(&error) => Ok(Presence::NotFound),
             Err(error) => Err(failure(&error)),
         }
     }
 }
 
-fn read_subscription(subscription: Subscription) -> SurveyedSubscription {
-    SurveyedSubscription {
+fn read_subscription(subscription: Subscription) -> LiveSubscription {
+    LiveSubscription {
         id: subscription.id.to_string(),
         customer: subscription.customer.into_id().to_string(),
         is_classic: subscription.billing_mode.type_.as_str() == "classic",
-        is_whole: !subscription.items.has_more,
+        is_complete: !subscription.items.has_more,
         prices: subscription
             .items
             .data

@@ -1,7 +1,7 @@
-//! Stripe: the only room that names async-stripe.
+//! Requests to Stripe: the only module that names async-stripe.
 //!
-//! It sends one request and says in the domain's words what came of it. Stripe's floats become integers
-//! here, and what is not whole is refused. When to try again is the reporter's business.
+//! Each function sends one request, or reads the pages of one list, and answers plain types. Stripe's floats become
+//! integers here; a fraction is refused. No retries: callers decide when to repeat a request.
 
 pub(crate) mod catalog;
 pub(crate) mod event_summaries;
@@ -24,19 +24,23 @@ use stripe_billing::{
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
-use crate::domain::{Millis, SECOND_MS, window::Interval};
-use crate::metrics;
+use self::catalog::{CUSTOMER_KEY, VALUE_KEY};
+use crate::{
+    domain::{Millis, SECOND_MS, window::Interval},
+    metrics,
+};
 
-/// How long one request may take: much shorter than the lease of whoever sends.
+/// The timeout of one request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the id of a meter is remembered.
-const METER_ID_KEPT: Duration = Duration::from_mins(10);
-/// How many meters of the Stripe account are looked through.
-const METERS_READ: usize = 1_000;
-const METERS_PER_PAGE: i64 = 100;
-/// Doubles hold every whole number up to here.
+/// How long a meter's id is cached.
+const METER_ID_TTL: Duration = Duration::from_mins(10);
+/// Items on one page: Stripe's limit.
+const PAGE_SIZE: i64 = 100;
+/// Meters of the Stripe account that are read.
+const MAX_METERS: usize = 1_000;
+/// 2^53: a double represents every whole number up to it.
 const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
-/// What a message from Stripe is cut to before it is kept.
+/// Messages from Stripe are truncated to this length.
 const MAX_MESSAGE_CHARS: usize = 500;
 
 /// One meter event.
@@ -50,26 +54,26 @@ pub(crate) struct MeterEvent {
     pub(crate) identifier: String,
 }
 
-/// Why a request did not do what it was to do.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// No final answer: the same identifier may be sent again.
-    Unanswered(String),
-    /// The key is wrong or may not do this: nothing can be sent until that is mended.
+    /// No definite answer: Stripe may or may not have done it. Repeat the request.
+    NoAnswer(String),
+    /// The key is invalid or lacks a permission: every request fails until that is fixed.
     Denied(String),
-    /// No active meter has this event name: nothing of this meter can be sent until that is mended.
+    /// No active meter has this event name: every event of the meter fails until that is fixed.
     NoMeter(String),
-    /// The customer is gone.
+    /// The customer does not exist or was deleted.
     NoCustomer(String),
-    /// Refused for good, with Stripe's code and message.
+    /// Refused: a repetition fails the same way. With Stripe's code and message.
     Refused(String),
 }
 
 impl Failure {
-    /// A name for counting.
+    /// The failure's name in metrics.
     fn name(&self) -> &'static str {
         match self {
-            Self::Unanswered(_) => "unanswered",
+            Self::NoAnswer(_) => "no_answer",
             Self::Denied(_) => "denied",
             Self::NoMeter(_) => "no_meter",
             Self::NoCustomer(_) => "no_customer",
@@ -77,10 +81,10 @@ impl Failure {
         }
     }
 
-    /// What went wrong, in words.
+    /// What went wrong, with Stripe's message.
     pub(crate) fn message(&self) -> &str {
         match self {
-            Self::Unanswered(message)
+            Self::NoAnswer(message)
             | Self::Denied(message)
             | Self::NoMeter(message)
             | Self::NoCustomer(message)
@@ -93,12 +97,12 @@ impl Failure {
 #[derive(Clone)]
 pub(crate) struct Stripe {
     client: Client,
-    /// Ids of meters by event name; they never change while a meter is active.
+    /// Meter ids by event name. An id does not change while its meter is active.
     meter_ids: Cache<String, String>,
 }
 
 impl std::fmt::Debug for Stripe {
-    /// Never shows the key.
+    /// Does not print the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stripe").finish_non_exhaustive()
     }
@@ -108,7 +112,7 @@ impl Stripe {
     /// A client of the account that a secret key belongs to.
     ///
     /// # Errors
-    /// A key or URL that cannot be sent, in words.
+    /// The key or the URL is not valid in a request.
     pub(crate) fn new(secret_key: &str, api_base: Option<&str>) -> Result<Self, String> {
         let mut builder = ClientBuilder::new(secret_key).timeout(REQUEST_TIMEOUT);
         if let Some(base) = api_base {
@@ -117,35 +121,33 @@ impl Stripe {
         let client = builder.build().map_err(|error| error.to_string())?;
         let meter_ids = Cache::builder()
             .max_capacity(10_000)
-            .time_to_live(METER_ID_KEPT)
+            .time_to_live(METER_ID_TTL)
             .build();
         Ok(Self { client, meter_ids })
     }
 
-    /// Sends one meter event, once. An event that Stripe has already is as good as taken.
+    /// Sends one meter event. An event that Stripe already has counts as a success.
     ///
-    /// `request_key` names this attempt: Stripe replays the first answer of a key, a 500 included, so each
-    /// attempt needs its own. It is the identifier that keeps the event single.
+    /// `request_key` must be new for each attempt, because Stripe replays a key's first answer, even a 500. The event's
+    /// identifier prevents duplicates.
     pub(crate) async fn send(&self, event: &MeterEvent, request_key: &str) -> Result<(), Failure> {
         let payload = HashMap::from([
-            ("stripe_customer_id".to_owned(), event.customer.clone()),
-            ("value".to_owned(), event.quantity.to_string()),
+            (CUSTOMER_KEY.to_owned(), event.customer.clone()),
+            (VALUE_KEY.to_owned(), event.quantity.to_string()),
         ]);
-        let key = IdempotencyKey::new(request_key)
-            .map_err(|error| Failure::Refused(error.to_string()))?;
         let request = CreateBillingMeterEvent::new(&event.event_name, payload)
             .identifier(&event.identifier)
             .timestamp(event.timestamp.div_euclid(SECOND_MS))
             .customize()
-            .request_strategy(RequestStrategy::Idempotent(key));
+            .request_strategy(idempotent(request_key)?);
         match timed("meter_event", request.send(&self.client)).await {
             Ok(_) => Ok(()),
-            Err(error) if says(&error, "already exists with identifier") => Ok(()),
+            Err(error) if message_contains(&error, "already exists with identifier") => Ok(()),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// What Stripe holds of a customer and meter in a minute-aligned interval.
+    /// Stripe's total of a customer and meter in an interval aligned to minutes.
     pub(crate) async fn total(
         &self,
         event_name: &str,
@@ -163,9 +165,9 @@ impl Stripe {
             .await
             .map_err(|error| failure(&error))?;
         page.data.iter().try_fold(0_i64, |sum, summary| {
-            let part = whole(summary.aggregated_value)?;
+            let part = whole_number(summary.aggregated_value)?;
             sum.checked_add(part)
-                .ok_or_else(|| Failure::Unanswered("Stripe's total is out of range".to_owned()))
+                .ok_or_else(|| Failure::NoAnswer("Stripe's total is out of range".to_owned()))
         })
     }
 
@@ -174,17 +176,17 @@ impl Stripe {
         if let Some(id) = self.meter_ids.get(event_name) {
             return Ok(id);
         }
-        let mut read = 0_usize;
+        let mut seen = 0_usize;
         let mut after: Option<String> = None;
-        while read < METERS_READ {
-            let mut query = ListBillingMeter::new().limit(METERS_PER_PAGE);
+        while seen < MAX_METERS {
+            let mut query = ListBillingMeter::new().limit(PAGE_SIZE);
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
             let page = timed("meters", query.send(&self.client))
                 .await
                 .map_err(|error| failure(&error))?;
-            // A name may be used again once its meter is archived.
+            // A name can be reused once its meter is archived.
             let mut named = page
                 .data
                 .iter()
@@ -197,7 +199,7 @@ impl Stripe {
                 self.meter_ids.insert(event_name.to_owned(), id.clone());
                 return Ok(id);
             }
-            read = read.saturating_add(page.data.len());
+            seen = seen.saturating_add(page.data.len());
             match page.data.last() {
                 Some(last) if page.has_more => after = Some(last.id.to_string()),
                 _ => break,
@@ -209,9 +211,9 @@ impl Stripe {
     }
 }
 
-/// Waits for Stripe's answer to a call, and records how long that took.
+/// Sends a request and records its duration.
 ///
-/// The request is boxed: its generated future is large, and each caller's would hold it.
+/// The request is boxed because its generated future is large and would be part of each caller's future.
 fn timed<T>(
     call: &'static str,
     request: impl Future<Output = Result<T, StripeError>> + Send,
@@ -225,35 +227,35 @@ fn timed<T>(
     }
 }
 
-/// A total that Stripe gives as a float.
+/// The integer of a total, which Stripe answers as a float.
 #[allow(
     clippy::as_conversions,
     clippy::cast_possible_truncation,
     clippy::float_arithmetic,
-    reason = "checked to be whole and within what a double holds exactly"
+    reason = "checked to be a whole number that a double represents exactly"
 )]
-fn whole(value: f64) -> Result<i64, Failure> {
+fn whole_number(value: f64) -> Result<i64, Failure> {
     if value.fract() == 0.0 && value.abs() <= MAX_WHOLE {
         Ok(value as i64)
     } else {
-        Err(Failure::Unanswered(format!(
+        Err(Failure::NoAnswer(format!(
             "Stripe's total {value} is not a whole number below 2^53"
         )))
     }
 }
 
-/// Whether Stripe has nothing of that id.
-fn is_missing(error: &StripeError) -> bool {
+/// Whether the error says that the object does not exist.
+fn is_not_found(error: &StripeError) -> bool {
     matches!(error, StripeError::Stripe(api, status) if *status == 404
         || api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
 }
 
-/// A moment that Stripe gives in seconds.
-fn seconds(at: i64) -> Millis {
+/// A time that Stripe answers in seconds.
+fn from_secs(at: i64) -> Millis {
     at.saturating_mul(SECOND_MS)
 }
 
-fn says(error: &StripeError, text: &str) -> bool {
+fn message_contains(error: &StripeError, text: &str) -> bool {
     let StripeError::Stripe(api, _) = error else {
         return false;
     };
@@ -262,17 +264,17 @@ fn says(error: &StripeError, text: &str) -> bool {
         .is_some_and(|message| message.contains(text))
 }
 
-/// What an error means for the event that was being sent; counts it.
+/// Classifies an error and counts it.
 fn failure(error: &StripeError) -> Failure {
-    let failure = meaning(error);
+    let failure = classify(error);
     metrics::stripe_failure(failure.name());
     failure
 }
 
-fn meaning(error: &StripeError) -> Failure {
+fn classify(error: &StripeError) -> Failure {
     let StripeError::Stripe(api, status) = error else {
-        // A body that does not decode may have been a success, and a broken connection too.
-        return Failure::Unanswered(cut(&error.to_string()));
+        // A broken connection or an unreadable body may follow a success.
+        return Failure::NoAnswer(truncate(&error.to_string()));
     };
     let code = api
         .code
@@ -281,26 +283,33 @@ fn meaning(error: &StripeError) -> Failure {
         .unwrap_or_default();
     let message = api.message.as_deref().unwrap_or("no message");
     let text = if code.is_empty() {
-        cut(&format!("Stripe answered {status}: {message}"))
+        truncate(&format!("Stripe answered {status}: {message}"))
     } else {
-        cut(&format!("Stripe answered {status} {code}: {message}"))
+        truncate(&format!("Stripe answered {status} {code}: {message}"))
     };
     match status {
         401 | 403 => Failure::Denied(text),
-        409 | 429 | 500.. => Failure::Unanswered(text),
+        409 | 429 | 500.. => Failure::NoAnswer(text),
         _ if matches!(code.as_str(), "no_meter" | "archived_meter")
-            || says(error, "No active meter found") =>
+            || message_contains(error, "No active meter found") =>
         {
             Failure::NoMeter(text)
         }
-        _ if says(error, "No such customer") => Failure::NoCustomer(text),
+        _ if message_contains(error, "No such customer") => Failure::NoCustomer(text),
         400 => Failure::Refused(text),
-        // Such as the 404 of a wrong address: it says nothing of the event.
-        _ => Failure::Unanswered(text),
+        // For example the 404 of a wrong base URL, which says nothing about the request.
+        _ => Failure::NoAnswer(text),
     }
 }
 
-fn cut(text: &str) -> String {
+/// A request strategy with an idempotency key.
+fn idempotent(request_key: &str) -> Result<RequestStrategy, Failure> {
+    IdempotencyKey::new(request_key)
+        .map(RequestStrategy::Idempotent)
+        .map_err(|error| Failure::Refused(error.to_string()))
+}
+
+fn truncate(text: &str) -> String {
     text.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
@@ -309,16 +318,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_totals_are_believed() {
-        assert_eq!(whole(10.0), Ok(10));
-        assert_eq!(whole(-3.0), Ok(-3));
-        assert!(whole(0.5).is_err());
-        assert!(whole(f64::NAN).is_err());
-        assert!(whole(MAX_WHOLE * 2.0).is_err());
+    fn a_total_with_a_fraction_is_refused() {
+        assert_eq!(whole_number(10.0), Ok(10));
+        assert_eq!(whole_number(-3.0), Ok(-3));
+        assert!(whole_number(0.5).is_err());
+        assert!(whole_number(f64::NAN).is_err());
+        assert!(whole_number(MAX_WHOLE * 2.0).is_err());
     }
 
     #[test]
-    fn the_key_is_never_shown() {
+    fn debug_output_does_not_show_the_key() {
         let stripe = Stripe::new("sk_test_secret", None).unwrap();
         assert!(!format!("{stripe:?}").contains("secret"));
     }

@@ -1,8 +1,8 @@
-//! Subscriptions at Stripe: read as plain snapshot, and changed.
+//! Reads and changes subscriptions, and reads the customers and prices that they depend on.
 
 use std::collections::HashMap;
 
-use stripe::{IdempotencyKey, RequestStrategy, StripeRequest as _};
+use stripe::StripeRequest as _;
 use stripe_billing::subscription::{
     CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription,
     UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionProrationBehavior,
@@ -10,24 +10,22 @@ use stripe_billing::subscription::{
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
-use super::{Failure, Stripe, failure, is_missing, seconds, timed};
+use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, idempotent, is_not_found, timed};
 use crate::domain::{Millis, window::Interval};
 
-/// Subscriptions on one page: the most that Stripe gives.
-const PAGE: i64 = 100;
-/// The metadata key that says which change changed a subscription last.
+/// The metadata key with the id of the last subscription change that this service made.
 const CHANGE_KEY: &str = "usage_billing_change";
 
-/// What is asked of a subscription that is to be cancelled at once.
+/// How to cancel a subscription now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CancelNow {
-    /// Whether usage that is not charged yet goes on a last invoice.
+    /// Whether usage that is not invoiced yet is put on a last invoice.
     pub(crate) invoice_now: bool,
-    /// Whether what was paid ahead, such as seats, is credited.
+    /// Whether prepaid fees, such as seats, are credited.
     pub(crate) prorate: bool,
 }
 
-/// A subscription as Stripe has it.
+/// A subscription at Stripe.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) id: String,
@@ -40,11 +38,11 @@ pub(crate) struct Subscription {
     pub(crate) cancel_at: Option<Millis>,
     pub(crate) ended_at: Option<Millis>,
     pub(crate) items: Vec<Item>,
-    /// The change of ours that changed it last.
+    /// The id of the last subscription change that this service made.
     pub(crate) change: Option<String>,
 }
 
-/// A price of a subscription, and since when.
+/// An item of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) id: String,
@@ -53,14 +51,14 @@ pub(crate) struct Item {
     pub(crate) period: Interval,
 }
 
-/// How something is charged.
+/// The price of an item.
 #[derive(Clone, Debug)]
 pub(crate) struct Price {
     pub(crate) id: String,
     pub(crate) is_active: bool,
-    /// Whether all units cost what the tier that is reached says.
+    /// Whether the tier that the total reaches sets the price of all units.
     pub(crate) is_volume: bool,
-    /// The meter that is charged for; none for licensed prices, such as seats.
+    /// The meter that it charges for; `None` for licensed prices, such as seats.
     pub(crate) meter: Option<String>,
     pub(crate) currency: String,
 }
@@ -69,7 +67,7 @@ pub(crate) struct Price {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) subscriptions: Vec<Subscription>,
-    /// Where the next page begins.
+    /// The start of the next page; `None` on the last one.
     pub(crate) next: Option<String>,
 }
 
@@ -86,14 +84,14 @@ impl Subscription {
 impl Stripe {
     /// One page of the subscriptions that have not ended.
     pub(crate) async fn list_subscriptions(&self, after: Option<&str>) -> Result<Page, Failure> {
-        let mut query = ListSubscription::new().limit(PAGE);
+        let mut query = ListSubscription::new().limit(PAGE_SIZE);
         if let Some(after) = after {
             query = query.starting_after(after);
         }
         self.page(query).await
     }
 
-    /// The newest subscriptions of a customer, ended ones too; none for a customer that does not exist.
+    /// The newest subscriptions of a customer, also ended ones. Empty if the customer does not exist.
     pub(crate) async fn subscriptions_of(
         &self,
         customer: &str,
@@ -101,7 +99,7 @@ impl Stripe {
         let query = ListSubscription::new()
             .customer(customer)
             .status(ListSubscriptionStatus::All)
-            .limit(PAGE);
+            .limit(PAGE_SIZE);
         match self.page(query).await {
             Ok(page) => Ok(page.subscriptions),
             Err(Failure::NoCustomer(_)) => Ok(Vec::new()),
@@ -124,7 +122,7 @@ impl Stripe {
         })
     }
 
-    /// A subscription, if there is one.
+    /// A subscription, if it exists.
     pub(crate) async fn find_subscription(
         &self,
         id: &str,
@@ -132,33 +130,33 @@ impl Stripe {
         let query = RetrieveSubscription::new(id);
         match timed("subscriptions", query.send(&self.client)).await {
             Ok(found) => Ok(Some(subscription(&found))),
-            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// Whether a customer was deleted, or never was.
-    pub(crate) async fn is_customer_gone(&self, id: &str) -> Result<bool, Failure> {
+    /// Whether a customer was deleted or never existed.
+    pub(crate) async fn is_customer_deleted(&self, id: &str) -> Result<bool, Failure> {
         let query = RetrieveCustomer::new(id);
         match timed("customers", query.send(&self.client)).await {
             Ok(RetrieveCustomerReturned::Customer(_)) => Ok(false),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(true),
-            Err(error) if is_missing(&error) => Ok(true),
+            Err(error) if is_not_found(&error) => Ok(true),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// A price, if there is one.
+    /// A price, if it exists.
     pub(crate) async fn find_price(&self, id: &str) -> Result<Option<Price>, Failure> {
         let query = RetrievePrice::new(id);
         match timed("prices", query.send(&self.client)).await {
             Ok(found) => Ok(Some(price(&found))),
-            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
     }
 
-    /// Ends a subscription now.
+    /// Cancels a subscription now.
     pub(crate) async fn cancel_now(
         &self,
         id: &str,
@@ -169,14 +167,14 @@ impl Stripe {
             .invoice_now(how.invoice_now)
             .prorate(how.prorate)
             .customize()
-            .request_strategy(once(request_key)?);
+            .request_strategy(idempotent(request_key)?);
         timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
-    /// Has a subscription end with its present period, or not.
+    /// Makes a subscription end with its current period.
     pub(crate) async fn cancel_at_period_end(
         &self,
         id: &str,
@@ -185,14 +183,14 @@ impl Stripe {
         let change = UpdateSubscription::new(id)
             .cancel_at_period_end(true)
             .customize()
-            .request_strategy(once(request_key)?);
+            .request_strategy(idempotent(request_key)?);
         timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
 
-    /// Removes items and adds prices in one step; what was used of the old ones is invoiced at once.
+    /// Removes items and adds prices in one request. Stripe invoices the usage of the removed items immediately.
     pub(crate) async fn change_items(
         &self,
         id: &str,
@@ -219,18 +217,12 @@ impl Stripe {
             .metadata(metadata)
             .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
             .customize()
-            .request_strategy(once(request_key)?);
+            .request_strategy(idempotent(request_key)?);
         timed("subscription_change", change.send(&self.client))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
     }
-}
-
-fn once(request_key: &str) -> Result<RequestStrategy, Failure> {
-    IdempotencyKey::new(request_key)
-        .map(RequestStrategy::Idempotent)
-        .map_err(|error| Failure::Refused(error.to_string()))
 }
 
 fn subscription(from: &stripe_shared::Subscription) -> Subscription {
@@ -240,9 +232,9 @@ fn subscription(from: &stripe_shared::Subscription) -> Subscription {
         customer: from.customer.id().to_string(),
         status: from.status.to_string(),
         billing_mode: from.billing_mode.type_.to_string(),
-        created: seconds(from.created),
-        cancel_at: from.cancel_at.map(seconds),
-        ended_at: from.ended_at.map(seconds),
+        created: from_secs(from.created),
+        cancel_at: from.cancel_at.map(from_secs),
+        ended_at: from.ended_at.map(from_secs),
         items: from.items.data.iter().map(item).collect(),
         change,
     }
@@ -252,10 +244,10 @@ fn item(from: &stripe_shared::SubscriptionItem) -> Item {
     Item {
         id: from.id.to_string(),
         price: price(&from.price),
-        created: seconds(from.created),
+        created: from_secs(from.created),
         period: Interval {
-            start: seconds(from.current_period_start),
-            end: seconds(from.current_period_end),
+            start: from_secs(from.current_period_start),
+            end: from_secs(from.current_period_end),
         },
     }
 }

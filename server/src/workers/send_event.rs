@@ -69,7 +69,7 @@ impl Requests {
             .await;
         let (transition, pause) = match &answer {
             Ok(()) => (Some(Transition::Accept), None),
-            Err(Failure::Unanswered(_)) => (None, None),
+            Err(Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
             Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_be_there => (None, None),

@@ -1,8 +1,7 @@
-//! The demo's second act: months pass, and everything that was counted reaches a final invoice.
+//! The demo's second part: months pass, and all counted usage reaches a final invoice.
 
 use std::io::Write;
 
-use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Control;
 use usage_client::{
@@ -10,16 +9,23 @@ use usage_client::{
     SubscriptionChange, UsageClient,
 };
 
-use super::{LINKED, METERS, invoices::Invoices, plans::PRO, time::Time};
+use super::{
+    LINKED, METERS,
+    error::{DemoError, Result},
+    invoices::Invoices,
+    plans::PRO,
+    tables::MAX_REPORTS,
+    time::Time,
+};
 
-/// On which days of a month something is used, counted from its start.
-const BUSY_DAYS: [i64; 2] = [9, 19];
-/// A little longer than it takes until the service closes what was used in a period that ended.
+/// The days with usage, after the start of a month.
+const USAGE_DAYS: [i64; 2] = [9, 19];
+/// Slightly longer than the service waits before it closes a period.
 const AFTER_CLOSING: TimeDelta = TimeDelta::minutes(6);
-/// A little longer than an invoice is a draft.
+/// Slightly longer than an invoice is a draft.
 const AFTER_DRAFT: TimeDelta = TimeDelta::minutes(70);
 
-/// What the act plays with.
+/// What the months need.
 pub(super) struct BillingMonths<'a> {
     client: &'a UsageClient,
     control: &'a Control,
@@ -37,29 +43,26 @@ impl<'a> BillingMonths<'a> {
         }
     }
 
-    /// A period ends, a plan changes, one subscription is cancelled at once and one at its period's end.
-    pub(super) async fn play(mut self, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
+    /// A period ends, a plan changes, one subscription is cancelled now and one at its period's end.
+    pub(super) async fn run(mut self, out: &mut (dyn Write + Send)) -> Result<()> {
         let [(first, _), (second, _)] = LINKED;
-        let end = self.a_month_passes(out).await?;
-        self.a_plan_changes(first, out, end).await?;
-        self.one_is_cancelled(second, out).await?;
-        self.one_ends_with_its_period(first, out).await
+        let end = self.pass_a_month(out).await?;
+        self.change_plan(first, out, end).await?;
+        self.cancel_now(second, out).await?;
+        self.cancel_at_period_end(first, out).await
     }
 
-    /// Usage on both sides of a period's end lands on two invoices; answers that end.
-    async fn a_month_passes(
-        &mut self,
-        out: &mut (dyn Write + Send),
-    ) -> anyhow::Result<DateTime<Utc>> {
+    /// Usage on both sides of a period's end is charged on two invoices. Returns the period's end.
+    async fn pass_a_month(&mut self, out: &mut (dyn Write + Send)) -> Result<DateTime<Utc>> {
         let [(first, _), (second, _)] = LINKED;
         let start = self.time.now();
-        for days in BUSY_DAYS {
-            self.go_to(later(start, TimeDelta::days(days))?).await?;
+        for days in USAGE_DAYS {
+            self.move_to(later(start, TimeDelta::days(days))?).await?;
             self.count(first, [1_200, 30_000]).await?;
             self.count(second, [700, 9_000]).await?;
         }
         let end = self.period_end(first).await?;
-        self.go_to(end).await?;
+        self.move_to(end).await?;
         self.count_at(
             first,
             METERS[0].0,
@@ -69,52 +72,47 @@ impl<'a> BillingMonths<'a> {
         .await?;
         self.count_at(first, METERS[0].0, 20, end).await?;
         for account in [first, second] {
-            self.is_charged(account, end).await?;
+            self.wait_until_invoiced(account, end).await?;
         }
         writeln!(
             out,
             "\nA month passes. The billing periods end at {}, inside an hour: {first} uses 7\n\
-             in the last millisecond before, and 20 at that moment. Five minutes later the service closes and\n\
-             sends what was used until then, and an hour later the invoices are final. (The first two are of\n\
-             seats, paid ahead when the subscriptions began.)",
+             in the last millisecond before, and 20 at that time. Five minutes later the service closes and\n\
+             sends the usage before it, and an hour later the invoices are final. (The first two are for\n\
+             seats, prepaid when the subscriptions started.)",
             end.format("%m-%d %H:%M:%S")
         )?;
-        self.show_invoices(out).await?;
+        self.print_invoices(out).await?;
         Ok(end)
     }
 
-    /// What was used before a change is charged by the plan that it was used under.
-    async fn a_plan_changes(
+    /// Usage before a plan change is charged at the old price.
+    async fn change_plan(
         &mut self,
         account: &str,
         out: &mut (dyn Write + Send),
         since: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
-        self.go_to(later(since, TimeDelta::days(10))?).await?;
+    ) -> Result<()> {
+        self.move_to(later(since, TimeDelta::days(10))?).await?;
         self.count(account, [900, 12_000]).await?;
         let change = ChangePlan::new(account, PRO).requested_by("demo");
         let changed = self
             .time
             .until_answered("a plan change", self.client.change_plan(change))
-            .await?
-            .context("cannot change a plan")?;
+            .await??;
         let boundary = boundary(changed.change)?;
         writeln!(
             out,
-            "\n{account} changes to {PRO} (ChangePlan) at {boundary}. What it used before is at\n\
-             Stripe first, and is invoiced by the old price:"
+            "\n{account} changes to {PRO} (ChangePlan) at {boundary}. Its earlier usage is sent to\n\
+             Stripe first and invoiced at the old price:"
         )?;
-        self.show_invoices(out).await?;
+        self.print_invoices(out).await?;
         self.count(account, [2_000, 5_000]).await
     }
 
-    /// Usage goes on a last invoice, and what was paid ahead for seats is given back.
-    async fn one_is_cancelled(
-        &mut self,
-        account: &str,
-        out: &mut (dyn Write + Send),
-    ) -> anyhow::Result<()> {
-        self.go_to(later(self.time.now(), TimeDelta::days(4))?)
+    /// Usage is charged on a last invoice, and prepaid seats are credited.
+    async fn cancel_now(&mut self, account: &str, out: &mut (dyn Write + Send)) -> Result<()> {
+        self.move_to(later(self.time.now(), TimeDelta::days(4))?)
             .await?;
         self.count(account, [450, 6_000]).await?;
         let cancel = CancelSubscription::now(account)
@@ -124,70 +122,67 @@ impl<'a> BillingMonths<'a> {
         let changed = self
             .time
             .until_answered("a cancel", self.client.cancel_subscription(cancel))
-            .await?
-            .context("cannot cancel a subscription")?;
+            .await??;
         let boundary = boundary(changed.change)?;
         writeln!(
             out,
             "\n{account} is cancelled at {boundary} (CancelSubscription: now, with invoice_now and\n\
-             prorate). Its usage is invoiced, and what was paid ahead for seats is given back:"
+             prorate). Its usage is invoiced, and prepaid seats are credited:"
         )?;
-        self.show_invoices(out).await
+        self.print_invoices(out).await
     }
 
-    /// The rest is on the invoice of the last period.
-    async fn one_ends_with_its_period(
+    /// The remaining usage is charged on the invoice of the last period.
+    async fn cancel_at_period_end(
         &mut self,
         account: &str,
         out: &mut (dyn Write + Send),
-    ) -> anyhow::Result<()> {
+    ) -> Result<()> {
         let cancel = CancelSubscription::at_period_end(account).requested_by("demo");
         let changed = self
             .time
             .until_answered("a cancel", self.client.cancel_subscription(cancel))
-            .await?
-            .context("cannot cancel a subscription")?;
+            .await??;
         let end = changed
             .account
             .subscription
             .and_then(|subscription| subscription.cancel_at)
-            .context("the subscription does not end")?;
-        self.go_to(later(end, TimeDelta::days(-2))?).await?;
+            .ok_or_else(|| DemoError::unexpected("the subscription has no end"))?;
+        self.move_to(later(end, TimeDelta::days(-2))?).await?;
         self.count(account, [3_100, 8_000]).await?;
-        self.go_to(end).await?;
-        self.is_charged(account, end).await?;
+        self.move_to(end).await?;
+        self.wait_until_invoiced(account, end).await?;
         writeln!(
             out,
             "\n{account} is cancelled at its period's end, uses more until then, and gets its last invoice:"
         )?;
-        self.show_invoices(out).await
+        self.print_invoices(out).await
     }
 
-    /// Moves the clocks; what is reported by the schedule on the way has arrived in the end.
-    async fn go_to(&self, at: DateTime<Utc>) -> anyhow::Result<()> {
+    /// Moves the clocks. If midnight passes, waits until the scheduled report is sent.
+    async fn move_to(&self, at: DateTime<Utc>) -> Result<()> {
         let before = self.time.now().date_naive();
         self.time.move_to(at).await?;
         if at.date_naive() != before {
             let waiting = [ReportState::Open, ReportState::Closed, ReportState::Sending];
-            self.until_none_is(waiting.to_vec(), "the nightly report")
+            self.wait_until_none(waiting.to_vec(), "the nightly report")
                 .await?;
         }
         Ok(())
     }
 
-    /// Waits until what was used in a period that ended has been sent by the service's own clock, and its
-    /// invoice is final.
-    async fn is_charged(&self, account: &str, end: DateTime<Utc>) -> anyhow::Result<()> {
-        self.ahead_to(later(end, AFTER_CLOSING)?).await?;
+    /// Waits until the service has sent the usage of a period that ended, and its invoice is final.
+    async fn wait_until_invoiced(&self, account: &str, end: DateTime<Utc>) -> Result<()> {
+        self.move_at_least_to(later(end, AFTER_CLOSING)?).await?;
         self.time
-            .until("the usage of a period that ended", || async move {
+            .until("the usage of an ended period", || async move {
                 let all = ListReports::new().account(account);
                 let reports = self.list(all).await?;
                 let mut own = reports.iter().filter(|report| report.window.start < end);
                 Ok(own.all(|report| report.reported).then_some(()))
             })
             .await?;
-        self.ahead_to(later(end, AFTER_DRAFT)?).await?;
+        self.move_at_least_to(later(end, AFTER_DRAFT)?).await?;
         self.time
             .until("a final invoice", || async move {
                 let known = self.client.get_account(account).await?;
@@ -203,18 +198,18 @@ impl<'a> BillingMonths<'a> {
             .await
     }
 
-    /// Moves the clocks, unless they are there already.
-    async fn ahead_to(&self, at: DateTime<Utc>) -> anyhow::Result<()> {
+    /// Moves the clocks unless they are already later.
+    async fn move_at_least_to(&self, at: DateTime<Utc>) -> Result<()> {
         let sent = [ReportState::Closed, ReportState::Sending];
-        self.until_none_is(sent.to_vec(), "reports that are on their way")
+        self.wait_until_none(sent.to_vec(), "reports to be sent")
             .await?;
         if self.time.now() < at {
-            self.go_to(at).await?;
+            self.move_to(at).await?;
         }
         Ok(())
     }
 
-    async fn until_none_is(&self, states: Vec<ReportState>, what: &str) -> anyhow::Result<()> {
+    async fn wait_until_none(&self, states: Vec<ReportState>, what: &str) -> Result<()> {
         self.time
             .until(what, || async {
                 let found = ListReports::new().states(states.clone()).page_size(1);
@@ -224,17 +219,13 @@ impl<'a> BillingMonths<'a> {
             .await
     }
 
-    async fn list(&self, filter: ListReports) -> anyhow::Result<Vec<usage_client::UsageReport>> {
-        let listed = self
-            .client
-            .list_all_reports(filter, super::tables::REPORTS_READ)
-            .await
-            .context("cannot list reports")?;
+    async fn list(&self, filter: ListReports) -> Result<Vec<usage_client::UsageReport>> {
+        let listed = self.client.list_all_reports(filter, MAX_REPORTS).await?;
         Ok(listed.reports)
     }
 
     /// Counts usage of each meter now.
-    async fn count(&self, account: &str, quantities: [i64; 2]) -> anyhow::Result<()> {
+    async fn count(&self, account: &str, quantities: [i64; 2]) -> Result<()> {
         let now = self.time.now();
         for ((meter, _), quantity) in METERS.into_iter().zip(quantities) {
             self.count_at(account, meter, quantity, now).await?;
@@ -248,20 +239,17 @@ impl<'a> BillingMonths<'a> {
         meter: &str,
         quantity: i64,
         at: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<()> {
         let increment = Increment::new(account)
             .meter(meter)
             .quantity(quantity)
             .timestamp(at);
-        self.client
-            .increment(increment)
-            .await
-            .context("cannot count")?;
+        self.client.increment(increment).await?;
         Ok(())
     }
 
-    /// When the account's present billing period ends.
-    async fn period_end(&self, account: &str) -> anyhow::Result<DateTime<Utc>> {
+    /// The end of the account's current billing period.
+    async fn period_end(&self, account: &str) -> Result<DateTime<Utc>> {
         let now = self.time.now();
         let known = self.client.get_account(account).await?;
         known
@@ -271,23 +259,28 @@ impl<'a> BillingMonths<'a> {
             .map(|period| period.period)
             .find(|period| period.start <= now && now < period.end)
             .map(|period| period.end)
-            .with_context(|| format!("no billing period of {account} is known"))
+            .ok_or_else(|| {
+                DemoError::unexpected(format!("{account} has no current billing period"))
+            })
     }
 
-    async fn show_invoices(&mut self, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-        let table = self.invoices.fresh(self.client, self.control).await?;
+    async fn print_invoices(&mut self, out: &mut (dyn Write + Send)) -> Result<()> {
+        let table = self
+            .invoices
+            .new_invoices(self.client, self.control)
+            .await?;
         writeln!(out, "{table}")?;
         Ok(())
     }
 }
 
-fn later(at: DateTime<Utc>, by: TimeDelta) -> anyhow::Result<DateTime<Utc>> {
+fn later(at: DateTime<Utc>, by: TimeDelta) -> Result<DateTime<Utc>> {
     at.checked_add_signed(by)
-        .context("the story leaves the calendar")
+        .ok_or_else(|| DemoError::unexpected("the time is outside the calendar"))
 }
 
-/// The moment from which on a change applies.
-fn boundary(change: Option<SubscriptionChange>) -> anyhow::Result<String> {
-    let change = change.context("nothing was changed")?;
+/// The boundary of a change as text.
+fn boundary(change: Option<SubscriptionChange>) -> Result<String> {
+    let change = change.ok_or_else(|| DemoError::unexpected("nothing was changed"))?;
     Ok(change.boundary.format("%m-%d %H:%M:%S%.3f").to_string())
 }

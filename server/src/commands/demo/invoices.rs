@@ -1,9 +1,7 @@
-//! The lines of final invoices, as the stand-in for Stripe holds them, beside the usage that `Get` shows for what
-//! they charge.
+//! The lines of the fake Stripe's final invoices, beside the usage that `Get` answers for the same period.
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::Context as _;
 use chrono::DateTime;
 use comfy_table::Table;
 use fake_stripe::{Control, InvoiceLineSnapshot, InvoiceSnapshot};
@@ -11,30 +9,31 @@ use usage_client::{Get, UsageClient};
 
 use super::{
     LINKED, METERS,
-    tables::{align, new_table},
+    error::{DemoError, Result},
+    tables::{align_right, new_table},
 };
 
-/// The invoices that the reader has not seen yet.
+/// Remembers which invoices were printed.
 #[derive(Default)]
 pub(super) struct Invoices {
-    shown: HashSet<String>,
+    printed: HashSet<String>,
 }
 
 impl Invoices {
-    /// A row a line of each invoice that became final since the last time, and one of what it asks for.
-    pub(super) async fn fresh(
+    /// The invoices that became final since the last call: one row for each line, and one for the amount due.
+    pub(super) async fn new_invoices(
         &mut self,
         client: &UsageClient,
         control: &Control,
-    ) -> anyhow::Result<Table> {
+    ) -> Result<Table> {
         let head = ["account", "line", "for (UTC)", "counted", "invoiced", "USD"];
         let mut table = new_table(head.map(str::to_owned).to_vec());
-        for invoice in finals(control).await? {
+        for invoice in final_invoices(control).await? {
             let owner = LINKED
                 .iter()
                 .find(|(_, customer)| *customer == invoice.customer);
             let Some((account, _)) = owner else { continue };
-            if !self.shown.insert(invoice.id.clone()) {
+            if !self.printed.insert(invoice.id.clone()) {
                 continue;
             }
             for line in &invoice.lines {
@@ -42,11 +41,7 @@ impl Invoices {
                     Some(counted) => (counted.to_string(), line.quantity.to_string()),
                     None => (String::new(), String::new()),
                 };
-                let span = format!(
-                    "{} / {}",
-                    moment(line.period_start),
-                    moment(line.period_end)
-                );
+                let span = format!("{} / {}", time(line.period_start), time(line.period_end));
                 let cells = [
                     (*account).to_owned(),
                     name(line),
@@ -59,15 +54,15 @@ impl Invoices {
             }
             table.add_row([account, "due", "", "", "", &dollars(invoice.amount_due)]);
         }
-        align(&mut table, 3);
+        align_right(&mut table, 3);
         Ok(table)
     }
 }
 
 /// The usage on final invoices, by customer and event name.
-pub(super) async fn invoiced(control: &Control) -> anyhow::Result<BTreeMap<(String, String), i64>> {
+pub(super) async fn invoiced(control: &Control) -> Result<BTreeMap<(String, String), i64>> {
     let mut sums = BTreeMap::new();
-    for invoice in finals(control).await? {
+    for invoice in final_invoices(control).await? {
         for line in invoice.lines {
             if let Some(event_name) = line.event_name {
                 let sum: &mut i64 = sums
@@ -80,33 +75,29 @@ pub(super) async fn invoiced(control: &Control) -> anyhow::Result<BTreeMap<(Stri
     Ok(sums)
 }
 
-async fn finals(control: &Control) -> anyhow::Result<Vec<InvoiceSnapshot>> {
-    let mut invoices = control
-        .invoices()
-        .await
-        .context("cannot read the invoices of the stand-in")?;
+async fn final_invoices(control: &Control) -> Result<Vec<InvoiceSnapshot>> {
+    let mut invoices = control.invoices().await?;
     invoices.retain(|invoice| invoice.finalized_at.is_some());
     Ok(invoices)
 }
 
-/// What the service counted in the billing period that a line charges; none where the line is a fee.
+/// What the service counted in the billing period of a line; `None` for a fee.
 async fn counted(
     client: &UsageClient,
     account: &str,
     line: &InvoiceLineSnapshot,
-) -> anyhow::Result<Option<i64>> {
+) -> Result<Option<i64>> {
     let Some(event_name) = line.event_name.as_deref() else {
         return Ok(None);
     };
     let (meter, _) = METERS
         .iter()
         .find(|(_, event)| *event == event_name)
-        .with_context(|| format!("an invoice charges for {event_name}, which is not counted"))?;
-    let known = client
-        .get_account(account)
-        .await
-        .context("cannot read an account")?;
-    // Stripe's own item begins a moment after the boundary that was asked for.
+        .ok_or_else(|| {
+            DemoError::unexpected(format!("an invoice charges for unknown usage {event_name}"))
+        })?;
+    let known = client.get_account(account).await?;
+    // Stripe's period starts in whole seconds, up to a second from the boundary.
     let period = known
         .subscription
         .into_iter()
@@ -116,18 +107,19 @@ async fn counted(
         .find(|period| {
             (period.start.timestamp()..period.end.timestamp()).contains(&line.period_start)
         })
-        .with_context(|| format!("no billing period of {account} is known for an invoice line"))?;
+        .ok_or_else(|| {
+            DemoError::unexpected(format!(
+                "an invoice line matches no billing period of {account}"
+            ))
+        })?;
     let get = Get::account(account)
         .meter(*meter)
         .period(period.start, period.end);
-    let usage = client
-        .get(get)
-        .await
-        .with_context(|| format!("cannot read the usage of {account}"))?;
+    let usage = client.get(get).await?;
     Ok(usage.meter(meter).map(|meter| meter.quantities.total))
 }
 
-/// The price, whose id is a name here.
+/// The name of a line: the demo's price ids are names.
 fn name(line: &InvoiceLineSnapshot) -> String {
     match (line.event_name.is_some(), line.amount < 0) {
         (true, _) => line.price.clone(),
@@ -136,14 +128,14 @@ fn name(line: &InvoiceLineSnapshot) -> String {
     }
 }
 
-fn moment(secs: i64) -> String {
+fn time(secs: i64) -> String {
     DateTime::from_timestamp_secs(secs)
         .unwrap_or_default()
         .format("%m-%d %H:%M:%S")
         .to_string()
 }
 
-/// An amount of cents, as it is written.
+/// An amount in cents as dollars.
 fn dollars(cents: i64) -> String {
     let sign = if cents < 0 { "-" } else { "" };
     let cents = cents.unsigned_abs();
@@ -159,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_have_two_decimals_and_their_sign() {
+    fn amounts_have_two_decimals_and_a_sign() {
         let written = [0, 5, 1_999, -5, -150_000].map(dollars);
         assert_eq!(written, ["0.00", "0.05", "19.99", "-0.05", "-1500.00"]);
     }

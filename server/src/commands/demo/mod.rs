@@ -1,9 +1,10 @@
-//! The demo: the main job in front of the reader's eyes, over real sockets and with a stand-in for Stripe.
+//! `usage-server demo`: runs the whole flow locally against a fake Stripe, over real sockets.
 //!
-//! In the first act it counts, shows, reports and compares; in the second months pass, until everything is on a final
-//! invoice. Every figure it prints is read back over the wire.
+//! First it counts, shows and reports usage; then months pass until everything is on final invoices. Every figure that it
+//! prints is read back from the service or from the fake Stripe.
 
 mod billing_months;
+mod error;
 mod invoices;
 mod plans;
 mod tables;
@@ -14,7 +15,6 @@ mod traffic;
 
 use std::{io::Write, path::Path};
 
-use anyhow::{Context as _, bail, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, builder::Resettable};
 use fake_stripe::{Control, FakeStripe, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,26 +23,29 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use usage_client::{ForceReport, PutAccount, ReportEvent, ReportRun, UsageClient};
 
+pub use self::error::DemoError;
 use self::{
     billing_months::BillingMonths,
+    error::Result,
     tables::Totals,
     time::Time,
     traffic::{Hours, Traffic},
 };
 use crate::{Listeners, ServeError, clock::Clock, config::Config, serve};
 
-/// The accounts of the demo and their Stripe customers.
+/// The linked accounts and their Stripe customers.
 const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
+/// The free account.
 const FREE: &str = "account-free";
-/// The meters: names, and the event names of the Stripe meters.
+/// The meters: their names, and the event names at Stripe.
 const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
-/// How far back the demo's usage goes.
+/// The age of the demo's oldest usage, in hours.
 const HOURS: i64 = 6;
 
-/// How the demo runs.
+/// The flags of the command.
 #[derive(Args, Clone, Debug)]
 pub struct DemoConfig {
-    /// End after the last line instead of going on serving: exit code 0, or 1 when the figures differ.
+    /// Exit after the last line instead of serving on: with 0, or with 1 if the figures differ.
     #[arg(long)]
     pub once: bool,
 }
@@ -54,60 +57,56 @@ struct Flags {
     config: Config,
 }
 
-/// What the demo started.
-struct Stage {
+/// A running demo.
+struct Demo {
     fake_stripe: FakeStripe,
     time: Time,
     client: UsageClient,
     endpoint: String,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
-    /// Removed at the end, with the database in it.
+    /// Contains the database. Deleted when dropped.
     folder: TempDir,
 }
 
-/// Runs the demo; answers whether what was counted, reported, held by the stand-in and invoiced there agree.
+/// Runs the demo. Returns whether the counted, reported and invoiced figures and Stripe's totals are equal.
 ///
 /// # Errors
-/// Whatever went wrong, with what was being done.
+/// See [`DemoError`].
 pub async fn run(
     config: DemoConfig,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
-) -> anyhow::Result<bool> {
+) -> Result<bool> {
     run_from(Clock::system().now(), config, out, stop).await
 }
 
-/// The same, at a moment in milliseconds.
+/// The same, starting at a time in milliseconds.
 async fn run_from(
     start_ms: i64,
     config: DemoConfig,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
-) -> anyhow::Result<bool> {
-    let stage = Stage::start(start_ms).await?;
-    let agree = stage.play(out).await?;
+) -> Result<bool> {
+    let demo = Demo::start(start_ms).await?;
+    let are_equal = demo.run(out).await?;
     if !config.once {
-        stage.subscribe_again().await?;
-        stage.say_what_to_try(out)?;
-        stage.time.run_on(&stop).await?;
+        demo.subscribe_again().await?;
+        demo.print_calls_to_try(out)?;
+        demo.time.run_on(&stop).await?;
     }
-    stage.end().await?;
-    Ok(agree)
+    demo.stop().await?;
+    Ok(are_equal)
 }
 
-impl Stage {
-    async fn start(start_ms: i64) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a folder for the database")?;
-        let fake_stripe = FakeStripe::start(Settings::default())
-            .await
-            .context("cannot start the stand-in for Stripe")?;
+impl Demo {
+    async fn start(start_ms: i64) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let fake_stripe = FakeStripe::start(Settings::default()).await?;
         let time = Time::stopped(fake_stripe.control(), start_ms).await?;
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("cannot find a free port")?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let config = flags(folder.path(), &fake_stripe)?;
+        let config = config(folder.path(), &fake_stripe)?;
         let shutdown = CancellationToken::new();
         let listeners = Listeners {
             grpc: listener,
@@ -115,8 +114,11 @@ impl Stage {
         };
         let mut serving = tokio::spawn(serve(listeners, config, time.clock(), shutdown.clone()));
         let client = tokio::select! {
-            client = UsageClient::connect(endpoint.clone()) => client.context("cannot reach the server")?,
-            ended = &mut serving => bail!("the server did not start: {:?}", ended?.err()),
+            client = UsageClient::connect(endpoint.clone()) => client?,
+            ended = &mut serving => {
+                ended??;
+                return Err(DemoError::unexpected("the server stopped before it was ready"));
+            }
         };
         Ok(Self {
             fake_stripe,
@@ -129,7 +131,7 @@ impl Stage {
         })
     }
 
-    async fn play(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
+    async fn run(&self, out: &mut (dyn Write + Send)) -> Result<bool> {
         let hours = Hours::until(self.time.now());
         let control = self.fake_stripe.control();
         writeln!(
@@ -138,7 +140,7 @@ impl Stage {
             self.endpoint,
             self.folder.path().display()
         )?;
-        writeln!(out, "stand-in for Stripe  {}", self.fake_stripe.base_url())?;
+        writeln!(out, "fake Stripe   {}", self.fake_stripe.base_url())?;
 
         self.link(&control, hours).await?;
         writeln!(
@@ -154,61 +156,53 @@ impl Stage {
         writeln!(out, "{}", tables::usage_by_hour(&self.client, hours).await?)?;
 
         writeln!(out, "\nReporting to Stripe (ForceReport):")?;
-        let run = self
-            .client
-            .force_report(ForceReport::all())
-            .await
-            .context("cannot report")?;
-        writeln!(out, "{}", follow(run).await?)?;
+        let run = self.client.force_report(ForceReport::all()).await?;
+        writeln!(out, "{}", watch(run).await?)?;
 
         self.compare(&control, hours, out).await?;
         out.flush()?;
 
         BillingMonths::new(&self.client, &control, &self.time)
-            .play(out)
+            .run(out)
             .await?;
-        let whole = hours.and_until(self.time.now());
+        let whole = hours.extended_to(self.time.now());
         let totals = self.compare(&control, whole, out).await?;
-        writeln!(out, "{}", totals.last_line())?;
+        writeln!(out, "{}", totals.summary_line())?;
         out.flush()?;
-        Ok(totals.agree())
+        Ok(totals.are_equal())
     }
 
-    /// Prints what each party says.
+    /// Prints the figures of the service and of Stripe.
     async fn compare(
         &self,
         control: &Control,
         hours: Hours,
         out: &mut (dyn Write + Send),
-    ) -> anyhow::Result<Totals> {
+    ) -> Result<Totals> {
         let totals = Totals::read(&self.client, control, hours).await?;
         writeln!(
             out,
-            "\nCounted, reported, held by the stand-in for Stripe, on its final invoices:"
+            "\nCounted, reported, Stripe's total, on final invoices:"
         )?;
         writeln!(out, "{}", totals.table())?;
         Ok(totals)
     }
 
-    async fn link(&self, control: &Control, hours: Hours) -> anyhow::Result<()> {
+    async fn link(&self, control: &Control, hours: Hours) -> Result<()> {
         plans::create(control).await?;
         plans::subscribe(control, hours).await?;
         for (account, customer) in LINKED {
-            // It bills since its subscription's period began.
+            // The link bills from the start of the subscription's period.
             self.client
                 .put_account(PutAccount::stripe(account, customer))
-                .await
-                .context("cannot link an account")?;
+                .await?;
         }
-        self.client
-            .put_account(PutAccount::free(FREE))
-            .await
-            .context("cannot make an account free")?;
+        self.client.put_account(PutAccount::free(FREE)).await?;
         Ok(())
     }
 
-    /// Gives the first account a subscription again, so that what is tried by hand is billed.
-    async fn subscribe_again(&self) -> anyhow::Result<()> {
+    /// Subscribes the first account again, so that calls made by hand are billed.
+    async fn subscribe_again(&self) -> Result<()> {
         let (account, _) = LINKED[0];
         let id = plans::subscribe_again(&self.fake_stripe.control()).await?;
         self.time
@@ -220,10 +214,10 @@ impl Stage {
             .await
     }
 
-    fn say_what_to_try(&self, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
+    fn print_calls_to_try(&self, out: &mut (dyn Write + Send)) -> Result<()> {
         let address = self.endpoint.trim_start_matches("http://");
         let (account, _) = LINKED[0];
-        writeln!(out, "\nStill serving; end it with Ctrl-C. To try:")?;
+        writeln!(out, "\nStill serving; stop with Ctrl-C. Calls to try:")?;
         for call in [
             format!(
                 "-d '{{\"account_id\": \"{account}\", \"quantity\": 5}}' {address} usage.v1.UsageService/Increment"
@@ -238,15 +232,16 @@ impl Stage {
         Ok(())
     }
 
-    async fn end(self) -> anyhow::Result<()> {
+    async fn stop(self) -> Result<()> {
         self.shutdown.cancel();
-        self.serving.await.context("the server was lost")??;
+        self.serving.await??;
         self.fake_stripe.stop().await;
         Ok(())
     }
 }
 
-fn flags(folder: &Path, fake_stripe: &FakeStripe) -> anyhow::Result<Config> {
+/// The settings of the demo's server.
+fn config(folder: &Path, fake_stripe: &FakeStripe) -> Result<Config> {
     let meters: Vec<String> = METERS
         .iter()
         .map(|(name, event)| format!("{name}={event}"))
@@ -261,24 +256,28 @@ fn flags(folder: &Path, fake_stripe: &FakeStripe) -> anyhow::Result<Config> {
         format!("--stripe-api-base={}", fake_stripe.base_url()),
         format!("--meters={}", meters.join(",")),
         format!("--default-meter={}", METERS[0].0),
-        // Months pass in seconds: what comes of that is looked for often.
+        // Months pass in seconds, so sync and retry often.
         "--sync-interval-secs=10".to_owned(),
         "--stripe-retry-ms=100".to_owned(),
     ];
-    // The environment is the real service's: the demo is_up_to_date on its own.
+    // The environment may configure a real service: ignore it.
     let command = Flags::command().mut_args(|arg| arg.env(Resettable::Reset));
-    let matches = command.try_get_matches_from(flags)?;
-    Ok(Flags::from_arg_matches(&matches)?.config)
+    command
+        .try_get_matches_from(flags)
+        .and_then(|matches| Flags::from_arg_matches(&matches))
+        .map(|flags| flags.config)
+        .map_err(|error| DemoError::unexpected(error.to_string()))
 }
 
-/// Follows a run with a progress bar; answers its summary in words.
-async fn follow(mut run: ReportRun) -> anyhow::Result<String> {
+/// Watches a run with a progress bar; returns its summary as text.
+async fn watch(mut run: ReportRun) -> Result<String> {
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template(
-        "  {bar:40} {pos}/{len} reports",
-    )?);
+    bar.set_style(
+        ProgressStyle::with_template("  {bar:40} {pos}/{len} reports")
+            .map_err(|error| DemoError::unexpected(error.to_string()))?,
+    );
     let mut summary = None;
-    while let Some(event) = run.next().await.context("the run could not be synced")? {
+    while let Some(event) = run.next().await? {
         match event {
             ReportEvent::Progress(progress) => {
                 bar.set_length(u64::try_from(progress.closed).unwrap_or(0));
@@ -289,11 +288,14 @@ async fn follow(mut run: ReportRun) -> anyhow::Result<String> {
         }
     }
     bar.finish_and_clear();
-    let summary = summary.context("the run ended without a summary")?;
-    ensure!(
-        summary.retried_later.reports == 0,
-        "the stand-in did not take every report"
-    );
+    let summary =
+        summary.ok_or_else(|| DemoError::unexpected("the run ended without a summary"))?;
+    if summary.retried_later.reports != 0 {
+        return Err(DemoError::unexpected(format!(
+            "the fake Stripe did not accept {} reports",
+            summary.retried_later.reports
+        )));
+    }
     Ok(format!(
         "  closed {} reports: {} accepted by Stripe, {} not billable, {} rejected",
         summary.closed.reports,

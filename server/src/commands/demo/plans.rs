@@ -1,33 +1,36 @@
-//! What the demo's customers subscribe to: volume-tiered prices of both meters, and seats.
+//! The prices and subscriptions of the demo: volume-tiered prices of both meters, and seats.
 
-use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Control, NewPrice, NewSubscription};
 
-use super::{LINKED, METERS, traffic::Hours};
+use super::{
+    LINKED, METERS,
+    error::{DemoError, Result},
+    traffic::Hours,
+};
 
 /// The prices of the first meter.
 const BASIC: &str = "api_calls_basic";
 pub(super) const PRO: &str = "api_calls_pro";
 /// The price of the second meter.
 const TOKENS: &str = "tokens";
-/// Seats: a fee, paid ahead and never counted.
+/// Seats: a licensed price, paid in advance.
 pub(super) const SEATS: &str = "seats";
-/// How long before the first usage the periods began, so that their ends lie inside an hour.
-const BEFORE: TimeDelta = TimeDelta::minutes(13);
+/// How long before the first usage the periods started, so that they end inside an hour.
+const LEAD: TimeDelta = TimeDelta::minutes(13);
 
 /// Creates the Stripe meters and the prices.
-pub(super) async fn create(control: &Control) -> anyhow::Result<()> {
+pub(super) async fn create(control: &Control) -> Result<()> {
     let mut meters = Vec::new();
     for (_, event_name) in METERS {
-        let id = control
-            .create_meter(event_name)
-            .await
-            .context("cannot create a meter")?;
+        let id = control.create_meter(event_name).await?;
         meters.push(id);
     }
     let [calls, tokens] = meters.as_slice() else {
-        anyhow::bail!("the demo has {} meters instead of two", meters.len());
+        return Err(DemoError::unexpected(format!(
+            "the demo needs two meters and has {}",
+            meters.len()
+        )));
     };
     for price in [
         NewPrice::volume(
@@ -40,30 +43,24 @@ pub(super) async fn create(control: &Control) -> anyhow::Result<()> {
         NewPrice::volume(TOKENS, "prod_tokens", tokens, &[(None, "0.02")]),
         NewPrice::licensed(SEATS, "prod_seats", "1500"),
     ] {
-        control
-            .create_price(&price)
-            .await
-            .context("cannot create a price")?;
+        control.create_price(&price).await?;
     }
     Ok(())
 }
 
-/// Customers with subscriptions that have been running since a little before the demo's hours.
-pub(super) async fn subscribe(control: &Control, hours: Hours) -> anyhow::Result<()> {
-    let since = hours.start().checked_sub_signed(BEFORE);
+/// Creates customers with subscriptions that started shortly before the demo's usage.
+pub(super) async fn subscribe(control: &Control, hours: Hours) -> Result<()> {
+    let since = hours.start().checked_sub_signed(LEAD);
     for (account, customer) in LINKED {
-        control
-            .create_customer(customer)
-            .await
-            .context("cannot create a customer")?;
+        control.create_customer(customer).await?;
         let id = format!("sub_{account}");
         create_subscription(control, customer, id, BASIC, since).await?;
     }
     Ok(())
 }
 
-/// Another subscription of the first customer, from now on; answers its id.
-pub(super) async fn subscribe_again(control: &Control) -> anyhow::Result<String> {
+/// Creates another subscription of the first customer, from now on; returns its id.
+pub(super) async fn subscribe_again(control: &Control) -> Result<String> {
     let (account, customer) = LINKED[0];
     let id = format!("sub_{account}-again");
     create_subscription(control, customer, id.clone(), PRO, None).await?;
@@ -76,7 +73,7 @@ async fn create_subscription(
     id: String,
     calls: &str,
     anchor: Option<DateTime<Utc>>,
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let new = NewSubscription {
         id,
         customer: customer.to_owned(),
@@ -85,9 +82,6 @@ async fn create_subscription(
         anchor: anchor.map(|at| at.timestamp()),
         ..NewSubscription::default()
     };
-    control
-        .create_subscription(&new)
-        .await
-        .context("cannot create a subscription")?;
+    control.create_subscription(&new).await?;
     Ok(())
 }

@@ -1,16 +1,15 @@
-//! The demo's figures, read back over the wire and laid side by side.
+//! The demo's figures, read from the service and the fake Stripe, as tables.
 
-use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use fake_stripe::Control;
 use usage_client::{Get, Granularity, ListReports, Usage, UsageClient};
 
-use super::{FREE, LINKED, METERS, invoices::invoiced, traffic::Hours};
+use super::{FREE, LINKED, METERS, error::Result, invoices::invoiced, traffic::Hours};
 
-/// More reports than the demo ever makes.
-pub(super) const REPORTS_READ: usize = 10_000;
+/// More reports than the demo creates.
+pub(super) const MAX_REPORTS: usize = 10_000;
 
-/// One account and meter: what each party says.
+/// The figures of one account and meter.
 struct Row {
     account: &'static str,
     meter: &'static str,
@@ -21,13 +20,13 @@ struct Row {
 }
 
 impl Row {
-    /// Whether all parties say the same.
-    fn agrees(&self) -> bool {
+    /// Whether all figures are equal.
+    fn is_equal(&self) -> bool {
         [self.reported, self.stripe, self.invoiced] == [self.counted; 3]
     }
 }
 
-/// What each party says of every account.
+/// The figures of all accounts.
 pub(super) struct Totals {
     linked: Vec<Row>,
     free: i64,
@@ -38,22 +37,19 @@ async fn usage(
     hours: Hours,
     account: &str,
     granularity: Granularity,
-) -> anyhow::Result<Usage> {
+) -> Result<Usage> {
     let get = Get::account(account)
         .period(hours.start(), hours.end())
         .granularity(granularity);
-    client
-        .get(get)
-        .await
-        .with_context(|| format!("cannot read the usage of {account}"))
+    Ok(client.get(get).await?)
 }
 
 fn counted(usage: &Usage, meter: &str) -> i64 {
     usage.meter(meter).map_or(0, |meter| meter.quantities.total)
 }
 
-/// Usage by hour, a column an account and meter.
-pub(super) async fn usage_by_hour(client: &UsageClient, hours: Hours) -> anyhow::Result<Table> {
+/// Usage by hour, one column for each account and meter.
+pub(super) async fn usage_by_hour(client: &UsageClient, hours: Hours) -> Result<Table> {
     let accounts = LINKED.iter().map(|(account, _)| *account).chain([FREE]);
     let mut head = vec!["hour (UTC)".to_owned()];
     let mut columns = Vec::new();
@@ -75,7 +71,7 @@ pub(super) async fn usage_by_hour(client: &UsageClient, hours: Hours) -> anyhow:
         }));
         table.add_row(cells);
     }
-    align(&mut table, 1);
+    align_right(&mut table, 1);
     Ok(table)
 }
 
@@ -85,33 +81,27 @@ pub(super) fn new_table(head: Vec<String>) -> Table {
     table
 }
 
-/// Aligns every column but the first few to the right.
-pub(super) fn align(table: &mut Table, texts: usize) {
-    for column in table.column_iter_mut().skip(texts) {
+/// Aligns all but the first columns to the right.
+pub(super) fn align_right(table: &mut Table, first: usize) {
+    for column in table.column_iter_mut().skip(first) {
         column.set_cell_alignment(CellAlignment::Right);
     }
 }
 
 impl Totals {
-    /// Asks Get, ListReports and the stand-in for Stripe.
+    /// Reads Get, ListReports and the fake Stripe.
     pub(super) async fn read(
         client: &UsageClient,
         control: &Control,
         hours: Hours,
-    ) -> anyhow::Result<Self> {
-        let held = control
-            .totals()
-            .await
-            .context("cannot read what the stand-in holds")?;
-        let charged = invoiced(control).await?;
+    ) -> Result<Self> {
+        let stripe_totals = control.totals().await?;
+        let invoiced = invoiced(control).await?;
         let mut linked = Vec::new();
         for (account, customer) in LINKED {
             let usage = usage(client, hours, account, Granularity::Total).await?;
             let filter = ListReports::new().account(account);
-            let reports = client
-                .list_all_reports(filter, REPORTS_READ)
-                .await
-                .context("cannot list reports")?;
+            let reports = client.list_all_reports(filter, MAX_REPORTS).await?;
             for (meter, event_name) in METERS {
                 let reported = reports
                     .reports
@@ -123,8 +113,8 @@ impl Totals {
                     meter,
                     counted: counted(&usage, meter),
                     reported: reported.fold(0, |sum, report| sum.saturating_add(report.quantity)),
-                    stripe: held.get(&key).copied().unwrap_or(0),
-                    invoiced: charged.get(&key).copied().unwrap_or(0),
+                    stripe: stripe_totals.get(&key).copied().unwrap_or(0),
+                    invoiced: invoiced.get(&key).copied().unwrap_or(0),
                 });
             }
         }
@@ -141,12 +131,12 @@ impl Totals {
             .fold(0, |sum: i64, row| sum.saturating_add(part(row)))
     }
 
-    /// Whether all parties say the same of every account and meter.
-    pub(super) fn agree(&self) -> bool {
-        self.linked.iter().all(Row::agrees)
+    /// Whether the figures of every account and meter are equal.
+    pub(super) fn are_equal(&self) -> bool {
+        self.linked.iter().all(Row::is_equal)
     }
 
-    /// A row an account and meter.
+    /// One row for each account and meter.
     pub(super) fn table(&self) -> Table {
         let head = [
             "account",
@@ -174,12 +164,12 @@ impl Totals {
             "never",
             "never",
         ]);
-        align(&mut table, 2);
+        align_right(&mut table, 2);
         table
     }
 
-    /// The figures of the linked accounts, and the free account's usage.
-    pub(super) fn last_line(&self) -> String {
+    /// The sums of the linked accounts, and the free account's usage, for scripts.
+    pub(super) fn summary_line(&self) -> String {
         format!(
             "demo: counted={} reported={} stripe={} free={} invoiced={}",
             self.sum(|row| row.counted),
@@ -196,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_figure_that_differs_in_one_row_is_seen() {
+    fn one_different_figure_in_one_row_is_detected() {
         let row = |[counted, reported, stripe, invoiced]: [i64; 4]| Row {
             account: "account",
             meter: "meter",
@@ -205,13 +195,13 @@ mod tests {
             stripe,
             invoiced,
         };
-        let agree = |second| {
+        let are_equal = |second| {
             let linked = vec![row([5; 4]), row(second)];
-            Totals { linked, free: 9 }.agree()
+            Totals { linked, free: 9 }.are_equal()
         };
-        assert!(agree([7; 4]));
+        assert!(are_equal([7; 4]));
         for differing in [[8, 7, 7, 7], [7, 8, 7, 7], [7, 7, 8, 7], [7, 7, 7, 6]] {
-            assert!(!agree(differing), "{differing:?}");
+            assert!(!are_equal(differing), "{differing:?}");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The demo as its reader sees it: everything reported is on final invoices, whenever it is started.
+//! The demo's output: everything reported is on final invoices, whenever the demo starts.
 
 use chrono::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{DemoConfig, run, run_from};
 
-/// How wide a terminal has to be.
+/// The width of the output.
 const COLUMNS: usize = 100;
 
-/// Plays the demo; answers what it printed and whether it was content.
-async fn played(start: Option<&str>) -> (String, bool) {
+/// Runs the demo; returns its output and whether the figures are equal.
+async fn run_demo(start: Option<&str>) -> (String, bool) {
     let (config, stop) = (DemoConfig { once: true }, CancellationToken::new());
     let mut out = Vec::new();
-    let agree = match start {
+    let result = match start {
         None => run(config, &mut out, stop).await,
         Some(text) => {
             let start = DateTime::parse_from_rfc3339(text).expect("a time");
@@ -20,11 +20,11 @@ async fn played(start: Option<&str>) -> (String, bool) {
         }
     };
     let printed = String::from_utf8(out).expect("text");
-    let agree = agree.unwrap_or_else(|error| panic!("{error:#}\n{printed}"));
-    (printed, agree)
+    let are_equal = result.unwrap_or_else(|error| panic!("{error:?}\n{printed}"));
+    (printed, are_equal)
 }
 
-/// The figures of the last line, by their names in order.
+/// The names and figures of the last line, in order.
 fn figures(printed: &str) -> Vec<(&str, i64)> {
     let last = printed.lines().last().expect("a last line");
     let figures = last.strip_prefix("demo: ").expect("the demo's last line");
@@ -35,20 +35,20 @@ fn figures(printed: &str) -> Vec<(&str, i64)> {
         .collect()
 }
 
-fn everything_is_invoiced((printed, agree): &(String, bool)) {
+fn assert_everything_is_invoiced((printed, are_equal): &(String, bool)) {
     let figures = figures(printed);
     let names: Vec<&str> = figures.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["counted", "reported", "stripe", "free", "invoiced"]);
     let [counted, reported, stripe, free, invoiced] = [0, 1, 2, 3, 4].map(|nth| figures[nth].1);
     assert!(counted > 0 && free > 0, "{figures:?}");
     assert_eq!([reported, stripe, invoiced], [counted; 3], "{printed}");
-    assert!(agree, "{printed}");
+    assert!(are_equal, "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_that_was_reported_is_on_final_invoices() {
-    let demo = played(None).await;
-    everything_is_invoiced(&demo);
+async fn all_reported_usage_is_on_final_invoices() {
+    let demo = run_demo(None).await;
+    assert_everything_is_invoiced(&demo);
     let (printed, _) = &demo;
     for line in printed.lines() {
         let columns = line.chars().count();
@@ -63,7 +63,7 @@ async fn everything_that_was_reported_is_on_final_invoices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demo_that_starts_before_the_midnight_of_a_months_last_day_is_as_right() {
-    let demo = played(Some("2028-01-31T23:59:59.900Z")).await;
-    everything_is_invoiced(&demo);
+async fn a_start_just_before_the_end_of_a_month_is_invoiced_the_same() {
+    let demo = run_demo(Some("2028-01-31T23:59:59.900Z")).await;
+    assert_everything_is_invoiced(&demo);
 }

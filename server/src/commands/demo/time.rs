@@ -1,17 +1,17 @@
-//! The demo's time: the service's clock and the one of the stand-in for Stripe, which stand still until they are moved
-//! together.
+//! The demo's clocks: the service's and the fake Stripe's. They are stopped and always moved together.
 
 use std::{convert::Infallible, time::Duration};
 
-use crate::clock::Clock;
-use anyhow::{Context as _, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Control;
 use tokio_util::sync::CancellationToken;
 
-/// How often is looked whether something has come true; meanwhile a second passes each time.
-const TICK_INTERVAL: Duration = Duration::from_millis(200);
-/// No wait takes longer.
+use super::error::{DemoError, Result};
+use crate::clock::Clock;
+
+/// How often a wait checks its condition, in real time. The clocks advance by a second each time.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The timeout of every wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Both clocks.
@@ -21,8 +21,8 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Stops both clocks at a moment, in milliseconds.
-    pub(super) async fn stopped(control: Control, at_ms: i64) -> anyhow::Result<Self> {
+    /// Stops both clocks at a time in milliseconds.
+    pub(super) async fn stopped(control: Control, at_ms: i64) -> Result<Self> {
         let clock = Clock::manual(at_ms);
         let time = Self { clock, control };
         time.move_to(time.now()).await?;
@@ -39,70 +39,74 @@ impl Time {
     }
 
     /// Moves both clocks.
-    pub(super) async fn move_to(&self, at: DateTime<Utc>) -> anyhow::Result<()> {
+    pub(super) async fn move_to(&self, at: DateTime<Utc>) -> Result<()> {
         let millis = at.timestamp_millis();
-        // Stripe's comes first: what the service sends must not be from its future.
-        self.control
-            .set_clock(millis)
-            .await
-            .context("cannot move the clock of the stand-in")?;
+        // The fake Stripe's first: it refuses events from its future.
+        self.control.set_clock(millis).await?;
         self.clock.set(millis);
         Ok(())
     }
 
-    /// Lets seconds pass until a call is answered.
+    /// Advances the clocks until a call is answered.
     pub(super) async fn until_answered<T>(
         &self,
         what: &str,
         call: impl Future<Output = T>,
-    ) -> anyhow::Result<T> {
+    ) -> Result<T> {
         tokio::select! {
             answer = call => Ok(answer),
-            stopped = self.pass() => match stopped? {},
-            () = tokio::time::sleep(TIMEOUT) => bail!("waited {TIMEOUT:?} in vain for {what}"),
+            failed = self.advance() => match failed? {},
+            () = tokio::time::sleep(TIMEOUT) => Err(timed_out(what)),
         }
     }
 
-    /// Lets seconds pass until a look finds something.
-    pub(super) async fn until<T, F>(&self, what: &str, look: impl Fn() -> F) -> anyhow::Result<T>
+    /// Advances the clocks until `poll` finds something.
+    pub(super) async fn until<T, F>(&self, what: &str, poll: impl Fn() -> F) -> Result<T>
     where
-        F: Future<Output = anyhow::Result<Option<T>>>,
+        F: Future<Output = Result<Option<T>>>,
     {
-        let looks = async {
+        let polls = async {
             loop {
-                if let Some(found) = look().await? {
+                if let Some(found) = poll().await? {
                     return Ok(found);
                 }
-                self.beat(TICK_INTERVAL).await?;
+                self.tick(POLL_INTERVAL).await?;
             }
         };
-        tokio::time::timeout(TIMEOUT, looks)
+        tokio::time::timeout(TIMEOUT, polls)
             .await
-            .with_context(|| format!("waited {TIMEOUT:?} in vain for {what}"))?
+            .unwrap_or_else(|_| Err(timed_out(what)))
     }
 
-    /// Lets the clocks run as fast as real ones, for whoever plays with what was left running.
-    pub(super) async fn run_on(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// Advances the clocks in real time until the token is cancelled.
+    pub(super) async fn run_on(&self, stop: &CancellationToken) -> Result<()> {
         while !stop.is_cancelled() {
             tokio::select! {
-                moved = self.beat(Duration::from_secs(1)) => moved?,
+                moved = self.tick(Duration::from_secs(1)) => moved?,
                 () = stop.cancelled() => {}
             }
         }
         Ok(())
     }
 
-    async fn pass(&self) -> anyhow::Result<Infallible> {
+    async fn advance(&self) -> Result<Infallible> {
         loop {
-            self.beat(TICK_INTERVAL).await?;
+            self.tick(POLL_INTERVAL).await?;
         }
     }
 
-    /// A pause, after which a second has passed.
-    async fn beat(&self, pause: Duration) -> anyhow::Result<()> {
-        tokio::time::sleep(pause).await;
+    /// Waits in real time, then advances the clocks by a second.
+    async fn tick(&self, wait: Duration) -> Result<()> {
+        tokio::time::sleep(wait).await;
         let later = self.now().checked_add_signed(TimeDelta::seconds(1));
-        self.move_to(later.context("the clock is at its end")?)
-            .await
+        let later = later.ok_or_else(|| DemoError::unexpected("the clock is at its end"))?;
+        self.move_to(later).await
+    }
+}
+
+fn timed_out(what: &str) -> DemoError {
+    DemoError::TimedOut {
+        what: what.to_owned(),
+        timeout: TIMEOUT,
     }
 }

@@ -1,52 +1,55 @@
-//! The demo's usage: single calls, a batch, a retried key, a quantity left out.
+//! The demo's usage: single calls, a batch, retried keys, an omitted quantity.
 
 use std::fmt;
 
-use anyhow::{Context as _, ensure};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usage_client::{Batch, Increment, UsageClient};
 
-use super::{FREE, HOURS, LINKED, METERS};
+use super::{
+    FREE, HOURS, LINKED, METERS,
+    error::{DemoError, Result},
+};
 
-/// Single calls an account, and how many are under way at once.
+/// Single calls for each account.
 const CALLS: i64 = 1_000;
+/// Concurrent calls.
 const IN_FLIGHT: usize = 64;
 /// Increments in the batch.
-const BATCHED: i64 = 500;
+const BATCH_LEN: i64 = 500;
 
-/// The hours that the demo's usage lies in.
+/// The hours of the demo's usage.
 #[derive(Clone, Copy)]
 pub(super) struct Hours {
-    /// The start of the hour in which the demo began.
-    present: DateTime<Utc>,
-    /// The end of the last hour that is looked at.
+    /// The start of the hour in which the demo started.
+    current: DateTime<Utc>,
+    /// The end of the last hour.
     end: DateTime<Utc>,
 }
 
 impl Hours {
-    /// The hours up to a moment.
+    /// The hours up to a time.
     pub(super) fn until(now: DateTime<Utc>) -> Self {
-        let present = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
+        let current = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
         Self {
-            present,
-            end: hour_after(present),
+            current,
+            end: hour_after(current),
         }
     }
 
-    /// The same hours, and all until a later moment.
-    pub(super) fn and_until(self, now: DateTime<Utc>) -> Self {
+    /// The same hours, extended to a later time.
+    pub(super) fn extended_to(self, now: DateTime<Utc>) -> Self {
         Self {
             end: Self::until(now).end,
             ..self
         }
     }
 
-    /// The start of the hour so many hours ago.
+    /// The start of the hour `hours` ago.
     fn ago(self, hours: i64) -> DateTime<Utc> {
-        self.present
+        self.current
             .checked_sub_signed(TimeDelta::hours(hours))
-            .unwrap_or(self.present)
+            .unwrap_or(self.current)
     }
 
     /// The start of the first hour.
@@ -59,7 +62,7 @@ impl Hours {
         self.end
     }
 
-    /// One of the hours, in turn.
+    /// The start of one of the hours, in rotation.
     fn nth(self, number: i64) -> DateTime<Utc> {
         self.ago(number.rem_euclid(HOURS))
     }
@@ -78,15 +81,15 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Sends everything through the shipped client.
-    pub(super) async fn send(client: &UsageClient, hours: Hours) -> anyhow::Result<Self> {
+    /// Sends all usage with the client.
+    pub(super) async fn send(client: &UsageClient, hours: Hours) -> Result<Self> {
         let accounts = [LINKED[0].0, LINKED[1].0, FREE];
         let calls = accounts
             .iter()
             .flat_map(|account| (0..CALLS).map(move |call| (*account, call)))
             .map(|(account, call)| {
                 let increment = Increment::new(account).timestamp(hours.nth(call));
-                // Every tenth leaves its quantity out, which counts one.
+                // Every tenth call omits its quantity, which counts as one.
                 let increment = match call.rem_euclid(10) {
                     0 => increment,
                     quantity => increment.quantity(quantity),
@@ -97,17 +100,16 @@ impl Traffic {
         let single = stream::iter(calls)
             .buffer_unordered(IN_FLIGHT)
             .try_fold(0_i64, |sent, _| async move { Ok(sent.saturating_add(1)) })
-            .await
-            .context("cannot count")?;
+            .await?;
         let batched = send_batch(client, hours).await?;
         retry(client).await?;
         Ok(Self { single, batched })
     }
 }
 
-/// A batch of the second meter, sent twice as a caller would who lost the answer.
-async fn send_batch(client: &UsageClient, hours: Hours) -> anyhow::Result<usize> {
-    let increments = (0..BATCHED).map(|item| {
+/// Sends a batch of the second meter twice, as after a lost answer.
+async fn send_batch(client: &UsageClient, hours: Hours) -> Result<usize> {
+    let increments = (0..BATCH_LEN).map(|item| {
         let (account, _) = LINKED[usize::from(item.rem_euclid(2) == 1)];
         Increment::new(account)
             .meter(METERS[1].0)
@@ -115,42 +117,36 @@ async fn send_batch(client: &UsageClient, hours: Hours) -> anyhow::Result<usize>
             .timestamp(hours.nth(item))
     });
     let batch = increments.collect::<Batch>().key("demo-batch");
-    let first = client
-        .increment_batch(batch.clone())
-        .await
-        .context("cannot count a batch")?;
-    let again = client
-        .increment_batch(batch)
-        .await
-        .context("cannot retry a batch")?;
-    ensure!(
-        !first.duplicate && again.duplicate,
-        "the retried batch was not recognised"
-    );
+    let first = client.increment_batch(batch.clone()).await?;
+    let again = client.increment_batch(batch).await?;
+    check_repeat("batch", first.duplicate, again.duplicate)?;
     Ok(first.results.len())
 }
 
-/// The same increment twice, as a caller would send it who lost the answer.
-async fn retry(client: &UsageClient) -> anyhow::Result<()> {
+/// Sends an increment twice, as after a lost answer.
+async fn retry(client: &UsageClient) -> Result<()> {
     let increment = Increment::new(LINKED[0].0).quantity(42).key("demo-retry");
-    let first = client
-        .increment(increment.clone())
-        .await
-        .context("cannot count")?;
-    let again = client.increment(increment).await.context("cannot retry")?;
-    ensure!(
-        !first.duplicate && again.duplicate,
-        "the retried increment was not recognised"
-    );
-    Ok(())
+    let first = client.increment(increment.clone()).await?;
+    let again = client.increment(increment).await?;
+    check_repeat("increment", first.duplicate, again.duplicate)
+}
+
+/// The first call must count, and its repetition must not.
+fn check_repeat(what: &str, first_is_duplicate: bool, repeat_is_duplicate: bool) -> Result<()> {
+    if !first_is_duplicate && repeat_is_duplicate {
+        return Ok(());
+    }
+    Err(DemoError::unexpected(format!(
+        "the repeated {what} was not recognised"
+    )))
 }
 
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Counted {} increments in single calls ({IN_FLIGHT} in flight; every tenth leaves its quantity out),\n\
-             {} in a batch that was sent twice, and one whose key was sent twice: each counts once.",
+            "Counted {} increments in single calls ({IN_FLIGHT} at a time; every tenth omits its quantity), {} in\n\
+             a batch that was sent twice, and one whose key was sent twice: each counts once.",
             self.single, self.batched
         )
     }

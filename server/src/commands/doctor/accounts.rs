@@ -1,38 +1,38 @@
-//! Accounts with usage that nobody has linked or said to be free: their reports wait.
+//! Checks for accounts with usage that are neither linked nor free: their reports wait.
 
-use super::{Finding, some, why};
+use super::{Finding, cause_of, first_names};
 use crate::{
     domain::{DAY_MS, Millis, period::rfc3339},
     store::{
         Store,
-        doctor::{Held, Holding},
+        doctor::{GroupTotals, ReportGroup},
     },
 };
 
 const CHECK: &str = "accounts";
-/// A link may come a little later than the first usage.
-const YOUNG_MS: Millis = DAY_MS;
+/// How long a link may come after the first usage.
+const GRACE_MS: Millis = DAY_MS;
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
-    findings.push(match store.holding(&Held::OfNobody).await {
-        Ok(holding) => diff(&holding, now),
-        Err(error) => Finding::unchecked(CHECK, &why(&error)),
+    findings.push(match store.group_totals(&ReportGroup::WithoutLink).await {
+        Ok(totals) => check_unlinked(&totals, now),
+        Err(error) => Finding::unchecked(CHECK, &cause_of(&error)),
     });
 }
 
-fn diff(holding: &Holding, now: Millis) -> Finding {
-    let Some(oldest) = holding.oldest else {
+fn check_unlinked(totals: &GroupTotals, now: Millis) -> Finding {
+    let Some(oldest) = totals.oldest else {
         return Finding::ok(CHECK, "every account with usage is linked or free");
     };
     let fact = format!(
         "{} accounts have usage and no link, {} units since {}: {}",
-        holding.accounts,
-        holding.quantity,
+        totals.accounts,
+        totals.quantity,
         rfc3339(oldest),
-        some(&holding.first, holding.accounts)
+        first_names(&totals.first, totals.accounts)
     );
-    let advice = "link them, or say that they are free, with PutAccount";
-    if now.saturating_sub(oldest) < YOUNG_MS {
+    let advice = "link them or make them free with PutAccount";
+    if now.saturating_sub(oldest) < GRACE_MS {
         Finding::warn(CHECK, fact, advice)
     } else {
         Finding::bad(CHECK, fact, advice)
@@ -45,8 +45,8 @@ mod tests {
     use crate::commands::doctor::Severity;
 
     #[test]
-    fn usage_without_a_link_is_bad_when_it_has_waited_for_a_day() {
-        let holding = |oldest| Holding {
+    fn usage_without_a_link_is_bad_after_a_day() {
+        let totals = |oldest| GroupTotals {
             accounts: 1,
             reports: 1,
             quantity: 5,
@@ -54,8 +54,14 @@ mod tests {
             first: vec![crate::domain::account_id::AccountId::parse("acct").unwrap()],
             error: None,
         };
-        assert_eq!(diff(&holding(None), 0).mark, Severity::Ok);
-        assert_eq!(diff(&holding(Some(1)), DAY_MS).mark, Severity::Warn);
-        assert_eq!(diff(&holding(Some(0)), DAY_MS).mark, Severity::Bad);
+        assert_eq!(check_unlinked(&totals(None), 0).severity, Severity::Ok);
+        assert_eq!(
+            check_unlinked(&totals(Some(1)), DAY_MS).severity,
+            Severity::Warn
+        );
+        assert_eq!(
+            check_unlinked(&totals(Some(0)), DAY_MS).severity,
+            Severity::Bad
+        );
     }
 }

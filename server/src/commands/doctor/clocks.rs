@@ -1,6 +1,6 @@
-//! Clocks and the schedule: whether ours, the database's and Stripe's agree, and when a report last ran.
+//! Checks the clocks of this machine, the database and Stripe against each other, and when the schedule last ran.
 
-use super::{Finding, why};
+use super::{Finding, cause_of};
 use crate::{
     clock::Clock,
     domain::{MINUTE_MS, Millis, SECOND_MS, period::rfc3339},
@@ -9,11 +9,11 @@ use crate::{
 };
 
 const SCHEDULE: &str = "schedule";
-/// Usage this near to a boundary may fall on its other side.
+/// From this skew on, usage near a boundary may be put on the wrong side.
 const SKEW_WARN_MS: Millis = 2 * SECOND_MS;
-/// Periods are closed five minutes after their end, and Stripe takes events at most five minutes ahead.
+/// Far below five minutes: periods are closed that long after their end, and Stripe accepts events that far ahead.
 const SKEW_BAD_MS: Millis = MINUTE_MS;
-/// A run is not overdue while it may just be beginning.
+/// How late a run may start before it is overdue.
 const OVERDUE_MS: Millis = 5 * MINUTE_MS;
 
 pub(super) async fn check(
@@ -31,23 +31,23 @@ pub(super) async fn check(
             "the database's",
             skew(before, after, theirs, 1),
         ),
-        Err(error) => Finding::unchecked("database clock", &why(&error)),
+        Err(error) => Finding::unchecked("database clock", &cause_of(&error)),
     });
     match store.last_scheduled_run(REPORT_JOB, clock.now()).await {
         Ok(last) => findings.extend(check_schedule(schedule, &last, clock.now())),
-        Err(error) => findings.push(Finding::unchecked(SCHEDULE, &why(&error))),
+        Err(error) => findings.push(Finding::unchecked(SCHEDULE, &cause_of(&error))),
     }
 }
 
-/// By how much our clock is ahead of another at least, which was read between two moments of ours and
-/// counts in steps.
+/// The smallest possible skew of this machine's clock against another one, which was read between two local times and
+/// has a resolution of `step`. Positive means ahead.
 pub(super) fn skew(before: Millis, after: Millis, theirs: Millis, step: Millis) -> Millis {
-    let least = before.saturating_sub(theirs).saturating_sub(step);
-    let most = after.saturating_sub(theirs);
-    if least > 0 {
-        least
-    } else if most < 0 {
-        most
+    let lowest = before.saturating_sub(theirs).saturating_sub(step);
+    let highest = after.saturating_sub(theirs);
+    if lowest > 0 {
+        lowest
+    } else if highest < 0 {
+        highest
     } else {
         0
     }
@@ -55,18 +55,18 @@ pub(super) fn skew(before: Millis, after: Millis, theirs: Millis, step: Millis) 
 
 /// `whose` is such as `Stripe's`.
 pub(super) fn check_skew(check: &'static str, whose: &str, skew: Millis) -> Finding {
-    let apart = skew.saturating_abs();
+    let distance = skew.saturating_abs();
     let direction = if skew < 0 { "behind" } else { "ahead of" };
     let fact = format!(
         "the clock of this machine is {}.{:03} s {direction} {whose}",
-        apart.div_euclid(SECOND_MS),
-        apart.rem_euclid(SECOND_MS)
+        distance.div_euclid(SECOND_MS),
+        distance.rem_euclid(SECOND_MS)
     );
     let advice =
         "synchronize the clock of every machine that runs the service, for example with chrony";
-    if apart >= SKEW_BAD_MS {
+    if distance >= SKEW_BAD_MS {
         Finding::bad(check, fact, advice)
-    } else if apart >= SKEW_WARN_MS {
+    } else if distance >= SKEW_WARN_MS {
         Finding::warn(check, fact, advice)
     } else {
         Finding::ok(
@@ -83,19 +83,19 @@ fn check_schedule(schedule: &Schedule, last: &LastRun, now: Millis) -> Vec<Findi
             .map_or_else(|| "never".to_owned(), rfc3339)
     };
     let run = match last.started_at {
-        Some(at) => format!("the last scheduled run began at {}", rfc3339(at)),
-        None => "no scheduled run has begun yet".to_owned(),
+        Some(at) => format!("the last scheduled run started at {}", rfc3339(at)),
+        None => "no scheduled run has started yet".to_owned(),
     };
-    let mut findings = vec![match last.looked_from {
+    let mut findings = vec![match last.due_after {
         None => Finding::warn(
             SCHEDULE,
-            "never run: no server has synced it",
+            "never run: no server has run the schedule",
             "start `usage-server serve` with STRIPE_SECRET_KEY",
         ),
         Some(from) if schedule.is_due(from, now.saturating_sub(OVERDUE_MS)) => Finding::bad(
             SCHEDULE,
             format!("overdue since {}: {run}", next(from)),
-            "see that a server runs with STRIPE_SECRET_KEY, and what its log says",
+            "check that a server runs with STRIPE_SECRET_KEY, and read its log",
         ),
         Some(from) => Finding::ok(
             SCHEDULE,
@@ -105,8 +105,11 @@ fn check_schedule(schedule: &Schedule, last: &LastRun, now: Millis) -> Vec<Findi
     if last.unfinished > 0 {
         findings.push(Finding::bad(
             SCHEDULE,
-            format!("{} runs were begun and left unfinished", last.unfinished),
-            "a running server takes them up by itself: see that one runs, and what its log says",
+            format!(
+                "{} runs are unfinished and make no progress",
+                last.unfinished
+            ),
+            "a running server continues them: check that one runs, and read its log",
         ));
     }
     findings
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_clock_read_in_whole_seconds_does_not_look_skewed() {
-        // Their answer of 5.999 s says 5 s, and came to us at 6.1 s.
+        // The other clock showed 5.999 s, answered 5 s, and the answer arrived at 6.1 s.
         assert_eq!(skew(5_950, 6_100, 5_000, 1_000), 0);
         assert_eq!(skew(10_000, 10_100, 5_000, 1_000), 4_000);
         assert_eq!(skew(1_000, 1_100, 5_000, 1_000), -3_900);
@@ -131,20 +134,20 @@ mod tests {
         #[test]
         fn skew_is_never_overstated(true_skew in -100_000..100_000_i64, before in 0..1_000_000_i64, read_after in 0..500_i64, trip in 500..2_000_i64) {
             let theirs = before + read_after - true_skew;
-            let told = theirs.div_euclid(1_000) * 1_000;
-            let found = skew(before, before + trip, told, 1_000);
+            let answered = theirs.div_euclid(1_000) * 1_000;
+            let found = skew(before, before + trip, answered, 1_000);
             prop_assert!(found.abs() <= true_skew.abs());
             prop_assert!(found == 0 || found.signum() == true_skew.signum());
         }
     }
 
     #[test]
-    fn a_minute_apart_is_bad() {
-        let mark = |skew| check_skew("c", "Stripe's", skew).mark;
-        assert_eq!(mark(0), Severity::Ok);
-        assert_eq!(mark(-1_999), Severity::Ok);
-        assert_eq!(mark(2_000), Severity::Warn);
-        assert_eq!(mark(-60_000), Severity::Bad);
+    fn a_minute_distance_is_bad() {
+        let severity = |skew| check_skew("c", "Stripe's", skew).severity;
+        assert_eq!(severity(0), Severity::Ok);
+        assert_eq!(severity(-1_999), Severity::Ok);
+        assert_eq!(severity(2_000), Severity::Warn);
+        assert_eq!(severity(-60_000), Severity::Bad);
         assert!(
             check_skew("c", "Stripe's", -60_000)
                 .fact
@@ -153,19 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_never_run_overdue_or_well() {
+    fn a_schedule_is_ok_overdue_or_never_run() {
         const HOUR: Millis = 60 * MINUTE_MS;
         let schedule = Schedule::parse("0 * * * *", "UTC").unwrap();
-        let mark = |looked_from, now| {
+        let severity = |due_after, now| {
             let last = LastRun {
-                looked_from,
+                due_after,
                 started_at: None,
                 unfinished: 0,
             };
-            check_schedule(&schedule, &last, now)[0].mark
+            check_schedule(&schedule, &last, now)[0].severity
         };
-        assert_eq!(mark(None, 0), Severity::Warn);
-        assert_eq!(mark(Some(HOUR), 2 * HOUR + MINUTE_MS), Severity::Ok);
-        assert_eq!(mark(Some(HOUR), 2 * HOUR + OVERDUE_MS), Severity::Bad);
+        assert_eq!(severity(None, 0), Severity::Warn);
+        assert_eq!(severity(Some(HOUR), 2 * HOUR + MINUTE_MS), Severity::Ok);
+        assert_eq!(severity(Some(HOUR), 2 * HOUR + OVERDUE_MS), Severity::Bad);
     }
 }

@@ -1,8 +1,9 @@
-//! `usage-server doctor`: looks for what goes wrong in real life, and says what to do.
+//! `usage-server doctor`: checks the database, the Stripe account and the schedule for known problems, and says how to fix
+//! them.
 //!
-//! It only reads, beside a running server or without one, and it asks Stripe little. Each group of checks
-//! reads first and judges by pure functions. A check that could not be made is bad: nothing is taken to
-//! be well that was not looked at. Lists are cut, and say so.
+//! It only reads, with or without a running server, and sends few requests to Stripe. Each group of checks first reads,
+//! then decides in pure `check_*` functions. A check that could not run counts as bad. Long lists are truncated and say
+//! so.
 
 mod accounts;
 mod clocks;
@@ -21,10 +22,10 @@ use crate::{
     store::Store,
 };
 
-/// Names that one line spells out.
-const SHOWN: usize = 5;
+/// Names in one line.
+const MAX_NAMES: usize = 5;
 
-/// What is looked at.
+/// The settings of the command.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorConfig {
     /// The database.
@@ -44,19 +45,19 @@ pub struct DoctorConfig {
     pub schedule: ScheduleConfig,
 }
 
-/// A setting that is wrong, in one sentence.
+/// A wrong setting, in one sentence.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DoctorError(String);
 
-/// How well something is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// To be looked at.
+    /// A possible problem.
     Warn,
-    /// Usage is not billed as it should be, or that could not be checked.
+    /// Usage is not billed correctly, or the check could not run.
     Bad,
 }
 
@@ -71,16 +72,16 @@ impl Severity {
     }
 }
 
-/// One line of the answer.
+/// One line of the diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at; a stable name.
+    /// The name of the check; stable.
     pub check: &'static str,
-    /// How well it is.
-    pub mark: Severity,
+    /// Its result.
+    pub severity: Severity,
     /// What was found.
     pub fact: String,
-    /// What to do about it, where something is to be done.
+    /// How to fix it, unless it is ok.
     pub advice: Option<String>,
 }
 
@@ -88,7 +89,7 @@ impl Finding {
     fn ok(check: &'static str, fact: impl Into<String>) -> Self {
         Self {
             check,
-            mark: Severity::Ok,
+            severity: Severity::Ok,
             fact: fact.into(),
             advice: None,
         }
@@ -97,7 +98,7 @@ impl Finding {
     fn warn(check: &'static str, fact: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             check,
-            mark: Severity::Warn,
+            severity: Severity::Warn,
             fact: fact.into(),
             advice: Some(advice.into()),
         }
@@ -105,17 +106,17 @@ impl Finding {
 
     fn bad(check: &'static str, fact: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
-            mark: Severity::Bad,
+            severity: Severity::Bad,
             ..Self::warn(check, fact, advice)
         }
     }
 
-    /// A check that could not be made.
+    /// A check that could not run.
     fn unchecked(check: &'static str, why: &str) -> Self {
         Self::bad(
             check,
             format!("could not be checked: {why}"),
-            "mend that and run this again",
+            "fix this, then run it again",
         )
     }
 }
@@ -125,7 +126,7 @@ impl fmt::Display for Finding {
         write!(
             f,
             "{:<4}  {:<16}  {}",
-            self.mark.name(),
+            self.severity.name(),
             self.check,
             self.fact
         )?;
@@ -136,10 +137,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that was found.
+/// All findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// Line by line.
+    /// One finding a line.
     pub findings: Vec<Finding>,
 }
 
@@ -149,14 +150,14 @@ impl Diagnosis {
         self.count(Severity::Bad) == 0
     }
 
-    /// A JSON array of objects: `check`, `mark`, `fact` and `advice`, which may be null.
+    /// A JSON array of objects with `check`, `severity`, `fact` and `advice`, which may be null.
     pub fn to_json(&self) -> Value {
         self.findings
             .iter()
             .map(|finding| {
                 json!({
                     "check": finding.check,
-                    "mark": finding.mark.name(),
+                    "severity": finding.severity.name(),
                     "fact": finding.fact,
                     "advice": finding.advice,
                 })
@@ -164,10 +165,10 @@ impl Diagnosis {
             .collect()
     }
 
-    fn count(&self, mark: Severity) -> usize {
+    fn count(&self, severity: Severity) -> usize {
         self.findings
             .iter()
-            .filter(|finding| finding.mark == mark)
+            .filter(|finding| finding.severity == severity)
             .count()
     }
 }
@@ -179,7 +180,7 @@ impl fmt::Display for Diagnosis {
         }
         write!(
             f,
-            "{} bad, {} to be looked at, {} ok",
+            "{} bad, {} warnings, {} ok",
             self.count(Severity::Bad),
             self.count(Severity::Warn),
             self.count(Severity::Ok)
@@ -187,16 +188,16 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Makes every check that can be made.
+/// Runs every check that can run.
 ///
 /// # Errors
-/// A wrong setting. Whatever else is wrong is a finding.
+/// A setting is wrong. Everything else is a finding.
 pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
-    // It holds pages of Stripe's objects: too much for the stacks of those who wait for it.
-    Box::pin(examine(config, clock)).await
+    // Boxed because the future contains pages of Stripe's objects: too large for the callers' stacks.
+    Box::pin(run_checks(config, clock)).await
 }
 
-async fn examine(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
+async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
     config.database.check().map_err(DoctorError)?;
     let meters = config.meters.read().map_err(DoctorError)?;
     let schedule = config.schedule.read().map_err(DoctorError)?;
@@ -204,7 +205,7 @@ async fn examine(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, Doct
     let base = config.stripe.stripe_api_base.as_deref();
     let mut findings = Vec::new();
     let store = open(&config.database, &mut findings).await;
-    let account = stripe::reach(key, base, clock, &mut findings).await;
+    let account = stripe::key::check(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
         stripe::check(account, &meters, store.as_ref(), clock.now(), &mut findings).await;
     }
@@ -215,28 +216,27 @@ async fn examine(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, Doct
         if let Err(error) = store.close().await {
             findings.push(Finding::warn(
                 "database",
-                format!("it did not let go: {error}"),
-                "look at its log",
+                format!("closing it failed: {error}"),
+                "read the database's log",
             ));
         }
     }
     Ok(Diagnosis { findings })
 }
 
-/// The database, where it is there and up to date.
+/// Opens the database if it exists and its schema is up to date.
 async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<Store> {
     const CHECK: &str = "database";
     const CONNECTIONS: u32 = 4;
-    const NOT_CHECKED: &str =
-        "so links, reports, the ledger check, the schedule and its clock were not checked";
+    const NOT_CHECKED: &str = "so accounts, reports, the ledger check, the schedule and the database clock were not checked";
     let (fact, advice) = match Store::open_existing(&config.database_url, CONNECTIONS).await {
         Err(error) => (
             format!("it cannot be opened: {error}"),
-            "check DATABASE_URL, or make it with `usage-server migrate`",
+            "check DATABASE_URL, or create the database with `usage-server migrate`",
         ),
         Ok(store) => match store.pending_migrations().await {
             Ok(0) => {
-                findings.push(Finding::ok(CHECK, "it is there, and its schema up to date"));
+                findings.push(Finding::ok(CHECK, "it exists and its schema is up to date"));
                 return Some(store);
             }
             Ok(pending) => (
@@ -245,7 +245,7 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
             ),
             Err(error) => (
                 format!("its schema cannot be read: {error}"),
-                "check that DATABASE_URL names the service's own database, and that this program is not older than it",
+                "check that DATABASE_URL is the service's database, and that this program is not older than its schema",
             ),
         },
     };
@@ -257,9 +257,9 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
     None
 }
 
-/// Names, cut to a few: `a, b and 3 more`.
-fn some<S: AsRef<str>>(names: &[S], total: usize) -> String {
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+/// The first few names: `a, b and 3 more`.
+fn first_names<S: AsRef<str>>(names: &[S], total: usize) -> String {
+    let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
     let text = shown.join(", ");
     match total.saturating_sub(shown.len()) {
         0 => text,
@@ -267,8 +267,8 @@ fn some<S: AsRef<str>>(names: &[S], total: usize) -> String {
     }
 }
 
-/// What an error of the database says, with its cause: the error itself is worded for callers.
-fn why(error: &Error) -> String {
+/// The cause of a database error; the error itself is worded for callers of the service.
+fn cause_of(error: &Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
@@ -277,27 +277,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_cut_and_say_so() {
-        assert_eq!(some(&["a", "b"], 2), "a, b");
+    fn long_lists_are_truncated_and_say_so() {
+        assert_eq!(first_names(&["a", "b"], 2), "a, b");
         let many: Vec<String> = (0..9).map(|n| n.to_string()).collect();
-        assert_eq!(some(&many, 9), "0, 1, 2, 3, 4 and 4 more");
-        assert_eq!(some(&["a"], 1_000), "a and 999 more");
+        assert_eq!(first_names(&many, 9), "0, 1, 2, 3, 4 and 4 more");
+        assert_eq!(first_names(&["a"], 1_000), "a and 999 more");
     }
 
     #[test]
-    fn only_bad_findings_are_not_well() {
+    fn only_bad_findings_are_unhealthy() {
         let mut diagnosis = Diagnosis {
             findings: vec![Finding::ok("a", "b"), Finding::warn("a", "b", "c")],
         };
         assert!(diagnosis.is_healthy());
         diagnosis.findings.push(Finding::unchecked("d", "e"));
         assert!(!diagnosis.is_healthy());
-        assert!(
-            diagnosis
-                .to_string()
-                .ends_with("1 bad, 1 to be looked at, 1 ok")
-        );
-        assert_eq!(diagnosis.to_json()[2]["mark"], "bad");
+        assert!(diagnosis.to_string().ends_with("1 bad, 1 warnings, 1 ok"));
+        assert_eq!(diagnosis.to_json()[2]["severity"], "bad");
         assert_eq!(diagnosis.to_json()[0]["advice"], Value::Null);
     }
 }

@@ -1,4 +1,4 @@
-//! What the command line asks for: its flags, and what they say together. Pure.
+//! The flags of `stripe setup`, and the price that they describe for each meter. Pure.
 
 use clap::Args;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What is to be set up.
+/// The flags of the command.
 #[derive(Args, Clone, Debug)]
 pub struct SetupConfig {
     /// The Stripe account.
@@ -22,26 +22,26 @@ pub struct SetupConfig {
     #[command(flatten)]
     pub meters: MetersConfig,
 
-    /// A tier of a meter's price, `[METER:]UP_TO=UNIT`, `UP_TO=UNIT+FLAT` or `UP_TO=+FLAT`, in cents with up to
-    /// 12 decimal places: `1000=0.5` is half a cent for each unit where the month's total is at most 1,000.
-    /// The last tier of a meter is `inf=...`. To be repeated.
+    /// A tier of a meter's price: `[METER:]UP_TO=UNIT`, `UP_TO=UNIT+FLAT` or `UP_TO=+FLAT`, in cents with up to 12
+    /// decimal places. `1000=0.5` means half a cent a unit if the month's total is at most 1,000. The last tier of a
+    /// meter is `inf=...`. Repeat the flag for each tier.
     #[arg(long = "tier", required = true, value_name = "TIER")]
     pub tiers: Vec<MeterTier>,
 
-    /// The plan that the prices are of. Other plans of the same product are set up by other runs.
+    /// The plan of the prices. Run the command again for other plans of the same product.
     #[arg(long, default_value = "standard", value_parser = plan)]
     pub plan: String,
 
-    /// The currency of the prices, three letters.
+    /// The currency of the prices: three letters.
     #[arg(long, default_value = "usd", value_parser = currency)]
     pub currency: String,
 
-    /// Only show what would be done.
+    /// Show what would be created, and create nothing.
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// What is wanted for one meter.
+/// The desired price of one meter.
 #[derive(Clone, Debug)]
 pub(super) struct DesiredPrice {
     pub(super) meter: Meter,
@@ -51,19 +51,19 @@ pub(super) struct DesiredPrice {
 }
 
 impl DesiredPrice {
-    /// The product of a plan family: one a meter.
+    /// The id of the product: one product a meter, for all plans.
     pub(super) fn product_id(&self) -> String {
         format!("usage_{}", self.meter.event_name)
     }
 
-    /// No name of a meter or plan holds a colon, so no two share a key.
+    /// The lookup key. Names of meters and plans contain no colon, so keys are unique.
     pub(super) fn lookup_key(&self) -> String {
         format!("usage:{}:{}", self.meter.event_name, self.plan)
     }
 }
 
-/// What the command line asks for, meter by meter.
-pub(super) fn wanted(config: &SetupConfig) -> Result<Vec<DesiredPrice>, String> {
+/// The desired price of each meter.
+pub(super) fn desired_prices(config: &SetupConfig) -> Result<Vec<DesiredPrice>, String> {
     let meters = config.meters.read()?;
     let only = match meters.all() {
         [only] => Some(&*only.name),
@@ -72,13 +72,13 @@ pub(super) fn wanted(config: &SetupConfig) -> Result<Vec<DesiredPrice>, String> 
     for given in &config.tiers {
         let name = given.meter.as_deref().or(only).ok_or_else(|| {
             format!(
-                "the tier {} does not say of which meter it is; write METER:{}",
+                "the tier {} does not name its meter; write METER:{}",
                 given.tier, given.tier
             )
         })?;
         meters.find(name).ok_or_else(|| {
             format!(
-                "the tier {} is of meter {}, which is not configured",
+                "the tier {} names meter {}, which is not configured",
                 given.tier,
                 shown(name)
             )
@@ -115,7 +115,7 @@ fn plan(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "a plan is 1 to {MAX_PLAN_CHARS} characters out of A-Z a-z 0-9 _ - ."
+            "a plan is 1 to {MAX_PLAN_CHARS} characters of A-Z a-z 0-9 _ - ."
         ))
     }
 }
@@ -145,15 +145,15 @@ mod tests {
         let name = std::iter::once("setup");
         let cli = Cli::try_parse_from(name.chain(flags.iter().copied()))
             .map_err(|error| error.to_string())?;
-        let wanted = wanted(&cli.config)?;
-        Ok(wanted
+        let desired = desired_prices(&cli.config)?;
+        Ok(desired
             .into_iter()
-            .map(|wanted| (wanted.lookup_key(), wanted.tiers.len()))
+            .map(|price| (price.lookup_key(), price.tiers.len()))
             .collect())
     }
 
     #[test]
-    fn tiers_go_to_their_meters() {
+    fn tiers_are_assigned_to_their_meters() {
         let one = ["--meters=calls", "--tier=10=5", "--tier=inf=1"];
         assert_eq!(
             read(&one).unwrap(),
@@ -170,9 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_before_stripe_is_asked() {
+    fn a_wrong_flag_is_refused_with_its_reason() {
         for (flags, said) in [
-            (&["--meters=a,b", "--tier=inf=1"][..], "of which meter"),
+            (
+                &["--meters=a,b", "--tier=inf=1"][..],
+                "does not name its meter",
+            ),
             (&["--meters=a,b", "--tier=a:inf=1"], "\"b\" has no tiers"),
             (&["--meters=a", "--tier=b:inf=1"], "not configured"),
             (&["--meters=a", "--tier=5=1"], "bound inf"),

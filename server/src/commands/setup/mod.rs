@@ -1,14 +1,13 @@
-//! `usage-server stripe setup`: the meter, the product and the volume price of each configured meter.
+//! `usage-server stripe setup`: creates the meter, the product and the volume price of each configured meter.
 //!
-//! First everything is looked at and judged; what is there and not as asked stops the whole, and nothing
-//! is changed. Then what is missing is created, and looked at again: two runs at once, and one that
-//! crashed halfway, end with the same three objects. Stripe itself keeps each single: one active meter an
-//! event name, one product an id, one price a lookup key.
+//! First it reads and compares everything; one existing object that differs stops the command before any change. Then it
+//! creates what is missing and reads again. Two runs at once, or a run after a crash, end with the same three objects,
+//! because Stripe allows one active meter an event name, one product an id and one price a lookup key.
 
 mod diff;
 mod flags;
 
-pub(crate) use diff::meter_fault;
+pub(crate) use diff::meter_difference;
 pub use flags::SetupConfig;
 
 use std::{fmt, time::Duration};
@@ -17,75 +16,75 @@ use comfy_table::{Table, presets::NOTHING};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use self::flags::{DesiredPrice, wanted};
+use self::flags::{DesiredPrice, desired_prices};
 use crate::{
     domain::tier::tiers_text,
     stripe::{
         Failure, Stripe,
-        catalog::{CatalogMeter, CatalogPrice, CatalogProduct, Listed, NewPrice},
+        catalog::{BoundedList, CatalogMeter, CatalogPrice, CatalogProduct, NewPrice},
     },
 };
 
-/// How often it is looked again after something was created or an answer stayed out.
-const ROUNDS: u32 = 6;
-/// The pause after an answer that stayed out; it doubles.
-const PAUSE: Duration = Duration::from_millis(250);
+/// How often Stripe's objects are read, after a creation or a request without an answer.
+const MAX_ROUNDS: u32 = 6;
+/// The first pause after a request without an answer; it doubles.
+const MIN_BACKOFF: Duration = Duration::from_millis(250);
 
-/// Why a set-up did not come to an end, in one line.
+/// Why a set-up failed, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A setting is wrong; nothing was asked of Stripe.
+    /// A setting is wrong; no request was sent.
     #[error("{0}")]
     Config(String),
-    /// Stripe refused, or did not answer in time; what was created before stays, and the next run goes on.
-    #[error("Stripe could not be set up: {0}; run it again once that is mended")]
+    /// Stripe refused or did not answer. Created objects remain; the next run continues.
+    #[error("cannot set up Stripe: {0}; fix this, then run it again")]
     Stripe(String),
 }
 
-/// What became of one object.
+/// The outcome of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was there, as asked.
+    /// It exists and matches.
     Found,
     /// It was created.
     Created,
-    /// It is missing, and this was a dry run, or something else is wrong.
+    /// It does not exist and was not created: a dry run, or another object differs.
     Missing,
-    /// It is there and not as asked.
-    Wrong {
-        /// What is not as asked.
-        why: String,
-        /// What to do about it.
+    /// It exists and differs.
+    Different {
+        /// What differs.
+        difference: String,
+        /// How to fix it.
         advice: String,
     },
 }
 
-/// One object of Stripe's.
+/// One object at Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The configured meter's name.
     pub meter: String,
     /// `meter`, `product` or `price`.
     pub object: &'static str,
-    /// Its id at Stripe, where it has one, else how it would be found.
+    /// Its id at Stripe if it exists, else its event name, product id or lookup key.
     pub id: String,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// What a set-up found and did, in the order of the meters.
+/// The objects of a set-up, in the order of the meters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetupReport {
-    /// Object by object.
+    /// One step an object.
     pub steps: Vec<Step>,
-    /// Whether nothing was to be changed.
+    /// Whether it was a dry run.
     pub dry_run: bool,
 }
 
 impl SetupReport {
-    /// Whether everything is, or could be made, as asked.
+    /// Whether no object differs.
     pub fn is_healthy(&self) -> bool {
-        !self.has(|outcome| matches!(outcome, Outcome::Wrong { .. }))
+        !self.has(|outcome| matches!(outcome, Outcome::Different { .. }))
     }
 
     fn has(&self, is: impl Fn(&Outcome) -> bool) -> bool {
@@ -95,120 +94,119 @@ impl SetupReport {
 
 impl fmt::Display for SetupReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_well = self.is_healthy();
+        let is_healthy = self.is_healthy();
         let mut table = Table::new();
         table.load_style(NOTHING);
         for step in &self.steps {
-            let said = match (&step.outcome, is_well) {
-                (Outcome::Found, _) => "found, as asked",
+            let outcome = match (&step.outcome, is_healthy) {
+                (Outcome::Found, _) => "found",
                 (Outcome::Created, _) => "created",
                 (Outcome::Missing, true) => "would be created",
                 (Outcome::Missing, false) => "missing, not created",
-                (Outcome::Wrong { .. }, _) => "NOT AS ASKED",
+                (Outcome::Different { .. }, _) => "DIFFERENT",
             };
-            table.add_row([step.meter.as_str(), step.object, said, step.id.as_str()]);
+            table.add_row([step.meter.as_str(), step.object, outcome, step.id.as_str()]);
         }
         writeln!(f, "{}", table.trim_fmt())?;
         for step in &self.steps {
-            if let Outcome::Wrong { why, advice } = &step.outcome {
+            if let Outcome::Different { difference, advice } = &step.outcome {
                 writeln!(
                     f,
-                    "{} {} of meter {}: {why}; {advice}",
+                    "{} {} of meter {}: {difference}; {advice}",
                     step.object, step.id, step.meter
                 )?;
             }
         }
-        f.write_str(match (is_well, self.dry_run) {
-            (false, _) => "Nothing was changed: mend the above first.",
+        f.write_str(match (is_healthy, self.dry_run) {
+            (false, _) => "Nothing was changed: fix the above, then run it again.",
             (true, true) if self.has(|outcome| *outcome == Outcome::Missing) => {
                 "This was a dry run: nothing was changed."
             }
             (true, false) if self.has(|outcome| *outcome == Outcome::Created) => {
                 "Stripe is set up."
             }
-            (true, _) => "Nothing to change: everything is as asked.",
+            (true, _) => "Nothing to change: everything matches.",
         })
     }
 }
 
-/// What Stripe has for one meter.
+/// The objects that exist for one meter.
 #[derive(Clone, Debug)]
-struct Seen {
+struct ExistingObjects {
     meter: Option<CatalogMeter>,
     product: Option<CatalogProduct>,
     price: Option<CatalogPrice>,
 }
 
-/// Sets Stripe up, or shows what that would do.
+/// Sets Stripe up, or shows what would be created.
 ///
 /// # Errors
-/// A wrong setting, or a Stripe that refuses or does not answer.
+/// A setting is wrong, or Stripe refuses or does not answer.
 pub async fn set_up(config: &SetupConfig) -> Result<SetupReport, SetupError> {
-    let wanted = wanted(config).map_err(SetupError::Config)?;
+    let desired = desired_prices(config).map_err(SetupError::Config)?;
     let key = config.stripe.key().map_err(SetupError::Config)?;
-    let key = key.ok_or_else(|| {
-        SetupError::Config("there is no Stripe key; set STRIPE_SECRET_KEY".to_owned())
-    })?;
+    let key =
+        key.ok_or_else(|| SetupError::Config("no Stripe key; set STRIPE_SECRET_KEY".to_owned()))?;
     let stripe =
         Stripe::new(key, config.stripe.stripe_api_base.as_deref()).map_err(SetupError::Config)?;
     let mut progress = Progress::default();
     let mut last_failure: Option<Failure> = None;
-    for round in 0..ROUNDS {
-        if matches!(last_failure, Some(Failure::Unanswered(_))) {
-            tokio::time::sleep(PAUSE.saturating_mul(2_u32.saturating_pow(round))).await;
+    for round in 0..MAX_ROUNDS {
+        if matches!(last_failure, Some(Failure::NoAnswer(_))) {
+            tokio::time::sleep(MIN_BACKOFF.saturating_mul(2_u32.saturating_pow(round))).await;
         }
-        let seen = match look(&stripe, &wanted).await {
-            Ok(seen) => seen,
+        let existing = match read_existing(&stripe, &desired).await {
+            Ok(existing) => existing,
             Err(failure) => {
-                give_up_on(&failure)?;
+                fail_if_final(&failure)?;
                 last_failure = Some(failure);
                 continue;
             }
         };
         let report = SetupReport {
-            steps: diff::steps(&wanted, &seen, &progress.created),
+            steps: diff::steps(&desired, &existing, &progress.created),
             dry_run: config.dry_run,
         };
         let is_done = !report.has(|outcome| *outcome == Outcome::Missing);
         if is_done || config.dry_run || !report.is_healthy() {
             return Ok(report);
         }
-        last_failure = create_missing(&stripe, &wanted, &seen, &mut progress)
+        last_failure = create_missing(&stripe, &desired, &existing, &mut progress)
             .await
             .err();
-        // A first refusal may be an old one that Stripe replays, or another run's success.
+        // The first refusal may be an old answer that Stripe replays, or another run created the object: read again.
         if let Some(failure) = &last_failure
             && (progress.is_repeated || matches!(failure, Failure::Denied(_)))
         {
-            give_up_on(failure)?;
+            fail_if_final(failure)?;
         }
     }
     Err(SetupError::Stripe(last_failure.map_or_else(
-        || "what was created is not seen".to_owned(),
+        || "Stripe does not list what was created".to_owned(),
         |failure| failure.message().to_owned(),
     )))
 }
 
-/// What a run has tried and made.
+/// What a run has attempted and created.
 #[derive(Debug, Default)]
 struct Progress {
-    tried: Vec<(String, &'static str)>,
-    /// Whether the last attempt was not the first of its object.
+    attempted: Vec<(String, &'static str)>,
+    /// Whether the last attempt was a repetition.
     is_repeated: bool,
     created: Vec<(String, &'static str)>,
 }
 
 impl Progress {
-    /// The idempotency key of an attempt to create something. The first one says what is created, so that
-    /// two runs at once make one request of it. Stripe replays a key's first answer for a day, a 500
-    /// included: later attempts have keys of their own.
+    /// The idempotency key of an attempt to create an object. The first key is derived from the object, so that two
+    /// runs at once send the same request. Stripe replays a key's first answer for a day, even a 500, so later attempts
+    /// use new keys.
     fn request_key(&mut self, meter: &str, object: &'static str, parts: &[&str]) -> String {
         let what = (meter.to_owned(), object);
-        self.is_repeated = self.tried.contains(&what);
+        self.is_repeated = self.attempted.contains(&what);
         if self.is_repeated {
             return format!("usage-setup-{}", Uuid::now_v7());
         }
-        self.tried.push(what);
+        self.attempted.push(what);
         let mut hash = Sha256::new();
         for part in parts {
             hash.update(part.len().to_be_bytes());
@@ -222,30 +220,33 @@ impl Progress {
     }
 }
 
-/// Everything but an answer that stayed out is final.
-fn give_up_on(failure: &Failure) -> Result<(), SetupError> {
+/// Fails on everything but a request without an answer.
+fn fail_if_final(failure: &Failure) -> Result<(), SetupError> {
     match failure {
-        Failure::Unanswered(_) => Ok(()),
+        Failure::NoAnswer(_) => Ok(()),
         other => Err(SetupError::Stripe(other.message().to_owned())),
     }
 }
 
-async fn look(stripe: &Stripe, wanted: &[DesiredPrice]) -> Result<Vec<Seen>, Failure> {
+async fn read_existing(
+    stripe: &Stripe,
+    desired: &[DesiredPrice],
+) -> Result<Vec<ExistingObjects>, Failure> {
     let meters = stripe.list_meters().await?;
-    let mut seen = Vec::new();
-    for wanted in wanted {
-        seen.push(Seen {
-            meter: meter_of(&meters, &wanted.meter.event_name)?,
-            product: stripe.find_product(&wanted.product_id()).await?,
-            price: stripe.find_price_by_key(&wanted.lookup_key()).await?,
+    let mut existing = Vec::new();
+    for price in desired {
+        existing.push(ExistingObjects {
+            meter: find_meter(&meters, &price.meter.event_name)?,
+            product: stripe.find_product(&price.product_id()).await?,
+            price: stripe.find_price_by_key(&price.lookup_key()).await?,
         });
     }
-    Ok(seen)
+    Ok(existing)
 }
 
 /// The active meter of an event name, else an archived one.
-fn meter_of(
-    meters: &Listed<CatalogMeter>,
+fn find_meter(
+    meters: &BoundedList<CatalogMeter>,
     event_name: &str,
 ) -> Result<Option<CatalogMeter>, Failure> {
     let mut named = meters
@@ -254,46 +255,49 @@ fn meter_of(
         .filter(|meter| meter.event_name == event_name);
     let active = named.clone().find(|meter| meter.is_active);
     let found = active.or_else(|| named.next());
-    if found.is_none() && !meters.is_whole {
+    if found.is_none() && !meters.is_complete {
         return Err(Failure::Refused(format!(
-            "the account has more than {} meters, and {event_name:?} is not among the newest",
+            "the account has more than {} meters, and {event_name:?} is not among the newest {}",
+            meters.items.len(),
             meters.items.len()
         )));
     }
     Ok(found.cloned())
 }
 
-/// Creates what can be created now: a price needs the meter's id and comes with the next look.
+/// Creates what can be created now. A price needs the id of its meter, so it may follow in the next round.
 async fn create_missing(
     stripe: &Stripe,
-    wanted: &[DesiredPrice],
-    seen: &[Seen],
+    desired: &[DesiredPrice],
+    existing: &[ExistingObjects],
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    for (wanted, seen) in wanted.iter().zip(seen) {
-        let (event, name) = (&*wanted.meter.event_name, &*wanted.meter.name);
-        if seen.meter.is_none() {
+    for (desired, existing) in desired.iter().zip(existing) {
+        let (event, name) = (&*desired.meter.event_name, &*desired.meter.name);
+        if existing.meter.is_none() {
             let key = progress.request_key(name, "meter", &[event]);
             stripe.create_meter(event, &key).await?;
             progress.created.push((name.to_owned(), "meter"));
         }
-        if seen.product.is_none() {
-            let (id, unit) = (wanted.product_id(), &*wanted.meter.unit);
+        if existing.product.is_none() {
+            let (id, unit) = (desired.product_id(), &*desired.meter.unit);
             let key = progress.request_key(name, "product", &[&id, name, unit]);
             stripe.create_product(&id, name, unit, &key).await?;
             progress.created.push((name.to_owned(), "product"));
         }
-        if let (Some(meter), Some(product), None) = (&seen.meter, &seen.product, &seen.price) {
-            let nickname = format!("{name}, {}", wanted.plan);
+        if let (Some(meter), Some(product), None) =
+            (&existing.meter, &existing.product, &existing.price)
+        {
+            let nickname = format!("{name}, {}", desired.plan);
             let new = NewPrice {
-                lookup_key: &wanted.lookup_key(),
+                lookup_key: &desired.lookup_key(),
                 product: &product.id,
                 meter: &meter.id,
-                currency: &wanted.currency,
+                currency: &desired.currency,
                 nickname: &nickname,
-                tiers: &wanted.tiers,
+                tiers: &desired.tiers,
             };
-            let tiers = tiers_text(&wanted.tiers);
+            let tiers = tiers_text(&desired.tiers);
             let parts = [
                 new.lookup_key,
                 new.product,

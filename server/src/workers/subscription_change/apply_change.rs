@@ -164,7 +164,7 @@ impl SubscriptionChanges {
             match self.request_change(change, requested).await {
                 Ok(changed) => return self.finish_with(change, &changed).await,
                 // A key that Stripe refuses says nothing about an earlier request either.
-                Err(Failure::Unanswered(why) | Failure::Denied(why)) => {
+                Err(Failure::NoAnswer(why) | Failure::Denied(why)) => {
                     tracing::warn!(change = %change.id, why, "Stripe did not say whether it changed the subscription");
                 }
                 Err(failure) => {
@@ -214,7 +214,7 @@ impl SubscriptionChanges {
         };
         match answer {
             Ok(changed) => Ok(changed),
-            Err(Failure::Unanswered(why)) => Err(Failure::Unanswered(why)),
+            Err(Failure::NoAnswer(why)) => Err(Failure::NoAnswer(why)),
             // A refusal may be about a second request, after the first one's answer was lost.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;

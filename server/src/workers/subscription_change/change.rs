@@ -190,7 +190,7 @@ impl SubscriptionChanges {
 
 fn refused_or_unavailable(failure: &Failure) -> Error {
     match failure {
-        Failure::Unanswered(why) => Error::StripeUnavailable(why.clone()),
+        Failure::NoAnswer(why) => Error::StripeUnavailable(why.clone()),
         other => Error::SubscriptionNotChangeable(other.message().to_owned()),
     }
 }

@@ -91,7 +91,7 @@ impl SubscriptionSync {
             return Ok(());
         };
         self.sync_account(account_id).await?;
-        if self.stripe.is_customer_gone(customer).await? {
+        if self.stripe.is_customer_deleted(customer).await? {
             self.mark_customer_deleted(account_id, customer).await?;
             let (slots, now) = (self.slots, self.store.now().await?);
             if self
@@ -134,7 +134,7 @@ impl SubscriptionSync {
         // Before usage is assigned by the end: whether there is still a customer to bill.
         if !snapshot.is_live
             && self.is_unknown_end(account_id, snapshot).await?
-            && self.stripe.is_customer_gone(&snapshot.customer).await?
+            && self.stripe.is_customer_deleted(&snapshot.customer).await?
         {
             self.mark_customer_deleted(account_id, &snapshot.customer)
                 .await?;

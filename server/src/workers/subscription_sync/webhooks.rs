@@ -180,7 +180,7 @@ async fn handle(
     let now = sync.store.now().await?;
     match synced {
         Err(error @ SyncError::Store(_)) => Err(error),
-        Err(error @ SyncError::Stripe(Failure::Unanswered(_))) => {
+        Err(error @ SyncError::Stripe(Failure::NoAnswer(_))) => {
             let (expired, retried): (Vec<_>, Vec<_>) = events
                 .iter()
                 .cloned()

@@ -346,7 +346,7 @@ fn tell_news(found: &DayVerification) {
     let day = crate::domain::period::rfc3339(found.day);
     let (sent_total, stripe_total) = (found.sent_total, found.stripe_total);
     if found.finding == Finding::Over && found.is_news() {
-        metrics::over();
+        metrics::verification_over();
         tracing::error!(%customer, %meter, %day, sent_total, stripe_total, "Stripe holds more than was ever sent; nothing is corrected by itself");
     }
     for (report, event) in &found.happened {

@@ -1,49 +1,49 @@
-//! What subscriptions and prices say together: whose usage is billed by no item, by two, or by a price that
-//! cannot be changed. Pure.
+//! Decides whose usage is billed by no item, by several, or by a price that a plan change cannot leave. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{CUSTOMERS, PRICES, SUBSCRIPTIONS, named};
+use super::{CUSTOMERS, PRICES, SUBSCRIPTIONS, customer_names};
 use crate::{
-    commands::doctor::{Finding, some},
+    commands::doctor::{Finding, first_names},
     store::doctor::LinkedCustomer,
-    stripe::{catalog::CatalogPrice, list_subscriptions::SurveyedSubscription},
+    stripe::{catalog::CatalogPrice, list_subscriptions::LiveSubscription},
 };
 
-/// What was read.
+/// What was read from Stripe and the database.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Surveyed<'a> {
+pub(super) struct AccountData<'a> {
     /// The customers that accounts bill to.
     pub(super) linked: &'a [LinkedCustomer],
-    /// The subscriptions of the Stripe account that have not ended.
-    pub(super) subscriptions: &'a [SurveyedSubscription],
-    /// The configured meters' names by the ids of their Stripe meters.
+    /// The live subscriptions of the Stripe account.
+    pub(super) subscriptions: &'a [LiveSubscription],
+    /// The names of the configured meters by the ids of their Stripe meters.
     pub(super) meters: &'a HashMap<String, String>,
 }
 
-/// Judges linked customers without a subscription by whether they are there.
+/// Checks linked customers without a subscription.
 pub(super) fn check_customers(
-    there: &[&LinkedCustomer],
+    existing: &[&LinkedCustomer],
     deleted: &[&LinkedCustomer],
     unknown: &[&LinkedCustomer],
-    is_whole: bool,
+    is_complete: bool,
 ) -> Vec<Finding> {
     let relink = "link their accounts to other customers, or make them free, with PutAccount";
     let mut findings = Vec::new();
     if !deleted.is_empty() {
-        let fact = format!("deleted at Stripe: {}", named(deleted));
+        let fact = format!("deleted at Stripe: {}", customer_names(deleted));
         findings.push(Finding::bad(CUSTOMERS, fact, relink));
     }
     if !unknown.is_empty() {
-        let fact = format!("Stripe knows no such customer: {}", named(unknown));
-        let advice = format!("check that the key is of the right account and mode, else {relink}");
+        let fact = format!("not found at Stripe: {}", customer_names(unknown));
+        let advice =
+            format!("check that the key belongs to the right account and mode, else {relink}");
         findings.push(Finding::bad(CUSTOMERS, fact, advice));
     }
-    // An older subscription that was not read may be theirs.
-    if is_whole && !there.is_empty() {
+    // If the list is incomplete, an older subscription may be theirs.
+    if is_complete && !existing.is_empty() {
         let fact = format!(
-            "linked, and without a subscription that would bill their usage: {}",
-            named(there)
+            "linked, but without a subscription to bill their usage: {}",
+            customer_names(existing)
         );
         let advice = "subscribe them, or make their accounts free";
         findings.push(Finding::warn(CUSTOMERS, fact, advice));
@@ -51,24 +51,24 @@ pub(super) fn check_customers(
     findings
 }
 
-impl<'a> Surveyed<'a> {
-    /// The configured meter that a price counts.
+impl<'a> AccountData<'a> {
+    /// The configured meter of a price.
     fn meter_of(&self, price: &CatalogPrice) -> Option<&'a str> {
         let name = self.meters.get(price.meter.as_ref()?)?;
         Some(name)
     }
 
-    /// The meters that a subscription bills, one an item.
-    fn meters_of(&self, one: &'a SurveyedSubscription) -> Vec<&'a str> {
+    /// The meters that a subscription bills, one for each item.
+    fn meters_of(&self, one: &'a LiveSubscription) -> Vec<&'a str> {
         one.prices
             .iter()
             .filter_map(|price| self.meter_of(price))
             .collect()
     }
 
-    /// The linked customers that have a subscription.
-    fn subscribed(&self) -> Vec<(&'a LinkedCustomer, Vec<&'a SurveyedSubscription>)> {
-        let mut by_customer: HashMap<&str, Vec<&SurveyedSubscription>> = HashMap::new();
+    /// The linked customers with a subscription.
+    fn subscribed(&self) -> Vec<(&'a LinkedCustomer, Vec<&'a LiveSubscription>)> {
+        let mut by_customer: HashMap<&str, Vec<&LiveSubscription>> = HashMap::new();
         for one in self.subscriptions {
             by_customer.entry(&one.customer).or_default().push(one);
         }
@@ -78,7 +78,7 @@ impl<'a> Surveyed<'a> {
             .collect()
     }
 
-    /// The linked customers that have none.
+    /// The linked customers without a subscription.
     pub(super) fn without_subscription(&self) -> Vec<&'a LinkedCustomer> {
         let with: HashSet<&str> = self
             .subscriptions
@@ -91,14 +91,14 @@ impl<'a> Surveyed<'a> {
             .collect()
     }
 
-    /// Subscribed customers without an item of any meter.
-    pub(super) fn check_without_any(&self) -> Option<Finding> {
+    /// Checks for subscribed customers without an item of any meter.
+    pub(super) fn check_unbilled_customers(&self) -> Option<Finding> {
         let without: Vec<&LinkedCustomer> = self
             .subscribed()
             .into_iter()
             .filter(|(_, own)| {
                 own.iter()
-                    .all(|one| one.is_whole && self.meters_of(one).is_empty())
+                    .all(|one| one.is_complete && self.meters_of(one).is_empty())
             })
             .map(|(linked, _)| linked)
             .collect();
@@ -107,27 +107,27 @@ impl<'a> Surveyed<'a> {
                 SUBSCRIPTIONS,
                 format!(
                     "no item of any configured meter on the subscriptions of {}: their usage is not billed",
-                    named(&without)
+                    customer_names(&without)
                 ),
                 "add an item with a price of the meter, or make their accounts free",
             )
         })
     }
 
-    /// Subscribed customers without an item of one meter, and with one of another.
-    pub(super) fn lacking(&self, meter: &str) -> Vec<&'a str> {
+    /// Subscribed customers with items, but none of this meter.
+    pub(super) fn without_item(&self, meter: &str) -> Vec<&'a str> {
         self.subscribed()
             .into_iter()
             .filter(|(_, own)| {
                 let has: Vec<&str> = own.iter().flat_map(|one| self.meters_of(one)).collect();
-                !has.is_empty() && !has.contains(&meter) && own.iter().all(|one| one.is_whole)
+                !has.is_empty() && !has.contains(&meter) && own.iter().all(|one| one.is_complete)
             })
             .map(|(linked, _)| linked.customer.as_str())
             .collect()
     }
 
-    /// Of those, the ones with usage.
-    pub(super) fn check_lacking(&self, meter: &str, used: &[String]) -> Option<Finding> {
+    /// Checks for customers with usage of a meter that no item bills.
+    pub(super) fn check_without_item(&self, meter: &str, used: &[String]) -> Option<Finding> {
         let used: HashSet<&str> = used.iter().map(String::as_str).collect();
         let found: Vec<&LinkedCustomer> = self
             .linked
@@ -138,16 +138,16 @@ impl<'a> Surveyed<'a> {
             Finding::bad(
                 SUBSCRIPTIONS,
                 format!(
-                    "no item of meter {meter}, and usage of it, on the subscriptions of {}: it is not billed",
-                    named(&found)
+                    "usage of meter {meter}, but no item of it, on the subscriptions of {}: it is not billed",
+                    customer_names(&found)
                 ),
                 "add an item with a price of the meter",
             )
         })
     }
 
-    /// Usage that is billed twice: Stripe sums by customer and meter, and every item bills all of it.
-    pub(super) fn check_doubles(&self) -> Vec<Finding> {
+    /// Checks for usage billed more than once: Stripe sums by customer and meter, and every item bills the whole sum.
+    pub(super) fn check_double_items(&self) -> Vec<Finding> {
         let mut doubles: Vec<String> = Vec::new();
         for (linked, own) in self.subscribed() {
             let mut items: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -173,14 +173,14 @@ impl<'a> Surveyed<'a> {
             SUBSCRIPTIONS,
             format!(
                 "usage is billed more than once: {}",
-                some(&doubles, doubles.len())
+                first_names(&doubles, doubles.len())
             ),
-            "keep one item of a meter for each customer: remove the others in Stripe's dashboard",
+            "keep one item of a meter for each customer, and remove the others in Stripe's dashboard",
         )]
     }
 
-    /// Subscriptions in the classic mode, where usage of a removed item is lost.
-    pub(super) fn check_modes(&self) -> Option<Finding> {
+    /// Checks for subscriptions in classic billing mode, where usage of a removed item is lost.
+    pub(super) fn check_billing_modes(&self) -> Option<Finding> {
         let classic: Vec<&str> = self
             .subscribed()
             .into_iter()
@@ -192,29 +192,29 @@ impl<'a> Surveyed<'a> {
             Finding::bad(
                 SUBSCRIPTIONS,
                 format!(
-                    "in classic billing mode, where a plan change loses usage and is refused: {}",
-                    some(&classic, classic.len())
+                    "in classic billing mode, where a plan change would lose usage and is refused: {}",
+                    first_names(&classic, classic.len())
                 ),
                 "migrate them: POST /v1/subscriptions/ID/migrate with billing_mode[type]=flexible",
             )
         })
     }
 
-    /// Prices of a plan family that are not volume-tiered: of the products that bill our meters, those on
-    /// subscriptions and those `listed` as active.
-    pub(super) fn check_family(&self, listed: &[CatalogPrice]) -> Option<Finding> {
+    /// Checks for prices that are not volume-tiered, of the products in use: those on subscriptions, and those `listed` as
+    /// active.
+    pub(super) fn check_prices(&self, listed: &[CatalogPrice]) -> Option<Finding> {
         let mut prices: BTreeMap<&str, (&CatalogPrice, BTreeSet<&str>)> = BTreeMap::new();
-        let mut family: HashSet<&str> = HashSet::new();
+        let mut products: HashSet<&str> = HashSet::new();
         for one in self.subscriptions {
             for price in one.prices.iter().filter(|one| self.meter_of(one).is_some()) {
-                family.insert(&price.product);
+                products.insert(&price.product);
                 let known = prices.entry(&price.id);
                 known.or_insert((price, BTreeSet::new())).1.insert(&one.id);
             }
         }
         for price in listed
             .iter()
-            .filter(|price| family.contains(price.product.as_str()))
+            .filter(|price| products.contains(price.product.as_str()))
         {
             prices.entry(&price.id).or_insert((price, BTreeSet::new()));
         }
@@ -226,7 +226,7 @@ impl<'a> Surveyed<'a> {
                 let subscriptions = if on.is_empty() {
                     "on no subscription".to_owned()
                 } else {
-                    format!("on {}", some(&on, on.len()))
+                    format!("on {}", first_names(&on, on.len()))
                 };
                 format!("{} of {} ({subscriptions})", price.id, price.product)
             })
@@ -235,16 +235,16 @@ impl<'a> Surveyed<'a> {
             Finding::bad(
                 PRICES,
                 format!(
-                    "not volume-tiered, so a subscription cannot move from it to a volume price: {}",
-                    some(&wrong, wrong.len())
+                    "not volume-tiered, so a subscription cannot change from it to a volume price: {}",
+                    first_names(&wrong, wrong.len())
                 ),
-                "archive them; a subscription on one must end and begin anew on a volume price (`usage-server stripe setup` makes one)",
+                "archive them; end each subscription on one and start a new one on a volume price (`usage-server stripe setup` creates one)",
             )
         })
     }
 }
 
-/// Names in order, each once.
+/// The names in order, each once.
 fn distinct(names: &[&str]) -> String {
     let names: BTreeSet<&str> = names.iter().copied().collect();
     let names: Vec<&str> = names.into_iter().collect();
