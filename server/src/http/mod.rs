@@ -183,7 +183,7 @@ impl Shared {
         body: &[u8],
     ) -> Result<Option<NewWebhookEvent>, WebhookOutcome> {
         let signature = headers.get(SIGNATURE).ok_or(WebhookOutcome::BadSignature(
-            SignatureError::Malformed("is missing"),
+            webhook_signature::SignatureError::Malformed("is missing"),
         ))?;
         webhook_signature::verify(
             signature.as_bytes(),

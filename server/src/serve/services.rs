@@ -124,7 +124,7 @@ impl Services {
     ) -> (UsageRpc, AccountRpc) {
         let usage = UsageRpc {
             store: self.store.clone(),
-            ledger: Arc::new(batcher),
+            batcher: Arc::new(batcher),
             reporter: Arc::clone(&self.reporter),
             reconciler: Arc::clone(&self.reconciler),
             meters: Arc::clone(&self.meters),

@@ -118,7 +118,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::Internal(text().into()),
         ServerError::BelowZero {
             quantity: -2,
-            held: 1,
+            current: 1,
             period: Interval { start: 0, end: 1 },
         },
         ServerError::ReportNotFound(text()),

@@ -109,7 +109,7 @@ pub(super) fn outcomes(report: &SetupReport) -> Vec<Outcome> {
 /// The one thing that is not as asked.
 pub(super) fn fault(report: &SetupReport) -> (&'static str, String) {
     let mut wrong = report.steps.iter().filter_map(|step| match &step.outcome {
-        Outcome::Wrong { why, .. } => Some((step.object, why.clone())),
+        Outcome::Different { difference, .. } => Some((step.object, difference.clone())),
         _ => None,
     });
     let fault = wrong.next().expect("a fault");

@@ -6,7 +6,7 @@ use usage_client::{
     Correct, ErrorKind, PutAccount, Reconcile, ReconciledUsage, ReportState, ResolveAction,
     ResolveReport,
 };
-use usage_server::reconciliation::{Question, ReconcileConfig, reconcile};
+use usage_server::reconciliation::{ReconcileConfig, ReconciliationQuery, reconcile};
 
 use crate::support::world::{World, hours_ago, on_both_engines};
 
@@ -83,7 +83,7 @@ async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: 
     let now = rows(&world, Reconcile::new().account("acct")).await;
     assert_eq!((now.len(), now[0].period.start), (1, edge()));
     // The command does the same, beside the server that runs.
-    let asked = Question::default();
+    let asked = ReconciliationQuery::default();
     let found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
@@ -134,7 +134,7 @@ async fn each_difference_names_its_side(world: World) {
     world.client().resolve_report(write_off).await.unwrap();
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!(figures(&row), (8, 8, Ok(7)));
-    let asked = Question::default();
+    let asked = ReconciliationQuery::default();
     let found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
@@ -209,7 +209,7 @@ async fn reconciliation_needs_a_stripe_key(mut world: World) {
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ReportingDisabled);
-    let asked = Question::default();
+    let asked = ReconciliationQuery::default();
     let refused = reconcile(&command(&world), &world.clock, &asked).await;
     assert!(refused.unwrap_err().contains("STRIPE_SECRET_KEY"));
     world.finish().await;

@@ -64,7 +64,7 @@ struct Demo {
     client: UsageClient,
     endpoint: String,
     shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: JoinHandle<std::result::Result<(), ServeError>>,
     /// Contains the database. Deleted when dropped.
     folder: TempDir,
 }

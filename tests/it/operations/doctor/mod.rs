@@ -50,7 +50,7 @@ async fn examine(world: &World) -> Diagnosis {
 fn says(diagnosis: &Diagnosis, mark: Severity, check: &str, words: &[&str]) {
     let is_said = diagnosis.findings.iter().any(|finding| {
         finding.check == check
-            && finding.mark == mark
+            && finding.severity == mark
             && words.iter().all(|word| finding.fact.contains(word))
             && (mark == Severity::Ok) == finding.advice.is_none()
     });
@@ -72,7 +72,9 @@ fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
 fn only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
     bad(diagnosis, check, words);
     let all = diagnosis.findings.iter();
-    let number = all.filter(|finding| finding.mark == Severity::Bad).count();
+    let number = all
+        .filter(|finding| finding.severity == Severity::Bad)
+        .count();
     assert_eq!(number, 1, "{diagnosis}");
 }
 
