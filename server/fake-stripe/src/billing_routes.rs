@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::billing::{
     cancellation, events, invoice_api, preview, prices, products, subscription_api,
-    subscription_update,
+    subscription_items, subscription_update,
 };
 use crate::errors::StripeError;
 use crate::params::Params;
