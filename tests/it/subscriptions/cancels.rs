@@ -55,7 +55,7 @@ async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: Worl
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [13]
     );
-    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 

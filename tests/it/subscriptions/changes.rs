@@ -54,7 +54,7 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [13, 11]
     );
-    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 

@@ -130,7 +130,7 @@ async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world:
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [4, 5]
     );
-    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 

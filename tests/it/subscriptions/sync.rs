@@ -172,7 +172,7 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [4, 126]
     );
-    assert_eq!(world.stripe().thrown_away().await.unwrap(), []);
+    assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 
@@ -275,7 +275,7 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
         world.link_to_subscription(name).await;
     }
     world.receive_webhooks().await;
-    let hang = Fault::hold("gate")
+    let hang = Fault::block_until_released("gate")
         .on_method("GET")
         .on_path("/v1/subscriptions")
         .on_customer("cus_bad")
@@ -288,7 +288,7 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
     cancel("bad").await;
     world
         .stripe()
-        .wait_for_held("gate", 1, TIMEOUT)
+        .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
     // Webhooks that come while the sync of one customer hangs.

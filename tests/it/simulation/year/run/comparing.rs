@@ -25,7 +25,7 @@ impl Year<'_> {
             let name = &life.name;
             if charged != life.model.charged(now) {
                 eprintln!("{:#?}\n{:#?}", life.model, self.world.reports(name).await);
-                eprintln!("{:#?}", self.world.stripe().thrown_away().await);
+                eprintln!("{:#?}", self.world.stripe().discarded_usage().await);
             }
             assert_eq!(
                 charged,
@@ -35,7 +35,7 @@ impl Year<'_> {
             missed += usize::from(self.compare_reports(life, Fate::Missed).await > 0);
             free += usize::from(self.compare_reports(life, Fate::NotBillable).await > 0);
         }
-        let thrown = self.world.stripe().thrown_away().await.expect("usage");
+        let thrown = self.world.stripe().discarded_usage().await.expect("usage");
         assert_eq!(thrown, [], "nothing is lost, seed {seed}");
         eprintln!(
             "seed {seed}: {lines} lines of invoices are as they must be; {missed} accounts missed some, {free} had some free"
