@@ -3,7 +3,7 @@
 //! Start a server (`cargo run -- serve`), then
 //! `cargo run -p usage-client --features tower --example axum`, and call it:
 //! `curl -H 'x-account: acct_42' http://127.0.0.1:8080/hello`. Each call that succeeds counts one `api_calls`
-//! of the account, as `usagectl get acct_42` shows; Ctrl-C sends what is pending.
+//! of the account, as `usagectl get acct_42` shows. Ctrl-C sends pending usage and stops.
 
 use axum::{Router, extract::Request, routing::get};
 use std::{error::Error, time::Duration};
@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::var("USAGE_SERVER").unwrap_or("http://127.0.0.1:50051".to_owned());
     let recorder = UsageClient::connect_lazy(server)?.recorder().start()?;
 
-    // In earnest, take the account from whoever was authenticated, not from a header that anybody can set.
+    // In production, take the account from the authenticated user, not from a header that any caller can set.
     let per_call = UsageLayer::new(recorder.clone(), |request: &Request| {
         let account = request.headers().get("x-account")?.to_str().ok()?;
         Some(Charge::new(account).meter("api_calls"))
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
     eprintln!("listening on http://{}", listener.local_addr()?);
     let stopped = async {
-        // Without a signal to wait for, it serves until it is killed.
+        // Without a signal handler, it runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,4 +1,4 @@
-//! From a program that is not asynchronous: a small runtime beside it sends, and nothing waits.
+//! Counting from a program without async code: a small runtime sends usage in the background.
 //!
 //! Start a server (`cargo run -- serve`), then `cargo run -p usage-client --example blocking`.
 
@@ -10,13 +10,13 @@ use usage_client::UsageClient;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::var("USAGE_SERVER").unwrap_or("http://127.0.0.1:50051".to_owned());
-    // One thread of its own is enough to send for the whole program.
+    // One thread is enough to send for the whole program.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
 
-    // Whatever needs the runtime once: making the client and the recorder, and calls with an answer.
+    // Only creating the client and the recorder, and calls with a response, need the runtime.
     let (client, recorder) = runtime.block_on(async {
         let client = UsageClient::connect_lazy(server)?;
         let recorder = client.recorder().start()?;

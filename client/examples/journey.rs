@@ -1,4 +1,4 @@
-//! From the first increment to the report: what a caller of the service meets on the way.
+//! From the first increment to the report: the calls that a typical caller uses.
 //!
 //! Start a server (`cargo run -- serve`), then `cargo run -p usage-client --example journey`.
 
@@ -12,29 +12,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::var("USAGE_SERVER").unwrap_or("http://127.0.0.1:50051".to_owned());
     let client = UsageClient::connect(server).await?;
 
-    // Counting needs nothing but an id of yours. The same key again counts nothing.
+    // Counting needs only your id for the account. A repeated key counts nothing.
     for _ in 0..2 {
         let counted = client
             .increment("acct_42")
             .quantity(5)
             .key("request-1")
             .await?;
-        println!(
-            "counted, and had been counted before: {}",
-            counted.duplicate
-        );
+        println!("counted; it was counted before: {}", counted.duplicate);
     }
 
-    // Acknowledged is visible.
+    // Acknowledged usage is visible at once.
     let usage = client.get("acct_42").granularity(Granularity::Day).await?;
     for meter in &usage.meters {
         println!("{}: {} {}", meter.meter, meter.quantities.total, meter.unit);
     }
 
-    // A free account is counted and never billed; see `PutAccount::stripe` for one that pays.
+    // A free account is counted and never billed; `PutAccount::stripe` links one to a Stripe customer.
     client.put_account(PutAccount::free("acct_42")).await?;
 
-    // Sent by itself once a day, or now.
+    // The server reports on a schedule; this reports now.
     match client
         .force_report(ForceReport::accounts(["acct_42"]))
         .await

@@ -1,4 +1,4 @@
-//! Accounts: whom an account bills to.
+//! Accounts and how they are billed.
 
 use crate::{
     Error, Period, Subscription, proto,
@@ -7,7 +7,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use proto::put_account_request;
 
-/// Says whom an account bills to from now on: a Stripe customer, or nobody because it is free.
+/// Sets how an account is billed from now on: to a Stripe customer, or not at all because it is free.
 ///
 /// ```
 /// use usage_client::PutAccount;
@@ -16,7 +16,7 @@ use proto::put_account_request;
 /// let free = PutAccount::free("acct_43");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing changes before it is sent"]
+#[must_use = "nothing changes until it is sent"]
 pub struct PutAccount {
     account_id: String,
     customer: Option<String>,
@@ -27,8 +27,7 @@ pub struct PutAccount {
 }
 
 impl PutAccount {
-    /// The account bills to this Stripe customer, `cus_...`. A customer belongs to one account at a
-    /// time.
+    /// Bills the account to this Stripe customer, `cus_...`. A customer can be linked to one account at a time.
     pub fn stripe(account_id: impl Into<String>, customer: impl Into<String>) -> Self {
         Self {
             customer: Some(customer.into()),
@@ -36,7 +35,7 @@ impl PutAccount {
         }
     }
 
-    /// The account is free: counted and shown, never reported to Stripe and never billed.
+    /// Makes the account free: its usage is counted and shown, never reported to Stripe.
     pub fn free(account_id: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
@@ -54,8 +53,8 @@ impl PutAccount {
         self
     }
 
-    /// The current billing period of the subscription's metered item: usage on both sides of its
-    /// edges goes to different invoices. Not for a free account.
+    /// The current billing period of the subscription's metered item: usage before and after its start and end goes
+    /// to different invoices. Not for a free account.
     pub fn current_period(
         mut self,
         start: impl Into<DateTime<Utc>>,
@@ -65,14 +64,14 @@ impl PutAccount {
         self
     }
 
-    /// From when usage is billed to the customer. Left out, it is the start of the current period
-    /// where that is known, else the moment of the call. Not for a free account.
+    /// Usage from this time on is billed to the customer. By default the start of the current period if it is known,
+    /// else the time of the call. Not for a free account.
     pub fn bill_from(mut self, bill_from: impl Into<DateTime<Utc>>) -> Self {
         self.bill_from = Some(bill_from.into());
         self
     }
 
-    /// Takes effect only if the account still has this [`Account::etag`].
+    /// Only takes effect if the account still has this [`Account::etag`].
     pub fn etag(mut self, etag: impl Into<String>) -> Self {
         self.etag = etag.into();
         self
@@ -107,7 +106,7 @@ impl PutAccount {
             None => {
                 return Err(Error::invalid(
                     "free",
-                    "a free account has no subscription, billing period or start of billing",
+                    "a free account cannot have a subscription, current_period or bill_from",
                 ));
             }
         };
@@ -119,33 +118,33 @@ impl PutAccount {
     }
 }
 
-/// An account and whom it bills to now.
+/// An account and its current billing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Account {
-    /// The caller's own id for who uses something.
+    /// The caller's id for the user of the metered service.
     pub account_id: String,
-    /// Whom it bills to.
+    /// Its billing.
     pub billing: Billing,
-    /// Changes whenever the account changes; opaque.
+    /// Opaque; changes whenever the account changes.
     pub etag: String,
-    /// From when the present billing is in force.
+    /// The time from which the current billing applies.
     pub valid_from: DateTime<Utc>,
-    /// When the present billing was put.
+    /// When the current billing was set.
     pub updated_at: DateTime<Utc>,
-    /// What Stripe last said of the subscription that the account follows.
+    /// The account's Stripe subscription as last read from Stripe, if it has one.
     pub subscription: Option<Subscription>,
 }
 
-/// Whom an account bills to.
+/// How an account is billed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Billing {
     /// A Stripe customer.
     Stripe(StripeBilling),
-    /// Nobody: it is free.
+    /// Not billed: it is free.
     Free,
-    /// A way of billing that this version of the client does not know.
+    /// A kind of billing that this version of the client does not know.
     Unrecognised,
 }
 
@@ -155,16 +154,16 @@ pub enum Billing {
 pub struct StripeBilling {
     /// The Stripe customer, `cus_...`.
     pub customer: String,
-    /// The Stripe subscription, `sub_...`, where one was given.
+    /// The Stripe subscription, `sub_...`, if one was set.
     pub subscription: Option<String>,
-    /// The current billing period, where it is known.
+    /// The current billing period, if it is known.
     pub current_period: Option<Period>,
-    /// From when usage is billed to the customer.
+    /// Usage from this time on is billed to the customer.
     pub bill_from: Option<DateTime<Utc>>,
 }
 
 impl Account {
-    /// How an account is billed through Stripe; none if it is not.
+    /// The account's billing through Stripe, if it has any.
     pub fn stripe(&self) -> Option<&StripeBilling> {
         match &self.billing {
             Billing::Stripe(stripe) => Some(stripe),
@@ -172,13 +171,13 @@ impl Account {
         }
     }
 
-    /// Whether the account was said to be free.
+    /// Whether the account is free.
     pub fn is_free(&self) -> bool {
         self.billing == Billing::Free
     }
 
     pub(crate) fn from_wire(account: Option<proto::Account>) -> Result<Self, Error> {
-        let account = account.ok_or_else(|| Error::malformed("`account` is absent"))?;
+        let account = account.ok_or_else(|| Error::malformed("`account` is missing"))?;
         Ok(Self {
             account_id: account.account_id,
             billing: Billing::from_wire(account.billing)?,
@@ -211,27 +210,27 @@ impl Billing {
     }
 }
 
-/// Which page of the accounts is asked for.
+/// Which page of accounts to list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use = "nothing is listed before it is sent"]
+#[must_use = "nothing is listed until it is sent"]
 pub struct ListAccounts {
     page_size: u32,
     page_token: String,
 }
 
 impl ListAccounts {
-    /// The first page, with 100 accounts at most.
+    /// The first page of at most 100 accounts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// At most this many, up to 1,000.
+    /// The maximum number of accounts on the page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
         self
     }
 
-    /// The page after the one that gave this [`AccountPage::next_page_token`].
+    /// The page that follows the one with this [`AccountPage::next_page_token`].
     pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
         self.page_token = page_token.into();
         self
@@ -245,13 +244,13 @@ impl ListAccounts {
     }
 }
 
-/// One page of the accounts that were put, ordered by their id.
+/// One page of the accounts that were put, ordered by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountPage {
     /// The accounts.
     pub accounts: Vec<Account>,
-    /// What to ask the next page with; none on the last page.
+    /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
 }
 
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_account_takes_nothing_of_stripes() {
+    fn free_account_cannot_have_a_subscription() {
         let error = PutAccount::free("a")
             .subscription("sub_1")
             .into_wire()
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_gave_no_subscription_has_none() {
+    fn empty_subscription_is_absent() {
         let billing = proto::account::Billing::Stripe(proto::StripeBilling {
             customer: "cus_1".to_owned(),
             ..Default::default()
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn billing_from_a_newer_server_is_not_taken_for_free() {
+    fn unknown_billing_of_a_newer_server_is_not_free() {
         let account = Account::from_wire(Some(wire(None))).unwrap();
         assert_eq!(account.billing, Billing::Unrecognised);
         assert!(!account.is_free());

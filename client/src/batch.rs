@@ -1,12 +1,11 @@
-//! Counting many increments in one transaction: what is sent and what became of each.
+//! Batches of increments and their results.
 
 use crate::{Error, Increment, Reason, increment::Key, proto};
 use proto::IncrementOutcome;
 
 /// Up to 1,000 increments that are counted in one transaction.
 ///
-/// The batch has one idempotency key, minted unless given. Its items are sent without keys of their
-/// own, save the ones that were given one.
+/// The batch has one idempotency key, generated unless you set it. Its items have a key only if you set one.
 ///
 /// ```
 /// use usage_client::{Batch, Increment};
@@ -16,14 +15,14 @@ use proto::IncrementOutcome;
 /// assert_eq!(batch.len(), 3);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use = "nothing is counted before it is sent"]
+#[must_use = "nothing is counted until it is sent"]
 pub struct Batch {
     increments: Vec<Increment>,
     key: Key,
 }
 
 impl Batch {
-    /// How many increments one batch may hold.
+    /// The maximum number of increments in a batch.
     pub const MAX_LEN: usize = 1_000;
 
     /// An empty batch.
@@ -31,45 +30,44 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds an increment at the end.
+    /// Appends an increment.
     pub fn push(mut self, increment: impl Into<Increment>) -> Self {
         self.increments.push(increment.into());
         self
     }
 
-    /// The caller's own name for the whole batch, at most 255 bytes. Repeated with the same content,
-    /// the batch counts nothing and gets the same results.
+    /// The idempotency key of the whole batch, at most 255 bytes. A repeated key with the same content counts nothing
+    /// and returns the stored results.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Key::Is(key.into());
         self
     }
 
-    /// Sends no key for the batch; its items are protected only by keys of their own.
+    /// Sends no key for the batch; only items with a key are protected from being counted twice.
     pub fn without_key(mut self) -> Self {
         self.key = Key::Without;
         self
     }
 
-    /// The key the batch will be sent with, minted now unless there is one; none after
-    /// [`without_key`](Self::without_key).
+    /// The batch's key, generated now if it has none; `None` after [`without_key`](Self::without_key).
     pub fn ensure_key(&mut self) -> Option<&str> {
         self.key.ensure()
     }
 
-    /// How many increments it holds.
+    /// The number of increments.
     pub fn len(&self) -> usize {
         self.increments.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.increments.is_empty()
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::IncrementBatchRequest, Error> {
         let increments = self.increments.into_iter().enumerate();
-        let increments = increments.map(|(place, increment)| {
-            let at = |error: Error| error.within(&format!("increments[{place}]"));
+        let increments = increments.map(|(index, increment)| {
+            let at = |error: Error| error.within(&format!("increments[{index}]"));
             increment.into_wire().map_err(at)
         });
         Ok(proto::IncrementBatchRequest {
@@ -100,42 +98,42 @@ impl<I: Into<Increment>> Extend<I> for Batch {
     }
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchOutcome {
-    /// The batch's key had been counted before: these are its results from then.
+    /// Whether the batch's key was used before; `results` are then the stored results.
     pub duplicate: bool,
-    /// The key it was sent with; none if the caller wanted none.
+    /// The key it was sent with; none after [`Batch::without_key`].
     pub key: Option<String>,
-    /// One result an increment, in the order of the batch.
+    /// One result per increment, in the order of the batch.
     pub results: Vec<IncrementResult>,
 }
 
-/// What became of one increment of a batch.
+/// The result of one increment of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IncrementResult {
     /// Counted.
     Counted,
-    /// Its own key had been counted before; it added nothing.
+    /// The item's own key was counted before; it added nothing.
     Duplicate,
-    /// Not counted.
+    /// Rejected, and not counted.
     #[non_exhaustive]
     Refused {
-        /// Why, as it would stand in the error of a single call.
+        /// The reason, the same as in the error of a single increment.
         reason: Reason,
-        /// The field at fault, such as `quantity`.
+        /// The invalid field, such as `quantity`.
         field: String,
         /// What is wrong, with the value and the limit.
         message: String,
     },
-    /// Something that this version of the client does not know, by its number.
+    /// A result that this version of the client does not know, by its number.
     Unrecognised(i32),
 }
 
 impl BatchOutcome {
-    /// The increments that were refused, by their place in the batch.
+    /// The rejected increments, with their index in the batch.
     pub fn refused(&self) -> impl Iterator<Item = (usize, &IncrementResult)> {
         let results = self.results.iter().enumerate();
         results.filter(|(_, result)| matches!(result, IncrementResult::Refused { .. }))
@@ -148,7 +146,7 @@ impl BatchOutcome {
     ) -> Result<Self, Error> {
         if response.results.len() != sent {
             return Err(Error::malformed(format!(
-                "{sent} increments were sent and {} results came",
+                "the response to {sent} increments has {} results",
                 response.results.len()
             )));
         }
@@ -184,7 +182,7 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn only_the_batch_gets_a_minted_key() {
+    fn key_is_generated_for_the_batch_only() {
         let mut batch = Batch::new().push("a").push(Increment::new("b").key("own"));
         let key = batch.ensure_key().unwrap().to_owned();
         let wire = batch.into_wire().unwrap();
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_cannot_be_sent_is_named_by_its_place() {
+    fn invalid_item_is_named_by_its_index() {
         let batch: Batch = vec![Increment::new("a"), Increment::new("b").key("")].into();
         let error = batch.into_wire().unwrap_err();
         let field = &error.violations()[0].field;
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_with_a_missing_result_is_malformed() {
+    fn missing_result_is_malformed() {
         let response = proto::IncrementBatchResponse::default();
         let error = BatchOutcome::from_wire(response, 1, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -210,9 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn results_are_told_apart() {
+    fn results_are_decoded() {
         let result = |outcome, error| proto::IncrementResult { outcome, error };
-        let refusal = proto::IncrementError {
+        let error = proto::IncrementError {
             reason: 2,
             field: "meter".to_owned(),
             message: "no such meter".to_owned(),
@@ -221,7 +219,7 @@ mod tests {
             results: vec![
                 result(1, None),
                 result(2, None),
-                result(3, Some(refusal)),
+                result(3, Some(error)),
                 result(9, None),
             ],
             duplicate: false,

@@ -1,34 +1,34 @@
-//! Calls that are set up where they are made, and sent when they are awaited.
+//! Calls that are configured with methods and sent when they are awaited.
 
 use crate::{Counted, Error, Get, Granularity, Increment, Usage, UsageClient};
 use chrono::{DateTime, Utc};
 use std::{future::IntoFuture, pin::Pin};
 
-/// The future of a call.
+/// The future of a sent call.
 type Sent<'a, A> = Pin<Box<dyn Future<Output = Result<A, Error>> + Send + 'a>>;
 
 /// An increment that is counted when it is awaited; see [`UsageClient::increment`].
 #[derive(Debug, Clone)]
-#[must_use = "nothing is counted before it is awaited"]
+#[must_use = "nothing is counted until it is awaited"]
 pub struct IncrementCall<'a> {
     pub(crate) client: &'a UsageClient,
     pub(crate) increment: Increment,
 }
 
 impl IncrementCall<'_> {
-    /// What was used; see [`Increment::meter`].
+    /// The meter; see [`Increment::meter`].
     pub fn meter(mut self, meter: impl Into<String>) -> Self {
         self.increment = self.increment.meter(meter);
         self
     }
 
-    /// How much; see [`Increment::quantity`].
+    /// The quantity; see [`Increment::quantity`].
     pub fn quantity(mut self, quantity: i64) -> Self {
         self.increment = self.increment.quantity(quantity);
         self
     }
 
-    /// The caller's own name for it; see [`Increment::key`].
+    /// The idempotency key; see [`Increment::key`].
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.increment = self.increment.key(key);
         self
@@ -58,7 +58,7 @@ impl<'a> IntoFuture for IncrementCall<'a> {
 
 /// Usage that is read when it is awaited; see [`UsageClient::get`].
 #[derive(Debug, Clone)]
-#[must_use = "nothing is read before it is awaited"]
+#[must_use = "nothing is read until it is awaited"]
 pub struct GetCall<'a> {
     pub(crate) client: &'a UsageClient,
     pub(crate) get: Get,
@@ -71,7 +71,7 @@ impl GetCall<'_> {
         self
     }
 
-    /// From when until when; see [`Get::period`].
+    /// The period; see [`Get::period`].
     pub fn period(
         mut self,
         start: impl Into<DateTime<Utc>>,
@@ -81,13 +81,13 @@ impl GetCall<'_> {
         self
     }
 
-    /// With a point for each hour, day or month; see [`Get::granularity`].
+    /// Splits the period into points; see [`Get::granularity`].
     pub fn granularity(mut self, granularity: Granularity) -> Self {
         self.get = self.get.granularity(granularity);
         self
     }
 
-    /// Whose days and months; see [`Get::time_zone`].
+    /// The time zone of days and months; see [`Get::time_zone`].
     pub fn time_zone(mut self, time_zone: impl Into<String>) -> Self {
         self.get = self.get.time_zone(time_zone);
         self

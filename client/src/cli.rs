@@ -1,8 +1,7 @@
-//! The command line `usagectl`: what people do by hand, through the crate's own calls.
+//! The command line `usagectl`, built on the public calls of this crate.
 //!
-//! A command is a file here. What a command prints goes to `out`, what it says about itself to `err`; it ends
-//! with a code of [`EXIT_CODES`]. Flags and output follow the crate's version; this module is for the binary
-//! and its tests.
+//! Each command is a file. Results are written to `out`, messages to `err`, and the exit code is one of
+//! [`EXIT_CODES`]. Flags and output are versioned with the crate. This module is only for the binary and its tests.
 
 mod accounts;
 mod chart;
@@ -23,22 +22,22 @@ use exit::Failure;
 use indicatif::ProgressBar;
 use std::{ffi::OsString, io::Write};
 
-/// What the process's exit code means, as `--help` says it.
+/// The meaning of the exit codes, as shown by `--help`.
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused: trying the same again changes nothing
-  2  the command line is wrong
-  3  no answer, or not now: try again; whatever was counted is not counted twice
-  4  done in part: some lines or reports were refused";
+  1  failed; repeating the same command does not help
+  2  invalid arguments
+  3  no answer or temporarily unavailable; try again, nothing is counted twice
+  4  partly done; some lines or reports were rejected";
 
-/// Where a command writes to.
+/// The output streams of a command.
 pub struct Streams<'a> {
-    /// What was asked for.
+    /// For results.
     pub out: &'a mut (dyn Write + Send),
-    /// What is said about it.
+    /// For messages about the work.
     pub err: &'a mut (dyn Write + Send),
-    /// Whether people look at both on a terminal: then there are progress bars, and lines that change.
+    /// Whether both are terminals, on which progress bars and updated lines can be shown.
     pub are_terminals: bool,
 }
 
@@ -51,7 +50,7 @@ impl std::fmt::Debug for Streams<'_> {
 }
 
 impl Streams<'_> {
-    /// A progress bar, where there is somebody to see it.
+    /// A progress bar, hidden unless the streams are terminals.
     fn bar(&self, length: u64) -> ProgressBar {
         if self.are_terminals {
             ProgressBar::new(length)
@@ -65,7 +64,7 @@ impl Streams<'_> {
 #[command(
     name = "usagectl",
     version,
-    about = "Count usage, show it and see it reach Stripe",
+    about = "Count usage, show it and report it to Stripe",
     after_help = EXIT_CODES
 )]
 struct Cli {
@@ -77,23 +76,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Count what an account used
+    /// Count usage of an account
     Increment(increment::Arguments),
-    /// Show an account's usage as a table, with a chart where it is cut into points
+    /// Show an account's usage as a table, with a chart if it is split into points
     Get(get::Arguments),
-    /// Close what counts and follow it to Stripe
+    /// Close open usage reports, send them to Stripe and show the result
     Report(report::Arguments),
     /// List usage reports, newest first
     Reports(reports::Arguments),
-    /// List accounts, show one, or say whom one bills to
+    /// List accounts, show one, or set how one is billed
     Accounts(accounts::Arguments),
-    /// Count past usage from a file; whatever is imported twice counts once
+    /// Count past usage from a file; importing a file twice counts it once
     Import(import::Arguments),
     /// Show usage as it grows
     Watch(watch::Arguments),
 }
 
-/// Runs a command line, its first word the program's name; answers the [exit code](EXIT_CODES).
+/// Runs a command line and returns the [exit code](EXIT_CODES). The first argument is the program's name.
 pub async fn run<A: Into<OsString> + Clone>(
     args: impl IntoIterator<Item = A>,
     mut streams: Streams<'_>,
@@ -103,18 +102,18 @@ pub async fn run<A: Into<OsString> + Clone>(
             Ok(()) => return exit::DONE,
             Err(failure) => failure,
         },
-        // Help and the version are asked for, and are no failure.
+        // `--help` and `--version` are not failures.
         Err(error) if !error.use_stderr() => {
             return match write!(streams.out, "{error}") {
                 Ok(()) => exit::DONE,
                 Err(error) => Failure::from(error).exit_code(),
             };
         }
-        Err(error) => Failure::Arguments(error.to_string().trim_end().to_owned()),
+        Err(error) => Failure::Usage(error.to_string().trim_end().to_owned()),
     };
     if let Some(message) = failure.message() {
-        // Nobody is left to be told where this fails too.
-        let _told = writeln!(streams.err, "{message}");
+        // If this fails as well, no output is left to report it on.
+        let _written = writeln!(streams.err, "{message}");
     }
     failure.exit_code()
 }

@@ -1,4 +1,4 @@
-//! Connecting: where the servers are, how the connection is secured and how long it is waited for.
+//! Configures the connection: servers, TLS, token and timeouts.
 
 use crate::{Error, Retry, UsageClient};
 use std::{fmt, time::Duration};
@@ -9,13 +9,12 @@ use tonic::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that went silent is noticed while a call still has time for another attempt.
+/// A broken connection is detected while a call still has time for a retry.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// As many as a list of servers reasonably has.
 const MAX_ENDPOINTS: usize = 64;
 
-/// Sets a [`UsageClient`] up.
+/// Configures a [`UsageClient`] and connects it.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -30,7 +29,7 @@ const MAX_ENDPOINTS: usize = 64;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "nothing is connected before it is asked to"]
+#[must_use = "a client is only created by `connect` or `connect_lazy`"]
 pub struct UsageClientBuilder {
     endpoints: Vec<String>,
     timeout: Option<Duration>,
@@ -40,7 +39,7 @@ pub struct UsageClientBuilder {
     tls: Tls,
 }
 
-/// A token that is never shown.
+/// A token that is never printed.
 #[derive(Clone)]
 struct Token(String);
 
@@ -50,7 +49,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What secures the connection.
+/// The TLS settings.
 #[cfg(feature = "tls")]
 #[derive(Clone, Default)]
 struct Tls {
@@ -61,7 +60,7 @@ struct Tls {
 
 #[cfg(feature = "tls")]
 impl fmt::Debug for Tls {
-    /// Never shows the client's key.
+    /// Leaves out the client's private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
             .field("has_ca", &self.ca.is_some())
@@ -83,26 +82,25 @@ impl UsageClientBuilder {
         }
     }
 
-    /// Another server; calls are spread over all that answer. At most 64.
+    /// Adds a server; calls are spread over all servers that can be reached. At most 64.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoints.push(endpoint.into());
         self
     }
 
-    /// The deadline of each call, all its attempts included; see [`UsageClient::with_timeout`].
+    /// The deadline of each call, including all retries; see [`UsageClient::with_timeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How calls that failed are made again; see [`Retry`].
+    /// How failed calls are retried; see [`Retry`].
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// A token that is sent with each call as `authorization: Bearer TOKEN`. Over `http://` everybody on
-    /// the way reads it.
+    /// A token that is sent with each call as `authorization: Bearer TOKEN`. It is not encrypted over `http://`.
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(Token(token.into()));
         self
@@ -127,26 +125,26 @@ impl UsageClientBuilder {
         self
     }
 
-    /// The name that servers' certificates are for, where it is not the one in their addresses.
+    /// The name in the servers' certificates, if it differs from their addresses.
     #[cfg(feature = "tls")]
     pub fn domain_name(mut self, domain: impl Into<String>) -> Self {
         self.tls.domain = Some(domain.into());
         self
     }
 
-    /// Connects, and fails if no server is there.
+    /// Connects, and fails if no server can be reached.
     pub async fn connect(self) -> Result<UsageClient, Error> {
         let endpoints = self.parse()?;
         let channel = if let [only] = &endpoints[..] {
             only.connect().await?
         } else {
-            find_one(&endpoints).await?;
+            connect_any(&endpoints).await?;
             Channel::balance_list(endpoints.into_iter())
         };
         self.finish(channel)
     }
 
-    /// The first call makes the connection, so that the server may start later than its caller.
+    /// Connects with the first call, so that the server may start later than its caller.
     ///
     /// # Panics
     ///
@@ -175,8 +173,11 @@ impl UsageClientBuilder {
         };
         let value = MetadataValue::try_from(format!("Bearer {token}"));
         let mut value = value.map_err(|_invalid| {
-            // The value itself is a secret.
-            Error::invalid("bearer_token", "the token is not visible ASCII")
+            // The message must not contain the token.
+            Error::invalid(
+                "bearer_token",
+                "the token must consist of visible ASCII characters",
+            )
         })?;
         value.set_sensitive(true);
         Ok(Some(value))
@@ -185,7 +186,7 @@ impl UsageClientBuilder {
     fn parse(&self) -> Result<Vec<Endpoint>, Error> {
         if self.endpoints.len() > MAX_ENDPOINTS {
             let many = self.endpoints.len();
-            let why = format!("{many} endpoints are more than {MAX_ENDPOINTS}");
+            let why = format!("{many} endpoints exceed the limit of {MAX_ENDPOINTS}");
             return Err(Error::invalid("endpoint", why));
         }
         let endpoints = self.endpoints.iter();
@@ -198,13 +199,13 @@ impl UsageClientBuilder {
         } else {
             format!("http://{endpoint}")
         };
-        let refusal = |why: &str| Error::invalid("endpoint", format!("`{endpoint}` {why}"));
+        let invalid = |why: &str| Error::invalid("endpoint", format!("`{endpoint}` {why}"));
         let parsed = Endpoint::from_shared(endpoint.clone())
-            .map_err(|_uri| refusal("is no address such as `http://127.0.0.1:50051`"))?;
+            .map_err(|_uri| invalid("is not a valid address, such as `http://127.0.0.1:50051`"))?;
         let parsed = match parsed.uri().scheme_str() {
             Some("http") => parsed,
             Some("https") => self.secure(&parsed)?,
-            _ => return Err(refusal("must begin with `http://` or `https://`")),
+            _ => return Err(invalid("must start with `http://` or `https://`")),
         };
         Ok(parsed
             .user_agent(concat!("usage-client/", env!("CARGO_PKG_VERSION")))?
@@ -235,7 +236,10 @@ impl UsageClientBuilder {
     }
 
     #[cfg(not(feature = "tls"))]
-    #[allow(clippy::unused_self, reason = "as with the feature `tls`")]
+    #[allow(
+        clippy::unused_self,
+        reason = "the same signature as with the feature `tls`"
+    )]
     fn secure(&self, endpoint: &Endpoint) -> Result<Endpoint, Error> {
         let address = endpoint.uri();
         let why = format!("`{address}` needs the feature `tls` of usage-client");
@@ -243,15 +247,15 @@ impl UsageClientBuilder {
     }
 }
 
-/// Fails where none of several servers is there.
-async fn find_one(endpoints: &[Endpoint]) -> Result<(), Error> {
-    let mut asked = JoinSet::new();
+/// Fails if none of the servers can be reached.
+async fn connect_any(endpoints: &[Endpoint]) -> Result<(), Error> {
+    let mut attempts = JoinSet::new();
     for endpoint in endpoints {
         let endpoint = endpoint.clone();
-        asked.spawn(async move { endpoint.connect().await });
+        attempts.spawn(async move { endpoint.connect().await });
     }
     let mut last = None;
-    while let Some(answer) = asked.join_next().await {
+    while let Some(answer) = attempts.join_next().await {
         match answer {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => last = Some(error.into()),

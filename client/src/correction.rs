@@ -1,10 +1,10 @@
-//! Corrections: what an admin adds to or takes from usage, and what comes back.
+//! Corrections of usage by an admin.
 
 use crate::{Error, UsageReport, increment::Key, proto, wire};
 use chrono::{DateTime, Utc};
 
-/// A correction of an account's usage: a report of its own, which Stripe gets as its own meter event. What was
-/// counted is never edited.
+/// A correction of an account's usage: a separate report, sent to Stripe as a separate meter event. Counted usage is
+/// never edited.
 ///
 /// ```
 /// use usage_client::Correct;
@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 /// let refund = Correct::new("acct_42", -1_200, "counted twice by a faulty worker").meter("tokens");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is corrected before it is sent"]
+#[must_use = "nothing is corrected until it is sent"]
 pub struct Correct {
     account_id: String,
     meter: String,
@@ -24,8 +24,8 @@ pub struct Correct {
 }
 
 impl Correct {
-    /// Adds a quantity to the account's usage, or takes it away where it is below zero: not 0, and at most
-    /// 1,000,000,000,000 either way. The reason, of 1 to 500 characters, is kept and shown.
+    /// Adds a quantity to the account's usage, or subtracts it if it is negative: -1,000,000,000,000 to
+    /// 1,000,000,000,000, not 0. The reason, of 1 to 500 characters, is stored with the report.
     pub fn new(account_id: impl Into<String>, quantity: i64, reason: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
@@ -38,36 +38,35 @@ impl Correct {
         }
     }
 
-    /// Which meter; the default one unless given.
+    /// The meter; by default the server's default meter.
     pub fn meter(mut self, meter: impl Into<String>) -> Self {
         self.meter = meter.into();
         self
     }
 
-    /// The moment it belongs to, and with it the billing period: at most 34 days ago and 5 minutes ahead. Left
-    /// out, it is the moment in which the server enters it.
+    /// The time that the correction applies to, and so its billing period: at most 34 days ago and 5 minutes in the
+    /// future. By default the time at which the server enters it.
     pub fn time(mut self, time: impl Into<DateTime<Utc>>) -> Self {
         self.time = Some(time.into());
         self
     }
 
-    /// Who enters it, at most 128 characters; the caller's address unless given.
+    /// Who enters it, at most 128 characters; by default the caller's network address.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
         self
     }
 
-    /// The caller's own name for this correction, at most 255 bytes: within an account the same name enters
-    /// once. Left out, the client mints a UUID of version 7.
+    /// The idempotency key, at most 255 bytes: within an account, a key is entered once. By default the client
+    /// generates a UUIDv7.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Key::Is(key.into());
         self
     }
 
-    /// The key it will be sent with, minted now unless there is one.
+    /// The correction's key, generated now if it has none.
     ///
-    /// Ask for it before the first attempt where the key must outlive this process, or where a clone is sent
-    /// again after a failure.
+    /// Call this before the first attempt to store the key, or to send a clone again after a failure.
     pub fn ensure_key(&mut self) -> Option<&str> {
         self.key.ensure()
     }
@@ -86,15 +85,15 @@ impl Correct {
     }
 }
 
-/// A correction that was entered.
+/// An entered correction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Corrected {
     /// The correction.
     pub report: UsageReport,
-    /// The key had entered it before; this call entered nothing.
+    /// Whether the key was used before; this call then entered nothing.
     pub duplicate: bool,
-    /// The key that it was sent with.
+    /// The key it was sent with.
     pub key: Option<String>,
 }
 

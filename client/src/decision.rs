@@ -1,19 +1,19 @@
-//! Decisions: what an admin does with a report that the service leaves alone, and what was done.
+//! Decisions of an admin on reports that the service does not retry by itself.
 
 use crate::{Error, ReportState, UsageReport, proto, wire};
 use chrono::{DateTime, Utc};
 use proto::ResolveAction as Wire;
 
-/// What is done with a report that is short, rejected, parked, unknown or missed.
+/// How to resolve a report that is missing, rejected, unknown or too late, or whose customer was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResolveAction {
-    /// Send it again, under a new identifier, with a timestamp of its own window. What was missed because its
-    /// invoice is final or because it is too old for Stripe will be missed again.
+    /// Send it again under a new identifier, with a timestamp inside its window. A report whose invoice is final, or that
+    /// is older than the 35 days that Stripe accepts, becomes too late again.
     Retry,
-    /// Send it again, under a new identifier, billed in the period of the decision.
+    /// Send it again under a new identifier, billed in the current billing period.
     BillInCurrentPeriod,
-    /// Never bill it.
+    /// Do not bill it.
     WriteOff,
     /// An action that this version of the client does not know, by its number.
     Unrecognised(i32),
@@ -43,15 +43,15 @@ impl ResolveAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReportDecision {
-    /// What was decided.
+    /// The action that was chosen.
     pub action: ResolveAction,
-    /// Why.
+    /// Why, as the admin gave it.
     pub reason: String,
-    /// Who decided it.
+    /// Who decided.
     pub requested_by: String,
-    /// When.
+    /// When it was decided.
     pub decided_at: DateTime<Utc>,
-    /// The state in which the report was.
+    /// The report's state before the decision.
     pub from_state: ReportState,
 }
 
@@ -76,7 +76,7 @@ impl ReportDecision {
 ///     .requested_by("ann");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is decided before it is sent"]
+#[must_use = "nothing is decided until it is sent"]
 pub struct ResolveReport {
     report_id: String,
     action: ResolveAction,
@@ -85,7 +85,7 @@ pub struct ResolveReport {
 }
 
 impl ResolveReport {
-    /// Does this with the report of this id.
+    /// Resolves the report with this id.
     pub fn new(
         report_id: impl Into<String>,
         action: ResolveAction,
@@ -99,7 +99,7 @@ impl ResolveReport {
         }
     }
 
-    /// Who decides, at most 128 characters; the caller's address unless given.
+    /// Who decides, at most 128 characters; by default the caller's network address.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
         self
@@ -115,13 +115,13 @@ impl ResolveReport {
     }
 }
 
-/// A report that was decided on.
+/// A resolved report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resolved {
-    /// The report as it stands now, with every decision on it.
+    /// The report after the call, with all decisions on it.
     pub report: UsageReport,
-    /// The same had been decided before and still stands; this call changed nothing.
+    /// Whether the same decision was already in force; this call then changed nothing.
     pub duplicate: bool,
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_action_of_the_contract_is_known() {
+    fn every_proto_action_is_known() {
         let known = (1..)
             .take_while(|number| Wire::try_from(*number).is_ok())
             .inspect(|number| {

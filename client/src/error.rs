@@ -1,30 +1,29 @@
-//! What went wrong, said so that a caller can act on it.
+//! The error type of the client.
 //!
-//! Waiting and trying again belong elsewhere: an error only says whether that can help and after how
-//! long. How a status of gRPC becomes one is in `status.rs`.
+//! Conversions from a gRPC status are in `status.rs`, and retries in `retry.rs`.
 
 use crate::Reason;
 use std::{error::Error as StdError, fmt, time::Duration};
 
 /// Why a call failed.
 ///
-/// Ask [`kind`](Error::kind) for what to do, [`is_retryable`](Error::is_retryable) for whether the
-/// same call can succeed later, and [`may_have_taken_effect`](Error::may_have_taken_effect) for
-/// whether a call without an idempotency key can be repeated without counting twice.
+/// [`kind`](Error::kind) says what to do, [`is_retryable`](Error::is_retryable) whether the same call can succeed later,
+/// and [`may_have_taken_effect`](Error::may_have_taken_effect) whether repeating a call without an idempotency key could
+/// count twice.
 ///
 /// ```
 /// # use usage_client::{Error, ErrorKind};
 /// # fn example(error: &Error) {
 /// match error.kind() {
-///     ErrorKind::KeyReused => eprintln!("two different things share one key: {error}"),
-///     _ if error.is_retryable() => eprintln!("again after {:?}", error.retry_after()),
+///     ErrorKind::KeyReused => eprintln!("the key is used for different content: {error}"),
+///     _ if error.is_retryable() => eprintln!("retry after {:?}", error.retry_after()),
 ///     _ => eprintln!("{error}"),
 /// }
 /// # }
 /// ```
 pub struct Error(pub(crate) Box<Inner>);
 
-/// Boxed, so that a `Result` stays small.
+/// Boxed, to keep `Result` small.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) kind: ErrorKind,
@@ -43,64 +42,61 @@ pub(crate) enum Source {
     Transport(tonic::transport::Error),
 }
 
-/// What a failed call means for its caller.
+/// What a failure means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call asks for something that can never be done; see
-    /// [`violations`](Error::violations). Nothing was sent, or nothing was done.
+    /// The call can never succeed; see [`violations`](Error::violations). Nothing was sent or nothing was changed.
     #[error("invalid")]
     Invalid,
-    /// The idempotency key was used before with other content. Nothing was counted.
+    /// The idempotency key was used before with different content. Nothing was counted.
     #[error("key reused")]
     KeyReused,
-    /// The Stripe customer belongs to another account.
+    /// The Stripe customer is linked to another account.
     #[error("customer taken")]
     CustomerTaken,
-    /// The account changed since its etag was read: read it again.
+    /// The account has changed since its etag was read. Read it again.
     #[error("etag mismatch")]
     EtagMismatch,
-    /// There is no such account or report run.
+    /// The account, report or report run does not exist.
     #[error("not found")]
     NotFound,
-    /// The server has as much work waiting as it accepts. It counted nothing: call again after
-    /// [`retry_after`](Error::retry_after).
+    /// The server's queue is full. Nothing was counted. Call again after [`retry_after`](Error::retry_after).
     #[error("overloaded")]
     Overloaded,
-    /// The server answered that it cannot do it now: its database is silent, or it is stopping.
+    /// The server cannot do it now: its database does not respond, or it is shutting down.
     #[error("unavailable")]
     Unavailable,
-    /// The server runs without a Stripe key, so it reports nothing.
+    /// The server has no Stripe key, so it does not report.
     #[error("reporting disabled")]
     ReportingDisabled,
-    /// It cannot be done as things stand; the reason and the message say what has to change first.
-    /// Nothing was done.
+    /// Not possible in the current state; the reason and the message say what must change first. Nothing was changed.
     #[error("failed precondition")]
     Precondition,
-    /// The caller may not do this.
+    /// The caller has no permission.
     #[error("denied")]
     Denied,
-    /// No answer came before the deadline.
+    /// No response before the deadline.
     #[error("deadline exceeded")]
     Deadline,
-    /// The server does not know this call; it is older than this client.
+    /// The server is older than this client and does not know this call.
     #[error("not implemented by the server")]
     Unimplemented,
-    /// A defect of the server; its log has the cause.
-    #[error("internal error of the server")]
+    /// A bug in the server; its log contains the cause.
+    #[error("internal server error")]
     Internal,
-    /// The connection could not be made, or it broke before the answer.
+    /// The connection failed, or was lost before the response.
     #[error("connection failed")]
     Transport,
-    /// An answer came, and it does not keep the contract.
-    #[error("malformed answer")]
+    /// The response does not conform to the proto.
+    #[error("malformed response")]
     Malformed,
-    /// The folder of a [`Recorder`](crate::Recorder)'s spool cannot be used, or not now.
+    /// The spool of a [`Recorder`](crate::Recorder) cannot be used.
     #[error("spool")]
     Spool,
 }
 
-/// One field of a call that is outside its limits.
+/// An invalid field of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldViolation {
@@ -116,25 +112,24 @@ impl Error {
         self.0.kind
     }
 
-    /// The server's reason; none when it gave none, or when the server was not reached.
+    /// The server's reason; none if the server was not reached or gave none.
     pub fn reason(&self) -> Option<&Reason> {
         self.0.reason.as_ref()
     }
 
-    /// What is wrong with the fields of the call; at most 16, and empty for most errors.
+    /// The invalid fields of the call, at most 16; empty for most errors.
     pub fn violations(&self) -> &[FieldViolation] {
         &self.0.violations
     }
 
-    /// How long the server asks to wait before the call is made again.
+    /// The delay that the server requests before the next attempt.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
     /// Whether the same call can succeed later.
     ///
-    /// An increment is counted once however often it is sent again with the same key, see
-    /// [`idempotency_key`](Error::idempotency_key).
+    /// Repeat an increment with the same [`idempotency_key`](Error::idempotency_key), so that it is counted once.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -145,18 +140,18 @@ impl Error {
         )
     }
 
-    /// Whether the call may have been carried out although it failed. False is certain.
+    /// Whether the call may have taken effect although it failed. False is certain.
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.may_have_taken_effect
     }
 
-    /// The idempotency key that the failed increment or batch was sent with, also when the client
-    /// minted it: the next attempt must carry the same one.
+    /// The idempotency key that the failed call was sent with, also if the client generated it. The next attempt must use
+    /// the same key.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.key.as_deref()
     }
 
-    /// The gRPC status as it came; none when the client itself refused the call or gave up waiting.
+    /// The received gRPC status; none if the client rejected the call or its own timeout passed.
     pub fn status(&self) -> Option<&tonic::Status> {
         match self.0.source.as_ref()? {
             Source::Status(status) => Some(status),
@@ -164,7 +159,7 @@ impl Error {
         }
     }
 
-    /// An argument that the client does not send.
+    /// An argument that is rejected before the call is sent.
     pub(crate) fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         let violation = FieldViolation {
             field: field.into(),
@@ -175,14 +170,14 @@ impl Error {
         error
     }
 
-    /// An answer that breaks the contract. What was asked for has happened all the same.
+    /// A response that does not conform to the proto. The call has taken effect.
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
         Self::local(ErrorKind::Malformed, message, true)
     }
 
-    /// The client's own deadline.
+    /// The client's own timeout.
     pub(crate) fn deadline(timeout: Duration) -> Self {
-        let message = format!("no answer within {timeout:?}");
+        let message = format!("no response within {timeout:?}");
         Self::local(ErrorKind::Deadline, message, true)
     }
 
@@ -191,7 +186,7 @@ impl Error {
         Self::local(ErrorKind::Transport, message, true)
     }
 
-    /// The same refusal, seen from the message that holds the refused one.
+    /// The same error, with field paths that start at the enclosing message.
     pub(crate) fn within(mut self, path: &str) -> Self {
         for violation in &mut self.0.violations {
             violation.field = format!("{path}.{}", violation.field);
@@ -199,7 +194,7 @@ impl Error {
         self
     }
 
-    /// The same failure of a later attempt: what an earlier one may have done may have been done.
+    /// The same error, after an earlier attempt that may have taken effect.
     pub(crate) fn or_earlier_effect(mut self, earlier: bool) -> Self {
         self.0.may_have_taken_effect |= earlier;
         self

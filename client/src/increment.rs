@@ -1,25 +1,22 @@
-//! Counting one increment: what is sent and what comes back.
-//!
-//! A logical call has one idempotency key for its whole life, however often it is sent. Sending is
-//! the client's matter, see `client.rs`.
+//! Increments and their idempotency keys. Sending them is in `client.rs`.
 
 use crate::{Error, proto, wire};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-/// What names a logical call.
+/// The idempotency key of a call, the same for all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Key {
-    /// Nobody has said anything: the client mints one.
+    /// Not set: the client generates one.
     #[default]
     Unset,
     Is(String),
-    /// The caller wants none.
+    /// Set to none by the caller.
     Without,
 }
 
 impl Key {
-    /// Version 7 of UUIDs: keys that follow each other in time cost the server's index least.
+    /// Generates a UUIDv7 if no key is set. Time-ordered keys are the fastest for the server's index.
     pub(crate) fn ensure(&mut self) -> Option<&str> {
         if *self == Self::Unset {
             *self = Self::Is(Uuid::now_v7().to_string());
@@ -30,13 +27,12 @@ impl Key {
         }
     }
 
-    /// The wire says "none" by an empty key: a key that came out empty by mistake would cost the
-    /// caller its protection without a word.
+    /// An empty key means none in the proto, so a key that is empty by mistake is an error.
     pub(crate) fn into_wire(self) -> Result<String, Error> {
         match self {
             Self::Is(key) if key.is_empty() => Err(Error::invalid(
                 "idempotency_key",
-                "the key is empty; to send none, say `without_key`",
+                "the key is empty; to send none, call `without_key`",
             )),
             Self::Is(key) => Ok(key),
             Self::Unset | Self::Without => Ok(String::new()),
@@ -44,7 +40,7 @@ impl Key {
     }
 }
 
-/// One call's worth of usage of an account.
+/// Usage of an account.
 ///
 /// ```
 /// use usage_client::Increment;
@@ -53,7 +49,7 @@ impl Key {
 /// let tokens = Increment::new("acct_42").meter("tokens").quantity(1_200);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is counted before it is sent"]
+#[must_use = "nothing is counted until it is sent"]
 pub struct Increment {
     account_id: String,
     meter: String,
@@ -65,7 +61,7 @@ pub struct Increment {
 impl Increment {
     /// One unit of the default meter, used now by the server's clock.
     ///
-    /// The account is the caller's own id for who used it: 1 to 128 characters out of
+    /// The account is the caller's own id for the user: 1 to 128 characters from
     /// `A-Z a-z 0-9 . _ : @ / + = -`.
     pub fn new(account_id: impl Into<String>) -> Self {
         Self {
@@ -77,45 +73,41 @@ impl Increment {
         }
     }
 
-    /// What was used: one of the meters that the server is configured with.
+    /// The meter: one that the server is configured with.
     pub fn meter(mut self, meter: impl Into<String>) -> Self {
         self.meter = meter.into();
         self
     }
 
-    /// How much, in the meter's unit: 1 to 1,000,000,000,000.
+    /// The quantity in the meter's unit: 1 to 1,000,000,000,000.
     pub fn quantity(mut self, quantity: i64) -> Self {
         self.quantity = Some(quantity);
         self
     }
 
-    /// The caller's own name for this increment, at most 255 bytes: within an account the same name
-    /// counts once. Best is a name that the usage has anyway, such as the id of the request that
-    /// caused it. Left out, the client mints a UUID of version 7.
+    /// The idempotency key, at most 255 bytes: within an account, a key is counted once. Use a name that the usage
+    /// already has, such as the id of the request that caused it. By default the client generates a UUIDv7.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Key::Is(key.into());
         self
     }
 
-    /// Sends no key: an attempt whose answer is lost cannot be repeated without the risk of counting
-    /// twice.
+    /// Sends no key. If the response is lost, repeating the call could count twice.
     pub fn without_key(mut self) -> Self {
         self.key = Key::Without;
         self
     }
 
-    /// When it was used: at most 34 days ago and 5 minutes ahead. Left out, it is the moment in
-    /// which the server counts it.
+    /// When it was used: at most 34 days ago and 5 minutes in the future. By default the time at which the server counts
+    /// it.
     pub fn timestamp(mut self, timestamp: impl Into<DateTime<Utc>>) -> Self {
         self.timestamp = Some(timestamp.into());
         self
     }
 
-    /// The key it will be sent with, minted now unless there is one; none after
-    /// [`without_key`](Self::without_key).
+    /// The increment's key, generated now if it has none; `None` after [`without_key`](Self::without_key).
     ///
-    /// Ask for it before the first attempt where the key must outlive this process, or where a clone
-    /// is sent again after a failure.
+    /// Call this before the first attempt to store the key, or to send a clone again after a failure.
     pub fn ensure_key(&mut self) -> Option<&str> {
         self.key.ensure()
     }
@@ -153,13 +145,13 @@ impl From<&String> for Increment {
     }
 }
 
-/// An increment that is durably counted.
+/// A durably counted increment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counted {
-    /// The key had been counted before; this call added nothing.
+    /// Whether the key was counted before; this call then added nothing.
     pub duplicate: bool,
-    /// The key it was sent with; none if the caller wanted none.
+    /// The key it was sent with; none after [`Increment::without_key`].
     pub key: Option<String>,
 }
 
@@ -169,7 +161,7 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn what_is_left_out_stays_out() {
+    fn unset_fields_are_not_sent() {
         let wire = Increment::new("a").into_wire().unwrap();
         assert_eq!(wire.quantity, None);
         assert_eq!(wire.timestamp, None);
@@ -178,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_minted_once() {
+    fn key_is_generated_once() {
         let mut increment = Increment::new("a");
         let first = increment.ensure_key().unwrap().to_owned();
         assert_eq!(Uuid::parse_str(&first).unwrap().get_version_num(), 7);
@@ -187,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn a_given_key_stands_and_no_key_stays_none() {
+    fn set_key_and_no_key_are_not_replaced() {
         assert_eq!(Increment::new("a").key("k").ensure_key(), Some("k"));
         assert_eq!(Increment::new("a").without_key().ensure_key(), None);
     }
 
     #[test]
-    fn an_empty_key_is_refused_before_it_is_sent() {
+    fn empty_key_is_rejected() {
         let error = Increment::new("a").key("").into_wire().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert_eq!(error.violations()[0].field, "idempotency_key");

@@ -1,4 +1,4 @@
-//! Counting requests of a tower service: a layer that hands what succeeded to a [`Recorder`].
+//! A tower layer that counts successful requests through a [`Recorder`].
 
 use crate::Recorder;
 use http::{HeaderMap, Response};
@@ -19,7 +19,7 @@ use tower_service::Service;
 /// let tokens = Charge::new("acct_42").meter("tokens").quantity(1_200);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is counted before the layer has it"]
+#[must_use = "a charge counts nothing by itself; return it to the layer"]
 pub struct Charge {
     account_id: String,
     meter: Cow<'static, str>,
@@ -36,24 +36,24 @@ impl Charge {
         }
     }
 
-    /// What was used.
+    /// The meter.
     pub fn meter(mut self, meter: impl Into<Cow<'static, str>>) -> Self {
         self.meter = meter.into();
         self
     }
 
-    /// How much: 1 to 1,000,000,000,000. The recorder drops and logs anything else.
+    /// The quantity: 1 to 1,000,000,000,000. The recorder drops and logs anything else.
     pub fn quantity(mut self, quantity: i64) -> Self {
         self.quantity = quantity;
         self
     }
 }
 
-/// Counts the successful requests of any tower service through a [`Recorder`], without making them wait.
+/// Counts the successful requests of any tower service through a [`Recorder`], without delaying them.
 ///
-/// A function of yours says before each request whom it is charged to, and how much; none is free. After the
-/// answer [`HttpSuccess`] decides whether it counts, or a function given to [`after`](Self::after), which may
-/// also charge by what the answer holds. A request that is given up before its answer counts nothing.
+/// Your function returns the [`Charge`] of each request before it is handled; `None` means free. After the response,
+/// [`HttpSuccess`] decides whether the request is counted. Set another function with [`after`](Self::after), for example
+/// to charge by the contents of the response. A request that is dropped before its response counts nothing.
 ///
 /// ```no_run
 /// # use usage_client::{Charge, Recorder, UsageLayer};
@@ -72,8 +72,8 @@ pub struct UsageLayer<F, A = HttpSuccess> {
 }
 
 impl<F> UsageLayer<F> {
-    /// Charges as `before` says whatever [succeeds](HttpSuccess). It is a function from `&Request` to
-    /// `Option<Charge>`.
+    /// Counts the charge that `before` returns for each request that [succeeds](HttpSuccess). `before` is a function from
+    /// `&Request` to `Option<Charge>`.
     pub fn new(recorder: Recorder, before: F) -> Self {
         Self {
             recorder,
@@ -82,8 +82,8 @@ impl<F> UsageLayer<F> {
         }
     }
 
-    /// Charges as `after` says, once the answer is there: it is a function from the [`Charge`] and `&Response`
-    /// to `Option<Charge>`. Services that do not answer with HTTP need one.
+    /// Counts the charge that `after` returns for each response. `after` is a function from the [`Charge`] and `&Response`
+    /// to `Option<Charge>`. Services whose responses are not HTTP responses need it.
     pub fn after<A>(self, after: A) -> UsageLayer<F, After<A>> {
         UsageLayer {
             recorder: self.recorder,
@@ -104,14 +104,14 @@ impl<F: Clone, A: Clone, S> Layer<S> for UsageLayer<F, A> {
     }
 }
 
-/// Decides after an answer what its request is charged.
+/// Decides after the response what a request is charged.
 pub trait Decide<Res>: Clone {
     /// The charge that is recorded, if any.
     fn decide(&self, charge: Charge, response: &Res) -> Option<Charge>;
 }
 
-/// Charges an HTTP answer that is no error: its status is below 400, and where it is gRPC's, its headers tell of
-/// no failure. What fails while an answer streams has been charged.
+/// Charges successful HTTP responses: the status is below 400, and the headers contain no gRPC error. A response that
+/// fails while it is streamed is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HttpSuccess;
 
@@ -122,13 +122,13 @@ impl<B> Decide<Response<B>> for HttpSuccess {
     }
 }
 
-/// gRPC answers a failure with status 200 and this header.
+/// A gRPC error has the HTTP status 200 and this header.
 fn is_grpc_failure(headers: &HeaderMap) -> bool {
     let status = headers.get("grpc-status");
     status.is_some_and(|status| status.as_bytes() != b"0")
 }
 
-/// Decides by a function; see [`UsageLayer::after`].
+/// Decides with a function; see [`UsageLayer::after`].
 #[derive(Debug, Clone, Copy)]
 pub struct After<A>(A);
 
@@ -175,7 +175,7 @@ where
 }
 
 pin_project! {
-    /// The answer of a [`UsageService`].
+    /// The response future of a [`UsageService`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct Counting<T, A> {

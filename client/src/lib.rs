@@ -2,10 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
-    allow(
-        clippy::arithmetic_side_effects,
-        reason = "a test's own figures are small"
-    )
+    allow(clippy::arithmetic_side_effects, reason = "numbers in tests are small")
 )]
 
 mod account;
@@ -59,7 +56,7 @@ pub use subscription::{
 };
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
 
-/// Times are [`chrono`]'s.
+/// The crate of the time types in this API.
 pub use chrono;
-/// The generated types and clients, for whatever this crate does not offer.
+/// The generated types and clients, for anything that this crate does not cover.
 pub use usage_proto::v1 as proto;

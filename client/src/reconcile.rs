@@ -1,4 +1,4 @@
-//! Reconciling: what was counted, what was reported and what Stripe holds, side by side.
+//! The comparison of counted usage, reported usage and Stripe's totals.
 
 use crate::{
     Error, Period, ReportState, proto,
@@ -6,7 +6,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 
-/// Which figures are asked for; those of every account in the billing periods around now, unless narrowed.
+/// Selects what to compare: by default the current billing periods of all accounts.
 ///
 /// ```
 /// use usage_client::Reconcile;
@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 /// let of_one = Reconcile::new().account("acct_42");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use = "nothing is asked before it is sent"]
+#[must_use = "nothing is compared until it is sent"]
 pub struct Reconcile {
     account_id: String,
     period: Option<Period>,
@@ -23,7 +23,7 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    /// Every account, 10 at most.
+    /// All accounts, at most 10 per page.
     pub fn new() -> Self {
         Self::default()
     }
@@ -34,7 +34,7 @@ impl Reconcile {
         self
     }
 
-    /// Each billing period that overlaps the time from `start` up to, but without, `end`.
+    /// All billing periods that overlap the time from `start` until just before `end`.
     pub fn period(
         mut self,
         start: impl Into<DateTime<Utc>>,
@@ -44,14 +44,13 @@ impl Reconcile {
         self
     }
 
-    /// At most this many accounts on a page, up to 50.
+    /// The maximum number of accounts on the page, up to 50.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
         self
     }
 
-    /// The page after the one that gave this [`ReconcilePage::next_page_token`]; account and period must be
-    /// the same.
+    /// The page that follows the one with this [`ReconcilePage::next_page_token`], for the same account and period.
     pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
         self.page_token = page_token.into();
         self
@@ -70,17 +69,17 @@ impl Reconcile {
     }
 }
 
-/// The figures of some accounts.
+/// The totals of some accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconcilePage {
-    /// The figures; a page may have none and not be the last.
+    /// The rows; a page can be empty without being the last.
     pub rows: Vec<ReconciledUsage>,
-    /// What to go on with; none when there are no more.
+    /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
 }
 
-/// The three figures of one account, customer, meter and period.
+/// The three totals of one account, customer, meter and period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconciledUsage {
@@ -90,34 +89,34 @@ pub struct ReconciledUsage {
     pub stripe_customer: String,
     /// The meter.
     pub meter: String,
-    /// The billing period, or a calendar month of UTC where none is known.
+    /// The billing period, or a calendar month in UTC if none is known.
     pub period: Period,
-    /// Whether it is a billing period.
+    /// Whether `period` is a billing period.
     pub is_billing_period: bool,
-    /// What is to be billed.
+    /// The quantity to bill: all usage and corrections, except what is never billed.
     pub counted: i64,
-    /// What Stripe took of it.
+    /// The part of it that Stripe accepted.
     pub reported: i64,
-    /// What Stripe's totals hold of it, or why Stripe did not say.
+    /// Stripe's own meter total, or why it could not be read.
     pub stripe: Result<i64, String>,
-    /// How many reports are in each state, and what they hold.
+    /// The reports of the row, by state.
     pub states: Vec<StateCount>,
 }
 
-/// The reports of one state.
+/// The reports in one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateCount {
     /// The state.
     pub state: ReportState,
-    /// How many reports.
+    /// The number of reports.
     pub reports: i64,
     /// The sum of their quantities.
     pub quantity: i64,
 }
 
 impl ReconciledUsage {
-    /// Whether all three figures are the same.
+    /// Whether all three totals are equal.
     pub fn is_equal(&self) -> bool {
         self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
     }

@@ -1,7 +1,7 @@
-//! Counting without waiting: what is recorded is summed in memory and sent in the background.
+//! Counting without waiting: usage is summed in memory and sent in the background.
 //!
-//! [`builder`] sets it up, [`sums`] holds what was recorded, [`batches`] is what was taken from it and is on its way,
-//! [`spool`] keeps that on disk, [`worker`] sends it, and [`stats`] are its numbers.
+//! [`builder`] configures and starts a recorder, [`aggregator`] sums recorded usage, [`batches`] queues it,
+//! [`spool`] stores it on disk, [`worker`] sends it, and [`stats`] reports the results.
 
 mod aggregator;
 mod batches;
@@ -13,8 +13,8 @@ mod telemetry;
 mod worker;
 
 use crate::{Error, ErrorKind, UsageClient};
-use aggregator::{Filling, Full, MAX_QUANTITY, Sum, Sums};
-use batches::{Batches, Held, Taken};
+use aggregator::{Aggregator, Full, MAX_QUANTITY, ShouldFlush, Sum};
+use batches::{Batches, QueuedBatch, Storage};
 pub use builder::RecorderBuilder;
 use spool::Spool;
 use stats::Tally;
@@ -27,32 +27,31 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-/// The longest names that the server takes; what is longer would only cost memory.
+/// The longest names that the server accepts; longer ones are dropped at once.
 const MAX_ACCOUNT_BYTES: usize = 128;
 const MAX_METER_BYTES: usize = 128;
-/// How long a shutdown waits for the disk beyond its caller's patience.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shutdown waits for the disk after the caller's timeout.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Counts usage without making its caller wait.
 ///
-/// [`record`](Self::record) adds to a sum in memory, by account, meter and whole second, and returns. In the
-/// background the sums are sent in batches, each under one idempotency key that stays the same until the
-/// server has answered: whatever is sent twice counts once, and usage keeps the second in which it
-/// happened, however long the server is away, up to the 34 days that it takes usage for.
+/// [`record`](Self::record) adds to a sum in memory, per account, meter and second, and returns. The sums are sent in
+/// the background, in batches. Each batch keeps one idempotency key until the server has answered, so a batch that is
+/// sent twice is counted once. Usage keeps the second in which it happened while the server is unavailable. The server
+/// accepts usage that is up to 34 days old.
 ///
-/// Memory is bounded by [`capacity`](RecorderBuilder::capacity): where it is full, usage that would need a
-/// new sum is dropped, counted in [`stats`](Self::stats) and logged. When a quarter of it is filled, usage is sent
-/// before the interval is over. What is in memory is lost when the process dies; end it with
-/// [`shutdown`](Self::shutdown).
+/// Memory is limited by [`capacity`](RecorderBuilder::capacity). When it is full, usage that needs a new sum is
+/// dropped, counted in [`stats`](Self::stats) and logged. When a quarter of it is in use, usage is sent before the
+/// interval ends. Usage in memory is lost if the process is killed; call [`shutdown`](Self::shutdown) before it exits.
 ///
-/// With a [`spool`](RecorderBuilder::spool) it is durable: batches are on disk before they are sent, and what
-/// a process leaves there the next one sends, under the same keys and so exactly once. Then memory only holds
-/// what was recorded since the last interval; it fills up where the disk is full. What the server refuses for good,
-/// such as usage of an unknown meter, is kept there as `NAME.refused`; renamed to `NAME.batch`, it is sent once more by
-/// the next start.
+/// With a [`spool`](RecorderBuilder::spool) usage is durable: batches are written to disk before they are sent. The
+/// next process sends the batches that a process left there, with the same keys, so each is counted exactly once. Memory
+/// then only contains usage of the last interval, unless the disk is full. Usage that the server rejects permanently,
+/// such as usage of an unknown meter, is stored there as `NAME.refused`. Rename the file to `NAME.batch` to have the next
+/// start send it again.
 ///
-/// Clones share everything. When the last one is dropped, what was recorded is still sent as long as the
-/// runtime lives.
+/// Clones share everything. After the last one is dropped, recorded usage is still sent as long as the runtime is
+/// running.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -68,9 +67,9 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
-    /// Tells the worker when the last handle is gone.
+    /// Cancelled when the last handle is dropped; the worker then finishes.
     alive: Arc<DropGuard>,
-    /// Told when nothing of it is left: the spool is free.
+    /// Cancelled when `Shared` is dropped and the spool is unlocked.
     gone: CancellationToken,
 }
 
@@ -79,33 +78,32 @@ struct Shared {
     client: UsageClient,
     interval: Duration,
     batch_size: usize,
-    sums: Sums,
+    aggregator: Aggregator,
     batches: Batches,
     spool: Option<Spool>,
-    /// Held while sums become batches: whoever comes next finds them there.
-    taking: Mutex<()>,
-    /// What was recorded and is in no sum here: dropped, or of an earlier process.
-    elsewhere: Tally,
+    /// Locked while sums become batches, so that a second caller waits for them.
+    batching: Mutex<()>,
+    /// Recorded usage that never was in the aggregator: dropped, or left by an earlier process.
+    not_aggregated: Tally,
     recovered: Tally,
     counted: Tally,
     refused: Tally,
     dropped: Tally,
-    /// Of that, what no server would take.
+    /// The part of `dropped` that is outside the server's limits.
     invalid: Tally,
-    /// Ends the worker, whatever is still to be sent.
+    /// Stops the worker, even if usage is pending.
     stop: CancellationToken,
-    /// Wakes the worker before its interval is over.
+    /// Wakes the worker before its interval ends.
     wake: Notify,
-    /// The last to go, after the spool.
+    /// Must be the last field: it is dropped after the spool.
     _gone: DropGuard,
 }
 
 impl Recorder {
-    /// Counts what an account used of a meter now, by this machine's clock. An empty meter is the server's
-    /// default one.
+    /// Counts usage of an account now, by this machine's clock. An empty meter means the server's default meter.
     ///
-    /// Never waits, never fails and never panics: what cannot be kept is dropped and counted in
-    /// [`stats`](Self::stats). The quantity is 1 to 1,000,000,000,000, an account's id 1 to 128 bytes.
+    /// Never waits, fails or panics: usage that cannot be stored is dropped and counted in [`stats`](Self::stats).
+    /// The quantity must be 1 to 1,000,000,000,000, and the account id 1 to 128 bytes.
     pub fn record(&self, account_id: &str, meter: &str, quantity: i64) {
         let is_valid = (1..=MAX_QUANTITY).contains(&quantity)
             && (1..=MAX_ACCOUNT_BYTES).contains(&account_id.len())
@@ -115,68 +113,70 @@ impl Recorder {
         }
         match self
             .shared
-            .sums
+            .aggregator
             .add(account_id, meter, now_secs(), quantity)
         {
-            Ok(Filling(false)) => {}
-            Ok(Filling(true)) => self.shared.wake.notify_one(),
+            Ok(ShouldFlush(false)) => {}
+            Ok(ShouldFlush(true)) => self.shared.wake.notify_one(),
             Err(Full) => self.drop_one(true, quantity),
         }
     }
 
-    /// What it has done so far.
+    /// What the recorder has done so far.
     pub fn stats(&self) -> RecorderStats {
         self.shared.stats()
     }
 
-    /// Waits until everything that was recorded before is counted, refused or dropped.
+    /// Waits until all usage recorded before this call is counted, rejected or dropped.
     ///
     /// # Errors
-    /// The time is over; what is pending stays so and goes on being sent.
-    pub async fn flush(&self, patience: Duration) -> Result<RecorderStats, Error> {
+    /// The timeout has passed. Pending usage is still sent in the background.
+    pub async fn flush(&self, timeout: Duration) -> Result<RecorderStats, Error> {
         let shared = &self.shared;
         let flushed = async {
-            let taken = shared.take_out().await;
+            let taken = shared.make_batches_blocking().await;
             shared.wake.notify_one();
             let last = taken.unwrap_or_else(|| shared.batches.last());
-            shared.batches.until_done(last).await;
+            shared.batches.wait_until_done(last).await;
         };
-        match tokio::time::timeout(patience, flushed).await {
+        match tokio::time::timeout(timeout, flushed).await {
             Ok(()) => Ok(self.stats()),
-            Err(_elapsed) => Err(Error::deadline(patience)),
+            Err(_elapsed) => Err(Error::deadline(timeout)),
         }
     }
 
-    /// Waits until everything that was recorded before is in the [`spool`](RecorderBuilder::spool), and so
-    /// outlives this process. Without a spool nothing does.
+    /// Waits until all usage recorded before this call is in the [`spool`](RecorderBuilder::spool) or counted, so that
+    /// it is not lost with the process.
     ///
     /// # Errors
-    /// [`ErrorKind::Spool`](crate::ErrorKind::Spool): there is none, or it cannot be written to. What is recorded stays
-    /// in memory, is sent all the same, and is put into the spool as soon as that is possible.
+    /// [`ErrorKind::Spool`](crate::ErrorKind::Spool): the recorder has no spool, or the spool cannot be written to.
+    /// The usage then stays in memory, is still sent, and is written to the spool as soon as possible.
     pub async fn persist(&self) -> Result<(), Error> {
         let shared = &self.shared;
         let failed = |why: &str| Error::local(ErrorKind::Spool, why, false);
         if shared.spool.is_none() {
             return Err(failed("this recorder has no spool"));
         }
-        let taken = shared.take_out().await;
+        let taken = shared.make_batches_blocking().await;
         shared.wake.notify_one();
         match taken {
             Some(taken) if !shared.batches.is_in_memory(taken) => Ok(()),
-            _ => Err(failed("it could not be written to; the log says why")),
+            _ => Err(failed(
+                "the spool could not be written; the log contains the cause",
+            )),
         }
     }
 
-    /// Sends what was recorded and waits for it, as [`flush`](Self::flush) does, for the end of a process.
+    /// Sends recorded usage and waits for it, like [`flush`](Self::flush), at the end of a process.
     ///
-    /// With the last handle it also ends the sending: in a spool, what is pending waits there for the next start,
-    /// which may follow at once. Without one it goes on being sent as long as the runtime lives. A disk that is stuck
-    /// is waited for five seconds more.
+    /// If this is the last handle, sending stops as well. With a spool, pending usage stays there for the next start,
+    /// which can follow at once. Without a spool, it is still sent as long as the runtime is running. A disk that does
+    /// not respond delays the shutdown by at most five seconds.
     ///
     /// # Errors
-    /// The time is over; the message says how much is still pending.
-    pub async fn shutdown(self, patience: Duration) -> Result<RecorderStats, Error> {
-        let flushed = self.flush(patience).await;
+    /// The timeout has passed. The message contains the pending calls and units.
+    pub async fn shutdown(self, timeout: Duration) -> Result<RecorderStats, Error> {
+        let flushed = self.flush(timeout).await;
         let pending = self.stats().pending;
         let Self {
             shared,
@@ -186,19 +186,20 @@ impl Recorder {
         let is_last = Arc::into_inner(alive).is_some();
         if is_last && (flushed.is_ok() || shared.spool.is_some()) {
             let end = async {
-                shared.take_out().await;
+                shared.make_batches_blocking().await;
                 shared.stop.cancel();
                 drop(shared);
                 gone.cancelled().await;
             };
-            if tokio::time::timeout(END_PATIENCE, end).await.is_err() {
-                tracing::error!("the recorder's spool does not come to an end; is its disk stuck?");
+            if tokio::time::timeout(END_TIMEOUT, end).await.is_err() {
+                tracing::error!("the recorder's spool was not closed in time; check its disk");
             }
         }
         flushed.map_err(|_| {
             let Recorded { calls, units } = pending;
-            tracing::error!(calls, units, "usage is still pending at the shutdown");
-            let message = format!("{units} units of {calls} calls are pending after {patience:?}");
+            tracing::error!(calls, units, "usage is pending at shutdown");
+            let message =
+                format!("{units} units of {calls} calls are still pending after {timeout:?}");
             Error::local(ErrorKind::Deadline, message, true)
         })
     }
@@ -207,24 +208,24 @@ impl Recorder {
     fn drop_one(&self, is_valid: bool, quantity: i64) {
         let units = u64::try_from(quantity).unwrap_or(0);
         let shared = &self.shared;
-        shared.elsewhere.add(1, units);
+        shared.not_aggregated.add(1, units);
         if !is_valid {
             shared.invalid.add(1, units);
         }
-        // Logged by the worker: a log may be slow.
+        // The worker logs it, because logging can be slow.
         shared.dropped.add(1, units);
     }
 }
 
 impl Shared {
     fn stats(&self) -> RecorderStats {
-        // What ends is read before what began, so that pending is never below zero.
+        // Results are read before what was recorded, so that pending is never negative.
         let (counted, refused, dropped) = (
             self.counted.read(),
             self.refused.read(),
             self.dropped.read(),
         );
-        let (mut recorded, added) = (self.elsewhere.read(), self.sums.added());
+        let (mut recorded, added) = (self.not_aggregated.read(), self.aggregator.added());
         recorded.calls = recorded.calls.saturating_add(added.0);
         recorded.units = recorded.units.saturating_add(added.1);
         let left = |all: u64, ended: [u64; 3]| ended.into_iter().fold(all, u64::saturating_sub);
@@ -247,68 +248,76 @@ impl Shared {
         }
     }
 
-    /// As [`take`](Self::take), where waiting for a disk holds up no other task; nothing where that broke off.
-    async fn take_out(self: &Arc<Self>) -> Option<u64> {
+    /// Like [`make_batches`](Self::make_batches), without blocking other tasks while the disk is slow; `None` if it failed.
+    async fn make_batches_blocking(self: &Arc<Self>) -> Option<u64> {
         if self.spool.is_none() {
-            return Some(self.take());
+            return Some(self.make_batches());
         }
         let shared = Arc::clone(self);
-        let taken = tokio::task::spawn_blocking(move || shared.take()).await;
+        let taken = tokio::task::spawn_blocking(move || shared.make_batches()).await;
         if let Err(error) = &taken {
-            tracing::error!(%error, "usage could not be taken to the spool");
+            tracing::error!(%error, "usage could not be written to the spool");
         }
         taken.ok()
     }
 
-    /// Makes batches of everything that was recorded; answers the number of the last batch there is.
-    fn take(&self) -> u64 {
-        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        self.spool_again();
-        let mut sums = self.sums.take().into_iter().peekable();
+    /// Turns all recorded usage into batches and returns the number of the last batch.
+    fn make_batches(&self) -> u64 {
+        let _turn = self.batching.lock().unwrap_or_else(PoisonError::into_inner);
+        self.retry_spool();
+        let mut sums = self.aggregator.take().into_iter().peekable();
         while sums.peek().is_some() {
             let batch: Vec<Sum> = sums.by_ref().take(self.batch_size).collect();
             let key = Uuid::now_v7();
-            let held = self.keep(key, batch);
-            self.batches.add(key, held);
+            let storage = self.store(key, batch);
+            self.batches.add(key, storage);
         }
         self.batches.last()
     }
 
-    /// Puts what there was no room for on the disk there, as soon as there is.
-    fn spool_again(&self) {
+    /// Writes batches to the spool that could not be written before.
+    fn retry_spool(&self) {
         if self.spool.is_none() {
             return;
         }
         for batch in self.batches.take_in_memory() {
-            let Taken { number, key, held } = batch;
-            let held = match held {
-                Held::Memory(sums) => self.keep(key, sums),
-                on_disk @ Held::Spool { .. } => on_disk,
+            let QueuedBatch {
+                number,
+                key,
+                storage,
+            } = batch;
+            let storage = match storage {
+                Storage::Memory(sums) => self.store(key, sums),
+                spooled @ Storage::Spool { .. } => spooled,
             };
-            self.batches.put_back(Taken { number, key, held });
+            self.batches.put_back(QueuedBatch {
+                number,
+                key,
+                storage,
+            });
         }
     }
 
-    /// Puts a batch into the spool, where there is one with room.
-    fn keep(&self, key: Uuid, batch: Vec<Sum>) -> Held {
+    /// Writes a batch to the spool if there is one with free space.
+    fn store(&self, key: Uuid, batch: Vec<Sum>) -> Storage {
         let Some(spool) = &self.spool else {
-            return Held::Memory(batch);
+            return Storage::Memory(batch);
         };
         match spool.write(key, &batch) {
             Ok(()) => {
-                self.sums.release(batch.len());
+                self.aggregator.release(batch.len());
                 let (calls, units) = totals(&batch);
-                Held::Spool { calls, units }
+                Storage::Spool { calls, units }
             }
             Err(error) => {
-                tracing::error!(%error, "a batch of usage is kept in memory only");
-                Held::Memory(batch)
+                tracing::error!(%error, "a batch of usage could not be spooled and stays in memory");
+                Storage::Memory(batch)
             }
         }
     }
 }
 
-/// The calls and units of sums.
+/// The total calls and units of some sums.
 fn totals(sums: &[Sum]) -> (u64, u64) {
     sums.iter().fold((0, 0), |(calls, units), sum| {
         let quantity = u64::try_from(sum.quantity).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Usage reports: which ones are asked for, and what they say.
+//! Usage reports, and lists of them.
 
 use crate::{
     Error, Period, ReportDecision, ReportState, proto,
@@ -7,70 +7,70 @@ use crate::{
 use chrono::{DateTime, Utc};
 use proto::UsageReportKind as WireKind;
 
-/// One row of the usage table: the total of one account and meter in one window. Closed, it is sent
-/// to Stripe as exactly one meter event.
+/// The total of one account and meter in one window, or one correction. Once closed, it is sent to Stripe as exactly
+/// one meter event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageReport {
-    /// A UUID of version 7, unique over all accounts.
+    /// A UUIDv7, unique over all accounts.
     pub id: String,
-    /// The account that used something.
+    /// The account whose usage this is.
     pub account_id: String,
-    /// What was counted.
+    /// The meter.
     pub meter: String,
-    /// The window the usage happened in. Several reports may share a window: each holds what was
-    /// counted while it was open.
+    /// The window in which the usage happened. Several reports may share a window; each contains what was counted while
+    /// it was open.
     pub window: Period,
-    /// The window's end once the report is closed; none while it counts.
+    /// The window's end, set when the report is closed.
     pub period_end: Option<DateTime<Utc>>,
-    /// When it was closed; none while it counts.
+    /// When it was closed; none while it is open.
     pub closed_at: Option<DateTime<Utc>>,
-    /// The usage, in the meter's unit.
+    /// The usage in the meter's unit. Only a correction can be negative.
     pub quantity: i64,
-    /// Where it is on its way.
+    /// Its state.
     pub state: ReportState,
-    /// Whether Stripe has it.
+    /// Whether Stripe has it: true if it is accepted or confirmed.
     pub reported: bool,
-    /// The meter event's `identifier` at Stripe, the same on every retry.
+    /// The `identifier` of its Stripe meter event, the same on every retry.
     pub identifier: String,
-    /// The Stripe customer it is billed to; none when nobody is.
+    /// The Stripe customer it is billed to, if there is one.
     pub stripe_customer: Option<String>,
-    /// The meter event's `timestamp` at Stripe; none before the first attempt.
+    /// The `timestamp` of its Stripe meter event; none before the first attempt.
     pub event_timestamp: Option<DateTime<Utc>>,
-    /// How often it was given to Stripe.
+    /// How many times it was sent to Stripe.
     pub attempts: i32,
-    /// When it was first given to Stripe; none while it surely has not arrived.
+    /// When it was first sent to Stripe; none as long as it cannot have arrived.
     pub first_sent_at: Option<DateTime<Utc>>,
-    /// When Stripe took it.
+    /// When Stripe accepted it.
     pub reported_at: Option<DateTime<Utc>>,
-    /// What went wrong last, in words; none also while a forced run has it tried anew.
+    /// The last error, as text; none while a forced run sends it again.
     pub last_error: Option<String>,
-    /// The run that closed it; none when none did.
+    /// The report run that closed it, if one did.
     pub run_id: Option<String>,
-    /// A boundary inside the window was learned too late to cut it: the whole report belongs to the
-    /// window's start.
+    /// Whether a boundary inside the window became known too late to split the window. The whole report then counts as
+    /// usage at the window's start.
     pub straddled: bool,
-    /// What it holds.
+    /// Whether it is counted usage or a correction.
     pub kind: ReportKind,
     /// Why a correction was entered; none for usage.
     pub note: Option<String>,
     /// Who entered a correction; none for usage.
     pub entered_by: Option<String>,
-    /// When it is billed instead of in its own window's period.
+    /// The time in whose billing period it is billed instead of its window's, if one was chosen.
     pub bill_at: Option<DateTime<Utc>>,
-    /// When Stripe's totals were seen to contain it.
+    /// When Stripe's meter totals were first found to include it.
     pub confirmed_at: Option<DateTime<Utc>>,
-    /// What admins decided on it, oldest first.
+    /// The decisions of admins on it, oldest first.
     pub decisions: Vec<ReportDecision>,
 }
 
-/// What a usage report holds.
+/// What the quantity of a usage report consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReportKind {
-    /// What was counted.
+    /// Counted usage.
     Usage,
-    /// What an admin added or took away.
+    /// A correction that an admin entered.
     Correction,
     /// A kind that this version of the client does not know, by its number.
     Unrecognised(i32),
@@ -87,7 +87,7 @@ impl ReportKind {
 
     fn from_wire(number: i32) -> Self {
         match WireKind::try_from(number) {
-            // A server from before corrections holds nothing else.
+            // A server without corrections does not set it.
             Ok(WireKind::Usage | WireKind::Unspecified) => Self::Usage,
             Ok(WireKind::Correction) => Self::Correction,
             Err(_) => Self::Unrecognised(number),
@@ -97,7 +97,7 @@ impl ReportKind {
 
 impl UsageReport {
     pub(crate) fn required_from_wire(report: Option<proto::UsageReport>) -> Result<Self, Error> {
-        let report = report.ok_or_else(|| Error::malformed("the answer has no report"))?;
+        let report = report.ok_or_else(|| Error::malformed("`report` is missing"))?;
         Self::from_wire(report)
     }
 
@@ -140,7 +140,7 @@ impl UsageReport {
     }
 }
 
-/// Which usage reports are asked for; all of them, newest first, unless it is narrowed.
+/// Selects usage reports: by default all of them, newest first.
 ///
 /// ```
 /// use usage_client::{ListReports, ReportState};
@@ -150,7 +150,7 @@ impl UsageReport {
 ///     .states([ReportState::Rejected, ReportState::CustomerDeleted]);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use = "nothing is listed before it is sent"]
+#[must_use = "nothing is listed until it is sent"]
 pub struct ListReports {
     account_id: String,
     states: Vec<ReportState>,
@@ -161,43 +161,42 @@ pub struct ListReports {
 }
 
 impl ListReports {
-    /// The newest reports of all accounts, 100 at most.
+    /// The newest reports of all accounts, at most 100 per page.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only this account.
+    /// Only reports of this account.
     pub fn account(mut self, account_id: impl Into<String>) -> Self {
         self.account_id = account_id.into();
         self
     }
 
-    /// Only these states.
+    /// Only reports in these states.
     pub fn states(mut self, states: impl IntoIterator<Item = ReportState>) -> Self {
         self.states = states.into_iter().collect();
         self
     }
 
-    /// Only what this run closed.
+    /// Only reports that this run closed.
     pub fn run(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = run_id.into();
         self
     }
 
-    /// Only reports that hold this.
+    /// Only reports of this kind.
     pub fn kind(mut self, kind: ReportKind) -> Self {
         self.kind = Some(kind);
         self
     }
 
-    /// At most this many on a page, up to 1,000.
+    /// The maximum number of reports on the page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
         self
     }
 
-    /// The page after the one that gave this [`ReportPage::next_page_token`]; the filter must be the
-    /// same.
+    /// The page that follows the one with this [`ReportPage::next_page_token`], for the same filter.
     pub fn page_token(mut self, page_token: impl Into<String>) -> Self {
         self.page_token = page_token.into();
         self
@@ -216,13 +215,13 @@ impl ListReports {
     }
 }
 
-/// Some usage reports, newest first.
+/// A page of usage reports, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReportPage {
     /// The reports.
     pub reports: Vec<UsageReport>,
-    /// What to go on with; none when there are no more.
+    /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
 }
 
@@ -247,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_empty_on_the_wire_is_absent() {
+    fn empty_texts_are_absent() {
         let window = proto::Period {
             start: Some(prost_types::Timestamp::default()),
             end: Some(prost_types::Timestamp::default()),

@@ -1,15 +1,14 @@
-//! Calling again: when, after how long, and when never.
+//! Retries of failed calls.
 
 use crate::Error;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::time::{Duration, Instant};
 
-/// How calls that failed are made again: after pauses that double, each lengthened at random, until the
-/// call's deadline.
+/// How failed calls are retried: with exponential backoff and jitter, until the call's deadline.
 ///
-/// Only what can help is repeated: an overloaded or unavailable server and a lost connection. Increments,
-/// batches and corrections carry one idempotency key through all attempts, so none counts twice; a call
-/// without that protection is repeated only if it surely had no effect.
+/// Only failures that a retry can help are retried: an overloaded or unavailable server and a lost connection.
+/// Increments, batches and corrections use one idempotency key for all attempts, so they are counted once. A call that
+/// is not safe to repeat is only retried if it certainly had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     attempts: usize,
@@ -28,28 +27,28 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// Every call is made once.
+    /// No retries.
     pub fn never() -> Self {
         Self::default().attempts(1)
     }
 
-    /// At most so many attempts of a call, the first included; at least one. Unlimited unless set.
+    /// The maximum number of attempts, including the first. Unlimited by default, at least one.
     #[must_use]
     pub fn attempts(mut self, attempts: usize) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// The first pause, and what the pauses grow to at most: 100 milliseconds and 5 seconds unless set.
-    /// Jitter makes each up to twice as long.
+    /// The first and the longest delay between attempts: 100 milliseconds and 5 seconds by default. Jitter makes each up to
+    /// twice as long.
     #[must_use]
-    pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest.max(first);
         self
     }
 
-    fn backoff(self) -> impl Iterator<Item = Duration> {
+    fn delays(self) -> impl Iterator<Item = Duration> {
         ExponentialBuilder::default()
             .with_min_delay(self.first)
             .with_max_delay(self.longest)
@@ -59,17 +58,17 @@ impl Retry {
     }
 }
 
-/// Whether a call can be repeated that may have been carried out.
+/// Whether a call can be repeated after it may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeatable {
-    /// A second time changes nothing.
+    /// Repeating it changes nothing.
     Always,
-    /// Only where it surely had no effect.
+    /// It can only be repeated if it certainly had no effect.
     WithoutEffect,
 }
 
 impl Repeatable {
-    /// Always, where this protects the call.
+    /// `Always` if the call is protected, for example by a key.
     pub(crate) fn always_if(is_protected: bool) -> Self {
         if is_protected {
             Self::Always
@@ -79,7 +78,7 @@ impl Repeatable {
     }
 }
 
-/// Makes a call until it succeeds, cannot, or has no time left. `attempt` is given the time that is left.
+/// Repeats a call until it succeeds, cannot succeed, or its timeout has passed. `attempt` is given the remaining time.
 pub(crate) async fn call_with_retry<A, F>(
     retry: Retry,
     timeout: Duration,
@@ -90,20 +89,20 @@ where
     F: Future<Output = Result<A, Error>>,
 {
     let began = Instant::now();
-    let left = || timeout.saturating_sub(began.elapsed());
-    let mut backoff = retry.backoff();
+    let remaining = || timeout.saturating_sub(began.elapsed());
+    let mut backoff = retry.delays();
     let mut may_have_taken_effect = false;
     loop {
-        let error = match attempt(left()).await {
+        let error = match attempt(remaining()).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error.or_earlier_effect(may_have_taken_effect),
         };
         may_have_taken_effect = error.may_have_taken_effect();
         let is_safe = repeatable == Repeatable::Always || !may_have_taken_effect;
-        let pause = backoff.next().filter(|_| is_safe && error.is_retryable());
-        let pause = pause.map(|pause| pause.max(error.retry_after().unwrap_or_default()));
-        match pause.filter(|pause| *pause < left()) {
-            Some(pause) => tokio::time::sleep(pause).await,
+        let delay = backoff.next().filter(|_| is_safe && error.is_retryable());
+        let delay = delay.map(|delay| delay.max(error.retry_after().unwrap_or_default()));
+        match delay.filter(|delay| *delay < remaining()) {
+            Some(delay) => tokio::time::sleep(delay).await,
             None => return Err(error),
         }
     }
@@ -117,7 +116,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// Makes a call whose attempts end so; answers how it ended and how many there were.
+    /// Makes a call whose attempts have these results; returns its result and the number of attempts.
     async fn outcome(
         retry: Retry,
         repeatable: Repeatable,
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_help_is_repeated_until_it_does() {
+    async fn retryable_failures_are_retried_until_success() {
         let ends = vec![unavailable(), overloaded(), Ok(())];
         let (done, attempts) = outcome(Retry::default(), Repeatable::Always, ends).await;
         assert!(done.is_ok());
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_help_is_not_repeated() {
+    async fn permanent_failures_are_not_retried() {
         for status in [
             Status::invalid_argument(""),
             Status::internal(""),
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_have_happened_is_repeated_only_where_that_is_safe() {
+    async fn unsafe_call_is_not_retried_after_a_possible_effect() {
         let ends = vec![overloaded(), unavailable(), Ok(())];
         let (done, attempts) = outcome(Retry::default(), Repeatable::WithoutEffect, ends).await;
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Unavailable);
@@ -176,23 +175,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_earlier_attempt_may_have_had_an_effect() {
+    async fn effect_of_an_earlier_attempt_is_remembered() {
         let ends = vec![unavailable(), overloaded()];
         let retry = Retry::default().attempts(2);
         let (done, _) = outcome(retry, Repeatable::Always, ends).await;
         let error = done.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overloaded);
-        assert!(error.may_have_taken_effect(), "the first may have");
+        assert!(
+            error.may_have_taken_effect(),
+            "because of the first attempt"
+        );
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
+    fn delays_double_up_to_the_maximum() {
         let retry = Retry::default().attempts(20);
-        let pauses: Vec<_> = retry.backoff().collect();
-        assert_eq!(pauses.len(), 19);
+        let delays: Vec<_> = retry.delays().collect();
+        assert_eq!(delays.len(), 19);
         let longest = Duration::from_secs(10);
-        assert!(pauses.iter().all(|pause| *pause <= longest), "{pauses:?}");
-        assert!(pauses[10] >= Duration::from_secs(5), "{pauses:?}");
-        assert!(pauses[0] < Duration::from_millis(201), "{pauses:?}");
+        assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
+        assert!(delays[10] >= Duration::from_secs(5), "{delays:?}");
+        assert!(delays[0] < Duration::from_millis(201), "{delays:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Forced reporting: which usage is closed and sent now, and following the run that does it.
+//! Forced report runs: starting and watching them.
 
 use crate::{Error, UsageReport, proto, wire::non_empty};
 use proto::force_report_response::Event as Wire;
@@ -10,7 +10,7 @@ use std::{
 use tokio_stream::Stream;
 use tonic::Streaming;
 
-/// Closes what counts and sends it to Stripe now, or watches a run that does.
+/// Closes open reports and sends them to Stripe now, or watches a run that does.
 ///
 /// ```
 /// use usage_client::ForceReport;
@@ -19,11 +19,11 @@ use tonic::Streaming;
 /// let some = ForceReport::accounts(["acct_42", "acct_43"]);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is reported before it is sent"]
+#[must_use = "nothing is reported until it is sent"]
 pub struct ForceReport(proto::ForceReportRequest);
 
 impl ForceReport {
-    /// Every account.
+    /// All accounts.
     pub fn all() -> Self {
         Self(proto::ForceReportRequest {
             all: true,
@@ -31,7 +31,7 @@ impl ForceReport {
         })
     }
 
-    /// These accounts: at most 1,000.
+    /// These accounts, at most 1,000.
     pub fn accounts<A: Into<String>>(account_ids: impl IntoIterator<Item = A>) -> Self {
         Self(proto::ForceReportRequest {
             account_ids: account_ids.into_iter().map(Into::into).collect(),
@@ -39,7 +39,7 @@ impl ForceReport {
         })
     }
 
-    /// Starts nothing, and follows a run that was started before.
+    /// Watches a run that was started before.
     pub fn watch(run_id: impl Into<String>) -> Self {
         Self(proto::ForceReportRequest {
             run_id: run_id.into(),
@@ -47,7 +47,7 @@ impl ForceReport {
         })
     }
 
-    /// Closes and sends nothing: only answers what would be sent.
+    /// Only returns what would be sent; closes and sends nothing.
     pub fn dry_run(mut self) -> Self {
         self.0.dry_run = true;
         self
@@ -58,73 +58,72 @@ impl ForceReport {
     }
 }
 
-/// What happens in a run.
+/// An event of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReportEvent {
     /// The first event.
     Started {
-        /// Watch the run again by this id; none for a dry run.
+        /// The run's id, with which it can be watched again; none for a dry run.
         run_id: Option<String>,
     },
-    /// Some time has passed or something has changed.
+    /// Sent when the run has advanced, and from time to time.
     Progress(ReportProgress),
-    /// What a dry run would send; the ones that are open would be closed first.
+    /// Reports that a dry run would send; open ones would be closed first.
     Preview(Vec<UsageReport>),
     /// The last event.
     Summary(ReportSummary),
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReportProgress {
-    /// Reports closed so far.
+    /// The number of reports that the run has closed so far.
     pub closed: i64,
-    /// Of these, the ones that have reached an end or wait for a retry.
+    /// How many of these are in a final state or wait for a retry.
     pub done: i64,
-    /// All usage is closed: `closed` grows no further.
+    /// Whether everything is closed: `closed` then no longer grows.
     pub closing_finished: bool,
-    /// Reports that earlier runs closed in the same scope and that this run waits for as well.
+    /// The number of reports in the same scope that earlier runs closed and that this run also waits for.
     pub in_earlier_runs: i64,
 }
 
-/// Number and total of some reports.
+/// The number and the total of some reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReportCount {
-    /// How many reports.
+    /// The number of reports.
     pub reports: i64,
     /// The sum of their quantities.
     pub quantity: i64,
 }
 
-/// What became of the reports that a run closed.
+/// The results of the reports that a run closed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReportSummary {
-    /// The run; none for a dry run.
+    /// The run's id; none for a dry run.
     pub run_id: Option<String>,
-    /// Everything it closed; in a dry run, what it would close.
+    /// All reports that it closed; in a dry run, that it would close.
     pub closed: ReportCount,
-    /// Stripe has it; in a dry run, what would be sent.
+    /// Accepted by Stripe; in a dry run, what would be sent.
     pub accepted: ReportCount,
-    /// Stripe refused it, or its customer is gone, or it is too old.
+    /// Not billed: rejected, customer deleted, too late or written off.
     pub rejected: ReportCount,
-    /// No final answer yet; the service goes on trying by itself.
+    /// No final answer yet; the service continues to retry by itself.
     pub retried_later: ReportCount,
     /// Never billed.
     pub not_billable: ReportCount,
-    /// Waits for its account to be linked.
+    /// Waiting because the account has no Stripe customer.
     pub unlinked: ReportCount,
 }
 
-/// A run that is being followed: a stream of events that ends after the summary.
+/// The events of a run, as a stream that ends after the summary.
 ///
-/// Dropping it stops the following, not the run. No deadline holds between two events; keep-alive
-/// notices a server that is gone.
+/// Dropping it does not stop the run. There is no deadline between two events; keep-alive detects a lost server.
 #[derive(Debug)]
-#[must_use = "the run goes on by itself; its outcome is known only to those who follow it"]
+#[must_use = "the run continues by itself; read the events to learn its result"]
 pub struct ReportRun {
     stream: Streaming<proto::ForceReportResponse>,
     first: Option<ReportEvent>,
@@ -133,7 +132,7 @@ pub struct ReportRun {
 }
 
 impl ReportRun {
-    /// Waits for the first event, which names the run.
+    /// Waits for the first event, which contains the run's id.
     pub(crate) async fn open(
         mut stream: Streaming<proto::ForceReportResponse>,
     ) -> Result<Self, Error> {
@@ -148,33 +147,37 @@ impl ReportRun {
                 run_id,
                 finished: false,
             }),
-            Some(_) => Err(Error::malformed("the first message does not name the run")),
-            None => Err(Error::cut_off("the stream ended before it named the run")),
+            Some(_) => Err(Error::malformed(
+                "the first message does not contain the run's id",
+            )),
+            None => Err(Error::cut_off(
+                "the stream ended before the run's id was received",
+            )),
         }
     }
 
-    /// The id to watch the run by again; none for a dry run.
+    /// The run's id, with which it can be watched again; none for a dry run.
     pub fn run_id(&self) -> Option<&str> {
         self.run_id.as_deref()
     }
 
     /// The next event; none after the summary.
     ///
-    /// A stream that breaks off before the summary is an error: watch the run again by its id.
+    /// If the stream ends before the summary, this is an error. Watch the run again by its id.
     pub async fn next(&mut self) -> Result<Option<ReportEvent>, Error> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
             .await
             .transpose()
     }
 
-    /// Follows the run to its end.
+    /// Watches the run until its end.
     pub async fn summary(mut self) -> Result<ReportSummary, Error> {
         while let Some(event) = self.next().await? {
             if let ReportEvent::Summary(summary) = event {
                 return Ok(summary);
             }
         }
-        Err(Error::malformed("the summary was taken before"))
+        Err(Error::malformed("the summary was already read"))
     }
 }
 
@@ -190,10 +193,10 @@ impl Stream for ReportRun {
             let event = match ready!(Pin::new(&mut this.stream).poll_next(context)) {
                 Some(Ok(message)) => ReportEvent::from_wire(message),
                 Some(Err(status)) => Err(status.into()),
-                None => Err(Error::cut_off("the stream ended before its summary")),
+                None => Err(Error::cut_off("the stream ended before the summary")),
             };
             this.finished = matches!(event, Err(_) | Ok(Some(ReportEvent::Summary(_))));
-            // An event that this version does not know is passed over.
+            // An event that this version does not know is skipped.
             if let Some(event) = event.transpose() {
                 return Poll::Ready(Some(event));
             }

@@ -1,4 +1,4 @@
-//! From a `tonic::Status` with its `google.rpc` details to an [`Error`]; the only place that reads one.
+//! Converts a `tonic::Status` with its `google.rpc` details into an [`Error`].
 
 use crate::{Error, ErrorKind, FieldViolation, Reason, error::Source, proto};
 use std::error::Error as StdError;
@@ -6,7 +6,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 impl From<tonic::transport::Error> for Error {
-    /// A connection that was never made.
+    /// A connection that could not be made.
     fn from(error: tonic::transport::Error) -> Self {
         let message = root_cause(&error);
         let mut this = Self::local(ErrorKind::Transport, message, false);
@@ -45,8 +45,7 @@ impl From<tonic::Status> for Error {
     }
 }
 
-/// The reason decides; the code speaks for a reason that this client does not know and for whatever
-/// stands between it and the server.
+/// Uses the reason if it determines the kind, else the code: reasons can be unknown, and proxies send none.
 fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
     match reason {
         Some(Reason::KeyReused) => return ErrorKind::KeyReused,
@@ -58,7 +57,7 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
     if has_cause::<tonic::TimeoutExpired>(status) {
         return ErrorKind::Deadline;
     }
-    // Only a status that was made on this side has a cause: the server's answer never arrived.
+    // Only a status that was created in this process has a source: no response was received.
     if status.source().is_some() {
         return ErrorKind::Transport;
     }
@@ -71,7 +70,7 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         Code::ResourceExhausted => ErrorKind::Overloaded,
         Code::Unavailable => ErrorKind::Unavailable,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
-        // A tonic server answers CANCELLED when the deadline that came with the call has passed.
+        // A tonic server returns CANCELLED when the call's deadline has passed.
         Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Deadline,
         Code::Unimplemented => ErrorKind::Unimplemented,
         Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => ErrorKind::Internal,
@@ -109,7 +108,7 @@ fn has_cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(<dyn StdError>::is::<E>)
 }
 
-/// The innermost cause: the outer ones only say "transport error".
+/// The innermost cause; the outer ones only say "transport error".
 pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
 }
@@ -121,7 +120,7 @@ mod tests {
     use tonic::Status;
     use tonic_types::{ErrorDetails, FieldViolation as WireViolation};
 
-    fn refusal(code: Code, reason: &str) -> ErrorDetailsAndCode {
+    fn with_reason(code: Code, reason: &str) -> ErrorDetailsAndCode {
         let mut details = ErrorDetails::new();
         details.set_error_info(reason, proto::ERROR_DOMAIN, []);
         (code, details)
@@ -134,12 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_its_fields() {
-        let mut refusal = refusal(Code::InvalidArgument, "INVALID_FIELD");
-        refusal
+    fn invalid_argument_names_its_fields() {
+        let mut failure = with_reason(Code::InvalidArgument, "INVALID_FIELD");
+        failure
             .1
             .set_bad_request(vec![WireViolation::new("quantity", "0 is below 1")]);
-        let error = error(refusal);
+        let error = error(failure);
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert_eq!(error.reason(), Some(&Reason::InvalidField));
         assert_eq!(error.violations()[0].field, "quantity");
@@ -153,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn overload_says_how_long_to_wait_and_counted_nothing() {
-        let mut refusal = refusal(Code::ResourceExhausted, "OVERLOADED");
-        refusal.1.set_retry_info(Some(Duration::from_millis(250)));
-        let error = error(refusal);
+    fn overload_has_a_delay_and_no_effect() {
+        let mut failure = with_reason(Code::ResourceExhausted, "OVERLOADED");
+        failure.1.set_retry_info(Some(Duration::from_millis(250)));
+        let error = error(failure);
         assert_eq!(error.kind(), ErrorKind::Overloaded);
         assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
         assert!(error.is_retryable());
@@ -164,28 +163,28 @@ mod tests {
     }
 
     #[test]
-    fn reasons_tell_apart_what_shares_a_code() {
+    fn reasons_distinguish_errors_with_one_code() {
         for (reason, kind) in [
             ("KEY_REUSED", ErrorKind::KeyReused),
             ("CUSTOMER_TAKEN", ErrorKind::CustomerTaken),
             ("SOMETHING_NEW", ErrorKind::Invalid),
         ] {
-            let error = error(refusal(Code::AlreadyExists, reason));
+            let error = error(with_reason(Code::AlreadyExists, reason));
             assert_eq!(error.kind(), kind);
             assert_eq!(error.reason().unwrap().as_str(), reason);
         }
     }
 
     #[test]
-    fn a_silent_database_may_have_counted() {
-        let error = error(refusal(Code::Unavailable, "DATABASE_UNAVAILABLE"));
+    fn unavailable_database_may_have_counted() {
+        let error = error(with_reason(Code::Unavailable, "DATABASE_UNAVAILABLE"));
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.is_retryable());
         assert!(error.may_have_taken_effect());
     }
 
     #[test]
-    fn a_reason_from_another_domain_is_not_ours() {
+    fn reason_of_another_domain_is_ignored() {
         let mut details = ErrorDetails::new();
         details.set_error_info("KEY_REUSED", "example.org", []);
         let error = error((Code::Unavailable, details));
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_was_never_made_counted_nothing() {
+    fn refused_connection_has_no_effect() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = Error::from(Status::from_error(Box::new(tonic::ConnectError(Box::new(
             refused,
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_broke_may_have_counted() {
+    fn lost_connection_may_have_counted() {
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         let error = Error::from(Status::from_error(Box::new(reset)));
         assert_eq!(error.kind(), ErrorKind::Transport);
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn either_sides_deadline_is_one_kind() {
+    fn deadlines_of_client_and_server_are_one_kind() {
         let ours = Status::from_error(Box::new(tonic::TimeoutExpired(())));
         for status in [ours, Status::cancelled("Timeout expired")] {
             let error = Error::from(status);

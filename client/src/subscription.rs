@@ -1,4 +1,4 @@
-//! Subscriptions: what Stripe says of an account's, and how it is changed.
+//! Subscriptions of accounts, and changes of them.
 
 use crate::{
     Account, Error, Period, proto,
@@ -7,85 +7,85 @@ use crate::{
 use chrono::{DateTime, Utc};
 use proto::cancel_subscription_request::When;
 
-/// What Stripe last said of the subscription that an account follows.
+/// An account's Stripe subscription as last read from Stripe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Subscription {
-    /// `sub_...`
+    /// The subscription's id, `sub_...`.
     pub id: String,
-    /// As Stripe names it, such as `active` or `canceled`.
+    /// Stripe's `status`, such as `active` or `canceled`.
     pub status: String,
-    /// `flexible` or `classic`.
+    /// Stripe's `billing_mode`: `flexible` or `classic`.
     pub billing_mode: String,
-    /// The billing periods that are known, the latest first.
+    /// The known billing periods of its metered items, newest first.
     pub periods: Vec<BillingPeriod>,
-    /// When it is known to end.
+    /// When it is scheduled to end.
     pub cancel_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
-    /// When Stripe was last asked.
+    /// When it was last read from Stripe.
     pub synced_at: Option<DateTime<Utc>>,
 }
 
-/// What a subscription's item charges for in one billing period.
+/// One billing period of one metered subscription item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BillingPeriod {
-    /// The subscription item, `si_...`.
+    /// The subscription item's id, `si_...`.
     pub item: String,
-    /// The price, `price_...`.
+    /// The price's id, `price_...`.
     pub price: String,
-    /// What is charged for.
+    /// The meter that the price charges for.
     pub meter: String,
-    /// From when until when.
+    /// The start and end of the billing period.
     pub period: Period,
-    /// The invoice, where there is one.
+    /// The invoice's id, if there is one.
     pub invoice: Option<String>,
-    /// Where the invoice is.
+    /// The state of its invoice.
     pub invoice_state: InvoiceState,
 }
 
-/// Where the invoice of a billing period is.
+/// The state of a billing period's invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvoiceState {
-    /// It does not exist, or nobody has seen it.
+    /// It does not exist yet or was not read from Stripe yet.
     Unknown,
-    /// Usage of its period still joins it.
+    /// It still takes usage of its billing period.
     Draft,
-    /// It never changes any more.
+    /// It no longer changes.
     Final,
     /// A state that this version of the client does not know, by its number.
     Unrecognised(i32),
 }
 
-/// A change of a subscription that was carried out.
+/// A completed change of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionChange {
-    /// A UUID of version 7.
+    /// The change's id, a UUIDv7.
     pub id: String,
-    /// The subscription, `sub_...`.
+    /// The subscription's id, `sub_...`.
     pub subscription: String,
-    /// Usage before it is charged the old way, usage from it on the new way.
+    /// Usage before this time is charged as before the change, usage from it on as after the change.
     pub boundary: DateTime<Utc>,
-    /// When it was done.
+    /// When the change was completed.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Who asked for it first.
+    /// Who first requested it.
     pub requested_by: String,
 }
 
-/// What came of changing a subscription.
+/// The result of changing a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changed {
-    /// The change; none where nothing had to be changed, or where it waits for the period's end.
+    /// The change; none if nothing had to change, or for a cancellation at the end of the period.
     pub change: Option<SubscriptionChange>,
-    /// The account as it is now.
+    /// The account after the call.
     pub account: Account,
 }
 
-/// Moves an account's subscription to other volume-tiered prices, now.
+/// Switches an account's subscription to other volume-tiered prices, immediately.
 ///
 /// ```
 /// use usage_client::ChangePlan;
@@ -93,7 +93,7 @@ pub struct Changed {
 /// let change = ChangePlan::new("acct_42", "price_1MoBy5").requested_by("billing-admin");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing changes before it is sent"]
+#[must_use = "nothing changes until it is sent"]
 pub struct ChangePlan {
     account_id: String,
     prices: Vec<String>,
@@ -101,7 +101,7 @@ pub struct ChangePlan {
 }
 
 impl ChangePlan {
-    /// To this price; the item of the same meter is removed.
+    /// Switches to this price, which replaces the item of the same meter.
     pub fn new(account_id: impl Into<String>, price: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
@@ -110,13 +110,13 @@ impl ChangePlan {
         }
     }
 
-    /// And to this price of another meter.
+    /// Also switches to this price of another meter.
     pub fn price(mut self, price: impl Into<String>) -> Self {
         self.prices.push(price.into());
         self
     }
 
-    /// Who asks, for the record.
+    /// Who requests the change, kept for the record; at most 128 characters.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
         self
@@ -131,7 +131,7 @@ impl ChangePlan {
     }
 }
 
-/// Cancels an account's subscription, now or at the end of its period.
+/// Cancels an account's subscription, immediately or at the end of its billing period.
 ///
 /// ```
 /// use usage_client::CancelSubscription;
@@ -140,7 +140,7 @@ impl ChangePlan {
 /// let later = CancelSubscription::at_period_end("acct_43");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing changes before it is sent"]
+#[must_use = "nothing changes until it is sent"]
 pub struct CancelSubscription {
     account_id: String,
     when: When,
@@ -148,7 +148,7 @@ pub struct CancelSubscription {
 }
 
 impl CancelSubscription {
-    /// At once; usage that is not charged yet goes on a last invoice.
+    /// Cancels immediately. Usage that was not invoiced yet goes on a final invoice.
     pub fn now(account_id: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
@@ -157,7 +157,7 @@ impl CancelSubscription {
         }
     }
 
-    /// With the present period; usage until then is billed as ever.
+    /// Cancels at the end of the current billing period. Usage until then is billed as usual.
     pub fn at_period_end(account_id: impl Into<String>) -> Self {
         Self {
             when: When::AtPeriodEnd(proto::CancelAtPeriodEnd {}),
@@ -165,8 +165,8 @@ impl CancelSubscription {
         }
     }
 
-    /// Whether usage that is not charged yet goes on a last invoice: it does unless this says no, which is
-    /// refused where there is such usage. Only for an end at once.
+    /// Whether usage that was not invoiced yet goes on a final invoice; true by default. False is rejected if there is
+    /// such usage. Only for an immediate cancellation.
     pub fn invoice_now(mut self, invoice_now: bool) -> Self {
         if let When::Now(now) = &mut self.when {
             now.invoice_now = Some(invoice_now);
@@ -174,7 +174,8 @@ impl CancelSubscription {
         self
     }
 
-    /// Whether what was paid ahead, such as seats, is credited. Only for an end at once.
+    /// Whether items that were paid in advance, such as seats, are credited for the remaining time. Only for an immediate
+    /// cancellation.
     pub fn prorate(mut self, prorate: bool) -> Self {
         if let When::Now(now) = &mut self.when {
             now.prorate = prorate;
@@ -182,7 +183,7 @@ impl CancelSubscription {
         self
     }
 
-    /// Who asks, for the record.
+    /// Who requests the change, kept for the record; at most 128 characters.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
         self

@@ -1,12 +1,12 @@
-//! Showing: which usage is asked for, and the answer.
+//! Queries of usage and their results.
 
 use crate::{Error, Period, proto, wire};
 use chrono::{DateTime, Utc};
 
-/// A question about an account's usage.
+/// A query of an account's usage.
 ///
-/// Left alone it asks for all meters in the current billing period, or in the current calendar month
-/// where the server does not know the billing period, as one total.
+/// By default it returns one total for each meter in the current billing period, or in the current calendar month if
+/// the server does not know the billing period.
 ///
 /// ```
 /// use usage_client::{Get, Granularity};
@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 ///     .time_zone("Europe/Vienna");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "nothing is asked before it is sent"]
+#[must_use = "nothing is queried until it is sent"]
 pub struct Get {
     account_id: String,
     meter: String,
@@ -27,7 +27,7 @@ pub struct Get {
 }
 
 impl Get {
-    /// The usage of this account. One that was never seen has zero usage.
+    /// The usage of this account. An unknown account has zero usage.
     pub fn account(account_id: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
@@ -44,9 +44,8 @@ impl Get {
         self
     }
 
-    /// From `start` up to, but without, `end`: at most 3,660 days. Each edge must be a slot's edge (a
-    /// full hour of UTC unless the server is configured otherwise) or an edge of one of the account's
-    /// billing periods.
+    /// From `start` until just before `end`, at most 3,660 days. Each must be the start of a slot (by default a full hour
+    /// in UTC), or the start or end of one of the account's billing periods.
     pub fn period(
         mut self,
         start: impl Into<DateTime<Utc>>,
@@ -56,13 +55,13 @@ impl Get {
         self
     }
 
-    /// How finely to cut the period; at most 10,000 points come back.
+    /// How to split the period; at most 10,000 points are returned.
     pub fn granularity(mut self, granularity: Granularity) -> Self {
         self.granularity = granularity;
         self
     }
 
-    /// The IANA time zone in which days and months begin; UTC unless given.
+    /// The IANA time zone in which days and months start; UTC by default.
     pub fn time_zone(mut self, time_zone: impl Into<String>) -> Self {
         self.time_zone = time_zone.into();
         self
@@ -94,20 +93,20 @@ impl From<String> for Get {
     }
 }
 
-/// How finely a period is cut.
+/// The length of the points into which a period is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Granularity {
-    /// One total, no points.
+    /// One total without points.
     #[default]
     Total,
-    /// One point a slot: an aligned hour of UTC, or as the server is configured.
+    /// One point per slot: an aligned hour in UTC, or the server's configured `window_mins`.
     Slot,
-    /// One point an hour.
+    /// One point per hour.
     Hour,
-    /// One point a day of the time zone.
+    /// One point per day in the time zone.
     Day,
-    /// One point a calendar month of the time zone.
+    /// One point per calendar month in the time zone.
     Month,
 }
 
@@ -130,7 +129,7 @@ impl Granularity {
             Ok(proto::Granularity::Day) => Ok(Self::Day),
             Ok(proto::Granularity::Month) => Ok(Self::Month),
             Err(_) => Err(Error::malformed(format!(
-                "granularity {granularity} was never asked for"
+                "the response has the unknown granularity {granularity}"
             ))),
         }
     }
@@ -142,15 +141,15 @@ impl Granularity {
 pub struct Usage {
     /// The account.
     pub account_id: String,
-    /// The period that the answer covers.
+    /// The period that the response covers.
     pub period: Period,
-    /// How finely it is cut.
+    /// How the period is split.
     pub granularity: Granularity,
-    /// The IANA time zone in which days and months begin.
+    /// The IANA time zone in which days and months start.
     pub time_zone: String,
-    /// The moment of the answer: everything acknowledged before it is in.
+    /// The time of the response: everything acknowledged before it is included.
     pub as_of: DateTime<Utc>,
-    /// One entry a meter, in the order of the server's configuration.
+    /// One entry per meter, in the order of the server's configuration.
     pub meters: Vec<MeterUsage>,
 }
 
@@ -162,39 +161,38 @@ pub struct MeterUsage {
     pub meter: String,
     /// The meter's unit, as configured; may be empty.
     pub unit: String,
-    /// The sum over the whole period.
+    /// The totals of the whole period.
     pub quantities: Quantities,
-    /// The series, oldest first, without gaps; empty for [`Granularity::Total`].
+    /// The points, oldest first, without gaps; empty for [`Granularity::Total`].
     pub points: Vec<UsagePoint>,
 }
 
-/// One point of a series.
+/// The usage in one part of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsagePoint {
-    /// The part of the asked period that the point covers.
+    /// The part of the requested period that the point covers.
     pub period: Period,
-    /// The usage in it.
+    /// The totals of this part.
     pub quantities: Quantities,
 }
 
-/// A quantity and how far it is on its way to an invoice:
-/// `total = reported + not_yet_reported + not_billable`.
+/// A total and its parts: `total = reported + not_yet_reported + not_billable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Quantities {
-    /// Everything counted.
+    /// All usage and corrections.
     pub total: i64,
-    /// What Stripe has.
+    /// The part that Stripe accepted.
     pub reported: i64,
-    /// What Stripe has not got, whatever the reason.
+    /// The part that Stripe did not accept so far, for any reason.
     pub not_yet_reported: i64,
-    /// What is never billed.
+    /// The part that is never billed.
     pub not_billable: i64,
 }
 
 impl Usage {
-    /// The usage of one meter; none if the answer does not cover it.
+    /// The usage of one meter; none if the response does not contain it.
     pub fn meter(&self, name: &str) -> Option<&MeterUsage> {
         self.meters.iter().find(|usage| usage.meter == name)
     }
@@ -280,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_becomes_plain_values() {
+    fn response_is_decoded() {
         let usage = Usage::from_wire(answer()).unwrap();
         assert_eq!(usage.period, Period::new(hour(1), hour(3)));
         assert_eq!(usage.granularity, Granularity::Hour);
@@ -292,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_its_period_is_malformed() {
+    fn missing_period_is_malformed() {
         let mut response = answer();
         response.period = None;
         let error = Usage::from_wire(response).unwrap_err();
@@ -300,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn every_granularity_survives_the_wire() {
+    fn granularity_is_unchanged_by_a_round_trip() {
         for granularity in [
             Granularity::Total,
             Granularity::Slot,
@@ -314,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_stays_out() {
+    fn unset_fields_are_not_sent() {
         let wire = Get::account("a").into_wire().unwrap();
         assert_eq!(wire.period, None);
         assert_eq!((&*wire.meter, &*wire.time_zone), ("", ""));

@@ -59,7 +59,7 @@ pub(crate) fn required_time(
     time: Option<prost_types::Timestamp>,
     field: &'static str,
 ) -> Result<DateTime<Utc>, Error> {
-    let time = time.ok_or_else(|| Error::malformed(format!("`{field}` is absent")))?;
+    let time = time.ok_or_else(|| Error::malformed(format!("`{field}` is missing")))?;
     time_from_wire(time, field)
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn required_period(
     period: Option<proto::Period>,
     field: &'static str,
 ) -> Result<Period, Error> {
-    let period = period.ok_or_else(|| Error::malformed(format!("`{field}` is absent")))?;
+    let period = period.ok_or_else(|| Error::malformed(format!("`{field}` is missing")))?;
     Ok(Period {
         start: required_time(period.start, field)?,
         end: required_time(period.end, field)?,

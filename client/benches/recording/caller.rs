@@ -1,24 +1,23 @@
-//! What a call of `record` costs the thread that makes it.
+//! The cost of a call of `record` for the calling thread.
 
 use hdrhistogram::Histogram;
 use std::{hint::black_box, thread, time::Instant};
 use usage_client::UsageClient;
 
-/// As many accounts as a busy second may have.
+/// The number of accounts of a busy second.
 const ACCOUNTS: usize = 1_000;
 
-/// Prints a line for one thread and one for eight, of a call that does nothing: what the clock and the scheduler
-/// cost by themselves.
+/// Measures a call that does nothing, with one thread and with eight: the cost of the clock and the scheduler.
 pub(crate) fn measure_nothing(calls: usize) {
     for threads in [1, 8] {
         let seen = run(threads, calls, &|account| {
             black_box(account);
         });
-        print("nothing", threads, &seen);
+        print("no-op", threads, &seen);
     }
 }
 
-/// Prints the same of `record`; answers the median with eight threads.
+/// Measures `record` in the same way; returns the median with eight threads.
 pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) -> u64 {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let recorder = runtime.block_on(async {
@@ -34,7 +33,7 @@ pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) -> u64 {
     }
     let stats = recorder.stats();
     assert_eq!(stats.recorded.calls, (9 * calls) as u64);
-    // Without a wait for a server that is not there.
+    // Does not wait for a server that cannot be reached.
     runtime.shutdown_background();
     median
 }
@@ -69,7 +68,7 @@ fn run(threads: usize, calls: usize, call: &(impl Fn(&str) + Sync)) -> Histogram
         let threads = (0..threads).map(|thread| {
             scope.spawn(move || {
                 let mut seen = empty();
-                // Each thread walks through the accounts in an order of its own.
+                // Each thread uses the accounts in a different order.
                 let mut place = thread * 7;
                 for _ in 0..calls {
                     place = (place + 611) % ACCOUNTS;
@@ -96,7 +95,7 @@ fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("bounds")
 }
 
-/// The median of what asking for the time twice takes.
+/// The median time of reading the clock twice.
 fn clock_cost() -> u64 {
     let mut seen = empty();
     for _ in 0..1_000_000 {

@@ -1,9 +1,8 @@
-//! What counting through a `Recorder` costs its caller, and what it is worth: beside single calls and beside the
-//! bare batch call.
+//! The cost of counting through a `Recorder` for its caller, and its rate compared with single calls and batches.
 //!
-//! `cargo bench -p usage-client` prints everything from one run. Client, server and database share this machine,
-//! so the figures are comparable with each other and not with another machine's. Every commit waits for the
-//! disk; each measurement ends by comparing what was acknowledged with what the server shows.
+//! Run it with `cargo bench -p usage-client`. Client, server and database share one machine, so compare figures only with
+//! each other. Every commit waits for the disk. Each measurement ends by comparing the acknowledged usage with the
+//! server's totals.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +14,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_possible_wrap,
-    reason = "a benchmark prints, rounds, and ends where something is not as it must be"
+    reason = "a benchmark prints, rounds and panics on failure"
 )]
 
 mod caller;
@@ -30,13 +29,13 @@ use std::time::Duration;
 /// Measures the recorder.
 #[derive(Parser)]
 struct Cli {
-    /// How many seconds each rate is measured.
+    /// The seconds for which each rate is measured.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// How many calls of `record` each thread makes.
+    /// The number of calls of `record` per thread.
     #[arg(long, default_value_t = 2_000_000)]
     calls: usize,
-    /// Given by `cargo bench` and by nothing else.
+    /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -44,36 +43,36 @@ struct Cli {
 fn main() {
     let cli = Cli::parse();
     if !cli.bench {
-        println!("recording: nothing is measured here; run `cargo bench -p usage-client`");
+        println!("recording: run this with `cargo bench -p usage-client`");
         return;
     }
     let seconds = Duration::from_secs_f64(cli.seconds);
-    let dead = server::dead_endpoint();
+    let unreachable_endpoint = server::unreachable_endpoint();
 
-    println!("record(), in nanoseconds a call, the clock's own cost taken off:\n");
+    println!("record(), in nanoseconds per call, without the cost of the clock:\n");
     caller::measure_nothing(cli.calls);
     let server = Server::start();
-    let alive = caller::measure("server alive", server.endpoint(), cli.calls);
+    let reachable = caller::measure("server reachable", server.endpoint(), cli.calls);
     server.stop();
-    let without = caller::measure("server dead", &dead, cli.calls);
+    let unreachable = caller::measure("server unreachable", &unreachable_endpoint, cli.calls);
 
-    println!("\nIncrements a second, acknowledged by the server:\n");
+    println!("\nIncrements per second, acknowledged by the server:\n");
     let times_unary = rate::measure(seconds);
 
-    println!("\nMemory of an hour without a server:\n");
-    memory::measure(&dead);
+    println!("\nMemory after an hour without a server:\n");
+    memory::measure(&unreachable_endpoint);
 
-    println!("\nWhat was aimed at:\n");
-    let tell = |what: &str, is_met: bool| {
-        println!("  {what}: {}", if is_met { "met" } else { "too_late" });
+    println!("\nTargets:\n");
+    let print_target = |what: &str, is_met: bool| {
+        println!("  {what}: {}", if is_met { "met" } else { "missed" });
     };
-    tell(
-        &format!("a median under 250 ns with 8 threads, {alive} ns"),
-        alive < 250,
+    print_target(
+        &format!("a median under 250 ns with 8 threads, {reachable} ns"),
+        reachable < 250,
     );
-    let difference = without as f64 / alive as f64;
-    let what = format!("no difference without a server, {difference:.2} times the median");
-    tell(&what, (0.8..1.25).contains(&difference));
+    let difference = unreachable as f64 / reachable as f64;
+    let what = format!("no difference without a server: {difference:.2} times the median");
+    print_target(&what, (0.8..1.25).contains(&difference));
     let what = format!("50 times single calls, {times_unary:.0} times");
-    tell(&what, times_unary >= 50.0);
+    print_target(&what, times_unary >= 50.0);
 }

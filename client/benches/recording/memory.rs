@@ -1,7 +1,8 @@
-//! What an hour's usage takes while nobody takes it: in memory, bounded, and with a spool.
+//! The memory of an hour's usage while the server cannot be reached: with the default limit, without one, and with a
+//! spool.
 //!
-//! The hour is compressed: a sum is kept for each account, meter and second, and here each second of an account is
-//! an account of its own. Meanwhile the server is asked in vain.
+//! The hour is compressed: a recorder has one sum per account, meter and second, so each second of an account is
+//! recorded as a different account.
 
 use std::{fs, path::Path, time::Duration};
 use tokio::runtime::Runtime;
@@ -10,40 +11,41 @@ use usage_client::{Recorder, UsageClient};
 const SECONDS: usize = 3_600;
 const ACCOUNTS: usize = 100;
 
-pub(crate) fn measure(dead: &str) {
+pub(crate) fn measure(unreachable: &str) {
     let runtime = Runtime::new().expect("a runtime");
-    let client = runtime.block_on(async { UsageClient::connect_lazy(dead).expect("an address") });
+    let client =
+        runtime.block_on(async { UsageClient::connect_lazy(unreachable).expect("an address") });
     let started = |builder: usage_client::RecorderBuilder| {
         runtime.block_on(async { builder.start().expect("a recorder") })
     };
-    let often = Duration::from_millis(10);
+    let short_interval = Duration::from_millis(10);
 
-    // Bounded first: what memory the process once had it may keep.
+    // The smallest first, because a process may not return memory to the system.
     let before = resident();
-    let bounded = started(client.recorder().interval(often));
+    let bounded = started(client.recorder().interval(short_interval));
     an_hour(&bounded);
     let stats = bounded.stats();
     println!(
-        "  100,000 sums, as it is unless set: {:.1} MiB; {} of {} calls dropped and counted so",
+        "  100,000 sums (default): {:.1} MiB; {} of {} calls dropped",
         mib(resident() - before),
         stats.dropped.calls,
         stats.recorded.calls
     );
-    assert_eq!(stats.pending.calls, 100_000, "and all else is kept");
+    assert_eq!(stats.pending.calls, 100_000, "everything else is pending");
 
     let before = resident();
-    let roomy = started(
+    let unlimited = started(
         client
             .recorder()
-            .interval(often)
+            .interval(short_interval)
             .capacity(SECONDS * ACCOUNTS),
     );
-    an_hour(&roomy);
+    an_hour(&unlimited);
     let grown = resident() - before;
-    let stats = roomy.stats();
+    let stats = unlimited.stats();
     assert_eq!(stats.dropped.calls, 0);
     println!(
-        "  with room for all {} sums: {:.1} MiB, {} bytes a sum",
+        "  capacity for all {} sums: {:.1} MiB, {} bytes per sum",
         SECONDS * ACCOUNTS,
         mib(grown),
         grown / (SECONDS * ACCOUNTS)
@@ -51,13 +53,18 @@ pub(crate) fn measure(dead: &str) {
 
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let before = resident();
-    let spooled = started(client.recorder().interval(often).spool(folder.path()));
+    let spooled = started(
+        client
+            .recorder()
+            .interval(short_interval)
+            .spool(folder.path()),
+    );
     for second in 0..SECONDS {
         a_second(&spooled, second);
         if second % 60 == 59 {
             runtime
                 .block_on(spooled.persist())
-                .expect("room on the disk");
+                .expect("space on the disk");
         }
     }
     let stats = spooled.stats();
@@ -71,7 +78,7 @@ pub(crate) fn measure(dead: &str) {
         "bench: memory bytes_per_sum={}",
         grown / (SECONDS * ACCOUNTS)
     );
-    // Without a wait for a server that is not there.
+    // Does not wait for a server that cannot be reached.
     runtime.shutdown_background();
 }
 
@@ -87,7 +94,7 @@ fn a_second(recorder: &Recorder, second: usize) {
     }
 }
 
-/// The bytes of this process that are in memory.
+/// The resident memory of this process in bytes.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));

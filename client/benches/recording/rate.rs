@@ -1,5 +1,4 @@
-//! How many increments a second reach the server and are acknowledged: one a call, a thousand a call, and
-//! through a recorder.
+//! The rate of acknowledged increments: one per call, a thousand per call, and through a recorder.
 
 use crate::server::Server;
 use std::{
@@ -14,12 +13,12 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use usage_client::{Batch, Increment, UsageClient};
 
 const ACCOUNTS: usize = 1_000;
-/// As many calls at once as make a server busy.
+/// Enough concurrent calls to keep a server busy.
 const UNARY_CALLERS: usize = 64;
 const BATCH_CALLERS: usize = 4;
 const RECORDING_THREADS: usize = 4;
 
-/// Prints a line for each way; answers how many times single calls a recorder is, 64 of them at once.
+/// Measures each way; returns the rate of a recorder divided by the rate of 64 concurrent single calls.
 pub(crate) fn measure(duration: Duration) -> f64 {
     let one_by_one = calls(duration, 1, 1);
     print("one call after another", one_by_one, one_by_one);
@@ -45,11 +44,11 @@ fn print(what: &str, rate: f64, unary: f64) {
     );
 }
 
-/// Calls for a time, by so many callers at once; each call counts `size` increments.
+/// Runs concurrent callers for a time; each call counts `size` increments.
 fn calls(duration: Duration, callers: usize, size: usize) -> f64 {
     let (server, runtime) = (Server::start(), Runtime::new().expect("a runtime"));
     let acknowledged = Arc::new(AtomicU64::new(0));
-    let begun = Instant::now();
+    let started = Instant::now();
     runtime.block_on(async {
         let client = UsageClient::connect(server.endpoint())
             .await
@@ -59,7 +58,7 @@ fn calls(duration: Duration, callers: usize, size: usize) -> f64 {
             let (client, acknowledged) = (client.clone(), Arc::clone(&acknowledged));
             all.spawn(async move {
                 let mut number = caller;
-                while begun.elapsed() < duration {
+                while started.elapsed() < duration {
                     call(&client, &mut number, size).await;
                     acknowledged.fetch_add(size as u64, Ordering::Relaxed);
                 }
@@ -69,7 +68,7 @@ fn calls(duration: Duration, callers: usize, size: usize) -> f64 {
             ended.expect("no panic");
         }
     });
-    let took = begun.elapsed();
+    let took = started.elapsed();
     let acknowledged = acknowledged.load(Ordering::Relaxed);
     verify(&runtime, server, acknowledged);
     acknowledged as f64 / took.as_secs_f64()
@@ -89,7 +88,7 @@ async fn call(client: &UsageClient, number: &mut usize, size: usize) {
     }
 }
 
-/// Records as fast as it can for a time, and waits until the last of it is acknowledged.
+/// Records as fast as possible for a time, and waits until everything is acknowledged.
 fn through_recorder(duration: Duration) -> f64 {
     let (server, runtime) = (Server::start(), Runtime::new().expect("a runtime"));
     let recorder = runtime.block_on(async {
@@ -101,13 +100,13 @@ fn through_recorder(duration: Duration) -> f64 {
     let accounts: Vec<String> = (0..ACCOUNTS)
         .map(|number| format!("acct_{number}"))
         .collect();
-    let begun = Instant::now();
+    let started = Instant::now();
     thread::scope(|scope| {
         for thread in 0..RECORDING_THREADS {
             let (recorder, accounts) = (&recorder, &accounts);
             scope.spawn(move || {
                 let mut place = thread * 7;
-                while begun.elapsed() < duration {
+                while started.elapsed() < duration {
                     for _ in 0..100 {
                         place = (place + 611) % ACCOUNTS;
                         recorder.record(&accounts[place], "", 1);
@@ -118,13 +117,13 @@ fn through_recorder(duration: Duration) -> f64 {
     });
     let stats = runtime.block_on(recorder.shutdown(Duration::from_mins(1)));
     let stats = stats.expect("all of it is sent");
-    let took = begun.elapsed();
-    assert_eq!(stats.counted, stats.recorded, "nothing is lost");
+    let took = started.elapsed();
+    assert_eq!(stats.counted, stats.recorded, "no usage is lost");
     verify(&runtime, server, stats.counted.units);
     stats.counted.calls as f64 / took.as_secs_f64()
 }
 
-/// What was acknowledged is what the server shows.
+/// Checks that the server's totals are the acknowledged usage.
 fn verify(runtime: &Runtime, server: Server, acknowledged: u64) {
     let shown: Vec<i64> = runtime.block_on(async {
         let client = UsageClient::connect(server.endpoint())

@@ -1,4 +1,4 @@
-//! The service to count with, in a runtime and on a database of its own; and an address where nobody is.
+//! The server to measure, with a separate runtime and database; and an address without a server.
 
 use clap::Parser as _;
 use std::net::TcpListener as StdListener;
@@ -24,7 +24,7 @@ struct Flags {
 impl Server {
     pub(crate) fn start() -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        // In the build's own folder: `/tmp` may be memory, where durability costs nothing.
+        // In the build folder: `/tmp` can be in memory, where a durable commit costs nothing.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("usage.db").display());
         let grpc = runtime
@@ -37,7 +37,7 @@ impl Server {
         let serving = runtime.spawn(async move {
             let listeners = Listeners { grpc, http: None };
             let served = serve(listeners, config, Clock::system(), token);
-            served.await.expect("a service that runs");
+            served.await.expect("a running server");
         });
         Self {
             runtime,
@@ -59,8 +59,8 @@ impl Server {
     }
 }
 
-/// An address of this machine where nobody listens.
-pub(crate) fn dead_endpoint() -> String {
+/// A local address without a server.
+pub(crate) fn unreachable_endpoint() -> String {
     let listener = StdListener::bind("127.0.0.1:0").expect("a port");
     format!("http://{}", listener.local_addr().expect("an address"))
 }

@@ -1,4 +1,4 @@
-//! The process around the command line: its streams and its exit code.
+//! The `usagectl` process: runs the command line with the standard streams.
 
 use std::{
     io::{IsTerminal as _, stderr, stdout},

@@ -3,7 +3,7 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Rows, maybe, moment as shown},
+    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
     time_arg,
 };
 use crate::{Account, ListAccounts, PutAccount, UsageClient};
@@ -24,23 +24,19 @@ pub(super) struct Arguments {
 enum Command {
     /// Show one account
     Get {
-        /// Which one
+        /// The account
         account: String,
         #[command(flatten)]
         format: Format,
     },
-    /// Say whom an account bills to
+    /// Set how an account is billed
     Put(Put),
 }
 
 #[derive(Debug, Args)]
 struct List {
-    /// How many at most
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: u32,
-    /// Where an earlier list ended
-    #[arg(long, value_name = "TOKEN")]
-    page_token: Option<String>,
+    #[command(flatten)]
+    paging: Paging,
     #[command(flatten)]
     format: Format,
 }
@@ -48,29 +44,29 @@ struct List {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("billing").required(true))]
 struct Put {
-    /// Which account
+    /// The account
     account: String,
-    /// It bills to this Stripe customer, cus_...
+    /// Bill it to this Stripe customer, cus_...
     #[arg(long, group = "billing")]
     customer: Option<String>,
-    /// It is counted and never billed
+    /// Count it and never bill it
     #[arg(long, group = "billing")]
     free: bool,
     /// The customer's subscription, sub_...
     #[arg(long, requires = "customer")]
     subscription: Option<String>,
-    /// From when its usage is billed, such as 2026-03-01T12:00:00Z
+    /// Bill usage from this time on, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", requires = "customer", value_parser = time_arg::parse_utc)]
     bill_from: Option<DateTime<Utc>>,
-    /// Only if it has not changed since
+    /// Only if the account still has this etag
     #[arg(long)]
     etag: Option<String>,
     #[command(flatten)]
     format: Format,
 }
 
-/// The largest page that the server gives.
-const PAGE: u32 = 1_000;
+/// The largest page that the server returns.
+const MAX_PAGE_SIZE: u32 = 1_000;
 
 pub(super) async fn run(
     client: &UsageClient,
@@ -111,27 +107,24 @@ impl Put {
 }
 
 async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let (mut accounts, mut next) = (Vec::new(), list.page_token);
-    let mut room = list.limit;
+    let (mut accounts, mut next) = (Vec::new(), list.paging.page_token);
+    let mut missing = list.paging.limit;
     loop {
-        let mut page = ListAccounts::new().page_size(room.min(PAGE));
+        let mut page = ListAccounts::new().page_size(missing.min(MAX_PAGE_SIZE));
         if let Some(token) = next {
             page = page.page_token(token);
         }
         let page = client.list_accounts(page).await?;
-        let came = u32::try_from(page.accounts.len()).unwrap_or(u32::MAX);
-        room = room.saturating_sub(came);
+        let received = u32::try_from(page.accounts.len()).unwrap_or(u32::MAX);
+        missing = missing.saturating_sub(received);
         accounts.extend(page.accounts);
         next = page.next_page_token;
-        if next.is_none() || room == 0 || came == 0 {
+        if next.is_none() || missing == 0 || received == 0 {
             break;
         }
     }
     rows(accounts).print(list.format, streams)?;
-    if let Some(token) = next {
-        writeln!(streams.err, "there are more: --page-token {token}")?;
-    }
-    Ok(())
+    print_next_page(next, streams)
 }
 
 fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {
@@ -151,7 +144,7 @@ fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {
             (false, Some(_)) => "stripe",
             (false, None) => "unrecognised",
         };
-        let followed = account.subscription.as_ref();
+        let synced = account.subscription.as_ref();
         let given = account
             .stripe()
             .and_then(|stripe| stripe.subscription.clone());
@@ -160,10 +153,10 @@ fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {
             json!(account.account_id),
             json!(billing),
             stripe.map_or(Value::Null, |stripe| json!(stripe.customer)),
-            json!(given.or_else(|| followed.map(|one| one.id.clone()))),
-            json!(followed.map(|one| &one.status)),
-            maybe(stripe.and_then(|stripe| stripe.bill_from)),
-            shown(account.valid_from),
+            json!(given.or_else(|| synced.map(|one| one.id.clone()))),
+            json!(synced.map(|one| &one.status)),
+            rfc3339_or_null(stripe.and_then(|stripe| stripe.bill_from)),
+            rfc3339(account.valid_from),
             json!(account.etag),
         ]);
     }

@@ -1,10 +1,10 @@
-//! Series of numbers as blocks of text.
+//! Charts of block characters.
 
 const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// One character a value, the highest one full; a value that is not zero is never blank. More values than
-/// `width` are summed by neighbours.
+/// One character per value; the highest is a full block, and only values of zero or less are blank. If there are more
+/// values than `width`, neighbours are summed.
 pub(super) fn sparkline(values: &[i64], width: usize) -> String {
     let each = values.len().div_ceil(width.max(1)).max(1);
     let sums: Vec<i64> = values
@@ -23,7 +23,7 @@ pub(super) fn sparkline(values: &[i64], width: usize) -> String {
     sums.into_iter().map(level).collect()
 }
 
-/// A bar of at most `width` characters; a value that is not zero is never blank.
+/// A bar of at most `width` characters; only a value of zero or less is blank.
 pub(super) fn bar(value: i64, highest: i64, width: usize) -> String {
     let eighths = share(value, highest, width.saturating_mul(8));
     let mut bar = "█".repeat(eighths / 8);
@@ -31,7 +31,7 @@ pub(super) fn bar(value: i64, highest: i64, width: usize) -> String {
     bar
 }
 
-/// How many of `parts` a value is of the highest one, rounded; what corrections took below zero is nothing.
+/// The value as a number of `parts` of the highest value, rounded; 0 for a negative value.
 fn share(value: i64, highest: i64, parts: usize) -> usize {
     let (Ok(value), Ok(highest)) = (u128::try_from(value), u128::try_from(highest)) else {
         return 0;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_value_is_full_and_the_least_is_seen() {
+    fn highest_value_is_full_and_lowest_is_visible() {
         assert_eq!(sparkline(&[0, 1, 500, 1_000, -5], 10), " ▁▄█ ");
         assert_eq!(sparkline(&[], 10), "");
         assert_eq!(sparkline(&[0, 0], 10), "  ");
@@ -59,14 +59,14 @@ mod tests {
     }
 
     #[test]
-    fn more_values_than_there_is_room_for_are_summed() {
+    fn values_beyond_the_width_are_summed() {
         assert_eq!(sparkline(&[1, 1, 1, 1, 2, 2], 3), "▄▄█");
         // 6 and 9.
         assert_eq!(sparkline(&[1, 2, 3, 4, 5], 2), "▅█");
     }
 
     #[test]
-    fn a_bar_ends_within_a_character() {
+    fn bar_has_a_partial_last_character() {
         assert_eq!(bar(1_000, 1_000, 4), "████");
         assert_eq!(bar(500, 1_000, 4), "██");
         assert_eq!(bar(563, 1_000, 4), "██▎");

@@ -1,4 +1,4 @@
-//! Which servers a command talks to, and how.
+//! The connection flags, shared by all commands.
 
 use super::exit::Failure;
 use crate::UsageClient;
@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, time::Duration};
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Connection {
-    /// The server's address; several, separated by commas, share the calls
+    /// The server's address; calls are spread over several addresses separated by commas
     #[arg(
         long,
         global = true,
@@ -18,7 +18,7 @@ pub(super) struct Connection {
         default_value = "http://127.0.0.1:50051"
     )]
     server: Vec<String>,
-    /// How long a call may take, all its attempts included, in seconds
+    /// The deadline of a call including its retries, in seconds
     #[arg(
         long,
         global = true,
@@ -37,10 +37,10 @@ pub(super) struct Connection {
         hide_env_values = true
     )]
     token: Option<String>,
-    /// Trust servers whose certificates this authority signed, a PEM file, and no others
+    /// Trust only server certificates signed by this authority, a PEM file
     #[arg(long, global = true, env = "USAGE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Show servers this certificate, a PEM file
+    /// The client certificate, a PEM file
     #[arg(
         long,
         global = true,
@@ -49,7 +49,7 @@ pub(super) struct Connection {
         requires = "key_file"
     )]
     cert_file: Option<PathBuf>,
-    /// The key of the certificate, a PEM file
+    /// The private key of the client certificate, a PEM file
     #[arg(
         long,
         global = true,
@@ -58,13 +58,13 @@ pub(super) struct Connection {
         requires = "cert_file"
     )]
     key_file: Option<PathBuf>,
-    /// The name that servers' certificates are for, where it is not the one in their addresses
+    /// The name in the servers' certificates, if it differs from their addresses
     #[arg(long, global = true, env = "USAGE_DOMAIN", value_name = "NAME")]
     domain: Option<String>,
 }
 
 impl std::fmt::Debug for Connection {
-    /// Never shows the token.
+    /// Leaves out the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("server", &self.server)
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A client that connects with its first call.
+    /// Creates the client; it connects with its first call.
     pub(super) fn client(self) -> Result<UsageClient, Failure> {
         let read =
             |path: PathBuf| fs::read_to_string(&path).map_err(|error| Failure::file(&path, error));

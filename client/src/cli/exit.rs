@@ -1,53 +1,53 @@
-//! How a command ends otherwise than well: the message and the exit code.
+//! The failure of a command: its message and its exit code.
 
 use crate::Error;
 use std::io;
 
 pub(super) const DONE: u8 = 0;
-const REFUSED: u8 = 1;
-const ARGUMENTS: u8 = 2;
-const AGAIN: u8 = 3;
-const IN_PART: u8 = 4;
+const FAILED: u8 = 1;
+const INVALID_ARGUMENTS: u8 = 2;
+const TRY_AGAIN: u8 = 3;
+const PARTLY_DONE: u8 = 4;
 
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The command line is wrong; the message is whole.
-    Arguments(String),
-    /// A call failed; what to do about it, where the command knows better than the error.
+    /// The arguments are invalid. The message is printed as it is.
+    Usage(String),
+    /// A call failed. The text says what to do, if the command knows more than the error.
     Call(Error, Option<String>),
-    /// Something here failed, such as a file.
-    Here(String),
-    /// What could be done is done, and has been said.
-    InPart(String),
-    /// Nobody reads any more, as when the output is piped into `head`.
-    Unread,
+    /// Something on this machine failed, such as reading a file.
+    Local(String),
+    /// The command did what it could; the message says what is left.
+    Partial(String),
+    /// The reader closed the output, as `head` does. This is not an error.
+    OutputClosed,
 }
 
 impl Failure {
     pub(super) fn arguments(message: impl AsRef<str>) -> Self {
-        Self::Arguments(format!("error: {}", message.as_ref()))
+        Self::Usage(format!("error: {}", message.as_ref()))
     }
 
-    /// A file that cannot be used, by its name.
+    /// A file that cannot be used.
     pub(super) fn file(path: &std::path::Path, error: impl std::fmt::Display) -> Self {
-        Self::Here(format!("{}: {error}", path.display()))
+        Self::Local(format!("{}: {error}", path.display()))
     }
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Unread => DONE,
-            Self::Arguments(_) => ARGUMENTS,
-            Self::Call(error, _) if error.is_retryable() => AGAIN,
-            Self::Call(..) | Self::Here(_) => REFUSED,
-            Self::InPart(_) => IN_PART,
+            Self::OutputClosed => DONE,
+            Self::Usage(_) => INVALID_ARGUMENTS,
+            Self::Call(error, _) if error.is_retryable() => TRY_AGAIN,
+            Self::Call(..) | Self::Local(_) => FAILED,
+            Self::Partial(_) => PARTLY_DONE,
         }
     }
 
     pub(super) fn message(&self) -> Option<String> {
         match self {
-            Self::Unread => None,
-            Self::Arguments(message) => Some(message.clone()),
-            Self::Here(message) | Self::InPart(message) => Some(format!("error: {message}")),
+            Self::OutputClosed => None,
+            Self::Usage(message) => Some(message.clone()),
+            Self::Local(message) | Self::Partial(message) => Some(format!("error: {message}")),
             Self::Call(error, advice) => {
                 let advice = advice.as_deref();
                 let advice = advice.or(error.is_retryable().then_some("Try again."));
@@ -69,8 +69,8 @@ impl From<Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::Unread;
+            return Self::OutputClosed;
         }
-        Self::Here(format!("the output cannot be written: {error}"))
+        Self::Local(format!("writing the output failed: {error}"))
     }
 }

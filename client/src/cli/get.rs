@@ -3,8 +3,8 @@
 use super::{
     Streams, chart,
     exit::Failure,
-    output::{Format, Rows, grouped, moment as shown, print_json},
-    time_arg::{self, Written},
+    output::{Format, Rows, grouped, print_json, rfc3339},
+    time_arg::{self, TimeArg},
 };
 use crate::{Get, Granularity, MeterUsage, Quantities, Usage, UsageClient};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
@@ -12,40 +12,40 @@ use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-/// More points than this are drawn as one line, not as a bar each.
-const MOST_BARS: usize = 62;
+/// With more points than this, the automatic chart is a sparkline.
+const MAX_BARS: usize = 62;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Whose usage
+    /// The account
     account: String,
     /// Only this meter
     #[arg(long, short)]
     meter: Option<String>,
-    /// From when: 2026-03-01, 2026-03-01T12:00 or 2026-03-01T12:00:00Z; with no period, the current billing
-    /// period
+    /// The start: 2026-03-01, 2026-03-01T12:00 or 2026-03-01T12:00:00Z; without it, the current billing period is
+    /// shown
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse)]
-    start: Option<Written>,
-    /// Until when, the moment itself not included; the next full hour unless given
+    start: Option<TimeArg>,
+    /// The end, exclusive; by default the next full hour
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse, requires = "start")]
-    end: Option<Written>,
-    /// With a point for each of these
+    end: Option<TimeArg>,
+    /// Split the period into points of this length
     #[arg(long, value_enum, default_value_t = By::Total)]
     by: By,
-    /// Whose days and months, such as Europe/Vienna
+    /// The time zone of days and months, such as Europe/Vienna
     #[arg(long, value_name = "ZONE", env = "USAGE_TIME_ZONE", default_value_t = Tz::UTC)]
     time_zone: Tz,
-    /// How to draw points
+    /// The chart of the points
     #[arg(long, value_enum, default_value_t = Chart::Auto)]
     chart: Chart,
-    /// How many characters a line has
+    /// The width of the output in characters
     #[arg(long, env = "COLUMNS", default_value = "80", value_parser = width)]
     width: usize,
     #[command(flatten)]
     format: Format,
 }
 
-/// Whatever a terminal says, a line has 40 to 1,000 characters.
+/// Limits the width to 40 to 1,000 characters, whatever the terminal reports.
 fn width(text: &str) -> Result<usize, String> {
     let width: usize = text.parse().map_err(|_| "it is not a number".to_owned())?;
     Ok(width.clamp(40, 1_000))
@@ -94,7 +94,7 @@ pub(super) async fn run(
         get = get.meter(meter);
     }
     if let Some(start) = arguments.start {
-        let edge = |written: Written| written.in_zone(zone).map_err(Failure::arguments);
+        let edge = |arg: TimeArg| arg.in_zone(zone).map_err(Failure::arguments);
         let end = match arguments.end {
             Some(end) => edge(end)?,
             None => next_hour()?,
@@ -122,14 +122,14 @@ pub(super) async fn run(
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "the edge: the moment of the question"
+    reason = "an edge of the program, where the clock may be read"
 )]
 fn next_hour() -> Result<DateTime<Utc>, Failure> {
     let hour = TimeDelta::hours(1);
-    let begun = Utc::now().duration_trunc(hour).ok();
-    begun
-        .and_then(|begun| begun.checked_add_signed(hour))
-        .ok_or_else(|| Failure::arguments("this machine's clock is out of range; give --end"))
+    let hour_start = Utc::now().duration_trunc(hour).ok();
+    hour_start
+        .and_then(|hour_start| hour_start.checked_add_signed(hour))
+        .ok_or_else(|| Failure::arguments("this machine's clock is out of range; set --end"))
 }
 
 fn totals(usage: &Usage) -> Rows {
@@ -160,7 +160,7 @@ fn totals(usage: &Usage) -> Rows {
     rows
 }
 
-/// A row a point, or a meter where it has none.
+/// One row per point, or per meter if the period is not split.
 fn points(usage: &Usage) -> Rows {
     let mut rows = Rows::new(&[
         "account_id",
@@ -190,8 +190,8 @@ fn points(usage: &Usage) -> Rows {
                 json!(usage.account_id),
                 json!(meter.meter),
                 json!(meter.unit),
-                shown(period.start),
-                shown(period.end),
+                rfc3339(period.start),
+                rfc3339(period.end),
                 json!(quantities.total),
                 json!(quantities.reported),
                 json!(quantities.not_yet_reported),
@@ -214,8 +214,8 @@ fn as_json(usage: &Usage) -> Value {
     let meters = usage.meters.iter().map(|meter| {
         let points = meter.points.iter().map(|point| {
             json!({
-                "start": shown(point.period.start),
-                "end": shown(point.period.end),
+                "start": rfc3339(point.period.start),
+                "end": rfc3339(point.period.end),
                 "quantities": quantities(&point.quantities),
             })
         });
@@ -228,10 +228,10 @@ fn as_json(usage: &Usage) -> Value {
     });
     json!({
         "account_id": usage.account_id,
-        "start": shown(usage.period.start),
-        "end": shown(usage.period.end),
+        "start": rfc3339(usage.period.start),
+        "end": rfc3339(usage.period.end),
         "time_zone": usage.time_zone,
-        "as_of": shown(usage.as_of),
+        "as_of": rfc3339(usage.as_of),
         "meters": meters.collect::<Value>(),
     })
 }
@@ -249,7 +249,7 @@ fn draw(
     if values.is_empty() {
         return Ok(());
     }
-    let is_long = values.len() > MOST_BARS;
+    let is_long = values.len() > MAX_BARS;
     let width = arguments.width;
     match arguments.chart {
         Chart::None => Ok(()),
@@ -269,7 +269,7 @@ fn draw_line(
     let line = chart::sparkline(values, width);
     writeln!(
         streams.out,
-        "\n{}, {} points, the highest {}",
+        "\n{}: {} points, highest {}",
         meter.meter,
         values.len(),
         grouped(highest)

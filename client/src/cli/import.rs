@@ -1,7 +1,7 @@
-//! `usagectl import`: past usage from a file, counted once however often it is imported.
+//! `usagectl import`: counts past usage from a file, once, however often it is imported.
 //!
-//! [`lines`] reads the file, [`row`] knows what a line must say, [`keys`] makes the idempotency key by which it counts
-//! once, [`batch`] sends, and [`progress`] remembers how far an import came.
+//! [`lines`] reads the file, [`row`] validates a line, [`keys`] derives its idempotency key, [`batch`] sends it, and
+//! [`progress`] stores how far an import came.
 
 mod batch;
 mod keys;
@@ -14,9 +14,9 @@ use crate::{Error, UsageClient};
 use batch::{Outgoing, Sender, Tally};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use keys::{Keys, MOST_LINES};
+use keys::{Keys, MAX_LINES};
 use lines::{Line, Lines};
-use progress::Kept;
+use progress::Progress;
 use row::Row;
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -25,41 +25,40 @@ use std::{fs, path::PathBuf, time::Duration};
 pub(super) struct Arguments {
     /// A CSV file with a header, or a file with one JSON object a line
     file: PathBuf,
-    /// What the file holds; told by its name unless given
+    /// The file's format; by default derived from its extension
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// What the lines' keys begin with; the file's name unless given. Two files of one name that hold equal
-    /// lines need names of their own
+    /// The prefix of the lines' keys; by default the file's name. Two files with the same name and equal lines need
+    /// different prefixes
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Take lines that have columns which this command does not know
+    /// Accept lines with unknown columns, and ignore these columns
     #[arg(long)]
     ignore_unknown: bool,
-    /// Only read the file and say which lines are bad
+    /// Only read the file and list bad lines
     #[arg(long)]
     dry_run: bool,
-    /// End when so many lines were bad
+    /// Stop after this many bad lines
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_bad: u64,
-    /// How long to try again where the server is away, in seconds
+    /// How long to retry while the server is unavailable, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86_400))]
-    patience: u64,
-    /// Where to remember how far it came, until it is done; FILE.progress unless given
+    retry_secs: u64,
+    /// Where to store the progress until the import is done; by default FILE.progress
     #[arg(long, value_name = "FILE")]
     progress_file: Option<PathBuf>,
 }
 
 const FORMAT: &str = "\
 Columns, or fields of each JSON object:
-  account_id  who used it
-  meter       what was used; the server's default meter where it is left out
-  quantity    how much, 1 to 1,000,000,000,000; 1 where there is no such column
-  timestamp   when, such as 2026-03-01T12:00:00Z; at most 34 days ago
+  account_id  the account
+  meter       the meter; the server's default meter if it is left out
+  quantity    the quantity, 1 to 1,000,000,000,000; 1 if there is no such column
+  timestamp   the time, such as 2026-03-01T12:00:00Z; at most 34 days ago
 
-Each line counts under a key made of the file's name and what the line says; of equal lines each counts. So \
-importing a file again adds nothing, in whichever order its lines are, and bad lines can be mended or taken out. What \
-was counted stays counted: a line that says something else afterwards is usage of its own, and `usagectl` does not take \
-back the first; a correction does.";
+Each line is counted with a key made of the file's name and the line's contents. Equal lines are each counted. \
+Importing a file again adds nothing, in any order of lines, and bad lines can be fixed or removed before. A line that is \
+changed after it was counted is counted as new usage; enter a correction to take back the old usage.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -67,8 +66,8 @@ enum Format {
     Jsonl,
 }
 
-/// Room for the rest of a key of at most 255 bytes.
-const MOST_NAME_BYTES: usize = 200;
+/// Leaves space for the rest of the key, which has at most 255 bytes.
+const MAX_NAME_BYTES: usize = 200;
 
 pub(super) async fn run(
     client: &UsageClient,
@@ -87,9 +86,9 @@ pub(super) async fn run(
         bar.set_style(style);
     }
     let mut work = Work {
-        sender: Sender::new(client, Duration::from_secs(arguments.patience)),
+        sender: Sender::new(client, Duration::from_secs(arguments.retry_secs)),
         keys: Keys::new(&name),
-        kept: Kept::new(path, arguments.progress_file.clone(), &name),
+        progress: Progress::new(path, arguments.progress_file.clone(), &name),
         skipped: 0,
         tally: Tally::default(),
         ready: 0,
@@ -107,11 +106,11 @@ pub(super) async fn run(
 struct Work<'a, 'b> {
     sender: Sender<'a>,
     keys: Keys,
-    kept: Kept,
-    /// The last line that an earlier import was answered for.
+    progress: Progress,
+    /// The last line that an earlier import has finished.
     skipped: u64,
     tally: Tally,
-    /// Lines that a dry run would send.
+    /// The number of lines that a dry run would send.
     ready: i64,
     bad: u64,
     arguments: &'a Arguments,
@@ -120,11 +119,11 @@ struct Work<'a, 'b> {
 }
 
 impl Work<'_, '_> {
-    /// Sends batch after batch, and remembers each that is answered.
+    /// Sends all batches, and stores the progress after each.
     async fn all(&mut self, lines: &mut Lines) -> Result<(), Failure> {
         let path = &self.arguments.file;
         if !self.arguments.dry_run {
-            self.go_on()?;
+            self.resume()?;
         }
         let mut is_end = false;
         while !is_end {
@@ -145,7 +144,7 @@ impl Work<'_, '_> {
                 self.ready = self.ready.saturating_add(lines);
             } else if !batch.is_empty() {
                 self.send(batch).await?;
-                self.remember(lines);
+                self.store_progress(lines);
             }
             self.bar.set_position(lines.place().offset);
             self.bar.set_message(format!("({} bad)", self.bad));
@@ -153,13 +152,14 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Takes up what an earlier import did.
-    fn go_on(&mut self) -> Result<(), Failure> {
-        let read = self.kept.read();
-        let (line, tally, note) = read.map_err(|error| Failure::file(self.kept.path(), error))?;
+    /// Continues an earlier import, if there was one.
+    fn resume(&mut self) -> Result<(), Failure> {
+        let read = self.progress.read();
+        let (line, tally, note) =
+            read.map_err(|error| Failure::file(self.progress.path(), error))?;
         (self.skipped, self.tally) = (line, tally);
         if let Some(note) = note {
-            self.say(&note);
+            self.print(&note);
         }
         for (number, why) in self.tally.refused.clone() {
             self.bad(number, &why)?;
@@ -167,10 +167,12 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// A line on its way; none where an earlier import was answered for it.
+    /// The line with its key; `None` if an earlier import has finished it.
     fn outgoing(&mut self, number: u64, row: Row) -> Result<Option<Outgoing>, Failure> {
         let Some(key) = self.keys.next(&row) else {
-            let why = format!("it has more than {MOST_LINES} different lines; cut it in two");
+            let why = format!(
+                "the file has more than {MAX_LINES} different lines; split it into several files"
+            );
             return Err(Failure::file(&self.arguments.file, why));
         };
         Ok((number > self.skipped).then_some(Outgoing { number, key, row }))
@@ -179,9 +181,9 @@ impl Work<'_, '_> {
     async fn send(&mut self, batch: Vec<Outgoing>) -> Result<(), Failure> {
         let before = self.tally.refused.len();
         let bar = self.bar.clone();
-        let waits = |error: &Error| bar.set_message(format!("(waiting: {error})"));
-        let sent = self.sender.send(batch, &mut self.tally, waits).await;
-        sent.map_err(|error| self.cut_off(error))?;
+        let on_retry = |error: &Error| bar.set_message(format!("(retrying: {error})"));
+        let sent = self.sender.send(batch, &mut self.tally, on_retry).await;
+        sent.map_err(|error| self.interrupted(error))?;
         let refused = self
             .tally
             .refused
@@ -194,36 +196,36 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// It only saves time: where it cannot be kept, the import goes on.
-    fn remember(&mut self, lines: &Lines) {
-        if let Err(error) = self.kept.write(lines.place(), &self.tally) {
-            let path = self.kept.path().display();
+    /// Stores the progress. The import continues without it, because the progress only saves time.
+    fn store_progress(&mut self, lines: &Lines) {
+        if let Err(error) = self.progress.write(lines.place(), &self.tally) {
+            let path = self.progress.path().display();
             let note = format!(
-                "{path}: {error}; if this import is broken off, the next one sends everything again, and counts it once"
+                "{path}: {error}; if this import is interrupted, the next one sends everything again and counts it once"
             );
-            self.say(&note);
+            self.print(&note);
         }
     }
 
-    /// A later import goes on from here.
-    fn cut_off(&self, error: Error) -> Failure {
+    /// The failure of a call, with how to continue.
+    fn interrupted(&self, error: Error) -> Failure {
         let counted = grouped(self.tally.counted);
         let advice = if error.is_retryable() {
-            "Import the file again to go on"
+            "Import the file again to continue"
         } else {
-            "Once that is put right, import the file again to go on"
+            "Fix this, then import the file again to continue"
         };
-        let advice = format!("{counted} lines were counted. {advice}; nothing counts twice.");
+        let advice = format!("{counted} lines were counted. {advice}; nothing is counted twice.");
         Failure::Call(error, Some(advice))
     }
 
-    /// Lists a bad line.
+    /// Reports a bad line.
     fn bad(&mut self, number: u64, why: &str) -> Result<(), Failure> {
         self.bad = self.bad.saturating_add(1);
-        self.say(&format!("line {number}: {why}"));
+        self.print(&format!("line {number}: {why}"));
         if self.bad >= self.arguments.max_bad {
-            return Err(Failure::InPart(format!(
-                "{} lines were bad, and --max-bad allows no more; {} lines were counted before",
+            return Err(Failure::Partial(format!(
+                "stopped after {} bad lines, see --max-bad; {} lines were counted",
                 self.bad,
                 grouped(self.tally.counted)
             )));
@@ -231,22 +233,22 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// What nobody reads is no reason to leave the rest of the file.
-    fn say(&mut self, what: &str) {
+    /// Writes a message. The import continues if that fails.
+    fn print(&mut self, what: &str) {
         let err = &mut self.streams.err;
-        let _told = self.bar.suspend(|| writeln!(err, "{what}"));
+        let _written = self.bar.suspend(|| writeln!(err, "{what}"));
     }
 
     fn finish(mut self) -> Result<(), Failure> {
         if !self.arguments.dry_run
-            && let Err(error) = self.kept.forget()
+            && let Err(error) = self.progress.remove()
         {
-            let path = self.kept.path().display();
-            let note = format!("{path}: {error}; it is of no more use");
-            self.say(&note);
+            let path = self.progress.path().display();
+            let note = format!("{path}: {error}; the file can be deleted");
+            self.print(&note);
         }
         let Self { tally, bad, .. } = self;
-        let said = if self.arguments.dry_run {
+        let summary = if self.arguments.dry_run {
             let ready = grouped(self.ready);
             format!("{ready} lines can be sent, {bad} are bad")
         } else {
@@ -257,26 +259,30 @@ impl Work<'_, '_> {
                 grouped(tally.duplicates),
             )
         };
-        let told = writeln!(self.streams.out, "{said}");
+        let written = writeln!(self.streams.out, "{summary}");
         if bad == 0 {
-            return Ok(told?);
+            return Ok(written?);
         }
-        Err(Failure::InPart(format!(
-            "{bad} lines were bad; mend them and import the file again"
+        Err(Failure::Partial(format!(
+            "{bad} lines were bad; fix them and import the file again"
         )))
     }
 }
 
 fn name(arguments: &Arguments) -> Result<String, Failure> {
-    let own = arguments.file.file_name().and_then(|name| name.to_str());
-    let name = match (&arguments.name, own) {
+    let file_name = arguments.file.file_name().and_then(|name| name.to_str());
+    let name = match (&arguments.name, file_name) {
         (Some(name), _) => name.clone(),
         (None, Some(name)) => name.to_owned(),
-        (None, None) => return Err(Failure::arguments("the file needs a --name")),
+        (None, None) => {
+            return Err(Failure::arguments(
+                "the file has no name that can be used; set --name",
+            ));
+        }
     };
-    if name.is_empty() || name.len() > MOST_NAME_BYTES {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(Failure::arguments(format!(
-            "--name is {} bytes long; it may be 1 to {MOST_NAME_BYTES}",
+            "--name has {} bytes; it must have 1 to {MAX_NAME_BYTES}",
             name.len()
         )));
     }
@@ -292,7 +298,7 @@ fn format(arguments: &Arguments) -> Result<Format, Failure> {
         Some("csv") => Ok(Format::Csv),
         Some("jsonl" | "ndjson") => Ok(Format::Jsonl),
         _ => Err(Failure::arguments(format!(
-            "{} is neither .csv nor .jsonl; say --format csv or --format jsonl",
+            "{} is neither .csv nor .jsonl; set --format csv or --format jsonl",
             arguments.file.display()
         ))),
     }

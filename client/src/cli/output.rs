@@ -1,4 +1,4 @@
-//! Rows of values, as a table for people, or as JSON or CSV for programs.
+//! Output as a table, JSON or CSV.
 
 use super::{Streams, exit::Failure};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Map, Value, json};
 
-/// How a command's answer looks.
+/// The flags that choose the output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Format {
     /// Print JSON
@@ -17,7 +17,32 @@ pub(super) struct Format {
     pub(super) csv: bool,
 }
 
-/// Rows under names.
+/// The flags of a command that lists page by page.
+#[derive(Debug, Args)]
+pub(super) struct Paging {
+    /// The maximum number to list
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) limit: u32,
+    /// Continue an earlier list
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) page_token: Option<String>,
+}
+
+/// Says how to list what is after the last row, if anything is.
+pub(super) fn print_next_page(
+    token: Option<String>,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    match token {
+        Some(token) => Ok(writeln!(
+            streams.err,
+            "there are more: --page-token {token}"
+        )?),
+        None => Ok(()),
+    }
+}
+
+/// Rows with named columns.
 #[derive(Debug)]
 pub(super) struct Rows {
     names: &'static [&'static str],
@@ -32,13 +57,13 @@ impl Rows {
         }
     }
 
-    /// Adds a row, a value for each name.
+    /// Adds a row with one value per column.
     pub(super) fn push(&mut self, row: Vec<Value>) {
-        debug_assert_eq!(row.len(), self.names.len(), "a value for each name");
+        debug_assert_eq!(row.len(), self.names.len(), "one value per column");
         self.rows.push(row);
     }
 
-    /// Prints them as they were asked for.
+    /// Prints the rows in the chosen format.
     pub(super) fn print(&self, format: Format, streams: &mut Streams<'_>) -> Result<(), Failure> {
         if format.json {
             print_json(&self.json(), streams)
@@ -59,11 +84,11 @@ impl Rows {
 
     pub(super) fn print_csv(&self, streams: &mut Streams<'_>) -> Result<(), Failure> {
         let mut writer = csv::Writer::from_writer(&mut streams.out);
-        writer.write_record(self.names).map_err(unwritten)?;
+        writer.write_record(self.names).map_err(csv_failure)?;
         for row in &self.rows {
             writer
                 .write_record(row.iter().map(plain))
-                .map_err(unwritten)?;
+                .map_err(csv_failure)?;
         }
         Ok(writer.flush()?)
     }
@@ -89,14 +114,14 @@ pub(super) fn print_json(value: &Value, streams: &mut Streams<'_>) -> Result<(),
     Ok(writeln!(streams.out, "{value:#}")?)
 }
 
-/// A moment, in UTC, as precise as it is.
-pub(super) fn moment(at: DateTime<Utc>) -> Value {
+/// A time in UTC, with fractions of a second only if it has any.
+pub(super) fn rfc3339(at: DateTime<Utc>) -> Value {
     json!(at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
-/// A moment, or nothing.
-pub(super) fn maybe(at: Option<DateTime<Utc>>) -> Value {
-    at.map_or(Value::Null, moment)
+/// A time in UTC, or null.
+pub(super) fn rfc3339_or_null(at: Option<DateTime<Utc>>) -> Value {
+    at.map_or(Value::Null, rfc3339)
 }
 
 fn plain(value: &Value) -> String {
@@ -107,14 +132,14 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn unwritten(error: csv::Error) -> Failure {
+fn csv_failure(error: csv::Error) -> Failure {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error.into(),
-        other => Failure::Here(format!("the output cannot be written: {other:?}")),
+        other => Failure::Local(format!("writing the output failed: {other:?}")),
     }
 }
 
-/// A number with commas between thousands.
+/// A number with commas as thousands separators.
 pub(super) fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
@@ -135,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_told_apart() {
+    fn thousands_are_separated() {
         let shown = [0, 12, 999, 1_000, -1_234_567, i64::MIN].map(grouped);
         assert_eq!(
             shown,
@@ -151,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_value_cannot_break_the_csv() {
+    fn csv_values_are_quoted() {
         let mut rows = Rows::new(&["account_id", "quantity"]);
         rows.push(vec![json!("a,\"b\"\nc"), json!(1_000)]);
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -13,16 +13,16 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("scope").required(true))]
 pub(super) struct Arguments {
-    /// These accounts
+    /// The accounts to report
     #[arg(group = "scope")]
     accounts: Vec<String>,
-    /// All accounts
+    /// Report all accounts
     #[arg(long, group = "scope")]
     all: bool,
-    /// A run that goes on, by its id
+    /// Watch the run with this id instead of starting one
     #[arg(long, value_name = "RUN", group = "scope", conflicts_with = "dry_run")]
     watch: Option<String>,
-    /// Only say what would be sent
+    /// Only show what would be sent
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -47,7 +47,7 @@ pub(super) async fn run(
     if let Some(id) = run.run_id() {
         writeln!(
             streams.err,
-            "run {id}; it goes on without you, and `usagectl report --watch {id}` follows it again"
+            "run {id} continues if this command is stopped; watch it again with `usagectl report --watch {id}`"
         )?;
     }
     let bar = streams.bar(0);
@@ -64,7 +64,7 @@ pub(super) async fn run(
     }
     bar.finish_and_clear();
     let Some(summary) = summary else {
-        return Err(Failure::Here("the run ended without a summary".to_owned()));
+        return Err(Failure::Local("the run ended without a summary".to_owned()));
     };
     if arguments.json {
         print_json(&as_json(&summary), streams)?;
@@ -72,8 +72,8 @@ pub(super) async fn run(
         print(&summary, arguments.dry_run, streams)?;
     }
     if summary.rejected.reports > 0 {
-        return Err(Failure::InPart(format!(
-            "{} reports were rejected; `usagectl reports --state rejected` says why",
+        return Err(Failure::Partial(format!(
+            "{} reports were rejected; see `usagectl reports --state rejected,customer_deleted,too_late`",
             grouped(summary.rejected.reports)
         )));
     }

@@ -3,7 +3,7 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Rows, maybe, moment},
+    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
 };
 use crate::{ListReports, ReportKind, ReportState, UsageClient};
 use clap::{Args, ValueEnum};
@@ -11,27 +11,23 @@ use serde_json::json;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only this account's
+    /// Only reports of this account
     #[arg(long, short)]
     account: Option<String>,
-    /// Only those in one of these states, separated by commas
+    /// Only reports in these states, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = state)]
     state: Vec<ReportState>,
-    /// Only those that wait for an admin's decision
+    /// Only reports that wait for an admin's decision
     #[arg(long, conflicts_with = "state")]
     stuck: bool,
-    /// Only those of this run
+    /// Only reports that this run closed
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// Only usage, or only corrections
     #[arg(long, value_enum)]
     kind: Option<Kind>,
-    /// How many at most
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: u32,
-    /// Where an earlier list ended
-    #[arg(long, value_name = "TOKEN")]
-    page_token: Option<String>,
+    #[command(flatten)]
+    paging: Paging,
     #[command(flatten)]
     format: Format,
 }
@@ -47,7 +43,7 @@ fn state(name: &str) -> Result<ReportState, String> {
     let found = states.clone().find(|state| state.to_string() == name);
     found.copied().ok_or_else(|| {
         let names: Vec<_> = states.map(ToString::to_string).collect();
-        format!("no such state; there are {}", names.join(", "))
+        format!("unknown state; the states are {}", names.join(", "))
     })
 }
 
@@ -75,10 +71,10 @@ pub(super) async fn run(
             Kind::Correction => ReportKind::Correction,
         });
     }
-    if let Some(token) = arguments.page_token {
+    if let Some(token) = arguments.paging.page_token {
         filter = filter.page_token(token);
     }
-    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+    let limit = usize::try_from(arguments.paging.limit).unwrap_or(usize::MAX);
     let page = client.list_all_reports(filter, limit).await?;
     let mut rows = Rows::new(&[
         "id",
@@ -96,17 +92,14 @@ pub(super) async fn run(
             json!(report.id),
             json!(report.account_id),
             json!(report.meter),
-            moment(report.window.start),
-            maybe(report.period_end),
+            rfc3339(report.window.start),
+            rfc3339_or_null(report.period_end),
             json!(report.quantity),
             json!(report.state.to_string()),
-            maybe(report.reported_at),
+            rfc3339_or_null(report.reported_at),
             json!(report.last_error),
         ]);
     }
     rows.print(arguments.format, streams)?;
-    if let Some(token) = page.next_page_token {
-        writeln!(streams.err, "there are more: --page-token {token}")?;
-    }
-    Ok(())
+    print_next_page(page.next_page_token, streams)
 }

@@ -10,22 +10,22 @@ use std::{
     time::Duration,
 };
 
-/// How many looks the sparkline remembers.
-const REMEMBERED: usize = 40;
+/// The number of readings in the sparkline.
+const MAX_READINGS: usize = 40;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Whose usage, in their current billing periods; at most 20
+    /// The accounts, at most 20; their current billing periods are shown
     #[arg(required = true, num_args = 1..=20)]
     accounts: Vec<String>,
     /// Only this meter
     #[arg(long, short)]
     meter: Option<String>,
-    /// How long between two looks, in seconds
+    /// The time between two readings, in seconds
     #[arg(long, default_value = "2", value_name = "SECS", value_parser = interval)]
     interval: Duration,
-    /// How many looks; without end unless given
-    #[arg(long, value_name = "LOOKS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// The number of readings; unlimited by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
@@ -36,16 +36,16 @@ fn interval(text: &str) -> Result<Duration, String> {
     if limits.contains(&interval) {
         Ok(interval)
     } else {
-        Err("it may be 0.1 to 3600 seconds".to_owned())
+        Err("must be 0.1 to 3600 seconds".to_owned())
     }
 }
 
-/// What was seen of one account and meter.
+/// The readings of one account and meter.
 #[derive(Debug, Default)]
-struct Seen {
+struct Series {
     total: Option<i64>,
     growth: VecDeque<i64>,
-    /// Its place on the terminal, where there is one.
+    /// Its line on the terminal, if there is one.
     bar: Option<ProgressBar>,
 }
 
@@ -55,13 +55,13 @@ pub(super) async fn run(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let screen = MultiProgress::new();
-    let mut seen: BTreeMap<(usize, String), Seen> = BTreeMap::new();
-    let mut beat = tokio::time::interval(arguments.interval);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut looks = 0_u64;
-    while arguments.count.is_none_or(|count| looks < count) {
-        beat.tick().await;
-        looks = looks.saturating_add(1);
+    let mut series: BTreeMap<(usize, String), Series> = BTreeMap::new();
+    let mut ticks = tokio::time::interval(arguments.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut readings = 0_u64;
+    while arguments.count.is_none_or(|count| readings < count) {
+        ticks.tick().await;
+        readings = readings.saturating_add(1);
         for (place, account) in arguments.accounts.iter().enumerate() {
             let mut get = Get::account(account);
             if let Some(meter) = &arguments.meter {
@@ -69,8 +69,8 @@ pub(super) async fn run(
             }
             let usage = match client.get(get).await {
                 Ok(usage) => usage,
-                // A server that is away for a moment comes back.
-                Err(error) if error.is_retryable() && looks > 1 => {
+                // A server that was reached before is expected to come back.
+                Err(error) if error.is_retryable() && readings > 1 => {
                     let err = &mut streams.err;
                     screen.suspend(|| writeln!(err, "{account}: {error}"))?;
                     continue;
@@ -78,8 +78,8 @@ pub(super) async fn run(
                 Err(error) => return Err(error.into()),
             };
             for meter in usage.meters {
-                let one = seen.entry((place, meter.meter.clone())).or_default();
-                let grown = one.look(meter.quantities.total);
+                let one = series.entry((place, meter.meter.clone())).or_default();
+                let grown = one.add(meter.quantities.total);
                 let name = format!("{account} {}", meter.meter);
                 let total = grouped(meter.quantities.total);
                 let line = format!("{name:<30} {total:>20} {grown:>12}");
@@ -92,20 +92,20 @@ pub(super) async fn run(
         }
         streams.out.flush()?;
     }
-    for bar in seen.into_values().filter_map(|one| one.bar) {
+    for bar in series.into_values().filter_map(|one| one.bar) {
         bar.abandon();
     }
     Ok(())
 }
 
-impl Seen {
-    /// Takes a look in; answers how much it grew since the last one.
-    fn look(&mut self, total: i64) -> String {
+impl Series {
+    /// Adds a reading and returns the growth since the previous one, as text.
+    fn add(&mut self, total: i64) -> String {
         let Some(before) = self.total.replace(total) else {
             return String::new();
         };
         let grown = total.saturating_sub(before);
-        if self.growth.len() == REMEMBERED {
+        if self.growth.len() == MAX_READINGS {
             self.growth.pop_front();
         }
         self.growth.push_back(grown);
@@ -122,7 +122,10 @@ impl Seen {
             }
             bar
         });
-        bar.set_message(format!("{line} {}", chart::sparkline(&growth, REMEMBERED)));
+        bar.set_message(format!(
+            "{line} {}",
+            chart::sparkline(&growth, MAX_READINGS)
+        ));
         bar.tick();
     }
 }

@@ -1,4 +1,4 @@
-//! Batches that were made of sums and are not answered yet, in the order in which they were made.
+//! The queue of batches that the server has not answered yet, oldest first.
 
 use super::aggregator::Sum;
 use std::{
@@ -9,20 +9,20 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-/// Sums under one idempotency key.
+/// Aggregator that are sent with one idempotency key.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct QueuedBatch {
     pub(super) number: u64,
-    /// The idempotency key; in the spool, the name of the batch.
+    /// The idempotency key; for a spooled batch, the name of its file.
     pub(super) key: Uuid,
-    pub(super) held: Held,
+    pub(super) storage: Storage,
 }
 
 /// Where the sums are.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(super) enum Storage {
     Memory(Vec<Sum>),
-    /// On disk, with so many calls and units.
+    /// On disk.
     Spool {
         calls: u64,
         units: u64,
@@ -32,37 +32,41 @@ pub(super) enum Held {
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     state: Mutex<State>,
-    /// Told whenever a batch is done.
+    /// Notified whenever a batch is finished.
     done: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Taken>,
-    /// Those that rest, since when and for how long.
-    resting: Vec<(Instant, Duration, Taken)>,
+    waiting: VecDeque<QueuedBatch>,
+    /// Batches to send later: since when, for how long, and the batch.
+    delayed: Vec<(Instant, Duration, QueuedBatch)>,
     last: u64,
-    /// The numbers of those that are not answered yet.
+    /// The numbers of all batches that are not answered yet.
     open: BTreeSet<u64>,
-    /// Of these, the numbers of those that are in memory only.
+    /// The part of `open` that is in memory only.
     in_memory: BTreeSet<u64>,
 }
 
 impl Batches {
-    pub(super) fn add(&self, key: Uuid, held: Held) {
+    pub(super) fn add(&self, key: Uuid, storage: Storage) {
         let mut state = self.lock();
         state.last = state.last.saturating_add(1);
         let number = state.last;
         state.open.insert(number);
-        let batch = Taken { number, key, held };
-        state.know_where(&batch);
+        let batch = QueuedBatch {
+            number,
+            key,
+            storage,
+        };
+        state.track_storage(&batch);
         state.waiting.push_back(batch);
     }
 
-    /// Puts a batch back that was taken, in its place, maybe held elsewhere now.
-    pub(super) fn put_back(&self, batch: Taken) {
+    /// Puts a batch back into its place in the queue; its storage may have changed.
+    pub(super) fn put_back(&self, batch: QueuedBatch) {
         let mut state = self.lock();
-        state.know_where(&batch);
+        state.track_storage(&batch);
         let after = state
             .waiting
             .iter()
@@ -71,43 +75,43 @@ impl Batches {
         state.waiting.insert(place, batch);
     }
 
-    /// Puts a batch back that is to rest before it is sent.
-    pub(super) fn put_off(&self, batch: Taken, pause: Duration) {
+    /// Puts a batch back, to be sent after a delay.
+    pub(super) fn delay(&self, batch: QueuedBatch, delay_time: Duration) {
         let mut state = self.lock();
-        state.know_where(&batch);
-        state.resting.push((Instant::now(), pause, batch));
+        state.track_storage(&batch);
+        state.delayed.push((Instant::now(), delay_time, batch));
     }
 
-    /// The number of the last batch that was ever added.
+    /// The number of the newest batch so far.
     pub(super) fn last(&self) -> u64 {
         self.lock().last
     }
 
-    /// The next one that is to be sent now.
-    pub(super) fn next(&self) -> Option<Taken> {
+    /// Takes the next batch to send now.
+    pub(super) fn next(&self) -> Option<QueuedBatch> {
         let mut state = self.lock();
-        let rested = state
-            .resting
+        let ready = state
+            .delayed
             .iter()
-            .position(|(since, pause, _)| since.elapsed() >= *pause);
-        match rested {
-            Some(place) => Some(state.resting.swap_remove(place).2),
+            .position(|(since, delay_time, _)| since.elapsed() >= *delay_time);
+        match ready {
+            Some(place) => Some(state.delayed.swap_remove(place).2),
             None => state.waiting.pop_front(),
         }
     }
 
-    /// Those that wait and are in memory only.
-    pub(super) fn take_in_memory(&self) -> Vec<Taken> {
+    /// Takes the waiting batches that are in memory only.
+    pub(super) fn take_in_memory(&self) -> Vec<QueuedBatch> {
         let mut state = self.lock();
         let all = std::mem::take(&mut state.waiting).into_iter();
         let (in_memory, others): (VecDeque<_>, VecDeque<_>) =
-            all.partition(|batch| matches!(batch.held, Held::Memory(_)));
+            all.partition(|batch| matches!(batch.storage, Storage::Memory(_)));
         state.waiting = others;
         in_memory.into()
     }
 
-    /// A batch is answered for good.
-    pub(super) fn finish(&self, batch: &Taken) {
+    /// Records that a batch has its final answer.
+    pub(super) fn finish(&self, batch: &QueuedBatch) {
         let mut state = self.lock();
         state.open.remove(&batch.number);
         state.in_memory.remove(&batch.number);
@@ -115,24 +119,24 @@ impl Batches {
         self.done.notify_waiters();
     }
 
-    /// Whether all are answered.
+    /// Whether all batches are answered.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
     }
 
-    /// Whether a batch up to a number is in memory only.
+    /// Whether any batch up to this number is in memory only.
     pub(super) fn is_in_memory(&self, number: u64) -> bool {
         let state = self.lock();
         let first = state.in_memory.first();
         first.is_some_and(|first| *first <= number)
     }
 
-    /// Waits until all batches up to a number are answered.
-    pub(super) async fn until_done(&self, number: u64) {
+    /// Waits until all batches up to this number are answered.
+    pub(super) async fn wait_until_done(&self, number: u64) {
         loop {
             let done = self.done.notified();
             tokio::pin!(done);
-            // From here on no end is missed.
+            // Registers the waiter before the check, so that no notification is missed.
             done.as_mut().enable();
             if self.lock().open.first().is_none_or(|first| *first > number) {
                 return;
@@ -147,10 +151,10 @@ impl Batches {
 }
 
 impl State {
-    fn know_where(&mut self, batch: &Taken) {
-        match batch.held {
-            Held::Memory(_) => self.in_memory.insert(batch.number),
-            Held::Spool { .. } => self.in_memory.remove(&batch.number),
+    fn track_storage(&mut self, batch: &QueuedBatch) {
+        match batch.storage {
+            Storage::Memory(_) => self.in_memory.insert(batch.number),
+            Storage::Spool { .. } => self.in_memory.remove(&batch.number),
         };
     }
 }

@@ -1,10 +1,10 @@
-//! How a recorder is set up and started.
+//! The configuration and start of a recorder.
 
 use super::{
     Recorder, Shared,
-    aggregator::Sums,
-    batches::{Batches, Held},
-    spool::{Found, Spool},
+    aggregator::Aggregator,
+    batches::{Batches, Storage},
+    spool::{LeftBatch, Spool},
     stats::Tally,
     worker,
 };
@@ -17,9 +17,9 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Sets a [`Recorder`] up; see [`UsageClient::recorder`].
+/// Configures and starts a [`Recorder`]; see [`UsageClient::recorder`].
 #[derive(Debug, Clone)]
-#[must_use = "nothing is recorded before it is started"]
+#[must_use = "a recorder does nothing until it is started"]
 pub struct RecorderBuilder {
     client: UsageClient,
     interval: Duration,
@@ -43,50 +43,49 @@ impl RecorderBuilder {
         }
     }
 
-    /// How long usage waits at most before it is sent: a second unless set, at least 10 milliseconds.
+    /// The longest time that usage waits before it is sent: a second by default, at least 10 milliseconds.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval.max(Duration::from_millis(10));
         self
     }
 
-    /// How many sums a batch holds at most: 1,000 unless set, and never more.
+    /// The maximum number of sums in a batch: 1,000 by default, which is also the limit.
     pub fn batch_size(mut self, sums: usize) -> Self {
         self.batch_size = sums.clamp(1, crate::Batch::MAX_LEN);
         self
     }
 
-    /// How many sums of an account, meter and second may be in memory or on their way: 100,000 unless set.
-    /// Each takes about 200 bytes.
+    /// The maximum number of sums (one per account, meter and second) in memory: 100,000 by default. A sum takes about
+    /// 200 bytes.
     pub fn capacity(mut self, sums: usize) -> Self {
         self.capacity = sums.max(1);
         self
     }
 
-    /// How many batches are on their way at once: 4 unless set, at most 64.
+    /// How many batches are sent at the same time: 4 by default, at most 64.
     pub fn concurrency(mut self, batches: usize) -> Self {
         self.concurrency = batches.clamp(1, 64);
         self
     }
 
-    /// Keeps batches in this folder until the server has counted them, so that they outlive the process. At
-    /// most a gibibyte lies there, see [`spool_limit`](Self::spool_limit). A folder serves one recorder at a
-    /// time.
+    /// Stores batches in this folder until the server has counted them, so that they are not lost with the process.
+    /// Their size is limited, see [`spool_limit`](Self::spool_limit). Only one recorder can use a folder at a time.
     pub fn spool(mut self, folder: impl Into<PathBuf>) -> Self {
         self.spool = Some(folder.into());
         self
     }
 
-    /// How many bytes may lie in the spool's folder; what is beyond that stays in memory, as far as there is
+    /// The maximum size of the spool in bytes: 1 GiB by default. Further batches stay in memory, up to the
     /// [`capacity`](Self::capacity).
     pub fn spool_limit(mut self, bytes: u64) -> Self {
         self.spool_limit = bytes;
         self
     }
 
-    /// Starts it, and begins to send what an earlier process left in the spool, which is read through first.
+    /// Starts the recorder. It first reads the spool, and also sends the batches that an earlier process left there.
     ///
     /// # Errors
-    /// There is no Tokio runtime here to send from, or the spool cannot be used; the message says why.
+    /// The caller is not in a Tokio runtime, or the spool cannot be used; the message contains the cause.
     pub fn start(self) -> Result<Recorder, Error> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::invalid("runtime", error.to_string()))?;
@@ -104,11 +103,11 @@ impl RecorderBuilder {
             client: self.client,
             interval: self.interval,
             batch_size: self.batch_size,
-            sums: Sums::new(self.capacity),
+            aggregator: Aggregator::new(self.capacity),
             batches: Batches::default(),
             spool,
-            taking: Mutex::new(()),
-            elsewhere: Tally::default(),
+            batching: Mutex::new(()),
+            not_aggregated: Tally::default(),
             recovered: Tally::default(),
             counted: Tally::default(),
             refused: Tally::default(),
@@ -119,10 +118,10 @@ impl RecorderBuilder {
             _gone: gone.clone().drop_guard(),
         });
         for batch in found {
-            let Found { name, calls, units } = batch;
-            shared.elsewhere.add(calls, units);
+            let LeftBatch { name, calls, units } = batch;
+            shared.not_aggregated.add(calls, units);
             shared.recovered.add(calls, units);
-            shared.batches.add(name, Held::Spool { calls, units });
+            shared.batches.add(name, Storage::Spool { calls, units });
         }
         runtime.spawn(worker::run(
             Arc::clone(&shared),

@@ -1,9 +1,8 @@
-//! Batches on disk, until the server has answered: a file each, named by its idempotency key.
+//! Batches on disk until the server has answered: one file each, named by its idempotency key.
 //!
-//! A file is written beside its place, synced and then renamed, so that what has its name is whole. It holds
-//! the contract's own message and a checksum. One that is damaged all the same is set aside as `NAME.damaged`;
-//! what the server refused for good is kept as `NAME.refused`, under another key: renamed to `NAME.batch`, it is
-//! sent once more.
+//! A file is written under a temporary name, synced and then renamed, so `NAME.batch` is always complete. It contains
+//! the proto's `IncrementBatchRequest` and a checksum. A damaged file is renamed to `NAME.damaged`. Usage that the server
+//! rejected permanently is stored as `NAME.refused` with a new key; renamed to `NAME.batch`, it is sent again.
 
 use super::{aggregator::Sum, totals};
 use crate::proto::{IncrementBatchRequest, IncrementRequest};
@@ -18,52 +17,55 @@ use std::{
 };
 use uuid::Uuid;
 
-/// Begins each file; another format would begin otherwise.
+/// The start of each file, which identifies the format.
 const MAGIC: &[u8; 8] = b"usagebt1";
 const BATCH: &str = "batch";
 const DAMAGED: &str = "damaged";
 const REFUSED: &str = "refused";
 const UNFINISHED: &str = "unfinished";
-/// What even a small file takes.
+/// The disk space that even a small file takes.
 const BLOCK: u64 = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
-    /// The bytes that may lie there, and those that do.
+    /// The maximum and the current size of the batches, in bytes.
     limit: u64,
     used: AtomicU64,
-    /// Held as long as this process uses the folder.
+    /// Locked as long as this process uses the folder.
     _lock: File,
 }
 
-/// A batch that another process left.
+/// A batch that an earlier process left.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct LeftBatch {
     pub(super) name: Uuid,
     pub(super) calls: u64,
     pub(super) units: u64,
 }
 
-/// What is in a file.
+/// The contents of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Batch {
-    /// Under which it is sent.
+    /// The idempotency key to send it with.
     pub(super) key: Uuid,
     pub(super) sums: Vec<Sum>,
 }
 
 impl Spool {
-    /// Opens a folder for this process alone; answers what an earlier one left, in order.
-    pub(super) fn open(folder: &Path, limit: u64) -> io::Result<(Self, Vec<Found>)> {
+    /// Locks a folder for this process, and returns the batches that an earlier process left, oldest first.
+    pub(super) fn open(folder: &Path, limit: u64) -> io::Result<(Self, Vec<LeftBatch>)> {
         fs::create_dir_all(folder)?;
-        // A new folder is only kept with the one that it is in.
+        // A new folder is durable only once its parent is synced.
         if let Some(parent) = fs::canonicalize(folder)?.parent() {
             sync_folder(parent)?;
         }
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock().map_err(|error| {
-            let why = format!("{} is in use: {error}", folder.display());
+            let why = format!(
+                "the spool {} is in use by another recorder: {error}",
+                folder.display()
+            );
             io::Error::new(io::ErrorKind::ResourceBusy, why)
         })?;
         let spool = Self {
@@ -78,9 +80,9 @@ impl Spool {
             let name = path.file_stem().and_then(OsStr::to_str);
             let name = name.and_then(|name| Uuid::parse_str(name).ok());
             match (path.extension().and_then(OsStr::to_str), name) {
-                // Its writer died before it said that this is kept.
+                // The process was killed before it acknowledged this batch.
                 (Some(UNFINISHED), _) => discard(&path),
-                (Some(BATCH), Some(name)) => found.extend(spool.look(name)),
+                (Some(BATCH), Some(name)) => found.extend(spool.read_left(name)),
                 _ => {}
             }
         }
@@ -88,59 +90,59 @@ impl Spool {
         Ok((spool, found))
     }
 
-    /// Reads what another process left; one that cannot be read is no reason to leave the rest.
-    fn look(&self, name: Uuid) -> Option<Found> {
+    /// Reads a batch that an earlier process left. One that cannot be read is logged and skipped.
+    fn read_left(&self, name: Uuid) -> Option<LeftBatch> {
         let path = self.path(name, BATCH);
-        let looked = self.read(name).map(|batch| {
+        let read = self.read(name).map(|batch| {
             let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
             batch.map(|batch| (batch, length))
         });
-        match looked {
+        match read {
             Ok(None) => None,
             Ok(Some((batch, length))) => {
                 self.used.fetch_add(length.max(BLOCK), Ordering::Relaxed);
                 let (calls, units) = totals(&batch.sums);
-                Some(Found { name, calls, units })
+                Some(LeftBatch { name, calls, units })
             }
             Err(error) => {
-                tracing::error!(%error, file = %path.display(), "a spooled batch of usage cannot be read and is left alone");
+                tracing::error!(%error, file = %path.display(), "a spooled batch of usage cannot be read and is skipped");
                 None
             }
         }
     }
 
-    /// Keeps a batch; it is there after a crash of the process or of the machine.
+    /// Writes a batch so that it survives a crash of the process or the machine.
     pub(super) fn write(&self, name: Uuid, sums: &[Sum]) -> io::Result<()> {
         let bytes = encode(name, sums);
-        let length = occupied(&bytes);
+        let length = disk_size(&bytes);
         let used = self.used.fetch_add(length, Ordering::Relaxed);
         let written = if used.saturating_add(length) > self.limit {
-            let why = format!("the spool holds {used} of {} bytes", self.limit);
+            let why = format!("the spool is full: {used} of {} bytes are used", self.limit);
             Err(io::Error::new(io::ErrorKind::StorageFull, why))
         } else {
             self.write_whole(&self.path(name, BATCH), &bytes)
         };
         if written.is_err() {
             self.used.fetch_sub(length, Ordering::Relaxed);
-            // It stays in memory, and must not be found here as well; a full disk needs the room.
+            // The batch stays in memory, so it must not also be found here.
             discard(&self.path(name, UNFINISHED));
             discard(&self.path(name, BATCH));
         }
         written
     }
 
-    /// Puts another batch in the place of one that was answered: never are both there, or none.
+    /// Replaces an answered batch by another one, atomically.
     pub(super) fn replace(&self, name: Uuid, key: Uuid, sums: &[Sum]) -> io::Result<()> {
         let (path, bytes) = (self.path(name, BATCH), encode(key, sums));
         let before = fs::metadata(&path)?.len().max(BLOCK);
         self.write_whole(&path, &bytes)?;
-        self.used.fetch_add(occupied(&bytes), Ordering::Relaxed);
+        self.used.fetch_add(disk_size(&bytes), Ordering::Relaxed);
         self.used.fetch_sub(before, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Keeps what the server refused for good, to be looked at by somebody.
-    pub(super) fn set_aside(&self, name: Uuid, sums: &[Sum]) -> io::Result<PathBuf> {
+    /// Stores usage that the server rejected permanently; returns the file.
+    pub(super) fn write_refused(&self, name: Uuid, sums: &[Sum]) -> io::Result<PathBuf> {
         let path = self.path(name, REFUSED);
         self.write_whole(&path, &encode(Uuid::now_v7(), sums))?;
         Ok(path)
@@ -155,19 +157,19 @@ impl Spool {
         sync_folder(&self.folder)
     }
 
-    /// A batch as it was written; nothing where it was damaged, and then it is set aside.
+    /// Reads a batch; `None` if it is damaged, in which case the file is renamed.
     pub(super) fn read(&self, name: Uuid) -> io::Result<Option<Batch>> {
         let path = self.path(name, BATCH);
         let batch = decode(&fs::read(&path)?);
         if batch.is_none() {
             let aside = self.path(name, DAMAGED);
             fs::rename(&path, &aside)?;
-            tracing::error!(file = %aside.display(), "a spooled batch of usage is damaged and set aside");
+            tracing::error!(file = %aside.display(), "a spooled batch of usage is damaged and was renamed");
         }
         Ok(batch)
     }
 
-    /// Forgets a batch that the server has answered for.
+    /// Removes a batch that the server has answered.
     pub(super) fn remove(&self, name: Uuid) -> io::Result<()> {
         let path = self.path(name, BATCH);
         let bytes = fs::metadata(&path)?.len().max(BLOCK);
@@ -181,7 +183,7 @@ impl Spool {
     }
 }
 
-/// A new name is only kept with its folder.
+/// A renamed file is durable only once its folder is synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
@@ -189,16 +191,16 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what is of no use, if it is there.
+/// Removes a file that is no longer needed, if it exists.
 fn discard(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(%error, file = %path.display(), "a useless file stays in the spool");
+        tracing::warn!(%error, file = %path.display(), "a file that is no longer needed could not be removed from the spool");
     }
 }
 
-fn occupied(bytes: &[u8]) -> u64 {
+fn disk_size(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX).max(BLOCK)
 }
 
@@ -270,12 +272,12 @@ mod tests {
         vec![sum("a", 1_700_000_000), sum("b", 1_700_000_001)]
     }
 
-    fn open(folder: &Path) -> (Spool, Vec<Found>) {
+    fn open(folder: &Path) -> (Spool, Vec<LeftBatch>) {
         Spool::open(folder, 1 << 20).unwrap()
     }
 
     #[test]
-    fn what_is_kept_is_found_by_the_next_process() {
+    fn batches_are_found_by_the_next_process() {
         let folder = tempfile::tempdir().unwrap();
         let keys = [Uuid::now_v7(), Uuid::now_v7()];
         let (spool, found) = open(folder.path());
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_set_aside_and_the_rest_is_kept() {
+    fn damaged_batches_are_renamed_and_others_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _) = open(folder.path());
         let keys: Vec<Uuid> = (0..4).map(|_| Uuid::now_v7()).collect();
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
+    fn spool_stops_at_its_limit() {
         let folder = tempfile::tempdir().unwrap();
         let first = Uuid::now_v7();
         let (spool, _) = Spool::open(folder.path(), BLOCK + 1).unwrap();
@@ -337,13 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn another_batch_takes_the_place_of_one_and_what_is_refused_can_be_sent_again() {
+    fn replaced_and_rejected_batches_can_be_sent_again() {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _) = open(folder.path());
         let [name, key] = [Uuid::now_v7(), Uuid::now_v7()];
         spool.write(name, &sums()).unwrap();
         spool.replace(name, key, &sums()[..1]).unwrap();
-        let aside = spool.set_aside(name, &sums()[1..]).unwrap();
+        let aside = spool.write_refused(name, &sums()[1..]).unwrap();
         drop(spool);
         let (spool, found) = open(folder.path());
         assert_eq!((found[0].name, found[0].units), (name, 7));
@@ -351,12 +353,12 @@ mod tests {
         fs::rename(aside, spool.path(name, BATCH)).unwrap();
         let again = spool.read(name).unwrap().unwrap();
         assert_eq!(again.sums, sums()[1..]);
-        assert!(again.key != name && again.key != key, "its own key");
+        assert!(again.key != name && again.key != key, "a new key");
     }
 
     #[cfg(unix)]
     #[test]
-    fn what_could_not_be_written_leaves_nothing_behind() {
+    fn failed_write_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _) = open(folder.path());
         let name = Uuid::now_v7();

@@ -1,24 +1,24 @@
-//! What a recorder did, in numbers.
+//! The counters of a recorder.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a [`Recorder`](crate::Recorder) has done so far, in calls of [`Recorder::record`](crate::Recorder::record) and in units.
 ///
-/// `recorded = counted + pending + refused + dropped`, once nothing is being recorded.
+/// `recorded = counted + pending + refused + dropped`, while no call of `record` is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecorderStats {
-    /// What was asked for, and what an earlier process left in the spool.
+    /// All recorded usage, and usage that an earlier process left in the spool.
     pub recorded: Recorded,
-    /// Of that, what an earlier process left.
+    /// The part of `recorded` that an earlier process left in the spool.
     pub recovered: Recorded,
-    /// What the server has counted durably.
+    /// Usage that the server has counted durably.
     pub counted: Recorded,
-    /// What is in memory or on its way.
+    /// Usage that the server has not answered yet.
     pub pending: Recorded,
-    /// What the server refused for good, such as usage of an unknown meter.
+    /// Usage that the server rejected permanently, such as usage of an unknown meter.
     pub refused: Recorded,
-    /// What there was no room for, and what no server would take: quantities outside their limits.
+    /// Usage that did not fit into memory, or was outside the limits of the server.
     pub dropped: Recorded,
 }
 
@@ -26,13 +26,13 @@ pub struct RecorderStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Recorded {
-    /// How many calls.
+    /// The number of calls.
     pub calls: u64,
-    /// How many units; what would pass 2^64 stays there.
+    /// The number of units; it stops at 2^64 - 1.
     pub units: u64,
 }
 
-/// Calls and units that many threads add to.
+/// Calls and units, counted by many threads.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     calls: AtomicU64,
@@ -43,7 +43,7 @@ impl Tally {
     pub(super) fn add(&self, calls: u64, units: u64) {
         for (sum, more) in [(&self.calls, calls), (&self.units, units)] {
             let add = |sum: u64| Some(sum.saturating_add(more));
-            // It is never refused.
+            // The closure always returns a value, so this cannot fail.
             let _before = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         }
     }

@@ -1,9 +1,9 @@
-//! What a recorder does, as metrics of the `metrics` facade. Several recorders add to the same ones.
+//! The counters of a recorder as metrics of the `metrics` facade. Several recorders share the same metrics.
 
 use super::{Recorded, RecorderStats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-/// Remembers what was published.
+/// Publishes the differences between two readings.
 #[derive(Debug, Default)]
 pub(super) struct Telemetry {
     last: RecorderStats,
@@ -11,22 +11,16 @@ pub(super) struct Telemetry {
 
 impl Telemetry {
     pub(super) fn new() -> Self {
-        describe_counter!(
-            "usage_recorder_units",
-            "Units of usage by what became of them"
-        );
-        describe_counter!(
-            "usage_recorder_calls",
-            "Calls of record by what became of them"
-        );
+        describe_counter!("usage_recorder_units", "Units of usage by outcome");
+        describe_counter!("usage_recorder_calls", "Calls of record by outcome");
         describe_gauge!(
             "usage_recorder_pending_units",
-            "Units of usage that are not answered for"
+            "Units of usage that the server has not answered yet"
         );
         Self::default()
     }
 
-    /// Publishes what has changed since the last time.
+    /// Publishes the changes since the previous call.
     pub(super) fn publish(&mut self, now: RecorderStats) {
         let last = self.last;
         for (outcome, now, last) in [
@@ -48,11 +42,11 @@ impl Telemetry {
     }
 }
 
-/// A gauge is a floating point number; it is exact up to 2^53.
+/// A gauge is a floating point number, exact up to 2^53.
 #[allow(
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    reason = "the facade's own type"
+    reason = "the type that the facade requires"
 )]
 fn lossy(units: u64) -> f64 {
     units as f64
@@ -68,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_recorders_do_adds_up() {
+    fn metrics_of_two_recorders_add_up() {
         let seen = DebuggingRecorder::new();
         let snapshotter = seen.snapshotter();
         metrics::with_local_recorder(&seen, || {

@@ -1,9 +1,9 @@
-//! Sending in the background, until each batch is answered for good.
+//! The background task that sends batches until each has its final answer.
 
 use super::{
     Shared,
     aggregator::Sum,
-    batches::{Held, Taken},
+    batches::{QueuedBatch, Storage},
     spool::Spool,
     totals,
 };
@@ -17,61 +17,60 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// The pauses after failures that the client's own retries did not mend.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest that a server may ask for.
-const LONGEST_ASKED: Duration = Duration::from_mins(1);
-/// After how many intervals usage that the server's clock has not reached yet is sent again, and how long that may
-/// be.
+/// The backoff after a call failed despite the client's own retries.
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// The longest retry delay accepted from a server.
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// The delay, in intervals, before usage from the future of the server's clock is sent again, and its limit.
 const EARLY_INTERVALS: u32 = 30;
-const LONGEST_EARLY: Duration = Duration::from_mins(1);
-/// How often losses are logged at most.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
+const MAX_EARLY_DELAY: Duration = Duration::from_mins(1);
+/// The shortest time between two log lines about dropped usage.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The tasks that send, each with its batch.
+/// The sending tasks, each with its batch.
 #[derive(Default)]
 struct Sending {
     tasks: JoinSet<()>,
-    batches: HashMap<Id, Arc<Taken>>,
+    batches: HashMap<Id, Arc<QueuedBatch>>,
 }
 
-/// Sends what is recorded until the last handle is gone and everything is sent, or until it is told to stop.
+/// Runs until the last handle is dropped and all usage is sent, or until `stop` is cancelled.
 pub(super) async fn run(shared: Arc<Shared>, concurrency: usize, alive: CancellationToken) {
     let mut sending = Sending::default();
-    let mut beat = tokio::time::interval(shared.interval);
-    beat.reset();
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut losses = Losses::default();
+    let mut ticks = tokio::time::interval(shared.interval);
+    ticks.reset();
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut drop_log = DropLog::default();
     #[cfg(feature = "metrics")]
     let mut telemetry = super::telemetry::Telemetry::new();
     loop {
-        losses.tell(&shared);
+        drop_log.write(&shared);
         #[cfg(feature = "metrics")]
         telemetry.publish(shared.stats());
         sending.fill(&shared, concurrency);
         let is_last = alive.is_cancelled();
         if is_last && sending.tasks.is_empty() {
-            shared.take_out().await;
+            shared.make_batches_blocking().await;
             if shared.batches.is_empty() {
                 return;
             }
             sending.fill(&shared, concurrency);
         }
         tokio::select! {
-            _ = beat.tick() => {
-                shared.take_out().await;
+            _ = ticks.tick() => {
+                shared.make_batches_blocking().await;
             }
             () = shared.wake.notified() => {
-                if shared.sums.is_filling() {
-                    shared.take_out().await;
+                if shared.aggregator.should_flush() {
+                    shared.make_batches_blocking().await;
                 }
             }
             Some(ended) = sending.tasks.join_next_with_id(), if !sending.tasks.is_empty() => {
                 sending.end(&shared, ended);
             }
             () = alive.cancelled(), if !is_last => {
-                shared.take_out().await;
+                shared.make_batches_blocking().await;
             }
             () = shared.stop.cancelled() => {
                 sending.tasks.shutdown().await;
@@ -102,88 +101,94 @@ impl Sending {
         if let Err(error) = ended
             && let Some(batch) = batch
         {
-            tracing::error!(%error, key = %batch.key, "sending a batch of usage broke; it is sent again");
-            put_off(shared, batch, LONGEST_PAUSE);
+            tracing::error!(%error, key = %batch.key, "the task that sends a batch of usage failed; the batch is sent again");
+            delay(shared, batch, MAX_BACKOFF);
         }
     }
 }
 
-/// Tells of usage that was dropped: here, and not where it was recorded, because a log may be slow.
+/// Logs dropped usage. The calls of `record` do not log it themselves, because logging can be slow.
 #[derive(Debug, Default)]
-struct Losses {
-    told: u64,
+struct DropLog {
+    logged: u64,
     at: Option<Instant>,
 }
 
-impl Losses {
-    fn tell(&mut self, shared: &Shared) {
+impl DropLog {
+    fn write(&mut self, shared: &Shared) {
         let dropped = shared.dropped.read();
-        let is_soon = self.at.is_some_and(|at| at.elapsed() < LOG_PAUSE);
-        if dropped.calls == self.told || is_soon {
+        let is_soon = self.at.is_some_and(|at| at.elapsed() < LOG_INTERVAL);
+        if dropped.calls == self.logged || is_soon {
             return;
         }
-        (self.told, self.at) = (dropped.calls, Some(Instant::now()));
+        (self.logged, self.at) = (dropped.calls, Some(Instant::now()));
         let invalid = shared.invalid.read();
         tracing::error!(
             calls = dropped.calls,
             units = dropped.units,
             invalid_calls = invalid.calls,
             invalid_units = invalid.units,
-            "usage was dropped so far: the recorder was full, or what was recorded is outside the limits"
+            "usage was dropped: the recorder is full, or the usage is outside the limits of the server"
         );
     }
 }
 
-/// What the server did not count.
+/// The part of a batch that the server did not count.
 #[derive(Default)]
-struct Left {
-    /// Refused for good.
+struct Remainder {
+    /// Rejected permanently.
     refused: Vec<Sum>,
-    /// The server's clock has not reached it; it counts later.
+    /// In the future of the server's clock; it can be counted later.
     early: Vec<Sum>,
 }
 
-/// Sends a batch until the server has answered for good.
-async fn send(shared: Arc<Shared>, batch: Arc<Taken>) {
-    let later = match &batch.held {
-        Held::Memory(sums) => {
-            let Left { early, .. } = send_sums(&shared, batch.key, sums).await;
-            shared.sums.release(sums.len().saturating_sub(early.len()));
-            (!early.is_empty()).then_some((Uuid::now_v7(), Held::Memory(early)))
+/// Sends a batch until it has its final answer.
+async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
+    let later = match &batch.storage {
+        Storage::Memory(sums) => {
+            let Remainder { early, .. } = send_sums(&shared, batch.key, sums).await;
+            shared
+                .aggregator
+                .release(sums.len().saturating_sub(early.len()));
+            (!early.is_empty()).then_some((Uuid::now_v7(), Storage::Memory(early)))
         }
-        Held::Spool { calls, units } => {
+        Storage::Spool { calls, units } => {
             let name = batch.key;
             match read(&shared, name).await {
-                // Damaged, and set aside.
+                // The file was damaged and has been renamed.
                 None => {
                     shared.dropped.add(*calls, *units);
                     None
                 }
                 Some(spooled) => {
-                    let left = send_sums(&shared, spooled.key, &spooled.sums).await;
-                    let held = spool_left(&shared, name, left).await;
-                    held.map(|held| (name, held))
+                    let remainder = send_sums(&shared, spooled.key, &spooled.sums).await;
+                    let storage = spool_remainder(&shared, name, remainder).await;
+                    storage.map(|storage| (name, storage))
                 }
             }
         }
     };
     match later {
         None => shared.batches.finish(&batch),
-        Some((key, held)) => {
+        Some((key, storage)) => {
             let number = batch.number;
             let pause = shared.interval.saturating_mul(EARLY_INTERVALS);
-            put_off(
+            delay(
                 &shared,
-                Taken { number, key, held },
-                pause.min(LONGEST_EARLY),
+                QueuedBatch {
+                    number,
+                    key,
+                    storage,
+                },
+                pause.min(MAX_EARLY_DELAY),
             );
         }
     }
 }
 
-/// Lets a batch rest, and sees to it that it is sent then.
-fn put_off(shared: &Arc<Shared>, batch: Taken, pause: Duration) {
-    shared.batches.put_off(batch, pause);
+/// Puts a batch back to be sent after a delay, and wakes the worker then.
+fn delay(shared: &Arc<Shared>, batch: QueuedBatch, pause: Duration) {
+    shared.batches.delay(batch, pause);
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;
@@ -193,76 +198,80 @@ fn put_off(shared: &Arc<Shared>, batch: Taken, pause: Duration) {
     });
 }
 
-/// Reads a batch as often as it takes; nothing where it was damaged.
+/// Reads a batch, with retries; `None` if it is damaged.
 async fn read(shared: &Arc<Shared>, name: Uuid) -> Option<super::spool::Batch> {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = MIN_BACKOFF;
     loop {
-        match on_disk(shared, move |spool| spool.read(name)).await {
+        match with_spool(shared, move |spool| spool.read(name)).await {
             Ok(batch) => return batch,
             Err(error) => {
-                tracing::error!(%error, %name, "a spooled batch of usage cannot be read; tried again");
+                tracing::error!(%error, %name, "a spooled batch of usage cannot be read; it is read again");
                 tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                pause = pause.saturating_mul(2).min(MAX_BACKOFF);
             }
         }
     }
 }
 
-/// Keeps what is left of a spooled batch on disk, and only that; answers what is to be sent later.
-async fn spool_left(shared: &Arc<Shared>, name: Uuid, left: Left) -> Option<Held> {
-    let Left { refused, early } = left;
+/// Replaces a spooled batch by the part that was not counted; returns the part to send later.
+async fn spool_remainder(
+    shared: &Arc<Shared>,
+    name: Uuid,
+    remainder: Remainder,
+) -> Option<Storage> {
+    let Remainder { refused, early } = remainder;
     if !refused.is_empty() {
-        let kept = on_disk(shared, move |spool| spool.set_aside(name, &refused)).await;
+        let kept = with_spool(shared, move |spool| spool.write_refused(name, &refused)).await;
         match kept {
             Ok(file) => {
-                tracing::error!(file = %file.display(), "refused usage is kept for somebody to look at");
+                tracing::error!(file = %file.display(), "rejected usage is stored in a file; check it");
             }
-            Err(error) => tracing::error!(%error, %name, "refused usage could not be kept"),
+            Err(error) => tracing::error!(%error, %name, "rejected usage could not be stored"),
         }
     }
     let (calls, units) = totals(&early);
     let done = if early.is_empty() {
-        on_disk(shared, move |spool| spool.remove(name)).await
+        with_spool(shared, move |spool| spool.remove(name)).await
     } else {
-        // In one step, or a crash in between would send it under both keys.
-        on_disk(shared, move |spool| {
+        // In one step: after a crash in between it would be sent with both keys.
+        with_spool(shared, move |spool| {
             spool.replace(name, Uuid::now_v7(), &early)
         })
         .await
     };
     if let Err(error) = &done {
-        // It is sent again under its key, now or by the next process, and answered as before.
-        tracing::error!(%error, %name, "an answered batch of usage stays in the spool");
+        // It is sent again with the same key, by this process or the next one, and counts nothing.
+        tracing::error!(%error, %name, "an answered batch of usage could not be removed from the spool");
     }
-    (calls > 0).then_some(Held::Spool { calls, units })
+    (calls > 0).then_some(Storage::Spool { calls, units })
 }
 
-/// Does something with the spool where waiting for a disk holds up no other task.
-async fn on_disk<T: Send + 'static>(
+/// Uses the spool without blocking other tasks while the disk is slow.
+async fn with_spool<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Spool) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let shared = Arc::clone(shared);
     let done = tokio::task::spawn_blocking(move || match &shared.spool {
         Some(spool) => work(spool),
-        None => Err(io::Error::other("there is no spool")),
+        None => Err(io::Error::other("the recorder has no spool")),
     });
     done.await.map_err(io::Error::other)?
 }
 
-async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Left {
-    let mut pause = FIRST_PAUSE;
+async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
+    let mut pause = MIN_BACKOFF;
     loop {
         match shared.client.increment_batch(wire(key, sums)).await {
             Ok(outcome) => {
-                tracing::debug!(%key, sums = sums.len(), "a batch of usage is answered");
-                return tell_results(shared, sums, &outcome.results);
+                tracing::debug!(%key, sums = sums.len(), "a batch of usage was answered");
+                return record_results(shared, sums, &outcome.results);
             }
-            Err(error) if can_never_succeed(&error) => {
-                tracing::error!(%error, %key, "a batch of usage was refused");
+            Err(error) if is_permanent(&error) => {
+                tracing::error!(%error, %key, "a batch of usage was rejected");
                 let (calls, units) = totals(sums);
                 shared.refused.add(calls, units);
-                return Left {
+                return Remainder {
                     refused: sums.to_vec(),
                     early: Vec::new(),
                 };
@@ -270,15 +279,15 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Left {
             Err(error) => {
                 tracing::warn!(%error, %key, "a batch of usage was not counted; it is sent again");
                 let asked = error.retry_after().unwrap_or_default();
-                tokio::time::sleep(pause.max(asked.min(LONGEST_ASKED))).await;
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                tokio::time::sleep(pause.max(asked.min(MAX_RETRY_AFTER))).await;
+                pause = pause.saturating_mul(2).min(MAX_BACKOFF);
             }
         }
     }
 }
 
-fn tell_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) -> Left {
-    let mut left = Left::default();
+fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) -> Remainder {
+    let mut remainder = Remainder::default();
     for (sum, result) in sums.iter().zip(results) {
         let units = u64::try_from(sum.quantity).unwrap_or(0);
         match result {
@@ -288,30 +297,30 @@ fn tell_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) -> L
             IncrementResult::Refused {
                 reason: Reason::TimestampInFuture,
                 ..
-            } => left.early.push(sum.clone()),
+            } => remainder.early.push(sum.clone()),
             IncrementResult::Refused { .. } | IncrementResult::Unrecognised(_) => {
                 shared.refused.add(sum.records, units);
-                if left.refused.is_empty() {
-                    // One line a batch: a wrong meter has many.
-                    tracing::error!(account = %sum.account, meter = %sum.meter, quantity = sum.quantity, ?result, "usage was refused");
+                if remainder.refused.is_empty() {
+                    // One line per batch: with an unknown meter, every sum is rejected.
+                    tracing::error!(account = %sum.account, meter = %sum.meter, quantity = sum.quantity, ?result, "usage was rejected");
                 }
-                left.refused.push(sum.clone());
+                remainder.refused.push(sum.clone());
             }
         }
     }
-    if !left.early.is_empty() {
-        let sums = left.early.len();
+    if !remainder.early.is_empty() {
+        let sums = remainder.early.len();
         tracing::warn!(
             sums,
-            "this machine's clock is ahead of the server's; usage is sent again later"
+            "this machine's clock is ahead of the server's clock; usage is sent again later"
         );
     }
-    left
+    remainder
 }
 
-/// Whether the same batch would be refused for ever. Only the server itself can say so: what stands before it, a
-/// key that is not let in, or a server too old, can be mended.
-fn can_never_succeed(error: &Error) -> bool {
+/// Whether the same batch would always be rejected. Only a reason of the server itself proves that: a proxy, a denied
+/// token or an outdated server can be fixed.
+fn is_permanent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Invalid | ErrorKind::KeyReused) && error.reason().is_some()
 }
 

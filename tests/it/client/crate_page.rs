@@ -248,7 +248,7 @@ async fn mend(client: UsageClient) -> Result<(), Error> {
 
     let refused = ListReports::new().states([ReportState::Rejected]);
     for report in client.list_reports(refused).await?.reports {
-        let again = ResolveReport::new(&report.id, ResolveAction::Retry, "the meter is mended");
+        let again = ResolveReport::new(&report.id, ResolveAction::Retry, "the meter is fixed");
         client.resolve_report(again).await?;
     }
 

@@ -125,7 +125,7 @@ async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
     let client = UsageClient::connect_lazy(moody.endpoint()).unwrap();
     let client = client
         .with_timeout(Duration::from_millis(500))
-        .with_retry(Retry::default().pauses(Duration::from_millis(1), Duration::from_millis(5)));
+        .with_retry(Retry::default().backoff(Duration::from_millis(1), Duration::from_millis(5)));
     let builder = client.recorder().interval(Duration::from_millis(10));
     let recorder = builder.batch_size(2).start().unwrap();
     let names: Vec<String> = (0..10).map(|number| format!("acct-{number}")).collect();

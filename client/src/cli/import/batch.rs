@@ -1,24 +1,24 @@
-//! Lines on their way to the server, a batch at a time.
+//! Sends lines in batches.
 
 use super::row::Row;
 use crate::{Batch, Error, Increment, IncrementResult, UsageClient};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// What became of the lines so far.
+/// The results so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub(super) counted: i64,
     pub(super) units: i64,
     pub(super) duplicates: i64,
-    /// What the server refused: a file that is read on says it again.
+    /// The lines that the server rejected, and why. A continued import reports them again.
     pub(super) refused: Vec<(u64, String)>,
 }
 
-/// A line that is to be sent.
+/// A line to send.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) number: u64,
@@ -28,27 +28,27 @@ pub(super) struct Outgoing {
 
 pub(super) struct Sender<'a> {
     client: &'a UsageClient,
-    /// How long a batch is sent again, beside the client's own attempts.
-    patience: Duration,
+    /// How long a batch is retried, after the client's own retries.
+    retry_for: Duration,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(client: &'a UsageClient, patience: Duration) -> Self {
-        Self { client, patience }
+    pub(super) fn new(client: &'a UsageClient, retry_for: Duration) -> Self {
+        Self { client, retry_for }
     }
 
-    /// Sends lines and adds what became of them; `waits` is told why it takes longer.
+    /// Sends lines and adds their results; calls `on_retry` with the error before each retry.
     pub(super) async fn send(
         &self,
         lines: Vec<Outgoing>,
         tally: &mut Tally,
-        waits: impl Fn(&Error),
+        on_retry: impl Fn(&Error),
     ) -> Result<(), Error> {
         if lines.is_empty() {
             return Ok(());
         }
         let batch: Batch = lines.iter().map(increment).collect();
-        let outcome = self.patiently(&batch, waits).await?;
+        let outcome = self.send_with_retry(&batch, on_retry).await?;
         for (Outgoing { number, row, .. }, result) in lines.into_iter().zip(outcome) {
             match result {
                 IncrementResult::Counted => {
@@ -60,7 +60,8 @@ impl<'a> Sender<'a> {
                 }
                 IncrementResult::Refused { message, .. } => tally.refused.push((number, message)),
                 IncrementResult::Unrecognised(result) => {
-                    let why = format!("the server answered {result}, which is unknown here");
+                    let why =
+                        format!("the server returned the unknown result {result}; update usagectl");
                     tally.refused.push((number, why));
                 }
             }
@@ -68,27 +69,27 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// The lines carry keys of their own, so a batch can be sent as often as it takes.
-    async fn patiently(
+    /// Each line has a key, so a batch can be sent again.
+    async fn send_with_retry(
         &self,
         batch: &Batch,
-        waits: impl Fn(&Error),
+        on_retry: impl Fn(&Error),
     ) -> Result<Vec<IncrementResult>, Error> {
-        let begun = Instant::now();
-        let mut pause = FIRST_PAUSE;
+        let started = Instant::now();
+        let mut backoff = MIN_BACKOFF;
         loop {
             let error = match self.client.increment_batch(batch.clone()).await {
                 Ok(outcome) => return Ok(outcome.results),
                 Err(error) => error,
             };
-            let pause_now = pause.max(error.retry_after().unwrap_or_default());
-            let over = begun.elapsed().saturating_add(pause_now) > self.patience;
-            if over || !error.is_retryable() {
+            let delay = backoff.max(error.retry_after().unwrap_or_default());
+            let is_over = started.elapsed().saturating_add(delay) > self.retry_for;
+            if is_over || !error.is_retryable() {
                 return Err(error);
             }
-            waits(&error);
-            tokio::time::sleep(pause_now).await;
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            on_retry(&error);
+            tokio::time::sleep(delay).await;
+            backoff = backoff.saturating_mul(2).min(MAX_BACKOFF);
         }
     }
 }

@@ -1,30 +1,30 @@
-//! The keys of lines: by these a line counts once, however often and in whichever order its file is imported.
+//! The idempotency keys of lines, with which a line is counted once however often its file is imported.
 //!
-//! A line's number would not do: whoever takes a bad line out moves all that follow it.
+//! A key is made of the line's contents, not its number, because removing a bad line changes all later numbers.
 
 use super::row::Row;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
-/// So many lines a file may have: each takes some bytes of memory, to tell equal ones apart.
-pub(super) const MOST_LINES: usize = 20_000_000;
+/// The maximum number of different lines: each takes some memory, to number equal ones.
+pub(super) const MAX_LINES: usize = 20_000_000;
 
 #[derive(Debug)]
 pub(super) struct Keys {
     name: String,
-    /// How often each line has come, by what it says.
-    seen: HashMap<[u8; 16], u32>,
+    /// How often each line occurred, by the hash of its contents.
+    occurrences: HashMap<[u8; 16], u32>,
 }
 
 impl Keys {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            seen: HashMap::new(),
+            occurrences: HashMap::new(),
         }
     }
 
-    /// The key of the file's next line; none where there are more than a file may have.
+    /// The key of the file's next line; `None` if there are too many lines.
     pub(super) fn next(&mut self, row: &Row) -> Option<String> {
         let Row {
             account,
@@ -34,15 +34,15 @@ impl Keys {
         } = row;
         let meter = meter.as_deref().unwrap_or_default();
         let millis = timestamp.timestamp_millis();
-        let whole = Sha256::digest(format!("{account}\n{meter}\n{quantity}\n{millis}"));
-        let says: [u8; 16] = *whole.first_chunk()?;
-        if self.seen.len() >= MOST_LINES && !self.seen.contains_key(&says) {
+        let digest = Sha256::digest(format!("{account}\n{meter}\n{quantity}\n{millis}"));
+        let hash: [u8; 16] = *digest.first_chunk()?;
+        if self.occurrences.len() >= MAX_LINES && !self.occurrences.contains_key(&hash) {
             return None;
         }
-        let times = self.seen.entry(says).or_default();
-        *times = times.checked_add(1)?;
-        let says = u128::from_be_bytes(says);
-        Some(format!("import/{}/{says:032x}/{times}", self.name))
+        let occurrence = self.occurrences.entry(hash).or_default();
+        *occurrence = occurrence.checked_add(1)?;
+        let hash = u128::from_be_bytes(hash);
+        Some(format!("import/{}/{hash:032x}/{occurrence}", self.name))
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_lines_have_keys_of_their_own_and_order_does_not_matter() {
+    fn equal_lines_have_different_keys_in_any_order() {
         let [a, b, c] = [row("a", 1), row("a", 2), row("b", 1)];
         let some = keys(&[a.clone(), b.clone(), a.clone(), c.clone()]);
         let mut sorted = some.clone();

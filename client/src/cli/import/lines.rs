@@ -1,4 +1,4 @@
-//! The lines of a file, each a row of usage or the reason why it is none.
+//! Reads the lines of a file. Each is a valid row or the reason why it is not.
 
 use super::{
     Format,
@@ -11,14 +11,14 @@ use std::{
     path::Path,
 };
 
-/// No line of usage is longer; an unclosed quote would make one of the whole file.
-const MOST_LINE_BYTES: u64 = 64 * 1024;
-/// With which some systems begin a text in UTF-8.
+/// The longest line. An unclosed quote would otherwise make one line of the whole file.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
+/// The byte order mark with which some systems start UTF-8 files.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 #[derive(Debug)]
 pub(super) struct Line {
-    /// From 1, the header included.
+    /// Counted from 1, including the header.
     pub(super) number: u64,
     pub(super) row: Result<Row, String>,
 }
@@ -29,12 +29,12 @@ pub(super) struct Lines {
     place: Place,
 }
 
-/// How far a file is read.
+/// A position between two lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Place {
-    /// The byte at which the next line begins.
+    /// The offset of the next line in bytes.
     pub(super) offset: u64,
-    /// How many lines are before it.
+    /// The number of lines before it.
     pub(super) line: u64,
 }
 
@@ -46,18 +46,18 @@ enum Source {
     Jsonl(BufReader<File>),
 }
 
-/// What the first line of a CSV file says.
+/// The header of a CSV file, and where the file ends.
 #[derive(Debug)]
 struct Header {
-    /// The column of each known name.
+    /// The column of each name in `KNOWN`.
     columns: [Option<usize>; 4],
     count: usize,
-    /// The file's last line has no end.
-    is_unended: bool,
+    /// Whether the file's last line has no line break.
+    is_unterminated: bool,
     length: u64,
 }
 
-/// A file of which only so much is read before it is asked to go on.
+/// A file of which at most `left` bytes are read until `left` is reset.
 #[derive(Debug)]
 struct Limited {
     file: File,
@@ -78,12 +78,12 @@ impl Read for Limited {
 }
 
 fn too_long() -> io::Error {
-    let why = format!("a line is longer than {MOST_LINE_BYTES} bytes; is a quote not closed?");
+    let why = format!("a line is longer than {MAX_LINE_BYTES} bytes; check for an unclosed quote");
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 impl Lines {
-    /// Opens a file at its beginning.
+    /// Opens a file at its start.
     pub(super) fn open(path: &Path, format: Format, ignore_unknown: bool) -> io::Result<Self> {
         let file = File::open(path)?;
         let source = match format {
@@ -97,7 +97,7 @@ impl Lines {
         })
     }
 
-    /// Where the next line begins.
+    /// The position of the next line.
     pub(super) fn place(&self) -> Place {
         self.place
     }
@@ -107,23 +107,23 @@ impl Lines {
         match &mut self.source {
             Source::Csv { reader, header } => loop {
                 let mut record = ByteRecord::new();
-                reader.get_mut().left = MOST_LINE_BYTES;
+                reader.get_mut().left = MAX_LINE_BYTES;
                 if !reader.read_byte_record(&mut record).map_err(unreadable)? {
                     return Ok(None);
                 }
                 let next = reader.position();
-                // The reader's own number is that of empty lines before it.
+                // The reader's own line number ignores empty lines before the record.
                 let fields = record.iter().flatten();
                 let inside = fields.filter(|byte| **byte == b'\n').count();
-                let is_unended = header.is_unended && next.byte() >= header.length;
+                let is_unterminated = header.is_unterminated && next.byte() >= header.length;
                 let lines = u64::try_from(inside).unwrap_or(u64::MAX);
-                let lines = lines.saturating_add(u64::from(!is_unended));
+                let lines = lines.saturating_add(u64::from(!is_unterminated));
                 let number = next.line().saturating_sub(lines);
                 self.place = Place {
                     offset: next.byte(),
                     line: next.line().saturating_sub(1),
                 };
-                // Not even a lone end of line of another system is a row.
+                // A line with only a carriage return is an empty line.
                 if record.iter().all(|field| field.trim_ascii().is_empty()) && record.len() == 1 {
                     continue;
                 }
@@ -134,13 +134,13 @@ impl Lines {
             },
             Source::Jsonl(reader) => loop {
                 let mut bytes = Vec::new();
-                let most = MOST_LINE_BYTES.saturating_add(1);
-                let count = reader.take(most).read_until(b'\n', &mut bytes)?;
+                let limit = MAX_LINE_BYTES.saturating_add(1);
+                let count = reader.take(limit).read_until(b'\n', &mut bytes)?;
                 let count = u64::try_from(count).unwrap_or(u64::MAX);
                 if count == 0 {
                     return Ok(None);
                 }
-                if count > MOST_LINE_BYTES {
+                if count > MAX_LINE_BYTES {
                     return Err(too_long());
                 }
                 self.place.offset = self.place.offset.saturating_add(count);
@@ -171,9 +171,9 @@ fn open_csv(mut file: File, ignore_unknown: bool) -> io::Result<Source> {
     }
     let limited = Limited {
         file,
-        left: MOST_LINE_BYTES,
+        left: MAX_LINE_BYTES,
     };
-    // Lines end as they are counted, also where a carriage return stands before.
+    // Only `\n` ends a line, so that lines can be counted; a `\r` before it is trimmed.
     let mut reader = ReaderBuilder::new()
         .terminator(Terminator::Any(b'\n'))
         .flexible(true)
@@ -186,7 +186,7 @@ fn open_csv(mut file: File, ignore_unknown: bool) -> io::Result<Source> {
     {
         let known = KNOWN.join(", ");
         return Err(invalid(format!(
-            "the header has a column '{name}'; known are {known}, and --ignore-unknown takes others"
+            "the header has the unknown column '{name}'; the columns are {known}, and --ignore-unknown accepts others"
         )));
     }
     let column = |name: &str| names.iter().position(|header| *header == name);
@@ -198,7 +198,7 @@ fn open_csv(mut file: File, ignore_unknown: bool) -> io::Result<Source> {
     let header = Header {
         columns: KNOWN.map(column),
         count: names.len(),
-        is_unended: last != *b"\n",
+        is_unterminated: last != *b"\n",
         length,
     };
     Ok(Source::Csv { reader, header })
@@ -238,7 +238,7 @@ fn from_record(record: &ByteRecord, header: &Header) -> Result<Row, String> {
     let raw = Raw {
         account_id: field(account_id)?,
         meter: field(meter)?,
-        // One that is left out is one unit only where there is no such column.
+        // An empty quantity is an error; it is 1 only if there is no such column.
         quantity: match (quantity, field(quantity)?) {
             (Some(_), None) => Some(serde_json::Value::Null),
             (_, given) => given.map(serde_json::Value::String),
@@ -267,7 +267,7 @@ mod tests {
         Lines::open(&path, format, false)
     }
 
-    /// Each line's number and account or fault.
+    /// Each line's number, and its account or error.
     fn all(text: &str, format: Format) -> Vec<(u64, String)> {
         let (mut lines, mut found) = (open(text, format).unwrap(), Vec::new());
         while let Some(line) = lines.next().unwrap() {
@@ -275,12 +275,12 @@ mod tests {
             found.push((line.number, what));
         }
         let length = u64::try_from(text.trim_end().len()).unwrap();
-        assert!(lines.place().offset >= length, "all of it is read");
+        assert!(lines.place().offset >= length, "the whole file is read");
         found
     }
 
     #[test]
-    fn each_line_of_a_csv_has_the_number_at_which_it_begins() {
+    fn csv_lines_have_the_number_of_their_first_line() {
         let expected = [
             (2, "a"),
             (3, "b"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_lines_are_none_and_are_counted() {
+    fn empty_lines_are_skipped_and_numbered() {
         let spaced = GOOD.replacen("\na,", "\n\n\na,", 1) + "\n\n";
         for text in [spaced.replace('\n', "\r\n"), spaced] {
             let numbers: Vec<u64> = all(&text, Format::Csv).iter().map(|line| line.0).collect();
@@ -314,22 +314,22 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_end_in_another_way_are_no_lines() {
+    fn carriage_returns_alone_do_not_end_lines() {
         let old = GOOD.replace('\n', "\r");
         let error = open(&old, Format::Csv).err().unwrap();
-        assert!(error.to_string().contains("known are"), "{error}");
+        assert!(error.to_string().contains("the columns are"), "{error}");
     }
 
     #[test]
-    fn what_a_header_lacks_or_has_too_much_is_said() {
+    fn missing_and_unknown_columns_are_named() {
         let error = |text: &str| {
             let opened = open(text, Format::Csv);
             opened.err().unwrap().to_string()
         };
         assert_eq!(
             error("account_id,quantitiy,timestamp\n"),
-            "the header has a column 'quantitiy'; known are account_id, meter, quantity, timestamp, and \
-             --ignore-unknown takes others"
+            "the header has the unknown column 'quantitiy'; the columns are account_id, meter, quantity, timestamp, \
+             and --ignore-unknown accepts others"
         );
         assert_eq!(
             error("account_id\n"),
@@ -338,8 +338,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_not_read_into_memory() {
-        let long = usize::try_from(MOST_LINE_BYTES).unwrap() * 2;
+    fn endless_line_is_not_read_into_memory() {
+        let long = usize::try_from(MAX_LINE_BYTES).unwrap() * 2;
         let open_quote = format!("account_id,timestamp\n\"{}", "x".repeat(long));
         let mut csv = open(&open_quote, Format::Csv).unwrap();
         assert_eq!(csv.next().unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -1,5 +1,6 @@
-//! How far an import came, in a small file beside the imported one. It only saves time: without it everything
-//! is sent again, and nothing is counted twice.
+//! The progress of an import, stored in a small file beside the imported one.
+//!
+//! It only saves time: without it everything is sent again, and nothing is counted twice.
 
 use super::{batch::Tally, lines::Place};
 use serde::{Deserialize, Serialize};
@@ -16,20 +17,20 @@ struct Stored {
     offset: u64,
     line: u64,
     tally: Tally,
-    /// Of everything before the offset: tells whether the file is still the same.
+    /// The checksum of everything before the offset, to detect that the file has changed.
     crc32: u32,
 }
 
-pub(super) struct Kept {
+pub(super) struct Progress {
     imported: PathBuf,
     path: PathBuf,
     name: String,
-    /// Of everything up to the offset.
+    /// The checksum of everything before the offset.
     hasher: crc32fast::Hasher,
     offset: u64,
 }
 
-impl Kept {
+impl Progress {
     pub(super) fn new(imported: &Path, path: Option<PathBuf>, name: &str) -> Self {
         let beside = || {
             let mut path = OsString::from(imported);
@@ -49,7 +50,7 @@ impl Kept {
         &self.path
     }
 
-    /// How far an earlier import came, what became of those lines, and what is to be said of it.
+    /// The last line that an earlier import has finished, its results, and a message for the user.
     pub(super) fn read(&mut self) -> io::Result<(u64, Tally, Option<String>)> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
@@ -58,30 +59,30 @@ impl Kept {
             }
             Err(error) => return Err(error),
         };
-        let anew = |why: &str| {
+        let restart = |why: &str| {
             let note = format!(
-                "{}: {why}; beginning at the first line, and what was counted stays counted once",
+                "{}: {why}; starting at the first line, nothing is counted twice",
                 self.path.display()
             );
             Ok((0, Tally::default(), Some(note)))
         };
         let Ok(stored) = serde_json::from_str::<Stored>(&text) else {
-            return anew("it cannot be read");
+            return restart("the file is damaged");
         };
         if stored.name != self.name {
-            return anew("it is of an import of another name");
+            return restart("the file belongs to an import with another --name");
         }
         let mut hasher = crc32fast::Hasher::new();
         let length = hash(&self.imported, 0, stored.offset, &mut hasher)?;
         if length != stored.offset || hasher.clone().finalize() != stored.crc32 {
-            return anew("the file has changed since");
+            return restart("the imported file has changed since");
         }
         (self.hasher, self.offset) = (hasher, stored.offset);
         let note = format!("going on after line {}", stored.line);
         Ok((stored.line, stored.tally, Some(note)))
     }
 
-    /// Remembers that everything before a place is answered.
+    /// Stores that everything before this position is finished.
     pub(super) fn write(&mut self, place: Place, tally: &Tally) -> io::Result<()> {
         let more = place.offset.saturating_sub(self.offset);
         hash(&self.imported, self.offset, more, &mut self.hasher)?;
@@ -99,8 +100,8 @@ impl Kept {
         fs::rename(&unfinished, &self.path)
     }
 
-    /// The import is done.
-    pub(super) fn forget(&self) -> io::Result<()> {
+    /// Removes the file after the import is done.
+    pub(super) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -108,7 +109,7 @@ impl Kept {
     }
 }
 
-/// Takes bytes of a file in; answers how many there were.
+/// Adds bytes of a file to the hasher, and returns their number.
 fn hash(path: &Path, from: u64, bytes: u64, hasher: &mut crc32fast::Hasher) -> io::Result<u64> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
@@ -130,34 +131,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_found_again_until_the_file_before_it_changes() {
+    fn progress_is_valid_until_the_file_before_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("usage.csv");
         fs::write(&file, "0123456789").unwrap();
-        let kept = || Kept::new(&file, None, "usage.csv");
-        let read = |mut kept: Kept| {
-            let (line, tally, note) = kept.read().unwrap();
+        let open = || Progress::new(&file, None, "usage.csv");
+        let read = |mut progress: Progress| {
+            let (line, tally, note) = progress.read().unwrap();
             (line, tally.units, note.unwrap_or_default())
         };
-        assert_eq!(read(kept()), (0, 0, String::new()));
-        let (mut first, mut tally) = (kept(), Tally::default());
+        assert_eq!(read(open()), (0, 0, String::new()));
+        let (mut first, mut tally) = (open(), Tally::default());
         for (offset, line) in [(4, 1), (7, 2)] {
             tally.units += 5;
             first.write(Place { offset, line }, &tally).unwrap();
         }
         let known = (2, 10, "going on after line 2".to_owned());
-        assert_eq!(read(kept()), known);
+        assert_eq!(read(open()), known);
 
         fs::write(&file, "0123456abcdef").unwrap();
-        assert_eq!(read(kept()), known, "what comes later may change");
+        assert_eq!(read(open()), known, "later lines may change");
         for changed in ["0123x56789", "012345"] {
             fs::write(&file, changed).unwrap();
-            let (line, units, note) = read(kept());
+            let (line, units, note) = read(open());
             assert_eq!((line, units), (0, 0));
             assert!(note.contains("has changed since"), "{note}");
         }
-        assert_eq!(read(Kept::new(&file, None, "other")).0, 0);
-        kept().forget().unwrap();
-        assert_eq!(read(kept()).2, "");
+        assert_eq!(read(Progress::new(&file, None, "other")).0, 0);
+        open().remove().unwrap();
+        assert_eq!(read(open()).2, "");
     }
 }

@@ -1,4 +1,4 @@
-//! One line's usage: what it must say, and what is wrong where it does not.
+//! Validates the usage of one line.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// The columns of a CSV file, and the fields of a JSON object.
 pub(super) const KNOWN: [&str; 4] = ["account_id", "meter", "quantity", "timestamp"];
 
-/// As the server has them: a dry run need not ask it.
+/// The limits of the server, so that a dry run needs no server.
 const MAX_QUANTITY: i64 = 1_000_000_000_000;
 const MAX_ACCOUNT_BYTES: usize = 128;
 
@@ -19,12 +19,12 @@ pub(super) struct Row {
     pub(super) timestamp: DateTime<Utc>,
 }
 
-/// A line as it stands in the file.
+/// The fields of a line before validation.
 #[derive(Debug, Deserialize)]
 pub(super) struct Raw {
     pub(super) account_id: Option<String>,
     pub(super) meter: Option<String>,
-    /// Null where it is left empty.
+    /// Null if it is empty.
     #[serde(default, deserialize_with = "present")]
     pub(super) quantity: Option<serde_json::Value>,
     pub(super) timestamp: Option<String>,
@@ -32,10 +32,10 @@ pub(super) struct Raw {
 
 pub(super) fn from_json(bytes: &[u8], ignore_unknown: bool) -> Result<Row, String> {
     let value: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|error| format!("it is not JSON: {error}"))?;
+        serde_json::from_slice(bytes).map_err(|error| format!("not valid JSON: {error}"))?;
     let object = value
         .as_object()
-        .ok_or_else(|| "it is not a JSON object".to_owned())?;
+        .ok_or_else(|| "not a JSON object".to_owned())?;
     if let Some(name) = object.keys().find(|name| !KNOWN.contains(&name.as_str()))
         && !ignore_unknown
     {
@@ -77,7 +77,7 @@ impl Raw {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+=-".contains(&byte);
         if account.len() > MAX_ACCOUNT_BYTES || !account.bytes().all(is_plain) {
             return Err(format!(
-                "account_id '{account}' is not 1 to {MAX_ACCOUNT_BYTES} characters out of A-Z a-z 0-9 . _ : @ / + = -"
+                "account_id '{account}' is not 1 to {MAX_ACCOUNT_BYTES} characters from A-Z a-z 0-9 . _ : @ / + = -"
             ));
         }
         Ok(Row {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_line_lacks_is_said() {
+    fn invalid_lines_are_explained() {
         let why = |text: &str| from_json(text.as_bytes(), false).unwrap_err();
         assert_eq!(why("{}"), "timestamp is missing");
         assert_eq!(
@@ -112,6 +112,6 @@ mod tests {
             "quantity 1.5 is not a whole number"
         );
         assert_eq!(why(r#"{"acount_id":"a"}"#), "unknown field 'acount_id'");
-        assert!(why("{").starts_with("it is not JSON"));
+        assert!(why("{").starts_with("not valid JSON"));
     }
 }

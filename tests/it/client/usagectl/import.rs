@@ -41,7 +41,7 @@ impl Usage {
 
     async fn import(&self, server: &str, args: &[&str]) -> Ran {
         let path = self.path();
-        let fixed = ["import", path.to_str().unwrap(), "--patience", "0"];
+        let fixed = ["import", path.to_str().unwrap(), "--retry-secs", "0"];
         let args: Vec<&str> = fixed.iter().chain(args).copied().collect();
         usagectl(server, &args).await
     }
