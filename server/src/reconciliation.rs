@@ -354,21 +354,21 @@ mod tests {
 
     #[test]
     fn without_known_periods_months_are_used() {
-        let asked = Interval {
+        let range = Interval {
             start: 1_798_000_000_000,
             end: 1_802_000_000_000,
         };
-        let (months, is_known) = periods_of(&[], "calls", asked);
+        let (months, is_known) = periods_of(&[], "calls", range);
         assert!(!is_known);
         assert!(months.len() >= 2);
         assert!(months.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert!(months[0].contains(asked.start));
+        assert!(months[0].contains(range.start));
         let known = [
-            (asked, Some("tokens".to_owned())),
-            (asked, None),
-            (asked, None),
+            (range, Some("tokens".to_owned())),
+            (range, None),
+            (range, None),
         ];
-        assert_eq!(periods_of(&known, "calls", asked), (vec![asked], true));
-        assert!(!periods_of(&known[..1], "calls", asked).1);
+        assert_eq!(periods_of(&known, "calls", range), (vec![range], true));
+        assert!(!periods_of(&known[..1], "calls", range).1);
     }
 }

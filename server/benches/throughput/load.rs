@@ -1,6 +1,6 @@
-//! The load: callers that each send one call after the other through the shipped client, and what they saw.
+//! The load: callers that send one call after the other with the client, and what they measure.
 //!
-//! It knows nothing of the server behind the endpoint, so that every column of the table is loaded alike.
+//! It does not depend on the server at the endpoint, so every column of the table gets the same load.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,23 @@ use tokio::runtime::Runtime;
 use usage_client::{Batch, Increment, IncrementResult, UsageClient};
 use uuid::Uuid;
 
-/// How many accounts the usage is spread over.
+/// Accounts that the usage is spread over.
 const ACCOUNTS: u64 = 1_000;
-/// How long the server runs before anything is measured: connections, caches, prepared statements.
+/// How long the load runs before measuring, to open connections, fill caches and prepare statements.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Batches under way at once.
+/// Concurrent batches.
 const BATCHES_IN_FLIGHT: usize = 8;
-/// The longest latency that is told apart, in microseconds: the client's own deadline is shorter.
-const LONGEST_US: u64 = 60_000_000;
+/// The highest recorded latency in microseconds. The client's deadline is shorter.
+const MAX_LATENCY_US: u64 = 60_000_000;
 
-/// What is sent.
+/// The kind of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Single increments, each with a key, so many under way at once.
+    /// Single increments, each with a key; the number is how many are concurrent.
     Unary(usize),
-    /// Batches of 1,000 increments with a key each.
+    /// Batches of 1,000 increments, each with a key.
     BatchOfKeys,
-    /// Batches of 1,000 increments that share the batch's key.
+    /// Batches of 1,000 increments with one key for the batch.
     Batch,
 }
 
@@ -47,7 +47,7 @@ impl Work {
         }
     }
 
-    /// Whether one transaction a call says anything: a batch is one transaction for everybody.
+    /// Whether one transaction a call is a useful comparison. A batch is one transaction in any implementation.
     pub(crate) fn has_naive(self) -> bool {
         matches!(self, Self::Unary(_))
     }
@@ -60,7 +60,7 @@ impl Work {
     }
 }
 
-/// How a cell is loaded.
+/// The load of a cell.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) work: Work,
@@ -68,26 +68,26 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
 }
 
-/// What the callers of a cell saw.
+/// What the callers of a cell measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// Increments that were acknowledged while it was measured, a second.
+    /// Acknowledged increments a second while measuring.
     pub(crate) per_sec: u64,
-    /// Every increment that was ever acknowledged, also while warming up and when winding down.
+    /// All acknowledged increments, also before and after measuring.
     pub(crate) acknowledged: u64,
-    /// How long the measured calls took, in microseconds.
+    /// Latencies of the measured calls, in microseconds.
     pub(crate) latencies: Histogram<u64>,
 }
 
-/// One caller's share of it.
-struct Seen {
+/// The measurements of one caller.
+struct CallerResult {
     measured: u64,
     acknowledged: u64,
     latencies: Histogram<u64>,
 }
 
 impl Load {
-    /// Loads the server at an endpoint, from threads of its own.
+    /// Loads the server at an endpoint, from a separate runtime.
     pub(crate) fn run(self, endpoint: &str) -> Measured {
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
@@ -106,12 +106,12 @@ impl Load {
             let mut latencies = histogram();
             let (mut measured, mut acknowledged) = (0, 0);
             for caller in callers {
-                let seen = caller.await.expect("no panic in a caller");
+                let result = caller.await.expect("no panic in a caller");
                 latencies
-                    .add(seen.latencies)
+                    .add(result.latencies)
                     .expect("histograms of one kind");
-                measured += seen.measured;
-                acknowledged += seen.acknowledged;
+                measured += result.measured;
+                acknowledged += result.acknowledged;
             }
             let per_sec = (measured as f64 / self.duration.as_secs_f64()).round() as u64;
             Measured {
@@ -122,11 +122,11 @@ impl Load {
         })
     }
 
-    /// One caller: the next call begins when the last one was answered.
-    async fn call(self, client: UsageClient, begin: Instant, seed: u64) -> Seen {
+    /// One caller: the next call starts when the last one is answered.
+    async fn call(self, client: UsageClient, begin: Instant, seed: u64) -> CallerResult {
         let end = begin + self.duration;
         let mut accounts = Accounts(seed);
-        let mut share = Seen {
+        let mut result = CallerResult {
             measured: 0,
             acknowledged: 0,
             latencies: histogram(),
@@ -135,21 +135,21 @@ impl Load {
             let request = self.work.request(&mut accounts);
             let sent = Instant::now();
             if sent >= end {
-                return share;
+                return result;
             }
             let counted = request.send(&client).await;
             let answered = Instant::now();
-            share.acknowledged += counted;
+            result.acknowledged += counted;
             if (begin..end).contains(&answered) {
-                share.measured += counted;
+                result.measured += counted;
                 let micros = u64::try_from((answered - sent).as_micros()).unwrap_or(u64::MAX);
-                share.latencies.saturating_record(micros);
+                result.latencies.saturating_record(micros);
             }
         }
     }
 }
 
-/// One call, ready to be sent: what it takes to make it up is not the server's latency.
+/// One call, prepared before its latency is measured.
 enum Call {
     Unary(Increment),
     Batch(Batch),
@@ -171,7 +171,7 @@ impl Work {
 }
 
 impl Call {
-    /// Sends it; how many increments were acknowledged, which must be all of them.
+    /// Sends the call; returns the number of acknowledged increments, which must be all.
     async fn send(self, client: &UsageClient) -> u64 {
         match self {
             Self::Unary(increment) => {
@@ -179,10 +179,7 @@ impl Call {
                     .increment(increment)
                     .await
                     .expect("an increment that counts");
-                assert!(
-                    !counted.duplicate,
-                    "a fresh key was taken for a repeated one"
-                );
+                assert!(!counted.duplicate, "a new key was answered as a duplicate");
                 1
             }
             Self::Batch(batch) => {
@@ -202,7 +199,7 @@ impl Call {
     }
 }
 
-/// Accounts in an order that looks random and is the same in every run: splitmix64.
+/// Accounts in a pseudo-random order that is the same in every run: splitmix64.
 struct Accounts(u64);
 
 impl Accounts {
@@ -216,5 +213,5 @@ impl Accounts {
 }
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_max(LONGEST_US, 3).expect("valid bounds")
+    Histogram::new_with_max(MAX_LATENCY_US, 3).expect("valid bounds")
 }

@@ -1,10 +1,9 @@
-//! What the service counts a second, beside what bounds it from above and from below: the same call doing
-//! nothing, and one transaction a call.
+//! Increments a second of the service, between an upper and a lower bound: the same call that does nothing, and one
+//! transaction a call.
 //!
-//! `cargo bench -p usage-server --bench throughput` prints one table from one run. Client, server and database
-//! share this machine, so the figures are comparable with each other and not with another machine's. Every
-//! commit waits for the disk, and each cell ends by comparing what was acknowledged with what the database
-//! holds: nothing that is fast and wrong gets into the table.
+//! `cargo bench -p usage-server --bench throughput` prints one table from one run. Client, server and database share this
+//! machine, so compare the figures with each other, not with another machine's. Every commit waits for the disk. Each cell
+//! ends with a comparison of the acknowledged increments with the database: a wrong result stops the benchmark.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +14,7 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a benchmark prints, rounds, and ends where something is not as it must be"
+    reason = "a benchmark prints, rounds, and panics on an unexpected result"
 )]
 
 mod load;
@@ -38,18 +37,18 @@ use tracing_subscriber::{EnvFilter, fmt::writer::MakeWriterExt as _};
 /// Measures increments a second.
 #[derive(Parser)]
 struct Cli {
-    /// How many seconds each cell is measured, after a short warm-up.
+    /// Seconds that each cell is measured, after a short warm-up.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Over how many connections the calls are spread.
+    /// Connections that the calls are spread over.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Measure the service alone, without what it is compared with.
+    /// Measure only the service, without the two bounds.
     #[arg(long)]
     ours: bool,
     /// Measure only the rows whose `ENGINE WORK` contains this, such as `sqlite unary`.
     filter: Option<String>,
-    /// Given by `cargo bench` and by nothing else.
+    /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -73,9 +72,7 @@ impl Engine {
 fn main() {
     let cli = Cli::parse();
     if !cli.bench {
-        println!(
-            "throughput: nothing is measured here; run `cargo bench -p usage-server --bench throughput`"
-        );
+        println!("throughput: not measured; run `cargo bench -p usage-server --bench throughput`");
         return;
     }
     start_log();
@@ -87,7 +84,7 @@ fn main() {
         }
         Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
     };
-    let wanted = |engine: Engine, work: Work| {
+    let is_selected = |engine: Engine, work: Work| {
         let name = format!("{} {}", engine.name(), work.name());
         (engine == Engine::Sqlite || cluster.is_some())
             && cli
@@ -97,13 +94,16 @@ fn main() {
     };
     let mut rows: Vec<Row> = Vec::new();
     for engine in [Engine::Sqlite, Engine::Postgres] {
-        for work in Work::ALL.into_iter().filter(|work| wanted(engine, *work)) {
+        for work in Work::ALL
+            .into_iter()
+            .filter(|work| is_selected(engine, *work))
+        {
             eprintln!("measuring {} {} ...", engine.name(), work.name());
             let database = || match (&cluster, engine) {
                 (Some(cluster), Engine::Postgres) => Database::postgres(cluster),
                 _ => Database::sqlite(),
             };
-            // Answering without work needs no database: one figure serves both engines.
+            // The call that does nothing needs no database: measure it once for both engines.
             let earlier = rows
                 .iter()
                 .find(|row| row.work == work)
@@ -125,7 +125,7 @@ fn main() {
     table::print(&rows, cli.seconds);
 }
 
-/// The log as the service writes it, because what it costs belongs to the figures; only errors are shown.
+/// Starts the log at the service's level, because its cost is part of the figures. Prints errors only.
 fn start_log() {
     let filter = EnvFilter::new("info,sqlx=warn,stripe=error,async_stripe=error");
     let writer = std::io::stderr.with_max_level(tracing::Level::ERROR);
@@ -135,7 +135,7 @@ fn start_log() {
         .init();
 }
 
-/// Measures one cell on a database of its own.
+/// Measures one cell on a new database.
 fn measure(cli: &Cli, work: Work, side: Side, database: Option<Database>) -> Measured {
     let server = Running::start(side, database);
     let load = Load {

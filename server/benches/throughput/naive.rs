@@ -1,7 +1,7 @@
-//! One transaction a call: what a team writes that counts usage in its own database, done well.
+//! One transaction a call: a good implementation of a usage counter in the team's database.
 //!
-//! The same schema and durability as the service, and the same promise that a key counts once. Insert the key,
-//! add to the report's row, commit; nothing is shared between calls but the database.
+//! It has the schema and durability of the service, and a key counts once. Each call inserts the key, adds to the report's
+//! row and commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -67,7 +67,7 @@ mod report {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Counts each call in a transaction of its own.
+/// Counts each call in a separate transaction.
 #[derive(Debug)]
 pub(crate) struct Naive {
     db: DatabaseConnection,
@@ -75,7 +75,7 @@ pub(crate) struct Naive {
 }
 
 impl Naive {
-    /// Connects; SQLite has one writer, because more would only wait for each other.
+    /// Connects. SQLite gets one connection, because more writers would only wait for each other.
     pub(crate) async fn open(url: &str, connections: u32) -> Result<Self, DbErr> {
         let mut options = ConnectOptions::new(url);
         let connections = if url.starts_with("sqlite:") {
@@ -98,7 +98,7 @@ impl Naive {
         })
     }
 
-    /// Counts one increment; whether its key had been counted before.
+    /// Counts one increment; returns whether its key is a duplicate.
     pub(crate) async fn count(&self, request: v1::IncrementRequest) -> Result<bool, Status> {
         self.try_count(request)
             .await

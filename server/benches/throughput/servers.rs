@@ -1,6 +1,6 @@
-//! What is loaded: the service itself, and two servers that speak the same contract to compare it with.
+//! The measured servers: the service, and two others with the same contract to compare it with.
 //!
-//! Each runs in a runtime of its own, behind a real socket, on a database of its own.
+//! Each has a separate runtime, a real socket and a new database.
 
 use clap::Parser as _;
 use tempfile::TempDir;
@@ -19,13 +19,13 @@ use usage_server::{Listeners, clock::Clock, config::Config, serve, store::Store}
 
 use crate::{naive::Naive, postgres::Cluster};
 
-/// Connections to PostgreSQL: what the service takes unless told otherwise, and the same for one transaction a call.
+/// Connections to PostgreSQL: the service's default, and the same for one transaction a call.
 const CONNECTIONS: u32 = 16;
 
 /// A column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// The same call doing nothing: what the transport alone can do.
+    /// The same call that does nothing: the limit of the transport.
     Noop,
     /// One transaction a call.
     Naive,
@@ -33,14 +33,14 @@ pub(crate) enum Side {
     Ours,
 }
 
-/// An empty database, gone with this value or with the cluster.
+/// An empty database. Deleted with this value or with the cluster.
 pub(crate) struct Database {
     url: String,
     _folder: Option<TempDir>,
 }
 
 impl Database {
-    /// A file in the build's own folder: `/tmp` may be memory, where durability costs nothing.
+    /// A file in the build's folder: `/tmp` may be in memory, where durability is free.
     pub(crate) fn sqlite() -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("usage.db").display());
@@ -75,7 +75,7 @@ struct ServiceFlags {
 }
 
 impl Running {
-    /// Starts one side; all but the one that does nothing need a database.
+    /// Starts one side. All but the one that does nothing need a database.
     pub(crate) fn start(side: Side, database: Option<Database>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let listener = runtime
@@ -125,7 +125,7 @@ impl Running {
         &self.endpoint
     }
 
-    /// Stops it; what was acknowledged must be what the database holds, to the unit.
+    /// Stops the server. The database must contain exactly the acknowledged increments.
     pub(crate) fn stop_and_verify(self, acknowledged: u64) {
         self.shutdown.cancel();
         self.runtime.block_on(async {
@@ -134,25 +134,25 @@ impl Running {
                 return;
             };
             let store = Store::open(&database.url, 1).await.expect("the database");
-            let law = store.ledger_totals().await.expect("the ledger check");
+            let totals = store.ledger_totals().await.expect("the ledger check");
             store.close().await.expect("a clean end");
             assert_eq!(
-                law.counted(),
+                totals.counted(),
                 i128::from(acknowledged),
-                "acknowledged and counted differ"
+                "acknowledged and counted increments differ"
             );
-            // One transaction a call keeps no second book.
+            // One transaction a call writes no row to `commits`.
             assert!(
-                law.is_balanced() || *side == Side::Naive,
-                "the ledger check is broken: {law:?}"
+                totals.is_balanced() || *side == Side::Naive,
+                "the ledger check fails: {totals:?}"
             );
         });
     }
 }
 
-/// A bare tonic server of the same contract.
+/// A plain tonic server with the same contract.
 struct Reference {
-    /// Counts, where this is not the server that does nothing.
+    /// `None` for the server that does nothing.
     naive: Option<Naive>,
 }
 

@@ -1,11 +1,11 @@
-//! The result: a table for people, and the same figures as plain lines for programs.
+//! Prints the result: a table for people, and the same figures as plain lines for programs.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use hdrhistogram::Histogram;
 
 use crate::load::{Measured, Work};
 
-/// One line of the table: what an engine does with some work.
+/// One row of the table: an engine and a kind of calls.
 pub(crate) struct Row {
     pub(crate) engine: &'static str,
     pub(crate) work: Work,
@@ -14,7 +14,7 @@ pub(crate) struct Row {
     pub(crate) naive: Option<Measured>,
 }
 
-/// Prints everything that was measured.
+/// Prints all measurements.
 pub(crate) fn print(rows: &[Row], seconds: f64) {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header([
@@ -31,8 +31,8 @@ pub(crate) fn print(rows: &[Row], seconds: f64) {
     for row in rows {
         let mut cells = vec![row.engine.to_owned(), row.work.name()];
         for measured in [row.noop.as_ref(), row.naive.as_ref(), Some(&row.ours)] {
-            cells.push(measured.map_or_else(|| "-".to_owned(), |seen| grouped(seen.per_sec)));
-            cells.push(measured.map_or_else(|| "-".to_owned(), |seen| latencies(&seen.latencies)));
+            cells.push(measured.map_or_else(|| "-".to_owned(), |cell| grouped(cell.per_sec)));
+            cells.push(measured.map_or_else(|| "-".to_owned(), |cell| latencies(&cell.latencies)));
         }
         cells.push(row.naive.as_ref().map_or_else(
             || "-".to_owned(),
@@ -49,10 +49,10 @@ pub(crate) fn print(rows: &[Row], seconds: f64) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!(
-        "Increments a second and the latency of a call, each cell measured for {seconds} s; every commit is durable."
+        "Increments a second and latency of a call. Each cell was measured for {seconds} s; every commit is durable."
     );
     println!("{table}");
-    let per_sec = |measured: &Option<Measured>| measured.as_ref().map_or(0, |seen| seen.per_sec);
+    let per_sec = |measured: &Option<Measured>| measured.as_ref().map_or(0, |cell| cell.per_sec);
     for row in rows {
         println!(
             "bench: {} {} ours={} noop={} naive={}",
@@ -70,7 +70,7 @@ fn latencies(micros: &Histogram<u64>) -> String {
     format!("{:.2} / {:.2}", millis(0.5), millis(0.99))
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

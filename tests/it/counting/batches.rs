@@ -103,7 +103,7 @@ async fn invalid_items_do_not_affect_valid_items_of_a_batch(world: World) {
 }
 
 async fn a_batch_holds_1_to_1000_increments(world: World) {
-    for (wrong, value) in [(0, "holds 0 items"), (1_001, "holds 1001 items")] {
+    for (wrong, value) in [(0, "has 0 items"), (1_001, "has 1001 items")] {
         let batch = Batch::from(vec![Increment::new("acct"); wrong]);
         let error = world.client().increment_batch(batch).await.unwrap_err();
         assert_eq!(error.reason(), Some(&Reason::InvalidField));

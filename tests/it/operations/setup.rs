@@ -106,7 +106,7 @@ pub(super) fn outcomes(report: &SetupReport) -> Vec<Outcome> {
         .collect()
 }
 
-/// The one thing that is not as asked.
+/// The one object that differs.
 pub(super) fn fault(report: &SetupReport) -> (&'static str, String) {
     let mut wrong = report.steps.iter().filter_map(|step| match &step.outcome {
         Outcome::Different { difference, .. } => Some((step.object, difference.clone())),
@@ -164,7 +164,7 @@ async fn setup_creates_what_usage_needs_and_a_second_run_changes_nothing() {
     assert!(
         again
             .to_string()
-            .ends_with("Nothing to change: everything is as asked.")
+            .ends_with("Nothing to change: everything matches.")
     );
     assert_eq!(
         account.writes().await.len(),

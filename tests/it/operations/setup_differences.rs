@@ -15,7 +15,7 @@ async fn after(change: impl AsyncFn(&Account), more: &[&str]) -> SetupReport {
     assert!(!report.is_healthy());
     let text = report.to_string();
     assert!(
-        text.ends_with("Nothing was changed: mend the above first."),
+        text.ends_with("Nothing was changed: fix the above, then run it again."),
         "{text}"
     );
     assert_eq!(account.writes().await.len(), writes, "nothing is changed");
@@ -138,7 +138,7 @@ async fn a_lookup_key_used_by_another_price_is_reported() {
         ),
         (
             NewPrice::volume("price_1", product, "mtr_other", &tiers),
-            "counts meter mtr_other",
+            "charges for meter mtr_other",
         ),
     ] {
         let account = Account::new().await;

@@ -251,7 +251,7 @@ async fn invalid_settings_stop_the_start_with_one_line() {
     );
     for (flags, words) in [
         (&["--report-schedule=every day"][..], "every day"),
-        (&["--report-schedule=0 0 31 2 *"], "never comes true"),
+        (&["--report-schedule=0 0 31 2 *"], "never fires"),
         (&["--report-time-zone=Mars/Olympus"], "Mars/Olympus"),
         (&["--meters=a,b", "--default-meter=c"], "\"c\""),
         (&["--meters=a,a"], "\"a\""),

@@ -45,18 +45,18 @@ async fn examine(world: &World) -> Diagnosis {
     examine_with(&config(world), &Clock::system()).await
 }
 
-/// Fails unless a line of this check is marked so and holds all of these words.
+/// Fails unless a line of this check has this severity and contains all these words.
 #[track_caller]
-fn says(diagnosis: &Diagnosis, mark: Severity, check: &str, words: &[&str]) {
+fn says(diagnosis: &Diagnosis, severity: Severity, check: &str, words: &[&str]) {
     let is_said = diagnosis.findings.iter().any(|finding| {
         finding.check == check
-            && finding.severity == mark
+            && finding.severity == severity
             && words.iter().all(|word| finding.fact.contains(word))
-            && (mark == Severity::Ok) == finding.advice.is_none()
+            && (severity == Severity::Ok) == finding.advice.is_none()
     });
     assert!(
         is_said,
-        "no line {mark:?} {check} {words:?} in\n{diagnosis}"
+        "no line {severity:?} {check} {words:?} in\n{diagnosis}"
     );
 }
 
@@ -153,7 +153,7 @@ async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
     assert!(
         objects
             .iter()
-            .all(|object| object["mark"] == "ok" && object["advice"].is_null())
+            .all(|object| object["severity"] == "ok" && object["advice"].is_null())
     );
     let writes = |requests: Vec<fake_stripe::LoggedRequest>| {
         requests
@@ -207,7 +207,7 @@ async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
     for (key, words) in [
         (None, "there is none"),
         (Some("sk_test_other"), "Invalid API Key"),
-        (Some("pk_test_x"), "begins with none of"),
+        (Some("pk_test_x"), "starts with none of"),
     ] {
         config.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
         let diagnosis = examine_with(&config, &Clock::system()).await;
@@ -275,7 +275,7 @@ async fn doctor_reports_a_failed_ledger_check(world: World) {
     only_bad(
         &examine(&world).await,
         "ledger check",
-        &["6 units", "7 in reports", "1 apart"],
+        &["6 units", "7 in reports", "difference 1"],
     );
     world
         .execute_sql("UPDATE usage_reports SET quantity = 6")
