@@ -121,6 +121,7 @@ pub struct ClockState {
 /// A change of the clock: exactly one of the three fields.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_field_names, reason = "each field names its unit")]
 pub(crate) struct ClockChange {
     /// Freeze at this time.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -188,24 +188,7 @@ impl Services {
             self.begun_changes,
             interval,
         ));
-        runner.start(WebhookSyncs::new(
-            sync.clone(),
-            Arc::clone(&reporter),
-            Arc::clone(&signals),
-            interval,
-        ));
-        runner.start(RequestedSyncs::new(
-            sync.clone(),
-            Arc::clone(&signals),
-            interval,
-        ));
-        runner.start(ScheduledCancels::new(sync.clone(), interval));
-        runner.start(SubscriptionPoll::new(
-            sync,
-            secs_to_millis(config.sync_interval_secs),
-            interval,
-            shutdown.clone(),
-        ));
+        start_syncs(&mut runner, sync, &reporter, &signals, config, shutdown);
         runner.start(Verifier::new(
             store,
             stripe,
@@ -220,6 +203,36 @@ impl Services {
         let _ = runner.start(schedule).await;
         Ok(runner)
     }
+}
+
+/// Starts the jobs that sync subscriptions.
+fn start_syncs(
+    runner: &mut Runner,
+    sync: SubscriptionSync,
+    reporter: &Arc<Reporter>,
+    signals: &Arc<Signals>,
+    config: &Config,
+    shutdown: &CancellationToken,
+) {
+    let interval = job_interval(config);
+    runner.start(WebhookSyncs::new(
+        sync.clone(),
+        Arc::clone(reporter),
+        Arc::clone(signals),
+        interval,
+    ));
+    runner.start(RequestedSyncs::new(
+        sync.clone(),
+        Arc::clone(signals),
+        interval,
+    ));
+    runner.start(ScheduledCancels::new(sync.clone(), interval));
+    runner.start(SubscriptionPoll::new(
+        sync,
+        secs_to_millis(config.sync_interval_secs),
+        interval,
+        shutdown.clone(),
+    ));
 }
 
 fn sender_options(config: &Config) -> SenderOptions {

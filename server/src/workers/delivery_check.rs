@@ -54,7 +54,7 @@ impl Requests {
         let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
         let others = ours(minute).await?;
         if others.is_undecided {
-            return Ok((None, "another undecided event shares its minute".to_owned()));
+            return Ok(still_unknown("another undecided event shares its minute"));
         }
         let at_stripe = total(minute).await?;
         if at_stripe == others.arrived.saturating_add(report.quantity) {
@@ -62,18 +62,13 @@ impl Requests {
         }
         if at_stripe != others.arrived {
             let expected = others.arrived;
-            return Ok((
-                None,
-                format!(
-                    "Stripe's total of its minute is {at_stripe}; {expected} was expected without it"
-                ),
-            ));
+            return Ok(still_unknown(format!(
+                "Stripe's total of its minute is {at_stripe}; {expected} was expected without it"
+            )));
         }
         if report.generation >= MAX_GENERATION {
-            return Ok((
-                None,
-                "not found at Stripe, and sent under new identifiers as often as is allowed"
-                    .to_owned(),
+            return Ok(still_unknown(
+                "not found at Stripe, and sent under new identifiers as often as is allowed",
             ));
         }
         // Later than the report's last attempt, and than whatever shares its minute: while that is not shown
@@ -88,10 +83,8 @@ impl Requests {
             .await
             .map_err(|error| error.to_string())?;
         let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
-            return Ok((
-                None,
-                "not found at Stripe, and no later event proves that its totals are current"
-                    .to_owned(),
+            return Ok(still_unknown(
+                "not found at Stripe, and no later event proves that its totals are current",
             ));
         };
         let its_minute = minute_of(stamp);
@@ -101,9 +94,8 @@ impl Requests {
             || total(its_minute).await? != expected.arrived
             || total(minute).await? != at_stripe
         {
-            return Ok((
-                None,
-                "not found at Stripe, whose totals are behind".to_owned(),
+            return Ok(still_unknown(
+                "not found at Stripe, whose totals are behind",
             ));
         }
         Ok((
@@ -111,4 +103,9 @@ impl Requests {
             "proved not to have arrived; sent under a new identifier".to_owned(),
         ))
     }
+}
+
+/// Nothing is decided about the event yet, and why.
+fn still_unknown(why: impl Into<String>) -> (Option<Transition>, String) {
+    (None, why.into())
 }

@@ -158,7 +158,7 @@ impl HeldLease {
         Ok(is_ours)
     }
 
-    /// Takes the lease when it has ended. It has also ended, whatever any clock says, when nobody has prolonged it for as
+    /// Takes the lease when it has ended. It has also ended, whatever any clock says, when it was not prolonged for as
     /// long as it may hold.
     async fn try_to_take(&self) -> Result<()> {
         let begun = Instant::now();

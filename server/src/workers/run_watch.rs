@@ -48,7 +48,7 @@ pub(crate) struct Summary {
     pub(crate) rejected: Count,
     pub(crate) retried_later: Count,
     pub(crate) not_billable: Count,
-    pub(crate) unlinked: Count,
+    pub(crate) no_customer: Count,
     /// Not sent yet; part of `retried_later` in the last summary.
     pending: Count,
 }
@@ -82,7 +82,7 @@ impl Summary {
                     &mut summary.rejected
                 }
                 State::NotBillable => &mut summary.not_billable,
-                State::NoCustomer => &mut summary.unlinked,
+                State::NoCustomer => &mut summary.no_customer,
                 State::Unknown => &mut summary.retried_later,
                 State::Closed | State::Sending if count.is_waiting => &mut summary.retried_later,
                 State::Open | State::Closed | State::Sending => &mut summary.pending,
@@ -229,7 +229,7 @@ impl Reporter {
                         summary.not_billable.add(1, report.quantity);
                     }
                     BillingTarget::NoCustomer if is_open => {
-                        summary.unlinked.add(1, report.quantity)
+                        summary.no_customer.add(1, report.quantity);
                     }
                     _ => {
                         if let (true, BillingTarget::Billed(customer)) = (is_open, target) {

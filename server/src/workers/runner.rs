@@ -2,7 +2,7 @@
 //! supervision. What a job does is not its concern.
 //!
 //! Each job has a driver, a task that checks the job at each interval of the monotonic clock and at each wake-up. No step
-//! of any wall clock stops a driver: a lease that nobody prolongs for as long as it may hold is taken over whatever it
+//! of any wall clock stops a driver: a lease that is not prolonged for as long as it may last is taken over whatever it
 //! says, and a last run recorded ahead of the database's clock is logged and taken as due.
 
 use std::{collections::HashMap, time::Duration};
@@ -82,7 +82,7 @@ impl Runner {
         first_check
     }
 
-    /// Resolves when a job ends although nobody asked for the shutdown.
+    /// Resolves when a job ends without a shutdown.
     pub(crate) async fn watch(&mut self) -> JobEnded {
         loop {
             let Some(ended) = self.drivers.join_next_with_id().await else {

@@ -11,6 +11,9 @@ use tokio::{
 
 use super::wake::Wake;
 
+/// Both ends of the channel of results.
+type Results<K, T> = (mpsc::Sender<(K, T)>, mpsc::Receiver<(K, T)>);
+
 /// Tasks under way, by key. They end with it.
 #[derive(Debug)]
 pub(super) struct Tasks<K, T = ()> {
@@ -19,7 +22,7 @@ pub(super) struct Tasks<K, T = ()> {
     keys: HashSet<K>,
     limit: usize,
     /// Results are sent before the job is woken, so that the job that wakes finds them.
-    results: (mpsc::Sender<(K, T)>, mpsc::Receiver<(K, T)>),
+    results: Results<K, T>,
     /// Wakes the job when a task ends, so that the next one starts.
     wake: Wake,
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// Wakes one job before its interval has passed. A wake-up while the job runs makes it run again.
 ///
-/// Only the runner waits for it: with one waiter, `notify_one` keeps each wake-up that comes while nobody waits.
+/// Only the runner waits for it: with one waiter, `notify_one` keeps each wake-up that comes while the runner does not wait.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wake(Arc<Notify>);
 

@@ -66,7 +66,7 @@ async fn every_snippet_of_the_crate_page_works(mut world: World) {
     );
 
     world.count("acct_42", 1_200, hours_ago(1)).await;
-    mend(client.clone()).await.unwrap();
+    correct(client.clone()).await.unwrap();
     assert_eq!(world.usage_of("acct_42", "api_calls").await.0, 1);
     world.finish().await;
 }
@@ -241,7 +241,7 @@ async fn follow(client: UsageClient) -> Result<(), Error> {
     Ok(())
 }
 
-async fn mend(client: UsageClient) -> Result<(), Error> {
+async fn correct(client: UsageClient) -> Result<(), Error> {
     let refund =
         Correct::new("acct_42", -1_200, "counted twice by a faulty worker").requested_by("ann");
     println!("entered {}", client.correct(refund).await?.report.id);

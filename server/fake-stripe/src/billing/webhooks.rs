@@ -138,7 +138,7 @@ pub(crate) async fn deliver(app: Arc<App>) {
             state
                 .billing
                 .webhooks
-                .record_delivery(delivery, attempts, status)
+                .record_delivery(delivery, attempts, status);
         });
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 
 const NOW: Millis = 1_800_000_000_000;
 /// Longer than any test takes.
-const NEVER: Duration = Duration::from_secs(600);
+const NEVER: Duration = Duration::from_mins(10);
 const SOON: Duration = Duration::from_millis(5);
 
 type Action = Box<dyn FnMut(usize) -> Result<Next> + Send + Sync>;
@@ -174,7 +174,7 @@ async fn a_failing_job_runs_again_after_a_backoff_and_its_success_ends_it() {
             Ok(Next::Wait)
         }
     });
-    let _ = runner.start(job);
+    drop(runner.start(job));
     for _ in 0..5 {
         within(runs.recv()).await.unwrap();
     }
@@ -195,7 +195,7 @@ async fn a_run_that_does_not_end_is_dropped_at_the_shutdown() {
     let (mut job, mut runs) = probe(NEVER, ONE_REPLICA);
     let (_never, gate) = oneshot::channel();
     job.gate = Some(gate);
-    let _ = runner.start(job);
+    drop(runner.start(job));
     within(runs.recv()).await.unwrap();
     world.shutdown.cancel();
     within(runner.stop(SOON)).await;

@@ -180,7 +180,7 @@ impl SubscriptionSync {
             .iter()
             .filter(|period| period.period_end <= now && !is_final(period))
             .collect();
-        // A period that nobody synced lies after the last one that is stored.
+        // A period that was not synced lies after the last one that is stored.
         let unseen_since = periods.iter().map(|period| period.period_end).max();
         let since = open
             .iter()

@@ -49,7 +49,7 @@ impl Verifier {
             .verifications(stream, range)
             .await?
             .into_iter()
-            .map(|settled| (settled.day, settled))
+            .map(|verified| (verified.day, verified))
             .collect();
         let due: Vec<Millis> = days
             .iter()
@@ -71,7 +71,7 @@ impl Verifier {
         let mut events = self.store.stream_events(stream, range).await?;
         let whole_until = whole_until(&events, range);
         if whole_until <= start {
-            tracing::error!(customer = %stream.customer, meter = %stream.meter, "a day holds too many events to be settled");
+            tracing::error!(customer = %stream.customer, meter = %stream.meter, "a day has too many events to be verified");
         }
         let mut by_day: BTreeMap<Millis, Vec<Known>> = BTreeMap::new();
         for report in events.drain(..) {
@@ -256,7 +256,7 @@ fn part(report: &Report, now: Millis) -> Option<Part> {
     })
 }
 
-/// What a total over many events settles at once: all that was taken is there, where that and nothing else
+/// What a total over many events verifies at once: all that was accepted is there, where that and nothing else
 /// was sent and the total is exact.
 fn verify_whole(known: &[Known], stripes: Option<i64>) -> Option<Vec<(Report, Transition)>> {
     let parts: Vec<Part> = known.iter().map(|(_, part)| *part).collect();

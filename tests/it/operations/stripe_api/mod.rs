@@ -239,7 +239,7 @@ async fn change(world: &World) {
     client.cancel_subscription(cancel).await.unwrap();
 }
 
-/// Stripe loses an event, so that settling looks closer.
+/// Stripe loses an event, so that verification compares hours and minutes.
 async fn lose_one(world: &World) {
     let lose = Fault::lose().on_path(EVENTS);
     world.stripe().script(lose).await.unwrap();
@@ -250,7 +250,7 @@ async fn lose_one(world: &World) {
         .advance_to(now + TimeDelta::days(2), TimeDelta::hours(6))
         .await;
     world
-        .wait_until("settling has seen that it is lost", async || {
+        .wait_until("verification has found it missing", async || {
             world
                 .reports("ending")
                 .await
