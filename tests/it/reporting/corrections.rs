@@ -71,7 +71,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     let refused = client.correct(take(-11)).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::BelowZero));
     assert_eq!(refused.kind(), ErrorKind::Precondition);
-    assert!(refused.to_string().contains("holds 10"), "{refused}");
+    assert!(refused.to_string().contains("have 10"), "{refused}");
     client.correct(take(-10)).await.unwrap();
     assert!(client.correct(take(-1)).await.is_err());
     assert_eq!(world.usage("acct").await.0, 100);

@@ -240,7 +240,7 @@ async fn a_correction_is_not_moved_below_zero(world: World) {
     let bill = resolve(&taken, ResolveAction::BillInCurrentPeriod);
     let refused = client.resolve_report(bill.clone()).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::BelowZero));
-    assert!(refused.to_string().contains("holds 10"), "{refused}");
+    assert!(refused.to_string().contains("have 10"), "{refused}");
     world.count("acct", 40, edge + TimeDelta::hours(6)).await;
     client.resolve_report(bill).await.unwrap();
     world.report_all().await;

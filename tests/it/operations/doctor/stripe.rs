@@ -99,7 +99,7 @@ async fn doctor_reports_deleted_or_unsubscribed_customers(world: World) {
     bad(
         &diagnosis,
         "customers",
-        &["no such customer", "cus_ghost (ghost)"],
+        &["not found at Stripe", "cus_ghost (ghost)"],
     );
     says(
         &diagnosis,
@@ -131,7 +131,7 @@ async fn doctor_reports_subscriptions_without_a_metered_item(world: World) {
     bad(
         &diagnosis,
         "subscriptions",
-        &["no item of meter tokens", "cus_acct (acct)"],
+        &["usage of meter tokens, but no item of it", "cus_acct (acct)"],
     );
     world.finish().await;
 }
