@@ -131,7 +131,10 @@ async fn doctor_reports_subscriptions_without_a_metered_item(world: World) {
     bad(
         &diagnosis,
         "subscriptions",
-        &["usage of meter tokens, but no item of it", "cus_acct (acct)"],
+        &[
+            "usage of meter tokens, but no item of it",
+            "cus_acct (acct)",
+        ],
     );
     world.finish().await;
 }
