@@ -88,15 +88,16 @@ async fn two_replicas_begin_a_scheduled_run_once(mut world: World) {
             .set((noon() + TimeDelta::hours(hour)).timestamp_millis());
         let (one, two) = tokio::join!(world.replica(), world.replica());
         for replica in [&one, &two] {
-            let client = replica.client().await;
-            client
-                .list_reports(usage_client::ListReports::new())
-                .await
-                .unwrap();
+            replica.client().await;
         }
-        assert_eq!(world.count_rows("report_runs").await, hour);
+        world
+            .wait_until("a run", || async {
+                world.count_rows("report_runs").await >= hour
+            })
+            .await;
         one.stop().await.unwrap();
         two.stop().await.unwrap();
+        assert_eq!(world.count_rows("report_runs").await, hour);
     }
     world.finish().await;
 }
