@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use fake_stripe::Fault;
 use usage_client::{Correct, PutAccount, ReportState};
 
-use crate::support::world::{World, hours_ago, on_both_engines, within};
+use crate::support::world::{World, hours_ago, on_both_engines};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const METERS: &str = "/v1/billing/meters/";
@@ -187,32 +187,15 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
 }
 
 /// Sends the fake Stripe an event that the service does not know.
-async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
-    let (base, key) = world.stripe_address();
+async fn send_unknown_event(world: &World, value: i64, at: DateTime<Utc>) {
     let form = [
-        ("event_name", "api_calls".to_owned()),
-        ("payload[stripe_customer_id]", "cus_acct".to_owned()),
-        ("payload[value]", value.to_string()),
-        ("timestamp", at.timestamp().to_string()),
-        ("identifier", format!("stranger-{value}")),
+        ("event_name", "api_calls"),
+        ("payload[stripe_customer_id]", "cus_acct"),
+        ("payload[value]", &value.to_string()),
+        ("timestamp", &at.timestamp().to_string()),
+        ("identifier", &format!("unknown-{value}")),
     ];
-    let body = form
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect::<Vec<_>>()
-        .join("&")
-        .replace('[', "%5B")
-        .replace(']', "%5D");
-    let request = reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .unwrap()
-        .post(format!("{base}{EVENTS}"))
-        .header("authorization", format!("Bearer {key}"))
-        .header("content-type", "application/x-www-form-urlencoded")
-        .body(body);
-    let answer = within("a stranger", request.send()).await.unwrap();
-    assert!(answer.status().is_success(), "{answer:?}");
+    world.call_stripe("POST", EVENTS, &form).await;
 }
 
 async fn excess_usage_at_stripe_does_not_affect_other_reports(mut world: World) {
@@ -223,7 +206,7 @@ async fn excess_usage_at_stripe_does_not_affect_other_reports(mut world: World) 
     world.report_all().await;
     let stamp = world.meter_events("cus_acct").await[1].timestamp;
     let stamp = DateTime::from_timestamp(stamp, 0).unwrap();
-    send_a_stranger(&world, 100, stamp).await;
+    send_unknown_event(&world, 100, stamp).await;
     advance_by(&world, TimeDelta::minutes(61)).await;
     wait_until_state(&world, 6, ReportState::Confirmed).await;
     world

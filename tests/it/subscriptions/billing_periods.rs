@@ -52,25 +52,15 @@ async fn usage_around_a_boundary_inside_an_hour_is_on_two_invoices(mut world: Wo
         27,
         "flushed by our own clock"
     );
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [7]
-    );
+    world.advance_past_draft(end).await;
+    world.assert_invoiced(&[7]).await;
     let known = world.subscription("acct").await.unwrap();
     assert_eq!(known.periods[1].invoice_state, InvoiceState::Final);
 
     let next = at("2027-05-10T13:12:34Z");
     world.move_clocks(next).await;
-    world
-        .advance_to(next + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [7, 20]
-    );
+    world.advance_past_draft(next).await;
+    world.assert_invoiced(&[7, 20]).await;
     world.finish().await;
 }
 
@@ -84,21 +74,16 @@ async fn usage_before_the_link_in_the_same_period_is_billed(mut world: World) {
     world.link_to_subscription("acct").await;
     let end = at("2027-04-10T13:12:34Z");
     world.advance_to(end, TimeDelta::days(5)).await;
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [7]
-    );
+    world.advance_past_draft(end).await;
+    world.assert_invoiced(&[7]).await;
     world.finish().await;
 }
 
 async fn late_usage_joins_the_draft_invoice(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
-    world.with_prices_at(end - TimeDelta::days(1)).await;
-    world.subscribe("acct", &[BASIC], at(ANCHOR)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(end - TimeDelta::days(1), &[BASIC], at(ANCHOR))
+        .await;
     world.count("acct", 5, end - TimeDelta::hours(25)).await;
     world
         .advance_to(end + TimeDelta::minutes(40), TimeDelta::minutes(10))
@@ -107,10 +92,7 @@ async fn late_usage_joins_the_draft_invoice(mut world: World) {
     world
         .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(1))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [11]
-    );
+    world.assert_invoiced(&[11]).await;
     world.finish().await;
 }
 
@@ -136,9 +118,9 @@ async fn usage_before_the_subscription_needs_a_decision(mut world: World) {
 
 async fn reports_near_their_deadline_are_counted(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
-    world.with_prices_at(end - TimeDelta::days(1)).await;
-    world.subscribe("acct", &[BASIC], at(ANCHOR)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(end - TimeDelta::days(1), &[BASIC], at(ANCHOR))
+        .await;
     world.count("acct", 5, world.now()).await;
     let down = Fault::status(503)
         .on_path("/v1/billing/meter_events")

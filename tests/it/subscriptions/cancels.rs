@@ -20,9 +20,9 @@ on_both_engines!(
 
 async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(now, &[BASIC, SEATS], at(START))
+        .await;
     world.count("acct", 11, now - TimeDelta::days(1)).await;
     world.count("acct", 2, now).await;
     let cancel = CancelSubscription::now("acct").prorate(true);
@@ -33,10 +33,7 @@ async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: Worl
     let changed = changed.unwrap();
     assert_eq!(changed.account.subscription.unwrap().status, "canceled");
     let boundary = changed.change.clone().unwrap().boundary;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
+    world.assert_invoiced(&[13]).await;
     world.count("acct", 100, boundary).await;
     world.report_all().await;
     let after = world.reports("acct").await.pop().unwrap();
@@ -51,19 +48,16 @@ async fn a_cancel_invoices_what_was_used_and_bills_nothing_after(mut world: Worl
     world
         .advance_to(at("2027-04-10T15:00:00Z"), TimeDelta::days(8))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
+    world.assert_invoiced(&[13]).await;
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 
 async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut world: World) {
     let end = at("2027-04-10T13:12:34Z");
-    world.with_prices_at(end - TimeDelta::days(2)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(end - TimeDelta::days(2), &[BASIC], at(START))
+        .await;
     let cancel = CancelSubscription::at_period_end("acct");
     let changed = world
         .client()
@@ -76,13 +70,8 @@ async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut worl
     world.count("acct", 9, world.now()).await;
     world.move_clocks(end).await;
     world.count("acct", 50, end).await;
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [9]
-    );
+    world.advance_past_draft(end).await;
+    world.assert_invoiced(&[9]).await;
     world.report_all().await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 9);
     assert_eq!(world.usage("acct").await, (59, 9, 0, 50));
@@ -91,9 +80,7 @@ async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut worl
 
 async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     let client = world.client().clone();
     let cancel = CancelSubscription::now("acct");
@@ -126,10 +113,7 @@ async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
     world
         .advance_to(at("2027-04-22T10:00:00Z"), TimeDelta::minutes(10))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4, 8]
-    );
+    world.assert_invoiced(&[4, 8]).await;
     assert_eq!(world.usage("acct").await, (112, 12, 0, 100));
     world.finish().await;
 }

@@ -24,9 +24,9 @@ const START: &str = "2027-03-10T13:12:34Z";
 
 async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(now, &[BASIC, SEATS], at(START))
+        .await;
     world.count("acct", 11, now - TimeDelta::days(1)).await;
     world.count("acct", 2, now).await;
     let client = world.client().clone();
@@ -36,10 +36,7 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
         .await;
     let change_done = changed.unwrap().change.expect("a change");
     assert_eq!(change_done.requested_by, "admin");
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
+    world.assert_invoiced(&[13]).await;
     // What is used from now on is the new plan's, in the very second of the change too.
     world.count("acct", 5, change_done.boundary).await;
     world.count("acct", 6, world.now()).await;
@@ -47,22 +44,15 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
     assert_eq!(again.change, None, "it is true already");
     let end = at("2027-04-10T13:12:34Z");
     world.move_clocks(end).await;
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13, 11]
-    );
+    world.advance_past_draft(end).await;
+    world.assert_invoiced(&[13, 11]).await;
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 
 async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     let stripe = world.stripe();
     let lost = Fault::accept_then_drop()
@@ -74,10 +64,7 @@ async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
         .while_clock_moves(client.change_plan(ChangePlan::new("acct", PRO)))
         .await;
     assert!(changed.unwrap().change.is_some());
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     let subscriptions = world.stripe().subscriptions().await.unwrap();
     let prices: Vec<&str> = subscriptions[0]
         .items
@@ -90,9 +77,7 @@ async fn a_change_with_a_lost_response_is_made_once(mut world: World) {
 
 async fn a_change_survives_a_crash_at_any_step(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     for (step, path) in [
         ("draining", "/v1/billing/meter_events"),
@@ -135,19 +120,14 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
         })
         .await;
     assert!(again.account.stripe().is_some());
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     assert_eq!(world.count_rows("subscription_changes").await, 1);
     world.finish().await;
 }
 
 async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     world
         .stripe()
@@ -180,10 +160,7 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     world
         .advance_to(at("2027-04-10T15:00:00Z"), TimeDelta::minutes(30))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [7]
-    );
+    world.assert_invoiced(&[7]).await;
     world.finish().await;
 }
 
@@ -263,6 +240,9 @@ async fn changes_that_would_lose_usage_are_refused(mut world: World) {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("invoice_now"), "{refused}");
+    let nul = CancelSubscription::now("fine").requested_by("a\0b");
+    let refused = world.client().cancel_subscription(nul).await.unwrap_err();
+    assert_eq!(refused.violations()[0].field, "requested_by", "{refused}");
     assert_eq!(
         world.stripe().subscriptions().await.unwrap(),
         before,
@@ -273,9 +253,7 @@ async fn changes_that_would_lose_usage_are_refused(mut world: World) {
 
 async fn undecided_reports_block_a_change(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     let fault = Fault::status(400)
         .with_error("meter_event_invalid", "no")
@@ -296,9 +274,7 @@ async fn undecided_reports_block_a_change(mut world: World) {
 
 async fn a_second_change_waits_for_the_first(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;
     let client = world.client().clone();
     let (first, second, ()) = tokio::join!(
@@ -319,9 +295,6 @@ async fn a_second_change_waits_for_the_first(mut world: World) {
         second.unwrap().change,
         "both are the one change"
     );
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     world.finish().await;
 }

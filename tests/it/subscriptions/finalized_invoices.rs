@@ -4,7 +4,6 @@
 use chrono::TimeDelta;
 use usage_client::{Correct, ReportState};
 
-use super::sync::dashboard;
 use crate::support::world::{
     World, at,
     billing::{BASIC, TOKENS},
@@ -24,9 +23,9 @@ on_both_engines!(
 
 async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, TOKENS], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(now, &[BASIC, TOKENS], at(START))
+        .await;
     world.count("acct", 4, now).await;
     world.report_all().await;
     world
@@ -42,7 +41,9 @@ async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
         ("items[0][deleted]", "true"),
         ("proration_behavior", "always_invoice"),
     ];
-    dashboard(&world, "POST", "/v1/subscriptions/sub_acct", &remove).await;
+    world
+        .call_stripe("POST", "/v1/subscriptions/sub_acct", &remove)
+        .await;
     world
         .advance_to(now + TimeDelta::hours(3), TimeDelta::minutes(30))
         .await;
@@ -59,10 +60,7 @@ async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
         )
         .await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     world.finish().await;
 }
 
@@ -79,10 +77,7 @@ async fn usage_of_a_final_invoice_needs_a_decision(mut world: World) {
     world
         .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(10))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 0]
-    );
+    world.assert_invoiced(&[5, 0]).await;
     world.finish().await;
 }
 
@@ -95,10 +90,7 @@ async fn late_usage_goes_to_the_current_period_when_configured(mut world: World)
     world
         .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::minutes(20))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 6]
-    );
+    world.assert_invoiced(&[5, 6]).await;
     world.finish().await;
 }
 
@@ -113,22 +105,17 @@ async fn negative_correction_after_finalization_needs_decision(mut world: World)
     let reports = world.reports("acct").await;
     let correction = reports.iter().find(|report| report.id == id).unwrap();
     assert_eq!(correction.state, ReportState::TooLate);
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 6]
-    );
+    world.assert_invoiced(&[5, 6]).await;
     world.finish().await;
 }
 
 /// Counts usage of a period whose invoice is final, and waits until its report is decided.
 async fn late(world: &mut World) {
-    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
-    world.count("acct", 5, world.now()).await;
     world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .start_subscribed(at(END) - TimeDelta::days(1), &[BASIC], at(START))
         .await;
+    world.count("acct", 5, world.now()).await;
+    world.advance_past_draft(at(END)).await;
     world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
     world
         .advance_to(at(END) + TimeDelta::minutes(120), TimeDelta::minutes(10))
@@ -136,9 +123,9 @@ async fn late(world: &mut World) {
 }
 
 async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
-    world.with_prices_at(at(END) - TimeDelta::hours(2)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(at(END) - TimeDelta::hours(2), &[BASIC], at(START))
+        .await;
     world.count("acct", 5, world.now()).await;
     world.stop().await;
     world.move_clocks(at(END) + TimeDelta::minutes(50)).await;
@@ -147,13 +134,8 @@ async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
     world
         .advance_to(at(END) + TimeDelta::minutes(52), TimeDelta::seconds(30))
         .await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5]
-    );
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[5]).await;
     // Whole periods pass unseen.
     world.stop().await;
     world.move_clocks(at("2027-07-01T00:00:00Z")).await;
@@ -167,10 +149,7 @@ async fn a_period_that_ended_during_downtime_is_billed(mut world: World) {
     world
         .advance_to(at("2027-07-10T14:40:00Z"), TimeDelta::minutes(20))
         .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [5, 0, 0, 8]
-    );
+    world.assert_invoiced(&[5, 0, 0, 8]).await;
     let missed = world
         .reports("acct")
         .await

@@ -29,9 +29,7 @@ const NOW: &str = "2027-03-20T08:30:10Z";
 
 /// An account that used 4 of its plan.
 async fn used_four(world: &mut World) {
-    world.with_prices_at(at(NOW)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(at(NOW), &[BASIC], at(START)).await;
     world.count("acct", 4, at(NOW)).await;
 }
 
@@ -58,10 +56,7 @@ async fn late_usage_during_a_drain_is_charged_by_the_old_plan(mut world: World) 
         world.advance_once_change_begins().await;
     });
     assert!(changed.unwrap().change.is_some());
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [7]
-    );
+    world.assert_invoiced(&[7]).await;
     world.finish().await;
 }
 
@@ -88,10 +83,7 @@ async fn late_usage_after_a_change_needs_a_decision(mut world: World) {
         .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::TooLate])
         .await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     assert_eq!(world.usage("acct").await.0, 7, "it is counted and kept");
     world.finish().await;
 }
@@ -126,22 +118,17 @@ async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world:
         stripe.release("draining").await.unwrap();
     });
     cancelled.unwrap();
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4, 5]
-    );
+    world.assert_invoiced(&[4, 5]).await;
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 
 /// Usage of a period whose invoice is final: it waits for an admin.
 async fn missed(world: &mut World) -> UsageReport {
-    world.with_prices_at(at(END) - TimeDelta::days(1)).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
     world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .start_subscribed(at(END) - TimeDelta::days(1), &[BASIC], at(START))
         .await;
+    world.advance_past_draft(at(END)).await;
     world.count("acct", 6, at(END) - TimeDelta::hours(2)).await;
     world.report_all().await;
     world
@@ -170,10 +157,7 @@ async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: Wo
     );
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
     world.while_clock_moves(cancel).await.unwrap();
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [0, 6]
-    );
+    world.assert_invoiced(&[0, 6]).await;
     world.finish().await;
 }
 
@@ -217,9 +201,6 @@ async fn a_key_refused_after_a_lost_response_undoes_nothing(mut world: World) {
             .await,
         1
     );
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     world.finish().await;
 }

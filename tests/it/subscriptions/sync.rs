@@ -35,7 +35,9 @@ async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
     world.reconfigure(&["--sync-interval-secs=900"]).await;
     world.receive_webhooks().await;
     world.link_to_subscription("acct").await;
-    dashboard(&world, "DELETE", "/v1/subscriptions/sub_acct", &[]).await;
+    world
+        .call_stripe("DELETE", "/v1/subscriptions/sub_acct", &[])
+        .await;
     // No clock moves: only the webhook can have caused the sync.
     let known = world
         .wait_until_subscription("acct", |known| known.ended_at.is_some())
@@ -82,20 +84,20 @@ async fn repeated_and_reordered_webhooks_change_nothing(mut world: World) {
     world.subscribe("acct", &[BASIC], at(START)).await;
     world.link_to_subscription("acct").await;
     world.count("acct", 3, now).await;
-    dashboard(
-        &world,
-        "POST",
-        "/v1/subscriptions/sub_acct",
-        &[("cancel_at_period_end", "true")],
-    )
-    .await;
-    dashboard(
-        &world,
-        "POST",
-        "/v1/subscriptions/sub_acct",
-        &[("cancel_at_period_end", "false")],
-    )
-    .await;
+    world
+        .call_stripe(
+            "POST",
+            "/v1/subscriptions/sub_acct",
+            &[("cancel_at_period_end", "true")],
+        )
+        .await;
+    world
+        .call_stripe(
+            "POST",
+            "/v1/subscriptions/sub_acct",
+            &[("cancel_at_period_end", "false")],
+        )
+        .await;
     assert!(world.stripe().deliver_webhooks().await.unwrap() >= 4);
     world
         .advance_to(now + TimeDelta::minutes(1), TimeDelta::seconds(30))
@@ -103,21 +105,16 @@ async fn repeated_and_reordered_webhooks_change_nothing(mut world: World) {
     let known = world.subscription("acct").await.unwrap();
     assert_eq!((known.status.as_str(), known.cancel_at), ("active", None));
     world.advance_to(at(END), TimeDelta::days(7)).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [3]
-    );
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[3]).await;
     world.finish().await;
 }
 
 async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC, SEATS], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world
+        .start_subscribed(now, &[BASIC, SEATS], at(START))
+        .await;
     world.count("acct", 4, now - TimeDelta::hours(5)).await;
     world.report_all().await;
     world.wait_until_sent("acct").await;
@@ -131,22 +128,19 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
         .iter()
         .find(|item| item.price == BASIC)
         .unwrap();
-    dashboard(
-        &world,
-        "POST",
-        "/v1/subscriptions/sub_acct",
-        &[
-            ("items[0][id]", &old.id),
-            ("items[0][deleted]", "true"),
-            ("items[1][price]", PRO),
-            ("proration_behavior", "always_invoice"),
-        ],
-    )
-    .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world
+        .call_stripe(
+            "POST",
+            "/v1/subscriptions/sub_acct",
+            &[
+                ("items[0][id]", &old.id),
+                ("items[0][deleted]", "true"),
+                ("items[1][price]", PRO),
+                ("proration_behavior", "always_invoice"),
+            ],
+        )
+        .await;
+    world.assert_invoiced(&[4]).await;
     // It is not learned before more is counted.
     world.stripe().script(no_subscriptions()).await.unwrap();
     world.start_server().await;
@@ -164,44 +158,34 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
     assert_eq!(straddled.len(), 1, "{straddled:#?}");
     world.count("acct", 100, world.now()).await;
     world.advance_to(at(END), TimeDelta::days(7)).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
+    world.advance_past_draft(at(END)).await;
     // Its earlier side was invoiced at once: the whole row goes to the later one.
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4, 126]
-    );
+    world.assert_invoiced(&[4, 126]).await;
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
 
 async fn a_cancel_at_stripe_ends_what_is_billed(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now - TimeDelta::hours(5)).await;
     world.report_all().await;
     world.wait_until_sent("acct").await;
     world.stop().await;
-    dashboard(
-        &world,
-        "DELETE",
-        "/v1/subscriptions/sub_acct",
-        &[("invoice_now", "true")],
-    )
-    .await;
+    world
+        .call_stripe(
+            "DELETE",
+            "/v1/subscriptions/sub_acct",
+            &[("invoice_now", "true")],
+        )
+        .await;
     world.move_clocks(now + TimeDelta::hours(3)).await;
     world.start_server().await;
     world.wait_until_idle().await;
     world.count("acct", 100, now + TimeDelta::hours(1)).await;
     world.report_all().await;
     assert_eq!(world.usage("acct").await, (104, 4, 0, 100));
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [4]
-    );
+    world.assert_invoiced(&[4]).await;
     let again = world.link_to_subscription("acct").await;
     assert_eq!(
         again.subscription.unwrap().status,
@@ -219,7 +203,9 @@ async fn a_deleted_customer_is_not_billed_again(mut world: World) {
     world.receive_webhooks().await;
     world.link_to_subscription("acct").await;
     world.count("acct", 4, now - TimeDelta::minutes(1)).await;
-    dashboard(&world, "DELETE", "/v1/customers/cus_acct", &[]).await;
+    world
+        .call_stripe("DELETE", "/v1/customers/cus_acct", &[])
+        .await;
     world
         .wait_until_subscription("acct", |known| known.ended_at.is_some())
         .await;
@@ -253,7 +239,7 @@ async fn a_customer_that_stripe_does_not_answer_for_does_not_delay_others(mut wo
     world.stripe().script(no_response).await.unwrap();
     for name in ["bad", "good"] {
         let path = format!("/v1/subscriptions/sub_{name}");
-        dashboard(&world, "DELETE", &path, &[]).await;
+        world.call_stripe("DELETE", &path, &[]).await;
     }
     world
         .wait_until_subscription("good", |known| known.ended_at.is_some())
@@ -283,7 +269,7 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
     world.stripe().script(hang).await.unwrap();
     let cancel = async |name: &str| {
         let path = format!("/v1/subscriptions/sub_{name}");
-        dashboard(&world, "DELETE", &path, &[]).await;
+        world.call_stripe("DELETE", &path, &[]).await;
     };
     cancel("bad").await;
     world
@@ -311,9 +297,7 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
 
 async fn an_account_made_free_and_linked_again_is_billed_by_each_link(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.link_to_subscription("acct").await;
+    world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 1, now).await;
     world
         .client()
@@ -328,13 +312,8 @@ async fn an_account_made_free_and_linked_again_is_billed_by_each_link(mut world:
     world.client().put_account(back).await.unwrap();
     world.count("acct", 100, world.now()).await;
     world.advance_to(at(END), TimeDelta::days(7)).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [101]
-    );
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[101]).await;
     assert_eq!(world.usage("acct").await, (111, 101, 0, 10));
     world.finish().await;
 }
@@ -357,13 +336,8 @@ async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
     meters.sort_unstable();
     assert_eq!(meters, ["api_calls", "tokens"]);
     world.advance_to(at(END), TimeDelta::days(7)).await;
-    world
-        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [3]
-    );
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[3]).await;
     assert_eq!(
         world.invoiced_quantities("cus_acct", "llm_tokens").await,
         [9_000]
@@ -392,19 +366,4 @@ async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
 /// Stripe does not list subscriptions.
 fn no_subscriptions() -> Fault {
     Fault::status(503).on_path("/v1/subscriptions").always()
-}
-
-/// Calls the fake Stripe as its dashboard would.
-pub(super) async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
-    let url = format!("{}{path}", world.stripe_url());
-    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-    let call = reqwest::Client::new()
-        .request(method, url)
-        .bearer_auth(world.stripe_key());
-    let answer = call.form(form).send().await.unwrap();
-    assert!(
-        answer.status().is_success(),
-        "{}",
-        answer.text().await.unwrap()
-    );
 }

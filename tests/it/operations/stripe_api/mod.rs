@@ -106,9 +106,7 @@ async fn every_request_matches_stripes_description(mut world: World) {
     lose_one(&world).await;
     let end = at(END);
     world.move_clocks(end).await;
-    world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(10))
-        .await;
+    world.advance_past_draft(end).await;
     let client = world.client();
     let month = Reconcile::new().period(at(START), end);
     let found = client.reconcile(month).await.unwrap().rows;

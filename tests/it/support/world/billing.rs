@@ -49,13 +49,16 @@ impl World {
         }
     }
 
-    /// The URL of the fake Stripe.
-    pub(crate) fn stripe_url(&self) -> String {
-        self.fake_stripe.base_url().to_owned()
-    }
-
-    pub(crate) fn stripe_key(&self) -> &str {
-        self.fake_stripe.secret_key()
+    /// Stops the clocks at a moment, with the account `acct` linked to a subscription that began before.
+    pub(crate) async fn start_subscribed(
+        &mut self,
+        now: DateTime<Utc>,
+        prices: &[&str],
+        since: DateTime<Utc>,
+    ) {
+        self.with_prices_at(now).await;
+        self.subscribe("acct", prices, since).await;
+        self.link_to_subscription("acct").await;
     }
 
     /// A customer with a subscription that has been running since a moment.
@@ -123,6 +126,12 @@ impl World {
             self.move_clocks(now).await;
             self.wait_until_idle().await;
         }
+    }
+
+    /// Moves both clocks from a period's end to a time at which its invoice is final.
+    pub(crate) async fn advance_past_draft(&self, period_end: DateTime<Utc>) {
+        let is_final = period_end + TimeDelta::minutes(80);
+        self.advance_to(is_final, TimeDelta::minutes(10)).await;
     }
 
     /// Waits until the server has done what is due now: the jobs for period ends and for subscriptions have run,
@@ -200,20 +209,13 @@ impl World {
         self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
     }
 
-    /// Calls the fake Stripe as its dashboard would, without the service.
-    pub(crate) async fn call_stripe(
-        &self,
-        method: reqwest::Method,
-        path: &str,
-        form: &[(&str, &str)],
-    ) {
-        let url = format!(
-            "{}/v1/{path}",
-            self.fake_stripe.base_url().trim_end_matches('/')
-        );
-        let request = reqwest::Client::new().request(method, url);
-        let request = request
-            .bearer_auth(self.fake_stripe.secret_key())
+    /// Calls the fake Stripe as its dashboard would, without the service: `POST`, `/v1/subscriptions/sub_acct`.
+    pub(crate) async fn call_stripe(&self, method: &str, path: &str, form: &[(&str, &str)]) {
+        let (base, key) = self.stripe_address();
+        let method = method.parse().expect("a method");
+        let request = reqwest::Client::new()
+            .request(method, format!("{base}{path}"))
+            .bearer_auth(key)
             .form(form);
         let answer = within("an answer", request.send())
             .await
@@ -236,6 +238,12 @@ impl World {
             .filter(|line| line.event_name.as_deref() == Some(event_name))
             .map(|line| line.quantity)
             .collect()
+    }
+
+    /// Checks the quantities of `api_calls` on the final invoices of the customer `cus_acct`, oldest first.
+    pub(crate) async fn assert_invoiced(&self, quantities: &[i64]) {
+        let invoiced = self.invoiced_quantities("cus_acct", "api_calls").await;
+        assert_eq!(invoiced, quantities, "on final invoices");
     }
 
     pub(crate) async fn final_invoices(&self, customer: &str) -> Vec<InvoiceSnapshot> {

@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::NewSubscription;
-use reqwest::Method;
 use usage_client::{CancelSubscription, ChangePlan, ErrorKind, PutAccount};
 
 use super::{Year, period_around};
@@ -58,7 +57,7 @@ impl Year<'_> {
     /// Changes something about some accounts, a while before the next period ends: behind the service's back,
     /// and after it has learned of that through the service.
     pub(super) async fn change_some(&mut self) {
-        let (mut call_stripe, mut by_service) = (Vec::new(), Vec::new());
+        let (mut by_hand, mut by_service) = (Vec::new(), Vec::new());
         for life in 0..self.lives.len() {
             let one = &self.lives[life];
             let (start, end) = period_around(one.anchor, self.now);
@@ -83,13 +82,13 @@ impl Year<'_> {
                 continue;
             }
             if what.is_by_hand() {
-                call_stripe.push((life, what));
+                by_hand.push((life, what));
             } else if by_service.len() < MOST_CHANGES {
                 by_service.push((life, what));
             }
         }
-        if !call_stripe.is_empty() {
-            self.change_by_hand(&call_stripe).await;
+        if !by_hand.is_empty() {
+            self.change_by_hand(&by_hand).await;
         }
         for (life, what) in &by_service {
             match what {
@@ -294,14 +293,14 @@ impl Year<'_> {
             ("items[1][price]", other_plan(one.plan)),
             ("proration_behavior", "always_invoice"),
         ];
-        let path = format!("subscriptions/{}", one.subscription());
-        self.world.call_stripe(Method::POST, &path, &form).await;
+        let path = format!("/v1/subscriptions/{}", one.subscription());
+        self.world.call_stripe("POST", &path, &form).await;
     }
 
     async fn cancel_by_hand(&mut self, life: usize) {
-        let path = format!("subscriptions/{}", self.lives[life].subscription());
+        let path = format!("/v1/subscriptions/{}", self.lives[life].subscription());
         let form = [("invoice_now", "true"), ("prorate", "true")];
-        self.world.call_stripe(Method::DELETE, &path, &form).await;
+        self.world.call_stripe("DELETE", &path, &form).await;
     }
 
     /// Another subscription of the same customer.
