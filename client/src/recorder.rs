@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 /// The longest names that the server accepts; longer ones are dropped at once.
 const MAX_ACCOUNT_BYTES: usize = 128;
-const MAX_METER_BYTES: usize = 128;
+const MAX_METER_BYTES: usize = 100;
 /// How long a shutdown waits for the disk after the caller's timeout.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -68,7 +68,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Recorder {
     shared: Arc<Shared>,
     /// Cancelled when the last handle is dropped; the worker then finishes.
-    alive: Arc<DropGuard>,
+    handles_dropped: Arc<DropGuard>,
     /// Cancelled when `Shared` is dropped and the spool is unlocked.
     gone: CancellationToken,
 }
@@ -180,10 +180,10 @@ impl Recorder {
         let pending = self.stats().pending;
         let Self {
             shared,
-            alive,
+            handles_dropped,
             gone,
         } = self;
-        let is_last = Arc::into_inner(alive).is_some();
+        let is_last = Arc::into_inner(handles_dropped).is_some();
         if is_last && (flushed.is_ok() || shared.spool.is_some()) {
             let end = async {
                 shared.make_batches_blocking().await;

@@ -48,7 +48,7 @@ pub struct UsageReport {
     /// The report run that closed it, if one did.
     pub run_id: Option<String>,
     /// Whether a boundary inside the window became known too late to split the window. The whole report then counts as
-    /// usage at the window's start.
+    /// usage of its first increment's time.
     pub straddled: bool,
     /// Whether it is counted usage or a correction.
     pub kind: ReportKind,

@@ -45,7 +45,7 @@
 //!    quantities added to the open reports of their windows, and one row in `commits`. Then the callers are answered.
 //! 3. `usage_query` answers `Get` from the sums of the usage reports.
 //! 4. A run closes reports: on the schedule, on `ForceReport` or five minutes after a billing period's end. Quantity and
-//!    window are frozen, and the link in force at the window's start determines the Stripe customer.
+//!    window are frozen, and the link in force at the report's first increment determines the Stripe customer.
 //! 5. The job `sender` marks a report as `sending`, commits that, and sends one meter event through `stripe`. Retries use
 //!    the same identifier, so Stripe keeps the event once. Stripe's answer becomes the report's next state.
 //! 6. The subscription jobs copy subscriptions and invoices from Stripe. The end of a billing period is a boundary: no
@@ -74,7 +74,7 @@
 //! | `metrics` | every metric; the only module that names one |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
 //! | [`config`] | every setting |
-//! | [`clock`] | the only module that reads the time |
+//! | [`clock`] | the only module that reads the system's wall clock; `store` reads the database's |
 //! | [`serve()`] | connects the parts, starts them and stops them in order |
 
 #![cfg_attr(

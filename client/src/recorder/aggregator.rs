@@ -1,4 +1,4 @@
-//! Aggregator recorded usage that is not in a batch yet, per account, meter and second.
+//! Sums recorded usage that is not in a batch yet, per account, meter and second.
 //!
 //! The sums are in shards, so that threads rarely wait for each other.
 
@@ -69,7 +69,7 @@ struct Slot {
     second: i64,
     quantity: i64,
     records: u64,
-    /// Aggregator of earlier seconds, and full sums of this one: second, quantity and calls.
+    /// Sums of earlier seconds, and full sums of this one: second, quantity and calls.
     older: Vec<(i64, i64, u64)>,
 }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-/// Aggregator that are sent with one idempotency key.
+/// Sums that are sent with one idempotency key.
 #[derive(Debug)]
 pub(super) struct QueuedBatch {
     pub(super) number: u64,

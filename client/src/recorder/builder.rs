@@ -89,7 +89,7 @@ impl RecorderBuilder {
     pub fn start(self) -> Result<Recorder, Error> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::invalid("runtime", error.to_string()))?;
-        let alive = CancellationToken::new();
+        let handles_dropped = CancellationToken::new();
         let (spool, found) = match self.spool {
             None => (None, Vec::new()),
             Some(folder) => {
@@ -126,11 +126,11 @@ impl RecorderBuilder {
         runtime.spawn(worker::run(
             Arc::clone(&shared),
             self.concurrency,
-            alive.clone(),
+            handles_dropped.clone(),
         ));
         Ok(Recorder {
             shared,
-            alive: Arc::new(alive.drop_guard()),
+            handles_dropped: Arc::new(handles_dropped.drop_guard()),
             gone,
         })
     }

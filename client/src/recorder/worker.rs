@@ -35,8 +35,12 @@ struct Sending {
     batches: HashMap<Id, Arc<QueuedBatch>>,
 }
 
-/// Runs until the last handle is dropped and all usage is sent, or until `stop` is cancelled.
-pub(super) async fn run(shared: Arc<Shared>, concurrency: usize, alive: CancellationToken) {
+/// Runs until the last handle is dropped and all usage is sent, or until `shared.stop` is cancelled.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    concurrency: usize,
+    handles_dropped: CancellationToken,
+) {
     let mut sending = Sending::default();
     let mut ticks = tokio::time::interval(shared.interval);
     ticks.reset();
@@ -49,7 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, concurrency: usize, alive: Cancella
         #[cfg(feature = "metrics")]
         telemetry.publish(shared.stats());
         sending.fill(&shared, concurrency);
-        let is_last = alive.is_cancelled();
+        let is_last = handles_dropped.is_cancelled();
         if is_last && sending.tasks.is_empty() {
             shared.make_batches_blocking().await;
             if shared.batches.is_empty() {
@@ -69,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>, concurrency: usize, alive: Cancella
             Some(ended) = sending.tasks.join_next_with_id(), if !sending.tasks.is_empty() => {
                 sending.end(&shared, ended);
             }
-            () = alive.cancelled(), if !is_last => {
+            () = handles_dropped.cancelled(), if !is_last => {
                 shared.make_batches_blocking().await;
             }
             () = shared.stop.cancelled() => {
