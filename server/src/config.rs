@@ -198,7 +198,7 @@ pub struct Config {
 
     /// What to do with usage counted after its invoice became final: `hold` keeps it as `too_late` until an admin
     /// decides, `current_period` bills it in the current period.
-    #[arg(long, env = "LATE_USAGE", default_value = "hold", value_parser = late_usage)]
+    #[arg(long, env = "LATE_USAGE", default_value = "hold", value_parser = parse_late_usage)]
     pub late_usage: LateUsage,
 
     /// The longest time between two syncs of subscriptions with Stripe, in seconds, 10 to 900.
@@ -283,7 +283,7 @@ fn slots(text: &str) -> Result<Slots, String> {
     Slots::from_mins(mins)
 }
 
-fn late_usage(text: &str) -> Result<LateUsage, String> {
+fn parse_late_usage(text: &str) -> Result<LateUsage, String> {
     match text {
         "hold" => Ok(LateUsage::Hold),
         "current_period" => Ok(LateUsage::CurrentPeriod),

@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// The queue is full: retry after the given time.
     #[error("the queue of increments is full; retry in {} ms", retry_after.as_millis())]
-    Exhausted {
+    Overloaded {
         /// How long to wait before a retry.
         retry_after: Duration,
     },
@@ -91,7 +91,7 @@ pub enum Error {
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
-    Unavailable(#[source] DbErr),
+    DatabaseUnavailable(#[source] DbErr),
     /// The server is stopping: retry on another server.
     #[error("the server is stopping; retry on another server")]
     ShuttingDown,
@@ -155,7 +155,7 @@ impl From<Vec<Violation>> for Error {
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         if is_transient(&error) {
-            Self::Unavailable(error)
+            Self::DatabaseUnavailable(error)
         } else {
             Self::Internal(Box::new(error))
         }
@@ -218,8 +218,8 @@ impl Error {
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) => "REPORT_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
-            Self::Exhausted { .. } => "OVERLOADED",
-            Self::Unavailable(_) => "DATABASE_UNAVAILABLE",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::DatabaseUnavailable(_) => "DATABASE_UNAVAILABLE",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
@@ -239,8 +239,8 @@ impl Error {
             Self::AccountNotFound(_) | Self::RunNotFound(_) | Self::ReportNotFound(_) => {
                 Code::NotFound
             }
-            Self::Exhausted { .. } => Code::ResourceExhausted,
-            Self::Unavailable(_)
+            Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::DatabaseUnavailable(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
@@ -264,8 +264,8 @@ impl Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Exhausted { retry_after } => Some(*retry_after),
-            Self::Unavailable(_)
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::DatabaseUnavailable(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Some(Duration::from_secs(1)),
@@ -279,7 +279,9 @@ impl From<Error> for Status {
         // The cause is logged once, here. The caller gets only what it can act on.
         match &error {
             Error::Internal(cause) => tracing::error!(error = ?cause, "request failed"),
-            Error::Unavailable(cause) => tracing::warn!(error = ?cause, "database unavailable"),
+            Error::DatabaseUnavailable(cause) => {
+                tracing::warn!(error = ?cause, "database unavailable")
+            }
             _ => {}
         }
         metrics::call_refused(error.reason());
@@ -330,7 +332,7 @@ mod tests {
 
     #[test]
     fn an_overloaded_status_carries_the_retry_delay() {
-        let status = Status::from(Error::Exhausted {
+        let status = Status::from(Error::Overloaded {
             retry_after: Duration::from_millis(50),
         });
         let retry = status.get_error_details();

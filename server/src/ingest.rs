@@ -63,7 +63,7 @@ pub(crate) struct WriteBatcherOptions {
 #[derive(Debug)]
 pub(crate) struct WriteBatcher {
     /// One queue a writer. They are unbounded because `capacity` bounds all of them together.
-    queues: Vec<mpsc::UnboundedSender<Job>>,
+    queues: Vec<mpsc::UnboundedSender<QueuedCall>>,
     /// One permit for each increment that waits or is being committed.
     capacity: Arc<Semaphore>,
     /// Hashes accounts to writers.
@@ -74,11 +74,11 @@ pub(crate) struct WriteBatcher {
 pub(crate) type Writers = Vec<JoinHandle<()>>;
 
 #[derive(Debug)]
-struct Job {
+struct QueuedCall {
     entry: Entry,
     /// Closed if the caller hung up; the increment is committed anyway.
     reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Released when the job is answered.
+    /// Released when the call is answered.
     permit: OwnedSemaphorePermit,
 }
 
@@ -165,28 +165,28 @@ impl WriteBatcher {
         let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.capacity)
             .try_acquire_many_owned(permits)
-            .map_err(|_| Error::Exhausted {
+            .map_err(|_| Error::Overloaded {
                 retry_after: RETRY_AFTER,
             })?;
         let (reply, answer) = oneshot::channel();
-        let job = Job {
+        let call = QueuedCall {
             entry,
             reply,
             permit,
         };
         self.queue_of(shard)
-            .and_then(|queue| queue.send(job).ok())
+            .and_then(|queue| queue.send(call).ok())
             .ok_or(Error::ShuttingDown)?;
         answer.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    fn queue_of(&self, shard: &str) -> Option<&mpsc::UnboundedSender<Job>> {
+    fn queue_of(&self, shard: &str) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
         let hash = usize::try_from(self.hasher.hash_one(shard) >> 32).unwrap_or(0);
         self.queues.get(hash.checked_rem(self.queues.len())?)
     }
 }
 
-/// Commits the jobs of one queue, one group after the other.
+/// Commits the calls of one queue, one group after the other.
 struct Writer {
     store: Store,
     clock: Clock,
@@ -195,28 +195,28 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let mut waiting: VecDeque<Job> = VecDeque::new();
+    async fn run(self, mut queue: mpsc::UnboundedReceiver<QueuedCall>) {
+        let mut waiting: VecDeque<QueuedCall> = VecDeque::new();
         let mut received = Vec::new();
         loop {
             if waiting.is_empty() && queue.recv_many(&mut received, MAX_CALLS_PER_READ).await == 0 {
                 return;
             }
             while received.len() < MAX_CALLS_PER_READ
-                && let Ok(job) = queue.try_recv()
+                && let Ok(call) = queue.try_recv()
             {
-                received.push(job);
+                received.push(call);
             }
             waiting.extend(received.drain(..));
             self.commit(next_group(&mut waiting)).await;
         }
     }
 
-    /// Commits jobs in one transaction and answers them.
-    async fn commit(&self, jobs: Vec<Job>) {
-        let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
+    /// Commits calls in one transaction and answers them.
+    async fn commit(&self, calls: Vec<QueuedCall>) {
+        let (entries, replies): (Vec<Entry>, Vec<_>) = calls
             .into_iter()
-            .map(|job| (job.entry, (job.reply, job.permit)))
+            .map(|call| (call.entry, (call.reply, call.permit)))
             .unzip();
         let mut group = Group {
             id: Uuid::now_v7(),
@@ -327,18 +327,18 @@ fn record_metrics(outcomes: &[EntryOutcome], started: Instant) {
             *tally = tally.saturating_add(1);
         }
     }
-    metrics::committed(counted, started.elapsed());
-    metrics::increments("counted", counted);
-    metrics::increments("duplicate", duplicate);
-    metrics::increments("refused", refused);
+    metrics::record_commit(counted, started.elapsed());
+    metrics::count_increments("counted", counted);
+    metrics::count_increments("duplicate", duplicate);
+    metrics::count_increments("refused", refused);
 }
 
 /// Takes the calls at the head of the queue that fit into one group, at least one.
-fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
+fn next_group(waiting: &mut VecDeque<QueuedCall>) -> Vec<QueuedCall> {
     let mut increments = 0_usize;
     let mut group = Vec::new();
-    while let Some(job) = waiting.front() {
-        let size = match &job.entry {
+    while let Some(call) = waiting.front() {
+        let size = match &call.entry {
             Entry::One(_) => 1,
             Entry::Batch(batch) => batch.items.len(),
         };

@@ -118,13 +118,13 @@ fn describe() {
 }
 
 /// Records a group commit.
-pub(crate) fn committed(increments: u64, took: Duration) {
+pub(crate) fn record_commit(increments: u64, took: Duration) {
     histogram!(COMMIT_INCREMENTS).record(u32::try_from(increments).unwrap_or(u32::MAX));
     histogram!(COMMIT_SECONDS).record(took);
 }
 
 /// Counts committed increments of one outcome.
-pub(crate) fn increments(outcome: &'static str, number: u64) {
+pub(crate) fn count_increments(outcome: &'static str, number: u64) {
     counter!(INCREMENTS, "outcome" => outcome).increment(number);
 }
 
@@ -133,13 +133,12 @@ pub(crate) fn call_refused(reason: &'static str) {
     counter!(CALLS_REFUSED, "reason" => reason).increment(1);
 }
 
-/// Counts a transition of a usage report; `None` is an attempt that will be retried.
-pub(crate) fn report(transition: Option<&Transition>) {
+/// Counts what happened to a usage report at Stripe or by a decision; `None` is an attempt that will be retried.
+pub(crate) fn count_transition(transition: Option<&Transition>) {
     let event = match transition {
         None => "retried",
-        Some(Transition::Close(_)) => "closed",
-        Some(Transition::Relink(_)) => "relinked",
-        Some(Transition::Send) => "sent",
+        // Part of a transaction that may still fail.
+        Some(Transition::Close(_) | Transition::Relink(_) | Transition::Send) => return,
         Some(Transition::Accept) => "accepted",
         Some(Transition::Reject) => "rejected",
         Some(Transition::MarkCustomerDeleted) => "customer_deleted",

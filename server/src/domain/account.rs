@@ -83,7 +83,7 @@ impl Account {
     }
 }
 
-/// Whom usage of a window is billed to, by the links.
+/// Who is billed for usage of a moment, by the links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BillingTarget {
     /// The account has no link yet: its reports wait.
@@ -119,7 +119,7 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
 ///
 /// # Errors
 /// A stated `bill_from` that is in the future, or in time that is billed to another customer.
-pub fn valid_from(
+pub fn link_start(
     links: &[Link],
     customer: &str,
     taken_until: Millis,
@@ -235,10 +235,10 @@ mod tests {
     #[test]
     fn a_link_bills_from_the_period_it_knows_but_never_twice() {
         let from = |links: &[Link], bill_from, period_start| {
-            valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
+            link_start(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };
         assert_eq!(from(&[], None, None), Ok(500));
-        let taken = |bill_from| valid_from(&[], "cus_b", 400, bill_from, Some(300), 500);
+        let taken = |bill_from| link_start(&[], "cus_b", 400, bill_from, Some(300), 500);
         assert_eq!(taken(None), Ok(400), "another account's time ends at 400");
         assert!(taken(Some(399)).is_err());
         assert_eq!(from(&[], None, Some(300)), Ok(300));

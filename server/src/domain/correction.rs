@@ -6,7 +6,7 @@ use super::{
     Millis,
     account::Link,
     account_id::AccountId,
-    increment::{MAX_QUANTITY, check_key, check_time},
+    increment::{MAX_QUANTITY, check_key, check_time, parse_account_and_meter},
     meter::Meters,
     period::month_around,
     violation::{Reason, Violation, shown},
@@ -16,7 +16,7 @@ use super::{
 /// The longest reason, in characters.
 pub const MAX_REASON_CHARS: usize = 500;
 /// The longest name of who asks, in characters.
-pub const MAX_ASKER_CHARS: usize = 128;
+pub const MAX_REQUESTED_BY_CHARS: usize = 128;
 
 /// What an admin says, before anything is checked.
 #[derive(Clone, Debug, Default)]
@@ -65,16 +65,7 @@ impl Correction {
     /// Everything that is wrong with it, a field each.
     pub fn parse(raw: RawCorrection, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
-        let account_id = AccountId::parse(&raw.account_id)
-            .map_err(|violation| violations.push(violation))
-            .ok();
-        let meter = match meters.resolve(&raw.meter) {
-            Ok(meter) => Some(Arc::clone(&meter.name)),
-            Err(violation) => {
-                violations.push(violation);
-                None
-            }
-        };
+        let parsed = parse_account_and_meter(&raw.account_id, &raw.meter, meters, &mut violations);
         if raw.quantity == 0 || !(-MAX_QUANTITY..=MAX_QUANTITY).contains(&raw.quantity) {
             violations.push(Violation::invalid(
                 "quantity",
@@ -85,11 +76,11 @@ impl Correction {
             ));
         }
         violations.extend(check_reason(&raw.reason).err());
-        violations.extend(check_asker(&raw.requested_by).err());
+        violations.extend(check_requested_by(&raw.requested_by).err());
         violations.extend(check_key(&raw.key).err());
         violations.extend(raw.stated_at.and_then(|at| check_time("time", at, now)));
-        match (account_id, meter, violations.is_empty()) {
-            (Some(account_id), Some(meter), true) => Ok(Self {
+        match parsed {
+            Some((account_id, meter)) if violations.is_empty() => Ok(Self {
                 account_id,
                 meter,
                 quantity: raw.quantity,
@@ -158,15 +149,15 @@ pub fn check_reason(reason: &str) -> Result<(), Violation> {
 }
 
 /// Checks who asks: at most 128 characters that a database can hold.
-pub fn check_asker(asker: &str) -> Result<(), Violation> {
-    let chars = asker.chars().count();
-    if chars <= MAX_ASKER_CHARS && !asker.contains('\0') {
+pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
+    let chars = requested_by.chars().count();
+    if chars <= MAX_REQUESTED_BY_CHARS && !requested_by.contains('\0') {
         return Ok(());
     }
     Err(Violation::invalid(
         "requested_by",
         format!(
-            "requested_by has {chars} characters; it must have at most {MAX_ASKER_CHARS}, none of them NUL"
+            "requested_by has {chars} characters; it must have at most {MAX_REQUESTED_BY_CHARS}, none of them NUL"
         ),
     ))
 }

@@ -61,16 +61,7 @@ impl Increment {
     /// Everything that is wrong with it, a field each.
     pub fn parse(raw: RawIncrement, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
-        let account_id = AccountId::parse(&raw.account_id)
-            .map_err(|violation| violations.push(violation))
-            .ok();
-        let meter = match meters.resolve(&raw.meter) {
-            Ok(meter) => Some(Arc::clone(&meter.name)),
-            Err(violation) => {
-                violations.push(violation);
-                None
-            }
-        };
+        let parsed = parse_account_and_meter(&raw.account_id, &raw.meter, meters, &mut violations);
         let quantity = raw.quantity.unwrap_or(1);
         if !(1..=MAX_QUANTITY).contains(&quantity) {
             violations.push(Violation::invalid(
@@ -94,8 +85,8 @@ impl Increment {
                 "dimensions are reserved and must be empty",
             ));
         }
-        match (account_id, meter, violations.is_empty()) {
-            (Some(account_id), Some(meter), true) => Ok(Self {
+        match parsed {
+            Some((account_id, meter)) if violations.is_empty() => Ok(Self {
                 account_id,
                 meter,
                 quantity,
@@ -108,13 +99,30 @@ impl Increment {
     }
 
     /// What the increment's key stands for.
-    pub fn content(&self) -> Content<'_> {
-        Content {
+    pub fn content(&self) -> KeyedContent<'_> {
+        KeyedContent {
             meter: &self.meter,
             quantity: self.quantity,
             stated_at: self.stated_at,
         }
     }
+}
+
+/// Which account and which configured meter are meant; absent when either is invalid.
+pub(super) fn parse_account_and_meter(
+    account_id: &str,
+    meter: &str,
+    meters: &Meters,
+    violations: &mut Vec<Violation>,
+) -> Option<(AccountId, Arc<str>)> {
+    let account_id = AccountId::parse(account_id)
+        .map_err(|violation| violations.push(violation))
+        .ok();
+    let meter = meters
+        .resolve(meter)
+        .map_err(|violation| violations.push(violation))
+        .ok();
+    Some((account_id?, Arc::clone(&meter?.name)))
 }
 
 /// Checks an idempotency key: at most 255 bytes, and no NUL, which a database cannot hold.
@@ -166,7 +174,7 @@ pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Violation> {
 
 /// What an idempotency key stands for: repeated with the same content it counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Content<'a> {
+pub struct KeyedContent<'a> {
     /// The meter.
     pub meter: &'a str,
     /// The quantity.
@@ -175,9 +183,9 @@ pub struct Content<'a> {
     pub stated_at: Option<Millis>,
 }
 
-impl Content<'_> {
+impl KeyedContent<'_> {
     /// The violation of a key that stands for `self` and came again with `other`; `None` when they agree.
-    pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Violation> {
+    pub fn differs_from(&self, other: &KeyedContent<'_>, key: &str) -> Option<Violation> {
         let time =
             |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
         let (field, was, is) = if self.meter != other.meter {
@@ -329,7 +337,7 @@ mod tests {
         fn contents_differ_exactly_when_a_field_does(
             a in (0_i64..3, proptest::option::of(0_i64..3)), b in (0_i64..3, proptest::option::of(0_i64..3)),
         ) {
-            let content = |(quantity, stated_at)| Content { meter: "m", quantity, stated_at };
+            let content = |(quantity, stated_at)| KeyedContent { meter: "m", quantity, stated_at };
             prop_assert_eq!(content(a).differs_from(&content(b), "k").is_none(), a == b);
         }
     }

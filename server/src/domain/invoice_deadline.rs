@@ -182,7 +182,7 @@ fn outside_periods(
         .iter()
         .any(|period| period.interval.start > at)
     {
-        return beyond_invoices(usage, context, late_usage, now);
+        return decide_late_usage(usage, context, late_usage, now);
     }
     let Some(last) = context.latest(|period| period.interval.end <= at) else {
         return SendDecision::Send { not_before: None };
@@ -199,7 +199,7 @@ fn outside_periods(
     if last.customer_deleted_at.is_some() {
         SendDecision::CustomerDeleted
     } else {
-        beyond_invoices(usage, context, late_usage, now)
+        decide_late_usage(usage, context, late_usage, now)
     }
 }
 
@@ -218,12 +218,12 @@ fn after_final_invoice(
             return SendDecision::SendAt(later.billed_from());
         }
     }
-    beyond_invoices(usage, context, late_usage, now)
+    decide_late_usage(usage, context, late_usage, now)
 }
 
 /// Usage that its own invoice does not take. A negative quantity never moves to the current period: that may hold
 /// less, and Stripe would bill 0.
-fn beyond_invoices(
+fn decide_late_usage(
     usage: UsageTimes,
     context: &BillingContext,
     late_usage: LateUsage,

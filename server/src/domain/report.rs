@@ -106,9 +106,9 @@ impl State {
 /// What happens to a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// Counting ends; the links at its window's start say the rest.
+    /// Counting ends; the link at its first increment determines who is billed.
     Close(BillingTarget),
-    /// The account's links changed for its window's start.
+    /// The account's links changed for the time of its first increment.
     Relink(BillingTarget),
     /// It is about to be sent to Stripe.
     Send,

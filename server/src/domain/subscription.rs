@@ -102,7 +102,7 @@ impl SubscriptionSnapshot {
 
 /// The subscription that an account is synced with: the one its link names; else the oldest that bills for a
 /// configured meter; else the last one that ended.
-pub fn synced<'a>(
+pub fn choose_subscription<'a>(
     all: &'a [SubscriptionSnapshot],
     named: Option<&str>,
 ) -> Option<&'a SubscriptionSnapshot> {
@@ -172,7 +172,8 @@ mod tests {
             snapshot("a", 1, None),
             snapshot("z", 0, Some(5)),
         ];
-        let name = |named| synced(&all, named).map(|snapshot| snapshot.subscription.as_str());
+        let name =
+            |named| choose_subscription(&all, named).map(|snapshot| snapshot.subscription.as_str());
         assert_eq!(name(None), Some("a"));
         assert_eq!(name(Some("b")), Some("b"));
         assert_eq!(
@@ -182,7 +183,7 @@ mod tests {
         );
         assert_eq!(name(Some("foreign")), None);
         assert_eq!(
-            synced(&all[2..], None).map(|snapshot| snapshot.created),
+            choose_subscription(&all[2..], None).map(|snapshot| snapshot.created),
             Some(0)
         );
     }

@@ -103,9 +103,9 @@ impl Boundaries {
 
 /// The timestamp of a report's meter event, in whole seconds given as milliseconds.
 ///
-/// The first whole minute inside the window that is not `taken` and not after `latest`: alone in its minute, the event can be looked up by that minute's summary. Where
-/// there is none, the window's first whole second, so that the event is never before a boundary; and the
-/// second that holds the window where it holds none of its own.
+/// The first whole minute inside the window that is not `taken` and not after `latest`: alone in its minute, the event can
+/// be looked up by that minute's summary. If there is none, the window's first whole second, so that the event is never
+/// before a boundary. If there is none of those either, the second that contains the window.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
     let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
     let first = floor(

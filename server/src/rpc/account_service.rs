@@ -15,6 +15,7 @@ use crate::{
         account::{Account, Billing, check_stripe_id},
         account_id::AccountId,
         billing_period::BillingPeriod,
+        correction::check_requested_by,
         invoice::InvoiceState,
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
@@ -33,7 +34,6 @@ use crate::{
 const MAX_PERIODS: usize = 100;
 /// Prices that one plan change may name.
 const MAX_PRICES: usize = 20;
-const MAX_REQUESTER_CHARS: usize = 128;
 
 /// Serves `usage.v1.AccountService`.
 #[derive(Debug)]
@@ -167,19 +167,6 @@ fn change(change: SubscriptionChange) -> v1::SubscriptionChange {
     }
 }
 
-fn check_requester(requested_by: &str) -> std::result::Result<(), Violation> {
-    if requested_by.chars().count() <= MAX_REQUESTER_CHARS {
-        return Ok(());
-    }
-    Err(Violation::invalid(
-        "requested_by",
-        format!(
-            "requested_by has {} characters; at most {MAX_REQUESTER_CHARS} are allowed",
-            requested_by.chars().count()
-        ),
-    ))
-}
-
 fn check_prices(prices: &[String]) -> std::result::Result<(), Violation> {
     if !(1..=MAX_PRICES).contains(&prices.len()) {
         return Err(Violation::invalid(
@@ -195,13 +182,19 @@ fn check_prices(prices: &[String]) -> std::result::Result<(), Violation> {
 impl AccountRpc {
     /// An account on the wire, with its subscription.
     async fn to_wire(&self, of: Account) -> Result<v1::Account> {
-        let rows = self.store.synced(&[&of.id], self.clock.now()).await?;
+        let rows = self
+            .store
+            .stored_subscriptions(&[&of.id], self.clock.now())
+            .await?;
         Ok(with_subscription(of, rows))
     }
 
     async fn to_wire_all(&self, all: Vec<Account>) -> Result<Vec<v1::Account>> {
         let ids: Vec<&AccountId> = all.iter().map(|account| &account.id).collect();
-        let rows = self.store.synced(&ids, self.clock.now()).await?;
+        let rows = self
+            .store
+            .stored_subscriptions(&ids, self.clock.now())
+            .await?;
         let mut by_account: HashMap<AccountId, Vec<(SyncedSubscription, Vec<BillingPeriod>)>> =
             HashMap::new();
         for row in rows {
@@ -292,7 +285,7 @@ impl AccountService for AccountRpc {
         let request = request.into_inner();
         let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
         check_prices(&request.prices).map_err(Error::from)?;
-        check_requester(&request.requested_by).map_err(Error::from)?;
+        check_requested_by(&request.requested_by).map_err(Error::from)?;
         let done = self
             .changes()?
             .change(
@@ -313,7 +306,7 @@ impl AccountService for AccountRpc {
     ) -> std::result::Result<Response<v1::CancelSubscriptionResponse>, Status> {
         let request = request.into_inner();
         let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
-        check_requester(&request.requested_by).map_err(Error::from)?;
+        check_requested_by(&request.requested_by).map_err(Error::from)?;
         let requested = match request.when {
             None => {
                 let violation =

@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     domain::{
         account_id::AccountId,
-        correction::{Correction, check_asker, check_reason},
+        correction::{Correction, check_reason, check_requested_by},
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
         meter::Meters,
         report::Report,
@@ -329,7 +329,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
         .map_err(|_| Error::ReportNotFound(crate::domain::violation::shown(&request.report_id)))?;
     let action = wire::action(request.action)?;
     check_reason(&request.reason)?;
-    check_asker(&request.requested_by)?;
+    check_requested_by(&request.requested_by)?;
     Ok(NewDecision {
         report_id,
         action,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{
         Millis,
-        account::{Account, Billing, valid_from},
+        account::{Account, Billing, link_start},
         account_id::AccountId,
         subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
@@ -92,7 +92,7 @@ impl Store {
                                 .and_then(SubscriptionSnapshot::charges_since)
                         });
                     let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
-                    valid_from(
+                    link_start(
                         &links,
                         customer,
                         taken_until,

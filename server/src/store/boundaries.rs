@@ -62,7 +62,7 @@ impl BoundaryCache {
             }
         }
         for accounts in missing.chunks(ACCOUNTS_PER_QUERY) {
-            for (account, boundaries) in read(tx, accounts, now).await? {
+            for (account, boundaries) in read_boundaries(tx, accounts, now).await? {
                 self.0
                     .insert(account.clone(), (version, Arc::clone(&boundaries)));
                 known.insert(account, boundaries);
@@ -73,7 +73,7 @@ impl BoundaryCache {
 }
 
 /// Reads the boundaries of some accounts that may still cut a window.
-pub(super) async fn read(
+pub(super) async fn read_boundaries(
     db: &impl ConnectionTrait,
     accounts: &[AccountId],
     now: Millis,

@@ -8,7 +8,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read, links::read_links_of};
+use super::{Store, boundaries::read_boundaries, links::read_links_of};
 use crate::{
     domain::{
         Millis,
@@ -231,7 +231,7 @@ async fn insert(
     now: Millis,
 ) -> Result<Report> {
     let account = &correction.account_id;
-    let boundaries = read(
+    let boundaries = read_boundaries(
         tx,
         std::slice::from_ref(account),
         Ord::min(now, correction.at),

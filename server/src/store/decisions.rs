@@ -112,7 +112,7 @@ impl Store {
         let id = (report.account_id.clone(), report.id);
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
         tx.commit().await?;
-        metrics::report(Some(&new.action.transition()));
+        metrics::count_transition(Some(&new.action.transition()));
         Ok((after.map_or(report, Report::from), false))
     }
 

@@ -17,7 +17,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        increment::{Batch, Content, Increment, Outcome},
+        increment::{Batch, Increment, KeyedContent, Outcome},
         violation::{Reason, Violation, shown},
     },
     entity::{batch_key, idempotency_key},
@@ -299,8 +299,8 @@ fn batch_key_reused(key: &str) -> Violation {
     )
 }
 
-fn content(row: &idempotency_key::Model) -> Content<'_> {
-    Content {
+fn content(row: &idempotency_key::Model) -> KeyedContent<'_> {
+    KeyedContent {
         meter: &row.meter,
         quantity: row.quantity,
         stated_at: row.stated_at,

@@ -9,7 +9,7 @@ use sea_orm::{
 use super::{
     Store,
     billing_context::{lock_contexts, postpone, request_syncs},
-    boundaries::read,
+    boundaries::read_boundaries,
     send::{Rules, Task, minute_of},
 };
 use crate::{
@@ -213,7 +213,7 @@ async fn leave(
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "report not sent");
-    metrics::report(Some(transition));
+    metrics::count_transition(Some(transition));
     Ok(())
 }
 
@@ -227,7 +227,7 @@ async fn choose_timestamp(
     now: Millis,
 ) -> std::result::Result<Millis, DbErr> {
     let account = std::slice::from_ref(&report.account_id);
-    let known = read(tx, account, report.window_start).await?;
+    let known = read_boundaries(tx, account, report.window_start).await?;
     let around = |at| {
         known
             .first()

@@ -140,7 +140,7 @@ impl Store {
                 });
             let pool = match Database::connect(options).await {
                 Ok(pool) => pool,
-                Err(error) => return Err(why_not(url).await.unwrap_or(error)),
+                Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
             };
             Ok(Self {
                 writer: pool.clone(),
@@ -241,7 +241,7 @@ impl Store {
 }
 
 /// Why PostgreSQL cannot be reached: a pool only says that it timed out.
-async fn why_not(url: &str) -> Option<DbErr> {
+async fn connection_error(url: &str) -> Option<DbErr> {
     let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }

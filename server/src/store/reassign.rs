@@ -6,7 +6,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{boundaries::read, close::close_reports, links::read_links_of};
+use super::{boundaries::read_boundaries, close::close_reports, links::read_links_of};
 use crate::{
     domain::{
         DAY_MS, HOUR_MS, Millis,
@@ -36,7 +36,7 @@ pub(super) async fn reassign_open_reports(
         .lock_exclusive()
         .all(tx)
         .await?;
-    let boundaries = read(
+    let boundaries = read_boundaries(
         tx,
         std::slice::from_ref(account_id),
         now.saturating_sub(DAY_MS),

@@ -266,12 +266,12 @@ fn message_contains(error: &StripeError, text: &str) -> bool {
 
 /// Classifies an error and counts it.
 fn failure(error: &StripeError) -> Failure {
-    let failure = classify(error);
+    let failure = failure_of(error);
     metrics::stripe_failure(failure.name());
     failure
 }
 
-fn classify(error: &StripeError) -> Failure {
+fn failure_of(error: &StripeError) -> Failure {
     let StripeError::Stripe(api, status) = error else {
         // A broken connection or an unreadable body may follow a success.
         return Failure::NoAnswer(truncate(&error.to_string()));

@@ -40,7 +40,7 @@ pub(super) struct Ended {
 /// What Stripe refuses whatever event it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
-    Everything,
+    KeyRefused,
     Meter(String),
 }
 
@@ -70,7 +70,7 @@ impl Requests {
         let (transition, pause) = match &answer {
             Ok(()) => (Some(Transition::Accept), None),
             Err(Failure::NoAnswer(_)) => (None, None),
-            Err(Failure::Denied(_)) => (None, Some(Pause::Everything)),
+            Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
             Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_be_there => (None, None),
             Err(Failure::NoCustomer(_)) => (Some(Transition::MarkCustomerDeleted), None),

@@ -182,7 +182,7 @@ impl Sender {
         let store = &self.requests.store;
         store.record_results(&self.unrecorded, now).await?;
         for result in self.unrecorded.drain(..) {
-            metrics::report(result.event.as_ref());
+            metrics::count_transition(result.event.as_ref());
         }
         self.signals.progress.notify_waiters();
         Ok(())
@@ -193,7 +193,7 @@ impl Sender {
         let now = Instant::now();
         let until = now.checked_add(wait).unwrap_or(now);
         match pause {
-            Pause::Everything => {
+            Pause::KeyRefused => {
                 tracing::error!(
                     "Stripe refuses the secret key: nothing is sent; check STRIPE_SECRET_KEY"
                 );

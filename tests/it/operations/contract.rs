@@ -61,8 +61,8 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::EtagMismatch { .. } => (Reason::EtagMismatch, Kind::EtagMismatch),
         ServerError::AccountNotFound(_) => (Reason::AccountNotFound, Kind::NotFound),
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
-        ServerError::Exhausted { .. } => (Reason::Overloaded, Kind::Overloaded),
-        ServerError::Unavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
+        ServerError::Overloaded { .. } => (Reason::Overloaded, Kind::Overloaded),
+        ServerError::DatabaseUnavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
@@ -101,10 +101,10 @@ fn every_server_error_has_a_reason_in_the_contract() {
         },
         ServerError::AccountNotFound(text()),
         ServerError::RunNotFound(text()),
-        ServerError::Exhausted {
+        ServerError::Overloaded {
             retry_after: Duration::from_millis(100),
         },
-        ServerError::Unavailable(DbErr::Custom(text())),
+        ServerError::DatabaseUnavailable(DbErr::Custom(text())),
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
         ServerError::StripeUnavailable(text()),
@@ -152,11 +152,11 @@ fn a_violation_keeps_its_field_and_description() {
 #[test]
 fn a_transient_error_carries_a_retry_delay() {
     let delay = Duration::from_millis(100);
-    let overloaded = as_it_arrives(ServerError::Exhausted { retry_after: delay });
+    let overloaded = as_it_arrives(ServerError::Overloaded { retry_after: delay });
     assert_eq!(overloaded.retry_after(), Some(delay));
     for error in [
         ServerError::ShuttingDown,
-        ServerError::Unavailable(DbErr::Custom(String::new())),
+        ServerError::DatabaseUnavailable(DbErr::Custom(String::new())),
     ] {
         let arrived = as_it_arrives(error);
         assert!(arrived.is_retryable() && arrived.retry_after().is_some());

@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// What is stored of some accounts' subscriptions, each with its latest periods.
-    pub(crate) async fn synced(
+    pub(crate) async fn stored_subscriptions(
         &self,
         accounts: &[&AccountId],
         now: Millis,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         Millis, SECOND_MS,
-        account::{Account, Billing, valid_from},
+        account::{Account, Billing, link_start},
         account_id::AccountId,
         subscription::SubscriptionSnapshot,
         window::Slots,
@@ -50,7 +50,7 @@ impl Store {
             return Ok(false);
         }
         let (is_new, mut moved) = record_snapshot(&tx, account_id, snapshot, now).await?;
-        let is_relinked = move_link(&tx, &account, snapshot, now).await?;
+        let is_relinked = end_or_resume_link(&tx, &account, snapshot, now).await?;
         if is_relinked {
             moved.extend(snapshot.ended_at);
         }
@@ -217,7 +217,7 @@ async fn upsert_subscription(
 }
 
 /// Ends the account's link where its subscription ended, and begins it again where the subscription did.
-async fn move_link(
+async fn end_or_resume_link(
     tx: &DatabaseTransaction,
     account: &Account,
     snapshot: &SubscriptionSnapshot,
@@ -240,7 +240,7 @@ async fn move_link(
             };
             let links = read_links_of(tx, &account.id).await?;
             let taken = taken_until(tx, &snapshot.customer, &account.id, now).await?;
-            let from = valid_from(&links, &snapshot.customer, taken, None, Some(since), now)
+            let from = link_start(&links, &snapshot.customer, taken, None, Some(since), now)
                 .map_err(|violation| DbErr::Custom(violation.message))?;
             let version = account.link.version.saturating_add(1);
             let billing = Billing::Stripe {

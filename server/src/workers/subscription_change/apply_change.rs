@@ -110,7 +110,7 @@ impl SubscriptionChanges {
                 }
                 Ok(Drained::NotYet(outstanding)) => {
                     if outstanding.open > 0 {
-                        self.store.close_late(change).await?;
+                        self.store.close_counted_since(change).await?;
                         self.signals.send.wake();
                     }
                     if outstanding.waiting > 0 {

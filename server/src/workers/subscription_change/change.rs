@@ -87,7 +87,9 @@ impl SubscriptionChanges {
         if cancels && matches!(account.link.billing, Billing::Ended { .. }) {
             return self.store.last_change(account_id).await;
         }
-        let (found, live_snapshot) = self.live(account_id, &account.link.billing).await?;
+        let (found, live_snapshot) = self
+            .live_subscription(account_id, &account.link.billing)
+            .await?;
         if requested == RequestedChange::CancelAtPeriodEnd {
             self.cancel_at_period_end(account_id, &found).await?;
             return Ok(None);

@@ -15,7 +15,7 @@ use crate::{
 
 impl SubscriptionChanges {
     /// The live subscription that an account is synced with.
-    pub(super) async fn live(
+    pub(super) async fn live_subscription(
         &self,
         account_id: &AccountId,
         billing: &Billing,

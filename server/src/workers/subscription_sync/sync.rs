@@ -12,7 +12,7 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         invoice::InvoiceState,
-        subscription::{SubscriptionSnapshot, SyncedSubscription, synced},
+        subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
     },
     error::{Error, Result},
     store::subscriptions::{InvoicedPeriod, is_up_to_date},
@@ -63,7 +63,7 @@ impl SubscriptionSync {
             return Ok(None);
         };
         let all = self.snapshots_of(customer).await?;
-        Ok(synced(&all, billing.subscription()).cloned())
+        Ok(choose_subscription(&all, billing.subscription()).cloned())
     }
 
     async fn snapshots_of(&self, customer: &str) -> Result<Vec<SubscriptionSnapshot>, SyncError> {
@@ -157,7 +157,7 @@ impl SubscriptionSync {
         snapshot: &SubscriptionSnapshot,
     ) -> Result<bool> {
         let now = self.store.now().await?;
-        let stored = self.store.synced(&[account_id], now).await?;
+        let stored = self.store.stored_subscriptions(&[account_id], now).await?;
         Ok(stored
             .iter()
             .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none()))
@@ -170,7 +170,7 @@ impl SubscriptionSync {
         subscription: &str,
     ) -> Result<(), SyncError> {
         let now = self.store.now().await?;
-        let rows = self.store.synced(&[account_id], now).await?;
+        let rows = self.store.stored_subscriptions(&[account_id], now).await?;
         let periods: Vec<BillingPeriod> = rows
             .into_iter()
             .filter(|(row, _)| row.subscription == subscription)
@@ -235,7 +235,7 @@ impl SubscriptionSync {
         let accounts: Vec<&AccountId> = owners.values().collect();
         let now = self.store.now().await?;
         let links = self.store.links_of_accounts(&accounts).await?;
-        let stored = self.store.synced(&accounts, now).await?;
+        let stored = self.store.stored_subscriptions(&accounts, now).await?;
         let mut syncing = Vec::new();
         for (customer, account_id) in &owners {
             let (Some(snapshots), Some(link)) = (page.get(customer), links.get(account_id)) else {
@@ -263,7 +263,7 @@ impl SubscriptionSync {
         snapshots: &[SubscriptionSnapshot],
         stored: &[&(SyncedSubscription, Vec<BillingPeriod>)],
     ) -> Result<Option<String>, SyncError> {
-        let Some(snapshot) = synced(snapshots, link.billing.subscription()) else {
+        let Some(snapshot) = choose_subscription(snapshots, link.billing.subscription()) else {
             return Ok(None);
         };
         let row = stored

@@ -350,7 +350,7 @@ fn tell_news(found: &DayVerification) {
         tracing::error!(%customer, %meter, %day, sent_total, stripe_total, "Stripe holds more than was ever sent; nothing is corrected by itself");
     }
     for (report, event) in &found.happened {
-        metrics::report(Some(event));
+        metrics::count_transition(Some(event));
         if *event == Transition::MarkMissing {
             tracing::error!(report = %report.id, quantity = report.quantity, %customer, %meter, "short: Stripe took it a day ago and its totals lack it");
         }
