@@ -4,10 +4,9 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
-use crate::API_VERSION;
 use crate::errors::StripeError;
 use crate::faults::CallSubject;
-use crate::state::App;
+use crate::settings::API_VERSION;
 
 /// The path that meter events are posted to.
 const METER_EVENTS: &str = "/v1/billing/meter_events";
@@ -111,7 +110,7 @@ pub(crate) fn bad_gateway(call: &Call) -> Answer {
 }
 
 /// Adds the headers that Stripe sends with every answer.
-pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body> {
+pub(crate) fn respond(date: &str, answer: &Answer, call: &Call) -> Response<Body> {
     let mut response = Response::new(Body::from(answer.body.clone()));
     *response.status_mut() =
         StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -122,7 +121,7 @@ pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body>
         }
     };
     put(header::CONTENT_TYPE, answer.content_type);
-    put(header::DATE, &app.read(|state| state.clock.http_date()));
+    put(header::DATE, date);
     put(HeaderName::from_static("request-id"), &call.request_id);
     let version = call
         .headers

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// The Stripe API version that responses are modelled on, and the default of the `Stripe-Version` header.
+pub const API_VERSION: &str = "2026-09-30.endive";
+
 /// How a fake Stripe behaves; `Settings::default()` is Stripe as documented, without its delays.
 #[derive(Debug, Clone)]
 pub struct Settings {

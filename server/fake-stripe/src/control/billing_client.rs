@@ -6,11 +6,11 @@ use reqwest::Method;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::snapshots::{
+use super::client::{Control, ControlError, ignore_body};
+use crate::control_types::billing::{
     BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceSnapshot, NewPrice, NewProduct,
     NewSubscription, NewThinEvent, NewWebhook, SubscriptionSnapshot, WebhookOptions,
 };
-use crate::control_client::{Control, ControlError, ignore_body};
 
 impl Control {
     /// Creates a product under this id.

@@ -1,4 +1,6 @@
-//! JSON bodies of the control endpoints, shared by server and client.
+//! JSON bodies of the control endpoints, shared by server and client; `billing` has those of billing.
+
+pub(crate) mod billing;
 
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use crate::control_types::{
     BlockState, ClockChange, ClockState, CustomerSnapshot, LoggedRequest, MeterName, MeterSnapshot,
     NewCustomer, NewMeter, SettingsChange, Stats, StoredEvent, TotalSnapshot, Wait, Waited,
 };
-use crate::faults::Fault;
+use crate::fault::Fault;
 
 /// Why a control call failed.
 #[derive(Debug, thiserror::Error)]
