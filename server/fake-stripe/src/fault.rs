@@ -9,15 +9,14 @@ use crate::clock;
 /// A fault for the next matching requests. Faults apply in the order of scripting, at most one to each request.
 ///
 /// ```
-/// use std::time::Duration;
 /// use fake_stripe::Fault;
 ///
 /// // The next three events of one customer are answered with 500 and not executed.
 /// let refuse = Fault::status(500).times(3).on_customer("cus_1");
 /// // The next request is executed, and its response is blocked until released.
 /// let block = Fault::block_until_released("late").after_executing();
-/// // The next request waits a second, is executed, and its connection breaks before a response.
-/// let lose = Fault::accept_then_drop().delayed(Duration::from_secs(1));
+/// // The next request is executed, and its connection breaks before a response.
+/// let lose = Fault::accept_then_drop();
 /// # let _ = (refuse, block, lose);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,21 +36,21 @@ pub struct Fault {
     /// Delays the request by this many milliseconds of real time.
     #[serde(default)]
     pub delay_ms: u64,
-    /// Only calls by this method.
+    /// Only requests by this method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// Only requests whose path has this prefix. Without it, every path below `/v1` matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<String>,
-    /// Only calls about this customer.
+    /// Only requests about this customer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer: Option<String>,
-    /// Only calls that name this event name.
+    /// Only requests that name this event name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_name: Option<String>,
 }
 
-/// What goes wrong with a call.
+/// What goes wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FaultKind {
@@ -62,7 +61,7 @@ pub enum FaultKind {
     Status {
         /// The HTTP status.
         status: u16,
-        /// The error's fields; those left out are what Stripe sends with that status.
+        /// The error's fields; absent fields have Stripe's values for that status.
         #[serde(default)]
         error: ScriptedError,
     },
@@ -101,7 +100,7 @@ fn once() -> u64 {
 }
 
 impl Fault {
-    /// A fault of this kind for one call to any path.
+    /// A fault of this kind for one request to any path.
     pub fn new(kind: FaultKind) -> Fault {
         Fault {
             kind,
@@ -126,7 +125,10 @@ impl Fault {
 
     /// Delays the request, then processes it normally.
     pub fn delay(delay: Duration) -> Fault {
-        Fault::new(FaultKind::Pass).delayed(delay)
+        Fault {
+            delay_ms: u64::try_from(clock::millis(delay)).unwrap_or_default(),
+            ..Fault::new(FaultKind::Pass)
+        }
     }
 
     /// Blocks the request until [`crate::Control::release`], then processes it normally.
@@ -166,7 +168,7 @@ impl Fault {
         self
     }
 
-    /// For every matching call until the faults are cleared.
+    /// For every matching request until the faults are cleared.
     #[must_use]
     pub fn always(self) -> Fault {
         self.times(u64::MAX)
@@ -186,14 +188,7 @@ impl Fault {
         self
     }
 
-    /// Also delays the request.
-    #[must_use]
-    pub fn delayed(mut self, delay: Duration) -> Fault {
-        self.delay_ms = u64::try_from(clock::millis(delay)).unwrap_or_default();
-        self
-    }
-
-    /// Only for calls by this method, such as `POST`.
+    /// Only for requests by this method, such as `POST`.
     #[must_use]
     pub fn on_method(mut self, method: &str) -> Fault {
         self.method = Some(method.to_owned());
@@ -207,21 +202,14 @@ impl Fault {
         self
     }
 
-    /// Only for calls about this customer.
+    /// Only for requests about this customer.
     #[must_use]
     pub fn on_customer(mut self, customer: &str) -> Fault {
         self.customer = Some(customer.to_owned());
         self
     }
 
-    /// Only for calls that name this event name.
-    #[must_use]
-    pub fn on_event_name(mut self, event_name: &str) -> Fault {
-        self.event_name = Some(event_name.to_owned());
-        self
-    }
-
-    /// Sets the code and message of a scripted status; other kinds have none to set.
+    /// Sets the code and message of a scripted status; no effect on other kinds.
     #[must_use]
     pub fn with_error(mut self, new_code: &str, new_message: &str) -> Fault {
         if let FaultKind::Status { error, .. } = &mut self.kind {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::errors::StripeError;
 use crate::fault::{Fault, ScriptedError};
 
-/// What faults match against.
+/// The part of a request that faults match.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallSubject<'a> {
     pub(crate) method: &'a str,
@@ -41,7 +41,7 @@ impl FaultQueue {
         self.faults.iter()
     }
 
-    /// Takes the first fault that matches the call.
+    /// Takes the first fault that matches the request.
     pub(crate) fn take(&mut self, call: &CallSubject<'_>) -> Option<Fault> {
         let index = self.faults.iter().position(|fault| matches(fault, call))?;
         let fault = self.faults.get_mut(index)?;
@@ -78,7 +78,7 @@ impl FaultQueue {
         self.blocks.get(name).map_or(0, |block| block.calls)
     }
 
-    /// Each block with the number of calls that it blocks.
+    /// Each block with the number of requests that it blocks.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (&str, usize)> {
         self.blocks
             .iter()
@@ -174,17 +174,18 @@ mod tests {
     fn a_fault_meets_only_what_it_matches() {
         let mut queue = FaultQueue::default();
         queue.script(Fault::status(500).on_customer("cus_2"));
-        queue.script(Fault::status(500).on_event_name("tokens"));
+        queue.script(Fault {
+            event_name: Some("tokens".to_owned()),
+            ..Fault::status(500)
+        });
         queue.script(Fault::status(500).on_path("/v1/customers"));
         queue.script(Fault::status(500).on_method("GET"));
         queue.script(Fault::status(500).times(0));
         assert_eq!(queue.take(&CALL), None);
-        queue.script(
-            Fault::status(503)
-                .on_customer("cus_1")
-                .on_event_name("calls")
-                .on_method("post"),
-        );
+        queue.script(Fault {
+            event_name: Some("calls".to_owned()),
+            ..Fault::status(503).on_customer("cus_1").on_method("post")
+        });
         assert!(queue.take(&CALL).is_some());
     }
 

@@ -14,7 +14,7 @@ use crate::billing::subscriptions::change_request::Change;
 use crate::billing::subscriptions::create::{SubscriptionRequest, create_from};
 use crate::control_types::billing::{
     BillingChange, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot, ItemSnapshot, NewPrice,
-    NewProduct, NewSubscription, SubscriptionSnapshot,
+    NewSubscription, SubscriptionSnapshot,
 };
 use crate::errors::StripeError;
 use crate::params::Params;
@@ -22,7 +22,6 @@ use crate::state::{BillingParts, SharedApp, State};
 
 pub(super) fn router() -> Router<SharedApp> {
     Router::new()
-        .route("/products", post(create_product))
         .route("/prices", post(create_price))
         .route(
             "/subscriptions",
@@ -31,20 +30,6 @@ pub(super) fn router() -> Router<SharedApp> {
         .route("/invoices", get(invoices))
         .route("/discarded_usage", get(discarded_usage))
         .route("/billing", post(change_billing))
-}
-
-async fn create_product(
-    Shared(app): Control,
-    Json(new): Json<NewProduct>,
-) -> Result<Json<Value>, ControlFailure> {
-    app.update_to_now(|state| {
-        if new.id.is_empty() || state.billing.products.contains(&new.id) {
-            return Err(id_taken("product", &new.id));
-        }
-        let product = Product::new(&new.id, &new.name, state.clock.now_secs());
-        state.billing.products.insert(&new.id, product);
-        Ok(Json(Value::Null))
-    })
 }
 
 async fn create_price(

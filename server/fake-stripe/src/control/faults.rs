@@ -1,4 +1,4 @@
-//! Control endpoints for scripted faults, and for what tests wait for and look at: blocks, requests and counters.
+//! Control endpoints for scripted faults and blocks, the request log, counters, and waits.
 
 use std::time::Duration;
 

@@ -69,7 +69,7 @@ async fn delete_customer(
                     format!("No such customer: {id}"),
                 ));
             }
-            // A customer that is deleted already stays so.
+            // Deleting a deleted customer changes nothing.
             Some(customer) if customer.deleted => {}
             Some(_) => {
                 let parts = state.billing_parts();

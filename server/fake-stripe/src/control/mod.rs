@@ -1,5 +1,5 @@
 //! The control endpoints below `/control/`: JSON both ways and no authentication, so they belong on loopback only.
-//! `client` and `billing_client` call them.
+//! `client` and `billing_client` are their client.
 
 pub(crate) mod client;
 

@@ -1,4 +1,4 @@
-//! What all control endpoints share: their argument and their replies.
+//! The argument and the replies that all control endpoints share.
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -14,7 +14,7 @@ pub(super) const MAX_WAIT_MS: u64 = 10 * 60 * 1_000;
 
 pub(super) type Control = Shared<SharedApp>;
 
-/// A refusal of a control call, as JSON with one sentence.
+/// An error of a control endpoint: a status, and JSON with one sentence.
 pub(super) struct ControlFailure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for ControlFailure {

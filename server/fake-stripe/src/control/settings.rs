@@ -26,7 +26,7 @@ async fn change_clock(
     Shared(app): Control,
     Json(change): Json<ClockChange>,
 ) -> Result<Json<ClockState>, ControlFailure> {
-    // What is due by the old time is done before the clock moves: a step back would undo it otherwise.
+    // Work that is due by the old time is done first: the new time may be earlier.
     app.update_to_now(|state| {
         match (change.set_ms, change.advance_ms, change.real_offset_ms) {
             (Some(at_ms), None, None) => state.clock.freeze(at_ms),
