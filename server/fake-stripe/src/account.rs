@@ -17,6 +17,7 @@ pub(crate) fn balance(params: Params) -> Result<Value, StripeError> {
     }))
 }
 
+/// The account.
 pub(crate) fn retrieve(params: Params) -> Result<Value, StripeError> {
     params.finish()?;
     Ok(json!({

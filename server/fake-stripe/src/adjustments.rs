@@ -7,7 +7,7 @@ use crate::errors::StripeError;
 use crate::meter_events::{EventStore, UNIQUE_FOR_MS};
 use crate::params::Params;
 
-/// Cancels an event. Stripe answers `pending` and cancels soon after; the fake cancels at once.
+/// Cancels an event. Stripe returns `pending` and cancels soon after; the fake Stripe cancels at once.
 pub(crate) fn create(
     events: &mut EventStore,
     clock: &Clock,

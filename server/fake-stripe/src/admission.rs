@@ -10,6 +10,7 @@ use crate::idempotency::Claim;
 use crate::limits::Subject;
 use crate::state::{App, State};
 
+/// An accepted request.
 #[derive(Debug)]
 pub(crate) enum Admitted {
     /// The request runs.

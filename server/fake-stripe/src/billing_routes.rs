@@ -1,4 +1,4 @@
-//! The endpoints of billing: account, events, products, prices, subscriptions and invoices.
+//! The endpoint of each path of the account, events, products, prices, subscriptions and invoices.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::{account, ids};
 
 type Answer = Result<Value, StripeError>;
 
-/// `None` where the path is none of these.
+/// Runs the endpoint of one request; `None` for other paths.
 pub(crate) fn dispatch(
     state: &mut State,
     method: &str,

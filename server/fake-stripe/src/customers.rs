@@ -1,5 +1,5 @@
-//! `/v1/customers`: create, retrieve, update, list; deletion is in `billing::cancellation`. Stored are only a name, an
-//! email, a description, a phone number and metadata. Other parameters are rejected.
+//! `/v1/customers`: create, retrieve, update, list. Deletion is in `billing::subscriptions::cancellation`. Only a name,
+//! an email, a description, a phone number and metadata are stored; other parameters are rejected.
 
 use std::collections::BTreeMap;
 
@@ -165,6 +165,7 @@ pub(crate) fn list(
     paging.page("customer", "/v1/customers", &all)
 }
 
+/// The customer with this id; a deleted one counts as absent.
 pub(crate) fn find_existing<'a>(
     customers: &'a mut Collection<Customer>,
     id: &str,

@@ -21,6 +21,7 @@ pub(crate) struct FaultQueue {
     blocks: HashMap<String, Block>,
 }
 
+/// A named block, and the number of requests that it blocks now.
 #[derive(Debug, Default)]
 struct Block {
     released: bool,

@@ -57,7 +57,7 @@ pub(crate) struct Call {
     pub(crate) pairs: Vec<(String, String)>,
     /// The customer that the request names.
     pub(crate) customer: Option<String>,
-    /// The event name that the call is about, or that of its meter.
+    /// The event name that the request is about, or that of its meter.
     pub(crate) event_name: Option<String>,
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn respond(date: &str, answer: &Answer, call: &Call) -> Response<Body
     }
     match answer.status {
         401 => put(header::WWW_AUTHENTICATE, "Basic realm=\"Stripe\""),
-        // Stripe's libraries obey this header before their own retry rules.
+        // In Stripe's libraries this header overrides their own retry rules.
         400 | 404 => put(HeaderName::from_static("stripe-should-retry"), "false"),
         _ => {}
     }

@@ -18,6 +18,7 @@ pub(crate) struct IdempotencyKeys {
     order: VecDeque<(String, i64)>,
 }
 
+/// The first request of a key.
 #[derive(Debug)]
 struct Entry {
     first_used_ms: i64,
@@ -111,7 +112,7 @@ impl IdempotencyKeys {
         self.entries.remove(key);
     }
 
-    /// A request may outlast its key, and the clock may be set back: `order` alone misses both.
+    /// Removes an old key that `order` misses: its request outlasted it, or the clock was set back.
     fn forget_if_old(&mut self, key: &str, now_ms: i64) {
         let old = |entry: &Entry| now_ms.saturating_sub(entry.first_used_ms) >= STORED_FOR_MS;
         if self
@@ -129,7 +130,7 @@ impl IdempotencyKeys {
             if !old && self.order.len() <= MAX_KEYS {
                 return;
             }
-            // A key that was freed and claimed again has a younger entry, which stays. So does one still under way.
+            // A key that was freed and claimed again has a newer entry, which stays. So does a running request's.
             if self
                 .entries
                 .get(key)

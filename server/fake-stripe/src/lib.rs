@@ -5,18 +5,19 @@
 //! summaries that lag behind. What it adds, below `/control/`, is what a test needs and Stripe cannot give: scripted
 //! faults, a clock that can be moved, and a view of everything it stores ([`Control`]).
 //!
-//! The map, from the socket inwards. A file uses only files below it in this list, or in the same line:
-//! - `fake_stripe`: start and stop; `listener`: connections that can be broken on purpose.
-//! - `control`: the endpoints below `/control`, and their client.
-//! - `pipeline`: what each request below `/v1` goes through; `admission` checks the API key, the limits and the
-//!   idempotency key first. `webhook_sender`: the task that sends webhooks.
+//! The map, from the socket inwards. A file uses files of its own line and of the lines below it, never of those above.
+//! - `fake_stripe`: start and stop.
+//! - `control`: the endpoints below `/control/`, and their client.
+//! - `pipeline`: the steps of a request below `/v1`, with the checks of `admission`; `webhook_sender`: the task that
+//!   sends webhooks.
 //! - `routes`, `billing_routes`: the endpoint of each path.
-//! - `state`: everything stored, behind one lock. Endpoints get the parts that they read and change.
-//! - `billing`: products, prices, subscriptions, invoices, events and webhooks, and the work due as time passes.
+//! - `state`: everything stored, behind one lock. Routes give endpoints the parts that they read and change.
+//! - The parts of the pipeline: `listener`, `auth`, `limits`, `idempotency`, `faults` (their queue), `request_log`,
+//!   `http_exchange`.
+//! - `billing`: products, prices, subscriptions, invoices, events and webhooks, and the work that is due as time passes.
 //! - One file an object: `adjustments`, `summaries`, `metering` (a view of meters and events), `meter_events`,
 //!   `meters`, `customers`, `account`.
-//! - The parts of the pipeline: `auth`, `limits`, `idempotency`, `faults` (the queue), `request_log`, `http_exchange`.
-//! - The forms that all share: `control_types`, `fault`, `params`, `list`, `errors`, `ids`, `clock`, `settings`.
+//! - What all share: `control_types`, `fault`, `params`, `list`, `errors`, `ids`, `clock`, `settings`.
 
 mod account;
 mod adjustments;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// A limit on requests within any second of real time: under a frozen fake clock the limit would never end.
+/// A limit on requests within any second of real time. On a frozen fake clock the second would never end.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_sec: u32,

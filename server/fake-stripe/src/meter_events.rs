@@ -1,4 +1,4 @@
-//! `/v1/billing/meter_events`: one event of usage, stored once for each identifier.
+//! `/v1/billing/meter_events`: usage events, stored once for each identifier.
 //!
 //! Errors follow what is known of Stripe's synchronous responses:
 //! - a repeated identifier: `An event already exists with identifier X.`, type `invalid_request_error`, and no code, as
@@ -44,7 +44,7 @@ pub(crate) struct MeterEvent {
 /// All accepted events, found by identifier, and by customer and meter in the order of their timestamps.
 #[derive(Debug)]
 pub(crate) struct EventStore {
-    /// Errors omit their code: see [`crate::Settings::bare_error_codes`].
+    /// Whether errors omit their code; see [`crate::Settings::bare_error_codes`].
     pub(crate) bare_error_codes: bool,
     /// Events rejected because their identifier was already used.
     pub(crate) duplicates_refused: u64,
@@ -97,7 +97,7 @@ impl EventStore {
             .map(|(_, event)| event)
     }
 
-    /// The same with the place of each event in the order of receipt.
+    /// The same, with each event's index in the order of receipt.
     pub(crate) fn numbered_range(
         &self,
         customer: &str,

@@ -1,4 +1,4 @@
-//! `/v1/billing/meters`: what is counted, under which event name, and by which keys of an event's payload.
+//! `/v1/billing/meters`: the event name, the aggregation and the payload keys of meters.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::params::Params;
 pub(crate) const DEFAULT_CUSTOMER_KEY: &str = "stripe_customer_id";
 const DEFAULT_VALUE_KEY: &str = "value";
 
-/// How a meter turns events into one number.
+/// How a meter aggregates events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Formula {
     Sum,
@@ -36,6 +36,7 @@ impl Formula {
     }
 }
 
+/// A meter.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) id: String,

@@ -56,7 +56,7 @@ pub(crate) async fn handle(
     }
 }
 
-/// The customer and the event name that a call is about.
+/// The customer and the event name that a request is about.
 fn subject_of(
     state: &State,
     path: &str,
@@ -122,7 +122,7 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
     (answer, call)
 }
 
-/// The response that the client gets, and the one stored under the idempotency key.
+/// The response for the client, and the response to store under the idempotency key.
 struct Outcome {
     sent: Option<Answer>,
     stored: Option<Answer>,

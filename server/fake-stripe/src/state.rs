@@ -1,4 +1,5 @@
-//! The state of a fake Stripe behind one lock, and the signal that wakes waiters after a change.
+//! The state of a fake Stripe behind one lock, and the signal that wakes waiters after a change. Handlers take [`App`];
+//! endpoints take parts of [`State`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::meters::Meter;
 use crate::request_log::RequestLog;
 use crate::settings::Settings;
 
-/// Stripe's objects first, then what belongs to the fake Stripe itself.
+/// Everything stored: Stripe's objects first, then the fake Stripe's own settings, queues and counters.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) clock: Clock,
@@ -63,7 +64,7 @@ impl State {
         }
     }
 
-    /// What usage is measured from.
+    /// The input of measurements of usage.
     pub(crate) fn metering(&self) -> Metering<'_> {
         Metering {
             meters: &self.meters,
@@ -72,7 +73,7 @@ impl State {
         }
     }
 
-    /// The parts that billing reads and changes.
+    /// Borrows the parts of billing.
     pub(crate) fn billing_parts(&mut self) -> BillingParts<'_> {
         BillingParts {
             now: self.clock.now_secs(),
@@ -97,7 +98,7 @@ impl State {
     }
 }
 
-/// What the endpoints of billing take of the state.
+/// The parts of the state that billing reads and changes.
 #[derive(Debug)]
 pub(crate) struct BillingParts<'a> {
     pub(crate) billing: &'a mut Billing,
@@ -110,7 +111,7 @@ pub(crate) struct BillingParts<'a> {
 /// A running fake Stripe, as its request handlers share it.
 pub(crate) type SharedApp = Arc<App>;
 
-/// The state behind its lock.
+/// The state behind its lock, with what handlers need besides.
 #[derive(Debug)]
 pub(crate) struct App {
     state: Mutex<State>,

@@ -1,5 +1,5 @@
-//! `/v1/billing/meters/{id}/event_summaries`: what a customer used in a range, as a whole or by hour or day. Events
-//! show only once they are older than the summary delay: Stripe aggregates asynchronously.
+//! `/v1/billing/meters/{id}/event_summaries`: a customer's usage in a range, as a whole or by hour or day. Events appear
+//! after the summary delay, since Stripe aggregates asynchronously.
 
 use std::collections::BTreeMap;
 
@@ -113,7 +113,7 @@ fn summary_id(meter: &str, customer: &str, from: i64, to: i64) -> String {
     )
 }
 
-/// Stripe's aggregates are doubles. Above 2^53 this one rounds too: the nearest double is what is written.
+/// The nearest double, since Stripe's aggregates are doubles. Above 2^53 it is rounded.
 fn as_number(value: i128) -> Value {
     let nearest: f64 = value.to_string().parse().unwrap_or_default();
     Number::from_f64(nearest).map_or(Value::Null, Value::Number)

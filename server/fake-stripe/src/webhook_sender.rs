@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::billing::webhooks::{Delivery, webhook_signature};
 use crate::state::App;
 
-/// Attempts per delivery. Stripe retries for days; a test must end.
+/// Attempts per delivery. Stripe retries for days, which a test cannot wait for.
 const MAX_ATTEMPTS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
-//! Due work: period ends, finalizations and cancellations are done in order, each at its due time, before anything else
-//! is processed.
+//! Due work: period ends, finalizations and cancellations. They run in the order of their due times, before the next
+//! request is processed.
 
 use super::invoices::{Status, issue};
 use super::state::{Billing, Due};
@@ -33,7 +33,7 @@ fn finalize(
     Ok(())
 }
 
-/// Ends the periods that end now, and the subscription if it is to be canceled now.
+/// Ends the periods that end now, and the subscription if its cancellation is due.
 fn end_periods(
     billing: &mut Billing,
     metering: Metering<'_>,

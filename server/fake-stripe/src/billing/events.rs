@@ -1,4 +1,4 @@
-//! `/v1/events`: every event with the object as it was at that time.
+//! `/v1/events`: snapshot events, each with its object as it was at that time.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,7 @@ pub(crate) struct EventLog {
     list: VecDeque<LoggedEvent>,
 }
 
+/// A recorded event, as Stripe writes it.
 #[derive(Debug)]
 struct LoggedEvent {
     kind: &'static str,

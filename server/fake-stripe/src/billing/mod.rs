@@ -1,9 +1,9 @@
 //! Billing: products and prices, subscriptions and what changes them, invoices with the usage measured on them, events
 //! and webhooks.
 //!
-//! The files of objects know nothing of `state`, which stores them. What changes several objects takes the stored
-//! [`state::Billing`] and is above it: `advance_clock` does what is due as time passes (period ends, finalizations and
-//! cancellations, in order), `subscriptions` and `invoices` have the endpoints. `money` and `calendar` are arithmetic.
+//! The object files do not use `state`, which stores the objects. Code that changes several objects takes the stored
+//! [`state::Billing`]: the endpoints of `subscriptions` and `invoices`, and `advance_clock`, which runs due work. `money`
+//! and `calendar` are arithmetic.
 
 pub(crate) mod advance_clock;
 pub(crate) mod calendar;

@@ -1,4 +1,4 @@
-//! `/v1/prices`: what a product costs, how often, and on which meter.
+//! `/v1/prices`: the amounts, the interval and the meter of a product's prices.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ pub(crate) struct Recurring {
     pub(crate) meter: Option<String>,
 }
 
+/// A price of a product.
 #[derive(Debug, Clone)]
 pub(crate) struct Price {
     pub(crate) id: String,
@@ -37,7 +38,7 @@ pub(crate) struct Price {
 }
 
 impl Price {
-    /// The meter, where usage is billed.
+    /// The meter of a metered price.
     pub(crate) fn meter(&self) -> Option<&str> {
         self.recurring.as_ref()?.meter.as_deref()
     }
@@ -69,7 +70,7 @@ impl Price {
         }
     }
 
-    /// The price as Stripe writes it, which leaves the tiers out unless they are asked for.
+    /// The price as Stripe writes it: without tiers, unless they are expanded.
     pub(crate) fn json(&self, with_tiers: bool) -> Value {
         let recurring = self.recurring.as_ref().map(|recurring| {
             json!({
@@ -110,7 +111,7 @@ impl Price {
         body
     }
 
-    /// The same in the form of the older plans, which subscription items still carry.
+    /// The price as a plan, the older object, which subscription items still have.
     pub(crate) fn plan_json(&self) -> Value {
         let recurrence = self.recurrence();
         json!({

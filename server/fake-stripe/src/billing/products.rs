@@ -1,4 +1,4 @@
-//! `/v1/products`: the names of what is sold. Only a name, a description, a unit and metadata are stored.
+//! `/v1/products`. Only a name, a description, a unit and metadata are stored.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use crate::ids;
 use crate::list::{Collection, Paging, search};
 use crate::params::Params;
 
+/// A product. Deleted products are kept, but never returned.
 #[derive(Debug, Default)]
 pub(crate) struct Product {
     pub(crate) id: String,

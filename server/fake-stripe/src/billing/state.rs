@@ -22,6 +22,7 @@ pub(crate) enum Due {
     Subscription(String),
 }
 
+/// The stored billing objects.
 #[derive(Debug)]
 pub(crate) struct Billing {
     pub(crate) products: Collection<Product>,

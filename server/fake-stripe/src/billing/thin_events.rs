@@ -1,4 +1,5 @@
-//! Thin events: what Stripe's asynchronous validation of meter events reports. They name the meter and carry no object.
+//! Thin events, by which Stripe reports errors of its asynchronous validation of meter events. They contain the meter's
+//! id and no object.
 
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ pub(crate) fn send(
         "livemode": false,
         "type": kind,
     });
-    // Where no meter was found, there is none to name.
+    // The event for a missing meter has no related object.
     if let (ERROR_REPORT, Some(body)) = (kind, body.as_object_mut()) {
         let meter = meter.unwrap_or_default();
         let related = json!({

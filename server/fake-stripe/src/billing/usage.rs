@@ -1,4 +1,4 @@
-//! Usage of a time range: measured while it can still grow, final once it is invoiced or discarded.
+//! Usage of a time range. It can grow until it is invoiced or discarded; then it is final.
 
 use crate::metering::Metering;
 use crate::meters::Aggregate;
@@ -47,7 +47,7 @@ impl Visibility {
 pub(crate) struct FinalUsage {
     pub(crate) usage: Usage,
     pub(crate) quantity: i64,
-    /// Why the usage will not be on an invoice, or `None` where it is.
+    /// Why the usage will not be on an invoice, or `None` if it is.
     pub(crate) discard_reason: Option<&'static str>,
     pub(crate) at: i64,
     visibility: Visibility,

@@ -11,6 +11,7 @@ use crate::control_types::billing::{DeliverySnapshot, NewWebhook, WebhookOptions
 /// Beyond this number the oldest deliveries are dropped.
 const MAX_DELIVERIES: usize = 10_000;
 
+/// The webhook endpoints and their deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct Webhooks {
     pub(crate) endpoints: Vec<NewWebhook>,
@@ -21,11 +22,11 @@ pub(crate) struct Webhooks {
     queue: VecDeque<Delivery>,
     /// Finished deliveries, oldest first.
     pub(crate) deliveries: VecDeque<DeliverySnapshot>,
-    /// How many of all deliveries were accepted by their receivers.
+    /// The number of deliveries that receivers accepted.
     pub(crate) accepted: usize,
 }
 
-/// One event on its way to one endpoint.
+/// One event to send to one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     pub(crate) url: String,

@@ -11,7 +11,7 @@ use crate::billing::usage::Usage;
 use crate::ids;
 use crate::list::Collection;
 
-/// One line. Where it has usage, quantity and amount are measured anew until the invoice is final.
+/// One line. With `usage`, quantity and amount are measured again until the invoice is final.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) id: String,
@@ -53,7 +53,7 @@ impl Line {
         }
     }
 
-    /// Usage that still grows.
+    /// Usage that can still grow.
     pub(crate) fn usage(usage: Usage) -> Line {
         Line {
             id: ids::billing("il_"),
@@ -72,7 +72,7 @@ impl Line {
         }
     }
 
-    /// Usage that is final. A total below zero is billed as none.
+    /// Makes usage final. A negative quantity is billed as zero.
     pub(crate) fn bill(mut self, price: &Price, quantity: i64) -> Line {
         self.quantity = quantity.max(0);
         self.amount = price.scheme.amount(self.quantity);

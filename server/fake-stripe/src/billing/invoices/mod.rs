@@ -1,5 +1,5 @@
-//! Invoices: drafted with lines that still grow, then finalized and never changed again. `line` has the lines,
-//! `issue` creates and finalizes invoices, `endpoints` is `/v1/invoices`.
+//! Invoices: drafts whose usage can still grow, then final and unchanged. `line` has the lines, `issue` creates and
+//! finalizes invoices, `endpoints` is `/v1/invoices`.
 
 pub(crate) mod endpoints;
 pub(crate) mod issue;
@@ -20,6 +20,7 @@ use crate::metering::Metering;
 /// Stripe embeds this many lines; the rest is in the list of lines.
 const EMBEDDED_LINES: usize = 10;
 
+/// The status of an invoice. An invoice without an amount due is paid at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     Draft,
@@ -37,6 +38,7 @@ impl Status {
     }
 }
 
+/// An invoice of one subscription.
 #[derive(Debug, Clone)]
 pub(crate) struct Invoice {
     pub(crate) id: String,

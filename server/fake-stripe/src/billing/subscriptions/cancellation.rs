@@ -74,12 +74,12 @@ fn cancel_all_of_customer(
     Ok(())
 }
 
-/// What the final invoice of a cancellation has.
+/// How a cancellation is invoiced.
 #[derive(Debug, Clone, Copy, Default)]
 struct Invoicing {
-    /// Whether there is one. Without it, usage since the last invoice is never billed.
+    /// Whether an invoice is created now. Without it, usage since the last invoice is never billed.
     now: bool,
-    /// Whether it credits the unused part of fees.
+    /// Whether the unused part of fees is credited.
     prorate: bool,
 }
 
@@ -100,7 +100,7 @@ fn cancel_subscription(
     for item in subscription.items.clone() {
         let price = price_of(&billing.prices, &item.price)?;
         period.start = period.start.min(item.period.start);
-        // Usage in the second of the cancellation is included, because no later invoice can bill it.
+        // Usage in the second of the cancellation is included, since no later invoice can bill it.
         if let Some(usage) = subscription.usage(&item, &price, now.saturating_add(1)) {
             let line = Line::usage(Usage {
                 to: now,

@@ -1,4 +1,4 @@
-//! The checks of all changes to subscription items before any is made.
+//! Validation of changes to subscription items, before any item is changed.
 
 use super::Subscription;
 use super::change_request::{Change, Proration};

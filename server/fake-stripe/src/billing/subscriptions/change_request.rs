@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::errors::StripeError;
 use crate::params::Params;
 
-/// One change: of the item with this id, or a new one where there is none.
+/// A change to the item with this id; without an id, a new item.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     pub(crate) id: Option<String>,
@@ -15,6 +15,7 @@ pub(crate) struct Change {
     pub(crate) metadata: Option<BTreeMap<String, String>>,
 }
 
+/// How a change is billed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behavior {
     None,
@@ -26,13 +27,13 @@ pub(crate) enum Behavior {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Proration {
     pub(crate) behavior: Behavior,
-    /// From when licensed items are prorated.
+    /// The time from which licensed items are prorated.
     pub(crate) date: i64,
     pub(crate) at: i64,
 }
 
 impl Change {
-    /// Takes what an item may be given anywhere.
+    /// Takes `price`, `quantity` and `metadata`.
     pub(crate) fn take(params: &mut Params) -> Result<Change, StripeError> {
         let quantity = params.integer("quantity")?;
         if quantity.is_some_and(|quantity| quantity < 0) {

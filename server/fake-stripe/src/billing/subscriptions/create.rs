@@ -1,4 +1,4 @@
-//! `POST /v1/subscriptions`: a new subscription and its first invoice.
+//! `POST /v1/subscriptions`: creates a subscription and its first invoice.
 
 use std::collections::BTreeMap;
 
@@ -211,7 +211,7 @@ fn add_items(
         }
         let full = price.recurrence().period_at(anchor, now);
         if let Some(usage) = subscription.usage(&item, &price, now) {
-            // Only the classic mode writes a line of nothing for a metered item that begins.
+            // Only the classic mode has a line of zero for a new metered item.
             if !subscription.flexible {
                 let from = item.used_from;
                 let line = Line::usage(Usage { to: from, ..usage });

@@ -16,17 +16,17 @@ use crate::list::Collection;
 pub(crate) struct Item {
     pub(crate) id: String,
     pub(crate) price: String,
-    /// Of a licensed price; a metered one has none.
+    /// The quantity of a licensed price; `None` for a metered one.
     pub(crate) quantity: Option<i64>,
     pub(crate) created: i64,
     pub(crate) period: Period,
-    /// From when usage is billed: the period's start, or later if the item was added or changed within it.
+    /// The time from which usage is billed: the period's start, or later if the item was added or changed within it.
     pub(crate) used_from: i64,
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl Item {
-    /// A new item from a moment on, whose period is the one that the anchor puts this moment in.
+    /// A new item. Its period is the one that contains `at`, counted from the anchor, and does not begin before `start`.
     pub(crate) fn new(
         price: &Price,
         quantity: Option<i64>,
@@ -49,7 +49,7 @@ impl Item {
         }
     }
 
-    /// What is owed for a whole period of a licensed item.
+    /// The fee of a licensed item for a whole period.
     pub(crate) fn fee(&self, price: &Price) -> i64 {
         price.scheme.amount(self.quantity.unwrap_or(0))
     }

@@ -1,5 +1,6 @@
-//! Changes to the items of a subscription, and what they cost: licensed items are prorated by the second; a metered
-//! price that is removed is billed for its usage so far in the flexible mode, and not at all in the classic one.
+//! Changes to the items of a subscription, and the resulting invoice lines. Licensed items are prorated by the second.
+//! A metered price that is removed is billed for its usage so far in the flexible mode, and not billed in the classic
+//! mode.
 
 use super::Subscription;
 use super::change_checks::check;

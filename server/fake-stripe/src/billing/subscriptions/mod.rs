@@ -27,6 +27,7 @@ use crate::billing::usage::Usage;
 use crate::errors::StripeError;
 use crate::list::Collection;
 
+/// A subscription of a customer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Subscription {
     pub(crate) id: String,
@@ -74,7 +75,7 @@ impl Subscription {
         [period_end, self.cancel_at].into_iter().flatten().min()
     }
 
-    /// The end of the item period that ends last.
+    /// The latest end of an item's period.
     pub(crate) fn last_period_end(&self) -> Option<i64> {
         self.items.iter().map(|item| item.period.end).max()
     }
@@ -93,7 +94,7 @@ impl Subscription {
     }
 
     /// The invoice of the periods that end at a moment: their usage, pending lines, and the fees of the next periods.
-    /// The items move on to those.
+    /// Moves the items to their next periods.
     pub(crate) fn next_invoice(
         &mut self,
         prices: &Collection<Price>,
@@ -142,7 +143,7 @@ impl Subscription {
         })
     }
 
-    /// The subscription as Stripe writes it. What the fake Stripe does not model has the value of a fresh self.
+    /// The subscription as Stripe writes it. What the fake Stripe does not model has the value of a fresh subscription.
     pub(crate) fn json(&self, prices: &Collection<Price>) -> Result<Value, StripeError> {
         let items = self
             .items

@@ -1,4 +1,4 @@
-//! `POST /v1/subscriptions/{id}`: items, metadata, and when it is to end.
+//! `POST /v1/subscriptions/{id}`: changes items, metadata, and the time of cancellation.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::errors::StripeError;
 use crate::metering::Metering;
 use crate::params::Params;
 
-/// How `cancel_at` is to be.
+/// The new value of `cancel_at`.
 enum CancelAt {
     At(i64),
     FirstPeriodEnd,
@@ -109,7 +109,7 @@ fn set_cancellation(
     subscription.canceled_at = moment.map(|_| now);
 }
 
-/// Why a customer leaves.
+/// The parameter `cancellation_details`: why the customer canceled.
 #[derive(Debug, Default)]
 pub(crate) struct CancellationDetails {
     comment: Option<String>,
