@@ -1,14 +1,18 @@
-//! `/v1/billing/meter_event_adjustments`: the cancellation of one event within 24 hours of its receipt.
+//! `/v1/billing/meter_event_adjustments`: cancels one event within 24 hours of its receipt.
 
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::errors::StripeError;
-use crate::meter_events::UNIQUE_FOR_MS;
+use crate::meter_events::{EventStore, UNIQUE_FOR_MS};
 use crate::params::Params;
-use crate::state::State;
 
-/// Cancels an event. Stripe answers `pending` and cancels soon after; the fake cancels at once.
-pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+/// Cancels an event. Stripe returns `pending` and cancels soon after; the fake Stripe cancels at once.
+pub(crate) fn create(
+    events: &mut EventStore,
+    clock: &Clock,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let event_name = params.required("event_name")?;
     params
         .one_of("type", &["cancel"])?
@@ -20,9 +24,8 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     cancel.finish()?;
     params.finish()?;
 
-    let now_ms = state.clock.now_ms();
-    let event = state
-        .events
+    let now_ms = clock.now_ms();
+    let event = events
         .find_mut(&identifier)
         .filter(|event| event.event_name == event_name)
         .ok_or_else(|| {

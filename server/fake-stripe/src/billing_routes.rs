@@ -1,18 +1,20 @@
-//! Routes of products, prices, subscriptions, invoices and events.
+//! The endpoint of each path of the account, events, products, prices, subscriptions and invoices.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::billing::{
-    cancellation, events, invoice_api, preview, prices, products, subscription_api,
-    subscription_items, subscription_update,
+use crate::billing::invoices::endpoints as invoice_endpoints;
+use crate::billing::subscriptions::{
+    cancellation, create, endpoints as subscription_endpoints, item_endpoints, update,
 };
+use crate::billing::{events, prices, products};
 use crate::errors::StripeError;
 use crate::params::Params;
-use crate::state::State;
+use crate::state::{BillingParts, State};
+use crate::{account, ids};
 
 type Answer = Result<Value, StripeError>;
 
-/// `None` where the path is none of these.
+/// Runs the endpoint of one request; `None` for other paths.
 pub(crate) fn dispatch(
     state: &mut State,
     method: &str,
@@ -22,104 +24,134 @@ pub(crate) fn dispatch(
     if segments.iter().any(|segment| segment.is_empty()) {
         return None;
     }
-    Some(match (method, segments) {
-        ("GET", ["balance"]) => balance(params),
-        ("GET", ["account"]) => account(params),
-        ("GET", ["events"]) => events::list(state, params),
-        ("GET", ["events", id]) => events::retrieve(state, id, params),
-        (_, ["products", rest @ ..]) => return products(state, method, rest, params),
-        (_, ["prices", rest @ ..]) => return prices(state, method, rest, params),
-        (_, ["subscriptions", rest @ ..]) => return subscriptions(state, method, rest, params),
-        (_, ["subscription_items", rest @ ..]) => {
-            return items(state, method, rest, params);
+    let parts = state.billing_parts();
+    match (method, segments) {
+        ("GET", ["balance"]) => Some(account::balance(params)),
+        ("GET", ["account"]) => Some(account::retrieve(params)),
+        ("GET", ["events"]) => Some(events::list(&parts.billing.events, parts.now, params)),
+        ("GET", ["events", id]) => Some(events::retrieve(
+            &parts.billing.events,
+            parts.now,
+            id,
+            params,
+        )),
+        (_, ["products", rest @ ..]) => products(parts, method, rest, params),
+        (_, ["prices", rest @ ..]) => prices(parts, method, rest, params),
+        (_, ["subscriptions", rest @ ..]) => subscriptions(parts, method, rest, params),
+        (_, ["subscription_items", rest @ ..]) => items(parts, method, rest, params),
+        (_, ["invoices", rest @ ..]) => invoices(parts, method, rest, params),
+        _ => None,
+    }
+}
+
+fn products(
+    parts: BillingParts<'_>,
+    method: &str,
+    rest: &[&str],
+    params: Params,
+) -> Option<Answer> {
+    let BillingParts { billing, now, .. } = parts;
+    let products = &mut billing.products;
+    Some(match (method, rest) {
+        ("POST", []) => products::create(products, now, params),
+        ("GET", []) => products::list(products, params),
+        ("GET", ["search"]) => products::find_by_query(products, params),
+        ("GET", [id]) => products::retrieve(products, id, params),
+        ("POST", [id]) => products::update(products, now, id, params),
+        ("DELETE", [id]) => {
+            let mut prices = billing.prices.newest_first();
+            let has_prices = prices.any(|price| price.product == **id);
+            products::delete(products, has_prices, id, params)
         }
-        (_, ["invoices", rest @ ..]) => return invoices(state, method, rest, params),
         _ => return None,
     })
 }
 
-fn products(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+fn prices(parts: BillingParts<'_>, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    let BillingParts {
+        billing,
+        metering,
+        now,
+        ..
+    } = parts;
+    let prices = &mut billing.prices;
     Some(match (method, rest) {
-        ("POST", []) => products::create(state, params),
-        ("GET", []) => products::list(state, params),
-        ("GET", ["search"]) => products::find_by_query(state, params),
-        ("GET", [id]) => products::retrieve(state, id, params),
-        ("POST", [id]) => products::update(state, id, params),
-        ("DELETE", [id]) => products::delete(state, id, params),
+        ("POST", []) => {
+            let id = ids::billing("price_");
+            let products = &mut billing.products;
+            prices::create(prices, products, metering.meters, now, &id, params)
+        }
+        ("GET", []) => prices::list(prices, params),
+        ("GET", ["search"]) => prices::find_by_query(prices, params),
+        ("GET", [id]) => prices::retrieve(prices, id, params),
+        ("POST", [id]) => prices::update(prices, id, params),
         _ => return None,
     })
 }
 
-fn prices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+fn subscriptions(
+    parts: BillingParts<'_>,
+    method: &str,
+    rest: &[&str],
+    params: Params,
+) -> Option<Answer> {
+    let BillingParts {
+        billing,
+        customers,
+        metering,
+        now,
+    } = parts;
     Some(match (method, rest) {
-        ("POST", []) => prices::create(state, params),
-        ("GET", []) => prices::list(state, params),
-        ("GET", ["search"]) => prices::find_by_query(state, params),
-        ("GET", [id]) => prices::retrieve(state, id, params),
-        ("POST", [id]) => prices::update(state, id, params),
+        ("POST", []) => create::create(billing, metering, customers, now, params),
+        ("GET", []) => subscription_endpoints::list(billing, params),
+        ("GET", ["search"]) => subscription_endpoints::find_by_query(billing, params),
+        ("GET", [id]) => subscription_endpoints::retrieve(billing, id, params),
+        ("POST", [id]) => update::update(billing, metering, now, id, params),
+        ("DELETE", [id]) => cancellation::cancel(billing, metering, now, id, params),
+        ("POST", [id, "migrate"]) => subscription_endpoints::migrate(billing, now, id, params),
         _ => return None,
     })
 }
 
-fn subscriptions(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+fn items(parts: BillingParts<'_>, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+    let BillingParts {
+        billing,
+        metering,
+        now,
+        ..
+    } = parts;
     Some(match (method, rest) {
-        ("POST", []) => subscription_api::create(state, params),
-        ("GET", []) => subscription_api::list(state, params),
-        ("GET", ["search"]) => subscription_api::find_by_query(state, params),
-        ("GET", [id]) => subscription_api::retrieve(state, id, params),
-        ("POST", [id]) => subscription_update::update(state, id, params),
-        ("DELETE", [id]) => cancellation::cancel(state, id, params),
-        ("POST", [id, "migrate"]) => subscription_api::migrate(state, id, params),
+        ("POST", []) => item_endpoints::create(billing, metering, now, params),
+        ("GET", []) => item_endpoints::list(billing, params),
+        ("GET", [id]) => item_endpoints::retrieve(billing, id, params),
+        ("POST", [id]) => item_endpoints::update(billing, metering, now, id, params),
+        ("DELETE", [id]) => item_endpoints::delete(billing, metering, now, id, params),
         _ => return None,
     })
 }
 
-fn items(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
+fn invoices(
+    parts: BillingParts<'_>,
+    method: &str,
+    rest: &[&str],
+    params: Params,
+) -> Option<Answer> {
+    let BillingParts {
+        billing,
+        metering,
+        now,
+        ..
+    } = parts;
     Some(match (method, rest) {
-        ("POST", []) => subscription_items::create(state, params),
-        ("GET", []) => subscription_items::list(state, params),
-        ("GET", [id]) => subscription_items::retrieve(state, id, params),
-        ("POST", [id]) => subscription_items::update(state, id, params),
-        ("DELETE", [id]) => subscription_items::delete(state, id, params),
+        ("GET", []) => invoice_endpoints::list(billing, metering, params),
+        ("POST", ["create_preview"]) => {
+            invoice_endpoints::create_preview(billing, metering, params)
+        }
+        ("GET", [id]) => invoice_endpoints::retrieve(billing, metering, id, params),
+        ("GET", [id, "lines"]) => invoice_endpoints::lines(billing, metering, id, params),
+        ("POST", [id, "finalize"]) => {
+            invoice_endpoints::finalize(billing, metering, now, id, params)
+        }
         _ => return None,
     })
-}
-
-fn invoices(state: &mut State, method: &str, rest: &[&str], params: Params) -> Option<Answer> {
-    Some(match (method, rest) {
-        ("GET", []) => invoice_api::list(state, params),
-        ("POST", ["create_preview"]) => preview::create(state, params),
-        ("GET", [id]) => invoice_api::retrieve(state, id, params),
-        ("GET", [id, "lines"]) => invoice_api::lines(state, id, params),
-        ("POST", [id, "finalize"]) => invoice_api::finalize(state, id, params),
-        _ => return None,
-    })
-}
-
-/// Always zero. Callers use this endpoint to check an API key and its mode.
-fn balance(params: Params) -> Answer {
-    params.finish()?;
-    let nothing = json!([{ "amount": 0, "currency": "usd", "source_types": { "card": 0 } }]);
-    Ok(json!({
-        "object": "balance",
-        "available": nothing,
-        "livemode": false,
-        "pending": nothing,
-    }))
-}
-
-fn account(params: Params) -> Answer {
-    params.finish()?;
-    Ok(json!({
-        "id": "acct_sandbox",
-        "object": "account",
-        "charges_enabled": true,
-        "country": "US",
-        "default_currency": "usd",
-        "details_submitted": true,
-        "email": null,
-        "metadata": {},
-        "payouts_enabled": true,
-        "type": "standard",
-    }))
 }

@@ -1,5 +1,5 @@
-//! The fake Stripe's clock: the only place that reads the real time of day. Every window of Stripe's (24 hours of unique
-//! identifiers, 35 days of timestamps, the delay of summaries) is measured on it.
+//! The fake Stripe's clock, the only reader of the real time of day. All of Stripe's time limits use it: 24 hours of
+//! unique identifiers, 35 days of timestamps, the delay of summaries.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

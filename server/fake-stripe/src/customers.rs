@@ -1,18 +1,17 @@
-//! `/v1/customers`: create, retrieve, update, delete, list. Only what metering needs is stored: a name, an email, a
-//! description, a phone number and metadata. Other parameters are refused rather than forgotten.
+//! `/v1/customers`: create, retrieve, update, list. Deletion is in `billing::subscriptions::cancellation`. Only a name,
+//! an email, a description, a phone number and metadata are stored; other parameters are rejected.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::billing::cancellation;
+use crate::clock::Clock;
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::Paging;
+use crate::list::{Collection, Paging};
 use crate::params::Params;
-use crate::state::State;
 
-/// A customer, and whether it was deleted: Stripe remembers the ids of the deleted.
+/// A customer, and whether it was deleted: Stripe still returns deleted customers.
 #[derive(Debug, Default)]
 pub(crate) struct Customer {
     pub(crate) id: String,
@@ -35,7 +34,7 @@ impl Customer {
     }
 
     /// The customer as Stripe writes it. What the fake Stripe does not model has the value of a fresh customer.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         if self.deleted {
             return json!({ "id": self.id, "object": "customer", "deleted": true });
         }
@@ -115,53 +114,50 @@ impl Change {
     }
 }
 
-pub(crate) fn create(state: &mut State, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn create(
+    customers: &mut Collection<Customer>,
+    clock: &Clock,
+    params: Params,
+) -> Result<Value, StripeError> {
     let change = Change::take(params)?;
-    let mut customer = Customer::new(&ids::customer(), state.clock.now_secs());
+    let mut customer = Customer::new(&ids::customer(), clock.now_secs());
     change.apply(&mut customer);
     let body = customer.json();
-    state.customers.insert(&customer.id.clone(), customer);
+    customers.insert(&customer.id.clone(), customer);
     Ok(body)
 }
 
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(
+    customers: &Collection<Customer>,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     params.finish()?;
-    state
-        .customers
+    customers
         .get(id)
         .map(Customer::json)
         .ok_or_else(|| StripeError::no_such("customer", id))
 }
 
-pub(crate) fn update(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn update(
+    customers: &mut Collection<Customer>,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     let change = Change::take(params)?;
-    let customer = find_existing(state, id)?;
+    let customer = find_existing(customers, id)?;
     change.apply(customer);
     Ok(customer.json())
 }
 
-pub(crate) fn delete(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
-    params.finish()?;
-    remove(state, id)
-}
-
-/// Deletes a customer, which ends its subscriptions at once.
-pub(crate) fn remove(state: &mut State, id: &str) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
-    let last = find_existing(state, id)?.json();
-    cancellation::cancel_all_of_customer(state, id)?;
-    state.record_event("customer.deleted", now, &last, None);
-    let customer = find_existing(state, id)?;
-    customer.deleted = true;
-    Ok(customer.json())
-}
-
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn list(
+    customers: &Collection<Customer>,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     let email = params.text("email")?;
     params.finish()?;
-    let all: Vec<Value> = state
-        .customers
+    let all: Vec<Value> = customers
         .newest_first()
         .filter(|customer| !customer.deleted && (email.is_none() || customer.email == email))
         .map(Customer::json)
@@ -169,9 +165,12 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     paging.page("customer", "/v1/customers", &all)
 }
 
-fn find_existing<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Customer, StripeError> {
-    state
-        .customers
+/// The customer with this id; a deleted one counts as absent.
+pub(crate) fn find_existing<'a>(
+    customers: &'a mut Collection<Customer>,
+    id: &str,
+) -> Result<&'a mut Customer, StripeError> {
+    customers
         .get_mut(id)
         .filter(|customer| !customer.deleted)
         .ok_or_else(|| StripeError::no_such("customer", id))

@@ -1,5 +1,5 @@
-//! Stripe's error body, and the constructors of the errors that several resources share. Wording follows Stripe's
-//! own where it is known, because callers are known to match on it.
+//! Stripe's error body, and the errors that several resources share. Messages are Stripe's own where they are known,
+//! since some callers match on them.
 
 use std::borrow::Cow;
 
@@ -76,7 +76,7 @@ impl StripeError {
             .param(first)
     }
 
-    /// A retrieval, update or deletion of something that is not there.
+    /// A retrieval, update or deletion of an object that does not exist.
     pub(crate) fn no_such(what: &str, id: &str) -> Self {
         StripeError::refused(format!("No such {what}: '{id}'"))
             .status(404)
@@ -107,14 +107,14 @@ impl StripeError {
         StripeError::invalid(
             "This object cannot be accessed right now because another API request or Stripe process is currently \
              accessing it. If you see this error intermittently, retry the request. If you see this error frequently \
-             and are draft multiple concurrent requests to a single object, make your requests serially or at a \
+             and are making multiple concurrent requests to a single object, make your requests serially or at a \
              lower rate.",
         )
         .status(429)
         .code("lock_timeout")
     }
 
-    /// The `error` object that Stripe wraps each refusal in.
+    /// The response body, an object with the field `error`.
     pub(crate) fn body(&self, request_id: &str) -> Value {
         let mut error = Map::new();
         if let Some(code) = &self.code {

@@ -9,12 +9,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::billing::webhooks;
-use crate::control_client::Control;
+use crate::control::client::Control;
 use crate::listener::{BreakableListener, Breaker};
 use crate::settings::Settings;
 use crate::state::App;
-use crate::{control, pipeline};
+use crate::{control, pipeline, webhook_sender};
 
 /// How long running requests may take once the fake Stripe stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -83,7 +82,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let app = App::new(&settings, shutdown.clone());
-    tokio::spawn(webhooks::deliver(Arc::clone(&app)));
+    tokio::spawn(webhook_sender::run(Arc::clone(&app)));
     let router = Router::new()
         .nest("/control", control::router())
         .fallback(pipeline::handle)

@@ -1,257 +1,11 @@
-//! Scripted faults: what fails, for which requests, how many times.
+//! The queue of scripted faults, the blocks that they name, and the error body of a scripted status.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::clock;
 use crate::errors::StripeError;
+use crate::fault::{Fault, ScriptedError};
 
-/// A fault for the next matching requests. Faults apply in the order of scripting, at most one to each request.
-///
-/// ```
-/// use std::time::Duration;
-/// use fake_stripe::Fault;
-///
-/// // The next three events of one customer are answered with 500 and not executed.
-/// let refuse = Fault::status(500).times(3).on_customer("cus_1");
-/// // The next request is executed, and its response is blocked until released.
-/// let block = Fault::block_until_released("late").after_executing();
-/// // The next request waits a second, is executed, and its connection breaks before a response.
-/// let lose = Fault::accept_then_drop().delayed(Duration::from_secs(1));
-/// # let _ = (refuse, block, lose);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fault {
-    /// What goes wrong.
-    pub kind: FaultKind,
-    /// How many matching requests it applies to. Default 1.
-    #[serde(default = "once")]
-    pub times: u64,
-    /// Whether a status, delay or block applies after execution rather than before.
-    #[serde(default)]
-    pub after: bool,
-    /// Blocks the request until the block of this name is released.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub block: Option<String>,
-    /// Delays the request by this many milliseconds of real time.
-    #[serde(default)]
-    pub delay_ms: u64,
-    /// Only calls by this method.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
-    /// Only requests whose path has this prefix. Without it, every path below `/v1` matches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path_prefix: Option<String>,
-    /// Only calls about this customer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customer: Option<String>,
-    /// Only calls that name this event name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event_name: Option<String>,
-}
-
-/// What goes wrong with a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum FaultKind {
-    /// Only the fault's block or delay.
-    Pass,
-    /// This HTTP status with Stripe's error body, instead of the real response. The request is not executed, unless the
-    /// fault says `after`.
-    Status {
-        /// The HTTP status.
-        status: u16,
-        /// The error's fields; those left out are what Stripe sends with that status.
-        #[serde(default)]
-        error: ScriptedError,
-    },
-    /// The request is executed, and the connection breaks before any of the response.
-    AcceptThenDrop,
-    /// The connection breaks before the request is executed.
-    Drop,
-    /// The meter event is accepted and answered, then dropped by asynchronous validation: it is in no total.
-    Lose,
-    /// The request is executed and answered with 200 and truncated JSON.
-    Undecodable,
-    /// The request is not executed and is answered with 502 and HTML, as by a gateway.
-    UndecodableError,
-}
-
-/// The fields of a scripted error body.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScriptedError {
-    /// The error's `type`.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The error's `code`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// The error's `message`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// The error's `param`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub param: Option<String>,
-}
-
-fn once() -> u64 {
-    1
-}
-
-impl Fault {
-    /// A fault of this kind for one call to any path.
-    pub fn new(kind: FaultKind) -> Fault {
-        Fault {
-            kind,
-            times: once(),
-            after: false,
-            block: None,
-            delay_ms: 0,
-            method: None,
-            path_prefix: None,
-            customer: None,
-            event_name: None,
-        }
-    }
-
-    /// Answers with this HTTP status and does not execute the request.
-    pub fn status(status: u16) -> Fault {
-        Fault::new(FaultKind::Status {
-            status,
-            error: ScriptedError::default(),
-        })
-    }
-
-    /// Delays the request, then processes it normally.
-    pub fn delay(delay: Duration) -> Fault {
-        Fault::new(FaultKind::Pass).delayed(delay)
-    }
-
-    /// Blocks the request until [`crate::Control::release`], then processes it normally.
-    pub fn block_until_released(name: &str) -> Fault {
-        Fault::new(FaultKind::Pass).blocked_until_released(name)
-    }
-
-    /// Executes the request and breaks the connection without a response.
-    pub fn accept_then_drop() -> Fault {
-        Fault::new(FaultKind::AcceptThenDrop)
-    }
-
-    /// Accepts a meter event, answers normally, and drops it afterwards.
-    pub fn lose() -> Fault {
-        Fault::new(FaultKind::Lose)
-    }
-
-    /// Breaks the connection without executing the request.
-    pub fn drop_connection() -> Fault {
-        Fault::new(FaultKind::Drop)
-    }
-
-    /// Executes the request and answers 200 with truncated JSON.
-    pub fn undecodable() -> Fault {
-        Fault::new(FaultKind::Undecodable)
-    }
-
-    /// Answers 502 with HTML and does not execute the request.
-    pub fn undecodable_error() -> Fault {
-        Fault::new(FaultKind::UndecodableError)
-    }
-
-    /// For this many matching requests.
-    #[must_use]
-    pub fn times(mut self, times: u64) -> Fault {
-        self.times = times;
-        self
-    }
-
-    /// For every matching call until the faults are cleared.
-    #[must_use]
-    pub fn always(self) -> Fault {
-        self.times(u64::MAX)
-    }
-
-    /// Executes the request first; the status, delay or block applies afterwards.
-    #[must_use]
-    pub fn after_executing(mut self) -> Fault {
-        self.after = true;
-        self
-    }
-
-    /// Also blocks the request until the block of this name is released.
-    #[must_use]
-    pub fn blocked_until_released(mut self, name: &str) -> Fault {
-        self.block = Some(name.to_owned());
-        self
-    }
-
-    /// Also delays the request.
-    #[must_use]
-    pub fn delayed(mut self, delay: Duration) -> Fault {
-        self.delay_ms = u64::try_from(clock::millis(delay)).unwrap_or_default();
-        self
-    }
-
-    /// Only for calls by this method, such as `POST`.
-    #[must_use]
-    pub fn on_method(mut self, method: &str) -> Fault {
-        self.method = Some(method.to_owned());
-        self
-    }
-
-    /// Only for requests whose path has this prefix, such as `/v1/billing/meter_events`.
-    #[must_use]
-    pub fn on_path(mut self, prefix: &str) -> Fault {
-        self.path_prefix = Some(prefix.to_owned());
-        self
-    }
-
-    /// Only for calls about this customer.
-    #[must_use]
-    pub fn on_customer(mut self, customer: &str) -> Fault {
-        self.customer = Some(customer.to_owned());
-        self
-    }
-
-    /// Only for calls that name this event name.
-    #[must_use]
-    pub fn on_event_name(mut self, event_name: &str) -> Fault {
-        self.event_name = Some(event_name.to_owned());
-        self
-    }
-
-    /// Sets the code and message of a scripted status; other kinds have none to set.
-    #[must_use]
-    pub fn with_error(mut self, new_code: &str, new_message: &str) -> Fault {
-        if let FaultKind::Status { error, .. } = &mut self.kind {
-            error.code = Some(new_code.to_owned());
-            error.message = Some(new_message.to_owned());
-        }
-        self
-    }
-
-    fn matches(&self, call: &CallSubject<'_>) -> bool {
-        let matches = |filter: &Option<String>, found: Option<&str>| {
-            filter.is_none() || filter.as_deref() == found
-        };
-        self.times > 0
-            && self
-                .method
-                .as_ref()
-                .is_none_or(|method| method.eq_ignore_ascii_case(call.method))
-            && self
-                .path_prefix
-                .as_ref()
-                .is_none_or(|prefix| call.path.starts_with(prefix.as_str()))
-            && matches(&self.customer, call.customer)
-            && matches(&self.event_name, call.event_name)
-    }
-}
-
-/// What faults match against.
+/// The part of a request that faults match.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallSubject<'a> {
     pub(crate) method: &'a str,
@@ -267,6 +21,7 @@ pub(crate) struct FaultQueue {
     blocks: HashMap<String, Block>,
 }
 
+/// A named block, and the number of requests that it blocks now.
 #[derive(Debug, Default)]
 struct Block {
     released: bool,
@@ -287,9 +42,9 @@ impl FaultQueue {
         self.faults.iter()
     }
 
-    /// Takes the first fault that matches the call.
+    /// Takes the first fault that matches the request.
     pub(crate) fn take(&mut self, call: &CallSubject<'_>) -> Option<Fault> {
-        let index = self.faults.iter().position(|fault| fault.matches(call))?;
+        let index = self.faults.iter().position(|fault| matches(fault, call))?;
         let fault = self.faults.get_mut(index)?;
         fault.times = fault.times.saturating_sub(1);
         let taken = fault.clone();
@@ -324,7 +79,7 @@ impl FaultQueue {
         self.blocks.get(name).map_or(0, |block| block.calls)
     }
 
-    /// Each block with the number of calls that it blocks.
+    /// Each block with the number of requests that it blocks.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (&str, usize)> {
         self.blocks
             .iter()
@@ -342,6 +97,24 @@ impl FaultQueue {
             block.calls = block.calls.saturating_sub(1);
         }
     }
+}
+
+/// Whether a fault applies to a request.
+fn matches(fault: &Fault, request: &CallSubject<'_>) -> bool {
+    let matches = |filter: &Option<String>, found: Option<&str>| {
+        filter.is_none() || filter.as_deref() == found
+    };
+    fault.times > 0
+        && fault
+            .method
+            .as_ref()
+            .is_none_or(|method| method.eq_ignore_ascii_case(request.method))
+        && fault
+            .path_prefix
+            .as_ref()
+            .is_none_or(|prefix| request.path.starts_with(prefix.as_str()))
+        && matches(&fault.customer, request.customer)
+        && matches(&fault.event_name, request.event_name)
 }
 
 /// The error body of a scripted status.
@@ -374,6 +147,7 @@ pub(crate) fn scripted_error(status: u16, scripted: &ScriptedError) -> StripeErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::FaultKind;
 
     const CALL: CallSubject<'_> = CallSubject {
         method: "POST",
@@ -401,17 +175,18 @@ mod tests {
     fn a_fault_meets_only_what_it_matches() {
         let mut queue = FaultQueue::default();
         queue.script(Fault::status(500).on_customer("cus_2"));
-        queue.script(Fault::status(500).on_event_name("tokens"));
+        queue.script(Fault {
+            event_name: Some("tokens".to_owned()),
+            ..Fault::status(500)
+        });
         queue.script(Fault::status(500).on_path("/v1/customers"));
         queue.script(Fault::status(500).on_method("GET"));
         queue.script(Fault::status(500).times(0));
         assert_eq!(queue.take(&CALL), None);
-        queue.script(
-            Fault::status(503)
-                .on_customer("cus_1")
-                .on_event_name("calls")
-                .on_method("post"),
-        );
+        queue.script(Fault {
+            event_name: Some("calls".to_owned()),
+            ..Fault::status(503).on_customer("cus_1").on_method("post")
+        });
         assert!(queue.take(&CALL).is_some());
     }
 

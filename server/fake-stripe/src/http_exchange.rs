@@ -4,10 +4,9 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
-use crate::API_VERSION;
 use crate::errors::StripeError;
 use crate::faults::CallSubject;
-use crate::state::App;
+use crate::settings::API_VERSION;
 
 /// The path that meter events are posted to.
 const METER_EVENTS: &str = "/v1/billing/meter_events";
@@ -58,7 +57,7 @@ pub(crate) struct Call {
     pub(crate) pairs: Vec<(String, String)>,
     /// The customer that the request names.
     pub(crate) customer: Option<String>,
-    /// The event name that the call is about, or that of its meter.
+    /// The event name that the request is about, or that of its meter.
     pub(crate) event_name: Option<String>,
 }
 
@@ -111,7 +110,7 @@ pub(crate) fn bad_gateway(call: &Call) -> Answer {
 }
 
 /// Adds the headers that Stripe sends with every answer.
-pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body> {
+pub(crate) fn respond(date: &str, answer: &Answer, call: &Call) -> Response<Body> {
     let mut response = Response::new(Body::from(answer.body.clone()));
     *response.status_mut() =
         StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -122,7 +121,7 @@ pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body>
         }
     };
     put(header::CONTENT_TYPE, answer.content_type);
-    put(header::DATE, &app.read(|state| state.clock.http_date()));
+    put(header::DATE, date);
     put(HeaderName::from_static("request-id"), &call.request_id);
     let version = call
         .headers
@@ -150,7 +149,7 @@ pub(crate) fn respond(app: &App, answer: &Answer, call: &Call) -> Response<Body>
     }
     match answer.status {
         401 => put(header::WWW_AUTHENTICATE, "Basic realm=\"Stripe\""),
-        // Stripe's libraries obey this header before their own retry rules.
+        // In Stripe's libraries this header overrides their own retry rules.
         400 | 404 => put(HeaderName::from_static("stripe-should-retry"), "false"),
         _ => {}
     }

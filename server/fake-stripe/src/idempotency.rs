@@ -1,26 +1,24 @@
-//! `Idempotency-Key`: the first answer to a key is given again for 24 hours, whatever it was, once the endpoint had
-//! begun to work on it.
+//! `Idempotency-Key`: a repeated key returns the stored response for 24 hours, errors too, if the endpoint had started.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use crate::errors::StripeError;
 use crate::http_exchange::Answer;
-use crate::state::App;
 
 const STORED_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Beyond this number the oldest keys are dropped early.
 const MAX_KEYS: usize = 250_000;
 const MAX_KEY_CHARS: usize = 255;
 
-/// The calls that used a key, by key.
+/// The first request of each key, and its response.
 #[derive(Debug, Default)]
 pub(crate) struct IdempotencyKeys {
     entries: HashMap<String, Entry>,
-    /// Keys in the order of their first use, for forgetting.
+    /// Keys in the order of their first use, the next to be dropped first.
     order: VecDeque<(String, i64)>,
 }
 
+/// The first request of a key.
 #[derive(Debug)]
 struct Entry {
     first_used_ms: i64,
@@ -30,83 +28,13 @@ struct Entry {
     answer: Option<Answer>,
 }
 
-/// Whether a key is new or a repetition.
+/// Whether a key is new or repeated.
 #[derive(Debug)]
-pub(crate) enum ClaimResult {
-    /// The first use: run the request, then store its response in the claim.
-    First(Claim),
-    /// A repetition: send the stored response.
+pub(crate) enum Claim {
+    /// The first use: the request runs, and its response is stored with [`IdempotencyKeys::store`].
+    First,
+    /// A repetition: this stored response is sent.
     Replay(Answer),
-}
-
-/// A key whose first request is running. Dropped without a response, the key is free again.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    app: Arc<App>,
-    key: String,
-    stored: bool,
-}
-
-impl Claim {
-    /// Claims the key if it is new.
-    pub(crate) fn try_new(
-        app: &Arc<App>,
-        key: &str,
-        path: &str,
-        params: &[(String, String)],
-    ) -> Result<ClaimResult, StripeError> {
-        if key.chars().count() > MAX_KEY_CHARS {
-            return Err(StripeError::invalid(format!(
-                "Idempotency keys have at most {MAX_KEY_CHARS} characters."
-            )));
-        }
-        app.update(|state| {
-            let now_ms = state.clock.now_ms();
-            let keys = &mut state.idempotency;
-            keys.forget_old(now_ms);
-            keys.forget_if_old(key, now_ms);
-            let Some(entry) = keys.entries.get(key) else {
-                keys.order.push_back((key.to_owned(), now_ms));
-                let entry =
-                    Entry { first_used_ms: now_ms, path: path.to_owned(), params: sorted(params), answer: None };
-                keys.entries.insert(key.to_owned(), entry);
-                return Ok(ClaimResult::First(Claim { app: Arc::clone(app), key: key.to_owned(), stored: false }));
-            };
-            entry.check(key, path, params)?;
-            match &entry.answer {
-                Some(answer) => {
-                    state.stats.replayed = state.stats.replayed.saturating_add(1);
-                    Ok(ClaimResult::Replay(answer.clone()))
-                }
-                None => Err(StripeError::invalid(format!(
-                    "There is currently another in-progress request using this Idempotent Key (that probably means \
-                     you submitted twice, and the other request is still going through): {key}. Please try again \
-                     later."
-                ))
-                .status(409)
-                .code("idempotency_key_in_use")),
-            }
-        })
-    }
-
-    /// Stores the response.
-    pub(crate) fn store(mut self, answer: &Answer) {
-        self.stored = true;
-        self.app.update(|state| {
-            if let Some(entry) = state.idempotency.entries.get_mut(&self.key) {
-                entry.answer = Some(answer.clone());
-            }
-        });
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if !self.stored {
-            self.app
-                .update(|state| state.idempotency.entries.remove(&self.key));
-        }
-    }
 }
 
 impl Entry {
@@ -133,7 +61,58 @@ impl Entry {
 }
 
 impl IdempotencyKeys {
-    /// A request may outlast its key, and the clock may be set back: `order` alone misses both.
+    /// Claims the key if it is new.
+    pub(crate) fn claim(
+        &mut self,
+        now_ms: i64,
+        key: &str,
+        path: &str,
+        params: &[(String, String)],
+    ) -> Result<Claim, StripeError> {
+        if key.chars().count() > MAX_KEY_CHARS {
+            return Err(StripeError::invalid(format!(
+                "Idempotency keys have at most {MAX_KEY_CHARS} characters."
+            )));
+        }
+        self.forget_old(now_ms);
+        self.forget_if_old(key, now_ms);
+        let Some(entry) = self.entries.get(key) else {
+            self.order.push_back((key.to_owned(), now_ms));
+            let entry = Entry {
+                first_used_ms: now_ms,
+                path: path.to_owned(),
+                params: sorted(params),
+                answer: None,
+            };
+            self.entries.insert(key.to_owned(), entry);
+            return Ok(Claim::First);
+        };
+        entry.check(key, path, params)?;
+        match &entry.answer {
+            Some(answer) => Ok(Claim::Replay(answer.clone())),
+            None => Err(StripeError::invalid(format!(
+                "There is currently another in-progress request using this Idempotent Key (that probably means \
+                 you submitted twice, and the other request is still going through): {key}. Please try again \
+                 later."
+            ))
+            .status(409)
+            .code("idempotency_key_in_use")),
+        }
+    }
+
+    /// Stores the response to the first request.
+    pub(crate) fn store(&mut self, key: &str, answer: &Answer) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.answer = Some(answer.clone());
+        }
+    }
+
+    /// Frees a key whose first request has no response to store.
+    pub(crate) fn release(&mut self, key: &str) {
+        self.entries.remove(key);
+    }
+
+    /// Removes an old key that `order` misses: its request outlasted it, or the clock was set back.
     fn forget_if_old(&mut self, key: &str, now_ms: i64) {
         let old = |entry: &Entry| now_ms.saturating_sub(entry.first_used_ms) >= STORED_FOR_MS;
         if self
@@ -151,7 +130,7 @@ impl IdempotencyKeys {
             if !old && self.order.len() <= MAX_KEYS {
                 return;
             }
-            // A key that was freed and claimed again has a younger entry, which stays. So does one still under way.
+            // A key that was freed and claimed again has a newer entry, which stays. So does a running request's.
             if self
                 .entries
                 .get(key)

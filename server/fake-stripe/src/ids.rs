@@ -14,7 +14,7 @@ pub(crate) fn meter() -> String {
     with_prefix("mtr_test_", 21)
 }
 
-/// A call's id, as the `request-id` header carries it.
+/// A request's id, the value of the `request-id` header.
 pub(crate) fn request() -> String {
     with_prefix("req_", 14)
 }

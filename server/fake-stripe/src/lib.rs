@@ -5,28 +5,33 @@
 //! summaries that lag behind. What it adds, below `/control/`, is what a test needs and Stripe cannot give: scripted
 //! faults, a clock that can be moved, and a view of everything it stores ([`Control`]).
 //!
-//! The map, from the socket inwards:
-//! - `listener`: connections that can be broken on purpose.
-//! - `pipeline`: what each call under `/v1` goes through, in order; `auth`, `limits`, `idempotency`, `faults` and
-//!   `request_log` are its steps; `http_exchange` is one request and its response.
-//! - `routes`: the endpoint of each path; then one file a resource: `customers`, `meters`, `meter_events`,
-//!   `adjustments`, `summaries`. A new resource is a new file, a field in `state` and its lines in `routes`.
-//! - `billing`, with `billing_routes`: products, prices, subscriptions, invoices, webhooks, and the passing of months.
-//! - `params`, `errors`, `list`, `ids`: the forms that every resource shares.
-//! - `clock`, `state`, `settings`: the stored objects, the time, and the options.
-//! - `control` and `control_client`: both ends of the control endpoints, over the forms in `control_types`.
+//! The map, from the socket inwards. A file uses files of its own line and of the lines below it, never of those above.
+//! - `fake_stripe`: start and stop.
+//! - `control`: the endpoints below `/control/`, and their client.
+//! - `pipeline`: the steps of a request below `/v1`, with the checks of `admission`; `webhook_sender`: the task that
+//!   sends webhooks.
+//! - `routes`, `billing_routes`: the endpoint of each path.
+//! - `state`: everything stored, behind one lock. Routes give endpoints the parts that they read and change.
+//! - The parts of the pipeline: `listener`, `auth`, `limits`, `idempotency`, `faults` (their queue), `request_log`,
+//!   `http_exchange`.
+//! - `billing`: products, prices, subscriptions, invoices, events and webhooks, and the work that is due as time passes.
+//! - One file an object: `adjustments`, `summaries`, `metering` (a view of meters and events), `meter_events`,
+//!   `meters`, `customers`, `account`.
+//! - What all share: `control_types`, `fault`, `params`, `list`, `errors`, `ids`, `clock`, `settings`.
 
+mod account;
 mod adjustments;
+mod admission;
 mod auth;
 mod billing;
 mod billing_routes;
 mod clock;
 mod control;
-mod control_client;
 mod control_types;
 mod customers;
 mod errors;
 mod fake_stripe;
+mod fault;
 mod faults;
 mod http_exchange;
 mod idempotency;
@@ -35,6 +40,7 @@ mod limits;
 mod list;
 mod listener;
 mod meter_events;
+mod metering;
 mod meters;
 mod params;
 mod pipeline;
@@ -43,19 +49,17 @@ mod routes;
 mod settings;
 mod state;
 mod summaries;
+mod webhook_sender;
 
-pub use billing::snapshots::{
+pub use billing::webhooks::webhook_signature;
+pub use control::client::{Control, ControlError};
+pub use control_types::billing::{
     DeliverySnapshot, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot, ItemSnapshot, NewPrice,
     NewSubscription, NewTier, SubscriptionSnapshot, WebhookOptions,
 };
-pub use billing::webhooks::webhook_signature;
-pub use control_client::{Control, ControlError};
 pub use control_types::{
     ClockState, CustomerSnapshot, LoggedRequest, MeterSnapshot, Stats, StoredEvent,
 };
 pub use fake_stripe::{FakeStripe, serve};
-pub use faults::{Fault, FaultKind, ScriptedError};
-pub use settings::Settings;
-
-/// The Stripe API version that responses are modelled on, and the default of the `Stripe-Version` header.
-pub const API_VERSION: &str = "2026-09-30.endive";
+pub use fault::{Fault, FaultKind, ScriptedError};
+pub use settings::{API_VERSION, Settings};

@@ -1,13 +1,9 @@
 //! Stripe's two limits on meter events: a rate per second, and one request at a time for each customer and meter.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::state::App;
-
-/// A limit on calls within any second of real time. Real, because a frozen fake clock would otherwise
-/// never end the limit.
+/// A limit on requests within any second of real time. On a frozen fake clock the second would never end.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     per_sec: u32,
@@ -48,55 +44,32 @@ impl RateLimit {
     }
 }
 
-/// What Stripe locks for the time of a call: a customer, and the event name of a meter.
+/// What Stripe locks while a request runs: a customer, and the event name of a meter.
 pub(crate) type Subject = (String, String);
 
-/// How many calls are under way for each customer and meter.
+/// The number of running requests for each customer and meter.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    calls: HashMap<Subject, u64>,
+    requests: HashMap<Subject, u64>,
 }
 
-/// One call under way; it ends when this is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlightCall {
-    app: Arc<App>,
-    subject: Subject,
-}
-
-impl InFlightCall {
-    /// Enters a call, and tells whether it is alone. One that is not must be refused, but counts until then, so that
-    /// the statistics show it.
-    pub(crate) fn enter(app: &Arc<App>, subject: Subject) -> (InFlightCall, bool) {
-        let alone = app.update(|state| {
-            let calls = state.in_flight.calls.entry(subject.clone()).or_default();
-            *calls = calls.saturating_add(1);
-            let calls = *calls;
-            state.stats.max_in_flight_per_customer_meter =
-                state.stats.max_in_flight_per_customer_meter.max(calls);
-            calls == 1
-        });
-        (
-            InFlightCall {
-                app: Arc::clone(app),
-                subject,
-            },
-            alone,
-        )
+impl InFlight {
+    /// Counts one more request, and returns the new count. A request that is not alone must be rejected, but counts
+    /// until then, so that the statistics show it.
+    pub(crate) fn enter(&mut self, subject: &Subject) -> u64 {
+        let count = self.requests.entry(subject.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count
     }
-}
 
-impl Drop for InFlightCall {
-    fn drop(&mut self) {
-        self.app.update(|state| {
-            let calls = &mut state.in_flight.calls;
-            if let Some(count) = calls.get_mut(&self.subject) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    calls.remove(&self.subject);
-                }
+    /// Ends a request.
+    pub(crate) fn leave(&mut self, subject: &Subject) {
+        if let Some(count) = self.requests.get_mut(subject) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.requests.remove(subject);
             }
-        });
+        }
     }
 }
 

@@ -84,8 +84,7 @@ impl Paging {
         Ok(paging)
     }
 
-    /// Cuts the page out of the whole list and wraps it in Stripe's list object. `what` names the objects in the
-    /// refusal of an unknown cursor.
+    /// The page of the whole list, as Stripe's list object. `what` names the objects in the error of an unknown cursor.
     pub(crate) fn page(self, what: &str, url: &str, all: &[Value]) -> Result<Value, StripeError> {
         let find = |cursor: &str, param: &str| {
             all.iter()
@@ -172,7 +171,7 @@ pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Val
     }))
 }
 
-/// The filter `created`, either a moment or a bracket with `gt`, `gte`, `lt` and `lte`.
+/// The filter `created`: a time, or a nested object with `gt`, `gte`, `lt` and `lte`.
 #[derive(Debug, Default)]
 pub(crate) struct Created {
     from: Option<i64>,

@@ -1,5 +1,5 @@
-//! Connections that a handler can break: a fault must look to the client like a lost network, with no byte of an
-//! answer, and no HTTP library sends that on purpose.
+//! Connections that a handler can break: to the client a fault must look like a lost connection, without any byte of a
+//! response. No HTTP library offers that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    /// From now on nothing more is sent; the server closes the connection at its next attempt.
+    /// Stops all further sending; the server closes the connection when it next reads or writes.
     pub(crate) fn break_connection(&self) {
         self.broken.store(true, Ordering::SeqCst);
     }

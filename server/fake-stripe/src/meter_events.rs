@@ -1,4 +1,4 @@
-//! `/v1/billing/meter_events`: one event of usage, stored once for each identifier.
+//! `/v1/billing/meter_events`: usage events, stored once for each identifier.
 //!
 //! Errors follow what is known of Stripe's synchronous responses:
 //! - a repeated identifier: `An event already exists with identifier X.`, type `invalid_request_error`, and no code, as
@@ -13,10 +13,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
+use crate::customers::Customer;
 use crate::errors::StripeError;
 use crate::ids;
+use crate::list::Collection;
+use crate::meters::{self, Formula, Meter};
 use crate::params::Params;
-use crate::state::State;
 
 /// How long an identifier stays taken, and an event can be cancelled: 24 hours.
 pub(crate) const UNIQUE_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -39,8 +42,13 @@ pub(crate) struct MeterEvent {
 }
 
 /// All accepted events, found by identifier, and by customer and meter in the order of their timestamps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EventStore {
+    /// Whether errors omit their code; see [`crate::Settings::bare_error_codes`].
+    pub(crate) bare_error_codes: bool,
+    /// Events rejected because their identifier was already used.
+    pub(crate) duplicates_refused: u64,
+    max_events: usize,
     events: Vec<MeterEvent>,
     /// The latest event of each identifier: an older one may have had it more than 24 hours before.
     by_identifier: HashMap<String, usize>,
@@ -48,6 +56,18 @@ pub(crate) struct EventStore {
 }
 
 impl EventStore {
+    /// An empty store for at most this many events.
+    pub(crate) fn new(max_events: usize, bare_error_codes: bool) -> EventStore {
+        EventStore {
+            bare_error_codes,
+            duplicates_refused: 0,
+            max_events,
+            events: Vec::new(),
+            by_identifier: HashMap::new(),
+            series: HashMap::new(),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
@@ -77,7 +97,7 @@ impl EventStore {
             .map(|(_, event)| event)
     }
 
-    /// The same with the place of each event in the order of receipt.
+    /// The same, with each event's index in the order of receipt.
     pub(crate) fn numbered_range(
         &self,
         customer: &str,
@@ -105,7 +125,13 @@ impl EventStore {
     }
 }
 
-pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn create(
+    events: &mut EventStore,
+    meters: &Collection<Meter>,
+    customers: &Collection<Customer>,
+    clock: &Clock,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let event_name = params.required("event_name")?;
     let payload = params
         .text_map("payload")?
@@ -123,30 +149,29 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         .param("identifier"));
     }
 
-    let bare = state.bare_error_codes;
-    let (meter, customer, value) = read_payload(state, &event_name, &payload)
+    let bare = events.bare_error_codes;
+    let (meter, customer, value) = read_payload(meters, customers, &event_name, &payload)
         .map_err(|error| apply_code_setting(error, bare))?;
-    let now = state.clock.now_secs();
+    let now = clock.now_secs();
     let timestamp = timestamp.unwrap_or(now);
     check_timestamp(timestamp, now).map_err(|error| apply_code_setting(error, bare))?;
-    let now_ms = state.clock.now_ms();
+    let now_ms = clock.now_ms();
     let identifier = identifier.unwrap_or_else(ids::meter_event);
-    let taken = state
-        .events
+    let taken = events
         .find(&identifier)
         .is_some_and(|event| now_ms.saturating_sub(event.received_at_ms) < UNIQUE_FOR_MS);
     if taken {
-        state.stats.duplicates_refused = state.stats.duplicates_refused.saturating_add(1);
+        events.duplicates_refused = events.duplicates_refused.saturating_add(1);
         return Err(StripeError::refused(format!(
             "An event already exists with identifier {identifier}."
         )));
     }
-    if state.events.len() >= state.max_events {
+    if events.len() >= events.max_events {
         return Err(StripeError {
             kind: "api_error".into(),
             ..StripeError::refused(format!(
                 "The fake Stripe stores at most {} meter events. Restart it, or raise `max_events`.",
-                state.max_events
+                events.max_events
             ))
             .status(500)
         });
@@ -160,7 +185,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         "payload": payload,
         "timestamp": timestamp,
     });
-    state.events.push(
+    events.push(
         &meter,
         MeterEvent {
             identifier,
@@ -177,13 +202,13 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
 
 /// Finds the meter, the customer and the value of an event.
 fn read_payload(
-    state: &State,
+    meters: &Collection<Meter>,
+    customers: &Collection<Customer>,
     event_name: &str,
     payload: &BTreeMap<String, String>,
 ) -> Result<(String, String, i64), StripeError> {
-    let Some(meter) = state.active_meter(event_name) else {
-        let archived = state
-            .meters
+    let Some(meter) = meters::active(meters, event_name) else {
+        let archived = meters
             .newest_first()
             .any(|meter| meter.event_name == event_name);
         let code = if archived {
@@ -206,8 +231,7 @@ fn read_payload(
         .code("meter_event_no_customer_defined")
         .param(customer_param));
     };
-    if state
-        .customers
+    if customers
         .get(customer)
         .is_none_or(|customer| customer.deleted)
     {
@@ -221,7 +245,7 @@ fn read_payload(
         Some(text) => parse_value(text)
             .map_err(|error| error.param(format!("payload[{}]", meter.value_key)))?,
         // A meter that counts events needs no value; each event is worth one.
-        None if meter.formula == crate::meters::Formula::Count => 1,
+        None if meter.formula == Formula::Count => 1,
         None => {
             return Err(StripeError::refused(format!(
                 "The event payload has no value under {}.",

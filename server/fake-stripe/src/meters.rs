@@ -1,18 +1,18 @@
-//! `/v1/billing/meters`: what is counted, under which event name, and by which keys of an event's payload.
+//! `/v1/billing/meters`: the event name, the aggregation and the payload keys of meters.
 
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::Paging;
+use crate::list::{Collection, Paging};
 use crate::params::Params;
-use crate::state::State;
 
 /// The default payload key of the customer id.
 pub(crate) const DEFAULT_CUSTOMER_KEY: &str = "stripe_customer_id";
 const DEFAULT_VALUE_KEY: &str = "value";
 
-/// How a meter turns events into one number.
+/// How a meter aggregates events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Formula {
     Sum,
@@ -36,6 +36,7 @@ impl Formula {
     }
 }
 
+/// A meter.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) id: String,
@@ -103,7 +104,42 @@ impl Meter {
     }
 }
 
-pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+/// The running aggregate of a series of values. A sum of values of 15 digits cannot overflow an `i128`.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Aggregate {
+    sum: i128,
+    count: i128,
+    last: i128,
+}
+
+impl Aggregate {
+    pub(crate) fn add(&mut self, value: i64) {
+        self.sum = self.sum.saturating_add(i128::from(value));
+        self.count = self.count.saturating_add(1);
+        self.last = i128::from(value);
+    }
+
+    pub(crate) fn value(self, formula: Formula) -> i128 {
+        match formula {
+            Formula::Sum => self.sum,
+            Formula::Count => self.count,
+            Formula::Last => self.last,
+        }
+    }
+}
+
+/// The active meter of an event name; there is at most one.
+pub(crate) fn active<'a>(meters: &'a Collection<Meter>, event_name: &str) -> Option<&'a Meter> {
+    meters
+        .newest_first()
+        .find(|meter| meter.is_active() && meter.event_name == event_name)
+}
+
+pub(crate) fn create(
+    meters: &mut Collection<Meter>,
+    clock: &Clock,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let display_name = params.required("display_name")?;
     let event_name = params.required("event_name")?;
     let mut aggregation = params
@@ -114,7 +150,7 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         .and_then(Formula::parse)
         .ok_or_else(|| StripeError::missing_param("default_aggregation[formula]"))?;
     aggregation.finish()?;
-    let mut meter = Meter::new(&ids::meter(), &event_name, formula, state.clock.now_secs());
+    let mut meter = Meter::new(&ids::meter(), &event_name, formula, clock.now_secs());
     meter.display_name = display_name;
     meter.event_time_window = params.one_of("event_time_window", &["day", "hour"])?;
     if let Some(mut mapping) = params.nested("customer_mapping")? {
@@ -129,28 +165,33 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
         settings.finish()?;
     }
     params.finish()?;
-    if state.active_meter(&event_name).is_some() {
+    if active(meters, &event_name).is_some() {
         return Err(taken(&event_name));
     }
     let body = meter.json();
-    state.add_meter(meter);
+    meters.insert(&meter.id.clone(), meter);
     Ok(body)
 }
 
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(
+    meters: &mut Collection<Meter>,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     params.finish()?;
-    Ok(find(state, id)?.json())
+    Ok(find(meters, id)?.json())
 }
 
 pub(crate) fn update(
-    state: &mut State,
+    meters: &mut Collection<Meter>,
+    clock: &Clock,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
     let display_name = params.text("display_name")?;
     params.finish()?;
-    let now = state.clock.now_secs();
-    let meter = find(state, id)?;
+    let now = clock.now_secs();
+    let meter = find(meters, id)?;
     if let Some(display_name) = display_name {
         meter.display_name = display_name;
         meter.updated = now;
@@ -159,13 +200,14 @@ pub(crate) fn update(
 }
 
 pub(crate) fn deactivate(
-    state: &mut State,
+    meters: &mut Collection<Meter>,
+    clock: &Clock,
     id: &str,
     params: Params,
 ) -> Result<Value, StripeError> {
     params.finish()?;
-    let now = state.clock.now_secs();
-    let meter = find(state, id)?;
+    let now = clock.now_secs();
+    let meter = find(meters, id)?;
     if !meter.is_active() {
         return Err(StripeError::refused("This meter is already inactive."));
     }
@@ -174,32 +216,32 @@ pub(crate) fn deactivate(
 }
 
 pub(crate) fn reactivate(
-    state: &mut State,
+    meters: &mut Collection<Meter>,
+    clock: &Clock,
     id: &str,
     params: Params,
 ) -> Result<Value, StripeError> {
     params.finish()?;
-    let now = state.clock.now_secs();
-    let meter = find(state, id)?;
+    let now = clock.now_secs();
+    let meter = find(meters, id)?;
     if meter.is_active() {
         return Err(StripeError::refused("This meter is already active."));
     }
     let event_name = meter.event_name.clone();
-    if state.active_meter(&event_name).is_some() {
+    if active(meters, &event_name).is_some() {
         return Err(taken(&event_name));
     }
-    let meter = find(state, id)?;
+    let meter = find(meters, id)?;
     meter.deactivated_at = None;
     meter.updated = now;
     Ok(meter.json())
 }
 
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn list(meters: &Collection<Meter>, mut params: Params) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     let status = params.one_of("status", &["active", "inactive"])?;
     params.finish()?;
-    let all: Vec<Value> = state
-        .meters
+    let all: Vec<Value> = meters
         .newest_first()
         .filter(|meter| status.is_none_or(|status| meter.status() == status))
         .map(Meter::json)
@@ -207,9 +249,8 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
     paging.page("meter", "/v1/billing/meters", &all)
 }
 
-fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Meter, StripeError> {
-    state
-        .meters
+fn find<'a>(meters: &'a mut Collection<Meter>, id: &str) -> Result<&'a mut Meter, StripeError> {
+    meters
         .get_mut(id)
         .ok_or_else(|| StripeError::no_such("meter", id))
 }

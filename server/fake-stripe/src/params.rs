@@ -1,13 +1,14 @@
-//! Parameters as Stripe takes them: form-encoded pairs whose keys nest by brackets (`payload[value]=3`,
-//! `expand[0]=customer`). An endpoint takes the parameters that it supports; the rest are unknown parameters.
+//! Request parameters: form-encoded pairs whose keys nest by brackets (`payload[value]=3`, `expand[0]=customer`). An
+//! endpoint takes the parameters that it supports; the rest are unknown parameters.
 
 use std::collections::BTreeMap;
 
 use crate::errors::StripeError;
 
-/// Deeper nesting than any of Stripe's parameters has.
+/// The deepest nesting; no parameter of Stripe is nested deeper.
 const MAX_DEPTH: usize = 8;
 
+/// A value: a text, or a bracket with further values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Param {
     Text(String),
@@ -42,12 +43,12 @@ impl Params {
         Ok(params)
     }
 
-    /// Takes a text; an empty one counts as absent, as Stripe's clients send it to unset a value.
+    /// Takes a text. An empty text counts as absent: Stripe's clients send it to unset a value.
     pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, StripeError> {
         Ok(self.text_or_empty(name)?.filter(|text| !text.is_empty()))
     }
 
-    /// Takes a text, an empty one too.
+    /// Takes a text that may be empty.
     pub(crate) fn text_or_empty(&mut self, name: &str) -> Result<Option<String>, StripeError> {
         match self.map.remove(name) {
             None => Ok(None),
@@ -58,13 +59,13 @@ impl Params {
         }
     }
 
-    /// Takes a text that must be there.
+    /// Takes a required text.
     pub(crate) fn required(&mut self, name: &str) -> Result<String, StripeError> {
         self.text(name)?
             .ok_or_else(|| StripeError::missing_param(&self.name(name)))
     }
 
-    /// Takes a whole number.
+    /// Takes an integer.
     pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, StripeError> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -77,13 +78,13 @@ impl Params {
         }
     }
 
-    /// Takes a whole number that must be there.
+    /// Takes a required integer.
     pub(crate) fn required_integer(&mut self, name: &str) -> Result<i64, StripeError> {
         self.integer(name)?
             .ok_or_else(|| StripeError::missing_param(&self.name(name)))
     }
 
-    /// Takes a text that must be one of a few.
+    /// Takes a text that must be one of the allowed ones.
     pub(crate) fn one_of(
         &mut self,
         name: &str,
@@ -186,7 +187,7 @@ impl Params {
             .collect()
     }
 
-    /// Whether a part of this name is asked to be expanded, at whatever depth.
+    /// Whether `expand` has this name, at any depth.
     pub(crate) fn expands(&self, name: &str) -> bool {
         let Some(Param::Map(list)) = self.map.get("expand") else {
             return false;
@@ -227,7 +228,7 @@ fn in_order(map: BTreeMap<String, Param>) -> Vec<(String, Param)> {
     entries
 }
 
-/// Splits `a[b][c]` into its parts; `None` where brackets do not pair or go too deep.
+/// Splits `a[b][c]` into its parts; `None` if brackets do not match or are nested too deep.
 fn split_key(key: &str) -> Option<Vec<&str>> {
     let Some((first, mut rest)) = key.split_once('[') else {
         return Some(vec![key]);
@@ -246,7 +247,7 @@ fn split_key(key: &str) -> Option<Vec<&str>> {
     }
 }
 
-/// `None` where a text and a bracket claim the same name.
+/// Inserts a value; `None` if the same name has both a text and a bracket.
 fn insert(map: &mut BTreeMap<String, Param>, path: &[&str], value: &str) -> Option<()> {
     let (first, rest) = path.split_first()?;
     // `a[]=x` appends: its key is the next index.

@@ -1,24 +1,22 @@
-//! The steps of each request below `/v1`, in this order: the log, the API key, the rate limit, the idempotency key,
-//! the lock on customer and meter, latency, a scripted fault, and at last the endpoint itself.
+//! The steps of each request below `/v1`, in this order: the log, the checks of `admission`, latency, a scripted fault,
+//! and the endpoint itself.
 //!
 //! Each request runs in a separate task: like Stripe, the fake Stripe finishes requests whose client disconnected.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::Response;
 
-use crate::billing::advance_clock;
+use crate::admission::{Admitted, admit};
 use crate::control_types::LoggedRequest;
-use crate::errors::StripeError;
-use crate::faults::{Fault, FaultKind, scripted_error};
+use crate::fault::{Fault, FaultKind};
+use crate::faults::scripted_error;
 use crate::http_exchange::{Answer, Call, bad_gateway, find, respond};
-use crate::idempotency::{Claim, ClaimResult};
-use crate::limits::InFlightCall;
 use crate::listener::Breaker;
-use crate::meters::DEFAULT_CUSTOMER_KEY;
+use crate::meters::{self, DEFAULT_CUSTOMER_KEY};
 use crate::params::{self, Params};
 use crate::state::{App, State};
 use crate::{ids, routes};
@@ -51,14 +49,14 @@ pub(crate) async fn handle(
     };
     let sent = tokio::spawn(process(Arc::clone(&app), call)).await;
     if let Ok((Some(answer), call)) = sent {
-        respond(&app, &answer, &call)
+        respond(&app.read(|state| state.clock.http_date()), &answer, &call)
     } else {
         breaker.break_connection();
         Response::default()
     }
 }
 
-/// The customer and the event name that a call is about.
+/// The customer and the event name that a request is about.
 fn subject_of(
     state: &State,
     path: &str,
@@ -74,7 +72,7 @@ fn subject_of(
         }
         _ => {
             let event_name = find(pairs, "event_name");
-            let meter = event_name.and_then(|event_name| state.active_meter(event_name));
+            let meter = event_name.and_then(|event_name| meters::active(&state.meters, event_name));
             let key = meter.map_or(DEFAULT_CUSTOMER_KEY, |meter| meter.customer_key.as_str());
             let customer =
                 find(pairs, &format!("payload[{key}]")).or_else(|| find(pairs, "customer"));
@@ -103,12 +101,12 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
     let answer = match admit(&app, &call) {
         Err(error) => Some(Answer::error(&error, &call)),
         Ok(Admitted::Replay(answer)) => Some(answer),
-        Ok(Admitted::Run { claim, in_flight }) => {
+        Ok(Admitted::Run(mut held)) => {
             let outcome = run(&app, &call, sequence).await;
-            if let (Some(claim), Some(answer)) = (claim, outcome.stored) {
-                claim.store(&answer);
+            if let Some(answer) = &outcome.stored {
+                held.store(answer);
             }
-            drop(in_flight);
+            drop(held);
             outcome.sent
         }
     };
@@ -124,63 +122,7 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
     (answer, call)
 }
 
-enum Admitted {
-    /// The request runs, with the idempotency key and the lock that it owns until its end.
-    Run {
-        claim: Option<Claim>,
-        in_flight: Option<InFlightCall>,
-    },
-    /// The key's stored response is sent again.
-    Replay(Answer),
-}
-
-/// All checks before the endpoint starts.
-fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError> {
-    app.authorizer.check(&call.headers).inspect_err(|_| {
-        app.update(|state| state.stats.unauthorized = state.stats.unauthorized.saturating_add(1));
-    })?;
-    if call.is_meter_event() {
-        app.update(|state| {
-            if state.rate_limit.admit(Instant::now()) {
-                return Ok(());
-            }
-            state.stats.rate_limited = state.stats.rate_limited.saturating_add(1);
-            Err(StripeError::rate_limit())
-        })?;
-    }
-    let claim = match call.idempotency_key() {
-        Some(key) if call.method == "POST" => {
-            let verdict = Claim::try_new(app, key, &call.path, &call.pairs).inspect_err(|_| {
-                app.update(|state| {
-                    state.stats.idempotency_conflicts =
-                        state.stats.idempotency_conflicts.saturating_add(1);
-                });
-            })?;
-            match verdict {
-                ClaimResult::First(claim) => Some(claim),
-                ClaimResult::Replay(answer) => return Ok(Admitted::Replay(answer)),
-            }
-        }
-        _ => None,
-    };
-    let in_flight = match (&call.customer, &call.event_name) {
-        (Some(customer), Some(event_name)) if call.is_meter_event() => {
-            let (in_flight, alone) =
-                InFlightCall::enter(app, (customer.clone(), event_name.clone()));
-            if !alone {
-                app.update(|state| {
-                    state.stats.lock_timeouts = state.stats.lock_timeouts.saturating_add(1);
-                });
-                return Err(StripeError::lock_timeout());
-            }
-            Some(in_flight)
-        }
-        _ => None,
-    };
-    Ok(Admitted::Run { claim, in_flight })
-}
-
-/// The response that the client gets, and the one stored under the idempotency key.
+/// The response for the client, and the response to store under the idempotency key.
 struct Outcome {
     sent: Option<Answer>,
     stored: Option<Answer>,
@@ -294,10 +236,7 @@ async fn block(app: &App, fault: &Fault) -> bool {
 /// Calls the endpoint.
 fn execute(app: &App, call: &Call) -> Answer {
     let result = Params::nest(&call.pairs).and_then(|params| {
-        app.update(|state| {
-            advance_clock::run_due_work(state);
-            routes::dispatch(state, &call.method, &call.path, params)
-        })
+        app.update_to_now(|state| routes::dispatch(state, &call.method, &call.path, params))
     });
     match result {
         Ok(body) => Answer::json(200, &body, call),

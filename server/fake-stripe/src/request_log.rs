@@ -6,7 +6,7 @@ use crate::control_types::LoggedRequest;
 
 const MAX_REQUESTS: usize = 10_000;
 
-/// The latest calls below `/v1`, and how many there were in all.
+/// The latest requests below `/v1`, and how many there were in all.
 #[derive(Debug, Default)]
 pub(crate) struct RequestLog {
     requests: VecDeque<LoggedRequest>,

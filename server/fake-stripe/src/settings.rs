@@ -1,14 +1,16 @@
-//! Settings of a fake Stripe before it starts. The settings that may also change while it runs are changed
-//! through [`crate::Control`].
+//! Settings of a fake Stripe at its start. [`crate::Control`] changes those that may change while it runs.
 
 use std::time::Duration;
 
-/// How a fake Stripe behaves; `Settings::default()` is Stripe as documented, without its delays.
+/// The Stripe API version that responses are modelled on, and the default of the `Stripe-Version` header.
+pub const API_VERSION: &str = "2026-09-30.endive";
+
+/// The behavior of a fake Stripe. The default is Stripe as documented, without its delays.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The only accepted API key. Default `sk_test_fake`.
     pub secret_key: String,
-    /// How long after its receipt, by the fake Stripe's clock, a meter event shows in summaries. Default zero.
+    /// How long after its receipt, by the fake Stripe's clock, a meter event appears in summaries. Default zero.
     pub summary_delay: Duration,
     /// Meter events accepted within any second of real time; more are answered with 429, and 0 rejects all. Default
     /// 1,000, Stripe's limit in live mode.

@@ -1,4 +1,5 @@
-//! The state of a fake Stripe behind one lock, and the signal that wakes waiters after a change.
+//! The state of a fake Stripe behind one lock, and the signal that wakes waiters after a change. Handlers take [`App`];
+//! endpoints take parts of [`State`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authorizer;
-use crate::billing::Billing;
+use crate::billing::advance_clock;
+use crate::billing::state::Billing;
 use crate::clock::{self, Clock};
 use crate::control_types::Stats;
 use crate::customers::Customer;
@@ -16,11 +18,12 @@ use crate::idempotency::IdempotencyKeys;
 use crate::limits::{InFlight, RateLimit};
 use crate::list::Collection;
 use crate::meter_events::EventStore;
+use crate::metering::Metering;
 use crate::meters::Meter;
 use crate::request_log::RequestLog;
 use crate::settings::Settings;
 
-/// Stripe's objects first, then what belongs to the fake Stripe itself.
+/// Everything stored: Stripe's objects first, then the fake Stripe's own settings, queues and counters.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) clock: Clock,
@@ -32,8 +35,6 @@ pub(crate) struct State {
     pub(crate) summary_delay_ms: i64,
     pub(crate) latency: Duration,
     pub(crate) summarize_empty_ranges: bool,
-    pub(crate) bare_error_codes: bool,
-    pub(crate) max_events: usize,
     pub(crate) rate_limit: RateLimit,
     /// Running requests for each customer and meter: Stripe allows one at a time.
     pub(crate) in_flight: InFlight,
@@ -49,13 +50,11 @@ impl State {
             clock: Clock::default(),
             customers: Collection::default(),
             meters: Collection::default(),
-            events: EventStore::default(),
+            events: EventStore::new(settings.max_events, settings.bare_error_codes),
             billing: Billing::default(),
             summary_delay_ms: clock::millis(settings.summary_delay),
             latency: settings.latency,
             summarize_empty_ranges: settings.summarize_empty_ranges,
-            bare_error_codes: settings.bare_error_codes,
-            max_events: settings.max_events,
             rate_limit: RateLimit::new(settings.events_per_sec),
             in_flight: InFlight::default(),
             idempotency: IdempotencyKeys::default(),
@@ -65,19 +64,54 @@ impl State {
         }
     }
 
-    /// The active meter of an event name; there is at most one.
-    pub(crate) fn active_meter(&self, event_name: &str) -> Option<&Meter> {
-        self.meters
-            .newest_first()
-            .find(|meter| meter.is_active() && meter.event_name == event_name)
+    /// The input of measurements of usage.
+    pub(crate) fn metering(&self) -> Metering<'_> {
+        Metering {
+            meters: &self.meters,
+            events: &self.events,
+            aggregated_until_ms: self.aggregated_until_ms(),
+        }
     }
 
-    pub(crate) fn add_meter(&mut self, meter: Meter) {
-        self.meters.insert(&meter.id.clone(), meter);
+    /// Borrows the parts of billing.
+    pub(crate) fn billing_parts(&mut self) -> BillingParts<'_> {
+        BillingParts {
+            now: self.clock.now_secs(),
+            metering: Metering {
+                aggregated_until_ms: self.aggregated_until_ms(),
+                meters: &self.meters,
+                events: &self.events,
+            },
+            customers: &mut self.customers,
+            billing: &mut self.billing,
+        }
+    }
+
+    /// Does the billing work that is due by the clock.
+    pub(crate) fn run_due_work(&mut self) {
+        let parts = self.billing_parts();
+        advance_clock::run_due_work(parts.billing, parts.metering, parts.now);
+    }
+
+    fn aggregated_until_ms(&self) -> i64 {
+        self.clock.now_ms().saturating_sub(self.summary_delay_ms)
     }
 }
 
+/// The parts of the state that billing reads and changes.
+#[derive(Debug)]
+pub(crate) struct BillingParts<'a> {
+    pub(crate) billing: &'a mut Billing,
+    pub(crate) customers: &'a mut Collection<Customer>,
+    pub(crate) metering: Metering<'a>,
+    /// The time in seconds.
+    pub(crate) now: i64,
+}
+
 /// A running fake Stripe, as its request handlers share it.
+pub(crate) type SharedApp = Arc<App>;
+
+/// The state behind its lock, with what handlers need besides.
 #[derive(Debug)]
 pub(crate) struct App {
     state: Mutex<State>,
@@ -103,6 +137,14 @@ impl App {
         let result = work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
         result
+    }
+
+    /// Changes the state after all due work is done.
+    pub(crate) fn update_to_now<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        self.update(|state| {
+            state.run_due_work();
+            work(state)
+        })
     }
 
     /// Reads the state without waking waiters.

@@ -1,42 +1,25 @@
-//! `/v1/billing/meters/{id}/event_summaries`: what a customer used in a range, as a whole or by hour or day. Events
-//! show only once they are older than the summary delay: Stripe aggregates asynchronously.
+//! `/v1/billing/meters/{id}/event_summaries`: a customer's usage in a range, as a whole or by hour or day. Events appear
+//! after the summary delay, since Stripe aggregates asynchronously.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Number, Value, json};
 
+use crate::customers::Customer;
 use crate::errors::StripeError;
-use crate::list::Paging;
-use crate::meter_events::MeterEvent;
-use crate::meters::Formula;
+use crate::list::{Collection, Paging};
+use crate::metering::Metering;
+use crate::meters::Aggregate;
 use crate::params::Params;
-use crate::state::State;
 
-/// The running aggregate of one bucket. Whole numbers: a sum of values of 15 digits cannot overflow an `i128`.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Aggregate {
-    sum: i128,
-    count: i128,
-    last: i128,
-}
-
-impl Aggregate {
-    pub(crate) fn add(&mut self, event: &MeterEvent) {
-        self.sum = self.sum.saturating_add(i128::from(event.value));
-        self.count = self.count.saturating_add(1);
-        self.last = i128::from(event.value);
-    }
-
-    pub(crate) fn value(self, formula: Formula) -> i128 {
-        match formula {
-            Formula::Sum => self.sum,
-            Formula::Count => self.count,
-            Formula::Last => self.last,
-        }
-    }
-}
-
-pub(crate) fn list(state: &mut State, id: &str, mut params: Params) -> Result<Value, StripeError> {
+/// Lists the summaries of a meter and customer. `summarize_empty_ranges` is that of [`crate::Settings`].
+pub(crate) fn list(
+    metering: Metering<'_>,
+    customers: &Collection<Customer>,
+    summarize_empty_ranges: bool,
+    id: &str,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let customer = params.required("customer")?;
     let start = params.required_integer("start_time")?;
     let end = params.required_integer("end_time")?;
@@ -50,31 +33,30 @@ pub(crate) fn list(state: &mut State, id: &str, mut params: Params) -> Result<Va
     };
     check_range(start, end, step, edge)?;
 
-    let meter = state
+    let meter = metering
         .meters
         .get(id)
         .ok_or_else(|| StripeError::no_such("meter", id))?;
-    if !state.customers.contains(&customer) {
+    if !customers.contains(&customer) {
         return Err(
             StripeError::refused(format!("No such customer: '{customer}'"))
                 .code("resource_missing")
                 .param("customer"),
         );
     }
-    let visible_until_ms = state.clock.now_ms().saturating_sub(state.summary_delay_ms);
     let mut buckets: BTreeMap<i64, Aggregate> = BTreeMap::new();
-    if window.is_none() && state.summarize_empty_ranges {
+    if window.is_none() && summarize_empty_ranges {
         buckets.insert(start, Aggregate::default());
     }
-    for event in state.events.range(&customer, id, start, end) {
-        if !event.cancelled && event.received_at_ms <= visible_until_ms {
+    for event in metering.events.range(&customer, id, start, end) {
+        if !event.cancelled && event.received_at_ms <= metering.aggregated_until_ms {
             let bucket = match window {
                 Some(_) => event
                     .timestamp
                     .saturating_sub(event.timestamp.rem_euclid(step)),
                 None => start,
             };
-            buckets.entry(bucket).or_default().add(event);
+            buckets.entry(bucket).or_default().add(event.value);
         }
     }
     let all: Vec<Value> = buckets
@@ -131,7 +113,7 @@ fn summary_id(meter: &str, customer: &str, from: i64, to: i64) -> String {
     )
 }
 
-/// Stripe's aggregates are doubles. Above 2^53 this one rounds too: the nearest double is what is written.
+/// The nearest double, since Stripe's aggregates are doubles. Above 2^53 it is rounded.
 fn as_number(value: i128) -> Value {
     let nearest: f64 = value.to_string().parse().unwrap_or_default();
     Number::from_f64(nearest).map_or(Value::Null, Value::Number)

@@ -1,25 +1,27 @@
-//! `/v1/events`: every event with the object as it was at that time.
+//! `/v1/events`: snapshot events, each with its object as it was at that time.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
 use crate::errors::StripeError;
+use crate::ids;
 use crate::list::{Created, Paging};
 use crate::params::Params;
-use crate::state::State;
-use crate::{API_VERSION, ids};
+use crate::settings::API_VERSION;
 
 /// Stripe lists events of the last 30 days.
 const LISTED_FOR_SECS: i64 = 30 * 24 * 60 * 60;
 /// Beyond this number the oldest events are dropped.
 const MAX_EVENTS: usize = 20_000;
 
+/// The recorded events, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
     list: VecDeque<LoggedEvent>,
 }
 
+/// A recorded event, as Stripe writes it.
 #[derive(Debug)]
 struct LoggedEvent {
     kind: &'static str,
@@ -27,15 +29,15 @@ struct LoggedEvent {
     body: Value,
 }
 
-impl State {
-    /// Records an event and queues it for the webhooks.
-    pub(crate) fn record_event(
+impl EventLog {
+    /// Appends an event about an object, with its changed attributes as they were; returns its id and its body.
+    pub(crate) fn append(
         &mut self,
         kind: &'static str,
         created: i64,
         object: &Value,
         previous: Option<&Value>,
-    ) {
+    ) -> (String, String) {
         let mut data = json!({ "object": object });
         if let (Some(previous), Some(data)) = (previous, data.as_object_mut()) {
             data.insert("previous_attributes".to_owned(), previous.clone());
@@ -53,42 +55,59 @@ impl State {
             "type": kind,
         });
         let text = body.to_string();
-        self.billing.webhooks.enqueue(&id, kind, &text);
-        let list = &mut self.billing.events.list;
         let oldest = created.saturating_sub(LISTED_FOR_SECS);
-        while list.len() >= MAX_EVENTS || list.front().is_some_and(|one| one.created < oldest) {
-            list.pop_front();
+        while self.list.len() >= MAX_EVENTS
+            || self.list.front().is_some_and(|one| one.created < oldest)
+        {
+            self.list.pop_front();
         }
-        list.push_back(LoggedEvent {
+        self.list.push_back(LoggedEvent {
             kind,
             created,
             body,
         });
+        (id, text)
+    }
+
+    /// The type and the body of an event.
+    pub(crate) fn find(&self, id: &str) -> Option<(&'static str, String)> {
+        self.list
+            .iter()
+            .find(|one| one.has_id(id))
+            .map(|one| (one.kind, one.body.to_string()))
+    }
+
+    /// The listed events, newest first.
+    fn recent(&self, now: i64) -> impl Iterator<Item = &LoggedEvent> {
+        let oldest = now.saturating_sub(LISTED_FOR_SECS);
+        self.list
+            .iter()
+            .rev()
+            .filter(move |one| one.created >= oldest)
     }
 }
 
-impl State {
-    /// Queues an event for the webhooks again; false if there is no such event.
-    pub(crate) fn redeliver_event(&mut self, id: &str) -> bool {
-        let known = |one: &&LoggedEvent| one.body.get("id").and_then(Value::as_str) == Some(id);
-        let Some(found) = self.billing.events.list.iter().find(known) else {
-            return false;
-        };
-        let (kind, text) = (found.kind, found.body.to_string());
-        self.billing.webhooks.enqueue(id, kind, &text);
-        true
+impl LoggedEvent {
+    fn has_id(&self, id: &str) -> bool {
+        self.body.get("id").and_then(Value::as_str) == Some(id)
     }
 }
 
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(
+    events: &EventLog,
+    now: i64,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     params.finish()?;
-    recent(state)
-        .find(|one| one.body.get("id").and_then(Value::as_str) == Some(id))
+    events
+        .recent(now)
+        .find(|one| one.has_id(id))
         .map(|one| one.body.clone())
         .ok_or_else(|| StripeError::no_such("event", id))
 }
 
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn list(events: &EventLog, now: i64, mut params: Params) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     let kind = params.text("type")?;
     let kinds = params.text_list("types")?;
@@ -98,7 +117,8 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
         Some(prefix) => kind.starts_with(prefix),
         None => pattern == kind,
     };
-    let all: Vec<Value> = recent(state)
+    let all: Vec<Value> = events
+        .recent(now)
         .filter(|one| {
             kind.as_ref()
                 .is_none_or(|pattern| matches(pattern, one.kind))
@@ -108,16 +128,4 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
         .map(|one| one.body.clone())
         .collect();
     paging.page("event", "/v1/events", &all)
-}
-
-/// Newest first.
-fn recent(state: &State) -> impl Iterator<Item = &LoggedEvent> {
-    let oldest = state.clock.now_secs().saturating_sub(LISTED_FOR_SECS);
-    state
-        .billing
-        .events
-        .list
-        .iter()
-        .rev()
-        .filter(move |one| one.created >= oldest)
 }

@@ -1,5 +1,5 @@
-//! Money in the minor unit of a currency, exact to the 12 decimal places that Stripe's prices may have. Whole numbers
-//! only: a double would round where Stripe does not.
+//! Amounts in the minor unit of a currency, exact to the 12 decimal places that Stripe's prices may have. They are
+//! integers: a double would round where Stripe does not.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ impl Cents {
         divide(self.0, SCALE)
     }
 
-    /// The whole number, where it is one.
+    /// The amount, if it is a whole number.
     pub(crate) fn as_whole(self) -> Option<i64> {
         (self.0 % SCALE == 0).then(|| self.rounded())
     }

@@ -1,4 +1,4 @@
-//! `/v1/prices`: what a product costs, how often, and on which meter.
+//! `/v1/prices`: the amounts, the interval and the meter of a product's prices.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use super::products::{Product, merge};
 use super::tiers::{Scheme, Tier};
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Created, Paging, search};
+use crate::list::{Collection, Created, Paging, search};
+use crate::meters::Meter;
 use crate::params::Params;
-use crate::state::State;
 
 /// How often a price recurs, and its meter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(crate) struct Recurring {
     pub(crate) meter: Option<String>,
 }
 
+/// A price of a product.
 #[derive(Debug, Clone)]
 pub(crate) struct Price {
     pub(crate) id: String,
@@ -37,7 +38,7 @@ pub(crate) struct Price {
 }
 
 impl Price {
-    /// The meter, where usage is billed.
+    /// The meter of a metered price.
     pub(crate) fn meter(&self) -> Option<&str> {
         self.recurring.as_ref()?.meter.as_deref()
     }
@@ -69,7 +70,7 @@ impl Price {
         }
     }
 
-    /// The price as Stripe writes it, which leaves the tiers out unless they are asked for.
+    /// The price as Stripe writes it: without tiers, unless they are expanded.
     pub(crate) fn json(&self, with_tiers: bool) -> Value {
         let recurring = self.recurring.as_ref().map(|recurring| {
             json!({
@@ -110,7 +111,7 @@ impl Price {
         body
     }
 
-    /// The same in the form of the older plans, which subscription items still carry.
+    /// The price as a plan, the older object, which subscription items still have.
     pub(crate) fn plan_json(&self) -> Value {
         let recurrence = self.recurrence();
         json!({
@@ -139,7 +140,10 @@ impl Price {
 
 impl Recurring {
     /// Takes `recurring`; a metered price must name a meter that is active.
-    fn take(state: &State, params: &mut Params) -> Result<Option<Recurring>, StripeError> {
+    fn take(
+        meters: &Collection<Meter>,
+        params: &mut Params,
+    ) -> Result<Option<Recurring>, StripeError> {
         let Some(mut recurring) = params.nested("recurring")? else {
             return Ok(None);
         };
@@ -165,7 +169,7 @@ impl Recurring {
                         .to_owned(),
                 );
             }
-            (Some("metered"), Some(id)) => match state.meters.get(id) {
+            (Some("metered"), Some(id)) => match meters.get(id) {
                 None => {
                     return Err(StripeError::refused(format!("No such meter: '{id}'"))
                         .code("resource_missing")
@@ -190,23 +194,21 @@ impl Recurring {
     }
 }
 
-pub(crate) fn create(state: &mut State, params: Params) -> Result<Value, StripeError> {
-    create_with_id(state, &ids::billing("price_"), params)
-}
-
-/// Creates a price under this id.
-pub(crate) fn create_with_id(
-    state: &mut State,
+/// Creates a price under this id, and its product from `product_data`.
+pub(crate) fn create(
+    prices: &mut Collection<Price>,
+    products: &mut Collection<Product>,
+    meters: &Collection<Meter>,
+    now: i64,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
     let with_tiers = params.expands("tiers");
     let currency = params.required("currency")?.to_ascii_lowercase();
     let product = params.text("product")?;
     let product_data = params.nested("product_data")?;
     let scheme = Scheme::take(&mut params)?;
-    let recurring = Recurring::take(state, &mut params)?;
+    let recurring = Recurring::take(meters, &mut params)?;
     let active = params.boolean("active")?.unwrap_or(true);
     let nickname = params.text("nickname")?;
     let lookup_key = params.text("lookup_key")?;
@@ -214,9 +216,9 @@ pub(crate) fn create_with_id(
     let metadata = params.text_map("metadata")?.unwrap_or_default();
     params.one_of("tax_behavior", &["unspecified"])?;
     params.finish()?;
-    claim_lookup_key(state, lookup_key.as_deref(), transfer, id)?;
+    claim_lookup_key(prices, lookup_key.as_deref(), transfer, id)?;
     let product = match (product, product_data) {
-        (Some(id), None) if state.billing.products.contains(&id) => id,
+        (Some(id), None) if products.contains(&id) => id,
         (Some(id), None) => {
             return Err(StripeError::refused(format!("No such product: '{id}'"))
                 .code("resource_missing")
@@ -226,7 +228,7 @@ pub(crate) fn create_with_id(
             let id = data.text("id")?.unwrap_or_else(|| ids::billing("prod_"));
             let made = Product::new(&id, &data.required("name")?, now);
             data.finish()?;
-            state.billing.products.insert(&id, made);
+            products.insert(&id, made);
             id
         }
         _ => return Err(StripeError::missing_param("product")),
@@ -244,21 +246,19 @@ pub(crate) fn create_with_id(
         created: now,
     };
     let body = price.json(with_tiers);
-    state.billing.prices.insert(id, price);
+    prices.insert(id, price);
     Ok(body)
 }
 
 /// A lookup key belongs to one price; `transfer_lookup_key` moves it from another.
 fn claim_lookup_key(
-    state: &mut State,
+    prices: &mut Collection<Price>,
     key: Option<&str>,
     transfer: bool,
     id: &str,
 ) -> Result<(), StripeError> {
     let Some(key) = key else { return Ok(()) };
-    let owner = state
-        .billing
-        .prices
+    let owner = prices
         .newest_first()
         .find(|price| price.lookup_key.as_deref() == Some(key) && price.id != id)
         .map(|price| price.id.clone());
@@ -270,20 +270,24 @@ fn claim_lookup_key(
         .code("resource_already_exists")
         .param("lookup_key"));
     }
-    if let Some(price) = state.billing.prices.get_mut(&owner) {
+    if let Some(price) = prices.get_mut(&owner) {
         price.lookup_key = None;
     }
     Ok(())
 }
 
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(
+    prices: &mut Collection<Price>,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     let with_tiers = params.expands("tiers");
     params.finish()?;
-    Ok(find(state, id)?.json(with_tiers))
+    Ok(find(prices, id)?.json(with_tiers))
 }
 
 pub(crate) fn update(
-    state: &mut State,
+    prices: &mut Collection<Price>,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
@@ -294,10 +298,10 @@ pub(crate) fn update(
     let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
     let metadata = params.text_map("metadata")?;
     params.finish()?;
-    find(state, id)?;
+    find(prices, id)?;
     let new_key = lookup_key.as_deref().filter(|key| !key.is_empty());
-    claim_lookup_key(state, new_key, transfer, id)?;
-    let price = find(state, id)?;
+    claim_lookup_key(prices, new_key, transfer, id)?;
+    let price = find(prices, id)?;
     price.active = active.unwrap_or(price.active);
     if let Some(nickname) = nickname {
         price.nickname = Some(nickname).filter(|text| !text.is_empty());
@@ -309,7 +313,7 @@ pub(crate) fn update(
     Ok(price.json(with_tiers))
 }
 
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn list(prices: &Collection<Price>, mut params: Params) -> Result<Value, StripeError> {
     let with_tiers = params.expands("tiers");
     let paging = Paging::take(&mut params)?;
     let active = params.boolean("active")?;
@@ -326,9 +330,7 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
         recurring.finish()?;
     }
     params.finish()?;
-    let all: Vec<Value> = state
-        .billing
-        .prices
+    let all: Vec<Value> = prices
         .newest_first()
         .filter(|price| active.is_none_or(|active| price.active == active))
         .filter(|price| {
@@ -356,17 +358,29 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
 }
 
 /// The search by fields and `metadata`.
-pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn find_by_query(
+    prices: &Collection<Price>,
+    params: Params,
+) -> Result<Value, StripeError> {
     let with_tiers = params.expands("tiers");
-    let prices = state.billing.prices.newest_first();
-    let all: Vec<Value> = prices.map(|price| price.json(with_tiers)).collect();
+    let all: Vec<Value> = prices
+        .newest_first()
+        .map(|price| price.json(with_tiers))
+        .collect();
     search(params, "/v1/prices/search", &all)
 }
 
-fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Price, StripeError> {
-    state
-        .billing
-        .prices
+/// The price of an existing subscription item; prices are never removed.
+pub(crate) fn price_of(prices: &Collection<Price>, id: &str) -> Result<Price, StripeError> {
+    prices.get(id).cloned().ok_or_else(|| {
+        StripeError::refused(format!("No such price: '{id}'"))
+            .code("resource_missing")
+            .param("items[0][price]")
+    })
+}
+
+fn find<'a>(prices: &'a mut Collection<Price>, id: &str) -> Result<&'a mut Price, StripeError> {
+    prices
         .get_mut(id)
         .ok_or_else(|| StripeError::no_such("price", id))
 }

@@ -1,4 +1,4 @@
-//! `/v1/products`: the names of what is sold. Only a name, a description, a unit and metadata are stored.
+//! `/v1/products`. Only a name, a description, a unit and metadata are stored.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Paging, search};
+use crate::list::{Collection, Paging, search};
 use crate::params::Params;
-use crate::state::State;
 
+/// A product. Deleted products are kept, but never returned.
 #[derive(Debug, Default)]
 pub(crate) struct Product {
     pub(crate) id: String,
@@ -92,35 +92,43 @@ pub(crate) fn merge(
     }
 }
 
-pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn create(
+    products: &mut Collection<Product>,
+    now: i64,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let name = params.required("name")?;
     let id = params.text("id")?.unwrap_or_else(|| ids::billing("prod_"));
-    let mut product = Product::new(&id, &name, state.clock.now_secs());
+    let mut product = Product::new(&id, &name, now);
     params.one_of("type", &["service"])?;
     product.change(&mut params)?;
     params.finish()?;
-    if state.billing.products.contains(&id) {
+    if products.contains(&id) {
         return Err(StripeError::refused("Product already exists.")
             .code("resource_already_exists")
             .param("id"));
     }
     let body = product.json();
-    state.billing.products.insert(&id, product);
+    products.insert(&id, product);
     Ok(body)
 }
 
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(
+    products: &mut Collection<Product>,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     params.finish()?;
-    Ok(find(state, id)?.json())
+    Ok(find(products, id)?.json())
 }
 
 pub(crate) fn update(
-    state: &mut State,
+    products: &mut Collection<Product>,
+    now: i64,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
-    let product = find(state, id)?;
+    let product = find(products, id)?;
     if let Some(name) = params.text("name")? {
         product.name = name;
     }
@@ -130,31 +138,32 @@ pub(crate) fn update(
     Ok(product.json())
 }
 
-pub(crate) fn delete(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
+pub(crate) fn delete(
+    products: &mut Collection<Product>,
+    has_prices: bool,
+    id: &str,
+    params: Params,
+) -> Result<Value, StripeError> {
     params.finish()?;
-    find(state, id)?;
-    if state
-        .billing
-        .prices
-        .newest_first()
-        .any(|price| price.product == id)
-    {
+    find(products, id)?;
+    if has_prices {
         return Err(StripeError::refused(
             "This product cannot be deleted because it has one or more user-created prices.",
         ));
     }
-    find(state, id)?.deleted = true;
+    find(products, id)?.deleted = true;
     Ok(json!({ "id": id, "object": "product", "deleted": true }))
 }
 
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
+pub(crate) fn list(
+    products: &Collection<Product>,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     let active = params.boolean("active")?;
     let wanted = params.text_list("ids")?;
     params.finish()?;
-    let all: Vec<Value> = state
-        .billing
-        .products
+    let all: Vec<Value> = products
         .newest_first()
         .filter(|product| !product.deleted && active.is_none_or(|active| product.active == active))
         .filter(|product| wanted.is_empty() || wanted.contains(&product.id))
@@ -164,10 +173,11 @@ pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, Strip
 }
 
 /// The search by `name`, `active` and `metadata`, the supported part of Stripe's query language.
-pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
-    let all: Vec<Value> = state
-        .billing
-        .products
+pub(crate) fn find_by_query(
+    products: &Collection<Product>,
+    params: Params,
+) -> Result<Value, StripeError> {
+    let all: Vec<Value> = products
         .newest_first()
         .filter(|product| !product.deleted)
         .map(Product::json)
@@ -175,10 +185,11 @@ pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, 
     search(params, "/v1/products/search", &all)
 }
 
-fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Product, StripeError> {
-    state
-        .billing
-        .products
+fn find<'a>(
+    products: &'a mut Collection<Product>,
+    id: &str,
+) -> Result<&'a mut Product, StripeError> {
+    products
         .get_mut(id)
         .filter(|product| !product.deleted)
         .ok_or_else(|| StripeError::no_such("product", id))

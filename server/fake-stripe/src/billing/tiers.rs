@@ -1,5 +1,4 @@
-//! What a quantity costs: by the unit, by the tier that the whole quantity reaches (volume), or tier after tier
-//! (graduated).
+//! The amount for a quantity: per unit, by the tier of the whole quantity (volume), or tier by tier (graduated).
 
 use serde_json::{Value, json};
 
@@ -7,7 +6,7 @@ use super::money::Cents;
 use crate::errors::StripeError;
 use crate::params::Params;
 
-/// One tier, up to and including a quantity; `None` is for the last one.
+/// One tier, up to and including a quantity; the last tier has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tier {
     pub(crate) up_to: Option<i64>,
@@ -15,7 +14,7 @@ pub(crate) struct Tier {
     pub(crate) flat: Option<Cents>,
 }
 
-/// How a price turns a quantity into money.
+/// The billing scheme of a price.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scheme {
     PerUnit(Cents),

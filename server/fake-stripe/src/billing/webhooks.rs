@@ -1,23 +1,17 @@
-//! Webhook endpoints and their queue of deliveries, signed as Stripe signs them. `deliver` sends the queue.
+//! Webhook endpoints, their queue of deliveries, and the signature of a delivery. `webhook_sender` sends the queue.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::snapshots::{DeliverySnapshot, NewWebhook, WebhookOptions};
-use crate::state::{App, State};
+use crate::control_types::billing::{DeliverySnapshot, NewWebhook, WebhookOptions};
 
-/// Attempts per delivery. Stripe retries for days; a test must end.
-const MAX_ATTEMPTS: u32 = 4;
-const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this number the oldest deliveries are dropped.
 const MAX_DELIVERIES: usize = 10_000;
 
+/// The webhook endpoints and their deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct Webhooks {
     pub(crate) endpoints: Vec<NewWebhook>,
@@ -28,17 +22,18 @@ pub(crate) struct Webhooks {
     queue: VecDeque<Delivery>,
     /// Finished deliveries, oldest first.
     pub(crate) deliveries: VecDeque<DeliverySnapshot>,
-    /// How many of all deliveries were accepted by their receivers.
+    /// The number of deliveries that receivers accepted.
     pub(crate) accepted: usize,
 }
 
+/// One event to send to one endpoint.
 #[derive(Debug, Clone)]
-struct Delivery {
-    url: String,
-    secrets: Vec<String>,
+pub(crate) struct Delivery {
+    pub(crate) url: String,
+    pub(crate) secrets: Vec<String>,
+    pub(crate) body: String,
     event: String,
     kind: String,
-    body: String,
 }
 
 impl Webhooks {
@@ -77,7 +72,13 @@ impl Webhooks {
         count
     }
 
-    fn take(&mut self) -> Option<Delivery> {
+    /// Whether a delivery is to be sent now.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes the next delivery to send.
+    pub(crate) fn take(&mut self) -> Option<Delivery> {
         if self.options.newest_first {
             self.queue.pop_back()
         } else {
@@ -85,7 +86,13 @@ impl Webhooks {
         }
     }
 
-    fn record_delivery(&mut self, delivery: Delivery, attempts: u32, status: Option<u16>) {
+    /// Records a finished delivery with the status of its last attempt.
+    pub(crate) fn record_delivery(
+        &mut self,
+        delivery: Delivery,
+        attempts: u32,
+        status: Option<u16>,
+    ) {
         let snapshot = DeliverySnapshot {
             url: delivery.url,
             event: delivery.event,
@@ -100,69 +107,6 @@ impl Webhooks {
             self.deliveries.pop_front();
         }
         self.deliveries.push_back(snapshot);
-    }
-}
-
-/// Sends the queued deliveries one after the other, until the fake Stripe stops.
-pub(crate) async fn deliver(app: Arc<App>) {
-    // A proxy from the environment must not intercept requests to loopback.
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(RESPONSE_TIMEOUT)
-        .build()
-        .unwrap_or_default();
-    let has_queued = |state: &State| !state.billing.webhooks.queue.is_empty();
-    while app.wait_until(has_queued).await {
-        let (delivery, delay_ms) = app.update(|state| {
-            let webhooks = &mut state.billing.webhooks;
-            (webhooks.take(), webhooks.options.delay_ms)
-        });
-        let Some(delivery) = delivery else { continue };
-        if !app.pause(Duration::from_millis(delay_ms)).await {
-            return;
-        }
-        let mut backoff = FIRST_BACKOFF;
-        let (mut attempts, mut status) = (0, None);
-        while attempts < MAX_ATTEMPTS {
-            attempts = attempts.saturating_add(1);
-            status = attempt(&app, &client, &delivery).await;
-            if status.is_some_and(|status| (200..300).contains(&status)) {
-                break;
-            }
-            if attempts < MAX_ATTEMPTS && !app.pause(backoff).await {
-                return;
-            }
-            backoff = backoff.saturating_mul(2);
-        }
-        app.update(|state| {
-            state
-                .billing
-                .webhooks
-                .record_delivery(delivery, attempts, status);
-        });
-    }
-}
-
-async fn attempt(app: &App, client: &reqwest::Client, delivery: &Delivery) -> Option<u16> {
-    let time = app.read(|state| state.clock.now_secs());
-    let request = client
-        .post(&delivery.url)
-        .header("content-type", "application/json; charset=utf-8")
-        .header(
-            "user-agent",
-            "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-        )
-        .header(
-            "stripe-signature",
-            webhook_signature(&delivery.secrets, time, &delivery.body),
-        )
-        .body(delivery.body.clone());
-    match request.send().await {
-        Ok(answer) => Some(answer.status().as_u16()),
-        Err(error) => {
-            tracing::debug!(%error, "webhook delivery failed");
-            None
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::control_types::{
     BlockState, ClockChange, ClockState, CustomerSnapshot, LoggedRequest, MeterName, MeterSnapshot,
     NewCustomer, NewMeter, SettingsChange, Stats, StoredEvent, TotalSnapshot, Wait, Waited,
 };
-use crate::faults::Fault;
+use crate::fault::Fault;
 
 /// Why a control call failed.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl Control {
             .collect())
     }
 
-    /// The last ten thousand calls below `/v1`, in order.
+    /// The last ten thousand requests below `/v1`, in order.
     pub async fn requests(&self) -> Result<Vec<LoggedRequest>, ControlError> {
         self.get("requests").await
     }
@@ -283,16 +283,6 @@ impl Control {
     pub async fn set_events_per_sec(&self, events_per_sec: u32) -> Result<(), ControlError> {
         self.change_settings(SettingsChange {
             events_per_sec: Some(events_per_sec),
-            ..SettingsChange::default()
-        })
-        .await
-    }
-
-    /// Sets the delay before each request is processed.
-    pub async fn set_latency(&self, latency: Duration) -> Result<(), ControlError> {
-        let latency_ms = u64::try_from(millis(latency)).ok();
-        self.change_settings(SettingsChange {
-            latency_ms,
             ..SettingsChange::default()
         })
         .await

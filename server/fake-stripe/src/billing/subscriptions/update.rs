@@ -1,16 +1,16 @@
-//! `POST /v1/subscriptions/{id}`: items, metadata, and when it is to end.
+//! `POST /v1/subscriptions/{id}`: changes items, metadata, and the time of cancellation.
 
 use serde_json::Value;
 
-use super::item_changes::{self, Change, Proration};
-use super::products::merge;
-use super::subscription_api::check_payment_params;
-use super::subscriptions::{self, Subscription};
+use super::change_request::{Change, Proration, check_payment_params};
+use super::{Subscription, item_changes};
+use crate::billing::products::merge;
+use crate::billing::state::Billing;
 use crate::errors::StripeError;
+use crate::metering::Metering;
 use crate::params::Params;
-use crate::state::State;
 
-/// How `cancel_at` is to be.
+/// The new value of `cancel_at`.
 enum CancelAt {
     At(i64),
     FirstPeriodEnd,
@@ -37,11 +37,12 @@ impl CancelAt {
 }
 
 pub(crate) fn update(
-    state: &mut State,
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    now: i64,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
     let changes = params
         .nested_list("items")?
         .into_iter()
@@ -57,7 +58,7 @@ pub(crate) fn update(
     check_payment_params(&mut params)?;
     params.finish()?;
 
-    let mut subscription = subscriptions::find(state, id)?;
+    let mut subscription = billing.subscription(id)?;
     let changes_billing = !changes.is_empty() || cancel_at.is_some() || at_period_end.is_some();
     if subscription.is_canceled() && changes_billing {
         return Err(StripeError::refused(
@@ -81,11 +82,11 @@ pub(crate) fn update(
     }
     details.apply(&mut subscription);
     if !changes.is_empty() {
-        let lines = item_changes::apply(state, &mut subscription, changes, proration)?;
-        item_changes::bill(state, &mut subscription, lines, proration)?;
+        let lines = item_changes::apply(billing, metering, &mut subscription, changes, proration)?;
+        item_changes::bill(billing, metering, &mut subscription, lines, proration)?;
     }
     set_cancellation(&mut subscription, cancel_at, at_period_end, now);
-    subscriptions::save(state, subscription, "customer.subscription.updated", now)
+    billing.save_subscription(subscription, "customer.subscription.updated", now)
 }
 
 fn set_cancellation(
@@ -108,7 +109,7 @@ fn set_cancellation(
     subscription.canceled_at = moment.map(|_| now);
 }
 
-/// Why a customer leaves.
+/// The parameter `cancellation_details`: why the customer canceled.
 #[derive(Debug, Default)]
 pub(crate) struct CancellationDetails {
     comment: Option<String>,

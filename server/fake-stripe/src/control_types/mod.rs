@@ -1,4 +1,6 @@
-//! JSON bodies of the control endpoints, shared by server and client.
+//! JSON bodies of the control endpoints, shared by server and client; `billing` has those of billing.
+
+pub(crate) mod billing;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +56,7 @@ pub struct MeterSnapshot {
 /// One request below `/v1`, as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedRequest {
-    /// Its number; the first call is 1.
+    /// Its number; the first request is 1.
     pub sequence: u64,
     /// When it arrived, by the fake Stripe's clock, in milliseconds since the Unix epoch.
     pub received_at_ms: i64,
@@ -66,13 +68,13 @@ pub struct LoggedRequest {
     pub params: Vec<(String, String)>,
     /// The `identifier` parameter of a meter event.
     pub identifier: Option<String>,
-    /// The customer that the call is about.
+    /// The customer that the request is about.
     pub customer: Option<String>,
-    /// The event name that the call is about.
+    /// The event name that the request is about.
     pub event_name: Option<String>,
     /// The `Idempotency-Key` header.
     pub idempotency_key: Option<String>,
-    /// The HTTP status that it was answered with; `None` while it runs, and if its connection was broken.
+    /// The HTTP status of the response; `None` while it runs, and if its connection was broken.
     pub status: Option<u16>,
     /// Whether processing ended, with or without a response.
     pub finished: bool,

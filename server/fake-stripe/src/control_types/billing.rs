@@ -2,23 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A price to create for a meter, or a licensed one where there is none.
+/// A price to create: metered if it has a meter, else licensed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewPrice {
     /// The price's id.
     pub id: String,
-    /// The product's id; it is created where it does not exist.
+    /// The product's id; the product is created if it does not exist.
     pub product: String,
     /// The meter's id; `None` for a licensed price.
     pub meter: Option<String>,
-    /// `month` where empty; else `day`, `week` or `year`.
+    /// `day`, `week`, `month` or `year`; `month` if empty.
     pub interval: String,
-    /// `usd` where empty.
+    /// The currency; `usd` if empty.
     pub currency: String,
-    /// `volume`, `graduated`, or `None` for a price by the unit.
+    /// `volume` or `graduated`; `None` for a price per unit.
     pub tiers_mode: Option<String>,
-    /// The tiers; of a price by the unit, one whose unit amount is taken.
+    /// The tiers; a price per unit has one, with the unit amount.
     pub tiers: Vec<NewTier>,
     /// The key that the price can be looked up by.
     pub lookup_key: Option<String>,
@@ -30,15 +30,14 @@ pub struct NewPrice {
 pub struct NewTier {
     /// The last quantity of the tier; `None` for the last tier.
     pub up_to: Option<i64>,
-    /// What a unit costs, in cents with up to 12 decimal places, such as `0.5`; empty for nothing.
+    /// The amount per unit, in cents with up to 12 decimal places, such as `0.5`; zero if empty.
     pub unit_amount_decimal: String,
-    /// What the tier costs besides, in cents.
+    /// The flat amount of the tier, in cents.
     pub flat_amount: Option<i64>,
 }
 
 impl NewPrice {
-    /// A monthly price of a meter, volume-tiered: pairs of a tier's last quantity
-    /// and its unit amount in cents.
+    /// A monthly volume-tiered price of a meter. A tier is its last quantity and its unit amount in cents.
     pub fn volume(id: &str, product: &str, meter: &str, tiers: &[(Option<i64>, &str)]) -> NewPrice {
         NewPrice {
             id: id.to_owned(),
@@ -53,7 +52,7 @@ impl NewPrice {
         }
     }
 
-    /// A monthly price of a meter by the unit, in cents.
+    /// A monthly price of a meter, in cents per unit.
     pub fn per_unit(id: &str, product: &str, meter: &str, unit_amount: &str) -> NewPrice {
         NewPrice {
             id: id.to_owned(),
@@ -64,7 +63,7 @@ impl NewPrice {
         }
     }
 
-    /// A monthly price of seats, in cents for each.
+    /// A monthly licensed price, in cents per seat.
     pub fn licensed(id: &str, product: &str, unit_amount: &str) -> NewPrice {
         NewPrice {
             id: id.to_owned(),
@@ -95,10 +94,10 @@ pub struct NewSubscription {
     pub customer: String,
     /// The ids of its prices.
     pub prices: Vec<String>,
-    /// The quantities of licensed prices, in the order of `prices`; 1 where there is none.
+    /// The quantities of licensed prices, in the order of `prices`; 1 if absent.
     pub quantities: Vec<Option<i64>>,
-    /// The billing cycle anchor in seconds; now where there is none. One in the past simulates a subscription that has
-    /// been running since: the period is the one that the clock is in, all of it is billed, and earlier ones are not.
+    /// The billing cycle anchor in seconds; now if absent. An anchor in the past simulates a subscription that started
+    /// then: its current period contains the present time and is billed as a whole, earlier periods are not billed.
     pub anchor: Option<i64>,
     /// The classic billing mode instead of the flexible one.
     pub classic: bool,
@@ -151,11 +150,11 @@ pub struct InvoiceSnapshot {
     pub customer: String,
     /// The subscription's id.
     pub subscription: String,
-    /// `draft`, `open`, or `paid` where nothing was due.
+    /// `draft`, `open`, or `paid` if nothing was due.
     pub status: String,
-    /// Why it was made, such as `subscription_cycle`.
+    /// Why it was created, such as `subscription_cycle`.
     pub billing_reason: String,
-    /// When it was made, in seconds.
+    /// When it was created, in seconds.
     pub created: i64,
     /// When it became final, in seconds.
     pub finalized_at: Option<i64>,
@@ -178,7 +177,7 @@ pub struct InvoiceLineSnapshot {
     pub price: String,
     /// The event name of the price's meter; `None` for a fee.
     pub event_name: Option<String>,
-    /// How much was used, or how many seats.
+    /// The quantity used, or the number of seats.
     pub quantity: i64,
     /// The amount in cents; negative for a credit.
     pub amount: i64,
@@ -201,13 +200,13 @@ pub struct DiscardedUsage {
     pub price: String,
     /// The event name of the price's meter.
     pub event_name: String,
-    /// How much.
+    /// The quantity.
     pub quantity: i64,
-    /// The start of the range that it was used in, in seconds.
+    /// The start of its time range, in seconds.
     pub from: i64,
     /// The end of that range, in seconds.
     pub to: i64,
-    /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`; or `late`: it came
+    /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`; or `late`: it arrived
     /// after its range was invoiced or discarded.
     pub reason: String,
     /// When its range became final, in seconds.
@@ -250,7 +249,7 @@ pub struct DeliverySnapshot {
     pub kind: String,
     /// The number of attempts.
     pub attempts: u32,
-    /// The HTTP status of the last attempt; `None` where there was no answer.
+    /// The HTTP status of the last attempt; `None` without a response.
     pub status: Option<u16>,
 }
 
@@ -272,14 +271,6 @@ pub(crate) struct NewWebhook {
     /// The subscribed event types, where a final `*` matches any suffix; all types if empty.
     #[serde(default)]
     pub(crate) kinds: Vec<String>,
-}
-
-/// A product to create.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewProduct {
-    pub(crate) id: String,
-    pub(crate) name: String,
 }
 
 /// A thin event to send.

@@ -6,22 +6,13 @@ use reqwest::Method;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::snapshots::{
-    BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceSnapshot, NewPrice, NewProduct,
+use super::client::{Control, ControlError, ignore_body};
+use crate::control_types::billing::{
+    BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceSnapshot, NewPrice,
     NewSubscription, NewThinEvent, NewWebhook, SubscriptionSnapshot, WebhookOptions,
 };
-use crate::control_client::{Control, ControlError, ignore_body};
 
 impl Control {
-    /// Creates a product under this id.
-    pub async fn create_product(&self, id: &str, name: &str) -> Result<(), ControlError> {
-        let new = NewProduct {
-            id: id.to_owned(),
-            name: name.to_owned(),
-        };
-        self.post("products", &new).await.map(ignore_body)
-    }
-
     /// Creates a price under its id, and its product where it does not exist.
     pub async fn create_price(&self, new: &NewPrice) -> Result<(), ControlError> {
         self.post("prices", new).await.map(ignore_body)

@@ -2,17 +2,24 @@
 
 use serde_json::Value;
 
-use super::calendar::Period;
-use super::invoices::{self, InvoiceDraft, Line};
-use super::subscription_update::CancellationDetails;
-use super::subscriptions::{self, Subscription, price_of};
-use super::usage::{FinalUsage, Usage, Visibility};
+use super::Subscription;
+use super::update::CancellationDetails;
+use crate::billing::calendar::Period;
+use crate::billing::invoices::line::Line;
+use crate::billing::invoices::{InvoiceDraft, issue};
+use crate::billing::prices::price_of;
+use crate::billing::state::Billing;
+use crate::billing::usage::{FinalUsage, Usage, Visibility};
+use crate::customers::{self, Customer};
 use crate::errors::StripeError;
+use crate::list::Collection;
+use crate::metering::Metering;
 use crate::params::Params;
-use crate::state::State;
 
 pub(crate) fn cancel(
-    state: &mut State,
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    now: i64,
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
@@ -20,58 +27,91 @@ pub(crate) fn cancel(
     let prorate = params.boolean("prorate")?.unwrap_or(false);
     let details = CancellationDetails::take(&mut params)?;
     params.finish()?;
-    let mut subscription = subscriptions::find(state, id)?;
+    let mut subscription = billing.subscription(id)?;
     if subscription.is_canceled() {
         return Err(StripeError::no_such("subscription", id));
     }
     details.apply(&mut subscription);
-    cancel_subscription(state, subscription, invoice_now, prorate)
+    let invoice = Invoicing {
+        now: invoice_now,
+        prorate,
+    };
+    cancel_subscription(billing, metering, now, subscription, invoice)
+}
+
+/// Deletes a customer, which cancels its subscriptions at once.
+pub(crate) fn delete_customer(
+    customers: &mut Collection<Customer>,
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    now: i64,
+    id: &str,
+) -> Result<Value, StripeError> {
+    let last = customers::find_existing(customers, id)?.json();
+    cancel_all_of_customer(billing, metering, now, id)?;
+    billing.record_event("customer.deleted", now, &last, None);
+    let customer = customers::find_existing(customers, id)?;
+    customer.deleted = true;
+    Ok(customer.json())
 }
 
 /// Cancels all subscriptions of a deleted customer; usage since the last invoice is never billed.
-pub(crate) fn cancel_all_of_customer(state: &mut State, customer: &str) -> Result<(), StripeError> {
-    let running: Vec<Subscription> = state
-        .billing
+fn cancel_all_of_customer(
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    now: i64,
+    customer: &str,
+) -> Result<(), StripeError> {
+    let running: Vec<Subscription> = billing
         .subscriptions
         .newest_first()
         .filter(|one| one.customer == customer && !one.is_canceled())
         .cloned()
         .collect();
     for subscription in running.into_iter().rev() {
-        cancel_subscription(state, subscription, false, false)?;
+        cancel_subscription(billing, metering, now, subscription, Invoicing::default())?;
     }
     Ok(())
 }
 
-fn cancel_subscription(
-    state: &mut State,
-    mut subscription: Subscription,
-    invoice_now: bool,
+/// How a cancellation is invoiced.
+#[derive(Debug, Clone, Copy, Default)]
+struct Invoicing {
+    /// Whether an invoice is created now. Without it, usage since the last invoice is never billed.
+    now: bool,
+    /// Whether the unused part of fees is credited.
     prorate: bool,
+}
+
+fn cancel_subscription(
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    now: i64,
+    mut subscription: Subscription,
+    invoice: Invoicing,
 ) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
     let mut lines = std::mem::take(&mut subscription.pending);
     let mut period = Period {
         start: now,
         end: now,
     };
-    let discard_reason = (!invoice_now).then_some("canceled_without_invoice");
-    let visibility = Visibility::aggregated(state);
+    let discard_reason = (!invoice.now).then_some("canceled_without_invoice");
+    let visibility = Visibility::aggregated(metering);
     for item in subscription.items.clone() {
-        let price = price_of(state, &item.price)?;
+        let price = price_of(&billing.prices, &item.price)?;
         period.start = period.start.min(item.period.start);
-        // Usage in the second of the cancellation is included, because no later invoice can bill it.
+        // Usage in the second of the cancellation is included, since no later invoice can bill it.
         if let Some(usage) = subscription.usage(&item, &price, now.saturating_add(1)) {
             let line = Line::usage(Usage {
                 to: now,
                 ..usage.clone()
             });
-            let quantity = usage.make_final(state, visibility, discard_reason, now);
+            let quantity = billing.make_final(usage, metering, visibility, discard_reason, now);
             let line = line.bill(&price, quantity);
             if line.quantity != 0 || line.amount != 0 {
                 lines.push(line);
             }
-        } else if prorate {
+        } else if invoice.prorate {
             let full = price
                 .recurrence()
                 .period_at(subscription.anchor, item.period.start);
@@ -86,7 +126,7 @@ fn cancel_subscription(
     subscription.ended_at = Some(now);
     subscription.canceled_at = Some(now);
     subscription.cancel_at_period_end = false;
-    if invoice_now {
+    if invoice.now {
         let draft = InvoiceDraft {
             lines,
             period,
@@ -94,20 +134,24 @@ fn cancel_subscription(
             at: now,
             grace: false,
         };
-        invoices::create(state, &mut subscription, draft)?;
+        issue::create(billing, metering, &mut subscription, draft)?;
     } else {
-        discard_pending_usage(state, &subscription, &lines, now);
+        discard_pending_usage(billing, &subscription, &lines, now);
     }
-    subscriptions::save(state, subscription, "customer.subscription.deleted", now)
+    billing.save_subscription(subscription, "customer.subscription.deleted", now)
 }
 
 /// Discards usage of removed items: it was pending for a next invoice, which is never created now.
-fn discard_pending_usage(state: &mut State, subscription: &Subscription, lines: &[Line], now: i64) {
+fn discard_pending_usage(
+    billing: &mut Billing,
+    subscription: &Subscription,
+    lines: &[Line],
+    now: i64,
+) {
     for line in lines.iter().filter(|line| line.invoice_item.is_some()) {
         let Some(meter) = &line.meter else { continue };
         let final_usage =
-            state
-                .billing
+            billing
                 .final_usage
                 .iter_mut()
                 .rev()

@@ -1,37 +1,27 @@
-//! The control endpoints for billing, below `/control/`.
+//! Control endpoints for billing: catalog, subscriptions, invoices and discarded usage.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use axum::extract::{Path, Query, State as Shared};
-use axum::http::StatusCode;
+use axum::extract::State as Shared;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::invoices::Invoice;
-use super::item_changes::Change;
-use super::products::Product;
-use super::snapshots::{
-    BillingChange, Count, DeliverySnapshot, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot,
-    ItemSnapshot, NewPrice, NewProduct, NewSubscription, NewThinEvent, NewWebhook,
-    SubscriptionSnapshot, WebhookOptions, WebhookWait,
+use super::reply::{Control, ControlFailure, bad_request, id_taken};
+use crate::billing::invoices::Invoice;
+use crate::billing::prices;
+use crate::billing::products::Product;
+use crate::billing::subscriptions::Subscription;
+use crate::billing::subscriptions::change_request::Change;
+use crate::billing::subscriptions::create::{SubscriptionRequest, create_from};
+use crate::control_types::billing::{
+    BillingChange, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot, ItemSnapshot, NewPrice,
+    NewSubscription, SubscriptionSnapshot,
 };
-use super::subscription_api::{self, SubscriptionRequest};
-use super::subscriptions::Subscription;
-use super::usage::event_name;
-use super::{advance_clock, prices, thin_events};
-use crate::control::{ControlFailure, MAX_WAIT_MS};
 use crate::errors::StripeError;
 use crate::params::Params;
-use crate::state::{App, State};
+use crate::state::{BillingParts, SharedApp, State};
 
-type Control = Shared<Arc<App>>;
-
-/// The billing routes below `/control`.
-pub(crate) fn router() -> Router<Arc<App>> {
+pub(super) fn router() -> Router<SharedApp> {
     Router::new()
-        .route("/products", post(create_product))
         .route("/prices", post(create_price))
         .route(
             "/subscriptions",
@@ -40,51 +30,13 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route("/invoices", get(invoices))
         .route("/discarded_usage", get(discarded_usage))
         .route("/billing", post(change_billing))
-        .route("/webhooks", post(register_webhook).delete(remove_webhooks))
-        .route("/webhooks/options", post(set_webhook_options))
-        .route("/webhooks/deliver", post(deliver_webhooks))
-        .route("/webhooks/redeliver/{event}", post(redeliver_webhook))
-        .route("/webhooks/deliveries", get(deliveries))
-        .route("/webhooks/wait", get(wait_for_webhooks))
-        .route("/thin_events", post(send_thin_event))
-}
-
-/// Works on what is snapshots once all that is due is done.
-fn update_to_now<T>(app: &App, work: impl FnOnce(&mut State) -> T) -> T {
-    app.update(|state| {
-        advance_clock::run_due_work(state);
-        work(state)
-    })
-}
-
-fn bad_request(error: StripeError) -> ControlFailure {
-    ControlFailure(StatusCode::BAD_REQUEST, error.message)
-}
-
-fn id_taken(what: &str, id: &str) -> ControlFailure {
-    let message = format!("The {what} id \"{id}\" is empty or taken.");
-    ControlFailure(StatusCode::CONFLICT, message)
-}
-
-async fn create_product(
-    Shared(app): Control,
-    Json(new): Json<NewProduct>,
-) -> Result<Json<Value>, ControlFailure> {
-    update_to_now(&app, |state| {
-        if new.id.is_empty() || state.billing.products.contains(&new.id) {
-            return Err(id_taken("product", &new.id));
-        }
-        let product = Product::new(&new.id, &new.name, state.clock.now_secs());
-        state.billing.products.insert(&new.id, product);
-        Ok(Json(Value::Null))
-    })
 }
 
 async fn create_price(
     Shared(app): Control,
     Json(new): Json<NewPrice>,
 ) -> Result<Json<Value>, ControlFailure> {
-    update_to_now(&app, |state| {
+    app.update_to_now(|state| {
         if new.id.is_empty() || state.billing.prices.contains(&new.id) {
             return Err(id_taken("price", &new.id));
         }
@@ -93,9 +45,22 @@ async fn create_price(
             state.billing.products.insert(&new.product, product);
         }
         let params = Params::nest(&price_pairs(&new)).map_err(bad_request)?;
-        prices::create_with_id(state, &new.id, params)
-            .map(Json)
-            .map_err(bad_request)
+        let BillingParts {
+            billing,
+            metering,
+            now,
+            ..
+        } = state.billing_parts();
+        prices::create(
+            &mut billing.prices,
+            &mut billing.products,
+            metering.meters,
+            now,
+            &new.id,
+            params,
+        )
+        .map(Json)
+        .map_err(bad_request)
     })
 }
 
@@ -148,7 +113,7 @@ async fn create_subscription(
     Shared(app): Control,
     Json(new): Json<NewSubscription>,
 ) -> Result<Json<SubscriptionSnapshot>, ControlFailure> {
-    update_to_now(&app, |state| {
+    app.update_to_now(|state| {
         if new.id.is_empty() || state.billing.subscriptions.contains(&new.id) {
             return Err(id_taken("subscription", &new.id));
         }
@@ -169,7 +134,13 @@ async fn create_subscription(
         if request.items.is_empty() {
             return Err(bad_request(StripeError::missing_param("items")));
         }
-        subscription_api::create_from(state, request).map_err(bad_request)?;
+        let BillingParts {
+            billing,
+            customers,
+            metering,
+            now,
+        } = state.billing_parts();
+        create_from(billing, metering, customers, now, request).map_err(bad_request)?;
         let created = state.billing.subscriptions.get(&new.id);
         created
             .map(|created| Json(subscription_snapshot(state, created)))
@@ -178,13 +149,14 @@ async fn create_subscription(
 }
 
 async fn subscriptions(Shared(app): Control) -> Json<Vec<SubscriptionSnapshot>> {
-    Json(update_to_now(&app, |state| {
+    Json(app.update_to_now(|state| {
         let all = state.billing.subscriptions.newest_first();
         all.map(|one| subscription_snapshot(state, one)).collect()
     }))
 }
 
 fn subscription_snapshot(state: &State, subscription: &Subscription) -> SubscriptionSnapshot {
+    let metering = state.metering();
     let items = subscription.items.iter().map(|item| ItemSnapshot {
         id: item.id.clone(),
         price: item.price.clone(),
@@ -193,7 +165,7 @@ fn subscription_snapshot(state: &State, subscription: &Subscription) -> Subscrip
             .prices
             .get(&item.price)
             .and_then(|price| price.meter())
-            .map(|meter| event_name(state, meter)),
+            .map(|meter| metering.event_name(meter)),
         quantity: item.quantity,
         period_start: item.period.start,
         period_end: item.period.end,
@@ -211,7 +183,7 @@ fn subscription_snapshot(state: &State, subscription: &Subscription) -> Subscrip
 }
 
 async fn invoices(Shared(app): Control) -> Json<Vec<InvoiceSnapshot>> {
-    Json(update_to_now(&app, |state| {
+    Json(app.update_to_now(|state| {
         let all = state.billing.invoices.newest_first();
         let mut snapshots: Vec<InvoiceSnapshot> =
             all.map(|one| invoice_snapshot(state, one)).collect();
@@ -221,11 +193,12 @@ async fn invoices(Shared(app): Control) -> Json<Vec<InvoiceSnapshot>> {
 }
 
 fn invoice_snapshot(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
-    let invoice = invoice.measured(state);
+    let metering = state.metering();
+    let invoice = invoice.measured(metering, &state.billing.prices);
     let lines = invoice.lines.iter().map(|line| InvoiceLineSnapshot {
         item: line.item.clone(),
         price: line.price.clone(),
-        event_name: line.meter.as_ref().map(|meter| event_name(state, meter)),
+        event_name: line.meter.as_ref().map(|meter| metering.event_name(meter)),
         quantity: line.quantity,
         amount: line.amount,
         period_start: line.period.start,
@@ -248,13 +221,16 @@ fn invoice_snapshot(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
 }
 
 async fn discarded_usage(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
-    Json(update_to_now(&app, |state| {
+    Json(app.update_to_now(|state| {
         let mut all = Vec::new();
         for final_usage in &state.billing.final_usage {
             let discard_reason = final_usage
                 .discard_reason
                 .map(|reason| (reason, final_usage.quantity));
-            let entries = [discard_reason, Some(("late", final_usage.late(state)))];
+            let entries = [
+                discard_reason,
+                Some(("late", final_usage.late(state.metering()))),
+            ];
             for (reason, quantity) in entries.into_iter().flatten() {
                 if quantity == 0 {
                     continue;
@@ -264,7 +240,7 @@ async fn discarded_usage(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
                     customer: usage.customer.clone(),
                     subscription: usage.subscription.clone(),
                     price: usage.price.clone(),
-                    event_name: event_name(state, &usage.meter),
+                    event_name: state.metering().event_name(&usage.meter),
                     quantity,
                     from: usage.from,
                     to: usage.to,
@@ -278,71 +254,10 @@ async fn discarded_usage(Shared(app): Control) -> Json<Vec<DiscardedUsage>> {
 }
 
 async fn change_billing(Shared(app): Control, Json(change): Json<BillingChange>) -> Json<Value> {
-    update_to_now(&app, |state| {
+    app.update_to_now(|state| {
         if let Some(secs) = change.grace_secs {
             state.billing.grace_secs = i64::try_from(secs).unwrap_or(i64::MAX);
         }
     });
     Json(Value::Null)
-}
-
-async fn register_webhook(Shared(app): Control, Json(new): Json<NewWebhook>) -> Json<Value> {
-    app.update(|state| {
-        let endpoints = &mut state.billing.webhooks.endpoints;
-        endpoints.retain(|endpoint| endpoint.url != new.url);
-        endpoints.push(new);
-    });
-    Json(Value::Null)
-}
-
-async fn remove_webhooks(Shared(app): Control) -> Json<Value> {
-    app.update(|state| state.billing.webhooks.endpoints.clear());
-    Json(Value::Null)
-}
-
-async fn set_webhook_options(Shared(app): Control, Json(new): Json<WebhookOptions>) -> Json<Value> {
-    app.update(|state| state.billing.webhooks.options = new);
-    Json(Value::Null)
-}
-
-async fn deliver_webhooks(Shared(app): Control) -> Json<Count> {
-    let count = update_to_now(&app, |state| state.billing.webhooks.queue_withheld());
-    Json(Count { count })
-}
-
-async fn redeliver_webhook(
-    Shared(app): Control,
-    Path(event): Path<String>,
-) -> Result<Json<Value>, ControlFailure> {
-    if app.update(|state| state.redeliver_event(&event)) {
-        return Ok(Json(Value::Null));
-    }
-    let message = format!("No such event: {event}");
-    Err(ControlFailure(StatusCode::NOT_FOUND, message))
-}
-
-async fn deliveries(Shared(app): Control) -> Json<Vec<DeliverySnapshot>> {
-    Json(app.read(|state| state.billing.webhooks.deliveries.iter().cloned().collect()))
-}
-
-async fn wait_for_webhooks(Shared(app): Control, Query(wait): Query<WebhookWait>) -> Json<Count> {
-    app.update(advance_clock::run_due_work);
-    let timeout = Duration::from_millis(wait.timeout_ms.min(MAX_WAIT_MS));
-    let reached = app.wait_until(|state| state.billing.webhooks.accepted >= wait.accepted);
-    // The caller compares the returned count with the one it asked for.
-    let _: Result<bool, _> = tokio::time::timeout(timeout, reached).await;
-    let count = app.read(|state| state.billing.webhooks.accepted);
-    Json(Count { count })
-}
-
-async fn send_thin_event(
-    Shared(app): Control,
-    Json(new): Json<NewThinEvent>,
-) -> Result<Json<Value>, ControlFailure> {
-    let sent = update_to_now(&app, |state| {
-        thin_events::send(state, &new.kind, new.meter.as_deref())
-    });
-    let message = format!("No such thin event: {}", new.kind);
-    sent.map(Json)
-        .ok_or(ControlFailure(StatusCode::BAD_REQUEST, message))
 }

@@ -1,21 +1,26 @@
-//! `/v1/subscriptions`: create, retrieve, list, search, migrate.
+//! `POST /v1/subscriptions`: creates a subscription and its first invoice.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::calendar::Period;
-use super::invoices::{self, InvoiceDraft, Line};
-use super::item_changes::{Change, usable};
-use super::products::merge;
-use super::subscription_json::subscription_json;
-use super::subscriptions::{self, Item, Subscription, price_of};
-use super::usage::Usage;
+use super::Subscription;
+use super::change_checks::usable;
+use super::change_request::{Change, billing_mode, check_payment_params};
+use super::item::Item;
+use crate::billing::calendar::Period;
+use crate::billing::invoices::line::Line;
+use crate::billing::invoices::{InvoiceDraft, issue};
+use crate::billing::prices::{Price, price_of};
+use crate::billing::products::merge;
+use crate::billing::state::Billing;
+use crate::billing::usage::Usage;
+use crate::customers::Customer;
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Created, Paging, search};
+use crate::list::Collection;
+use crate::metering::Metering;
 use crate::params::Params;
-use crate::state::State;
 
 /// A request to create a subscription. Only the control endpoints may set an id or an anchor in the past.
 #[derive(Debug, Default)]
@@ -32,8 +37,13 @@ pub(crate) struct SubscriptionRequest {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
+pub(crate) fn create(
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    customers: &Collection<Customer>,
+    now: i64,
+    mut params: Params,
+) -> Result<Value, StripeError> {
     let customer = params.required("customer")?;
     let mut items = Vec::new();
     for mut item in params.nested_list("items")? {
@@ -69,48 +79,18 @@ pub(crate) fn create(state: &mut State, mut params: Params) -> Result<Value, Str
     };
     check_payment_params(&mut params)?;
     params.finish()?;
-    create_from(state, request)
-}
-
-/// Payment is not modelled: its parameters are accepted and ignored.
-pub(crate) fn check_payment_params(params: &mut Params) -> Result<(), StripeError> {
-    params.one_of("collection_method", &["charge_automatically"])?;
-    params.one_of(
-        "payment_behavior",
-        &[
-            "allow_incomplete",
-            "default_incomplete",
-            "error_if_incomplete",
-            "pending_if_incomplete",
-        ],
-    )?;
-    params.boolean("off_session")?;
-    Ok(())
-}
-
-fn billing_mode(params: &mut Params) -> Result<Option<&'static str>, StripeError> {
-    let Some(mut mode) = params.nested("billing_mode")? else {
-        return Ok(None);
-    };
-    let kind = mode
-        .one_of("type", &["classic", "flexible"])?
-        .ok_or_else(|| StripeError::missing_param("billing_mode[type]"))?;
-    if let Some(mut flexible) = mode.nested("flexible")? {
-        flexible.one_of("proration_discounts", &["included", "itemized"])?;
-        flexible.finish()?;
-    }
-    mode.finish()?;
-    Ok(Some(kind))
+    create_from(billing, metering, customers, now, request)
 }
 
 /// Starts a subscription: licensed items are invoiced at once, metered ones at the end of their period.
 pub(crate) fn create_from(
-    state: &mut State,
+    billing: &mut Billing,
+    metering: Metering<'_>,
+    customers: &Collection<Customer>,
+    now: i64,
     request: SubscriptionRequest,
 ) -> Result<Value, StripeError> {
-    let now = state.clock.now_secs();
-    if state
-        .customers
+    if customers
         .get(&request.customer)
         .is_none_or(|customer| customer.deleted)
     {
@@ -120,9 +100,9 @@ pub(crate) fn create_from(
                 .param("customer"),
         );
     }
-    let mut subscription = new_subscription(state, &request, now)?;
+    let mut subscription = new_subscription(&billing.prices, &request, now)?;
     let first_lines = add_items(
-        state,
+        &billing.prices,
         &mut subscription,
         request.items,
         request.prorate,
@@ -133,8 +113,9 @@ pub(crate) fn create_from(
         subscription.cancel_at = subscription.last_period_end();
         subscription.canceled_at = Some(now);
     }
-    invoices::create(
-        state,
+    issue::create(
+        billing,
+        metering,
         &mut subscription,
         InvoiceDraft {
             lines: first_lines,
@@ -147,27 +128,27 @@ pub(crate) fn create_from(
             grace: false,
         },
     )?;
-    subscriptions::save(state, subscription, "customer.subscription.created", now)
+    billing.save_subscription(subscription, "customer.subscription.created", now)
 }
 
 fn new_subscription(
-    state: &State,
+    prices: &Collection<Price>,
     request: &SubscriptionRequest,
     now: i64,
 ) -> Result<Subscription, StripeError> {
-    let mut prices = Vec::new();
+    let mut requested: Vec<Price> = Vec::new();
     for (index, item) in request.items.iter().enumerate() {
         let param = format!("items[{index}][price]");
         let id = item
             .price
             .as_ref()
             .ok_or_else(|| StripeError::missing_param(&param))?;
-        let currency = prices
+        let currency = requested
             .first()
-            .map(|price: &super::prices::Price| price.currency.clone())
+            .map(|price| price.currency.clone())
             .unwrap_or_default();
-        let price = usable(state, id, &currency, &param)?;
-        if prices.iter().any(|other| other.id == price.id) {
+        let price = usable(prices, id, &currency, &param)?;
+        if requested.iter().any(|other| other.id == price.id) {
             return Err(StripeError::refused(format!(
                 "Cannot add multiple subscription items with the same plan: {id}"
             ))
@@ -186,7 +167,7 @@ fn new_subscription(
             ))
             .param("billing_cycle_anchor"));
         }
-        prices.push(price);
+        requested.push(price);
     }
     if request.cancel_at.is_some_and(|cancel_at| cancel_at <= now) {
         return Err(StripeError::invalid("cancel_at must be in the future.").param("cancel_at"));
@@ -195,7 +176,7 @@ fn new_subscription(
     Ok(Subscription {
         id: request.id.clone().unwrap_or_else(|| ids::billing("sub_")),
         customer: request.customer.clone(),
-        currency: prices
+        currency: requested
             .first()
             .map(|price| price.currency.clone())
             .unwrap_or_default(),
@@ -213,7 +194,7 @@ fn new_subscription(
 }
 
 fn add_items(
-    state: &State,
+    prices: &Collection<Price>,
     subscription: &mut Subscription,
     items: Vec<Change>,
     prorate: bool,
@@ -221,16 +202,16 @@ fn add_items(
 ) -> Result<Vec<Line>, StripeError> {
     let mut lines = Vec::new();
     let (anchor, start) = (subscription.anchor, subscription.start_date);
-    for requested in items {
-        let price = price_of(state, requested.price.as_deref().unwrap_or_default())?;
-        let mut item = Item::new(&price, requested.quantity, anchor, start, now);
-        merge(&mut item.metadata, requested.metadata);
+    for new in items {
+        let price = price_of(prices, new.price.as_deref().unwrap_or_default())?;
+        let mut item = Item::new(&price, new.quantity, anchor, start, now);
+        merge(&mut item.metadata, new.metadata);
         if anchor < now {
             item.used_from = item.period.start;
         }
         let full = price.recurrence().period_at(anchor, now);
         if let Some(usage) = subscription.usage(&item, &price, now) {
-            // Only the classic mode writes a line of nothing for a metered item that begins.
+            // Only the classic mode has a line of zero for a new metered item.
             if !subscription.flexible {
                 let from = item.used_from;
                 let line = Line::usage(Usage { to: from, ..usage });
@@ -248,92 +229,4 @@ fn add_items(
         subscription.items.push(item);
     }
     Ok(lines)
-}
-
-pub(crate) fn retrieve(state: &mut State, id: &str, params: Params) -> Result<Value, StripeError> {
-    params.finish()?;
-    subscription_json(state, &subscriptions::find(state, id)?)
-}
-
-pub(crate) fn list(state: &mut State, mut params: Params) -> Result<Value, StripeError> {
-    let paging = Paging::take(&mut params)?;
-    let customer = params.text("customer")?;
-    let price = params.text("price")?;
-    let status = params.one_of(
-        "status",
-        &[
-            "active",
-            "all",
-            "canceled",
-            "ended",
-            "incomplete",
-            "incomplete_expired",
-            "past_due",
-            "paused",
-            "trialing",
-            "unpaid",
-        ],
-    )?;
-    let created = Created::take(&mut params)?;
-    params.finish()?;
-    let has_status = |one: &&Subscription| match status {
-        None => !one.is_canceled(),
-        Some("all") => true,
-        Some("ended") => one.is_canceled(),
-        Some(status) => one.status() == status,
-    };
-    let has_price =
-        |one: &Subscription, wanted: &String| one.items.iter().any(|item| item.price == *wanted);
-    let all = state
-        .billing
-        .subscriptions
-        .newest_first()
-        .filter(has_status)
-        .filter(|one| {
-            customer
-                .as_ref()
-                .is_none_or(|wanted| one.customer == *wanted)
-        })
-        .filter(|one| price.as_ref().is_none_or(|wanted| has_price(one, wanted)))
-        .filter(|one| created.contains(one.created))
-        .map(|one| subscription_json(state, one))
-        .collect::<Result<Vec<Value>, StripeError>>()?;
-    paging.page("subscription", "/v1/subscriptions", &all)
-}
-
-/// The search by fields and `metadata`.
-pub(crate) fn find_by_query(state: &mut State, params: Params) -> Result<Value, StripeError> {
-    let all = state
-        .billing
-        .subscriptions
-        .newest_first()
-        .map(|one| subscription_json(state, one))
-        .collect::<Result<Vec<Value>, StripeError>>()?;
-    search(params, "/v1/subscriptions/search", &all)
-}
-
-/// Migrates from the classic to the flexible billing mode; the reverse is not possible.
-pub(crate) fn migrate(
-    state: &mut State,
-    id: &str,
-    mut params: Params,
-) -> Result<Value, StripeError> {
-    let mode =
-        billing_mode(&mut params)?.ok_or_else(|| StripeError::missing_param("billing_mode"))?;
-    params.finish()?;
-    let now = state.clock.now_secs();
-    let mut subscription = subscriptions::find(state, id)?;
-    let refuse = |message: &str| Err(StripeError::refused(message).param("billing_mode[type]"));
-    if mode != "flexible" {
-        return refuse("A subscription can only be migrated to the flexible billing mode.");
-    }
-    if subscription.is_canceled() {
-        return refuse("A canceled subscription cannot be migrated.");
-    }
-    if subscription.flexible {
-        return refuse("The subscription already uses the flexible billing mode.");
-    }
-    subscription.flexible = true;
-    subscription.mode_updated_at = Some(now);
-    subscriptions::save(state, subscription, "customer.subscription.updated", now)
 }
