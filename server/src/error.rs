@@ -105,7 +105,7 @@ pub enum Error {
     #[error(
         "another change of the subscription of account {0:?} is in progress; wait until it ends"
     )]
-    ChangeUnderWay(String),
+    ChangeInProgress(String),
     /// The subscription does not allow this change.
     #[error("{0}")]
     SubscriptionNotChangeable(String),
@@ -113,7 +113,7 @@ pub enum Error {
     #[error(
         "{reports} usage reports of the current period of account {account_id:?} are missing, rejected, customer_deleted, unknown or too_late; resolve them first, or the change would lose them"
     )]
-    UsageUndecided {
+    UsageNeedsDecision {
         /// The account.
         account_id: String,
         /// How many reports.
@@ -223,9 +223,9 @@ impl Error {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
-            Self::ChangeUnderWay(_) => "CHANGE_UNDER_WAY",
+            Self::ChangeInProgress(_) => "CHANGE_IN_PROGRESS",
             Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
-            Self::UsageUndecided { .. } => "USAGE_UNDECIDED",
+            Self::UsageNeedsDecision { .. } => "USAGE_NEEDS_DECISION",
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
             Self::Internal(_) => "INTERNAL",
         }
@@ -245,9 +245,9 @@ impl Error {
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
-            | Self::ChangeUnderWay(_)
+            | Self::ChangeInProgress(_)
             | Self::SubscriptionNotChangeable(_)
-            | Self::UsageUndecided { .. }
+            | Self::UsageNeedsDecision { .. }
             | Self::BelowZero { .. }
             | Self::NotResolvable { .. } => Code::FailedPrecondition,
             Self::Internal(_) => Code::Internal,

@@ -66,7 +66,7 @@ pub struct Row {
     /// The part that Stripe accepted.
     pub reported: i64,
     /// Stripe's total, or why it could not be read.
-    pub stripe: std::result::Result<i64, String>,
+    pub stripe_total: std::result::Result<i64, String>,
     /// The number of reports and their quantity, by state.
     pub states: BTreeMap<State, (i64, i64)>,
 }
@@ -74,7 +74,7 @@ pub struct Row {
 impl Row {
     /// Whether all three figures are equal.
     pub fn is_equal(&self) -> bool {
-        self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
+        self.counted == self.reported && self.stripe_total.as_ref() == Ok(&self.reported)
     }
 }
 
@@ -219,8 +219,8 @@ impl Reconciler {
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
-                    row.stripe = self.stripe_total(stripe, account, &row, meter).await?;
-                    if !(row.states.is_empty() && row.stripe == Ok(0)) {
+                    row.stripe_total = self.stripe_total(stripe, account, &row, meter).await?;
+                    if !(row.states.is_empty() && row.stripe_total == Ok(0)) {
                         rows.push(row);
                     }
                 }
@@ -330,7 +330,7 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         is_billing_period: false,
         counted: 0,
         reported: 0,
-        stripe: Ok(0),
+        stripe_total: Ok(0),
         states: BTreeMap::new(),
     };
     for figure in figures {

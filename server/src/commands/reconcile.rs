@@ -84,8 +84,8 @@ fn table(rows: &[Row]) -> Table {
             rfc3339(row.period.start),
             rfc3339(row.period.end)
         );
-        let (stripe, difference) = match &row.stripe {
-            Ok(stripe) => (stripe.to_string(), difference(row, *stripe)),
+        let (stripe_total, difference) = match &row.stripe_total {
+            Ok(total) => (total.to_string(), difference(row, *total)),
             Err(error) => (error.clone(), "unknown".to_owned()),
         };
         let states: Vec<String> = row
@@ -100,7 +100,7 @@ fn table(rows: &[Row]) -> Table {
             period,
             row.counted.to_string(),
             row.reported.to_string(),
-            stripe,
+            stripe_total,
             difference,
             states.join(", "),
         ]);
@@ -114,10 +114,10 @@ fn table(rows: &[Row]) -> Table {
 }
 
 /// Stripe's total minus what was counted; if that is 0, Stripe's total minus what was reported.
-fn difference(row: &Row, stripe: i64) -> String {
-    let from_counted = stripe.saturating_sub(row.counted);
-    if from_counted == 0 && row.reported != stripe {
-        return format!("{:+} against reported", stripe.saturating_sub(row.reported));
+fn difference(row: &Row, stripe_total: i64) -> String {
+    let from_counted = stripe_total.saturating_sub(row.counted);
+    if from_counted == 0 && row.reported != stripe_total {
+        return format!("{:+} against reported", stripe_total.saturating_sub(row.reported));
     }
     if from_counted == 0 {
         return "0".to_owned();
@@ -144,8 +144,8 @@ fn as_json(row: &Row) -> serde_json::Value {
         "is_billing_period": row.is_billing_period,
         "counted": row.counted,
         "reported": row.reported,
-        "stripe": row.stripe.as_ref().ok(),
-        "stripe_error": row.stripe.as_ref().err(),
+        "stripe_total": row.stripe_total.as_ref().ok(),
+        "stripe_error": row.stripe_total.as_ref().err(),
         "equal": row.is_equal(),
         "states": states,
     })

@@ -67,8 +67,8 @@ impl State {
     ];
     /// What the sender has yet to deliver or to look up.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
-    /// Reports on which an admin decides.
-    pub const UNDECIDED: [Self; 5] = [
+    /// States that need an admin's decision.
+    pub const NEEDS_DECISION: [Self; 5] = [
         Self::Missing,
         Self::Rejected,
         Self::CustomerDeleted,
@@ -163,10 +163,10 @@ impl State {
             ) => Some(Self::TooLate),
             (Self::Accepted | Self::Missing, Transition::Confirm) => Some(Self::Confirmed),
             (Self::Accepted, Transition::MarkMissing) => Some(Self::Missing),
-            (undecided, Transition::Retry) if Self::UNDECIDED.contains(&undecided) => {
+            (state, Transition::Retry) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::Closed)
             }
-            (undecided, Transition::WriteOff) if Self::UNDECIDED.contains(&undecided) => {
+            (state, Transition::WriteOff) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::WrittenOff)
             }
             _ => None,
@@ -310,8 +310,8 @@ mod tests {
     }
 
     #[test]
-    fn only_an_admin_has_sent_again_what_was_decided_or_lost() {
-        for (state, event) in State::UNDECIDED
+    fn only_an_admin_retries_a_report_that_needs_a_decision() {
+        for (state, event) in State::NEEDS_DECISION
             .iter()
             .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
         {

@@ -197,7 +197,7 @@ async fn sum_period(
     let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
     // Negative reports count also while they wait for an admin, who may have them sent.
     let may_come = Condition::any()
-        .add(Column::State.is_not_in(State::UNDECIDED.map(UsageReportState::from)))
+        .add(Column::State.is_not_in(State::NEEDS_DECISION.map(UsageReportState::from)))
         .add(Column::Quantity.lt(0));
     let mut query = usage_report::Entity::find()
         .select_only()

@@ -25,7 +25,7 @@ pub(crate) struct MinuteSum {
     /// When the last of them was accepted.
     pub(crate) last_arrived_at: Option<Millis>,
     /// Whether there are other events, which may have arrived or not.
-    pub(crate) is_undecided: bool,
+    pub(crate) has_uncertain: bool,
 }
 
 impl Store {
@@ -61,7 +61,7 @@ impl Store {
                     sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }
                 UsageReportState::Rejected | UsageReportState::CustomerDeleted => {}
-                _ => sum.is_undecided = true,
+                _ => sum.has_uncertain = true,
             }
         }
         Ok(sum)

@@ -53,8 +53,8 @@ impl Requests {
         };
         let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
         let others = ours(minute).await?;
-        if others.is_undecided {
-            return Ok(still_unknown("another undecided event shares its minute"));
+        if others.has_uncertain {
+            return Ok(still_unknown("another event of the same minute may or may not have arrived"));
         }
         let at_stripe = total(minute).await?;
         if at_stripe == others.arrived.saturating_add(report.quantity) {
@@ -90,7 +90,7 @@ impl Requests {
         let its_minute = minute_of(stamp);
         let expected = ours(its_minute).await?;
         // Its own minute is read once more, after the witness has been seen: both may have come in between.
-        if expected.is_undecided
+        if expected.has_uncertain
             || total(its_minute).await? != expected.arrived
             || total(minute).await? != at_stripe
         {

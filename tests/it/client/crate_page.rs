@@ -257,7 +257,7 @@ async fn correct(client: UsageClient) -> Result<(), Error> {
         .await?
         .rows
     {
-        println!("{} {} {:?}", row.counted, row.reported, row.stripe);
+        println!("{} {} {:?}", row.counted, row.reported, row.stripe_total);
     }
     Ok(())
 }

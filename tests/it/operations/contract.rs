@@ -66,11 +66,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
-        ServerError::ChangeUnderWay(_) => (Reason::ChangeUnderWay, Kind::Precondition),
+        ServerError::ChangeInProgress(_) => (Reason::ChangeInProgress, Kind::Precondition),
         ServerError::SubscriptionNotChangeable(_) => {
             (Reason::SubscriptionNotChangeable, Kind::Precondition)
         }
-        ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
+        ServerError::UsageNeedsDecision { .. } => (Reason::UsageNeedsDecision, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
         ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
@@ -108,9 +108,9 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
         ServerError::StripeUnavailable(text()),
-        ServerError::ChangeUnderWay(text()),
+        ServerError::ChangeInProgress(text()),
         ServerError::SubscriptionNotChangeable(text()),
-        ServerError::UsageUndecided {
+        ServerError::UsageNeedsDecision {
             account_id: text(),
             reports: 1,
         },

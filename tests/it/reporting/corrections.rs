@@ -11,7 +11,7 @@ on_both_engines!(
     a_correction_is_a_separate_report_and_reaches_stripe,
     a_correction_that_would_take_its_period_below_zero_is_refused,
     concurrent_corrections_never_take_a_period_below_zero,
-    undecided_usage_cannot_be_corrected_away,
+    usage_that_needs_a_decision_cannot_be_corrected_away,
     a_repeated_correction_key_corrects_once,
     a_correction_outside_its_limits_is_refused_with_its_field,
     a_free_account_is_corrected_and_nothing_is_billed,
@@ -103,7 +103,7 @@ async fn concurrent_corrections_never_take_a_period_below_zero(world: World) {
     world.finish().await;
 }
 
-async fn undecided_usage_cannot_be_corrected_away(world: World) {
+async fn usage_that_needs_a_decision_cannot_be_corrected_away(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 10, hours_ago(2)).await;
     let refuse = fake_stripe::Fault::status(400).on_path("/v1/billing/meter_events");

@@ -168,7 +168,7 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
     world.count("acct", 5, hours_ago(3)).await;
     let summary = world.report_all().await;
     assert_eq!(
-        (summary.unlinked.reports, summary.unlinked.quantity),
+        (summary.no_customer.reports, summary.no_customer.quantity),
         (2, 8)
     );
     world

@@ -137,7 +137,7 @@ async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World)
         .put_account(PutAccount::free("free"))
         .await
         .unwrap();
-    for account in ["paying", "free", "unlinked"] {
+    for account in ["paying", "free", "no_customer"] {
         world.count(account, 7, hours_ago(1)).await;
         world.count(account, 1, hours_ago(2)).await;
     }

@@ -16,7 +16,7 @@ on_both_engines!(
     a_change_survives_a_crash_at_any_step,
     usage_that_stripe_does_not_show_prevents_a_change,
     changes_that_would_lose_usage_are_refused,
-    undecided_reports_block_a_change,
+    reports_that_need_a_decision_block_a_change,
     a_second_change_waits_for_the_first,
 );
 
@@ -271,7 +271,7 @@ async fn changes_that_would_lose_usage_are_refused(mut world: World) {
     world.finish().await;
 }
 
-async fn undecided_reports_block_a_change(mut world: World) {
+async fn reports_that_need_a_decision_block_a_change(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
     world.subscribe("acct", &[BASIC], at(START)).await;
@@ -290,7 +290,7 @@ async fn undecided_reports_block_a_change(mut world: World) {
         .cancel_subscription(CancelSubscription::now("acct"))
         .await
         .unwrap_err();
-    assert_eq!(refused.reason(), Some(&Reason::UsageUndecided), "{refused}");
+    assert_eq!(refused.reason(), Some(&Reason::UsageNeedsDecision), "{refused}");
     world.finish().await;
 }
 
@@ -310,7 +310,7 @@ async fn a_second_change_waits_for_the_first(mut world: World) {
             let other = client
                 .cancel_subscription(CancelSubscription::now("acct"))
                 .await;
-            assert_eq!(other.unwrap_err().reason(), Some(&Reason::ChangeUnderWay));
+            assert_eq!(other.unwrap_err().reason(), Some(&Reason::ChangeInProgress));
             world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
         }
     );

@@ -180,7 +180,7 @@ async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: Wo
 async fn usage_without_a_subscription_cannot_be_billed_in_the_current_period(mut world: World) {
     let report = missed(&mut world).await;
     let client = world.client().clone();
-    // Undecided usage of an earlier period does not block a cancel.
+    // Reports of an earlier period that need a decision do not block a cancellation.
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
     world.while_clock_moves(cancel).await.unwrap();
     let refused = client.resolve_report(bill_now(&report)).await.unwrap_err();

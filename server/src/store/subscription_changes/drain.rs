@@ -27,7 +27,7 @@ pub(crate) struct Outstanding {
     /// Reports that are open, closed or being sent.
     pub(crate) waiting: u64,
     /// Reports on which an admin has to decide.
-    pub(crate) undecided: u64,
+    pub(crate) needs_decision: u64,
 }
 
 /// What of a stream and interval Stripe's totals were seen to contain.
@@ -97,8 +97,8 @@ impl Store {
         Ok(Some(is_ready))
     }
 
-    /// What of an account's billable usage from before a boundary is not known to be at Stripe. Undecided reports
-    /// that are billed before `since` do not count: an admin may still decide on them after the change.
+    /// What of an account's billable usage from before a boundary is not known to be at Stripe. Reports that
+    /// need a decision and are billed before `since` do not count: an admin can still resolve them after the change.
     pub(crate) async fn outstanding(
         &self,
         account_id: &AccountId,
@@ -198,7 +198,7 @@ async fn outstanding(
     use usage_report::Column;
     const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
     let is_of_period = Column::State
-        .is_in(State::UNDECIDED.map(UsageReportState::from))
+        .is_in(State::NEEDS_DECISION.map(UsageReportState::from))
         .and(billed_at(Column::FirstAt).gte(since));
     let rows: Vec<(UsageReportState, i64)> = usage_report::Entity::find()
         .select_only()
@@ -222,7 +222,7 @@ async fn outstanding(
         if WAITING.contains(&state) {
             outstanding.waiting = outstanding.waiting.saturating_add(reports);
         } else {
-            outstanding.undecided = outstanding.undecided.saturating_add(reports);
+            outstanding.needs_decision = outstanding.needs_decision.saturating_add(reports);
         }
         if state == State::Open {
             outstanding.open = reports;

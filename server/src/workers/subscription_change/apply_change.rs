@@ -103,7 +103,7 @@ impl SubscriptionChanges {
                         None => return Ok(false),
                     }
                 }
-                Ok(Drained::Undecided(reports)) => {
+                Ok(Drained::NeedsDecision(reports)) => {
                     let why = format!("an admin has to decide on {reports} reports first");
                     self.undo(change, Step::Undone, &why).await?;
                     return Ok(false);

@@ -156,7 +156,7 @@ impl SubscriptionChanges {
         requested: &RequestedChange,
     ) -> Result<SubscriptionChange> {
         if change.request != requested.encode() {
-            return Err(Error::ChangeUnderWay(change.account_id.into()));
+            return Err(Error::ChangeInProgress(change.account_id.into()));
         }
         let until = self
             .store

@@ -20,7 +20,7 @@ pub(super) enum Drained {
     /// Some of it is not sent, or not shown yet.
     NotYet(Outstanding),
     /// An admin has to decide on some of it.
-    Undecided(u64),
+    NeedsDecision(u64),
 }
 
 impl SubscriptionChanges {
@@ -37,8 +37,8 @@ impl SubscriptionChanges {
             .store
             .outstanding(&change.account_id, since, change.boundary_at)
             .await?;
-        if outstanding.undecided > 0 {
-            return Ok(Drained::Undecided(outstanding.undecided));
+        if outstanding.needs_decision > 0 {
+            return Ok(Drained::NeedsDecision(outstanding.needs_decision));
         }
         if outstanding.waiting > 0 {
             return Ok(Drained::NotYet(outstanding));

@@ -125,10 +125,10 @@ impl SubscriptionChanges {
         let since = self.charging_since(account_id, snapshot, now).await?;
         let until_now = now.saturating_add(1);
         let outstanding = self.store.outstanding(account_id, since, until_now).await?;
-        if outstanding.undecided > 0 {
-            return Err(Error::UsageUndecided {
+        if outstanding.needs_decision > 0 {
+            return Err(Error::UsageNeedsDecision {
                 account_id: account_id.to_string(),
-                reports: outstanding.undecided,
+                reports: outstanding.needs_decision,
             });
         }
         let discards =

@@ -8,7 +8,7 @@ use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
     doctor_reports_usage_without_a_link_and_its_deadline,
-    doctor_reports_undecided_usage_reports,
+    doctor_lists_reports_that_need_a_decision,
     doctor_reports_unsent_usage_near_the_end_of_a_draft,
 );
 
@@ -54,7 +54,7 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
     world.finish().await;
 }
 
-async fn doctor_reports_undecided_usage_reports(mut world: World) {
+async fn doctor_lists_reports_that_need_a_decision(mut world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(1)).await;
     world.report_all().await;

@@ -359,7 +359,7 @@ impl<'a> Sequence<'a> {
                 let expected = (
                     sum(|_| true),
                     sum(|standing| matches!(standing, Standing::Billed(_))),
-                    sum(|standing| standing == Standing::Unlinked),
+                    sum(|standing| standing == Standing::NoCustomer),
                     sum(|standing| standing == Standing::NotBillable),
                 );
                 assert_eq!(shown, expected, "{known:?} {name}");

@@ -26,7 +26,7 @@ pub(super) struct Account {
 /// What the links say of a moment: no link yet, free, or a customer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
-    Unlinked,
+    NoCustomer,
     NotBillable,
     Billed(&'a str),
 }
@@ -36,7 +36,7 @@ impl Account {
         let in_force = self.links.iter().rev().find(|link| link.from <= at);
         match in_force.map(|link| link.customer.as_deref()) {
             Some(Some(customer)) => Standing::Billed(customer),
-            None if self.links.is_empty() => Standing::Unlinked,
+            None if self.links.is_empty() => Standing::NoCustomer,
             Some(None) | None => Standing::NotBillable,
         }
     }

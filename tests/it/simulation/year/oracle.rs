@@ -33,7 +33,7 @@ pub(super) enum Fate {
     Sent(usize),
     Missed,
     NotBillable,
-    Unlinked,
+    NoCustomer,
 }
 
 /// The usage of one meter in one window.
@@ -184,7 +184,7 @@ impl Account {
         for index in 0..self.rows.len() {
             let row = &self.rows[index];
             let to = match row.fate {
-                Fate::Unlinked => self.fate_at(row.first),
+                Fate::NoCustomer => self.fate_at(row.first),
                 Fate::NotBillable | Fate::Closed if row.first >= from => self.fate_at(row.first),
                 _ => continue,
             };
@@ -194,7 +194,7 @@ impl Account {
 
     fn fate_at(&self, at: i64) -> Fate {
         match self.standing(at) {
-            None => Fate::Unlinked,
+            None => Fate::NoCustomer,
             Some(true) => Fate::Closed,
             Some(false) => Fate::NotBillable,
         }

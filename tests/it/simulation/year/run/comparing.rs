@@ -59,7 +59,7 @@ impl Year<'_> {
             for (state, fate) in [
                 (ReportState::TooLate, Fate::Missed),
                 (ReportState::NotBillable, Fate::NotBillable),
-                (ReportState::NoCustomer, Fate::Unlinked),
+                (ReportState::NoCustomer, Fate::NoCustomer),
                 (ReportState::Closed, Fate::Closed),
                 (ReportState::Open, Fate::Open),
             ] {
