@@ -117,7 +117,10 @@ fn table(rows: &[Row]) -> Table {
 fn difference(row: &Row, stripe_total: i64) -> String {
     let from_counted = stripe_total.saturating_sub(row.counted);
     if from_counted == 0 && row.reported != stripe_total {
-        return format!("{:+} against reported", stripe_total.saturating_sub(row.reported));
+        return format!(
+            "{:+} against reported",
+            stripe_total.saturating_sub(row.reported)
+        );
     }
     if from_counted == 0 {
         return "0".to_owned();

@@ -3,7 +3,7 @@
 use super::{
     Millis,
     account_id::AccountId,
-    violation::{Violation, shown},
+    violation::{Violation, quoted},
     window::Interval,
 };
 
@@ -186,7 +186,7 @@ pub fn check_stripe_id(field: &str, id: &str) -> Result<(), Violation> {
         field,
         format!(
             "{field} {} ({} bytes) must be 1 to {MAX_STRIPE_ID_CHARS} visible ASCII characters",
-            shown(id),
+            quoted(id),
             id.len()
         ),
     ))

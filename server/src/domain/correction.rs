@@ -9,7 +9,7 @@ use super::{
     increment::{MAX_QUANTITY, check_key, check_time},
     meter::Meters,
     period::month_around,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
     window::Interval,
 };
 
@@ -137,7 +137,7 @@ impl CorrectionContent<'_> {
             format!(
                 "idempotency_key {} entered a correction with another {field}; nothing was entered: \
                  use a new key for a new correction",
-                shown(key)
+                quoted(key)
             ),
         ))
     }

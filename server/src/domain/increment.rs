@@ -6,7 +6,7 @@ use super::{
     DAY_MS, MINUTE_MS, Millis,
     account_id::AccountId,
     meter::Meters,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
 };
 
 /// The longest idempotency key, in bytes.
@@ -131,7 +131,7 @@ pub fn check_key(key: &str) -> Result<(), Violation> {
     if key.contains('\0') {
         return Err(Violation::invalid(
             "idempotency_key",
-            format!("idempotency_key {} contains a NUL character", shown(key)),
+            format!("idempotency_key {} contains a NUL character", quoted(key)),
         ));
     }
     Ok(())
@@ -199,7 +199,7 @@ impl Content<'_> {
             format!(
                 "idempotency_key {} was counted with {field} {was} and came again with {is}; \
                  nothing was counted: use a new key for a new increment",
-                shown(key)
+                quoted(key)
             ),
         ))
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::violation::{Reason, Violation, shown};
+use super::violation::{Reason, Violation, quoted};
 
 /// The longest name of a meter or of a Stripe event, in characters.
 pub const MAX_NAME_CHARS: usize = 100;
@@ -33,16 +33,16 @@ impl FromStr for Meter {
             if !fits {
                 return Err(format!(
                     "the {what} {} of meter {} must be 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - .",
-                    shown(value),
-                    shown(text)
+                    quoted(value),
+                    quoted(text)
                 ));
             }
         }
         if unit.len() > MAX_NAME_CHARS {
             return Err(format!(
                 "the unit {} of meter {} is longer than {MAX_NAME_CHARS} bytes",
-                shown(unit),
-                shown(text)
+                quoted(unit),
+                quoted(text)
             ));
         }
         Ok(Self {
@@ -94,7 +94,7 @@ impl Meters {
                 None => {
                     return Err(format!(
                         "the default meter {} is not one of the configured meters",
-                        shown(name)
+                        quoted(name)
                     ));
                 }
             },
@@ -144,7 +144,7 @@ impl Meters {
                 "meter",
                 format!(
                     "meter {} is not configured; known meters: {}",
-                    shown(name),
+                    quoted(name),
                     self.names()
                 ),
             )

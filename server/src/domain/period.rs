@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 
 use super::{
     DAY_MS, HOUR_MS, Millis,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
     window::{Interval, Slots},
 };
 
@@ -50,7 +50,7 @@ pub fn parse_zone(name: &str) -> Result<Tz, Violation> {
             "time_zone",
             format!(
                 "time_zone {} is not an IANA time zone such as \"Europe/Vienna\"",
-                shown(name)
+                quoted(name)
             ),
         )
     })

@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::violation::shown;
+use super::violation::quoted;
 
 /// Stripe's limit of decimal places in an amount.
 const MAX_PLACES: usize = 12;
@@ -49,7 +49,7 @@ impl FromStr for Amount {
         if !is_number || whole.len() > MAX_WHOLE_DIGITS || places.len() > MAX_PLACES {
             return Err(format!(
                 "the amount {} must be cents in digits, at most {MAX_WHOLE_DIGITS} before and {MAX_PLACES} behind the point, such as 0.25",
-                shown(text)
+                quoted(text)
             ));
         }
         let whole = if whole.is_empty() { "0" } else { whole };
@@ -80,7 +80,7 @@ impl FromStr for Tier {
         let (up_to, amounts) = text.split_once('=').ok_or_else(|| {
             format!(
                 "the tier {} must be UP_TO=UNIT, UP_TO=UNIT+FLAT or UP_TO=+FLAT, such as 1000=0.5",
-                shown(text)
+                quoted(text)
             )
         })?;
         let up_to = if up_to == "inf" {
@@ -90,8 +90,8 @@ impl FromStr for Tier {
             Some(bound.ok_or_else(|| {
                 format!(
                     "the bound {} of tier {} must be a whole number above 0, or inf",
-                    shown(up_to),
-                    shown(text)
+                    quoted(up_to),
+                    quoted(text)
                 )
             })?)
         };
@@ -151,20 +151,20 @@ pub fn check_tiers(meter: &str, tiers: &[Tier]) -> Result<(), String> {
     let Some((last, rest)) = tiers.split_last() else {
         return Err(format!(
             "meter {} has no tiers; say what it costs, such as --tier {meter}:inf=0.5",
-            shown(meter)
+            quoted(meter)
         ));
     };
     if tiers.len() > MAX_TIERS {
         return Err(format!(
             "meter {} has {} tiers; at most {MAX_TIERS} are possible",
-            shown(meter),
+            quoted(meter),
             tiers.len()
         ));
     }
     if last.up_to.is_some() || rest.iter().any(|tier| tier.up_to.is_none()) {
         return Err(format!(
             "the last tier of meter {}, and no other, must have the bound inf; the last one given is {last}",
-            shown(meter)
+            quoted(meter)
         ));
     }
     match rest.windows(2).find(|pair| match pair {
@@ -173,7 +173,7 @@ pub fn check_tiers(meter: &str, tiers: &[Tier]) -> Result<(), String> {
     }) {
         Some([one, next]) => Err(format!(
             "the tiers of meter {} must rise; {next} follows {one}",
-            shown(meter)
+            quoted(meter)
         )),
         _ => Ok(()),
     }

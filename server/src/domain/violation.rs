@@ -81,11 +81,11 @@ impl Violation {
     }
 }
 
-/// A value cut to a length that fits into an error message.
-pub fn shown(value: &str) -> String {
-    const SHOWN_CHARS: usize = 64;
+/// A value in quotes, truncated so that it fits into an error message.
+pub fn quoted(value: &str) -> String {
+    const MAX_CHARS: usize = 64;
     let mut chars = value.chars();
-    let head: String = chars.by_ref().take(SHOWN_CHARS).collect();
+    let head: String = chars.by_ref().take(MAX_CHARS).collect();
     if chars.next().is_some() {
         format!("{head:?} (cut)")
     } else {

@@ -32,6 +32,15 @@ impl Interval {
     }
 }
 
+/// The UTC minute that contains `at`. It is the smallest range of which Stripe has a total.
+pub fn minute_of(at: Millis) -> Interval {
+    let start = at.saturating_sub(at.rem_euclid(MINUTE_MS));
+    Interval {
+        start,
+        end: start.saturating_add(MINUTE_MS),
+    }
+}
+
 /// The slots of UTC that usage is kept by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {

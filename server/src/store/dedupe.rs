@@ -18,7 +18,7 @@ use crate::{
         Millis,
         account_id::AccountId,
         increment::{Batch, Content, Increment, Outcome},
-        violation::{Reason, Violation, shown},
+        violation::{Reason, Violation, quoted},
     },
     entity::{batch_key, idempotency_key},
 };
@@ -294,7 +294,7 @@ fn batch_key_reused(key: &str) -> Violation {
         format!(
             "the batch's idempotency_key {} was counted with other content; nothing was counted: \
              use a new key for a new batch",
-            shown(key)
+            quoted(key)
         ),
     )
 }

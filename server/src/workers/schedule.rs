@@ -8,7 +8,7 @@ use croner::{
     parser::{CronParser, Seconds},
 };
 
-use crate::domain::{Millis, violation::shown};
+use crate::domain::{Millis, violation::quoted};
 
 /// A cron expression and its time zone.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl Schedule {
         let zone: Tz = zone.parse().map_err(|_| {
             format!(
                 "the report time zone {} is not an IANA time zone",
-                shown(zone)
+                quoted(zone)
             )
         })?;
         let cron = CronParser::builder()
@@ -36,13 +36,13 @@ impl Schedule {
             .map_err(|error| {
                 format!(
                     "the report schedule {} is not a cron expression: {error}",
-                    shown(expression)
+                    quoted(expression)
                 )
             })?;
         let schedule = Self { cron, zone };
         schedule
             .next_after(0)
-            .ok_or_else(|| format!("the report schedule {} never fires", shown(expression)))?;
+            .ok_or_else(|| format!("the report schedule {} never fires", quoted(expression)))?;
         Ok(schedule)
     }
 

@@ -245,7 +245,13 @@ async fn an_event_lost_three_times_stays_unknown(mut world: World) {
         }
     }
     world.move_clocks(start() + hours(48 * 3 + 2)).await;
-    wait_until_error_says(&world, 5, ReportState::Unknown, "as often as is allowed").await;
+    wait_until_error_says(
+        &world,
+        5,
+        ReportState::Unknown,
+        "maximum number of new identifiers",
+    )
+    .await;
     assert_eq!(world.usage("acct").await.2, 5);
     assert_eq!(
         world.stripe_total("cus_acct", "api_calls").await,

@@ -89,7 +89,10 @@ async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: 
         .unwrap();
     assert_eq!(found.len(), 1);
     assert!(found[0].is_equal());
-    assert_eq!((found[0].counted, found[0].stripe_total.clone()), (157, Ok(157)));
+    assert_eq!(
+        (found[0].counted, found[0].stripe_total.clone()),
+        (157, Ok(157))
+    );
     world.finish().await;
 }
 
@@ -195,7 +198,10 @@ async fn a_stripe_outage_is_stated_in_the_reconciliation(world: World) {
     world.stripe().script(broken).await.unwrap();
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!((row.counted, row.reported), (7, 7));
-    assert!(row.stripe_total.as_ref().unwrap_err().contains("500"), "{row:?}");
+    assert!(
+        row.stripe_total.as_ref().unwrap_err().contains("500"),
+        "{row:?}"
+    );
     assert!(!row.is_equal());
     world.stripe().clear_faults().await.unwrap();
     world.finish().await;

@@ -290,7 +290,11 @@ async fn reports_that_need_a_decision_block_a_change(mut world: World) {
         .cancel_subscription(CancelSubscription::now("acct"))
         .await
         .unwrap_err();
-    assert_eq!(refused.reason(), Some(&Reason::UsageNeedsDecision), "{refused}");
+    assert_eq!(
+        refused.reason(),
+        Some(&Reason::UsageNeedsDecision),
+        "{refused}"
+    );
     world.finish().await;
 }
 

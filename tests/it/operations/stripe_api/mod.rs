@@ -112,7 +112,10 @@ async fn every_request_matches_stripes_description(mut world: World) {
     let client = world.client();
     let month = Reconcile::new().period(at(START), end);
     let found = client.reconcile(month).await.unwrap().rows;
-    assert!(found.iter().any(|row| row.stripe_total == Ok(13)), "{found:?}");
+    assert!(
+        found.iter().any(|row| row.stripe_total == Ok(13)),
+        "{found:?}"
+    );
     let cancel = CancelSubscription::now("acct").prorate(true);
     world
         .while_clock_moves(client.cancel_subscription(cancel))
