@@ -1,4 +1,4 @@
-//! The caller's own id of an account: parsed once, valid from then on.
+//! The caller's id of an account. An `AccountId` is always valid.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 

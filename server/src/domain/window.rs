@@ -1,4 +1,4 @@
-//! Windows: time cut at slots and at boundaries, so that no usage report spans two invoices.
+//! Windows: the intervals between slot edges and boundaries. No usage report spans two invoices.
 
 use super::{MINUTE_MS, Millis, SECOND_MS};
 
@@ -17,7 +17,7 @@ impl Interval {
         self.start <= at && at < self.end
     }
 
-    /// The part that both hold; empty (its start not before its end) where they do not meet.
+    /// The part that both contain. It is empty (its start is not before its end) if they do not overlap.
     #[must_use]
     pub fn intersection(&self, other: Self) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Interval {
         }
     }
 
-    /// Whether a moment lies strictly between its edges, so that it would have to be cut there.
+    /// Whether a time lies strictly inside, so that the interval would have to be split there.
     pub fn is_cut_by(&self, at: Millis) -> bool {
         self.start < at && at < self.end
     }
@@ -41,7 +41,7 @@ pub fn minute_of(at: Millis) -> Interval {
     }
 }
 
-/// The slots of UTC that usage is kept by.
+/// The slots in UTC by which usage is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
     width_ms: Millis,
@@ -82,7 +82,7 @@ impl Slots {
     }
 }
 
-/// The moments at which an account's usage starts to be billed otherwise, in order.
+/// The times at which the billing of an account's usage changes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Boundaries(Vec<Millis>);
 
@@ -94,8 +94,7 @@ impl Boundaries {
         Self(moments)
     }
 
-    /// The window around a moment: its slot, cut at the last boundary at or before the moment and at
-    /// the first one after it.
+    /// The window that contains a time: its slot, split at the last boundary at or before the time and at the first one after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
         let (before, after) = self
@@ -112,9 +111,9 @@ impl Boundaries {
 
 /// The timestamp of a report's meter event, in whole seconds given as milliseconds.
 ///
-/// The first whole minute inside the window that is not `taken` and not after `latest`: alone in its minute, the event can be looked up by that minute's summary. Where
-/// there is none, the window's first whole second, so that the event is never before a boundary; and the
-/// second that holds the window where it holds none of its own.
+/// It is the first whole minute in the window that is not `taken` and not after `latest`: the total of a minute with one event
+/// shows whether that event arrived. If there is none, it is the window's first whole second, so that the event is never before
+/// a boundary. If the window contains no whole second, it is the second that contains the window.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
     let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
     let first = floor(

@@ -1,4 +1,4 @@
-//! Tests of periods and of how they are cut.
+//! Tests of periods and their points.
 
 use super::*;
 use proptest::prelude::*;
