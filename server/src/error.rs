@@ -1,4 +1,4 @@
-//! The service's one error, and its one mapping to `tonic::Status`. Each variant says what the caller can do.
+//! The error type of the service, and its mapping to `tonic::Status`. Variants are named by what the caller can do.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -87,7 +87,7 @@ pub enum Error {
         /// How long to wait before a retry.
         retry_after: Duration,
     },
-    /// The database did not answer: retry with the same idempotency key.
+    /// The database did not respond: retry with the same idempotency key.
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
@@ -98,7 +98,7 @@ pub enum Error {
     /// The server runs without a Stripe key.
     #[error("the server has no Stripe key, so it does not report; set STRIPE_SECRET_KEY")]
     ReportingDisabled,
-    /// Stripe did not answer a question that the call depends on: retry.
+    /// The call depends on data from Stripe, and Stripe did not respond: retry.
     #[error("Stripe did not answer, so nothing was changed: {0}")]
     StripeUnavailable(String),
     /// Another change of the subscription is in progress: wait for it.

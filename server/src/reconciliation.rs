@@ -34,7 +34,7 @@ use crate::{
 const MAX_READS_PER_SEC: u32 = 20;
 /// Accounts that the command reads in one page.
 const ACCOUNTS_PER_PAGE: u64 = 100;
-/// Rows that the command answers.
+/// The maximum number of rows that the command returns.
 const MAX_ROWS: usize = 100_000;
 /// Calendar months that one query may cover.
 const MAX_MONTHS: usize = 240;
@@ -107,7 +107,7 @@ pub struct ReconcileConfig {
 /// Every row of a query, for the command line. Opens the database and Stripe itself; a server may be running.
 ///
 /// # Errors
-/// A wrong setting, no Stripe key, a database that does not answer, or too many rows.
+/// A setting is wrong, there is no Stripe key, the database does not respond, or there are too many rows.
 pub async fn reconcile(
     config: &ReconcileConfig,
     clock: &Clock,

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_link_outranks_an_earlier_one_where_it_reaches_back() {
+    fn a_backdated_link_takes_precedence_over_earlier_links() {
         let links = [link(1, 200, None), link(2, 100, Some("cus_a"))];
         assert_eq!(
             billing_target_at(&links, 250),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_bills_from_the_period_it_knows_but_never_twice() {
+    fn a_link_bills_from_its_known_period_and_never_time_of_another_customer() {
         let from = |links: &[Link], bill_from, period_start| {
             valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };

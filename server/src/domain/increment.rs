@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_left_out_quantity_is_one_and_a_left_out_meter_is_the_default() {
+    fn an_absent_quantity_is_one_and_an_empty_meter_is_the_default() {
         let increment = Increment::parse(raw(), &meters(), NOW).unwrap();
         assert_eq!((increment.quantity, &*increment.meter), (1, "calls"));
         assert_eq!((increment.at, increment.stated_at), (NOW, None));

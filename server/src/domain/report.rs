@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_stripe_has_is_ever_sent_again() {
+    fn an_accepted_report_is_never_sent_again() {
         let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
         for (state, event) in final_states
             .iter()

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_living_subscription_is_followed_unless_one_is_named() {
+    fn the_oldest_live_subscription_is_synced_unless_one_is_named() {
         let all = [
             snapshot("b", 2, None),
             snapshot("a", 1, None),

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn tiers_rise_to_infinity() {
+    fn tiers_ascend_and_only_the_last_is_unlimited() {
         assert_eq!(check_tiers("m", &tiers("10=5 20=3 inf=1")), Ok(()));
         assert_eq!(check_tiers("m", &tiers("inf=1")), Ok(()));
         for wrong in [
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(up_to in proptest::option::of(1..i64::MAX), unit in 0..1_000_000_u32, flat in 0..1_000_u32) {
+        fn a_displayed_tier_parses_to_the_same_tier(up_to in proptest::option::of(1..i64::MAX), unit in 0..1_000_000_u32, flat in 0..1_000_u32) {
             let tier = Tier {
                 up_to,
                 unit: format!("{}.{:06}", unit / 1_000, unit % 1_000).parse().unwrap(),

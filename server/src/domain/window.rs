@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_slots_that_divide_an_hour_evenly_are_taken() {
+    fn slots_are_15_30_or_60_minutes() {
         for mins in [0, 1, 10, 20, 45, 61, 120] {
             assert!(Slots::from_mins(mins).is_err());
         }

@@ -316,7 +316,7 @@ impl UsageService for UsageRpc {
     }
 }
 
-/// The address that a call comes from.
+/// The caller's network address.
 fn address<T>(request: &Request<T>) -> String {
     request
         .remote_addr()

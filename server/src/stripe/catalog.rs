@@ -241,7 +241,7 @@ impl Stripe {
     }
 }
 
-/// Reads a list page by page up to a limit. `fetch` answers the page after an id.
+/// Reads a list page by page up to a limit. `fetch` returns the page after an id.
 pub(super) async fn read_pages<T, U, F>(
     limit: usize,
     fetch: impl Fn(Option<String>) -> F,

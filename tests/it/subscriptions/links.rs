@@ -10,7 +10,7 @@ use usage_client::{
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    an_account_has_its_last_put_values,
+    an_account_has_the_values_of_the_last_put,
     an_identical_put_changes_nothing,
     an_unknown_account_is_not_found,
     an_account_changed_meanwhile_is_not_overwritten,
@@ -26,7 +26,7 @@ pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Acc
     world.client().put_account(account).await.unwrap()
 }
 
-async fn an_account_has_its_last_put_values(mut world: World) {
+async fn an_account_has_the_values_of_the_last_put(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let now = at("2026-06-20T12:00:00.123Z");
     let (start, end) = (now - TimeDelta::days(10), now + TimeDelta::days(20));

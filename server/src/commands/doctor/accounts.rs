@@ -10,7 +10,7 @@ use crate::{
 };
 
 const CHECK: &str = "accounts";
-/// How long a link may come after the first usage.
+/// How long after the first usage a link is expected.
 const GRACE_MS: Millis = DAY_MS;
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_waits_for_a_decision_is_bad_and_says_why() {
+    fn a_report_that_needs_a_decision_is_bad_and_has_a_reason() {
         for state in State::NEEDS_DECISION {
             assert_eq!(check_state(state, &totals(0, None)), None);
             let finding = check_state(state, &totals(1, Some(0))).unwrap();
