@@ -1,8 +1,8 @@
 //! Reconciliation: what was counted, what was reported and Stripe's total, side by side, for each account, customer,
 //! meter and period. It only reads.
 //!
-//! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges that
-//! belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
+//! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges
+//! that belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 

@@ -68,8 +68,8 @@ pub struct Listeners {
     pub http: Option<TcpListener>,
 }
 
-/// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests to
-/// Stripe.
+/// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests
+/// to Stripe.
 ///
 /// # Errors
 /// A wrong setting, a database that cannot be used, a socket that fails, or a task that ends before the shutdown.
@@ -116,7 +116,8 @@ pub async fn serve(
     result
 }
 
-/// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still finish.
+/// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still
+/// finish.
 async fn serve_watched(
     sockets: impl Future<Output = Result<(), ServeError>>,
     runner: &mut Runner,

@@ -1,4 +1,5 @@
-//! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from `crate::reconciliation`.
+//! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from
+//! `crate::reconciliation`.
 
 use crate::{
     clock::Clock,
@@ -18,8 +19,8 @@ pub struct ReconcileCommand {
     /// Only this account. Stripe's totals are read even if nothing was counted.
     #[arg(long)]
     account: Option<String>,
-    /// Billing periods that overlap this: a month such as `2026-11`, or `START/END` as dates or RFC 3339 times. Default:
-    /// the current periods.
+    /// Billing periods that overlap this: a month such as `2026-11`, or `START/END` as dates or RFC 3339 times.
+    /// Default: the current periods.
     #[arg(long, value_parser = parse_period)]
     period: Option<Interval>,
     /// Print a JSON array of objects.

@@ -54,7 +54,8 @@ impl Billing {
 /// The billing of an account from a time on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The number of the link within its account. Where several links apply, the one with the highest version is in force.
+    /// The number of the link within its account. Where several links apply, the one with the highest version is in
+    /// force.
     pub version: i64,
     /// The time from which it applies.
     pub valid_from: Millis,
@@ -96,8 +97,9 @@ pub enum BillingTarget {
 
 /// The customer that usage at a time is billed to, according to the link in force at that time.
 ///
-/// For a report, pass the time of its first increment. Usually the result is the same as for its window's start, because no
-/// boundary lies in between. If a boundary became known late, usage that is entirely after it is still billed as after it.
+/// For a report, pass the time of its first increment. Usually the result is the same as for its window's start,
+/// because no boundary lies in between. If a boundary became known late, usage that is entirely after it is still
+/// billed as after it.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     let in_force = links
         .iter()
@@ -112,9 +114,9 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
 
 /// The time from which a new link to `customer` bills.
 ///
-/// `bill_from` if given, else the start of the current period if it is known, else `now`. The link may cover earlier time that
-/// was free, without a link or billed to the same customer. It never covers time that is billed to another customer, nor time
-/// before `taken_until`, when the customer belonged to another account.
+/// `bill_from` if given, else the start of the current period if it is known, else `now`. The link may cover earlier
+/// time that was free, without a link or billed to the same customer. It never covers time that is billed to another
+/// customer, nor time before `taken_until`, when the customer belonged to another account.
 ///
 /// # Errors
 /// `bill_from` is in the future, or in time that is billed to another customer.
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_bills_from_its_known_period_and_never_time_of_another_customer() {
+    fn a_link_bills_from_its_known_period_but_never_time_of_another_customer() {
         let from = |links: &[Link], bill_from, period_start| {
             valid_from(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };

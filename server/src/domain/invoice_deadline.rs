@@ -1,5 +1,5 @@
-//! Decides whether a report may be sent now: it finds the report's billing period, and whether that period's invoice can
-//! still charge it.
+//! Decides whether a report may be sent now: it finds the report's billing period, and whether that period's invoice
+//! can still charge it.
 //!
 //! The store reads the input for many reports at once. Only this file decides.
 
@@ -125,8 +125,8 @@ impl BillingContext {
             .max_by_key(|period| period.interval.start)
     }
 
-    /// Whether the billing of usage at a time is unknown, because the subscription is being changed. That is usage from the
-    /// boundary on while earlier usage drains, and all usage while Stripe is called.
+    /// Whether the billing of usage at a time is unknown, because the subscription is being changed. That is usage from
+    /// the boundary on while earlier usage drains, and all usage while Stripe is called.
     fn is_changing(&self, at: Millis) -> bool {
         self.change
             .is_some_and(|change| change.boundary_at <= at || change.step == Step::Changing)
@@ -168,8 +168,8 @@ pub fn decide(
     }
 }
 
-/// Decides on usage outside all known periods. If the subscription charges only from a later time, or no longer, Stripe would
-/// accept the event without charging it on any invoice.
+/// Decides on usage outside all known periods. If the subscription charges only from a later time, or no longer, Stripe
+/// would accept the event without charging it on any invoice.
 fn outside_periods(
     usage: UsageTimes,
     context: &BillingContext,
@@ -221,8 +221,8 @@ fn after_final_invoice(
     beyond_invoices(usage, context, late_usage, now)
 }
 
-/// Decides on usage that its own invoice cannot charge. A negative quantity never moves to the current period: its total may
-/// be smaller, and Stripe would bill 0.
+/// Decides on usage that its own invoice cannot charge. A negative quantity never moves to the current period: its
+/// total may be smaller, and Stripe would bill 0.
 fn beyond_invoices(
     usage: UsageTimes,
     context: &BillingContext,

@@ -151,7 +151,8 @@ fn check_edge(
 
 /// Splits a period into points, oldest first and without gaps; TOTAL has none.
 ///
-/// The first point starts with the period, and the last one ends with it. `meters` is the number of series in the response.
+/// The first point starts with the period, and the last one ends with it. `meters` is the number of series in the
+/// response.
 ///
 /// # Errors
 /// There are too many points, or a midnight of the zone is inside a slot.

@@ -12,7 +12,8 @@ pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
 pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
 /// Stripe rejects events older than this.
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
-/// Stripe deduplicates identifiers for at least 24 hours. After this time, delivery is checked before a report is sent again.
+/// Stripe deduplicates identifiers for at least 24 hours. After this time, delivery is checked before a report is sent
+/// again.
 pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
 /// How many new identifiers a report may get.
 pub const MAX_GENERATION: i32 = 2;
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_report_is_never_sent_again() {
+    fn an_accepted_or_written_off_report_is_never_sent_again() {
         let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
         for (state, event) in final_states
             .iter()

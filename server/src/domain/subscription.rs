@@ -83,8 +83,8 @@ impl SubscriptionSnapshot {
         self.items.iter().map(|item| item.charged().start).min()
     }
 
-    /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, or else at the time
-    /// of the sync that noticed it.
+    /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, or else at
+    /// the time of the sync that noticed it.
     pub fn gone_since(&self, meter: Option<&str>, began: Millis, now: Millis) -> Millis {
         let replaced = self
             .items

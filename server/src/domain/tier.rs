@@ -1,7 +1,7 @@
 //! Tiers of a volume price, parsed from the command line and compared with Stripe's.
 //!
-//! Amounts are decimal texts in cents, or in the currency's smallest unit. They are validated and passed on, never computed
-//! with.
+//! Amounts are decimal texts in cents, or in the currency's smallest unit. They are validated and passed on, never
+//! computed with.
 
 use std::{fmt, str::FromStr};
 

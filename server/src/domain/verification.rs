@@ -1,9 +1,9 @@
-//! Verification: the comparison of Stripe's totals with the meter events that Stripe accepted, one stream and UTC day at a
-//! time.
+//! Verification: the comparison of Stripe's totals with the meter events that Stripe accepted, one stream and UTC day
+//! at a time.
 //!
-//! Totals are compared by day first. Where they differ, and an event may be missing, they are compared by hour and then by
-//! minute; most minutes contain one event. What a total proves is in [`proof`]. Reading totals and recording results belong
-//! to the verifier job.
+//! Totals are compared by day first. Where they differ, and an event may be missing, they are compared by hour and then
+//! by minute; most minutes contain one event. What a total proves is in [`proof`]. Reading totals and recording results
+//! belong to the verifier job.
 
 pub mod proof;
 #[cfg(test)]
@@ -189,11 +189,11 @@ pub fn day_of(at: Millis) -> Millis {
     at.saturating_sub(at.rem_euclid(DAY_MS))
 }
 
-/// Whether a day with unconfirmed events is to be verified now. `oldest_reported_at` is when Stripe accepted the first of
-/// its accepted events; `None` if all are missing.
+/// Whether a day with unconfirmed events is to be verified now. `oldest_reported_at` is when Stripe accepted the first
+/// of its accepted events; `None` if all are missing.
 ///
-/// A day is due when an event was accepted or became overdue since the last verification. While its result keeps changing
-/// it is always due, and after that once a day.
+/// A day is due when an event was accepted or became overdue since the last verification. While its result keeps
+/// changing it is always due, and after that once a day.
 pub fn is_due(
     oldest_reported_at: Option<Millis>,
     before: Option<&VerifiedDay>,
@@ -218,8 +218,8 @@ pub fn is_due(
     })
 }
 
-/// Whether a day that its own total does not decide is worth the requests for totals of hours and minutes: an event became
-/// overdue, or the result is new and finer totals may explain it.
+/// Whether a day that its own total does not decide is worth the requests for totals of hours and minutes: an event
+/// became overdue, or the result is new and finer totals may explain it.
 pub fn needs_finer_totals(
     events: &[SentEvent],
     result: &DayResult,

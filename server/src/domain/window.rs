@@ -94,7 +94,8 @@ impl Boundaries {
         Self(moments)
     }
 
-    /// The window that contains a time: its slot, split at the last boundary at or before the time and at the first one after it.
+    /// The window that contains a time: its slot, split at the last boundary at or before the time and at the first one
+    /// after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
         let (before, after) = self
@@ -111,9 +112,9 @@ impl Boundaries {
 
 /// The timestamp of a report's meter event, in whole seconds given as milliseconds.
 ///
-/// It is the first whole minute in the window that is not `taken` and not after `latest`: the total of a minute with one event
-/// shows whether that event arrived. If there is none, it is the window's first whole second, so that the event is never before
-/// a boundary. If the window contains no whole second, it is the second that contains the window.
+/// It is the first whole minute in the window that is not `taken` and not after `latest`: the total of a minute with
+/// one event shows whether that event arrived. If there is none, it is the window's first whole second, so that the
+/// event is never before a boundary. If the window contains no whole second, it is the second that contains the window.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
     let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
     let first = floor(
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_15_30_or_60_minutes() {
+    fn slots_of_other_widths_are_rejected() {
         for mins in [0, 1, 10, 20, 45, 61, 120] {
             assert!(Slots::from_mins(mins).is_err());
         }

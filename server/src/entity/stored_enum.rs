@@ -3,7 +3,8 @@
 
 /// Declares an enum with the text of each variant, and conversions from and to the domain's enum.
 ///
-/// The name consists of table and column, such as `UsageReportState`, because the error for an unknown text contains it.
+/// The name consists of table and column, such as `UsageReportState`, because the error for an unknown text contains
+/// it.
 macro_rules! stored_enum {
     ($(#[$doc:meta])* $name:ident of $domain:ident { $($variant:ident = $text:tt),+ $(,)? }) => {
         $(#[$doc])*

@@ -227,7 +227,8 @@ impl AccountRpc {
             .ok_or(Error::ReportingDisabled)
     }
 
-    /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link bills.
+    /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
+    /// bills.
     async fn put(&self, mut put: PutAccount) -> Result<Account> {
         let snapshot = match (&self.subscription_sync, &put.billing) {
             (Some(sync), Billing::Stripe { .. }) => {

@@ -54,8 +54,8 @@ impl Store {
     ///
     /// A new boundary splits the account's open reports. Reports that waited for a link get it.
     ///
-    /// `clock` is read after the boundary lock is taken. A time read earlier could be before usage that was counted while this call
-    /// waited for the lock.
+    /// `clock` is read after the boundary lock is taken. A time read earlier could be before usage that was counted
+    /// while this call waited for the lock.
     pub(crate) async fn put_account(
         &self,
         put: &PutAccount,
@@ -190,8 +190,8 @@ impl Store {
     }
 }
 
-/// Whether the request changes nothing. A link that ended with its subscription stays ended until the subscription is live
-/// again.
+/// Whether the request changes nothing. A link that ended with its subscription stays ended until the subscription is
+/// live again.
 fn is_same_billing(current: &Billing, requested: &Billing) -> bool {
     match (current, requested) {
         (Billing::Ended { .. }, Billing::Stripe { .. }) => {
@@ -223,8 +223,8 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
     })
 }
 
-/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to another
-/// customer or subscription.
+/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
+/// another customer or subscription.
 fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> Account {
     Account {
         id: row.account_id.clone(),

@@ -7,8 +7,8 @@ use crate::domain::{
     violation::{Reason, Violation},
 };
 
-/// The items of a batch that were not counted: `[index]` for a duplicate, `[index, reason, field, message]` for a violation.
-/// It is empty if all were counted.
+/// The items of a batch that were not counted: `[index]` for a duplicate, `[index, reason, field, message]` for a
+/// violation. It is empty if all were counted.
 pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
     let rows: Vec<serde_json::Value> = outcomes
         .iter()

@@ -1,7 +1,7 @@
 //! Many rows in one statement with a constant text: as arrays on PostgreSQL, as one JSON text on SQLite.
 //!
-//! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements are
-//! cached per connection.
+//! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
+//! are cached per connection.
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
@@ -41,8 +41,8 @@ fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
 ///
 /// All of `increments` have keys. Keys are distinct and in order.
 ///
-/// Usually every key is new, so the database returns the number of new rows, and names only the others. A row per key would
-/// take longer than the insert.
+/// Usually every key is new, so the database returns the number of new rows, and names only the others. A row per key
+/// would take longer than the insert.
 pub(super) async fn insert_keys(
     tx: &DatabaseTransaction,
     increments: &[&Increment],
@@ -150,8 +150,8 @@ async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<us
 
 /// Adds to the open reports of some windows, and creates those that do not exist.
 ///
-/// `additions` contain each account, meter and window once, in that order. A window can end later than its open report only
-/// if the slots were made wider in between; no boundary lies in either.
+/// `additions` contain each account, meter and window once, in that order. A window can end later than its open report
+/// only if the slots were made wider in between; no boundary lies in either.
 ///
 /// # Errors
 /// A CHECK fails if a report would exceed fifteen digits.

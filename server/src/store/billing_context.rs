@@ -64,8 +64,8 @@ impl BillingContexts {
     }
 }
 
-/// Reads the contexts of reports to be sent, and locks their accounts' changes in progress. A change that is about to call
-/// Stripe waits for this transaction, and sees which reports it marked.
+/// Reads the contexts of reports to be sent, and locks their accounts' changes in progress. A change that is about to
+/// call Stripe waits for this transaction, and sees which reports it marked.
 pub(super) async fn lock_contexts(
     tx: &DatabaseTransaction,
     reports: &[Report],

@@ -49,8 +49,8 @@ pub(crate) struct CommitOptions {
     pub(crate) slots: Slots,
     /// The time of the commit.
     pub(crate) now: Millis,
-    /// Whether an earlier attempt may have been committed. A group that counts nothing is recorded too then, so that it conflicts
-    /// with the row of that attempt.
+    /// Whether an earlier attempt may have been committed. A group that counts nothing is recorded too then, so that it
+    /// conflicts with the row of that attempt.
     pub(crate) is_retry: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Queries of corrections. A correction is a separate report, closed from the start, and never makes a billing period's total
-//! negative.
+//! Queries of corrections. A correction is a separate report, closed from the start, and never makes a billing period's
+//! total negative.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -44,10 +44,11 @@ pub(super) struct Change<'a> {
 }
 
 impl Store {
-    /// Enters a correction. If its key entered the same correction before, changes nothing and returns true with that one.
+    /// Enters a correction. If its key entered the same correction before, changes nothing and returns true with that
+    /// one.
     ///
-    /// Corrections of an account are serialized. Usage that is counted meanwhile only increases the total, so the check is never too
-    /// generous.
+    /// Corrections of an account are serialized. Usage that is counted meanwhile only increases the total, so the check
+    /// is never too generous.
     pub(crate) async fn correct(
         &self,
         correction: &Correction,
@@ -174,7 +175,8 @@ pub(super) async fn check_stays_above(
     if periods.is_empty() {
         periods.push(time_without_periods(links, is_billed, change.at));
     }
-    // Several periods may contain the time, such as one that a plan change shortened. None of their totals may become negative.
+    // Several periods may contain the time, such as one that a plan change shortened. None of their totals may become
+    // negative.
     for period in periods {
         let current = sum_period(tx, change, target, period).await?;
         if current.saturating_add(change.quantity) < 0 {

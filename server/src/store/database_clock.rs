@@ -1,7 +1,7 @@
 //! The database's clock. Leases, due times, heartbeats and expiry use it, because all replicas share it.
 //!
-//! Only this file reads it. A reading is used for a second: the elapsed time of the monotonic clock is added to it, so that
-//! changes of the wall clock have no effect.
+//! Only this file reads it. A reading is used for a second: the elapsed time of the monotonic clock is added to it, so
+//! that changes of the wall clock have no effect.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -33,7 +33,8 @@ pub(super) struct DatabaseClock {
 struct Reading {
     at: Instant,
     database: Millis,
-    /// The difference of the database's clock to the system's; zero if the reading lies between two readings of the system's clock.
+    /// The difference of the database's clock to the system's; zero if the reading lies between two readings of the
+    /// system's clock.
     skew: Millis,
 }
 

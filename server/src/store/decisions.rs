@@ -1,4 +1,5 @@
-//! Queries of admins' decisions on reports that the service does not retry. Each is recorded once and listed with its report.
+//! Queries of admins' decisions on reports that the service does not retry. Each is recorded once and listed with its
+//! report.
 
 use std::collections::HashMap;
 
@@ -47,7 +48,8 @@ pub(crate) struct NewDecision {
 }
 
 impl Store {
-    /// Records a decision on a report. If the same decision is already in force, changes nothing and returns true with the report.
+    /// Records a decision on a report. If the same decision is already in force, changes nothing and returns true with
+    /// the report.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
         let report = usage_report::Entity::find()

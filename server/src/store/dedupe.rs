@@ -185,7 +185,8 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
-    /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a violation.
+    /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a
+    /// violation.
     pub(super) async fn dedupe_keys(
         &mut self,
         tx: &DatabaseTransaction,

@@ -67,10 +67,10 @@ impl Store {
         Ok(sum)
     }
 
-    /// An accepted report of the stream that was first sent after a time. Totals that include it are current: they include
-    /// every event from before. The time of acceptance would prove less: an event that is sent again after a crash may have
-    /// arrived much earlier.
-    pub(crate) async fn find_witness(
+    /// An accepted report of the stream that was first sent after a time. Totals that include it are current: they
+    /// include every event from before. The time of acceptance would prove less: an event that is sent again after a
+    /// crash may have arrived much earlier.
+    pub(crate) async fn find_later_report(
         &self,
         stream: &Stream,
         after: Millis,

@@ -132,8 +132,8 @@ impl Store {
         })
     }
 
-    /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers with an ended subscription
-    /// come last.
+    /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers with an ended
+    /// subscription come last.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
         let newest = Query::select()
             .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())

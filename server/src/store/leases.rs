@@ -94,7 +94,8 @@ impl Store {
         Ok(done.rows_affected == 1)
     }
 
-    /// Begins a report run for a job, and records in the same transaction that the job ran, so that a crash loses neither. Returns
+    /// Begins a report run for a job, and records in the same transaction that the job ran, so that a crash loses
+    /// neither. Returns
     /// `None` if another replica has the job's lease.
     pub(crate) async fn insert_run_of_job(
         &self,

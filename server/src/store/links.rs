@@ -51,8 +51,8 @@ pub(super) async fn read_links_of(
     Ok(links.remove(account_id).unwrap_or_default())
 }
 
-/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to another
-/// customer or subscription.
+/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
+/// another customer or subscription.
 pub(super) async fn find_account(
     db: &impl ConnectionTrait,
     account_id: &AccountId,
@@ -148,8 +148,8 @@ pub(super) async fn taken_until(
     Ok(ends.max().unwrap_or(Millis::MIN))
 }
 
-/// The first time at or after `now` that is later than all usage counted so far. This covers only the skew of replicas' clocks:
-/// usage that a caller dated further in the future does not move it.
+/// The first time at or after `now` that is later than all usage counted so far. This covers only the skew of replicas'
+/// clocks: usage that a caller dated further in the future does not move it.
 pub(super) async fn first_free_instant(
     tx: &DatabaseTransaction,
     account_id: &AccountId,

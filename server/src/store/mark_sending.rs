@@ -1,5 +1,5 @@
-//! Marking due reports before requests: a report gets its event timestamp and is recorded as `sending`, or it waits, or it
-//! gets a state that is not sent.
+//! Marking due reports before requests: a report gets its event timestamp and is recorded as `sending`, or it waits, or
+//! it gets a state that is not sent.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,

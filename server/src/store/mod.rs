@@ -1,11 +1,11 @@
 //! The database: every query of the service, each public function one transaction.
 //!
-//! Nothing here calls Stripe. Only the store uses `entity`, and it returns the domain's types. SQLite and PostgreSQL share one
-//! schema and one set of functions. Where their SQL differs, both texts are side by side.
+//! Nothing here calls Stripe. Only the store uses `entity`, and it returns the domain's types. SQLite and PostgreSQL
+//! share one schema and one set of functions. Where their SQL differs, both texts are side by side.
 //!
-//! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to close,
-//! exclusive to move a boundary), then keys in key order, then open reports in the order of their unique key, then closed
-//! reports in the order of their ids, then single rows by primary key.
+//! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
+//! close, exclusive to move a boundary), then keys in key order, then open reports in the order of their unique key,
+//! then closed reports in the order of their ids, then single rows by primary key.
 
 pub(crate) mod accounts;
 mod additions;
@@ -68,11 +68,11 @@ const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
 ];
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
-/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to the log
-/// twice.
+/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to
+/// the log twice.
 const SQLITE_CACHE: &str = "-65536";
-/// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same pages, and
-/// each page is copied only once.
+/// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
+/// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
 /// The advisory lock of PostgreSQL that protects the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
@@ -202,8 +202,8 @@ impl Store {
         self.backend() == DbBackend::Postgres
     }
 
-    /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately, regardless of
-    /// the busy timeout.
+    /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately,
+    /// regardless of the busy timeout.
     async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         self.writer
             .begin_with_options(TransactionOptions {
@@ -227,8 +227,8 @@ impl Store {
         Ok(tx)
     }
 
-    /// Begins a transaction that may move boundaries, excluding all others. The lock is a fair queue: unlike with row locks, a
-    /// stream of commits cannot keep it waiting forever.
+    /// Begins a transaction that may move boundaries, excluding all others. The lock is a fair queue: unlike with row
+    /// locks, a stream of commits cannot keep it waiting forever.
     async fn begin_moving_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {

@@ -20,8 +20,8 @@ use crate::{
 
 /// Splits the account's open reports at its boundaries.
 ///
-/// A report whose increments all lie between two boundaries gets the window between them. A report with increments on both
-/// sides of a boundary cannot be divided: it is closed as it is, and billed by its first increment.
+/// A report whose increments all lie between two boundaries gets the window between them. A report with increments on
+/// both sides of a boundary cannot be divided: it is closed as it is, and billed by its first increment.
 pub(super) async fn reassign_open_reports(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -74,8 +74,8 @@ pub(super) async fn reassign_open_reports(
     close_reports(tx, &straddling, now, None).await.map(|_| ())
 }
 
-/// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that the link
-/// covers.
+/// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that
+/// the link covers.
 pub(super) async fn relink_reports(
     tx: &DatabaseTransaction,
     account_id: &AccountId,

@@ -157,8 +157,8 @@ impl Store {
         Ok(rows.into_iter().map(ReportFigure::from).collect())
     }
 
-    /// The accepted total in a range that does not belong to the account's usage of a period: usage of other accounts that had the
-    /// customer, and usage of the adjacent periods around the period's edges.
+    /// The accepted total in a range that does not belong to the account's usage of a period: usage of other accounts
+    /// that had the customer, and usage of the adjacent periods around the period's edges.
     pub(crate) async fn reported_beside(
         &self,
         stream: &Stream,

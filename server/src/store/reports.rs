@@ -50,7 +50,8 @@ pub(crate) struct ReportFilter {
 }
 
 impl Store {
-    /// The usage of an account in a period, by meter, window and state. The period's edges must not lie inside a window.
+    /// The usage of an account in a period, by meter, window and state. The period's edges must not lie inside a
+    /// window.
     pub(crate) async fn sum_usage(
         &self,
         account_id: &AccountId,
@@ -122,8 +123,8 @@ impl Store {
         Ok(rows::all(reports))
     }
 
-    /// The reports that a run over a scope would close or send now: open ones of windows that have begun, and closed ones that
-    /// were not sent. Paged by account and id.
+    /// The reports that a run over a scope would close or send now: open ones of windows that have begun, and closed
+    /// ones that were not sent. Paged by account and id.
     pub(crate) async fn preview_reports(
         &self,
         scope: &Scope,

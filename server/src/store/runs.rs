@@ -157,8 +157,8 @@ impl Store {
             .collect())
     }
 
-    /// Counts the reports in a run's scope that other runs closed until a time, and that have had no response from Stripe since
-    /// they were closed or a retry was forced.
+    /// Counts the reports in a run's scope that other runs closed until a time, and that have had no response from
+    /// Stripe since they were closed or a retry was forced.
     pub(crate) async fn count_pending_elsewhere(
         &self,
         run: &Run,

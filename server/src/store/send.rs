@@ -92,8 +92,8 @@ impl Store {
         Ok(rows::all(due))
     }
 
-    /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits for
-    /// a report without an error.
+    /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits
+    /// for a report without an error.
     pub(crate) async fn retry_now(&self, scope: &Scope, now: Millis) -> Result<()> {
         let kept_error = Expr::case(
             Expr::col(Column::State).eq(UsageReportState::Unknown),

@@ -1,4 +1,5 @@
-//! Webhook events: each is stored once, even if Stripe sends it again. They are read oldest first and marked when handled.
+//! Webhook events: each is stored once, even if Stripe sends it again. They are read oldest first and marked when
+//! handled.
 //!
 //! A webhook event only says which object changed. The object itself is read from Stripe's API.
 

@@ -1,7 +1,7 @@
 //! Meters, products and prices: read and created, for the commands `stripe setup` and `doctor`.
 //!
-//! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists are
-//! read up to a limit, and the answer says whether it is complete.
+//! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists
+//! are read up to a limit, and the answer says whether it is complete.
 
 use std::future::Future;
 

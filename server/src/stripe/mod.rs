@@ -1,7 +1,7 @@
 //! Requests to Stripe: the only module that names async-stripe.
 //!
-//! Each function sends one request, or reads the pages of one list, and returns plain types. Stripe's floats are converted to
-//! integers here; a fraction is an error. There are no retries: callers decide when to repeat a request.
+//! Each function sends one request, or reads the pages of one list, and returns plain types. Stripe's floats are
+//! converted to integers here; a fraction is an error. There are no retries: callers decide when to repeat a request.
 
 pub(crate) mod catalog;
 pub(crate) mod event_summaries;

@@ -23,7 +23,8 @@ use crate::{
 
 /// The number of runs of this replica that may wait.
 pub(crate) const MAX_BEGUN: usize = 1_024;
-/// The number of runs that are closed concurrently, so that a run over all accounts does not delay one over a single account.
+/// The number of runs that are closed concurrently, so that a run over all accounts does not delay one over a single
+/// account.
 const RUNS_AT_ONCE: usize = 8;
 /// A run without a heartbeat for this long was abandoned.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;

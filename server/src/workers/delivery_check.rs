@@ -81,12 +81,12 @@ impl Requests {
         let after = others
             .last_arrived_at
             .map_or(sent_at, |arrived| sent_at.max(arrived));
-        let witness = self
+        let later = self
             .store
-            .find_witness(stream, after)
+            .find_later_report(stream, after)
             .await
             .map_err(|error| error.to_string())?;
-        let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
+        let Some(stamp) = later.and_then(|later| later.event_timestamp) else {
             return Ok(still_unknown(
                 "not found at Stripe, and no later event proves that its totals are current",
             ));

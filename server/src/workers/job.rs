@@ -15,7 +15,8 @@ pub(crate) trait Job: Send + Sync + 'static {
         true
     }
 
-    /// Does the work that is due at `now`, by the database's clock. It may be dropped at any await when the process ends.
+    /// Does the work that is due at `now`, by the database's clock. It may be dropped at any await when the process
+    /// ends.
     ///
     /// # Errors
     /// The job runs again, with a backoff.

@@ -1,7 +1,7 @@
 //! The lease of one job, from the view of one replica.
 //!
-//! The database's clock decides when a lease ends. The monotonic clock decides how long this replica can be sure to have it,
-//! measured from before it requested the lease.
+//! The database's clock decides when a lease ends. The monotonic clock decides how long this replica can be sure to
+//! have it, measured from before it requested the lease.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -71,7 +71,8 @@ impl HeldLease {
         }
     }
 
-    /// Takes or extends the lease if that is due. Returns whether this replica certainly has it for longer than `margin`.
+    /// Takes or extends the lease if that is due. Returns whether this replica certainly has it for longer than
+    /// `margin`.
     pub(super) async fn hold(&self, margin: Duration) -> Result<bool> {
         let now = Instant::now();
         let ours = self.state().ours;
@@ -158,7 +159,8 @@ impl HeldLease {
         Ok(is_ours)
     }
 
-    /// Takes the lease if it has ended. Regardless of clocks, it has also ended if it was not extended for its whole duration.
+    /// Takes the lease if it has ended. Regardless of clocks, it has also ended if it was not extended for its whole
+    /// duration.
     async fn try_to_take(&self) -> Result<()> {
         let begun = Instant::now();
         let seen = self.store.find_lease(self.job).await?;

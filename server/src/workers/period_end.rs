@@ -1,5 +1,5 @@
-//! The job for the ends of billing periods: closes their usage five minutes later by the service's clock, and warns of reports
-//! that may miss their invoices.
+//! The job for the ends of billing periods: closes their usage five minutes later by the service's clock, and warns of
+//! reports that may miss their invoices.
 
 use std::{sync::Arc, time::Duration};
 

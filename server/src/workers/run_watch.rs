@@ -18,8 +18,8 @@ use crate::{
 
 /// How often a watcher reads the states without being woken.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a run may make no progress before its watcher gets a summary that lists the rest as `retried_later`. Sending
-/// continues.
+/// How long a run may make no progress before its watcher gets a summary that lists the rest as `retried_later`.
+/// Sending continues.
 const STALLED: Duration = Duration::from_secs(45);
 /// The longest time that a run is watched. It can be watched again.
 const MAX_WATCH: Duration = Duration::from_hours(1);

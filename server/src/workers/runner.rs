@@ -1,9 +1,9 @@
-//! The runner of the background jobs. It handles leases, due times, intervals, backoff, wake-ups, heartbeats, shutdown and
-//! supervision.
+//! The runner of the background jobs. It handles leases, due times, intervals, backoff, wake-ups, heartbeats, shutdown
+//! and supervision.
 //!
-//! Each job has a driver: a task that checks the job at each interval of the monotonic clock and at each wake-up. No change
-//! of a wall clock stops a driver. A lease that is not extended for its whole duration is taken over regardless of its times,
-//! and a last run that is recorded in the future is logged and treated as due.
+//! Each job has a driver: a task that checks the job at each interval of the monotonic clock and at each wake-up. No
+//! change of a wall clock stops a driver. A lease that is not extended for its whole duration is taken over regardless
+//! of its times, and a last run that is recorded in the future is logged and treated as due.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -94,8 +94,8 @@ impl Runner {
         }
     }
 
-    /// Waits for the jobs to end after the shutdown, at most for the given time. Work that is still in progress then is dropped,
-    /// and continued after the next start.
+    /// Waits for the jobs to end after the shutdown, at most for the given time. Work that is still in progress then is
+    /// dropped, and continued after the next start.
     pub(crate) async fn stop(&mut self, within: Duration) {
         let all_ended = async {
             while let Some(ended) = self.drivers.join_next_with_id().await {
@@ -166,7 +166,8 @@ impl<J: Job> Driver<J> {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     tracing::warn!(job = self.spec.name, failures, %error, "a background job failed; it runs again later");
-                    // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy loop.
+                    // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy
+                    // loop.
                     let interval = self.spec.interval;
                     self.wait(backoff(interval, failures), interval).await;
                 }
@@ -228,8 +229,8 @@ impl<J: Job> Driver<J> {
             next = &mut run => return next,
             () = self.lease.keep() => {}
         }
-        // The run is not dropped, because a dropped transaction could leave a connection unusable. Its writes are compare-and-set,
-        // so two concurrent runs do no harm.
+        // The run is not dropped, because a dropped transaction could leave a connection unusable. Its writes are
+        // compare-and-set, so two concurrent runs do no harm.
         tracing::warn!(
             job = self.spec.name,
             "another replica took a job's lease during a run"

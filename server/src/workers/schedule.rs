@@ -1,5 +1,5 @@
-//! The report schedule. The next run is computed from the last one, so a run that was missed while the service was down is
-//! made up for. It follows the time zone's clock, so a daily run keeps its hour when clocks change.
+//! The report schedule. The next run is computed from the last one, so a run that was missed while the service was down
+//! is made up for. It follows the time zone's clock, so a daily run keeps its hour when clocks change.
 
 use chrono::DateTime;
 use chrono_tz::Tz;

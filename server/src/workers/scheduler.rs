@@ -1,9 +1,9 @@
 //! The job of the report schedule, and the timer that wakes it.
 //!
-//! tokio-cron-scheduler wakes the job every other second. It reads the wall clock and stops while that clock is set back, so
-//! the runner also checks the job at an interval of the monotonic clock. [`Schedule`] decides from the database whether a run
-//! is due, because it handles changes between summer and winter time, which the scheduler does not. Missed or repeated
-//! wake-ups and several replicas do no harm.
+//! tokio-cron-scheduler wakes the job every other second. It reads the wall clock and stops while that clock is set
+//! back, so the runner also checks the job at an interval of the monotonic clock. [`Schedule`] decides from the
+//! database whether a run is due, because it handles changes between summer and winter time, which the scheduler does
+//! not. Missed or repeated wake-ups and several replicas do no harm.
 
 use std::{sync::Arc, time::Duration};
 

@@ -51,8 +51,8 @@ impl Requests {
         Some(meter.event_name.to_string())
     }
 
-    /// Sends an event. `may_have_arrived` means that an earlier attempt may have arrived. A rejection then does not decide
-    /// about that attempt; only a delivery check does.
+    /// Sends an event. `may_have_arrived` means that an earlier attempt may have arrived. A rejection then does not
+    /// decide about that attempt; only a delivery check does.
     pub(super) async fn send(
         &self,
         stream: Stream,

@@ -1,7 +1,7 @@
 //! The sender job: sends closed reports to Stripe, one at a time for each customer and meter.
 //!
-//! Only the holder of the lease sends. Due reports are read from the database in pages, and at most `concurrency` requests
-//! are in progress, so memory does not grow with the number of accounts. A report in backoff delays no other.
+//! Only the holder of the lease sends. Due reports are read from the database in pages, and at most `concurrency`
+//! requests are in progress, so memory does not grow with the number of accounts. A report in backoff delays no other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,8 +29,8 @@ use crate::{
 
 /// The longest time until a replica without the lease, or one that finds nothing due, checks again.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a multiple
-/// of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
+/// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
+/// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
 /// How long a request may wait for the rate limit; the lease has to cover it.
 const RATE_WAIT_SECS: u32 = 10;

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 /// Wakes one job before its interval has passed. A wake-up while the job runs makes it run again.
 ///
-/// Only the runner waits for it. With one waiter, `notify_one` stores a wake-up that arrives while the runner does not wait.
+/// Only the runner waits for it. With one waiter, `notify_one` stores a wake-up that arrives while the runner does not
+/// wait.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wake(Arc<Notify>);
 

@@ -1,4 +1,4 @@
-//! Corrections: rows of their own that reach Stripe as usage does and never take a billing period below zero.
+//! Corrections: separate reports that are sent to Stripe like usage and never make a billing period's total negative.
 
 use chrono::TimeDelta;
 use usage_client::{
@@ -75,7 +75,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     client.correct(take(-10)).await.unwrap();
     assert!(client.correct(take(-1)).await.is_err());
     assert_eq!(world.usage("acct").await.0, 100);
-    // No period is known of the time before: the whole time of the link is used.
+    // No earlier period is known, so the whole time of the link is used.
     let early = |quantity| Correct::new("acct", quantity, "x").time(edge - TimeDelta::hours(2));
     assert!(client.correct(early(-101)).await.is_err());
     client.correct(early(-100)).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
     assert_eq!(corrected.state, ReportState::NotBillable);
     world.report_all().await;
     assert_eq!(world.usage("free").await, (3, 0, 0, 3));
-    // A correction of an unknown account waits for its link, as its usage does.
+    // A correction of an unknown account waits for a link, like its usage.
     let waiting = client
         .correct(Correct::new("new", 2, "a log"))
         .await

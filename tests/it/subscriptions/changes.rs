@@ -1,4 +1,4 @@
-//! Plan changes and cancels: what was used before them is charged, or nothing changes.
+//! Plan changes and cancellations: either usage before them is charged, or nothing is changed.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Fault, NewPrice, NewSubscription};
@@ -40,7 +40,7 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
         world.invoiced_quantities("cus_acct", "api_calls").await,
         [13]
     );
-    // What is used from now on is the new plan's, in the very second of the change too.
+    // Usage from now on belongs to the new plan, even in the same second as the change.
     world.count("acct", 5, change_done.boundary).await;
     world.count("acct", 6, world.now()).await;
     let again = client.change_plan(change).await.unwrap();
@@ -172,7 +172,7 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     assert_eq!(refused.reason(), Some(&Reason::ChangeTimedOut), "{refused}");
     let subscriptions = world.stripe().subscriptions().await.unwrap();
     assert_eq!(subscriptions[0].status, "active");
-    // What was used meanwhile is billed as ever.
+    // Usage in the meantime is billed as before.
     world
         .advance_to(at("2027-04-10T13:12:34Z"), TimeDelta::days(7))
         .await;
@@ -187,7 +187,8 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     world.finish().await;
 }
 
-/// Accounts linked to a subscription priced by the unit, one in the classic mode, and one that is fine; and a free one.
+/// Creates linked accounts with a per-unit price, with classic billing mode and with a valid subscription, and a free
+/// account.
 async fn subscribe_unchangeable(world: &World, now: DateTime<Utc>) {
     let meters = world.stripe().meters().await.unwrap();
     let meter = meters

@@ -56,9 +56,10 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a change to the step `changing`, if nothing is outstanding and nothing was sent since Stripe's totals were read.
-    /// Returns whether it did, or `None` if another replica has the change. The sender reads the change's row under the same
-    /// lock: reports that it marked before are outstanding here, and afterwards it sends none of the account.
+    /// Moves a change to the step `changing`, if nothing is outstanding and nothing was sent since Stripe's totals were
+    /// read. Returns whether it did, or `None` if another replica has the change. The sender reads the change's row
+    /// under the same lock: reports that it marked before are outstanding here, and afterwards it sends none of the
+    /// account.
     pub(crate) async fn begin_changing(
         &self,
         seen: &SubscriptionChange,
@@ -96,8 +97,8 @@ impl Store {
         Ok(Some(is_ready))
     }
 
-    /// The account's billable usage from before a boundary that Stripe has not accepted. Reports that need a decision and are
-    /// billed before `since` do not count: an admin can still resolve them after the change.
+    /// The account's billable usage from before a boundary that Stripe has not accepted. Reports that need a decision
+    /// and are billed before `since` do not count: an admin can still resolve them after the change.
     pub(crate) async fn outstanding(
         &self,
         account_id: &AccountId,
@@ -107,8 +108,8 @@ impl Store {
         Ok(outstanding(&self.reader, account_id, since, before).await?)
     }
 
-    /// The time since which some items have been charging for usage at a time, by the boundaries stored here. The boundary of a
-    /// plan change is up to a second before Stripe's.
+    /// The time since which some items have been charging for usage at a time, by the boundaries stored here. The
+    /// boundary of a plan change is up to a second before Stripe's.
     pub(crate) async fn charging_since(
         &self,
         account_id: &AccountId,

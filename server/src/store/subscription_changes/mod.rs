@@ -57,8 +57,8 @@ pub(crate) struct NewChange {
 }
 
 impl Store {
-    /// Begins a change: sets its boundary to the current time, and closes usage from before it. If another change is in progress,
-    /// returns that one. The flag is true if the change is new.
+    /// Begins a change: sets its boundary to the current time, and closes usage from before it. If another change is in
+    /// progress, returns that one. The flag is true if the change is new.
     pub(crate) async fn begin_change(
         &self,
         new: &NewChange,

@@ -88,8 +88,8 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions that have not ended and were last synced before a time, ordered by account and subscription, after the given
-    /// ones.
+    /// Subscriptions that have not ended and were last synced before a time, ordered by account and subscription, after
+    /// the given ones.
     pub(crate) async fn unseen_subscriptions(
         &self,
         since: Millis,

@@ -38,8 +38,8 @@ pub(crate) struct InvoicedPeriod {
 }
 
 impl Store {
-    /// Periods that have ended and whose invoices have to be read: the invoice is unknown, or should have become final by now.
-    /// Ordered by account, item and start, after the given ones.
+    /// Periods that have ended and whose invoices have to be read: the invoice is unknown, or should have become final
+    /// by now. Ordered by account, item and start, after the given ones.
     pub(crate) async fn uninvoiced_periods(
         &self,
         now: Millis,
@@ -273,7 +273,8 @@ fn end_of(
         Some(_) if row.period_end <= now => return None,
         Some(item) => {
             let charged = item.charged();
-            // The item of a plan change is stored with the change's boundary as its start, before Stripe creates the item.
+            // The item of a plan change is stored with the change's boundary as its start, before Stripe creates the
+            // item.
             let is_same = charged.start <= row.period_start || charged.start == item.created;
             if is_same {
                 (charged.end, false)

@@ -137,8 +137,8 @@ impl Store {
     }
 }
 
-/// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new or
-/// moved.
+/// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new
+/// or moved.
 pub(in crate::store) async fn record_snapshot(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -149,8 +149,8 @@ pub(in crate::store) async fn record_snapshot(
     Ok((is_new, move_periods(tx, account_id, snapshot, now).await?))
 }
 
-/// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from the time
-/// it created them.
+/// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
+/// the time it created them.
 pub(in crate::store) async fn record_change(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -231,7 +231,8 @@ async fn move_link(
             let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
             end_link(tx, account, at, now).await
         }
-        // A subscription that was scheduled to end by now is not started again, because Stripe may end it slightly late.
+        // A subscription that was scheduled to end by now is not started again, because Stripe may end it slightly
+        // late.
         (Billing::Ended { subscription, .. }, true)
             if snapshot.cancel_at.is_none_or(|at| at > now) =>
         {

@@ -1,5 +1,5 @@
-//! Applies a change: waits until Stripe has the usage from before the boundary, then changes the subscription. If the response
-//! to that request is lost, it reads the subscription to find the result.
+//! Applies a change: waits until Stripe has the usage from before the boundary, then changes the subscription. If the
+//! response to that request is lost, it reads the subscription to find the result.
 
 use std::time::Duration;
 
@@ -86,7 +86,8 @@ impl SubscriptionChanges {
         self.change_at_stripe(change, &requested, stop).await
     }
 
-    /// Waits until Stripe's totals include all usage from before the boundary. Returns false if the change has ended instead.
+    /// Waits until Stripe's totals include all usage from before the boundary. Returns false if the change has ended
+    /// instead.
     async fn drain(&self, change: &SubscriptionChange, stop: &CancellationToken) -> Result<bool> {
         let mut why = "Stripe does not show all earlier usage yet".to_owned();
         loop {
@@ -146,8 +147,8 @@ impl SubscriptionChanges {
         requested: &RequestedChange,
         stop: &CancellationToken,
     ) -> Result<()> {
-        // Stripe's times are whole seconds. The change must be in a later second than the events from before it; a window that
-        // began inside a second gets the next second as its timestamp.
+        // Stripe's times are whole seconds. The change must be in a later second than the events from before it; a
+        // window that began inside a second gets the next second as its timestamp.
         let later = change
             .boundary_at
             .div_euclid(SECOND_MS)
@@ -187,8 +188,8 @@ impl SubscriptionChanges {
         let found = self.stripe.find_subscription(&change.subscription).await?;
         let found = found.ok_or_else(missing)?;
         let id = change.id.to_string();
-        // Stripe replays the first response to a key, so each request has a new one. The id of the change in the metadata prevents
-        // a second change.
+        // Stripe replays the first response to a key, so each request has a new one. The id of the change in the
+        // metadata prevents a second change.
         let key = format!("change-{id}-{}", Uuid::now_v7());
         let answer = match requested {
             RequestedChange::Prices(_) if found.change.as_deref() == Some(&id) => return Ok(found),

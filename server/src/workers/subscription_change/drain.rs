@@ -15,7 +15,8 @@ use crate::{
 /// The progress of draining.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Stripe's totals include all of it: the time since which the items charge, and the accepted events of each stream.
+    /// Stripe's totals include all of it: the time since which the items charge, and the accepted events of each
+    /// stream.
     ShownAtStripe(Millis, Vec<ShownAtStripe>),
     /// Some of it is not accepted, or not included yet.
     NotYet(Outstanding),

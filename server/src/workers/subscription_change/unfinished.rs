@@ -1,4 +1,5 @@
-//! The job for unfinished changes: applies those that were begun here, and continues those that another replica abandoned.
+//! The job for unfinished changes: applies those that were begun here, and continues those that another replica
+//! abandoned.
 //!
 //! Every replica runs it. A change belongs to the holder in its row.
 

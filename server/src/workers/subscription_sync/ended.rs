@@ -1,5 +1,5 @@
-//! The job for scheduled cancellations: ends the billing of subscriptions whose scheduled end has passed, without waiting for
-//! Stripe.
+//! The job for scheduled cancellations: ends the billing of subscriptions whose scheduled end has passed, without
+//! waiting for Stripe.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! Syncs subscriptions: keeps the stored subscriptions, billing periods and invoices of linked accounts equal to Stripe's.
+//! Syncs subscriptions: keeps the stored subscriptions, billing periods and invoices of linked accounts equal to
+//! Stripe's.
 //!
-//! [`sync`] syncs one account. Four jobs decide which account and when: [`poll`] all of them once per interval, [`webhooks`]
-//! and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes that an admin
-//! requests are in `subscription_change`, which uses this module; nothing here uses that one.
+//! [`sync`] syncs one account. Four jobs decide which account and when: [`poll`] all of them once per interval,
+//! [`webhooks`] and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes
+//! that an admin requests are in `subscription_change`, which uses this module; nothing here uses that one.
 
 pub(crate) mod ended;
 pub(crate) mod poll;
@@ -73,8 +74,8 @@ pub(super) fn snapshot(
 ) -> SubscriptionSnapshot {
     let items = from.items.iter().filter_map(|item| {
         let meter = meters.get(item.price.meter.as_ref()?)?;
-        // An item that the subscription started with charges its first period from the start, even if that was backdated. An item
-        // that was added later charges from then on.
+        // An item that the subscription started with charges its first period from the start, even if that was
+        // backdated. An item that was added later charges from then on.
         let is_original = item.created <= from.created.saturating_add(FIRST_ITEMS_MS);
         Some(ItemSnapshot {
             item: item.id.clone(),

@@ -213,8 +213,8 @@ impl Job for SubscriptionPoll {
         now.saturating_sub(last_run_at) >= self.poll_interval_ms
     }
 
-    /// If a list fails, its subscriptions are read by single requests. If a list failed or a result could not be stored, the poll
-    /// runs again soon.
+    /// If a list fails, its subscriptions are read by single requests. If a list failed or a result could not be
+    /// stored, the poll runs again soon.
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let outcomes = Outcomes::default();
         let listed = self.poll_lists(now).await;

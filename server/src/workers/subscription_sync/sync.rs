@@ -19,7 +19,8 @@ use crate::{
     stripe::Failure,
 };
 
-/// Stripe creates an invoice shortly after its period's end. After this time, an invoice that is not found does not exist.
+/// Stripe creates an invoice shortly after its period's end. After this time, an invoice that is not found does not
+/// exist.
 const NO_INVOICE_MS: Millis = 3 * DAY_MS;
 /// How long before a period's end its invoice may have been created, because clocks differ.
 const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
@@ -227,7 +228,8 @@ impl SubscriptionSync {
         Ok(())
     }
 
-    /// Stores the subscriptions on a page whose customers belong to accounts. Returns the subscriptions that are up to date then.
+    /// Stores the subscriptions on a page whose customers belong to accounts. Returns the subscriptions that are up to
+    /// date then.
     pub(super) async fn sync_page(&self, page: &ByCustomer) -> Result<Vec<String>, SyncError> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
@@ -269,7 +271,8 @@ impl SubscriptionSync {
             .iter()
             .find(|(row, _)| row.subscription == snapshot.subscription);
         if row.is_none() && stored.iter().any(|(row, _)| row.ended_at.is_none()) {
-            // The synced subscription is on another page or has ended. The list of all subscriptions of the customer shows which.
+            // The synced subscription is on another page or has ended. The list of all subscriptions of the customer
+            // shows which.
             self.sync_account(account_id).await?;
             return Ok(None);
         }

@@ -89,8 +89,8 @@ impl WebhookSyncs {
         Ok(())
     }
 
-    /// Closes the usage of customers whose invoices were just created, because usage is added to an invoice only while it is a
-    /// draft.
+    /// Closes the usage of customers whose invoices were just created, because usage is added to an invoice only while
+    /// it is a draft.
     async fn close_invoiced(&self, events: &[&WebhookEvent]) -> Result<()> {
         let invoiced: Vec<&str> = events
             .iter()

@@ -1,8 +1,8 @@
 //! The verifier job: every hour it compares Stripe's totals with the accepted reports, and records which reports the
 //! totals include.
 //!
-//! Stripe limits requests, so the job saves them: it reads totals by UTC day, many days in one request, and only of days
-//! with events that are not confirmed. It never corrects or sends anything.
+//! Stripe limits requests, so the job saves them: it reads totals by UTC day, many days in one request, and only of
+//! days with events that are not confirmed. It never corrects or sends anything.
 
 mod stream;
 

@@ -1,5 +1,5 @@
-//! The verification of one stream: reads its totals by day, and where needed by hour and minute, and records the results.
-//! The rules are in `domain::verification`.
+//! The verification of one stream: reads its totals by day, and where needed by hour and minute, and records the
+//! results. The rules are in `domain::verification`.
 
 use std::collections::BTreeMap;
 
