@@ -1,4 +1,4 @@
-//! Validates a request against Stripe's OpenAPI description. The JSON file in this folder is a copy of the
+//! Validates a request against Stripe's API description. The JSON file in this folder is a copy of the
 //! description's parameters and bodies, of the endpoints that the service calls. A request to any other endpoint fails,
 //! so a new endpoint has to be added there. The description is one month newer than the API version that async-stripe
 //! pins; where they differ, the pinned version decides.

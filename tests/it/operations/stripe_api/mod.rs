@@ -1,4 +1,4 @@
-//! Validates all requests of the service against Stripe's OpenAPI description, from setup to the last cancellation.
+//! Validates all requests of the service against Stripe's API description, from setup to the last cancellation.
 
 mod description;
 mod detection;
