@@ -3,10 +3,11 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "usage/v1/account_service.proto",
     "usage/v1/error_reason.proto",
     "usage/v1/period.proto",
+    "usage/v1/report_run.proto",
     "usage/v1/usage_report.proto",
     "usage/v1/usage_service.proto",
 ];

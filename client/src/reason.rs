@@ -46,11 +46,11 @@ pub enum Reason {
     /// The call needs data from Stripe, and Stripe did not respond. Nothing was changed.
     StripeUnavailable,
     /// Another change of the account's subscription is in progress.
-    ChangeUnderWay,
+    ChangeInProgress,
     /// Stripe does not allow this change of the subscription, or the change would lose usage.
     SubscriptionNotChangeable,
     /// An admin must first resolve usage reports of the current billing period.
-    UsageUndecided,
+    UsageNeedsDecision,
     /// Stripe did not show all usage in time. Nothing was changed.
     ChangeTimedOut,
     /// A bug in the server; its log contains the cause.
@@ -119,12 +119,12 @@ static KNOWN: [(ErrorReason, Reason); 26] = [
     (ErrorReason::ShuttingDown, Reason::ShuttingDown),
     (ErrorReason::ReportingDisabled, Reason::ReportingDisabled),
     (ErrorReason::StripeUnavailable, Reason::StripeUnavailable),
-    (ErrorReason::ChangeUnderWay, Reason::ChangeUnderWay),
+    (ErrorReason::ChangeInProgress, Reason::ChangeInProgress),
     (
         ErrorReason::SubscriptionNotChangeable,
         Reason::SubscriptionNotChangeable,
     ),
-    (ErrorReason::UsageUndecided, Reason::UsageUndecided),
+    (ErrorReason::UsageNeedsDecision, Reason::UsageNeedsDecision),
     (ErrorReason::ChangeTimedOut, Reason::ChangeTimedOut),
     (ErrorReason::Internal, Reason::Internal),
     (ErrorReason::BelowZero, Reason::BelowZero),

@@ -98,7 +98,7 @@ pub struct ReconciledUsage {
     /// The part of it that Stripe accepted.
     pub reported: i64,
     /// Stripe's own meter total, or why it could not be read.
-    pub stripe: Result<i64, String>,
+    pub stripe_total: Result<i64, String>,
     /// The reports of the row, by state.
     pub states: Vec<StateCount>,
 }
@@ -118,7 +118,7 @@ pub struct StateCount {
 impl ReconciledUsage {
     /// Whether all three totals are equal.
     pub fn is_equal(&self) -> bool {
-        self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
+        self.counted == self.reported && self.stripe_total.as_ref() == Ok(&self.reported)
     }
 
     fn from_wire(row: proto::ReconciledUsage) -> Result<Self, Error> {
@@ -138,7 +138,7 @@ impl ReconciledUsage {
             is_billing_period: row.is_billing_period,
             counted: row.counted,
             reported: row.reported,
-            stripe: row.stripe.ok_or(row.stripe_error),
+            stripe_total: row.stripe_total.ok_or(row.stripe_error),
             states: states.collect(),
         })
     }

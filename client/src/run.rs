@@ -116,7 +116,7 @@ pub struct ReportSummary {
     /// Never billed.
     pub not_billable: ReportCount,
     /// Waiting because the account has no Stripe customer.
-    pub unlinked: ReportCount,
+    pub no_customer: ReportCount,
 }
 
 /// The events of a run, as a stream that ends after the summary.
@@ -227,7 +227,7 @@ impl ReportEvent {
                 rejected: summary.rejected.into(),
                 retried_later: summary.retried_later.into(),
                 not_billable: summary.not_billable.into(),
-                unlinked: summary.unlinked.into(),
+                no_customer: summary.no_customer.into(),
             })),
             None => None,
         })

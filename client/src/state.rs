@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn no_state_is_both_in_progress_and_waiting_for_a_decision() {
+    fn a_state_in_progress_needs_no_decision() {
         for number in 0..20 {
             let state = ReportState::from_wire(number);
             assert!(

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::Millis;
 
-/// What time it is, for everything that happens at the edges of the service.
+/// The current time, for the edges of the service.
 ///
 /// Tests and the demo use a manual clock, so that months pass in seconds. No setting reaches it.
 #[derive(Clone, Debug, Default)]

@@ -51,7 +51,7 @@ impl DatabaseConfig {
     /// repeats a refused value, does not check it.
     ///
     /// # Errors
-    /// What is wrong, in one sentence.
+    /// One sentence that says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         let url = self.database_url.to_ascii_lowercase();
         if url.contains(":memory:") || url.contains("%3amemory") || url.contains("mode=memory") {
@@ -123,7 +123,7 @@ impl MetersConfig {
     /// The configured meters.
     ///
     /// # Errors
-    /// What is wrong, in one sentence.
+    /// One sentence that says what is wrong.
     pub fn read(&self) -> Result<Meters, String> {
         Meters::new(self.meters.clone(), self.default_meter.as_deref())
     }
@@ -145,7 +145,7 @@ impl ScheduleConfig {
     /// The configured schedule.
     ///
     /// # Errors
-    /// What is wrong, in one sentence.
+    /// One sentence that says what is wrong.
     pub(crate) fn read(&self) -> Result<Schedule, String> {
         Schedule::parse(&self.report_schedule, &self.report_time_zone)
     }
@@ -221,7 +221,7 @@ pub struct Config {
     #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
     pub stripe_retry_ms: i64,
 
-    /// Increments that may wait for a commit, 1,000 to 10,000,000. More are refused with `RESOURCE_EXHAUSTED`.
+    /// Increments that may wait for a commit, 1,000 to 10,000,000. More are rejected with `RESOURCE_EXHAUSTED`.
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,
 
@@ -238,7 +238,7 @@ impl Config {
     /// Checks settings that limit each other.
     ///
     /// # Errors
-    /// What is wrong, in one sentence.
+    /// One sentence that says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         const OTHER_CONNECTIONS: u32 = 2;
         let (writers, connections) = (self.writers, self.database.database_connections);
@@ -254,7 +254,7 @@ impl Config {
     /// The signing secrets of the webhook endpoint; empty when webhooks are not accepted.
     ///
     /// # Errors
-    /// What is wrong, in one sentence that repeats no secret.
+    /// One sentence that says what is wrong and contains no secret.
     pub(crate) fn webhook_secrets(&self) -> Result<Vec<String>, String> {
         const MAX_SECRETS: usize = 4;
         let secrets = &self.stripe_webhook_secrets;

@@ -1,4 +1,4 @@
-//! The service's one error, and its one mapping to `tonic::Status`. Each variant says what the caller can do.
+//! The error type of the service, and its mapping to `tonic::Status`. Variants are named by what the caller can do.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -87,7 +87,7 @@ pub enum Error {
         /// How long to wait before a retry.
         retry_after: Duration,
     },
-    /// The database did not answer: retry with the same idempotency key.
+    /// The database did not respond: retry with the same idempotency key.
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
@@ -98,14 +98,14 @@ pub enum Error {
     /// The server runs without a Stripe key.
     #[error("the server has no Stripe key, so it does not report; set STRIPE_SECRET_KEY")]
     ReportingDisabled,
-    /// Stripe did not answer a question that the call depends on: retry.
+    /// The call depends on data from Stripe, and Stripe did not respond: retry.
     #[error("Stripe did not answer, so nothing was changed: {0}")]
     StripeUnavailable(String),
     /// Another change of the subscription is in progress: wait for it.
     #[error(
         "another change of the subscription of account {0:?} is in progress; wait until it ends"
     )]
-    ChangeUnderWay(String),
+    ChangeInProgress(String),
     /// The subscription does not allow this change.
     #[error("{0}")]
     SubscriptionNotChangeable(String),
@@ -113,7 +113,7 @@ pub enum Error {
     #[error(
         "{reports} usage reports of the current period of account {account_id:?} are missing, rejected, customer_deleted, unknown or too_late; resolve them first, or the change would lose them"
     )]
-    UsageUndecided {
+    UsageNeedsDecision {
         /// The account.
         account_id: String,
         /// How many reports.
@@ -223,9 +223,9 @@ impl Error {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
-            Self::ChangeUnderWay(_) => "CHANGE_UNDER_WAY",
+            Self::ChangeInProgress(_) => "CHANGE_IN_PROGRESS",
             Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
-            Self::UsageUndecided { .. } => "USAGE_UNDECIDED",
+            Self::UsageNeedsDecision { .. } => "USAGE_NEEDS_DECISION",
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
             Self::Internal(_) => "INTERNAL",
         }
@@ -245,9 +245,9 @@ impl Error {
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
-            | Self::ChangeUnderWay(_)
+            | Self::ChangeInProgress(_)
             | Self::SubscriptionNotChangeable(_)
-            | Self::UsageUndecided { .. }
+            | Self::UsageNeedsDecision { .. }
             | Self::BelowZero { .. }
             | Self::NotResolvable { .. } => Code::FailedPrecondition,
             Self::Internal(_) => Code::Internal,

@@ -1,4 +1,4 @@
-//! Group commit: counts many calls in one durable transaction and answers each after the commit.
+//! Group commit: counts many calls in one durable transaction and responds to each after the commit.
 //!
 //! A durable write needs a disk sync, so one transaction a call can never be fast. Calls that arrive during a commit
 //! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
@@ -39,9 +39,9 @@ use crate::{
 
 /// Increments in one transaction: enough to share a disk sync, few enough for a short transaction.
 const MAX_GROUP_INCREMENTS: usize = 8_192;
-/// Calls that a writer takes from its queue at once.
+/// The maximum number of calls that a writer takes from its queue at once.
 const MAX_CALLS_PER_READ: usize = 1_024;
-/// The retry delay for callers that a full queue refuses.
+/// The retry delay for callers that are rejected because the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Retries of a group commit, about ten seconds in total.
 const MAX_RETRIES: usize = 8;
@@ -78,7 +78,7 @@ struct QueuedCall {
     entry: Entry,
     /// Closed if the caller hung up; the increment is committed anyway.
     reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Released when the call is answered.
+    /// Released when the caller gets the response.
     permit: OwnedSemaphorePermit,
 }
 
@@ -123,10 +123,10 @@ impl WriteBatcher {
         )
     }
 
-    /// Counts one increment; answers after the commit.
+    /// Counts one increment. Returns after the commit.
     ///
     /// # Errors
-    /// A reused key, a full queue or a database that does not answer.
+    /// The key was reused, the queue is full, or the database does not respond.
     pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
         let shard = increment.account_id.clone();
         match self.submit(&shard, 1, Entry::One(increment)).await? {
@@ -212,9 +212,9 @@ impl Writer {
         }
     }
 
-    /// Commits calls in one transaction and answers them.
-    async fn commit(&self, calls: Vec<QueuedCall>) {
-        let (entries, replies): (Vec<Entry>, Vec<_>) = calls
+    /// Commits jobs in one transaction and responds to their callers.
+    async fn commit(&self, jobs: Vec<Job>) {
+        let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
             .into_iter()
             .map(|call| (call.entry, (call.reply, call.permit)))
             .unzip();
@@ -237,7 +237,7 @@ impl Writer {
                 }
             }
             Err(error) => {
-                // One call that the database refuses must not fail the others: commit each one alone.
+                // One call that the database rejects must not fail the others: commit each one alone.
                 tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
                 for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
                     let alone = Group {
@@ -259,7 +259,7 @@ impl Writer {
         }
     }
 
-    /// Commits a group and retries transient failures. If the answer to COMMIT was lost, the retry finds out: it
+    /// Commits a group and retries transient failures. If the response to COMMIT was lost, the retry finds out: it
     /// conflicts with the group's own row in `commits` if the first attempt was committed.
     async fn commit_group(&self, group: &Group) -> std::result::Result<Vec<EntryOutcome>, DbErr> {
         let mut backoff = ExponentialBuilder::default()
@@ -278,13 +278,13 @@ impl Writer {
             let error = match self.store.commit_group(group, &self.cache, options).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(CommitError::AlreadyCommitted) => {
-                    tracing::warn!(commit = %group.id, "commit had succeeded although its answer was lost");
+                    tracing::warn!(commit = %group.id, "the group was already committed; the response to COMMIT had been lost");
                     return ambiguous.ok_or_else(|| {
                         DbErr::Custom("the id of the commit already exists".to_owned())
                     });
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
-                    tracing::warn!(commit = %group.id, %error, "answer to COMMIT was lost");
+                    tracing::warn!(commit = %group.id, %error, "response to COMMIT was lost");
                     // No conflict before this COMMIT: no earlier attempt was committed.
                     ambiguous = Some(outcomes);
                     error

@@ -23,7 +23,7 @@ const REPORTS: &str = "usage_reports_total";
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
 /// Failed requests to Stripe, by `kind`: `no_answer`, `denied`, `no_meter`, `no_customer`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
-/// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or why one was refused.
+/// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
 const WEBHOOKS: &str = "usage_webhooks_total";
 /// Changes of a customer's daily total at Stripe to more than this service ever sent.
 const VERIFICATION_OVER: &str = "usage_verification_over_total";

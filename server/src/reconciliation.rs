@@ -1,8 +1,8 @@
 //! Reconciliation: what was counted, what was reported and Stripe's total, side by side, for each account, customer,
 //! meter and period. It only reads.
 //!
-//! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges that
-//! belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
+//! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges
+//! that belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
@@ -34,7 +34,7 @@ use crate::{
 const MAX_READS_PER_SEC: u32 = 20;
 /// Accounts that the command reads in one page.
 const ACCOUNTS_PER_PAGE: u64 = 100;
-/// Rows that the command answers.
+/// The maximum number of rows that the command returns.
 const MAX_ROWS: usize = 100_000;
 /// Calendar months that one query may cover.
 const MAX_MONTHS: usize = 240;
@@ -66,7 +66,7 @@ pub struct Row {
     /// The part that Stripe accepted.
     pub reported: i64,
     /// Stripe's total, or why it could not be read.
-    pub stripe: std::result::Result<i64, String>,
+    pub stripe_total: std::result::Result<i64, String>,
     /// The number of reports and their quantity, by state.
     pub states: BTreeMap<State, (i64, i64)>,
 }
@@ -74,7 +74,7 @@ pub struct Row {
 impl Row {
     /// Whether all three figures are equal.
     pub fn is_equal(&self) -> bool {
-        self.counted == self.reported && self.stripe.as_ref() == Ok(&self.reported)
+        self.counted == self.reported && self.stripe_total.as_ref() == Ok(&self.reported)
     }
 }
 
@@ -107,7 +107,7 @@ pub struct ReconcileConfig {
 /// Every row of a query, for the command line. Opens the database and Stripe itself; a server may be running.
 ///
 /// # Errors
-/// A wrong setting, no Stripe key, a database that does not answer, or too many rows.
+/// A setting is wrong, there is no Stripe key, the database does not respond, or there are too many rows.
 pub async fn reconcile(
     config: &ReconcileConfig,
     clock: &Clock,
@@ -219,8 +219,8 @@ impl Reconciler {
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
-                    row.stripe = self.stripe_total(stripe, account, &row, meter).await?;
-                    if !(row.states.is_empty() && row.stripe == Ok(0)) {
+                    row.stripe_total = self.stripe_total(stripe, account, &row, meter).await?;
+                    if !(row.states.is_empty() && row.stripe_total == Ok(0)) {
                         rows.push(row);
                     }
                 }
@@ -330,7 +330,7 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         is_billing_period: false,
         counted: 0,
         reported: 0,
-        stripe: Ok(0),
+        stripe_total: Ok(0),
         states: BTreeMap::new(),
     };
     for figure in figures {

@@ -23,9 +23,9 @@ use crate::{
     workers::runner::{JobEnded, Runner},
 };
 
-/// How long callers may take to end once the service stops, and then what they sent to be committed.
+/// How long open calls may take to end at the shutdown, and how long their commits may take after that.
 const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
-/// How long background jobs may take to end after that: as long as one request to Stripe may take.
+/// How long background jobs may take to end after that: the timeout of one request to Stripe.
 const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
 /// Why the service did not start or ended, in one line.
@@ -37,7 +37,7 @@ pub enum ServeError {
     /// The database cannot be reached or used.
     #[error("the database cannot be used: {0}")]
     Database(sea_orm::DbErr),
-    /// The database lacks migrations, and the service was told not to run them.
+    /// The database has pending migrations, and the configuration forbids running them.
     #[error(
         "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
     )]
@@ -59,17 +59,17 @@ impl From<sea_orm::DbErr> for ServeError {
     }
 }
 
-/// The sockets that the service is given: whoever starts it owns them, so a test can bind port 0.
+/// The sockets of the service. The caller binds them, so a test can use port 0.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Where gRPC is served.
+    /// The socket for gRPC.
     pub grpc: TcpListener,
-    /// Where webhooks, health and metrics are served over HTTP, if they are.
+    /// The socket for webhooks, health and metrics over HTTP, if configured.
     pub http: Option<TcpListener>,
 }
 
-/// Serves on its listeners until the shutdown, then lets callers finish, commits what they sent and records
-/// what Stripe still answers.
+/// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests
+/// to Stripe.
 ///
 /// # Errors
 /// A wrong setting, a database that cannot be used, a socket that fails, or a task that ends before the shutdown.
@@ -79,7 +79,7 @@ pub async fn serve(
     clock: Clock,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    // Cancelled with the service, however it ends: no job goes on after a socket has failed.
+    // Cancelled whenever the service ends, so that no job continues after a socket has failed.
     let ending = shutdown.child_token();
     let stripe = connect_stripe(&config)?;
     let store = open(&config, &clock).await?;
@@ -95,7 +95,7 @@ pub async fn serve(
         webhook_stored: services.signals.webhook.clone(),
     };
     let mut runner = services.start_jobs(&config, &clock, &ending).await?;
-    // Whichever of the two sockets fails ends the service.
+    // The failure of either socket ends the service.
     let sockets = async {
         tokio::try_join!(
             serve_rpc(listeners.grpc, &config, usage, accounts, &ending),
@@ -116,7 +116,8 @@ pub async fn serve(
     result
 }
 
-/// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still finish.
+/// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still
+/// finish.
 async fn serve_watched(
     sockets: impl Future<Output = Result<(), ServeError>>,
     runner: &mut Runner,
@@ -137,7 +138,7 @@ async fn serve_watched(
     Err(error)
 }
 
-/// Resolves when a writer ends although callers may still come.
+/// Resolves when a writer ends while calls are still accepted.
 async fn watch_writers(
     writers: &mut FuturesUnordered<JoinHandle<()>>,
     ending: &CancellationToken,
@@ -154,7 +155,7 @@ async fn watch_writers(
     }
 }
 
-/// Waits for what callers sent to be committed: without callers the writers commit what they have and end.
+/// Waits until all accepted usage is committed: without callers, the writers commit their queues and end.
 async fn finish_writing(writers: &mut FuturesUnordered<JoinHandle<()>>) {
     let written = async {
         while let Some(writer) = writers.next().await {

@@ -1,4 +1,4 @@
-//! The answer of `Get`: usage by meter and time, from the sums of usage reports in the database.
+//! The query behind `Get`: usage by meter and time, from the sums of usage reports in the database.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -75,7 +75,7 @@ impl Quantities {
     }
 }
 
-/// Answers a query. An unknown account has zero usage.
+/// Runs a query. An unknown account has zero usage.
 pub(crate) async fn query(
     store: &Store,
     meters: &Meters,
@@ -125,7 +125,7 @@ pub(crate) async fn query(
             meter_usage(&meter.name, &meter.unit, &own, &points)
         })
         .collect();
-    // Usage of a meter that is not configured any more is still shown.
+    // Usage of a meter that is no longer configured is still shown.
     usage.extend(
         by_meter
             .iter()

@@ -98,7 +98,7 @@ fn counts(summary: &ReportSummary) -> [(&'static str, ReportCount); 6] {
         ("rejected", summary.rejected),
         ("retried_later", summary.retried_later),
         ("not_billable", summary.not_billable),
-        ("no_customer", summary.unlinked),
+        ("no_customer", summary.no_customer),
     ]
 }
 

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn quarter_full_aggregator_asks_once_to_be_flushed() {
+    fn quarter_full_aggregator_requests_one_flush() {
         let aggregator = Aggregator::new(12);
         let should_flush: Vec<bool> = ["a", "b", "c", "d", "d", "e"]
             .map(|account| aggregator.add(account, "m", 1, 1).unwrap().0)

@@ -114,7 +114,7 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .col(text_null(P::Subscription))
                 .col(text_null(P::Meter))
                 .col(text_null(P::Price))
-                // The first moment whose usage Stripe bills to this item, where that is later than the start.
+                // The time from which Stripe charges usage to this item, if that is later than the start.
                 .col(big_integer_null(P::BillsFrom))
                 .col(text_null(P::Invoice))
                 // `unknown`, `draft` or `final`.

@@ -1,4 +1,4 @@
-//! Background jobs: runs of the reporter, leases, and what verification found.
+//! Background jobs: report runs, leases and verifications.
 
 use sea_orm_migration::{
     prelude::*,

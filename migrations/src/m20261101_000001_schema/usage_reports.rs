@@ -7,7 +7,7 @@ use sea_orm_migration::{
 
 use crate::columns::name;
 
-/// Fifteen digits: the largest quantity that Stripe takes in one meter event.
+/// Fifteen digits: the largest quantity that Stripe accepts in one meter event.
 const MAX_QUANTITY: i64 = 999_999_999_999_999;
 
 #[derive(DeriveIden)]
@@ -91,7 +91,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(uuid_null(C::RunId))
                 // `usage` or `correction`.
                 .col(text(C::Kind).default("usage"))
-                // Why a correction was entered, and by whom.
+                // Why a correction was entered, and who entered it.
                 .col(text_null(C::Note))
                 .col(text_null(C::EnteredBy))
                 // When it is billed instead of in its own window's period.
@@ -134,7 +134,7 @@ fn usage_report_indexes() -> [IndexCreateStatement; 8] {
         .col(C::AccountId)
         .col(C::WindowStart)
         .to_owned();
-    // What the sender has yet to deliver or look up, by customer and meter.
+    // Reports that the sender has to send or check, by customer and meter.
     let due = Index::create()
         .name("usage_reports_due")
         .table(C::Table)
@@ -170,7 +170,7 @@ fn usage_report_indexes() -> [IndexCreateStatement; 8] {
         .col(C::State)
         .col(C::Id)
         .to_owned();
-    // What Stripe accepted and its totals were not seen to contain.
+    // Accepted reports that are not confirmed.
     let unverified = Index::create()
         .name("usage_reports_unverified")
         .table(C::Table)

@@ -1,4 +1,5 @@
-//! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from `crate::reconciliation`.
+//! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from
+//! `crate::reconciliation`.
 
 use crate::{
     clock::Clock,
@@ -18,8 +19,8 @@ pub struct ReconcileCommand {
     /// Only this account. Stripe's totals are read even if nothing was counted.
     #[arg(long)]
     account: Option<String>,
-    /// Billing periods that overlap this: a month such as `2026-11`, or `START/END` as dates or RFC 3339 times. Default:
-    /// the current periods.
+    /// Billing periods that overlap this: a month such as `2026-11`, or `START/END` as dates or RFC 3339 times.
+    /// Default: the current periods.
     #[arg(long, value_parser = parse_period)]
     period: Option<Interval>,
     /// Print a JSON array of objects.
@@ -84,8 +85,8 @@ fn table(rows: &[Row]) -> Table {
             rfc3339(row.period.start),
             rfc3339(row.period.end)
         );
-        let (stripe, difference) = match &row.stripe {
-            Ok(stripe) => (stripe.to_string(), difference(row, *stripe)),
+        let (stripe_total, difference) = match &row.stripe_total {
+            Ok(total) => (total.to_string(), difference(row, *total)),
             Err(error) => (error.clone(), "unknown".to_owned()),
         };
         let states: Vec<String> = row
@@ -100,7 +101,7 @@ fn table(rows: &[Row]) -> Table {
             period,
             row.counted.to_string(),
             row.reported.to_string(),
-            stripe,
+            stripe_total,
             difference,
             states.join(", "),
         ]);
@@ -114,10 +115,13 @@ fn table(rows: &[Row]) -> Table {
 }
 
 /// Stripe's total minus what was counted; if that is 0, Stripe's total minus what was reported.
-fn difference(row: &Row, stripe: i64) -> String {
-    let from_counted = stripe.saturating_sub(row.counted);
-    if from_counted == 0 && row.reported != stripe {
-        return format!("{:+} against reported", stripe.saturating_sub(row.reported));
+fn difference(row: &Row, stripe_total: i64) -> String {
+    let from_counted = stripe_total.saturating_sub(row.counted);
+    if from_counted == 0 && row.reported != stripe_total {
+        return format!(
+            "{:+} against reported",
+            stripe_total.saturating_sub(row.reported)
+        );
     }
     if from_counted == 0 {
         return "0".to_owned();
@@ -144,8 +148,8 @@ fn as_json(row: &Row) -> serde_json::Value {
         "is_billing_period": row.is_billing_period,
         "counted": row.counted,
         "reported": row.reported,
-        "stripe": row.stripe.as_ref().ok(),
-        "stripe_error": row.stripe.as_ref().err(),
+        "stripe_total": row.stripe_total.as_ref().ok(),
+        "stripe_error": row.stripe_total.as_ref().err(),
         "equal": row.is_equal(),
         "states": states,
     })

@@ -1,19 +1,19 @@
-//! Accounts: whom usage is billed to, and the history of links that decides it.
+//! Accounts: the customer that usage is billed to, and the history of links that decides it.
 
 use super::{
     Millis,
     account_id::AccountId,
-    violation::{Violation, shown},
+    violation::{Violation, quoted},
     window::Interval,
 };
 
 /// The longest Stripe id, in characters.
 pub const MAX_STRIPE_ID_CHARS: usize = 255;
 
-/// Whom usage is billed to.
+/// The billing of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Billing {
-    /// A Stripe customer, through a subscription where it is known.
+    /// Billed to a Stripe customer, through a subscription if it is known.
     Stripe {
         /// `cus_...`
         customer: String,
@@ -32,7 +32,7 @@ pub enum Billing {
 }
 
 impl Billing {
-    /// The Stripe customer that belongs to the account, where there is one.
+    /// The Stripe customer that belongs to the account, if there is one.
     pub fn customer(&self) -> Option<&str> {
         match self {
             Self::Stripe { customer, .. } | Self::Ended { customer, .. } => Some(customer),
@@ -40,7 +40,7 @@ impl Billing {
         }
     }
 
-    /// The subscription that is synced, where it is known.
+    /// The subscription that is synced, if it is known.
     pub fn subscription(&self) -> Option<&str> {
         match self {
             Self::Stripe { subscription, .. } | Self::Ended { subscription, .. } => {
@@ -51,14 +51,15 @@ impl Billing {
     }
 }
 
-/// What an account was billed to from a moment on.
+/// The billing of an account from a time on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Counts the links of the account; a later link outranks an earlier one wherever both apply.
+    /// The number of the link within its account. Where several links apply, the one with the highest version is in
+    /// force.
     pub version: i64,
-    /// The first moment it bills.
+    /// The time from which it applies.
     pub valid_from: Millis,
-    /// Whom it bills to.
+    /// The billing.
     pub billing: Billing,
     /// When it was recorded.
     pub recorded_at: Millis,
@@ -71,7 +72,7 @@ pub struct Account {
     pub id: AccountId,
     /// The link in force.
     pub link: Link,
-    /// The last billing period that is known of the link.
+    /// The latest known billing period of the link.
     pub current_period: Option<Interval>,
 }
 
@@ -83,7 +84,7 @@ impl Account {
     }
 }
 
-/// Who is billed for usage of a moment, by the links.
+/// The customer that the usage of a window is billed to, according to the links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BillingTarget {
     /// The account has no link yet: its reports wait.
@@ -94,11 +95,11 @@ pub enum BillingTarget {
     Billed(String),
 }
 
-/// Whom usage of a moment is billed to, by the link in force at that moment.
+/// The customer that usage at a time is billed to, according to the link in force at that time.
 ///
-/// For a report, pass the time of its first increment. Usually that gives the same answer as its window's start,
-/// because no boundary is in between. Where a boundary was learned late, it keeps usage that came wholly after the
-/// boundary off the earlier side.
+/// For a report, pass the time of its first increment. Usually the result is the same as for its window's start,
+/// because no boundary lies in between. If a boundary became known late, usage that is entirely after it is still
+/// billed as after it.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     let in_force = links
         .iter()
@@ -111,15 +112,15 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     }
 }
 
-/// From when a new link to `customer` bills.
+/// The time from which a new link to `customer` bills.
 ///
-/// `bill_from` if stated, else the start of the current period where it is known, else `now`. It may cover earlier
-/// time that was free, without a link or billed to the same customer. It never covers time that is billed to
-/// another customer, nor time before `taken_until`, when the customer belonged to another account.
+/// `bill_from` if given, else the start of the current period if it is known, else `now`. The link may cover earlier
+/// time that was free, without a link or billed to the same customer. It never covers time that is billed to another
+/// customer, nor time before `taken_until`, when the customer belonged to another account.
 ///
 /// # Errors
-/// A stated `bill_from` that is in the future, or in time that is billed to another customer.
-pub fn link_start(
+/// `bill_from` is in the future, or in time that is billed to another customer.
+pub fn valid_from(
     links: &[Link],
     customer: &str,
     taken_until: Millis,
@@ -153,7 +154,7 @@ pub fn link_start(
     }
 }
 
-/// The end of the last time up to `now` that the links bill to such a customer; `Millis::MIN` where there is none.
+/// The end of the last time up to `now` that the links bill to a matching customer; `Millis::MIN` if there is none.
 pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
     let mut changes: Vec<Millis> = links
         .iter()
@@ -186,7 +187,7 @@ pub fn check_stripe_id(field: &str, id: &str) -> Result<(), Violation> {
         field,
         format!(
             "{field} {} ({} bytes) must be 1 to {MAX_STRIPE_ID_CHARS} visible ASCII characters",
-            shown(id),
+            quoted(id),
             id.len()
         ),
     ))
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_link_outranks_an_earlier_one_where_it_reaches_back() {
+    fn a_backdated_link_takes_precedence_over_earlier_links() {
         let links = [link(1, 200, None), link(2, 100, Some("cus_a"))];
         assert_eq!(
             billing_target_at(&links, 250),
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_bills_from_the_period_it_knows_but_never_twice() {
+    fn a_link_bills_from_its_known_period_but_never_time_of_another_customer() {
         let from = |links: &[Link], bill_from, period_start| {
             link_start(links, "cus_b", Millis::MIN, bill_from, period_start, 500)
         };

@@ -1,8 +1,8 @@
-//! The caller's own id of an account: parsed once, valid from then on.
+//! The caller's id of an account. An `AccountId` is always valid.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
-use super::violation::{Violation, shown};
+use super::violation::{Violation, quoted};
 
 /// The longest account id, in characters.
 pub const MAX_ACCOUNT_CHARS: usize = 128;
@@ -28,7 +28,7 @@ impl AccountId {
             "account_id",
             format!(
                 "account_id {} ({} bytes) must be 1 to {MAX_ACCOUNT_CHARS} characters out of A-Z a-z 0-9 . _ : @ / + = -",
-                shown(text),
+                quoted(text),
                 text.len()
             ),
         ))

@@ -21,16 +21,16 @@ pub struct BillingPeriod {
     pub meter: Option<String>,
     /// `price_...`
     pub price: Option<String>,
-    /// The first moment whose usage Stripe bills to this item, where that is later than the start.
+    /// The time from which Stripe charges usage to this item, if that is later than the start.
     pub bills_from: Option<Millis>,
     /// `in_...`
     pub invoice: Option<String>,
-    /// What is known of its invoice.
+    /// The state of its invoice.
     pub invoice_state: InvoiceState,
 }
 
 impl BillingPeriod {
-    /// Its time.
+    /// The period's interval.
     pub fn interval(&self) -> Interval {
         Interval {
             start: self.period_start,

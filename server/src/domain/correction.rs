@@ -1,4 +1,4 @@
-//! Corrections: what an admin adds to or takes from counted usage, parsed once and valid from then on.
+//! Corrections: quantities that an admin adds to counted usage or subtracts from it. A `Correction` is always valid.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use super::{
     increment::{MAX_QUANTITY, check_key, check_time, parse_account_and_meter},
     meter::Meters,
     period::month_around,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
     window::Interval,
 };
 
 /// The longest reason, in characters.
 pub const MAX_REASON_CHARS: usize = 500;
-/// The longest name of who asks, in characters.
-pub const MAX_REQUESTED_BY_CHARS: usize = 128;
+/// The longest requester name, in characters.
+pub const MAX_ASKER_CHARS: usize = 128;
 
-/// What an admin says, before anything is checked.
+/// The input of a correction, not validated.
 #[derive(Clone, Debug, Default)]
 pub struct RawCorrection {
     /// The account.
     pub account_id: String,
     /// The meter; empty means the default.
     pub meter: String,
-    /// What to add or to take away.
+    /// The quantity to add, or to subtract if negative.
     pub quantity: i64,
     /// Why.
     pub reason: String,
-    /// The time, when one is stated.
+    /// The time, if given.
     pub stated_at: Option<Millis>,
-    /// Who asks.
+    /// The requester.
     pub requested_by: String,
     /// The key; empty means none.
     pub key: String,
@@ -44,25 +44,25 @@ pub struct Correction {
     pub account_id: AccountId,
     /// A configured meter.
     pub meter: Arc<str>,
-    /// Not 0, and at most [`MAX_QUANTITY`] either way.
+    /// Not 0; its absolute value is at most [`MAX_QUANTITY`].
     pub quantity: i64,
     /// Why.
     pub reason: String,
-    /// Who asks.
+    /// The requester.
     pub requested_by: String,
-    /// The caller's name for it.
+    /// The idempotency key.
     pub key: Option<String>,
-    /// The time that was stated.
+    /// The given time.
     pub stated_at: Option<Millis>,
-    /// The moment it belongs to.
+    /// The time that it applies to.
     pub at: Millis,
 }
 
 impl Correction {
-    /// Checks what an admin said.
+    /// Validates the input.
     ///
     /// # Errors
-    /// Everything that is wrong with it, a field each.
+    /// One violation per invalid field.
     pub fn parse(raw: RawCorrection, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
         let parsed = parse_account_and_meter(&raw.account_id, &raw.meter, meters, &mut violations);
@@ -95,7 +95,7 @@ impl Correction {
     }
 }
 
-/// What a correction's key stands for.
+/// The content that a correction's key was used with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CorrectionContent<'a> {
     /// The meter.
@@ -104,12 +104,12 @@ pub struct CorrectionContent<'a> {
     pub quantity: i64,
     /// The reason.
     pub reason: &'a str,
-    /// The stated time; an absent one matches only an absent one.
+    /// The given time; an absent one matches only an absent one.
     pub stated_at: Option<Millis>,
 }
 
 impl CorrectionContent<'_> {
-    /// The violation of a key that stands for `self` and came again with `other`; `None` when they agree.
+    /// The violation if the key of `self` is repeated with `other`; `None` if both are equal.
     pub fn differs_from(&self, other: &CorrectionContent<'_>, key: &str) -> Option<Violation> {
         let field = if self.meter != other.meter {
             "meter"
@@ -128,13 +128,13 @@ impl CorrectionContent<'_> {
             format!(
                 "idempotency_key {} entered a correction with another {field}; nothing was entered: \
                  use a new key for a new correction",
-                shown(key)
+                quoted(key)
             ),
         ))
     }
 }
 
-/// Checks why something is done: 1 to 500 characters that a database can hold.
+/// Validates a reason: 1 to 500 characters without NUL.
 pub fn check_reason(reason: &str) -> Result<(), Violation> {
     let chars = reason.chars().count();
     if (1..=MAX_REASON_CHARS).contains(&chars) && !reason.contains('\0') {
@@ -148,10 +148,10 @@ pub fn check_reason(reason: &str) -> Result<(), Violation> {
     ))
 }
 
-/// Checks who asks: at most 128 characters that a database can hold.
-pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
-    let chars = requested_by.chars().count();
-    if chars <= MAX_REQUESTED_BY_CHARS && !requested_by.contains('\0') {
+/// Validates a requester name: at most 128 characters without NUL.
+pub fn check_asker(asker: &str) -> Result<(), Violation> {
+    let chars = asker.chars().count();
+    if chars <= MAX_ASKER_CHARS && !asker.contains('\0') {
         return Ok(());
     }
     Err(Violation::invalid(
@@ -162,8 +162,8 @@ pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
     ))
 }
 
-/// The time that must not come below zero where no billing period is known: of a billed account the whole
-/// time between two changes of its links, else the calendar month of UTC.
+/// The interval whose total must not become negative if no billing period is known. For a billed account it is the time
+/// between two changes of its links, else the calendar month in UTC.
 pub fn time_without_periods(links: &[Link], is_billed: bool, at: Millis) -> Interval {
     let always = Interval {
         start: Millis::MIN,

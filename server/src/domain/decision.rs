@@ -1,4 +1,4 @@
-//! Decisions: what an admin may do with a report that the service does not retry.
+//! Decisions: how an admin resolves a report that the service does not retry.
 
 use uuid::Uuid;
 
@@ -7,12 +7,12 @@ use super::{
     report::{State, Transition},
 };
 
-/// What is decided.
+/// The action of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send it again, in its own window's period.
+    /// Send it again, billed in the period of its window.
     Retry,
-    /// Send it again, in the period of now.
+    /// Send it again, billed in the current period.
     BillInCurrentPeriod,
     /// Never bill it.
     WriteOff,
@@ -42,7 +42,7 @@ impl Action {
 pub struct Decision {
     /// The report.
     pub report_id: Uuid,
-    /// What was decided.
+    /// The action.
     pub action: Action,
     /// Why.
     pub reason: String,

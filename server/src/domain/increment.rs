@@ -1,4 +1,4 @@
-//! Increments: one call's worth of usage, parsed once from what came in and valid from then on.
+//! Increments: the usage of one call. An `Increment` is always valid.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use super::{
     DAY_MS, MINUTE_MS, Millis,
     account_id::AccountId,
     meter::Meters,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
 };
 
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
 /// The largest quantity of one increment.
 pub const MAX_QUANTITY: i64 = 1_000_000_000_000;
-/// The most increments in one batch.
+/// The maximum number of increments in one batch.
 pub const MAX_BATCH: usize = 1_000;
-/// How old an increment's own time may be. Keys are remembered longer, and Stripe takes events longer.
+/// The maximum age of an increment's timestamp. Keys are kept longer, and Stripe accepts older events.
 pub const MAX_AGE_MS: Millis = 34 * DAY_MS;
-/// How far ahead an increment's own time may be.
+/// How far in the future an increment's timestamp may be.
 pub const MAX_AHEAD_MS: Millis = 5 * MINUTE_MS;
 
-/// What a caller says, before anything is checked.
+/// The input of an increment, not validated.
 #[derive(Clone, Debug, Default)]
 pub struct RawIncrement {
     /// The account.
@@ -31,7 +31,7 @@ pub struct RawIncrement {
     pub quantity: Option<i64>,
     /// The idempotency key; empty means none.
     pub key: String,
-    /// The time, when the caller states one.
+    /// The timestamp, if given.
     pub stated_at: Option<Millis>,
     /// Whether dimensions were given; they are reserved.
     pub has_dimensions: bool,
@@ -46,19 +46,19 @@ pub struct Increment {
     pub meter: Arc<str>,
     /// 1 to [`MAX_QUANTITY`].
     pub quantity: i64,
-    /// The caller's name for this increment.
+    /// The idempotency key.
     pub key: Option<Arc<str>>,
-    /// The time that the caller stated.
+    /// The given timestamp.
     pub stated_at: Option<Millis>,
-    /// The time it counts at: the stated one, else the moment it arrived.
+    /// The time it counts at: the given timestamp, else the time of arrival.
     pub at: Millis,
 }
 
 impl Increment {
-    /// Checks what a caller said.
+    /// Validates the input.
     ///
     /// # Errors
-    /// Everything that is wrong with it, a field each.
+    /// One violation per invalid field.
     pub fn parse(raw: RawIncrement, meters: &Meters, now: Millis) -> Result<Self, Vec<Violation>> {
         let mut violations = Vec::new();
         let parsed = parse_account_and_meter(&raw.account_id, &raw.meter, meters, &mut violations);
@@ -98,9 +98,9 @@ impl Increment {
         }
     }
 
-    /// What the increment's key stands for.
-    pub fn content(&self) -> KeyedContent<'_> {
-        KeyedContent {
+    /// The content that the increment's key is used with.
+    pub fn content(&self) -> Content<'_> {
+        Content {
             meter: &self.meter,
             quantity: self.quantity,
             stated_at: self.stated_at,
@@ -108,24 +108,7 @@ impl Increment {
     }
 }
 
-/// Which account and which configured meter are meant; absent when either is invalid.
-pub(super) fn parse_account_and_meter(
-    account_id: &str,
-    meter: &str,
-    meters: &Meters,
-    violations: &mut Vec<Violation>,
-) -> Option<(AccountId, Arc<str>)> {
-    let account_id = AccountId::parse(account_id)
-        .map_err(|violation| violations.push(violation))
-        .ok();
-    let meter = meters
-        .resolve(meter)
-        .map_err(|violation| violations.push(violation))
-        .ok();
-    Some((account_id?, Arc::clone(&meter?.name)))
-}
-
-/// Checks an idempotency key: at most 255 bytes, and no NUL, which a database cannot hold.
+/// Validates an idempotency key: at most 255 bytes without NUL, which PostgreSQL cannot store.
 pub fn check_key(key: &str) -> Result<(), Violation> {
     if key.len() > MAX_KEY_BYTES {
         return Err(Violation::invalid(
@@ -139,13 +122,13 @@ pub fn check_key(key: &str) -> Result<(), Violation> {
     if key.contains('\0') {
         return Err(Violation::invalid(
             "idempotency_key",
-            format!("idempotency_key {} contains a NUL character", shown(key)),
+            format!("idempotency_key {} contains a NUL character", quoted(key)),
         ));
     }
     Ok(())
 }
 
-/// The violation of a time that is too old or too far ahead.
+/// The violation of a time that is too old or too far in the future.
 pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Violation> {
     if at < now.saturating_sub(MAX_AGE_MS) {
         return Some(Violation::new(
@@ -172,20 +155,20 @@ pub fn check_time(field: &str, at: Millis, now: Millis) -> Option<Violation> {
     None
 }
 
-/// What an idempotency key stands for: repeated with the same content it counts once.
+/// The content that an idempotency key was used with. A repeated key with the same content counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyedContent<'a> {
     /// The meter.
     pub meter: &'a str,
     /// The quantity.
     pub quantity: i64,
-    /// The stated time; an absent one matches only an absent one.
+    /// The given timestamp; an absent one matches only an absent one.
     pub stated_at: Option<Millis>,
 }
 
-impl KeyedContent<'_> {
-    /// The violation of a key that stands for `self` and came again with `other`; `None` when they agree.
-    pub fn differs_from(&self, other: &KeyedContent<'_>, key: &str) -> Option<Violation> {
+impl Content<'_> {
+    /// The violation if the key of `self` is repeated with `other`; `None` if both are equal.
+    pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Violation> {
         let time =
             |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
         let (field, was, is) = if self.meter != other.meter {
@@ -207,38 +190,38 @@ impl KeyedContent<'_> {
             format!(
                 "idempotency_key {} was counted with {field} {was} and came again with {is}; \
                  nothing was counted: use a new key for a new increment",
-                shown(key)
+                quoted(key)
             ),
         ))
     }
 }
 
-/// What became of one increment.
+/// The outcome of one increment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was counted.
     Counted,
-    /// Its key had been counted before.
+    /// Its key was counted before.
     Duplicate,
-    /// It was refused.
+    /// It was rejected.
     Refused(Violation),
 }
 
-/// A batch: its items are valid or refused one by one.
+/// A batch. Each item is valid or rejected on its own.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The name of the whole batch, and a digest of everything in it.
+    /// The batch's idempotency key with a digest of its content.
     pub key: Option<BatchKey>,
     /// The items, in the caller's order.
     pub items: Vec<Result<Increment, Violation>>,
 }
 
-/// The name of a whole batch.
+/// The idempotency key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchKey {
     /// The caller's key.
     pub key: Arc<str>,
-    /// A digest of the batch's content, as it came in.
+    /// A digest of the batch's content as received.
     pub fingerprint: String,
 }
 
@@ -261,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_left_out_quantity_is_one_and_a_left_out_meter_is_the_default() {
+    fn an_absent_quantity_is_one_and_an_empty_meter_is_the_default() {
         let increment = Increment::parse(raw(), &meters(), NOW).unwrap();
         assert_eq!((increment.quantity, &*increment.meter), (1, "calls"));
         assert_eq!((increment.at, increment.stated_at), (NOW, None));

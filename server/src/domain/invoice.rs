@@ -1,30 +1,30 @@
-//! Invoices of billing periods: until when usage still reaches them.
+//! Invoices of billing periods: how long usage can still be added to them.
 
 use super::{MINUTE_MS, Millis};
 
-/// How long after a period's end its invoice is surely a draft: Stripe keeps it for an hour at least.
+/// How long after a period's end its invoice is certainly a draft. Stripe keeps drafts for at least an hour.
 pub const SURELY_DRAFT_MS: Millis = 50 * MINUTE_MS;
-/// How long before a draft's end nothing is sent to it any more: a request must arrive, and be counted.
+/// How long before finalization the last event is sent: the request has to arrive, and Stripe has to count it.
 pub const DRAFT_MARGIN_MS: Millis = 2 * MINUTE_MS;
 
-/// What is known of the invoice of a billing period.
+/// The state of a billing period's invoice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvoiceState {
-    /// Nothing, or it does not exist yet.
+    /// Unknown, or the invoice does not exist yet.
     Unknown,
-    /// Usage of its period still joins it.
+    /// Usage of its period is still added to it.
     Draft {
-        /// When it becomes final; nothing while its automatic finalization is off.
+        /// When it becomes final; `None` while its automatic finalization is off.
         until: Option<Millis>,
     },
-    /// It never changes any more.
+    /// It no longer changes.
     Final,
 }
 
-/// What becomes of usage that is counted after the invoice of its billing period became final.
+/// How usage is billed that is counted after its billing period's invoice became final.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LateUsage {
-    /// It becomes `too_late`: an admin decides.
+    /// It becomes `too_late`, and an admin has to resolve it.
     #[default]
     Hold,
     /// It is billed in the current period.
@@ -34,11 +34,11 @@ pub enum LateUsage {
 /// Whether usage of a billing period may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
-    /// It reaches its invoice.
+    /// Yes: its invoice is a draft for long enough.
     InTime,
-    /// Only Stripe knows: ask for the invoice first.
+    /// Unknown: the invoice has to be read from Stripe first.
     AskFirst,
-    /// Its invoice is final.
+    /// No: its invoice is final.
     TooLate,
 }
 

@@ -1,7 +1,7 @@
-//! Whether a report may be sent now: which billing period it belongs to, and whether that period's invoice still
-//! takes it.
+//! Decides whether a report may be sent now: it finds the report's billing period, and whether that period's invoice
+//! can still charge it.
 //!
-//! What is known is read by the store, in one go for many reports; the decision is made here and nowhere else.
+//! The store reads the input for many reports at once. Only this file decides.
 
 use super::{
     HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
@@ -26,36 +26,36 @@ pub struct UsageTimes {
     pub first_at: Millis,
     /// The time of its last increment.
     pub last_at: Millis,
-    /// When it is billed instead of at its first increment.
+    /// The time it is billed at, if that is not the time of its first increment.
     pub bill_at: Option<Millis>,
     /// Its quantity.
     pub quantity: i64,
 }
 
 impl UsageTimes {
-    /// The moment that decides in which period it is billed.
+    /// The time that decides the billing period.
     fn billed_at(&self) -> Millis {
         self.bill_at.unwrap_or(self.first_at)
     }
 }
 
-/// What is known of the billing of one account, customer and meter.
+/// The known billing periods and subscription change of one account, customer and meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillingContext {
     /// The billing periods, in any order.
     pub periods: Vec<InvoicePeriod>,
-    /// The change of the account's subscription that is in progress.
+    /// The subscription change in progress, if any.
     pub change: Option<ChangeInProgress>,
 }
 
-/// A billing period, and what is known of its invoice and subscription.
+/// A billing period with the state of its invoice and subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvoicePeriod {
-    /// Its time.
+    /// The period's interval.
     pub interval: Interval,
-    /// The first moment whose usage Stripe bills to it, where that is later than its start.
+    /// The time from which Stripe charges usage to it, if that is later than its start.
     pub bills_from: Option<Millis>,
-    /// What is known of its invoice.
+    /// The state of its invoice.
     pub invoice_state: InvoiceState,
     /// `sub_...`
     pub subscription: String,
@@ -72,7 +72,7 @@ impl InvoicePeriod {
         self.invoice_state.timing(self.interval.end, now)
     }
 
-    /// The first moment whose usage Stripe bills to it.
+    /// The time from which Stripe charges usage to it.
     fn billed_from(&self) -> Millis {
         self.interval
             .start
@@ -83,32 +83,32 @@ impl InvoicePeriod {
 /// A change of a subscription that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeInProgress {
-    /// Usage from it on is billed as after the change.
+    /// Usage from this time on is billed as after the change.
     pub boundary_at: Millis,
-    /// How far it is.
+    /// The current step.
     pub step: Step,
 }
 
-/// What to do with a report that is due.
+/// The decision on a due report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendDecision {
     /// Send it.
     Send {
-        /// The earliest event timestamp, where its period charges only from later than its start.
+        /// The earliest event timestamp, if the period charges only from a time after its start.
         not_before: Option<Millis>,
     },
-    /// Send it as usage of this moment: its own invoice is final.
+    /// Send it as usage of this time, because its own invoice is final.
     SendAt(Millis),
     /// Decide again later.
     Wait {
         /// When to decide again.
         until: Millis,
-        /// The subscription to sync until then: only Stripe knows the rest.
+        /// The subscription to sync until then, if its state decides.
         sync: Option<String>,
     },
-    /// No invoice takes it.
+    /// No invoice can charge it.
     TooLate,
-    /// No invoice takes it, and its customer was deleted at Stripe.
+    /// No invoice can charge it, and its customer was deleted at Stripe.
     CustomerDeleted,
 }
 
@@ -125,14 +125,14 @@ impl BillingContext {
             .max_by_key(|period| period.interval.start)
     }
 
-    /// Whether it is unknown how usage of a moment is billed, because the subscription is being changed: usage
-    /// from the boundary on while earlier usage drains, and all usage once Stripe is called.
+    /// Whether the billing of usage at a time is unknown, because the subscription is being changed. That is usage from
+    /// the boundary on while earlier usage drains, and all usage while Stripe is called.
     fn is_changing(&self, at: Millis) -> bool {
         self.change
             .is_some_and(|change| change.boundary_at <= at || change.step == Step::Changing)
     }
 
-    /// Whether Stripe charges for usage of now, as far as is known: where no period is known, it may.
+    /// Whether Stripe charges for usage at `now`. If no period is known, it may.
     pub fn may_be_charged(&self, now: Millis) -> bool {
         self.periods.is_empty() || self.period_at(now).is_some()
     }
@@ -168,8 +168,8 @@ pub fn decide(
     }
 }
 
-/// Usage in no known period. Where the subscription charges only from later on, or no longer, Stripe would accept
-/// the event and charge it on no invoice.
+/// Decides on usage outside all known periods. If the subscription charges only from a later time, or no longer, Stripe
+/// would accept the event without charging it on any invoice.
 fn outside_periods(
     usage: UsageTimes,
     context: &BillingContext,
@@ -203,8 +203,8 @@ fn outside_periods(
     }
 }
 
-/// Usage whose period's invoice is final. A report that reaches into the next period, because their boundary was
-/// learned late, is billed there.
+/// Decides on usage whose period's invoice is final. A report that extends into the next period, because their boundary
+/// became known late, is billed there.
 fn after_final_invoice(
     usage: UsageTimes,
     period: &InvoicePeriod,
@@ -221,9 +221,9 @@ fn after_final_invoice(
     decide_late_usage(usage, context, late_usage, now)
 }
 
-/// Usage that its own invoice does not take. A negative quantity never moves to the current period: that may hold
-/// less, and Stripe would bill 0.
-fn decide_late_usage(
+/// Decides on usage that its own invoice cannot charge. A negative quantity never moves to the current period: its
+/// total may be smaller, and Stripe would bill 0.
+fn beyond_invoices(
     usage: UsageTimes,
     context: &BillingContext,
     late_usage: LateUsage,

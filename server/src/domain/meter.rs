@@ -1,8 +1,8 @@
-//! Meters: what can be counted, under which name Stripe knows it and in which unit.
+//! Meters: what can be counted, its event name at Stripe and its unit.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::violation::{Reason, Violation, shown};
+use super::violation::{Reason, Violation, quoted};
 
 /// The longest name of a meter or of a Stripe event, in characters.
 pub const MAX_NAME_CHARS: usize = 100;
@@ -21,7 +21,7 @@ pub struct Meter {
 impl FromStr for Meter {
     type Err = String;
 
-    /// Reads `NAME`, `NAME=EVENT_NAME`, `NAME:UNIT` or `NAME=EVENT_NAME:UNIT`.
+    /// Parses `NAME`, `NAME=EVENT_NAME`, `NAME:UNIT` or `NAME=EVENT_NAME:UNIT`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (names, unit) = text.split_once(':').unwrap_or((text, ""));
         let (name, event_name) = names.split_once('=').unwrap_or((names, names));
@@ -33,16 +33,16 @@ impl FromStr for Meter {
             if !fits {
                 return Err(format!(
                     "the {what} {} of meter {} must be 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - .",
-                    shown(value),
-                    shown(text)
+                    quoted(value),
+                    quoted(text)
                 ));
             }
         }
         if unit.len() > MAX_NAME_CHARS {
             return Err(format!(
                 "the unit {} of meter {} is longer than {MAX_NAME_CHARS} bytes",
-                shown(unit),
-                shown(text)
+                quoted(unit),
+                quoted(text)
             ));
         }
         Ok(Self {
@@ -67,12 +67,12 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// Checks that names and event names are unique and that the default is one of them.
+    /// Validates that names and event names are unique and that the default is one of the names.
     ///
     /// A single meter is its own default.
     ///
     /// # Errors
-    /// One sentence that names the meter at fault.
+    /// One sentence that names the invalid meter.
     pub fn new(all: Vec<Meter>, default: Option<&str>) -> Result<Self, String> {
         for (index, meter) in all.iter().enumerate() {
             for other in all.iter().take(index) {
@@ -94,7 +94,7 @@ impl Meters {
                 None => {
                     return Err(format!(
                         "the default meter {} is not one of the configured meters",
-                        shown(name)
+                        quoted(name)
                     ));
                 }
             },
@@ -114,15 +114,15 @@ impl Meters {
         self.all.iter().map(|meter| &*meter.name).collect()
     }
 
-    /// The meter of a name, where there is one.
+    /// The meter with a name, if it is configured.
     pub fn find(&self, name: &str) -> Option<&Meter> {
         self.all.iter().find(|meter| &*meter.name == name)
     }
 
-    /// The meter that a request means: the default one when it names none.
+    /// The meter of a request: the default meter if the request names none.
     ///
     /// # Errors
-    /// A violation that lists the known meters.
+    /// A violation that lists the configured meters.
     pub fn resolve(&self, name: &str) -> Result<&Meter, Violation> {
         let wanted = match (name, &self.default) {
             ("", Some(default)) => default,
@@ -144,7 +144,7 @@ impl Meters {
                 "meter",
                 format!(
                     "meter {} is not configured; known meters: {}",
-                    shown(name),
+                    quoted(name),
                     self.names()
                 ),
             )

@@ -1,7 +1,7 @@
-//! The domain: what usage is and by which rules it is counted, cut and billed.
+//! The domain: the types of usage, and the rules by which it is counted, split into windows and billed.
 //!
-//! Pure: no io, no clock, no database, no tonic, and no import from a sibling. Callers pass `now` and what
-//! they read, so every rule can be property-tested.
+//! Pure: no I/O, no clock, no database, no tonic, and no import from a sibling. Callers pass `now` and what they read,
+//! so every rule can be property-tested.
 
 pub mod account;
 pub mod account_id;

@@ -1,4 +1,4 @@
-//! Periods that `Get` is asked for: which edges can be answered exactly, and how a series is cut.
+//! Periods of `Get`: which edges are allowed, and how a period is split into points.
 
 use chrono::{
     DateTime, Datelike, Days, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta,
@@ -8,31 +8,31 @@ use chrono_tz::Tz;
 
 use super::{
     DAY_MS, HOUR_MS, Millis,
-    violation::{Reason, Violation, shown},
+    violation::{Reason, Violation, quoted},
     window::{Interval, Slots},
 };
 
-/// The most points one answer may hold, over all its meters.
+/// The maximum number of points in one response, over all its meters.
 pub const MAX_POINTS: usize = 10_000;
 /// The longest period.
 pub const MAX_PERIOD_MS: Millis = 3_660 * DAY_MS;
 
-/// How finely a period is cut.
+/// The length of the points into which a period is split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
-    /// Not at all.
+    /// No points: one total.
     Total,
-    /// At slots.
+    /// One point per slot.
     Slot,
-    /// At hours of UTC.
+    /// One point per hour in UTC.
     Hour,
-    /// At midnights of the zone.
+    /// One point per day in the time zone.
     Day,
-    /// At the first midnights of the zone's months.
+    /// One point per month in the time zone.
     Month,
 }
 
-/// A moment as people read it.
+/// A time in RFC 3339.
 pub fn rfc3339(at: Millis) -> String {
     DateTime::<Utc>::from_timestamp_millis(at).map_or_else(
         || format!("{at} ms"),
@@ -40,7 +40,7 @@ pub fn rfc3339(at: Millis) -> String {
     )
 }
 
-/// Reads an IANA time zone; empty means UTC.
+/// Parses an IANA time zone; empty means UTC.
 pub fn parse_zone(name: &str) -> Result<Tz, Violation> {
     if name.is_empty() {
         return Ok(Tz::UTC);
@@ -50,7 +50,7 @@ pub fn parse_zone(name: &str) -> Result<Tz, Violation> {
             "time_zone",
             format!(
                 "time_zone {} is not an IANA time zone such as \"Europe/Vienna\"",
-                shown(name)
+                quoted(name)
             ),
         )
     })
@@ -58,8 +58,7 @@ pub fn parse_zone(name: &str) -> Result<Tz, Violation> {
 
 /// The first moment of a date in a zone.
 ///
-/// Where clocks skip midnight it is the first moment after the gap; where midnight comes twice, the
-/// first of the two.
+/// If clocks skip midnight, it is the first moment after the gap. If midnight occurs twice, it is the first of the two.
 fn day_start(date: NaiveDate, zone: Tz) -> Option<Millis> {
     // No zone has ever skipped more than a day.
     const GAP_STEPS: i64 = 24 * 4;
@@ -83,7 +82,7 @@ fn local_date(at: Millis, zone: Tz) -> Option<NaiveDate> {
     )
 }
 
-/// The calendar month of the zone around a moment.
+/// The calendar month, in a zone, that contains a time.
 pub fn month_around(at: Millis, zone: Tz) -> Option<Interval> {
     let first = local_date(at, zone)?.with_day(1)?;
     Some(Interval {
@@ -92,10 +91,10 @@ pub fn month_around(at: Millis, zone: Tz) -> Option<Interval> {
     })
 }
 
-/// Checks that a period can be answered exactly: its edges are slots' or billing periods' edges.
+/// Validates that usage of a period can be returned exactly: its edges are edges of slots or of billing periods.
 ///
 /// # Errors
-/// A violation that names the field and, for an edge inside a slot, the nearest edges that would do.
+/// A violation that names the field and, for an edge inside a slot, the nearest allowed edges.
 pub fn check_edges(
     period: Interval,
     slots: Slots,
@@ -150,12 +149,13 @@ fn check_edge(
     ))
 }
 
-/// Cuts a period into the points of a series, oldest first and without gaps; TOTAL has none.
+/// Splits a period into points, oldest first and without gaps; TOTAL has none.
 ///
-/// The first and the last point end where the period does. `meters` series are to be answered.
+/// The first point starts with the period, and the last one ends with it. `meters` is the number of series in the
+/// response.
 ///
 /// # Errors
-/// Too many points, found before they are made; or a zone's midnight inside a slot.
+/// There are too many points, or a midnight of the zone is inside a slot.
 pub fn cut(
     period: Interval,
     granularity: Granularity,
@@ -205,7 +205,7 @@ pub fn cut(
         .collect())
 }
 
-/// The multiples of a width strictly inside a period, or `None` when they make too many points.
+/// The multiples of a width strictly inside a period; `None` if there are too many.
 fn fixed_edges(period: Interval, width: Millis, limit: usize) -> Option<Vec<Millis>> {
     let first = period
         .start
@@ -218,7 +218,7 @@ fn fixed_edges(period: Interval, width: Millis, limit: usize) -> Option<Vec<Mill
         .collect()
 }
 
-/// The first moments of dates strictly inside a period, or `None` when they make too many points.
+/// The first moments of dates strictly inside a period; `None` if there are too many.
 fn calendar_edges(
     period: Interval,
     zone: Tz,
@@ -229,7 +229,7 @@ fn calendar_edges(
     std::iter::successors(next(first), |date| next(*date))
         .filter_map(|date| day_start(date, zone))
         .take_while(|edge| *edge < period.end)
-        // A day that a zone skipped whole begins where the next one does.
+        // A day that a zone skipped entirely starts when the next one does.
         .filter(|edge| *edge > period.start)
         .scan(Millis::MIN, |last, edge| {
             let new = edge > *last;

@@ -8,43 +8,44 @@ use super::{
 
 /// Stripe's largest quantity in one meter event: fifteen digits.
 pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
-/// Usage older than this closes as soon as it is counted, so that Stripe's 35 days are not missed.
+/// Usage older than this is closed as soon as it is counted, so that it reaches Stripe within 35 days.
 pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
-/// Stripe takes no event older than this.
+/// Stripe rejects events older than this.
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
-/// Stripe keeps identifiers for at least 24 hours. After this time a report is looked up before it is sent again.
+/// Stripe deduplicates identifiers for at least 24 hours. After this time, delivery is checked before a report is sent
+/// again.
 pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
-/// How often a report may be sent under a new identifier.
+/// How many new identifiers a report may get.
 pub const MAX_GENERATION: i32 = 2;
 
-/// Where a report is on its way from a call to an invoice.
+/// How far a report has come on its way to an invoice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// It counts.
+    /// Increments of its window are added to it.
     Open,
-    /// Frozen, and waiting to be sent.
+    /// Its quantity no longer changes, and it waits to be sent.
     Closed,
     /// Sent to Stripe at least once, without a final answer.
     Sending,
-    /// Stripe took it.
+    /// Stripe accepted it.
     Accepted,
-    /// Stripe's totals contain it.
+    /// Stripe's totals include it.
     Confirmed,
-    /// Stripe took it and its totals lack it.
+    /// Stripe accepted it, but its totals do not include it.
     Missing,
-    /// Stripe refused it; sending it again would not help.
+    /// Stripe rejected it permanently.
     Rejected,
     /// The customer was deleted at Stripe.
     CustomerDeleted,
-    /// Too long without an answer: looked up before anything is sent again.
+    /// Stripe has not responded for 23 hours. Delivery is checked before it is sent again.
     Unknown,
-    /// Free, or older than what its link bills from.
+    /// Never billed: free, or from before the time that its link bills from.
     NotBillable,
-    /// Waits for a link.
+    /// The account has no link yet.
     NoCustomer,
-    /// Too old for Stripe, or its invoice was final before Stripe had it: an admin decides.
+    /// Too old for Stripe, or its invoice became final before Stripe accepted it. An admin has to resolve it.
     TooLate,
-    /// An admin decided that it is never billed.
+    /// An admin decided not to bill it.
     WrittenOff,
 }
 
@@ -65,17 +66,17 @@ impl State {
         Self::TooLate,
         Self::WrittenOff,
     ];
-    /// What the sender has yet to deliver or to look up.
+    /// States in which the sender sends a report or checks its delivery.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
-    /// Reports on which an admin decides.
-    pub const UNDECIDED: [Self; 5] = [
+    /// States that need an admin's decision.
+    pub const NEEDS_DECISION: [Self; 5] = [
         Self::Missing,
         Self::Rejected,
         Self::CustomerDeleted,
         Self::Unknown,
         Self::TooLate,
     ];
-    /// Reports that Stripe has.
+    /// States in which Stripe has accepted the report.
     pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
 
     /// The state's name in the contract, in logs and in errors, such as `not_billable`.
@@ -97,45 +98,45 @@ impl State {
         }
     }
 
-    /// Whether Stripe has it.
+    /// Whether Stripe has accepted the report.
     pub fn is_reported(self) -> bool {
         Self::REPORTED.contains(&self)
     }
 }
 
-/// What happens to a report.
+/// A change of a report's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// Counting ends; the link at its first increment determines who is billed.
+    /// It is closed. The links at its window's start decide its billing.
     Close(BillingTarget),
     /// The account's links changed for the time of its first increment.
     Relink(BillingTarget),
     /// It is about to be sent to Stripe.
     Send,
-    /// Stripe accepted it, or had it already.
+    /// Stripe accepted it, now or in an earlier attempt.
     Accept,
-    /// Stripe refused it for good.
+    /// Stripe rejected it permanently.
     Reject,
-    /// Stripe knows no such customer.
+    /// Its customer does not exist at Stripe.
     MarkCustomerDeleted,
-    /// 23 hours without an answer.
+    /// Stripe did not respond for 23 hours.
     MarkUnknown,
-    /// Stripe does not have it: it is sent under the next generation.
+    /// It did not arrive at Stripe, and is sent again under the identifier of the next generation.
     SendUnderNewIdentifier,
     /// It is too old for Stripe, or its invoice is final.
     MarkTooLate,
-    /// Stripe's totals contain it.
+    /// Stripe's totals include it.
     Confirm,
-    /// A day later Stripe's totals still lack it.
+    /// A day later Stripe's totals still do not include it.
     MarkMissing,
-    /// An admin has it sent under a new identifier.
+    /// An admin decided to send it again under a new identifier.
     Retry,
-    /// An admin has it never billed.
+    /// An admin decided not to bill it.
     WriteOff,
 }
 
 impl State {
-    /// The state after a transition; `None` where it cannot happen. Every transition is here.
+    /// The state after a transition; `None` if the transition is not possible. Every transition is here.
     pub fn after(self, transition: &Transition) -> Option<Self> {
         let closed_as = |target: &BillingTarget| match target {
             BillingTarget::NoCustomer => Self::NoCustomer,
@@ -156,17 +157,17 @@ impl State {
             }
             (Self::Sending, Transition::MarkUnknown) => Some(Self::Unknown),
             (Self::Unknown, Transition::SendUnderNewIdentifier) => Some(Self::Closed),
-            // `Sending` and `Unknown` expire only where no attempt can have arrived.
+            // `Sending` and `Unknown` become too late only if no attempt can have arrived.
             (
                 Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown,
                 Transition::MarkTooLate,
             ) => Some(Self::TooLate),
             (Self::Accepted | Self::Missing, Transition::Confirm) => Some(Self::Confirmed),
             (Self::Accepted, Transition::MarkMissing) => Some(Self::Missing),
-            (undecided, Transition::Retry) if Self::UNDECIDED.contains(&undecided) => {
+            (state, Transition::Retry) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::Closed)
             }
-            (undecided, Transition::WriteOff) if Self::UNDECIDED.contains(&undecided) => {
+            (state, Transition::WriteOff) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::WrittenOff)
             }
             _ => None,
@@ -174,12 +175,12 @@ impl State {
     }
 }
 
-/// What a report is made of.
+/// What the quantity of a report consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Increments.
     Usage,
-    /// What an admin added or subtracted.
+    /// A correction by an admin.
     Correction,
 }
 
@@ -194,9 +195,9 @@ pub struct Report {
     pub meter: String,
     /// The first moment of the window.
     pub window_start: Millis,
-    /// The window's bound, as far as it is known while the report is open.
+    /// The end of the window, as far as it is known while the report is open.
     pub window_end: Millis,
-    /// The window's bound once the report is closed.
+    /// The end of the window; set when the report is closed.
     pub period_end: Option<Millis>,
     /// When it was closed.
     pub closed_at: Option<Millis>,
@@ -208,17 +209,17 @@ pub struct Report {
     pub last_at: Millis,
     /// Its state.
     pub state: State,
-    /// Whether a boundary inside the window was learned too late to cut it.
+    /// Whether a boundary inside the window became known too late to split it.
     pub straddled: bool,
-    /// How often it got a new identifier.
+    /// The number of new identifiers that it got.
     pub generation: i32,
     /// The meter event's timestamp.
     pub event_timestamp: Option<Millis>,
     /// The Stripe customer it is billed to.
     pub customer: Option<String>,
-    /// How often it was sent under its present identifier.
+    /// How many times it was sent under its current identifier.
     pub attempts: i32,
-    /// When its present identifier was first sent to Stripe.
+    /// When it was first sent under its current identifier.
     pub first_sent_at: Option<Millis>,
     /// When it was last sent to Stripe.
     pub last_sent_at: Option<Millis>,
@@ -234,14 +235,14 @@ pub struct Report {
     pub note: Option<String>,
     /// Who entered a correction.
     pub entered_by: Option<String>,
-    /// When it is billed instead of in its own window's period.
+    /// The time it is billed at, if not in the period of its window.
     pub bill_at: Option<Millis>,
-    /// When Stripe's totals were seen to contain it.
+    /// When Stripe's totals were first found to include it.
     pub confirmed_at: Option<Millis>,
 }
 
 impl Report {
-    /// The stream that it is sent to; nothing while it has no customer.
+    /// The stream of its meter event; `None` while it has no customer.
     pub fn stream(&self) -> Option<Stream> {
         Some(Stream {
             customer: self.customer.clone()?,
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_stripe_has_is_ever_sent_again() {
+    fn an_accepted_or_written_off_report_is_never_sent_again() {
         let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
         for (state, event) in final_states
             .iter()
@@ -310,8 +311,8 @@ mod tests {
     }
 
     #[test]
-    fn only_an_admin_has_sent_again_what_was_decided_or_lost() {
-        for (state, event) in State::UNDECIDED
+    fn only_an_admin_retries_a_report_that_needs_a_decision() {
+        for (state, event) in State::NEEDS_DECISION
             .iter()
             .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
         {

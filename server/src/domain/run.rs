@@ -1,4 +1,4 @@
-//! A run of the reporter: it closes the open reports of a scope, which the sender then sends.
+//! Report runs: a run closes the open reports of a scope, and the sender sends them.
 
 use uuid::Uuid;
 
@@ -26,12 +26,12 @@ impl Trigger {
     }
 }
 
-/// Whose reports a run closes.
+/// The accounts whose reports a run closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every account's.
+    /// All accounts.
     All,
-    /// These accounts'.
+    /// These accounts.
     Accounts(Vec<AccountId>),
 }
 
@@ -44,7 +44,7 @@ pub struct Run {
     pub trigger: Trigger,
     /// Who requested it.
     pub requested_by: String,
-    /// Whose reports it closes.
+    /// The accounts whose reports it closes.
     pub scope: Scope,
     /// When it began.
     pub started_at: Millis,

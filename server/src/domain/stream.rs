@@ -1,6 +1,6 @@
-//! A stream: everything that one Stripe customer uses of one meter.
+//! A stream: the meter events of one Stripe customer and one meter.
 
-/// One Stripe customer and one meter: what Stripe keeps a total of.
+/// One Stripe customer and one meter. Stripe has one total for each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream {
     /// `cus_...`

@@ -1,29 +1,29 @@
-//! Subscriptions as far as counting and billing depend on them, and which one an account is synced with.
+//! The parts of a subscription that counting and billing depend on, and the choice of the subscription that is synced.
 
 use super::{Millis, account_id::AccountId, window::Interval};
 
-/// What is known of a subscription.
+/// A subscription, as read from Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionSnapshot {
     /// `sub_...`
     pub subscription: String,
     /// `cus_...`
     pub customer: String,
-    /// As Stripe names it, such as `active`.
+    /// Stripe's `status`, such as `active`.
     pub status: String,
     /// `flexible` or `classic`.
     pub billing_mode: String,
     /// Whether it bills, or may bill again.
     pub is_live: bool,
-    /// When it was made.
+    /// When it was created.
     pub created: Millis,
-    /// When it is known to end.
+    /// When it is scheduled to end.
     pub cancel_at: Option<Millis>,
     /// When it ended.
     pub ended_at: Option<Millis>,
     /// Its items that charge for a configured meter.
     pub items: Vec<ItemSnapshot>,
-    /// The ids of all its items, whatever they charge for.
+    /// The ids of all its items, including those without a configured meter.
     pub all_items: Vec<String>,
 }
 
@@ -52,23 +52,23 @@ pub struct SyncedSubscription {
     pub customer_deleted_at: Option<Millis>,
 }
 
-/// What is known of a subscription's item.
+/// A subscription item, as read from Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemSnapshot {
     /// `si_...`
     pub item: String,
     /// `price_...`
     pub price: String,
-    /// What it charges for.
+    /// The meter that it charges for.
     pub meter: String,
-    /// From when it charges.
+    /// The time from which it charges.
     pub created: Millis,
     /// Its current billing period at Stripe.
     pub period: Interval,
 }
 
 impl ItemSnapshot {
-    /// What it charges of its current period: an item that was added in the middle begins there.
+    /// The part of its current period that it charges: an item that was added in the middle of the period starts there.
     pub fn charged(&self) -> Interval {
         Interval {
             start: self.period.start.max(self.created).min(self.period.end),
@@ -78,13 +78,13 @@ impl ItemSnapshot {
 }
 
 impl SubscriptionSnapshot {
-    /// When what it charges now began; nothing where it charges for no configured meter.
+    /// When its current charge began; `None` if it charges for no configured meter.
     pub fn charges_since(&self) -> Option<Millis> {
         self.items.iter().map(|item| item.charged().start).min()
     }
 
-    /// When an item that is gone stopped charging: with the subscription, when another took its place, or at
-    /// the moment at which that was learned.
+    /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, or else at
+    /// the time of the sync that noticed it.
     pub fn gone_since(&self, meter: Option<&str>, began: Millis, now: Millis) -> Millis {
         let replaced = self
             .items
@@ -100,9 +100,9 @@ impl SubscriptionSnapshot {
     }
 }
 
-/// The subscription that an account is synced with: the one its link names; else the oldest that bills for a
-/// configured meter; else the last one that ended.
-pub fn choose_subscription<'a>(
+/// The subscription that an account is synced with: the one that its link names, else the oldest one that bills for a
+/// configured meter, else the one that ended last.
+pub fn synced<'a>(
     all: &'a [SubscriptionSnapshot],
     named: Option<&str>,
 ) -> Option<&'a SubscriptionSnapshot> {
@@ -126,7 +126,7 @@ pub fn choose_subscription<'a>(
             })
             .max_by_key(|snapshot| (snapshot.ended_at, &snapshot.subscription))
     };
-    // One that was named and still lives was answered above: another takes over only after its end.
+    // A named subscription that has not ended was returned above. Another one replaces it only after its end.
     match named {
         Some(named) if all.iter().all(|snapshot| snapshot.subscription != named) => None,
         _ => live.or_else(ended),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_living_subscription_is_followed_unless_one_is_named() {
+    fn the_oldest_live_subscription_is_synced_unless_one_is_named() {
         let all = [
             snapshot("b", 2, None),
             snapshot("a", 1, None),

@@ -1,10 +1,10 @@
-//! A change of a subscription: what it does and how far it is.
+//! Changes of subscriptions, and their steps.
 
 use uuid::Uuid;
 
 use super::{Millis, account_id::AccountId};
 
-/// What is done to a subscription.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     /// Other prices from the boundary on.
@@ -13,18 +13,18 @@ pub enum ChangeKind {
     Cancel,
 }
 
-/// How far a change is.
+/// The step of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Usage from before the boundary is sent, until Stripe's totals contain it.
     Draining,
-    /// Stripe is being called.
+    /// The request to Stripe is being made.
     Changing,
     /// Stripe made the change.
     Done,
     /// Draining took too long; nothing was changed.
     Undone,
-    /// Stripe refused; nothing was changed.
+    /// Stripe rejected it; nothing was changed.
     Refused,
 }
 
@@ -35,7 +35,7 @@ pub struct SubscriptionChange {
     pub account_id: AccountId,
     /// A `UUIDv7`.
     pub id: Uuid,
-    /// What it does.
+    /// Its kind.
     pub kind: ChangeKind,
     /// What was requested, as JSON.
     pub request: String,
@@ -43,7 +43,7 @@ pub struct SubscriptionChange {
     pub requested_by: String,
     /// `sub_...`
     pub subscription: String,
-    /// How far it is.
+    /// Its current step.
     pub step: Step,
     /// Usage before it is billed as before the change, usage from it on as after the change.
     pub boundary_at: Millis,
@@ -57,6 +57,6 @@ pub struct SubscriptionChange {
     pub holder: String,
     /// When it ended.
     pub finished_at: Option<Millis>,
-    /// Why it was undone or refused.
+    /// Why it was undone or rejected.
     pub error: Option<String>,
 }

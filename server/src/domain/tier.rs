@@ -1,17 +1,17 @@
-//! Tiers of a volume price, as they are written on a command line and compared with Stripe's.
+//! Tiers of a volume price, parsed from the command line and compared with Stripe's.
 //!
-//! Amounts are decimal texts in cents, or the currency's smallest unit: they are checked and handed on,
-//! and never computed with.
+//! Amounts are decimal texts in cents, or in the currency's smallest unit. They are validated and passed on, never
+//! computed with.
 
 use std::{fmt, str::FromStr};
 
-use super::violation::shown;
+use super::violation::quoted;
 
 /// Stripe's limit of decimal places in an amount.
 const MAX_PLACES: usize = 12;
-/// The most digits before the point that Stripe takes.
+/// Stripe's limit of digits before the decimal point.
 const MAX_WHOLE_DIGITS: usize = 12;
-/// The most tiers of one price.
+/// The maximum number of tiers of one price.
 const MAX_TIERS: usize = 100;
 
 /// An amount of cents, in its shortest form: `0.5`, `12`, `0`.
@@ -19,17 +19,17 @@ const MAX_TIERS: usize = 100;
 pub struct Amount(String);
 
 impl Amount {
-    /// Nothing.
+    /// Zero.
     pub fn zero() -> Self {
         Self("0".to_owned())
     }
 
-    /// Whether it is nothing.
+    /// Whether it is zero.
     pub fn is_zero(&self) -> bool {
         self.0 == "0"
     }
 
-    /// The decimal text that Stripe takes.
+    /// The decimal text for Stripe.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -38,7 +38,7 @@ impl Amount {
 impl FromStr for Amount {
     type Err = String;
 
-    /// Reads digits with at most one point between them.
+    /// Parses digits with at most one decimal point between them.
     fn from_str(text: &str) -> Result<Self, String> {
         let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
         let is_number = [whole, places]
@@ -49,7 +49,7 @@ impl FromStr for Amount {
         if !is_number || whole.len() > MAX_WHOLE_DIGITS || places.len() > MAX_PLACES {
             return Err(format!(
                 "the amount {} must be cents in digits, at most {MAX_WHOLE_DIGITS} before and {MAX_PLACES} behind the point, such as 0.25",
-                shown(text)
+                quoted(text)
             ));
         }
         let whole = if whole.is_empty() { "0" } else { whole };
@@ -61,26 +61,26 @@ impl FromStr for Amount {
     }
 }
 
-/// One tier of a volume price: what every unit costs when the total reaches it.
+/// One tier of a volume price: the price of every unit if the total is in this tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
-    /// The last total that it covers; `None` for all that is more.
+    /// The largest total in the tier; `None` for the last tier.
     pub up_to: Option<i64>,
-    /// Cents for each unit.
+    /// Cents per unit.
     pub unit: Amount,
-    /// Cents besides, once.
+    /// A flat amount in cents.
     pub flat: Amount,
 }
 
 impl FromStr for Tier {
     type Err = String;
 
-    /// Reads `UP_TO=UNIT`, `UP_TO=UNIT+FLAT` or `UP_TO=+FLAT`; `inf` is the last tier's bound.
+    /// Parses `UP_TO=UNIT`, `UP_TO=UNIT+FLAT` or `UP_TO=+FLAT`; `UP_TO` of the last tier is `inf`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (up_to, amounts) = text.split_once('=').ok_or_else(|| {
             format!(
                 "the tier {} must be UP_TO=UNIT, UP_TO=UNIT+FLAT or UP_TO=+FLAT, such as 1000=0.5",
-                shown(text)
+                quoted(text)
             )
         })?;
         let up_to = if up_to == "inf" {
@@ -90,8 +90,8 @@ impl FromStr for Tier {
             Some(bound.ok_or_else(|| {
                 format!(
                     "the bound {} of tier {} must be a whole number above 0, or inf",
-                    shown(up_to),
-                    shown(text)
+                    quoted(up_to),
+                    quoted(text)
                 )
             })?)
         };
@@ -121,7 +121,7 @@ impl fmt::Display for Tier {
 /// A tier of one meter's price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeterTier {
-    /// The meter's name; `None` where there is only one meter.
+    /// The meter's name; `None` if there is only one meter.
     pub meter: Option<String>,
     /// The tier.
     pub tier: Tier,
@@ -130,7 +130,7 @@ pub struct MeterTier {
 impl FromStr for MeterTier {
     type Err = String;
 
-    /// Reads a tier, behind `METER:` where there are several meters.
+    /// Parses a tier, with the prefix `METER:` if there are several meters.
     fn from_str(text: &str) -> Result<Self, String> {
         let (meter, tier) = match text.split_once(':') {
             Some((meter, tier)) => (Some(meter.to_owned()), tier),
@@ -143,28 +143,28 @@ impl FromStr for MeterTier {
     }
 }
 
-/// Checks that tiers rise and that the last one, and no other, is open to above.
+/// Validates that the tiers ascend, and that only the last one has no upper limit.
 ///
 /// # Errors
-/// One sentence that names the tier at fault.
+/// One sentence that names the invalid tier.
 pub fn check_tiers(meter: &str, tiers: &[Tier]) -> Result<(), String> {
     let Some((last, rest)) = tiers.split_last() else {
         return Err(format!(
             "meter {} has no tiers; say what it costs, such as --tier {meter}:inf=0.5",
-            shown(meter)
+            quoted(meter)
         ));
     };
     if tiers.len() > MAX_TIERS {
         return Err(format!(
             "meter {} has {} tiers; at most {MAX_TIERS} are possible",
-            shown(meter),
+            quoted(meter),
             tiers.len()
         ));
     }
     if last.up_to.is_some() || rest.iter().any(|tier| tier.up_to.is_none()) {
         return Err(format!(
             "the last tier of meter {}, and no other, must have the bound inf; the last one given is {last}",
-            shown(meter)
+            quoted(meter)
         ));
     }
     match rest.windows(2).find(|pair| match pair {
@@ -173,13 +173,13 @@ pub fn check_tiers(meter: &str, tiers: &[Tier]) -> Result<(), String> {
     }) {
         Some([one, next]) => Err(format!(
             "the tiers of meter {} must rise; {next} follows {one}",
-            shown(meter)
+            quoted(meter)
         )),
         _ => Ok(()),
     }
 }
 
-/// Tiers in the form in which they are given.
+/// Tiers in the form in which they are parsed.
 pub fn tiers_text(tiers: &[Tier]) -> String {
     let texts: Vec<String> = tiers.iter().map(Tier::to_string).collect();
     texts.join(" ")
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn tiers_rise_to_infinity() {
+    fn tiers_ascend_and_only_the_last_is_unlimited() {
         assert_eq!(check_tiers("m", &tiers("10=5 20=3 inf=1")), Ok(()));
         assert_eq!(check_tiers("m", &tiers("inf=1")), Ok(()));
         for wrong in [
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(up_to in proptest::option::of(1..i64::MAX), unit in 0..1_000_000_u32, flat in 0..1_000_u32) {
+        fn a_displayed_tier_parses_to_the_same_tier(up_to in proptest::option::of(1..i64::MAX), unit in 0..1_000_000_u32, flat in 0..1_000_u32) {
             let tier = Tier {
                 up_to,
                 unit: format!("{}.{:06}", unit / 1_000, unit % 1_000).parse().unwrap(),

@@ -1,34 +1,46 @@
-//! Verification: what Stripe's totals prove about the reports that Stripe accepted.
+//! Verification: the comparison of Stripe's totals with the meter events that Stripe accepted, one stream and UTC day
+//! at a time.
 //!
-//! Totals are compared by day first. Where they differ, and an event may be missing, they are compared by hour and
-//! then by minute, and most minutes contain one event.
+//! Totals are compared by day first. Where they differ, and an event may be missing, they are compared by hour and then
+//! by minute; most minutes contain one event. What a total proves is in [`proof`]. Reading totals and recording results
+//! belong to the verifier job.
 
-use super::{DAY_MS, Millis, report::State};
+pub mod proof;
+#[cfg(test)]
+mod tests;
 
-/// How long after acceptance a report may be absent from Stripe's totals before it is missing.
-pub const LACKS_AFTER_MS: Millis = DAY_MS;
-/// The largest total that a double represents exactly: above it, a range is compared in parts.
-pub const MAX_EXACT: i128 = 9_007_199_254_740_992;
-/// The most uncertain events of one minute that are told apart.
-const MAX_TOLD_APART: usize = 12;
+use self::proof::{accepted_total, compare};
+use super::{
+    DAY_MS, MINUTE_MS, Millis,
+    report::{Report, State, Transition},
+};
 
-/// How certain it is that an event is in Stripe's totals.
+/// How long after acceptance Stripe's totals may omit an event before it counts as missing.
+pub const OVERDUE_AFTER_MS: Millis = DAY_MS;
+/// How long after acceptance an event is first verified, unless verification was requested.
+pub const MIN_AGE_MS: Millis = 10 * MINUTE_MS;
+/// A day whose result has not changed for this long is verified once a day.
+pub const UNCHANGED_MS: Millis = 2 * DAY_MS;
+/// How often such a day is verified.
+const REPEAT_MS: Millis = DAY_MS;
+
+/// How certain it is that Stripe's totals include an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
-    /// It was seen in them.
+    /// An earlier comparison proved it.
     Confirmed,
-    /// Stripe accepted it so long ago that it must be in them.
+    /// Stripe accepted it more than a day ago, so its totals must include it.
     Overdue,
-    /// Stripe accepted it lately: its totals may be behind.
+    /// Stripe accepted it less than a day ago. Its totals may be behind.
     Pending,
-    /// It was not in them when it was overdue.
+    /// It was overdue, and Stripe's totals did not include it.
     Missing,
-    /// It was sent, and it is unknown whether it arrived.
+    /// It was sent, and it is unknown whether Stripe accepted it.
     Unknown,
 }
 
 impl Certainty {
-    /// The certainty of a report that has an event timestamp; `None` where it is certain that it did not arrive.
+    /// The certainty of a report that has an event timestamp; `None` if its event cannot be at Stripe.
     pub fn of(
         state: State,
         reported_at: Option<Millis>,
@@ -37,7 +49,7 @@ impl Certainty {
     ) -> Option<Self> {
         match state {
             State::Confirmed => Some(Self::Confirmed),
-            State::Accepted if reported_at.is_some_and(|at| lacks_since(at) <= now) => {
+            State::Accepted if reported_at.is_some_and(|at| overdue_at(at) <= now) => {
                 Some(Self::Overdue)
             }
             State::Accepted => Some(Self::Pending),
@@ -48,35 +60,53 @@ impl Certainty {
         }
     }
 
-    fn is_taken(self) -> bool {
+    /// Whether Stripe accepted the event, and nothing suggests that it was lost.
+    pub fn is_accepted(self) -> bool {
         matches!(self, Self::Confirmed | Self::Overdue | Self::Pending)
     }
 }
 
-/// From when on a report that was accepted at a moment counts as missing while it is not seen.
-pub fn lacks_since(reported_at: Millis) -> Millis {
-    reported_at.saturating_add(LACKS_AFTER_MS)
+/// When an event that Stripe accepted at `reported_at` becomes overdue.
+pub fn overdue_at(reported_at: Millis) -> Millis {
+    reported_at.saturating_add(OVERDUE_AFTER_MS)
 }
 
-/// One event of a range.
+/// A meter event that was sent to Stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct SentEvent {
+    /// Its timestamp.
+    pub timestamp: Millis,
     /// Its value.
     pub quantity: i64,
-    /// How certain it is that the total contains it.
+    /// When Stripe accepted it, if it did.
+    pub reported_at: Option<Millis>,
+    /// How certain it is that Stripe's totals include it.
     pub certainty: Certainty,
 }
 
-/// What a comparison found.
+impl SentEvent {
+    /// The event of a report; `None` if there is none or it cannot be at Stripe.
+    pub fn of(report: &Report, now: Millis) -> Option<Self> {
+        let was_sent = report.first_sent_at.is_some();
+        Some(Self {
+            timestamp: report.event_timestamp?,
+            quantity: report.quantity,
+            reported_at: report.reported_at,
+            certainty: Certainty::of(report.state, report.reported_at, was_sent, now)?,
+        })
+    }
+}
+
+/// What a comparison of totals found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Stripe's total is ours.
+    /// Stripe's total equals the total of the accepted events.
     Equal,
     /// The difference is explained by events that are pending, missing or unknown.
     Behind,
-    /// An event that was accepted long ago is not in it.
+    /// Stripe's total omits an event that is overdue.
     Lacking,
-    /// It is larger than everything that was ever sent.
+    /// Stripe's total is larger than the total of everything that was ever sent.
     Over,
 }
 
@@ -92,180 +122,117 @@ impl Finding {
     }
 }
 
-/// What verification last found of a stream on one UTC day.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifiedDay {
-    /// The day's first moment.
-    pub day: Millis,
-    /// The total of what we sent and Stripe accepted.
+/// The two totals of a stream on one UTC day, compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DayResult {
+    /// The total of the events that Stripe accepted.
     pub sent_total: i64,
-    /// Stripe's total; nothing where it is not a whole number.
+    /// Stripe's total; `None` if it is not a whole number below 2^53.
     pub stripe_total: Option<i64>,
     /// What their difference means.
     pub finding: Finding,
-    /// When any of the three last changed.
+}
+
+impl DayResult {
+    /// The result of a day: its events, and the transition of each that the comparison led to, if any.
+    ///
+    /// An event that just became missing no longer counts as accepted. A missing event that was just confirmed does.
+    pub fn of(
+        events: &[SentEvent],
+        transitions: &[Option<Transition>],
+        stripe_total: Option<i64>,
+    ) -> Self {
+        let mut sent_total = accepted_total(events);
+        for (event, transition) in events.iter().zip(transitions) {
+            let quantity = i128::from(event.quantity);
+            match transition {
+                Some(Transition::MarkMissing) => sent_total = sent_total.saturating_sub(quantity),
+                Some(Transition::Confirm) if event.certainty == Certainty::Missing => {
+                    sent_total = sent_total.saturating_add(quantity);
+                }
+                _ => {}
+            }
+        }
+        let finding = match stripe_total {
+            None => Finding::Behind,
+            Some(total) if i128::from(total) == sent_total => Finding::Equal,
+            Some(total) => compare(events, total),
+        };
+        Self {
+            sent_total: i64::try_from(sent_total).unwrap_or(i64::MAX),
+            stripe_total,
+            finding,
+        }
+    }
+
+    /// Whether it differs from the result of the last verification.
+    pub fn is_new(&self, before: Option<&VerifiedDay>) -> bool {
+        before.is_none_or(|before| before.result != *self)
+    }
+}
+
+/// The last verification of a stream's UTC day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifiedDay {
+    /// The day's first moment.
+    pub day: Millis,
+    /// What it found.
+    pub result: DayResult,
+    /// When the result last changed.
     pub changed_at: Millis,
     /// When the totals were last compared.
     pub verified_at: Millis,
 }
 
-/// The total of the events that Stripe accepted.
-pub fn taken(parts: &[Part]) -> i128 {
-    sum(parts, |part| part.certainty.is_taken())
+/// The first moment of the UTC day that contains `at`.
+pub fn day_of(at: Millis) -> Millis {
+    at.saturating_sub(at.rem_euclid(DAY_MS))
 }
 
-fn sum(parts: &[Part], counts: impl Fn(&Part) -> bool) -> i128 {
-    parts
-        .iter()
-        .filter(|part| counts(part))
-        .fold(0_i128, |sum, part| sum.saturating_add(part.quantity.into()))
-}
-
-/// Compares Stripe's total of a range with the range's events.
-pub fn find(parts: &[Part], stripes: i64) -> Finding {
-    let stripes = i128::from(stripes);
-    let is_one_of = |part: &Part, all: &[Certainty]| all.contains(&part.certainty);
-    // The smallest and largest total that is possible if some events may have arrived or not.
-    let bounds = |doubted: &[Certainty]| {
-        let base = sum(parts, |part| {
-            part.certainty.is_taken() && !is_one_of(part, doubted)
-        });
-        let less = sum(parts, |part| is_one_of(part, doubted) && part.quantity < 0);
-        let more = sum(parts, |part| is_one_of(part, doubted) && part.quantity > 0);
-        base.saturating_add(less)..=base.saturating_add(more)
-    };
-    let lately = [Certainty::Pending, Certainty::Missing, Certainty::Unknown];
-    let ever = [
-        Certainty::Pending,
-        Certainty::Missing,
-        Certainty::Unknown,
-        Certainty::Overdue,
-    ];
-    if stripes == taken(parts) {
-        Finding::Equal
-    } else if bounds(&lately).contains(&stripes) {
-        Finding::Behind
-    } else if stripes > *bounds(&ever).end() {
-        Finding::Over
-    } else {
-        Finding::Lacking
-    }
-}
-
-/// Which events of a range its total proves to be there (`Some(true)`) or not (`Some(false)`).
+/// Whether a day with unconfirmed events is to be verified now. `oldest_reported_at` is when Stripe accepted the first
+/// of its accepted events; `None` if all are missing.
 ///
-/// Where several sets of events would explain the total, nothing is proven; but where everything that was
-/// taken and nothing else explains it, and nothing else was sent, it is there.
-pub fn tell(parts: &[Part], stripes: i64) -> Vec<Option<bool>> {
-    let is_sure = |part: &Part| part.certainty == Certainty::Confirmed;
-    let others = parts.iter().any(|part| !part.certainty.is_taken());
-    if !others && taken(parts) == i128::from(stripes) {
-        return vec![Some(true); parts.len()];
+/// A day is due when an event was accepted or became overdue since the last verification. While its result keeps
+/// changing it is always due, and after that once a day.
+pub fn is_due(
+    oldest_reported_at: Option<Millis>,
+    before: Option<&VerifiedDay>,
+    now: Millis,
+) -> bool {
+    let is_recent = oldest_reported_at.is_some_and(|at| at > now.saturating_sub(MIN_AGE_MS));
+    if is_recent {
+        return false;
     }
-    let missing = i128::from(stripes).saturating_sub(sum(parts, is_sure));
-    let uncertain: Vec<i128> = parts
-        .iter()
-        .filter(|part| !is_sure(part))
-        .map(|part| part.quantity.into())
-        .collect();
-    let mut explained = explanations(&uncertain, missing);
-    let only = explained.next().filter(|_| explained.next().is_none());
-    let mut place = 0_u32;
-    parts
-        .iter()
-        .map(|part| {
-            if is_sure(part) {
-                return Some(true);
-            }
-            let bit = 1_usize.checked_shl(place)?;
-            place = place.saturating_add(1);
-            only.map(|set| set & bit != 0)
-        })
-        .collect()
-}
-
-/// The sets of values, as bits, whose sum is `total`.
-fn explanations(values: &[i128], total: i128) -> impl Iterator<Item = usize> + '_ {
-    let sets = if values.len() > MAX_TOLD_APART {
-        0
-    } else {
-        1_usize.wrapping_shl(u32::try_from(values.len()).unwrap_or(0))
+    let Some(before) = before else {
+        return true;
     };
-    (0..sets).filter(move |set| {
-        let held = values.iter().enumerate().filter(|(place, _)| {
-            let bit = u32::try_from(*place)
-                .ok()
-                .and_then(|at| 1_usize.checked_shl(at));
-            bit.is_some_and(|bit| set & bit != 0)
-        });
-        held.fold(0_i128, |sum, (_, value)| sum.saturating_add(*value)) == total
+    if now.saturating_sub(before.verified_at) >= REPEAT_MS {
+        return true;
+    }
+    // If all events are missing, one may still appear late: the daily verification is enough.
+    oldest_reported_at.is_some_and(|at| {
+        let is_new = at > before.verified_at;
+        let is_newly_overdue = overdue_at(at) > before.verified_at && overdue_at(at) <= now;
+        let is_changing = now.saturating_sub(before.changed_at) < UNCHANGED_MS;
+        is_new || is_newly_overdue || is_changing
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn part(quantity: i64, certainty: Certainty) -> Part {
-        Part {
-            quantity,
-            certainty,
-        }
-    }
-
-    #[test]
-    fn a_difference_is_named_by_what_may_explain_it() {
-        use Certainty::{Confirmed, Overdue, Pending, Unknown};
-        let parts = [part(10, Confirmed), part(5, Overdue), part(3, Pending)];
-        assert_eq!(find(&parts, 18), Finding::Equal);
-        assert_eq!(find(&parts, 15), Finding::Behind);
-        assert_eq!(find(&parts, 13), Finding::Lacking);
-        assert_eq!(find(&parts, 0), Finding::Lacking);
-        assert_eq!(find(&parts, 19), Finding::Over);
-        let undecided = [part(10, Confirmed), part(5, Unknown)];
-        assert_eq!(find(&undecided, 15), Finding::Behind);
-        assert_eq!(find(&undecided, 16), Finding::Over);
-        // A correction below zero that is not there looks like more.
-        let corrected = [part(10, Confirmed), part(-4, Overdue)];
-        assert_eq!(find(&corrected, 10), Finding::Lacking);
-        assert_eq!(find(&corrected, 11), Finding::Over);
-    }
-
-    #[test]
-    fn what_cannot_be_told_apart_is_not_blamed() {
-        use Certainty::{Confirmed, Overdue, Unknown};
-        let two = [part(5, Overdue), part(7, Overdue)];
-        assert_eq!(tell(&two, 7), [Some(false), Some(true)]);
-        assert_eq!(tell(&two, 0), [Some(false), Some(false)]);
-        assert_eq!(tell(&two, 6), [None, None], "another sender's event");
-        let same = [part(5, Overdue), part(5, Overdue)];
-        assert_eq!(tell(&same, 5), [None, None]);
-        assert_eq!(tell(&same, 10), [Some(true), Some(true)]);
-        let doubted = [part(5, Overdue), part(5, Unknown), part(2, Confirmed)];
-        assert_eq!(tell(&doubted, 7), [None, None, Some(true)]);
-        assert_eq!(tell(&doubted, 12), [Some(true), Some(true), Some(true)]);
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_told_is_true_and_what_is_all_there_is_found_equal(
-            events in proptest::collection::vec((1_i64..6, any::<bool>(), 0_usize..4), 0..7),
-        ) {
-            let certainties = [Certainty::Confirmed, Certainty::Overdue, Certainty::Pending, Certainty::Unknown];
-            let parts: Vec<Part> = events.iter().map(|(quantity, _, which)| part(*quantity, certainties[*which])).collect();
-            let is_there: Vec<bool> = events.iter().zip(&parts).map(|((_, there, _), part)| *there || part.certainty == Certainty::Confirmed).collect();
-            let stripes: i64 = parts.iter().zip(&is_there).filter(|(_, there)| **there).map(|(part, _)| part.quantity).sum();
-            let has_others = parts.iter().any(|part| !part.certainty.is_taken());
-            for (told, there) in tell(&parts, stripes).into_iter().zip(&is_there) {
-                if let Some(told) = told {
-                    prop_assert_eq!(told, *there);
-                }
-            }
-            prop_assert_ne!(find(&parts, stripes), Finding::Over);
-            if !has_others && is_there.iter().all(|there| *there) {
-                prop_assert_eq!(find(&parts, stripes), Finding::Equal);
-            }
-        }
-    }
+/// Whether a day that its own total does not decide is worth the requests for totals of hours and minutes: an event
+/// became overdue, or the result is new and finer totals may explain it.
+pub fn needs_finer_totals(
+    events: &[SentEvent],
+    result: &DayResult,
+    before: Option<&VerifiedDay>,
+) -> bool {
+    let is_newly_overdue = |event: &SentEvent| {
+        event.certainty == Certainty::Overdue
+            && before.is_none_or(|before| {
+                event
+                    .reported_at
+                    .is_none_or(|at| overdue_at(at) > before.verified_at)
+            })
+    };
+    let is_unexplained = result.finding != Finding::Behind || result.stripe_total.is_none();
+    events.iter().any(is_newly_overdue) || (is_unexplained && result.is_new(before))
 }

@@ -1,21 +1,21 @@
-//! Why something is refused: one field, one reason, one sentence with the value and the limit.
+//! Why an input is rejected: one field, one reason, one sentence with the value and the limit.
 
-/// Why an input is refused. The names are those of `usage.v1.ErrorReason`.
+/// The reason of a violation. The names are those of `usage.v1.ErrorReason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A field is missing or outside its limits.
     InvalidField,
     /// The meter is not configured.
     UnknownMeter,
-    /// The increment's own time is too long ago.
+    /// The time is too long ago.
     TimestampTooOld,
-    /// The increment's own time is too far ahead.
+    /// The time is too far in the future.
     TimestampInFuture,
-    /// The feature is reserved and not built.
+    /// The field is reserved for a future version.
     NotSupported,
-    /// An edge of the period lies inside a slot.
+    /// The period starts or ends inside a slot.
     PeriodNotAligned,
-    /// The answer would hold too many points.
+    /// The response would contain too many points.
     TooManyPoints,
     /// The page token is damaged or belongs to another filter.
     PageTokenInvalid,
@@ -23,7 +23,7 @@ pub enum Reason {
     KeyReused,
 }
 
-/// What each reason is called in the contract.
+/// The name of each reason in the contract.
 const NAMES: [(Reason, &str); 9] = [
     (Reason::InvalidField, "INVALID_FIELD"),
     (Reason::UnknownMeter, "UNKNOWN_METER"),
@@ -45,7 +45,7 @@ impl Reason {
             .map_or("INVALID_FIELD", |(_, name)| name)
     }
 
-    /// The reason of a name, where there is one.
+    /// The reason with a name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         NAMES
             .iter()
@@ -81,11 +81,11 @@ impl Violation {
     }
 }
 
-/// A value cut to a length that fits into an error message.
-pub fn shown(value: &str) -> String {
-    const SHOWN_CHARS: usize = 64;
+/// A value in quotes, truncated so that it fits into an error message.
+pub fn quoted(value: &str) -> String {
+    const MAX_CHARS: usize = 64;
     let mut chars = value.chars();
-    let head: String = chars.by_ref().take(SHOWN_CHARS).collect();
+    let head: String = chars.by_ref().take(MAX_CHARS).collect();
     if chars.next().is_some() {
         format!("{head:?} (cut)")
     } else {

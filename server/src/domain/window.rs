@@ -1,4 +1,4 @@
-//! Windows: time cut at slots and at boundaries, so that no usage report spans two invoices.
+//! Windows: the intervals between slot edges and boundaries. No usage report spans two invoices.
 
 use super::{MINUTE_MS, Millis, SECOND_MS};
 
@@ -17,7 +17,7 @@ impl Interval {
         self.start <= at && at < self.end
     }
 
-    /// The part that both hold; empty (its start not before its end) where they do not meet.
+    /// The part that both contain. It is empty (its start is not before its end) if they do not overlap.
     #[must_use]
     pub fn intersection(&self, other: Self) -> Self {
         Self {
@@ -26,13 +26,22 @@ impl Interval {
         }
     }
 
-    /// Whether a moment lies strictly between its edges, so that it would have to be cut there.
+    /// Whether a time lies strictly inside, so that the interval would have to be split there.
     pub fn is_cut_by(&self, at: Millis) -> bool {
         self.start < at && at < self.end
     }
 }
 
-/// The slots of UTC that usage is kept by.
+/// The UTC minute that contains `at`. It is the smallest range of which Stripe has a total.
+pub fn minute_of(at: Millis) -> Interval {
+    let start = at.saturating_sub(at.rem_euclid(MINUTE_MS));
+    Interval {
+        start,
+        end: start.saturating_add(MINUTE_MS),
+    }
+}
+
+/// The slots in UTC by which usage is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
     width_ms: Millis,
@@ -73,7 +82,7 @@ impl Slots {
     }
 }
 
-/// The moments at which an account's usage starts to be billed otherwise, in order.
+/// The times at which the billing of an account's usage changes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Boundaries(Vec<Millis>);
 
@@ -85,8 +94,8 @@ impl Boundaries {
         Self(moments)
     }
 
-    /// The window around a moment: its slot, cut at the last boundary at or before the moment and at
-    /// the first one after it.
+    /// The window that contains a time: its slot, split at the last boundary at or before the time and at the first one
+    /// after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
         let (before, after) = self
@@ -103,9 +112,9 @@ impl Boundaries {
 
 /// The timestamp of a report's meter event, in whole seconds given as milliseconds.
 ///
-/// The first whole minute inside the window that is not `taken` and not after `latest`: alone in its minute, the event can
-/// be looked up by that minute's summary. If there is none, the window's first whole second, so that the event is never
-/// before a boundary. If there is none of those either, the second that contains the window.
+/// It is the first whole minute in the window that is not `taken` and not after `latest`: the total of a minute with
+/// one event shows whether that event arrived. If there is none, it is the window's first whole second, so that the
+/// event is never before a boundary. If the window contains no whole second, it is the second that contains the window.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
     let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
     let first = floor(
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_slots_that_divide_an_hour_evenly_are_taken() {
+    fn slots_of_other_widths_are_rejected() {
         for mins in [0, 1, 10, 20, 45, 61, 120] {
             assert!(Slots::from_mins(mins).is_err());
         }

@@ -1,4 +1,4 @@
-//! What an account was billed to from a moment on; history is kept.
+//! The billing of an account from a time on. The history is kept.
 
 use sea_orm::entity::prelude::*;
 

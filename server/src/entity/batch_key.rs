@@ -1,4 +1,4 @@
-//! The idempotency keys of whole batches, with what each batch was and its results.
+//! The idempotency keys of batches, each with a digest of its content and its results.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,7 +9,7 @@ pub(crate) struct Model {
     pub(crate) key: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) fingerprint: String,
-    /// Duplicates and refused items as JSON; empty when every item counted.
+    /// Duplicates and rejected items as JSON; empty if every item was counted.
     #[sea_orm(column_type = "Text")]
     pub(crate) results: String,
     pub(crate) created_at: i64,

@@ -28,7 +28,7 @@ impl From<InvoiceState> for BillingPeriodInvoiceState {
 }
 
 impl BillingPeriodInvoiceState {
-    /// The state with the end of its draft, as the domain knows it.
+    /// The domain's invoice state, which contains the time of finalization.
     pub(crate) fn with_draft_end(self, draft_until: Option<i64>) -> InvoiceState {
         match self {
             Self::Unknown => InvoiceState::Unknown,
@@ -56,7 +56,7 @@ pub(crate) struct Model {
     pub(crate) meter: Option<String>,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) price: Option<String>,
-    /// The first moment whose usage Stripe bills to this item, where that is later than the period's start.
+    /// The time from which Stripe charges usage to this item, if that is later than the period's start.
     pub(crate) bills_from: Option<i64>,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) invoice: Option<String>,

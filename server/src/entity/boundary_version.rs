@@ -1,4 +1,4 @@
-//! One number that changes with every boundary, so that replicas know when their caches are stale.
+//! A number that changes with every boundary, by which replicas notice that their caches are stale.
 
 use sea_orm::entity::prelude::*;
 

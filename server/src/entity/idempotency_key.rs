@@ -1,4 +1,4 @@
-//! The idempotency keys of single increments, each with what it counted.
+//! The idempotency keys of single increments, each with the content it was used with.
 
 use sea_orm::entity::prelude::*;
 

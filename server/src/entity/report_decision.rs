@@ -1,4 +1,4 @@
-//! What admins decided on reports that the service does not retry.
+//! Admins' decisions on reports that the service does not retry.
 
 use sea_orm::entity::prelude::*;
 

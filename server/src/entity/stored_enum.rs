@@ -1,10 +1,10 @@
-//! Enums as text columns store them. The domain knows nothing of the database, so each of its enums that is
-//! stored has a twin here, and the compiler checks that both have the same variants.
+//! Enums that are stored as text. The domain does not depend on the database, so each stored enum of the domain has a
+//! counterpart here. The compiler checks that both have the same variants.
 
 /// Declares an enum with the text of each variant, and conversions from and to the domain's enum.
 ///
-/// The name says table and column, such as `UsageReportState`: it is what the error of an unknown text names,
-/// next to the text.
+/// The name consists of table and column, such as `UsageReportState`, because the error for an unknown text contains
+/// it.
 macro_rules! stored_enum {
     ($(#[$doc:meta])* $name:ident of $domain:ident { $($variant:ident = $text:tt),+ $(,)? }) => {
         $(#[$doc])*

@@ -33,7 +33,7 @@ pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
     pub(crate) kind: SubscriptionChangeKind,
-    /// What was asked for, as JSON.
+    /// The request, as JSON.
     #[sea_orm(column_type = "Text")]
     pub(crate) request: String,
     #[sea_orm(column_type = "Text")]

@@ -47,7 +47,7 @@ pub(crate) struct Model {
     pub(crate) window_start: i64,
     /// The window's bound, as far as it is known while it counts.
     pub(crate) window_end: i64,
-    /// The bound once closed; null while it counts.
+    /// The end of the window, set when the report is closed; null while it is open.
     pub(crate) period_end: Option<i64>,
     pub(crate) closed_at: Option<i64>,
     pub(crate) quantity: i64,
@@ -66,7 +66,7 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) customer: Option<String>,
     pub(crate) attempts: i32,
-    /// When the sender may next take it.
+    /// When the sender may next send or check it.
     pub(crate) next_attempt_at: Option<i64>,
     /// When its present identifier was first given to Stripe.
     pub(crate) first_sent_at: Option<i64>,

@@ -1,4 +1,4 @@
-//! What verification last found for a customer, a meter and a UTC day.
+//! The last verification of a customer, a meter and a UTC day.
 
 use sea_orm::entity::prelude::*;
 
@@ -27,7 +27,7 @@ pub(crate) struct Model {
     pub(crate) day: i64,
     /// The total that we sent with timestamps of that day and that Stripe accepted.
     pub(crate) sent_total: i64,
-    /// Stripe's total of that day; null where it is not a whole number.
+    /// Stripe's total of that day; null if it is not a whole number.
     pub(crate) stripe_total: Option<i64>,
     pub(crate) finding: VerificationFinding,
     /// When any of the three last changed.

@@ -1,4 +1,4 @@
-//! `AccountService`: what accounts bill to, and changes of their subscriptions.
+//! `AccountService`: the billing of accounts, and changes of their subscriptions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// Billing periods in the answer about one account, the newest.
+/// The maximum number of billing periods in the response for one account, newest first.
 const MAX_PERIODS: usize = 100;
 /// Prices that one plan change may name.
 const MAX_PRICES: usize = 20;
@@ -90,7 +90,7 @@ fn account(account: Account, synced: Option<v1::Subscription>) -> v1::Account {
     let valid_from = wire::timestamp(account.link.valid_from);
     let billing = match account.link.billing {
         Billing::Free => v1::account::Billing::Free(v1::FreeBilling {}),
-        // The contract's subscription status says whether it ended.
+        // On the wire, the subscription's status shows whether it has ended.
         Billing::Stripe {
             customer,
             subscription,
@@ -220,13 +220,14 @@ impl AccountRpc {
             .ok_or(Error::ReportingDisabled)
     }
 
-    /// Puts an account. Unless the caller says from when a new link bills, Stripe's subscription decides.
+    /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
+    /// bills.
     async fn put(&self, mut put: PutAccount) -> Result<Account> {
         let snapshot = match (&self.subscription_sync, &put.billing) {
             (Some(sync), Billing::Stripe { .. }) => {
                 match sync.look_up(&put.billing).await {
                     Ok(snapshot) => snapshot,
-                    // The caller said from when to bill, so the sync can read the subscription later.
+                    // The request has `bill_from`, so the sync can read the subscription later.
                     Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
                     Err(_) if self.is_up_to_date(&put).await? => None,
                     Err(error) => return Err(error.into()),

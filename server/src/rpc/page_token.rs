@@ -1,4 +1,4 @@
-//! Opaque page tokens. A token is bound to its filter; a damaged one is refused.
+//! Opaque page tokens. A token is bound to its filter, and a damaged one is rejected.
 
 use std::fmt::Write as _;
 

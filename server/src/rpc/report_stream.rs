@@ -120,6 +120,6 @@ fn run_summary(run_id: String, summary: Summary) -> v1::ReportRunSummary {
         rejected: count(summary.rejected),
         retried_later: count(summary.retried_later),
         not_billable: count(summary.not_billable),
-        unlinked: count(summary.no_customer),
+        no_customer: count(summary.no_customer),
     }
 }

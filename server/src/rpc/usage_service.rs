@@ -316,7 +316,7 @@ impl UsageService for UsageRpc {
     }
 }
 
-/// The address that a call comes from.
+/// The caller's network address.
 fn address<T>(request: &Request<T>) -> String {
     request
         .remote_addr()
@@ -326,7 +326,7 @@ fn address<T>(request: &Request<T>) -> String {
 
 fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
     let report_id = Uuid::parse_str(&request.report_id)
-        .map_err(|_| Error::ReportNotFound(crate::domain::violation::shown(&request.report_id)))?;
+        .map_err(|_| Error::ReportNotFound(crate::domain::violation::quoted(&request.report_id)))?;
     let action = wire::action(request.action)?;
     check_reason(&request.reason)?;
     check_requested_by(&request.requested_by)?;
@@ -339,7 +339,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
 }
 
 fn run_id(text: &str) -> Result<Uuid> {
-    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::domain::violation::shown(text)))
+    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::domain::violation::quoted(text)))
 }
 
 fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {

@@ -200,12 +200,12 @@ pub(super) fn raw_correction(
     })
 }
 
-/// Who requests: the name that the caller gives, else its address.
+/// The requester: the name in the request, else the caller's address.
 pub(super) fn requester(named: String, address: String) -> String {
     if named.is_empty() { address } else { named }
 }
 
-/// A granularity from the wire, and the one to answer: unspecified means total.
+/// A granularity from the wire, and the one for the response: unspecified means total.
 pub(super) fn granularity(number: i32) -> Result<(Granularity, v1::Granularity), Violation> {
     let wire = v1::Granularity::try_from(number).map_err(|_| {
         Violation::invalid(

@@ -63,8 +63,8 @@ pub(super) fn page_size(requested: i32) -> std::result::Result<u64, Violation> {
 
 /// A row on the wire.
 pub(super) fn row(row: Row) -> v1::ReconciledUsage {
-    let (stripe, stripe_error) = match row.stripe {
-        Ok(stripe) => (Some(stripe), String::new()),
+    let (stripe_total, stripe_error) = match row.stripe_total {
+        Ok(total) => (Some(total), String::new()),
         Err(error) => (None, error),
     };
     let states = row
@@ -86,7 +86,7 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
         is_billing_period: row.is_billing_period,
         counted: row.counted,
         reported: row.reported,
-        stripe,
+        stripe_total,
         stripe_error,
     }
 }

@@ -1,4 +1,4 @@
-//! Puts the parts of the service together: what calls use, and the background jobs. It starts nothing but the jobs.
+//! Builds the parts of the service: the dependencies of calls, and the background jobs. It starts only the jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ use crate::{
 /// The longest interval of a job that finds its work by reading the database.
 const MAX_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What calls and jobs share.
+/// Shared by calls and jobs.
 pub(super) struct Services {
     pub(super) store: Store,
     pub(super) signals: Arc<Signals>,
@@ -68,7 +68,7 @@ impl Services {
         shutdown: &CancellationToken,
     ) -> Result<Self, ServeError> {
         let meters = Arc::new(config.meters.read().map_err(ServeError::Config)?);
-        // Also without a Stripe key: a wrong setting never waits for the day on which it is used.
+        // Also without a Stripe key, so that a wrong setting is found at the start.
         let schedule = config.schedule.read().map_err(ServeError::Config)?;
         let signals = Arc::new(Signals::default());
         let replica = Uuid::now_v7().to_string();

@@ -22,10 +22,10 @@ use crate::{
 
 /// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-/// How often a silent connection is asked whether its peer is there.
+/// The interval of keep-alive pings on an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Serves gRPC until the shutdown, and gives callers a while to end.
+/// Serves gRPC until the shutdown, then waits a limited time for open calls.
 pub(super) async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
@@ -49,7 +49,7 @@ pub(super) async fn serve_rpc(
         .max_concurrent_streams(config.streams_per_connection)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
-        // A panic would otherwise break the caller's connection, with everything else that is on it.
+        // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
         .add_service(health_service)
         .add_service(reflection)
@@ -69,7 +69,7 @@ pub(super) async fn serve_rpc(
     }
 }
 
-/// Serves HTTP until the shutdown, where there is a listener for it.
+/// Serves HTTP until the shutdown, if there is a listener for it.
 pub(super) async fn serve_http(
     listener: Option<TcpListener>,
     http: Http,
@@ -94,7 +94,7 @@ pub(super) async fn serve_http(
     }
 }
 
-/// Resolves when callers have had long enough to end.
+/// Resolves when the time for open calls is over.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(CALLERS_END_WITHIN).await;

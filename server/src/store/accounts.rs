@@ -1,4 +1,4 @@
-//! Accounts: creating or changing one, and reading them. Reading and recording links alone is in `links`.
+//! Queries of accounts: create or change one, and read them. Links alone are in `links`.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -27,9 +27,9 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The subscription item of a period that the caller stated, until a sync names the item.
+/// The subscription item of a period that the caller gave, until a sync finds the item.
 const UNKNOWN_ITEM: &str = "";
-/// Billing periods that one query reads of an account.
+/// The number of billing periods that one query reads per account.
 const EDGES_READ: u64 = 1_000;
 
 /// An account to create or change.
@@ -37,24 +37,24 @@ const EDGES_READ: u64 = 1_000;
 pub(crate) struct PutAccount {
     /// The account.
     pub(crate) account_id: AccountId,
-    /// Whom it bills to from now on.
+    /// Its billing from now on.
     pub(crate) billing: Billing,
-    /// The current billing period, where it is known.
+    /// The current billing period, if it is known.
     pub(crate) current_period: Option<Interval>,
-    /// Its live subscription at Stripe, where that was read.
+    /// Its live subscription at Stripe, if that was read.
     pub(crate) live: Option<SubscriptionSnapshot>,
-    /// From when it bills, where the caller states it.
+    /// The time from which the link bills, if the caller gave one.
     pub(crate) bill_from: Option<Millis>,
-    /// The etag that the caller read, where it states one.
+    /// The etag that the caller read, if it gave one.
     pub(crate) etag: Option<String>,
 }
 
 impl Store {
-    /// Links an account to a customer or makes it free; repeating that changes nothing.
+    /// Links an account to a customer or makes it free. Repeating the same request changes nothing.
     ///
-    /// A new boundary cuts the account's open reports, and the reports that waited for a link get theirs.
+    /// A new boundary splits the account's open reports. Reports that waited for a link get it.
     ///
-    /// `clock` is read once the boundary lock is held: a time read earlier could be before usage that was counted
+    /// `clock` is read after the boundary lock is taken. A time read earlier could be before usage that was counted
     /// while this call waited for the lock.
     pub(crate) async fn put_account(
         &self,
@@ -112,7 +112,7 @@ impl Store {
         if let Some(period) = put.current_period {
             upsert_period(&tx, &put.account_id, period, now).await?;
         }
-        // In the same transaction: a report that the link makes billable has to find its billing period.
+        // In the same transaction, because a report that becomes billable needs its billing period.
         if let Some(snapshot) = &put.live
             && !has_unfinished(&tx, &put.account_id).await?
         {
@@ -136,7 +136,7 @@ impl Store {
         Ok(find_account(&self.reader, account_id).await?)
     }
 
-    /// Accounts by id, after the one given.
+    /// Accounts ordered by id, after the given one.
     pub(crate) async fn list_accounts(&self, after: &str, limit: u64) -> Result<Vec<Account>> {
         let newer = Alias::new("newer");
         let is_superseded = Expr::exists(
@@ -178,7 +178,7 @@ impl Store {
             .collect())
     }
 
-    /// The edges of an account's billing periods, the latest first.
+    /// The edges of an account's billing periods, latest first.
     pub(crate) async fn billing_periods(&self, account_id: &AccountId) -> Result<Vec<Interval>> {
         let rows = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.eq(account_id))
@@ -190,8 +190,8 @@ impl Store {
     }
 }
 
-/// Whether putting `requested` changes nothing: a link that ended with its subscription stays ended until the
-/// subscription is live again.
+/// Whether the request changes nothing. A link that ended with its subscription stays ended until the subscription is
+/// live again.
 fn is_same_billing(current: &Billing, requested: &Billing) -> bool {
     match (current, requested) {
         (Billing::Ended { .. }, Billing::Stripe { .. }) => {
@@ -223,7 +223,7 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
     })
 }
 
-/// An account by its latest link, with the latest period that was recorded since: an earlier one belongs to
+/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
 /// another customer or subscription.
 fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> Account {
     Account {

@@ -1,4 +1,4 @@
-//! What a group adds to which open reports: its increments summed by account, meter and window.
+//! The increments of a group, summed by account, meter and window.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::domain::{
     window::{Interval, Slots},
 };
 
-/// What is added to one open report.
+/// The quantity that is added to one open report.
 #[derive(Clone, Debug)]
 pub(super) struct Addition {
     pub(super) account_id: AccountId,
@@ -23,7 +23,7 @@ pub(super) struct Addition {
     pub(super) last_at: Millis,
 }
 
-/// Sums increments by account, meter and window, so that a busy account is written once for each group.
+/// Sums increments by account, meter and window, so that a busy account is written once per group.
 pub(super) async fn sum_by_window(
     tx: &DatabaseTransaction,
     counted: Vec<&Increment>,
@@ -49,7 +49,7 @@ pub(super) async fn sum_by_window(
                 first_at: increment.at,
                 last_at: increment.at,
             });
-        // A group's limits keep this far below an i64's.
+        // The limits of a group keep this far below the maximum of an i64.
         sum.quantity = sum.quantity.saturating_add(increment.quantity);
         sum.first_at = Ord::min(sum.first_at, increment.at);
         sum.last_at = Ord::max(sum.last_at, increment.at);

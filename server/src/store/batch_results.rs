@@ -1,4 +1,4 @@
-//! What a keyed batch is answered when it comes again, in the form in which `batch_keys` keeps it.
+//! The stored results of batches with a key, encoded as in the table `batch_keys`.
 
 use sea_orm::DbErr;
 
@@ -7,8 +7,8 @@ use crate::domain::{
     violation::{Reason, Violation},
 };
 
-/// What of a batch was not simply counted: `[index]` for a duplicate, `[index, reason, field, message]`
-/// for a violation; empty when everything counted.
+/// The items of a batch that were not counted: `[index]` for a duplicate, `[index, reason, field, message]` for a
+/// violation. It is empty if all were counted.
 pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
     let rows: Vec<serde_json::Value> = outcomes
         .iter()
@@ -31,7 +31,7 @@ pub(super) fn encode_results(outcomes: &[Outcome]) -> String {
     }
 }
 
-/// What [`encode_results`] made of the outcomes of a batch of `len` items.
+/// Decodes the results that [`encode_results`] encoded, of a batch of `len` items.
 pub(super) fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbErr> {
     let damaged = || DbErr::Custom(format!("the stored results of a batch are damaged: {text}"));
     let mut outcomes = vec![Outcome::Counted; len];

@@ -1,7 +1,7 @@
-//! Many rows in one statement whose text never changes: as arrays on PostgreSQL, as one JSON text on SQLite.
+//! Many rows in one statement with a constant text: as arrays on PostgreSQL, as one JSON text on SQLite.
 //!
-//! A statement for every number of rows would be prepared each time, and PostgreSQL keeps only about a hundred
-//! prepared statements per connection.
+//! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
+//! are cached per connection.
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
@@ -37,12 +37,12 @@ fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
     )
 }
 
-/// Records keys, and answers which were stored already, as indexes into `increments`.
+/// Stores keys, and returns the indexes in `increments` of those that were already stored.
 ///
-/// `increments` all have keys, each key once, in key order.
+/// All of `increments` have keys. Keys are distinct and in order.
 ///
-/// Nearly always every key is new, so the database counts them and only names those that are not: an answer
-/// of a row a key would take longer than the insert.
+/// Usually every key is new, so the database returns the number of new rows, and names only the others. A row per key
+/// would take longer than the insert.
 pub(super) async fn insert_keys(
     tx: &DatabaseTransaction,
     increments: &[&Increment],
@@ -99,7 +99,7 @@ async fn insert_keys_sqlite(
     const INSERT: &str = "INSERT INTO idempotency_keys (account_id, key, meter, quantity, stated_at, created_at) \
         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2 FROM json_each($1) WHERE true \
         ON CONFLICT DO NOTHING";
-    // A new row's rowid is one more than the largest so far: the rows of one insert are the last ones, in a row.
+    // The rowid of a new row is one more than the largest: the rows of one insert are the last ones, consecutive.
     const KNOWN: &str = "SELECT json_each.key FROM json_each($1) WHERE NOT EXISTS ( \
         SELECT 1 FROM idempotency_keys AS k \
         WHERE k.account_id = value ->> 0 AND k.key = value ->> 1 AND k.rowid > $2)";
@@ -148,13 +148,13 @@ async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<us
         .collect()
 }
 
-/// Adds to the open reports of some windows, and opens those that are missing.
+/// Adds to the open reports of some windows, and creates those that do not exist.
 ///
-/// `additions` hold each account, meter and window once, in that order. A window ends later than its open
-/// report says only where slots were made wider in between; no boundary lies in either.
+/// `additions` contain each account, meter and window once, in that order. A window can end later than its open report
+/// only if the slots were made wider in between; no boundary lies in either.
 ///
 /// # Errors
-/// A broken CHECK where a report would pass fifteen digits.
+/// A CHECK fails if a report would exceed fifteen digits.
 pub(super) async fn add_to_open_reports(
     tx: &DatabaseTransaction,
     additions: &[Addition],

@@ -1,4 +1,4 @@
-//! Reads what the domain needs to decide whether reports may be sent, and carries out waits.
+//! Reads the input of the decision whether reports may be sent, and delays reports that have to wait.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -41,7 +41,7 @@ struct PeriodRow {
     customer_deleted_at: Option<Millis>,
 }
 
-/// What is known of the billing of some reports.
+/// The billing contexts of some reports.
 #[derive(Debug, Default)]
 pub(super) struct BillingContexts {
     /// By account, customer and meter.
@@ -50,7 +50,7 @@ pub(super) struct BillingContexts {
 }
 
 impl BillingContexts {
-    /// What is known of a report's account, customer and meter.
+    /// The context of a report's account, customer and meter.
     pub(super) fn of(&self, report: &Report, customer: Option<&str>) -> BillingContext {
         let stream = (
             report.account_id.clone(),
@@ -64,8 +64,8 @@ impl BillingContexts {
     }
 }
 
-/// Reads the contexts of some reports to be sent, and locks their accounts' changes in progress: one that moves on
-/// to calling Stripe waits for this transaction, and sees what it sends.
+/// Reads the contexts of reports to be sent, and locks their accounts' changes in progress. A change that is about to
+/// call Stripe waits for this transaction, and sees which reports it marked.
 pub(super) async fn lock_contexts(
     tx: &DatabaseTransaction,
     reports: &[Report],
@@ -177,7 +177,7 @@ pub(super) async fn request_syncs(
     Ok(())
 }
 
-/// Delays a report, if it is still as it was read.
+/// Delays a report if it is still as it was read.
 pub(super) async fn postpone(
     tx: &DatabaseTransaction,
     report: &Report,

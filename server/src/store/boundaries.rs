@@ -14,16 +14,16 @@ use crate::{
     entity::{account_link, billing_period, boundary_version},
 };
 
-/// How many accounts' boundaries a replica caches.
+/// The number of accounts whose boundaries a replica caches.
 const REMEMBERED_ACCOUNTS: u64 = 100_000;
-/// Boundaries older than this cut no window that can still be counted in.
+/// Older boundaries split no window in which increments are still accepted.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
-/// How many accounts one query asks for: well below what the engines bind.
+/// The number of accounts in one query, well below the limit of bound values of either engine.
 const ACCOUNTS_PER_QUERY: usize = 1_000;
 
-/// A replica's cache of boundaries, each entry with the version it was read at.
+/// A replica's cache of boundaries. Each entry has the version at which it was read.
 ///
-/// The version is read in every group commit, and entries of another version are read again.
+/// Every group commit reads the version, and reads entries of another version again.
 #[derive(Clone, Debug)]
 pub(crate) struct BoundaryCache(Cache<AccountId, (i64, Arc<Boundaries>)>);
 
@@ -34,7 +34,7 @@ impl Default for BoundaryCache {
 }
 
 impl BoundaryCache {
-    /// The boundaries of some accounts, as this transaction sees them.
+    /// The boundaries of some accounts, as seen by this transaction.
     pub(super) async fn load(
         &self,
         tx: &DatabaseTransaction,
@@ -72,8 +72,8 @@ impl BoundaryCache {
     }
 }
 
-/// Reads the boundaries of some accounts that may still cut a window.
-pub(super) async fn read_boundaries(
+/// Reads the boundaries of some accounts that can still split a window.
+pub(super) async fn read(
     db: &impl ConnectionTrait,
     accounts: &[AccountId],
     now: Millis,
@@ -109,7 +109,7 @@ pub(super) async fn read_boundaries(
         .collect())
 }
 
-/// Makes the boundary caches of all replicas stale.
+/// Invalidates the boundary caches of all replicas.
 pub(super) async fn bump_version(tx: &DatabaseTransaction) -> Result<(), DbErr> {
     boundary_version::Entity::update_many()
         .col_expr(

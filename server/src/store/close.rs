@@ -1,4 +1,4 @@
-//! Closing reports: freezes quantity and window, and sets the customer by the links in force.
+//! Closing reports: fixes quantity and window, and sets the customer by the links in force.
 
 use std::collections::HashMap;
 
@@ -24,21 +24,21 @@ use crate::{
     },
 };
 
-/// How long after a billing period's end its usage is closed: increments in flight arrive until then.
+/// How long after a billing period's end its usage is closed: increments in flight have arrived by then.
 const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
-/// Billing periods that ended longer ago have nothing that can still be counted in.
+/// Billing periods that ended longer ago accept no more increments.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
-/// How many open reports one transaction closes.
+/// The number of open reports that one transaction closes.
 const REPORTS_PER_PAGE: u64 = 200;
 
 /// The last open report of a page, in lock order: the next page begins after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenCursor(AccountId, String, Millis);
 
-/// What one page of closing did.
+/// The result of closing one page.
 #[derive(Debug)]
 pub(crate) struct ClosedPage {
-    /// Where the next page begins; `None` when nothing is left.
+    /// Where the next page begins; `None` after the last page.
     pub(crate) next: Option<OpenCursor>,
 }
 
@@ -131,7 +131,7 @@ pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
         .order_by_asc(usage_report::Column::WindowStart)
 }
 
-/// Closes what an account used before a moment. The caller holds the boundary lock, so nothing counts meanwhile.
+/// Closes an account's usage from before a time. The caller has the boundary lock, so nothing is counted meanwhile.
 pub(super) async fn close_account(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -146,7 +146,7 @@ pub(super) async fn close_account(
     close_reports(tx, &reports, before, None).await.map(|_| ())
 }
 
-/// Closes reports that this transaction has locked; answers how many and how much.
+/// Closes reports that this transaction has locked. Returns their number and total.
 pub(super) async fn close_reports(
     tx: &DatabaseTransaction,
     reports: &[usage_report::Model],

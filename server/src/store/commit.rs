@@ -1,6 +1,6 @@
 //! The group commit: many increments, one durable transaction.
 //!
-//! Keys, counts and the `commits` row go together or not at all.
+//! Keys, counts and the `commits` row are stored together or not at all.
 
 use sea_orm::{ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait as _};
 use uuid::Uuid;
@@ -25,14 +25,14 @@ use crate::{
     error::database_code,
 };
 
-/// Why a group is not known to be committed.
+/// Why it is not certain that a group is committed.
 #[derive(Debug)]
 pub(crate) enum CommitError {
     /// Nothing was committed.
     Failed(DbErr),
-    /// COMMIT was sent and its answer lost: run the group again under the same id.
+    /// COMMIT was sent, and its response was lost. Run the group again under the same id.
     Ambiguous(DbErr, Vec<EntryOutcome>),
-    /// A commit of this id exists: the one whose answer was lost.
+    /// A commit with this id exists: the response of an earlier attempt was lost.
     AlreadyCommitted,
 }
 
@@ -42,15 +42,15 @@ impl From<DbErr> for CommitError {
     }
 }
 
-/// How a group is to be committed.
+/// The options of a group commit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CommitOptions {
     /// The slots in force.
     pub(crate) slots: Slots,
-    /// The moment of the commit.
+    /// The time of the commit.
     pub(crate) now: Millis,
-    /// Whether an earlier attempt may have been committed: then a group that counts nothing is recorded too, so
-    /// that it meets the row of that attempt.
+    /// Whether an earlier attempt may have been committed. A group that counts nothing is recorded too then, so that it
+    /// conflicts with the row of that attempt.
     pub(crate) is_retry: bool,
 }
 
@@ -63,7 +63,7 @@ impl Store {
         options: CommitOptions,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         match self.try_commit(group, cache, options, false).await {
-            // A report would have passed fifteen digits: close it and open another.
+            // A report would exceed fifteen digits: close it and open another.
             Err(CommitError::Failed(error)) if is_check_violation(&error) => {
                 self.try_commit(group, cache, options, true).await
             }
@@ -103,7 +103,7 @@ impl Store {
         dedupe.store_batch_results(&tx).await?;
         let counted = dedupe.counted();
         if counted.is_empty() && !dedupe.has_new_batch_keys() && !options.is_retry {
-            // Nothing to make durable: what was read is committed already.
+            // Nothing was written, and everything that was read is already committed.
             tx.rollback().await?;
             return Ok(dedupe.outcomes());
         }

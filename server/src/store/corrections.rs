@@ -1,4 +1,5 @@
-//! Corrections: separate reports, inserted closed, that never take a billing period below zero.
+//! Queries of corrections. A correction is a separate report, closed from the start, and never makes a billing period's
+//! total negative.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -25,9 +26,9 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Prefix of the names of PostgreSQL's advisory locks that serialize an account's corrections.
+/// The prefix of the names of PostgreSQL's advisory locks that serialize an account's corrections.
 const CORRECTION_LOCK: &str = "correction ";
-/// Periods that may hold one moment: one for each subscription item.
+/// The maximum number of billing periods that contain one time: one per subscription item.
 const PERIODS_READ: u64 = 100;
 
 /// A change of a billing period's total.
@@ -36,17 +37,18 @@ pub(super) struct Change<'a> {
     pub(super) account_id: &'a AccountId,
     pub(super) meter: &'a str,
     pub(super) quantity: i64,
-    /// A moment of the billing period.
+    /// A time in the billing period.
     pub(super) at: Millis,
-    /// A report to leave out of the period's total: the one that moves into the period.
+    /// A report to exclude from the period's total: the one that is moved into the period.
     pub(super) except: Option<Uuid>,
 }
 
 impl Store {
-    /// Enters a correction, unless its key entered it before; says which.
+    /// Enters a correction. If its key entered the same correction before, changes nothing and returns true with that
+    /// one.
     ///
-    /// Corrections of an account are serialized. Usage that is counted meanwhile only adds, so a total that misses
-    /// it is never too large.
+    /// Corrections of an account are serialized. Usage that is counted meanwhile only increases the total, so the check
+    /// is never too generous.
     pub(crate) async fn correct(
         &self,
         correction: &Correction,
@@ -89,7 +91,7 @@ impl Store {
         Ok((report, false))
     }
 
-    /// Serializes corrections of an account. SQLite has one writer anyway.
+    /// Serializes corrections of an account. On SQLite, the single writer does.
     pub(super) async fn lock_corrections(
         &self,
         tx: &DatabaseTransaction,
@@ -106,7 +108,7 @@ impl Store {
     }
 }
 
-/// The correction that its key entered before, or the violation of a key that entered another one.
+/// The correction that the key entered before, or a violation if that one has different content.
 async fn find_entered(
     tx: &DatabaseTransaction,
     correction: &Correction,
@@ -141,7 +143,7 @@ async fn find_entered(
     }))
 }
 
-/// Refuses a change that would take a billing period below zero.
+/// Rejects a change that would make a billing period's total negative.
 pub(super) async fn check_stays_above(
     tx: &DatabaseTransaction,
     change: &Change<'_>,
@@ -173,7 +175,8 @@ pub(super) async fn check_stays_above(
     if periods.is_empty() {
         periods.push(time_without_periods(links, is_billed, change.at));
     }
-    // Several may be known, such as one that a plan change shortened: none may come below zero.
+    // Several periods may contain the time, such as one that a plan change shortened. None of their totals may become
+    // negative.
     for period in periods {
         let current = sum_period(tx, change, target, period).await?;
         if current.saturating_add(change.quantity) < 0 {
@@ -195,9 +198,9 @@ async fn sum_period(
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
     let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
-    // Negative reports count also while they wait for an admin, who may have them sent.
+    // Negative reports also count while they need a decision, because an admin may decide to send them.
     let may_come = Condition::any()
-        .add(Column::State.is_not_in(State::UNDECIDED.map(UsageReportState::from)))
+        .add(Column::State.is_not_in(State::NEEDS_DECISION.map(UsageReportState::from)))
         .add(Column::Quantity.lt(0));
     let mut query = usage_report::Entity::find()
         .select_only()
@@ -264,7 +267,7 @@ async fn insert(
         generation: Set(0),
         customer: Set(customer),
         attempts: Set(0),
-        // A window that has not begun yet is not sent before it has.
+        // A correction in a future window is not sent before the window begins.
         next_attempt_at: Set(Some(Ord::max(now, window.start))),
         kind: Set(UsageReportKind::Correction),
         note: Set(Some(correction.reason.clone())),

@@ -1,7 +1,7 @@
-//! The database's clock: the one that leases, due times, heartbeats and expiry go by, because all replicas share it.
+//! The database's clock. Leases, due times, heartbeats and expiry use it, because all replicas share it.
 //!
-//! It is read here and nowhere else. A reading is good for a second: in between it is carried on by the monotonic clock,
-//! which no step of the wall clock reaches.
+//! Only this file reads it. A reading is used for a second: the elapsed time of the monotonic clock is added to it, so
+//! that changes of the wall clock have no effect.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -17,9 +17,9 @@ use crate::{
     error::Result,
 };
 
-/// Heartbeats this far ahead of the moment before which they count as stopped were stored before the clock was set back.
+/// A heartbeat that is later than the limit of staleness by this much was stored before the clock was set back.
 pub(super) const HEARTBEAT_AHEAD_MS: Millis = 2 * MINUTE_MS;
-/// For how long one reading is carried on.
+/// How long one reading is used.
 const READING_KEPT: Duration = Duration::from_secs(1);
 
 /// The last reading, and the clock that tests and the demo move.
@@ -33,7 +33,8 @@ pub(super) struct DatabaseClock {
 struct Reading {
     at: Instant,
     database: Millis,
-    /// How far the database's clock was from the system's: zero where the reading lies between two of the system's.
+    /// The difference of the database's clock to the system's; zero if the reading lies between two readings of the
+    /// system's clock.
     skew: Millis,
 }
 
@@ -45,14 +46,14 @@ impl DatabaseClock {
         }
     }
 
-    /// What a fresh reading says of this moment.
+    /// The current time, from a recent reading.
     fn carried_on(&self) -> Option<Millis> {
         let reading = (*self.lock()).filter(|reading| reading.at.elapsed() < READING_KEPT)?;
         Some(self.now_by(reading))
     }
 
     fn now_by(&self, reading: Reading) -> Millis {
-        // A manual clock moves the database's as if both were the system's.
+        // A manual clock moves the database's clock by the same time.
         if let Some(moved_to) = self.clock.manual_database_now() {
             return moved_to.saturating_add(reading.skew);
         }
@@ -66,10 +67,10 @@ impl DatabaseClock {
 }
 
 impl Store {
-    /// What time it is by the database's clock.
+    /// The current time by the database's clock.
     ///
     /// # Errors
-    /// A database that does not answer.
+    /// The database does not respond.
     pub(crate) async fn now(&self) -> Result<Millis> {
         if let Some(now) = self.clock.carried_on() {
             return Ok(now);
@@ -87,13 +88,13 @@ impl Store {
         Ok(self.clock.now_by(reading))
     }
 
-    /// The database's clock as it is, whatever tests and the demo do.
+    /// The database's clock, not moved by tests or the demo.
     pub(super) async fn read_database_clock(&self) -> Result<Millis> {
         let backend = self.backend();
         let sql = if backend == DbBackend::Postgres {
             "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
         } else {
-            // Rounded, because the product of a float and 1000 may lie just below the whole number.
+            // Rounded, because the product of a float and 1000 can be slightly below the whole number.
             "SELECT CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) AS now"
         };
         let row = self

@@ -1,4 +1,5 @@
-//! Decisions of admins on reports that the service does not retry: made once, and listed with the report.
+//! Queries of admins' decisions on reports that the service does not retry. Each is recorded once and listed with its
+//! report.
 
 use std::collections::HashMap;
 
@@ -30,15 +31,15 @@ use crate::{
     metrics,
 };
 
-/// How many decisions of some reports are shown.
+/// The maximum number of decisions that one query reads.
 const DECISIONS_READ: u64 = 10_000;
 
-/// What is to be decided.
+/// A decision to record.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDecision {
     /// The report.
     pub(crate) report_id: Uuid,
-    /// What to do with it.
+    /// The action.
     pub(crate) action: Action,
     /// Why.
     pub(crate) reason: String,
@@ -47,7 +48,8 @@ pub(crate) struct NewDecision {
 }
 
 impl Store {
-    /// Decides on a report, unless the same decision is in force already; the flag says so.
+    /// Records a decision on a report. If the same decision is already in force, changes nothing and returns true with
+    /// the report.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
         let report = usage_report::Entity::find()
@@ -116,7 +118,7 @@ impl Store {
         Ok((after.map_or(report, Report::from), false))
     }
 
-    /// Refuses to bill in the current period what would take that period below zero.
+    /// Rejects billing in the current period if that period's total would become negative.
     async fn check_current_period(
         &self,
         tx: &DatabaseTransaction,
@@ -181,9 +183,9 @@ async fn last_decision(
     Ok(last.map(Decision::from))
 }
 
-/// The answer where nothing can be decided: the report where the same decision is in force, else an error.
+/// The result if the report's state needs no decision: the report if the same decision is in force, else an error.
 fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(Report, bool)> {
-    // The service may have given the report a new identifier since: then the decision is no longer in force.
+    // If the service has given the report a new identifier since then, the decision is no longer in force.
     let in_force = last.filter(|decision| decision.generation == report.generation);
     if in_force.is_some_and(|decision| decision.action == action) {
         return Ok((report, true));
@@ -221,7 +223,7 @@ async fn customer_to_bill(
     }
 }
 
-/// Refuses to bill in the current period what no subscription would charge for.
+/// Rejects billing in the current period if no subscription would charge for it.
 async fn check_is_charged(
     tx: &DatabaseTransaction,
     report: &Report,

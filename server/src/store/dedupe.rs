@@ -1,4 +1,4 @@
-//! The dedupe of a group commit: which calls of the group count, and which repeat an idempotency key.
+//! The deduplication of a group commit: which calls of the group count, and which repeat an idempotency key.
 
 use std::collections::HashMap;
 
@@ -17,22 +17,22 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        increment::{Batch, Increment, KeyedContent, Outcome},
-        violation::{Reason, Violation, shown},
+        increment::{Batch, Content, Increment, Outcome},
+        violation::{Reason, Violation, quoted},
     },
     entity::{batch_key, idempotency_key},
 };
 
-/// How many keys one query asks for.
+/// The number of keys in one query.
 const KEYS_PER_QUERY: usize = 1_000;
 
-/// The place of one increment in a group.
+/// The position of one increment in a group.
 type Place = (usize, usize);
 
 /// The outcome of each increment of a group, as far as it is known.
 pub(super) struct Dedupe<'a> {
     entries: &'a [Entry],
-    /// One list for each entry; a batch in `answered` or `repeats` is not answered from here.
+    /// One list per call. Unused for batches in `answered` and `repeats`.
     outcomes: Vec<Vec<Outcome>>,
     /// Batches that count nothing in this transaction, with their outcomes.
     answered: HashMap<usize, EntryOutcome>,
@@ -67,7 +67,7 @@ impl<'a> Dedupe<'a> {
         }
     }
 
-    /// Every valid increment that may still count, with its place.
+    /// Every valid increment without an outcome so far, with its position.
     fn increments(&self) -> impl Iterator<Item = (Place, &'a Increment)> + '_ {
         self.entries.iter().enumerate().flat_map(|(index, entry)| {
             let items: Box<dyn Iterator<Item = (Place, &'a Increment)>> = match entry {
@@ -123,14 +123,14 @@ impl<'a> Dedupe<'a> {
         batches
     }
 
-    /// Whether a keyed batch came for the first time: its results are stored, even if it counted nothing.
+    /// Whether a batch with a key is new. Its results are stored then, even if it counted nothing.
     pub(super) fn has_new_batch_keys(&self) -> bool {
         self.keyed_batches().iter().any(|(index, _)| {
             !self.answered.contains_key(index) && !self.repeats.contains_key(index)
         })
     }
 
-    /// Records the keys of whole batches; a key that is stored already is answered with its stored results.
+    /// Stores the keys of batches. A batch with a key that was already stored gets the stored results.
     pub(super) async fn dedupe_batch_keys(
         &mut self,
         tx: &DatabaseTransaction,
@@ -185,7 +185,8 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
-    /// Records the keys of single increments; a key that is stored already makes a duplicate or a violation.
+    /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a
+    /// violation.
     pub(super) async fn dedupe_keys(
         &mut self,
         tx: &DatabaseTransaction,
@@ -195,7 +196,7 @@ impl<'a> Dedupe<'a> {
             .increments()
             .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
             .collect();
-        // Key order is lock order; the earlier call of two in one group is the one that counts.
+        // Key order is lock order. Of two calls with the same key in one group, the earlier one counts.
         keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
             (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
         });
@@ -238,7 +239,7 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
-    /// Stores the results of new batches, for their retries; most batches counted every item.
+    /// Stores the results of new batches for their retries. Most batches counted every item.
     pub(super) async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
         for (index, batch) in self.keyed_batches() {
             let Some(outcomes) = self.outcomes.get(index) else {
@@ -294,7 +295,7 @@ fn batch_key_reused(key: &str) -> Violation {
         format!(
             "the batch's idempotency_key {} was counted with other content; nothing was counted: \
              use a new key for a new batch",
-            shown(key)
+            quoted(key)
         ),
     )
 }
@@ -307,7 +308,7 @@ fn content(row: &idempotency_key::Model) -> KeyedContent<'_> {
     }
 }
 
-/// What the keys that are stored already were used for.
+/// The content that the stored keys were used with.
 async fn read_known(
     tx: &DatabaseTransaction,
     old: &[&Increment],

@@ -1,4 +1,4 @@
-//! What proves whether an event without an answer arrived at Stripe.
+//! Queries of the delivery check: which other events explain the total of a minute.
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -17,19 +17,19 @@ use crate::{
     error::Result,
 };
 
-/// What was sent of a stream in one minute.
+/// The events of a stream in one minute.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MinuteSum {
     /// The total of the accepted events.
     pub(crate) arrived: i64,
     /// When the last of them was accepted.
     pub(crate) last_arrived_at: Option<Millis>,
-    /// Whether there are other events, which may have arrived or not.
-    pub(crate) is_undecided: bool,
+    /// Whether there are other events that may or may not have arrived.
+    pub(crate) has_uncertain: bool,
 }
 
 impl Store {
-    /// What was sent of a stream in one minute, without one report.
+    /// The events of a stream in one minute, except that of one report.
     pub(crate) async fn minute_sum(
         &self,
         stream: &Stream,
@@ -61,16 +61,16 @@ impl Store {
                     sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }
                 UsageReportState::Rejected | UsageReportState::CustomerDeleted => {}
-                _ => sum.is_undecided = true,
+                _ => sum.has_uncertain = true,
             }
         }
         Ok(sum)
     }
 
-    /// An accepted report of the stream that was first sent after a moment: once Stripe's totals contain it, they
-    /// contain everything from before. The time of acceptance would not prove that: an event that is sent again
-    /// after a crash may have arrived long before.
-    pub(crate) async fn find_witness(
+    /// An accepted report of the stream that was first sent after a time. Totals that include it are current: they
+    /// include every event from before. The time of acceptance would prove less: an event that is sent again after a
+    /// crash may have arrived much earlier.
+    pub(crate) async fn find_later_report(
         &self,
         stream: &Stream,
         after: Millis,

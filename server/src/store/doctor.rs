@@ -19,25 +19,25 @@ use crate::{
     error::Result,
 };
 
-/// Accounts of a group that are named.
+/// The maximum number of accounts that are named per group.
 const MAX_NAMED: u64 = 16;
-/// Linked customers that are read.
+/// The maximum number of linked customers that are read.
 pub(crate) const MAX_LINKED_CUSTOMERS: u64 = 50_000;
-/// Customers in one statement.
+/// The number of customers in one statement.
 const CUSTOMERS_PER_QUERY: usize = 1_000;
-/// A run without a heartbeat for so long counts as unfinished.
+/// A run without a heartbeat for this long counts as unfinished.
 const UNFINISHED_MS: Millis = 5 * MINUTE_MS;
 
 /// A group of reports.
 #[derive(Clone, Debug)]
 pub(crate) enum ReportGroup {
-    /// Those in a state.
+    /// Reports in a state.
     InState(State),
-    /// Those of accounts without a link.
+    /// Reports of accounts without a link.
     WithoutLink,
-    /// Those not at Stripe whose first increment is of this moment or earlier.
+    /// Reports not yet accepted by Stripe whose first increment is from this time or earlier.
     NotSentSince(Millis),
-    /// Those not at Stripe whose invoice is a draft until this moment at most.
+    /// Reports not yet accepted by Stripe whose invoice is finalized at this time or earlier.
     NotSentInDraftUntil(Millis),
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct GroupTotals {
     pub(crate) quantity: i64,
     /// The time of the oldest increment.
     pub(crate) oldest: Option<Millis>,
-    /// A few of the accounts.
+    /// The first accounts, ordered by id.
     pub(crate) first: Vec<AccountId>,
     /// One of Stripe's error messages.
     pub(crate) error: Option<String>,
@@ -67,14 +67,14 @@ struct Sums {
     error: Option<String>,
 }
 
-/// A customer that an account bills to.
+/// A Stripe customer that an account is linked to.
 #[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
 pub(crate) struct LinkedCustomer {
     /// The Stripe customer.
     pub(crate) customer: String,
     /// The account.
     pub(crate) account_id: AccountId,
-    /// Whether its subscription is known to have ended: nothing is billed to it for now.
+    /// Whether its subscription has ended, so that nothing is billed to it.
     pub(crate) has_ended: bool,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct LastRun {
 }
 
 impl Store {
-    /// The totals of a group of reports, and some of its accounts.
+    /// The totals of a group of reports, and its first accounts.
     pub(crate) async fn group_totals(&self, group: &ReportGroup) -> Result<GroupTotals> {
         use usage_report::Column;
         let which = condition(group);
@@ -132,7 +132,8 @@ impl Store {
         })
     }
 
-    /// The customers that belong to accounts now, up to [`MAX_LINKED_CUSTOMERS`], those that are billed first.
+    /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers with an ended
+    /// subscription come last.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
         let newest = Query::select()
             .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())
@@ -174,12 +175,12 @@ impl Store {
     ) -> Result<Vec<String>> {
         use usage_report::Column;
         let mut found = Vec::new();
-        for some in customers.chunks(CUSTOMERS_PER_QUERY) {
+        for chunk in customers.chunks(CUSTOMERS_PER_QUERY) {
             let page: Vec<String> = usage_report::Entity::find()
                 .select_only()
                 .column(Column::Customer)
                 .distinct()
-                .filter(Column::Customer.is_in(some.iter().copied()))
+                .filter(Column::Customer.is_in(chunk.iter().copied()))
                 .filter(Column::Meter.eq(meter))
                 .filter(Column::WindowStart.gte(since))
                 .filter(Column::Quantity.ne(0))
@@ -196,7 +197,7 @@ impl Store {
         self.read_database_clock().await
     }
 
-    /// The state of the report schedule. It writes nothing, unlike [`Store::last_run_at`].
+    /// The state of the report schedule. Unlike [`Store::last_run_at`], it writes nothing.
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
         let last = report_run::Entity::find()

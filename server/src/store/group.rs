@@ -16,19 +16,19 @@ pub(crate) enum Entry {
     Batch(Batch),
 }
 
-/// The outcome of one call.
+/// The outcome of a call.
 #[derive(Clone, Debug)]
 pub(crate) enum EntryOutcome {
     /// Of one increment.
     One(Outcome),
     /// Of a batch.
     Batch {
-        /// Whether its key was counted before: then these are the stored outcomes.
+        /// Whether its key was counted before. These are the stored outcomes then.
         replayed: bool,
         /// One for each item.
         items: Vec<Outcome>,
     },
-    /// The batch's key was used for other content.
+    /// The batch's key was used with different content.
     BatchRefused(Violation),
 }
 

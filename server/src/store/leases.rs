@@ -1,6 +1,6 @@
-//! Leases: which replica runs which background job until when, and when each job last ran.
+//! Queries of leases: which replica runs a background job, until when, and when the job last ran.
 //!
-//! All times are the database clock's. Whether a job is due is decided by `workers::runner`, not here.
+//! All times are by the database's clock. `workers::runner` decides whether a job is due.
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
@@ -17,25 +17,25 @@ use crate::{
     error::Result,
 };
 
-/// What is stored of a job.
+/// The row of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     /// The replica that runs the job, or ran it last.
     pub(crate) holder: String,
-    /// Until when no other replica runs it.
+    /// The time until which no other replica runs it.
     pub(crate) held_until: Millis,
     /// When it last ran; absent before the first run.
     pub(crate) last_run_at: Option<Millis>,
 }
 
 impl Store {
-    /// What is stored of a job.
+    /// The row of a job.
     pub(crate) async fn find_lease(&self, job: &str) -> Result<Option<Lease>> {
         let row = lease::Entity::find_by_id(job).one(&self.reader).await?;
         Ok(row.map(Lease::from))
     }
 
-    /// Takes a lease that was read as `seen`; false when another replica changed it in between.
+    /// Takes a lease that was read as `seen`. Returns false if another replica changed it in between.
     pub(crate) async fn take_lease(
         &self,
         job: &str,
@@ -67,7 +67,7 @@ impl Store {
         Ok(done.rows_affected == 1)
     }
 
-    /// Prolongs a lease; false when another replica has it.
+    /// Extends a lease. Returns false if another replica has it.
     pub(crate) async fn prolong_lease(
         &self,
         job: &str,
@@ -83,19 +83,20 @@ impl Store {
         Ok(done.rows_affected == 1)
     }
 
-    /// Gives a lease back, so that another replica need not wait for its end.
+    /// Releases a lease, so that another replica does not wait for its end.
     pub(crate) async fn release_lease(&self, job: &str, holder: &str) -> Result<()> {
         self.prolong_lease(job, holder, 0).await.map(|_| ())
     }
 
-    /// Records when a job ran; false when another replica has its lease.
+    /// Records when a job ran. Returns false if another replica has its lease.
     pub(crate) async fn record_job_run(&self, job: &str, holder: &str, at: Millis) -> Result<bool> {
         let done = record(job, holder, at).exec(&self.writer).await?;
         Ok(done.rows_affected == 1)
     }
 
-    /// Begins a report run for a job and records in the same transaction that the job ran, so that a crash loses neither;
-    /// absent when another replica has the job's lease.
+    /// Begins a report run for a job, and records in the same transaction that the job ran, so that a crash loses
+    /// neither. Returns
+    /// `None` if another replica has the job's lease.
     pub(crate) async fn insert_run_of_job(
         &self,
         job: &str,

@@ -17,10 +17,10 @@ use crate::{
     error::Result,
 };
 
-/// Both sides of the ledger check, read in one moment.
+/// Both sides of the ledger check, from one consistent read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerTotals {
-    /// The total of all commits: what was acknowledged.
+    /// The total of all commits, which is the acknowledged total.
     pub committed: i128,
     /// The totals of reports without corrections, by the name of their state.
     pub reports: BTreeMap<String, i128>,
@@ -43,10 +43,10 @@ impl LedgerTotals {
 }
 
 impl Store {
-    /// Reads both sides of the ledger check in one transaction that no commit can split.
+    /// Reads both sides of the ledger check in one transaction, so that no commit can come in between.
     ///
     /// # Errors
-    /// Whatever the database says.
+    /// The database fails.
     pub async fn ledger_totals(&self) -> Result<LedgerTotals> {
         let tx = self.begin_moving_boundaries().await?;
         let committed: Option<Option<i64>> = commit::Entity::find()

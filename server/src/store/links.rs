@@ -1,6 +1,6 @@
-//! Links of accounts: reading them, and recording a new one.
+//! Queries of links: read them, and record a new one.
 //!
-//! What a new link does to reports that exist already is in `reassign`.
+//! The effect of a new link on existing reports is in `reassign`.
 
 use std::collections::HashMap;
 
@@ -19,10 +19,10 @@ use crate::{
     entity::{account_link, billing_period, usage_report},
 };
 
-/// How far replicas' clocks may differ without blurring a boundary made here.
+/// The maximum difference of replicas' clocks at which a boundary is still exact.
 const CLOCK_SKEW_MS: Millis = SECOND_MS;
 
-/// The links of some accounts, each account's oldest first.
+/// The links of some accounts, oldest first for each account.
 pub(super) async fn read_links(
     db: &impl ConnectionTrait,
     accounts: impl Iterator<Item = &AccountId>,
@@ -51,7 +51,7 @@ pub(super) async fn read_links_of(
     Ok(links.remove(account_id).unwrap_or_default())
 }
 
-/// An account by its latest link, with the latest period that was recorded since: an earlier one belongs to
+/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
 /// another customer or subscription.
 pub(super) async fn find_account(
     db: &impl ConnectionTrait,
@@ -79,7 +79,7 @@ pub(super) async fn find_account(
     }))
 }
 
-/// Records a link: its version, and from when it is in force.
+/// Records a link with the next version.
 pub(super) async fn insert_link(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -102,7 +102,7 @@ pub(super) async fn insert_link(
         .map(|_| ())
 }
 
-/// Keeps the customer, and bills nothing to it from a moment on; false where that is so already.
+/// Ends the link to the customer from a time on. Returns false if it has already ended.
 pub(super) async fn end_link(
     tx: &DatabaseTransaction,
     account: &Account,
@@ -125,7 +125,7 @@ pub(super) async fn end_link(
     Ok(true)
 }
 
-/// The end of the time in which a customer was billed for another account.
+/// The end of the time in which the customer belonged to another account.
 pub(super) async fn taken_until(
     tx: &DatabaseTransaction,
     customer: &str,
@@ -148,8 +148,8 @@ pub(super) async fn taken_until(
     Ok(ends.max().unwrap_or(Millis::MIN))
 }
 
-/// The first moment at or after `now` that is later than all usage counted so far. Only usage that is ahead
-/// by the skew of replicas' clocks matters: what a caller dated further ahead stays ahead.
+/// The first time at or after `now` that is later than all usage counted so far. This covers only the skew of replicas'
+/// clocks: usage that a caller dated further in the future does not move it.
 pub(super) async fn first_free_instant(
     tx: &DatabaseTransaction,
     account_id: &AccountId,

@@ -1,5 +1,5 @@
-//! Marking due reports before anything is sent: each is decided on, gets its event timestamp and is recorded as
-//! `sending`, or waits, or leaves the sender.
+//! Marking due reports before requests: a report gets its event timestamp and is recorded as `sending`, or it waits, or
+//! it gets a state that is not sent.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
@@ -9,15 +9,15 @@ use sea_orm::{
 use super::{
     Store,
     billing_context::{lock_contexts, postpone, request_syncs},
-    boundaries::read_boundaries,
-    send::{Rules, Task, minute_of},
+    boundaries::read,
+    send::{Rules, Task},
 };
 use crate::{
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice_deadline::{SendDecision, UsageTimes, decide},
         report::{MAX_EVENT_AGE_MS, Report, State, Transition, UNANSWERED_MS},
-        window::{Interval, Slots, event_timestamp},
+        window::{Interval, Slots, event_timestamp, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
@@ -25,9 +25,8 @@ use crate::{
 };
 
 impl Store {
-    /// Marks due reports, each of another stream, before anything is sent, and answers what to do with them; a
-    /// report that no invoice takes changes its state at once. `retry_at` says when a report is due again if its
-    /// answer never comes.
+    /// Marks due reports of different streams before requests, and returns the requests. A report that no invoice would
+    /// charge changes its state immediately. `retry_at` returns when a report is due again if Stripe does not respond.
     pub(crate) async fn mark_sending(
         &self,
         mut due: Vec<Report>,
@@ -58,7 +57,7 @@ impl Store {
         for (report, decision) in decided {
             let retry_at = retry_at(&report);
             let task = match decision {
-                None => mark_look_up(&tx, report, retry_at).await?,
+                None => mark_delivery_check(&tx, report, retry_at).await?,
                 Some(SendDecision::Wait { until, .. }) => {
                     postpone(&tx, &report, until).await?;
                     None
@@ -72,7 +71,7 @@ impl Store {
     }
 }
 
-/// An update of a report, if it is still as it was read.
+/// An update of a report that applies only if the report is still as it was read.
 fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
     usage_report::Entity::update_many()
         .filter(Column::AccountId.eq(&report.account_id))
@@ -82,7 +81,7 @@ fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
         .filter(Column::Generation.eq(report.generation))
 }
 
-async fn mark_look_up(
+async fn mark_delivery_check(
     tx: &DatabaseTransaction,
     report: Report,
     retry_at: Millis,
@@ -91,7 +90,7 @@ async fn mark_look_up(
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
         .exec(tx)
         .await?;
-    Ok((changed.rows_affected == 1).then_some(Task::Look(report)))
+    Ok((changed.rows_affected == 1).then_some(Task::CheckDelivery(report)))
 }
 
 async fn mark(
@@ -104,11 +103,11 @@ async fn mark(
 ) -> std::result::Result<Option<Task>, DbErr> {
     let change = update_as_read(&report);
     let state = report.state;
-    let may_be_there = report.first_sent_at.is_some();
+    let may_have_arrived = report.first_sent_at.is_some();
     let stamp = match prepare(tx, &mut report, decision, slots, now).await? {
         Prepared::Send(stamp) => stamp,
-        Prepared::Leave(transition, why) => {
-            leave(tx, change, &report, (&transition, why), now).await?;
+        Prepared::Skip(transition, why) => {
+            skip(tx, change, &report, (&transition, why), now).await?;
             return Ok(None);
         }
     };
@@ -132,16 +131,16 @@ async fn mark(
         .await?;
     Ok((changed.rows_affected == 1).then_some(Task::Send {
         report,
-        may_be_there,
+        may_have_arrived,
     }))
 }
 
-/// What to do with a report that does not wait.
+/// The next step of a report that does not wait.
 enum Prepared {
     /// Send it with this timestamp.
     Send(Millis),
-    /// It leaves the sender: its transition, and why.
-    Leave(Transition, &'static str),
+    /// Do not send it: its transition, and why.
+    Skip(Transition, &'static str),
 }
 
 async fn prepare(
@@ -151,22 +150,22 @@ async fn prepare(
     slots: Slots,
     now: Millis,
 ) -> std::result::Result<Prepared, DbErr> {
-    let may_be_there = report.first_sent_at.is_some();
+    let may_have_arrived = report.first_sent_at.is_some();
     let not_before = match decision {
-        // An attempt that has not arrived by now is too late; one that has is found by looking it up.
+        // An attempt that has not arrived by now is too late. A delivery check finds one that has.
         SendDecision::TooLate | SendDecision::CustomerDeleted | SendDecision::SendAt(_)
-            if may_be_there =>
+            if may_have_arrived =>
         {
-            let why = "no answer before its invoice became final: looked up";
-            return Ok(Prepared::Leave(Transition::MarkUnknown, why));
+            let why = "Stripe did not respond before the invoice became final; delivery is checked";
+            return Ok(Prepared::Skip(Transition::MarkUnknown, why));
         }
         SendDecision::TooLate => {
-            let why = "its invoice was final before Stripe had it";
-            return Ok(Prepared::Leave(Transition::MarkTooLate, why));
+            let why = "its invoice became final before Stripe accepted it";
+            return Ok(Prepared::Skip(Transition::MarkTooLate, why));
         }
         SendDecision::CustomerDeleted => {
-            let why = "the customer was deleted at Stripe, and its invoice was final before Stripe had it";
-            return Ok(Prepared::Leave(Transition::MarkCustomerDeleted, why));
+            let why = "the customer was deleted at Stripe, and its invoice became final before Stripe accepted it";
+            return Ok(Prepared::Skip(Transition::MarkCustomerDeleted, why));
         }
         SendDecision::SendAt(at) => {
             report.bill_at = Some(at);
@@ -180,22 +179,23 @@ async fn prepare(
         .first_sent_at
         .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
     if is_unanswered {
-        let why = "no answer for 23 hours: looked up before it is sent again";
-        return Ok(Prepared::Leave(Transition::MarkUnknown, why));
+        let why =
+            "Stripe did not respond for 23 hours; delivery is checked before it is sent again";
+        return Ok(Prepared::Skip(Transition::MarkUnknown, why));
     }
     let stamp = match report.event_timestamp {
         Some(stamp) => stamp,
         None => choose_timestamp(tx, report, slots, not_before, now).await?,
     };
-    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_be_there {
+    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_have_arrived {
         let why = "older than the 35 days that Stripe accepts";
-        return Ok(Prepared::Leave(Transition::MarkTooLate, why));
+        return Ok(Prepared::Skip(Transition::MarkTooLate, why));
     }
     Ok(Prepared::Send(stamp))
 }
 
-/// Takes a report out of sending.
-async fn leave(
+/// Records the transition of a report that is not sent.
+async fn skip(
     tx: &DatabaseTransaction,
     change: UpdateMany<usage_report::Entity>,
     report: &Report,
@@ -217,8 +217,8 @@ async fn leave(
     Ok(())
 }
 
-/// The event's timestamp: inside the part of the window that contains the report's first increment, so that a
-/// boundary that was learned late does not put it on the wrong side.
+/// The event's timestamp: inside the part of the window that contains the report's first increment. A boundary that
+/// became known late then does not move it into another period.
 async fn choose_timestamp(
     tx: &DatabaseTransaction,
     report: &Report,
@@ -246,7 +246,7 @@ async fn choose_timestamp(
             end: report.window_end,
         }),
     };
-    // Stripe began to charge a moment later than usage began here.
+    // Stripe charges only from `not_before` on, which may be later than the start of the window.
     if let Some(from) = not_before.filter(|from| *from > window.start) {
         window.start = from;
         window.end = Ord::max(window.end, from.saturating_add(SECOND_MS));
@@ -261,8 +261,8 @@ async fn choose_timestamp(
         .into_tuple()
         .all(tx)
         .await?;
-    // One event takes its whole minute, so that verification can tell the events apart.
+    // One event per minute, so that verification can distinguish events.
     let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
-    // Never ahead of now: a subscription that is about to end would not charge it.
+    // Never in the future: a subscription that ends before then would not charge it.
     Ok(event_timestamp(window, now, &taken))
 }

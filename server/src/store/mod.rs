@@ -1,12 +1,11 @@
 //! The database: every query of the service, each public function one transaction.
 //!
-//! No Stripe call happens in here. Only the store uses `entity`, and it answers the domain's types. One schema and
-//! one set of functions serve SQLite and PostgreSQL; where their SQL differs, both texts are side by side.
+//! Nothing here calls Stripe. Only the store uses `entity`, and it returns the domain's types. SQLite and PostgreSQL
+//! share one schema and one set of functions. Where their SQL differs, both texts are side by side.
 //!
-//! Locks are always taken in the same order, which is why nothing here deadlocks: first the boundary
-//! lock (shared to count and to close, exclusive to move a boundary), then keys in key order, then open
-//! reports in the order of their unique key, then closed reports in the order of their ids, then single rows
-//! by primary key.
+//! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
+//! close, exclusive to move a boundary), then keys in key order, then open reports in the order of their unique key,
+//! then closed reports in the order of their ids, then single rows by primary key.
 
 pub(crate) mod accounts;
 mod additions;
@@ -58,35 +57,34 @@ use database_clock::DatabaseClock;
 
 /// How long a statement may wait for a connection or for SQLite's writer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections are kept. The pool's task that closes old ones counts the idle ones without a lock, and where
-/// that number is below zero for a moment it goes round for ever.
+/// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
+/// forever if that number is briefly negative.
 const NEVER: Option<Duration> = None;
-/// No lock and no statement is waited for without end, and a replica that vanished in the middle of a
-/// transaction does not hold its locks for hours.
+/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction.
 const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
     ("lock_timeout", "15s"),
     ("statement_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "30s"),
 ];
-/// Connections that only read, on SQLite.
+/// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
-/// Memory for pages, 64 MiB: a group of random keys dirties thousands of pages, and what does not fit is
-/// written to the log twice.
+/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to
+/// the log twice.
 const SQLITE_CACHE: &str = "-65536";
-/// How many pages the log takes before they go to the database file, 64 MiB: groups mostly change the same
-/// pages, and each goes there once however often it was logged.
+/// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
+/// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
-/// The advisory lock of PostgreSQL that guards the boundaries.
+/// The advisory lock of PostgreSQL that protects the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
 
-/// The database of the service; cheap to clone.
+/// The database of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Where transactions begin. SQLite has one writer; more would only wait for each other.
+    /// The connections for transactions. SQLite has a single writer, so one connection is enough.
     writer: DatabaseConnection,
-    /// Where single queries read. PostgreSQL uses one pool for both.
+    /// The connections for single queries. PostgreSQL uses one pool for both.
     reader: DatabaseConnection,
     clock: Arc<DatabaseClock>,
 }
@@ -95,20 +93,20 @@ impl Store {
     /// Connects, and creates a SQLite file that does not exist yet.
     ///
     /// # Errors
-    /// A URL of another kind, or a database that does not answer.
+    /// The URL has an unknown scheme, or the database does not respond.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
         Self::connect(url, "rwc", max_connections).await
     }
 
-    /// Connects to what is there: a SQLite file that does not exist stays so.
+    /// Connects to an existing database. Does not create a SQLite file.
     ///
     /// # Errors
-    /// A URL of another kind, or a database that is not there or does not answer.
+    /// The URL has an unknown scheme, or the database does not exist or does not respond.
     pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
         Self::connect(url, "rw", max_connections).await
     }
 
-    /// The same database, whose clock is moved as a manual clock is.
+    /// The same database with a clock that follows a manual clock.
     pub(crate) fn with_clock(self, clock: Clock) -> Self {
         Self {
             clock: Arc::new(DatabaseClock::new(clock)),
@@ -150,14 +148,14 @@ impl Store {
         }
     }
 
-    /// Brings the schema up to date; replicas that start together take turns.
+    /// Applies pending migrations. Replicas that start at the same time take turns.
     ///
     /// # Errors
-    /// Whatever the database says.
+    /// The database fails.
     pub async fn migrate(&self) -> Result<(), DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
-            // A migration takes as long as it takes, and so does waiting for another replica's.
+            // A migration, or waiting for that of another replica, has no time limit.
             tx.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
                 .await?;
             lock(&tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
@@ -166,20 +164,20 @@ impl Store {
         tx.commit().await
     }
 
-    /// How many migrations the database still lacks.
+    /// The number of pending migrations.
     ///
     /// # Errors
-    /// Whatever the database says.
+    /// The database fails.
     pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
         Ok(Migrator::get_pending_migrations_read_only(&self.writer)
             .await?
             .len())
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
-    /// Whatever the database says.
+    /// The database fails.
     pub(crate) async fn ping(&self) -> Result<(), DbErr> {
         let statement = Statement::from_string(self.backend(), "SELECT 1");
         self.reader.query_one_raw(statement).await.map(|_| ())
@@ -188,24 +186,24 @@ impl Store {
     /// Waits for running statements and closes every connection.
     ///
     /// # Errors
-    /// Whatever the database says.
+    /// The database fails.
     pub async fn close(self) -> Result<(), DbErr> {
         self.reader.close().await?;
         self.writer.close().await
     }
 
-    /// Which engine it is.
+    /// The database engine.
     pub fn backend(&self) -> DbBackend {
         self.writer.get_database_backend()
     }
 
-    /// Whether several writers may work side by side.
+    /// Whether the engine allows several writers at the same time.
     pub fn has_parallel_writers(&self) -> bool {
         self.backend() == DbBackend::Postgres
     }
 
-    /// Begins a transaction that may write: on SQLite one that reads first and writes later would fail
-    /// at once, whatever the busy timeout says.
+    /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately,
+    /// regardless of the busy timeout.
     async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         self.writer
             .begin_with_options(TransactionOptions {
@@ -215,7 +213,7 @@ impl Store {
             .await
     }
 
-    /// Begins a transaction in which no boundary moves.
+    /// Begins a transaction during which no boundary can move.
     async fn begin_within_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
@@ -229,8 +227,8 @@ impl Store {
         Ok(tx)
     }
 
-    /// Begins a transaction that alone may move boundaries. The lock is a fair queue, so a stream of
-    /// commits cannot keep it waiting for ever, as it could with row locks.
+    /// Begins a transaction that may move boundaries, excluding all others. The lock is a fair queue: unlike with row
+    /// locks, a stream of commits cannot keep it waiting forever.
     async fn begin_moving_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
@@ -240,8 +238,8 @@ impl Store {
     }
 }
 
-/// Why PostgreSQL cannot be reached: a pool only says that it timed out.
-async fn connection_error(url: &str) -> Option<DbErr> {
+/// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
+async fn why_not(url: &str) -> Option<DbErr> {
     let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }
@@ -260,13 +258,13 @@ fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(NEVER)
         .max_lifetime(NEVER)
-        // A file does not hang up: asking before each transaction would only cost a turn.
+        // A file has no connection to lose, so a check before each transaction is not needed.
         .test_before_acquire(false)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)
-                // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
+                // FULL syncs the log at each commit: an acknowledged unit survives a power failure.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(ACQUIRE_TIMEOUT)
                 .pragma("cache_size", SQLITE_CACHE)

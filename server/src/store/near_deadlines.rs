@@ -1,4 +1,4 @@
-//! How many reports are near the moment at which no invoice takes them any more.
+//! Counts reports that are near the time after which no invoice can charge them.
 
 use sea_orm::{ConnectionTrait as _, Statement};
 
@@ -8,24 +8,24 @@ use crate::{
     error::Result,
 };
 
-/// How long before a draft's end its unsent reports are counted.
+/// How long before an invoice's finalization its unsent reports are counted.
 const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
-/// Periods that ended longer ago have no draft.
+/// Invoices of periods that ended longer ago are final.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 
 /// Reports that Stripe has not accepted and that are near their deadlines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NearDeadlines {
-    /// Their invoices' drafts end within a quarter of an hour.
+    /// Their invoices become final within a quarter of an hour.
     pub(crate) drafts: i64,
     /// They are older than 33 days.
     pub(crate) old: i64,
 }
 
 impl Store {
-    /// How many reports are near their deadlines.
+    /// Counts the reports that are near their deadlines.
     pub(crate) async fn near_deadlines(&self, now: Millis) -> Result<NearDeadlines> {
-        // State names are written out: the engines use a partial index only for a condition without bound values.
+        // The states are literals: both engines use a partial index only for a condition without bound values.
         const DRAFTS: &str = "SELECT COUNT(*) AS number FROM billing_periods p \
             JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter \
             AND r.state IN ('closed', 'sending', 'unknown') \

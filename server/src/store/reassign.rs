@@ -1,4 +1,4 @@
-//! Existing reports after a boundary moved or a link changed: cut, closed or linked anew.
+//! Updates existing reports after a boundary moved or a link changed: splits, closes or relinks them.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
@@ -18,10 +18,10 @@ use crate::{
     entity::usage_report::{self, UsageReportState},
 };
 
-/// Cuts the account's open reports at its boundaries.
+/// Splits the account's open reports at its boundaries.
 ///
-/// A report whose increments all lie between two boundaries moves between them. One that straddles a
-/// boundary cannot be divided: it closes as it is and belongs to the side of its first increment.
+/// A report whose increments all lie between two boundaries gets the window between them. A report with increments on
+/// both sides of a boundary cannot be divided: it is closed as it is, and billed by its first increment.
 pub(super) async fn reassign_open_reports(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -74,8 +74,8 @@ pub(super) async fn reassign_open_reports(
     close_reports(tx, &straddling, now, None).await.map(|_| ())
 }
 
-/// Applies a new link to the reports that waited for one, and to those not billable so far where it reaches
-/// back.
+/// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that
+/// the link covers.
 pub(super) async fn relink_reports(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -85,7 +85,7 @@ pub(super) async fn relink_reports(
     let Some(latest) = links.last() else {
         return Ok(());
     };
-    // A report that closed before the boundary was known cannot be cut.
+    // A report that was closed before the boundary was known cannot be split.
     usage_report::Entity::update_many()
         .col_expr(usage_report::Column::Straddled, Expr::value(true))
         .filter(usage_report::Column::AccountId.eq(account_id))
@@ -106,7 +106,7 @@ pub(super) async fn relink_reports(
         (State::NoCustomer, &newly_in_force, since.clone()),
         (State::NoCustomer, &older, before),
         (State::NotBillable, &newly_in_force, since.clone()),
-        // Usage from after an end that was learned late is not sent.
+        // Usage after a subscription's end is not sent, even if the end became known late.
         (State::Closed, &newly_in_force, since.and(never_sent)),
     ] {
         let Some(to) = from.after(&Transition::Relink(target.clone())) else {
@@ -135,7 +135,7 @@ pub(super) async fn relink_reports(
     Ok(())
 }
 
-/// Marks closed reports that a boundary divides: it was learned too late to cut them.
+/// Marks closed reports with a boundary inside their window: it became known too late to split them.
 pub(super) async fn mark_straddled(
     tx: &DatabaseTransaction,
     account_id: &AccountId,

@@ -1,4 +1,4 @@
-//! What reconciliation reads: accounts that are or were billed, their billing periods, and their reports.
+//! Queries of reconciliation: accounts that are or were billed, their billing periods, and their reports.
 
 use sea_orm::{
     ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _,
@@ -19,15 +19,15 @@ use crate::{
     error::Result,
 };
 
-/// Billing periods that are read of an account.
+/// The maximum number of billing periods that are read per account.
 const PERIODS_READ: u64 = 1_000;
-/// How much later than its window's start an event may be and still be billed in the same period.
+/// How much later than its window's start an event may be while it is billed in the same period.
 const AROUND_MS: Millis = 2 * HOUR_MS;
 
-/// A billing period, and the meter it is of where that is known.
+/// A billing period, and its meter if it is known.
 pub(crate) type KnownPeriod = (Interval, Option<String>);
 
-/// What reconciliation needs of a report.
+/// The parts of a report that reconciliation needs.
 #[derive(Clone, Debug)]
 pub(crate) struct ReportFigure {
     pub(crate) meter: String,
@@ -70,10 +70,10 @@ impl From<FigureColumns> for ReportFigure {
 }
 
 impl ReportFigure {
-    /// The moment that decides in which period it is billed.
+    /// The time that decides the billing period.
     pub(crate) fn moment(&self) -> Millis {
         match (self.event_timestamp, self.bill_at) {
-            // Where a window contains no whole second, the event's second begins before it.
+            // If a window contains no whole second, the event's second begins before it.
             (Some(stamp), _) => Ord::max(stamp, self.window_start),
             (None, Some(bill_at)) => bill_at,
             (None, None) => self.first_at,
@@ -82,7 +82,7 @@ impl ReportFigure {
 }
 
 impl Store {
-    /// Accounts that are or were billed, by id, after the one given.
+    /// Accounts that are or were billed, ordered by id, after the given one.
     pub(crate) async fn billed_accounts(&self, after: &str, limit: u64) -> Result<Vec<AccountId>> {
         Ok(account_link::Entity::find()
             .select_only()
@@ -97,7 +97,7 @@ impl Store {
             .await?)
     }
 
-    /// An account's links, oldest first, and its billing periods that overlap a time.
+    /// An account's links, oldest first, and its billing periods that overlap an interval.
     pub(crate) async fn links_and_periods(
         &self,
         account_id: &AccountId,
@@ -124,7 +124,7 @@ impl Store {
         Ok((links, periods))
     }
 
-    /// An account's reports that may be billed in a time.
+    /// An account's reports that may be billed in an interval.
     pub(crate) async fn figures(
         &self,
         account_id: &AccountId,
@@ -157,8 +157,8 @@ impl Store {
         Ok(rows.into_iter().map(ReportFigure::from).collect())
     }
 
-    /// The accepted total with timestamps in a range that is not the account's usage of a period: that of other
-    /// accounts that had the customer, and around the period's edges that of the adjacent periods.
+    /// The accepted total in a range that does not belong to the account's usage of a period: usage of other accounts
+    /// that had the customer, and usage of the adjacent periods around the period's edges.
     pub(crate) async fn reported_beside(
         &self,
         stream: &Stream,

@@ -1,5 +1,5 @@
-//! Rare cases of counting: a report that would pass fifteen digits, and usage so old that its report must not
-//! wait for the next run.
+//! Rare cases of counting: a report that would exceed fifteen digits, and usage so old that its report cannot wait for
+//! the next run.
 
 use sea_orm::{
     ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
@@ -12,8 +12,8 @@ use crate::{
     entity::usage_report,
 };
 
-/// Adds like [`add_to_open_reports`], and closes a report that would pass fifteen digits: another of the
-/// same window takes the rest.
+/// Adds like [`add_to_open_reports`]. A report that would exceed fifteen digits is closed, and another one of the same
+/// window is opened.
 pub(super) async fn add_carefully(
     tx: &DatabaseTransaction,
     additions: &[Addition],
@@ -46,7 +46,7 @@ pub(super) async fn add_carefully(
     Ok(())
 }
 
-/// Closes the open report of an addition's window.
+/// Closes the open report of the window of an addition.
 pub(super) async fn close_open_report(
     tx: &DatabaseTransaction,
     addition: &Addition,

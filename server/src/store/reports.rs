@@ -1,4 +1,4 @@
-//! Reading usage reports: sums for `Get`, rows for `ListReports`.
+//! Queries of usage reports: sums for `Get`, rows for `ListReports`.
 
 use std::collections::HashMap;
 
@@ -39,18 +39,19 @@ pub(crate) struct UsageSum {
 /// Which reports to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportFilter {
-    /// Only this account's.
+    /// Only reports of this account.
     pub(crate) account_id: Option<AccountId>,
-    /// Only in these states; empty means any.
+    /// Only reports in these states; empty means any.
     pub(crate) states: Vec<State>,
-    /// Only what this run closed.
+    /// Only reports that this run closed.
     pub(crate) run_id: Option<Uuid>,
-    /// Only what holds this.
+    /// Only reports of this kind.
     pub(crate) kind: Option<Kind>,
 }
 
 impl Store {
-    /// The usage of an account in a period whose edges cut no window, by meter, window and state.
+    /// The usage of an account in a period, by meter, window and state. The period's edges must not lie inside a
+    /// window.
     pub(crate) async fn sum_usage(
         &self,
         account_id: &AccountId,
@@ -89,7 +90,7 @@ impl Store {
             .collect())
     }
 
-    /// Reports, newest first, that are older than the one given.
+    /// Reports that are older than the given one, newest first.
     pub(crate) async fn list_reports(
         &self,
         filter: &ReportFilter,
@@ -122,8 +123,8 @@ impl Store {
         Ok(rows::all(reports))
     }
 
-    /// What a run over a scope would have work with now: what counts in windows that have begun, and what
-    /// is closed and not sent; in pages by account and id.
+    /// The reports that a run over a scope would close or send now: open ones of windows that have begun, and closed
+    /// ones that were not sent. Paged by account and id.
     pub(crate) async fn preview_reports(
         &self,
         scope: &Scope,
@@ -150,7 +151,7 @@ impl Store {
         Ok(rows::all(reports))
     }
 
-    /// The links of the accounts of some reports, each account's oldest first.
+    /// The links of the accounts of some reports, oldest first for each account.
     pub(crate) async fn links_of(
         &self,
         reports: &[Report],

@@ -12,7 +12,7 @@ use crate::{
         run::{Run, Scope},
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
-        verification::VerifiedDay,
+        verification::{DayResult, VerifiedDay},
         violation::Violation,
     },
     entity::{
@@ -164,9 +164,11 @@ impl From<verification::Model> for VerifiedDay {
     fn from(row: verification::Model) -> Self {
         Self {
             day: row.day,
-            sent_total: row.sent_total,
-            stripe_total: row.stripe_total,
-            finding: row.finding.into(),
+            result: DayResult {
+                sent_total: row.sent_total,
+                stripe_total: row.stripe_total,
+                finding: row.finding.into(),
+            },
             changed_at: row.changed_at,
             verified_at: row.verified_at,
         }

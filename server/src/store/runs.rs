@@ -1,4 +1,4 @@
-//! Runs of the reporter: begun, their closing finished, and the states of their reports.
+//! Queries of report runs: begin, finish closing, and the states of their reports.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -32,18 +32,18 @@ pub(crate) struct NewRun {
     pub(crate) trigger: Trigger,
     /// Who requested it.
     pub(crate) requested_by: String,
-    /// Whose reports it closes.
+    /// The accounts whose reports it closes.
     pub(crate) scope: Scope,
 }
 
-/// How many reports of a run are in one state, and their total.
+/// The number of a run's reports in one state, and their total.
 #[derive(Debug)]
 pub(crate) struct StateCount {
     /// The state.
     pub(crate) state: State,
-    /// Whether they wait for a retry: an attempt has failed.
+    /// Whether they wait for a retry after a failed attempt.
     pub(crate) is_waiting: bool,
-    /// How many.
+    /// The number of reports.
     pub(crate) reports: i64,
     /// The sum of their quantities.
     pub(crate) quantity: i64,
@@ -81,7 +81,7 @@ impl Store {
         Ok(row.try_into()?)
     }
 
-    /// The run of an id.
+    /// The run with an id.
     pub(crate) async fn get_run(&self, id: Uuid) -> Result<Run> {
         let row = report_run::Entity::find_by_id(id)
             .one(&self.reader)
@@ -90,7 +90,7 @@ impl Store {
         Ok(row.try_into()?)
     }
 
-    /// Records that a run closed everything in its scope.
+    /// Records that a run has closed everything in its scope.
     pub(crate) async fn finish_closing(&self, id: Uuid, now: Millis) -> Result<()> {
         report_run::Entity::update_many()
             .col_expr(report_run::Column::ClosingFinishedAt, Expr::value(now))
@@ -101,7 +101,7 @@ impl Store {
         Ok(())
     }
 
-    /// Runs that have not finished closing and that no replica has worked on since a moment.
+    /// Runs that have not finished closing and have had no heartbeat since a time.
     pub(crate) async fn abandoned_runs(&self, since: Millis) -> Result<Vec<Run>> {
         let rows =
             report_run::Entity::find()
@@ -157,8 +157,8 @@ impl Store {
             .collect())
     }
 
-    /// How many reports of a run's scope, closed until a moment by other runs, wait for their first answer since
-    /// they were closed or a retry was forced.
+    /// Counts the reports in a run's scope that other runs closed until a time, and that have had no response from
+    /// Stripe since they were closed or a retry was forced.
     pub(crate) async fn count_pending_elsewhere(
         &self,
         run: &Run,

@@ -1,7 +1,7 @@
-//! Sending: what is due, and what is recorded after a request. What is marked before it is in `mark_sending`.
+//! Queries of the sender: due reports, and the results of requests. `mark_sending` marks reports before a request.
 //!
-//! Every change is a compare-and-set on the state that was seen, so a replica that lost its lease in
-//! between changes nothing. Whoever changes several reports locks them in the order of their ids.
+//! Every change is a compare-and-set on the state that was read, so a replica that lost its lease in between changes
+//! nothing. A transaction that changes several reports locks them in the order of their ids.
 
 use sea_orm::{
     ActiveEnum as _, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
@@ -12,57 +12,57 @@ use sea_orm::{
 use super::{Store, reports::in_scope, rows};
 use crate::{
     domain::{
-        MINUTE_MS, Millis,
+        Millis,
         invoice::LateUsage,
         report::{Report, State, Transition},
         run::Scope,
         stream::Stream,
-        window::{Interval, Slots},
+        window::Slots,
     },
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
 };
 
-/// The settings by which reports are sent.
+/// The settings that apply to sending.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// The slots in force.
     pub(crate) slots: Slots,
-    /// What happens to usage whose invoice is final.
+    /// How usage is billed whose invoice is already final.
     pub(crate) late_usage: LateUsage,
 }
 
-/// What is next for a report that is due.
+/// The next request for a due report.
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
-    /// Give it to Stripe; it is marked already.
+    /// Send it to Stripe. It is already marked as `sending`.
     Send {
-        /// What to send.
+        /// The report.
         report: Report,
         /// Whether an earlier attempt under this identifier may have arrived.
-        may_be_there: bool,
+        may_have_arrived: bool,
     },
-    /// Find out whether Stripe has it.
-    Look(Report),
+    /// Check whether an earlier attempt arrived at Stripe.
+    CheckDelivery(Report),
 }
 
-/// The result of sending or looking up a report.
+/// The result of a request for a report.
 #[derive(Clone, Debug)]
 pub(crate) struct SendResult {
-    /// The report as it was sent or looked up.
+    /// The report as it was before the request.
     pub(crate) report: Report,
-    /// What happened; `None` when nothing final did.
-    pub(crate) event: Option<Transition>,
-    /// Whether it is certain that no attempt under the present identifier arrived.
-    pub(crate) is_surely_absent: bool,
-    /// What went wrong, in words.
+    /// Its transition; `None` if the request had no final result.
+    pub(crate) transition: Option<Transition>,
+    /// Whether it is certain that no attempt under the current identifier arrived.
+    pub(crate) cannot_have_arrived: bool,
+    /// The error message, if the request failed.
     pub(crate) error: Option<String>,
-    /// When to try again.
+    /// The time of the next attempt.
     pub(crate) next_attempt_at: Millis,
 }
 
 impl Store {
-    /// One report of each stream that is due, in the order of the streams, after the one given.
+    /// One due report of each stream, ordered by stream, after the given stream.
     pub(crate) async fn due_reports(
         &self,
         meters: &[&str],
@@ -92,8 +92,8 @@ impl Store {
         Ok(rows::all(due))
     }
 
-    /// Makes everything of a scope due that waits for a retry or a look-up, and clears its errors: without one, a
-    /// report counts as not answered yet.
+    /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits
+    /// for a report without an error.
     pub(crate) async fn retry_now(&self, scope: &Scope, now: Millis) -> Result<()> {
         let kept_error = Expr::case(
             Expr::col(Column::State).eq(UsageReportState::Unknown),
@@ -111,7 +111,7 @@ impl Store {
                     .gt(now)
                     .or(Column::LastError.is_not_null()),
             )
-            // As the sender locks them.
+            // The sender locks reports in the same order.
             .order_by_asc(Column::Id)
             .lock_exclusive();
         usage_report::Entity::update_many()
@@ -143,17 +143,8 @@ impl Store {
     }
 }
 
-/// The minute of a report's event.
-pub(crate) fn minute_of(event_timestamp: Millis) -> Interval {
-    let start = event_timestamp.saturating_sub(event_timestamp.rem_euclid(MINUTE_MS));
-    Interval {
-        start,
-        end: start.saturating_add(MINUTE_MS),
-    }
-}
-
-/// What the sender has yet to deliver or look up. The states are written out: the engines use a partial index only
-/// for a condition without bound values.
+/// Reports that the sender has to send or check. The states are literals: both engines use a partial index only for a
+/// condition without bound values.
 fn is_due() -> Expr {
     let states = State::DUE.map(|state| format!("'{}'", UsageReportState::from(state).to_value()));
     Expr::cust(format!("state IN ({})", states.join(", ")))
@@ -172,12 +163,12 @@ async fn record_result(
         .filter(Column::Generation.eq(report.generation))
         .col_expr(Column::LastError, Expr::value(send_result.error.clone()));
     let next = send_result
-        .event
+        .transition
         .as_ref()
-        .and_then(|event| report.state.after(event));
-    change = match (&send_result.event, next) {
+        .and_then(|transition| report.state.after(transition));
+    change = match (&send_result.transition, next) {
         (Some(Transition::Accept), Some(next)) => change
-            // Stripe has it, whoever asked and however often.
+            // Stripe has it, whichever attempt was accepted: the number of attempts does not matter.
             .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::ReportedAt, Expr::value(now)),
         (Some(Transition::SendUnderNewIdentifier), Some(next)) => change
@@ -196,7 +187,7 @@ async fn record_result(
                 Expr::value(send_result.next_attempt_at),
             ),
     };
-    if send_result.is_surely_absent && next.is_none() {
+    if send_result.cannot_have_arrived && next.is_none() {
         // The 23 hours count from the first attempt that may have arrived.
         change = change.col_expr(Column::FirstSentAt, Expr::value(None::<i64>));
     }

@@ -1,5 +1,4 @@
-//! What verification reads and records: the days with events that Stripe's totals were not seen to contain, and
-//! what was found.
+//! Queries of verification: days with events that are not confirmed, and the results of comparisons.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -14,7 +13,7 @@ use crate::{
         Millis,
         report::{Report, State, Transition},
         stream::Stream,
-        verification::{Finding, VerifiedDay},
+        verification::{DayResult, VerifiedDay},
         window::Interval,
     },
     entity::{
@@ -24,10 +23,10 @@ use crate::{
     error::Result,
 };
 
-/// How many events of one customer, meter and range of days are read.
+/// The maximum number of events that are read of one customer, meter and range of days.
 pub(crate) const EVENTS_READ: u64 = 20_000;
 
-/// A day with events to verify.
+/// A UTC day with events to verify.
 #[derive(Clone, Debug, FromQueryResult)]
 pub(crate) struct UnverifiedDay {
     /// The Stripe customer.
@@ -36,41 +35,27 @@ pub(crate) struct UnverifiedDay {
     pub(crate) meter: String,
     /// The day's first moment.
     pub(crate) day: Millis,
-    /// When the first of the accepted events was accepted; absent where all are missing.
+    /// When Stripe accepted the first of the accepted events; absent if all are missing.
     pub(crate) oldest_at: Option<Millis>,
 }
 
-/// What is to be recorded of a customer's day.
+/// The verification of a stream's UTC day.
 #[derive(Debug)]
 pub(crate) struct DayVerification {
     /// The customer and meter.
     pub(crate) stream: Stream,
     /// The day's first moment.
     pub(crate) day: Millis,
-    /// The total of what we sent and Stripe accepted.
-    pub(crate) sent_total: i64,
-    /// Stripe's total; nothing where it is not a whole number.
-    pub(crate) stripe_total: Option<i64>,
-    /// What their difference means.
-    pub(crate) finding: Finding,
-    /// What happened to single reports.
-    pub(crate) happened: Vec<(Report, Transition)>,
-    /// What was found before.
+    /// The comparison of the totals.
+    pub(crate) result: DayResult,
+    /// The reports that it decided, and their transitions.
+    pub(crate) transitions: Vec<(Report, Transition)>,
+    /// The last verification.
     pub(crate) before: Option<VerifiedDay>,
 }
 
-impl DayVerification {
-    /// Whether something else was found before.
-    pub(crate) fn is_news(&self) -> bool {
-        self.before.as_ref().is_none_or(|before| {
-            (before.sent_total, before.stripe_total, before.finding)
-                != (self.sent_total, self.stripe_total, self.finding)
-        })
-    }
-}
-
 impl Store {
-    /// Days after the stream given whose events are not all confirmed, in the order of streams and days.
+    /// Days of the streams after `after` with events that are not confirmed, ordered by stream and day.
     pub(crate) async fn unverified_days(
         &self,
         after: Option<&Stream>,
@@ -78,7 +63,7 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<UnverifiedDay>> {
         let (customer, meter) = after.map_or(("", ""), |stream| (&stream.customer, &stream.meter));
-        // State names are written out: the engines use a partial index only for a condition without bound values.
+        // The states are literals: both engines use a partial index only for a condition without bound values.
         let sql = "SELECT customer, meter, (event_timestamp / 86400000) * 86400000 AS day, \
              MIN(CASE WHEN state = 'accepted' THEN reported_at END) AS oldest_at \
              FROM usage_reports WHERE state IN ('accepted', 'missing') AND event_timestamp >= $1 \
@@ -93,7 +78,7 @@ impl Store {
             .await?)
     }
 
-    /// What was found before of a stream's days.
+    /// The last verifications of a stream's days.
     pub(crate) async fn verifications(
         &self,
         stream: &Stream,
@@ -109,7 +94,7 @@ impl Store {
         Ok(rows::all(days))
     }
 
-    /// The events of a stream in a range, by their timestamps.
+    /// The reports of a stream with an event timestamp in a range, ordered by that timestamp: at most [`EVENTS_READ`].
     pub(crate) async fn stream_events(
         &self,
         stream: &Stream,
@@ -127,34 +112,36 @@ impl Store {
         Ok(rows::all(events))
     }
 
-    /// Records what was found for a day, and the transitions of its reports; a report that changed meanwhile stays.
+    /// Records the verification of a day and the transitions of its reports. A report that changed meanwhile keeps its
+    /// state.
     pub(crate) async fn record_verification(
         &self,
-        found: &DayVerification,
+        verified: &DayVerification,
         now: Millis,
     ) -> Result<()> {
         use verification::Column as S;
         let tx = self.begin().await?;
-        let mut in_order: Vec<&(Report, Transition)> = found.happened.iter().collect();
+        let mut in_order: Vec<&(Report, Transition)> = verified.transitions.iter().collect();
         in_order.sort_unstable_by_key(|(report, _)| report.id);
-        for (report, event) in in_order {
-            record_results(&tx, report, event, now).await?;
+        for (report, transition) in in_order {
+            record_transition(&tx, report, transition, now).await?;
         }
-        let changed_at = match &found.before {
-            Some(before) if !found.is_news() => before.changed_at,
+        let result = verified.result;
+        let changed_at = match &verified.before {
+            Some(before) if !result.is_new(Some(before)) => before.changed_at,
             _ => now,
         };
         let row = verification::ActiveModel {
-            customer: Set(found.stream.customer.clone()),
-            meter: Set(found.stream.meter.clone()),
-            day: Set(found.day),
-            sent_total: Set(found.sent_total),
-            stripe_total: Set(found.stripe_total),
-            finding: Set(found.finding.into()),
+            customer: Set(verified.stream.customer.clone()),
+            meter: Set(verified.stream.meter.clone()),
+            day: Set(verified.day),
+            sent_total: Set(result.sent_total),
+            stripe_total: Set(result.stripe_total),
+            finding: Set(result.finding.into()),
             changed_at: Set(changed_at),
             verified_at: Set(now),
         };
-        let again = OnConflict::columns([S::Customer, S::Meter, S::Day])
+        let replace = OnConflict::columns([S::Customer, S::Meter, S::Day])
             .update_columns([
                 S::SentTotal,
                 S::StripeTotal,
@@ -164,7 +151,7 @@ impl Store {
             ])
             .to_owned();
         verification::Entity::insert(row)
-            .on_conflict(again)
+            .on_conflict(replace)
             .exec_without_returning(&tx)
             .await?;
         tx.commit().await?;
@@ -172,18 +159,18 @@ impl Store {
     }
 }
 
-async fn record_results(
+async fn record_transition(
     tx: &DatabaseTransaction,
     report: &Report,
-    event: &Transition,
+    transition: &Transition,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    let Some(next) = report.state.after(event) else {
+    let Some(next) = report.state.after(transition) else {
         return Ok(());
     };
     let is_confirmed = next == State::Confirmed;
     let error = (!is_confirmed)
-        .then_some("Stripe accepted it, but a day later its totals do not contain it".to_owned());
+        .then_some("Stripe accepted it, but a day later its totals do not include it".to_owned());
     usage_report::Entity::update_many()
         .filter(Column::AccountId.eq(&report.account_id))
         .filter(Column::Id.eq(report.id))

@@ -1,6 +1,7 @@
-//! Webhooks: stored once however often they come, looked at oldest first, and marked when they are handled.
+//! Webhook events: each is stored once, even if Stripe sends it again. They are read oldest first and marked when
+//! handled.
 //!
-//! A webhook says that something changed, never what is so: that is read from Stripe.
+//! A webhook event only says which object changed. The object itself is read from Stripe's API.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -16,40 +17,40 @@ use crate::{
     error::Result,
 };
 
-/// How many one statement marks: far below what either engine binds.
-const MARKED_AT_ONCE: usize = 1_000;
+/// The number of ids in one statement, far below the limit of bound values of either engine.
+const IDS_PER_STATEMENT: usize = 1_000;
 
-/// A webhook that was signed right.
+/// A webhook event with a valid signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewWebhookEvent {
-    /// Stripe's own id, `evt_...`: the same each time it is sent.
+    /// Stripe's id of the event, `evt_...`: the same every time it is sent.
     pub id: String,
-    /// As Stripe names it, such as `invoice.created`.
+    /// Stripe's `type`, such as `invoice.created`.
     pub kind: String,
-    /// The customer that it is about, where it names one.
+    /// The customer that it concerns, if it names one.
     pub customer: Option<String>,
-    /// The subscription, invoice, customer or meter that it is about, where it names one.
+    /// The subscription, invoice, customer or meter that it concerns, if it names one.
     pub object: Option<String>,
-    /// Whether it happened in live mode.
+    /// Whether it is from live mode.
     pub livemode: bool,
-    /// When it happened, by Stripe's clock.
+    /// When Stripe created it, by Stripe's clock.
     pub created_at: Millis,
 }
 
-/// A stored webhook.
+/// A stored webhook event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookEvent {
     /// What Stripe sent.
     pub event: NewWebhookEvent,
-    /// When it came first.
+    /// When it was first received.
     pub received_at: Millis,
 }
 
 impl Store {
-    /// Stores a webhook; false when it had come before, and then nothing changes.
+    /// Stores a webhook event. Returns false if it was stored before; nothing changes then.
     ///
     /// # Errors
-    /// A database that does not answer.
+    /// The database does not respond.
     pub async fn record_webhook_event(&self, new: &NewWebhookEvent, now: Millis) -> Result<bool> {
         let row = webhook_event::ActiveModel {
             id: Set(new.id.clone()),
@@ -68,10 +69,10 @@ impl Store {
         Ok(matches!(inserted, TryInsertResult::Inserted(1)))
     }
 
-    /// The webhooks after the one given that are not handled yet, oldest first.
+    /// The webhook events after `after` that are not handled yet, oldest first.
     ///
     /// # Errors
-    /// A database that does not answer.
+    /// The database does not respond.
     pub async fn pending_webhook_events(
         &self,
         after: Option<&WebhookEvent>,
@@ -95,15 +96,15 @@ impl Store {
         Ok(rows.into_iter().map(WebhookEvent::from).collect())
     }
 
-    /// Marks webhooks as handled; what was marked before keeps its time.
+    /// Marks webhook events as handled. An event that was marked before keeps its time.
     ///
     /// # Errors
-    /// A database that does not answer: some may be marked then, and the others are looked at again.
+    /// The database does not respond. Some events may be marked then; the others are handled again.
     pub async fn finish_webhook_events(&self, ids: &[String], now: Millis) -> Result<()> {
-        for some in ids.chunks(MARKED_AT_ONCE) {
+        for chunk in ids.chunks(IDS_PER_STATEMENT) {
             webhook_event::Entity::update_many()
                 .col_expr(Column::HandledAt, Expr::value(now))
-                .filter(Column::Id.is_in(some))
+                .filter(Column::Id.is_in(chunk))
                 .filter(Column::HandledAt.is_null())
                 .exec(&self.writer)
                 .await?;

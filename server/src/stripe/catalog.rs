@@ -1,7 +1,7 @@
 //! Meters, products and prices: read and created, for the commands `stripe setup` and `doctor`.
 //!
-//! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists are
-//! read up to a limit, and the answer says whether it is complete.
+//! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists
+//! are read up to a limit, and the answer says whether it is complete.
 
 use std::future::Future;
 
@@ -241,7 +241,7 @@ impl Stripe {
     }
 }
 
-/// Reads a list page by page up to a limit. `fetch` answers the page after an id.
+/// Reads a list page by page up to a limit. `fetch` returns the page after an id.
 pub(super) async fn read_pages<T, U, F>(
     limit: usize,
     fetch: impl Fn(Option<String>) -> F,

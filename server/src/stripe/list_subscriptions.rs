@@ -1,6 +1,6 @@
 //! All live subscriptions of the Stripe account, and whether a customer exists: for the command `doctor`.
 //!
-//! Lists are read up to a limit, and the answer says whether it is complete. Nothing is billed by them.
+//! Lists are read up to a limit, and the result says whether it is complete. Billing does not depend on them.
 
 use stripe::StripeRequest as _;
 use stripe_billing::{Subscription, SubscriptionItem, subscription::ListSubscription};

@@ -1,7 +1,7 @@
 //! Requests to Stripe: the only module that names async-stripe.
 //!
-//! Each function sends one request, or reads the pages of one list, and answers plain types. Stripe's floats become
-//! integers here; a fraction is refused. No retries: callers decide when to repeat a request.
+//! Each function sends one request, or reads the pages of one list, and returns plain types. Stripe's floats are
+//! converted to integers here; a fraction is an error. There are no retries: callers decide when to repeat a request.
 
 pub(crate) mod catalog;
 pub(crate) mod event_summaries;
@@ -227,7 +227,7 @@ fn timed<T>(
     }
 }
 
-/// The integer of a total, which Stripe answers as a float.
+/// The integer of a total, which Stripe returns as a float.
 #[allow(
     clippy::as_conversions,
     clippy::cast_possible_truncation,
@@ -250,7 +250,7 @@ fn is_not_found(error: &StripeError) -> bool {
         || api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
 }
 
-/// A time that Stripe answers in seconds.
+/// A time that Stripe returns in seconds.
 fn from_secs(at: i64) -> Millis {
     at.saturating_mul(SECOND_MS)
 }
@@ -297,7 +297,7 @@ fn failure_of(error: &StripeError) -> Failure {
         }
         _ if message_contains(error, "No such customer") => Failure::NoCustomer(text),
         400 => Failure::Refused(text),
-        // For example the 404 of a wrong base URL, which says nothing about the request.
+        // For example the 404 of a wrong base URL, which does not depend on the request.
         _ => Failure::NoAnswer(text),
     }
 }

@@ -1,4 +1,4 @@
-//! The cleanup job: deletes old keys, webhooks and verifications, and rolls old commits up, a step at a time.
+//! The cleanup job: deletes old keys, webhook events and verifications, and rolls up old commits, in small steps.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::{
     store::Store,
 };
 
-/// How often the runner checks whether the hour has passed.
+/// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How many steps one run takes at most, with a pause in between for those who count.
+/// The maximum number of steps in one run. The pause between steps leaves the database to the counting of usage.
 const STEPS_PER_RUN: usize = 20_000;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Deletes what is too old to be asked for.
+/// Deletes rows that are no longer needed.
 pub(crate) struct Cleanup {
     store: Store,
     clock: Clock,
@@ -55,7 +55,7 @@ impl Job for Cleanup {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        // The earlier of two clocks: one that is fast must not delete a key that can still be repeated.
+        // The earlier of two clocks, because a fast clock must not delete a key that can still be repeated.
         let now = now.min(self.clock.now());
         for _ in 0..STEPS_PER_RUN {
             let deleted_keys = self.store.forget_old_keys(now).await?;

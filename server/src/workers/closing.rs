@@ -1,7 +1,6 @@
-//! The closing job: closes the reports of the runs that were begun here, and of those that another replica left
-//! unfinished.
+//! The closing job: closes the reports of the runs that were begun here, and of runs that another replica abandoned.
 //!
-//! Every replica runs it. Closing twice closes nothing more, so a run that was left unfinished is simply run again.
+//! Every replica runs it. Closing is idempotent, so an abandoned run is closed again from the start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,13 +21,14 @@ use crate::{
     store::Store,
 };
 
-/// How many runs of this replica may wait for their closing.
+/// The number of runs of this replica that may wait.
 pub(crate) const MAX_BEGUN: usize = 1_024;
-/// How many runs are closed at the same time: a run over everything does not delay one over an account.
+/// The number of runs that are closed concurrently, so that a run over all accounts does not delay one over a single
+/// account.
 const RUNS_AT_ONCE: usize = 8;
-/// A run without a heartbeat for so long was left by a replica that died.
+/// A run without a heartbeat for this long was abandoned.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
-/// The wait after a database error; it doubles.
+/// The first wait after a database error. It doubles.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
@@ -40,7 +40,7 @@ pub(crate) struct Closing {
     tasks: Tasks<Uuid>,
 }
 
-/// What closing one run needs.
+/// Dependencies of closing one run.
 #[derive(Clone)]
 struct Closer {
     store: Store,
@@ -100,7 +100,7 @@ impl Job for Closing {
             if self.tasks.free() == 0 || self.tasks.has(&run.id) {
                 continue;
             }
-            tracing::warn!(run = %run.id, "a report run was left unfinished; this replica finishes it");
+            tracing::warn!(run = %run.id, "a replica abandoned a report run; this replica finishes it");
             self.closer.store.touch_run(run.id, now).await?;
             self.start(run);
         }
@@ -113,7 +113,7 @@ impl Job for Closing {
 }
 
 impl Closer {
-    /// Closes a run's reports, however often the database fails, until the shutdown.
+    /// Closes a run's reports. Repeats after database errors until the shutdown.
     async fn close(&self, run: &Run) {
         let mut waits = ExponentialBuilder::default()
             .with_min_delay(MIN_BACKOFF)
@@ -121,7 +121,7 @@ impl Closer {
             .without_max_times()
             .build();
         while let Err(error) = self.close_pages(run).await {
-            tracing::warn!(%error, "closing stopped; it is tried again");
+            tracing::warn!(%error, "closing failed; it is repeated");
             let wait = waits.next().unwrap_or(MAX_BACKOFF);
             let slept = self.shutdown.run_until_cancelled(sleep(wait)).await;
             if slept.is_none() {

@@ -1,4 +1,5 @@
-//! The delivery check: whether an event that Stripe did not answer for has arrived, before it is sent again.
+//! The delivery check: whether an event arrived at Stripe although its request failed. It runs before the event is sent
+//! again.
 
 use super::send_event::Requests;
 use crate::{
@@ -6,32 +7,33 @@ use crate::{
         HOUR_MS, Millis,
         report::{MAX_GENERATION, Report, Transition},
         stream::Stream,
+        window::minute_of,
     },
-    store::send::{SendResult, minute_of},
+    store::send::SendResult,
 };
 
 /// How long until an event that was not found is checked again.
 const CHECK_INTERVAL_MS: Millis = HOUR_MS;
 
 impl Requests {
-    /// Checks whether an event that Stripe never answered for has arrived: its minute's total says so, and a later event
-    /// that Stripe shows already proves that the total is current. The result's `next_attempt_at` counts from now.
+    /// Checks whether a report's event has arrived, by Stripe's total of its minute. A later event that Stripe's totals
+    /// include proves that this total is current. The result's `next_attempt_at` is relative to now.
     pub(super) async fn check_delivery(&self, stream: &Stream, report: Report) -> SendResult {
-        let (event, why) = match self.find(stream, &report).await {
-            Ok((event, why)) => (event, why),
+        let (transition, why) = match self.find(stream, &report).await {
+            Ok(found) => found,
             Err(why) => (None, why),
         };
-        let error = (event != Some(Transition::Accept)).then_some(why);
+        let error = (transition != Some(Transition::Accept)).then_some(why);
         SendResult {
             report,
-            event,
-            is_surely_absent: false,
+            transition,
+            cannot_have_arrived: false,
             error,
             next_attempt_at: CHECK_INTERVAL_MS,
         }
     }
 
-    /// What is known of the event, and why in words; an error is why nothing is known.
+    /// The transition of the report, if the check decides it, and the reason. The error is why the check failed.
     async fn find(
         &self,
         stream: &Stream,
@@ -39,7 +41,7 @@ impl Requests {
     ) -> Result<(Option<Transition>, String), String> {
         let event_name = self
             .event_name(&stream.meter)
-            .ok_or_else(|| format!("meter {:?} is not configured any more", stream.meter))?;
+            .ok_or_else(|| format!("meter {:?} is no longer configured", stream.meter))?;
         let total = async |minute| {
             let answer = self
                 .stripe
@@ -53,8 +55,10 @@ impl Requests {
         };
         let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
         let others = ours(minute).await?;
-        if others.is_undecided {
-            return Ok(still_unknown("another undecided event shares its minute"));
+        if others.has_uncertain {
+            return Ok(still_unknown(
+                "another event of the same minute may or may not have arrived",
+            ));
         }
         let at_stripe = total(minute).await?;
         if at_stripe == others.arrived.saturating_add(report.quantity) {
@@ -68,29 +72,29 @@ impl Requests {
         }
         if report.generation >= MAX_GENERATION {
             return Ok(still_unknown(
-                "not found at Stripe, and sent under new identifiers as often as is allowed",
+                "not found at Stripe, and already sent under the maximum number of new identifiers",
             ));
         }
-        // Later than the report's last attempt, and than whatever shares its minute: while that is not shown
-        // yet, it would pass for the report itself.
+        // Later than the report's last attempt, and than every other event of its minute: one of those that the total
+        // does not include yet could be mistaken for the report.
         let sent_at = report.last_sent_at.unwrap_or(Millis::MAX);
         let after = others
             .last_arrived_at
             .map_or(sent_at, |arrived| sent_at.max(arrived));
-        let witness = self
+        let later = self
             .store
-            .find_witness(stream, after)
+            .find_later_report(stream, after)
             .await
             .map_err(|error| error.to_string())?;
-        let Some(stamp) = witness.and_then(|witness| witness.event_timestamp) else {
+        let Some(stamp) = later.and_then(|later| later.event_timestamp) else {
             return Ok(still_unknown(
                 "not found at Stripe, and no later event proves that its totals are current",
             ));
         };
         let its_minute = minute_of(stamp);
         let expected = ours(its_minute).await?;
-        // Its own minute is read once more, after the witness has been seen: both may have come in between.
-        if expected.is_undecided
+        // The report's minute is read again after the later event was found: both may have arrived in between.
+        if expected.has_uncertain
             || total(its_minute).await? != expected.arrived
             || total(minute).await? != at_stripe
         {
@@ -100,12 +104,12 @@ impl Requests {
         }
         Ok((
             Some(Transition::SendUnderNewIdentifier),
-            "proved not to have arrived; sent under a new identifier".to_owned(),
+            "did not arrive; sent again under a new identifier".to_owned(),
         ))
     }
 }
 
-/// Nothing is decided about the event yet, and why.
+/// The check does not decide; the reason.
 fn still_unknown(why: impl Into<String>) -> (Option<Transition>, String) {
     (None, why.into())
 }

@@ -1,4 +1,4 @@
-//! What a background job is: a name, an interval and `run(now)`. Everything else about it is the runner's.
+//! A background job: a name, an interval and `run(now)`. The runner does everything else.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use crate::{domain::Millis, error::Result};
 
 /// Background work. [`super::runner`] decides when it runs, and on which replica.
 pub(crate) trait Job: Send + Sync + 'static {
-    /// How the runner treats it.
+    /// The job's settings for the runner.
     fn spec(&self) -> Spec;
 
-    /// Whether a job of [`Turn::Recorded`] is due that last ran at a moment. Pure.
+    /// For a job of [`Turn::Recorded`]: whether it is due if it last ran at `last_run_at`. Pure.
     fn is_due(&self, _last_run_at: Millis, _now: Millis) -> bool {
         true
     }
 
-    /// Does what is due at `now`, by the database's clock. It may end at any await, with the process.
+    /// Does the work that is due at `now`, by the database's clock. It may be dropped at any await when the process
+    /// ends.
     ///
     /// # Errors
-    /// It runs again, later from one failure to the next.
+    /// The job runs again, with a backoff.
     fn run(&mut self, now: Millis) -> impl Future<Output = Result<Next>> + Send;
 
-    /// Waits for the tasks that are under way, at the shutdown.
+    /// Waits for the tasks in progress, at the shutdown.
     fn finish(&mut self) -> impl Future<Output = ()> + Send {
         async {}
     }
 }
 
-/// How the runner treats a job.
+/// The settings of a job for the runner.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     /// Its name in `leases`, in logs and in errors.
@@ -35,7 +36,7 @@ pub(crate) struct Spec {
     /// How often it runs, or how often the runner checks whether it is due.
     pub(crate) interval: Duration,
     pub(crate) turn: Turn,
-    /// Makes it run before its interval has passed.
+    /// Wakes it before its interval has passed.
     pub(crate) wake: Wake,
 }
 
@@ -44,9 +45,9 @@ pub(crate) struct Spec {
 pub(crate) enum Turn {
     /// Every replica, at each interval.
     EveryReplica,
-    /// The holder of the job's lease, at each interval. The lease holds for at least `margin` when a run starts.
+    /// The holder of the job's lease, at each interval. When a run starts, the lease lasts at least `margin` longer.
     OneReplica { margin: Duration },
-    /// The holder of the job's lease, when [`Job::is_due`] says so of the recorded last run.
+    /// The holder of the job's lease, if [`Job::is_due`] returns true for the recorded last run.
     Recorded { first: FirstRun },
 }
 
@@ -54,17 +55,17 @@ pub(crate) enum Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstRun {
     AtOnce,
-    /// As if it had run when it was first checked.
+    /// As if it had run at its first check.
     WhenDue,
 }
 
-/// What follows a run.
+/// What the runner does after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Its next interval or wake-up.
+    /// Waits for the next interval or wake-up.
     Wait,
-    /// There may be more to do.
+    /// Runs it again immediately: there may be more to do.
     RunAgain,
-    /// It cannot go on here: another replica may take its lease.
+    /// Releases the lease: this replica cannot do the work, another one may.
     HandOver,
 }

@@ -1,7 +1,7 @@
-//! One job's lease, as this replica sees it.
+//! The lease of one job, from the view of one replica.
 //!
-//! When a lease ends is decided by the database's clock, and until when it is surely ours by the monotonic clock, from
-//! before it was asked for.
+//! The database's clock decides when a lease ends. The monotonic clock decides how long this replica can be sure to
+//! have it, measured from before it requested the lease.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,31 +16,31 @@ use crate::{
     store::{Store, leases::Lease},
 };
 
-/// How long a lease holds without being prolonged, besides its job's margin.
+/// How long a lease lasts without being extended, in addition to its job's margin.
 const LEASE: Duration = Duration::from_secs(24);
-/// How often it is prolonged.
+/// How often it is extended.
 const HEARTBEAT: Duration = Duration::from_secs(8);
-/// How soon a heartbeat that failed is repeated.
+/// The wait after a failed heartbeat.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(2);
-/// How often a release is tried: a lease that is not released keeps other replicas waiting until it ends.
+/// The number of attempts to release a lease. Other replicas wait until a lease that is not released ends.
 const MAX_RELEASES: u32 = 3;
 
-/// A lease that this replica has or tries to get.
+/// A lease that this replica has or requests.
 #[derive(Debug)]
 pub(super) struct HeldLease {
     store: Store,
     job: &'static str,
     replica: String,
-    /// How long the lease holds without being prolonged.
+    /// How long the lease lasts without being extended.
     length: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct State {
-    /// While the lease is ours: until when that is sure, and when to prolong it.
+    /// While this replica has the lease: until when that is certain, and when to extend it.
     ours: Option<Ours>,
-    /// Another replica's lease, and since when it has not been prolonged.
+    /// Another replica's lease, and since when it has not been extended.
     others: Option<(Lease, Instant)>,
 }
 
@@ -60,7 +60,7 @@ impl Ours {
 }
 
 impl HeldLease {
-    /// `margin` is how much of the lease has to be left when a run starts.
+    /// `margin` is how much longer the lease has to last when a run starts.
     pub(super) fn new(store: Store, job: &'static str, replica: String, margin: Duration) -> Self {
         Self {
             store,
@@ -71,7 +71,8 @@ impl HeldLease {
         }
     }
 
-    /// Takes or prolongs the lease where that is due; says whether it is surely ours for longer than `margin`.
+    /// Takes or extends the lease if that is due. Returns whether this replica certainly has it for longer than
+    /// `margin`.
     pub(super) async fn hold(&self, margin: Duration) -> Result<bool> {
         let now = Instant::now();
         let ours = self.state().ours;
@@ -86,7 +87,7 @@ impl HeldLease {
         Ok(ours.is_some_and(|ours| ours.until.saturating_duration_since(now) > margin))
     }
 
-    /// Prolongs the lease again and again; ends when another replica has it, or may have it.
+    /// Extends the lease repeatedly. Returns when another replica has it or may have it.
     pub(super) async fn keep(&self) {
         loop {
             let Some(ours) = self.state().ours else {
@@ -97,7 +98,7 @@ impl HeldLease {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(job = self.job, %error, "a lease could not be prolonged");
+                    tracing::warn!(job = self.job, %error, "a lease could not be extended");
                     let now = Instant::now();
                     if now >= ours.until {
                         self.state().ours = None;
@@ -110,7 +111,7 @@ impl HeldLease {
         }
     }
 
-    /// Gives the lease back, if it is ours.
+    /// Releases the lease, if this replica has it.
     pub(super) async fn release(&self) -> Result<()> {
         if self.state().ours.take().is_none() {
             return Ok(());
@@ -125,7 +126,7 @@ impl HeldLease {
         released
     }
 
-    /// What is stored while the lease is ours; absent when another replica has taken it.
+    /// The stored row while this replica has the lease; `None` if another replica has taken it.
     pub(super) async fn read(&self) -> Result<Option<Lease>> {
         let stored = self.store.find_lease(self.job).await?;
         let stored = stored.filter(|stored| stored.holder == self.replica);
@@ -158,8 +159,8 @@ impl HeldLease {
         Ok(is_ours)
     }
 
-    /// Takes the lease when it has ended. It has also ended, whatever any clock says, when it was not prolonged for as
-    /// long as it may hold.
+    /// Takes the lease if it has ended. Regardless of clocks, it has also ended if it was not extended for its whole
+    /// duration.
     async fn try_to_take(&self) -> Result<()> {
         let begun = Instant::now();
         let seen = self.store.find_lease(self.job).await?;

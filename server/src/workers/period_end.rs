@@ -1,5 +1,5 @@
-//! The job for the ends of billing periods: closes their usage five minutes later by our own clock, and warns of
-//! reports that may miss their invoices while there is time.
+//! The job for the ends of billing periods: closes their usage five minutes later by the service's clock, and warns of
+//! reports that may miss their invoices.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
 
 /// The job's name in `leases`.
 const NAME: &str = "period end";
-/// How often ended billing periods are searched for.
+/// How often the job looks for ended billing periods.
 const INTERVAL_MS: Millis = 10 * SECOND_MS;
-/// How many accounts one run of ended periods closes; the next search finds the rest.
+/// The number of accounts in one run for ended periods. The next run of the job finds the rest.
 const ACCOUNTS_PER_RUN: u64 = 500;
 
-/// Closes the usage of billing periods that ended.
+/// Closes the usage of billing periods that have ended.
 pub(crate) struct PeriodEnd {
     store: Store,
     reporter: Arc<Reporter>,
@@ -47,7 +47,7 @@ impl PeriodEnd {
             tracing::error!(
                 near_draft_end = near.drafts,
                 near_33_days = near.old,
-                "reports that Stripe has not taken are near their deadline"
+                "reports that Stripe has not accepted are near their deadline"
             );
         }
         Ok(())

@@ -1,8 +1,7 @@
-//! The reporter: begins runs, for the schedule, the ends of billing periods and ForceReport alike.
+//! The reporter: begins report runs for the schedule, for the ends of billing periods and for ForceReport.
 //!
-//! A run closes reports ([`super::closing`]); whoever holds the sender's lease sends what is closed
-//! ([`super::sender`]), whichever run or replica closed it; watchers read the states in the database
-//! ([`super::run_watch`]).
+//! A run closes reports ([`super::closing`]). The holder of the sender's lease sends all closed reports, of any run and
+//! replica ([`super::sender`]). Watchers read the states from the database ([`super::run_watch`]).
 
 use std::sync::Arc;
 
@@ -26,19 +25,19 @@ use crate::{
 pub(crate) struct Reporter {
     pub(super) store: Store,
     pub(super) meters: Arc<Meters>,
-    /// Without a Stripe key nothing is closed for sending.
+    /// False without a Stripe key: no runs are begun then.
     has_stripe: bool,
-    /// Names this replica in the runs that it begins by itself, and as the holder of leases.
+    /// The name of this replica, in the runs that it begins itself and as the holder of leases.
     replica: String,
-    /// The runs begun here, for the closing job. It also finds in the database what does not fit.
+    /// The runs begun here, for the closing job. If the queue is full, the job finds a run in the database.
     begun: mpsc::Sender<Run>,
     pub(super) signals: Arc<Signals>,
     pub(super) shutdown: CancellationToken,
-    /// Watchers of runs, which outlive the call that asked for them.
+    /// Watchers of runs. They outlive the call that started them.
     pub(super) watchers: TaskTracker,
 }
 
-/// What a reporter needs.
+/// Dependencies of a reporter.
 #[derive(Debug)]
 pub(crate) struct Deps {
     pub(crate) store: Store,
@@ -64,16 +63,16 @@ impl Reporter {
         })
     }
 
-    /// Begins a run that an admin asked for; closing goes on when the caller leaves.
+    /// Begins a run that an admin requested. It continues if the caller disconnects.
     ///
     /// # Errors
-    /// No Stripe key, or a database that does not answer.
+    /// There is no Stripe key, or the database does not respond.
     pub(crate) async fn report(&self, requested_by: String, scope: Scope) -> Result<Run> {
         if !self.has_stripe {
             return Err(Error::ReportingDisabled);
         }
         let now = self.store.now().await?;
-        // Reports in backoff are sent again now: that is what the admin asks for.
+        // A forced run also sends reports in backoff.
         self.store.retry_now(&scope, now).await?;
         self.signals.retry_request.make();
         let new = NewRun {
@@ -86,15 +85,15 @@ impl Reporter {
         Ok(run)
     }
 
-    /// Wakes the sender: reports became sendable that no run closed.
+    /// Wakes the sender, because reports became sendable without a run.
     pub(crate) fn send_now(&self) {
         self.signals.send.wake();
     }
 
-    /// Begins a run that closes what some accounts used, because their billing periods ended.
+    /// Begins a run that closes the reports of some accounts, because their billing periods ended.
     ///
     /// # Errors
-    /// A database that does not answer.
+    /// The database does not respond.
     pub(super) async fn close_accounts(&self, accounts: Vec<AccountId>) -> Result<()> {
         let new = self.period_end_run(accounts);
         let run = self.store.insert_run(&new, self.store.now().await?).await?;
@@ -111,7 +110,7 @@ impl Reporter {
         }
     }
 
-    /// Begins a run for a job and records that the job ran; absent when another replica has the job's lease.
+    /// Begins a run for a job and records that the job ran. Returns `None` if another replica has the job's lease.
     pub(super) async fn begin_for_job(
         &self,
         job: &str,
@@ -137,7 +136,7 @@ impl Reporter {
         }
     }
 
-    /// Waits for the watchers to leave.
+    /// Waits for the watchers to end.
     pub(crate) async fn finish(&self) {
         self.watchers.close();
         self.watchers.wait().await;

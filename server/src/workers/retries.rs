@@ -1,4 +1,4 @@
-//! When what failed is done again: later from one failure to the next, by the monotonic clock.
+//! Backoff by key, measured by the monotonic clock.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// The keys whose work failed.
+/// The keys whose work has failed.
 #[derive(Debug)]
 pub(super) struct Retries<K> {
     first_wait: Duration,
@@ -34,7 +34,7 @@ impl<K: Eq + Hash> Retries<K> {
         failed.is_none_or(|failed| failed.not_before <= Instant::now())
     }
 
-    /// Has a key wait twice as long as the last time.
+    /// Doubles the wait of a key.
     pub(super) fn failed(&mut self, key: K) {
         let wait = self.failed.get(&key).map_or(self.first_wait, |failed| {
             failed.wait.saturating_mul(2).min(MAX_WAIT)
@@ -48,7 +48,7 @@ impl<K: Eq + Hash> Retries<K> {
         self.failed.remove(key);
     }
 
-    /// Forgets the keys that have nothing left to do.
+    /// Removes the keys that have no work left.
     pub(super) fn retain(&mut self, is_left: impl Fn(&K) -> bool) {
         self.failed.retain(|key, _| is_left(key));
     }

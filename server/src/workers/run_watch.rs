@@ -1,4 +1,4 @@
-//! Watching a run: reads the states in the database, so a run can be watched from any replica.
+//! Watches a run by reading the states of its reports from the database, so any replica can watch it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     store::runs::StateCount,
 };
 
-/// How often a watcher reads the states when nothing wakes it.
+/// How often a watcher reads the states without being woken.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a run may make no progress before its watcher gets a summary in which the rest is retried later. Sending goes
-/// on.
+/// How long a run may make no progress before its watcher gets a summary that lists the rest as `retried_later`.
+/// Sending continues.
 const STALLED: Duration = Duration::from_secs(45);
-/// How long a run is watched at most; it can be watched again.
+/// The longest time that a run is watched. It can be watched again.
 const MAX_WATCH: Duration = Duration::from_hours(1);
-/// How many reports one query of a dry run reads.
+/// The number of reports that one query of a dry run reads.
 const PREVIEWS_PER_PAGE: u64 = 500;
 
 /// A number of reports, and the sum of their quantities.
@@ -40,7 +40,7 @@ impl Count {
     }
 }
 
-/// What became of the reports that a run closed.
+/// The results of the reports that a run closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) closed: Count,
@@ -53,7 +53,7 @@ pub(crate) struct Summary {
     pending: Count,
 }
 
-/// What a watcher sees.
+/// What a watcher receives.
 #[derive(Clone, Debug)]
 pub(crate) enum RunEvent {
     Started {
@@ -92,7 +92,7 @@ impl Summary {
         summary
     }
 
-    /// How many reports have a result.
+    /// The number of reports that have a result.
     pub(crate) fn done(&self) -> i64 {
         self.closed.reports.saturating_sub(self.pending.reports)
     }
@@ -108,7 +108,7 @@ impl Summary {
 type Events = mpsc::Sender<Result<RunEvent>>;
 
 impl Reporter {
-    /// Watches a run to its end; the receiver ends with the summary, or earlier when it is dropped.
+    /// Watches a run to its end. The last event is the summary. Dropping the receiver stops watching.
     pub(crate) fn watch(self: &Arc<Self>, run: Run) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
@@ -119,7 +119,7 @@ impl Reporter {
         receiver
     }
 
-    /// What a run over a scope would do now.
+    /// Returns what a run over a scope would do now.
     pub(crate) fn preview(self: &Arc<Self>, scope: Scope) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
@@ -130,7 +130,7 @@ impl Reporter {
         receiver
     }
 
-    /// The run of an id.
+    /// The run with an id.
     pub(crate) async fn run(&self, id: Uuid) -> Result<Run> {
         self.store.get_run(id).await
     }
@@ -152,7 +152,7 @@ impl Reporter {
             let closing_finished_at = self.store.get_run(id).await?.closing_finished_at;
             let closing_finished = closing_finished_at.is_some();
             let summary = Summary::of(&self.store.run_counts(id).await?);
-            // Another run may have closed in between what this one came to close.
+            // In between, another run may have closed reports in this run's scope.
             let until = match closing_finished_at {
                 Some(at) => at,
                 None => self.store.now().await?,
@@ -179,7 +179,7 @@ impl Reporter {
                 now.duration_since(moved_at) > STALLED || now.duration_since(begun) > MAX_WATCH;
             if is_done || is_enough {
                 let summary = summary.finished();
-                // A watcher that left needs no summary.
+                // The watcher may have disconnected.
                 let _ = events
                     .send(Ok(RunEvent::Summary {
                         run_id: Some(id),
@@ -247,7 +247,7 @@ impl Reporter {
                 return Err(Error::ShuttingDown);
             }
         }
-        // A watcher that left needs no summary.
+        // The watcher may have disconnected.
         let _ = events
             .send(Ok(RunEvent::Summary {
                 run_id: None,
@@ -260,7 +260,7 @@ impl Reporter {
 
 async fn send_error(done: Result<()>, events: &Events) {
     if let Err(error) = done {
-        // A watcher that left needs no reason.
+        // The watcher may have disconnected.
         let _ = events.send(Err(error)).await;
     }
 }

@@ -1,9 +1,9 @@
-//! The runner of the background jobs: lease, due time, interval, backoff, wake-ups, heartbeat, shutdown and
-//! supervision. What a job does is not its concern.
+//! The runner of the background jobs. It handles leases, due times, intervals, backoff, wake-ups, heartbeats, shutdown
+//! and supervision.
 //!
-//! Each job has a driver, a task that checks the job at each interval of the monotonic clock and at each wake-up. No step
-//! of any wall clock stops a driver: a lease that is not prolonged for as long as it may last is taken over whatever it
-//! says, and a last run recorded ahead of the database's clock is logged and taken as due.
+//! Each job has a driver: a task that checks the job at each interval of the monotonic clock and at each wake-up. No
+//! change of a wall clock stops a driver. A lease that is not extended for its whole duration is taken over regardless
+//! of its times, and a last run that is recorded in the future is logged and treated as due.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -24,14 +24,14 @@ use crate::{
     store::Store,
 };
 
-/// The longest wait after runs that failed.
+/// The longest wait after failed runs.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// How long a replica that gave up a lease leaves it to the others.
+/// How long a replica that handed over a lease does not take it again.
 const HAND_OVER: Duration = Duration::from_secs(5);
-/// How far ahead of the database's clock a last run may be recorded: clocks are corrected by such steps all the time.
+/// How far in the future a last run may be recorded. Clock corrections of this size are normal.
 const CLOCK_TOLERANCE_MS: Millis = MINUTE_MS;
 
-/// A background job ended without having been asked to.
+/// A background job ended without a shutdown.
 #[derive(Debug, thiserror::Error)]
 #[error("background job {name:?} {how}")]
 pub struct JobEnded {
@@ -43,7 +43,7 @@ pub struct JobEnded {
 #[derive(Debug)]
 pub(crate) struct Runner {
     store: Store,
-    /// Names this replica as the holder of leases.
+    /// The name of this replica as the holder of leases.
     replica: String,
     shutdown: CancellationToken,
     drivers: JoinSet<()>,
@@ -61,7 +61,7 @@ impl Runner {
         }
     }
 
-    /// Starts a job; what is returned resolves after the job's first check.
+    /// Starts a job. The returned receiver resolves after the job's first check.
     pub(crate) fn start(&mut self, job: impl Job) -> oneshot::Receiver<()> {
         let (checked, first_check) = oneshot::channel();
         let spec = job.spec();
@@ -94,8 +94,8 @@ impl Runner {
         }
     }
 
-    /// Waits for the jobs to end after the shutdown, for so long at most; what is still under way then is dropped, and
-    /// taken up again at the next start.
+    /// Waits for the jobs to end after the shutdown, at most for the given time. Work that is still in progress then is
+    /// dropped, and continued after the next start.
     pub(crate) async fn stop(&mut self, within: Duration) {
         let all_ended = async {
             while let Some(ended) = self.drivers.join_next_with_id().await {
@@ -106,7 +106,7 @@ impl Runner {
         };
         if timeout(within, all_ended).await.is_err() {
             tracing::warn!(
-                "some background jobs did not end in time; their work is taken up at the next start"
+                "some background jobs did not end in time; their work continues after the next start"
             );
             self.drivers.shutdown().await;
         }
@@ -150,7 +150,7 @@ impl<J: Job> Driver<J> {
         while !self.shutdown.is_cancelled() {
             let next = self.check().await;
             if let Some(checked) = checked.take() {
-                // Most starts wait for no first check.
+                // Most callers do not wait for the first check.
                 let _ = checked.send(());
             }
             match next {
@@ -166,7 +166,8 @@ impl<J: Job> Driver<J> {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     tracing::warn!(job = self.spec.name, failures, %error, "a background job failed; it runs again later");
-                    // A wake-up shortens the backoff to the interval, so that a failing job is never run in a busy loop.
+                    // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy
+                    // loop.
                     let interval = self.spec.interval;
                     self.wait(backoff(interval, failures), interval).await;
                 }
@@ -178,7 +179,7 @@ impl<J: Job> Driver<J> {
         }
     }
 
-    /// Waits until the time is over, or until a wake-up, but then for `least`.
+    /// Waits for the given time, or until a wake-up, but at least for `least`.
     async fn wait(&self, time: Duration, least: Duration) {
         let begun = Instant::now();
         let woken = async {
@@ -228,8 +229,8 @@ impl<J: Job> Driver<J> {
             next = &mut run => return next,
             () = self.lease.keep() => {}
         }
-        // Dropped in the middle of a transaction it could leave a connection unusable. What it writes is compared with
-        // what it read, so two runs at a time do no harm.
+        // The run is not dropped, because a dropped transaction could leave a connection unusable. Its writes are
+        // compare-and-set, so two concurrent runs do no harm.
         tracing::warn!(
             job = self.spec.name,
             "another replica took a job's lease during a run"

@@ -1,5 +1,5 @@
-//! When the next report is due: from the last run, so that a run missed while the service was down is
-//! not lost, and by the clock of the zone, so that a daily run keeps its hour when clocks change.
+//! The report schedule. The next run is computed from the last one, so a run that was missed while the service was down
+//! is made up for. It follows the time zone's clock, so a daily run keeps its hour when clocks change.
 
 use chrono::DateTime;
 use chrono_tz::Tz;
@@ -8,7 +8,7 @@ use croner::{
     parser::{CronParser, Seconds},
 };
 
-use crate::domain::{Millis, violation::shown};
+use crate::domain::{Millis, violation::quoted};
 
 /// A cron expression and its time zone.
 #[derive(Clone, Debug)]
@@ -18,15 +18,15 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Reads an expression of 5 or 6 fields and an IANA time zone.
+    /// Parses an expression of 5 or 6 fields and an IANA time zone.
     ///
     /// # Errors
-    /// What is wrong, in one sentence; or an expression that never fires.
+    /// One sentence that says what is invalid, also if the expression never fires.
     pub(crate) fn parse(expression: &str, zone: &str) -> Result<Self, String> {
         let zone: Tz = zone.parse().map_err(|_| {
             format!(
                 "the report time zone {} is not an IANA time zone",
-                shown(zone)
+                quoted(zone)
             )
         })?;
         let cron = CronParser::builder()
@@ -36,24 +36,24 @@ impl Schedule {
             .map_err(|error| {
                 format!(
                     "the report schedule {} is not a cron expression: {error}",
-                    shown(expression)
+                    quoted(expression)
                 )
             })?;
         let schedule = Self { cron, zone };
         schedule
             .next_after(0)
-            .ok_or_else(|| format!("the report schedule {} never fires", shown(expression)))?;
+            .ok_or_else(|| format!("the report schedule {} never fires", quoted(expression)))?;
         Ok(schedule)
     }
 
-    /// The first moment of the schedule after a moment.
+    /// The first scheduled time after a time.
     pub(crate) fn next_after(&self, moment: Millis) -> Option<Millis> {
         let local = DateTime::from_timestamp_millis(moment)?.with_timezone(&self.zone);
         let next = self.cron.find_next_occurrence(&local, false).ok()?;
         Some(next.timestamp_millis())
     }
 
-    /// Whether a run is due that had last run at `last`: several that were missed make one.
+    /// Whether a run is due if the last one was at `last`. Several missed runs are made up for by one.
     pub(crate) fn is_due(&self, last: Millis, now: Millis) -> bool {
         self.next_after(last).is_some_and(|next| next <= now)
     }

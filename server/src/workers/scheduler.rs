@@ -1,9 +1,9 @@
-//! The job of the report schedule, and the clockwork that wakes it.
+//! The job of the report schedule, and the timer that wakes it.
 //!
-//! tokio-cron-scheduler wakes the job every other second. It reads the wall clock, so it stops when that clock is set
-//! back; the runner therefore checks the job at its interval of the monotonic clock as well. Whether a run is due is
-//! decided from the database by [`Schedule`], which knows when the zone's clocks change, as the scheduler's own time
-//! zones do not. A missed wake-up, several at once and two replicas all do the same.
+//! tokio-cron-scheduler wakes the job every other second. It reads the wall clock and stops while that clock is set
+//! back, so the runner also checks the job at an interval of the monotonic clock. [`Schedule`] decides from the
+//! database whether a run is due, because it handles changes between summer and winter time, which the scheduler does
+//! not. Missed or repeated wake-ups and several replicas do no harm.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use crate::{domain::Millis, error::Result};
 
 /// The job's name in `leases`.
 pub(crate) const REPORT_JOB: &str = "report schedule";
-/// When the clockwork wakes the job.
+/// The cron expression of the wake-ups.
 const TICK: &str = "*/2 * * * * *";
-/// How often the runner checks the job whatever the clockwork does.
+/// How often the runner checks the job without a wake-up.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Begins the runs of the report schedule.
@@ -29,29 +29,29 @@ pub(crate) struct ReportSchedule {
     reporter: Arc<Reporter>,
     schedule: Schedule,
     wake: Wake,
-    clockwork: JobScheduler,
+    timer: JobScheduler,
 }
 
 impl ReportSchedule {
-    /// Starts the clockwork.
+    /// Starts the timer.
     ///
     /// # Errors
-    /// A clockwork that does not start.
+    /// The timer does not start.
     pub(crate) async fn start(
         reporter: Arc<Reporter>,
         schedule: Schedule,
     ) -> std::result::Result<Self, JobSchedulerError> {
         let wake = reporter.signals.schedule.clone();
-        let clockwork = JobScheduler::new().await?;
+        let timer = JobScheduler::new().await?;
         let woken = wake.clone();
         let job = CronJob::new(TICK, move |_, _| woken.wake())?;
-        clockwork.add(job).await?;
-        clockwork.start().await?;
+        timer.add(job).await?;
+        timer.start().await?;
         Ok(Self {
             reporter,
             schedule,
             wake,
-            clockwork,
+            timer,
         })
     }
 }
@@ -68,7 +68,7 @@ impl Job for ReportSchedule {
         }
     }
 
-    /// Several runs that were missed make one.
+    /// Several missed runs are made up for by one.
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
         self.schedule.is_due(last_run_at, now)
     }
@@ -82,7 +82,7 @@ impl Job for ReportSchedule {
     }
 
     async fn finish(&mut self) {
-        if let Err(error) = self.clockwork.shutdown().await {
+        if let Err(error) = self.timer.shutdown().await {
             tracing::warn!(%error, "the scheduler did not stop");
         }
     }

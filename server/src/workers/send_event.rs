@@ -1,4 +1,4 @@
-//! One request of the sender: a meter event given to Stripe, and what the answer means for its report.
+//! One request of the sender: sends a meter event to Stripe, and maps the response to the report's transition.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 /// The longest wait before a request is repeated.
 pub(super) const MAX_RETRY: Duration = Duration::from_mins(15);
 
-/// What a request works with.
+/// Dependencies of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
     pub(crate) store: Store,
@@ -28,16 +28,16 @@ pub(crate) struct Requests {
     pub(crate) retry_ms: Millis,
 }
 
-/// A request's end.
+/// A completed request.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// What is to be recorded. Its `next_attempt_at` counts from now, until the sender adds the time of the recording.
+    /// The result to record. Its `next_attempt_at` is relative until the sender adds the current time.
     pub(super) send_result: SendResult,
-    /// What may not be sent for a while, if anything.
+    /// What must not be sent for a while, if anything.
     pub(super) pause: Option<Pause>,
 }
 
-/// What Stripe refuses whatever event it is given.
+/// What Stripe rejects regardless of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     KeyRefused,
@@ -45,15 +45,20 @@ pub(super) enum Pause {
 }
 
 impl Requests {
-    /// The event name of a meter at Stripe; absent when the meter is not configured any more.
+    /// The event name of a meter at Stripe; absent if the meter is no longer configured.
     pub(super) fn event_name(&self, meter: &str) -> Option<String> {
         let meter = self.meters.find(meter)?;
         Some(meter.event_name.to_string())
     }
 
-    /// Sends an event. `may_be_there` says that an earlier attempt may have arrived: a refusal of this one then says
-    /// nothing about that one, and only a delivery check does.
-    pub(super) async fn send(&self, stream: Stream, report: Report, may_be_there: bool) -> Ended {
+    /// Sends an event. `may_have_arrived` means that an earlier attempt may have arrived. A rejection then does not
+    /// decide about that attempt; only a delivery check does.
+    pub(super) async fn send(
+        &self,
+        stream: Stream,
+        report: Report,
+        may_have_arrived: bool,
+    ) -> Ended {
         let Stream { customer, meter } = stream;
         let name = identifier(report.id, report.generation);
         let event = MeterEvent {
@@ -72,7 +77,7 @@ impl Requests {
             Err(Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
-            Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_be_there => (None, None),
+            Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_have_arrived => (None, None),
             Err(Failure::NoCustomer(_)) => (Some(Transition::MarkCustomerDeleted), None),
             Err(Failure::Refused(_)) => (Some(Transition::Reject), None),
         };
@@ -87,8 +92,8 @@ impl Requests {
         Ended {
             send_result: SendResult {
                 report,
-                event: transition,
-                is_surely_absent: pause.is_some() && !may_be_there,
+                transition,
+                cannot_have_arrived: pause.is_some() && !may_have_arrived,
                 error,
                 next_attempt_at,
             },

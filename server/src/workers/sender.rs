@@ -1,8 +1,7 @@
-//! The sender job: gives closed reports to Stripe, one at a time for each customer and meter.
+//! The sender job: sends closed reports to Stripe, one at a time for each customer and meter.
 //!
-//! Only the holder of the lease sends. Due reports come from the database in pages, and at most `concurrency` requests are
-//! under way, so memory does not grow with the number of accounts. A report in backoff is not under way and delays no
-//! other.
+//! Only the holder of the lease sends. Due reports are read from the database in pages, and at most `concurrency`
+//! requests are in progress, so memory does not grow with the number of accounts. A report in backoff delays no other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,22 +27,22 @@ use crate::{
     stripe::REQUEST_TIMEOUT,
 };
 
-/// How often a replica without the lease, or one that finds nothing due, checks again at most.
+/// The longest time until a replica without the lease, or one that finds nothing due, checks again.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// How long nothing is sent after Stripe refused the key, or nothing of a meter that it does not know, in shortest waits
-/// before a retry: half a minute unless configured otherwise. `ForceReport` lifts it.
+/// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
+/// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
-/// How long a request may wait for its turn under the rate limit: part of what the lease has to cover.
+/// How long a request may wait for the rate limit; the lease has to cover it.
 const RATE_WAIT_SECS: u32 = 10;
-/// How many due reports one query reads at least.
+/// The minimum number of due reports that one query reads.
 const MIN_PAGE: usize = 64;
 
-/// How fast the sender sends.
+/// Settings of the sender.
 #[derive(Clone, Debug)]
 pub(crate) struct SenderOptions {
     pub(crate) rules: Rules,
     pub(crate) events_per_sec: u32,
-    /// Requests under way at the same time.
+    /// The maximum number of concurrent requests.
     pub(crate) concurrency: usize,
 }
 
@@ -53,9 +52,9 @@ pub(crate) struct Sender {
     rules: Rules,
     signals: Arc<Signals>,
     rate: Arc<DefaultDirectRateLimiter>,
-    /// One request at a time of each stream, and no more than get their turn before the lease could end.
-    under_way: Tasks<Stream, Ended>,
-    /// Answers of Stripe that are not recorded yet.
+    /// At most one request per stream, and no more than can start before the lease could end.
+    in_progress: Tasks<Stream, Ended>,
+    /// Results that are not recorded yet.
     unrecorded: Vec<SendResult>,
     /// Where the next page begins.
     cursor: Option<Stream>,
@@ -69,7 +68,7 @@ impl Sender {
         let in_turn = per_second.get().saturating_mul(RATE_WAIT_SECS);
         let in_turn = usize::try_from(in_turn).unwrap_or(usize::MAX);
         Self {
-            under_way: Tasks::new(options.concurrency.min(in_turn), signals.send.clone()),
+            in_progress: Tasks::new(options.concurrency.min(in_turn), signals.send.clone()),
             requests,
             rules: options.rules,
             signals,
@@ -81,9 +80,9 @@ impl Sender {
         }
     }
 
-    /// Starts requests for one page of due reports; false when none could be started.
+    /// Starts requests for one page of due reports; returns false if none could be started.
     async fn start_due(&mut self, now: Millis) -> Result<bool> {
-        let free = self.under_way.free();
+        let free = self.in_progress.free();
         if free == 0 {
             return Ok(false);
         }
@@ -100,7 +99,7 @@ impl Sender {
         let is_last_page = page.len() < limit;
         let chosen = self.choose(page, free, is_last_page);
         if chosen.is_empty() {
-            // After the last stream the next page begins with the first again.
+            // The page after the last stream begins with the first stream.
             return Ok(had_cursor);
         }
         let tasks = requests
@@ -115,7 +114,7 @@ impl Sender {
         Ok(true)
     }
 
-    /// The first report of each stream that is free, and where the next page begins.
+    /// Chooses the first report of each stream without a request in progress, and sets where the next page begins.
     fn choose(&mut self, page: Vec<Report>, free: usize, is_last_page: bool) -> Vec<Report> {
         let mut chosen: Vec<Report> = Vec::new();
         let mut streams: HashSet<Stream> = HashSet::new();
@@ -125,7 +124,7 @@ impl Sender {
             let Some(stream) = stream_of(&report) else {
                 continue;
             };
-            if self.under_way.has(&stream) || streams.contains(&stream) {
+            if self.in_progress.has(&stream) || streams.contains(&stream) {
                 last = Some(stream);
                 continue;
             }
@@ -142,19 +141,19 @@ impl Sender {
     }
 
     fn start(&mut self, task: Task) {
-        let (Task::Send { report, .. } | Task::Look(report)) = &task;
+        let (Task::Send { report, .. } | Task::CheckDelivery(report)) = &task;
         let Some(stream) = stream_of(report) else {
             return;
         };
         let (requests, rate) = (self.requests.clone(), Arc::clone(&self.rate));
-        self.under_way.start(stream.clone(), async move {
+        self.in_progress.start(stream.clone(), async move {
             rate.until_ready().await;
             match task {
                 Task::Send {
                     report,
-                    may_be_there,
-                } => requests.send(stream, report, may_be_there).await,
-                Task::Look(report) => Ended {
+                    may_have_arrived,
+                } => requests.send(stream, report, may_have_arrived).await,
+                Task::CheckDelivery(report) => Ended {
                     send_result: requests.check_delivery(&stream, report).await,
                     pause: None,
                 },
@@ -173,8 +172,7 @@ impl Sender {
         }
     }
 
-    /// Records Stripe's answers, all of them in one transaction. Where that fails they are kept and nothing is sent: until
-    /// they are recorded, the reports are due again only much later.
+    /// Records the results in one transaction. If that fails, they are kept and nothing is sent in this run.
     async fn record(&mut self, now: Millis) -> Result<()> {
         if self.unrecorded.is_empty() {
             return Ok(());
@@ -182,7 +180,7 @@ impl Sender {
         let store = &self.requests.store;
         store.record_results(&self.unrecorded, now).await?;
         for result in self.unrecorded.drain(..) {
-            metrics::count_transition(result.event.as_ref());
+            metrics::report(result.transition.as_ref());
         }
         self.signals.progress.notify_waiters();
         Ok(())
@@ -195,7 +193,7 @@ impl Sender {
         match pause {
             Pause::KeyRefused => {
                 tracing::error!(
-                    "Stripe refuses the secret key: nothing is sent; check STRIPE_SECRET_KEY"
+                    "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
                 );
                 self.paused_until = Some(until);
             }
@@ -206,7 +204,7 @@ impl Sender {
         }
     }
 
-    /// Lifts the pauses that are over; says whether everything is still paused.
+    /// Ends the pauses that are over; returns whether sending is still paused.
     fn is_paused(&mut self) -> bool {
         if self.signals.retry_request.take() {
             self.paused_until = None;
@@ -224,7 +222,7 @@ impl Job for Sender {
             name: "sender",
             interval: duration(self.requests.retry_ms).min(MAX_INTERVAL),
             turn: Turn::OneReplica {
-                // A request and its wait for a turn end while the lease is still ours.
+                // A request, with its wait for the rate limit, ends before the lease does.
                 margin: REQUEST_TIMEOUT.saturating_add(Duration::from_secs(RATE_WAIT_SECS.into())),
             },
             wake: self.signals.send.clone(),
@@ -232,35 +230,35 @@ impl Job for Sender {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        let ended = self.under_way.ended();
+        let ended = self.in_progress.ended();
         self.take_ended(ended, now);
         self.record(now).await?;
         if self.is_paused() {
-            // Another replica may have a key that Stripe takes.
-            return Ok(if self.under_way.is_empty() {
+            // Another replica may have a key that Stripe accepts.
+            return Ok(if self.in_progress.is_empty() {
                 Next::HandOver
             } else {
                 Next::Wait
             });
         }
         let has_started = self.start_due(now).await?;
-        Ok(if has_started && self.under_way.free() > 0 {
+        Ok(if has_started && self.in_progress.free() > 0 {
             Next::RunAgain
         } else {
             Next::Wait
         })
     }
 
-    /// A request under way may still be accepted: its answer is worth waiting for, and takes no longer than its timeout.
+    /// Waits for the requests in progress: Stripe may still accept them, and they take no longer than their timeout.
     async fn finish(&mut self) {
-        let ended = self.under_way.finish().await;
+        let ended = self.in_progress.finish().await;
         let recorded = async {
             let now = self.requests.store.now().await?;
             self.take_ended(ended, now);
             self.record(now).await
         };
         if let Err(error) = recorded.await {
-            tracing::error!(%error, "Stripe's last answers could not be recorded; their reports are checked later");
+            tracing::error!(%error, "the results of the last requests could not be recorded; their reports are checked later");
         }
     }
 }

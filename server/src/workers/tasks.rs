@@ -1,6 +1,6 @@
-//! A job's work on single customers, runs or changes: at the same time, up to a limit, and one task a key.
+//! Concurrent tasks of a job, each for one customer, run or change: up to a limit, and at most one per key.
 //!
-//! A task that is slow delays neither the job nor the tasks of other keys.
+//! A slow task delays neither the job nor the tasks of other keys.
 
 use std::{collections::HashSet, hash::Hash};
 
@@ -14,14 +14,14 @@ use super::wake::Wake;
 /// Both ends of the channel of results.
 type Results<K, T> = (mpsc::Sender<(K, T)>, mpsc::Receiver<(K, T)>);
 
-/// Tasks under way, by key. They end with it.
+/// Tasks in progress, by key. Dropping it cancels them.
 #[derive(Debug)]
 pub(super) struct Tasks<K, T = ()> {
-    under_way: JoinSet<()>,
-    /// Keys whose results were not taken yet: the channel has a place for each.
+    in_progress: JoinSet<()>,
+    /// Keys whose results were not taken yet. The channel has capacity for each.
     keys: HashSet<K>,
     limit: usize,
-    /// Results are sent before the job is woken, so that the job that wakes finds them.
+    /// Results are sent before the job is woken, so that the job finds them.
     results: Results<K, T>,
     /// Wakes the job when a task ends, so that the next one starts.
     wake: Wake,
@@ -34,7 +34,7 @@ where
 {
     pub(super) fn new(limit: usize, wake: Wake) -> Self {
         Self {
-            under_way: JoinSet::new(),
+            in_progress: JoinSet::new(),
             keys: HashSet::new(),
             limit,
             results: mpsc::channel(limit.max(1)),
@@ -42,12 +42,12 @@ where
         }
     }
 
-    /// How many more tasks may start.
+    /// The number of tasks that may still start.
     pub(super) fn free(&self) -> usize {
         self.limit.saturating_sub(self.keys.len())
     }
 
-    /// Whether a task of this key is under way.
+    /// Whether a task of this key is in progress.
     pub(super) fn has(&self, key: &K) -> bool {
         self.keys.contains(key)
     }
@@ -56,24 +56,24 @@ where
         self.keys.is_empty()
     }
 
-    /// Starts a task, unless one of the same key is under way or the limit is reached; says whether it did.
+    /// Starts a task, unless one of the same key is in progress or the limit is reached. Returns whether it did.
     pub(super) fn start(&mut self, key: K, work: impl Future<Output = T> + Send + 'static) -> bool {
         if self.free() == 0 || !self.keys.insert(key.clone()) {
             return false;
         }
         let (results, wake) = (self.results.0.clone(), self.wake.clone());
-        self.under_way.spawn(async move {
+        self.in_progress.spawn(async move {
             let result = work.await;
-            // The receiver is only gone when the job has ended.
+            // The receiver is dropped only when the job has ended.
             let _ = results.send((key, result)).await;
             wake.wake();
         });
         true
     }
 
-    /// The results of the tasks that have ended. A task's panic becomes the job's.
+    /// The results of the tasks that have ended. A panic of a task is propagated to the job.
     pub(super) fn ended(&mut self) -> Vec<(K, T)> {
-        while let Some(joined) = self.under_way.try_join_next() {
+        while let Some(joined) = self.in_progress.try_join_next() {
             pass_panic_on(joined);
         }
         self.take_results()
@@ -81,7 +81,7 @@ where
 
     /// Waits for all tasks and returns their results.
     pub(super) async fn finish(&mut self) -> Vec<(K, T)> {
-        while let Some(joined) = self.under_way.join_next().await {
+        while let Some(joined) = self.in_progress.join_next().await {
             pass_panic_on(joined);
         }
         self.take_results()

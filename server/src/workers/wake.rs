@@ -1,4 +1,4 @@
-//! How jobs and calls wake each other.
+//! Signals by which jobs and calls wake each other.
 
 use std::sync::{
     Arc,
@@ -9,17 +9,18 @@ use tokio::sync::Notify;
 
 /// Wakes one job before its interval has passed. A wake-up while the job runs makes it run again.
 ///
-/// Only the runner waits for it: with one waiter, `notify_one` keeps each wake-up that comes while the runner does not wait.
+/// Only the runner waits for it. With one waiter, `notify_one` stores a wake-up that arrives while the runner does not
+/// wait.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wake(Arc<Notify>);
 
 impl Wake {
-    /// Makes the job run soon.
+    /// Wakes the job.
     pub(crate) fn wake(&self) {
         self.0.notify_one();
     }
 
-    /// Waits for a wake-up since the last one that was waited for.
+    /// Waits for a wake-up since the last call.
     pub(super) async fn woken(&self) {
         self.0.notified().await;
     }
@@ -43,25 +44,25 @@ impl Request {
     }
 }
 
-/// Every wake-up of this replica. It only makes things happen sooner: what is to be done is in the database.
+/// All signals of this replica. They only make work start sooner: the work itself is in the database.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     /// The report schedule may be due.
     pub(crate) schedule: Wake,
     /// A run was begun.
     pub(crate) close: Wake,
-    /// Reports were closed, or became sendable otherwise.
+    /// Reports were closed or became sendable.
     pub(crate) send: Wake,
     /// A webhook was stored.
     pub(crate) webhook: Wake,
-    /// A change of a subscription was begun.
+    /// A subscription change was begun.
     pub(crate) change: Wake,
-    /// Stripe says that it dropped events.
+    /// Stripe reported that it dropped meter events.
     pub(crate) verify: Wake,
-    /// Verification was asked for before its hour.
+    /// Verification was requested before its hourly run.
     pub(super) verify_request: Request,
-    /// An admin asked for a report: what made the sender pause may be fixed.
+    /// An admin forced a report run: the cause of the sender's pause may be fixed.
     pub(super) retry_request: Request,
-    /// Reports were closed or sent. For those who watch runs: there may be many, and they also poll.
+    /// Reports were closed or sent. Wakes all watchers of runs; they also poll.
     pub(super) progress: Notify,
 }

@@ -1,4 +1,4 @@
-//! How the client connects: over TLS with certificates on both sides, to several servers, and across restarts.
+//! Connections of the client: mutual TLS, several servers, and restarts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ on_both_engines!(
     a_call_is_retried_across_a_server_restart,
 );
 
-/// An authority, and what it signs.
+/// A certificate authority.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -57,7 +57,7 @@ impl Authority {
         }
     }
 
-    /// Lets in whom this authority signed.
+    /// The TLS settings of a server that accepts clients of this authority.
     fn server_config(&self, own: &Identity) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
@@ -100,7 +100,7 @@ async fn client_and_server_authenticate_each_other_over_tls(world: World) {
         let refused = client(trusted, own).increment("acct").await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Transport, "{refused:?}");
     }
-    // Nor is a stranger trusted because the system knows some authorities.
+    // Authorities of the system are not trusted either.
     let system = UsageClient::builder(front.endpoint()).retry(Retry::never());
     let refused = system.connect().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Transport, "{refused:?}");

@@ -21,7 +21,8 @@ use crate::support::world::{
 on_both_engines!(every_snippet_of_the_crate_page_works);
 
 async fn every_snippet_of_the_crate_page_works(mut world: World) {
-    // A recorder goes by the machine's clock. The server's is ahead, so that every window of it has begun.
+    // The recorder uses the machine's clock. The server's clock is ahead, so that the window of all its usage has
+    // begun.
     world.with_prices_at(hours_ago(-2)).await;
     let subscription = NewSubscription {
         id: "sub_1MowQV".to_owned(),
@@ -257,7 +258,7 @@ async fn correct(client: UsageClient) -> Result<(), Error> {
         .await?
         .rows
     {
-        println!("{} {} {:?}", row.counted, row.reported, row.stripe);
+        println!("{} {} {:?}", row.counted, row.reported, row.stripe_total);
     }
     Ok(())
 }

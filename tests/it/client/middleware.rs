@@ -1,4 +1,4 @@
-//! The client's tower layer around real servers: what succeeds is counted, and nothing else.
+//! The client's tower layer around real servers: only successful requests are counted.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ fn recorder(world: &World) -> Recorder {
         .unwrap()
 }
 
-/// Whoever the header names pays.
+/// The account is taken from a header.
 fn account<B>(request: &Request<B>) -> Option<Charge> {
     let account = request.headers().get("x-account")?.to_str().ok()?;
     Some(Charge::new(account).meter("api_calls"))
 }
 
-/// Serves an app; answers its address.
+/// Serves an app. Returns its address.
 async fn serve(app: Router) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,4 @@
-//! The contract in another language: stubs that its own generator makes of the proto folder, against the real
-//! server.
+//! The contract in Python: stubs that grpcio-tools generates from the proto folder, with the real server.
 
 use crate::support::{
     python::{python, run},

@@ -1,5 +1,5 @@
-//! The client's recorder against a server that dies, comes back and loses connections: what it says it counted
-//! is what the server counted, once.
+//! The client's recorder with a server that crashes, restarts and loses connections: its count equals the server's, and
+//! nothing is counted twice.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ on_both_engines!(
     recorded_usage_of_one_second_is_one_increment,
 );
 
-/// A world behind a front, and a recorder that sends soon.
+/// A world behind a proxy, and a recorder with a short send interval.
 async fn recording(
     world: &World,
     set_up: impl FnOnce(RecorderBuilder) -> RecorderBuilder,
@@ -37,7 +37,7 @@ async fn recording(
     (front, recorder)
 }
 
-/// What the server counted is what the recorder says it counted, and that is all.
+/// Asserts that the server counted exactly what the recorder's statistics state.
 async fn assert_all_counted(world: &World, recorder: &Recorder, accounts: &[&str]) {
     let stats = recorder.flush(TIMEOUT).await.unwrap();
     assert_eq!(stats.counted, stats.recorded, "{stats:?}");
@@ -121,8 +121,8 @@ async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
         Behavior::LosesResponse(Code::ResourceExhausted),
         Behavior::LosesResponse(Code::DeadlineExceeded),
     ];
-    let moody = FlakyServer::start(world.endpoint(), [each, each].concat()).await;
-    let client = UsageClient::connect_lazy(moody.endpoint()).unwrap();
+    let flaky = FlakyServer::start(world.endpoint(), [each, each].concat()).await;
+    let client = UsageClient::connect_lazy(flaky.endpoint()).unwrap();
     let client = client
         .with_timeout(Duration::from_millis(500))
         .with_retry(Retry::default().backoff(Duration::from_millis(1), Duration::from_millis(5)));
@@ -135,9 +135,9 @@ async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
         tokio::task::yield_now().await;
     }
     assert_all_counted(&world, &recorder, &accounts).await;
-    // What is left of the behaviors meets usage of one more account.
+    // The remaining behaviors apply to usage of one more account.
     accounts.push("late");
-    while moody.behaviors_left() > 0 {
+    while flaky.behaviors_left() > 0 {
         recorder.record("late", "api_calls", 1);
         assert_all_counted(&world, &recorder, &accounts).await;
     }
@@ -153,7 +153,7 @@ async fn a_full_recorder_counts_what_it_drops(world: World) {
     }
     recorder.record("a", "api_calls", 0);
     recorder.record("a", "api_calls", -7);
-    // Nor does a name that no server takes cost any memory.
+    // A name that is too long for the server uses no memory either.
     recorder.record(&"x".repeat(129), "api_calls", 1);
     recorder.record("a", &"x".repeat(129), 1);
     recorder.record("", "api_calls", 1);
@@ -209,7 +209,7 @@ async fn recorded_usage_of_one_second_is_one_increment(world: World) {
         recorder.record("acct", "api_calls", 2);
     }
     assert_all_counted(&world, &recorder, &["acct"]).await;
-    // A thousand calls took at most a few seconds, and each of these is one increment.
+    // The thousand calls took at most a few seconds, and usage of each second is one increment.
     let increments = world.count_rows("commits WHERE increments > 5").await;
     assert_eq!(increments, 0);
     assert_eq!(recorder.stats().counted.calls, 1_000);

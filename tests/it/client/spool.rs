@@ -1,4 +1,4 @@
-//! The client's recorder with a spool: what is in it outlives the process, and is counted once.
+//! The client's recorder with a spool: spooled usage survives the process and is counted once.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -32,11 +32,12 @@ on_both_engines!(
     a_fast_client_clock_loses_no_usage,
 );
 
-/// How often a process is killed.
+/// The number of kills.
 const KILLS: u64 = 25;
-/// What a process records before it sees to it that this is kept.
-const A_CHUNK: i64 = 7;
-/// Makes this binary, started as a child, record: the endpoint, the prefix of accounts, and the spool's folder.
+/// The usage that a process records before each sync of the spool.
+const CHUNK_SIZE: i64 = 7;
+/// The variable that makes this binary record as a child process: endpoint, prefix of accounts, and folder of the
+/// spool.
 const CHILD: &str = "RECORDING_CHILD";
 
 fn recorder(endpoint: &str, folder: &Path) -> Recorder {
@@ -46,7 +47,7 @@ fn recorder(endpoint: &str, folder: &Path) -> Recorder {
     builder.spool(folder).start().unwrap()
 }
 
-/// The child process that is killed; run as a test without its variable it does nothing.
+/// The child process that is killed. As a test, without the variable, it does nothing.
 #[test]
 fn a_child_process_records_until_it_is_killed() {
     let Ok(told) = std::env::var(CHILD) else {
@@ -58,7 +59,7 @@ fn a_child_process_records_until_it_is_killed() {
         let recorder = recorder(told[0], Path::new(told[2]));
         for chunk in 0..10_000 {
             let account = format!("{}-{chunk}", told[1]);
-            for _ in 0..A_CHUNK {
+            for _ in 0..CHUNK_SIZE {
                 recorder.record(&account, "api_calls", 1);
             }
             recorder.persist().await.unwrap();
@@ -70,7 +71,7 @@ fn a_child_process_records_until_it_is_killed() {
 }
 
 fn start_child(endpoint: &str, prefix: &str, folder: &Path) -> (Child, BufReader<ChildStdout>) {
-    // The test's name has no name of the crate before it.
+    // The name of the test without the name of the crate.
     let (_, module) = module_path!().split_once("::").unwrap();
     let test = format!("{module}::a_child_process_records_until_it_is_killed");
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -84,8 +85,8 @@ fn start_child(endpoint: &str, prefix: &str, folder: &Path) -> (Child, BufReader
     (child, lines)
 }
 
-/// Lets a process record until it has kept so many chunks, or for none until some moment of its first milliseconds,
-/// and kills it; answers how many it has kept.
+/// Lets a process record until it has synced the given number of chunks, and kills it. For zero chunks, kills it within
+/// its first milliseconds. Returns how many chunks it has synced.
 fn record_and_kill(
     endpoint: &str,
     prefix: &str,
@@ -123,7 +124,7 @@ async fn spooled_usage_survives_kills_and_is_counted_once(mut world: World) {
     let mut kept = Vec::new();
     for kill in 0..KILLS {
         let (endpoint, path) = (front.endpoint().to_owned(), folder.path().to_owned());
-        // Some die while they open what others left.
+        // Some are killed while they open the files of others.
         let chunks = if kill % 4 == 3 {
             0
         } else {
@@ -155,13 +156,13 @@ async fn spooled_usage_survives_kills_and_is_counted_once(mut world: World) {
             let account = format!("p{kill}-{chunk}");
             assert_eq!(
                 world.total_of_all_meters(&account).await,
-                A_CHUNK,
+                CHUNK_SIZE,
                 "{account}"
             );
         }
-        // A chunk without a confirmation may have been kept.
+        // A chunk without a confirmation may have been synced.
         let next = world.total_of_all_meters(&format!("p{kill}-{kept}")).await;
-        assert!((0..=A_CHUNK).contains(&next), "{next}");
+        assert!((0..=CHUNK_SIZE).contains(&next), "{next}");
         let beyond = world
             .total_of_all_meters(&format!("p{kill}-{}", kept + 1))
             .await;
@@ -233,7 +234,7 @@ async fn a_spool_serves_one_recorder_at_a_time(world: World) {
     assert!(refused.to_string().contains("in use"), "{refused}");
     first.record("acct", "api_calls", 2);
     first.shutdown(TIMEOUT).await.unwrap();
-    // It is free as soon as the first one is at its end.
+    // It is free as soon as the first recorder has ended.
     client.recorder().spool(folder.path()).start().unwrap();
     assert_eq!(world.total_of_all_meters("acct").await, 2);
     world.finish().await;
@@ -250,7 +251,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Leaves so many batches of an account in a folder, seven units each, by a recorder that found no server.
+/// Creates batches of an account in a folder, of seven units each, with a recorder that has no server.
 async fn leave(folder: &Path, account: &str, batches: usize) {
     let front = ReverseProxy::start().await;
     let left = recorder(front.endpoint(), folder);
@@ -284,7 +285,7 @@ async fn a_damaged_spool_file_does_not_affect_the_rest(world: World) {
     let spooled = files(folder.path(), "batch");
     let torn = std::fs::read(&spooled[0]).unwrap();
     std::fs::write(&spooled[0], &torn[..torn.len() / 2]).unwrap();
-    // Not a file at all, and so not to be read.
+    // A folder, which cannot be read as a file.
     std::fs::remove_file(&spooled[1]).unwrap();
     std::fs::create_dir(&spooled[1]).unwrap();
     let next = recorder(world.endpoint(), folder.path());
@@ -330,7 +331,7 @@ async fn a_fast_client_clock_loses_no_usage(mut world: World) {
         recorder.record("acct", "api_calls", 3);
         recorder.record("acct", "no_such_meter", 1);
     }
-    // The server has seen them, and refused for good only what has no meter.
+    // The server received all of them, and rejected only those with an unknown meter.
     world
         .wait_until("an answer", async || {
             [&spooled, &in_memory]

@@ -1,4 +1,4 @@
-//! Batches: one result an item, and one key for the whole.
+//! Batches: one result per item, and an idempotency key for the whole batch.
 
 use chrono::TimeDelta;
 use usage_client::{Batch, BatchOutcome, ErrorKind, Increment, IncrementResult, Reason};
@@ -24,7 +24,7 @@ async fn send(world: &World, batch: Batch) -> BatchOutcome {
     world.client().increment_batch(batch).await.unwrap()
 }
 
-/// What became of each item, in one letter, and of which field for a refused one.
+/// The outcome of each item as one letter, with the field of a rejected one.
 fn letters(outcome: &BatchOutcome) -> Vec<String> {
     let letter = |result: &IncrementResult| match result {
         IncrementResult::Counted => "C".to_owned(),
@@ -39,7 +39,7 @@ fn keyed(key: &str, quantity: i64) -> Increment {
     Increment::new("acct").key(key).quantity(quantity)
 }
 
-/// Something of everything; counts 100 + 1 of `acct` and 7 of `other`.
+/// A batch with every kind of item. It counts 100 + 1 of `acct` and 7 of `other`.
 fn mixed() -> Batch {
     Batch::new()
         .push(keyed("new", 100))
@@ -196,7 +196,7 @@ async fn concurrent_calls_with_one_batch_key_count_once(world: World) {
     world.finish().await;
 }
 
-/// A retry is answered from what was, not judged anew: its items may be too old by now.
+/// A retry returns the stored results without new validation, because its items may have become too old.
 async fn a_repeated_batch_is_accepted_after_its_times_are_too_old(mut world: World) {
     let now = at("2026-07-15T10:20:00Z");
     let clock = Clock::manual(now.timestamp_millis());
@@ -227,7 +227,7 @@ async fn a_batch_that_counted_nothing_is_remembered(mut world: World) {
     let first = send(&world, batch.clone()).await;
     assert!(!first.duplicate);
     assert_eq!(letters(&first), ["R timestamp", "D"]);
-    // By now it would be taken.
+    // The item would be accepted now.
     clock.set((now + TimeDelta::minutes(10)).timestamp_millis());
     let again = send(&world, batch).await;
     assert!(again.duplicate);
@@ -272,7 +272,7 @@ async fn a_reused_batch_key_with_other_content_is_refused(world: World) {
     assert_eq!(world.usage("acct").await.0, 3);
     assert_eq!(world.usage("other").await.0, 0);
     assert_eq!(world.usage_of("acct", "tokens").await.0, 0);
-    // The key of a refused item was not used up.
+    // The key of a rejected item can be used again.
     assert!(!world.client().increment(with_key).await.unwrap().duplicate);
     world.finish().await;
 }
@@ -290,7 +290,7 @@ async fn item_keys_are_shared_by_batches_and_single_calls(world: World) {
     );
     let reused = world.client().increment(keyed("b", 3)).await.unwrap_err();
     assert_eq!(reused.kind(), ErrorKind::KeyReused);
-    // A batch's key and an item's key are different things, and an account's keys are its own.
+    // Keys of batches and of items are separate, and so are the keys of different accounts.
     let batch = Batch::new()
         .push(keyed("b", 2))
         .push(keyed("c", 4))

@@ -1,4 +1,4 @@
-//! The calendar: days and months begin and end where those of the zone do.
+//! The calendar: days and months start and end as in the time zone.
 
 use usage_client::{Get, Granularity, MeterUsage, Period, Reason, UsagePoint};
 
@@ -26,7 +26,7 @@ fn series(usage: &MeterUsage) -> Vec<(i64, i64)> {
 }
 
 async fn the_default_period_is_the_calendar_month_of_the_zone(mut world: World) {
-    // In New York it is still June, in Vienna July already.
+    // It is still June in New York, and already July in Vienna.
     world.set_time("2026-06-30T23:30:00Z").await;
     for (quantity, time) in [
         (1, "2026-06-30T21:59:59.999Z"),

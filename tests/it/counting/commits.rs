@@ -1,5 +1,5 @@
-//! Commits: acknowledged usage is counted once, also when the database's response is lost, where several
-//! replicas count side by side and where a report is full.
+//! Commits: acknowledged usage is counted once, also if the database's response is lost, if several replicas count
+//! concurrently, and if a report is full.
 
 use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
 use usage_server::store::Store;
@@ -28,11 +28,11 @@ on_both_engines!(
     replicas_starting_together_migrate_an_empty_database_once,
 );
 
-/// Largest quantity of an increment, and of a report.
+/// The largest quantities of an increment and of a report.
 const MANY: i64 = 1_000_000_000_000;
 const FULL: i64 = 999_999_999_999_999;
 
-/// A call of each kind, one after the other; together they count 111,111.
+/// One call of each kind, in sequence. Together they count 111,111.
 async fn one_of_each_kind(world: &World, mut before_each: impl FnMut()) {
     let client = world.client();
     let increment = |quantity: i64| Increment::new("acct").quantity(quantity);
@@ -92,7 +92,7 @@ async fn a_commit_that_never_arrived_is_retried_and_counts_once(mut world: World
 
 async fn a_commit_lost_repeatedly_counts_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
-    // Two do not arrive, the third does, and its answer is lost.
+    // Two commits do not arrive. The third one does, but its response is lost.
     one_of_each_kind(&world, || {
         proxy.drop_next_commit();
         proxy.drop_next_commit();
@@ -107,7 +107,7 @@ async fn a_commit_lost_repeatedly_counts_once(mut world: World) {
 async fn callers_of_a_shared_lost_commit_are_each_counted_once(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     let lock = CommitLock::commits_of(&world).await;
-    // The first commit may have come for one of them alone; the others meet in the second.
+    // The first commit may contain only one of the calls. The second one contains the others.
     proxy.lose_next_commit_answer();
     proxy.lose_next_commit_answer();
     let callers: Vec<_> = (0..50)
@@ -230,7 +230,7 @@ async fn two_replicas_counting_the_same_accounts_lose_nothing(world: World) {
     for caller in callers {
         counted += caller.await.unwrap();
     }
-    // Each caller's own, and the shared ones once.
+    // The keys of each caller, and the shared keys once.
     assert_eq!(counted, 5 * ACCOUNTS * (CALLERS + 1));
     let mut shown = 0;
     for n in 0..ACCOUNTS {
@@ -241,8 +241,8 @@ async fn two_replicas_counting_the_same_accounts_lose_nothing(world: World) {
     world.finish().await;
 }
 
-/// Moves the world to a database that sorts text as people do, not by its bytes.
-async fn sort_like_people(world: &mut World) {
+/// Moves the world to a database that sorts text by a locale, not by bytes.
+async fn sort_by_locale(world: &mut World) {
     let (server, name) = world.database_url.rsplit_once('/').unwrap();
     let url = format!("{server}/people_{name}");
     let create = format!(
@@ -254,9 +254,9 @@ async fn sort_like_people(world: &mut World) {
     world.start_server().await;
 }
 
-/// A deadlock is resolved by a retry, so only the database sees it, which counts what the
-/// connections that have ended saw.
-fn deadlocks_are_none(world: &World) {
+/// The number of deadlocks, by the statistics of PostgreSQL, which include only closed connections. The service itself
+/// resolves a deadlock by a retry.
+fn assert_no_deadlocks(world: &World) {
     let none = "DO $$ BEGIN \
         WHILE EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()) \
         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; \
@@ -264,9 +264,9 @@ fn deadlocks_are_none(world: &World) {
     execute(&world.database_url, none).unwrap();
 }
 
-/// Whoever counts and whoever closes meet the same rows in the same order, whatever order that is.
+/// Counting and closing lock the same rows in the same order, for any order of names.
 async fn concurrent_counting_and_closing_never_deadlock(mut world: World) {
-    sort_like_people(&mut world).await;
+    sort_by_locale(&mut world).await;
     let replica = world.replica().await;
     let clients = [world.client(), replica.client().await];
     let callers: Vec<_> = (0..4)
@@ -290,11 +290,11 @@ async fn concurrent_counting_and_closing_never_deadlock(mut world: World) {
     }
     replica.stop().await.unwrap();
     world.stop().await;
-    deadlocks_are_none(&world);
+    assert_no_deadlocks(&world);
     world.finish().await;
 }
 
-/// The quantities of an account's reports, which all share one window, by whether they still count.
+/// The quantities of an account's reports, which are all in one window: open and closed ones.
 async fn quantities(world: &World) -> (Vec<i64>, Vec<i64>) {
     let reports = world.reports("acct").await;
     assert!(
@@ -329,7 +329,7 @@ async fn a_full_report_closes_and_another_of_its_window_opens(world: World) {
     let rest = large.clone().quantity(FULL - 999 * MANY);
     world.client().increment(rest).await.unwrap();
     assert_eq!(quantities(&world).await, (vec![FULL], vec![]));
-    // One more does not fit, and brings its key along.
+    // One more unit does not fit, and has a key.
     let one_more = large.quantity(1).key("k");
     for repeated in [false, true] {
         let counted = world.client().increment(one_more.clone()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Counting: what is acknowledged is counted once, whatever happens to the call.
+//! Counting: acknowledged usage is counted once, regardless of what happens to the call.
 
 use tokio::task::JoinHandle;
 use usage_client::{Batch, BatchOutcome, Error, ErrorKind, Increment, IncrementResult, Reason};
@@ -160,11 +160,11 @@ async fn sixty_four_concurrent_callers_on_one_account_lose_nothing(world: World)
     world.finish().await;
 }
 
-/// What a full queue answers, and the call that fills it and waits, with its account.
+/// The error of a full queue, and the waiting call that fills it, with its account.
 type Filled = (Error, JoinHandle<Result<BatchOutcome, Error>>, &'static str);
 
-/// While commits are blocked: of two batches that each need the whole queue one is taken, and the other
-/// is turned away.
+/// Fills the queue while commits are blocked: of two batches that each need the whole queue, one is accepted and the
+/// other one is rejected.
 async fn fill_queue(world: &World) -> Filled {
     let send = |account: &'static str| {
         let client = world.client();
@@ -229,7 +229,7 @@ async fn a_disconnected_caller_does_not_affect_the_others(mut world: World) {
         })
         .await;
     assert_eq!(world.usage("other").await.0, 1);
-    // It was taken before its caller left.
+    // It was accepted before its caller disconnected.
     world
         .wait_until("its commit", || async {
             world.usage(account).await.0 == 1_000

@@ -1,4 +1,4 @@
-//! Showing: the right period, cut in the right places, with everything in it that was acknowledged.
+//! `Get`: the right period and points, with all acknowledged usage.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{
@@ -117,7 +117,7 @@ async fn an_unknown_account_has_zero_usage(world: World) {
     world.finish().await;
 }
 
-/// The violation's text of a query that must be refused for one field.
+/// The violation's text of a query that must be rejected because of one field.
 pub(crate) async fn refusal(world: &World, asked: Get, field: &str, reason: Reason) -> String {
     let error = world.client().get(asked).await.unwrap_err();
     violation_of(&error, field, &reason)

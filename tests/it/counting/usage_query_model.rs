@@ -1,4 +1,4 @@
-//! Showing, against a plain model in memory: random usage, asked for in random ways.
+//! `Get` with random usage and random queries, compared with a model in memory.
 
 use std::{cell::Cell, collections::BTreeMap};
 
@@ -35,7 +35,7 @@ struct Case {
     increments: Vec<(bool, i64, i64)>,
     /// The billing period's start, in milliseconds before now.
     edge: Option<i64>,
-    /// The asked period in hours before now; or from the billing period's start.
+    /// The queried period in hours before now, or from the billing period's start.
     hours: (i64, i64),
     from_edge: bool,
     granularity: Granularity,
@@ -44,7 +44,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     const HOUR: i64 = 3_600_000;
-    // Near full hours something can go wrong.
+    // Near full hours, where errors are most likely.
     let ago = prop_oneof![
         -5 * 60_000..HOURS * HOUR,
         (0..HOURS, -2_i64..=2).prop_map(|(hour, off)| hour * HOUR + off),
@@ -76,7 +76,7 @@ fn cases() -> impl Strategy<Value = Case> {
         )
 }
 
-/// What the point of a moment is called.
+/// The name of the point that contains a time.
 fn name(granularity: Granularity, zone: Tz, moment: DateTime<Utc>) -> String {
     let local = moment.with_timezone(&zone);
     match granularity {

@@ -1,4 +1,4 @@
-//! Input: each limit that the contract puts on an increment, at its edge and one beyond.
+//! Validation: each limit of an increment in the contract, at the limit and one beyond it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{
@@ -24,13 +24,13 @@ on_both_engines!(
 
 const MANY: i64 = 1_000_000_000_000;
 
-/// Sends an increment that must be refused for one field; returns the violation's text.
+/// Sends an increment that must be rejected because of one field. Returns the violation's text.
 async fn refusal(world: &World, increment: Increment, field: &str, reason: Reason) -> String {
     let error = world.client().increment(increment).await.unwrap_err();
     violation_of(&error, field, &reason)
 }
 
-/// An error that is known by its reason came from the service: the client asks for its domain.
+/// Only an error from the service has a reason, because the client checks the domain.
 fn violation_of(error: &Error, field: &str, reason: &Reason) -> String {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert_eq!(error.reason(), Some(reason), "{error}");
@@ -45,7 +45,7 @@ fn violation_of(error: &Error, field: &str, reason: &Reason) -> String {
     violation.description.clone()
 }
 
-/// The call as it goes over the wire, for what the client would not send.
+/// The raw call, for values that the client would not send.
 async fn send(world: &World, request: proto::IncrementRequest) -> Result<(), Error> {
     let mut usage = UsageServiceClient::new(world.grpc_channel().await);
     Ok(usage.increment(request).await.map(|_| ())?)
@@ -160,7 +160,7 @@ async fn a_key_has_at_most_255_bytes(world: World) {
 }
 
 async fn unusual_keys_are_distinct(world: World) {
-    // Neighbours differ only in case, in blanks or in how Unicode writes the same letter.
+    // Adjacent ids differ only in case, spaces or Unicode normalization.
     let keys = [
         "k",
         "K",
@@ -288,7 +288,7 @@ async fn dimensions_are_refused(world: World) {
     world.finish().await;
 }
 
-/// What is wrong travels in headers, whose size is limited.
+/// Violations are sent in headers, whose size is limited.
 async fn all_violations_are_reported_together(world: World) {
     let longest = "\u{10ffff}".repeat(10_000);
     let mut request = proto::IncrementRequest {

@@ -1,4 +1,4 @@
-//! The contract itself: the reasons of its errors, and what the server tells about itself.
+//! The contract: the reasons of errors, and gRPC reflection and health.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ on_both_engines!(
     reflection_describes_the_services
 );
 
-/// What the shipped client makes of an error of the server.
+/// Converts a server error to an error of the shipped client.
 fn as_it_arrives(error: ServerError) -> Error {
     Error::from(tonic::Status::from(error))
 }
@@ -36,7 +36,7 @@ fn refusal(reason: ServerReason) -> ServerError {
     Violation::new(reason, "field", "message").into()
 }
 
-/// What a refusal arrives as. A reason that is added to the server has to be added here and below.
+/// The client's reason for a violation. A reason that is added to the server has to be added here and below.
 fn reason_of(reason: ServerReason) -> Reason {
     match reason {
         ServerReason::InvalidField => Reason::InvalidField,
@@ -51,7 +51,7 @@ fn reason_of(reason: ServerReason) -> Reason {
     }
 }
 
-/// What an error arrives as. One that is added to the server has to be added here and below.
+/// The client's reason and kind for an error. A variant that is added to the server has to be added here and below.
 fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
     use ErrorKind as Kind;
     match error {
@@ -66,11 +66,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
-        ServerError::ChangeUnderWay(_) => (Reason::ChangeUnderWay, Kind::Precondition),
+        ServerError::ChangeInProgress(_) => (Reason::ChangeInProgress, Kind::Precondition),
         ServerError::SubscriptionNotChangeable(_) => {
             (Reason::SubscriptionNotChangeable, Kind::Precondition)
         }
-        ServerError::UsageUndecided { .. } => (Reason::UsageUndecided, Kind::Precondition),
+        ServerError::UsageNeedsDecision { .. } => (Reason::UsageNeedsDecision, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
         ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
@@ -108,9 +108,9 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
         ServerError::StripeUnavailable(text()),
-        ServerError::ChangeUnderWay(text()),
+        ServerError::ChangeInProgress(text()),
         ServerError::SubscriptionNotChangeable(text()),
-        ServerError::UsageUndecided {
+        ServerError::UsageNeedsDecision {
             account_id: text(),
             reports: 1,
         },

@@ -1,4 +1,4 @@
-//! The HTTP server beside the webhooks: health, metrics, and connections at the end.
+//! The HTTP server without the webhooks: health, metrics, and connections at the shutdown.
 
 use usage_client::Increment;
 

@@ -1,4 +1,4 @@
-//! Tests of what an operator uses: set-up, doctor, webhooks, and the contracts with callers and with Stripe.
+//! Tests for operators: setup, doctor, webhooks, and the contracts with callers and with Stripe.
 
 mod contract;
 pub(crate) mod doctor;

@@ -1,4 +1,4 @@
-//! `usage-server stripe setup`: what it makes at Stripe, that it makes it once, and what it refuses to touch.
+//! `usage-server stripe setup`: creates objects at Stripe once, and leaves existing ones unchanged.
 
 use clap::Parser;
 use fake_stripe::{FakeStripe, Fault, LoggedRequest, Settings};
@@ -21,7 +21,7 @@ struct Cli {
     config: SetupConfig,
 }
 
-/// An empty Stripe account, and what looks into it.
+/// An empty account of the fake Stripe, and access to it.
 pub(super) struct Account {
     pub(super) fake_stripe: FakeStripe,
     http: reqwest::Client,
@@ -34,7 +34,7 @@ impl Account {
         Self { fake_stripe, http }
     }
 
-    /// Reads flags as the command line does; later ones win where there can be one only.
+    /// Parses flags as the command line does. Of a flag that can be given once, the last one is used.
     pub(super) fn config(&self, more: &[&str]) -> SetupConfig {
         let mut flags: Vec<String> = ["setup"]
             .iter()
@@ -80,7 +80,7 @@ impl Account {
         requests
     }
 
-    /// How many meters, products and prices there are.
+    /// The numbers of meters, products and prices.
     pub(super) async fn counts(&self) -> [usize; 3] {
         let mut counts = [0; 3];
         for (count, path) in counts
@@ -106,7 +106,7 @@ pub(super) fn outcomes(report: &SetupReport) -> Vec<Outcome> {
         .collect()
 }
 
-/// The one object that differs.
+/// The only object that differs.
 pub(super) fn fault(report: &SetupReport) -> (&'static str, String) {
     let mut wrong = report.steps.iter().filter_map(|step| match &step.outcome {
         Outcome::Different { difference, .. } => Some((step.object, difference.clone())),
@@ -206,7 +206,7 @@ async fn concurrent_setups_create_everything_once() {
 async fn an_interrupted_setup_resumes_at_any_step() {
     for path in ["/v1/billing/meters", "/v1/products", "/v1/prices"] {
         let account = Account::new().await;
-        // The object is made, and its maker is gone before the answer.
+        // The object is created, and the process that created it ends before the response.
         let cut = Fault::block_until_released("cut")
             .after_executing()
             .on_method("POST")

@@ -1,11 +1,12 @@
-//! `usage-server stripe setup` beside objects that differ from what is asked for: it reports them and changes nothing.
+//! `usage-server stripe setup` with existing objects that differ from the configuration: it reports them and changes
+//! nothing.
 
 use fake_stripe::NewPrice;
 use usage_server::commands::setup::{Outcome, SetupReport, set_up};
 
 use super::setup::{Account, fault, outcomes};
 
-/// Sets up once, lets something change, and sees what the next run says; it must change nothing.
+/// Runs setup, changes an object, and returns the error of the next run, which must change nothing.
 async fn after(change: impl AsyncFn(&Account), more: &[&str]) -> SetupReport {
     let account = Account::new().await;
     account.set_up(&[]).await.unwrap();
@@ -29,7 +30,7 @@ async fn existing_objects_that_differ_are_reported_and_left_unchanged() {
             let control = account.fake_stripe.control();
             control.deactivate_meter("api_calls").await.unwrap();
         },
-        // What is missing is not created either.
+        // Missing objects are not created either.
         &["--plan=other"],
     )
     .await;

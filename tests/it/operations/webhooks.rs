@@ -1,4 +1,4 @@
-//! The HTTP side: webhooks that are believed, stored once and answered, and those that are not; health and metrics.
+//! Webhooks over HTTP: valid ones are stored once, invalid ones are rejected.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ async fn stored(world: &World) -> i64 {
     world.count_rows("webhook_events").await
 }
 
-/// The deliveries of the fake Stripe that concern us, once so many were taken.
+/// The relevant deliveries of the fake Stripe, after the given number was accepted.
 async fn deliveries(world: &World, taken: usize) -> Vec<DeliverySnapshot> {
     let stripe = world.stripe();
     stripe.wait_for_webhooks(taken, TIMEOUT).await.unwrap();
@@ -111,7 +111,7 @@ async fn each_stripe_event_is_stored_once(mut world: World) {
             >= 2
     );
 
-    // Another server of the same database knows what this one took, also after a restart.
+    // Another server with the same database knows the events that this one stored, also after a restart.
     world.restart().await;
     stripe.redeliver_webhook(&all[0].event).await.unwrap();
     let again = stripe.deliver_webhooks().await.unwrap();
@@ -175,7 +175,7 @@ async fn badly_signed_webhooks_are_refused_and_not_stored(world: World) {
         assert!(answer.1.contains("Stripe-Signature"), "{why}: {}", answer.1);
         assert!(!answer.1.contains(SECRET), "{why}: {}", answer.1);
     }
-    // Signed right, and no event.
+    // The signature is valid, but the body is not an event.
     for body in ["", "not json", "{}", &event("", "invoice.created")] {
         assert_status(&world.send_webhook(body).await, 400);
     }
@@ -210,7 +210,7 @@ async fn two_webhook_secrets_are_valid_until_one_is_removed(mut world: World) {
         .await;
     assert_eq!(send(&world, 2, &["whsec_world"]).await, 200);
     assert_eq!(send(&world, 3, &["whsec_new"]).await, 200);
-    // While secrets rotate, Stripe signs with both.
+    // While secrets are rotated, Stripe signs with both.
     assert_eq!(send(&world, 4, &["whsec_world", "whsec_new"]).await, 200);
     world
         .reconfigure(&["--stripe-webhook-secrets=whsec_new"])
@@ -227,7 +227,7 @@ async fn a_replayed_webhook_changes_nothing(world: World) {
     world
         .execute_sql("UPDATE webhook_events SET handled_at = 7, received_at = 5")
         .await;
-    // At once from several sides, and once with other content.
+    // Several deliveries at once, and one with different content.
     let other = first.replace("cus_1", "cus_2");
     let sends = [&first, &first, &other, &first].map(|body| world.send_webhook(body));
     for answer in futures_util::future::join_all(sends).await {
@@ -258,11 +258,11 @@ async fn a_webhook_body_has_a_size_limit(world: World) {
     let padded = format!("{body}{}", " ".repeat(LIMIT - body.len()));
     assert_status(&world.send_webhook(&padded).await, 200);
     let head = "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n";
-    // Refused on its word, before a byte of it came.
+    // Rejected by its Content-Length, before any of the body has arrived.
     let declared = format!("{head}content-length: {}\r\n\r\n", LIMIT + 1);
     let line = world.http_raw(declared.into_bytes()).await;
     assert!(line.contains(" 413 "), "{line}");
-    // Refused as soon as it passes the limit, where it does not say how long it is.
+    // Rejected as soon as it exceeds the limit, if it has no Content-Length.
     let chunked = format!(
         "{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{}",
         LIMIT + 1,
@@ -291,7 +291,7 @@ async fn a_slow_database_loses_no_webhook(world: World) {
     let counting = tokio::spawn(async move { client.increment(Increment::new("acct")).await });
     let answer = world.send_webhook(&body).await;
     assert!(!counting.is_finished(), "the hold does not hold");
-    // PostgreSQL has other writers. SQLite has one, and Stripe is told to come again.
+    // PostgreSQL has other writers. SQLite has one, so the response makes Stripe retry.
     assert_status(
         &answer,
         match world.engine {
@@ -331,7 +331,7 @@ async fn old_webhooks_are_deleted(world: World) {
         assert_status(&world.send_webhook(&body).await, 200);
     }
     let now = world.clock.now();
-    // One was handled and one never was; one is just young enough.
+    // One event was handled, one was never handled, and one is just recent enough to be kept.
     for (id, age_days, handled) in [
         ("evt_0", 37, "1"),
         ("evt_1", 37, "NULL"),
@@ -356,7 +356,7 @@ async fn old_webhooks_are_deleted(world: World) {
     world.finish().await;
 }
 
-/// `STRIPE_PYTHON` names a Python that has Stripe's own library, as in `.ci/run`.
+/// `STRIPE_PYTHON` names a Python with Stripe's library, as in `.ci/run`.
 async fn webhooks_signed_by_stripes_library_are_accepted(world: World) {
     let Some(python) = python::python("STRIPE_PYTHON") else {
         return world.finish().await;

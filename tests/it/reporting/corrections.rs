@@ -1,4 +1,4 @@
-//! Corrections: rows of their own that reach Stripe as usage does and never take a billing period below zero.
+//! Corrections: separate reports that are sent to Stripe like usage and never make a billing period's total negative.
 
 use chrono::TimeDelta;
 use usage_client::{
@@ -11,7 +11,7 @@ on_both_engines!(
     a_correction_is_a_separate_report_and_reaches_stripe,
     a_correction_that_would_take_its_period_below_zero_is_refused,
     concurrent_corrections_never_take_a_period_below_zero,
-    undecided_usage_cannot_be_corrected_away,
+    usage_that_needs_a_decision_cannot_be_corrected_away,
     a_repeated_correction_key_corrects_once,
     a_correction_outside_its_limits_is_refused_with_its_field,
     a_free_account_is_corrected_and_nothing_is_billed,
@@ -75,7 +75,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     client.correct(take(-10)).await.unwrap();
     assert!(client.correct(take(-1)).await.is_err());
     assert_eq!(world.usage("acct").await.0, 100);
-    // No period is known of the time before: the whole time of the link is used.
+    // No earlier period is known, so the whole time of the link is used.
     let early = |quantity| Correct::new("acct", quantity, "x").time(edge - TimeDelta::hours(2));
     assert!(client.correct(early(-101)).await.is_err());
     client.correct(early(-100)).await.unwrap();
@@ -103,7 +103,7 @@ async fn concurrent_corrections_never_take_a_period_below_zero(world: World) {
     world.finish().await;
 }
 
-async fn undecided_usage_cannot_be_corrected_away(world: World) {
+async fn usage_that_needs_a_decision_cannot_be_corrected_away(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 10, hours_ago(2)).await;
     let refuse = fake_stripe::Fault::status(400).on_path("/v1/billing/meter_events");
@@ -186,7 +186,7 @@ async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
     assert_eq!(corrected.state, ReportState::NotBillable);
     world.report_all().await;
     assert_eq!(world.usage("free").await, (3, 0, 0, 3));
-    // A correction of an unknown account waits for its link, as its usage does.
+    // A correction of an unknown account waits for a link, like its usage.
     let waiting = client
         .correct(Correct::new("new", 2, "a log"))
         .await

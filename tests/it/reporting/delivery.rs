@@ -1,5 +1,4 @@
-//! Reporting: what was counted reaches Stripe exactly once, as one event a report, billed to whom the account
-//! was linked to.
+//! Reporting: each closed report reaches Stripe exactly once, as one event, billed to the customer of its account.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +23,7 @@ on_both_engines!(
     each_customer_has_one_call_in_flight,
 );
 
-/// Asserts that the fake Stripe has one event for each of these reports, and no other.
+/// Asserts that the fake Stripe has one event for each of these reports, and no others.
 fn check_events(reports: &[UsageReport], events: &[StoredEvent]) {
     assert_eq!(reports.len(), events.len());
     for report in reports {
@@ -168,7 +167,7 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
     world.count("acct", 5, hours_ago(3)).await;
     let summary = world.report_all().await;
     assert_eq!(
-        (summary.unlinked.reports, summary.unlinked.quantity),
+        (summary.no_customer.reports, summary.no_customer.quantity),
         (2, 8)
     );
     world

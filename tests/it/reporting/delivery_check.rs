@@ -1,5 +1,5 @@
-//! No response for a day: the service checks whether an event arrived, and sends nothing again before it is proven
-//! that Stripe lacks it.
+//! Delivery checks: after a day without a response, the service checks whether an event arrived. It sends the event
+//! again only if Stripe certainly does not have it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ on_both_engines!(
     a_lost_event_that_grew_too_old_is_too_late,
 );
 
-/// When these tests begin: on the clocks of both the server and the fake Stripe.
+/// The time at which these tests begin, on the clocks of the server and of the fake Stripe.
 fn start() -> DateTime<Utc> {
     hours_ago(2) + TimeDelta::minutes(30)
 }
@@ -33,14 +33,14 @@ fn hours(hours: i64) -> TimeDelta {
     TimeDelta::hours(hours)
 }
 
-/// Links an account to a new customer that is billed for as long as usage may be late.
+/// Links an account to a new customer from so early on that all accepted usage is billable.
 async fn link(world: &World, account: &str, customer: &str) {
     world.stripe().create_customer(customer).await.unwrap();
     let link = PutAccount::stripe(account, customer).bill_from(hours_ago(34 * 24));
     world.client().put_account(link).await.unwrap();
 }
 
-/// A frozen world in which the first attempt to send 5 units met a fault.
+/// A world with stopped clocks in which the first attempt to send 5 units failed.
 async fn send_without_response(world: &mut World, fault: Fault) {
     link(world, "acct", "cus_acct").await;
     world.freeze(start()).await;
@@ -51,7 +51,7 @@ async fn send_without_response(world: &mut World, fault: Fault) {
     assert_eq!(report(world, 5).await.state, ReportState::Sending);
 }
 
-/// The report of a quantity.
+/// The report with a quantity.
 async fn report(world: &World, quantity: i64) -> UsageReport {
     let reports = world.reports("acct").await;
     reports
@@ -69,14 +69,14 @@ async fn wait_until_error_says(world: &World, quantity: i64, state: ReportState,
         .await;
 }
 
-/// Counts another quantity of the same customer and meter, so old that it is sent without a run: a run would
-/// have the lost one sent or checked as well.
+/// Counts another quantity of the same customer and meter, so old that it is sent without a run. A run would also retry
+/// the lost report.
 async fn count_another(world: &World, quantity: i64, now: DateTime<Utc>) {
     let used = now - TimeDelta::days(33) - hours(1);
     world.count("acct", quantity, used).await;
 }
 
-/// Counts another quantity, and waits until Stripe has it.
+/// Counts another quantity, and waits until Stripe has accepted it.
 async fn send_another(world: &World, quantity: i64, now: DateTime<Utc>) {
     count_another(world, quantity, now).await;
     world
@@ -119,7 +119,7 @@ async fn an_event_proven_lost_is_sent_again_once(mut world: World) {
     world.move_clocks(start() + hours(23)).await;
     wait_until_error_says(&world, 5, ReportState::Unknown, "no later event").await;
     send_another(&world, 7, start() + hours(23)).await;
-    // The next check is an hour later, or when a report is forced.
+    // The next check is an hour later, or in a forced run.
     world.move_clocks(start() + hours(25)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Confirmed])
@@ -170,7 +170,7 @@ async fn a_later_event_that_stripe_does_not_show_proves_nothing(mut world: World
 
 async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: World) {
     send_without_response(&mut world, Fault::drop_connection()).await;
-    // An hour later the 5 are lost again, and then the 7 arrive without an answer.
+    // An hour later, the 5 are lost again. Then the 7 arrive, but the response is lost.
     for fault in [Fault::drop_connection(), Fault::accept_then_drop()] {
         world.stripe().script(fault.on_path(EVENTS)).await.unwrap();
     }
@@ -186,7 +186,7 @@ async fn a_later_event_sent_before_the_last_attempt_proves_nothing(mut world: Wo
             report(&world, 7).await.last_error.is_some()
         })
         .await;
-    // The last attempt of the 5 begins before, and ends after, the 7 are known to have arrived.
+    // The last attempt of the 5 starts before the 7 are known to have arrived, and ends after that.
     let gate = Fault::drop_connection()
         .blocked_until_released("gate")
         .on_path(EVENTS);
@@ -245,7 +245,13 @@ async fn an_event_lost_three_times_stays_unknown(mut world: World) {
         }
     }
     world.move_clocks(start() + hours(48 * 3 + 2)).await;
-    wait_until_error_says(&world, 5, ReportState::Unknown, "as often as is allowed").await;
+    wait_until_error_says(
+        &world,
+        5,
+        ReportState::Unknown,
+        "maximum number of new identifiers",
+    )
+    .await;
     assert_eq!(world.usage("acct").await.2, 5);
     assert_eq!(
         world.stripe_total("cus_acct", "api_calls").await,
@@ -311,7 +317,7 @@ async fn an_event_too_old_to_retry_is_checked_and_not_rejected(mut world: World)
     let used = hours_ago(33 * 24);
     world.count("acct", 5, used).await;
     world.report_all().await;
-    // Linked just before the event grows too old, so that the retry comes after.
+    // Linked just before the event becomes too old, so that the retry is after that time.
     world.stripe().create_customer("cus_acct").await.unwrap();
     world
         .stripe()

@@ -1,4 +1,4 @@
-//! `ForceReport`: what an admin asks for, watches and may leave.
+//! `ForceReport`: an admin starts a run, watches it and may disconnect.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
@@ -8,7 +8,7 @@ use usage_client::{
 
 use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, within};
 
-/// Where events go: what else the server asks of Stripe meets no fault.
+/// The endpoint of meter events. Other requests to Stripe are not affected by faults.
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
@@ -137,7 +137,7 @@ async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World)
         .put_account(PutAccount::free("free"))
         .await
         .unwrap();
-    for account in ["paying", "free", "unlinked"] {
+    for account in ["paying", "free", "no_customer"] {
         world.count(account, 7, hours_ago(1)).await;
         world.count(account, 1, hours_ago(2)).await;
     }
@@ -248,7 +248,7 @@ async fn a_concurrent_run_waits_for_reports_closed_by_the_first(world: World) {
 }
 
 async fn a_run_retries_reports_in_backoff_and_waits_for_them(mut world: World) {
-    // Retries come a minute later by themselves: longer than a test waits.
+    // Without a run, retries are a minute later, which is longer than a test waits.
     world.reconfigure(&["--stripe-retry-ms=60000"]).await;
     for account in ["a", "b"] {
         world

@@ -1,4 +1,4 @@
-//! Tests of sending usage to Stripe, and of proving that it arrived.
+//! Tests of sending usage to Stripe, and of verifying that it arrived.
 
 mod corrections;
 mod delivery;

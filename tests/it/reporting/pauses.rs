@@ -1,4 +1,4 @@
-//! Pauses of sending: a refused key stops everything, a missing meter stops only its reports.
+//! Pauses of sending: a rejected key stops all reports, a missing meter only its own.
 
 use fake_stripe::Fault;
 use usage_client::{ForceReport, ReportState};
@@ -37,7 +37,7 @@ async fn a_refused_key_pauses_sending_until_it_is_replaced(mut world: World) {
     calls.sort_by_key(|call| call.sequence);
     let statuses: Vec<_> = calls.iter().map(|call| call.status).collect();
     assert_eq!(statuses, [Some(401), Some(401), Some(200), Some(200)]);
-    // A pause is 30 retries of 20 ms; without one the next call follows at once.
+    // A pause is 30 times the retry delay of 20 ms. Without a pause, the next request would follow immediately.
     for pair in calls[..3].windows(2) {
         let gap = pair[1].received_at_ms - pair[0].received_at_ms;
         assert!(gap >= 500, "{gap} ms");
@@ -64,7 +64,7 @@ async fn force_report_ends_the_pause_after_a_refused_key(mut world: World) {
     world.finish().await;
 }
 
-/// That usage of a meter which Stripe does not take waits for it, while the other meter's goes on.
+/// Asserts that usage of a meter that Stripe does not accept waits, while usage of the other meter is sent.
 async fn check_meter_waits_alone(world: &World, account: &str) {
     world
         .link_to_new_customer(account, &format!("cus_{account}"))

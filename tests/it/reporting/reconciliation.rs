@@ -25,13 +25,13 @@ async fn rows(world: &World, question: Reconcile) -> Vec<ReconciledUsage> {
     world.client().reconcile(question).await.unwrap().rows
 }
 
-/// The edge between two billing periods: in the middle of an hour, a minute and a second.
+/// The edge between two billing periods, in the middle of an hour, a minute and a second.
 fn edge() -> DateTime<Utc> {
     hours_ago(30) + TimeDelta::milliseconds(1_234_567)
 }
 
 fn figures(row: &ReconciledUsage) -> (i64, i64, Result<i64, String>) {
-    (row.counted, row.reported, row.stripe.clone())
+    (row.counted, row.reported, row.stripe_total.clone())
 }
 
 /// An account with 10 units up to an edge of its billing periods and 7 from it on, all reported.
@@ -59,7 +59,7 @@ async fn around_an_edge(world: &World) {
 
 async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: World) {
     around_an_edge(&world).await;
-    // An event in the very minute of the edge, on either side.
+    // One event on each side, in the minute of the edge.
     for (quantity, at) in [(2, -1), (3, 0)] {
         for _ in 0..50 {
             let at = edge() + TimeDelta::milliseconds(at);
@@ -82,21 +82,24 @@ async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: 
     assert_eq!(before.period.end, edge());
     let now = rows(&world, Reconcile::new().account("acct")).await;
     assert_eq!((now.len(), now[0].period.start), (1, edge()));
-    // The command does the same, beside the server that runs.
+    // The command returns the same while the server is running.
     let asked = ReconciliationQuery::default();
     let found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
     assert_eq!(found.len(), 1);
     assert!(found[0].is_equal());
-    assert_eq!((found[0].counted, found[0].stripe.clone()), (157, Ok(157)));
+    assert_eq!(
+        (found[0].counted, found[0].stripe_total.clone()),
+        (157, Ok(157))
+    );
     world.finish().await;
 }
 
 async fn each_difference_names_its_side(world: World) {
     around_an_edge(&world).await;
     let later = |minutes| edge() + TimeDelta::hours(2) + TimeDelta::minutes(minutes);
-    // Counted, and not reported yet.
+    // Counted, but not reported yet.
     world.count("acct", 1, later(1)).await;
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!(figures(&row), (8, 7, Ok(7)));
@@ -105,7 +108,7 @@ async fn each_difference_names_its_side(world: World) {
             .iter()
             .any(|one| one.state == ReportState::Open && one.quantity == 1)
     );
-    // Reported, and dropped by Stripe.
+    // Reported, but dropped by Stripe.
     world
         .stripe()
         .script(Fault::lose().on_path(EVENTS))
@@ -115,7 +118,7 @@ async fn each_difference_names_its_side(world: World) {
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!(figures(&row), (8, 8, Ok(7)));
     assert!(!row.is_equal());
-    // Refused by Stripe, and then written off.
+    // Rejected by Stripe, then written off.
     world
         .stripe()
         .script(Fault::status(400).on_path(EVENTS))
@@ -195,7 +198,10 @@ async fn a_stripe_outage_is_stated_in_the_reconciliation(world: World) {
     world.stripe().script(broken).await.unwrap();
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!((row.counted, row.reported), (7, 7));
-    assert!(row.stripe.as_ref().unwrap_err().contains("500"), "{row:?}");
+    assert!(
+        row.stripe_total.as_ref().unwrap_err().contains("500"),
+        "{row:?}"
+    );
     assert!(!row.is_equal());
     world.stripe().clear_faults().await.unwrap();
     world.finish().await;
@@ -215,7 +221,7 @@ async fn reconciliation_needs_a_stripe_key(mut world: World) {
     world.finish().await;
 }
 
-/// What the command line is given in this world.
+/// The command's configuration for this world.
 fn command(world: &World) -> ReconcileConfig {
     let config = world.config();
     ReconcileConfig {

@@ -1,4 +1,4 @@
-//! Two replicas: one sends, and when it dies or stops the other takes over.
+//! Two replicas: one sends, and the other takes over when the first crashes or stops.
 
 use fake_stripe::{FakeStripe, Fault, Settings};
 use usage_client::{ForceReport, ReportState};
@@ -11,7 +11,8 @@ on_both_engines!(
     a_stopping_replica_releases_its_lease,
 );
 
-/// A second replica that sends to another fake Stripe, which shows which one sent, and an account in both.
+/// Starts a second replica with another fake Stripe, so that tests see which replica sent, and creates an account in
+/// both.
 async fn second(world: &World) -> (Server, FakeStripe) {
     let stripe = FakeStripe::start(Settings::default()).await.unwrap();
     stripe.control().create_meter("api_calls").await.unwrap();

@@ -86,7 +86,7 @@ async fn a_page_token_belongs_to_its_filter(world: World) {
         let error = world.client().list_reports(other).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
-    // The size of a page is no part of the filter.
+    // The page size is not part of the filter.
     let rest = filter.page_size(5).page_token(&token);
     assert_eq!(
         world

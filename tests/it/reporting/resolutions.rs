@@ -1,5 +1,5 @@
-//! `ResolveReport`: what an admin decides is done once, kept with who and why, and refused where there is nothing to
-//! decide.
+//! `ResolveReport`: a decision takes effect once, and is stored with its requester and reason. It is rejected for a
+//! report that needs no decision.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Fault;
@@ -21,7 +21,7 @@ on_both_engines!(
     a_correction_is_not_moved_below_zero,
 );
 
-/// An account with a report that Stripe refused for good.
+/// Creates an account with a report that Stripe rejected.
 async fn rejected(world: &World) -> UsageReport {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(30)).await;

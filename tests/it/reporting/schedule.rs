@@ -1,5 +1,5 @@
-//! The schedule: a run that is due is begun once, whoever is there to begin it, and none is lost. And settings that
-//! cannot work stop the start with one line.
+//! The schedule: each due run begins once, on any replica, and none is lost. Invalid settings stop the start with one
+//! line.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::net::TcpListener;
@@ -30,7 +30,7 @@ fn noon() -> DateTime<Utc> {
     today - TimeDelta::hours(36)
 }
 
-/// A world with a schedule that was first checked at a moment.
+/// A world with a schedule that was first checked at a time.
 async fn scheduled(world: &mut World, schedule: &[&str], first_look: DateTime<Utc>) {
     world.reconfigure(schedule).await;
     world.stop().await;
@@ -40,7 +40,7 @@ async fn scheduled(world: &mut World, schedule: &[&str], first_look: DateTime<Ut
     assert_eq!(runs(world).await, 0, "the first check begins no run");
 }
 
-/// How many runs there were, once the first tick is over.
+/// The number of runs after the first tick.
 async fn runs(world: &World) -> i64 {
     world.reports("anybody").await;
     world.count_rows("report_runs").await
@@ -122,7 +122,7 @@ async fn a_last_run_recorded_ahead_of_the_clock_is_due(mut world: World) {
         assert_eq!(runs(&world).await, 1, "it is due once");
     }
     restart_at(&mut world, noon() + TimeDelta::hours(12)).await;
-    // The stopped server may not have given its lease back yet.
+    // The stopped server may not have released its lease yet.
     world
         .wait_until("the second run", async || runs(&world).await == 2)
         .await;
@@ -171,7 +171,7 @@ async fn a_run_interrupted_by_a_crash_is_resumed(mut world: World) {
     let run = world.report_all().await.run_id;
     world.count("acct", 5, noon()).await;
     world.crash();
-    // What a crash leaves that comes before anything was closed.
+    // The state after a crash before anything was closed.
     world
         .execute_sql("UPDATE report_runs SET closing_finished_at = NULL")
         .await;

@@ -1,4 +1,4 @@
-//! Stripe's faults: whatever a call meets, Stripe ends up holding each unit once, and what can go on goes on.
+//! Faults of Stripe: despite any fault, each unit reaches Stripe once, and other reports are not delayed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -181,7 +181,7 @@ async fn a_wrong_stripe_url_rejects_no_report(world: World) {
 
 async fn a_refusal_after_a_lost_response_is_not_final(world: World) {
     five_units(&world, "acct").await;
-    // Stripe has the event; a refusal of the second attempt says nothing of the first.
+    // Stripe has the event. The rejection of the second attempt does not apply to the first one.
     world
         .stripe()
         .script(Fault::accept_then_drop().on_path(EVENTS))

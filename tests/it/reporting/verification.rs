@@ -1,5 +1,5 @@
-//! Verification: Stripe's totals decide of each report whether it arrived. A missing report is reported, never sent
-//! again.
+//! Verification: Stripe's totals decide whether each report arrived. A missing report is shown to the admin, and never
+//! sent again automatically.
 
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use fake_stripe::Fault;
@@ -19,8 +19,8 @@ on_both_engines!(
     a_refused_summary_request_changes_nothing,
 );
 
-/// When these tests begin, on the clocks of both the server and the fake Stripe: past noon, whatever the time is
-/// now, because verification compares days of UTC.
+/// The time at which these tests begin, on the clocks of the server and of the fake Stripe. It is always after noon,
+/// because verification compares UTC days.
 fn start() -> DateTime<Utc> {
     let ago = hours_ago(24 * 6);
     ago - TimeDelta::hours(ago.hour().into()) + TimeDelta::minutes(12 * 60 + 30)
@@ -32,11 +32,11 @@ async fn begin(world: &mut World) {
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(start() - TimeDelta::days(20));
     world.client().put_account(link).await.unwrap();
     world.freeze(start()).await;
-    // The job ran last when these tests begin, not when they are run.
+    // Set the job's last run to the start of these tests.
     world.set_last_run("verification", start()).await;
 }
 
-/// Lets so much time pass on both clocks.
+/// Advances both clocks.
 async fn advance_by(world: &World, time: TimeDelta) {
     let now = DateTime::from_timestamp_millis(world.clock.now()).unwrap() + time;
     world.move_clocks(now).await;
@@ -55,7 +55,7 @@ async fn wait_until_state(world: &World, quantity: i64, state: ReportState) {
         .await;
 }
 
-/// How often a total was asked for.
+/// The number of requests for totals.
 async fn reads(world: &World) -> usize {
     let requests = world.stripe().requests().await.unwrap();
     let is_read = |path: &str| path.starts_with(METERS) && path.ends_with("event_summaries");
@@ -92,7 +92,7 @@ async fn one_read_confirms_the_reports_of_all_days(mut world: World) {
             .all(|report| report.confirmed_at.is_some() && report.reported)
     );
     assert_eq!(reads(&world).await, 1);
-    // What is confirmed is not asked for again.
+    // Confirmed days are not read again.
     world
         .count("acct", 7, start() + TimeDelta::minutes(1))
         .await;
@@ -148,7 +148,7 @@ async fn a_missing_report_that_appears_later_is_confirmed(mut world: World) {
     world.report_all().await;
     advance_by(&world, TimeDelta::hours(25)).await;
     wait_until_state(&world, 5, ReportState::Missing).await;
-    // Sixty hours after it was taken Stripe shows it.
+    // Sixty hours after acceptance, Stripe's totals include it.
     advance_by(&world, TimeDelta::hours(36)).await;
     wait_until_state(&world, 5, ReportState::Confirmed).await;
     assert_eq!(world.attempts_for("cus_acct").await.len(), 1);
@@ -186,8 +186,9 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
     world.finish().await;
 }
 
-/// Sends the fake Stripe an event that the service does not know.
-async fn send_unknown_event(world: &World, value: i64, at: DateTime<Utc>) {
+/// Sends an event to the fake Stripe without the service.
+async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
+    let (base, key) = world.stripe_address();
     let form = [
         ("event_name", "api_calls"),
         ("payload[stripe_customer_id]", "cus_acct"),

@@ -1,4 +1,4 @@
-//! Boundaries: usage on their two sides goes to different reports, to the millisecond.
+//! Boundaries: usage before and after them goes to different reports, to the millisecond.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{Increment, Period, PutAccount, ReportState, UsageReport};
@@ -15,14 +15,14 @@ on_both_engines!(
     a_late_boundary_does_not_split_a_straddling_report,
 );
 
-/// The start of an hour in which boundaries are tested; nothing else happens there.
+/// The start of an hour that is used only for tests of boundaries.
 const HOUR: &str = "2026-06-20T10:00:00Z";
 
 fn minute(minute: i64) -> DateTime<Utc> {
     at(HOUR) + TimeDelta::minutes(minute)
 }
 
-/// The windows of the account's reports with their quantities, in the order of time.
+/// The windows of the account's reports with their quantities, ordered by time.
 async fn windows(world: &World) -> Vec<(Period, i64)> {
     let mut reports = world.reports("acct").await;
     reports.sort_by_key(|report| (report.window.start, report.quantity));
@@ -59,7 +59,7 @@ async fn usage_around_a_link_is_in_different_reports(mut world: World) {
         .increment(Increment::new("acct").quantity(100))
         .await
         .unwrap();
-    // Late usage finds its own side, to the millisecond.
+    // Late usage is assigned to the right side, to the millisecond.
     let millisecond = TimeDelta::milliseconds(1);
     world.count("acct", 2, link - millisecond).await;
     world.count("acct", 20, link).await;
@@ -71,7 +71,7 @@ async fn usage_around_a_link_is_in_different_reports(mut world: World) {
         (Period::new(unlink, minute(60)), 300),
     ];
     assert_eq!(windows(&world).await, expected);
-    // Also after a restart, when nothing is remembered.
+    // Also after a restart, with empty caches.
     world.restart().await;
     world.count("acct", 80, link).await;
     assert_eq!(windows(&world).await[1], (Period::new(link, unlink), 150));

@@ -1,4 +1,4 @@
-//! Random months of everything that callers, admins, crashes and Stripe do, compared with models in memory.
+//! Random sequences of calls, admin actions, crashes and changes at Stripe, compared with models in memory.
 
 mod random_calls;
 mod year;

@@ -1,4 +1,4 @@
-//! Billing periods: usage reaches the invoice of the period it happened in, whatever happens around its end.
+//! Billing periods: usage is on the invoice of its period, even with faults around the period's end.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
@@ -18,7 +18,7 @@ on_both_engines!(
     reports_near_their_deadline_are_counted,
 );
 
-/// Twelve minutes and some seconds past an hour, so that the boundary cuts it.
+/// Twelve minutes and some seconds past an hour, so that the boundary is inside the hour.
 const ANCHOR: &str = "2027-03-10T13:12:34Z";
 
 async fn usage_around_a_boundary_inside_an_hour_is_on_two_invoices(mut world: World) {
@@ -142,7 +142,7 @@ async fn reports_near_their_deadline_are_counted(mut world: World) {
     world.finish().await;
 }
 
-/// How often a deadline was found near.
+/// The number of reports that were near a deadline.
 async fn warnings(world: &World, deadline: &str) -> u64 {
     let (_, metrics) = world.http_get("/metrics").await;
     let name = format!("usage_deadline_warnings_total{{deadline=\"{deadline}\"}} ");

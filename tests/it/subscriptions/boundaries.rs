@@ -1,5 +1,5 @@
-//! Boundaries: usage on both sides of a link, an unlink and a billing period's end in the middle of an hour is
-//! billed to the right one, to the millisecond.
+//! Boundaries: usage before and after a link, an unlink and a billing period's end inside an hour is billed correctly,
+//! to the millisecond.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{ErrorKind, PutAccount, ReportState, UsageReport};
@@ -22,7 +22,7 @@ on_both_engines!(
 
 const MS: TimeDelta = TimeDelta::milliseconds(1);
 
-/// The middle of an hour some hours ago.
+/// A time inside an hour, some hours ago.
 fn middle() -> DateTime<Utc> {
     hours_ago(4) + TimeDelta::minutes(30)
 }
@@ -38,7 +38,7 @@ fn edges(report: &UsageReport) -> (DateTime<Utc>, DateTime<Utc>, i64) {
     (report.window.start, report.window.end, report.quantity)
 }
 
-/// A customer's events: the moment and the quantity of each.
+/// A customer's events: the timestamp and quantity of each.
 async fn billed(world: &World, customer: &str) -> Vec<(DateTime<Utc>, i64)> {
     let events = world.meter_events(customer).await;
     let moment = |secs| DateTime::from_timestamp(secs, 0).unwrap();
@@ -208,7 +208,7 @@ async fn a_report_straddling_a_new_customer_is_billed_to_the_old_one(mut world: 
     world
         .count("acct", 3, middle() - TimeDelta::minutes(5))
         .await;
-    // Three minutes ahead: the callers' clocks are.
+    // Three minutes in the future, because the callers' clocks are ahead.
     world
         .count("acct", 4, middle() + TimeDelta::minutes(3))
         .await;

@@ -1,4 +1,4 @@
-//! Cancels: usage before the cancel is invoiced, and nothing after it is billed.
+//! Cancellations: usage before a cancellation is invoiced, and usage after it is not billed.
 
 use chrono::TimeDelta;
 use fake_stripe::NewSubscription;

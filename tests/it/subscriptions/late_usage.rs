@@ -1,5 +1,5 @@
-//! Usage that comes late, or was moved, around a change of a subscription: it is charged before the change, or
-//! kept for an admin, and never given to a subscription that charges for it no more.
+//! Late or moved usage around a change of a subscription: it is charged before the change or needs a decision, and is
+//! never sent to a subscription that no longer charges for it.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
@@ -27,7 +27,7 @@ const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
 const NOW: &str = "2027-03-20T08:30:10Z";
 
-/// An account that used 4 of its plan.
+/// An account with 4 units of usage of its plan.
 async fn used_four(world: &mut World) {
     world.start_subscribed(at(NOW), &[BASIC], at(START)).await;
     world.count("acct", 4, at(NOW)).await;
@@ -100,7 +100,7 @@ async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world:
     let (cancelled, ()) = tokio::join!(client.cancel_subscription(cancel), async {
         wait_until_held(&world, "draining").await;
         world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
-        // It polls, and polls again.
+        // Two polls.
         let seen = world.stripe().requests().await.unwrap();
         let path = "/v1/subscriptions/sub_acct";
         let polls = seen.iter().filter(|one| one.path.starts_with(path)).count();
@@ -123,7 +123,7 @@ async fn a_cancel_after_a_plan_change_waits_for_usage_of_the_new_plan(mut world:
     world.finish().await;
 }
 
-/// Usage of a period whose invoice is final: it waits for an admin.
+/// Usage of a period whose invoice is final, so that it needs a decision.
 async fn missed(world: &mut World) -> UsageReport {
     world
         .start_subscribed(at(END) - TimeDelta::days(1), &[BASIC], at(START))
@@ -164,7 +164,7 @@ async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: Wo
 async fn usage_without_a_subscription_cannot_be_billed_in_the_current_period(mut world: World) {
     let report = missed(&mut world).await;
     let client = world.client().clone();
-    // Undecided usage of an earlier period does not block a cancel.
+    // Reports of an earlier period that need a decision do not block a cancellation.
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
     world.while_clock_moves(cancel).await.unwrap();
     let refused = client.resolve_report(bill_now(&report)).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Accounts: whom usage is billed to, from when on, and what a change does to usage around it.
+//! Accounts: the customer that usage is billed to, from what time, and the effect of changes.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{
@@ -10,7 +10,7 @@ use usage_client::{
 use crate::support::world::{World, at, hours_ago, on_both_engines};
 
 on_both_engines!(
-    an_account_has_its_last_put_values,
+    an_account_has_the_values_of_the_last_put,
     an_identical_put_changes_nothing,
     an_unknown_account_is_not_found,
     an_account_changed_meanwhile_is_not_overwritten,
@@ -26,7 +26,7 @@ pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Acc
     world.client().put_account(account).await.unwrap()
 }
 
-async fn an_account_has_its_last_put_values(mut world: World) {
+async fn an_account_has_the_values_of_the_last_put(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let now = at("2026-06-20T12:00:00.123Z");
     let (start, end) = (now - TimeDelta::days(10), now + TimeDelta::days(20));
@@ -101,7 +101,7 @@ async fn an_account_changed_meanwhile_is_not_overwritten(world: World) {
         PutAccount::stripe("acct", "cus_b").etag(&first.etag),
     )
     .await;
-    // Also where it would change nothing.
+    // Even if it would change nothing.
     for stale in [
         free().etag(&first.etag),
         PutAccount::stripe("acct", "cus_b").etag(&first.etag),
@@ -109,11 +109,11 @@ async fn an_account_changed_meanwhile_is_not_overwritten(world: World) {
         mismatch(world.client().put_account(stale).await.unwrap_err());
     }
     assert_eq!(world.client().get_account("acct").await.unwrap(), second);
-    // A period that moves is a change as well.
+    // A moved period is a change too.
     let moved = PutAccount::stripe("acct", "cus_b").current_period(hours_ago(9), hours_ago(-9));
     let third = put(&world, moved).await;
     assert_ne!(third.etag, second.etag);
-    // Of two who read the same, one wins.
+    // Of two callers with the same etag, one succeeds.
     let (client, other) = (world.client(), world.client());
     let (left, right) = tokio::join!(
         client.put_account(free().etag(&third.etag)),
@@ -139,14 +139,14 @@ async fn a_customer_belongs_to_one_account_at_a_time(world: World) {
         ErrorKind::NotFound,
         "a refused put left a trace"
     );
-    // Its account lets go of it, by another customer or by being free.
+    // Its account releases it by a link to another customer or by becoming free.
     put(&world, PutAccount::stripe("acct", "cus_b")).await;
     put(&world, other()).await;
     let again = PutAccount::stripe("acct", "cus_a");
     taken(world.client().put_account(again.clone()).await.unwrap_err());
     put(&world, PutAccount::free("other")).await;
     put(&world, again).await;
-    // Of two who want it at once, one gets it.
+    // Of two concurrent requests, one succeeds.
     put(&world, PutAccount::free("acct")).await;
     let (client, same) = (world.client(), world.client());
     let (left, right) = tokio::join!(
@@ -162,14 +162,14 @@ async fn a_link_bills_from_its_stated_time(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
     let day = TimeDelta::days(1);
-    // From now, from the start of its period, from where it says.
+    // From now, from the start of its period, and from `bill_from`.
     let bare = put(&world, PutAccount::stripe("a", "cus_a")).await;
     assert_eq!(bare.valid_from, now);
     let with_period = PutAccount::stripe("b", "cus_b").current_period(now - day, now + day);
     assert_eq!(put(&world, with_period.clone()).await.valid_from, now - day);
     let from = with_period.bill_from(now - day * 2);
     assert_eq!(put(&world, from).await.valid_from, now - day * 2);
-    // Never from ahead, nor from time that another customer is billed for.
+    // Never from the future, nor from time that is billed to another customer.
     let refused = async |account: PutAccount, named: DateTime<Utc>| {
         let error = world.client().put_account(account).await.unwrap_err();
         assert_eq!(error.reason(), Some(&Reason::InvalidField));
@@ -231,7 +231,7 @@ async fn an_account_outside_its_limits_is_refused_with_its_field(world: World) {
     world.finish().await;
 }
 
-/// Five accounts, put in another order than that of their ids.
+/// Five accounts, not put in the order of their ids.
 async fn five_accounts(world: &World) -> Vec<String> {
     for account in ["b", "a.2", "c", "a", "a.1"] {
         put(world, PutAccount::free(account)).await;
@@ -345,7 +345,7 @@ async fn a_page_token_of_another_listing_is_refused(world: World) {
     }
     let foreign = one.clone().page_token(&reports);
     assert_token_refused(&world.client().list_accounts(foreign).await.unwrap_err());
-    // The size of a page is no part of the filter.
+    // The page size is not part of the filter.
     let rest = of_a.page_size(9).page_token(&reports);
     let rest = world.client().list_reports(rest).await.unwrap();
     assert_eq!(rest.reports.len(), 2);

@@ -1,4 +1,4 @@
-//! Tests of what usage is billed to: links, billing periods, and changes of subscriptions.
+//! Tests of billing: links, billing periods, and changes of subscriptions.
 
 mod billing_periods;
 mod boundaries;

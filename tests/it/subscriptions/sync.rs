@@ -35,10 +35,8 @@ async fn a_webhook_wakes_the_sync_before_its_interval(mut world: World) {
     world.reconfigure(&["--sync-interval-secs=900"]).await;
     world.receive_webhooks().await;
     world.link_to_subscription("acct").await;
-    world
-        .call_stripe("DELETE", "/v1/subscriptions/sub_acct", &[])
-        .await;
-    // No clock moves: only the webhook can have caused the sync.
+    dashboard(&world, "DELETE", "/v1/subscriptions/sub_acct", &[]).await;
+    // The clocks are stopped, so only the webhook can have caused the sync.
     let known = world
         .wait_until_subscription("acct", |known| known.ended_at.is_some())
         .await;
@@ -61,7 +59,7 @@ async fn a_created_invoice_flushes_its_account(mut world: World) {
     world.link_to_subscription("acct").await;
     world.count("acct", 5, world.now()).await;
     world.move_clocks(at(END) + TimeDelta::seconds(20)).await;
-    // Long before our own clock closes it, five minutes after the end.
+    // Long before the service's clock closes it, five minutes after the end.
     world
         .wait_until("the account is flushed", async || {
             world.stripe_total("cus_acct", "api_calls").await == 5
@@ -118,7 +116,7 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
     world.count("acct", 4, now - TimeDelta::hours(5)).await;
     world.report_all().await;
     world.wait_until_sent("acct").await;
-    // Both lie in one open hour when the change in between is learned: it cannot be cut any more.
+    // Both are in one open report when the change in between becomes known, so it can no longer be split.
     world.count("acct", 20, now - TimeDelta::minutes(10)).await;
     world.move_clocks(now + TimeDelta::minutes(1)).await;
     world.stop().await;
@@ -128,20 +126,23 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
         .iter()
         .find(|item| item.price == BASIC)
         .unwrap();
-    world
-        .call_stripe(
-            "POST",
-            "/v1/subscriptions/sub_acct",
-            &[
-                ("items[0][id]", &old.id),
-                ("items[0][deleted]", "true"),
-                ("items[1][price]", PRO),
-                ("proration_behavior", "always_invoice"),
-            ],
-        )
-        .await;
-    world.assert_invoiced(&[4]).await;
-    // It is not learned before more is counted.
+    dashboard(
+        &world,
+        "POST",
+        "/v1/subscriptions/sub_acct",
+        &[
+            ("items[0][id]", &old.id),
+            ("items[0][deleted]", "true"),
+            ("items[1][price]", PRO),
+            ("proration_behavior", "always_invoice"),
+        ],
+    )
+    .await;
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4]
+    );
+    // More usage is counted before the service syncs the change.
     world.stripe().script(no_subscriptions()).await.unwrap();
     world.start_server().await;
     world.move_clocks(now + TimeDelta::minutes(2)).await;
@@ -158,9 +159,14 @@ async fn a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period(
     assert_eq!(straddled.len(), 1, "{straddled:#?}");
     world.count("acct", 100, world.now()).await;
     world.advance_to(at(END), TimeDelta::days(7)).await;
-    world.advance_past_draft(at(END)).await;
-    // Its earlier side was invoiced at once: the whole row goes to the later one.
-    world.assert_invoiced(&[4, 126]).await;
+    world
+        .advance_to(at(END) + TimeDelta::minutes(80), TimeDelta::minutes(10))
+        .await;
+    // The earlier period was invoiced immediately, so the whole report goes to the later one.
+    assert_eq!(
+        world.invoiced_quantities("cus_acct", "api_calls").await,
+        [4, 126]
+    );
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
     world.finish().await;
 }
@@ -277,14 +283,14 @@ async fn a_customer_whose_calls_hang_delays_neither_others_nor_jobs(mut world: W
         .wait_for_blocked("gate", 1, TIMEOUT)
         .await
         .unwrap();
-    // Webhooks that come while the sync of one customer hangs.
+    // Webhooks that arrive while the sync of one customer hangs.
     for name in ["good", "late"] {
         cancel(name).await;
         world
             .wait_until_subscription(name, |known| known.ended_at.is_some())
             .await;
     }
-    // Other jobs go on: a report is closed and sent.
+    // Other jobs continue: a report is closed and sent.
     world.count("live", 5, at("2027-03-20T08:30:00Z")).await;
     assert_eq!(world.report_all().await.accepted.quantity, 5);
     world.stripe().clear_faults().await.unwrap();
@@ -363,7 +369,22 @@ async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
     world.finish().await;
 }
 
-/// Stripe does not list subscriptions.
+/// Makes Stripe's lists of subscriptions fail.
 fn no_subscriptions() -> Fault {
     Fault::status(503).on_path("/v1/subscriptions").always()
+}
+
+/// Calls the fake Stripe directly, like Stripe's dashboard.
+pub(super) async fn dashboard(world: &World, method: &str, path: &str, form: &[(&str, &str)]) {
+    let url = format!("{}{path}", world.stripe_url());
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let call = reqwest::Client::new()
+        .request(method, url)
+        .bearer_auth(world.stripe_key());
+    let answer = call.form(form).send().await.unwrap();
+    assert!(
+        answer.status().is_success(),
+        "{}",
+        answer.text().await.unwrap()
+    );
 }

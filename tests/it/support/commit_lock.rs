@@ -1,4 +1,4 @@
-//! Blocks every commit, so that a test sees what happens while the database is slow.
+//! Blocks all commits, to test the service while the database is slow.
 
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
@@ -11,7 +11,7 @@ use crate::support::world::{Engine, World};
 pub(crate) struct CommitLock(DatabaseTransaction);
 
 impl CommitLock {
-    /// Locks what every commit needs: `SQLite`'s only writer, or a table of `PostgreSQL`. Reads go on.
+    /// Locks a resource that every commit needs: `SQLite`'s writer, or a table of `PostgreSQL`. Reads are not blocked.
     pub(crate) async fn commits_of(world: &World) -> Self {
         let database = world.connect_to_database().await;
         let options = TransactionOptions {
@@ -31,7 +31,7 @@ impl CommitLock {
         Self(transaction)
     }
 
-    /// Lets the commits go on.
+    /// Lets commits continue.
     pub(crate) async fn release(self) {
         self.0.rollback().await.expect("an end of the transaction");
     }

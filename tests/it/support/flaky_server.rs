@@ -1,4 +1,4 @@
-//! A proxy of the gRPC service that misbehaves: it refuses, is overloaded, loses the response, or responds too late.
+//! A faulty proxy of the gRPC service: it rejects calls, is overloaded, loses responses or responds too late.
 
 use std::{
     collections::VecDeque,
@@ -25,25 +25,25 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// What it does with one call.
+/// The behavior for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behavior {
-    /// It answers as the server behind it does.
+    /// Forwards the call.
     Normal,
-    /// It does nothing, and says this.
+    /// Does not forward the call, and returns this status.
     Refuses(Code),
-    /// It does nothing, and asks to wait a moment.
+    /// Does not forward the call, and returns a retry delay.
     Overloaded,
-    /// The server behind it does its work, and the answer is this.
+    /// Forwards the call, and returns this status instead of the response.
     LosesResponse(Code),
-    /// The server behind it does its work, and no answer comes until the caller has given up.
+    /// Forwards the call, and does not respond until the caller's deadline.
     RespondsTooLate,
 }
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
-/// A server that misbehaves as scripted.
+/// A proxy with scripted faults.
 pub(crate) struct FlakyServer {
     endpoint: String,
     behaviors: Arc<Mutex<VecDeque<Behavior>>>,
@@ -53,7 +53,7 @@ pub(crate) struct FlakyServer {
 }
 
 impl FlakyServer {
-    /// Starts before a real server; one behavior a call, and then it forwards every call.
+    /// Starts in front of a real server. It uses one behavior per call, and then forwards every call.
     pub(crate) async fn start(before: &str, behaviors: impl IntoIterator<Item = Behavior>) -> Self {
         let behaviors = Arc::new(Mutex::new(behaviors.into_iter().collect()));
         let calls = Arc::new(AtomicU64::new(0));
@@ -156,7 +156,7 @@ impl FlakyService {
             }
             Behavior::RespondsTooLate => {
                 let answer = self.forward(request).await;
-                // The caller's deadline drops this before.
+                // The caller's deadline drops this future.
                 self.stop.cancelled().await;
                 answer
             }

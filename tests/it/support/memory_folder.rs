@@ -1,15 +1,16 @@
-//! Folders in memory for databases of tests, so that a busy disk does not decide how long a commit takes.
+//! Folders in memory for test databases, so that the time of a commit does not depend on a busy disk.
 
 use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
-/// Where Linux has a file system in memory.
+/// The file system in memory on Linux.
 const MEMORY: &str = "/dev/shm";
-/// How large that has to be: containers often have a small one.
+/// The free space that it must have. Containers often have a small one.
 const MIN_SIZE_KB: u64 = 1_048_576;
 
-/// A folder that is removed when dropped: in memory where there is enough of it, otherwise where temporary files go.
+/// A folder that is removed when dropped: in memory if there is enough space, otherwise in the folder for temporary
+/// files.
 pub(crate) fn memory_folder() -> TempDir {
     if is_large_enough()
         && let Ok(folder) = tempfile::tempdir_in(Path::new(MEMORY))

@@ -1,4 +1,4 @@
-//! What the tests share: the world of one test, databases, and the servers and proxies around the one under test.
+//! Shared by the tests: the world of one test, databases, and the servers and proxies around the server under test.
 
 pub(crate) mod commit_lock;
 pub(crate) mod flaky_server;

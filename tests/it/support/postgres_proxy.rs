@@ -1,8 +1,7 @@
-//! A proxy on loopback between the server under test and `PostgreSQL`, that loses the answer to a
-//! COMMIT.
+//! A proxy on loopback in front of `PostgreSQL` that loses the response to a COMMIT.
 //!
-//! It reads the messages that it passes on, so the answer is lost exactly where a broken network
-//! loses it: after the commit is durable and before the client knows. It speaks no TLS.
+//! It parses the messages that it forwards, so it can lose the response after the commit is durable and before the
+//! client receives it. It does not support TLS.
 
 use std::{
     collections::HashSet,
@@ -35,7 +34,7 @@ struct Shared {
     commits_to_drop: AtomicUsize,
     commits_lost: AtomicUsize,
     stopped: AtomicBool,
-    /// Both ends of each connection, to close them by.
+    /// Both ends of each connection, to close them.
     links: Mutex<Vec<Link>>,
 }
 
@@ -46,7 +45,7 @@ struct Link {
 }
 
 impl PostgresProxy {
-    /// Listens on a free port and passes everything on to `upstream`.
+    /// Listens on a free port and forwards everything to `upstream`.
     pub(crate) fn start(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -66,29 +65,29 @@ impl PostgresProxy {
         Ok(Self { address, shared })
     }
 
-    /// The database's URL by way of this proxy.
+    /// The database's URL through this proxy.
     pub(crate) fn url(&self, database_url: &str) -> String {
         rewrite(database_url, self.address)
     }
 
-    /// The next COMMIT that succeeds, on whichever connection, is carried out, and its answer does not
-    /// arrive: its connection is closed instead. Called twice, it applies to two.
+    /// Loses the response to the next successful COMMIT on any connection, and closes that connection. Two calls apply
+    /// to two commits.
     pub(crate) fn lose_next_commit_answer(&self) {
         self.shared.answers_to_lose.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The next COMMIT, on whichever connection, does not reach the database: its connection is closed
-    /// instead, and the transaction is rolled back. Called twice, it applies to two.
+    /// Drops the next COMMIT on any connection, and closes that connection, so that the transaction is rolled back. Two
+    /// calls apply to two commits.
     pub(crate) fn drop_next_commit(&self) {
         self.shared.commits_to_drop.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How many COMMITs have stayed without an answer because of this proxy.
+    /// The number of COMMITs that got no response because of this proxy.
     pub(crate) fn commits_lost(&self) -> usize {
         self.shared.commits_lost.load(Ordering::SeqCst)
     }
 
-    /// Closes all connections; new ones are taken.
+    /// Closes all connections. New ones are accepted.
     pub(crate) fn close_connections(&self) {
         self.shared.close_all();
     }
@@ -97,7 +96,7 @@ impl PostgresProxy {
 impl Drop for PostgresProxy {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the listener, which sees that it is over.
+        // Wakes the listener, so that it ends.
         drop(TcpStream::connect_timeout(&self.address, CONNECT_TIMEOUT));
         self.shared.close_all();
     }
@@ -114,8 +113,8 @@ impl Shared {
         }
     }
 
-    /// Whether it is this commit's turn. The count is raised before the connection closes, so that
-    /// whoever sees the one sees the other.
+    /// Whether a fault applies to this commit. The count is increased before the connection is closed, so that it is
+    /// visible by then.
     fn takes(&self, remaining: &AtomicUsize) -> bool {
         let one_less = |remaining: usize| remaining.checked_sub(1);
         let takes = remaining
@@ -136,7 +135,7 @@ impl Link {
         })
     }
 
-    /// One that is closed already stays so.
+    /// It may already be closed.
     fn close(&self) {
         drop(self.client.shutdown(Shutdown::Both));
         drop(self.upstream.shutdown(Shutdown::Both));
@@ -181,7 +180,7 @@ fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
             to.flush()?;
             break;
         }
-        // Encrypted, nothing could be read.
+        // Encrypted messages could not be parsed.
         (&link.client).write_all(b"N")?;
     }
     let mut commits = HashSet::new();
@@ -211,7 +210,7 @@ fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Flushes when no further message waits to be passed on together with this one.
+/// Flushes if no further message is buffered.
 fn pass<R: Read, W: Write>(message: &[u8], from: &BufReader<R>, to: &mut W) -> io::Result<()> {
     to.write_all(message)?;
     if from.buffer().is_empty() {
@@ -229,7 +228,7 @@ fn read_message(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// A length, which counts itself, and what it is the length of.
+/// A length, which includes itself, and the bytes after it.
 fn read_body(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
@@ -245,8 +244,8 @@ fn read_body(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Whether a message of the client commits: as a simple query (`Q`), or by binding (`B`) a statement
-/// that was parsed (`P`) as a COMMIT. `commits` has the names of such statements.
+/// Whether a message of the client is a COMMIT: a simple query (`Q`), or a binding (`B`) of a statement that was parsed
+/// (`P`) as a COMMIT. `commits` contains the names of such statements.
 fn commits_now(message: &[u8], commits: &mut HashSet<Vec<u8>>) -> bool {
     let first = text_at(message, 5);
     let second = text_at(message, first.len().saturating_add(6));
@@ -295,8 +294,7 @@ mod tests {
     use super::*;
     use crate::support::postgres::{cluster, execute};
 
-    /// What a test of the proxy needs: a proxy and the URL of a database with an empty table, direct
-    /// and by way of the proxy.
+    /// A proxy, and the URLs of a database with an empty table, direct and through the proxy.
     fn with_proxy(test: impl FnOnce(&PostgresProxy, &str, &str)) {
         let cluster = match cluster() {
             Ok(cluster) => cluster,

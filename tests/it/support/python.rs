@@ -1,11 +1,10 @@
-//! Runs the Python scripts in `tests/`, where an environment variable names a Python that has their packages, as in
-//! `.ci/run`.
+//! Runs the Python scripts in `tests/`. An environment variable names a Python with their packages, as in `.ci/run`.
 
 use std::{io::Write as _, process::Command};
 
 use crate::support::world::within;
 
-/// The Python that this variable names. Without one it prints that the test is skipped; in CI it fails.
+/// The Python that a variable names. Without it, prints that the test is skipped; in CI it fails.
 pub(crate) fn python(variable: &str) -> Option<String> {
     let python = std::env::var(variable).ok();
     if python.is_none() {
@@ -18,7 +17,7 @@ pub(crate) fn python(variable: &str) -> Option<String> {
     python
 }
 
-/// Runs a script, which must end well; answers what it says.
+/// Runs a script, which must succeed. Returns its output.
 pub(crate) async fn run(python: String, script: &str, args: &[&str]) -> String {
     let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();

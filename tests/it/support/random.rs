@@ -1,8 +1,8 @@
-//! Random choices that a seed repeats.
+//! Random choices that are reproducible by a seed.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Splitmix64: small, and the same everywhere.
+/// Splitmix64: small and platform-independent.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -14,7 +14,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 up to, but without, `end`.
+    /// A number from 0 to `end`, exclusive.
     pub(crate) fn below(&mut self, end: i64) -> i64 {
         i64::try_from(self.next() >> 1).unwrap() % end
     }
@@ -28,7 +28,7 @@ impl Random {
         from[usize::try_from(place).unwrap()]
     }
 
-    /// A moment from `start` on, before `end`.
+    /// A time from `start` to `end`, exclusive.
     pub(crate) fn between(&mut self, start: DateTime<Utc>, end: DateTime<Utc>) -> DateTime<Utc> {
         let span = (end - start).num_milliseconds().max(1);
         start + TimeDelta::milliseconds(self.below(span))

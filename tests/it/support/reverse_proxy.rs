@@ -1,4 +1,4 @@
-//! A reverse proxy: one fixed address, whichever server is behind it, and connections that can be broken.
+//! A reverse proxy with a fixed address. Its backend can be changed, and its connections can be broken.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -104,7 +104,7 @@ async fn carry(
         return;
     };
     tokio::select! {
-        // Whichever side ends it, the other sees that.
+        // If either side closes, the other one is closed too.
         _ = copy_bidirectional(&mut caller, &mut server) => {}
         _ = broken.changed() => {}
     }

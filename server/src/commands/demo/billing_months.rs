@@ -25,7 +25,7 @@ const AFTER_CLOSING: TimeDelta = TimeDelta::minutes(6);
 /// Slightly longer than an invoice is a draft.
 const AFTER_DRAFT: TimeDelta = TimeDelta::minutes(70);
 
-/// What the months need.
+/// Dependencies of the billing months.
 pub(super) struct BillingMonths<'a> {
     client: &'a UsageClient,
     control: &'a Control,

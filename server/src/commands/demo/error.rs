@@ -10,7 +10,7 @@ pub enum DemoError {
     /// A call to the demo's server failed.
     #[error("a call to the service failed")]
     Client(#[from] usage_client::Error),
-    /// The fake Stripe refused a request of the demo.
+    /// The fake Stripe rejected a request of the demo.
     #[error("a request to the fake Stripe failed")]
     FakeStripe(#[from] fake_stripe::ControlError),
     /// The demo's server failed.
@@ -30,13 +30,13 @@ pub enum DemoError {
         /// How long it waited.
         timeout: Duration,
     },
-    /// An answer was not as expected.
+    /// A response was not as expected.
     #[error("{0}")]
     Unexpected(String),
 }
 
 impl DemoError {
-    /// An answer was not as expected.
+    /// A response was not as expected.
     pub(super) fn unexpected(what: impl Into<String>) -> Self {
         Self::Unexpected(what.into())
     }

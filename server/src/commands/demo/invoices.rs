@@ -1,4 +1,4 @@
-//! The lines of the fake Stripe's final invoices, beside the usage that `Get` answers for the same period.
+//! The lines of the fake Stripe's final invoices, compared with the usage that `Get` returns for the same period.
 
 use std::collections::{BTreeMap, HashSet};
 

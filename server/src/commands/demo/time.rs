@@ -41,13 +41,13 @@ impl Time {
     /// Moves both clocks.
     pub(super) async fn move_to(&self, at: DateTime<Utc>) -> Result<()> {
         let millis = at.timestamp_millis();
-        // The fake Stripe's first: it refuses events from its future.
+        // The fake Stripe's clock first, because it rejects events from its future.
         self.control.set_clock(millis).await?;
         self.clock.set(millis);
         Ok(())
     }
 
-    /// Advances the clocks until a call is answered.
+    /// Advances the clocks until a call returns.
     pub(super) async fn until_answered<T>(
         &self,
         what: &str,

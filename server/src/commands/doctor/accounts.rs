@@ -10,17 +10,17 @@ use crate::{
 };
 
 const CHECK: &str = "accounts";
-/// How long a link may come after the first usage.
+/// How long after the first usage a link is expected.
 const GRACE_MS: Millis = DAY_MS;
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
     findings.push(match store.group_totals(&ReportGroup::WithoutLink).await {
-        Ok(totals) => check_unlinked(&totals, now),
+        Ok(totals) => check_without_link(&totals, now),
         Err(error) => Finding::unchecked(CHECK, &cause_of(&error)),
     });
 }
 
-fn check_unlinked(totals: &GroupTotals, now: Millis) -> Finding {
+fn check_without_link(totals: &GroupTotals, now: Millis) -> Finding {
     let Some(oldest) = totals.oldest else {
         return Finding::ok(CHECK, "every account with usage is linked or free");
     };
@@ -54,13 +54,13 @@ mod tests {
             first: vec![crate::domain::account_id::AccountId::parse("acct").unwrap()],
             error: None,
         };
-        assert_eq!(check_unlinked(&totals(None), 0).severity, Severity::Ok);
+        assert_eq!(check_without_link(&totals(None), 0).severity, Severity::Ok);
         assert_eq!(
-            check_unlinked(&totals(Some(1)), DAY_MS).severity,
+            check_without_link(&totals(Some(1)), DAY_MS).severity,
             Severity::Warn
         );
         assert_eq!(
-            check_unlinked(&totals(Some(0)), DAY_MS).severity,
+            check_without_link(&totals(Some(0)), DAY_MS).severity,
             Severity::Bad
         );
     }

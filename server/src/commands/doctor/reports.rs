@@ -22,7 +22,7 @@ const DRAFT_NEAR_MS: Millis = 15 * MINUTE_MS;
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
     let before = findings.len();
-    for state in State::UNDECIDED {
+    for state in State::NEEDS_DECISION {
         match store.group_totals(&ReportGroup::InState(state)).await {
             Ok(totals) => findings.extend(check_state(state, &totals)),
             Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
@@ -165,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_waits_for_a_decision_is_bad_and_says_why() {
-        for state in State::UNDECIDED {
+    fn a_report_that_needs_a_decision_is_bad_and_has_a_reason() {
+        for state in State::NEEDS_DECISION {
             assert_eq!(check_state(state, &totals(0, None)), None);
             let finding = check_state(state, &totals(1, Some(0))).unwrap();
             assert_eq!(finding.severity, Severity::Bad);

@@ -7,7 +7,7 @@ use crate::{
     domain::{
         meter::Meter,
         tier::{MeterTier, Tier, check_tiers},
-        violation::shown,
+        violation::quoted,
     },
 };
 
@@ -80,7 +80,7 @@ pub(super) fn desired_prices(config: &SetupConfig) -> Result<Vec<DesiredPrice>, 
             format!(
                 "the tier {} names meter {}, which is not configured",
                 given.tier,
-                shown(name)
+                quoted(name)
             )
         })?;
     }

@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_sent_with_a_time_before_its_period_bills(
+    fn an_event_is_never_dated_before_its_period_charges(
         usage in usage(), context in context(), late in late_usage(), now in time(),
     ) {
         let (billed_at, earliest) = match decide(usage, &context, late, now) {
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wait_ends_at_a_later_moment(
+    fn a_wait_ends_in_the_future(
         usage in usage(), context in context(), late in late_usage(), now in time(),
     ) {
         if let SendDecision::Wait { until, .. } = decide(usage, &context, late, now) {
@@ -118,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn a_subscription_that_is_being_changed_takes_nothing(
+    fn usage_waits_while_its_subscription_is_changed(
         usage in usage(), context in context(), late in late_usage(), now in time(),
     ) {
         let is_waiting = matches!(

@@ -1,4 +1,4 @@
-//! Tests of periods and of how they are cut.
+//! Tests of periods and their points.
 
 use super::*;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn days_are_23_and_25_hours_long_when_clocks_change() {
 }
 
 #[test]
-fn a_month_ends_where_its_calendar_says() {
+fn a_month_ends_with_its_last_day() {
     for (moment, days) in [
         ("2024-02-29T12:00:00Z", 29),
         ("2026-02-01T00:00:00Z", 28),
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn cutting_never_panics(start in any::<i64>(), end in any::<i64>(), meters in 0_usize..5) {
+    fn splitting_a_period_never_panics(start in any::<i64>(), end in any::<i64>(), meters in 0_usize..5) {
         let period = Interval { start, end };
         let _ = month_around(start, Tz::UTC);
         if check_edges(period, hours(), &[start, end]).is_ok() {

@@ -1,4 +1,4 @@
-//! Draining before a change: what of the usage from before the boundary is not yet in Stripe's totals.
+//! Queries of draining: which usage from before a change's boundary Stripe's totals do not include yet.
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
@@ -19,18 +19,18 @@ use crate::{
     store::{Store, close::close_account},
 };
 
-/// Usage from before the boundary that is not known to be at Stripe.
+/// Usage from before the boundary that Stripe has not accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outstanding {
     /// Open reports: increments arrived after the closing.
     pub(crate) open: u64,
     /// Reports that are open, closed or being sent.
     pub(crate) waiting: u64,
-    /// Reports on which an admin has to decide.
-    pub(crate) undecided: u64,
+    /// Reports that need an admin's decision.
+    pub(crate) needs_decision: u64,
 }
 
-/// What of a stream and interval Stripe's totals were seen to contain.
+/// The accepted usage of a stream in an interval that Stripe's totals include.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShownAtStripe {
     pub(crate) stream: Stream,
@@ -38,7 +38,7 @@ pub(crate) struct ShownAtStripe {
     pub(crate) sum: SentSum,
 }
 
-/// What was sent of a stream and accepted.
+/// The accepted events of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SentSum {
     pub(crate) reports: i64,
@@ -48,18 +48,18 @@ pub(crate) struct SentSum {
 }
 
 impl Store {
-    /// Closes usage from before a change's boundary that was counted after the change began.
-    pub(crate) async fn close_counted_since(&self, change: &SubscriptionChange) -> Result<()> {
+    /// Closes reports from before a change's boundary that were counted after the change began.
+    pub(crate) async fn close_late(&self, change: &SubscriptionChange) -> Result<()> {
         let tx = self.begin_within_boundaries().await?;
         close_account(&tx, &change.account_id, change.boundary_at).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Moves a change to the step `changing`, if nothing is outstanding and nothing was sent since Stripe's totals
-    /// were read; answers whether it did, and `None` when another replica has the change. The sender reads the
-    /// change's row under the same lock: what it was about to send is seen here, and from here on it sends
-    /// nothing of the account.
+    /// Moves a change to the step `changing`, if nothing is outstanding and nothing was sent since Stripe's totals were
+    /// read. Returns whether it did, or `None` if another replica has the change. The sender reads the change's row
+    /// under the same lock: reports that it marked before are outstanding here, and afterwards it sends none of the
+    /// account.
     pub(crate) async fn begin_changing(
         &self,
         seen: &SubscriptionChange,
@@ -97,8 +97,8 @@ impl Store {
         Ok(Some(is_ready))
     }
 
-    /// What of an account's billable usage from before a boundary is not known to be at Stripe. Undecided reports
-    /// that are billed before `since` do not count: an admin may still decide on them after the change.
+    /// The account's billable usage from before a boundary that Stripe has not accepted. Reports that need a decision
+    /// and are billed before `since` do not count: an admin can still resolve them after the change.
     pub(crate) async fn outstanding(
         &self,
         account_id: &AccountId,
@@ -108,8 +108,8 @@ impl Store {
         Ok(outstanding(&self.reader, account_id, since, before).await?)
     }
 
-    /// Since when some items have been charging for what is used at a moment, as it is counted here: a plan
-    /// change's boundary lies up to a second before Stripe's own.
+    /// The time since which some items have been charging for usage at a time, by the boundaries stored here. The
+    /// boundary of a plan change is up to a second before Stripe's.
     pub(crate) async fn charging_since(
         &self,
         account_id: &AccountId,
@@ -130,12 +130,12 @@ impl Store {
         Ok(start.flatten())
     }
 
-    /// What was sent of a stream in an interval and accepted.
+    /// The accepted events of a stream in an interval.
     pub(crate) async fn sent_sum(&self, stream: &Stream, range: Interval) -> Result<SentSum> {
         Ok(sent_sum(&self.reader, stream, range).await?)
     }
 
-    /// Whether an account has billable usage since a moment.
+    /// Whether an account has billable usage since a time.
     pub(crate) async fn has_billable_usage(
         &self,
         account_id: &AccountId,
@@ -153,7 +153,7 @@ impl Store {
     }
 }
 
-/// When a report's usage is billed: `bill_at` where it is set, else when it was used.
+/// The time at which a report is billed: `bill_at` if it is set, else the time of the usage.
 fn billed_at(used_at: usage_report::Column) -> Expr {
     let bill_at = Expr::col(usage_report::Column::BillAt);
     Func::coalesce([bill_at, Expr::col(used_at)]).into()
@@ -198,7 +198,7 @@ async fn outstanding(
     use usage_report::Column;
     const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
     let is_of_period = Column::State
-        .is_in(State::UNDECIDED.map(UsageReportState::from))
+        .is_in(State::NEEDS_DECISION.map(UsageReportState::from))
         .and(billed_at(Column::FirstAt).gte(since));
     let rows: Vec<(UsageReportState, i64)> = usage_report::Entity::find()
         .select_only()
@@ -222,7 +222,7 @@ async fn outstanding(
         if WAITING.contains(&state) {
             outstanding.waiting = outstanding.waiting.saturating_add(reports);
         } else {
-            outstanding.undecided = outstanding.undecided.saturating_add(reports);
+            outstanding.needs_decision = outstanding.needs_decision.saturating_add(reports);
         }
         if state == State::Open {
             outstanding.open = reports;

@@ -1,4 +1,4 @@
-//! Changes of subscriptions: begun, taken over after a crash, finished or undone.
+//! Queries of subscription changes: begin, take over after a crash, finish or undo.
 
 mod drain;
 
@@ -50,15 +50,15 @@ pub(crate) struct NewChange {
     pub(crate) subscription: String,
     /// The replica that works on it.
     pub(crate) holder: String,
-    /// When it began, by the database's clock.
+    /// When it begins, by the database's clock.
     pub(crate) begun_at: Millis,
     /// How long draining may take.
     pub(crate) wait_ms: Millis,
 }
 
 impl Store {
-    /// Begins a change: sets its boundary to this moment, and closes what was used before it. If another change
-    /// is in progress, answers that one. The flag says whether the change is the new one.
+    /// Begins a change: sets its boundary to the current time, and closes usage from before it. If another change is in
+    /// progress, returns that one. The flag is true if the change is new.
     pub(crate) async fn begin_change(
         &self,
         new: &NewChange,
@@ -119,7 +119,7 @@ impl Store {
         Ok((begun.into(), true))
     }
 
-    /// The change of an account that is in progress.
+    /// The change in progress of an account.
     pub(crate) async fn find_change(
         &self,
         account_id: &AccountId,
@@ -127,7 +127,7 @@ impl Store {
         Ok(find_unfinished(&self.reader, account_id).await?)
     }
 
-    /// A change as it is now.
+    /// The current state of a change.
     pub(crate) async fn get_change(
         &self,
         account_id: &AccountId,
@@ -140,7 +140,7 @@ impl Store {
             .ok_or_else(|| Error::Internal(format!("subscription change {id} not found").into()))
     }
 
-    /// Unfinished changes that no replica has worked on since a moment.
+    /// Unfinished changes without a heartbeat since a time.
     pub(crate) async fn abandoned_changes(&self, since: Millis) -> Result<Vec<SubscriptionChange>> {
         const BATCH_SIZE: u64 = 64;
         let abandoned = subscription_change::Entity::find()
@@ -158,7 +158,7 @@ impl Store {
         Ok(rows::all(abandoned))
     }
 
-    /// Takes a change over, or renews its heartbeat; false when another replica has it.
+    /// Takes a change over, or renews its heartbeat. Returns false if another replica has it.
     pub(crate) async fn hold_change(
         &self,
         seen: &SubscriptionChange,
@@ -196,7 +196,7 @@ impl Store {
         } else {
             Vec::new()
         };
-        // The removed items charged until the boundary, and that is invoiced already.
+        // The removed items charged until the boundary, and Stripe has invoiced that.
         let removed = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.eq(&seen.account_id))
             .filter(billing_period::Column::Subscription.eq(&seen.subscription))
@@ -225,7 +225,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a change was not made: usage from its boundary on is billed as before.
+    /// Records that a change was not made. Usage from its boundary on is billed as before.
     pub(crate) async fn undo_change(
         &self,
         seen: &SubscriptionChange,
@@ -280,7 +280,7 @@ impl Store {
     }
 }
 
-/// Ends a change, if its holder and step are still those that were read.
+/// Ends a change if its holder and step are still as they were read.
 async fn finish(
     tx: &impl ConnectionTrait,
     seen: &SubscriptionChange,

@@ -1,4 +1,4 @@
-//! The subscriptions of accounts as they were last synced, and which of them to sync next.
+//! Queries of subscriptions: their last synced state, and which of them to sync next.
 
 mod periods;
 mod snapshot;
@@ -27,11 +27,11 @@ use crate::{
 pub(crate) use periods::InvoicedPeriod;
 pub(super) use snapshot::{record_change, record_snapshot};
 
-/// Periods that ended longer ago than this are left as they are.
+/// Periods that ended longer ago are not updated.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
 
 impl Store {
-    /// The accounts that some customers belong to, by customer.
+    /// The accounts of some customers, by customer.
     pub(crate) async fn accounts_of_customers(
         &self,
         customers: &[&str],
@@ -58,8 +58,8 @@ impl Store {
             .collect())
     }
 
-    /// What is stored of some accounts' subscriptions, each with its latest periods.
-    pub(crate) async fn stored_subscriptions(
+    /// The stored subscriptions of some accounts, each with its latest periods.
+    pub(crate) async fn synced(
         &self,
         accounts: &[&AccountId],
         now: Millis,
@@ -88,8 +88,8 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions that are not known to have ended and were last synced before a moment, after the account
-    /// and subscription given.
+    /// Subscriptions that have not ended and were last synced before a time, ordered by account and subscription, after
+    /// the given ones.
     pub(crate) async fn unseen_subscriptions(
         &self,
         since: Millis,
@@ -142,7 +142,7 @@ impl Store {
         Ok(())
     }
 
-    /// Delays a requested sync, because Stripe did not answer.
+    /// Delays a requested sync, because Stripe did not respond.
     pub(crate) async fn delay_sync(
         &self,
         requested: &SyncedSubscription,
@@ -157,7 +157,7 @@ impl Store {
         Ok(())
     }
 
-    /// Clears a sync request, unless another came since it was read.
+    /// Clears a sync request, unless a newer one was made since it was read.
     pub(crate) async fn clear_sync_request(&self, requested: &SyncedSubscription) -> Result<()> {
         subscription::Entity::update_many()
             .col_expr(
@@ -172,8 +172,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a customer was deleted at Stripe: what its invoices would have charged becomes
-    /// `customer_deleted`, not `too_late`.
+    /// Records that a customer was deleted at Stripe. Its usage then becomes `customer_deleted`, not `too_late`.
     pub(crate) async fn mark_customer_deleted(
         &self,
         account_id: &AccountId,
@@ -192,7 +191,7 @@ impl Store {
     }
 }
 
-/// Whether what is stored says the same as Stripe does, so that nothing needs a lock.
+/// Whether the stored subscription equals the one from Stripe, so that no lock is needed.
 pub(crate) fn is_up_to_date(
     stored: &SyncedSubscription,
     periods: &[BillingPeriod],
@@ -222,7 +221,7 @@ pub(crate) fn is_up_to_date(
     is_same && has_all && !has_more && (link_ended != snapshot.is_live || snapshot.items.is_empty())
 }
 
-/// Requests a sync before the next poll; an earlier request that still waits stays as it is.
+/// Requests a sync before the next poll. An earlier request that is still pending is kept.
 pub(super) async fn request_sync(
     tx: &DatabaseTransaction,
     account_id: &AccountId,

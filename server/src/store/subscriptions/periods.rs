@@ -1,4 +1,4 @@
-//! The billing periods of subscriptions: their edges, and their invoices.
+//! Queries of billing periods: their edges and their invoices.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -22,24 +22,24 @@ use crate::{
     store::{Store, boundaries::bump_version, reassign::reassign_open_reports, rows},
 };
 
-/// What an invoice says of a billing period.
+/// The data of an invoice about a billing period.
 #[derive(Clone, Debug)]
 pub(crate) struct InvoicedPeriod {
     /// The subscription item.
     pub(crate) item: String,
-    /// The period's start, where no row of it exists yet.
+    /// The period's start, for a period that is not stored yet.
     pub(crate) start: Millis,
     /// The period's end.
     pub(crate) end: Millis,
     /// The invoice.
     pub(crate) invoice: String,
-    /// Whether it still takes usage.
+    /// The state of the invoice.
     pub(crate) state: InvoiceState,
 }
 
 impl Store {
-    /// Periods that have ended and whose invoices have to be read: nothing is known of them, or their drafts
-    /// should have become final. After the account, item and start given.
+    /// Periods that have ended and whose invoices have to be read: the invoice is unknown, or should have become final
+    /// by now. Ordered by account, item and start, after the given ones.
     pub(crate) async fn uninvoiced_periods(
         &self,
         now: Millis,
@@ -75,7 +75,7 @@ impl Store {
         Ok(rows::all(periods))
     }
 
-    /// Records what invoices say of an account's periods; a period that was not known yet is a boundary.
+    /// Records the invoices of an account's periods. A period that was not known yet adds boundaries.
     pub(crate) async fn record_invoices(
         &self,
         synced: (&AccountId, &str),
@@ -110,7 +110,7 @@ impl Store {
             let Some(like) = own().next().filter(|_| !is_known) else {
                 continue;
             };
-            // A whole period passed between two syncs: only its invoice shows that it existed.
+            // A whole period passed between two syncs. Only its invoice shows that it existed.
             let row = billing_period::ActiveModel {
                 account_id: Set(account_id.clone()),
                 item: Set(period.item.clone()),
@@ -135,7 +135,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a period will have no invoice: it takes no usage any more.
+    /// Records that a period will have no invoice, so that no usage can be added to it.
     pub(crate) async fn give_up_on_invoice(&self, period: &BillingPeriod) -> Result<()> {
         let tx = self.begin().await?;
         update_period(period)
@@ -150,7 +150,7 @@ impl Store {
     }
 }
 
-/// Updates the account's billing periods to a snapshot; answers the boundaries that are new or moved.
+/// Updates the account's billing periods from a snapshot. Returns the boundaries that are new or moved.
 pub(super) async fn move_periods(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -253,14 +253,14 @@ pub(super) fn period_row(
     }
 }
 
-/// Where a known period's end changed: the new end, and whether its invoice is final by then.
+/// The new end of a known period whose end changed, and whether its invoice is final by then.
 fn end_of(
     row: &BillingPeriod,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> Option<(Millis, bool)> {
     let current = snapshot.items.iter().find(|item| item.item == row.item);
-    // The item exists, but charges for no configured meter now: that says nothing about the period.
+    // The item exists, but no longer charges for a configured meter. The period stays as it is.
     if snapshot.is_live && current.is_none() && snapshot.all_items.contains(&row.item) {
         return None;
     }
@@ -273,7 +273,8 @@ fn end_of(
         Some(_) if row.period_end <= now => return None,
         Some(item) => {
             let charged = item.charged();
-            // A plan change's item is recorded from the change's boundary on, before Stripe creates it.
+            // The item of a plan change is stored with the change's boundary as its start, before Stripe creates the
+            // item.
             let is_same = charged.start <= row.period_start || charged.start == item.created;
             if is_same {
                 (charged.end, false)

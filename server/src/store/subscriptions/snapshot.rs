@@ -1,4 +1,4 @@
-//! Applying a snapshot of a subscription: its row, its periods and the account's link, in one transaction.
+//! Applies a snapshot of a subscription: its row, its periods and the account's link, in one transaction.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 impl Store {
-    /// Applies a snapshot of an account's subscription; false where nothing changed.
+    /// Applies a snapshot of an account's subscription. Returns false if nothing changed.
     pub(crate) async fn apply_snapshot(
         &self,
         account_id: &AccountId,
@@ -99,7 +99,7 @@ impl Store {
                 bump_version(&tx).await?;
                 ended = ended.saturating_add(1);
             }
-            // Read at once whether it ended at Stripe too.
+            // Request a sync, to learn whether it ended at Stripe too.
             request_sync(&tx, &row.account_id, &row.subscription, now).await?;
             subscription::Entity::update_many()
                 .col_expr(subscription::Column::CancelAt, Expr::value(None::<i64>))
@@ -137,8 +137,8 @@ impl Store {
     }
 }
 
-/// Records a snapshot of an account's subscription; answers whether its status changed, and the boundaries that
-/// are new or moved.
+/// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new
+/// or moved.
 pub(in crate::store) async fn record_snapshot(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -149,8 +149,8 @@ pub(in crate::store) async fn record_snapshot(
     Ok((is_new, move_periods(tx, account_id, snapshot, now).await?))
 }
 
-/// Records a subscription after a change: usage belongs to its new items from the boundary on, and Stripe bills
-/// it from when it created them.
+/// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
+/// the time it created them.
 pub(in crate::store) async fn record_change(
     tx: &DatabaseTransaction,
     account_id: &AccountId,
@@ -216,8 +216,8 @@ async fn upsert_subscription(
     Ok(before.is_none_or(|before| before.status != snapshot.status))
 }
 
-/// Ends the account's link where its subscription ended, and begins it again where the subscription did.
-async fn end_or_resume_link(
+/// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.
+async fn move_link(
     tx: &DatabaseTransaction,
     account: &Account,
     snapshot: &SubscriptionSnapshot,
@@ -231,7 +231,8 @@ async fn end_or_resume_link(
             let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
             end_link(tx, account, at, now).await
         }
-        // A subscription that should have ended by now is not begun again because Stripe ends it a little late.
+        // A subscription that was scheduled to end by now is not started again, because Stripe may end it slightly
+        // late.
         (Billing::Ended { subscription, .. }, true)
             if snapshot.cancel_at.is_none_or(|at| at > now) =>
         {

@@ -1,4 +1,4 @@
-//! The runner with jobs that report each of their runs.
+//! Tests of the runner, with jobs that report each of their runs.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(5);
 
 type Action = Box<dyn FnMut(usize) -> Result<Next> + Send + Sync>;
 
-/// Reports its runs, and does at each what it is given.
+/// A job that reports its runs, and returns the given results.
 struct Probe {
     spec: Spec,
     runs: mpsc::UnboundedSender<Millis>,
@@ -72,7 +72,7 @@ fn probe(interval: Duration, turn: Turn) -> (Probe, mpsc::UnboundedReceiver<Mill
     (probe, reported)
 }
 
-/// A database of its own, and replicas on it.
+/// A separate database, and replicas that use it.
 struct World {
     _folder: tempfile::TempDir,
     store: Store,

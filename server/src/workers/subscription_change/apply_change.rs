@@ -1,5 +1,5 @@
-//! Making a change: waits until usage before its boundary is at Stripe, then changes the subscription there, and reads
-//! what became of a request whose answer is lost.
+//! Applies a change: waits until Stripe has the usage from before the boundary, then changes the subscription. If the
+//! response to that request is lost, it reads the subscription to find the result.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use crate::{
     workers::subscription_sync::{snapshot, sync::SyncError},
 };
 
-/// How often the holder of a change says that it still makes it.
+/// The interval of a change's heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often a change checks whether it can go on.
+/// How often draining is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest wait between two requests that Stripe does not answer.
+/// The longest wait between two requests without a response from Stripe.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// How many requests one replica makes before it leaves the change to whichever replica finds it abandoned.
+/// The number of requests after which a replica abandons the change, so that any replica can take it over.
 const MAX_REQUESTS: u32 = 20;
 
 impl SubscriptionChanges {
-    /// Makes a change, with a heartbeat all the while.
+    /// Applies a change, with a heartbeat.
     pub(super) async fn make(&self, mut change: SubscriptionChange) -> Result<()> {
         let seen = change.clone();
-        // Ends with the service, and when another replica has taken the change over. The steps check it between their
-        // transactions, because one that is dropped half-way could leave a connection unusable.
+        // Cancelled at the shutdown, and if another replica has taken the change over. The steps check it between their
+        // transactions, because a dropped transaction could leave a connection unusable.
         let stop = self.shutdown.child_token();
         let steps = self.make_steps(&mut change, &stop);
         tokio::pin!(steps);
@@ -43,13 +43,13 @@ impl SubscriptionChanges {
             () = self.keep_holding(&seen) => stop.cancel(),
         }
         match steps.await {
-            // Whoever has it now makes it.
+            // Another replica has the change.
             Err(Error::ShuttingDown) if !self.shutdown.is_cancelled() => Ok(()),
             made => made,
         }
     }
 
-    /// Ends when another holder has taken the change over, or it has ended.
+    /// Renews the heartbeat until another holder has taken the change over or it has ended.
     async fn keep_holding(&self, change: &SubscriptionChange) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
@@ -86,7 +86,8 @@ impl SubscriptionChanges {
         self.change_at_stripe(change, &requested, stop).await
     }
 
-    /// Waits until Stripe shows all usage from before the boundary; false where the change ended instead.
+    /// Waits until Stripe's totals include all usage from before the boundary. Returns false if the change has ended
+    /// instead.
     async fn drain(&self, change: &SubscriptionChange, stop: &CancellationToken) -> Result<bool> {
         let mut why = "Stripe does not show all earlier usage yet".to_owned();
         loop {
@@ -103,7 +104,7 @@ impl SubscriptionChanges {
                         None => return Ok(false),
                     }
                 }
-                Ok(Drained::Undecided(reports)) => {
+                Ok(Drained::NeedsDecision(reports)) => {
                     let why = format!("an admin has to decide on {reports} reports first");
                     self.undo(change, Step::Undone, &why).await?;
                     return Ok(false);
@@ -139,15 +140,15 @@ impl SubscriptionChanges {
         }
     }
 
-    /// Changes the subscription at Stripe, and reads what became of a request whose answer is lost.
+    /// Changes the subscription at Stripe. If the response is lost, reads the subscription to find the result.
     async fn change_at_stripe(
         &self,
         change: &SubscriptionChange,
         requested: &RequestedChange,
         stop: &CancellationToken,
     ) -> Result<()> {
-        // Stripe counts in seconds: the change must not fall into the second of what was sent before it, and a window
-        // that began within a second is sent with the next.
+        // Stripe's times are whole seconds. The change must be in a later second than the events from before it; a
+        // window that began inside a second gets the next second as its timestamp.
         let later = change
             .boundary_at
             .div_euclid(SECOND_MS)
@@ -163,9 +164,9 @@ impl SubscriptionChanges {
             }
             match self.request_change(change, requested).await {
                 Ok(changed) => return self.finish_with(change, &changed).await,
-                // A key that Stripe refuses says nothing about an earlier request either.
+                // A rejected API key does not tell whether an earlier request was successful.
                 Err(Failure::NoAnswer(why) | Failure::Denied(why)) => {
-                    tracing::warn!(change = %change.id, why, "Stripe did not say whether it changed the subscription");
+                    tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
                 }
                 Err(failure) => {
                     return self.undo(change, Step::Refused, failure.message()).await;
@@ -177,7 +178,7 @@ impl SubscriptionChanges {
         Ok(())
     }
 
-    /// Requests the change from Stripe, unless an earlier request made it.
+    /// Requests the change from Stripe, unless an earlier request was successful.
     async fn request_change(
         &self,
         change: &SubscriptionChange,
@@ -187,7 +188,8 @@ impl SubscriptionChanges {
         let found = self.stripe.find_subscription(&change.subscription).await?;
         let found = found.ok_or_else(missing)?;
         let id = change.id.to_string();
-        // Stripe replays the first answer of a key, so each request has another. What keeps the change single is its id.
+        // Stripe replays the first response to a key, so each request has a new one. The id of the change in the
+        // metadata prevents a second change.
         let key = format!("change-{id}-{}", Uuid::now_v7());
         let answer = match requested {
             RequestedChange::Prices(_) if found.change.as_deref() == Some(&id) => return Ok(found),
@@ -215,7 +217,7 @@ impl SubscriptionChanges {
         match answer {
             Ok(changed) => Ok(changed),
             Err(Failure::NoAnswer(why)) => Err(Failure::NoAnswer(why)),
-            // A refusal may be about a second request, after the first one's answer was lost.
+            // The rejected request may have been a repetition of one that was successful.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;
                 now.filter(|now| match requested {

@@ -1,4 +1,4 @@
-//! Beginning changes: what was asked for becomes a row, and the caller waits for its end.
+//! Begins a change: stores the request as a row, and lets the caller wait for the result.
 
 use std::time::Duration;
 
@@ -22,22 +22,22 @@ use crate::{
 
 /// How often a waiting caller reads the change's row.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a caller waits beyond the drain, while Stripe makes the change.
+/// How long a caller waits for Stripe's change, in addition to the draining.
 const STRIPE_WAIT_MS: Millis = 60 * SECOND_MS;
 
-/// What was asked for.
+/// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestedChange {
-    /// A plan of these prices from now on.
+    /// A change to these prices, from now on.
     Prices(Vec<String>),
-    /// A cancel now.
+    /// A cancellation now.
     CancelNow {
-        /// Whether Stripe makes a last invoice of the usage.
+        /// Whether usage that was not invoiced goes on a final invoice.
         invoice_now: bool,
-        /// Whether what was paid in advance is credited.
+        /// Whether prepaid items are credited.
         prorate: bool,
     },
-    /// A cancel at the end of the present period.
+    /// A cancellation at the end of the current period.
     CancelAtPeriodEnd,
 }
 
@@ -68,15 +68,15 @@ impl RequestedChange {
 }
 
 impl SubscriptionChanges {
-    /// Changes an account's subscription as requested and waits for the end; returns the change, if one was needed.
+    /// Changes an account's subscription as requested, and waits for the result. Returns the change, if one was needed.
     pub(crate) async fn change(
         &self,
         account_id: &AccountId,
         requested: RequestedChange,
         requested_by: String,
     ) -> Result<Option<SubscriptionChange>> {
-        if let Some(under_way) = self.store.find_change(account_id).await? {
-            return self.join(under_way, &requested).await.map(Some);
+        if let Some(in_progress) = self.store.find_change(account_id).await? {
+            return self.join(in_progress, &requested).await.map(Some);
         }
         let account = self
             .store
@@ -151,14 +151,14 @@ impl SubscriptionChanges {
         Ok(())
     }
 
-    /// Waits for a change that is under way, if it is the requested one.
+    /// Waits for a change in progress, if it is the requested one.
     async fn join(
         &self,
         change: SubscriptionChange,
         requested: &RequestedChange,
     ) -> Result<SubscriptionChange> {
         if change.request != requested.encode() {
-            return Err(Error::ChangeUnderWay(change.account_id.into()));
+            return Err(Error::ChangeInProgress(change.account_id.into()));
         }
         let until = self
             .store

@@ -1,4 +1,4 @@
-//! Draining: whether all usage before a change's boundary is at Stripe, and Stripe's totals show it.
+//! Draining: checks whether Stripe has accepted all usage from before a change's boundary, and its totals include it.
 
 use super::SubscriptionChanges;
 use crate::{
@@ -12,19 +12,20 @@ use crate::{
     workers::subscription_sync::sync::SyncError,
 };
 
-/// How far usage before a change's boundary has come.
+/// The progress of draining.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Stripe shows all of it: since when its items charge, and what Stripe was sent of each stream.
+    /// Stripe's totals include all of it: the time since which the items charge, and the accepted events of each
+    /// stream.
     ShownAtStripe(Millis, Vec<ShownAtStripe>),
-    /// Some of it is not sent, or not shown yet.
+    /// Some of it is not accepted, or not included yet.
     NotYet(Outstanding),
-    /// An admin has to decide on some of it.
-    Undecided(u64),
+    /// Some reports need an admin's decision.
+    NeedsDecision(u64),
 }
 
 impl SubscriptionChanges {
-    /// How far usage of the present period from before the boundary has come.
+    /// Checks the usage of the current period from before the boundary.
     pub(super) async fn drained(
         &self,
         change: &SubscriptionChange,
@@ -37,8 +38,8 @@ impl SubscriptionChanges {
             .store
             .outstanding(&change.account_id, since, change.boundary_at)
             .await?;
-        if outstanding.undecided > 0 {
-            return Ok(Drained::Undecided(outstanding.undecided));
+        if outstanding.needs_decision > 0 {
+            return Ok(Drained::NeedsDecision(outstanding.needs_decision));
         }
         if outstanding.waiting > 0 {
             return Ok(Drained::NotYet(outstanding));
@@ -69,7 +70,7 @@ impl SubscriptionChanges {
                 .stripe
                 .total(&meter.event_name, &snapshot.customer, range)
                 .await?;
-            // More than ours was sent by someone else, unless a negative correction is not shown yet.
+            // A larger total is due to another sender, unless a negative correction is not included yet.
             let is_shown = shown == ours.quantity || (shown > ours.quantity && !ours.has_negative);
             if !is_shown {
                 return Ok(Drained::NotYet(outstanding));
@@ -78,7 +79,7 @@ impl SubscriptionChanges {
         Ok(Drained::ShownAtStripe(since, sent))
     }
 
-    /// Since when the items have been charging for what is used just before a boundary.
+    /// The time since which the items have been charging for usage just before a boundary.
     pub(super) async fn charging_since(
         &self,
         account_id: &AccountId,
@@ -97,7 +98,7 @@ impl SubscriptionChanges {
     }
 }
 
-/// The whole minutes around an interval: Stripe's totals know no smaller ones.
+/// The whole minutes that contain an interval. Stripe's totals cover whole minutes.
 fn minutes(interval: Interval) -> Interval {
     let floor = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
     Interval {

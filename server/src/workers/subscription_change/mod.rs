@@ -1,11 +1,11 @@
-//! Changes of subscriptions that an admin asks for: another plan, or a cancel.
+//! Changes of subscriptions that an admin requests: another plan, or a cancellation.
 //!
-//! A change loses no usage: usage is at Stripe before its subscription changes, or nothing changes. A change is a row that
-//! goes `draining` -> `changing` -> `done`, or `undone` from either. Each step is recorded before it is taken, so whoever
-//! continues it after a crash knows what may have happened.
+//! A change loses no usage: Stripe has all usage before the subscription changes, or nothing changes. A change is a row
+//! with the steps `draining` -> `changing` -> `done`, or `undone` from either. Each step is stored before it is
+//! executed, so a replica that continues it after a crash knows what may have happened.
 //!
-//! [`change`] begins changes and waits for them, [`validate`] refuses those that cannot work, and the job [`unfinished`]
-//! makes them ([`apply_change`], [`drain`]).
+//! [`change`] begins changes and waits for them, [`validate`] rejects invalid ones, and the job [`unfinished`] applies
+//! them ([`apply_change`], [`drain`]).
 
 mod apply_change;
 pub(crate) mod change;
@@ -33,19 +33,19 @@ pub(crate) struct SubscriptionChanges {
     sync: SubscriptionSync,
     store: Store,
     stripe: Stripe,
-    /// By which usage is counted: the boundary of a change lies behind what was counted before it.
+    /// The clock by which usage is counted. The boundary of a change is later than all usage counted before it.
     clock: Clock,
-    /// How long a change waits for usage to show at Stripe.
+    /// How long a change waits until Stripe's totals include its usage.
     wait_ms: Millis,
-    /// Names this replica as the holder of a change.
+    /// The name of this replica as the holder of changes.
     replica: String,
-    /// The changes begun here, for the job. It also finds in the database what does not fit.
+    /// The changes begun here, for the job. If the queue is full, the job finds a change in the database.
     begun: mpsc::Sender<SubscriptionChange>,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
 }
 
-/// What changes need.
+/// Dependencies of changes.
 #[derive(Debug)]
 pub(crate) struct Deps {
     pub(crate) sync: SubscriptionSync,
@@ -72,7 +72,7 @@ impl SubscriptionChanges {
         })
     }
 
-    /// A new name for the holder of a change: this replica may have held it before and lost it.
+    /// A new name for the holder of a change, because this replica may have been its holder before and lost it.
     fn new_holder(&self) -> String {
         format!("{}/{}", self.replica, Uuid::now_v7())
     }

@@ -1,6 +1,7 @@
-//! The job for unfinished changes: makes those that were begun here, and continues those that another replica abandoned.
+//! The job for unfinished changes: applies those that were begun here, and continues those that another replica
+//! abandoned.
 //!
-//! Every replica runs it; a change belongs to the holder that its row names.
+//! Every replica runs it. A change belongs to the holder in its row.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +18,14 @@ use crate::{
     },
 };
 
-/// How many changes of this replica may wait to be made.
+/// The number of changes of this replica that may wait.
 pub(crate) const MAX_BEGUN: usize = 1_024;
-/// How many changes one replica makes at the same time: each waits for Stripe most of the time.
+/// The number of changes that one replica applies concurrently. Each of them mostly waits for Stripe.
 const CHANGES_AT_ONCE: usize = 64;
-/// A change without a heartbeat for so long was abandoned.
+/// A change without a heartbeat for this long was abandoned.
 const ABANDONED_MS: Millis = 30 * SECOND_MS;
 
-/// Makes changes.
+/// Applies changes.
 pub(crate) struct UnfinishedChanges {
     changes: Arc<SubscriptionChanges>,
     begun: mpsc::Receiver<SubscriptionChange>,
@@ -82,7 +83,7 @@ impl Job for UnfinishedChanges {
             }
             let holder = self.changes.new_holder();
             if store.hold_change(&change, &holder, now).await? {
-                tracing::warn!(change = %change.id, step = ?change.step, "a change was left unfinished; this replica continues it");
+                tracing::warn!(change = %change.id, step = ?change.step, "a replica abandoned a change; this replica continues it");
                 change.holder = holder;
                 self.start(change);
             }

@@ -1,4 +1,4 @@
-//! Validating changes: what Stripe cannot do, and what would lose usage, is refused before anything happens.
+//! Validates changes: rejects those that Stripe does not support or that would lose usage, before anything is changed.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,7 @@ impl SubscriptionChanges {
         Ok((found, snapshot))
     }
 
-    /// Checks that Stripe can move the subscription to these prices; whether it has them already.
+    /// Validates that the subscription can change to these prices. Returns whether it already has them.
     pub(super) async fn check_prices(
         &self,
         found: &Subscription,
@@ -114,7 +114,7 @@ impl SubscriptionChanges {
         Ok(has == requested && replaced.len() == prices.len())
     }
 
-    /// Refuses what would lose usage.
+    /// Rejects changes that would lose usage.
     pub(super) async fn check_usage(
         &self,
         account_id: &AccountId,
@@ -125,17 +125,17 @@ impl SubscriptionChanges {
         let since = self.charging_since(account_id, snapshot, now).await?;
         let until_now = now.saturating_add(1);
         let outstanding = self.store.outstanding(account_id, since, until_now).await?;
-        if outstanding.undecided > 0 {
-            return Err(Error::UsageUndecided {
+        if outstanding.needs_decision > 0 {
+            return Err(Error::UsageNeedsDecision {
                 account_id: account_id.to_string(),
-                reports: outstanding.undecided,
+                reports: outstanding.needs_decision,
             });
         }
         let discards =
             matches!(requested, RequestedChange::CancelNow { invoice_now, .. } if !invoice_now);
         if discards && self.store.has_billable_usage(account_id, since).await? {
             return Err(Error::SubscriptionNotChangeable(format!(
-                "account {account_id:?} has usage in its present period that is not charged yet, which Stripe throws away without invoice_now; leave invoice_now out, or cancel at the period's end"
+                "account {account_id:?} has usage in its current period that is not invoiced yet, and Stripe discards it if invoice_now is false; leave invoice_now out, or cancel at the period's end"
             )));
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! The job for scheduled cancels: ends the billing of subscriptions whose known end has come, before Stripe says so.
+//! The job for scheduled cancellations: ends the billing of subscriptions whose scheduled end has passed, without
+//! waiting for Stripe.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{
     },
 };
 
-/// Ends subscriptions at the time for which their cancel was scheduled.
+/// Ends the billing of subscriptions at the time for which their cancellation was scheduled.
 pub(crate) struct ScheduledCancels {
     sync: SubscriptionSync,
     interval: Duration,

@@ -1,9 +1,9 @@
-//! Syncing subscriptions: what is stored of the linked accounts' subscriptions, billing periods and invoices is what
-//! Stripe says.
+//! Syncs subscriptions: keeps the stored subscriptions, billing periods and invoices of linked accounts equal to
+//! Stripe's.
 //!
-//! [`sync`] syncs one account. Four jobs decide which and when: [`poll`] all of them once an interval, [`webhooks`] and
-//! [`requested`] single ones at once, and [`ended`] those whose known end has come. Changes that an admin asks for are
-//! made in `subscription_change`, which uses this module; nothing here uses that one.
+//! [`sync`] syncs one account. Four jobs decide which account and when: [`poll`] all of them once per interval,
+//! [`webhooks`] and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes
+//! that an admin requests are in `subscription_change`, which uses this module; nothing here uses that one.
 
 pub(crate) mod ended;
 pub(crate) mod poll;
@@ -24,9 +24,9 @@ use crate::{
     stripe::{Failure, Stripe, subscriptions::Subscription},
 };
 
-/// How much later than their subscription its first items may be created.
+/// How much later than a subscription its first items may be created.
 const FIRST_ITEMS_MS: Millis = 2 * SECOND_MS;
-/// How many customers one job reads from Stripe at the same time.
+/// The number of customers that one job reads from Stripe concurrently.
 const SYNCS_AT_ONCE: usize = 8;
 
 /// Syncs the subscriptions of linked accounts.
@@ -48,7 +48,7 @@ impl SubscriptionSync {
         }
     }
 
-    /// The configured meters by their ids at Stripe, without those that Stripe does not have.
+    /// The configured meters by their ids at Stripe. Meters that do not exist at Stripe are left out.
     pub(super) async fn meters(&self) -> Result<HashMap<String, String>, Failure> {
         let mut meters = HashMap::new();
         for name in self.configured.names_of_all() {
@@ -67,15 +67,15 @@ impl SubscriptionSync {
     }
 }
 
-/// What of a subscription at Stripe matters here.
+/// The parts of a Stripe subscription that matter here.
 pub(super) fn snapshot(
     from: &Subscription,
     meters: &HashMap<String, String>,
 ) -> SubscriptionSnapshot {
     let items = from.items.iter().filter_map(|item| {
         let meter = meters.get(item.price.meter.as_ref()?)?;
-        // What the subscription began with charges its first period from the start, however early that was
-        // dated; what was added later charges from then.
+        // An item that the subscription started with charges its first period from the start, even if that was
+        // backdated. An item that was added later charges from then on.
         let is_original = item.created <= from.created.saturating_add(FIRST_ITEMS_MS);
         Some(ItemSnapshot {
             item: item.id.clone(),

@@ -1,4 +1,4 @@
-//! The poll job: syncs all subscriptions once an interval, whatever webhooks did or did not arrive.
+//! The poll job: syncs all subscriptions once per interval, so that the sync does not depend on webhooks.
 
 use std::{
     collections::HashSet,
@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// How many pages of a hundred subscriptions one poll reads.
+/// The maximum number of pages, of a hundred subscriptions each, that one poll reads.
 const MAX_PAGES: usize = 10_000;
-/// How many rows one query reads.
+/// The number of rows that one query reads.
 const BATCH_SIZE: u64 = 200;
-/// Consecutive syncs that Stripe did not answer for after which a poll gives up.
+/// The number of consecutive syncs without a response from Stripe after which a poll gives up.
 const MAX_UNANSWERED: u32 = 5;
 
 /// Syncs all subscriptions.
@@ -38,7 +38,7 @@ pub(crate) struct SubscriptionPoll {
     shutdown: CancellationToken,
 }
 
-/// What single syncs of a poll have come to.
+/// The results of the single syncs of a poll.
 #[derive(Debug, Default)]
 struct Outcomes {
     unanswered_in_a_row: AtomicU32,
@@ -80,7 +80,7 @@ impl SubscriptionPoll {
         }
     }
 
-    /// The live subscriptions, a hundred a request.
+    /// Syncs the live subscriptions, a hundred per request.
     async fn poll_lists(&self, now: Millis) -> Result<(), SyncError> {
         let meters = self.sync.meters().await?;
         let mut after: Option<String> = None;
@@ -108,7 +108,7 @@ impl SubscriptionPoll {
         Ok(())
     }
 
-    /// Those that are stored as live and were in no list.
+    /// Syncs subscriptions that are stored as live and were in no list.
     async fn poll_unlisted(&self, now: Millis, outcomes: &Outcomes) -> Result<()> {
         let mut after = None;
         loop {
@@ -132,7 +132,7 @@ impl SubscriptionPoll {
         }
     }
 
-    /// The invoices of periods that ended.
+    /// Reads the invoices of periods that have ended.
     async fn poll_invoices(&self, now: Millis, outcomes: &Outcomes) -> Result<()> {
         let mut after = None;
         let mut polled = HashSet::new();
@@ -189,7 +189,7 @@ impl SubscriptionPoll {
     }
 }
 
-/// Does several syncs at the same time.
+/// Makes several syncs concurrently.
 async fn at_once(syncing: Vec<impl Future<Output = ()>>) {
     stream::iter(syncing)
         .buffer_unordered(SYNCS_AT_ONCE)
@@ -213,8 +213,8 @@ impl Job for SubscriptionPoll {
         now.saturating_sub(last_run_at) >= self.poll_interval_ms
     }
 
-    /// A list that Stripe does not return leaves its subscriptions to single requests. The poll runs again soon where a
-    /// list failed, or where what Stripe said could not be stored.
+    /// If a list fails, its subscriptions are read by single requests. If a list failed or a result could not be
+    /// stored, the poll runs again soon.
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let outcomes = Outcomes::default();
         let listed = self.poll_lists(now).await;

@@ -1,4 +1,4 @@
-//! The job for requested syncs: subscriptions that a report needs to be current before it is sent.
+//! The job for requested syncs: syncs subscriptions that have to be current before a report is sent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// How many requests one query reads.
+/// The number of requests that one query reads.
 const BATCH_SIZE: u64 = 200;
-/// How soon a sync that Stripe did not answer for is repeated.
+/// The wait before a sync is repeated that got no response from Stripe.
 const RETRY_INTERVAL_MS: Millis = 30 * SECOND_MS;
 
 /// An account and its subscription.
@@ -90,7 +90,7 @@ impl Job for RequestedSyncs {
     }
 }
 
-/// Syncs a subscription and clears its request, or delays it where Stripe does not answer.
+/// Syncs a subscription and clears its request, or delays it if Stripe does not respond.
 async fn answer(
     sync: &SubscriptionSync,
     signals: &Signals,

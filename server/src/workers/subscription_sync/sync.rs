@@ -1,4 +1,4 @@
-//! Syncing one account: its subscription, billing periods and invoices are read from Stripe and stored.
+//! Syncs one account: reads its subscription, billing periods and invoices from Stripe and stores them.
 
 use std::collections::HashMap;
 
@@ -19,21 +19,22 @@ use crate::{
     stripe::Failure,
 };
 
-/// Stripe creates invoices a moment after their period's end; one that is not found by then does not exist.
+/// Stripe creates an invoice shortly after its period's end. After this time, an invoice that is not found does not
+/// exist.
 const NO_INVOICE_MS: Millis = 3 * DAY_MS;
-/// How much earlier than a period's end its invoice may have been created: clocks differ.
+/// How long before a period's end its invoice may have been created, because clocks differ.
 const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 
-/// What Stripe says of customers' subscriptions.
+/// The subscriptions of customers, as read from Stripe.
 pub(super) type ByCustomer = HashMap<String, Vec<SubscriptionSnapshot>>;
 
 /// Why an account could not be synced.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
-    /// Stripe did not answer, or refused.
+    /// Stripe did not respond, or rejected the request.
     #[error("{}", .0.message())]
     Stripe(Failure),
-    /// The database did not answer.
+    /// The database did not respond.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -54,7 +55,7 @@ impl From<SyncError> for Error {
 }
 
 impl SubscriptionSync {
-    /// What Stripe says of the subscription that an account with this billing is synced with.
+    /// Reads the subscription that an account with this billing is synced with.
     pub(crate) async fn look_up(
         &self,
         billing: &Billing,
@@ -84,7 +85,7 @@ impl SubscriptionSync {
         self.sync_invoices(account_id, &snapshot.subscription).await
     }
 
-    /// Syncs the account of a customer that Stripe may have deleted, and ends its billing if so.
+    /// Syncs the account of a customer that may have been deleted at Stripe. If it was, ends the account's billing.
     pub(super) async fn sync_customer(&self, customer: &str) -> Result<(), SyncError> {
         let owners = self.store.accounts_of_customers(&[customer]).await?;
         let Some(account_id) = owners.get(customer) else {
@@ -99,20 +100,20 @@ impl SubscriptionSync {
                 .end_customer(account_id, customer, slots, now)
                 .await?
             {
-                tracing::warn!(account = %account_id, customer, "Stripe has deleted the customer: nothing is billed to it any more");
+                tracing::warn!(account = %account_id, customer, "the customer was deleted at Stripe and is no longer billed");
             }
         }
         Ok(())
     }
 
-    /// Syncs one subscription, whichever account is linked to it now: its last invoices may still be open.
+    /// Syncs one subscription, even if its account is linked to another one now: its last invoices may still be drafts.
     pub(super) async fn sync_one(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
         let meters = self.meters().await?;
         if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
             let snapshot = snapshot(&found, &meters);
             self.apply(&row.account_id, &snapshot).await?;
             if !snapshot.is_live {
-                // Another may have taken its place.
+                // Another subscription may have replaced it.
                 self.sync_account(&row.account_id).await?;
             }
         }
@@ -131,7 +132,7 @@ impl SubscriptionSync {
         account_id: &AccountId,
         snapshot: &SubscriptionSnapshot,
     ) -> Result<(), SyncError> {
-        // Before usage is assigned by the end: whether there is still a customer to bill.
+        // Before the end is stored and usage is assigned by it, check whether the customer still exists.
         if !snapshot.is_live
             && self.is_unknown_end(account_id, snapshot).await?
             && self.stripe.is_customer_deleted(&snapshot.customer).await?
@@ -150,7 +151,7 @@ impl SubscriptionSync {
         Ok(())
     }
 
-    /// Whether the end of a synced subscription is not stored yet.
+    /// Whether the subscription ended and that is not stored yet.
     async fn is_unknown_end(
         &self,
         account_id: &AccountId,
@@ -163,7 +164,7 @@ impl SubscriptionSync {
             .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none()))
     }
 
-    /// Reads the invoices of a subscription's periods that have ended and whose charges are not known to be final.
+    /// Reads the invoices of a subscription's periods that have ended, unless they are known to be final.
     pub(super) async fn sync_invoices(
         &self,
         account_id: &AccountId,
@@ -180,7 +181,7 @@ impl SubscriptionSync {
             .iter()
             .filter(|period| period.period_end <= now && !is_final(period))
             .collect();
-        // A period that was not synced lies after the last one that is stored.
+        // A period that was never synced is later than the last one that is stored.
         let unseen_since = periods.iter().map(|period| period.period_end).max();
         let since = open
             .iter()
@@ -195,7 +196,7 @@ impl SubscriptionSync {
         let mut found_periods = Vec::new();
         for invoice in &invoices {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
-                // Items that are stored; others, such as seats, are not synced.
+                // Only items that are stored. Others, such as seats, are not synced.
                 if periods.iter().any(|period| period.item == line.item) {
                     found_periods.push(InvoicedPeriod {
                         item: line.item.clone(),
@@ -227,8 +228,8 @@ impl SubscriptionSync {
         Ok(())
     }
 
-    /// Stores what a page of subscriptions says of the customers that belong to accounts; returns the subscriptions that
-    /// are up to date then.
+    /// Stores the subscriptions on a page whose customers belong to accounts. Returns the subscriptions that are up to
+    /// date then.
     pub(super) async fn sync_page(&self, page: &ByCustomer) -> Result<Vec<String>, SyncError> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
@@ -255,7 +256,7 @@ impl SubscriptionSync {
         Ok(synced?.into_iter().flatten().collect())
     }
 
-    /// Stores what a list says of an account's subscription; returns the subscription that is up to date then.
+    /// Stores an account's subscription from a list. Returns the subscription that is up to date then.
     async fn sync_listed(
         &self,
         account_id: &AccountId,
@@ -270,7 +271,8 @@ impl SubscriptionSync {
             .iter()
             .find(|(row, _)| row.subscription == snapshot.subscription);
         if row.is_none() && stored.iter().any(|(row, _)| row.ended_at.is_none()) {
-            // The one that is synced is on another page, or ended: the list of all its subscriptions says which.
+            // The synced subscription is on another page or has ended. The list of all subscriptions of the customer
+            // shows which.
             self.sync_account(account_id).await?;
             return Ok(None);
         }

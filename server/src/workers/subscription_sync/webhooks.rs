@@ -1,4 +1,4 @@
-//! The job for stored webhooks: syncs the customers that they are about.
+//! The job for stored webhook events: syncs their customers.
 //!
 //! Webhooks only trigger an earlier sync. Their contents are never trusted: the object is read again from Stripe.
 
@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// For how long a sync that Stripe does not answer for is repeated because of a webhook; the poll syncs it later.
+/// How long a sync for a webhook is repeated while Stripe does not respond. After that, the poll does it.
 const RETRIED_MS: Millis = 5 * MINUTE_MS;
-/// How many webhooks one query reads.
+/// The number of webhook events that one query reads.
 const BATCH_SIZE: u64 = 500;
 
-/// Syncs for stored webhooks.
+/// Makes the syncs for stored webhook events.
 pub(crate) struct WebhookSyncs {
     sync: SubscriptionSync,
     reporter: Arc<Reporter>,
@@ -37,7 +37,7 @@ pub(crate) struct WebhookSyncs {
     /// By customer.
     tasks: Tasks<String, Result<(), SyncError>>,
     retries: Retries<String>,
-    /// The ids of pending webhooks for which all but their customer's sync is done.
+    /// The ids of pending webhook events for which only their customer's sync is left.
     noticed: HashSet<String>,
 }
 
@@ -71,7 +71,7 @@ impl WebhookSyncs {
         }
     }
 
-    /// Does at once what new webhooks ask for besides a sync.
+    /// Does immediately what new webhook events need in addition to a sync.
     async fn notice(&mut self, events: &[WebhookEvent]) -> Result<()> {
         let new: Vec<&WebhookEvent> = events
             .iter()
@@ -89,7 +89,8 @@ impl WebhookSyncs {
         Ok(())
     }
 
-    /// Closes the usage of customers whose invoices were just created: usage joins an invoice while it is a draft.
+    /// Closes the usage of customers whose invoices were just created, because usage is added to an invoice only while
+    /// it is a draft.
     async fn close_invoiced(&self, events: &[&WebhookEvent]) -> Result<()> {
         let invoiced: Vec<&str> = events
             .iter()
@@ -104,7 +105,7 @@ impl WebhookSyncs {
         Ok(())
     }
 
-    /// Starts the sync of a customer, after which its webhooks are marked as handled.
+    /// Starts the sync of a customer. Its webhook events are marked as handled afterwards.
     fn start(&mut self, customer: &str, events: Vec<WebhookEvent>) {
         let key = customer.to_owned();
         if self.tasks.free() == 0 || self.tasks.has(&key) || !self.retries.may_start(&key) {
@@ -170,7 +171,7 @@ impl Job for WebhookSyncs {
     }
 }
 
-/// Syncs a customer and marks its webhooks as handled; those for which Stripe does not answer stay pending for a while.
+/// Syncs a customer and marks its webhook events as handled. If Stripe does not respond, they stay pending for a while.
 async fn handle(
     sync: &SubscriptionSync,
     customer: &str,
@@ -232,7 +233,7 @@ async fn mark_handled(sync: &SubscriptionSync, events: &[WebhookEvent]) -> Resul
     sync.store.finish_webhook_events(&ids, now).await
 }
 
-/// The customer that a webhook is about.
+/// The customer of a webhook event.
 fn customer_of(stored: &WebhookEvent) -> Option<&str> {
     let event = &stored.event;
     let object = event.object.as_deref().filter(|id| id.starts_with("cus_"));

@@ -1,8 +1,8 @@
-//! The verifier job: once an hour compares Stripe's totals with what it accepted from us, and records of each report
-//! whether it is in them.
+//! The verifier job: every hour it compares Stripe's totals with the accepted reports, and records which reports the
+//! totals include.
 //!
-//! It saves reads, because Stripe limits them: by UTC day of the events, only customers and days with something that is
-//! not confirmed, and many days in one request. It never corrects or sends anything.
+//! Stripe limits requests, so the job saves them: it reads totals by UTC day, many days in one request, and only of
+//! days with events that are not confirmed. It never corrects or sends anything.
 
 mod stream;
 
@@ -24,16 +24,12 @@ use crate::{
 
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many days one query names.
+/// The number of days that one query of the database returns.
 const DAYS_PER_PAGE: u64 = 1_000;
-/// Totals read from Stripe a second, and in one run; the next run goes on where this one ended.
+/// The maximum number of requests to Stripe per second, and per run. The next run continues where the last one ended.
 const READS_PER_SEC: u32 = 10;
 const READS_PER_RUN: u32 = 5_000;
-/// Reports that Stripe accepted more lately are not verified yet, unless verification was requested.
-const MIN_AGE_MS: Millis = 10 * MINUTE_MS;
-/// Days whose difference has not changed for so long are verified once a day.
-const UNCHANGED_MS: Millis = 2 * DAY_MS;
-/// Events older than this are on final invoices and not verified any more.
+/// Older events are on final invoices and no longer verified.
 const MAX_AGE_MS: Millis = 70 * DAY_MS;
 
 /// Compares Stripe's totals with ours.
@@ -44,23 +40,23 @@ pub(crate) struct Verifier {
     signals: Arc<Signals>,
     shutdown: CancellationToken,
     rate: DefaultDirectRateLimiter,
-    /// Where a run that had read enough ended.
+    /// The last stream of a run that used up its requests.
     cursor: Option<Stream>,
 }
 
-/// One run: its time, whether it was requested, and the reads that it has left.
+/// One run: its time, whether it was requested, and the number of requests it has left.
 struct Run {
     now: Millis,
     is_requested: bool,
     reads_left: u32,
 }
 
-/// Why a stream could not be verified.
+/// Why the verification of a stream stopped.
 #[derive(Debug)]
 enum Stopped {
-    /// Stripe did not return a total.
+    /// Stripe returned no total.
     Stripe(Failure),
-    /// The run has read enough.
+    /// The run has used up its requests.
     BudgetExhausted,
     ShuttingDown,
     Store(crate::error::Error),
@@ -92,7 +88,7 @@ impl Verifier {
         }
     }
 
-    /// Every stream with something to verify, from where the last run ended, until enough was read.
+    /// Verifies every stream with unconfirmed events, from where the last run ended, until the requests are used up.
     async fn verify_all(&mut self, run: &mut Run) -> Result<()> {
         let since = run.now.saturating_sub(MAX_AGE_MS);
         loop {
@@ -104,23 +100,23 @@ impl Verifier {
             if !is_last {
                 keep_whole_streams(&mut days);
             }
-            for own in days.chunk_by(|one, other| stream_of(one) == stream_of(other)) {
-                let Some(stream) = own.first().map(stream_of) else {
+            for of_stream in days.chunk_by(|one, other| stream_of(one) == stream_of(other)) {
+                let Some(stream) = of_stream.first().map(stream_of) else {
                     continue;
                 };
-                match self.verify_stream(&stream, own, run).await {
+                match self.verify_stream(&stream, of_stream, run).await {
                     Ok(()) => {}
                     Err(Stopped::ShuttingDown) => return Ok(()),
                     Err(Stopped::BudgetExhausted) => {
                         tracing::warn!(
-                            reads = READS_PER_RUN,
-                            "verification has read as many totals as one run may; the next run goes on"
+                            requests = READS_PER_RUN,
+                            "verification has made as many requests to Stripe as one run may; the next run continues"
                         );
                         return Ok(());
                     }
                     Err(Stopped::Store(error)) => return Err(error),
                     Err(Stopped::Stripe(Failure::Denied(why))) => {
-                        tracing::error!(%why, "Stripe refuses the secret key: nothing is verified; check STRIPE_SECRET_KEY");
+                        tracing::error!(%why, "Stripe rejects the secret key: nothing is verified; check STRIPE_SECRET_KEY");
                         return Ok(());
                     }
                     Err(Stopped::Stripe(failure)) => {
@@ -136,7 +132,7 @@ impl Verifier {
         }
     }
 
-    /// Waits for a turn to read, and reads.
+    /// Makes a request to Stripe within the rate limit and the budget of the run.
     async fn read<T>(
         &self,
         run: &mut Run,
@@ -167,7 +163,7 @@ impl Job for Verifier {
         }
     }
 
-    /// Requests make it due once a minute.
+    /// Due every hour, and once a minute while verification is requested.
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
         let wait = if self.signals.verify_request.is_made() {
             MINUTE_MS
@@ -199,10 +195,10 @@ fn stream_of(day: &UnverifiedDay) -> Stream {
     }
 }
 
-/// Leaves the last stream of a page to the next page, unless it is the only one: its other days may be there.
+/// Removes the last stream of a page, unless it is the only one: the next page may contain more of its days.
 fn keep_whole_streams(days: &mut Vec<UnverifiedDay>) {
     let last = days.last().map(stream_of);
-    // By equality, because databases order names differently.
+    // Compared for equality only, because databases sort names differently.
     let others = days.iter().rposition(|day| Some(stream_of(day)) != last);
     if let Some(place) = others {
         days.truncate(place.saturating_add(1));

@@ -1,4 +1,4 @@
-//! `usagectl import`: a line counts once, however often and wherever an import is broken off.
+//! `usagectl import`: each line counts once, even if an import is interrupted and repeated.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -17,7 +17,7 @@ on_both_engines!(
     a_dry_import_counts_nothing,
 );
 
-/// A file of usage, and the folder that it lies in.
+/// A file of usage, in a folder.
 struct Usage {
     folder: TempDir,
     name: &'static str,
@@ -46,13 +46,13 @@ impl Usage {
         usagectl(server, &args).await
     }
 
-    /// Whether it lies alone in its folder: no progress is remembered.
+    /// Whether the folder contains only this file: there is no stored progress.
     fn is_alone(&self) -> bool {
         fs::read_dir(self.folder.path()).unwrap().count() == 1
     }
 }
 
-/// Usage of three accounts, so many lines of one unit, all of an hour.
+/// Lines of usage of three accounts, one unit each, all in one hour.
 fn csv(lines: usize) -> String {
     let mut text = "account_id,meter,quantity,timestamp\n".to_owned();
     for line in 0..lines {
@@ -147,7 +147,7 @@ async fn bad_lines_are_listed_and_can_be_fixed(world: World) {
 async fn an_interrupted_import_resumes_where_it_stopped(mut world: World) {
     let file = Usage::new("usage.csv", &csv(2_500));
     let whole = fs::read_to_string(file.path()).unwrap();
-    // A line that ends the import after its first thousand.
+    // A line that ends the import after the first thousand lines.
     let broken: Vec<&str> = whole.lines().collect();
     let mut broken = broken.join("\n");
     let place = broken.match_indices('\n').nth(1_500).unwrap().0;
@@ -158,7 +158,7 @@ async fn an_interrupted_import_resumes_where_it_stopped(mut world: World) {
     assert_eq!(counted(&world).await, 1_000);
     assert!(!file.is_alone());
 
-    // The server goes away; what came before the bad line is the same as it was.
+    // The server stops. The lines before the invalid one are unchanged.
     file.write(&whole);
     let server = world.endpoint().to_owned();
     world.stop().await;
@@ -196,7 +196,7 @@ async fn moved_lines_count_once_and_equal_lines_count_each(world: World) {
     );
     assert_eq!(file.import(world.endpoint(), &[]).await.code, 4);
     assert_eq!(counted(&world).await, 322);
-    // The bad line is taken out, the others are sorted, and another system's editor has saved them.
+    // The invalid line is removed, the others are sorted and saved with other line endings.
     for text in [
         text(&[first, second, third, fourth], "\n"),
         text(&[fourth, third, second, first], "\r\n"),
@@ -207,7 +207,7 @@ async fn moved_lines_count_once_and_equal_lines_count_each(world: World) {
         assert!(ran.out.starts_with("0 lines counted"), "{}", ran.out);
         assert_eq!(counted(&world).await, 322);
     }
-    // One more of the equal lines is one more unit, and another name makes it another file.
+    // Another one of the equal lines is another unit. With another name, it is another file.
     file.write(&text(&[first, first, first, second, fourth], "\n"));
     let ran = file.import(world.endpoint(), &[]).await;
     assert!(

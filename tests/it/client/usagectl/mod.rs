@@ -1,4 +1,4 @@
-//! The command line `usagectl`: what it prints, what it counts and the codes it ends with.
+//! The command line `usagectl`: its output, its effect and its exit codes.
 
 mod import;
 
@@ -19,7 +19,7 @@ on_both_engines!(
     every_failure_has_its_exit_code,
 );
 
-/// How a command ended.
+/// The result of a command.
 struct Ran {
     code: u8,
     out: String,
@@ -44,7 +44,7 @@ async fn usagectl(server: &str, args: &[&str]) -> Ran {
     }
 }
 
-/// Runs a command that must do what it is asked for; answers what it prints.
+/// Runs a command that must succeed. Returns its output.
 async fn done(world: &World, args: &[&str]) -> String {
     let ran = usagectl(world.endpoint(), args).await;
     assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
@@ -108,7 +108,7 @@ async fn counted_usage_is_printed(mut world: World) {
 
 async fn usage_by_day_is_drawn_in_the_local_time_zone(mut world: World) {
     world.set_time("2026-03-10T12:00:00Z").await;
-    // Half past eleven in the evening of the 2nd in London is the 3rd in Vienna.
+    // 23:30 on the 2nd in London is on the 3rd in Vienna.
     world.count("acct", 4, at("2026-03-02T23:30:00Z")).await;
     world.count("acct", 1, at("2026-03-04T10:00:00Z")).await;
     let question = [

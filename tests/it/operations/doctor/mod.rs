@@ -1,4 +1,4 @@
-//! `usage-server doctor`: each thing that goes wrong in real life is made to go wrong, and its line is seen.
+//! `usage-server doctor`: each test causes a real problem and checks its line in the diagnosis.
 
 mod stripe;
 mod usage;
@@ -24,7 +24,7 @@ on_both_engines!(
     doctor_reports_a_schedule_that_never_fires_or_is_overdue,
 );
 
-/// What the doctor is told, of this world.
+/// The doctor's configuration for this world.
 pub(crate) fn config(world: &World) -> DoctorConfig {
     let config = world.config();
     DoctorConfig {
@@ -45,32 +45,32 @@ async fn examine(world: &World) -> Diagnosis {
     examine_with(&config(world), &Clock::system()).await
 }
 
-/// Fails unless a line of this check has this severity and contains all these words.
+/// Asserts that a line of this check has this severity and contains all these words.
 #[track_caller]
-fn says(diagnosis: &Diagnosis, severity: Severity, check: &str, words: &[&str]) {
-    let is_said = diagnosis.findings.iter().any(|finding| {
+fn assert_finding(diagnosis: &Diagnosis, severity: Severity, check: &str, words: &[&str]) {
+    let is_found = diagnosis.findings.iter().any(|finding| {
         finding.check == check
             && finding.severity == severity
             && words.iter().all(|word| finding.fact.contains(word))
             && (severity == Severity::Ok) == finding.advice.is_none()
     });
     assert!(
-        is_said,
+        is_found,
         "no line {severity:?} {check} {words:?} in\n{diagnosis}"
     );
 }
 
-/// The same, bad.
+/// The same, with severity `bad`.
 #[track_caller]
-fn bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
-    says(diagnosis, Severity::Bad, check, words);
+fn assert_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    assert_finding(diagnosis, Severity::Bad, check, words);
     assert!(!diagnosis.is_healthy());
 }
 
-/// Fails unless there is one bad line, and it is this one: the same fault is not reported twice.
+/// Asserts that this is the only bad line: a problem is reported once.
 #[track_caller]
-fn only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
-    bad(diagnosis, check, words);
+fn assert_only_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+    assert_bad(diagnosis, check, words);
     let all = diagnosis.findings.iter();
     let number = all
         .filter(|finding| finding.severity == Severity::Bad)
@@ -109,14 +109,14 @@ async fn subscribe_in(
         customer: customer.to_owned(),
         prices: prices.iter().map(|price| (*price).to_owned()).collect(),
         classic,
-        // The service may or may not have read it yet: either way it bills the usage of these tests.
+        // The service may or may not have synced it yet. The usage of these tests is billed either way.
         anchor: Some(hours_ago(240).timestamp()),
         ..NewSubscription::default()
     };
     world.stripe().create_subscription(&new).await.unwrap();
 }
 
-/// An account that is linked to a customer, which is subscribed to a volume price.
+/// Links an account to a customer with a subscription to a volume price.
 async fn healthy(world: &World) {
     volume_price(world).await;
     world.link_to_new_customer("acct", "cus_acct").await;
@@ -145,7 +145,7 @@ async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
         ("ledger check", "8 units"),
         ("schedule", "no scheduled run"),
     ] {
-        says(&running, Severity::Ok, check, &[words]);
+        assert_finding(&running, Severity::Ok, check, &[words]);
     }
     let json = running.to_json();
     let objects = json.as_array().unwrap();
@@ -188,16 +188,16 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
     let mut config = config(&world);
     config.database.database_url = empty;
     let unmigrated = examine_with(&config, &Clock::system()).await;
-    only_bad(
+    assert_only_bad(
         &unmigrated,
         "database",
         &["lacks", "migrations", "not checked"],
     );
     config.database.database_url = missing;
     for _ in 0..2 {
-        // Looking does not make it.
+        // The check does not create it.
         let gone = examine_with(&config, &Clock::system()).await;
-        only_bad(&gone, "database", &["cannot be opened", "not checked"]);
+        assert_only_bad(&gone, "database", &["cannot be opened", "not checked"]);
     }
     world.finish().await;
 }
@@ -211,7 +211,7 @@ async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
     ] {
         config.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
         let diagnosis = examine_with(&config, &Clock::system()).await;
-        only_bad(
+        assert_only_bad(
             &diagnosis,
             "stripe key",
             &[words, "nothing at Stripe was checked"],
@@ -225,7 +225,7 @@ async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
     config.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
     config.stripe.stripe_api_base = Some(live.base_url().to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
-    bad(
+    assert_bad(
         &diagnosis,
         "stripe key",
         &["live mode", "answers in test mode"],
@@ -251,14 +251,14 @@ async fn doctor_fails_each_check_that_stripe_does_not_answer(world: World) {
             let fault = fault.always().on_path(path);
             world.stripe().script(fault).await.unwrap();
             let diagnosis = examine(&world).await;
-            bad(&diagnosis, check, &["could not be checked"]);
+            assert_bad(&diagnosis, check, &["could not be checked"]);
             world.stripe().clear_faults().await.unwrap();
         }
     }
     let mut config = config(&world);
     config.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
-    only_bad(&diagnosis, "stripe key", &["does not answer", "refused"]);
+    assert_only_bad(&diagnosis, "stripe key", &["does not answer", "refused"]);
     world.finish().await;
 }
 
@@ -272,7 +272,7 @@ async fn doctor_reports_a_failed_ledger_check(world: World) {
     world
         .execute_sql("UPDATE usage_reports SET quantity = 7")
         .await;
-    only_bad(
+    assert_only_bad(
         &examine(&world).await,
         "ledger check",
         &["6 units", "7 in reports", "difference 1"],
@@ -288,12 +288,12 @@ async fn doctor_reports_clocks_that_disagree(world: World) {
     let now = Clock::system().now();
     let ahead = Clock::manual(now + 90_000);
     let diagnosis = examine_with(&config(&world), &ahead).await;
-    bad(&diagnosis, "stripe clock", &["ahead of Stripe's"]);
-    bad(&diagnosis, "database clock", &["ahead of the database's"]);
+    assert_bad(&diagnosis, "stripe clock", &["ahead of Stripe's"]);
+    assert_bad(&diagnosis, "database clock", &["ahead of the database's"]);
 
     world.stripe().set_clock(now + 600_000).await.unwrap();
     let diagnosis = examine(&world).await;
-    only_bad(&diagnosis, "stripe clock", &["behind Stripe's", "59"]);
+    assert_only_bad(&diagnosis, "stripe clock", &["behind Stripe's", "59"]);
     world.finish().await;
 }
 
@@ -312,7 +312,7 @@ async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: Wor
     world.stop().await;
     world.execute_sql("DELETE FROM leases").await;
     let never = examine(&world).await;
-    says(&never, Severity::Warn, "schedule", &["never run"]);
+    assert_finding(&never, Severity::Warn, "schedule", &["never run"]);
     assert!(never.is_healthy(), "{never}");
     assert_eq!(world.count_rows("leases").await, 0, "looking is no run");
 
@@ -322,7 +322,7 @@ async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: Wor
         "INSERT INTO leases (name, holder, held_until, last_run_at) VALUES ('report schedule', '', 0, {at})"
     );
     world.execute_sql(&lease).await;
-    only_bad(&examine(&world).await, "schedule", &["overdue since"]);
+    assert_only_bad(&examine(&world).await, "schedule", &["overdue since"]);
 
     world.execute_sql("DELETE FROM leases").await;
     let id = match world.engine {
@@ -334,7 +334,7 @@ async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: Wor
          closed_quantity) VALUES ({id}, 'schedule', 'x', {at}, {at}, 0, 0)"
     );
     world.execute_sql(&run).await;
-    only_bad(
+    assert_only_bad(
         &examine(&world).await,
         "schedule",
         &["1 runs", "unfinished"],

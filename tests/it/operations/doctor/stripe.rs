@@ -1,11 +1,12 @@
-//! What the doctor says of Stripe: meters, prices, customers and their subscriptions.
+//! The doctor's checks of Stripe: meters, prices, customers and their subscriptions.
 
 use fake_stripe::NewPrice;
 use usage_client::PutAccount;
 use usage_server::commands::doctor::Severity;
 
 use super::{
-    bad, examine, healthy, meter_id, only_bad, says, subscribe, subscribe_in, volume_price,
+    assert_bad, assert_finding, assert_only_bad, examine, healthy, meter_id, subscribe,
+    subscribe_in, volume_price,
 };
 use crate::support::world::{World, hours_ago, on_both_engines};
 
@@ -35,10 +36,10 @@ async fn doctor_reports_missing_archived_or_differently_summed_meters(mut world:
     let meters = "--meters=api_calls,tokens=llm_tokens,counted,none";
     world.reconfigure(&[meters]).await;
     let diagnosis = examine(&world).await;
-    says(&diagnosis, Severity::Ok, "meter", &["api_calls"]);
-    bad(&diagnosis, "meter", &["tokens", "archived"]);
-    bad(&diagnosis, "meter", &["counted", "aggregation is count"]);
-    bad(&diagnosis, "meter", &["none", "Stripe has no meter"]);
+    assert_finding(&diagnosis, Severity::Ok, "meter", &["api_calls"]);
+    assert_bad(&diagnosis, "meter", &["tokens", "archived"]);
+    assert_bad(&diagnosis, "meter", &["counted", "aggregation is count"]);
+    assert_bad(&diagnosis, "meter", &["none", "Stripe has no meter"]);
     world.finish().await;
 }
 
@@ -52,7 +53,7 @@ async fn doctor_reports_prices_without_volume_tiers(world: World) {
             tiers_mode: Some("graduated".to_owned()),
             ..NewPrice::volume("price_grad", "prod_calls", &meter, &[(None, "1")])
         },
-        // Neither is of the plan family.
+        // Neither is a metered price of a product in use.
         NewPrice::per_unit("price_else", "prod_else", &meter, "1"),
         NewPrice::licensed("price_seat", "prod_calls", "100"),
     ] {
@@ -69,7 +70,7 @@ async fn doctor_reports_prices_without_volume_tiers(world: World) {
     let diagnosis = examine(&world).await;
     let unit = "price_unit of prod_calls (on sub_other)";
     let graduated = "price_grad of prod_calls (on no subscription)";
-    only_bad(&diagnosis, "prices", &[unit, graduated]);
+    assert_only_bad(&diagnosis, "prices", &[unit, graduated]);
     let text = diagnosis.to_string();
     assert!(
         !text.contains("price_else") && !text.contains("price_seat"),
@@ -91,17 +92,17 @@ async fn doctor_reports_deleted_or_unsubscribed_customers(world: World) {
     world.client().put_account(ghost).await.unwrap();
     world.link_to_new_customer("idle", "cus_idle").await;
     let diagnosis = examine(&world).await;
-    bad(
+    assert_bad(
         &diagnosis,
         "customers",
         &["deleted", "cus_deleted_0 (deleted_0)", "and 2 more"],
     );
-    bad(
+    assert_bad(
         &diagnosis,
         "customers",
         &["not found at Stripe", "cus_ghost (ghost)"],
     );
-    says(
+    assert_finding(
         &diagnosis,
         Severity::Warn,
         "customers",
@@ -118,17 +119,17 @@ async fn doctor_reports_subscriptions_without_a_metered_item(world: World) {
     world.link_to_new_customer("seats", "cus_seats").await;
     subscribe(&world, "cus_seats", "sub_seats", &["price_seat"]).await;
     let diagnosis = examine(&world).await;
-    only_bad(
+    assert_only_bad(
         &diagnosis,
         "subscriptions",
         &["no item of any", "cus_seats (seats)"],
     );
 
-    // A plan without tokens is no fault until there are some.
+    // A plan without the meter `tokens` is no problem until there is usage of that meter.
     world.count_of("acct", "tokens", 9, hours_ago(1)).await;
     world.report_all().await;
     let diagnosis = examine(&world).await;
-    bad(
+    assert_bad(
         &diagnosis,
         "subscriptions",
         &[
@@ -150,11 +151,11 @@ async fn doctor_reports_usage_billed_twice(world: World) {
         "more than once",
         "cus_two (two) 2 items of api_calls on sub_two",
     ];
-    only_bad(&examine(&world).await, "subscriptions", &words);
+    assert_only_bad(&examine(&world).await, "subscriptions", &words);
 
     subscribe(&world, "cus_acct", "sub_again", &["price_more"]).await;
     let words = ["cus_acct (acct) 2 items of api_calls on sub_acct and sub_again"];
-    only_bad(&examine(&world).await, "subscriptions", &words);
+    assert_only_bad(&examine(&world).await, "subscriptions", &words);
     world.finish().await;
 }
 
@@ -169,7 +170,7 @@ async fn doctor_reports_classic_subscriptions_on_every_page(world: World) {
         subscribe_in(&world, "cus_many", &id, &["price_calls"], true).await;
     }
     let diagnosis = examine(&world).await;
-    only_bad(
+    assert_only_bad(
         &diagnosis,
         "subscriptions",
         &["classic", "refused: sub_classic"],

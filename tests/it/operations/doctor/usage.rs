@@ -1,21 +1,21 @@
-//! What the doctor says of usage that reaches no invoice, or may not in time.
+//! The doctor's checks for usage that reaches no invoice, or may not reach it in time.
 
 use usage_client::PutAccount;
 use usage_server::{clock::Clock, commands::doctor::Severity};
 
-use super::{bad, examine, healthy, only_bad, says};
+use super::{assert_bad, assert_finding, assert_only_bad, examine, healthy};
 use crate::support::world::{World, hours_ago, on_both_engines};
 
 on_both_engines!(
     doctor_reports_usage_without_a_link_and_its_deadline,
-    doctor_reports_undecided_usage_reports,
+    doctor_lists_reports_that_need_a_decision,
     doctor_reports_unsent_usage_near_the_end_of_a_draft,
 );
 
 async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
     world.count("young", 2, hours_ago(1)).await;
     let diagnosis = examine(&world).await;
-    says(
+    assert_finding(
         &diagnosis,
         Severity::Warn,
         "accounts",
@@ -30,7 +30,7 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
         .unwrap();
     world.count("unlinked", 3, hours_ago(26)).await;
     world.report_all().await;
-    only_bad(
+    assert_only_bad(
         &examine(&world).await,
         "accounts",
         &["no link", "3 units", "unlinked"],
@@ -38,7 +38,7 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
 
     world.count("unlinked", 4, hours_ago(31 * 24)).await;
     let diagnosis = examine(&world).await;
-    says(
+    assert_finding(
         &diagnosis,
         Severity::Warn,
         "reports",
@@ -46,7 +46,7 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
     );
     world.count("unlinked", 5, hours_ago(33 * 24 + 1)).await;
     let diagnosis = examine(&world).await;
-    bad(
+    assert_bad(
         &diagnosis,
         "reports",
         &["2 reports, 9 units, of unlinked", "35 days"],
@@ -54,7 +54,7 @@ async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
     world.finish().await;
 }
 
-async fn doctor_reports_undecided_usage_reports(mut world: World) {
+async fn doctor_lists_reports_that_need_a_decision(mut world: World) {
     healthy(&world).await;
     world.count("acct", 6, hours_ago(1)).await;
     world.report_all().await;
@@ -71,7 +71,7 @@ async fn doctor_reports_undecided_usage_reports(mut world: World) {
         world.execute_sql(&change).await;
         let diagnosis = examine(&world).await;
         let words = [state, "1 reports, 6 units, of acct", "refused"];
-        only_bad(&diagnosis, "reports", &words);
+        assert_only_bad(&diagnosis, "reports", &words);
     }
     world.finish().await;
 }
@@ -100,7 +100,7 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
         world.execute_sql("DELETE FROM billing_periods").await;
         world.execute_sql(&insert("draft", draft_until)).await;
         let diagnosis = examine(&world).await;
-        only_bad(
+        assert_only_bad(
             &diagnosis,
             "reports",
             &["1 reports, 6 units, of acct", "draft"],

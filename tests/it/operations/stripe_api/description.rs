@@ -1,23 +1,23 @@
-//! Stripe's description of what its endpoints take, and the check of one request against it. The file beside this
-//! one holds, word for word, the request half of the endpoints that the service calls: the parameters and bodies in
-//! Stripe's description. An endpoint that is not in it is refused, so a new one has to be added there. It is of an API
-//! version a month later than the one that async-stripe pins, which decides where they differ.
+//! Validates a request against Stripe's API description. The JSON file in this folder is a copy of the
+//! description's parameters and bodies, of the endpoints that the service calls. A request to any other endpoint fails,
+//! so a new endpoint has to be added there. The description is one month newer than the API version that async-stripe
+//! pins; where they differ, the pinned version decides.
 
 use fake_stripe::LoggedRequest;
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
-/// Endpoints that the API version pinned by async-stripe has and the description has not, each with the reason.
-/// They are called without parameters.
+/// Endpoints that are in the API version pinned by async-stripe and not in the description, each with the reason. They
+/// are called without parameters.
 const UNDESCRIBED: [(&str, &str); 1] = [
-    // The description covers metering and billing only. The balance is part of the pinned version (`RetrieveBalance`
-    // of async-stripe-core) and of every version before; it is asked for to see whether the key is valid, and takes
-    // nothing but an optional `expand`, which is not sent.
+    // The description covers metering and billing only. The balance is part of the pinned version (`RetrieveBalance` of
+    // async-stripe-core) and of every earlier version. It is read to check the key. Its only parameter is an optional
+    // `expand`, which is not sent.
     ("GET", "/v1/balance"),
 ];
 
-/// What Stripe says in words, or in its published reference, where the description holds no limits: an endpoint, a
-/// place in its schema, and what is added there.
+/// Limits that Stripe states in the texts of its API reference and not in the description's schemas: an endpoint, a
+/// place in its schema, and the addition.
 fn limits() -> Vec<(&'static str, &'static str, Value)> {
     let events = "POST /v1/billing/meter_events";
     let summaries = "GET /v1/billing/meters/{id}/event_summaries";
@@ -75,7 +75,7 @@ fn limits() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// What Stripe's endpoints take.
+/// The requests that Stripe's endpoints accept.
 pub(crate) struct Description {
     paths: Map<String, Value>,
 }
@@ -89,10 +89,10 @@ impl Description {
         Self { paths }
     }
 
-    /// The endpoint that a request is for, such as `GET /v1/prices/{id}`.
+    /// Validates a request, and returns its endpoint, such as `GET /v1/prices/{id}`.
     ///
     /// # Errors
-    /// What about the request is not as Stripe describes it.
+    /// The difference between the request and the description.
     pub(crate) fn check(&self, request: &LoggedRequest) -> Result<String, String> {
         let (method, path) = (request.method.as_str(), request.path.as_str());
         if UNDESCRIBED.contains(&(method, path)) {
@@ -120,7 +120,7 @@ impl Description {
         }
     }
 
-    /// A literal path goes before one with a placeholder.
+    /// A literal path takes precedence over one with a placeholder.
     fn find(&self, method: &str, path: &str) -> Option<(&str, &Value)> {
         let fits = |template: &str| {
             let (wanted, found) = (template.split('/'), path.split('/'));
@@ -139,7 +139,7 @@ impl Description {
     }
 }
 
-/// All that an operation takes besides its path, as one closed object.
+/// All parameters of an operation except those in its path, as one closed object.
 fn schema(endpoint: &str, operation: &Value) -> Value {
     let form = "/requestBody/content/application~1x-www-form-urlencoded/schema";
     let mut schema = operation
@@ -173,7 +173,7 @@ fn schema(endpoint: &str, operation: &Value) -> Value {
     schema
 }
 
-/// A request has nothing that the description does not name.
+/// Closes a schema: a request must not contain anything that the description does not name.
 fn forbid_others(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -189,7 +189,7 @@ fn forbid_others(schema: &mut Value) {
     }
 }
 
-/// Parameters nested by their brackets; what is a list is still an object with the keys 0, 1 and so on.
+/// Parameters nested by their brackets. A list is still an object with the keys 0, 1 and so on.
 fn nested(params: &[(String, String)]) -> Result<Value, String> {
     let mut all = Map::new();
     for (key, value) in params {
@@ -213,8 +213,8 @@ fn nested(params: &[(String, String)]) -> Result<Value, String> {
     Ok(Value::Object(all))
 }
 
-/// Text becomes what the schema wants, where it is written as Stripe reads it; else it stays text, which the schema
-/// then refuses. Nothing that the service sends has a fraction, so a number is a whole one.
+/// Converts texts to the types in the schema, as Stripe does. A text that cannot be converted stays a text and fails
+/// the validation. The service sends no fractions, so numbers are integers.
 fn typed(value: &Value, schema: &Value) -> Value {
     let wants = |kind: &str| alternatives(schema).iter().any(|one| one["type"] == kind);
     match value {
@@ -249,7 +249,7 @@ fn typed(value: &Value, schema: &Value) -> Value {
     }
 }
 
-/// A schema, or those of which one has to fit.
+/// A schema, or its alternatives, of which one has to match.
 fn alternatives(schema: &Value) -> Vec<&Value> {
     match schema["anyOf"].as_array() {
         Some(several) => several.iter().flat_map(alternatives).collect(),
@@ -257,7 +257,7 @@ fn alternatives(schema: &Value) -> Vec<&Value> {
     }
 }
 
-/// What the first alternative that has this keyword says of it.
+/// The value of a keyword in the first alternative that has it.
 fn below<'a>(schema: &'a Value, keyword: &str) -> &'a Value {
     let found = alternatives(schema)
         .into_iter()

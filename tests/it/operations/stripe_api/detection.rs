@@ -1,10 +1,10 @@
-//! The check against Stripe's description finds each kind of request that is not described.
+//! Tests that the validation detects each kind of request that does not match Stripe's description.
 
 use fake_stripe::LoggedRequest;
 
 use super::{EVENTS, description::Description};
 
-/// What is wrong with a request.
+/// The error of a request.
 fn fault(method: &str, path: &str, params: &[(&str, &str)]) -> Option<String> {
     let request = LoggedRequest {
         method: method.to_owned(),
@@ -116,7 +116,7 @@ fn an_undescribed_query_is_detected() {
     assert_eq!(fault("GET", path, &good), None);
     for (at, value) in [
         (1, "1799971201"),
-        // A whole hour, and no midnight.
+        // A full hour that is not midnight.
         (2, "1800061200"),
         (3, "week"),
     ] {

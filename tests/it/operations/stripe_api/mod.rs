@@ -1,5 +1,4 @@
-//! What the service asks of Stripe, held against Stripe's own description of its endpoints: every request of a life
-//! from set-up to the last cancel is one that Stripe describes.
+//! Validates all requests of the service against Stripe's API description, from setup to the last cancellation.
 
 mod description;
 mod detection;
@@ -28,8 +27,8 @@ const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
 const EVENTS: &str = "/v1/billing/meter_events";
 
-/// All that the service calls at Stripe, and the outermost parameters that it sends there. Each has to be seen, so
-/// that nothing falls out of the check in silence; and nothing else may be seen.
+/// All endpoints that the service calls, and the top-level parameters that it sends. The test must observe each of
+/// them, so that none is dropped from the check unnoticed, and no others.
 const CALLED: [(&str, &[&str]); 17] = [
     ("DELETE /v1/subscriptions/{id}", &["invoice_now", "prorate"]),
     ("GET /v1/balance", &[]),
@@ -110,7 +109,10 @@ async fn every_request_matches_stripes_description(mut world: World) {
     let client = world.client();
     let month = Reconcile::new().period(at(START), end);
     let found = client.reconcile(month).await.unwrap().rows;
-    assert!(found.iter().any(|row| row.stripe == Ok(13)), "{found:?}");
+    assert!(
+        found.iter().any(|row| row.stripe_total == Ok(13)),
+        "{found:?}"
+    );
     let cancel = CancelSubscription::now("acct").prorate(true);
     world
         .while_clock_moves(client.cancel_subscription(cancel))
@@ -124,7 +126,7 @@ async fn every_request_matches_stripes_description(mut world: World) {
 
     let later = world.now() + TimeDelta::seconds(10);
     world.advance_to(later, TimeDelta::seconds(10)).await;
-    // A look that the service takes meanwhile makes the log longer, never shorter.
+    // A request that the service makes meanwhile only adds to the log.
     let total = world.stripe().stats().await.unwrap().requests;
     let requests = world.stripe().requests().await.unwrap();
     assert!(total <= requests.len() as u64, "the log holds all of them");
@@ -140,8 +142,8 @@ async fn every_request_matches_stripes_description(mut world: World) {
     world.finish().await;
 }
 
-/// The endpoints of these requests, each with the outermost parameters that it was given; panics where a request is
-/// none that Stripe describes.
+/// The endpoints of these requests, each with its top-level parameters. Panics if a request does not match the
+/// description.
 fn seen(requests: &[LoggedRequest]) -> BTreeMap<String, BTreeSet<String>> {
     let description = Description::new();
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -166,8 +168,8 @@ fn seen(requests: &[LoggedRequest]) -> BTreeMap<String, BTreeSet<String>> {
     seen
 }
 
-/// Accounts whose customers have many prices on one invoice, one price, and no subscription; and so many
-/// subscriptions besides that a list of them has two pages.
+/// Creates accounts whose customers have many prices on one invoice, one price, and no subscription, and enough other
+/// subscriptions for a list of two pages.
 async fn link(world: &mut World) {
     let stripe = world.stripe();
     let seats: Vec<String> = (0..10)
@@ -201,7 +203,7 @@ async fn link(world: &mut World) {
     }
 }
 
-/// Sends usage, some of it twice under one identifier, and has a customer go away.
+/// Sends usage, some of it twice under one identifier, and deletes a customer.
 async fn send(world: &World, now: DateTime<Utc>) {
     world.count("acct", 11, now - TimeDelta::days(1)).await;
     world.count("acct", 2, now).await;
@@ -264,7 +266,8 @@ struct Cli {
     config: SetupConfig,
 }
 
-/// Sets a known meter and a new one up, with tiers of every kind and a unit too long for Stripe; and finds them.
+/// Runs setup for an existing meter and a new one, with every kind of tier and a unit that is too long for Stripe. A
+/// second run finds them.
 async fn set_up_twice(world: &World) {
     let (base, key) = world.stripe_address();
     let address = [

@@ -1,5 +1,6 @@
-//! Random sequences of everything that callers, admins, crashes and Stripe do, against a model in memory: what is
-//! shown is what was counted, and in the end each customer's total at Stripe is exactly what the links say.
+//! Random sequences of calls, admin actions, crashes and Stripe faults, compared with a model in memory. `Get` must
+//! always return the counted usage. At the end, each customer's total at Stripe must be exactly what the links
+//! determine.
 
 mod oracle;
 
@@ -11,7 +12,7 @@ use usage_client::{
     Batch, Correct, ErrorKind, ForceReport, Increment, PutAccount, Reason, ReportState,
 };
 
-use self::oracle::{Account, Link, Standing, Unit};
+use self::oracle::{Account, BillingTarget, Link, Unit};
 use crate::support::{
     random::Random,
     world::{World, hours_ago, on_both_engines, within},
@@ -30,7 +31,7 @@ struct Sequence<'a> {
     now: DateTime<Utc>,
     accounts: Vec<Account>,
     units: Vec<Unit>,
-    /// What was sent with a key, to be sent again.
+    /// Calls with a key, which are repeated later.
     keyed: Vec<Increment>,
 }
 
@@ -100,7 +101,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Adds by a correction, and tries to take away more than there is.
+    /// Adds usage by a correction, and tries to subtract more than the total.
     async fn correct(&mut self) {
         let (unit, _) = self.unit();
         let name = self.accounts[unit.account].name.clone();
@@ -120,7 +121,7 @@ impl<'a> Sequence<'a> {
         self.units.push(unit);
     }
 
-    /// A unit of usage now, late or a little ahead, and how it is counted.
+    /// Counts a unit of usage that is current, late or slightly in the future, by a random kind of call.
     fn unit(&mut self) -> (Unit, Increment) {
         let account = usize::try_from(self.random.below(3)).unwrap();
         let meter = usize::try_from(self.random.below(2)).unwrap();
@@ -199,7 +200,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Callers whose server dies, and who send again what was not answered.
+    /// Kills the server during calls, which are repeated if they got no response.
     async fn count_through_a_crash(&mut self) {
         let client = self.world.client();
         let mut calls = Vec::new();
@@ -232,7 +233,7 @@ impl<'a> Sequence<'a> {
     }
 
     async fn put(&mut self) {
-        // Nothing lies ahead any more, so a boundary made now divides no usage.
+        // No usage is in the future now, so a new boundary divides no usage.
         self.pass(TimeDelta::minutes(6)).await;
         let which = usize::try_from(self.random.below(3)).unwrap();
         let name = self.accounts[which].name.clone();
@@ -303,17 +304,17 @@ impl<'a> Sequence<'a> {
         self.world.stripe().script(fault).await.unwrap();
     }
 
-    /// The sum of an account's units of a meter that have a standing.
-    fn sum(&self, account: usize, meter: usize, matches: impl Fn(Standing) -> bool) -> i64 {
+    /// The total of an account's units of a meter, for some kinds of billing.
+    fn sum(&self, account: usize, meter: usize, matches: impl Fn(BillingTarget) -> bool) -> i64 {
         self.units
             .iter()
             .filter(|unit| (unit.account, unit.meter) == (account, meter))
-            .filter(|unit| matches(self.accounts[account].standing_at(unit.at)))
+            .filter(|unit| matches(self.accounts[account].billing_target_at(unit.at)))
             .map(|unit| unit.quantity)
             .sum()
     }
 
-    /// Whatever state it is in, what is shown is what was counted.
+    /// Checks that `Get` returns the counted usage.
     async fn check_shown(&self) {
         for (account, known) in self.accounts.iter().enumerate() {
             for (meter, (name, _)) in METERS.iter().enumerate() {
@@ -325,8 +326,8 @@ impl<'a> Sequence<'a> {
                     "{known:?} {name}"
                 );
                 assert_eq!(total, reported + not_yet + not_billable, "{known:?} {name}");
-                let billed = self.sum(account, meter, |standing| {
-                    matches!(standing, Standing::Billed(_))
+                let billed = self.sum(account, meter, |target| {
+                    matches!(target, BillingTarget::Billed(_))
                 });
                 assert!(
                     reported <= billed,
@@ -336,10 +337,10 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Nothing goes wrong any more: everything reaches whom it is for.
+    /// Ends the faults, and checks that all usage reaches its customers.
     async fn end(mut self) -> DateTime<Utc> {
         self.world.stripe().clear_faults().await.unwrap();
-        // A call in flight when the faults ended may fail once more, and is then retried by the clock.
+        // A request in flight when the faults ended may fail once more. It is retried after its backoff.
         for _ in 0..2 {
             self.pass(TimeDelta::minutes(20)).await;
             self.world.report_all().await;
@@ -355,18 +356,18 @@ impl<'a> Sequence<'a> {
             self.world.wait_until_reports_are(&known.name, &ends).await;
             for (meter, (name, event_name)) in METERS.iter().enumerate() {
                 let shown = self.world.usage_of(&known.name, name).await;
-                let sum = |matches: fn(Standing) -> bool| self.sum(account, meter, matches);
+                let sum = |matches: fn(BillingTarget) -> bool| self.sum(account, meter, matches);
                 let expected = (
                     sum(|_| true),
-                    sum(|standing| matches!(standing, Standing::Billed(_))),
-                    sum(|standing| standing == Standing::Unlinked),
-                    sum(|standing| standing == Standing::NotBillable),
+                    sum(|target| matches!(target, BillingTarget::Billed(_))),
+                    sum(|target| target == BillingTarget::NoCustomer),
+                    sum(|target| target == BillingTarget::NotBillable),
                 );
                 assert_eq!(shown, expected, "{known:?} {name}");
                 for which in 0..2 {
                     let customer = format!("cus_{}_{which}", known.name);
-                    let sum = self.sum(account, meter, |standing| {
-                        standing == Standing::Billed(&customer)
+                    let sum = self.sum(account, meter, |target| {
+                        target == BillingTarget::Billed(&customer)
                     });
                     expected_totals.insert((customer, (*event_name).to_owned()), sum);
                 }
@@ -386,7 +387,7 @@ impl<'a> Sequence<'a> {
         self.now
     }
 
-    /// The number of reports that Stripe has, of all accounts.
+    /// The number of accepted reports of all accounts.
     async fn accepted(&self) -> usize {
         let reported = [ReportState::Accepted, ReportState::Confirmed];
         let filter = usage_client::ListReports::new().states(reported);

@@ -1,4 +1,4 @@
-//! The model: what was counted, and whom the links say it is billed to.
+//! The model: the counted usage, and the customer that the links bill it to.
 
 use chrono::{DateTime, Utc};
 
@@ -10,7 +10,7 @@ pub(super) struct Unit {
     pub(super) quantity: i64,
 }
 
-/// The customer that an account bills to from a moment on; none when it is free.
+/// The customer that an account bills to from a time on; `None` if it is free.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) from: DateTime<Utc>,
@@ -23,21 +23,21 @@ pub(super) struct Account {
     pub(super) links: Vec<Link>,
 }
 
-/// What the links say of a moment: no link yet, free, or a customer.
+/// The billing of a time according to the links: no link yet, free, or a customer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Standing<'a> {
-    Unlinked,
+pub(super) enum BillingTarget<'a> {
+    NoCustomer,
     NotBillable,
     Billed(&'a str),
 }
 
 impl Account {
-    pub(super) fn standing_at(&self, at: DateTime<Utc>) -> Standing<'_> {
+    pub(super) fn billing_target_at(&self, at: DateTime<Utc>) -> BillingTarget<'_> {
         let in_force = self.links.iter().rev().find(|link| link.from <= at);
         match in_force.map(|link| link.customer.as_deref()) {
-            Some(Some(customer)) => Standing::Billed(customer),
-            None if self.links.is_empty() => Standing::Unlinked,
-            Some(None) | None => Standing::NotBillable,
+            Some(Some(customer)) => BillingTarget::Billed(customer),
+            None if self.links.is_empty() => BillingTarget::NoCustomer,
+            Some(None) | None => BillingTarget::NotBillable,
         }
     }
 }

@@ -1,12 +1,13 @@
-//! A year in the life: accounts with periods that end at every odd moment, usage on time and late, against a model that
-//! says what each invoice charges.
+//! A simulated year: accounts with unusual period ends, and usage on time and late, compared with a model that computes
+//! what each invoice charges.
 //!
-//! [`plan`] says what happens, at random; [`run`] does it to the service and to the model; [`oracle`] is the model: it knows
-//! the rules and nothing of the service. In the end the two agree on every line of every final invoice, on what was
-//! thrown away and on what waits for an admin, unit for unit.
+//! [`plan`] generates random events, and [`run`] applies them to the service and to the model. [`oracle`] is the model:
+//! it implements the billing rules independently of the service. At the end, both must agree to the unit on every line
+//! of every final invoice, on the usage that Stripe discarded and on the reports that need a decision.
 //!
-//! A plain `cargo test` lives through one known seed and one new one on each engine; what fails prints its seed. More accounts,
-//! months and seeds by the environment, and less of what happens by its names in [`run`]:
+//! A plain `cargo test` runs one fixed seed and one new one on each engine. A failure prints its seed. Environment
+//! variables set the number of accounts, the number of months and the seeds, and exclude kinds of events by their names
+//! in [`run`]:
 //!
 //! ```sh
 //! YEAR_ACCOUNTS=200 YEAR_MONTHS=12 YEAR_SEEDS=1,2,3 cargo test --test it -- year:: --nocapture

@@ -1,4 +1,5 @@
-//! The model: what the rules say becomes of each unit. It knows windows, links, periods and invoices, and no service.
+//! The model: computes from the rules how each unit is billed. It has windows, links, periods and invoices, and does
+//! not use the service.
 //!
 //! All times are milliseconds since 1970.
 
@@ -11,7 +12,7 @@ const HOUR: i64 = 60 * MINUTE;
 /// A line of an invoice: the subscription, the meter's number, and the second from which it charges.
 pub(super) type LineKey = (String, usize, i64);
 
-/// What a subscription charges of one meter, from one boundary to the next.
+/// The time from one boundary to the next in which a subscription charges for one meter.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub(super) subscription: String,
@@ -20,20 +21,20 @@ pub(super) struct Segment {
     pub(super) end: i64,
     /// The second from which Stripe charges.
     pub(super) stripe_from: i64,
-    /// From when its invoice never changes any more.
+    /// The time from which its invoice is final.
     pub(super) final_at: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
     Open,
-    /// Closed and billable, not at Stripe yet.
+    /// Closed and billable, not accepted by Stripe yet.
     Closed,
-    /// At Stripe, for the segment of this number.
+    /// Accepted by Stripe, charged by the segment with this number.
     Sent(usize),
-    Missed,
+    TooLate,
     NotBillable,
-    Unlinked,
+    NoCustomer,
 }
 
 /// The usage of one meter in one window.
@@ -52,15 +53,15 @@ pub(super) struct Row {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
     pub(super) rows: Vec<Row>,
-    /// In the order in which they were made; a later one outranks an earlier one. Whether it bills.
+    /// Links in the order in which they were made, each with whether it bills. A later one takes precedence.
     pub(super) links: Vec<(i64, bool)>,
     pub(super) segments: Vec<Segment>,
-    /// Edges of what the service was told to cut at.
+    /// The boundaries that the service knows.
     boundaries: BTreeSet<i64>,
 }
 
 impl Account {
-    /// Counts.
+    /// Counts usage.
     pub(super) fn count(&mut self, meter: usize, at: i64, quantity: i64) {
         let (start, end) = self.window_around(at);
         let open = self
@@ -94,14 +95,14 @@ impl Account {
         )
     }
 
-    /// The service learns of a segment.
+    /// Adds a segment that the service has synced.
     pub(super) fn begin(&mut self, segment: Segment) {
         self.boundaries.extend([segment.start, segment.end]);
         self.segments.push(segment);
         self.recut();
     }
 
-    /// What a meter charges ends earlier than was thought, and is on an invoice that is final.
+    /// Ends the segment of a meter earlier than planned, on an invoice that is final.
     pub(super) fn end(&mut self, meter: usize, at: i64) {
         let mut gone = Vec::new();
         let running = self.segments.iter_mut();
@@ -110,7 +111,7 @@ impl Account {
             self.boundaries.insert(at);
             (segment.end, segment.final_at) = (at, at);
         }
-        // Where nothing is known to end any more, nothing is cut.
+        // A time at which no segment ends is no boundary.
         let ends = |edge: &i64| self.segments.iter().any(|segment| segment.end == *edge);
         let gone: Vec<i64> = gone.into_iter().filter(|edge| !ends(edge)).collect();
         for edge in gone {
@@ -118,7 +119,7 @@ impl Account {
         }
     }
 
-    /// What is used from `at` on is charged otherwise: what was used before closes and is sent first.
+    /// Changes the billing from `at` on. Earlier usage is closed and sent first.
     pub(super) fn drain(&mut self, at: i64, bills: bool) {
         self.link(at, bills);
         for index in 0..self.rows.len() {
@@ -129,14 +130,14 @@ impl Account {
         self.send(at);
     }
 
-    /// From when the running segments charge.
+    /// The time from which the current segments charge.
     pub(super) fn charges_since(&self, now: i64) -> i64 {
         let running = self.segments.iter().filter(|segment| segment.end > now);
         let since = running.map(|segment| segment.stripe_from * SECOND).min();
         since.expect("a running segment")
     }
 
-    /// The first moment from `now` on that lies behind what is counted already.
+    /// The first time from `now` on that is later than all counted usage.
     pub(super) fn behind_usage(&self, now: i64) -> i64 {
         let open = self.rows.iter().filter(|row| row.fate == Fate::Open);
         let last = open
@@ -145,7 +146,7 @@ impl Account {
         last.max().map_or(now, |last| now.max(last + 1))
     }
 
-    /// Whether usage is billed from a moment on.
+    /// Sets whether usage is billed from a time on.
     pub(super) fn link(&mut self, from: i64, bills: bool) {
         self.links.push((from, bills));
         self.boundaries.insert(from);
@@ -153,7 +154,7 @@ impl Account {
         self.relink(from);
     }
 
-    fn standing(&self, at: i64) -> Option<bool> {
+    fn is_billed_at(&self, at: i64) -> Option<bool> {
         if self.links.is_empty() {
             return None;
         }
@@ -161,7 +162,7 @@ impl Account {
         Some(in_force.is_some_and(|(_, bills)| *bills))
     }
 
-    /// Cuts what is open at a new boundary; what it divides closes whole.
+    /// Splits open windows at a new boundary. A window with usage on both sides is closed as a whole.
     fn recut(&mut self) {
         for index in 0..self.rows.len() {
             let row = &self.rows[index];
@@ -179,12 +180,12 @@ impl Account {
         }
     }
 
-    /// What waited for a link, or was free where the new one reaches back.
+    /// Applies a new link to usage without a customer, and to free usage in the time that the link covers.
     fn relink(&mut self, from: i64) {
         for index in 0..self.rows.len() {
             let row = &self.rows[index];
             let to = match row.fate {
-                Fate::Unlinked => self.fate_at(row.first),
+                Fate::NoCustomer => self.fate_at(row.first),
                 Fate::NotBillable | Fate::Closed if row.first >= from => self.fate_at(row.first),
                 _ => continue,
             };
@@ -193,8 +194,8 @@ impl Account {
     }
 
     fn fate_at(&self, at: i64) -> Fate {
-        match self.standing(at) {
-            None => Fate::Unlinked,
+        match self.is_billed_at(at) {
+            None => Fate::NoCustomer,
             Some(true) => Fate::Closed,
             Some(false) => Fate::NotBillable,
         }
@@ -204,7 +205,7 @@ impl Account {
         self.rows[index].fate = self.fate_at(self.rows[index].first);
     }
 
-    /// Everything whose window has begun closes.
+    /// Closes everything whose window has begun.
     pub(super) fn close(&mut self, now: i64) {
         for index in 0..self.rows.len() {
             if self.rows[index].fate == Fate::Open && self.rows[index].start <= now {
@@ -213,7 +214,7 @@ impl Account {
         }
     }
 
-    /// What the service does by itself at a moment: it closes what ended five minutes ago, and sends.
+    /// Does the service's scheduled work at a time: closes what ended five minutes ago, and sends.
     pub(super) fn advance_to(&mut self, now: i64) {
         let is_over = self.rows.iter().any(|row| {
             row.fate == Fate::Open
@@ -229,7 +230,7 @@ impl Account {
         self.send(now);
     }
 
-    /// What is closed reaches Stripe, or is too late for it.
+    /// Sends closed usage to Stripe, or marks it as too late.
     pub(super) fn send(&mut self, now: i64) {
         for index in 0..self.rows.len() {
             if self.rows[index].fate != Fate::Closed {
@@ -237,12 +238,12 @@ impl Account {
             }
             let row = &self.rows[index];
             let Some(own) = self.segment_at(row.meter, row.first) else {
-                // Billed from before anything charges for it: no invoice takes it.
+                // It is billed from before any segment charges for it, so no invoice can charge it.
                 assert!(
                     self.segments.iter().any(|later| row.first < later.start),
                     "nothing charges for {row:?}: {self:#?}"
                 );
-                self.rows[index].fate = Fate::Missed;
+                self.rows[index].fate = Fate::TooLate;
                 continue;
             };
             let segment = &self.segments[own];
@@ -251,12 +252,12 @@ impl Account {
             } else if now < segment.final_at {
                 Fate::Closed
             } else {
-                // It divides a boundary: then the later side takes it, while that can.
+                // A boundary divides it: the later segment charges it, if its invoice is not final.
                 let later = (row.last >= segment.end)
                     .then(|| self.segment_at(row.meter, row.last))
                     .flatten()
                     .filter(|later| now < self.segments[*later].final_at - 2 * MINUTE);
-                later.map_or(Fate::Missed, Fate::Sent)
+                later.map_or(Fate::TooLate, Fate::Sent)
             };
             self.rows[index].fate = fate;
         }
@@ -268,7 +269,7 @@ impl Account {
             .rposition(|segment| segment.meter == meter && segment.start <= at && at < segment.end)
     }
 
-    /// What the final invoices charge.
+    /// The quantities that the final invoices charge.
     pub(super) fn charged(&self, now: i64) -> BTreeMap<LineKey, i64> {
         let mut charged = BTreeMap::new();
         for row in &self.rows {
@@ -288,7 +289,7 @@ impl Account {
         charged
     }
 
-    /// The sum of what came to an end of some kind, by meter.
+    /// The total of usage with some fate, by meter.
     pub(super) fn sum(&self, meter: usize, is_such: impl Fn(Fate) -> bool) -> i64 {
         let rows = self.rows.iter();
         rows.filter(|row| row.meter == meter && is_such(row.fate))

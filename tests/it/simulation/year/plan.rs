@@ -1,16 +1,16 @@
-//! What happens, at random: who the accounts are, and what they use when.
+//! The random plan: the accounts, and the times and quantities of their usage.
 
 use chrono::{DateTime, Months, TimeDelta, Utc};
 
 use crate::support::{random::Random, world::at};
 
-/// Where the years begin: so that half a year reaches over a leap day.
+/// The start of the simulation, chosen so that half a year includes a leap day.
 const START: &str = "2027-10-05T04:05:06Z";
-/// Accounts, months and seed of a plain run; it lives through as many months again with a new seed.
+/// Accounts, months and seed of a plain run. A second run has the same size and a new seed.
 const ACCOUNTS: usize = 10;
 const MONTHS: u32 = 3;
 const SEED: u64 = 1;
-/// The days and times around which periods end; each account's own is some seconds later.
+/// The days and times around which periods end. Those of each account are some seconds later.
 const ANCHORS: [&str; 5] = [
     "2027-01-31T23:59:31Z",
     "2027-01-30T13:12:34Z",
@@ -19,16 +19,16 @@ const ANCHORS: [&str; 5] = [
     "2027-05-11T09:47:13Z",
 ];
 
-/// The meters: their names here, and at Stripe.
+/// The meters: their names in the service and their event names at Stripe.
 pub(super) const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
 
-/// How much happens.
+/// The size of a simulation.
 #[derive(Clone, Debug)]
 pub(super) struct Size {
     pub(super) accounts: usize,
     pub(super) months: u32,
     pub(super) seeds: Vec<u64>,
-    /// What does not happen.
+    /// The kinds of events that are excluded.
     pub(super) without: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ impl Size {
         }
     }
 
-    /// Whether something happens at all.
+    /// Whether a kind of event is included.
     pub(super) fn has(&self, what: &str) -> bool {
         self.without.iter().all(|without| without != what)
     }
@@ -69,7 +69,7 @@ fn new_seed() -> u64 {
             .map_or(0, |since| u64::from(since.subsec_nanos()))
 }
 
-/// When it begins.
+/// The time at which it begins.
 pub(super) fn start() -> DateTime<Utc> {
     at(START)
 }
@@ -79,12 +79,12 @@ pub(super) fn anchor(random: &mut Random, number: usize) -> DateTime<Utc> {
     at(ANCHORS[number % ANCHORS.len()]) + TimeDelta::seconds(random.below(40))
 }
 
-/// The `number`th period end after an anchor: on its day, or the month's last where there is none.
+/// The `number`th period end after an anchor: on the anchor's day, or on the last day of a shorter month.
 pub(super) fn month(anchor: DateTime<Utc>, number: u32) -> DateTime<Utc> {
     anchor + Months::new(number)
 }
 
-/// The period of an anchor around a moment.
+/// The period of an anchor that contains a time.
 pub(super) fn period_around(
     anchor: DateTime<Utc>,
     now: DateTime<Utc>,

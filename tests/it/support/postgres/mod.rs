@@ -1,7 +1,7 @@
 //! A private `PostgreSQL` cluster for this test process, and a database in it for each test.
 //!
-//! The server is tied to a pipe that this process keeps open: it goes away with the process, however
-//! that ends, and takes its folder along. Nothing here knows what the tests keep in a database.
+//! The server is tied to a pipe that this process keeps open. When the process ends in any way, the server ends too,
+//! and its folder is removed. Nothing here depends on the contents of databases.
 
 use std::{
     collections::VecDeque,
@@ -29,8 +29,8 @@ const START_ATTEMPTS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const KEPT_LOG_LINES: usize = 30;
-/// Runs the server until our end of its standard input closes. The shell closes its own
-/// standard error, so that the log ends when the server does.
+/// Runs the server until this process closes its standard input. The shell closes its own standard error, so that the
+/// log ends when the server does.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null & server=$!
@@ -53,12 +53,12 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// Whether an acknowledged transaction outlives a crash of the machine, and what that costs.
+/// Whether an acknowledged transaction survives a crash of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// As in production: each commit waits for the disk.
     On,
-    /// Nothing waits for the disk: many times faster, and enough for all that a test can see.
+    /// No commit waits for the disk. It is many times faster, and tests cannot see a difference.
     Off,
 }
 
@@ -74,9 +74,9 @@ pub(crate) struct Cluster {
 #[derive(Debug, Clone)]
 pub(crate) struct Template(String);
 
-/// The cluster of this process, started by the first who asks.
+/// The cluster of this process, started on first use.
 ///
-/// Panics if `PostgreSQL` is installed and does not start: that must not pass for a skipped test.
+/// Panics if `PostgreSQL` is installed and does not start, so that this is not mistaken for a skipped test.
 pub(crate) fn cluster() -> Result<&'static Cluster, Unavailable> {
     static CLUSTER: OnceLock<Result<Cluster, StartError>> = OnceLock::new();
     match CLUSTER.get_or_init(|| Cluster::start(Durability::Off)) {
@@ -91,7 +91,7 @@ pub(crate) fn cluster() -> Result<&'static Cluster, Unavailable> {
 pub(crate) enum StartError {
     /// `PostgreSQL` is not installed.
     Unavailable(Unavailable),
-    /// It is, and failed.
+    /// It is installed, and failed.
     Failed(io::Error),
 }
 
@@ -160,8 +160,8 @@ impl Cluster {
         {
             command.args(["-c", setting]);
         }
-        // In a separate process group an interrupt from the terminal does not reach the keeper, which then
-        // lives to clean up.
+        // In a separate process group, an interrupt from the terminal does not reach the keeper, so that it can clean
+        // up.
         let keeper = command
             .process_group(0)
             .stdin(Stdio::piped())
@@ -190,22 +190,22 @@ impl Cluster {
             .map_err(io::Error::other)
     }
 
-    /// Where the server listens.
+    /// The address of the server.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A new, empty database; the answer is its URL.
+    /// Creates an empty database. Returns its URL.
     pub(crate) fn create_database(&self) -> io::Result<String> {
         self.create("template1")
     }
 
-    /// Creates a copy of the template; returns its URL.
+    /// Creates a copy of a template. Returns its URL.
     pub(crate) fn create_database_from(&self, template: &Template) -> io::Result<String> {
         self.create(&template.0)
     }
 
-    /// Makes a template of a database. Connections to it are ended.
+    /// Makes a database a template. Ends the connections to it.
     pub(crate) fn create_template(&self, url: &str) -> io::Result<Template> {
         let name = database_name(url)?;
         self.execute(&format!(
@@ -230,7 +230,7 @@ impl Cluster {
         Ok(self.url(&name))
     }
 
-    /// For what is not the matter of one database.
+    /// The URL for statements that do not belong to one database.
     fn execute(&self, statement: &str) -> io::Result<()> {
         execute(&self.url("postgres"), statement)
     }
@@ -247,10 +247,10 @@ impl Drop for Cluster {
     }
 }
 
-/// Runs statements without parameters in a database of a cluster, and throws their rows away.
+/// Runs statements without parameters in a database of a cluster, and discards their rows.
 ///
-/// Speaks the few messages of `PostgreSQL`'s protocol, version 3, that this takes, so that no client has
-/// to be installed.
+/// Implements the few messages of `PostgreSQL`'s protocol, version 3, that this needs, so that no client has to be
+/// installed.
 pub(crate) fn execute(url: &str, statement: &str) -> io::Result<()> {
     let (address, database) = url
         .rsplit_once('@')
@@ -271,7 +271,7 @@ pub(crate) fn execute(url: &str, statement: &str) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("{statement}: {error}")))
 }
 
-/// The length of a message counts itself.
+/// The length of a message includes itself.
 fn with_length(body: &str) -> io::Result<Vec<u8>> {
     let length = u32::try_from(body.len().saturating_add(4)).map_err(io::Error::other)?;
     Ok([&length.to_be_bytes(), body.as_bytes()].concat())
@@ -300,7 +300,7 @@ fn database_name(url: &str) -> io::Result<&str> {
         .ok_or_else(|| io::Error::other(format!("`{url}` is not a database of this cluster")))
 }
 
-/// Says once whether the server is ready or has ended, then reads on for as long as it writes.
+/// Reports once whether the server is ready or has ended, then reads its log until the end.
 fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
     let mut last = VecDeque::new();
     for line in BufReader::new(log).lines().map_while(Result::ok) {
@@ -313,7 +313,7 @@ fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
         }
     }
     let last = Vec::from(last).join("\n");
-    // The receiver is gone if the server was ready before.
+    // The receiver is dropped if the server was ready before.
     drop(ready.send(Err(last)));
 }
 

@@ -1,4 +1,4 @@
-//! Finding `PostgreSQL`'s programs on this machine, and as whom to run them.
+//! Finds the programs of `PostgreSQL` on this machine, and the user to run them as.
 
 use super::{StartError, Unavailable};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A command in the server's folder, without settings of the person who runs the tests.
+/// A command in the server's folder, without the environment of the user who runs the tests.
 pub(super) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null());
@@ -23,7 +23,7 @@ pub(super) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Co
     command
 }
 
-/// Whom the server runs as where that is not ourselves.
+/// The user of the server, if it is not the current one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) uid: u32,
@@ -31,7 +31,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// `PostgreSQL` refuses to run as root. A folder that we have just made says who we are.
+    /// `PostgreSQL` refuses to run as root. The owner of a new folder is the current user.
     pub(super) fn of_servers(folder: &Path) -> Result<Option<Self>, StartError> {
         if fs::metadata(folder)?.uid() != 0 {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Programs {
             .map(|folder| folder.join("initdb"))
             .find_map(|program| program.canonicalize().ok())
             .ok_or_else(|| missing("initdb"))?;
-        // What `initdb` made only a server of the same version can run.
+        // Only a server of the same version can run a cluster that `initdb` created.
         let postgres = initdb.with_file_name("postgres");
         if !postgres.is_file() {
             return Err(missing("postgres"));

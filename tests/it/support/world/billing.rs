@@ -1,5 +1,5 @@
-//! For tests of subscriptions: a customer with prices at the fake Stripe, clocks that move through its billing
-//! periods, and its invoices.
+//! Helpers for tests of subscriptions: customers and prices at the fake Stripe, clocks that move through billing
+//! periods, and invoices.
 
 use std::{
     pin::Pin,
@@ -21,13 +21,14 @@ pub(crate) const TOKENS: &str = "price_tokens";
 /// A licensed price, which has no meter.
 pub(crate) const SEATS: &str = "price_seats";
 
-/// How long nothing may get less before the clocks move on, and how far. A statement that fails once, for example
-/// because the disk stalls, is retried seconds later by the server's clock: never, while that clock is stopped.
+/// How long the outstanding work may not decrease before the clocks are moved, and how far. A statement that fails, for
+/// example because of a slow disk, is retried seconds later by the server's clock, so never while that clock is
+/// stopped.
 const STALL: Duration = Duration::from_secs(5);
 const RETRY_STEP: TimeDelta = TimeDelta::seconds(11);
 
 impl World {
-    /// Stops the clocks at a moment, and creates prices.
+    /// Stops the clocks at a time, and creates prices.
     pub(crate) async fn with_prices_at(&mut self, now: DateTime<Utc>) {
         self.reconfigure(&["--sync-interval-secs=10"]).await;
         self.freeze(now).await;
@@ -61,7 +62,7 @@ impl World {
         self.link_to_subscription("acct").await;
     }
 
-    /// A customer with a subscription that has been running since a moment.
+    /// Creates a customer with a subscription that started at a time.
     pub(crate) async fn subscribe(&self, name: &str, prices: &[&str], since: DateTime<Utc>) {
         let new = NewSubscription {
             id: format!("sub_{name}"),
@@ -89,13 +90,13 @@ impl World {
             .expect("a subscription");
     }
 
-    /// Links an account to the customer of its name.
+    /// Links an account to the customer with its name.
     pub(crate) async fn link_to_subscription(&self, name: &str) -> Account {
         let put = PutAccount::stripe(name, format!("cus_{name}"));
         self.client().put_account(put).await.expect("a link")
     }
 
-    /// What the service has stored of an account's subscription.
+    /// The stored subscription of an account.
     pub(crate) async fn subscription(&self, account: &str) -> Option<Subscription> {
         let account = self
             .client()
@@ -118,7 +119,7 @@ impl World {
         .await
     }
 
-    /// Moves both clocks to a moment in steps, and waits after each step until the server is idle.
+    /// Moves both clocks to a time in steps, and waits after each step until the server is idle.
     pub(crate) async fn advance_to(&self, until: DateTime<Utc>, step: TimeDelta) {
         let mut now = self.now();
         while now < until {
@@ -128,14 +129,8 @@ impl World {
         }
     }
 
-    /// Moves both clocks from a period's end to a time at which its invoice is final.
-    pub(crate) async fn advance_past_draft(&self, period_end: DateTime<Utc>) {
-        let is_final = period_end + TimeDelta::minutes(80);
-        self.advance_to(is_final, TimeDelta::minutes(10)).await;
-    }
-
-    /// Waits until the server has done what is due now: the jobs for period ends and for subscriptions have run,
-    /// and no report is left to close or to send.
+    /// Waits until the server has done everything that is due: the jobs for period ends and for subscriptions have run,
+    /// and no report is left to close or send.
     pub(crate) async fn wait_until_idle(&self) {
         let now = self.clock.now();
         let waits = [
@@ -162,7 +157,7 @@ impl World {
         let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
         let database = self.database().await;
         let mut polls = tokio::time::interval(POLL_INTERVAL);
-        // Hundreds of accounts take their time: the server is stuck when nothing gets less.
+        // Hundreds of accounts take a while. The server is stuck only if the outstanding work does not decrease.
         let (mut least, mut since, began) = (i64::MAX, Instant::now(), Instant::now());
         let mut moved_at = began;
         loop {
@@ -190,7 +185,7 @@ impl World {
         }
     }
 
-    /// Awaits a change of a subscription, and moves the clocks by two seconds once it has begun.
+    /// Awaits a change of a subscription, and moves the clocks by two seconds after it has begun.
     pub(crate) fn while_clock_moves<'a, T: 'a>(
         &'a self,
         call: impl Future<Output = T> + 'a,
@@ -199,7 +194,8 @@ impl World {
         Box::pin(within("a change", both))
     }
 
-    /// Moves the clocks by two seconds once a change has begun: Stripe gets it in a later second than its boundary.
+    /// Moves the clocks by two seconds after a change has begun, so that Stripe gets it in a later second than its
+    /// boundary.
     pub(crate) async fn advance_once_change_begins(&self) {
         let begun = "subscription_changes WHERE finished_at IS NULL";
         self.wait_until("a change to begin", async || {
@@ -209,13 +205,20 @@ impl World {
         self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
     }
 
-    /// Calls the fake Stripe as its dashboard would, without the service: `POST`, `/v1/subscriptions/sub_acct`.
-    pub(crate) async fn call_stripe(&self, method: &str, path: &str, form: &[(&str, &str)]) {
-        let (base, key) = self.stripe_address();
-        let method = method.parse().expect("a method");
-        let request = reqwest::Client::new()
-            .request(method, format!("{base}{path}"))
-            .bearer_auth(key)
+    /// Calls the fake Stripe directly, like Stripe's dashboard.
+    pub(crate) async fn call_stripe(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        form: &[(&str, &str)],
+    ) {
+        let url = format!(
+            "{}/v1/{path}",
+            self.fake_stripe.base_url().trim_end_matches('/')
+        );
+        let request = reqwest::Client::new().request(method, url);
+        let request = request
+            .bearer_auth(self.fake_stripe.secret_key())
             .form(form);
         let answer = within("an answer", request.send())
             .await

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use super::World;
 use crate::support::postgres;
 
-/// Which database a test runs on.
+/// The database engine of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,

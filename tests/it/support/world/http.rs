@@ -1,4 +1,4 @@
-//! For tests of the HTTP server: its address, webhooks signed by the test, and webhooks of the fake Stripe.
+//! Helpers for tests of the HTTP server: its address, webhooks signed by the test, and webhooks of the fake Stripe.
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,16 +12,16 @@ use super::{TIMEOUT, World, within};
 /// The secret that webhooks are signed with.
 pub(crate) const SECRET: &str = "whsec_world";
 
-/// An HTTP answer: its status and its text.
+/// An HTTP response: its status and body.
 pub(crate) type Answer = (u16, String);
 
 impl World {
-    /// Where the HTTP side of the server listens.
+    /// The address of the HTTP server.
     pub(crate) fn http_url(&self) -> &str {
         self.server.as_ref().expect("a server").http_url()
     }
 
-    /// Has the fake Stripe send webhooks to the server from now on, also after a restart.
+    /// Makes the fake Stripe send webhooks to the server, also after a restart.
     pub(crate) async fn receive_webhooks(&mut self) {
         self.receives_webhooks = true;
         let url = format!("{}/webhooks/stripe", self.http_url());
@@ -33,19 +33,19 @@ impl World {
             .expect("a webhook");
     }
 
-    /// Signs a body as Stripe does, so many seconds ago by the server's clock.
+    /// Signs a body as Stripe does, some seconds ago by the server's clock.
     pub(crate) fn signed(&self, secrets: &[&str], age_secs: i64, body: &str) -> String {
         let now = self.clock.now().div_euclid(1_000);
         webhook_signature(secrets, now - age_secs, body)
     }
 
-    /// Sends a webhook, signed right.
+    /// Sends a webhook with a valid signature.
     pub(crate) async fn send_webhook(&self, body: &str) -> Answer {
         let signature = self.signed(&[SECRET], 0, body);
         self.send_signed(body, Some(&signature)).await
     }
 
-    /// Sends a webhook with this signature, or with none.
+    /// Sends a webhook with this signature, or without one.
     pub(crate) async fn send_signed(&self, body: &str, signature: Option<&str>) -> Answer {
         let mut request = http_client()
             .post(format!("{}/webhooks/stripe", self.http_url()))
@@ -56,12 +56,12 @@ impl World {
         answer_of(request).await
     }
 
-    /// Asks the HTTP side for a path.
+    /// Sends a GET request to the HTTP server.
     pub(crate) async fn http_get(&self, path: &str) -> Answer {
         answer_of(http_client().get(format!("{}{path}", self.http_url()))).await
     }
 
-    /// Sends raw bytes to the HTTP side and reads the first line of what it answers.
+    /// Sends raw bytes to the HTTP server and returns the first line of the response.
     pub(crate) async fn http_raw(&self, bytes: Vec<u8>) -> String {
         let address = self.http_url().trim_start_matches("http://").to_owned();
         let asking = tokio::task::spawn_blocking(move || {

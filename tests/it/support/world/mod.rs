@@ -27,7 +27,7 @@ pub(crate) use engine::{Engine, on_both_engines, on_postgres};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
-/// Two meters, the first the default; pauses short enough for a test; and a schedule that fires on leap days only.
+/// Two meters, the first one as the default, short retry delays, and a schedule that fires only on leap days.
 const FLAGS: [&str; 7] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
@@ -46,7 +46,7 @@ pub(crate) struct World {
     flags: Vec<String>,
     server: Option<Server>,
     client: OnceLock<UsageClient>,
-    /// Kept, because most waits are queries.
+    /// Kept open, because most waits are queries.
     database: OnceCell<DatabaseConnection>,
     /// Whether the fake Stripe sends webhooks to the server.
     receives_webhooks: bool,
@@ -59,14 +59,14 @@ struct Cli {
     config: Config,
 }
 
-/// Reads flags as the command line does.
+/// Parses flags as the command line does.
 pub(crate) fn parse_config(flags: &[String]) -> Result<Config, clap::Error> {
     let name = std::iter::once("usage-server".to_owned());
     Cli::try_parse_from(name.chain(flags.iter().cloned())).map(|cli| cli.config)
 }
 
 impl World {
-    /// A world with a server in it, and with the Stripe meters of both configured meters.
+    /// A world with a running server, and with both configured meters at the fake Stripe.
     pub(crate) async fn start(engine: Engine) -> Self {
         let folder = memory_folder();
         let database_url = match engine {
@@ -102,7 +102,7 @@ impl World {
         world
     }
 
-    /// The configuration, with this world's flags; a later flag of the same name wins.
+    /// The configuration with this world's flags. The last flag of a name is used.
     pub(crate) fn config(&self) -> Config {
         let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         flags.extend([
@@ -120,7 +120,7 @@ impl World {
         parse_config(&flags).expect("valid flags")
     }
 
-    /// Restarts the server with other flags: `--name=value` sets, `--name` alone takes away.
+    /// Restarts the server with other flags: `--name=value` sets a flag, `--name` alone removes it.
     pub(crate) async fn reconfigure(&mut self, flags: &[&str]) {
         self.stop().await;
         self.flags
@@ -128,10 +128,10 @@ impl World {
         self.start_server().await;
     }
 
-    /// Restarts the server under another clock.
+    /// Restarts the server with another clock.
     pub(crate) async fn set_clock(&mut self, clock: Clock) {
         self.stop().await;
-        // What jobs recorded by another clock may lie ahead of this one.
+        // Times that jobs recorded by another clock may be in the future of this one.
         self.execute_sql("UPDATE leases SET last_run_at = NULL")
             .await;
         self.clock = clock;
@@ -143,12 +143,12 @@ impl World {
         self.client = OnceLock::from(server.client().await);
         self.server = Some(server);
         if self.receives_webhooks {
-            // It listens at another port now.
+            // It listens on another port now.
             self.receive_webhooks().await;
         }
     }
 
-    /// Where the server listens.
+    /// The URL of the server.
     pub(crate) fn endpoint(&self) -> &str {
         self.server.as_ref().expect("a server").endpoint()
     }
@@ -203,7 +203,7 @@ impl World {
             .expect("a link");
     }
 
-    /// Stops everything and checks the ledger check.
+    /// Stops everything and asserts that the ledger is balanced.
     pub(crate) async fn finish(mut self) {
         self.stop().await;
         if let Some(database) = self.database.take() {
@@ -228,7 +228,7 @@ impl World {
         clock
     }
 
-    /// A connection for what the shipped client does not offer.
+    /// A raw gRPC connection, for requests that the shipped client does not support.
     pub(crate) async fn grpc_channel(&self) -> Channel {
         let endpoint = self
             .server
@@ -246,8 +246,8 @@ impl World {
         .expect("a connection")
     }
 
-    /// Restarts the server with a proxy between it and `PostgreSQL`, and without Stripe, so that
-    /// every COMMIT is one of a count.
+    /// Restarts the server with a proxy in front of `PostgreSQL`, and without Stripe, so that every COMMIT is of a
+    /// group commit.
     pub(crate) async fn connect_through_proxy(&mut self) -> PostgresProxy {
         let cluster = postgres::cluster().expect("PostgreSQL");
         let proxy = PostgresProxy::start(cluster.address()).expect("a proxy");

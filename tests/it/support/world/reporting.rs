@@ -1,4 +1,5 @@
-//! For tests of reporting: usage at a moment, Stripe's side of it, stopped clocks, and the database itself.
+//! Helpers for tests of reporting: usage at a time, meter events at the fake Stripe, stopped clocks, and direct access
+//! to the database.
 
 use chrono::{DateTime, Utc};
 use fake_stripe::{LoggedRequest, StoredEvent};
@@ -9,12 +10,12 @@ use usage_server::clock::Clock;
 use super::{TIMEOUT, World, time::POLL_INTERVAL};
 
 impl World {
-    /// Counts usage of the default meter at a moment.
+    /// Counts usage of the default meter at a time.
     pub(crate) async fn count(&self, account: &str, quantity: i64, at: DateTime<Utc>) {
         self.count_of(account, "api_calls", quantity, at).await;
     }
 
-    /// Counts usage of a meter at a moment.
+    /// Counts usage of a meter at a time.
     pub(crate) async fn count_of(
         &self,
         account: &str,
@@ -37,7 +38,7 @@ impl World {
         events
     }
 
-    /// The calls that sent a meter event of a customer, in order.
+    /// The requests that sent a customer's meter events, in order.
     pub(crate) async fn attempts_for(&self, customer: &str) -> Vec<LoggedRequest> {
         let mut requests = self.stripe().requests().await.expect("requests");
         requests.retain(|request| {
@@ -47,7 +48,7 @@ impl World {
         requests
     }
 
-    /// The calls that sent a meter event of any customer, in order.
+    /// The requests that sent meter events, in order.
     pub(crate) async fn all_attempts(&self) -> Vec<LoggedRequest> {
         let mut requests = self.stripe().requests().await.expect("requests");
         requests.retain(|request| request.path == "/v1/billing/meter_events");
@@ -67,7 +68,7 @@ impl World {
         self.clock.set(now);
     }
 
-    /// Ends every lease, as time would after its holder crashed.
+    /// Expires all leases, as happens some time after their holder crashed.
     pub(crate) async fn expire_leases(&self) {
         self.execute_sql("UPDATE leases SET held_until = 0").await;
     }
@@ -96,8 +97,8 @@ impl World {
             .await
     }
 
-    /// Another connection to the database. It has no end: the pool's task that closes old connections may
-    /// loop for ever.
+    /// Another connection to the database. It has no maximum lifetime, because the pool's task that closes old
+    /// connections can loop forever.
     pub(crate) async fn connect_to_database(&self) -> DatabaseConnection {
         let mut options = ConnectOptions::new(&self.database_url);
         options
@@ -107,7 +108,7 @@ impl World {
         Database::connect(options).await.expect("the database")
     }
 
-    /// Changes the database directly, as only time or a crash would.
+    /// Changes the database directly, to simulate the passing of time or a crash.
     pub(crate) async fn execute_sql(&self, statement: &str) {
         let database = self.database().await;
         database
@@ -126,7 +127,7 @@ impl World {
         number.expect("a number")
     }
 
-    /// Crashes and starts again, without waiting for the lease of the crashed server.
+    /// Crashes and restarts, without waiting for the lease of the crashed server.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.crash();
         self.start_server().await;
@@ -134,8 +135,7 @@ impl World {
         self.expire_leases().await;
     }
 
-    /// Waits until every report of an account is in one of these states; fails with what
-    /// they are.
+    /// Waits until every report of an account is in one of these states. Fails with the actual states.
     pub(crate) async fn wait_until_reports_are(&self, account: &str, states: &[ReportState]) {
         let are_all = async || {
             let reports = self.reports(account).await;

@@ -34,7 +34,7 @@ impl Server {
             let http = Some(http);
             let ended = serve(Listeners { grpc, http }, config, clock, token).await;
             if let Err(error) = &ended {
-                // Otherwise a test would only see refused connections.
+                // Otherwise a test would see only refused connections.
                 eprintln!("the server ended: {error}");
             }
             ended
@@ -49,10 +49,10 @@ impl Server {
         }
     }
 
-    /// A client of a server that has begun to serve: the socket takes connections before that.
+    /// A client of a server that is serving. The socket accepts connections before that.
     pub(crate) async fn client(&self) -> UsageClient {
         let client = within("connecting", UsageClient::connect(self.endpoint.clone()));
-        // A test sees each failure; those of the client's own retries are about them.
+        // Without retries, so that a test sees each failure. The client has its own tests of retries.
         let client = client
             .await
             .expect("a connection")
@@ -75,12 +75,12 @@ impl Server {
         ended
     }
 
-    /// Ends as on SIGKILL: every task stops where it is, and the sockets close.
+    /// Ends as on SIGKILL: every task stops immediately, and the sockets are closed.
     pub(crate) fn crash(mut self) {
         self.end_runtime();
     }
 
-    /// Crashes, and waits until every task has ended: moving the clock afterwards must not wake one.
+    /// Crashes, and waits until every task has ended, so that moving the clock afterwards wakes none.
     pub(crate) async fn kill_and_wait(mut self) {
         if let Some(runtime) = self.runtime.take() {
             let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(TIMEOUT));
@@ -94,12 +94,12 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// The gRPC address.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Where its HTTP side listens.
+    /// The HTTP address.
     pub(crate) fn http_url(&self) -> &str {
         &self.http_url
     }

@@ -5,8 +5,8 @@ use std::{future::Future, sync::OnceLock, time::Duration};
 use chrono::{DateTime, Utc};
 use usage_server::clock::Clock;
 
-/// No wait of a test takes longer. It is long, because a busy disk can stall a commit for many seconds, and longer than
-/// a lease that was not released.
+/// The limit of every wait in a test. It is long, because a busy disk can delay a commit for many seconds. It is longer
+/// than the duration of a lease that was not released.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Waits for a future; fails after [`TIMEOUT`].
@@ -41,8 +41,8 @@ pub(crate) fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("a time").to_utc()
 }
 
-/// The start of an hour, counted back from the hour in which this process first asked: it is the same
-/// throughout a test, also when an hour turns meanwhile.
+/// The start of an hour, counted back from the hour of the first call in this process. It stays the same throughout a
+/// test, even if an hour ends meanwhile.
 pub(crate) fn hours_ago(hours: i64) -> DateTime<Utc> {
     const HOUR: i64 = 3_600_000;
     static THIS_HOUR: OnceLock<i64> = OnceLock::new();

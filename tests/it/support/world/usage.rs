@@ -1,4 +1,4 @@
-//! What a test asks the service and the fake Stripe about usage, and waits for what they answer.
+//! Helpers that read usage from the service and the fake Stripe, and wait for a state.
 
 use std::future::Future;
 
@@ -8,7 +8,7 @@ use usage_client::{ForceReport, Get, ListReports, ReportSummary, UsageReport};
 use super::{World, poll, within};
 
 impl World {
-    /// Reports everything and waits for the run's end.
+    /// Reports everything and waits for the end of the run.
     pub(crate) async fn report_all(&self) -> ReportSummary {
         within("a report", async {
             let run = self
@@ -21,7 +21,7 @@ impl World {
         .await
     }
 
-    /// An account's usage of the default meter over the last 36 days: total, reported, not yet, not billable.
+    /// An account's usage of the default meter in the last 36 days: total, reported, not yet reported, not billable.
     pub(crate) async fn usage(&self, account: &str) -> (i64, i64, i64, i64) {
         self.usage_of(account, "api_calls").await
     }
@@ -38,7 +38,7 @@ impl World {
         )
     }
 
-    /// An account's usage of all meters over the last 36 days.
+    /// An account's usage of all meters in the last 36 days.
     pub(crate) async fn total_of_all_meters(&self, account: &str) -> i64 {
         let query = self.recent(account);
         let usage = self.client().get(query).await.expect("usage");
@@ -46,7 +46,7 @@ impl World {
         meters.map(|meter| meter.quantities.total).sum()
     }
 
-    /// A query with a stated period: the default one changes at the turn of a month.
+    /// A query with a fixed period, because the default one changes at the turn of a month.
     fn recent(&self, account: &str) -> Get {
         Get::account(account).period(self.day(-36), self.day(2))
     }

@@ -1,4 +1,4 @@
-//! Links, plans and ends: made through the service, and at Stripe behind its back.
+//! Changes of links and plans, and ends of subscriptions: through the service, and directly at Stripe.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::NewSubscription;
@@ -10,10 +10,10 @@ use crate::{
     support::world::billing::{BASIC, PRO, TOKENS},
 };
 
-/// How many changes are made through the service before its next poll of Stripe: each takes two seconds.
+/// The number of changes through the service before its next poll of Stripe. Each takes two seconds.
 const MOST_CHANGES: usize = 4;
 
-/// What happens to an account.
+/// A change of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Link,
@@ -27,7 +27,7 @@ enum What {
 }
 
 impl What {
-    /// As `YEAR_WITHOUT` names it.
+    /// Its name in `YEAR_WITHOUT`.
     fn name(self) -> &'static str {
         match self {
             Self::Link => "links",
@@ -54,17 +54,17 @@ fn other_plan(plan: &str) -> &'static str {
 }
 
 impl Year<'_> {
-    /// Changes something about some accounts, a while before the next period ends: behind the service's back,
-    /// and after it has learned of that through the service.
+    /// Changes some accounts a while before the next period ends: first directly at Stripe, and after the service has
+    /// synced that, through the service.
     pub(super) async fn change_some(&mut self) {
-        let (mut by_hand, mut by_service) = (Vec::new(), Vec::new());
-        for life in 0..self.lives.len() {
-            let one = &self.lives[life];
+        let (mut call_stripe, mut by_service) = (Vec::new(), Vec::new());
+        for account in 0..self.accounts.len() {
+            let one = &self.accounts[account];
             let (start, end) = period_around(one.anchor, self.now);
             let margin = TimeDelta::minutes(75);
             let is_near = self.now < start + margin || self.now + margin > end;
             let what = match (one.is_known, one.is_linked, one.is_live) {
-                // One that ends with its period is left to it.
+                // A subscription that ends with its period is not changed.
                 _ if is_near || one.is_ending => continue,
                 (false, ..) | (_, false, true) => What::Link,
                 (_, true, true) => self.random.pick(&[
@@ -82,25 +82,25 @@ impl Year<'_> {
                 continue;
             }
             if what.is_by_hand() {
-                by_hand.push((life, what));
+                call_stripe.push((account, what));
             } else if by_service.len() < MOST_CHANGES {
-                by_service.push((life, what));
+                by_service.push((account, what));
             }
         }
         if !by_hand.is_empty() {
             self.change_by_hand(&by_hand).await;
         }
-        for (life, what) in &by_service {
+        for (account, what) in &by_service {
             match what {
-                What::Link => self.link(*life).await,
-                What::Free => self.free(*life).await,
-                What::Plan => self.change_plan(*life).await,
-                What::Cancel => self.cancel(*life).await,
-                _ => self.cancel_at_period_end(*life).await,
+                What::Link => self.link(*account).await,
+                What::Free => self.free(*account).await,
+                What::Plan => self.change_plan(*account).await,
+                What::Cancel => self.cancel(*account).await,
+                _ => self.cancel_at_period_end(*account).await,
             }
             for _ in 0..self.random.below(3) {
                 let back = TimeDelta::milliseconds(self.random.below(60_000));
-                self.count(*life, self.now - back).await;
+                self.count(*account, self.now - back).await;
             }
         }
         if !by_service.is_empty() {
@@ -109,47 +109,47 @@ impl Year<'_> {
         }
     }
 
-    /// What happens at Stripe in one moment, a tenth of a second after a second, so that it is clear what came
-    /// before. It is used before it and after it, and only then the service learns.
+    /// Makes changes directly at Stripe, a tenth of a second after a whole second, so that the order with usage is
+    /// unambiguous. Usage is counted before and after them, and only then does the service sync.
     async fn change_by_hand(&mut self, changes: &[(usize, What)]) {
         let moment = DateTime::from_timestamp(self.now.timestamp() + 12, 100_000_000);
         let moment = moment.expect("a time");
         self.step(moment).await;
-        for (life, _) in changes {
+        for (account, _) in changes {
             for _ in 0..self.random.below(3) {
                 let back = TimeDelta::milliseconds(101 + self.random.below(600_000));
-                self.count(*life, moment - back).await;
+                self.count(*account, moment - back).await;
             }
         }
-        for (life, what) in changes {
+        for (account, what) in changes {
             match what {
-                What::PlanByHand => self.change_plan_by_hand(*life).await,
-                What::CancelByHand => self.cancel_by_hand(*life).await,
-                _ => self.subscribe_by_hand(*life).await,
+                What::PlanByHand => self.change_plan_by_hand(*account).await,
+                What::CancelByHand => self.cancel_by_hand(*account).await,
+                _ => self.subscribe_by_hand(*account).await,
             }
         }
         self.now = moment + TimeDelta::seconds(5);
         self.world.move_clocks(self.now).await;
-        for (life, _) in changes {
+        for (account, _) in changes {
             for _ in 0..self.random.below(3) {
                 let away = TimeDelta::milliseconds(self.random.below(5_000));
-                self.count(*life, moment + away).await;
+                self.count(*account, moment + away).await;
             }
         }
-        for (life, what) in changes {
-            self.learn_of(*life, *what, moment);
+        for (account, what) in changes {
+            self.apply_to_model(*account, *what, moment);
         }
         self.step(moment + TimeDelta::seconds(25)).await;
     }
 
-    /// The model learns what happened at Stripe.
-    fn learn_of(&mut self, life: usize, what: What, moment: DateTime<Utc>) {
+    /// Applies a change at Stripe to the model.
+    fn apply_to_model(&mut self, account: usize, what: What, moment: DateTime<Utc>) {
         let at = moment.timestamp() * 1_000;
-        let one = &mut self.lives[life];
+        let one = &mut self.accounts[account];
         match what {
             What::PlanByHand => {
                 one.plan = other_plan(one.plan);
-                self.replace(life, at, moment.timestamp());
+                self.replace(account, at, moment.timestamp());
             }
             What::CancelByHand => {
                 one.is_live = false;
@@ -169,10 +169,10 @@ impl Year<'_> {
         }
     }
 
-    /// Links an account: from its period's start, or from a moment stated.
-    pub(super) async fn link(&mut self, life: usize) {
+    /// Links an account from its period's start, or from a given time.
+    pub(super) async fn link(&mut self, account: usize) {
         let is_stated = self.random.one_in(3);
-        let one = &mut self.lives[life];
+        let one = &mut self.accounts[account];
         one.is_known = true;
         one.is_linked = true;
         one.learn(self.now);
@@ -181,7 +181,7 @@ impl Year<'_> {
         let mut from = since;
         if is_stated {
             let since = DateTime::from_timestamp_millis(since).expect("a time");
-            // Now and then from before the present period, whose invoices are final or never were.
+            // Sometimes from before the current period, for which invoices are final or do not exist.
             let back = TimeDelta::hours(self.random.pick(&[0, 0, 30, 300]));
             let stated = self.random.between(since - back, self.now);
             from = stated.timestamp_millis();
@@ -189,13 +189,13 @@ impl Year<'_> {
         }
         let linked = self.world.client().put_account(put).await.expect("a link");
         assert_eq!(linked.valid_from.timestamp_millis(), from, "{linked:?}");
-        let one = &mut self.lives[life];
+        let one = &mut self.accounts[account];
         one.model.link(from, true);
         one.model.send(self.now.timestamp_millis());
     }
 
-    async fn free(&mut self, life: usize) {
-        let one = &mut self.lives[life];
+    async fn free(&mut self, account: usize) {
+        let one = &mut self.accounts[account];
         let from = one.model.behind_usage(self.now.timestamp_millis());
         let put = PutAccount::free(&one.name);
         let freed = self.world.client().put_account(put).await.expect("a link");
@@ -204,34 +204,34 @@ impl Year<'_> {
         one.model.link(from, false);
     }
 
-    /// Another plan, through the service.
-    async fn change_plan(&mut self, life: usize) {
-        let one = &self.lives[life];
+    /// Changes the plan through the service.
+    async fn change_plan(&mut self, account: usize) {
+        let one = &self.accounts[account];
         let plan = other_plan(one.plan);
         let client = self.world.client();
         let change = client.change_plan(ChangePlan::new(&one.name, plan));
-        let Some(done) = self.carry_out(life, change).await else {
+        let Some(done) = self.carry_out(account, change).await else {
             return;
         };
         let at = done.timestamp_millis();
-        let one = &mut self.lives[life];
+        let one = &mut self.accounts[account];
         one.plan = plan;
         one.model.drain(at, true);
-        self.replace(life, at, self.now.timestamp());
+        self.replace(account, at, self.now.timestamp());
     }
 
-    /// An end now, through the service.
-    async fn cancel(&mut self, life: usize) {
+    /// Cancels immediately through the service.
+    async fn cancel(&mut self, account: usize) {
         let prorate = self.random.one_in(2);
-        let one = &self.lives[life];
+        let one = &self.accounts[account];
         let client = self.world.client();
         let cancel =
             client.cancel_subscription(CancelSubscription::now(&one.name).prorate(prorate));
-        let Some(done) = self.carry_out(life, cancel).await else {
+        let Some(done) = self.carry_out(account, cancel).await else {
             return;
         };
         let at = done.timestamp_millis();
-        let one = &mut self.lives[life];
+        let one = &mut self.accounts[account];
         one.is_live = false;
         one.model.drain(at, false);
         for meter in 0..one.meters {
@@ -239,11 +239,11 @@ impl Year<'_> {
         }
     }
 
-    /// Makes a change through the service, and answers its boundary; nothing where it is refused because an
-    /// admin has to decide on something first.
+    /// Makes a change through the service and returns its boundary. Returns `None` if it is rejected because reports
+    /// need an admin's decision.
     async fn carry_out(
         &mut self,
-        life: usize,
+        account: usize,
         call: impl Future<Output = Result<usage_client::Changed, usage_client::Error>>,
     ) -> Option<DateTime<Utc>> {
         let mut call = std::pin::pin!(call);
@@ -253,7 +253,7 @@ impl Year<'_> {
             changed = &mut call => changed,
             () = tick => call.await,
         };
-        let one = &self.lives[life];
+        let one = &self.accounts[account];
         let now = began.timestamp_millis();
         match changed {
             Ok(changed) => {
@@ -265,7 +265,7 @@ impl Year<'_> {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
                 let undecided = (0..one.meters)
-                    .map(|meter| one.model.sum(meter, |fate| fate == Fate::Missed))
+                    .map(|meter| one.model.sum(meter, |fate| fate == Fate::TooLate))
                     .sum::<i64>();
                 assert!(undecided > 0, "{}: {error}", one.name);
                 None
@@ -273,16 +273,16 @@ impl Year<'_> {
         }
     }
 
-    async fn cancel_at_period_end(&mut self, life: usize) {
-        let one = &mut self.lives[life];
+    async fn cancel_at_period_end(&mut self, account: usize) {
+        let one = &mut self.accounts[account];
         let cancel = CancelSubscription::at_period_end(&one.name);
         let client = self.world.client();
         client.cancel_subscription(cancel).await.expect("an end");
         one.is_ending = true;
     }
 
-    async fn change_plan_by_hand(&mut self, life: usize) {
-        let one = &self.lives[life];
+    async fn change_plan_by_hand(&mut self, account: usize) {
+        let one = &self.accounts[account];
         let all = self.world.stripe().subscriptions().await.expect("them");
         let found = all.iter().find(|known| known.id == one.subscription());
         let mut items = found.expect("a subscription").items.iter();
@@ -297,15 +297,15 @@ impl Year<'_> {
         self.world.call_stripe("POST", &path, &form).await;
     }
 
-    async fn cancel_by_hand(&mut self, life: usize) {
-        let path = format!("/v1/subscriptions/{}", self.lives[life].subscription());
+    async fn cancel_by_hand(&mut self, account: usize) {
+        let path = format!("subscriptions/{}", self.accounts[account].subscription());
         let form = [("invoice_now", "true"), ("prorate", "true")];
         self.world.call_stripe("DELETE", &path, &form).await;
     }
 
-    /// Another subscription of the same customer.
-    async fn subscribe_by_hand(&mut self, life: usize) {
-        let one = &mut self.lives[life];
+    /// Starts another subscription of the same customer.
+    async fn subscribe_by_hand(&mut self, account: usize) {
+        let one = &mut self.accounts[account];
         one.subscriptions += 1;
         one.plan = BASIC;
         let mut prices = vec![BASIC.to_owned()];
@@ -321,9 +321,9 @@ impl Year<'_> {
         self.world.subscribe_as(new).await;
     }
 
-    /// The item of the first meter is another one from a moment on.
-    fn replace(&mut self, life: usize, at: i64, stripe_from: i64) {
-        let one = &mut self.lives[life];
+    /// Replaces the item of the first meter from a time on.
+    fn replace(&mut self, account: usize, at: i64, stripe_from: i64) {
+        let one = &mut self.accounts[account];
         let (_, end) = period_around(one.anchor, self.now);
         one.model.end(0, at);
         one.model.begin(Segment {

@@ -1,11 +1,11 @@
-//! The end of a year: the invoices, what was thrown away and the reports of the service, beside the model's.
+//! The comparison at the end: invoices, discarded usage and the reports of the service, against the model.
 
 use std::collections::BTreeMap;
 
 use fake_stripe::InvoiceSnapshot;
 use usage_client::ReportState;
 
-use super::{Life, Year};
+use super::{SimulatedAccount, Year};
 use crate::simulation::year::{
     oracle::{Fate, LineKey},
     plan::METERS,
@@ -18,34 +18,38 @@ impl Year<'_> {
         self.step(self.now + chrono::TimeDelta::seconds(20)).await;
         let (now, seed) = (self.now.timestamp_millis(), self.seed);
         let invoices = self.world.stripe().invoices().await.expect("invoices");
-        let (mut lines, mut missed, mut free) = (0, 0, 0);
-        for life in &self.lives {
-            let charged = charged(&invoices, life);
+        let (mut lines, mut too_late, mut free) = (0, 0, 0);
+        for account in &self.accounts {
+            let charged = charged(&invoices, account);
             lines += charged.len();
-            let name = &life.name;
-            if charged != life.model.charged(now) {
-                eprintln!("{:#?}\n{:#?}", life.model, self.world.reports(name).await);
+            let name = &account.name;
+            if charged != account.model.charged(now) {
+                eprintln!(
+                    "{:#?}\n{:#?}",
+                    account.model,
+                    self.world.reports(name).await
+                );
                 eprintln!("{:#?}", self.world.stripe().discarded_usage().await);
             }
             assert_eq!(
                 charged,
-                life.model.charged(now),
+                account.model.charged(now),
                 "the invoices of {name}, seed {seed}",
             );
-            missed += usize::from(self.compare_reports(life, Fate::Missed).await > 0);
-            free += usize::from(self.compare_reports(life, Fate::NotBillable).await > 0);
+            too_late += usize::from(self.compare_reports(account, Fate::TooLate).await > 0);
+            free += usize::from(self.compare_reports(account, Fate::NotBillable).await > 0);
         }
-        let thrown = self.world.stripe().discarded_usage().await.expect("usage");
-        assert_eq!(thrown, [], "nothing is lost, seed {seed}");
+        let discarded = self.world.stripe().discarded_usage().await.expect("usage");
+        assert_eq!(discarded, [], "nothing is lost, seed {seed}");
         eprintln!(
-            "seed {seed}: {lines} lines of invoices are as they must be; {missed} accounts missed some, {free} had some free"
+            "seed {seed}: {lines} lines of invoices are as they must be; {too_late} accounts had some too late, {free} had some free"
         );
-        assert!(lines > self.lives.len(), "hardly anything was charged");
+        assert!(lines > self.accounts.len(), "hardly anything was charged");
     }
 
-    /// Compares the sums of an account's reports in each state; answers that of one fate.
-    async fn compare_reports(&self, life: &Life, asked: Fate) -> i64 {
-        let reports = self.world.reports(&life.name).await;
+    /// Compares the sums of an account's reports in each state. Returns the sum of one fate.
+    async fn compare_reports(&self, account: &SimulatedAccount, asked: Fate) -> i64 {
+        let reports = self.world.reports(&account.name).await;
         let mut answer = 0;
         for (meter, (in_service, _)) in METERS.iter().enumerate() {
             let sum = |state: ReportState| -> i64 {
@@ -54,12 +58,12 @@ impl Year<'_> {
                     .map(|report| report.quantity)
                     .sum()
             };
-            let of = |fate: Fate| life.model.sum(meter, |own| own == fate);
+            let of = |fate: Fate| account.model.sum(meter, |own| own == fate);
             answer += of(asked);
             for (state, fate) in [
-                (ReportState::TooLate, Fate::Missed),
+                (ReportState::TooLate, Fate::TooLate),
                 (ReportState::NotBillable, Fate::NotBillable),
-                (ReportState::NoCustomer, Fate::Unlinked),
+                (ReportState::NoCustomer, Fate::NoCustomer),
                 (ReportState::Closed, Fate::Closed),
                 (ReportState::Open, Fate::Open),
             ] {
@@ -67,25 +71,31 @@ impl Year<'_> {
                     sum(state),
                     of(fate),
                     "{state:?} of {} and {in_service}, seed {}: {:#?}\n{reports:#?}",
-                    life.name,
+                    account.name,
                     self.seed,
-                    life.model
+                    account.model
                 );
             }
             let sent = sum(ReportState::Accepted) + sum(ReportState::Confirmed);
-            let fated = life.model.sum(meter, |fate| matches!(fate, Fate::Sent(_)));
-            assert_eq!(sent, fated, "{} at Stripe, seed {}", life.name, self.seed);
+            let fated = account
+                .model
+                .sum(meter, |fate| matches!(fate, Fate::Sent(_)));
+            assert_eq!(
+                sent, fated,
+                "{} at Stripe, seed {}",
+                account.name, self.seed
+            );
         }
         answer
     }
 }
 
-/// What the final invoices of an account charge.
-fn charged(invoices: &[InvoiceSnapshot], life: &Life) -> BTreeMap<LineKey, i64> {
+/// The quantities that an account's final invoices charge.
+fn charged(invoices: &[InvoiceSnapshot], account: &SimulatedAccount) -> BTreeMap<LineKey, i64> {
     let mut charged = BTreeMap::new();
     let own = invoices
         .iter()
-        .filter(|invoice| invoice.customer == life.customer() && invoice.finalized_at.is_some());
+        .filter(|invoice| invoice.customer == account.customer() && invoice.finalized_at.is_some());
     for invoice in own {
         for line in invoice.lines.iter().filter(|line| line.quantity != 0) {
             let meter = METERS

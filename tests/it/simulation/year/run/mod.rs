@@ -1,4 +1,4 @@
-//! Doing what the plan says, to the service and to the model alike, and comparing them in the end.
+//! Applies the plan to the service and to the model, and compares them at the end.
 
 mod changes;
 mod comparing;
@@ -19,31 +19,32 @@ use crate::support::{
 };
 
 const HOUR: i64 = 3_600_000;
-/// Period ends that are no further apart are lived through together.
+/// Period ends that are at most this far apart are simulated together.
 const TOGETHER: TimeDelta = TimeDelta::seconds(90);
-/// When, after period ends, the clocks stop: after our own close, in the drafts, twice at their end, and after it.
+/// The times after period ends at which the clocks stop: after the service's own close, while the invoices are drafts,
+/// twice at their finalization, and after it.
 const AFTER_END_MINS: [i64; 6] = [6, 30, 55, 56, 65, 70];
 
-/// When the schedule reports everything: rarely, because its tick takes real seconds; and the runs it began.
+/// The cron expression of the report schedule. It runs rarely, because each of its runs takes real seconds.
 const SCHEDULE: &str = "0 3 17 1,4,7,10 *";
 const SCHEDULED: &str = "report_runs WHERE trigger = 'schedule'";
 
-/// An account as the plan has it.
+/// An account of the plan.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each says one thing that is so or not"
 )]
-struct Life {
+struct SimulatedAccount {
     name: String,
-    /// The billing cycle anchor of its present subscription, and how many it has had.
+    /// The billing cycle anchor of its current subscription, and the number of its subscriptions so far.
     anchor: DateTime<Utc>,
     subscriptions: usize,
     plan: &'static str,
     meters: usize,
-    /// Whether the service was ever told of its customer, and whether it is linked now.
+    /// Whether it was ever linked, and whether it is linked now.
     is_known: bool,
     is_linked: bool,
-    /// Whether the present subscription lives, and only until its period's end.
+    /// Whether the current subscription is live, and whether it ends with its period.
     is_live: bool,
     is_ending: bool,
     model: Account,
@@ -54,10 +55,10 @@ struct Year<'a> {
     size: &'a Size,
     seed: u64,
     random: Random,
-    lives: Vec<Life>,
+    accounts: Vec<SimulatedAccount>,
     now: DateTime<Utc>,
     is_up: bool,
-    /// How many runs the schedule has begun.
+    /// The number of runs that the schedule has begun.
     scheduled: i64,
     is_report_due: bool,
 }
@@ -76,7 +77,7 @@ pub(super) async fn live(world: &mut World, size: &Size) {
             size,
             seed: *seed,
             random: Random(*seed),
-            lives: Vec::new(),
+            accounts: Vec::new(),
             now,
             is_up: true,
             scheduled,
@@ -112,7 +113,7 @@ impl Year<'_> {
                 prices.push(SEATS);
             }
             self.world.subscribe(&name, &prices, anchor).await;
-            self.lives.push(Life {
+            self.accounts.push(SimulatedAccount {
                 name,
                 anchor,
                 subscriptions: 1,
@@ -130,13 +131,13 @@ impl Year<'_> {
         }
     }
 
-    /// The next period ends, as far as they are lived through together.
+    /// The next period ends that are simulated together.
     fn next_end(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         let mut ends: Vec<_> = self
-            .lives
+            .accounts
             .iter()
-            .filter(|life| life.is_live)
-            .map(|life| period_around(life.anchor, self.now).1)
+            .filter(|account| account.is_live)
+            .map(|account| period_around(account.anchor, self.now).1)
             .collect();
         ends.sort_unstable();
         let first = *ends.first()?;
@@ -144,7 +145,7 @@ impl Year<'_> {
         Some((first, last.max()?))
     }
 
-    /// Moves the clocks, and lets the service do whatever it does by itself then.
+    /// Moves the clocks, and waits until the service's jobs have done what is due.
     async fn step(&mut self, to: DateTime<Utc>) {
         self.is_report_due |= comes_between(self.now, to);
         self.now = to;
@@ -154,7 +155,7 @@ impl Year<'_> {
         }
     }
 
-    /// Waits for the service, and lets the model do what the service does.
+    /// Waits until the service is idle, and applies its scheduled work to the model.
     async fn wait_and_compare(&mut self) {
         self.world.wait_until_idle().await;
         if self.is_report_due {
@@ -165,22 +166,22 @@ impl Year<'_> {
             world.wait_until_idle().await;
         }
         let now = self.now.timestamp_millis();
-        for life in &mut self.lives {
-            life.learn(self.now);
+        for account in &mut self.accounts {
+            account.learn(self.now);
             if self.is_report_due {
-                life.model.close(now);
+                account.model.close(now);
             }
-            life.model.advance_to(now);
+            account.model.advance_to(now);
         }
         self.is_report_due = false;
     }
 
-    /// What happens before the next period ends.
+    /// Simulates the time before the next period ends.
     async fn between(&mut self, end: DateTime<Utc>) {
         let since = self.now;
         let to = self.random.between(since, end - TimeDelta::minutes(30));
         self.step(to.max(since + TimeDelta::seconds(20))).await;
-        for life in 0..self.lives.len() {
+        for account in 0..self.accounts.len() {
             for _ in 0..self.random.below(3) {
                 let at = match self.random.below(6) {
                     0 => self.now - TimeDelta::milliseconds(self.random.below(30 * 24 * HOUR)),
@@ -188,7 +189,7 @@ impl Year<'_> {
                     2 => self.now - TimeDelta::milliseconds(self.random.below(HOUR)),
                     _ => self.random.between(since, self.now),
                 };
-                self.count(life, at).await;
+                self.count(account, at).await;
             }
         }
         if self.size.has("reports") && self.random.one_in(4) {
@@ -202,23 +203,23 @@ impl Year<'_> {
     async fn report(&mut self) {
         self.world.report_all().await;
         let now = self.now.timestamp_millis();
-        for life in &mut self.lives {
-            life.model.close(now);
-            life.model.send(now);
+        for account in &mut self.accounts {
+            account.model.close(now);
+            account.model.send(now);
         }
     }
 
-    /// What happens around period ends.
+    /// Simulates the time around period ends.
     async fn through(&mut self, first: DateTime<Utc>, last: DateTime<Utc>) {
         let ending: Vec<(usize, DateTime<Utc>)> = self
-            .lives
+            .accounts
             .iter()
             .enumerate()
-            .filter(|(_, life)| life.is_live)
-            .map(|(number, life)| (number, period_around(life.anchor, self.now).1))
+            .filter(|(_, account)| account.is_live)
+            .map(|(number, account)| (number, period_around(account.anchor, self.now).1))
             .filter(|(_, end)| first <= *end && *end <= last)
             .collect();
-        // Down over the end, until one of the moments after it.
+        // The service is down at the period end, until one of the times after it.
         let down = (self.size.has("downtime") && self.random.one_in(4))
             .then(|| usize::try_from(self.random.below(5)).unwrap());
         let is_crash = self.random.one_in(2);
@@ -248,10 +249,10 @@ impl Year<'_> {
             if !self.is_up || [55, 70].contains(&minutes) {
                 continue;
             }
-            for (life, end) in &ending {
+            for (account, end) in &ending {
                 if self.random.one_in(4) {
                     let back = TimeDelta::milliseconds(self.random.below(5 * HOUR));
-                    self.count(*life, *end + TimeDelta::minutes(minutes) - back)
+                    self.count(*account, *end + TimeDelta::minutes(minutes) - back)
                         .await;
                 }
             }
@@ -282,23 +283,23 @@ impl Year<'_> {
         self.wait_and_compare().await;
     }
 
-    /// Usage to the millisecond before and after period ends.
+    /// Counts usage around period ends: one millisecond before, at the end, and at random distances.
     async fn count_at_edges(&mut self, ending: &[(usize, DateTime<Utc>)], by: Option<&Server>) {
         if !self.is_up {
             return;
         }
-        for (life, end) in ending {
+        for (account, end) in ending {
             let edges = [-1, 0, -self.random.below(HOUR), self.random.below(1_000)];
             for away in edges {
                 if self.random.one_in(2) {
                     let at = *end + TimeDelta::milliseconds(away);
-                    self.count_by(*life, at, by).await;
+                    self.count_by(*account, at, by).await;
                 }
             }
         }
     }
 
-    /// Stripe answers some of the next events badly.
+    /// Lets some of the next requests to Stripe fail.
     async fn script_faults(&mut self) {
         for _ in 0..=self.random.below(3) {
             let fault = match self.random.below(6) {
@@ -314,16 +315,16 @@ impl Year<'_> {
         }
     }
 
-    async fn count(&mut self, life: usize, at: DateTime<Utc>) {
-        self.count_by(life, at, None).await;
+    async fn count(&mut self, account: usize, at: DateTime<Utc>) {
+        self.count_by(account, at, None).await;
     }
 
-    async fn count_by(&mut self, life: usize, at: DateTime<Utc>, by: Option<&Server>) {
+    async fn count_by(&mut self, account: usize, at: DateTime<Utc>, by: Option<&Server>) {
         let at = at.min(self.now);
-        let meter = usize::try_from(self.random.below(2)).unwrap() % self.lives[life].meters;
+        let meter = usize::try_from(self.random.below(2)).unwrap() % self.accounts[account].meters;
         let quantity = 1 + self.random.below(1_000);
-        let life = &mut self.lives[life];
-        let increment = usage_client::Increment::new(&life.name)
+        let account = &mut self.accounts[account];
+        let increment = usage_client::Increment::new(&account.name)
             .meter(METERS[meter].0)
             .quantity(quantity)
             .timestamp(at);
@@ -332,11 +333,11 @@ impl Year<'_> {
             None => self.world.client(),
         };
         client.increment(increment).await.expect("counted");
-        life.model.count(meter, at.timestamp_millis(), quantity);
+        account.model.count(meter, at.timestamp_millis(), quantity);
     }
 }
 
-/// Whether the schedule comes true after one moment, and up to another.
+/// Whether the schedule fires after one time, up to another.
 fn comes_between(after: DateTime<Utc>, until: DateTime<Utc>) -> bool {
     let days = after.date_naive().iter_days();
     let days = days.take_while(|day| *day <= until.date_naive());
@@ -346,7 +347,7 @@ fn comes_between(after: DateTime<Utc>, until: DateTime<Utc>) -> bool {
     moments.any(|moment| after < moment && moment <= until)
 }
 
-impl Life {
+impl SimulatedAccount {
     fn customer(&self) -> String {
         format!("cus_{}", self.name)
     }
@@ -358,7 +359,7 @@ impl Life {
         }
     }
 
-    /// The model learns of the period that the clock is in, or of the subscription's end.
+    /// Adds the current billing period, or the end of the subscription, to the model.
     fn learn(&mut self, now: DateTime<Utc>) {
         if !self.is_known || !self.is_live {
             return;
