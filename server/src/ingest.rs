@@ -212,9 +212,9 @@ impl Writer {
         }
     }
 
-    /// Commits jobs in one transaction and responds to their callers.
-    async fn commit(&self, jobs: Vec<Job>) {
-        let (entries, replies): (Vec<Entry>, Vec<_>) = jobs
+    /// Commits calls in one transaction and responds to their callers.
+    async fn commit(&self, calls: Vec<QueuedCall>) {
+        let (entries, replies): (Vec<Entry>, Vec<_>) = calls
             .into_iter()
             .map(|call| (call.entry, (call.reply, call.permit)))
             .unzip();

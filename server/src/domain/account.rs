@@ -120,7 +120,7 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
 ///
 /// # Errors
 /// `bill_from` is in the future, or in time that is billed to another customer.
-pub fn valid_from(
+pub fn link_start(
     links: &[Link],
     customer: &str,
     taken_until: Millis,

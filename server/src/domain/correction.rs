@@ -16,7 +16,7 @@ use super::{
 /// The longest reason, in characters.
 pub const MAX_REASON_CHARS: usize = 500;
 /// The longest requester name, in characters.
-pub const MAX_ASKER_CHARS: usize = 128;
+pub const MAX_REQUESTED_BY_CHARS: usize = 128;
 
 /// The input of a correction, not validated.
 #[derive(Clone, Debug, Default)]
@@ -149,9 +149,9 @@ pub fn check_reason(reason: &str) -> Result<(), Violation> {
 }
 
 /// Validates a requester name: at most 128 characters without NUL.
-pub fn check_asker(asker: &str) -> Result<(), Violation> {
-    let chars = asker.chars().count();
-    if chars <= MAX_ASKER_CHARS && !asker.contains('\0') {
+pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
+    let chars = requested_by.chars().count();
+    if chars <= MAX_REQUESTED_BY_CHARS && !requested_by.contains('\0') {
         return Ok(());
     }
     Err(Violation::invalid(

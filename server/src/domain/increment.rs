@@ -99,13 +99,30 @@ impl Increment {
     }
 
     /// The content that the increment's key is used with.
-    pub fn content(&self) -> Content<'_> {
-        Content {
+    pub fn content(&self) -> KeyedContent<'_> {
+        KeyedContent {
             meter: &self.meter,
             quantity: self.quantity,
             stated_at: self.stated_at,
         }
     }
+}
+
+/// The account and the configured meter; absent when either is invalid.
+pub(super) fn parse_account_and_meter(
+    account_id: &str,
+    meter: &str,
+    meters: &Meters,
+    violations: &mut Vec<Violation>,
+) -> Option<(AccountId, Arc<str>)> {
+    let account_id = AccountId::parse(account_id)
+        .map_err(|violation| violations.push(violation))
+        .ok();
+    let meter = meters
+        .resolve(meter)
+        .map_err(|violation| violations.push(violation))
+        .ok();
+    Some((account_id?, Arc::clone(&meter?.name)))
 }
 
 /// Validates an idempotency key: at most 255 bytes without NUL, which PostgreSQL cannot store.
@@ -166,9 +183,9 @@ pub struct KeyedContent<'a> {
     pub stated_at: Option<Millis>,
 }
 
-impl Content<'_> {
+impl KeyedContent<'_> {
     /// The violation if the key of `self` is repeated with `other`; `None` if both are equal.
-    pub fn differs_from(&self, other: &Content<'_>, key: &str) -> Option<Violation> {
+    pub fn differs_from(&self, other: &KeyedContent<'_>, key: &str) -> Option<Violation> {
         let time =
             |at: Option<Millis>| at.map_or_else(|| "absent".to_owned(), super::period::rfc3339);
         let (field, was, is) = if self.meter != other.meter {

@@ -223,7 +223,7 @@ fn after_final_invoice(
 
 /// Decides on usage that its own invoice cannot charge. A negative quantity never moves to the current period: its
 /// total may be smaller, and Stripe would bill 0.
-fn beyond_invoices(
+fn decide_late_usage(
     usage: UsageTimes,
     context: &BillingContext,
     late_usage: LateUsage,

@@ -102,7 +102,7 @@ impl SubscriptionSnapshot {
 
 /// The subscription that an account is synced with: the one that its link names, else the oldest one that bills for a
 /// configured meter, else the one that ended last.
-pub fn synced<'a>(
+pub fn choose_subscription<'a>(
     all: &'a [SubscriptionSnapshot],
     named: Option<&str>,
 ) -> Option<&'a SubscriptionSnapshot> {

@@ -73,7 +73,7 @@ impl BoundaryCache {
 }
 
 /// Reads the boundaries of some accounts that can still split a window.
-pub(super) async fn read(
+pub(super) async fn read_boundaries(
     db: &impl ConnectionTrait,
     accounts: &[AccountId],
     now: Millis,

@@ -17,7 +17,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        increment::{Batch, Content, Increment, Outcome},
+        increment::{Batch, Increment, KeyedContent, Outcome},
         violation::{Reason, Violation, quoted},
     },
     entity::{batch_key, idempotency_key},

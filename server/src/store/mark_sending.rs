@@ -9,7 +9,7 @@ use sea_orm::{
 use super::{
     Store,
     billing_context::{lock_contexts, postpone, request_syncs},
-    boundaries::read,
+    boundaries::read_boundaries,
     send::{Rules, Task},
 };
 use crate::{

@@ -239,7 +239,7 @@ impl Store {
 }
 
 /// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
-async fn why_not(url: &str) -> Option<DbErr> {
+async fn connection_error(url: &str) -> Option<DbErr> {
     let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }

@@ -180,7 +180,7 @@ impl Sender {
         let store = &self.requests.store;
         store.record_results(&self.unrecorded, now).await?;
         for result in self.unrecorded.drain(..) {
-            metrics::report(result.transition.as_ref());
+            metrics::count_transition(result.transition.as_ref());
         }
         self.signals.progress.notify_waiters();
         Ok(())

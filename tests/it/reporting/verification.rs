@@ -187,8 +187,7 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
 }
 
 /// Sends an event to the fake Stripe without the service.
-async fn send_a_stranger(world: &World, value: i64, at: DateTime<Utc>) {
-    let (base, key) = world.stripe_address();
+async fn send_unknown_event(world: &World, value: i64, at: DateTime<Utc>) {
     let form = [
         ("event_name", "api_calls"),
         ("payload[stripe_customer_id]", "cus_acct"),

@@ -36,10 +36,7 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
         .await;
     let change_done = changed.unwrap().change.expect("a change");
     assert_eq!(change_done.requested_by, "admin");
-    assert_eq!(
-        world.invoiced_quantities("cus_acct", "api_calls").await,
-        [13]
-    );
+    world.assert_invoiced(&[13]).await;
     // Usage from now on belongs to the new plan, even in the same second as the change.
     world.count("acct", 5, change_done.boundary).await;
     world.count("acct", 6, world.now()).await;

@@ -49,7 +49,7 @@ pub(crate) struct SentSum {
 
 impl Store {
     /// Closes reports from before a change's boundary that were counted after the change began.
-    pub(crate) async fn close_late(&self, change: &SubscriptionChange) -> Result<()> {
+    pub(crate) async fn close_counted_since(&self, change: &SubscriptionChange) -> Result<()> {
         let tx = self.begin_within_boundaries().await?;
         close_account(&tx, &change.account_id, change.boundary_at).await?;
         tx.commit().await?;

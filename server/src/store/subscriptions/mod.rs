@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// The stored subscriptions of some accounts, each with its latest periods.
-    pub(crate) async fn synced(
+    pub(crate) async fn stored_subscriptions(
         &self,
         accounts: &[&AccountId],
         now: Millis,

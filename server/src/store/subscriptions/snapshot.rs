@@ -217,7 +217,7 @@ async fn upsert_subscription(
 }
 
 /// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.
-async fn move_link(
+async fn end_or_resume_link(
     tx: &DatabaseTransaction,
     account: &Account,
     snapshot: &SubscriptionSnapshot,

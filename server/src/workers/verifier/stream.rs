@@ -244,7 +244,7 @@ fn log_changes(verified: &DayVerification) {
         tracing::error!(%customer, %meter, %day, sent_total, stripe_total, "Stripe's total is larger than everything that was sent; nothing is corrected automatically");
     }
     for (report, transition) in &verified.transitions {
-        metrics::report(Some(transition));
+        metrics::count_transition(Some(transition));
         if *transition == Transition::MarkMissing {
             tracing::error!(report = %report.id, quantity = report.quantity, %customer, %meter, "missing: Stripe accepted the report a day ago and its totals do not include it");
         }

@@ -129,6 +129,12 @@ impl World {
         }
     }
 
+    /// Moves both clocks from a period's end to a time at which its invoice is final.
+    pub(crate) async fn advance_past_draft(&self, period_end: DateTime<Utc>) {
+        let is_final = period_end + TimeDelta::minutes(80);
+        self.advance_to(is_final, TimeDelta::minutes(10)).await;
+    }
+
     /// Waits until the server has done everything that is due: the jobs for period ends and for subscriptions have run,
     /// and no report is left to close or send.
     pub(crate) async fn wait_until_idle(&self) {
@@ -205,20 +211,13 @@ impl World {
         self.move_clocks(self.now() + TimeDelta::seconds(2)).await;
     }
 
-    /// Calls the fake Stripe directly, like Stripe's dashboard.
-    pub(crate) async fn call_stripe(
-        &self,
-        method: reqwest::Method,
-        path: &str,
-        form: &[(&str, &str)],
-    ) {
-        let url = format!(
-            "{}/v1/{path}",
-            self.fake_stripe.base_url().trim_end_matches('/')
-        );
-        let request = reqwest::Client::new().request(method, url);
-        let request = request
-            .bearer_auth(self.fake_stripe.secret_key())
+    /// Calls the fake Stripe directly, like Stripe's dashboard: `POST`, `/v1/subscriptions/sub_acct`.
+    pub(crate) async fn call_stripe(&self, method: &str, path: &str, form: &[(&str, &str)]) {
+        let (base, key) = self.stripe_address();
+        let method = method.parse().expect("a method");
+        let request = reqwest::Client::new()
+            .request(method, format!("{base}{path}"))
+            .bearer_auth(key)
             .form(form);
         let answer = within("an answer", request.send())
             .await

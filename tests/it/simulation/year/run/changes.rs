@@ -57,7 +57,7 @@ impl Year<'_> {
     /// Changes some accounts a while before the next period ends: first directly at Stripe, and after the service has
     /// synced that, through the service.
     pub(super) async fn change_some(&mut self) {
-        let (mut call_stripe, mut by_service) = (Vec::new(), Vec::new());
+        let (mut by_hand, mut by_service) = (Vec::new(), Vec::new());
         for account in 0..self.accounts.len() {
             let one = &self.accounts[account];
             let (start, end) = period_around(one.anchor, self.now);
@@ -82,7 +82,7 @@ impl Year<'_> {
                 continue;
             }
             if what.is_by_hand() {
-                call_stripe.push((account, what));
+                by_hand.push((account, what));
             } else if by_service.len() < MOST_CHANGES {
                 by_service.push((account, what));
             }
@@ -298,7 +298,10 @@ impl Year<'_> {
     }
 
     async fn cancel_by_hand(&mut self, account: usize) {
-        let path = format!("subscriptions/{}", self.accounts[account].subscription());
+        let path = format!(
+            "/v1/subscriptions/{}",
+            self.accounts[account].subscription()
+        );
         let form = [("invoice_now", "true"), ("prorate", "true")];
         self.world.call_stripe("DELETE", &path, &form).await;
     }
