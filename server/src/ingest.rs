@@ -17,7 +17,7 @@ use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use uuid::Uuid;
 
@@ -43,8 +43,9 @@ const MAX_GROUP_INCREMENTS: usize = 8_192;
 const MAX_CALLS_PER_READ: usize = 1_024;
 /// The retry delay for callers that are rejected because the queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// Retries of a group commit, about ten seconds in total.
-const MAX_RETRIES: usize = 8;
+/// How long a caller waits for an answer, and how long a group is retried. Then the caller may repeat the call, with the
+/// same key, on another server.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
@@ -76,7 +77,7 @@ pub(crate) type Writers = Vec<JoinHandle<()>>;
 #[derive(Debug)]
 struct QueuedCall {
     entry: Entry,
-    /// Closed if the caller hung up; the increment is committed anyway.
+    /// Closed if the caller no longer waits. Then the increment is committed only if its group has begun.
     reply: oneshot::Sender<Result<EntryOutcome>>,
     /// Released when the caller gets the response.
     permit: OwnedSemaphorePermit,
@@ -177,7 +178,13 @@ impl WriteBatcher {
         self.queue_of(shard)
             .and_then(|queue| queue.send(call).ok())
             .ok_or(Error::ShuttingDown)?;
-        answer.await.unwrap_or(Err(Error::ShuttingDown))
+        match timeout(ANSWER_LIMIT, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(Error::ShuttingDown)),
+            Err(_) => Err(Error::DatabaseUnavailable(DbErr::Custom(format!(
+                "not committed within {} s",
+                ANSWER_LIMIT.as_secs()
+            )))),
+        }
     }
 
     fn queue_of(&self, shard: &str) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
@@ -208,7 +215,10 @@ impl Writer {
                 received.push(call);
             }
             waiting.extend(received.drain(..));
-            self.commit(next_group(&mut waiting)).await;
+            let group = next_group(&mut waiting);
+            if !group.is_empty() {
+                self.commit(group).await;
+            }
         }
     }
 
@@ -265,10 +275,11 @@ impl Writer {
         let mut backoff = ExponentialBuilder::default()
             .with_min_delay(MIN_BACKOFF)
             .with_max_delay(MAX_BACKOFF)
-            .with_max_times(MAX_RETRIES)
+            .without_max_times()
             .with_jitter()
             .build();
         let mut ambiguous: Option<Vec<EntryOutcome>> = None;
+        let started = Instant::now();
         loop {
             let options = CommitOptions {
                 slots: self.slots,
@@ -294,7 +305,8 @@ impl Writer {
                 }
                 Err(CommitError::Failed(error)) => return Err(error),
             };
-            let Some(pause) = backoff.next() else {
+            let pause = backoff.next().unwrap_or(MAX_BACKOFF);
+            if started.elapsed().saturating_add(pause) > ANSWER_LIMIT {
                 // If an earlier attempt may have been committed, the error must be a transient one: a permanent
                 // error would make the caller commit the calls again one by one under other ids.
                 return Err(if ambiguous.is_some() {
@@ -302,7 +314,7 @@ impl Writer {
                 } else {
                     error
                 });
-            };
+            }
             tracing::warn!(%error, "retrying group commit");
             tokio::time::sleep(pause).await;
         }
@@ -333,11 +345,16 @@ fn record_metrics(outcomes: &[EntryOutcome], started: Instant) {
     metrics::count_increments("refused", refused);
 }
 
-/// Takes the calls at the head of the queue that fit into one group, at least one.
+/// Takes the calls at the head of the queue that fit into one group: at least one, unless no caller waits any more.
 fn next_group(waiting: &mut VecDeque<QueuedCall>) -> Vec<QueuedCall> {
     let mut increments = 0_usize;
     let mut group = Vec::new();
     while let Some(call) = waiting.front() {
+        if call.reply.is_closed() {
+            // Its caller's deadline has passed, or its connection is gone: it may be repeated elsewhere.
+            waiting.pop_front();
+            continue;
+        }
         let size = match &call.entry {
             Entry::One(_) => 1,
             Entry::Batch(batch) => batch.items.len(),

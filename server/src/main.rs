@@ -121,6 +121,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Migrate(config) => {
             config.check().map_err(anyhow::Error::msg)?;
+            let _lock = Store::lock(&config.database_url).await?;
             let store = Store::open(&config.database_url, config.database_connections).await?;
             store.migrate().await?;
             store.close().await?;

@@ -6,7 +6,7 @@ mod sockets;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -28,6 +28,9 @@ const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// How long background jobs may take to end after that: the timeout of one request to Stripe.
 const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long the connections to the database may take to close after that.
+const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
 /// Why the service did not start or ended, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -37,6 +40,11 @@ pub enum ServeError {
     /// The database cannot be reached or used.
     #[error("the database cannot be used: {0}")]
     Database(sea_orm::DbErr),
+    /// PostgreSQL acknowledges commits that a power cut can lose.
+    #[error(
+        "PostgreSQL runs with {0} off, so a power cut can lose acknowledged usage; turn it on, or start with --insecure-durability"
+    )]
+    InsecureDurability(String),
     /// The database has pending migrations, and the configuration forbids running them.
     #[error(
         "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
@@ -48,6 +56,9 @@ pub enum ServeError {
     /// A background job ended by itself.
     #[error("the service cannot go on: {0}")]
     Job(#[from] JobEnded),
+    /// The SQLite file was deleted or replaced: nothing that is written is kept.
+    #[error("the service cannot go on: {0}")]
+    FileLost(String),
     /// A task that commits increments ended by itself.
     #[error("the service cannot go on: a task that commits increments {0}")]
     Writer(String),
@@ -82,6 +93,9 @@ pub async fn serve(
     // Cancelled whenever the service ends, so that no job continues after a socket has failed.
     let ending = shutdown.child_token();
     let stripe = connect_stripe(&config)?;
+    config.check().map_err(ServeError::Config)?;
+    // Held until the service has closed the database.
+    let _lock = Store::lock(&config.database.database_url).await?;
     let store = open(&config, &clock).await?;
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
     let (batcher, writers) = WriteBatcher::start(&store, &clock, batcher_options(&config, &store));
@@ -103,7 +117,7 @@ pub async fn serve(
         )
         .map(|((), ())| ())
     };
-    let result = serve_watched(sockets, &mut runner, &mut writers, &ending).await;
+    let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
     finish_writing(&mut writers).await;
     let jobs_end = async {
@@ -111,7 +125,10 @@ pub async fn serve(
         reporter.finish().await;
     };
     jobs_end.await;
-    store.close().await?;
+    match timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
+        Ok(closed) => closed?,
+        Err(_) => tracing::warn!("some database connections did not close in time"),
+    }
     tracing::info!("stopped");
     result
 }
@@ -122,6 +139,7 @@ async fn serve_watched(
     sockets: impl Future<Output = Result<(), ServeError>>,
     runner: &mut Runner,
     writers: &mut FuturesUnordered<JoinHandle<()>>,
+    store: &Store,
     ending: &CancellationToken,
 ) -> Result<(), ServeError> {
     tokio::pin!(sockets);
@@ -129,6 +147,7 @@ async fn serve_watched(
         served = &mut sockets => return served,
         job = runner.watch() => ServeError::Job(job),
         error = watch_writers(writers, ending) => error,
+        why = store.file_lost() => ServeError::FileLost(why),
     };
     tracing::error!(%error, "the service stops");
     ending.cancel();
@@ -164,10 +183,7 @@ async fn finish_writing(writers: &mut FuturesUnordered<JoinHandle<()>>) {
             }
         }
     };
-    if tokio::time::timeout(CALLERS_END_WITHIN, written)
-        .await
-        .is_err()
-    {
+    if timeout(CALLERS_END_WITHIN, written).await.is_err() {
         tracing::warn!("some callers kept their connections; their calls are not answered");
     }
 }
@@ -186,10 +202,13 @@ fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
 
 async fn open(config: &Config, clock: &Clock) -> Result<Store, ServeError> {
     let database = &config.database;
-    config.check().map_err(ServeError::Config)?;
     let store = Store::open(&database.database_url, database.database_connections)
         .await?
         .with_clock(clock.clone());
+    let insecure = store.insecure_settings().await?;
+    if !insecure.is_empty() && !database.insecure_durability {
+        return Err(ServeError::InsecureDurability(insecure.join(" and ")));
+    }
     if config.no_migrate {
         match store.pending_migrations().await? {
             0 => {}

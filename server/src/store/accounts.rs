@@ -2,14 +2,14 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Alias, Expr, ExprTrait as _, OnConflict, Query},
 };
 
 use super::{
     Store,
     boundaries::bump_version,
+    connection::Transaction,
     links::{find_account, first_free_instant, insert_link, read_links_of, taken_until},
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     subscriptions::record_snapshot,
@@ -234,7 +234,7 @@ fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> 
 }
 
 /// Assigns the new customer to the account, and releases the old one. A customer belongs to one account at a time.
-async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()> {
+async fn move_customer(tx: &Transaction, put: &PutAccount) -> Result<()> {
     let customer = put.billing.customer();
     if let Some(customer) = customer {
         let owner = customer::Entity::find_by_id(customer).one(tx).await?;
@@ -261,7 +261,7 @@ async fn move_customer(tx: &DatabaseTransaction, put: &PutAccount) -> Result<()>
 }
 
 async fn upsert_period(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     period: Interval,
     now: Millis,

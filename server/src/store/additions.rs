@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sea_orm::{DatabaseTransaction, DbErr};
+use sea_orm::DbErr;
 
-use super::boundaries::BoundaryCache;
+use super::{boundaries::BoundaryCache, connection::Transaction};
 use crate::domain::{
     Millis,
     account_id::AccountId,
@@ -25,7 +25,7 @@ pub(super) struct Addition {
 
 /// Sums increments by account, meter and window, so that a busy account is written once per group.
 pub(super) async fn sum_by_window(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     counted: Vec<&Increment>,
     cache: &BoundaryCache,
     slots: Slots,

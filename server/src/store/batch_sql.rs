@@ -3,14 +3,11 @@
 //! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
 //! are cached per connection.
 
-use sea_orm::{
-    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value,
-    sea_query::ArrayType,
-};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value, sea_query::ArrayType};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::additions::Addition;
+use super::{additions::Addition, connection::Transaction};
 use crate::domain::{Millis, increment::Increment};
 
 /// Means "no time" in an array, whose elements cannot be null here.
@@ -44,7 +41,7 @@ fn uuids(values: impl Iterator<Item = Uuid>) -> Value {
 /// Usually every key is new, so the database returns the number of new rows, and names only the others. A row per key
 /// would take longer than the insert.
 pub(super) async fn insert_keys(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     increments: &[&Increment],
     now: Millis,
 ) -> Result<Vec<usize>, DbErr> {
@@ -59,7 +56,7 @@ pub(super) async fn insert_keys(
 }
 
 async fn insert_keys_postgres(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     increments: &[&Increment],
     now: Millis,
 ) -> Result<Vec<usize>, DbErr> {
@@ -92,7 +89,7 @@ async fn insert_keys_postgres(
 }
 
 async fn insert_keys_sqlite(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     increments: &[&Increment],
     now: Millis,
 ) -> Result<Vec<usize>, DbErr> {
@@ -139,7 +136,7 @@ fn json_rows(rows: impl Iterator<Item = serde_json::Value>) -> Value {
     serde_json::Value::Array(rows.collect()).to_string().into()
 }
 
-async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<usize>, DbErr> {
+async fn places(tx: &Transaction, statement: Statement) -> Result<Vec<usize>, DbErr> {
     let damaged = |_| DbErr::Custom("a place outside of its statement".to_owned());
     tx.query_all_raw(statement)
         .await?
@@ -156,7 +153,7 @@ async fn places(tx: &DatabaseTransaction, statement: Statement) -> Result<Vec<us
 /// # Errors
 /// A CHECK fails if a report would exceed fifteen digits.
 pub(super) async fn add_to_open_reports(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     additions: &[Addition],
 ) -> Result<(), DbErr> {
     const POSTGRES: &str = "INSERT INTO usage_reports \

@@ -3,12 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
-    FromQueryResult, JoinType, QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef,
-    sea_query::Expr,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult, JoinType,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, sea_query::Expr,
 };
 
-use super::subscriptions::request_sync;
+use super::{connection::Transaction, subscriptions::request_sync};
 use crate::{
     domain::{
         Millis,
@@ -67,7 +66,7 @@ impl BillingContexts {
 /// Reads the contexts of reports to be sent, and locks their accounts' changes in progress. A change that is about to
 /// call Stripe waits for this transaction, and sees which reports it marked.
 pub(super) async fn lock_contexts(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     reports: &[Report],
 ) -> Result<BillingContexts, DbErr> {
     use subscription_change::Column;
@@ -157,7 +156,7 @@ fn subscription_of_period() -> RelationDef {
 
 /// Requests the syncs that decisions wait for, each subscription once and in a fixed order.
 pub(super) async fn request_syncs(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     decided: &[(Report, Option<SendDecision>)],
     now: Millis,
 ) -> Result<(), DbErr> {
@@ -179,7 +178,7 @@ pub(super) async fn request_syncs(
 
 /// Delays a report if it is still as it was read.
 pub(super) async fn postpone(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     until: Millis,
 ) -> Result<(), DbErr> {

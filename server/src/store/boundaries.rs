@@ -4,11 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use moka::sync::Cache;
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
+use super::connection::Transaction;
 use crate::{
     domain::{DAY_MS, Millis, account_id::AccountId, window::Boundaries},
     entity::{account_link, billing_period, boundary_version},
@@ -37,7 +37,7 @@ impl BoundaryCache {
     /// The boundaries of some accounts, as seen by this transaction.
     pub(super) async fn load(
         &self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         accounts: impl Iterator<Item = AccountId>,
         now: Millis,
     ) -> Result<HashMap<AccountId, Arc<Boundaries>>, DbErr> {
@@ -110,7 +110,7 @@ pub(super) async fn read_boundaries(
 }
 
 /// Invalidates the boundary caches of all replicas.
-pub(super) async fn bump_version(tx: &DatabaseTransaction) -> Result<(), DbErr> {
+pub(super) async fn bump_version(tx: &Transaction) -> Result<(), DbErr> {
     boundary_version::Entity::update_many()
         .col_expr(
             boundary_version::Column::Version,

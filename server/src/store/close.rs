@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement,
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
 
-use super::{Store, links::read_links, reports::in_scope};
+use super::{Store, connection::Transaction, links::read_links, reports::in_scope};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,
@@ -133,7 +133,7 @@ pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
 
 /// Closes an account's usage from before a time. The caller has the boundary lock, so nothing is counted meanwhile.
 pub(super) async fn close_account(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     before: Millis,
 ) -> Result<(), DbErr> {
@@ -148,7 +148,7 @@ pub(super) async fn close_account(
 
 /// Closes reports that this transaction has locked. Returns their number and total.
 pub(super) async fn close_reports(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     reports: &[usage_report::Model],
     now: Millis,
     run: Option<Uuid>,

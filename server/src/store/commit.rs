@@ -2,7 +2,10 @@
 //!
 //! Keys, counts and the `commits` row are stored together or not at all.
 
-use sea_orm::{ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait as _};
+use std::time::Duration;
+
+use sea_orm::{ActiveValue::Set, DbErr, EntityTrait as _};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -10,6 +13,7 @@ use super::{
     additions::sum_by_window,
     batch_sql::add_to_open_reports,
     boundaries::BoundaryCache,
+    connection::Transaction,
     dedupe::Dedupe,
     group::{EntryOutcome, Group},
     report_rollover,
@@ -22,8 +26,12 @@ use crate::{
         window::Slots,
     },
     entity::commit,
-    error::database_code,
+    error::{is_check_violation, is_unique_violation},
 };
+
+/// How long the statements of a group may take, and then its COMMIT. A connection that died silently never responds; the
+/// group is run again on another one.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(4);
 
 /// Why it is not certain that a group is committed.
 #[derive(Debug)]
@@ -78,6 +86,29 @@ impl Store {
         options: CommitOptions,
         careful: bool,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
+        let counting = self.count(group, cache, options, careful);
+        let Ok(counted) = timeout(ATTEMPT_LIMIT, counting).await else {
+            return Err(CommitError::Failed(self.writer.unresponsive()));
+        };
+        let (tx, outcomes) = counted?;
+        let Some(tx) = tx else {
+            return Ok(outcomes);
+        };
+        match timeout(ATTEMPT_LIMIT, tx.commit()).await {
+            Ok(Ok(())) => Ok(outcomes),
+            Ok(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
+            Err(_) => Err(CommitError::Ambiguous(self.writer.unresponsive(), outcomes)),
+        }
+    }
+
+    /// Counts a group without COMMIT; without a transaction when there is nothing to commit.
+    async fn count(
+        &self,
+        group: &Group,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+        careful: bool,
+    ) -> Result<(Option<Transaction>, Vec<EntryOutcome>), CommitError> {
         let tx = self.begin_within_boundaries().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
@@ -105,18 +136,15 @@ impl Store {
         if counted.is_empty() && !dedupe.has_new_batch_keys() && !options.is_retry {
             // Nothing was written, and everything that was read is already committed.
             tx.rollback().await?;
-            return Ok(dedupe.outcomes());
+            return Ok((None, dedupe.outcomes()));
         }
         record_commit(&tx, group.id, &counted, options.now).await?;
-        match tx.commit().await {
-            Ok(()) => Ok(dedupe.outcomes()),
-            Err(error) => Err(CommitError::Ambiguous(error, dedupe.outcomes())),
-        }
+        Ok((Some(tx), dedupe.outcomes()))
     }
 }
 
 async fn record_commit(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     id: Uuid,
     counted: &[&Increment],
     now: Millis,
@@ -135,15 +163,4 @@ async fn record_commit(
         Err(error) if is_unique_violation(&error) => Err(CommitError::AlreadyCommitted),
         Err(error) => Err(CommitError::Failed(error)),
     }
-}
-
-fn is_check_violation(error: &DbErr) -> bool {
-    matches!(database_code(error).as_deref(), Some("23514" | "275"))
-}
-
-fn is_unique_violation(error: &DbErr) -> bool {
-    matches!(
-        database_code(error).as_deref(),
-        Some("23505" | "1555" | "2067")
-    )
 }

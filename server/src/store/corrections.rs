@@ -3,13 +3,13 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, Condition, DatabaseTransaction, DbBackend, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    ColumnTrait as _, Condition, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Statement,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read_boundaries, links::read_links_of};
+use super::{Store, boundaries::read_boundaries, connection::Transaction, links::read_links_of};
 use crate::{
     domain::{
         Millis,
@@ -94,7 +94,7 @@ impl Store {
     /// Serializes corrections of an account. On SQLite, the single writer does.
     pub(super) async fn lock_corrections(
         &self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         account_id: &AccountId,
     ) -> std::result::Result<(), DbErr> {
         use sea_orm::ConnectionTrait as _;
@@ -110,7 +110,7 @@ impl Store {
 
 /// The correction that the key entered before, or a violation if that one has different content.
 async fn find_entered(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     correction: &Correction,
 ) -> std::result::Result<Option<Result<Report>>, DbErr> {
     let Some(key) = &correction.key else {
@@ -145,7 +145,7 @@ async fn find_entered(
 
 /// Rejects a change that would make a billing period's total negative.
 pub(super) async fn check_stays_above(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     change: &Change<'_>,
     links: &[Link],
     target: &BillingTarget,
@@ -192,7 +192,7 @@ pub(super) async fn check_stays_above(
 
 /// The total of an account and meter in a period, as it will be billed.
 async fn sum_period(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     change: &Change<'_>,
     target: &BillingTarget,
     period: Interval,
@@ -227,7 +227,7 @@ async fn sum_period(
 }
 
 async fn insert(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     correction: &Correction,
     target: &BillingTarget,
     slots: Slots,

@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, sea_query::Expr,
 };
 use uuid::Uuid;
 
 use super::{
     Store,
     billing_context::read_contexts,
+    connection::Transaction,
     corrections::{Change, check_stays_above},
     links::read_links_of,
 };
@@ -121,7 +122,7 @@ impl Store {
     /// Rejects billing in the current period if that period's total would become negative.
     async fn check_current_period(
         &self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         report: &Report,
         customer: &str,
         now: Millis,
@@ -170,7 +171,7 @@ impl Store {
 }
 
 async fn last_decision(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
 ) -> std::result::Result<Option<Decision>, DbErr> {
     use report_decision::Column;
@@ -199,7 +200,7 @@ fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(
 
 /// The customer of a report that is sent again: its own, else the customer of the link in force.
 async fn customer_to_bill(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     action: Action,
     now: Millis,
@@ -225,7 +226,7 @@ async fn customer_to_bill(
 
 /// Rejects billing in the current period if no subscription would charge for it.
 async fn check_is_charged(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     customer: &str,
     now: Millis,
@@ -245,7 +246,7 @@ async fn check_is_charged(
 }
 
 async fn insert_decision(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     new: &NewDecision,
     generation: i32,

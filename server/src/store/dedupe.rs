@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
     sea_query::{Expr, ExprTrait as _, ValueTuple},
 };
 
 use super::{
     batch_results::{decode_results, encode_results},
     batch_sql::insert_keys,
+    connection::Transaction,
     group::{Entry, EntryOutcome, Group},
 };
 use crate::{
@@ -133,7 +134,7 @@ impl<'a> Dedupe<'a> {
     /// Stores the keys of batches. A batch with a key that was already stored gets the stored results.
     pub(super) async fn dedupe_batch_keys(
         &mut self,
-        tx: &DatabaseTransaction,
+        tx: &Transaction,
         now: Millis,
     ) -> Result<(), DbErr> {
         let batches = self.keyed_batches();
@@ -187,11 +188,7 @@ impl<'a> Dedupe<'a> {
 
     /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a
     /// violation.
-    pub(super) async fn dedupe_keys(
-        &mut self,
-        tx: &DatabaseTransaction,
-        now: Millis,
-    ) -> Result<(), DbErr> {
+    pub(super) async fn dedupe_keys(&mut self, tx: &Transaction, now: Millis) -> Result<(), DbErr> {
         let mut keyed: Vec<(Place, &Increment, &str)> = self
             .increments()
             .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
@@ -240,7 +237,7 @@ impl<'a> Dedupe<'a> {
     }
 
     /// Stores the results of new batches for their retries. Most batches counted every item.
-    pub(super) async fn store_batch_results(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+    pub(super) async fn store_batch_results(&self, tx: &Transaction) -> Result<(), DbErr> {
         for (index, batch) in self.keyed_batches() {
             let Some(outcomes) = self.outcomes.get(index) else {
                 continue;
@@ -310,7 +307,7 @@ fn content(row: &idempotency_key::Model) -> KeyedContent<'_> {
 
 /// The content that the stored keys were used with.
 async fn read_known(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     old: &[&Increment],
 ) -> Result<HashMap<(AccountId, String), idempotency_key::Model>, DbErr> {
     let mut known = HashMap::new();

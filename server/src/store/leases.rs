@@ -3,11 +3,11 @@
 //! All times are by the database's clock. `workers::runner` decides whether a job is due.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, TryInsertResult, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
+    sea_query::Expr,
 };
 
-use super::{Store, runs::NewRun};
+use super::{Store, connection::Transaction, runs::NewRun};
 use crate::{
     domain::{Millis, run::Run},
     entity::{
@@ -125,7 +125,7 @@ fn record(job: &str, holder: &str, at: Millis) -> sea_orm::UpdateMany<lease::Ent
 }
 
 async fn record_in(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     job: &str,
     holder: &str,
     at: Millis,

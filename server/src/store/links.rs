@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbErr,
-    EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
 };
 
+use super::connection::Transaction;
 use crate::{
     domain::{
         Millis, SECOND_MS,
@@ -81,7 +82,7 @@ pub(super) async fn find_account(
 
 /// Records a link with the next version.
 pub(super) async fn insert_link(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     billing: &Billing,
     (version, from): (i64, Millis),
@@ -104,7 +105,7 @@ pub(super) async fn insert_link(
 
 /// Ends the link to the customer from a time on. Returns false if it has already ended.
 pub(super) async fn end_link(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account: &Account,
     at: Millis,
     now: Millis,
@@ -127,7 +128,7 @@ pub(super) async fn end_link(
 
 /// The end of the time in which the customer belonged to another account.
 pub(super) async fn taken_until(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     customer: &str,
     account_id: &AccountId,
     now: Millis,
@@ -151,7 +152,7 @@ pub(super) async fn taken_until(
 /// The first time at or after `now` that is later than all usage counted so far. This covers only the skew of replicas'
 /// clocks: usage that a caller dated further in the future does not move it.
 pub(super) async fn first_free_instant(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     now: Millis,
 ) -> Result<Millis, DbErr> {

@@ -2,14 +2,15 @@
 //! it gets a state that is not sent.
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _, UpdateMany, sea_query::Expr,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _, UpdateMany,
+    sea_query::Expr,
 };
 
 use super::{
     Store,
     billing_context::{lock_contexts, postpone, request_syncs},
     boundaries::read_boundaries,
+    connection::Transaction,
     send::{Rules, Task},
 };
 use crate::{
@@ -82,7 +83,7 @@ fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
 }
 
 async fn mark_delivery_check(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: Report,
     retry_at: Millis,
 ) -> std::result::Result<Option<Task>, DbErr> {
@@ -94,7 +95,7 @@ async fn mark_delivery_check(
 }
 
 async fn mark(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     mut report: Report,
     decision: SendDecision,
     slots: Slots,
@@ -144,7 +145,7 @@ enum Prepared {
 }
 
 async fn prepare(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &mut Report,
     decision: SendDecision,
     slots: Slots,
@@ -196,7 +197,7 @@ async fn prepare(
 
 /// Records the transition of a report that is not sent.
 async fn skip(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     change: UpdateMany<usage_report::Entity>,
     report: &Report,
     (transition, why): (&Transition, &str),
@@ -220,7 +221,7 @@ async fn skip(
 /// The event's timestamp: inside the part of the window that contains the report's first increment. A boundary that
 /// became known late then does not move it into another period.
 async fn choose_timestamp(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     slots: Slots,
     not_before: Option<Millis>,

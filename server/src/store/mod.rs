@@ -16,12 +16,15 @@ pub(crate) mod boundaries;
 pub(crate) mod cleanup;
 pub(crate) mod close;
 pub(crate) mod commit;
+mod connect;
+mod connection;
 pub(crate) mod corrections;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
 pub(crate) mod delivery;
 pub(crate) mod doctor;
+mod durability;
 pub(crate) mod group;
 pub(crate) mod leases;
 pub mod ledger_check;
@@ -35,45 +38,26 @@ pub(crate) mod reports;
 mod rows;
 pub(crate) mod runs;
 pub(crate) mod send;
+mod sqlite_file;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
+mod trust;
 mod unfinished_changes;
 pub(crate) mod verification;
 pub mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait as _,
-};
-use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
 use crate::clock::Clock;
+use connection::{Pool, Transaction};
 use database_clock::DatabaseClock;
+use sqlite_file::SqliteFile;
 
-/// How long a statement may wait for a connection or for SQLite's writer.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
-/// forever if that number is briefly negative.
-const NEVER: Option<Duration> = None;
-/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction.
-const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
-    ("lock_timeout", "15s"),
-    ("statement_timeout", "60s"),
-    ("idle_in_transaction_session_timeout", "30s"),
-];
-/// The number of read-only connections to SQLite.
-const SQLITE_READERS: u32 = 4;
-/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to
-/// the log twice.
-const SQLITE_CACHE: &str = "-65536";
-/// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
-/// pages, and each page is copied only once.
-const SQLITE_CHECKPOINT: &str = "16384";
+pub use sqlite_file::FileLock;
+
 /// The advisory lock of PostgreSQL that protects the boundaries.
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
@@ -83,27 +67,25 @@ const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
 #[derive(Clone, Debug)]
 pub struct Store {
     /// The connections for transactions. SQLite has a single writer, so one connection is enough.
-    writer: DatabaseConnection,
+    writer: Pool,
     /// The connections for single queries. PostgreSQL uses one pool for both.
-    reader: DatabaseConnection,
+    reader: Pool,
+    /// The file of a SQLite database.
+    file: Option<Arc<SqliteFile>>,
     clock: Arc<DatabaseClock>,
 }
 
 impl Store {
-    /// Connects, and creates a SQLite file that does not exist yet.
+    /// Keeps other processes from serving the database, where it is a SQLite file; waits a few seconds for one that ends.
     ///
     /// # Errors
-    /// The URL has an unknown scheme, or the database does not respond.
-    pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
-        Self::connect(url, "rwc", max_connections).await
-    }
-
-    /// Connects to an existing database. Does not create a SQLite file.
-    ///
-    /// # Errors
-    /// The URL has an unknown scheme, or the database does not exist or does not respond.
-    pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
-        Self::connect(url, "rw", max_connections).await
+    /// Another process serves it.
+    pub async fn lock(url: &str) -> Result<Option<FileLock>, DbErr> {
+        if connect::is_sqlite(url) {
+            FileLock::take(url).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// The same database with a clock that follows a manual clock.
@@ -111,40 +93,6 @@ impl Store {
         Self {
             clock: Arc::new(DatabaseClock::new(clock)),
             ..self
-        }
-    }
-
-    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
-        if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1)).await?;
-            let reader = Database::connect(sqlite_options(url, "ro", SQLITE_READERS)).await?;
-            Ok(Self {
-                writer,
-                reader,
-                clock: Arc::default(),
-            })
-        } else {
-            let mut options = ConnectOptions::new(url);
-            options
-                .max_connections(max_connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .idle_timeout(NEVER)
-                .max_lifetime(NEVER)
-                .sqlx_logging(false)
-                .map_sqlx_postgres_opts(|postgres| {
-                    postgres
-                        .application_name("usage-server")
-                        .options(POSTGRES_TIMEOUTS)
-                });
-            let pool = match Database::connect(options).await {
-                Ok(pool) => pool,
-                Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
-            };
-            Ok(Self {
-                writer: pool.clone(),
-                reader: pool,
-                clock: Arc::default(),
-            })
         }
     }
 
@@ -156,11 +104,12 @@ impl Store {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
             // A migration, or waiting for that of another replica, has no time limit.
+            let tx = tx.plain();
             tx.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
                 .await?;
-            lock(&tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
+            lock(tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
         }
-        Migrator::up(&tx, None).await?;
+        Migrator::up(tx.plain(), None).await?;
         tx.commit().await
     }
 
@@ -169,18 +118,28 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
-        Ok(Migrator::get_pending_migrations_read_only(&self.writer)
-            .await?
-            .len())
+        let pending = Migrator::get_pending_migrations_read_only(self.writer.plain()).await?;
+        Ok(pending.len())
     }
 
-    /// Checks that the database responds.
+    /// Whether the database responds, and its SQLite file is still there.
     ///
     /// # Errors
     /// The database fails.
     pub(crate) async fn ping(&self) -> Result<(), DbErr> {
+        if let Some(file) = &self.file {
+            file.check()?;
+        }
         let statement = Statement::from_string(self.backend(), "SELECT 1");
         self.reader.query_one_raw(statement).await.map(|_| ())
+    }
+
+    /// Resolves, with the reason, when the SQLite file is found deleted or replaced.
+    pub(crate) async fn file_lost(&self) -> String {
+        match &self.file {
+            Some(file) => file.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits for running statements and closes every connection.
@@ -202,34 +161,22 @@ impl Store {
         self.backend() == DbBackend::Postgres
     }
 
-    /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately,
-    /// regardless of the busy timeout.
-    async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        self.writer
-            .begin_with_options(TransactionOptions {
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..TransactionOptions::default()
-            })
-            .await
+    async fn begin(&self) -> Result<Transaction, DbErr> {
+        self.writer.begin().await
     }
 
     /// Begins a transaction during which no boundary can move.
-    async fn begin_within_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+    async fn begin_within_boundaries(&self) -> Result<Transaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
-            lock(
-                &tx,
-                "SELECT pg_advisory_xact_lock_shared($1)",
-                BOUNDARY_LOCK,
-            )
-            .await?;
+            lock(&tx, durability::COUNT_DURABLY, BOUNDARY_LOCK).await?;
         }
         Ok(tx)
     }
 
     /// Begins a transaction that may move boundaries, excluding all others. The lock is a fair queue: unlike with row
     /// locks, a stream of commits cannot keep it waiting forever.
-    async fn begin_moving_boundaries(&self) -> Result<DatabaseTransaction, DbErr> {
+    async fn begin_moving_boundaries(&self) -> Result<Transaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
             lock(&tx, "SELECT pg_advisory_xact_lock($1)", BOUNDARY_LOCK).await?;
@@ -238,37 +185,7 @@ impl Store {
     }
 }
 
-/// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
-async fn connection_error(url: &str) -> Option<DbErr> {
-    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
-    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
-}
-
-async fn lock(tx: &DatabaseTransaction, sql: &str, key: i64) -> Result<(), DbErr> {
+async fn lock(tx: &impl ConnectionTrait, sql: &str, key: i64) -> Result<(), DbErr> {
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [key.into()]);
     tx.execute_raw(statement).await.map(|_| ())
-}
-
-fn sqlite_options(url: &str, mode: &str, connections: u32) -> ConnectOptions {
-    let separator = if url.contains('?') { '&' } else { '?' };
-    let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
-    options
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(NEVER)
-        .max_lifetime(NEVER)
-        // A file has no connection to lose, so a check before each transaction is not needed.
-        .test_before_acquire(false)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(|sqlite| {
-            sqlite
-                .journal_mode(SqliteJournalMode::Wal)
-                // FULL syncs the log at each commit: an acknowledged unit survives a power failure.
-                .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(ACQUIRE_TIMEOUT)
-                .pragma("cache_size", SQLITE_CACHE)
-                .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
-        });
-    options
 }

@@ -1,12 +1,14 @@
 //! Updates existing reports after a boundary moved or a link changed: splits, closes or relinks them.
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{boundaries::read_boundaries, close::close_reports, links::read_links_of};
+use super::{
+    boundaries::read_boundaries, close::close_reports, connection::Transaction,
+    links::read_links_of,
+};
 use crate::{
     domain::{
         DAY_MS, HOUR_MS, Millis,
@@ -23,7 +25,7 @@ use crate::{
 /// A report whose increments all lie between two boundaries gets the window between them. A report with increments on
 /// both sides of a boundary cannot be divided: it is closed as it is, and billed by its first increment.
 pub(super) async fn reassign_open_reports(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     slots: Slots,
     now: Millis,
@@ -77,7 +79,7 @@ pub(super) async fn reassign_open_reports(
 /// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that
 /// the link covers.
 pub(super) async fn relink_reports(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     now: Millis,
 ) -> Result<(), DbErr> {
@@ -137,7 +139,7 @@ pub(super) async fn relink_reports(
 
 /// Marks closed reports with a boundary inside their window: it became known too late to split them.
 pub(super) async fn mark_straddled(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     boundary: Millis,
 ) -> Result<(), DbErr> {

@@ -1,12 +1,12 @@
 //! Rare cases of counting: a report that would exceed fifteen digits, and usage so old that its report cannot wait for
 //! the next run.
 
-use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _,
-};
+use sea_orm::{ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _};
 
-use super::{additions::Addition, batch_sql::add_to_open_reports, close::close_reports};
+use super::{
+    additions::Addition, batch_sql::add_to_open_reports, close::close_reports,
+    connection::Transaction,
+};
 use crate::{
     domain::{Millis, report::MAX_REPORT_QUANTITY},
     entity::usage_report,
@@ -15,7 +15,7 @@ use crate::{
 /// Adds like [`add_to_open_reports`]. A report that would exceed fifteen digits is closed, and another one of the same
 /// window is opened.
 pub(super) async fn add_carefully(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     additions: &[Addition],
     now: Millis,
 ) -> Result<(), DbErr> {
@@ -48,7 +48,7 @@ pub(super) async fn add_carefully(
 
 /// Closes the open report of the window of an addition.
 pub(super) async fn close_open_report(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     addition: &Addition,
     now: Millis,
 ) -> Result<(), DbErr> {
@@ -59,7 +59,7 @@ pub(super) async fn close_open_report(
 }
 
 async fn find_open_report(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     addition: &Addition,
 ) -> Result<Option<usage_report::Model>, DbErr> {
     usage_report::Entity::find()

@@ -4,12 +4,12 @@
 //! nothing. A transaction that changes several reports locks them in the order of their ids.
 
 use sea_orm::{
-    ActiveEnum as _, ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, QueryTrait as _,
+    ActiveEnum as _, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, QueryTrait as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, reports::in_scope, rows};
+use super::{Store, connection::Transaction, reports::in_scope, rows};
 use crate::{
     domain::{
         Millis,
@@ -151,7 +151,7 @@ fn is_due() -> Expr {
 }
 
 async fn record_result(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     send_result: &SendResult,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {

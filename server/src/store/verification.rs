@@ -2,12 +2,12 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, FromQueryResult,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    ColumnTrait as _, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement,
     sea_query::{Expr, OnConflict},
 };
 
-use super::{Store, rows};
+use super::{Store, connection::Transaction, rows};
 use crate::{
     domain::{
         Millis,
@@ -160,7 +160,7 @@ impl Store {
 }
 
 async fn record_transition(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     report: &Report,
     transition: &Transition,
     now: Millis,

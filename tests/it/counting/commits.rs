@@ -1,7 +1,11 @@
 //! Commits: acknowledged usage is counted once, also if the database's response is lost, if several replicas count
 //! concurrently, and if a report is full.
 
-use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use usage_client::{Batch, ForceReport, Increment, IncrementResult, Reason, ReportState, Retry};
 use usage_server::store::Store;
 
 use crate::support::{
@@ -16,16 +20,18 @@ on_postgres!(
     a_commit_lost_repeatedly_counts_once,
     callers_of_a_shared_lost_commit_are_each_counted_once,
     broken_database_connections_fail_no_call,
+    silently_dead_database_connections_delay_calls_by_seconds,
+    an_unreachable_database_is_reported_within_seconds,
     two_replicas_count_a_key_once,
     two_replicas_count_a_batch_once,
     two_replicas_counting_the_same_accounts_lose_nothing,
     concurrent_counting_and_closing_never_deadlock,
+    replicas_starting_together_migrate_an_empty_database_once,
 );
 
 on_both_engines!(
     a_full_report_closes_and_another_of_its_window_opens,
     a_group_larger_than_a_report_fills_several_reports,
-    replicas_starting_together_migrate_an_empty_database_once,
 );
 
 /// The largest quantities of an increment and of a report.
@@ -159,6 +165,49 @@ async fn broken_database_connections_fail_no_call(mut world: World) {
     }
     assert_eq!(counted, 160);
     world.finish().await;
+}
+
+/// Longer than the service lets a call wait for the database, and far shorter than TCP would.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+
+async fn silently_dead_database_connections_delay_calls_by_seconds(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    for round in 0..2 {
+        world.client().increment("acct").await.unwrap();
+        proxy.silence_connections();
+        let calls = (0..8).map(|n| {
+            let increment = Increment::new(format!("acct-{n}")).key(format!("{round}"));
+            let client = world.client().with_retry(Retry::default());
+            async move { client.increment(increment).await }
+        });
+        let counted = timeout(CALL_LIMIT, join_all(calls)).await.unwrap();
+        for counted in counted {
+            assert!(!counted.unwrap().duplicate);
+        }
+    }
+    assert_eq!(world.usage("acct-0").await.0, 2);
+    proxy.silence_connections();
+    world.finish().await;
+}
+
+async fn an_unreachable_database_is_reported_within_seconds(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    world.client().increment("acct").await.unwrap();
+    drop(proxy);
+    let calls = (0..8).map(|n| {
+        let client = world.client();
+        async move { client.increment(format!("acct-{n}")).await }
+    });
+    for counted in timeout(CALL_LIMIT, join_all(calls)).await.unwrap() {
+        let error = counted.unwrap_err();
+        assert_eq!(
+            error.reason(),
+            Some(&Reason::DatabaseUnavailable),
+            "{error}"
+        );
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    world.stop().await;
 }
 
 async fn two_replicas_count_a_key_once(world: World) {

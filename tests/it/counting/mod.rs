@@ -3,6 +3,7 @@
 mod batches;
 mod calendar;
 mod commits;
+mod durability;
 mod increments;
 mod usage_query;
 mod usage_query_model;

@@ -6,21 +6,24 @@ use usage_client::{
     ErrorKind, ForceReport, PutAccount, ReportEvent, ReportRun, ReportState, ReportSummary,
 };
 
-use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, within};
+use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, on_postgres, within};
 
 /// The endpoint of meter events. Other requests to Stripe are not affected by faults.
 const EVENTS: &str = "/v1/billing/meter_events";
 
 on_both_engines!(
     a_run_continues_when_its_caller_disconnects,
-    a_run_can_be_watched_from_another_replica,
     an_unknown_run_is_not_found,
     a_run_of_some_accounts_does_not_report_the_others,
     a_dry_report_lists_what_it_would_send_and_changes_nothing,
-    concurrent_runs_on_two_replicas_send_nothing_twice,
     a_concurrent_run_waits_for_reports_closed_by_the_first,
     a_run_retries_reports_in_backoff_and_waits_for_them,
     a_server_without_a_stripe_key_counts_and_reports_nothing,
+);
+
+on_postgres!(
+    a_run_can_be_watched_from_another_replica,
+    concurrent_runs_on_two_replicas_send_nothing_twice,
 );
 
 async fn force(world: &World, scope: ForceReport) -> ReportRun {

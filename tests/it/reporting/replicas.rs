@@ -3,9 +3,9 @@
 use fake_stripe::{FakeStripe, Fault, Settings};
 use usage_client::{ForceReport, ReportState};
 
-use crate::support::world::{Server, TIMEOUT, World, hours_ago, on_both_engines};
+use crate::support::world::{Server, TIMEOUT, World, hours_ago, on_postgres};
 
-on_both_engines!(
+on_postgres!(
     only_the_lease_holder_sends,
     reports_of_a_crashed_replica_are_sent_by_another,
     a_stopping_replica_releases_its_lease,

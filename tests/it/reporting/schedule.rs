@@ -7,12 +7,13 @@ use tokio_util::sync::CancellationToken;
 use usage_client::{Increment, ReportState};
 use usage_server::{Listeners, clock::Clock, serve};
 
-use crate::support::world::{World, at, hours_ago, on_both_engines, parse_config, within};
+use crate::support::world::{
+    World, at, hours_ago, on_both_engines, on_postgres, parse_config, within,
+};
 
 on_both_engines!(
     a_run_missed_while_down_begins_at_the_start,
     several_missed_runs_begin_one_run,
-    two_replicas_begin_a_scheduled_run_once,
     a_daily_run_keeps_its_local_hour_when_clocks_change,
     the_schedule_goes_on_when_the_wall_clock_steps_back,
     a_last_run_recorded_ahead_of_the_clock_is_due,
@@ -20,6 +21,8 @@ on_both_engines!(
     a_run_interrupted_by_a_crash_is_resumed,
     deleting_old_commits_and_keys_keeps_the_ledger_balanced,
 );
+
+on_postgres!(two_replicas_begin_a_scheduled_run_once,);
 
 /// Noon of the day before yesterday.
 fn noon() -> DateTime<Utc> {
@@ -205,7 +208,7 @@ async fn deleting_old_commits_and_keys_keeps_the_ledger_balanced(mut world: Worl
     assert_eq!(world.count_rows("commits").await, 5);
     world.wait_until_job_ran("cleanup").await;
     restart_at(&mut world, noon() + TimeDelta::days(35)).await;
-    let replica = world.replica().await;
+    let (replica, _) = world.second_client().await;
     world
         .wait_until("one commit", || async {
             world.count_rows("commits").await == 1
@@ -226,7 +229,9 @@ async fn deleting_old_commits_and_keys_keeps_the_ledger_balanced(mut world: Worl
         })
         .await;
     assert!(!world.client().increment(keyed).await.unwrap().duplicate);
-    replica.stop().await.unwrap();
+    if let Some(replica) = replica {
+        replica.stop().await.unwrap();
+    }
     world.finish().await;
 }
 

@@ -8,4 +8,5 @@ pub(crate) mod postgres_proxy;
 pub(crate) mod python;
 pub(crate) mod random;
 pub(crate) mod reverse_proxy;
+pub(crate) mod small_disk;
 pub(crate) mod world;

@@ -42,6 +42,8 @@ struct Shared {
 struct Link {
     client: TcpStream,
     upstream: TcpStream,
+    /// Whether everything on it is lost, although both ends are open.
+    silent: Arc<AtomicBool>,
 }
 
 impl PostgresProxy {
@@ -87,6 +89,13 @@ impl PostgresProxy {
         self.shared.commits_lost.load(Ordering::SeqCst)
     }
 
+    /// Loses everything on the connections that are open now, and closes none of them. New ones work.
+    pub(crate) fn silence_connections(&self) {
+        for link in self.shared.links().iter() {
+            link.silent.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Closes all connections. New ones are accepted.
     pub(crate) fn close_connections(&self) {
         self.shared.close_all();
@@ -128,11 +137,23 @@ impl Shared {
 }
 
 impl Link {
-    fn clone_of(client: &TcpStream, upstream: &TcpStream) -> io::Result<Self> {
+    fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
-            client: client.try_clone()?,
-            upstream: upstream.try_clone()?,
+            client: self.client.try_clone()?,
+            upstream: self.upstream.try_clone()?,
+            silent: Arc::clone(&self.silent),
         })
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst)
+    }
+
+    /// Ends the other direction too; on a silent connection the database does not learn that its client is gone.
+    fn end(&self) {
+        if !self.is_silent() {
+            self.close();
+        }
     }
 
     /// It may already be closed.
@@ -146,24 +167,26 @@ fn accept(client: TcpStream, upstream: SocketAddr, shared: &Arc<Shared>) -> io::
     let upstream = TcpStream::connect_timeout(&upstream, CONNECT_TIMEOUT)?;
     client.set_nodelay(true)?;
     upstream.set_nodelay(true)?;
-    let (to_upstream, to_client) = (
-        Link::clone_of(&client, &upstream)?,
-        Link::clone_of(&client, &upstream)?,
-    );
+    let link = Link {
+        client,
+        upstream,
+        silent: Arc::default(),
+    };
+    let (to_upstream, to_client) = (link.try_clone()?, link.try_clone()?);
     {
         let mut links = shared.links();
         links.retain(|link| link.client.peer_addr().is_ok());
-        links.push(Link { client, upstream });
+        links.push(link);
     }
     let (asking, answering) = (Arc::clone(shared), Arc::clone(shared));
     // Each direction ends with an error or an end of file, and ends the other.
     thread::spawn(move || {
         drop(pass_questions(&to_upstream, &asking));
-        to_upstream.close();
+        to_upstream.end();
     });
     thread::spawn(move || {
         drop(pass_answers(&to_client, &answering));
-        to_client.close();
+        to_client.end();
     });
     Ok(())
 }
@@ -186,6 +209,9 @@ fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
     let mut commits = HashSet::new();
     loop {
         let message = read_message(&mut from)?;
+        if link.is_silent() {
+            continue;
+        }
         if commits_now(&message, &mut commits) && shared.takes(&shared.commits_to_drop) {
             link.close();
             return Ok(());
@@ -200,6 +226,9 @@ fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
     let mut to = BufWriter::new(&link.client);
     loop {
         let message = read_message(&mut from)?;
+        if link.is_silent() {
+            continue;
+        }
         // CommandComplete. A COMMIT that failed has the tag ROLLBACK.
         let committed = message.first() == Some(&b'C') && text_at(&message, 5) == b"COMMIT";
         if committed && shared.takes(&shared.answers_to_lose) {

@@ -237,6 +237,7 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
         Ok(store) => match store.pending_migrations().await {
             Ok(0) => {
                 findings.push(Finding::ok(CHECK, "it exists and its schema is up to date"));
+                findings.extend(check_durability(&store, config).await);
                 return Some(store);
             }
             Ok(pending) => (
@@ -255,6 +256,31 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
         advice,
     ));
     None
+}
+
+/// Whether PostgreSQL keeps what it has acknowledged.
+async fn check_durability(store: &Store, config: &DatabaseConfig) -> Option<Finding> {
+    const CHECK: &str = "durability";
+    const ADVICE: &str = "turn it on in postgresql.conf and restart PostgreSQL";
+    match store.insecure_settings().await {
+        Ok(insecure) if insecure.is_empty() => None,
+        Ok(insecure) => {
+            let fact = format!(
+                "PostgreSQL runs with {} off, so a power cut can lose acknowledged usage",
+                insecure.join(" and ")
+            );
+            Some(if config.insecure_durability {
+                Finding::warn(CHECK, fact, ADVICE)
+            } else {
+                Finding::bad(CHECK, fact, ADVICE)
+            })
+        }
+        Err(error) => Some(Finding::bad(
+            CHECK,
+            format!("its settings cannot be read: {error}"),
+            "check that the role may read pg_settings",
+        )),
+    }
 }
 
 /// The first few names: `a, b and 3 more`.

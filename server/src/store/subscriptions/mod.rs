@@ -6,12 +6,12 @@ mod snapshot;
 use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{Store, links::read_links, rows};
+use crate::store::connection::Transaction;
 use crate::{
     domain::{
         DAY_MS, Millis,
@@ -223,7 +223,7 @@ pub(crate) fn is_up_to_date(
 
 /// Requests a sync before the next poll. An earlier request that is still pending is kept.
 pub(super) async fn request_sync(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     subscription: &str,
     now: Millis,

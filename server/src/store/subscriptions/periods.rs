@@ -2,12 +2,12 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
 use super::RELEVANT_MS;
+use crate::store::connection::Transaction;
 use crate::{
     domain::{
         Millis,
@@ -152,7 +152,7 @@ impl Store {
 
 /// Updates the account's billing periods from a snapshot. Returns the boundaries that are new or moved.
 pub(super) async fn move_periods(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
@@ -194,7 +194,7 @@ pub(super) async fn move_periods(
 }
 
 pub(super) async fn insert_period(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     row: billing_period::ActiveModel,
 ) -> std::result::Result<bool, DbErr> {
     use billing_period::Column;
@@ -213,7 +213,7 @@ pub(super) async fn insert_period(
 }
 
 async fn periods_of(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     subscription: &str,
 ) -> std::result::Result<Vec<BillingPeriod>, DbErr> {

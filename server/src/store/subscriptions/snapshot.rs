@@ -2,8 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
     sea_query::{Expr, OnConflict},
 };
 
@@ -11,6 +10,7 @@ use super::{
     periods::{insert_period, move_periods, period_row},
     request_sync,
 };
+use crate::store::connection::Transaction;
 use crate::{
     domain::{
         Millis, SECOND_MS,
@@ -140,7 +140,7 @@ impl Store {
 /// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new
 /// or moved.
 pub(in crate::store) async fn record_snapshot(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
@@ -152,7 +152,7 @@ pub(in crate::store) async fn record_snapshot(
 /// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
 /// the time it created them.
 pub(in crate::store) async fn record_change(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     boundary: Millis,
@@ -177,7 +177,7 @@ pub(in crate::store) async fn record_change(
 }
 
 async fn upsert_subscription(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
@@ -218,7 +218,7 @@ async fn upsert_subscription(
 
 /// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.
 async fn end_or_resume_link(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     account: &Account,
     snapshot: &SubscriptionSnapshot,
     now: Millis,

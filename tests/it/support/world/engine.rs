@@ -37,6 +37,16 @@ macro_rules! on_postgres {
 }
 pub(crate) use on_postgres;
 
+/// Turns a list of test functions into tests on SQLite alone.
+macro_rules! on_sqlite {
+    ($($name:ident),+ $(,)?) => {
+        mod only_sqlite {
+            $(#[test] fn $name() { $crate::support::world::engine::run($crate::support::world::Engine::Sqlite, super::$name); })+
+        }
+    };
+}
+pub(crate) use on_sqlite;
+
 /// Runs one test on one engine. Without `PostgreSQL` it prints that the test was skipped; in CI it fails.
 pub(crate) fn run<F: Future<Output = ()>>(engine: Engine, test: fn(World) -> F) {
     if engine == Engine::Postgres

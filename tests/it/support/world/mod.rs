@@ -10,7 +10,10 @@ mod server;
 mod time;
 mod usage;
 
-use std::sync::OnceLock;
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use clap::Parser;
 use fake_stripe::{Control, FakeStripe, Settings};
@@ -19,16 +22,16 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use usage_client::{PutAccount, UsageClient};
-use usage_server::{clock::Clock, config::Config, store::Store};
+use usage_server::{ServeError, clock::Clock, config::Config, store::Store};
 
 use crate::support::{memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy};
 
-pub(crate) use engine::{Engine, on_both_engines, on_postgres};
+pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
 /// Two meters, the first one as the default, short retry delays, and a schedule that fires only on leap days.
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 8] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=20",
@@ -36,6 +39,8 @@ const FLAGS: [&str; 7] = [
     "--report-schedule=0 0 29 2 *",
     "--window-mins=60",
     "--stripe-webhook-secrets=whsec_world",
+    // The tests' PostgreSQL does not wait for the disk.
+    "--insecure-durability",
 ];
 /// The world of one test.
 pub(crate) struct World {
@@ -138,6 +143,26 @@ impl World {
         self.start_server().await;
     }
 
+    /// Restarts the server on a new SQLite file.
+    pub(crate) async fn move_database_to(&mut self, file: &Path) {
+        self.stop().await;
+        self.database_url = format!("sqlite://{}", file.display());
+        self.start_server().await;
+    }
+
+    /// The SQLite file of the server.
+    pub(crate) fn sqlite_file(&self) -> PathBuf {
+        self.database_url
+            .strip_prefix("sqlite://")
+            .expect("SQLite")
+            .into()
+    }
+
+    /// Waits until the server ends by itself.
+    pub(crate) async fn ended(&mut self) -> Result<(), ServeError> {
+        self.server.take().expect("a server").ended().await
+    }
+
     pub(crate) async fn start_server(&mut self) {
         let server = Server::start(self.config(), self.clock.clone()).await;
         self.client = OnceLock::from(server.client().await);
@@ -156,6 +181,16 @@ impl World {
     /// Another server on the same database.
     pub(crate) async fn replica(&self) -> Server {
         Server::start(self.config(), self.clock.clone()).await
+    }
+
+    /// Another server on the same database, where the engine allows one; and a client of it, or else of the only one.
+    pub(crate) async fn second_client(&self) -> (Option<Server>, UsageClient) {
+        if self.engine == Engine::Sqlite {
+            return (None, self.client());
+        }
+        let replica = self.replica().await;
+        let client = replica.client().await;
+        (Some(replica), client)
     }
 
     pub(crate) async fn stop(&mut self) {

@@ -65,6 +65,12 @@ impl Server {
         client
     }
 
+    /// Waits until the server ends by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), ServeError> {
+        let ended = within("the end of the server", &mut self.serving).await;
+        ended.expect("no panic in the server")
+    }
+
     /// Stops as on SIGTERM.
     pub(crate) async fn stop(mut self) -> Result<(), ServeError> {
         self.shutdown.cancel();

@@ -227,7 +227,7 @@ impl Year<'_> {
         if down.is_some() {
             self.go_down(is_crash).await;
         } else if self.size.has("replicas") && self.random.one_in(4) {
-            replica = Some(self.world.replica().await);
+            replica = self.world.second_client().await.0;
         }
         let moment = last + TimeDelta::seconds(1 + self.random.below(20));
         self.step(moment).await;

@@ -1,0 +1,125 @@
+//! Opens the database of a URL: pools, timeouts and pragmas of both engines.
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::{ConnectOptions, Database, DbErr, RuntimeErr};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+
+use super::{Store, connection::Pool, sqlite_file::SqliteFile, trust::Trust};
+
+/// How long a statement may wait for a connection or for SQLite's writer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
+/// forever if that number is briefly negative.
+const NEVER: Option<Duration> = None;
+/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction.
+const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
+    ("lock_timeout", "15s"),
+    ("statement_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+];
+/// The number of read-only connections to SQLite.
+const SQLITE_READERS: u32 = 4;
+/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to
+/// the log twice.
+const SQLITE_CACHE: &str = "-65536";
+/// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
+/// pages, and each page is copied only once.
+const SQLITE_CHECKPOINT: &str = "16384";
+impl Store {
+    /// Connects, and creates a SQLite file that does not exist yet.
+    ///
+    /// # Errors
+    /// The URL has an unknown scheme, or the database does not respond.
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rwc", max_connections).await
+    }
+
+    /// Connects to an existing database. Does not create a SQLite file.
+    ///
+    /// # Errors
+    /// The URL has an unknown scheme, or the database does not exist or does not respond.
+    pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
+        Self::connect(url, "rw", max_connections).await
+    }
+
+    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
+        let trust = Arc::<Trust>::default();
+        if is_sqlite(url) {
+            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1, &trust)).await?;
+            let reader =
+                Database::connect(sqlite_options(url, "ro", SQLITE_READERS, &trust)).await?;
+            let file = Arc::new(SqliteFile::opened(url)?);
+            return Ok(Self {
+                writer: Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file))),
+                reader: Pool::new(reader, trust, None),
+                file: Some(file),
+                clock: Arc::default(),
+            });
+        }
+        let pool = match Database::connect(postgres_options(url, max_connections, &trust)).await {
+            Ok(pool) => Pool::new(pool, trust, None),
+            Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
+        };
+        Ok(Self {
+            writer: pool.clone(),
+            reader: pool,
+            file: None,
+            clock: Arc::default(),
+        })
+    }
+}
+
+/// Whether a URL is of a SQLite file; else it is of PostgreSQL.
+pub(super) fn is_sqlite(url: &str) -> bool {
+    url.starts_with("sqlite:")
+}
+
+/// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
+async fn connection_error(url: &str) -> Option<DbErr> {
+    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
+    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
+}
+
+fn postgres_options(url: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
+    let trust = Arc::clone(trust);
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(NEVER)
+        .max_lifetime(NEVER)
+        .sqlx_logging(false)
+        .map_sqlx_postgres_pool_opts(move |pool| trust.guard(pool, true))
+        .map_sqlx_postgres_opts(|postgres| {
+            postgres
+                .application_name("usage-server")
+                .options(POSTGRES_TIMEOUTS)
+        });
+    options
+}
+
+fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
+    let trust = Arc::clone(trust);
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(NEVER)
+        .max_lifetime(NEVER)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_pool_opts(move |pool| trust.guard(pool, false))
+        .map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .journal_mode(SqliteJournalMode::Wal)
+                // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(ACQUIRE_TIMEOUT)
+                .pragma("cache_size", SQLITE_CACHE)
+                .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
+        });
+    options
+}

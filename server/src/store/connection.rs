@@ -1,0 +1,156 @@
+//! Connections and transactions of the store. Whatever fails in them is examined before its connection is used again.
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
+    QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait as _, prelude::async_trait::async_trait,
+};
+use tokio::time::timeout;
+
+use super::{sqlite_file::SqliteFile, trust::Trust};
+use crate::error::breaks_connection;
+
+/// How long a statement may take: longer than PostgreSQL's own limit, so only a connection that died silently meets it.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
+
+/// A pool of connections.
+pub(super) type Pool = Examined<DatabaseConnection>;
+/// A transaction. It is rolled back unless it is committed.
+pub(super) type Transaction = Examined<DatabaseTransaction>;
+
+/// Runs statements and examines their errors.
+#[derive(Clone, Debug)]
+pub(super) struct Examined<C> {
+    inner: C,
+    trust: Arc<Trust>,
+    /// The file of a SQLite database, where this writes to it.
+    file: Option<Arc<SqliteFile>>,
+    /// Whether each statement is a transaction of its own.
+    is_pool: bool,
+}
+
+impl<C> Examined<C> {
+    async fn examined<T>(
+        &self,
+        statement: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, DbErr> {
+        let result = timeout(STATEMENT_LIMIT, statement)
+            .await
+            .unwrap_or_else(|_| Err(unresponsive()));
+        match &result {
+            Err(error) if breaks_connection(error) => self.trust.renew_after_error(),
+            Ok(_) if self.is_pool => {
+                if let Some(file) = &self.file {
+                    file.check()?;
+                }
+            }
+            _ => {}
+        }
+        result
+    }
+}
+
+impl Pool {
+    pub(super) fn new(
+        inner: DatabaseConnection,
+        trust: Arc<Trust>,
+        file: Option<Arc<SqliteFile>>,
+    ) -> Self {
+        Self {
+            inner,
+            trust,
+            file,
+            is_pool: true,
+        }
+    }
+
+    /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately,
+    /// regardless of the busy timeout.
+    pub(super) async fn begin(&self) -> Result<Transaction, DbErr> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        if let Some(file) = &self.file {
+            file.check()?;
+        }
+        let begun = self.inner.begin_with_options(options).await;
+        let begun = begun.inspect_err(|_| self.trust.renew());
+        Ok(Examined {
+            inner: begun?,
+            trust: Arc::clone(&self.trust),
+            file: self.file.clone(),
+            is_pool: false,
+        })
+    }
+
+    /// The error of a transaction that was given up because the database did not respond.
+    pub(super) fn unresponsive(&self) -> DbErr {
+        self.trust.renew();
+        unresponsive()
+    }
+
+    /// Waits for running statements and closes every connection.
+    pub(super) async fn close(self) -> Result<(), DbErr> {
+        self.inner.close().await
+    }
+
+    /// For SeaORM's migrator, which takes no other connection.
+    pub(super) fn plain(&self) -> &DatabaseConnection {
+        &self.inner
+    }
+}
+
+impl Transaction {
+    /// Commits. After an error the outcome is unknown.
+    pub(super) async fn commit(self) -> Result<(), DbErr> {
+        let Self {
+            inner, trust, file, ..
+        } = self;
+        let committed = inner.commit().await;
+        committed.inspect_err(|_| trust.renew())?;
+        file.map_or(Ok(()), |file| file.check())
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), DbErr> {
+        let Self { inner, trust, .. } = self;
+        let rolled_back = inner.rollback().await;
+        rolled_back.inspect_err(|_| trust.renew())
+    }
+
+    /// For SeaORM's migrator, which takes no other transaction.
+    pub(super) fn plain(&self) -> &DatabaseTransaction {
+        &self.inner
+    }
+}
+
+fn unresponsive() -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(
+        "the database did not respond in time".to_owned(),
+    ))
+}
+
+#[async_trait]
+impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
+    fn get_database_backend(&self) -> DbBackend {
+        self.inner.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.examined(self.inner.execute_raw(statement)).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.examined(self.inner.execute_unprepared(sql)).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.examined(self.inner.query_one_raw(statement)).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.examined(self.inner.query_all_raw(statement)).await
+    }
+}

@@ -1,0 +1,29 @@
+//! Settings of PostgreSQL under which a commit is not durable.
+
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement};
+
+use super::Store;
+
+impl Store {
+    /// The settings that make commits vulnerable to a power cut, such as `fsync`. SQLite's are set by this service.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn insecure_settings(&self) -> Result<Vec<String>, DbErr> {
+        if self.backend() != DbBackend::Postgres {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name";
+        let rows = self
+            .reader
+            .query_all_raw(Statement::from_string(DbBackend::Postgres, sql))
+            .await?;
+        rows.iter().map(|row| row.try_get("", "name")).collect()
+    }
+}
+
+/// Takes the boundary lock, shared, and has the COMMIT wait for the disk at least. A setting of the role or of a shared
+/// connection may have lowered that; one that also waits for replicas stays.
+pub(super) const COUNT_DURABLY: &str = "SELECT pg_advisory_xact_lock_shared($1), \
+     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
+     THEN set_config('synchronous_commit', 'on', true) END";

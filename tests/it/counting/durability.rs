@@ -1,0 +1,114 @@
+//! Durability on SQLite: a full disk loses no acknowledged unit, and a server whose file was deleted or replaced stops.
+
+use std::fs;
+
+use usage_client::{Increment, Reason};
+use usage_server::ServeError;
+
+use crate::support::{
+    small_disk::SmallDisk,
+    world::{Server, World, on_sqlite, within},
+};
+
+on_sqlite!(
+    a_full_disk_loses_no_acknowledged_unit,
+    a_server_whose_file_was_deleted_stops,
+    a_server_whose_file_was_replaced_stops,
+    a_server_whose_log_was_deleted_stops,
+    a_second_server_on_a_file_is_refused,
+    a_server_started_while_another_stops_waits_for_it,
+);
+
+/// Counts one unit under a key; whether it was acknowledged.
+async fn count_key(world: &World, key: u32) -> bool {
+    let increment = Increment::new("acct").key(format!("key-{key}"));
+    match world.client().increment(increment).await {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(
+                error.reason(),
+                Some(&Reason::DatabaseUnavailable),
+                "{error}"
+            );
+            assert!(error.is_retryable(), "{error}");
+            false
+        }
+    }
+}
+
+async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
+    let Some(disk) = SmallDisk::mount(8) else {
+        return;
+    };
+    world.move_database_to(&disk.path().join("usage.db")).await;
+    let mut acknowledged = 0;
+    for round in 0..2 {
+        assert!(count_key(&world, round * 100).await);
+        disk.fill();
+        // The group commit fails several times before its caller is told.
+        let unknown = round * 100 + 1;
+        assert!(!count_key(&world, unknown).await, "the disk is full");
+        world.usage("acct").await;
+        disk.free();
+        // What failed is repeated under its key, and counting goes on.
+        for key in unknown..unknown + 20 {
+            assert!(count_key(&world, key).await, "the disk is free");
+        }
+        acknowledged += 21;
+        assert_eq!(world.usage("acct").await.0, acknowledged);
+    }
+    world.crash_and_restart().await;
+    assert_eq!(world.usage("acct").await.0, acknowledged, "after a crash");
+    world.finish().await;
+}
+
+/// Counts until the server has stopped, and checks that it did not acknowledge what it could not keep.
+async fn check_stops(world: &mut World) {
+    let refused = world.client().increment("acct").await.unwrap_err();
+    assert!(refused.is_retryable(), "{refused}");
+    let ended = world.ended().await;
+    let error = ended.expect_err("an error");
+    assert!(matches!(error, ServeError::FileLost(_)), "{error}");
+    assert!(error.to_string().contains("usage.db"), "{error}");
+}
+
+async fn a_server_whose_file_was_deleted_stops(mut world: World) {
+    world.client().increment("acct").await.unwrap();
+    fs::remove_file(world.sqlite_file()).unwrap();
+    check_stops(&mut world).await;
+}
+
+async fn a_server_whose_file_was_replaced_stops(mut world: World) {
+    world.client().increment("acct").await.unwrap();
+    let file = world.sqlite_file();
+    let copy = file.with_extension("copy");
+    fs::copy(&file, &copy).unwrap();
+    fs::rename(&copy, &file).unwrap();
+    check_stops(&mut world).await;
+}
+
+async fn a_server_whose_log_was_deleted_stops(mut world: World) {
+    world.client().increment("acct").await.unwrap();
+    fs::remove_file(world.sqlite_file().with_extension("db-wal")).unwrap();
+    check_stops(&mut world).await;
+}
+
+async fn a_second_server_on_a_file_is_refused(world: World) {
+    let second = Server::start(world.config(), world.clock.clone()).await;
+    let error = second.ended().await.expect_err("a refusal");
+    assert!(
+        error.to_string().contains("another usage-server"),
+        "{error}"
+    );
+    world.client().increment("acct").await.unwrap();
+    assert_eq!(world.usage("acct").await.0, 1, "the first goes on");
+    world.finish().await;
+}
+
+async fn a_server_started_while_another_stops_waits_for_it(mut world: World) {
+    let second = Server::start(world.config(), world.clock.clone()).await;
+    world.stop().await;
+    within("the second server", second.client()).await;
+    second.stop().await.unwrap();
+    world.finish().await;
+}
