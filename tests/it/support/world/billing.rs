@@ -11,7 +11,7 @@ use fake_stripe::{InvoiceSnapshot, NewPrice, NewSubscription};
 use sea_orm::{ConnectionTrait as _, Statement};
 use usage_client::{Account, PutAccount, Subscription};
 
-use super::{TIMEOUT, World, poll, time::POLL_INTERVAL, within};
+use super::{TIMEOUT, World, poll, time::Polls, within};
 
 /// Volume-tiered prices of the meter `api_calls`.
 pub(crate) const BASIC: &str = "price_basic";
@@ -162,12 +162,11 @@ impl World {
         let left: String = left.collect();
         let sql = format!("SELECT 2 - (SELECT COUNT(*) FROM {jobs}) {left} AS number");
         let database = self.database().await;
-        let mut polls = tokio::time::interval(POLL_INTERVAL);
+        let mut polls = Polls::new();
         // Hundreds of accounts take a while. The server is stuck only if the outstanding work does not decrease.
         let (mut least, mut since, began) = (i64::MAX, Instant::now(), Instant::now());
         let mut moved_at = began;
         loop {
-            polls.tick().await;
             let statement = Statement::from_string(database.get_database_backend(), &sql);
             let row = database.query_one_raw(statement).await.expect("rows");
             let number = row.expect("a row").try_get::<i64>("", "number");
@@ -188,6 +187,7 @@ impl World {
                 }
                 panic!("the server is not idle: {number} left, {least} at least");
             }
+            polls.next().await;
         }
     }
 

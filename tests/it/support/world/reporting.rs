@@ -7,7 +7,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection
 use usage_client::{Increment, ReportState};
 use usage_server::clock::Clock;
 
-use super::{TIMEOUT, World, time::POLL_INTERVAL};
+use super::{TIMEOUT, World, time::Polls};
 
 impl World {
     /// Counts usage of the default meter at a time.
@@ -142,9 +142,9 @@ impl World {
             reports.iter().all(|report| states.contains(&report.state))
         };
         let reached = tokio::time::timeout(TIMEOUT, async {
-            let mut polls = tokio::time::interval(POLL_INTERVAL);
+            let mut polls = Polls::new();
             while !are_all().await {
-                polls.tick().await;
+                polls.next().await;
             }
         });
         assert!(

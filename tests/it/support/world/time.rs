@@ -16,8 +16,25 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
 }
 
-/// Time between two polls, so that the server has the processor in between.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Polls soon at first, and then less often, so that the server has the processor in between.
+pub(super) struct Polls {
+    pause: Duration,
+}
+
+impl Polls {
+    const FIRST: Duration = Duration::from_millis(1);
+    const LONGEST: Duration = Duration::from_millis(16);
+
+    pub(super) fn new() -> Self {
+        Self { pause: Self::FIRST }
+    }
+
+    /// Waits for the next poll.
+    pub(super) async fn next(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 3 / 2).min(Self::LONGEST);
+    }
+}
 
 /// Polls until there is a value; fails after [`TIMEOUT`].
 pub(crate) async fn poll<T, F: Future<Output = Option<T>>>(
@@ -25,12 +42,12 @@ pub(crate) async fn poll<T, F: Future<Output = Option<T>>>(
     mut attempt: impl FnMut() -> F,
 ) -> T {
     within(what, async {
-        let mut polls = tokio::time::interval(POLL_INTERVAL);
+        let mut polls = Polls::new();
         loop {
-            polls.tick().await;
             if let Some(value) = attempt().await {
                 return value;
             }
+            polls.next().await;
         }
     })
     .await
