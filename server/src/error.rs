@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use sea_orm::{DbErr, RuntimeErr};
+use sea_orm::DbErr;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use usage_proto::v1::ERROR_DOMAIN;
 
 use crate::{
+    database_error::is_transient,
     domain::{
         period::rfc3339,
         violation::{Reason, Violation},
@@ -162,109 +163,6 @@ impl From<DbErr> for Error {
     }
 }
 
-/// What the database says went wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum DatabaseCode {
-    /// SQLite's extended result code, see its page "Result and Error Codes".
-    Sqlite(i32),
-    /// PostgreSQL's SQLSTATE, see its appendix "Error Codes".
-    Postgres(String),
-}
-
-fn database_code(error: &DbErr) -> Option<DatabaseCode> {
-    let (DbErr::Exec(RuntimeErr::SqlxError(cause))
-    | DbErr::Query(RuntimeErr::SqlxError(cause))
-    | DbErr::Conn(RuntimeErr::SqlxError(cause))) = error
-    else {
-        return None;
-    };
-    let cause = cause.as_database_error()?;
-    let code = cause.code()?;
-    if cause
-        .try_downcast_ref::<sqlx::sqlite::SqliteError>()
-        .is_some()
-    {
-        code.parse().ok().map(DatabaseCode::Sqlite)
-    } else {
-        Some(DatabaseCode::Postgres(code.into_owned()))
-    }
-}
-
-/// Whether a statement broke a CHECK of the schema.
-pub(crate) fn is_check_violation(error: &DbErr) -> bool {
-    match database_code(error) {
-        Some(DatabaseCode::Sqlite(code)) => code == 275,
-        Some(DatabaseCode::Postgres(code)) => code == "23514",
-        None => false,
-    }
-}
-
-/// Whether a statement broke a primary key or a unique index.
-pub(crate) fn is_unique_violation(error: &DbErr) -> bool {
-    match database_code(error) {
-        Some(DatabaseCode::Sqlite(code)) => matches!(code, 1555 | 2067),
-        Some(DatabaseCode::Postgres(code)) => code == "23505",
-        None => false,
-    }
-}
-
-/// Whether a retry of the same statement may succeed.
-pub(crate) fn is_transient(error: &DbErr) -> bool {
-    match database_code(error) {
-        // Busy and locked pass by themselves.
-        Some(DatabaseCode::Sqlite(code)) => {
-            matches!(primary(code), 5 | 6) || breaks_connection(error)
-        }
-        // Serialization failures, deadlocks, timeouts of locks, statements and idle transactions, too many connections.
-        Some(DatabaseCode::Postgres(code)) => {
-            matches!(
-                code.as_str(),
-                "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300"
-            ) || breaks_connection(error)
-        }
-        None => breaks_connection(error),
-    }
-}
-
-/// Whether a connection must not be used again after an error: its disk or its server failed, or another server has
-/// taken over. None of it is the caller's mistake, and all of it passes.
-pub(crate) fn breaks_connection(error: &DbErr) -> bool {
-    match database_code(error) {
-        // Out of memory, read only, disk I/O error, disk full, and a file or folder that cannot be opened.
-        Some(DatabaseCode::Sqlite(code)) => matches!(primary(code), 7 | 8 | 10 | 13 | 14),
-        // A read-only server after a failover; full disks, memory; I/O errors; shutdowns; connections.
-        Some(DatabaseCode::Postgres(code)) => {
-            matches!(
-                code.as_str(),
-                "25006" | "53100" | "53200" | "58000" | "58030"
-            ) || code.starts_with("57P")
-                || code.starts_with("08")
-        }
-        None => match error {
-            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-            DbErr::Exec(RuntimeErr::SqlxError(cause))
-            | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
-                matches!(
-                    **cause,
-                    sqlx::Error::Io(_)
-                        | sqlx::Error::PoolTimedOut
-                        | sqlx::Error::PoolClosed
-                        | sqlx::Error::WorkerCrashed
-                        | sqlx::Error::Protocol(_)
-                        | sqlx::Error::BeginFailed
-                        | sqlx::Error::InvalidSavePointStatement
-                )
-            }
-            _ => false,
-        },
-    }
-}
-
-/// The result code of SQLite that an extended one refines.
-fn primary(code: i32) -> i32 {
-    code & 0xff
-}
-
 impl Error {
     /// The reason's name in the contract, see `usage.v1.ErrorReason`.
     pub fn reason(&self) -> &'static str {
@@ -343,7 +241,7 @@ impl From<Error> for Status {
         match &error {
             Error::Internal(cause) => tracing::error!(error = ?cause, "request failed"),
             Error::DatabaseUnavailable(cause) => {
-                tracing::warn!(error = ?cause, "database unavailable")
+                tracing::warn!(error = ?cause, "database unavailable");
             }
             _ => {}
         }

@@ -23,11 +23,12 @@ use uuid::Uuid;
 
 use crate::{
     clock::Clock,
+    database_error::is_transient,
     domain::{
         increment::{Batch, Increment, Outcome},
         window::Slots,
     },
-    error::{Error, Result, is_transient},
+    error::{Error, Result},
     metrics,
     store::{
         Store,

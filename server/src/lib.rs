@@ -72,6 +72,7 @@
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |
 //! | `metrics` | every metric; the only module that names one |
+//! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
 //! | [`config`] | every setting |
 //! | [`clock`] | the only module that reads the system's wall clock; `store` reads the database's |
@@ -88,6 +89,7 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+mod database_error;
 pub mod domain;
 mod entity;
 pub mod error;

@@ -125,9 +125,10 @@ pub async fn serve(
         reporter.finish().await;
     };
     jobs_end.await;
-    match timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
-        Ok(closed) => closed?,
-        Err(_) => tracing::warn!("some database connections did not close in time"),
+    if let Ok(closed) = timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
+        closed?;
+    } else {
+        tracing::warn!("some database connections did not close in time");
     }
     tracing::info!("stopped");
     result

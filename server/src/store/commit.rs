@@ -19,6 +19,7 @@ use super::{
     report_rollover,
 };
 use crate::{
+    database_error::{is_check_violation, is_unique_violation},
     domain::{
         Millis,
         increment::Increment,
@@ -26,7 +27,6 @@ use crate::{
         window::Slots,
     },
     entity::commit,
-    error::{is_check_violation, is_unique_violation},
 };
 
 /// How long the statements of a group may take, and then its COMMIT. A connection that died silently never responds; the

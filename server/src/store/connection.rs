@@ -10,7 +10,7 @@ use sea_orm::{
 use tokio::time::timeout;
 
 use super::{sqlite_file::SqliteFile, trust::Trust};
-use crate::error::breaks_connection;
+use crate::database_error::breaks_connection;
 
 /// How long a statement may take: longer than PostgreSQL's own limit, so only a connection that died silently meets it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);

@@ -3,6 +3,7 @@
 mod batches;
 mod calendar;
 mod commits;
+mod database_connections;
 mod durability;
 mod increments;
 mod usage_query;

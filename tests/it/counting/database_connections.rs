@@ -1,0 +1,88 @@
+//! PostgreSQL connections that break, die silently or cannot be made: calls are delayed by seconds, and none is lost.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use usage_client::{Increment, Reason, Retry};
+
+use crate::support::world::{World, on_postgres};
+
+on_postgres!(
+    broken_database_connections_fail_no_call,
+    silently_dead_database_connections_delay_calls_by_seconds,
+    an_unreachable_database_is_reported_within_seconds,
+);
+
+/// Longer than the service lets a call wait for the database, and far shorter than TCP would.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+
+async fn broken_database_connections_fail_no_call(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    let callers: Vec<_> = (0..16)
+        .map(|caller| {
+            let client = world.client();
+            tokio::spawn(async move {
+                for n in 0..10 {
+                    let increment = Increment::new(format!("acct{}", n % 3));
+                    let increment = if caller % 2 == 0 {
+                        increment.without_key()
+                    } else {
+                        increment
+                    };
+                    client.increment(increment).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        proxy.close_connections();
+        caller.await.unwrap();
+    }
+    let mut counted = 0;
+    for n in 0..3 {
+        counted += world.usage(&format!("acct{n}")).await.0;
+    }
+    assert_eq!(counted, 160);
+    world.finish().await;
+}
+
+async fn silently_dead_database_connections_delay_calls_by_seconds(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    for round in 0..2 {
+        world.client().increment("acct").await.unwrap();
+        proxy.silence_connections();
+        let calls = (0..8).map(|n| {
+            let increment = Increment::new(format!("acct-{n}")).key(format!("{round}"));
+            let client = world.client().with_retry(Retry::default());
+            async move { client.increment(increment).await }
+        });
+        let counted = timeout(CALL_LIMIT, join_all(calls)).await.unwrap();
+        for counted in counted {
+            assert!(!counted.unwrap().duplicate);
+        }
+    }
+    assert_eq!(world.usage("acct-0").await.0, 2);
+    proxy.silence_connections();
+    world.finish().await;
+}
+
+async fn an_unreachable_database_is_reported_within_seconds(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    world.client().increment("acct").await.unwrap();
+    drop(proxy);
+    let calls = (0..8).map(|n| {
+        let client = world.client();
+        async move { client.increment(format!("acct-{n}")).await }
+    });
+    for counted in timeout(CALL_LIMIT, join_all(calls)).await.unwrap() {
+        let error = counted.unwrap_err();
+        assert_eq!(
+            error.reason(),
+            Some(&Reason::DatabaseUnavailable),
+            "{error}"
+        );
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    world.stop().await;
+}
