@@ -1,7 +1,7 @@
 //! Which connections of the pools may be used again.
 //!
 //! A connection is dropped after a BEGIN, COMMIT or ROLLBACK that did not end as asked, after an error of its disk or
-//! server, and while it is in a transaction that nobody owns. After a failed COMMIT the driver can go on to count a
+//! server, and while it is in a transaction without an owner. After a failed COMMIT the driver can go on to count a
 //! transaction that the database has ended. Every later one would be a savepoint inside of it: acknowledged, visible on
 //! that connection, and gone with it.
 
