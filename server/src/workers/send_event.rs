@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::time::Instant;
 
 use crate::{
     domain::{
@@ -37,6 +38,34 @@ pub(super) struct Ended {
     pub(super) pause: Option<Pause>,
 }
 
+impl Ended {
+    /// The report was not sent, because its mark had expired. It is due again.
+    pub(super) fn unsent(report: Report, may_have_arrived: bool) -> Self {
+        tracing::warn!(report = %report.id, "a report was not sent: this replica was paused after it had marked it");
+        Self {
+            send_result: SendResult {
+                report,
+                transition: None,
+                cannot_have_arrived: !may_have_arrived,
+                error: Some("not sent: the replica was paused before the request".to_owned()),
+                next_attempt_at: 0,
+            },
+            pause: None,
+        }
+    }
+}
+
+/// When a report was marked as sent, by the database's clock and by the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) at: Millis,
+    pub(super) instant: Instant,
+}
+
+/// How long a mark is valid: no longer than a lease lasts, after which another replica may send the report. A replica that
+/// was paused for a day would otherwise repeat an event whose identifier Stripe has forgotten.
+const MARK_VALID: Duration = Duration::from_secs(24);
+
 /// What Stripe rejects regardless of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
@@ -49,6 +78,13 @@ impl Requests {
     pub(super) fn event_name(&self, meter: &str) -> Option<String> {
         let meter = self.meters.find(meter)?;
         Some(meter.event_name.to_string())
+    }
+
+    /// Whether a mark is still valid, on both clocks. A database that does not respond leaves that open: then it is not.
+    pub(super) async fn is_valid(&self, mark: Mark) -> bool {
+        let now = self.store.now().await.unwrap_or(Millis::MAX);
+        let age = now.saturating_sub(mark.at);
+        duration(age) <= MARK_VALID && mark.instant.elapsed() <= MARK_VALID
     }
 
     /// Sends an event. `may_have_arrived` means that an earlier attempt may have arrived. A rejection then does not

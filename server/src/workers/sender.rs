@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     job::{Job, Next, Spec, Turn},
-    send_event::{Ended, MAX_RETRY, Pause, Requests, backoff_ms, duration},
+    send_event::{Ended, MAX_RETRY, Mark, Pause, Requests, backoff_ms, duration},
     tasks::Tasks,
     wake::Signals,
 };
@@ -102,6 +102,10 @@ impl Sender {
             // The page after the last stream begins with the first stream.
             return Ok(had_cursor);
         }
+        let mark = Mark {
+            at: now,
+            instant: Instant::now(),
+        };
         let tasks = requests
             .store
             .mark_sending(chosen, self.rules, now, |report| {
@@ -109,7 +113,7 @@ impl Sender {
             })
             .await?;
         for task in tasks {
-            self.start(task);
+            self.start(task, mark);
         }
         Ok(true)
     }
@@ -140,7 +144,7 @@ impl Sender {
         chosen
     }
 
-    fn start(&mut self, task: Task) {
+    fn start(&mut self, task: Task, mark: Mark) {
         let (Task::Send { report, .. } | Task::CheckDelivery(report)) = &task;
         let Some(stream) = stream_of(report) else {
             return;
@@ -152,7 +156,13 @@ impl Sender {
                 Task::Send {
                     report,
                     may_have_arrived,
-                } => requests.send(stream, report, may_have_arrived).await,
+                } if requests.is_valid(mark).await => {
+                    requests.send(stream, report, may_have_arrived).await
+                }
+                Task::Send {
+                    report,
+                    may_have_arrived,
+                } => Ended::unsent(report, may_have_arrived),
                 Task::CheckDelivery(report) => Ended {
                     send_result: requests.check_delivery(&stream, report).await,
                     pause: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use fake_stripe::StoredEvent;
-use usage_client::{Batch, Increment, PutAccount, ReportState, UsageReport};
+use usage_client::{Batch, ForceReport, Increment, PutAccount, ReportState, UsageReport};
 
 use crate::support::world::{World, hours_ago, on_both_engines};
 
@@ -21,6 +21,7 @@ on_both_engines!(
     usage_older_than_33_days_is_sent_without_a_report_run,
     two_meters_go_to_two_stripe_meters,
     each_customer_has_one_call_in_flight,
+    a_report_marked_before_a_pause_is_marked_again,
 );
 
 /// Asserts that the fake Stripe has one event for each of these reports, and no others.
@@ -347,5 +348,40 @@ async fn each_customer_has_one_call_in_flight(world: World) {
         (stats.max_in_flight_per_customer_meter, stats.lock_timeouts),
         (1, 0)
     );
+    world.finish().await;
+}
+
+/// One event a second is sent, so the last ones still wait for their turn when the clocks jump, as after a pause of the
+/// whole replica.
+async fn a_report_marked_before_a_pause_is_marked_again(mut world: World) {
+    world.reconfigure(&["--stripe-events-per-sec=1"]).await;
+    let start = hours_ago(2);
+    world.freeze(start).await;
+    for account in ["a", "b", "c", "d"] {
+        world
+            .link_to_new_customer(account, &format!("cus_{account}"))
+            .await;
+        world.count(account, 5, hours_ago(5)).await;
+    }
+    let run = world.client().force_report(ForceReport::all()).await;
+    world
+        .wait_until("all to be marked", || async {
+            world
+                .count_rows("usage_reports WHERE state = 'sending' AND attempts = 1")
+                .await
+                >= 3
+        })
+        .await;
+    world.move_clocks(start + TimeDelta::hours(25)).await;
+    drop(run);
+    let mut marked_again = 0;
+    for account in ["a", "b", "c", "d"] {
+        world.wait_until_sent(account).await;
+        let report = world.reports(account).await.remove(0);
+        assert!(report.reported, "{report:?}");
+        marked_again += i32::from(report.attempts > 1);
+        assert_eq!(world.meter_events(&format!("cus_{account}")).await.len(), 1);
+    }
+    assert!(marked_again > 0, "some waited for their turn");
     world.finish().await;
 }
