@@ -2,18 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{
-    EntityTrait as _, QuerySelect as _,
-    sea_query::{Expr, ExprTrait as _, Func},
-};
+use sea_orm::{ConnectionTrait as _, Statement};
 
 use super::Store;
 use crate::{
     domain::report::State,
-    entity::{
-        commit,
-        usage_report::{self, UsageReportKind, UsageReportState},
-    },
+    entity::usage_report::{UsageReportKind, UsageReportState},
     error::Result,
 };
 
@@ -43,48 +37,34 @@ impl LedgerTotals {
 }
 
 impl Store {
-    /// Reads both sides of the ledger check in one transaction, so that no commit can come in between.
+    /// Reads both sides of the ledger check in one statement, so that no commit can come in between and none waits.
     ///
     /// # Errors
     /// The database fails.
     pub async fn ledger_totals(&self) -> Result<LedgerTotals> {
-        let tx = self.begin_moving_boundaries().await?;
-        let committed: Option<Option<i64>> = commit::Entity::find()
-            .select_only()
-            .column_as(
-                Func::sum(Expr::col(commit::Column::Quantity)).cast_as("bigint"),
-                "quantity",
-            )
-            .into_tuple()
-            .one(&tx)
-            .await?;
-        let sums: Vec<(UsageReportKind, UsageReportState, i64)> = usage_report::Entity::find()
-            .select_only()
-            .column(usage_report::Column::Kind)
-            .column(usage_report::Column::State)
-            .column_as(
-                Func::sum(Expr::col(usage_report::Column::Quantity)).cast_as("bigint"),
-                "quantity",
-            )
-            .group_by(usage_report::Column::Kind)
-            .group_by(usage_report::Column::State)
-            .into_tuple()
-            .all(&tx)
-            .await?;
-        tx.rollback().await?;
+        const SUMS: &str = "\
+            SELECT NULL AS kind, NULL AS state, CAST(SUM(quantity) AS bigint) AS quantity FROM commits \
+            UNION ALL \
+            SELECT kind, state, CAST(SUM(quantity) AS bigint) FROM usage_reports GROUP BY kind, state";
+        let statement = Statement::from_string(self.backend(), SUMS);
         let mut totals = LedgerTotals {
-            committed: committed.flatten().unwrap_or(0).into(),
+            committed: 0,
             reports: BTreeMap::new(),
             corrections: 0,
         };
-        for (kind, state, sum) in sums {
+        for row in self.reader.query_all_raw(statement).await? {
+            let kind: Option<UsageReportKind> = row.try_get("", "kind")?;
+            let sum: Option<i64> = row.try_get("", "quantity")?;
+            let sum = i128::from(sum.unwrap_or(0));
             match kind {
-                UsageReportKind::Usage => {
+                None => totals.committed = sum,
+                Some(UsageReportKind::Usage) => {
+                    let state: UsageReportState = row.try_get("", "state")?;
                     let name = State::from(state).name().to_owned();
-                    totals.reports.insert(name, sum.into());
+                    totals.reports.insert(name, sum);
                 }
-                UsageReportKind::Correction => {
-                    totals.corrections = totals.corrections.saturating_add(sum.into());
+                Some(UsageReportKind::Correction) => {
+                    totals.corrections = totals.corrections.saturating_add(sum);
                 }
             }
         }
