@@ -48,6 +48,22 @@ pub(crate) fn is_unique_violation(error: &DbErr) -> bool {
     }
 }
 
+/// Whether the database was only busy: another connection works, or all connections do.
+pub(crate) fn is_busy(error: &DbErr) -> bool {
+    match database_code(error) {
+        Some(DatabaseCode::Sqlite(code)) => matches!(primary(code), 5 | 6),
+        Some(DatabaseCode::Postgres(_)) => false,
+        None => match error {
+            DbErr::ConnectionAcquire(_) => true,
+            DbErr::Exec(RuntimeErr::SqlxError(cause))
+            | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
+                matches!(**cause, sqlx::Error::PoolTimedOut)
+            }
+            _ => false,
+        },
+    }
+}
+
 /// Whether a retry of the same statement may succeed.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
     match database_code(error) {
@@ -62,7 +78,7 @@ pub(crate) fn is_transient(error: &DbErr) -> bool {
                 "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300"
             ) || breaks_connection(error)
         }
-        None => breaks_connection(error),
+        None => is_busy(error) || breaks_connection(error),
     }
 }
 
@@ -70,24 +86,23 @@ pub(crate) fn is_transient(error: &DbErr) -> bool {
 /// taken over. None of it is the caller's mistake, and all of it passes.
 pub(crate) fn breaks_connection(error: &DbErr) -> bool {
     match database_code(error) {
-        // Out of memory, read only, disk I/O error, disk full, and a file or folder that cannot be opened.
-        Some(DatabaseCode::Sqlite(code)) => matches!(primary(code), 7 | 8 | 10 | 13 | 14),
+        // Out of memory, read only, disk I/O error, disk full, a file that cannot be opened, a race at the start of a log.
+        Some(DatabaseCode::Sqlite(code)) => matches!(primary(code), 7 | 8 | 10 | 13 | 14 | 15),
         // A read-only server after a failover; full disks, memory; I/O errors; shutdowns; connections.
         Some(DatabaseCode::Postgres(code)) => {
             matches!(
                 code.as_str(),
-                "25006" | "53100" | "53200" | "58000" | "58030"
+                "25006" | "25P04" | "53000" | "53100" | "53200" | "53400" | "58000" | "58030"
             ) || code.starts_with("57P")
                 || code.starts_with("08")
         }
         None => match error {
-            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+            DbErr::Conn(_) => true,
             DbErr::Exec(RuntimeErr::SqlxError(cause))
             | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
                 matches!(
                     **cause,
                     sqlx::Error::Io(_)
-                        | sqlx::Error::PoolTimedOut
                         | sqlx::Error::PoolClosed
                         | sqlx::Error::WorkerCrashed
                         | sqlx::Error::Protocol(_)

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -70,6 +70,27 @@ pub(crate) struct WriteBatcher {
     capacity: Arc<Semaphore>,
     /// Hashes accounts to writers.
     hasher: RandomState,
+    progress: Progress,
+}
+
+/// Whether the writers commit what waits for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// For each writer, since when calls have waited without a commit.
+    waiting_since: Vec<Arc<Mutex<Option<Instant>>>>,
+}
+
+impl Progress {
+    /// The longest time for which calls of one writer have waited without a commit.
+    pub(crate) fn stalled_for(&self) -> Duration {
+        let since = |writer: &Arc<Mutex<Option<Instant>>>| *lock(writer);
+        let longest = self.waiting_since.iter().filter_map(since).min();
+        longest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+fn lock(since: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    since.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The writer tasks. They end once the [`WriteBatcher`] is dropped and every queued increment is committed.
@@ -94,9 +115,13 @@ impl WriteBatcher {
         let cache = BoundaryCache::default();
         let mut queues = Vec::new();
         let mut writers = Vec::new();
+        let mut progress = Progress::default();
         for _ in 0..options.writers.max(1) {
             let (sender, receiver) = mpsc::unbounded_channel();
+            let waiting_since = Arc::<Mutex<_>>::default();
+            progress.waiting_since.push(Arc::clone(&waiting_since));
             let writer = Writer {
+                waiting_since,
                 store: store.clone(),
                 clock: clock.clone(),
                 cache: cache.clone(),
@@ -120,9 +145,15 @@ impl WriteBatcher {
                 queues,
                 capacity,
                 hasher: RandomState::new(),
+                progress,
             },
             writers,
         )
+    }
+
+    /// Shows whether the writers commit what waits for them.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Counts one increment. Returns after the commit.
@@ -196,6 +227,7 @@ impl WriteBatcher {
 
 /// Commits the calls of one queue, one group after the other.
 struct Writer {
+    waiting_since: Arc<Mutex<Option<Instant>>>,
     store: Store,
     clock: Clock,
     cache: BoundaryCache,
@@ -207,6 +239,9 @@ impl Writer {
         let mut waiting: VecDeque<QueuedCall> = VecDeque::new();
         let mut received = Vec::new();
         loop {
+            if waiting.is_empty() {
+                *lock(&self.waiting_since) = None;
+            }
             if waiting.is_empty() && queue.recv_many(&mut received, MAX_CALLS_PER_READ).await == 0 {
                 return;
             }
@@ -218,6 +253,7 @@ impl Writer {
             waiting.extend(received.drain(..));
             let group = next_group(&mut waiting);
             if !group.is_empty() {
+                lock(&self.waiting_since).get_or_insert_with(Instant::now);
                 self.commit(group).await;
             }
         }
@@ -236,6 +272,7 @@ impl Writer {
         let started = Instant::now();
         match self.commit_group(&group).await {
             Ok(outcomes) => {
+                *lock(&self.waiting_since) = None;
                 record_metrics(&outcomes, started);
                 for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(Ok(outcome));
@@ -250,13 +287,28 @@ impl Writer {
             Err(error) => {
                 // One call that the database rejects must not fail the others: commit each one alone.
                 tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
+                let mut unavailable: Option<DbErr> = None;
                 for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
+                    if reply.is_closed() {
+                        continue;
+                    }
+                    if let Some(error) = &unavailable {
+                        // Each of the others would be tried for seconds.
+                        let _ = reply.send(Err(copy_of(error).into()));
+                        continue;
+                    }
                     let alone = Group {
                         id: Uuid::now_v7(),
                         entries: vec![entry],
                     };
                     let started = Instant::now();
-                    let outcome = self.commit_group(&alone).await.map_err(Error::from);
+                    let outcome = self.commit_group(&alone).await;
+                    if let Err(error) = &outcome
+                        && is_transient(error)
+                    {
+                        unavailable = Some(copy_of(error));
+                    }
+                    let outcome = outcome.map_err(Error::from);
                     if let Ok(outcomes) = &outcome {
                         record_metrics(outcomes, started);
                     }

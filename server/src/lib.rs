@@ -66,6 +66,7 @@
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
 //! | [`reconciliation`] | counted, reported and Stripe's total side by side |
+//! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
 //! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, stripe setup |
 //! | [`store`] | every query; each public function is one transaction |
@@ -96,6 +97,7 @@ pub mod error;
 mod http;
 mod ingest;
 mod metrics;
+mod readiness;
 pub mod reconciliation;
 mod rpc;
 mod serve;

@@ -3,7 +3,7 @@
 mod services;
 mod sockets;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
@@ -18,6 +18,8 @@ use crate::{
     config::Config,
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
+    readiness::Readiness,
+    rpc::health_service::HealthRpc,
     store::Store,
     stripe::Stripe,
     workers::runner::{JobEnded, Runner},
@@ -95,15 +97,21 @@ pub async fn serve(
     let stripe = connect_stripe(&config)?;
     config.check().map_err(ServeError::Config)?;
     // Held until the service has closed the database.
-    let _lock = Store::lock(&config.database.database_url).await?;
+    let lock = Store::lock(&config.database.database_url).await?;
     let store = open(&config, &clock).await?;
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
     let (batcher, writers) = WriteBatcher::start(&store, &clock, batcher_options(&config, &store));
     let mut writers: FuturesUnordered<_> = writers.into_iter().collect();
-    let reporter = std::sync::Arc::clone(&services.reporter);
+    let readiness = Arc::new(Readiness::new(store.clone(), batcher.progress()));
+    let health = HealthRpc {
+        readiness: Arc::clone(&readiness),
+        shutdown: ending.clone(),
+    };
+    let reporter = Arc::clone(&services.reporter);
     let (usage, accounts) = services.rpc(batcher, &config, &clock);
     let http = Http {
         store: store.clone(),
+        readiness,
         clock: clock.clone(),
         webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
@@ -112,7 +120,7 @@ pub async fn serve(
     // The failure of either socket ends the service.
     let sockets = async {
         tokio::try_join!(
-            serve_rpc(listeners.grpc, &config, usage, accounts, &ending),
+            serve_rpc(listeners.grpc, &config, (usage, accounts, health), &ending),
             serve_http(listeners.http, http, &ending),
         )
         .map(|((), ())| ())
@@ -125,10 +133,17 @@ pub async fn serve(
         reporter.finish().await;
     };
     jobs_end.await;
+    if matches!(result, Err(ServeError::FileLost(_)))
+        && let Err(error) = store.rescue_log().await
+    {
+        tracing::error!(%error, "the log of the lost database file could not be copied into the file");
+    }
     if let Ok(closed) = timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
         closed?;
     } else {
         tracing::warn!("some database connections did not close in time");
+        // They may still write, so the file stays locked until the process ends.
+        std::mem::forget(lock);
     }
     tracing::info!("stopped");
     result

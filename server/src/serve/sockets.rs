@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Server, TcpIncoming};
+use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
     FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
@@ -17,7 +18,7 @@ use crate::{
     error::Error,
     http::{self, Http},
     metrics::Exporter,
-    rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    rpc::{account_service::AccountRpc, health_service::HealthRpc, usage_service::UsageRpc},
 };
 
 /// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
@@ -29,16 +30,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(super) async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
-    usage: UsageRpc,
-    accounts: AccountRpc,
+    (usage, accounts, health): (UsageRpc, AccountRpc, HealthRpc),
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
     let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<UsageServiceServer<UsageRpc>>().await;
-    health
-        .set_serving::<AccountServiceServer<AccountRpc>>()
-        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -51,7 +46,7 @@ pub(super) async fn serve_rpc(
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
-        .add_service(health_service)
+        .add_service(HealthServer::new(health))
         .add_service(reflection)
         .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(

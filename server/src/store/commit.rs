@@ -87,17 +87,27 @@ impl Store {
         careful: bool,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         let counting = self.count(group, cache, options, careful);
-        let Ok(counted) = timeout(ATTEMPT_LIMIT, counting).await else {
+        let Some(counted) = self.limited(counting).await else {
             return Err(CommitError::Failed(self.writer.unresponsive()));
         };
         let (tx, outcomes) = counted?;
         let Some(tx) = tx else {
             return Ok(outcomes);
         };
-        match timeout(ATTEMPT_LIMIT, tx.commit()).await {
-            Ok(Ok(())) => Ok(outcomes),
-            Ok(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
-            Err(_) => Err(CommitError::Ambiguous(self.writer.unresponsive(), outcomes)),
+        match self.limited(tx.commit()).await {
+            Some(Ok(())) => Ok(outcomes),
+            Some(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
+            None => Err(CommitError::Ambiguous(self.writer.unresponsive(), outcomes)),
+        }
+    }
+
+    /// Waits for a part of an attempt; absent when a PostgreSQL connection did not respond in time. SQLite has no
+    /// connection that dies silently, and a slow disk needs its time.
+    async fn limited<T>(&self, part: impl Future<Output = T>) -> Option<T> {
+        if self.has_parallel_writers() {
+            timeout(ATTEMPT_LIMIT, part).await.ok()
+        } else {
+            Some(part.await)
         }
     }
 

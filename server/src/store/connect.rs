@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use sea_orm::{ConnectOptions, Database, DbErr, RuntimeErr};
 use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+
+use tokio::time::timeout;
 
 use super::{Store, connection::Pool, sqlite_file::SqliteFile, trust::Trust};
 
@@ -78,7 +80,8 @@ pub(super) fn is_sqlite(url: &str) -> bool {
 
 /// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
 async fn connection_error(url: &str) -> Option<DbErr> {
-    let error = sqlx::postgres::PgConnection::connect(url).await.err()?;
+    let connecting = sqlx::postgres::PgConnection::connect(url);
+    let error = timeout(ACQUIRE_TIMEOUT, connecting).await.ok()?.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }
 
@@ -100,8 +103,18 @@ fn postgres_options(url: &str, connections: u32, trust: &Arc<Trust>) -> ConnectO
     options
 }
 
+/// Syncs the log that an earlier connection left. It can end with a commit that was written and never synced, because its
+/// process was killed or its sync failed: whoever repeats that call must not be told that it is durable before.
+async fn sync_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
 fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
     let trust = Arc::clone(trust);
+    let writes = mode != "ro";
     let separator = if url.contains('?') { '&' } else { '?' };
     let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
     options
@@ -111,7 +124,14 @@ fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -
         .idle_timeout(NEVER)
         .max_lifetime(NEVER)
         .sqlx_logging(false)
-        .map_sqlx_sqlite_pool_opts(move |pool| trust.guard(pool, false))
+        .map_sqlx_sqlite_pool_opts(move |pool| {
+            let pool = trust.guard(pool, false);
+            if writes {
+                pool.after_connect(|connection, _| Box::pin(sync_log(connection)))
+            } else {
+                pool
+            }
+        })
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)

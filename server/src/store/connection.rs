@@ -10,7 +10,7 @@ use sea_orm::{
 use tokio::time::timeout;
 
 use super::{sqlite_file::SqliteFile, trust::Trust};
-use crate::database_error::breaks_connection;
+use crate::database_error::{breaks_connection, is_busy};
 
 /// How long a statement may take: longer than PostgreSQL's own limit, so only a connection that died silently meets it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
@@ -31,14 +31,12 @@ pub(super) struct Examined<C> {
     is_pool: bool,
 }
 
-impl<C> Examined<C> {
+impl<C: ConnectionTrait> Examined<C> {
     async fn examined<T>(
         &self,
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, DbErr> {
-        let result = timeout(STATEMENT_LIMIT, statement)
-            .await
-            .unwrap_or_else(|_| Err(unresponsive()));
+        let result = limited(self.inner.get_database_backend(), statement).await;
         match &result {
             Err(error) if breaks_connection(error) => self.trust.renew_after_error(),
             Ok(_) if self.is_pool => {
@@ -76,8 +74,13 @@ impl Pool {
         if let Some(file) = &self.file {
             file.check()?;
         }
-        let begun = self.inner.begin_with_options(options).await;
-        let begun = begun.inspect_err(|_| self.trust.renew());
+        let doubt = self.trust.doubt();
+        let begun = limited(
+            self.inner.get_database_backend(),
+            self.inner.begin_with_options(options),
+        )
+        .await;
+        doubt.clear_unless(begun.as_ref().is_err_and(|error| !is_busy(error)));
         Ok(Examined {
             inner: begun?,
             trust: Arc::clone(&self.trust),
@@ -109,21 +112,38 @@ impl Transaction {
         let Self {
             inner, trust, file, ..
         } = self;
-        let committed = inner.commit().await;
-        committed.inspect_err(|_| trust.renew())?;
+        let (backend, doubt) = (inner.get_database_backend(), trust.doubt());
+        let committed = limited(backend, inner.commit()).await;
+        doubt.clear_unless(committed.is_err());
+        committed?;
         file.map_or(Ok(()), |file| file.check())
     }
 
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         let Self { inner, trust, .. } = self;
-        let rolled_back = inner.rollback().await;
-        rolled_back.inspect_err(|_| trust.renew())
+        let (backend, doubt) = (inner.get_database_backend(), trust.doubt());
+        let rolled_back = limited(backend, inner.rollback()).await;
+        doubt.clear_unless(rolled_back.is_err());
+        rolled_back
     }
 
     /// For SeaORM's migrator, which takes no other transaction.
     pub(super) fn plain(&self) -> &DatabaseTransaction {
         &self.inner
     }
+}
+
+/// Ends what a PostgreSQL connection that died silently would never answer.
+async fn limited<T>(
+    backend: DbBackend,
+    statement: impl Future<Output = Result<T, DbErr>>,
+) -> Result<T, DbErr> {
+    if backend != DbBackend::Postgres {
+        return statement.await;
+    }
+    timeout(STATEMENT_LIMIT, statement)
+        .await
+        .unwrap_or_else(|_| Err(unresponsive()))
 }
 
 fn unresponsive() -> DbErr {

@@ -22,8 +22,10 @@ impl Store {
     }
 }
 
-/// Takes the boundary lock, shared, and has the COMMIT wait for the disk at least. A setting of the role or of a shared
-/// connection may have lowered that; one that also waits for replicas stays.
-pub(super) const COUNT_DURABLY: &str = "SELECT pg_advisory_xact_lock_shared($1), \
-     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
-     THEN set_config('synchronous_commit', 'on', true) END";
+/// The start of a counting transaction. Locks are waited for three seconds, less than a caller waits. COMMIT waits for
+/// the disk at least: a setting of the role or of a shared connection may have lowered that; one that also waits for
+/// replicas stays.
+pub(super) const COUNT_DURABLY: &str = "\
+    SELECT set_config('lock_timeout', '3s', true), \
+    CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
+    THEN set_config('synchronous_commit', 'on', true) END";

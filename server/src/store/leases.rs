@@ -3,8 +3,9 @@
 //! All times are by the database's clock. `workers::runner` decides whether a job is due.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
-    sea_query::Expr,
+    ActiveValue::Set,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
+    sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
 use super::{Store, connection::Transaction, runs::NewRun};
@@ -16,6 +17,9 @@ use crate::{
     },
     error::Result,
 };
+
+/// The row that is written to check that the database can be written.
+const WRITE_CHECK: &str = "write check";
 
 /// The row of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,28 @@ pub(crate) struct Lease {
 }
 
 impl Store {
+    /// Writes a row without readers: callers are told that the service is ready only while that works.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub(crate) async fn check_write(&self) -> Result<()> {
+        let row = lease::ActiveModel {
+            name: Set(WRITE_CHECK.to_owned()),
+            holder: Set(String::new()),
+            held_until: Set(0),
+            last_run_at: Set(None),
+        };
+        let held_until = Expr::col((lease::Entity, Column::HeldUntil));
+        let changed = OnConflict::column(Column::Name)
+            .value(Column::HeldUntil, held_until.add(1))
+            .to_owned();
+        lease::Entity::insert(row)
+            .on_conflict(changed)
+            .exec_without_returning(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// The row of a job.
     pub(crate) async fn find_lease(&self, job: &str) -> Result<Option<Lease>> {
         let row = lease::Entity::find_by_id(job).one(&self.reader).await?;

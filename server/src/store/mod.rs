@@ -122,24 +122,22 @@ impl Store {
         Ok(pending.len())
     }
 
-    /// Whether the database responds, and its SQLite file is still there.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub(crate) async fn ping(&self) -> Result<(), DbErr> {
-        if let Some(file) = &self.file {
-            file.check()?;
-        }
-        let statement = Statement::from_string(self.backend(), "SELECT 1");
-        self.reader.query_one_raw(statement).await.map(|_| ())
-    }
-
     /// Resolves, with the reason, when the SQLite file is found deleted or replaced.
     pub(crate) async fn file_lost(&self) -> String {
         match &self.file {
             Some(file) => file.lost().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Copies the log of a SQLite database into its file: what was committed before the log was deleted is only there.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn rescue_log(&self) -> Result<(), DbErr> {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        self.writer.plain().execute_unprepared(checkpoint).await?;
+        Ok(())
     }
 
     /// Waits for running statements and closes every connection.
@@ -169,7 +167,12 @@ impl Store {
     async fn begin_within_boundaries(&self) -> Result<Transaction, DbErr> {
         let tx = self.begin().await?;
         if self.backend() == DbBackend::Postgres {
-            lock(&tx, durability::COUNT_DURABLY, BOUNDARY_LOCK).await?;
+            // One message to the server, and the lock after its time limit.
+            let sql = format!(
+                "{}; SELECT pg_advisory_xact_lock_shared({BOUNDARY_LOCK})",
+                durability::COUNT_DURABLY
+            );
+            tx.execute_unprepared(&sql).await?;
         }
         Ok(tx)
     }

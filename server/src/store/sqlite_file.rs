@@ -40,11 +40,12 @@ impl SqliteFile {
     /// The file of a URL, which exists.
     pub(super) fn opened(url: &str) -> Result<Self, DbErr> {
         let path = path_of(url)?;
-        let path = fs::canonicalize(&path).map_err(|error| unusable(&path, &error.to_string()))?;
-        let opened = identity(&path).map_err(|error| unusable(&path, &error.to_string()))?;
+        let error = |error: io::Error| unusable(&path, &error.to_string());
+        let opened = identity(&path).map_err(error)?;
+        let target = fs::canonicalize(&path).map_err(error)?;
         Ok(Self {
-            log: beside(&path, "-wal"),
-            path,
+            log: beside(&target, "-wal"),
+            path: std::path::absolute(&path).map_err(error)?,
             opened,
             opened_log: Mutex::default(),
             lost: CancellationToken::new(),
@@ -114,7 +115,9 @@ impl FileLock {
     /// # Errors
     /// Another process holds the lock, or the lock file cannot be created.
     pub(super) async fn take(url: &str) -> Result<Self, DbErr> {
-        let path = beside(&path_of(url)?, ".lock");
+        let path = path_of(url)?;
+        // Two names of one file share its lock.
+        let path = beside(&fs::canonicalize(&path).unwrap_or(path), ".lock");
         let file = File::options()
             .create(true)
             .truncate(false)

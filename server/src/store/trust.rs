@@ -34,6 +34,12 @@ impl Trust {
         *self.lock() = Some(Instant::now());
     }
 
+    /// Renews when it is dropped, unless it is cleared: a BEGIN, COMMIT or ROLLBACK whose caller went away leaves a
+    /// connection in a state that the driver does not know.
+    pub(super) fn doubt(&self) -> Doubt<'_> {
+        Doubt(Some(self))
+    }
+
     /// The same after an error of a statement, but not too often.
     pub(super) fn renew_after_error(&self) {
         let mut opened_after = self.lock();
@@ -52,9 +58,9 @@ impl Trust {
         let (before, after) = (Arc::clone(self), Arc::clone(self));
         pool.test_before_acquire(false)
             .before_acquire(move |connection, found| {
-                let trust = Arc::clone(&before);
+                let (trust, opened) = (Arc::clone(&before), opened_at(&found));
                 Box::pin(async move {
-                    if !trust.is_new_enough(&found) || connection.is_in_transaction() {
+                    if !trust.is_new_enough(opened) || connection.is_in_transaction() {
                         return Ok(false);
                     }
                     let is_alive = !may_hang_up || responds(connection).await;
@@ -66,25 +72,49 @@ impl Trust {
                 })
             })
             .after_release(move |connection, found| {
-                let is_new_enough = after.is_new_enough(&found);
-                // The response also means that a ROLLBACK has been sent that a dropped transaction left behind.
+                let (trust, opened) = (Arc::clone(&after), opened_at(&found));
                 Box::pin(async move {
-                    Ok(is_new_enough
-                        && responds(connection).await
-                        && !connection.is_in_transaction())
+                    // The response also means that a ROLLBACK has been sent that a dropped transaction left behind.
+                    let responds = responds(connection).await;
+                    Ok(responds && trust.is_new_enough(opened) && !connection.is_in_transaction())
                 })
             })
     }
 
-    fn is_new_enough(&self, connection: &PoolConnectionMetadata) -> bool {
+    fn is_new_enough(&self, opened: Option<Instant>) -> bool {
         let opened_after = *self.lock();
-        opened_after.is_none_or(|moment| moment.elapsed() > connection.age)
+        opened_after.is_none_or(|moment| opened.is_some_and(|opened| opened > moment))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.opened_after
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn opened_at(connection: &PoolConnectionMetadata) -> Option<Instant> {
+    Instant::now().checked_sub(connection.age)
+}
+
+/// Doubt about the connections that are open now.
+#[derive(Debug)]
+pub(super) struct Doubt<'a>(Option<&'a Trust>);
+
+impl Doubt<'_> {
+    /// Clears it, unless what it was about failed.
+    pub(super) fn clear_unless(mut self, has_failed: bool) {
+        if !has_failed {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(trust) = self.0 {
+            trust.renew();
+        }
     }
 }
 

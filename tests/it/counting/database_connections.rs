@@ -63,6 +63,20 @@ async fn silently_dead_database_connections_delay_calls_by_seconds(mut world: Wo
         }
     }
     assert_eq!(world.usage("acct-0").await.0, 2);
+    // The connection dies after it has taken a COMMIT, which must not count again.
+    for keyed in [true, false] {
+        proxy.silence_after_next_commit();
+        let increment = Increment::new("acct-9");
+        let increment = if keyed {
+            increment
+        } else {
+            increment.without_key()
+        };
+        let counted = timeout(CALL_LIMIT, world.client().increment(increment)).await;
+        assert!(!counted.unwrap().unwrap().duplicate);
+    }
+    assert_eq!(proxy.commits_lost(), 2);
+    assert_eq!(world.usage("acct-9").await.0, 2);
     proxy.silence_connections();
     world.finish().await;
 }

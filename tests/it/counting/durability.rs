@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use usage_client::{Increment, Reason};
+use usage_client::{Batch, Increment, Reason};
 use usage_server::ServeError;
 
 use crate::support::{
@@ -36,29 +36,51 @@ async fn count_key(world: &World, key: u32) -> bool {
     }
 }
 
+/// A unit of each of 1,000 accounts, with long names and keys: more than fits into a log that is already there.
+fn large_batch(round: u32) -> Batch {
+    let items = (0..1_000).map(|n| {
+        let account = format!("{round}-{n:0>100}");
+        Increment::new(account).key(format!("{round}-{n:0>200}"))
+    });
+    items.collect::<Batch>().key(format!("batch-{round}"))
+}
+
 async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
-    let Some(disk) = SmallDisk::mount(8) else {
+    let Some(disk) = SmallDisk::mount(16) else {
         return;
     };
     world.move_database_to(&disk.path().join("usage.db")).await;
     let mut acknowledged = 0;
     for round in 0..2 {
-        assert!(count_key(&world, round * 100).await);
+        acknowledged += i64::from(count_key(&world, round * 100).await);
         disk.fill();
-        // The group commit fails several times before its caller is told.
-        let unknown = round * 100 + 1;
-        assert!(!count_key(&world, unknown).await, "the disk is full");
+        // The group commit fails several times before its caller is told. Little may still fit.
+        let refused = world.client().increment_batch(large_batch(round)).await;
+        let refused = refused.expect_err("a full disk");
+        assert_eq!(refused.reason(), Some(&Reason::DatabaseUnavailable));
+        let key = round * 100 + 1;
+        let was_counted = count_key(&world, key).await;
         world.usage("acct").await;
         disk.free();
-        // What failed is repeated under its key, and counting goes on.
-        for key in unknown..unknown + 20 {
+        // What failed is repeated under its key, and counting goes on without a restart.
+        world
+            .client()
+            .increment_batch(large_batch(round))
+            .await
+            .unwrap();
+        for key in key + u32::from(was_counted)..key + 20 {
             assert!(count_key(&world, key).await, "the disk is free");
         }
-        acknowledged += 21;
+        acknowledged += 20;
         assert_eq!(world.usage("acct").await.0, acknowledged);
     }
     world.crash_and_restart().await;
     assert_eq!(world.usage("acct").await.0, acknowledged, "after a crash");
+    for round in 0..2 {
+        let repeated = world.client().increment_batch(large_batch(round)).await;
+        assert!(repeated.unwrap().duplicate, "after a crash");
+        assert_eq!(world.usage(&format!("{round}-{:0>100}", 7)).await.0, 1);
+    }
     world.finish().await;
 }
 
@@ -91,6 +113,9 @@ async fn a_server_whose_log_was_deleted_stops(mut world: World) {
     world.client().increment("acct").await.unwrap();
     fs::remove_file(world.sqlite_file().with_extension("db-wal")).unwrap();
     check_stops(&mut world).await;
+    world.start_server().await;
+    assert!(world.usage("acct").await.0 >= 1, "what was acknowledged");
+    world.finish().await;
 }
 
 async fn a_second_server_on_a_file_is_refused(world: World) {

@@ -33,6 +33,7 @@ struct Shared {
     answers_to_lose: AtomicUsize,
     commits_to_drop: AtomicUsize,
     commits_lost: AtomicUsize,
+    commits_to_silence: AtomicUsize,
     stopped: AtomicBool,
     /// Both ends of each connection, to close them.
     links: Mutex<Vec<Link>>,
@@ -82,6 +83,13 @@ impl PostgresProxy {
     /// calls apply to two commits.
     pub(crate) fn drop_next_commit(&self) {
         self.shared.commits_to_drop.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Forwards the next COMMIT on any connection and loses its response, without closing the connection.
+    pub(crate) fn silence_after_next_commit(&self) {
+        self.shared
+            .commits_to_silence
+            .fetch_add(1, Ordering::SeqCst);
     }
 
     /// The number of COMMITs that got no response because of this proxy.
@@ -212,9 +220,14 @@ fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
         if link.is_silent() {
             continue;
         }
-        if commits_now(&message, &mut commits) && shared.takes(&shared.commits_to_drop) {
+        let is_commit = commits_now(&message, &mut commits);
+        if is_commit && shared.takes(&shared.commits_to_drop) {
             link.close();
             return Ok(());
+        }
+        if is_commit && shared.takes(&shared.commits_to_silence) {
+            // The response is lost.
+            link.silent.store(true, Ordering::SeqCst);
         }
         pass(&message, &from, &mut to)?;
     }

@@ -1,0 +1,68 @@
+//! Whether the service can count: what `/health/ready` and the gRPC health service both answer.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use crate::{ingest::Progress, store::Store};
+
+/// How long a commit may fail while calls wait for it.
+const STALLED_AFTER: Duration = Duration::from_secs(15);
+/// How long the database may take to write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one answer is repeated, because each costs a write.
+const ANSWER_KEPT: Duration = Duration::from_secs(2);
+
+/// Checks the database and the writers.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    store: Store,
+    progress: Progress,
+    last: Mutex<Option<(Instant, Answer)>>,
+}
+
+/// Why the service is not ready, in words for an operator.
+pub(crate) type Answer = Result<(), &'static str>;
+
+impl Readiness {
+    pub(crate) fn new(store: Store, progress: Progress) -> Self {
+        Self {
+            store,
+            progress,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whether the service can count now, or could less than two seconds ago.
+    pub(crate) async fn check(&self) -> Answer {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = *last
+            && at.elapsed() < ANSWER_KEPT
+        {
+            return answer;
+        }
+        let answer = self.ask().await;
+        if let Err(why) = answer {
+            tracing::warn!(why, "not ready");
+        }
+        *last = Some((Instant::now(), answer));
+        answer
+    }
+
+    async fn ask(&self) -> Answer {
+        if self.progress.stalled_for() > STALLED_AFTER {
+            return Err("nothing was committed for 15 seconds while calls wait");
+        }
+        match timeout(WRITE_TIMEOUT, self.store.check_write()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the database cannot be written");
+                Err("the database cannot be written")
+            }
+            Err(_) => Err("the database did not respond in time"),
+        }
+    }
+}
