@@ -21,7 +21,7 @@ pub(crate) fn balance(params: Params) -> Result<Value, StripeError> {
 pub(crate) fn retrieve(params: Params) -> Result<Value, StripeError> {
     params.finish()?;
     Ok(json!({
-        "id": "acct_sandbox",
+        "id": "acct_fake",
         "object": "account",
         "charges_enabled": true,
         "country": "US",

@@ -81,13 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_let_in_either_way() {
+    fn the_key_is_accepted_as_bearer_and_basic() {
         check(Some("Bearer sk_test_fake")).unwrap();
         check(Some("Basic c2tfdGVzdF9mYWtlOg==")).unwrap();
     }
 
     #[test]
-    fn others_are_kept_out_and_not_quoted() {
+    fn other_keys_are_rejected_and_not_repeated() {
         assert_eq!(check(None).unwrap_err().status, 401);
         assert_eq!(check(Some("Bearer ")).unwrap_err().status, 401);
         let error = check(Some("Bearer sk_test_ofsomeoneelse1234")).unwrap_err();

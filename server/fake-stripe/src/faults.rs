@@ -157,7 +157,7 @@ mod tests {
     };
 
     #[test]
-    fn faults_come_in_order_and_so_many_times() {
+    fn faults_apply_in_order_and_a_limited_number_of_times() {
         let mut queue = FaultQueue::default();
         queue.script(Fault::status(500).times(2));
         queue.script(Fault::accept_then_drop());

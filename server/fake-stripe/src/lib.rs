@@ -5,7 +5,7 @@
 //! summaries that lag behind. What it adds, below `/control/`, is what a test needs and Stripe cannot give: scripted
 //! faults, a clock that can be moved, and a view of everything it stores ([`Control`]).
 //!
-//! The map, from the socket inwards. A file uses files of its own line and of the lines below it, never of those above.
+//! The map, from the socket inwards. A file uses only files of the same line and of the lines below it.
 //! - `fake_stripe`: start and stop.
 //! - `control`: the endpoints below `/control/`, and their client.
 //! - `pipeline`: the steps of a request below `/v1`, with the checks of `admission`; `webhook_sender`: the task that

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_lets_in_so_many() {
+    fn a_second_admits_a_limited_number_of_requests() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut limit = RateLimit::new(2);

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_one_takes_is_unknown() {
+    fn an_unclaimed_parameter_is_unknown() {
         let mut params = nest("value_settings[other]=1&colour=red").unwrap();
         let nested = params.nested("value_settings").unwrap().unwrap();
         let error = nested.finish().unwrap_err();

@@ -1,4 +1,4 @@
-"""Uses Stripe's own Python library against the sandbox: official_client.py BASE_URL SECRET_KEY."""
+"""Uses Stripe's own Python library against the fake Stripe: official_client.py BASE_URL SECRET_KEY."""
 
 import http.server
 import json

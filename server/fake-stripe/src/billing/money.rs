@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_of_seconds() {
+    fn a_proration_is_by_seconds() {
         assert_eq!(share(1_000, 15, 30), 500);
         assert_eq!(share(1_000, 1, 3), 333);
         assert_eq!(share(1_000, 2, 3), 667);

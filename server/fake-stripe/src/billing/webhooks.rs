@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn events_go_to_those_who_want_them() {
+    fn events_reach_the_endpoints_that_listen_to_them() {
         let mut webhooks = Webhooks::default();
         for kinds in [
             vec![],

@@ -187,7 +187,7 @@ fn forbid_others(value: &mut Value) {
 }
 
 #[test]
-fn the_check_finds_what_is_wrong() {
+fn the_check_finds_each_violation() {
     let contract = Contract::new();
     let wrong = [
         json!({ "object": "customer", "id": "cus_1" }),

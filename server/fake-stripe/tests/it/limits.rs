@@ -57,7 +57,7 @@ async fn a_key_replays_a_500_too() {
 }
 
 #[tokio::test]
-async fn a_key_is_for_one_request_only() {
+async fn an_idempotency_key_is_for_one_request() {
     let world = World::new().await;
     world.keyed_event("key", "a", "5").await.ok();
     let reply = world.keyed_event("key", "a", "6").await;

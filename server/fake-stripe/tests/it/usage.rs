@@ -142,7 +142,7 @@ async fn invalid_events_are_rejected() {
 }
 
 #[tokio::test]
-async fn refusals_can_go_without_a_code() {
+async fn an_error_can_have_no_code() {
     let world = World::new().await;
     world.control.set_bare_error_codes(true).await.unwrap();
     let reply = refusal_of(
@@ -269,7 +269,7 @@ async fn summaries_are_grouped_newest_first_and_end_before_their_end() {
 }
 
 #[tokio::test]
-async fn summaries_want_aligned_times() {
+async fn summaries_require_aligned_times() {
     let world = World::new().await;
     let path = "/v1/billing/meters/mtr_1/event_summaries";
     let ask = async |start: i64, end: i64, window: &str| {

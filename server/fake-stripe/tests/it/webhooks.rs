@@ -15,7 +15,7 @@ use sha2::Sha256;
 use crate::billing_world::MONTH_END;
 use crate::client::{CONTRACT, LONG, NOW, World};
 
-const SECRET: &str = "whsec_sandbox";
+const SECRET: &str = "whsec_fake";
 
 /// What a receiver was sent: the signature and the body as it came.
 type Inbox = Arc<Mutex<Vec<(String, String)>>>;
@@ -70,7 +70,7 @@ fn signed(secret: &str, time: i64, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_subscriptions_life_is_told_signed_and_in_order() {
+async fn webhooks_of_a_subscription_are_signed_and_in_order() {
     let world = World::billing().await;
     let (url, inbox) = receiver(0).await;
     world.control.register_webhook(&url, SECRET).await.unwrap();
@@ -169,7 +169,7 @@ async fn a_refused_delivery_is_tried_again_within_bounds() {
 }
 
 #[tokio::test]
-async fn deliveries_are_kept_doubled_turned_round_and_dropped() {
+async fn webhooks_can_be_held_repeated_reordered_and_dropped() {
     let world = World::billing().await;
     let (url, inbox) = receiver(0).await;
     world.control.register_webhook(&url, SECRET).await.unwrap();
