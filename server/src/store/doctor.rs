@@ -247,6 +247,13 @@ fn condition(group: &ReportGroup) -> Condition {
             .add(Column::FirstAt.lte(*moment)),
         ReportGroup::NotSentInDraftUntil(moment) => {
             use billing_period::Column as P;
+            // The time that decides about the invoice, as in `UsageTimes::billed_at`.
+            let billed_at = || {
+                Expr::expr(Func::coalesce([
+                    Expr::col((usage_report::Entity, Column::BillAt)),
+                    Expr::col((usage_report::Entity, Column::FirstAt)),
+                ]))
+            };
             let period = Query::select()
                 .expr(Expr::val(1))
                 .from(billing_period::Entity)
@@ -257,13 +264,11 @@ fn condition(group: &ReportGroup) -> Condition {
                 .and_where(P::DraftUntil.lte(*moment))
                 .and_where(P::InvoiceState.ne(BillingPeriodInvoiceState::Final))
                 .and_where(
-                    Expr::col((billing_period::Entity, P::PeriodStart))
-                        .lte(Expr::col((usage_report::Entity, Column::WindowStart))),
+                    Expr::col((billing_period::Entity, P::Meter))
+                        .equals((usage_report::Entity, Column::Meter)),
                 )
-                .and_where(
-                    Expr::col((billing_period::Entity, P::PeriodEnd))
-                        .gt(Expr::col((usage_report::Entity, Column::WindowStart))),
-                )
+                .and_where(Expr::col((billing_period::Entity, P::PeriodStart)).lte(billed_at()))
+                .and_where(Expr::col((billing_period::Entity, P::PeriodEnd)).gt(billed_at()))
                 .to_owned();
             Condition::all()
                 .add(among(&not_sent))

@@ -334,7 +334,7 @@ async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: Wor
     let never = examine(&world).await;
     assert_finding(&never, Severity::Warn, "schedule", &["never run"]);
     assert!(never.is_healthy(), "{never}");
-    assert_eq!(world.count_rows("leases").await, 0, "looking is no run");
+    assert_eq!(world.count_rows("leases").await, 0, "doctor begins no run");
 
     let last: DateTime<Utc> = hours_ago(50);
     let at = last.timestamp_millis();

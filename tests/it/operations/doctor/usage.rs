@@ -86,8 +86,8 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
     );
     let insert = |state: &str, draft_until: i64| {
         format!(
-            "INSERT INTO billing_periods (account_id, item, period_start, period_end, recorded_at, \
-             invoice_state, draft_until) VALUES ('acct', 'si_1', {start}, {end}, {now}, '{state}', {draft_until})"
+            "INSERT INTO billing_periods (account_id, item, meter, period_start, period_end, recorded_at, \
+             invoice_state, draft_until) VALUES ('acct', 'si_1', 'api_calls', {start}, {end}, {now}, '{state}', {draft_until})"
         )
     };
     let minutes = 60_000;
