@@ -54,7 +54,8 @@ pub(super) fn decode_results(text: &str, len: usize) -> Result<Vec<Outcome>, DbE
                 field,
                 message,
             )),
-            _ => Outcome::Duplicate,
+            (None, None, None) if row.len() == 1 => Outcome::Duplicate,
+            _ => return Err(damaged()),
         };
     }
     Ok(outcomes)
@@ -77,6 +78,15 @@ mod tests {
             outcomes
         );
         assert_eq!(encode_results(&[Outcome::Counted]), "");
+        for wrong in [
+            "[[9]]",
+            r#"[[0, "INVALID_FIELD"]]"#,
+            r#"[[0, "INVALID_FIELD", "quantity"]]"#,
+            "[[0, 1, 2, 3]]",
+            "[[0, null]]",
+        ] {
+            assert!(decode_results(wrong, 4).is_err(), "{wrong}");
+        }
         assert!(decode_results("[[9]]", 4).is_err());
     }
 }
