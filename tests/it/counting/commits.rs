@@ -1,6 +1,8 @@
 //! Commits: acknowledged usage is counted once, also if the database's response is lost, if several replicas count
 //! concurrently, and if a report is full.
 
+use std::time::Duration;
+
 use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
 use usage_server::store::Store;
 
@@ -19,6 +21,7 @@ on_postgres!(
     two_replicas_count_a_batch_once,
     two_replicas_counting_the_same_accounts_lose_nothing,
     concurrent_counting_and_closing_never_deadlock,
+    a_call_whose_caller_gave_up_is_not_counted_later,
     replicas_starting_together_migrate_an_empty_database_once,
 );
 
@@ -127,6 +130,30 @@ async fn callers_of_a_shared_lost_commit_are_each_counted_once(mut world: World)
     }
     assert!(proxy.commits_lost() >= 1);
     assert_eq!(world.usage("acct").await.0, 50);
+    world.finish().await;
+}
+
+async fn a_call_whose_caller_gave_up_is_not_counted_later(world: World) {
+    let lock = CommitLock::commits_of(&world).await;
+    let client = world.client();
+    let begun = tokio::spawn(async move { client.increment("acct").await });
+    let waiting = "pg_locks JOIN pg_database d ON d.oid = database \
+        WHERE datname = current_database() AND NOT granted";
+    world
+        .wait_until("a group that waits for the lock", || async {
+            world.count_rows(waiting).await > 0
+        })
+        .await;
+    // The group of this call does not begin before the lock is released.
+    let impatient = world.client().with_timeout(Duration::from_millis(300));
+    let waiting = Increment::new("acct").quantity(100).without_key();
+    impatient.increment(waiting).await.unwrap_err();
+    // On the same connection: the server has seen by now that the caller gave up.
+    world.usage("acct").await;
+    lock.release().await;
+    begun.await.unwrap().unwrap();
+    world.client().increment("acct").await.unwrap();
+    assert_eq!(world.usage("acct").await.0, 2);
     world.finish().await;
 }
 

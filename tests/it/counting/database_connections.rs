@@ -12,6 +12,8 @@ on_postgres!(
     broken_database_connections_fail_no_call,
     silently_dead_database_connections_delay_calls_by_seconds,
     an_unreachable_database_is_reported_within_seconds,
+    a_server_that_became_read_only_is_reported_as_unavailable,
+    a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
 );
 
 /// Longer than the service lets a call wait for the database, and far shorter than TCP would.
@@ -99,4 +101,57 @@ async fn an_unreachable_database_is_reported_within_seconds(mut world: World) {
         assert!(error.retry_after().is_some(), "{error}");
     }
     world.stop().await;
+}
+
+/// Runs a statement before each row of `commits` is inserted.
+async fn before_each_commit(world: &World, statement: &str) {
+    world
+        .execute_sql(&format!(
+            "CREATE FUNCTION before_commit() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN {statement} RETURN NEW; END $$"
+        ))
+        .await;
+    world
+        .execute_sql(
+            "CREATE TRIGGER before_commit BEFORE INSERT ON commits \
+             FOR EACH ROW EXECUTE FUNCTION before_commit()",
+        )
+        .await;
+}
+
+async fn a_server_that_became_read_only_is_reported_as_unavailable(world: World) {
+    before_each_commit(&world, "RAISE 'read only' USING ERRCODE = '25006';").await;
+    let increment = Increment::new("acct").key("k");
+    let counted = timeout(CALL_LIMIT, world.client().increment(increment.clone())).await;
+    let error = counted.unwrap().unwrap_err();
+    assert_eq!(
+        error.reason(),
+        Some(&Reason::DatabaseUnavailable),
+        "{error}"
+    );
+    assert!(error.is_retryable(), "{error}");
+    world
+        .execute_sql("DROP TRIGGER before_commit ON commits")
+        .await;
+    assert!(!world.client().increment(increment).await.unwrap().duplicate);
+    assert_eq!(world.usage("acct").await.0, 1);
+    world.finish().await;
+}
+
+async fn a_commit_waits_for_the_disk_whatever_the_role_is_set_to(mut world: World) {
+    let name = world.database_url.rsplit('/').next().unwrap().to_owned();
+    let name = name.split('?').next().unwrap();
+    world
+        .execute_sql(&format!(
+            "ALTER DATABASE {name} SET synchronous_commit = off"
+        ))
+        .await;
+    world.restart().await;
+    before_each_commit(
+        &world,
+        "IF current_setting('synchronous_commit') <> 'on' THEN RAISE 'not durable'; END IF;",
+    )
+    .await;
+    world.client().increment("acct").await.unwrap();
+    world.finish().await;
 }

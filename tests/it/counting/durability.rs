@@ -54,7 +54,7 @@ async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
     for round in 0..2 {
         acknowledged += i64::from(count_key(&world, round * 100).await);
         disk.fill();
-        // The group commit fails several times before its caller is told. Little may still fit.
+        // The group commit fails several times before its caller gets the error. Little usage may still fit.
         let refused = world.client().increment_batch(large_batch(round)).await;
         let refused = refused.expect_err("a full disk");
         assert_eq!(refused.reason(), Some(&Reason::DatabaseUnavailable));

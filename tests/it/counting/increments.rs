@@ -207,7 +207,7 @@ async fn a_full_queue_rejects_callers_and_counts_accepted_calls(mut world: World
     assert_eq!(world.usage(account).await.0, 1_000);
     let counted =
         world.usage("left").await.0 + world.usage("right").await.0 + world.usage("other").await.0;
-    assert_eq!(counted, 1_000, "who was turned away was counted");
+    assert_eq!(counted, 1_000, "each rejected call was counted later");
     world
         .wait_until("space in the queue", || async {
             world.client().increment("other").await.is_ok()

@@ -290,7 +290,7 @@ async fn a_slow_database_loses_no_webhook(world: World) {
     let client = world.client();
     let counting = tokio::spawn(async move { client.increment(Increment::new("acct")).await });
     let answer = world.send_webhook(&body).await;
-    assert!(!counting.is_finished(), "the hold does not hold");
+    assert!(!counting.is_finished(), "counting waits for the lock");
     // PostgreSQL has other writers. SQLite has one, so the response makes Stripe retry.
     let expected = match world.engine {
         Engine::Postgres => 200,

@@ -147,7 +147,7 @@ async fn a_repeated_correction_key_corrects_once(world: World) {
     }
     let increment = Increment::new("acct").quantity(3).key("k").timestamp(used);
     let counted = client.increment(increment).await.unwrap();
-    assert!(!counted.duplicate, "an increment's keys are others");
+    assert!(!counted.duplicate, "keys of increments are separate");
     assert_eq!(world.usage("acct").await.0, 7);
     world.finish().await;
 }

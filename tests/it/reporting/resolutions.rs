@@ -84,7 +84,10 @@ async fn a_too_late_report_can_be_billed_in_the_current_period(world: World) {
     assert!(after.bill_at.unwrap() >= now - TimeDelta::seconds(1));
     let stamp = after.event_timestamp.unwrap();
     assert!(stamp >= now - TimeDelta::seconds(1), "{stamp} {now}");
-    assert_eq!(after.window, before.window, "it was used when it was used");
+    assert_eq!(
+        after.window, before.window,
+        "the time of the usage is unchanged"
+    );
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 5);
     world.finish().await;
 }

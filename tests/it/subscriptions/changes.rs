@@ -41,7 +41,7 @@ async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World
     world.count("acct", 5, change_done.boundary).await;
     world.count("acct", 6, world.now()).await;
     let again = client.change_plan(change).await.unwrap();
-    assert_eq!(again.change, None, "it is true already");
+    assert_eq!(again.change, None, "nothing is left to change");
     let end = at("2027-04-10T13:12:34Z");
     world.move_clocks(end).await;
     world.advance_past_draft(end).await;

@@ -147,7 +147,7 @@ impl FlakyService {
             Behavior::Overloaded => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(Duration::from_millis(20)));
-                let text = "as much is waiting as is taken";
+                let text = "the waiting calls are those that were accepted";
                 Status::with_error_details(Code::ResourceExhausted, text, details).into_http()
             }
             Behavior::LosesResponse(code) => {

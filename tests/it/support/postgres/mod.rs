@@ -339,7 +339,7 @@ mod tests {
         execute(&first, "INSERT INTO t VALUES (1)").unwrap();
         let is_empty = "DO $$ BEGIN ASSERT (SELECT count(*) FROM t) = 0; END $$";
         execute(&second, is_empty).unwrap();
-        assert!(execute(&first, is_empty).is_err(), "errors go unseen");
+        assert!(execute(&first, is_empty).is_err(), "an error is reported");
         cluster.drop_database(&first).unwrap();
         assert!(execute(&first, "SELECT 1").is_err(), "still connects");
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The number of changes through the service before its next poll of Stripe. Each takes two seconds.
-const MOST_CHANGES: usize = 4;
+const MAX_CHANGES: usize = 4;
 
 /// A change of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Year<'_> {
             }
             if what.is_by_hand() {
                 by_hand.push((account, what));
-            } else if by_service.len() < MOST_CHANGES {
+            } else if by_service.len() < MAX_CHANGES {
                 by_service.push((account, what));
             }
         }
