@@ -4,10 +4,13 @@
 //! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
 //! writers of one replica do not wait for each other's row locks. The SQL is in `store::commit`.
 
+mod outcomes;
+mod progress;
+
 use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +24,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use outcomes::record_metrics;
+pub(crate) use progress::Progress;
+use progress::WriterProgress;
+
 use crate::{
     clock::Clock,
     database_error::is_transient,
@@ -29,7 +36,6 @@ use crate::{
         window::Slots,
     },
     error::{Error, Result},
-    metrics,
     store::{
         Store,
         boundaries::BoundaryCache,
@@ -73,26 +79,6 @@ pub(crate) struct WriteBatcher {
     progress: Progress,
 }
 
-/// Whether the writers commit what waits for them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Progress {
-    /// For each writer, since when calls have waited without a commit.
-    waiting_since: Vec<Arc<Mutex<Option<Instant>>>>,
-}
-
-impl Progress {
-    /// The longest time for which calls of one writer have waited without a commit.
-    pub(crate) fn stalled_for(&self) -> Duration {
-        let since = |writer: &Arc<Mutex<Option<Instant>>>| *lock(writer);
-        let longest = self.waiting_since.iter().filter_map(since).min();
-        longest.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
-
-fn lock(since: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
-    since.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The writer tasks. They end once the [`WriteBatcher`] is dropped and every queued increment is committed.
 pub(crate) type Writers = Vec<JoinHandle<()>>;
 
@@ -118,10 +104,8 @@ impl WriteBatcher {
         let mut progress = Progress::default();
         for _ in 0..options.writers.max(1) {
             let (sender, receiver) = mpsc::unbounded_channel();
-            let waiting_since = Arc::<Mutex<_>>::default();
-            progress.waiting_since.push(Arc::clone(&waiting_since));
             let writer = Writer {
-                waiting_since,
+                progress: progress.add_writer(),
                 store: store.clone(),
                 clock: clock.clone(),
                 cache: cache.clone(),
@@ -227,7 +211,7 @@ impl WriteBatcher {
 
 /// Commits the calls of one queue, one group after the other.
 struct Writer {
-    waiting_since: Arc<Mutex<Option<Instant>>>,
+    progress: WriterProgress,
     store: Store,
     clock: Clock,
     cache: BoundaryCache,
@@ -240,7 +224,7 @@ impl Writer {
         let mut received = Vec::new();
         loop {
             if waiting.is_empty() {
-                *lock(&self.waiting_since) = None;
+                self.progress.end();
             }
             if waiting.is_empty() && queue.recv_many(&mut received, MAX_CALLS_PER_READ).await == 0 {
                 return;
@@ -253,7 +237,7 @@ impl Writer {
             waiting.extend(received.drain(..));
             let group = next_group(&mut waiting);
             if !group.is_empty() {
-                lock(&self.waiting_since).get_or_insert_with(Instant::now);
+                self.progress.begin();
                 self.commit(group).await;
             }
         }
@@ -272,7 +256,7 @@ impl Writer {
         let started = Instant::now();
         match self.commit_group(&group).await {
             Ok(outcomes) => {
-                *lock(&self.waiting_since) = None;
+                self.progress.end();
                 record_metrics(&outcomes, started);
                 for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(Ok(outcome));
@@ -372,30 +356,6 @@ impl Writer {
             tokio::time::sleep(pause).await;
         }
     }
-}
-
-/// Records the outcomes and the duration of a commit.
-fn record_metrics(outcomes: &[EntryOutcome], started: Instant) {
-    let (mut counted, mut duplicate, mut refused) = (0_u64, 0_u64, 0_u64);
-    for outcome in outcomes {
-        let (items, replayed) = match outcome {
-            EntryOutcome::One(item) => (std::slice::from_ref(item), false),
-            EntryOutcome::Batch { replayed, items } => (items.as_slice(), *replayed),
-            EntryOutcome::BatchRefused(_) => continue,
-        };
-        for item in items {
-            let tally = match item {
-                Outcome::Refused(_) => &mut refused,
-                Outcome::Counted if !replayed => &mut counted,
-                Outcome::Counted | Outcome::Duplicate => &mut duplicate,
-            };
-            *tally = tally.saturating_add(1);
-        }
-    }
-    metrics::record_commit(counted, started.elapsed());
-    metrics::count_increments("counted", counted);
-    metrics::count_increments("duplicate", duplicate);
-    metrics::count_increments("refused", refused);
 }
 
 /// Takes the calls at the head of the queue that fit into one group: at least one, unless no caller waits any more.

@@ -99,7 +99,7 @@ fn describe() {
         "Increments that shared a commit"
     );
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "Duration of a group commit");
-    describe_counter!(REPORTS, "Transitions of usage reports, by event");
+    describe_counter!(REPORTS, "Transitions of usage reports, by name");
     describe_histogram!(
         STRIPE_SECONDS,
         Unit::Seconds,
@@ -135,7 +135,7 @@ pub(crate) fn call_refused(reason: &'static str) {
 
 /// Counts what happened to a usage report at Stripe or by a decision; `None` is an attempt that will be retried.
 pub(crate) fn count_transition(transition: Option<&Transition>) {
-    let event = match transition {
+    let name = match transition {
         None => "retried",
         // Part of a transaction that may still fail.
         Some(Transition::Close(_) | Transition::Relink(_) | Transition::Send) => return,
@@ -150,7 +150,7 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
         Some(Transition::Retry) => "decided_retry",
         Some(Transition::WriteOff) => "written_off",
     };
-    counter!(REPORTS, "event" => event).increment(1);
+    counter!(REPORTS, "transition" => name).increment(1);
 }
 
 /// Records a request to Stripe, answered or timed out.

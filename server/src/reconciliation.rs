@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_known_periods_months_are_used() {
+    fn usage_without_known_periods_is_shown_by_months() {
         let range = Interval {
             start: 1_798_000_000_000,
             end: 1_802_000_000_000,

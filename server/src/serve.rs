@@ -142,7 +142,7 @@ pub async fn serve(
         closed?;
     } else {
         tracing::warn!("some database connections did not close in time");
-        // They may still write, so the file stays locked until the process ends.
+        // An open connection may still write, so the lock is kept until the process ends.
         std::mem::forget(lock);
     }
     tracing::info!("stopped");

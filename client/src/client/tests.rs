@@ -84,7 +84,7 @@ async fn clones_share_a_key_once_it_is_generated() {
 }
 
 #[tokio::test]
-async fn without_key_sends_no_key() {
+async fn an_increment_without_a_key_sends_none() {
     let (client, server) = connect().await;
     let increment = Increment::new("a").without_key();
     assert_eq!(client.increment(increment).await.unwrap().key, None);

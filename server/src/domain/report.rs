@@ -14,7 +14,7 @@ pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
 /// Stripe deduplicates identifiers for at least 24 hours. After this time, delivery is checked before a report is sent
 /// again.
-pub const UNANSWERED_MS: Millis = 23 * HOUR_MS;
+pub const NO_RESPONSE_MS: Millis = 23 * HOUR_MS;
 /// How many new identifiers a report may get.
 pub const MAX_GENERATION: i32 = 2;
 

@@ -62,7 +62,7 @@ impl Health for HealthRpc {
         Ok(Response::new(response(self.status().await)))
     }
 
-    /// Sends the status, and again whenever it has changed. Of an unknown service it stays unknown.
+    /// Sends the status now and after each change. The status of an unknown service is always unknown.
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,

@@ -51,13 +51,16 @@ pub(super) struct BillingContexts {
 impl BillingContexts {
     /// The context of a report's account, customer and meter.
     pub(super) fn of(&self, report: &Report, customer: Option<&str>) -> BillingContext {
-        let stream = (
-            report.account_id.clone(),
-            customer.unwrap_or_default().to_owned(),
-            report.meter.clone(),
-        );
+        let periods = customer.and_then(|customer| {
+            let key = (
+                report.account_id.clone(),
+                customer.to_owned(),
+                report.meter.clone(),
+            );
+            self.periods.get(&key).cloned()
+        });
         BillingContext {
-            periods: self.periods.get(&stream).cloned().unwrap_or_default(),
+            periods: periods.unwrap_or_default(),
             change: self.changes.get(&report.account_id).copied(),
         }
     }
@@ -123,7 +126,7 @@ pub(super) async fn read_contexts(
         .await?;
     let mut contexts = BillingContexts::default();
     for row in rows {
-        let stream = (row.account_id, row.customer, row.meter);
+        let key = (row.account_id, row.customer, row.meter);
         let period = InvoicePeriod {
             interval: Interval {
                 start: row.period_start,
@@ -136,7 +139,7 @@ pub(super) async fn read_contexts(
             synced_at: row.synced_at,
             customer_deleted_at: row.customer_deleted_at,
         };
-        contexts.periods.entry(stream).or_default().push(period);
+        contexts.periods.entry(key).or_default().push(period);
     }
     Ok(contexts)
 }

@@ -1,4 +1,4 @@
-//! Connections and transactions of the store. Whatever fails in them is examined before its connection is used again.
+//! The connections and transactions of the store. They check each error, and whether its connection can be used again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{sqlite_file::SqliteFile, trust::Trust};
 use crate::database_error::{breaks_connection, is_busy};
 
-/// How long a statement may take: longer than PostgreSQL's own limit, so only a connection that died silently meets it.
+/// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
 
 /// A pool of connections.
@@ -20,14 +20,14 @@ pub(super) type Pool = Examined<DatabaseConnection>;
 /// A transaction. It is rolled back unless it is committed.
 pub(super) type Transaction = Examined<DatabaseTransaction>;
 
-/// Runs statements and examines their errors.
+/// Runs statements and checks their errors.
 #[derive(Clone, Debug)]
 pub(super) struct Examined<C> {
     inner: C,
     trust: Arc<Trust>,
-    /// The file of a SQLite database, where this writes to it.
+    /// The SQLite file, if this writes to one.
     file: Option<Arc<SqliteFile>>,
-    /// Whether each statement is a transaction of its own.
+    /// Whether each statement is a separate transaction.
     is_pool: bool,
 }
 
@@ -74,13 +74,13 @@ impl Pool {
         if let Some(file) = &self.file {
             file.check()?;
         }
-        let doubt = self.trust.doubt();
+        let watch = self.trust.watch();
         let begun = limited(
             self.inner.get_database_backend(),
             self.inner.begin_with_options(options),
         )
         .await;
-        doubt.clear_unless(begun.as_ref().is_err_and(|error| !is_busy(error)));
+        watch.end(begun.as_ref().is_err_and(|error| !is_busy(error)));
         Ok(Examined {
             inner: begun?,
             trust: Arc::clone(&self.trust),
@@ -112,18 +112,18 @@ impl Transaction {
         let Self {
             inner, trust, file, ..
         } = self;
-        let (backend, doubt) = (inner.get_database_backend(), trust.doubt());
+        let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let committed = limited(backend, inner.commit()).await;
-        doubt.clear_unless(committed.is_err());
+        watch.end(committed.is_err());
         committed?;
         file.map_or(Ok(()), |file| file.check())
     }
 
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         let Self { inner, trust, .. } = self;
-        let (backend, doubt) = (inner.get_database_backend(), trust.doubt());
+        let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let rolled_back = limited(backend, inner.rollback()).await;
-        doubt.clear_unless(rolled_back.is_err());
+        watch.end(rolled_back.is_err());
         rolled_back
     }
 
@@ -133,7 +133,7 @@ impl Transaction {
     }
 }
 
-/// Ends what a PostgreSQL connection that died silently would never answer.
+/// Limits a statement on PostgreSQL, because a dead connection never responds.
 async fn limited<T>(
     backend: DbBackend,
     statement: impl Future<Output = Result<T, DbErr>>,

@@ -121,8 +121,7 @@ impl Store {
     }
 
     /// Begins a report run for a job, and records in the same transaction that the job ran, so that a crash loses
-    /// neither. Returns
-    /// `None` if another replica has the job's lease.
+    /// neither. Returns `None` if another replica has the job's lease.
     pub(crate) async fn insert_run_of_job(
         &self,
         job: &str,

@@ -17,7 +17,7 @@ use crate::{
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
         invoice_deadline::{SendDecision, UsageTimes, decide},
-        report::{MAX_EVENT_AGE_MS, Report, State, Transition, UNANSWERED_MS},
+        report::{MAX_EVENT_AGE_MS, NO_RESPONSE_MS, Report, State, Transition},
         window::{Interval, Slots, event_timestamp, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -176,10 +176,10 @@ async fn prepare(
         SendDecision::Send { not_before } => not_before,
         SendDecision::Wait { .. } => None,
     };
-    let is_unanswered = report
+    let is_without_response = report
         .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= UNANSWERED_MS);
-    if is_unanswered {
+        .is_some_and(|first| now.saturating_sub(first) >= NO_RESPONSE_MS);
+    if is_without_response {
         let why =
             "Stripe did not respond for 23 hours; delivery is checked before it is sent again";
         return Ok(Prepared::Skip(Transition::MarkUnknown, why));

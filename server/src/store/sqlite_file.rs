@@ -1,6 +1,6 @@
-//! The file of a SQLite database: that it is still the one that was opened, and that one process serves it.
+//! The SQLite file: detects that it was deleted or replaced, and locks it for one server.
 //!
-//! A file that is deleted or replaced under a running server goes on to take writes, and they end with the process.
+//! Writes to a deleted or replaced file succeed until the process ends. Then they are lost.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -17,18 +17,18 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How long a start waits for another process to let go of the file, as when a service is restarted.
+/// How long a start waits for the lock, for example while the previous process is stopping.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
-/// The file that was opened.
+/// The open file.
 #[derive(Debug)]
 pub(super) struct SqliteFile {
     path: PathBuf,
-    /// Its log, which holds the newest commits.
+    /// Its write-ahead log, which contains the latest commits.
     log: PathBuf,
     opened: Identity,
-    /// The log as it was last found.
+    /// The log at the last check.
     opened_log: Mutex<Option<Identity>>,
     lost: CancellationToken,
 }
@@ -37,7 +37,7 @@ pub(super) struct SqliteFile {
 type Identity = (u64, u64);
 
 impl SqliteFile {
-    /// The file of a URL, which exists.
+    /// The existing file of a URL.
     pub(super) fn opened(url: &str) -> Result<Self, DbErr> {
         let path = path_of(url)?;
         let error = |error: io::Error| unusable(&path, &error.to_string());
@@ -52,7 +52,7 @@ impl SqliteFile {
         })
     }
 
-    /// Fails when what was written went into a file that is not the database's any more.
+    /// Fails if the file or its log was deleted or replaced, so that writes are lost.
     pub(super) fn check(&self) -> Result<(), DbErr> {
         let why = match identity(&self.path) {
             Ok(found) if found != self.opened => "it was replaced",
@@ -65,7 +65,7 @@ impl SqliteFile {
         Err(unusable(&self.path, why))
     }
 
-    /// Resolves when the file is found deleted or replaced.
+    /// Resolves after a failed check.
     pub(super) async fn lost(&self) -> String {
         self.lost.cancelled().await;
         format!(
@@ -74,7 +74,8 @@ impl SqliteFile {
         )
     }
 
-    /// Another log is no fault where no connection was open in between: then this process has no deleted one open.
+    /// SQLite itself replaces the log when no connection is open. The log is lost only if this process still has a deleted
+    /// one open.
     fn has_its_log(&self) -> bool {
         let found = identity(&self.log).ok();
         let mut opened_log = self
@@ -102,15 +103,15 @@ impl SqliteFile {
     }
 }
 
-/// Keeps other processes from serving a SQLite file, until it is dropped or the process ends.
+/// The lock of a SQLite file. It is released when it is dropped, and when the process ends.
 #[derive(Debug)]
 pub struct FileLock {
     _file: File,
 }
 
 impl FileLock {
-    /// Locks the SQLite file of a URL, through a file beside it: closing the database file itself would end the locks of
-    /// SQLite.
+    /// Locks the SQLite file of a URL. The lock is on a separate file, because closing the database file would release the
+    /// locks that SQLite has on it.
     ///
     /// # Errors
     /// Another process holds the lock, or the lock file cannot be created.

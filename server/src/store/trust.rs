@@ -1,9 +1,9 @@
-//! Which connections of the pools may be used again.
+//! Decides which connections of the pools are used again.
 //!
-//! A connection is dropped after a BEGIN, COMMIT or ROLLBACK that did not end as asked, after an error of its disk or
-//! server, and while it is in a transaction without an owner. After a failed COMMIT the driver can go on to count a
-//! transaction that the database has ended. Every later one would be a savepoint inside of it: acknowledged, visible on
-//! that connection, and gone with it.
+//! A connection is closed after a BEGIN, COMMIT or ROLLBACK that failed or was cancelled, after an error of its disk or
+//! server, and if it returns to the pool with an open transaction. The reason: after a failed COMMIT, the driver may
+//! believe that the transaction is still open although the database has ended it. It would then begin every later
+//! transaction as a savepoint. Such a transaction is acknowledged but never committed, and lost with the connection.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,31 +16,31 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-/// How often errors of statements renew all connections at most: with a full disk every statement fails.
+/// The shortest time between two renewals after failed statements. With a full disk, every statement fails.
 const RENEW_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a connection may take to respond: one that died silently never does.
+/// The response time after which a connection counts as dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Decides for all pools of a store which connections are used again.
+/// The rule for all pools of a store.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
-    /// Connections that were opened earlier are dropped.
+    /// Connections that were opened before this time are closed.
     opened_after: Mutex<Option<Instant>>,
 }
 
 impl Trust {
-    /// Has every connection that is open now dropped instead of used again.
+    /// Closes every connection that is open now, as soon as it is free.
     pub(super) fn renew(&self) {
         *self.lock() = Some(Instant::now());
     }
 
-    /// Renews when it is dropped, unless it is cleared: a BEGIN, COMMIT or ROLLBACK whose caller went away leaves a
-    /// connection in a state that the driver does not know.
-    pub(super) fn doubt(&self) -> Doubt<'_> {
-        Doubt(Some(self))
+    /// Watches a BEGIN, COMMIT or ROLLBACK. If it is cancelled, the driver does not know the state of its connection, so
+    /// the connections are renewed.
+    pub(super) fn watch(&self) -> Watch<'_> {
+        Watch(Some(self))
     }
 
-    /// The same after an error of a statement, but not too often.
+    /// Renews the connections after a failed statement, at most once per interval.
     pub(super) fn renew_after_error(&self) {
         let mut opened_after = self.lock();
         if opened_after.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
@@ -48,12 +48,12 @@ impl Trust {
         }
     }
 
-    /// Has a pool check each connection before and after it is used. `may_hang_up`: whether there is a server, which can
-    /// have closed it meanwhile.
+    /// Configures a pool to check each connection before and after use. `has_server` means that a server can close a
+    /// connection at any time.
     pub(super) fn guard<DB: Database>(
         self: &Arc<Self>,
         pool: PoolOptions<DB>,
-        may_hang_up: bool,
+        has_server: bool,
     ) -> PoolOptions<DB> {
         let (before, after) = (Arc::clone(self), Arc::clone(self));
         pool.test_before_acquire(false)
@@ -63,9 +63,9 @@ impl Trust {
                     if !trust.is_new_enough(opened) || connection.is_in_transaction() {
                         return Ok(false);
                     }
-                    let is_alive = !may_hang_up || responds(connection).await;
+                    let is_alive = !has_server || responds(connection).await;
                     if !is_alive {
-                        // The others died with it, and each would be waited for.
+                        // The others are probably dead too, and each check takes until its timeout.
                         trust.renew_after_error();
                     }
                     Ok(is_alive)
@@ -74,7 +74,7 @@ impl Trust {
             .after_release(move |connection, found| {
                 let (trust, opened) = (Arc::clone(&after), opened_at(&found));
                 Box::pin(async move {
-                    // The response also means that a ROLLBACK has been sent that a dropped transaction left behind.
+                    // After the response, the ROLLBACK of a dropped transaction has also been executed.
                     let responds = responds(connection).await;
                     Ok(responds && trust.is_new_enough(opened) && !connection.is_in_transaction())
                 })
@@ -97,20 +97,20 @@ fn opened_at(connection: &PoolConnectionMetadata) -> Option<Instant> {
     Instant::now().checked_sub(connection.age)
 }
 
-/// Doubt about the connections that are open now.
+/// Renews the connections when it is dropped, unless it was cleared.
 #[derive(Debug)]
-pub(super) struct Doubt<'a>(Option<&'a Trust>);
+pub(super) struct Watch<'a>(Option<&'a Trust>);
 
-impl Doubt<'_> {
-    /// Clears it, unless what it was about failed.
-    pub(super) fn clear_unless(mut self, has_failed: bool) {
+impl Watch<'_> {
+    /// Ends the watch; renews the connections if the statement failed.
+    pub(super) fn end(mut self, has_failed: bool) {
         if !has_failed {
             self.0 = None;
         }
     }
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Some(trust) = self.0 {
             trust.renew();

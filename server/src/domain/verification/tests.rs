@@ -237,7 +237,7 @@ fn at_stripe(events: &[(SentEvent, bool)]) -> i64 {
 
 proptest! {
     #[test]
-    fn a_proof_is_true(events in sent_events()) {
+    fn a_proof_holds_in_every_case(events in sent_events()) {
         let total = at_stripe(&events);
         let (events, is_there): (Vec<SentEvent>, Vec<bool>) = events.into_iter().unzip();
         for (proven, is_there) in included(&events, total).into_iter().zip(&is_there) {

@@ -27,7 +27,7 @@ const MAX_PAGES: usize = 10_000;
 /// The number of rows that one query reads.
 const BATCH_SIZE: u64 = 200;
 /// The number of consecutive syncs without a response from Stripe after which a poll gives up.
-const MAX_UNANSWERED: u32 = 5;
+const MAX_FAILURES: u32 = 5;
 
 /// Syncs all subscriptions.
 pub(crate) struct SubscriptionPoll {
@@ -41,18 +41,18 @@ pub(crate) struct SubscriptionPoll {
 /// The results of the single syncs of a poll.
 #[derive(Debug, Default)]
 struct Outcomes {
-    unanswered_in_a_row: AtomicU32,
+    failures_in_a_row: AtomicU32,
     unstored: AtomicU32,
 }
 
 impl Outcomes {
     fn add(&self, subscription: &str, result: Result<(), SyncError>) {
         match result {
-            Ok(()) => self.unanswered_in_a_row.store(0, Ordering::Relaxed),
+            Ok(()) => self.failures_in_a_row.store(0, Ordering::Relaxed),
             Err(error) => {
                 tracing::warn!(subscription, %error, "a subscription could not be synced");
                 let counter = match error {
-                    SyncError::Stripe(_) => &self.unanswered_in_a_row,
+                    SyncError::Stripe(_) => &self.failures_in_a_row,
                     SyncError::Store(_) => &self.unstored,
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +61,7 @@ impl Outcomes {
     }
 
     fn should_give_up(&self) -> bool {
-        self.unanswered_in_a_row.load(Ordering::Relaxed) >= MAX_UNANSWERED
+        self.failures_in_a_row.load(Ordering::Relaxed) >= MAX_FAILURES
     }
 }
 

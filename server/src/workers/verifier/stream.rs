@@ -79,8 +79,8 @@ impl Verifier {
         let Some(range) = days_range(due.iter().copied()) else {
             return Ok(());
         };
-        // Stripe's totals are read first. An event that is accepted in between then looks late, never like another
-        // sender's.
+        // Stripe's totals are read first. If an event is accepted in between, the totals lack it, and the next
+        // check finds it.
         let totals = self
             .stripe
             .totals(&event_name, &stream.customer, range, Grouping::Day);
@@ -212,7 +212,7 @@ fn days_range(mut days: impl DoubleEndedIterator<Item = Millis>) -> Option<Inter
     })
 }
 
-/// The time before which the reports that were read are all there are: the limit may have cut off the last day.
+/// The time before which all reports were read. The limit may have cut off the last day.
 fn complete_until(reports: &[Report], range: Interval) -> Millis {
     let is_cut_off = u64::try_from(reports.len()).is_ok_and(|len| len >= EVENTS_READ);
     reports
