@@ -36,7 +36,7 @@ async fn health_and_metrics_are_served(world: World) {
         r#"usage_calls_refused_total{reason="INVALID_FIELD"} "#,
         r#"usage_commit_increments_bucket{le="8192"} "#,
         "usage_commit_seconds_count ",
-        r#"usage_reports_total{event="accepted"} "#,
+        r#"usage_reports_total{transition="accepted"} "#,
         r#"usage_stripe_request_seconds_count{call="meter_event"} "#,
         r#"usage_webhooks_total{outcome="stored"} "#,
         r#"usage_webhooks_total{outcome="malformed_signature"} "#,
