@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{ConnectOptions, Database, DbErr, RuntimeErr};
-use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-
+use sqlx::{
+    Connection as _,
+    sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous},
+};
 use tokio::time::timeout;
 
 use super::{Store, connection::Pool, sqlite_file::SqliteFile, trust::Trust};
@@ -29,6 +30,7 @@ const SQLITE_CACHE: &str = "-65536";
 /// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
 /// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
+
 impl Store {
     /// Connects, and creates a SQLite file that does not exist yet.
     ///
@@ -103,8 +105,8 @@ fn postgres_options(url: &str, connections: u32, trust: &Arc<Trust>) -> ConnectO
     options
 }
 
-/// Syncs the log that an earlier connection left. It can end with a commit that was written and never synced, because its
-/// process was killed or its sync failed: whoever repeats that call must not be told that it is durable before.
+/// Syncs the log of earlier connections. Its last commit may have been written but not synced, if the process was killed
+/// or the sync failed. A repeated key must not be acknowledged as a duplicate of such a commit.
 async fn sync_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
         .execute(connection)

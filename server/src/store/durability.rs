@@ -22,9 +22,9 @@ impl Store {
     }
 }
 
-/// The start of a counting transaction. Locks are waited for three seconds, less than a caller waits. COMMIT waits for
-/// the disk at least: a setting of the role or of a shared connection may have lowered that; one that also waits for
-/// replicas stays.
+/// The first statement of a counting transaction. It limits the wait for locks to three seconds, less than a caller waits.
+/// It also raises `synchronous_commit` to `on` if the role or a shared connection has lowered it. A setting that waits for
+/// replicas too is kept.
 pub(super) const COUNT_DURABLY: &str = "\
     SELECT set_config('lock_timeout', '3s', true), \
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \

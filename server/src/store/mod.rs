@@ -130,7 +130,7 @@ impl Store {
         }
     }
 
-    /// Copies the log of a SQLite database into its file: what was committed before the log was deleted is only there.
+    /// Copies the log of a SQLite database into its file. If the log was deleted, it is the only place of the latest commits.
     ///
     /// # Errors
     /// The database fails.

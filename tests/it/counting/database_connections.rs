@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
-use usage_client::{Increment, Reason, Retry};
+use usage_client::{Increment, PutAccount, Reason, Retry};
 
-use crate::support::world::{World, on_postgres};
+use crate::{
+    operations::webhooks::{assert_status, event},
+    support::world::{World, on_postgres},
+};
 
 on_postgres!(
     broken_database_connections_fail_no_call,
@@ -14,6 +17,7 @@ on_postgres!(
     an_unreachable_database_is_reported_within_seconds,
     a_server_that_became_read_only_is_reported_as_unavailable,
     a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
+    a_call_cancelled_during_begin_leaves_no_transaction_open,
 );
 
 /// Longer than the service lets a call wait for the database, and far shorter than TCP would.
@@ -153,5 +157,24 @@ async fn a_commit_waits_for_the_disk_whatever_the_role_is_set_to(mut world: Worl
     )
     .await;
     world.client().increment("acct").await.unwrap();
+    world.finish().await;
+}
+
+/// The driver learns that the transaction has begun after the caller of BEGIN is gone. If that connection were used
+/// again, single statements would be part of a transaction that nothing commits.
+async fn a_call_cancelled_during_begin_leaves_no_transaction_open(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    proxy.hold_next_begin();
+    let impatient = world.client().with_timeout(Duration::from_secs(1));
+    let put = impatient.put_account(PutAccount::free("acct")).await;
+    put.unwrap_err();
+    assert!(proxy.holds_begin());
+    proxy.release_begin();
+    // More than there are idle connections.
+    for n in 0..20 {
+        let body = event(&format!("evt_{n}"), "invoice.created");
+        assert_status(&world.send_webhook(&body).await, 200);
+        assert_eq!(world.count_rows("webhook_events").await, n + 1);
+    }
     world.finish().await;
 }

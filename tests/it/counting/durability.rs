@@ -16,6 +16,7 @@ on_sqlite!(
     a_server_whose_file_was_replaced_stops,
     a_server_whose_log_was_deleted_stops,
     a_second_server_on_a_file_is_refused,
+    a_second_server_on_another_name_of_a_file_is_refused,
     a_server_started_while_another_stops_waits_for_it,
 );
 
@@ -127,6 +128,20 @@ async fn a_second_server_on_a_file_is_refused(world: World) {
     );
     world.client().increment("acct").await.unwrap();
     assert_eq!(world.usage("acct").await.0, 1, "the first goes on");
+    world.finish().await;
+}
+
+async fn a_second_server_on_another_name_of_a_file_is_refused(world: World) {
+    let name = world.sqlite_file().with_extension("link");
+    std::os::unix::fs::symlink(world.sqlite_file(), &name).unwrap();
+    let mut config = world.config();
+    config.database.database_url = format!("sqlite://{}", name.display());
+    let second = Server::start(config, world.clock.clone()).await;
+    let error = second.ended().await.expect_err("a refusal");
+    assert!(
+        error.to_string().contains("another usage-server"),
+        "{error}"
+    );
     world.finish().await;
 }
 

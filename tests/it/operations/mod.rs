@@ -6,4 +6,4 @@ mod http_server;
 mod setup;
 mod setup_differences;
 mod stripe_api;
-mod webhooks;
+pub(crate) mod webhooks;

@@ -35,7 +35,7 @@ on_both_engines!(
 on_postgres!(a_webhook_without_a_database_is_answered_with_503);
 
 /// The body of a snapshot event.
-pub(super) fn event(id: &str, kind: &str) -> String {
+pub(crate) fn event(id: &str, kind: &str) -> String {
     json!({
         "id": id, "object": "event", "created": 1_700_000_000, "livemode": false, "type": kind,
         "data": { "object": { "id": "obj_1", "customer": "cus_1" } },
@@ -44,7 +44,7 @@ pub(super) fn event(id: &str, kind: &str) -> String {
 }
 
 /// Asserts a response's status; fails with its body.
-pub(super) fn assert_status(answer: &Answer, status: u16) {
+pub(crate) fn assert_status(answer: &Answer, status: u16) {
     assert_eq!(answer.0, status, "{}", answer.1);
 }
 

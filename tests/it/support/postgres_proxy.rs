@@ -8,7 +8,7 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -34,6 +34,10 @@ struct Shared {
     commits_to_drop: AtomicUsize,
     commits_lost: AtomicUsize,
     commits_to_silence: AtomicUsize,
+    begins_to_hold: AtomicUsize,
+    /// The number of BEGINs whose response is held, and whether they are released.
+    held: Mutex<(usize, bool)>,
+    held_changed: Condvar,
     stopped: AtomicBool,
     /// Both ends of each connection, to close them.
     links: Mutex<Vec<Link>>,
@@ -92,6 +96,22 @@ impl PostgresProxy {
             .fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Holds the response to the next BEGIN on any connection until [`PostgresProxy::release_begin`].
+    pub(crate) fn hold_next_begin(&self) {
+        self.shared.begins_to_hold.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether the response to a BEGIN is held.
+    pub(crate) fn holds_begin(&self) -> bool {
+        self.shared.held().0 > 0
+    }
+
+    /// Releases the responses that are held.
+    pub(crate) fn release_begin(&self) {
+        self.shared.held().1 = true;
+        self.shared.held_changed.notify_all();
+    }
+
     /// The number of COMMITs that got no response because of this proxy.
     pub(crate) fn commits_lost(&self) -> usize {
         self.shared.commits_lost.load(Ordering::SeqCst)
@@ -124,6 +144,20 @@ impl Shared {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, (usize, bool)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the held responses are released.
+    fn hold(&self) {
+        let mut held = self.held();
+        held.0 += 1;
+        let released =
+            self.held_changed
+                .wait_timeout_while(held, CONNECT_TIMEOUT, |(_, is_released)| !*is_released);
+        drop(released);
+    }
+
     fn close_all(&self) {
         for link in self.links().drain(..) {
             link.close();
@@ -133,10 +167,7 @@ impl Shared {
     /// Whether a fault applies to this commit. The count is increased before the connection is closed, so that it is
     /// visible by then.
     fn takes(&self, remaining: &AtomicUsize) -> bool {
-        let one_less = |remaining: usize| remaining.checked_sub(1);
-        let takes = remaining
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
-            .is_ok();
+        let takes = takes_one(remaining);
         if takes {
             self.commits_lost.fetch_add(1, Ordering::SeqCst);
         }
@@ -199,6 +230,15 @@ fn accept(client: TcpStream, upstream: SocketAddr, shared: &Arc<Shared>) -> io::
     Ok(())
 }
 
+/// Whether a fault applies now, which it then does once less.
+fn takes_one(remaining: &AtomicUsize) -> bool {
+    remaining
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |remaining| {
+            remaining.checked_sub(1)
+        })
+        .is_ok()
+}
+
 /// From the client to the database.
 fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
     let mut from = BufReader::new(&link.client);
@@ -241,6 +281,10 @@ fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
         let message = read_message(&mut from)?;
         if link.is_silent() {
             continue;
+        }
+        let begun = message.first() == Some(&b'C') && text_at(&message, 5) == b"BEGIN";
+        if begun && takes_one(&shared.begins_to_hold) {
+            shared.hold();
         }
         // CommandComplete. A COMMIT that failed has the tag ROLLBACK.
         let committed = message.first() == Some(&b'C') && text_at(&message, 5) == b"COMMIT";
