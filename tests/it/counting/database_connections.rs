@@ -169,6 +169,8 @@ async fn a_call_cancelled_during_begin_leaves_no_transaction_open(mut world: Wor
     let put = impatient.put_account(PutAccount::free("acct")).await;
     put.unwrap_err();
     assert!(proxy.holds_begin());
+    // On the same connection: the server has seen by now that the caller gave up.
+    world.usage("acct").await;
     proxy.release_begin();
     // More than there are idle connections.
     for n in 0..20 {

@@ -84,21 +84,23 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
         hours_ago(24).timestamp_millis(),
         hours_ago(1).timestamp_millis(),
     );
-    let insert = |state: &str, draft_until: i64| {
+    let insert_of = |meter: &str, draft_until: i64| {
         format!(
             "INSERT INTO billing_periods (account_id, item, meter, period_start, period_end, recorded_at, \
-             invoice_state, draft_until) VALUES ('acct', 'si_1', 'api_calls', {start}, {end}, {now}, '{state}', {draft_until})"
+             invoice_state, draft_until) VALUES ('acct', 'si_{meter}', '{meter}', {start}, {end}, {now}, 'draft', {draft_until})"
         )
     };
+    let insert = |draft_until: i64| insert_of("api_calls", draft_until);
     let minutes = 60_000;
-    world
-        .execute_sql(&insert("draft", now + 60 * minutes))
-        .await;
+    world.execute_sql(&insert(now + 60 * minutes)).await;
+    // The draft of another meter, which has no usage.
+    let other = insert_of("tokens", now + 5 * minutes);
+    world.execute_sql(&other).await;
     let early = examine(&world).await;
     assert!(early.is_healthy(), "{early}");
     for draft_until in [now + 5 * minutes, now - minutes] {
         world.execute_sql("DELETE FROM billing_periods").await;
-        world.execute_sql(&insert("draft", draft_until)).await;
+        world.execute_sql(&insert(draft_until)).await;
         let diagnosis = examine(&world).await;
         assert_only_bad(
             &diagnosis,
