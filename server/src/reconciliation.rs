@@ -121,7 +121,7 @@ pub async fn reconcile(
     let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref())?;
     let meters = Arc::new(config.meters.read()?);
     let database = &config.database;
-    let store = Store::open(&database.database_url, database.database_connections)
+    let store = Store::open_existing(&database.database_url, database.database_connections)
         .await
         .map_err(|error| format!("the database cannot be used: {error}"))?;
     let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);

@@ -138,15 +138,17 @@ pub async fn serve(
     {
         tracing::error!(%error, "the log of the lost database file could not be copied into the file");
     }
-    if let Ok(closed) = timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
-        closed?;
+    let closed = timeout(DATABASE_CLOSES_WITHIN, store.close()).await;
+    tracing::info!("stopped");
+    if let Ok(closed) = closed {
+        // Why the service stopped comes first.
+        result.and(closed.map_err(ServeError::from))
     } else {
         tracing::warn!("some database connections did not close in time");
         // An open connection may still write, so the lock is kept until the process ends.
         std::mem::forget(lock);
+        result
     }
-    tracing::info!("stopped");
-    result
 }
 
 /// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still

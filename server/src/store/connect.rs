@@ -116,7 +116,8 @@ async fn sync_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> 
 
 fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
     let trust = Arc::clone(trust);
-    let writes = mode != "ro";
+    // Commands that only check the database change nothing in it.
+    let serves = mode == "rwc";
     let separator = if url.contains('?') { '&' } else { '?' };
     let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
     options
@@ -128,7 +129,7 @@ fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -
         .sqlx_logging(false)
         .map_sqlx_sqlite_pool_opts(move |pool| {
             let pool = trust.guard(pool, false);
-            if writes {
+            if serves {
                 pool.after_connect(|connection, _| Box::pin(sync_log(connection)))
             } else {
                 pool

@@ -1,14 +1,21 @@
 //! The HTTP server without the webhooks: health, metrics, and connections at the shutdown.
 
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use usage_client::Increment;
 
 use super::webhooks::{assert_status, event};
-use crate::support::world::{World, http::SECRET, on_both_engines};
+use crate::support::world::{World, http::SECRET, on_both_engines, on_postgres};
 
 on_both_engines!(
     health_and_metrics_are_served,
     an_idle_connection_does_not_delay_a_stop,
+    unfinished_bodies_do_not_keep_a_webhook_out,
 );
+
+on_postgres!(grpc_health_and_readiness_agree);
 
 async fn health_and_metrics_are_served(world: World) {
     assert_eq!(world.http_get("/health/live").await.0, 200);
@@ -51,9 +58,47 @@ async fn health_and_metrics_are_served(world: World) {
     world.finish().await;
 }
 
+async fn grpc_health_and_readiness_agree(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    let mut health = HealthClient::new(world.grpc_channel().await);
+    let mut check = async || {
+        let mut statuses = Vec::new();
+        for service in ["", "usage.v1.UsageService", "usage.v1.AccountService"] {
+            let service = service.to_owned();
+            let answer = health.check(HealthCheckRequest { service }).await.unwrap();
+            statuses.push(answer.into_inner().status());
+        }
+        statuses
+    };
+    assert_eq!(world.http_get("/health/ready").await.0, 200);
+    assert_eq!(check().await, [ServingStatus::Serving; 3]);
+    drop(proxy);
+    let is_unready = async || world.http_get("/health/ready").await.0 == 503;
+    world.wait_until("readiness to fail", is_unready).await;
+    assert_eq!(check().await, [ServingStatus::NotServing; 3]);
+    world.crash();
+}
+
+/// As many as there are places for webhooks.
+async fn unfinished_bodies_do_not_keep_a_webhook_out(world: World) {
+    let address = world.http_url().trim_start_matches("http://").to_owned();
+    let mut unfinished = Vec::new();
+    for _ in 0..64 {
+        let mut connection = TcpStream::connect(&address).await.unwrap();
+        let head = "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n\
+            stripe-signature: t=1,v1=00\r\ncontent-length: 100\r\n\r\n{";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        unfinished.push(connection);
+    }
+    let body = event("evt_1", "invoice.created");
+    assert_status(&world.send_webhook(&body).await, 200);
+    drop(unfinished);
+    world.finish().await;
+}
+
 async fn an_idle_connection_does_not_delay_a_stop(mut world: World) {
     let address = world.http_url().trim_start_matches("http://").to_owned();
-    let idle = tokio::net::TcpStream::connect(address).await.unwrap();
+    let idle = TcpStream::connect(address).await.unwrap();
     assert_eq!(world.http_get("/health/live").await.0, 200);
     world.stop().await;
     drop(idle);

@@ -18,6 +18,7 @@ on_both_engines!(
     reconciled_accounts_are_paged,
     a_stripe_outage_is_stated_in_the_reconciliation,
     reconciliation_needs_a_stripe_key,
+    a_missing_database_is_not_created_by_the_command,
 );
 
 /// The rows of an account.
@@ -218,6 +219,18 @@ async fn reconciliation_needs_a_stripe_key(mut world: World) {
     let asked = ReconciliationQuery::default();
     let refused = reconcile(&command(&world), &world.clock, &asked).await;
     assert!(refused.unwrap_err().contains("STRIPE_SECRET_KEY"));
+    world.finish().await;
+}
+
+async fn a_missing_database_is_not_created_by_the_command(world: World) {
+    let mut config = command(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("missing.db");
+    config.database.database_url = format!("sqlite://{}", file.display());
+    let query = ReconciliationQuery::default();
+    let refused = reconcile(&config, &world.clock, &query).await.unwrap_err();
+    assert!(refused.contains("the database cannot be used"), "{refused}");
+    assert!(!file.exists());
     world.finish().await;
 }
 
