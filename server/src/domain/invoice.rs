@@ -1,9 +1,11 @@
 //! Invoices of billing periods: how long usage can still be added to them.
 
-use super::{MINUTE_MS, Millis};
+use super::{HOUR_MS, MINUTE_MS, Millis};
 
 /// How long after a period's end its invoice is certainly a draft. Stripe keeps drafts for at least an hour.
 pub const SURELY_DRAFT_MS: Millis = 50 * MINUTE_MS;
+/// How long Stripe keeps an automatically finalized draft, unless its date says otherwise.
+const DRAFT_MS: Millis = HOUR_MS;
 /// How long before finalization the last event is sent: the request has to arrive, and Stripe has to count it.
 pub const DRAFT_MARGIN_MS: Millis = 2 * MINUTE_MS;
 
@@ -43,6 +45,16 @@ pub enum Timing {
 }
 
 impl InvoiceState {
+    /// When the draft of a period that ends at `period_end` becomes final, as far as is known. `None` if it is final
+    /// already, or not finalized automatically.
+    pub fn draft_end(self, period_end: Millis) -> Option<Millis> {
+        match self {
+            Self::Unknown => Some(period_end.saturating_add(DRAFT_MS)),
+            Self::Draft { until } => until,
+            Self::Final => None,
+        }
+    }
+
     /// Whether usage of a period that ends at `period_end` may be sent now.
     pub fn timing(self, period_end: Millis, now: Millis) -> Timing {
         if now < period_end {
@@ -76,6 +88,14 @@ mod tests {
         assert_eq!(draft.timing(end, end + 58 * MINUTE_MS), Timing::AskFirst);
         assert_eq!(InvoiceState::Final.timing(end, end - 1), Timing::InTime);
         assert_eq!(InvoiceState::Final.timing(end, end), Timing::TooLate);
+    }
+
+    #[test]
+    fn a_draft_ends_at_its_date_or_after_an_hour() {
+        assert_eq!(InvoiceState::Unknown.draft_end(7), Some(7 + HOUR_MS));
+        assert_eq!(InvoiceState::Draft { until: Some(9) }.draft_end(7), Some(9));
+        assert_eq!(InvoiceState::Draft { until: None }.draft_end(7), None);
+        assert_eq!(InvoiceState::Final.draft_end(7), None);
     }
 
     #[test]

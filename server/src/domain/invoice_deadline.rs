@@ -6,6 +6,7 @@
 use super::{
     HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     invoice::{InvoiceState, LateUsage, Timing},
+    report::Report,
     subscription_change::Step,
     window::Interval,
 };
@@ -33,6 +34,16 @@ pub struct UsageTimes {
 }
 
 impl UsageTimes {
+    /// The times and the quantity of a report.
+    pub fn of(report: &Report) -> Self {
+        Self {
+            first_at: report.first_at,
+            last_at: report.last_at,
+            bill_at: report.bill_at,
+            quantity: report.quantity,
+        }
+    }
+
     /// The time that decides the billing period.
     fn billed_at(&self) -> Millis {
         self.bill_at.unwrap_or(self.first_at)
@@ -130,6 +141,14 @@ impl BillingContext {
     fn is_changing(&self, at: Millis) -> bool {
         self.change
             .is_some_and(|change| change.boundary_at <= at || change.step == Step::Changing)
+    }
+
+    /// Whether usage belongs to a period that has ended and whose invoice is still a draft, but not after `until`.
+    pub fn is_finalized_by(&self, usage: UsageTimes, until: Millis, now: Millis) -> bool {
+        self.period_at(usage.billed_at()).is_some_and(|period| {
+            let draft_end = period.invoice_state.draft_end(period.interval.end);
+            period.interval.end <= now && draft_end.is_some_and(|end| end <= until)
+        })
     }
 
     /// Whether Stripe charges for usage at `now`. If no period is known, it may.

@@ -68,6 +68,14 @@ impl State {
     ];
     /// States in which the sender sends a report or checks its delivery.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
+    /// States of usage that Stripe has not accepted and still may.
+    pub const NOT_SENT: [Self; 5] = [
+        Self::Open,
+        Self::Closed,
+        Self::Sending,
+        Self::NoCustomer,
+        Self::Unknown,
+    ];
     /// States that need an admin's decision.
     pub const NEEDS_DECISION: [Self; 5] = [
         Self::Missing,

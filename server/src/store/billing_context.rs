@@ -49,6 +49,16 @@ pub(super) struct BillingContexts {
 }
 
 impl BillingContexts {
+    /// The contexts of a report's account and meter, one per customer. An open report has no customer yet.
+    pub(super) fn of_any_customer(&self, report: &Report) -> Vec<BillingContext> {
+        let customers = self.periods.keys().filter(|(account_id, _, meter)| {
+            *account_id == report.account_id && *meter == report.meter
+        });
+        customers
+            .map(|(_, customer, _)| self.of(report, Some(customer)))
+            .collect()
+    }
+
     /// The context of a report's account, customer and meter.
     pub(super) fn of(&self, report: &Report, customer: Option<&str>) -> BillingContext {
         let periods = customer.and_then(|customer| {

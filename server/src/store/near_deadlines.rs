@@ -1,51 +1,78 @@
-//! Counts reports that are near the time after which no invoice can charge them.
+//! Finds reports that Stripe has not accepted and that are near the time after which no invoice can charge them.
 
-use sea_orm::{ConnectionTrait as _, Statement};
+use sea_orm::{
+    EntityTrait as _, PaginatorTrait as _, QueryFilter as _, Statement,
+    sea_query::{Expr, ExprTrait as _},
+};
 
-use super::Store;
+use super::{Store, billing_context::read_contexts};
 use crate::{
-    domain::{DAY_MS, MINUTE_MS, Millis, report::CLOSE_AT_ONCE_MS},
+    domain::{
+        DAY_MS, MINUTE_MS, Millis,
+        invoice_deadline::UsageTimes,
+        report::{CLOSE_AT_ONCE_MS, Report, State},
+    },
+    entity::usage_report,
     error::Result,
 };
 
-/// How long before an invoice's finalization its unsent reports are counted.
-const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
+/// How long before its invoice's finalization a report is near its deadline.
+pub(crate) const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
 /// Invoices of periods that ended longer ago are final.
 const RELEVANT_MS: Millis = 40 * DAY_MS;
-
-/// Reports that Stripe has not accepted and that are near their deadlines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NearDeadlines {
-    /// Their invoices become final within a quarter of an hour.
-    pub(crate) drafts: i64,
-    /// They are older than 33 days.
-    pub(crate) old: i64,
-}
+/// The maximum number of reports that are read.
+const MAX_READ: u32 = 10_000;
 
 impl Store {
-    /// Counts the reports that are near their deadlines.
-    pub(crate) async fn near_deadlines(&self, now: Millis) -> Result<NearDeadlines> {
-        // The states are literals: both engines use a partial index only for a condition without bound values.
-        const DRAFTS: &str = "SELECT COUNT(*) AS number FROM billing_periods p \
-            JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter \
-            AND r.state IN ('closed', 'sending', 'unknown') \
-            AND COALESCE(r.bill_at, r.first_at) >= p.period_start \
-            AND COALESCE(r.bill_at, r.first_at) < p.period_end \
-            WHERE p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
-            AND COALESCE(p.draft_until, p.period_end + 3600000) < $3";
-        const OLD: &str = "SELECT COUNT(*) AS number FROM usage_reports \
-            WHERE state IN ('closed', 'sending', 'unknown') AND window_start < $1";
-        let count = async |sql: &str, values: Vec<sea_orm::Value>| {
-            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-            let row = self.reader.query_one_raw(statement).await?;
-            row.map_or(Ok(0), |row| row.try_get("", "number"))
-        };
-        let soon = now.saturating_add(NEAR_DRAFT_END_MS);
-        let ended = [now, now.saturating_sub(RELEVANT_MS), soon].map(Into::into);
-        let oldest = now.saturating_sub(CLOSE_AT_ONCE_MS);
-        Ok(NearDeadlines {
-            drafts: count(DRAFTS, ended.to_vec()).await?,
-            old: count(OLD, vec![oldest.into()]).await?,
-        })
+    /// The reports in some states whose invoices are finalized by [`NEAR_DRAFT_END_MS`] from now, at most 10,000.
+    pub(crate) async fn near_draft_end(
+        &self,
+        states: &[State],
+        now: Millis,
+    ) -> Result<Vec<Report>> {
+        let until = now.saturating_add(NEAR_DRAFT_END_MS);
+        // Reads the unsent reports of accounts with such a draft. Which of them the draft would charge is decided below.
+        let query = format!(
+            "SELECT DISTINCT r.* FROM billing_periods p \
+             JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter AND {} \
+             WHERE p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
+             AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}",
+            are_in(states, "r.")
+        );
+        let values = [now, now.saturating_sub(RELEVANT_MS), until].map(Into::into);
+        let statement = Statement::from_sql_and_values(self.backend(), query, values);
+        let rows = usage_report::Entity::find()
+            .from_raw_sql(statement)
+            .all(&self.reader)
+            .await?;
+        let mut reports: Vec<Report> = super::rows::all(rows);
+        let contexts = read_contexts(&self.reader, &reports).await?;
+        reports.retain(|report| {
+            let usage = UsageTimes::of(report);
+            contexts
+                .of_any_customer(report)
+                .iter()
+                .any(|context| context.is_finalized_by(usage, until, now))
+        });
+        Ok(reports)
     }
+
+    /// The number of reports that the sender has to send and that are older than 33 days.
+    pub(crate) async fn near_age_limit(&self, now: Millis) -> Result<u64> {
+        let oldest = now.saturating_sub(CLOSE_AT_ONCE_MS);
+        Ok(usage_report::Entity::find()
+            .filter(Expr::cust(are_in(&State::DUE, "")))
+            .filter(Expr::col(usage_report::Column::WindowStart).lt(oldest))
+            .count(&self.reader)
+            .await?)
+    }
+}
+
+/// The condition with the states as literals: both engines use a partial index only for one without bound values.
+fn are_in(states: &[State], table: &str) -> String {
+    let names: Vec<String> = states
+        .iter()
+        .map(|state| format!("'{}'", state.name()))
+        .collect();
+    format!("{table}state IN ({})", names.join(", "))
 }

@@ -9,7 +9,7 @@ use super::{
     wake::Wake,
 };
 use crate::{
-    domain::{Millis, SECOND_MS},
+    domain::{Millis, SECOND_MS, report::State},
     error::Result,
     metrics,
     store::Store,
@@ -40,13 +40,15 @@ impl PeriodEnd {
 
     /// Warns of reports that may miss their invoices, or Stripe's 35 days.
     async fn warn_of_deadlines(&self, now: Millis) -> Result<()> {
-        let near = self.store.near_deadlines(now).await?;
-        metrics::near_deadline("draft_end", near.drafts);
-        metrics::near_deadline("33_days", near.old);
-        if near.drafts > 0 || near.old > 0 {
+        let drafts = self.store.near_draft_end(&State::DUE, now).await?.len();
+        let drafts = u64::try_from(drafts).unwrap_or(u64::MAX);
+        let old = self.store.near_age_limit(now).await?;
+        metrics::near_deadline("draft_end", drafts);
+        metrics::near_deadline("33_days", old);
+        if drafts > 0 || old > 0 {
             tracing::error!(
-                near_draft_end = near.drafts,
-                near_33_days = near.old,
+                near_draft_end = drafts,
+                near_33_days = old,
                 "reports that Stripe has not accepted are near their deadline"
             );
         }

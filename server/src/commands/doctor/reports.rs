@@ -11,14 +11,13 @@ use crate::{
         Store,
         doctor::{GroupTotals, ReportGroup},
         ledger_check::LedgerTotals,
+        near_deadlines::NEAR_DRAFT_END_MS,
     },
 };
 
 const CHECK: &str = "reports";
 /// From this age on, a report that is not at Stripe is near its deadline.
 const OLD_MS: Millis = 30 * DAY_MS;
-/// How long before the end of an invoice's draft a report that is not at Stripe is near its deadline.
-const DRAFT_NEAR_MS: Millis = 15 * MINUTE_MS;
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
     let before = findings.len();
@@ -33,9 +32,8 @@ pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding
         Ok(totals) => findings.extend(check_age(&totals, now)),
         Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
     }
-    let draft = ReportGroup::NotSentInDraftUntil(now.saturating_add(DRAFT_NEAR_MS));
-    match store.group_totals(&draft).await {
-        Ok(totals) => findings.extend(check_draft(&totals)),
+    match store.near_draft_end(&State::NOT_SENT, now).await {
+        Ok(reports) => findings.extend(check_draft(&GroupTotals::of(&reports))),
         Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
     }
     if findings.len() == before {
@@ -122,7 +120,7 @@ fn check_draft(totals: &GroupTotals) -> Option<Finding> {
             format!(
                 "{}: not at Stripe, and the draft of their invoice ends within {} minutes or has ended",
                 summary(totals),
-                DRAFT_NEAR_MS.div_euclid(MINUTE_MS)
+                NEAR_DRAFT_END_MS.div_euclid(MINUTE_MS)
             ),
             "call ForceReport for these accounts now",
         )

@@ -86,11 +86,17 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
     );
     let insert_of = |meter: &str, draft_until: i64| {
         format!(
-            "INSERT INTO billing_periods (account_id, item, meter, period_start, period_end, recorded_at, \
-             invoice_state, draft_until) VALUES ('acct', 'si_{meter}', '{meter}', {start}, {end}, {now}, 'draft', {draft_until})"
+            "INSERT INTO billing_periods (account_id, item, subscription, meter, period_start, period_end, recorded_at, \
+             invoice_state, draft_until) \
+             VALUES ('acct', 'si_{meter}', 'sub_1', '{meter}', {start}, {end}, {now}, 'draft', {draft_until})"
         )
     };
     let insert = |draft_until: i64| insert_of("api_calls", draft_until);
+    let subscription = format!(
+        "INSERT INTO subscriptions (account_id, subscription, customer, status, billing_mode, synced_at) \
+         VALUES ('acct', 'sub_1', 'cus_acct', 'active', 'flexible', {now})"
+    );
+    world.execute_sql(&subscription).await;
     let minutes = 60_000;
     world.execute_sql(&insert(now + 60 * minutes)).await;
     // The draft of another meter, which has no usage.
@@ -108,6 +114,8 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
             &["1 reports, 6 units, of acct", "draft"],
         );
     }
+    // The sender would first ask Stripe for the invoice, which does not exist there.
+    world.execute_sql("DELETE FROM billing_periods").await;
     world.report_all().await;
     let sent = examine(&world).await;
     assert!(sent.is_healthy(), "{sent}");
