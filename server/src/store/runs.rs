@@ -7,7 +7,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, database_clock::HEARTBEAT_AHEAD_MS, reports::in_scope};
+use super::{Store, heartbeat::is_abandoned, reports::in_scope};
 use crate::{
     domain::{
         Millis,
@@ -103,16 +103,13 @@ impl Store {
 
     /// Runs that have not finished closing and have had no heartbeat since a time.
     pub(crate) async fn abandoned_runs(&self, since: Millis) -> Result<Vec<Run>> {
-        let rows =
-            report_run::Entity::find()
-                .filter(report_run::Column::ClosingFinishedAt.is_null())
-                .filter(report_run::Column::HeartbeatAt.lt(since).or(
-                    report_run::Column::HeartbeatAt.gt(since.saturating_add(HEARTBEAT_AHEAD_MS)),
-                ))
-                .order_by_asc(report_run::Column::HeartbeatAt)
-                .limit(BATCH_SIZE)
-                .all(&self.reader)
-                .await?;
+        let rows = report_run::Entity::find()
+            .filter(report_run::Column::ClosingFinishedAt.is_null())
+            .filter(is_abandoned(report_run::Column::HeartbeatAt, since))
+            .order_by_asc(report_run::Column::HeartbeatAt)
+            .limit(BATCH_SIZE)
+            .all(&self.reader)
+            .await?;
         let runs: std::result::Result<_, _> = rows.into_iter().map(Run::try_from).collect();
         Ok(runs?)
     }

@@ -2,23 +2,23 @@
 //!
 //! Every replica runs it. Closing is idempotent, so an abandoned run is closed again from the start.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
     job::{Job, Next, Spec, Turn},
+    retries::Retries,
     tasks::Tasks,
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, SECOND_MS, run::Run},
+    domain::{Millis, run::Run},
     error::{Error, Result},
-    store::Store,
+    store::{Store, heartbeat::ABANDONED_MS},
 };
 
 /// The number of runs of this replica that may wait.
@@ -26,18 +26,17 @@ pub(crate) const MAX_BEGUN: usize = 1_024;
 /// The number of runs that are closed concurrently, so that a run over all accounts does not delay one over a single
 /// account.
 const RUNS_AT_ONCE: usize = 8;
-/// A run without a heartbeat for this long was abandoned.
-const ABANDONED_MS: Millis = 30 * SECOND_MS;
-/// The first wait after a database error. It doubles.
-const MIN_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 /// Closes the reports of runs.
 pub(crate) struct Closing {
     closer: Closer,
     interval: Duration,
     begun: mpsc::Receiver<Run>,
-    tasks: Tasks<Uuid>,
+    /// Their results are the runs whose closing failed.
+    tasks: Tasks<Uuid, Option<Run>>,
+    /// The runs whose closing failed. It is repeated, with a backoff.
+    failed: HashMap<Uuid, Run>,
+    retries: Retries<Uuid>,
 }
 
 /// Dependencies of closing one run.
@@ -65,7 +64,29 @@ impl Closing {
             },
             interval,
             begun,
+            failed: HashMap::new(),
+            retries: Retries::new(interval),
         }
+    }
+
+    /// Takes the results of the runs that have ended.
+    fn take_ended(&mut self) {
+        for (id, failed) in self.tasks.ended() {
+            match failed {
+                None => self.retries.succeeded(&id),
+                Some(run) => {
+                    self.retries.failed(id);
+                    self.failed.insert(id, run);
+                }
+            }
+        }
+    }
+
+    /// Starts a failed run whose wait is over. Returns false if there is none.
+    fn start_failed(&mut self) -> bool {
+        let due = self.failed.keys().find(|id| self.retries.may_start(id));
+        let run = due.copied().and_then(|id| self.failed.remove(&id));
+        run.is_some_and(|run| self.start(run))
     }
 
     fn start(&mut self, run: Run) -> bool {
@@ -73,7 +94,7 @@ impl Closing {
         let closer = self.closer.clone();
         self.tasks.start(
             run.id,
-            async move { closer.close(&run).await }.instrument(span),
+            async move { closer.close(run).await }.instrument(span),
         )
     }
 }
@@ -89,7 +110,8 @@ impl Job for Closing {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        self.tasks.ended();
+        self.take_ended();
+        while self.tasks.free() > 0 && self.start_failed() {}
         while self.tasks.free() > 0
             && let Ok(run) = self.begun.try_recv()
         {
@@ -97,7 +119,8 @@ impl Job for Closing {
         }
         let left_since = now.saturating_sub(ABANDONED_MS);
         for run in self.closer.store.abandoned_runs(left_since).await? {
-            if self.tasks.free() == 0 || self.tasks.has(&run.id) {
+            let is_here = self.tasks.has(&run.id) || self.failed.contains_key(&run.id);
+            if self.tasks.free() == 0 || is_here {
                 continue;
             }
             tracing::warn!(run = %run.id, "a replica abandoned a report run; this replica finishes it");
@@ -113,19 +136,13 @@ impl Job for Closing {
 }
 
 impl Closer {
-    /// Closes a run's reports. Repeats after database errors until the shutdown.
-    async fn close(&self, run: &Run) {
-        let mut waits = ExponentialBuilder::default()
-            .with_min_delay(MIN_BACKOFF)
-            .with_max_delay(MAX_BACKOFF)
-            .without_max_times()
-            .build();
-        while let Err(error) = self.close_pages(run).await {
-            tracing::warn!(%error, "closing failed; it is repeated");
-            let wait = waits.next().unwrap_or(MAX_BACKOFF);
-            let slept = self.shutdown.run_until_cancelled(sleep(wait)).await;
-            if slept.is_none() {
-                return;
+    /// Closes a run's reports. Returns the run if that failed.
+    async fn close(&self, run: Run) -> Option<Run> {
+        match self.close_pages(&run).await {
+            Ok(()) | Err(Error::ShuttingDown) => None,
+            Err(error) => {
+                tracing::warn!(%error, "closing failed; it is repeated");
+                Some(run)
             }
         }
     }

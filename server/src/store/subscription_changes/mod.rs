@@ -3,10 +3,8 @@
 mod drain;
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
-    sea_query::{Expr, ExprTrait as _},
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -14,7 +12,7 @@ use super::{
     Store,
     boundaries::bump_version,
     close::close_account,
-    database_clock::HEARTBEAT_AHEAD_MS,
+    heartbeat::is_abandoned,
     links::{end_link, find_account, first_free_instant, insert_link},
     reassign::{reassign_open_reports, relink_reports},
     rows,
@@ -145,12 +143,10 @@ impl Store {
         const BATCH_SIZE: u64 = 64;
         let abandoned = subscription_change::Entity::find()
             .filter(subscription_change::Column::FinishedAt.is_null())
-            .filter(
-                subscription_change::Column::HeartbeatAt
-                    .lt(since)
-                    .or(subscription_change::Column::HeartbeatAt
-                        .gt(since.saturating_add(HEARTBEAT_AHEAD_MS))),
-            )
+            .filter(is_abandoned(
+                subscription_change::Column::HeartbeatAt,
+                since,
+            ))
             .order_by_asc(subscription_change::Column::HeartbeatAt)
             .limit(BATCH_SIZE)
             .all(&self.reader)
@@ -159,7 +155,7 @@ impl Store {
     }
 
     /// Takes a change over, or renews its heartbeat. Returns false if another replica has it.
-    pub(crate) async fn hold_change(
+    pub(crate) async fn claim_change(
         &self,
         seen: &SubscriptionChange,
         holder: &str,

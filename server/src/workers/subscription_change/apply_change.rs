@@ -20,8 +20,6 @@ use crate::{
     workers::subscription_sync::{snapshot, sync::SyncError},
 };
 
-/// The interval of a change's heartbeat.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often draining is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The longest wait between two requests without a response from Stripe.
@@ -30,40 +28,17 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_REQUESTS: u32 = 20;
 
 impl SubscriptionChanges {
-    /// Applies a change, with a heartbeat.
-    pub(super) async fn make(&self, mut change: SubscriptionChange) -> Result<()> {
-        let seen = change.clone();
-        // Cancelled at the shutdown, and if another replica has taken the change over. The steps check it between their
-        // transactions, because a dropped transaction could leave a connection unusable.
-        let stop = self.shutdown.child_token();
-        let steps = self.make_steps(&mut change, &stop);
-        tokio::pin!(steps);
-        tokio::select! {
-            made = &mut steps => return made,
-            () = self.keep_holding(&seen) => stop.cancel(),
-        }
-        match steps.await {
+    /// Applies a change until `stop`, which ends it between its transactions: a dropped transaction could leave a
+    /// connection unusable.
+    pub(super) async fn make(
+        &self,
+        mut change: SubscriptionChange,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        match self.make_steps(&mut change, stop).await {
             // Another replica has the change.
             Err(Error::ShuttingDown) if !self.shutdown.is_cancelled() => Ok(()),
             made => made,
-        }
-    }
-
-    /// Renews the heartbeat until another holder has taken the change over or it has ended.
-    async fn keep_holding(&self, change: &SubscriptionChange) {
-        loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            let held = async {
-                let now = self.store.now().await?;
-                self.store.hold_change(change, &change.holder, now).await
-            };
-            match held.await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::warn!(change = %change.id, %error, "the heartbeat of a change could not be stored");
-                }
-            }
         }
     }
 
@@ -120,7 +95,7 @@ impl SubscriptionChanges {
                 }
                 Err(error) => why = error.to_string(),
             }
-            if self.store.now().await? >= change.deadline_at {
+            if change.is_overdue(self.store.now().await?) {
                 self.undo(change, Step::Undone, &why).await?;
                 return Ok(false);
             }

@@ -1,17 +1,19 @@
-//! The job for unfinished changes: applies those that were begun here, and continues those that another replica
-//! abandoned.
+//! The job for unfinished changes: applies those that were begun here, renews their heartbeats, and continues those
+//! that another replica abandoned.
 //!
 //! Every replica runs it. A change belongs to the holder in its row.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SubscriptionChanges;
 use crate::{
-    domain::{Millis, SECOND_MS, subscription_change::SubscriptionChange},
+    domain::{Millis, subscription_change::SubscriptionChange},
     error::Result,
+    store::heartbeat::ABANDONED_MS,
     workers::{
         job::{Job, Next, Spec, Turn},
         tasks::Tasks,
@@ -22,8 +24,8 @@ use crate::{
 pub(crate) const MAX_BEGUN: usize = 1_024;
 /// The number of changes that one replica applies concurrently. Each of them mostly waits for Stripe.
 const CHANGES_AT_ONCE: usize = 64;
-/// A change without a heartbeat for this long was abandoned.
-const ABANDONED_MS: Millis = 30 * SECOND_MS;
+/// The interval of a change's heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Applies changes.
 pub(crate) struct UnfinishedChanges {
@@ -31,6 +33,15 @@ pub(crate) struct UnfinishedChanges {
     begun: mpsc::Receiver<SubscriptionChange>,
     interval: Duration,
     tasks: Tasks<Uuid>,
+    held: HashMap<Uuid, Held>,
+}
+
+/// A change that this replica applies.
+struct Held {
+    change: SubscriptionChange,
+    renewed: Instant,
+    /// Cancelled at the shutdown, and if another replica has taken the change over.
+    stop: CancellationToken,
 }
 
 impl UnfinishedChanges {
@@ -44,17 +55,49 @@ impl UnfinishedChanges {
             changes,
             begun,
             interval,
+            held: HashMap::new(),
         }
     }
 
     fn start(&mut self, change: SubscriptionChange) {
         let changes = Arc::clone(&self.changes);
         let id = change.id;
+        let held = Held {
+            change: change.clone(),
+            renewed: Instant::now(),
+            stop: self.changes.shutdown.child_token(),
+        };
+        let stop = held.stop.clone();
+        self.held.insert(id, held);
         self.tasks.start(id, async move {
-            if let Err(error) = changes.make(change).await {
+            if let Err(error) = changes.make(change, &stop).await {
                 tracing::warn!(change = %id, %error, "a change stopped; a replica continues it");
             }
         });
+    }
+
+    /// Forgets the changes that have ended here.
+    fn take_ended(&mut self) {
+        for (id, ()) in self.tasks.ended() {
+            self.held.remove(&id);
+        }
+    }
+
+    /// Renews the heartbeats that are due. Stops a change that another replica has taken over.
+    async fn renew(&mut self, now: Millis) -> Result<()> {
+        for held in self.held.values_mut() {
+            if held.renewed.elapsed() < HEARTBEAT {
+                continue;
+            }
+            let change = &held.change;
+            let store = &self.changes.store;
+            if store.claim_change(change, &change.holder, now).await? {
+                held.renewed = Instant::now();
+            } else {
+                held.stop.cancel();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -69,7 +112,8 @@ impl Job for UnfinishedChanges {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        self.tasks.ended();
+        self.take_ended();
+        self.renew(now).await?;
         while self.tasks.free() > 0
             && let Ok(change) = self.begun.try_recv()
         {
@@ -82,7 +126,7 @@ impl Job for UnfinishedChanges {
                 continue;
             }
             let holder = self.changes.new_holder();
-            if store.hold_change(&change, &holder, now).await? {
+            if store.claim_change(&change, &holder, now).await? {
                 tracing::warn!(change = %change.id, step = ?change.step, "a replica abandoned a change; this replica continues it");
                 change.holder = holder;
                 self.start(change);
