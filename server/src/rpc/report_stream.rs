@@ -14,7 +14,7 @@ use super::wire;
 use crate::{
     domain::{account_id::AccountId, run::Scope, violation::Violation},
     error::Result,
-    workers::run_watch::{RunEvent, Summary},
+    workers::{run_summary::Summary, run_watch::RunEvent},
 };
 
 /// Accounts that one call may name.
@@ -94,15 +94,11 @@ fn response(event: RunEvent) -> Wire {
     let id = |run: Option<uuid::Uuid>| run.map(|id| id.to_string()).unwrap_or_default();
     match event {
         RunEvent::Started { run_id } => Wire::Started(v1::ReportRunStarted { run_id: id(run_id) }),
-        RunEvent::Progress {
-            summary,
-            closing_finished,
-            in_earlier_runs,
-        } => Wire::Progress(v1::ReportRunProgress {
-            closed: summary.closed.reports,
-            done: summary.done(),
-            closing_finished,
-            in_earlier_runs: i64::try_from(in_earlier_runs).unwrap_or(i64::MAX),
+        RunEvent::Progress(seen) => Wire::Progress(v1::ReportRunProgress {
+            closed: seen.summary.closed.reports,
+            done: seen.summary.done(),
+            closing_finished: seen.closing_finished,
+            in_earlier_runs: i64::try_from(seen.in_earlier_runs).unwrap_or(i64::MAX),
         }),
         RunEvent::Preview(reports) => Wire::Preview(v1::ReportPreview {
             reports: reports.into_iter().map(wire::usage_report).collect(),

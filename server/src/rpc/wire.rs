@@ -14,7 +14,7 @@ use crate::{
         violation::{Reason, Violation},
         window::Interval,
     },
-    workers::run_watch::Count,
+    workers::run_summary::Count,
 };
 
 const NANOS_PER_MILLI: i64 = 1_000_000;

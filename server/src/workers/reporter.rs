@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::wake::Signals;
+use super::{run_observation::Observations, wake::Signals};
 use crate::{
     domain::{
         Millis,
@@ -33,6 +33,7 @@ pub(crate) struct Reporter {
     begun: mpsc::Sender<Run>,
     pub(super) signals: Arc<Signals>,
     pub(super) shutdown: CancellationToken,
+    pub(super) observations: Observations,
     /// Watchers of runs. They outlive the call that started them.
     pub(super) watchers: TaskTracker,
 }
@@ -59,6 +60,7 @@ impl Reporter {
             begun: deps.begun,
             signals: deps.signals,
             shutdown: deps.shutdown,
+            observations: Observations::default(),
             watchers: TaskTracker::new(),
         })
     }
