@@ -41,6 +41,8 @@ pub enum Reason {
     DatabaseUnavailable,
     /// The server is shutting down.
     ShuttingDown,
+    /// The clocks around the server contradict each other, so nothing that depends on the time is done: repeat later.
+    ClockInDoubt,
     /// The server has no Stripe key, so it does not report.
     ReportingDisabled,
     /// The call needs data from Stripe, and Stripe did not respond. Nothing was changed.
@@ -97,7 +99,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 26] = [
+static KNOWN: [(ErrorReason, Reason); 27] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -117,6 +119,7 @@ static KNOWN: [(ErrorReason, Reason); 26] = [
         Reason::DatabaseUnavailable,
     ),
     (ErrorReason::ShuttingDown, Reason::ShuttingDown),
+    (ErrorReason::ClockInDoubt, Reason::ClockInDoubt),
     (ErrorReason::ReportingDisabled, Reason::ReportingDisabled),
     (ErrorReason::StripeUnavailable, Reason::StripeUnavailable),
     (ErrorReason::ChangeInProgress, Reason::ChangeInProgress),
@@ -159,7 +162,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 26);
+        assert_eq!(known, 27);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use usage_proto::v1::ERROR_DOMAIN;
 use crate::{
     database_error::is_transient,
     domain::{
+        clock_check::Doubt,
         period::rfc3339,
         violation::{Reason, Violation},
         window::Interval,
@@ -93,6 +94,9 @@ pub enum Error {
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
     DatabaseUnavailable(#[source] DbErr),
+    /// Clocks contradict each other, so nothing that depends on the time is done: retry later.
+    #[error("{0}, so the time is not certain and nothing was closed or sent; retry later")]
+    ClockInDoubt(Doubt),
     /// The server is stopping: retry on another server.
     #[error("the server is stopping; retry on another server")]
     ShuttingDown,
@@ -181,6 +185,7 @@ impl Error {
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. } => "OVERLOADED",
             Self::DatabaseUnavailable(_) => "DATABASE_UNAVAILABLE",
+            Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
@@ -202,6 +207,7 @@ impl Error {
             }
             Self::Overloaded { .. } => Code::ResourceExhausted,
             Self::DatabaseUnavailable(_)
+            | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
@@ -227,6 +233,7 @@ impl Error {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
             Self::DatabaseUnavailable(_)
+            | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Some(Duration::from_secs(1)),

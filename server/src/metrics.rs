@@ -4,10 +4,12 @@
 
 use std::{convert::Infallible, sync::OnceLock, time::Duration};
 
-use ::metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use ::metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::domain::report::Transition;
+use crate::domain::{Millis, SECOND_MS, report::Transition};
 
 /// Increments committed, by `outcome`: `counted`, `duplicate`, `refused`.
 const INCREMENTS: &str = "usage_increments_total";
@@ -29,6 +31,10 @@ const WEBHOOKS: &str = "usage_webhooks_total";
 const VERIFICATION_OVER: &str = "usage_verification_over_total";
 /// Reports near a deadline, counted at each check, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
+/// Seconds by which a clock is ahead of another one, by `clocks`: `machine_database`, `database_stripe`.
+const CLOCK_AHEAD: &str = "usage_clock_ahead_seconds";
+/// 1 while clocks contradict each other, so that nothing is closed, sent, expired or deleted; otherwise 0.
+const CLOCK_IN_DOUBT: &str = "usage_clock_in_doubt";
 
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
@@ -111,6 +117,15 @@ fn describe() {
         "Changes of a customer's daily total at Stripe to more than was sent"
     );
     describe_counter!(WEBHOOKS, "Webhooks received, by outcome");
+    describe_gauge!(
+        CLOCK_AHEAD,
+        Unit::Seconds,
+        "How far a clock is ahead of another one"
+    );
+    describe_gauge!(
+        CLOCK_IN_DOUBT,
+        "Whether clocks contradict each other, so that nothing is closed or sent"
+    );
     describe_counter!(
         DEADLINE_WARNINGS,
         "Usage reports near a deadline at each check, by deadline"
@@ -169,9 +184,21 @@ pub(crate) fn verification_over() {
 }
 
 /// Counts reports near a deadline.
-pub(crate) fn near_deadline(deadline: &'static str, reports: i64) {
-    counter!(DEADLINE_WARNINGS, "deadline" => deadline)
-        .increment(u64::try_from(reports).unwrap_or(0));
+pub(crate) fn near_deadline(deadline: &'static str, reports: u64) {
+    counter!(DEADLINE_WARNINGS, "deadline" => deadline).increment(reports);
+}
+
+/// Records how far the clock of this machine is ahead of the database's, and the database's of Stripe's, in milliseconds.
+pub(crate) fn clocks(machine: Millis, of_stripe: Option<Millis>, is_in_doubt: bool) {
+    let seconds = |ahead: Millis| {
+        let whole = ahead.div_euclid(SECOND_MS);
+        f64::from(i32::try_from(whole).unwrap_or(if whole < 0 { i32::MIN } else { i32::MAX }))
+    };
+    gauge!(CLOCK_AHEAD, "clocks" => "machine_database").set(seconds(machine));
+    if let Some(ahead) = of_stripe {
+        gauge!(CLOCK_AHEAD, "clocks" => "database_stripe").set(seconds(ahead));
+    }
+    gauge!(CLOCK_IN_DOUBT).set(f64::from(u8::from(is_in_doubt)));
 }
 
 /// Counts a webhook.

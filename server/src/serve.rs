@@ -96,9 +96,19 @@ pub async fn serve(
     let ending = shutdown.child_token();
     let stripe = connect_stripe(&config)?;
     config.check().map_err(ServeError::Config)?;
+    let clock = clock.following_database();
     // Held until the service has closed the database.
     let lock = Store::lock(&config.database.database_url).await?;
     let store = open(&config, &clock).await?;
+    if lock.is_some() {
+        let ended = store.end_left_leases().await;
+        ended.map_err(|error| ServeError::Io(Box::new(error)))?;
+    }
+    // From here on, the clock shows the database's time.
+    store
+        .shared_now()
+        .await
+        .map_err(|error| ServeError::Io(Box::new(error)))?;
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
     let (batcher, writers) = WriteBatcher::start(&store, &clock, batcher_options(&config, &store));
     let mut writers: FuturesUnordered<_> = writers.into_iter().collect();

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod account_id;
 pub mod billing_period;
+pub mod clock_check;
 pub mod correction;
 pub mod decision;
 pub mod increment;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Millis, account_id::AccountId};
+use super::{Millis, account_id::AccountId, clock_check::is_ahead};
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,4 +59,12 @@ pub struct SubscriptionChange {
     pub finished_at: Option<Millis>,
     /// Why it was undone or rejected.
     pub error: Option<String>,
+}
+
+impl SubscriptionChange {
+    /// Whether it has waited long enough for Stripe's totals. One that began in the future was stored by a clock that
+    /// was ahead.
+    pub fn is_overdue(&self, now: Millis) -> bool {
+        now >= self.deadline_at || is_ahead(self.started_at, now)
+    }
 }

@@ -12,6 +12,7 @@ mod tests;
 use self::proof::{accepted_total, compare};
 use super::{
     DAY_MS, MINUTE_MS, Millis,
+    clock_check::is_ahead,
     report::{Report, State, Transition},
 };
 
@@ -199,14 +200,16 @@ pub fn is_due(
     before: Option<&VerifiedDay>,
     now: Millis,
 ) -> bool {
-    let is_recent = oldest_reported_at.is_some_and(|at| at > now.saturating_sub(MIN_AGE_MS));
+    let is_recent = oldest_reported_at
+        .is_some_and(|at| at > now.saturating_sub(MIN_AGE_MS) && !is_ahead(at, now));
     if is_recent {
         return false;
     }
     let Some(before) = before else {
         return true;
     };
-    if now.saturating_sub(before.verified_at) >= REPEAT_MS {
+    let is_old = now.saturating_sub(before.verified_at) >= REPEAT_MS;
+    if is_old || is_ahead(before.verified_at, now) {
         return true;
     }
     // If all events are missing, one may still appear late: the daily verification is enough.

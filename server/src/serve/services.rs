@@ -18,6 +18,7 @@ use crate::{
     stripe::Stripe,
     workers::{
         cleanup::Cleanup,
+        clock_comparison::{ClockComparison, StripeClock},
         closing::{self, Closing},
         period_end::PeriodEnd,
         reporter::{self, Reporter},
@@ -150,6 +151,14 @@ impl Services {
     ) -> Result<Runner, ServeError> {
         let mut runner = Runner::new(self.store.clone(), self.replica.clone(), shutdown.clone());
         let interval = job_interval(config);
+        let comparison = ClockComparison::new(
+            self.store.clone(),
+            clock.clone(),
+            stripe_clock(config)?,
+            interval,
+        );
+        // Before anything depends on the time.
+        let _ = runner.start(comparison).await;
         runner.start(Cleanup::new(
             self.store.clone(),
             clock.clone(),
@@ -244,6 +253,16 @@ fn sender_options(config: &Config) -> SenderOptions {
         events_per_sec: config.stripe_events_per_sec,
         concurrency: size(config.stripe_concurrency),
     }
+}
+
+fn stripe_clock(config: &Config) -> Result<Option<StripeClock>, ServeError> {
+    let key = config.stripe.key().map_err(ServeError::Config)?;
+    let every = secs_to_millis(config.clock_check_secs);
+    Ok(key.filter(|_| every > 0).map(|key| StripeClock {
+        secret_key: key.to_owned(),
+        api_base: config.stripe.stripe_api_base.clone(),
+        every,
+    }))
 }
 
 fn job_interval(config: &Config) -> Duration {

@@ -8,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement};
+use sea_orm::{ColumnTrait, Condition, ConnectionTrait as _, DbBackend, DbErr, Statement};
 
 use super::Store;
 use crate::{
     clock::Clock,
-    domain::{MINUTE_MS, Millis},
-    error::Result,
+    domain::{DAY_MS, Millis, SECOND_MS, clock_check::Doubt},
+    error::{Error, Result},
 };
 
-/// A heartbeat that is later than the limit of staleness by this much was stored before the clock was set back.
-pub(super) const HEARTBEAT_AHEAD_MS: Millis = 2 * MINUTE_MS;
 /// How long one reading is used.
 const READING_KEPT: Duration = Duration::from_secs(1);
+/// A reading that took longer says too little about the present moment to compare clocks.
+const SLOW_READING_MS: Millis = 10 * SECOND_MS;
 
 /// The last reading, and the clock that tests and the demo move.
 #[derive(Debug, Default)]
@@ -67,12 +67,32 @@ impl DatabaseClock {
 }
 
 impl Store {
-    /// The current time by the database's clock.
+    /// The current time by the database's clock, for what closes, sends, expires or deletes.
+    ///
+    /// # Errors
+    /// The database does not respond, or its time cannot be relied on.
+    pub(crate) async fn now(&self) -> Result<Millis> {
+        let now = self.shared_now().await?;
+        self.doubt()
+            .map_or(Ok(now), |doubt| Err(Error::ClockInDoubt(doubt)))
+    }
+
+    /// Why the time must not be relied on, if so.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.clock.clock.doubt()
+    }
+
+    /// The current time by the database's clock, right or wrong: all replicas see the same, which is all that a lease
+    /// needs.
     ///
     /// # Errors
     /// The database does not respond.
-    pub(crate) async fn now(&self) -> Result<Millis> {
+    pub(crate) async fn shared_now(&self) -> Result<Millis> {
         if let Some(now) = self.clock.carried_on() {
+            if self.clock.clock.manual_database_now().is_some() {
+                // Only a manual clock can jump between two readings.
+                self.clock.clock.observe(now);
+            }
             return Ok(now);
         }
         let system = Clock::system();
@@ -85,7 +105,11 @@ impl Store {
             skew: database.saturating_sub(database.clamp(before, after)),
         };
         *self.clock.lock() = Some(reading);
-        Ok(self.clock.now_by(reading))
+        let now = self.clock.now_by(reading);
+        if after.saturating_sub(before) < SLOW_READING_MS {
+            self.clock.clock.observe(now);
+        }
+        Ok(now)
     }
 
     /// The database's clock, not moved by tests or the demo.
@@ -104,4 +128,12 @@ impl Store {
             .ok_or_else(|| DbErr::RecordNotFound("the database's clock".to_owned()))?;
         Ok(row.try_get("", "now")?)
     }
+}
+
+/// The condition that the due time in a column is not in the future. One that is more than a day ahead was written by a
+/// clock that was ahead, and is due: no wait is that long.
+pub(super) fn is_due_at(due: impl ColumnTrait, now: Millis) -> Condition {
+    Condition::any()
+        .add(due.lte(now))
+        .add(due.gt(now.saturating_add(DAY_MS)))
 }

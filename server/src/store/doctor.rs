@@ -1,5 +1,7 @@
 //! Queries of the command `doctor`. They only read.
 
+use std::collections::BTreeSet;
+
 use sea_orm::{
     ColumnTrait as _, Condition, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _,
     QueryOrder as _, QuerySelect as _,
@@ -8,19 +10,23 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
-    domain::{MINUTE_MS, Millis, account_id::AccountId, report::State},
+    domain::{
+        DAY_MS, MINUTE_MS, Millis,
+        account_id::AccountId,
+        clock_check::DOUBT_MS,
+        report::{Report, State},
+    },
     entity::{
-        account_link,
-        billing_period::{self, BillingPeriodInvoiceState},
-        customer, lease,
+        account_link, customer, lease,
         report_run::{self, ReportRunTrigger},
+        subscription,
         usage_report::{self, UsageReportState},
     },
     error::Result,
 };
 
 /// The maximum number of accounts that are named per group.
-const MAX_NAMED: u64 = 16;
+const MAX_NAMED: usize = 16;
 /// The maximum number of linked customers that are read.
 pub(crate) const MAX_LINKED_CUSTOMERS: u64 = 50_000;
 /// The number of customers in one statement.
@@ -37,8 +43,6 @@ pub(crate) enum ReportGroup {
     WithoutLink,
     /// Reports not yet accepted by Stripe whose first increment is from this time or earlier.
     NotSentSince(Millis),
-    /// Reports not yet accepted by Stripe whose invoice is finalized at this time or earlier.
-    NotSentInDraftUntil(Millis),
 }
 
 /// The totals of a group of reports.
@@ -65,6 +69,26 @@ struct Sums {
     quantity: Option<i64>,
     oldest: Option<Millis>,
     error: Option<String>,
+}
+
+impl GroupTotals {
+    /// The totals of these reports.
+    pub(crate) fn of(reports: &[Report]) -> Self {
+        let accounts: BTreeSet<&AccountId> =
+            reports.iter().map(|report| &report.account_id).collect();
+        let quantities = reports.iter().map(|report| report.quantity);
+        let errors = reports
+            .iter()
+            .filter_map(|report| report.last_error.as_ref());
+        Self {
+            accounts: accounts.len(),
+            reports: i64::try_from(reports.len()).unwrap_or(i64::MAX),
+            quantity: quantities.fold(0, i64::saturating_add),
+            oldest: reports.iter().map(|report| report.first_at).min(),
+            first: accounts.into_iter().take(MAX_NAMED).cloned().collect(),
+            error: errors.max().cloned(),
+        }
+    }
 }
 
 /// A Stripe customer that an account is linked to.
@@ -117,7 +141,7 @@ impl Store {
             .distinct()
             .filter(which)
             .order_by_asc(Column::AccountId)
-            .limit(MAX_NAMED)
+            .limit(u64::try_from(MAX_NAMED).unwrap_or(u64::MAX))
             .into_tuple()
             .all(&self.reader)
             .await?;
@@ -197,6 +221,30 @@ impl Store {
         self.read_database_clock().await
     }
 
+    /// The tables with a time in the future that would delay work.
+    pub(crate) async fn times_ahead(&self, now: Millis) -> Result<Vec<&'static str>> {
+        let limit = now.saturating_add(DOUBT_MS);
+        let far = now.saturating_add(DAY_MS);
+        let mut tables = Vec::new();
+        let jobs = lease::Entity::find().filter(lease::Column::LastRunAt.gt(limit));
+        if jobs.one(&self.reader).await?.is_some() {
+            tables.push("leases");
+        }
+        let reports = usage_report::Entity::find()
+            .filter(usage_report::Column::State.is_in(State::DUE.map(UsageReportState::from)))
+            .filter(usage_report::Column::NextAttemptAt.gt(far));
+        if reports.one(&self.reader).await?.is_some() {
+            tables.push("usage_reports");
+        }
+        let subscriptions = subscription::Entity::find()
+            .filter(subscription::Column::EndedAt.is_null())
+            .filter(subscription::Column::SyncedAt.gt(limit));
+        if subscriptions.one(&self.reader).await?.is_some() {
+            tables.push("subscriptions");
+        }
+        Ok(tables)
+    }
+
     /// The state of the report schedule. Unlike [`Store::last_run_at`], it writes nothing.
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
@@ -218,13 +266,6 @@ impl Store {
 
 fn condition(group: &ReportGroup) -> Condition {
     use usage_report::Column;
-    let not_sent = [
-        State::Open,
-        State::Closed,
-        State::Sending,
-        State::NoCustomer,
-        State::Unknown,
-    ];
     let among =
         |states: &[State]| Column::State.is_in(states.iter().copied().map(UsageReportState::from));
     match group {
@@ -243,36 +284,7 @@ fn condition(group: &ReportGroup) -> Condition {
                 .add(Expr::exists(link).not())
         }
         ReportGroup::NotSentSince(moment) => Condition::all()
-            .add(among(&not_sent))
+            .add(among(&State::NOT_SENT))
             .add(Column::FirstAt.lte(*moment)),
-        ReportGroup::NotSentInDraftUntil(moment) => {
-            use billing_period::Column as P;
-            // The time that decides about the invoice, as in `UsageTimes::billed_at`.
-            let billed_at = || {
-                Expr::expr(Func::coalesce([
-                    Expr::col((usage_report::Entity, Column::BillAt)),
-                    Expr::col((usage_report::Entity, Column::FirstAt)),
-                ]))
-            };
-            let period = Query::select()
-                .expr(Expr::val(1))
-                .from(billing_period::Entity)
-                .and_where(
-                    Expr::col((billing_period::Entity, P::AccountId))
-                        .equals((usage_report::Entity, Column::AccountId)),
-                )
-                .and_where(P::DraftUntil.lte(*moment))
-                .and_where(P::InvoiceState.ne(BillingPeriodInvoiceState::Final))
-                .and_where(
-                    Expr::col((billing_period::Entity, P::Meter))
-                        .equals((usage_report::Entity, Column::Meter)),
-                )
-                .and_where(Expr::col((billing_period::Entity, P::PeriodStart)).lte(billed_at()))
-                .and_where(Expr::col((billing_period::Entity, P::PeriodEnd)).gt(billed_at()))
-                .to_owned();
-            Condition::all()
-                .add(among(&not_sent))
-                .add(Expr::exists(period))
-        }
     }
 }

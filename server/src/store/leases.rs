@@ -13,7 +13,7 @@ use crate::{
     domain::{Millis, run::Run},
     entity::{
         lease::{self, Column},
-        report_run,
+        report_run, subscription_change,
     },
     error::Result,
 };
@@ -52,6 +52,29 @@ impl Store {
             .on_conflict(changed)
             .exec_without_returning(&self.writer)
             .await?;
+        Ok(())
+    }
+
+    /// Ends the leases and heartbeats that processes before this one left. Only for the one process that has the database:
+    /// it need not wait for theirs to expire.
+    pub(crate) async fn end_left_leases(&self) -> Result<()> {
+        let tx = self.begin().await?;
+        lease::Entity::update_many()
+            .col_expr(Column::HeldUntil, Expr::value(0_i64))
+            .filter(Column::Name.ne(WRITE_CHECK))
+            .exec(&tx)
+            .await?;
+        report_run::Entity::update_many()
+            .col_expr(report_run::Column::HeartbeatAt, Expr::value(0_i64))
+            .filter(report_run::Column::ClosingFinishedAt.is_null())
+            .exec(&tx)
+            .await?;
+        subscription_change::Entity::update_many()
+            .col_expr(subscription_change::Column::HeartbeatAt, Expr::value(0_i64))
+            .filter(subscription_change::Column::FinishedAt.is_null())
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
         Ok(())
     }
 

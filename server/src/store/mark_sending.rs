@@ -16,6 +16,7 @@ use super::{
 use crate::{
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
+        clock_check::is_ahead,
         invoice_deadline::{SendDecision, UsageTimes, decide},
         report::{MAX_EVENT_AGE_MS, NO_RESPONSE_MS, Report, State, Transition},
         window::{Interval, Slots, event_timestamp, minute_of},
@@ -42,12 +43,7 @@ impl Store {
             .into_iter()
             .map(|report| {
                 let context = contexts.of(&report, report.customer.as_deref());
-                let usage = UsageTimes {
-                    first_at: report.first_at,
-                    last_at: report.last_at,
-                    bill_at: report.bill_at,
-                    quantity: report.quantity,
-                };
+                let usage = UsageTimes::of(&report);
                 let decision = (report.state != State::Unknown)
                     .then(|| decide(usage, &context, rules.late_usage, now));
                 (report, decision)
@@ -178,7 +174,7 @@ async fn prepare(
     };
     let is_without_response = report
         .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= NO_RESPONSE_MS);
+        .is_some_and(|first| now.saturating_sub(first) >= NO_RESPONSE_MS || is_ahead(first, now));
     if is_without_response {
         let why =
             "Stripe did not respond for 23 hours; delivery is checked before it is sent again";

@@ -26,6 +26,7 @@ pub(crate) mod delivery;
 pub(crate) mod doctor;
 mod durability;
 pub(crate) mod group;
+pub(crate) mod heartbeat;
 pub(crate) mod leases;
 pub mod ledger_check;
 mod links;

@@ -9,7 +9,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, connection::Transaction, reports::in_scope, rows};
+use super::{Store, connection::Transaction, database_clock::is_due_at, reports::in_scope, rows};
 use crate::{
     domain::{
         Millis,
@@ -74,7 +74,7 @@ impl Store {
             .filter(is_due())
             .filter(Column::Customer.is_not_null())
             .filter(Column::Meter.is_in(meters.iter().copied()))
-            .filter(Column::NextAttemptAt.lte(now));
+            .filter(is_due_at(Column::NextAttemptAt, now));
         if let Some(Stream { customer, meter }) = after {
             query = query.filter(
                 Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)]).gt(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{HOUR_MS, Millis},
+    domain::{DAY_MS, HOUR_MS, Millis},
     error::Result,
     store::Store,
 };
@@ -20,11 +20,17 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The maximum number of steps in one run. The pause between steps leaves the database to the counting of usage.
 const STEPS_PER_RUN: usize = 20_000;
 const PAUSE: Duration = Duration::from_millis(20);
+/// After a longer pause than this, the clock may have jumped while no server ran.
+const LONG_PAUSE_MS: Millis = DAY_MS;
+/// How long the job waits then, so that a wrong clock is noticed before a key is deleted that a caller may repeat.
+const WAIT_AFTER_PAUSE_MS: Millis = HOUR_MS;
 
 /// Deletes rows that are no longer needed.
 pub(crate) struct Cleanup {
     store: Store,
     clock: Clock,
+    /// By the monotonic clock.
+    started: Millis,
     shutdown: CancellationToken,
 }
 
@@ -32,6 +38,7 @@ impl Cleanup {
     pub(crate) fn new(store: Store, clock: Clock, shutdown: CancellationToken) -> Self {
         Self {
             store,
+            started: clock.elapsed(),
             clock,
             shutdown,
         }
@@ -51,12 +58,12 @@ impl Job for Cleanup {
     }
 
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
-        now.saturating_sub(last_run_at) >= HOUR_MS
+        let pause = now.saturating_sub(last_run_at);
+        let uptime = self.clock.elapsed().saturating_sub(self.started);
+        pause >= HOUR_MS && (pause < LONG_PAUSE_MS || uptime >= WAIT_AFTER_PAUSE_MS)
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        // The earlier of two clocks, because a fast clock must not delete a key that can still be repeated.
-        let now = now.min(self.clock.now());
         for _ in 0..STEPS_PER_RUN {
             let deleted_keys = self.store.forget_old_keys(now).await?;
             let rolled_up = self.store.roll_up_commits(now).await?;

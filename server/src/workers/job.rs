@@ -10,6 +10,11 @@ pub(crate) trait Job: Send + Sync + 'static {
     /// The job's settings for the runner.
     fn spec(&self) -> Spec;
 
+    /// Whether it runs while the time is in doubt.
+    fn runs_in_doubt(&self) -> bool {
+        false
+    }
+
     /// For a job of [`Turn::Recorded`]: whether it is due if it last ran at `last_run_at`. Pure.
     fn is_due(&self, _last_run_at: Millis, _now: Millis) -> bool {
         true
@@ -45,8 +50,8 @@ pub(crate) struct Spec {
 pub(crate) enum Turn {
     /// Every replica, at each interval.
     EveryReplica,
-    /// The holder of the job's lease, at each interval. When a run starts, the lease lasts at least `margin` longer.
-    OneReplica { margin: Duration },
+    /// The holder of the job's lease, at each interval.
+    OneReplica,
     /// The holder of the job's lease, if [`Job::is_due`] returns true for the recorded last run.
     Recorded { first: FirstRun },
 }

@@ -16,10 +16,10 @@ use crate::{
     store::{Store, leases::Lease},
 };
 
-/// How long a lease lasts without being extended, in addition to its job's margin.
-const LEASE: Duration = Duration::from_secs(24);
+/// How long a lease lasts without being extended: the time for which a job pauses if its replica dies.
+pub(super) const LEASE: Duration = Duration::from_secs(13);
 /// How often it is extended.
-const HEARTBEAT: Duration = Duration::from_secs(8);
+const HEARTBEAT: Duration = Duration::from_secs(4);
 /// The wait after a failed heartbeat.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(2);
 /// The number of attempts to release a lease. Other replicas wait until a lease that is not released ends.
@@ -31,8 +31,6 @@ pub(super) struct HeldLease {
     store: Store,
     job: &'static str,
     replica: String,
-    /// How long the lease lasts without being extended.
-    length: Duration,
     state: Mutex<State>,
 }
 
@@ -51,29 +49,26 @@ struct Ours {
 }
 
 impl Ours {
-    fn since(begun: Instant, length: Duration) -> Self {
+    fn since(begun: Instant) -> Self {
         Self {
-            until: begun.checked_add(length).unwrap_or(begun),
+            until: begun.checked_add(LEASE).unwrap_or(begun),
             prolong_at: begun.checked_add(HEARTBEAT).unwrap_or(begun),
         }
     }
 }
 
 impl HeldLease {
-    /// `margin` is how much longer the lease has to last when a run starts.
-    pub(super) fn new(store: Store, job: &'static str, replica: String, margin: Duration) -> Self {
+    pub(super) fn new(store: Store, job: &'static str, replica: String) -> Self {
         Self {
             store,
             job,
             replica,
-            length: LEASE.saturating_add(margin),
             state: Mutex::default(),
         }
     }
 
-    /// Takes or extends the lease if that is due. Returns whether this replica certainly has it for longer than
-    /// `margin`.
-    pub(super) async fn hold(&self, margin: Duration) -> Result<bool> {
+    /// Takes or extends the lease if that is due. Returns whether this replica certainly has it.
+    pub(super) async fn hold(&self) -> Result<bool> {
         let now = Instant::now();
         let ours = self.state().ours;
         match ours {
@@ -84,7 +79,7 @@ impl HeldLease {
             None => self.try_to_take().await?,
         }
         let ours = self.state().ours;
-        Ok(ours.is_some_and(|ours| ours.until.saturating_duration_since(now) > margin))
+        Ok(ours.is_some_and(|ours| now < ours.until))
     }
 
     /// Extends the lease repeatedly. Returns when another replica has it or may have it.
@@ -155,7 +150,7 @@ impl HeldLease {
             .store
             .prolong_lease(self.job, &self.replica, until)
             .await?;
-        self.state().ours = is_ours.then(|| Ours::since(begun, self.length));
+        self.state().ours = is_ours.then(|| Ours::since(begun));
         Ok(is_ours)
     }
 
@@ -164,7 +159,7 @@ impl HeldLease {
     async fn try_to_take(&self) -> Result<()> {
         let begun = Instant::now();
         let seen = self.store.find_lease(self.job).await?;
-        let now = self.store.now().await?;
+        let now = self.store.shared_now().await?;
         if let Some(lease) = &seen
             && lease.holder != self.replica
             && lease.held_until >= now
@@ -172,14 +167,14 @@ impl HeldLease {
         {
             return Ok(());
         }
-        let until = now.saturating_add(self.length_ms());
+        let until = now.saturating_add(length_ms());
         let is_taken = self
             .store
             .take_lease(self.job, &self.replica, until, seen.as_ref())
             .await?;
         if is_taken {
             *self.state() = State {
-                ours: Some(Ours::since(begun, self.length)),
+                ours: Some(Ours::since(begun)),
                 others: None,
             };
         }
@@ -192,7 +187,7 @@ impl HeldLease {
             Some((seen, since))
                 if seen.holder == lease.holder && seen.held_until == lease.held_until =>
             {
-                now.saturating_duration_since(*since) > self.length
+                now.saturating_duration_since(*since) > LEASE
             }
             _ => {
                 state.others = Some((lease.clone(), now));
@@ -202,14 +197,14 @@ impl HeldLease {
     }
 
     async fn end(&self) -> Result<Millis> {
-        Ok(self.store.now().await?.saturating_add(self.length_ms()))
-    }
-
-    fn length_ms(&self) -> Millis {
-        Millis::try_from(self.length.as_millis()).unwrap_or(Millis::MAX)
+        Ok(self.store.shared_now().await?.saturating_add(length_ms()))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn length_ms() -> Millis {
+    Millis::try_from(LEASE.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -3,6 +3,7 @@
 //! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer.
 
 pub(crate) mod cleanup;
+pub(crate) mod clock_comparison;
 pub(crate) mod closing;
 mod delivery_check;
 pub(crate) mod job;
@@ -10,6 +11,8 @@ mod lease;
 pub(crate) mod period_end;
 pub(crate) mod reporter;
 mod retries;
+pub(crate) mod run_observation;
+pub(crate) mod run_summary;
 pub(crate) mod run_watch;
 pub(crate) mod runner;
 pub(crate) mod schedule;

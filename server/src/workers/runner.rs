@@ -66,12 +66,8 @@ impl Runner {
         let (checked, first_check) = oneshot::channel();
         let spec = job.spec();
         let name = spec.name;
-        let margin = match spec.turn {
-            Turn::OneReplica { margin } => margin,
-            Turn::EveryReplica | Turn::Recorded { .. } => Duration::ZERO,
-        };
         let driver = Driver {
-            lease: HeldLease::new(self.store.clone(), name, self.replica.clone(), margin),
+            lease: HeldLease::new(self.store.clone(), name, self.replica.clone()),
             job,
             spec,
             store: self.store.clone(),
@@ -193,17 +189,21 @@ impl<J: Job> Driver<J> {
         }
     }
 
-    /// Runs the job if it is this replica's turn and the job is due.
+    /// Runs the job if it is this replica's turn and the job is due. While the time is in doubt, another replica may
+    /// have a better clock.
     async fn check(&mut self) -> Result<Next> {
-        let margin = match self.spec.turn {
-            Turn::EveryReplica => {
-                let now = self.store.now().await?;
-                return self.job.run(now).await;
-            }
-            Turn::OneReplica { margin } => margin,
-            Turn::Recorded { .. } => Duration::ZERO,
-        };
-        if !self.lease.hold(margin).await? {
+        let now = self.store.shared_now().await?;
+        if self.job.runs_in_doubt() {
+            return self.job.run(now).await;
+        }
+        if self.store.doubt().is_some() {
+            self.lease.release().await?;
+            return Ok(Next::Wait);
+        }
+        if self.spec.turn == Turn::EveryReplica {
+            return self.job.run(now).await;
+        }
+        if !self.lease.hold().await? {
             return Ok(Next::Wait);
         }
         let now = self.store.now().await?;

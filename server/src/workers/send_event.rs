@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::Instant;
 
+use super::lease::LEASE;
 use crate::{
     domain::{
         Millis,
@@ -64,7 +65,7 @@ pub(super) struct Mark {
 
 /// How long a mark is valid: no longer than a lease lasts, after which another replica may send the report. A replica that
 /// was paused for a day would otherwise repeat an event whose identifier Stripe has forgotten.
-const MARK_VALID: Duration = Duration::from_secs(24);
+const MARK_VALID: Duration = LEASE;
 
 /// What Stripe rejects regardless of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,7 +24,6 @@ use crate::{
     error::Result,
     metrics,
     store::send::{Rules, SendResult, Task},
-    stripe::REQUEST_TIMEOUT,
 };
 
 /// The longest time until a replica without the lease, or one that finds nothing due, checks again.
@@ -32,8 +31,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
 /// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
-/// How long a request may wait for the rate limit; the lease has to cover it.
-const RATE_WAIT_SECS: u32 = 10;
+/// How long a request may wait for the rate limit: shorter than its mark is valid.
+const RATE_WAIT_SECS: u32 = 5;
 /// The minimum number of due reports that one query reads.
 const MIN_PAGE: usize = 64;
 
@@ -231,10 +230,7 @@ impl Job for Sender {
         Spec {
             name: "sender",
             interval: duration(self.requests.retry_ms).min(MAX_INTERVAL),
-            turn: Turn::OneReplica {
-                // A request, with its wait for the rate limit, ends before the lease does.
-                margin: REQUEST_TIMEOUT.saturating_add(Duration::from_secs(RATE_WAIT_SECS.into())),
-            },
+            turn: Turn::OneReplica,
             wake: self.signals.send.clone(),
         }
     }
@@ -263,7 +259,7 @@ impl Job for Sender {
     async fn finish(&mut self) {
         let ended = self.in_progress.finish().await;
         let recorded = async {
-            let now = self.requests.store.now().await?;
+            let now = self.requests.store.shared_now().await?;
             self.take_ended(ended, now);
             self.record(now).await
         };

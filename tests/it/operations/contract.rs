@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::{
 use usage_client::{Error, ErrorKind, Reason};
 use usage_server::{
     domain::{
+        clock_check::Doubt,
         violation::{Reason as ServerReason, Violation},
         window::Interval,
     },
@@ -63,6 +64,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. } => (Reason::Overloaded, Kind::Overloaded),
         ServerError::DatabaseUnavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
+        ServerError::ClockInDoubt(_) => (Reason::ClockInDoubt, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
@@ -105,6 +107,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             retry_after: Duration::from_millis(100),
         },
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
+        ServerError::ClockInDoubt(Doubt::DatabaseJumped(1)),
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
         ServerError::StripeUnavailable(text()),

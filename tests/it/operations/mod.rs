@@ -1,5 +1,6 @@
 //! Tests for operators: setup, doctor, webhooks, and the contracts with callers and with Stripe.
 
+mod clocks;
 mod contract;
 pub(crate) mod doctor;
 mod http_server;

@@ -8,7 +8,7 @@ use usage_client::{Increment, ReportState};
 use usage_server::{Listeners, clock::Clock, serve};
 
 use crate::support::world::{
-    World, at, hours_ago, on_both_engines, on_postgres, parse_config, within,
+    Engine, World, at, hours_ago, on_both_engines, on_postgres, parse_config, within,
 };
 
 on_both_engines!(
@@ -109,7 +109,8 @@ async fn the_schedule_goes_on_when_the_wall_clock_steps_back(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     scheduled(&mut world, &["--report-schedule=0 * * * *"], noon()).await;
     world.count("acct", 5, noon()).await;
-    world.clock.step(-86_400_000);
+    // Four minutes: one that is further off does no background work.
+    world.clock.step(-240_000);
     world.clock.advance(3_600_000);
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
@@ -180,11 +181,11 @@ async fn a_run_interrupted_by_a_crash_is_resumed(mut world: World) {
         .await;
     world.expire_leases().await;
     world.start_server().await;
-    assert_eq!(
-        world.reports("acct").await[0].state,
-        ReportState::Open,
-        "its server may live"
-    );
+    // A SQLite file has one server, so the other one is dead.
+    if world.engine == Engine::Postgres {
+        let report = world.reports("acct").await.remove(0);
+        assert_eq!(report.state, ReportState::Open, "its server may live");
+    }
     world.crash_and_restart().await;
     world
         .clock
@@ -208,6 +209,9 @@ async fn deleting_old_commits_and_keys_keeps_the_ledger_balanced(mut world: Worl
     assert_eq!(world.count_rows("commits").await, 5);
     world.wait_until_job_ran("cleanup").await;
     restart_at(&mut world, noon() + TimeDelta::days(35)).await;
+    // After a long pause, nothing is deleted for an hour: the clock may be wrong.
+    let hour = TimeDelta::hours(1).num_milliseconds();
+    world.clock.advance(hour);
     let (replica, _) = world.second_client().await;
     world
         .wait_until("one commit", || async {
@@ -223,6 +227,7 @@ async fn deleting_old_commits_and_keys_keeps_the_ledger_balanced(mut world: Worl
             .duplicate
     );
     restart_at(&mut world, noon() + TimeDelta::days(37)).await;
+    world.clock.advance(hour);
     world
         .wait_until("no key", || async {
             world.count_rows("idempotency_keys").await == 0

@@ -259,6 +259,8 @@ fn config(folder: &Path, fake_stripe: &FakeStripe) -> Result<Config> {
         // Months pass in seconds, so sync and retry often.
         "--sync-interval-secs=10".to_owned(),
         "--stripe-retry-ms=100".to_owned(),
+        // The demo moves its two clocks one after the other.
+        "--clock-check-secs=0".to_owned(),
     ];
     // The environment may configure a real service: ignore it.
     let command = Flags::command().mut_args(|arg| arg.env(Resettable::Reset));

@@ -10,7 +10,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, links::read_links, rows};
+use super::{Store, database_clock::is_due_at, links::read_links, rows};
 use crate::store::connection::Transaction;
 use crate::{
     domain::{
@@ -99,7 +99,12 @@ impl Store {
         use subscription::Column;
         let mut query = subscription::Entity::find()
             .filter(Column::EndedAt.is_null())
-            .filter(Column::SyncedAt.lt(since));
+            .filter(
+                Column::SyncedAt
+                    .lt(since)
+                    // A clock was ahead.
+                    .or(Column::SyncedAt.gt(since.saturating_add(DAY_MS))),
+            );
         if let Some((account, subscription)) = after {
             let place = [
                 Expr::col(Column::AccountId),
@@ -124,7 +129,7 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<SyncedSubscription>> {
         let requested = subscription::Entity::find()
-            .filter(subscription::Column::SyncRequestedAt.lte(now))
+            .filter(is_due_at(subscription::Column::SyncRequestedAt, now))
             .order_by_asc(subscription::Column::SyncRequestedAt)
             .limit(limit)
             .all(&self.reader)

@@ -117,9 +117,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 const RECORDED: Turn = Turn::Recorded {
     first: FirstRun::WhenDue,
 };
-const ONE_REPLICA: Turn = Turn::OneReplica {
-    margin: Duration::ZERO,
-};
+const ONE_REPLICA: Turn = Turn::OneReplica;
 
 #[tokio::test]
 async fn a_panic_of_a_job_is_an_error_that_names_it() {

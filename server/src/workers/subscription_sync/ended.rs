@@ -30,9 +30,7 @@ impl Job for ScheduledCancels {
         Spec {
             name: "scheduled cancels",
             interval: self.interval,
-            turn: Turn::OneReplica {
-                margin: Duration::ZERO,
-            },
+            turn: Turn::OneReplica,
             wake: Wake::default(),
         }
     }

@@ -64,9 +64,7 @@ impl Job for RequestedSyncs {
         Spec {
             name: "requested syncs",
             interval: self.interval,
-            turn: Turn::OneReplica {
-                margin: Duration::ZERO,
-            },
+            turn: Turn::OneReplica,
             wake: self.wake.clone(),
         }
     }

@@ -122,9 +122,7 @@ impl Job for WebhookSyncs {
         Spec {
             name: "webhook syncs",
             interval: self.interval,
-            turn: Turn::OneReplica {
-                margin: Duration::ZERO,
-            },
+            turn: Turn::OneReplica,
             wake: self.signals.webhook.clone(),
         }
     }

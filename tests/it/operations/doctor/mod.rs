@@ -45,7 +45,7 @@ async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
         .unwrap()
 }
 
-async fn examine(world: &World) -> Diagnosis {
+pub(super) async fn examine(world: &World) -> Diagnosis {
     examine_with(&config(world), &Clock::system()).await
 }
 
@@ -66,7 +66,7 @@ fn assert_finding(diagnosis: &Diagnosis, severity: Severity, check: &str, words:
 
 /// The same, with severity `bad`.
 #[track_caller]
-fn assert_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
+pub(super) fn assert_bad(diagnosis: &Diagnosis, check: &str, words: &[&str]) {
     assert_finding(diagnosis, Severity::Bad, check, words);
     assert!(!diagnosis.is_healthy());
 }

@@ -31,10 +31,12 @@ pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
 /// Two meters, the first one as the default, short retry delays, and a schedule that fires only on leap days.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 9] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=20",
+    // Most tests move the two clocks one after the other, or only one of them.
+    "--clock-check-secs=0",
     "--stripe-events-per-sec=1000",
     "--report-schedule=0 0 29 2 *",
     "--window-mins=60",

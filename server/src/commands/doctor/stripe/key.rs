@@ -3,7 +3,7 @@
 use crate::{
     clock::Clock,
     commands::doctor::{Finding, clocks},
-    domain::SECOND_MS,
+    domain::{SECOND_MS, clock_check::ahead_of},
     stripe::{
         Stripe,
         key_check::{KeyCheck, check_key as read_key},
@@ -39,11 +39,9 @@ pub(in crate::commands::doctor) async fn check(
     findings.push(finding);
     if let Ok(answer) = &answer {
         findings.push(match answer.date {
-            Some(date) => clocks::check_skew(
-                CLOCK,
-                "Stripe's",
-                clocks::skew(before, after, date, SECOND_MS),
-            ),
+            Some(date) => {
+                clocks::check_skew(CLOCK, "Stripe's", ahead_of(before, after, date, SECOND_MS))
+            }
             None => Finding::unchecked(CLOCK, "the answer has no Date header"),
         });
     }
