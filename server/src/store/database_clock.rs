@@ -116,7 +116,8 @@ impl Store {
     pub(super) async fn read_database_clock(&self) -> Result<Millis> {
         let backend = self.backend();
         let sql = if backend == DbBackend::Postgres {
-            "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
+            // A cast alone would round up, to a time that no clock has shown yet.
+            "SELECT FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
         } else {
             // Rounded, because the product of a float and 1000 can be slightly below the whole number.
             "SELECT CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) AS now"
