@@ -1,0 +1,85 @@
+//! The folder of one test: the database, the rules of its faults, and the record of its writes.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use usage_server::store::Store;
+
+use crate::{
+    callers::Calls,
+    faults::Faults,
+    power_cut::{Recording, Unsynced},
+    process::Process,
+};
+
+/// A database on a disk that can fail.
+pub(crate) struct Disk {
+    folder: TempDir,
+    pub(crate) faults: Faults,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Faults::create(folder.path().join("rules"));
+        Self { folder, faults }
+    }
+
+    /// Starts a server on the database, with faults.
+    pub(crate) async fn start(&self) -> Process {
+        self.start_with(&[]).await
+    }
+
+    /// Starts a server with more flags.
+    pub(crate) async fn start_with(&self, flags: &[String]) -> Process {
+        let mut command = Process::binary();
+        command
+            .envs(self.environment())
+            .env("DATABASE_URL", url(&self.database()));
+        Process::start(command, flags).await
+    }
+
+    /// The environment that lets a server's disk fail, and records what it writes.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut variables = Vec::from(self.faults.environment());
+        variables.push(("DISK_RECORD", self.record()));
+        variables
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("usage.db")
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.path().join("record")
+    }
+
+    /// After SIGKILL: starts a server on the files as they are, and on what a power cut would have left of them. What was
+    /// acknowledged must be there, and what was not counts once when it is repeated.
+    pub(crate) async fn check(&self, calls: &Calls) {
+        let recording = Recording::read(&self.record());
+        for unsynced in [Unsynced::Lost, Unsynced::Partly, Unsynced::Kept] {
+            let image = self.folder.path().join(format!("{unsynced:?}.db"));
+            recording.write_image(&image, unsynced);
+            check_database(&image, calls, &format!("after a power cut: {unsynced:?}")).await;
+        }
+        check_database(&self.database(), calls, "after SIGKILL").await;
+    }
+}
+
+pub(crate) fn url(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+/// Repeats every call on a server without faults.
+async fn check_database(path: &Path, calls: &Calls, when: &str) {
+    let mut command = Process::binary();
+    command.env("DATABASE_URL", url(path));
+    let process = Process::start(command, &[]).await;
+    calls.repeat(&process, when).await;
+    process.kill();
+    let store = Store::open(&url(path), 4).await.unwrap();
+    let ledger = store.ledger_totals().await.unwrap();
+    store.close().await.unwrap();
+    assert!(ledger.is_balanced(), "{when}: {ledger:?}");
+}

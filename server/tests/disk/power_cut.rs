@@ -1,0 +1,141 @@
+//! What a power cut leaves of the files: computed from the recorded writes and syncs of a server.
+//!
+//! Synced bytes stay. The others are lost, kept, or some are lost. After a failed sync, bytes that were not synced are
+//! lost in the worst case, also if a later sync succeeds: the kernel may have dropped them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::faults::{DATABASE, JOURNAL, LOG};
+
+const HEAD_BYTES: usize = 16;
+
+/// What becomes of bytes that were written and not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsynced {
+    Kept,
+    Lost,
+    /// Every second write is lost.
+    Partly,
+}
+
+/// Every write, sync, truncation and deletion, in their order.
+pub(crate) struct Recording(Vec<(i32, Step)>);
+
+#[derive(Clone)]
+enum Step {
+    Write { at: usize, bytes: Vec<u8> },
+    Truncate { length: usize },
+    Sync,
+    FailedSync,
+    Delete,
+}
+
+impl Recording {
+    pub(crate) fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut steps = Vec::new();
+        // A step that was cut off by SIGKILL ended nothing.
+        while let Some((head, after)) = rest.split_at_checked(HEAD_BYTES) {
+            let length = u32::from_ne_bytes(head[4..8].try_into().unwrap());
+            let at = u64::from_ne_bytes(head[8..16].try_into().unwrap());
+            let at = usize::try_from(at).unwrap();
+            let Some((bytes, after)) = after.split_at_checked(usize::try_from(length).unwrap())
+            else {
+                break;
+            };
+            rest = after;
+            let step = match head[0] {
+                b'W' => Step::Write {
+                    at,
+                    bytes: bytes.to_vec(),
+                },
+                b'T' => Step::Truncate { length: at },
+                b'S' => Step::Sync,
+                b'F' => Step::FailedSync,
+                b'D' => Step::Delete,
+                other => panic!("a record of kind {other}"),
+            };
+            steps.push((i32::from(head[1]), step));
+        }
+        Self(steps)
+    }
+
+    /// Writes the database and its log as a power cut would leave them.
+    pub(crate) fn write_image(&self, database: &Path, unsynced: Unsynced) {
+        let mut files = BTreeMap::<i32, RecordedFile>::new();
+        for (file, step) in &self.0 {
+            files.entry(*file).or_default().apply(step, unsynced);
+        }
+        for (file, suffix) in [(DATABASE, ""), (LOG, "-wal"), (JOURNAL, "-journal")] {
+            let mut path = database.as_os_str().to_owned();
+            path.push(suffix);
+            if let Some(recorded) = files.remove(&file)
+                && let Some(contents) = recorded.after_power_cut(unsynced)
+            {
+                fs::write(PathBuf::from(path), contents).unwrap();
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct RecordedFile {
+    exists: bool,
+    durable: Vec<u8>,
+    pending: Vec<Step>,
+}
+
+impl RecordedFile {
+    fn apply(&mut self, step: &Step, unsynced: Unsynced) {
+        self.exists = true;
+        match step {
+            Step::Write { .. } | Step::Truncate { .. } => self.pending.push(step.clone()),
+            Step::Sync => {
+                for step in std::mem::take(&mut self.pending) {
+                    apply_to(&mut self.durable, &step);
+                }
+            }
+            Step::FailedSync if unsynced == Unsynced::Kept => {}
+            Step::FailedSync => self.lose(unsynced),
+            Step::Delete => *self = Self::default(),
+        }
+    }
+
+    /// Drops writes that were not synced.
+    fn lose(&mut self, unsynced: Unsynced) {
+        let is_kept = |number: usize| match unsynced {
+            Unsynced::Kept => true,
+            Unsynced::Lost => false,
+            Unsynced::Partly => number % 2 == 0,
+        };
+        for (number, step) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            if is_kept(number) || matches!(step, Step::Truncate { .. }) {
+                apply_to(&mut self.durable, &step);
+            }
+        }
+    }
+
+    fn after_power_cut(mut self, unsynced: Unsynced) -> Option<Vec<u8>> {
+        self.lose(unsynced);
+        self.exists.then_some(self.durable)
+    }
+}
+
+fn apply_to(contents: &mut Vec<u8>, step: &Step) {
+    match step {
+        Step::Write { at, bytes } => {
+            let end = at + bytes.len();
+            if contents.len() < end {
+                contents.resize(end, 0);
+            }
+            contents[*at..end].copy_from_slice(bytes);
+        }
+        Step::Truncate { length } => contents.resize(*length, 0),
+        Step::Sync | Step::FailedSync | Step::Delete => {}
+    }
+}

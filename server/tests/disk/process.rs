@@ -1,0 +1,161 @@
+//! A process of the real binary, and clients of it.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead as _, BufReader},
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
+    thread,
+};
+
+use chrono::{DateTime, Utc};
+use tonic::transport::Channel;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use usage_client::{Get, Retry, UsageClient};
+
+use crate::{TIMEOUT, wait_until, within};
+
+/// The last lines of the log that are kept.
+const MAX_LINES: usize = 2_000;
+
+/// A running server. It is killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    client: UsageClient,
+    health: HealthClient<Channel>,
+}
+
+impl Process {
+    /// Starts a command line, for example the binary's own, and waits until the server answers.
+    pub(crate) async fn start(mut command: Command, flags: &[String]) -> Self {
+        command
+            .args(["serve", "--listen=127.0.0.1:0"])
+            .args(flags)
+            .env("LOG_JSON", "true")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
+        let mut child = command.spawn().expect("a process");
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let address = read_log(child.stderr.take().expect("standard error"), &log);
+        let Ok(address) = address.recv_timeout(TIMEOUT) else {
+            panic!("the server did not start: {:#?}", log.lock().unwrap());
+        };
+        let endpoint = format!("http://{address}");
+        let client = within("connecting", UsageClient::connect(endpoint.clone()));
+        let client = client.await.expect("a connection");
+        let health = within("connecting", HealthClient::connect(endpoint));
+        Self {
+            child,
+            log,
+            client: client.with_retry(Retry::never()).with_timeout(TIMEOUT),
+            health: health.await.expect("a connection"),
+        }
+    }
+
+    /// The command of the binary, without the environment of the tests.
+    pub(crate) fn binary() -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usage-server"));
+        Self::clean(&mut command);
+        command
+    }
+
+    /// Removes the environment of the tests from a command.
+    pub(crate) fn clean(command: &mut Command) {
+        let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+        command.env_clear().env("PATH", path);
+    }
+
+    /// A client that does not retry.
+    pub(crate) fn client(&self) -> UsageClient {
+        self.client.clone()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the health service says that the server can count.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let request = HealthCheckRequest::default();
+        let answer = within("the health service", self.health.clone().check(request)).await;
+        answer.expect("an answer").into_inner().status() == ServingStatus::Serving
+    }
+
+    pub(crate) async fn wait_until_ready(&self) {
+        wait_until("a ready server", || self.is_ready()).await;
+    }
+
+    pub(crate) async fn wait_until_not_ready(&self) {
+        wait_until("a server that is not ready", || async {
+            !self.is_ready().await
+        })
+        .await;
+    }
+
+    /// The total of an account's default meter on the days around now.
+    pub(crate) async fn total(&self, account: &str) -> i64 {
+        const DAY: i64 = 86_400;
+        let now = Utc::now().timestamp();
+        let day = |days| {
+            let at = now - now.rem_euclid(DAY) + days * DAY;
+            DateTime::from_timestamp(at, 0).expect("a time")
+        };
+        let query = Get::account(account).period(day(-1), day(2));
+        let usage = within("usage", self.client.get(query).into_future()).await;
+        let usage = usage.expect("usage");
+        let meter = usage.meter("api_calls").expect("the meter");
+        meter.quantities.total
+    }
+
+    /// Ends the process with SIGKILL. It must not have ended by itself.
+    pub(crate) fn kill(mut self) {
+        let ended = self.child.try_wait().expect("a process");
+        assert!(ended.is_none(), "the server ended by itself: {ended:?}");
+        self.child.kill().expect("a process");
+        let status = self.child.wait().expect("an end");
+        assert_eq!(status.signal(), Some(9));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.log.lock().unwrap();
+            let last = log.len().saturating_sub(30);
+            eprintln!("the end of the server's log: {:#?}", &log[last..]);
+        }
+    }
+}
+
+/// Reads the log in a thread. Sends the address of the gRPC socket once.
+fn read_log(stderr: ChildStderr, log: &Arc<Mutex<Vec<String>>>) -> Receiver<String> {
+    let (send, address) = channel();
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            let fields = &event["fields"];
+            if fields["message"] == "serving"
+                && let Some(address) = fields["address"].as_str()
+            {
+                // The test may have ended.
+                let _ = send.send(address.to_owned());
+            }
+            let mut log = log.lock().unwrap();
+            if log.len() == MAX_LINES {
+                log.clear();
+            }
+            log.push(line);
+        }
+    });
+    address
+}

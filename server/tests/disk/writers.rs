@@ -1,0 +1,88 @@
+//! The other writers during an outage of the disk: links, closing, marking and recording results.
+
+use fake_stripe::{FakeStripe, Settings};
+use usage_client::{ForceReport, PutAccount, UsageClient};
+
+use crate::{
+    callers::{Callers, assert_retryable},
+    disk::Disk,
+    faults::{EIO, ENOSPC, LOG, Rule, SYNC, WRITE},
+    wait_until, within,
+};
+
+/// The accounts of the callers.
+const ACCOUNTS: usize = 3;
+
+async fn stripe_total(stripe: &FakeStripe) -> i64 {
+    stripe.control().totals().await.unwrap().values().sum()
+}
+
+/// Forces a run, and sends it again while the disk refuses it.
+async fn report_all(client: &UsageClient) -> usize {
+    let mut refusals = 0;
+    loop {
+        match client.force_report(ForceReport::all()).await {
+            Ok(_) => return refusals,
+            Err(error) => assert_retryable(&error),
+        }
+        refusals += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_closed_and_sent_around_outages_is_billed_once() {
+    let stripe = FakeStripe::start(Settings::default()).await.unwrap();
+    stripe.control().create_meter("api_calls").await.unwrap();
+    let disk = Disk::new();
+    let flags = [
+        format!("--stripe-secret-key={}", stripe.secret_key()),
+        format!("--stripe-api-base={}", stripe.base_url()),
+        "--stripe-retry-ms=20".to_owned(),
+        "--stripe-events-per-sec=1000".to_owned(),
+        "--report-schedule=0 0 29 2 *".to_owned(),
+    ];
+    let process = disk.start_with(&flags).await;
+    let client = process.client();
+    for number in 0..ACCOUNTS {
+        let customer = format!("cus_{number}");
+        stripe.control().create_customer(&customer).await.unwrap();
+        let from = chrono::Utc::now() - chrono::TimeDelta::days(20);
+        let put = PutAccount::stripe(format!("account-{number}"), customer).bill_from(from);
+        client.put_account(put).await.unwrap();
+    }
+    let callers = Callers::start(&client);
+    for round in 0..12 {
+        callers.wait_for_more(10).await;
+        // A short outage that begins at another statement of the run each time.
+        let error = if round % 2 == 0 { EIO } else { ENOSPC };
+        let rule = Rule::fail(LOG, WRITE | SYNC, error);
+        disk.faults.set(&[rule.after(round * 5).times(40)]);
+        report_all(&client).await;
+        wait_until("the outage", || async { disk.faults.hits(0) > 0 }).await;
+        disk.faults.clear();
+    }
+    callers.wait_for_more(10).await;
+    let calls = callers.kill(process).await;
+    disk.check(&calls).await;
+    // What was counted by then reaches Stripe once, also what was being sent when the server was killed.
+    let process = disk.start_with(&flags).await;
+    let mut counted = 0;
+    for number in 0..ACCOUNTS {
+        counted += process.total(&format!("account-{number}")).await;
+    }
+    report_all(&process.client()).await;
+    within("the usage at Stripe", async {
+        while stripe_total(&stripe).await < counted {
+            tokio::time::sleep(crate::POLL_INTERVAL).await;
+        }
+    })
+    .await;
+    let run = process
+        .client()
+        .force_report(ForceReport::all())
+        .await
+        .unwrap();
+    within("a run", run.summary()).await.unwrap();
+    assert_eq!(stripe_total(&stripe).await, counted);
+    stripe.stop().await;
+}
