@@ -58,12 +58,13 @@ impl Disk {
     /// acknowledged must be there, and what was not counts once when it is repeated.
     pub(crate) async fn check(&self, calls: &Calls) {
         let recording = Recording::read(&self.record());
+        // First, because the others come from the record.
+        check_database(&self.database(), calls, "after SIGKILL").await;
         for unsynced in [Unsynced::Lost, Unsynced::Partly, Unsynced::Kept] {
             let image = self.folder.path().join(format!("{unsynced:?}.db"));
             recording.write_image(&image, unsynced);
             check_database(&image, calls, &format!("after a power cut: {unsynced:?}")).await;
         }
-        check_database(&self.database(), calls, "after SIGKILL").await;
     }
 }
 

@@ -1,6 +1,8 @@
 //! Outages of the disk: while writes or syncs fail, every call is refused or waits, and the server is not ready. When the
 //! disk works again, so does the server, without a restart.
 
+use std::fs;
+
 use usage_client::{Batch, Increment, PutAccount};
 
 use crate::{
@@ -79,49 +81,34 @@ async fn a_disk_that_fails_altogether_loses_nothing() {
     check_outages(|error| vec![Rule::fail(all, WRITE | SYNC | TRUNCATE | OPEN, error)]).await;
 }
 
-/// A log that reaches its limit is copied into the database during a COMMIT.
+/// A log that reaches its limit is copied into the database after a COMMIT. If that fails, the log grows on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_fails_when_the_log_is_full_loses_nothing() {
+async fn a_full_log_that_cannot_be_copied_loses_nothing() {
     const MAX_BATCHES: usize = 400;
     let disk = Disk::new();
     let process = disk.start().await;
-    let mut acknowledged = Vec::new();
-    let mut refused = None;
+    let mut batches = Vec::new();
     disk.faults.set(&[Rule::fail(DATABASE, WRITE, EIO)]);
-    for number in 0..MAX_BATCHES {
-        // Keys without an order change a page each.
+    while disk.faults.hits(0) < 3 {
+        let number = batches.len();
+        assert!(number < MAX_BATCHES, "the log does not reach its limit");
+        // Accounts and keys without an order change a page each.
         let items = (0..1_000).map(|item| {
-            Increment::new("acct").key(format!("{:0>200}-{number}", item * 7_919 % 1_000))
+            let place = (item * 7_919 + number * 104_729) % 1_000_003;
+            Increment::new(format!("{place:0>120}")).key(format!("{number}-{item}"))
         });
         let batch = items.collect::<Batch>().key(format!("batch-{number}"));
-        match process.client().increment_batch(batch.clone()).await {
-            Ok(_) => acknowledged.push(batch),
-            Err(error) => {
-                assert_retryable(&error);
-                refused = Some(batch);
-                break;
-            }
-        }
+        let counted = process.client().increment_batch(batch.clone()).await;
+        assert!(!counted.unwrap().duplicate);
+        batches.push(batch);
     }
-    assert!(disk.faults.hits(0) > 0, "the log did not reach its limit");
-    let refused = refused.expect("a refusal");
-    process.wait_until_not_ready().await;
-    disk.faults.clear();
-    process.wait_until_ready().await;
-    process
-        .client()
-        .increment_batch(refused.clone())
-        .await
-        .unwrap();
-    let batches = acknowledged.len() + 1;
     process.kill();
+    disk.faults.clear();
     let process = disk.start().await;
-    for batch in acknowledged.into_iter().chain([refused]) {
+    for batch in batches {
         let repeated = process.client().increment_batch(batch).await.unwrap();
-        assert!(repeated.duplicate);
+        assert!(repeated.duplicate, "after SIGKILL");
     }
-    let total = process.total("acct").await;
-    assert_eq!(usize::try_from(total), Ok(batches * 1_000));
 }
 
 /// A call that is under way when the disk fails for a moment is not refused, and what follows is not lost.
@@ -142,4 +129,25 @@ async fn a_moment_without_a_disk_refuses_nothing() {
     }
     process.kill();
     disk.check(&calls).await;
+}
+
+/// New connections are opened after an outage. They must not create an empty database where the file is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_deleted_during_an_outage_is_not_created_again() {
+    let disk = Disk::new();
+    let process = disk.start().await;
+    let call = Call::new("acct", "key");
+    assert!(!call.send(&process.client()).await.unwrap());
+    disk.faults.set(&[Rule::fail(LOG, WRITE | SYNC, EIO)]);
+    process.wait_until_not_ready().await;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = disk.database().into_os_string();
+        path.push(suffix);
+        fs::remove_file(path).unwrap();
+    }
+    disk.faults.clear();
+    let (code, log) = process.ended().await;
+    assert_eq!(code, Some(1));
+    assert!(log.contains("was deleted"), "{log}");
+    assert!(!disk.database().exists());
 }

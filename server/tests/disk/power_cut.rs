@@ -111,7 +111,7 @@ impl RecordedFile {
         let is_kept = |number: usize| match unsynced {
             Unsynced::Kept => true,
             Unsynced::Lost => false,
-            Unsynced::Partly => number % 2 == 0,
+            Unsynced::Partly => number.is_multiple_of(2),
         };
         for (number, step) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             if is_kept(number) || matches!(step, Step::Truncate { .. }) {

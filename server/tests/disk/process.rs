@@ -1,7 +1,6 @@
 //! A process of the real binary, and clients of it.
 
 use std::{
-    ffi::OsString,
     io::{BufRead as _, BufReader},
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStderr, Command, Stdio},
@@ -12,14 +11,15 @@ use std::{
     thread,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use usage_client::{Get, Retry, UsageClient};
+use usage_server::clock::Clock;
 
-use crate::{TIMEOUT, wait_until, within};
+use crate::{POLL_INTERVAL, TIMEOUT, wait_until, within};
 
 /// The last lines of the log that are kept.
 const MAX_LINES: usize = 2_000;
@@ -50,12 +50,13 @@ impl Process {
         let endpoint = format!("http://{address}");
         let client = within("connecting", UsageClient::connect(endpoint.clone()));
         let client = client.await.expect("a connection");
-        let health = within("connecting", HealthClient::connect(endpoint));
+        let channel = Channel::from_shared(endpoint).expect("an address");
+        let channel = within("connecting", channel.connect());
         Self {
             child,
             log,
             client: client.with_retry(Retry::never()).with_timeout(TIMEOUT),
-            health: health.await.expect("a connection"),
+            health: HealthClient::new(channel.await.expect("a connection")),
         }
     }
 
@@ -68,7 +69,7 @@ impl Process {
 
     /// Removes the environment of the tests from a command.
     pub(crate) fn clean(command: &mut Command) {
-        let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+        let path = std::env::var_os("PATH").unwrap_or_default();
         command.env_clear().env("PATH", path);
     }
 
@@ -101,17 +102,33 @@ impl Process {
 
     /// The total of an account's default meter on the days around now.
     pub(crate) async fn total(&self, account: &str) -> i64 {
-        const DAY: i64 = 86_400;
-        let now = Utc::now().timestamp();
+        const DAY: i64 = 86_400_000;
+        let now = Clock::system().now();
         let day = |days| {
             let at = now - now.rem_euclid(DAY) + days * DAY;
-            DateTime::from_timestamp(at, 0).expect("a time")
+            DateTime::from_timestamp_millis(at).expect("a time")
         };
         let query = Get::account(account).period(day(-1), day(2));
         let usage = within("usage", self.client.get(query).into_future()).await;
         let usage = usage.expect("usage");
         let meter = usage.meter("api_calls").expect("the meter");
         meter.quantities.total
+    }
+
+    /// Waits until the process ends by itself, while its health is asked for. Returns its code and its log.
+    pub(crate) async fn ended(mut self) -> (Option<i32>, String) {
+        within("the end of the process", async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("a process") {
+                    let log = self.log.lock().unwrap().join("\n");
+                    return (status.code(), log);
+                }
+                // It may be gone.
+                let _ = self.health.check(HealthCheckRequest::default()).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        })
+        .await
     }
 
     /// Ends the process with SIGKILL. It must not have ended by itself.

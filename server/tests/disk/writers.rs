@@ -1,7 +1,9 @@
 //! The other writers during an outage of the disk: links, closing, marking and recording results.
 
+use chrono::DateTime;
 use fake_stripe::{FakeStripe, Settings};
 use usage_client::{ForceReport, PutAccount, UsageClient};
+use usage_server::clock::Clock;
 
 use crate::{
     callers::{Callers, assert_retryable},
@@ -12,6 +14,7 @@ use crate::{
 
 /// The accounts of the callers.
 const ACCOUNTS: usize = 3;
+const DAY_MS: i64 = 86_400_000;
 
 async fn stripe_total(stripe: &FakeStripe) -> i64 {
     stripe.control().totals().await.unwrap().values().sum()
@@ -46,7 +49,8 @@ async fn usage_closed_and_sent_around_outages_is_billed_once() {
     for number in 0..ACCOUNTS {
         let customer = format!("cus_{number}");
         stripe.control().create_customer(&customer).await.unwrap();
-        let from = chrono::Utc::now() - chrono::TimeDelta::days(20);
+        let from = Clock::system().now() - 20 * DAY_MS;
+        let from = DateTime::from_timestamp_millis(from).unwrap();
         let put = PutAccount::stripe(format!("account-{number}"), customer).bill_from(from);
         client.put_account(put).await.unwrap();
     }
