@@ -5,7 +5,10 @@ use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 #[cfg(feature = "demo")]
@@ -106,6 +109,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         _ => QUIET_LOG,
     };
     start_log(cli.log_json, default_log);
+    survive_file_size_limit()?;
     match cli.command {
         Command::Serve(config) => run_service(*config).await?,
         #[cfg(feature = "demo")]
@@ -192,8 +196,15 @@ fn start_log(json: bool, default: &str) {
     }
 }
 
+/// Lets a write beyond the limit for the size of files fail, as on a full disk. Without a handler, its signal would end the
+/// process.
+fn survive_file_size_limit() -> std::io::Result<()> {
+    // The handler stays after this is dropped.
+    signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
+}
+
 fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
