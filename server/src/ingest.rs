@@ -326,10 +326,17 @@ impl Writer {
             let error = match self.store.commit_group(group, &self.cache, options).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(CommitError::AlreadyCommitted) => {
-                    tracing::warn!(commit = %group.id, "the group was already committed; the response to COMMIT had been lost");
-                    return ambiguous.ok_or_else(|| {
-                        DbErr::Custom("the id of the commit already exists".to_owned())
-                    });
+                    let Some(outcomes) = ambiguous.as_mut() else {
+                        let why = "the id of the commit already exists".to_owned();
+                        return Err(DbErr::Custom(why));
+                    };
+                    match self.store.confirm_commits(options.now).await {
+                        Ok(()) => {
+                            tracing::warn!(commit = %group.id, "the group was already committed; the response to COMMIT had been lost");
+                            return Ok(std::mem::take(outcomes));
+                        }
+                        Err(error) => error,
+                    }
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
                     tracing::warn!(commit = %group.id, %error, "response to COMMIT was lost");

@@ -79,6 +79,26 @@ impl Store {
         }
     }
 
+    /// Waits until what is committed is durable, also on a synchronous standby, which takes commits in their order.
+    pub(crate) async fn confirm_commits(&self, now: Millis) -> Result<(), DbErr> {
+        if !self.has_parallel_writers() {
+            // A connection to SQLite syncs the log before it is used.
+            return Ok(());
+        }
+        let confirmed = async {
+            let tx = self.begin_within_boundaries().await?;
+            match record_commit(&tx, Uuid::now_v7(), &[], now).await {
+                Ok(()) => tx.commit().await,
+                Err(CommitError::Failed(error) | CommitError::Ambiguous(error, _)) => Err(error),
+                Err(CommitError::AlreadyCommitted) => Err(DbErr::Custom(
+                    "the id of the commit already exists".to_owned(),
+                )),
+            }
+        };
+        let confirmed = self.limited(confirmed).await;
+        confirmed.unwrap_or_else(|| Err(self.writer.unresponsive()))
+    }
+
     async fn try_commit(
         &self,
         group: &Group,
@@ -143,8 +163,13 @@ impl Store {
         }
         dedupe.store_batch_results(&tx).await?;
         let counted = dedupe.counted();
-        if counted.is_empty() && !dedupe.has_new_batch_keys() && !options.is_retry {
-            // Nothing was written, and everything that was read is already committed.
+        if counted.is_empty()
+            && !dedupe.has_new_batch_keys()
+            && !options.is_retry
+            && !self.has_parallel_writers()
+        {
+            // Nothing was written, and everything that was read is already committed. On PostgreSQL, it may not have
+            // reached a synchronous standby if its server restarted meanwhile, so the answer waits for a later commit.
             tx.rollback().await?;
             return Ok((None, dedupe.outcomes()));
         }

@@ -1,6 +1,12 @@
 //! The connections and transactions of the store. They check each error, and whether its connection can be used again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
@@ -9,7 +15,7 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
-use super::{sqlite_file::SqliteFile, trust::Trust};
+use super::{commit_warning::with_warning, sqlite_file::SqliteFile, trust::Trust};
 use crate::database_error::{breaks_connection, is_busy};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
@@ -29,6 +35,8 @@ pub(super) struct Examined<C> {
     file: Option<Arc<SqliteFile>>,
     /// Whether each statement is a separate transaction.
     is_pool: bool,
+    /// Whether a statement of this transaction has failed.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl<C: ConnectionTrait> Examined<C> {
@@ -37,8 +45,17 @@ impl<C: ConnectionTrait> Examined<C> {
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, DbErr> {
         let result = limited(self.inner.get_database_backend(), statement).await;
+        if result.is_err() {
+            self.has_failed.store(true, Ordering::Relaxed);
+        }
         match &result {
-            Err(error) if breaks_connection(error) => self.trust.renew_after_error(),
+            Err(error) if breaks_connection(error) => {
+                self.trust.renew_after_error();
+                if let Some(file) = &self.file {
+                    // A lost file may be the cause.
+                    file.check()?;
+                }
+            }
             Ok(_) if self.is_pool => {
                 if let Some(file) = &self.file {
                     file.check()?;
@@ -61,6 +78,7 @@ impl Pool {
             trust,
             file,
             is_pool: true,
+            has_failed: Arc::default(),
         }
     }
 
@@ -86,6 +104,7 @@ impl Pool {
             trust: Arc::clone(&self.trust),
             file: self.file.clone(),
             is_pool: false,
+            has_failed: Arc::default(),
         })
     }
 
@@ -109,13 +128,26 @@ impl Pool {
 impl Transaction {
     /// Commits. After an error the outcome is unknown.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
+        if self.has_failed.load(Ordering::Relaxed) {
+            // PostgreSQL would answer ROLLBACK, which the driver does not tell from COMMIT.
+            self.rollback().await?;
+            return Err(DbErr::Custom(
+                "a statement of the transaction failed, so it was rolled back".to_owned(),
+            ));
+        }
         let Self {
             inner, trust, file, ..
         } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
-        let committed = limited(backend, inner.commit()).await;
+        let (committed, warning) = with_warning(limited(backend, inner.commit())).await;
         watch.end(committed.is_err());
         committed?;
+        if let Some(warning) = warning {
+            // For example: committed here, but no longer waiting for the synchronous standby.
+            return Err(DbErr::Conn(RuntimeErr::Internal(format!(
+                "the COMMIT ended with a warning: {warning}"
+            ))));
+        }
         file.map_or(Ok(()), |file| file.check())
     }
 
@@ -172,5 +204,36 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         self.examined(self.inner.query_all_raw(statement)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait as _;
+
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_transaction_with_a_failed_statement_does_not_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
+        let store = Store::open(&url, 1).await.unwrap();
+        store
+            .writer
+            .execute_unprepared("CREATE TABLE t (i INTEGER PRIMARY KEY)")
+            .await
+            .unwrap();
+        let tx = store.begin().await.unwrap();
+        tx.execute_unprepared("INSERT INTO t VALUES (1)")
+            .await
+            .unwrap();
+        tx.execute_unprepared("INSERT INTO t VALUES (1)")
+            .await
+            .unwrap_err();
+        let error = tx.commit().await.unwrap_err();
+        assert!(error.to_string().contains("rolled back"), "{error}");
+        let insert = "INSERT INTO t VALUES (1)";
+        store.writer.execute_unprepared(insert).await.unwrap();
+        store.close().await.unwrap();
     }
 }

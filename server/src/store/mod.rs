@@ -16,6 +16,7 @@ pub(crate) mod boundaries;
 pub(crate) mod cleanup;
 pub(crate) mod close;
 pub(crate) mod commit;
+mod commit_warning;
 mod connect;
 mod connection;
 pub(crate) mod corrections;

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use usage_client::{Increment, PutAccount, Reason, Retry};
+use uuid::Uuid;
 
 use crate::{
     operations::webhooks::{assert_status, event},
-    support::world::{World, on_postgres},
+    support::{
+        postgres::{Cluster, Durability, execute},
+        world::{World, on_postgres, poll},
+    },
 };
 
 on_postgres!(
@@ -18,10 +22,14 @@ on_postgres!(
     a_server_that_became_read_only_is_reported_as_unavailable,
     a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
     a_call_cancelled_during_begin_leaves_no_transaction_open,
+    a_commit_that_reached_no_standby_is_not_acknowledged,
+    postgresql_drops_the_connections_of_a_machine_that_is_gone,
 );
 
 /// Longer than the service lets a call wait for the database, and far shorter than TCP would.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// How often waiting COMMITs are cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(5);
 
 async fn broken_database_connections_fail_no_call(mut world: World) {
     let proxy = world.connect_through_proxy().await;
@@ -178,5 +186,64 @@ async fn a_call_cancelled_during_begin_leaves_no_transaction_open(mut world: Wor
         assert_status(&world.send_webhook(&body).await, 200);
         assert_eq!(world.count_rows("webhook_events").await, n + 1);
     }
+    world.finish().await;
+}
+
+/// A COMMIT whose wait for the standby is cancelled succeeds with a warning.
+async fn a_commit_that_reached_no_standby_is_not_acknowledged(mut world: World) {
+    // Its settings apply to all databases of a server.
+    let Ok(cluster) = Cluster::start(Durability::Off) else {
+        panic!("PostgreSQL does not start twice");
+    };
+    world.stop().await;
+    world.database_url = cluster.create_database().unwrap();
+    let url = world.database_url.clone();
+    world.start_server().await;
+    world.client().increment("acct").await.unwrap();
+    execute(
+        &url,
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+    )
+    .unwrap();
+    execute(&url, "SELECT pg_reload_conf()").unwrap();
+    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    // The reload takes a moment, and calls before it are acknowledged.
+    let refused = poll("a call that is refused", || async {
+        let increment = Increment::new("acct").key(Uuid::new_v4().to_string());
+        let client = world.client();
+        let sent = increment.clone();
+        let calling = tokio::spawn(async move { client.increment(sent).await });
+        while !calling.is_finished() {
+            execute(&url, cancel).unwrap();
+            sleep(CANCEL_INTERVAL).await;
+        }
+        let error = calling.await.unwrap().err()?;
+        assert_eq!(
+            error.reason(),
+            Some(&Reason::DatabaseUnavailable),
+            "{error}"
+        );
+        Some(increment)
+    })
+    .await;
+    // Committed here, and known to be a duplicate: an answer still has to wait for the standby.
+    let impatient = world.client().with_timeout(Duration::from_secs(2));
+    impatient.increment(refused.clone()).await.unwrap_err();
+    execute(&url, "ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    execute(&url, "SELECT pg_reload_conf()").unwrap();
+    let before = world.usage("acct").await.0;
+    assert!(world.client().increment(refused).await.unwrap().duplicate);
+    assert_eq!(world.usage("acct").await.0, before, "counted once");
+    world.finish().await;
+}
+
+async fn postgresql_drops_the_connections_of_a_machine_that_is_gone(world: World) {
+    before_each_commit(
+        &world,
+        "IF current_setting('tcp_user_timeout') <> '30s' OR current_setting('tcp_keepalives_idle') <> '15s' \
+         THEN RAISE 'would wait for hours'; END IF;",
+    )
+    .await;
+    world.client().increment("acct").await.unwrap();
     world.finish().await;
 }
