@@ -1,11 +1,11 @@
 //! Opens the database of a URL: pools, timeouts and pragmas of both engines.
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sea_orm::{ConnectOptions, Database, DbErr, RuntimeErr};
 use sqlx::{
     Connection as _,
-    sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::time::timeout;
 
@@ -16,11 +16,17 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
 /// forever if that number is briefly negative.
 const NEVER: Option<Duration> = None;
-/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction.
-const POSTGRES_TIMEOUTS: [(&str, &str); 3] = [
+/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction. The others let
+/// PostgreSQL drop the connections of a machine that is gone after about half a minute, so that they do not use up its
+/// `max_connections`. For its own end, the driver has no such options.
+const POSTGRES_TIMEOUTS: [(&str, &str); 7] = [
     ("lock_timeout", "15s"),
     ("statement_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "5s"),
+    ("tcp_keepalives_idle", "15s"),
+    ("tcp_keepalives_interval", "5s"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "30s"),
 ];
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
@@ -37,7 +43,10 @@ impl Store {
     /// # Errors
     /// The URL has an unknown scheme, or the database does not respond.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
-        Self::connect(url, "rwc", max_connections).await
+        if is_sqlite(url) {
+            create_file(url).await?;
+        }
+        Self::connect(url, true, max_connections).await
     }
 
     /// Connects to an existing database. Does not create a SQLite file.
@@ -45,13 +54,25 @@ impl Store {
     /// # Errors
     /// The URL has an unknown scheme, or the database does not exist or does not respond.
     pub async fn open_existing(url: &str, max_connections: u32) -> Result<Self, DbErr> {
-        Self::connect(url, "rw", max_connections).await
+        Self::connect(url, false, max_connections).await
     }
 
-    async fn connect(url: &str, sqlite_mode: &str, max_connections: u32) -> Result<Self, DbErr> {
+    /// Commands that only check the database do not serve it, and change nothing in it.
+    async fn connect(url: &str, serves: bool, max_connections: u32) -> Result<Self, DbErr> {
         let trust = Arc::<Trust>::default();
         if is_sqlite(url) {
-            let writer = Database::connect(sqlite_options(url, sqlite_mode, 1, &trust)).await?;
+            // Not "rwc": a connection that is replaced later must not create an empty file where the file was deleted.
+            let mut writer = sqlite_options(url, "rw", 1, &trust);
+            if serves {
+                writer.map_sqlx_sqlite_pool_opts({
+                    let trust = Arc::clone(&trust);
+                    move |pool| {
+                        let pool = trust.guard(pool, false);
+                        pool.after_connect(|connection, _| Box::pin(sync_log(connection)))
+                    }
+                });
+            }
+            let writer = Database::connect(writer).await?;
             let reader =
                 Database::connect(sqlite_options(url, "ro", SQLITE_READERS, &trust)).await?;
             let file = Arc::new(SqliteFile::opened(url)?);
@@ -78,6 +99,18 @@ impl Store {
 /// Whether a URL is of a SQLite file; else it is of PostgreSQL.
 pub(super) fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
+}
+
+/// Creates the SQLite file if it does not exist.
+async fn create_file(url: &str) -> Result<(), DbErr> {
+    let failed = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+    let options = SqliteConnectOptions::from_str(url).map_err(failed)?;
+    if options.get_filename().exists() {
+        return Ok(());
+    }
+    let options = options.create_if_missing(true);
+    let created = SqliteConnection::connect_with(&options).await;
+    created.map_err(failed)?.close().await.map_err(failed)
 }
 
 /// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
@@ -116,8 +149,6 @@ async fn sync_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> 
 
 fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
     let trust = Arc::clone(trust);
-    // Commands that only check the database change nothing in it.
-    let serves = mode == "rwc";
     let separator = if url.contains('?') { '&' } else { '?' };
     let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
     options
@@ -127,14 +158,7 @@ fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -
         .idle_timeout(NEVER)
         .max_lifetime(NEVER)
         .sqlx_logging(false)
-        .map_sqlx_sqlite_pool_opts(move |pool| {
-            let pool = trust.guard(pool, false);
-            if serves {
-                pool.after_connect(|connection, _| Box::pin(sync_log(connection)))
-            } else {
-                pool
-            }
-        })
+        .map_sqlx_sqlite_pool_opts(move |pool| trust.guard(pool, false))
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)
