@@ -20,7 +20,7 @@ use crate::{
     ingest::{WriteBatcher, WriteBatcherOptions},
     readiness::Readiness,
     rpc::health_service::HealthRpc,
-    store::Store,
+    store::{FileLock, Store},
     stripe::Stripe,
     workers::runner::{JobEnded, Runner},
 };
@@ -58,7 +58,7 @@ pub enum ServeError {
     /// A background job ended by itself.
     #[error("the service cannot go on: {0}")]
     Job(#[from] JobEnded),
-    /// The SQLite file was deleted or replaced: nothing that is written is kept.
+    /// The SQLite file was deleted, replaced or overwritten: nothing that is written is kept.
     #[error("the service cannot go on: {0}")]
     FileLost(String),
     /// A task that commits increments ended by itself.
@@ -99,7 +99,7 @@ pub async fn serve(
     let clock = clock.following_database();
     // Held until the service has closed the database.
     let lock = Store::lock(&config.database.database_url).await?;
-    let store = open(&config, &clock).await?;
+    let store = open(&config, &clock, lock.as_ref()).await?;
     if lock.is_some() {
         let ended = store.end_left_leases().await;
         ended.map_err(|error| ServeError::Io(Box::new(error)))?;
@@ -143,22 +143,30 @@ pub async fn serve(
         reporter.finish().await;
     };
     jobs_end.await;
-    if matches!(result, Err(ServeError::FileLost(_)))
-        && let Err(error) = store.rescue_log().await
-    {
+    let is_lost = matches!(result, Err(ServeError::FileLost(_)));
+    let closed = close(store, lock, is_lost).await;
+    tracing::info!("stopped");
+    // Why the service stopped comes first.
+    result.and(closed)
+}
+
+/// Closes the database, and then releases its lock.
+async fn close(store: Store, lock: Option<FileLock>, is_lost: bool) -> Result<(), ServeError> {
+    if store.is_overwritten() {
+        // Closing the last connection would copy its log into contents that it does not belong to.
+        std::mem::forget((store, lock));
+        return Ok(());
+    }
+    if is_lost && let Err(error) = store.rescue_log().await {
         tracing::error!(%error, "the log of the lost database file could not be copied into the file");
     }
-    let closed = timeout(DATABASE_CLOSES_WITHIN, store.close()).await;
-    tracing::info!("stopped");
-    if let Ok(closed) = closed {
-        // Why the service stopped comes first.
-        result.and(closed.map_err(ServeError::from))
-    } else {
-        tracing::warn!("some database connections did not close in time");
-        // An open connection may still write, so the lock is kept until the process ends.
-        std::mem::forget(lock);
-        result
+    if let Ok(closed) = timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
+        return closed.map_err(ServeError::from);
     }
+    tracing::warn!("some database connections did not close in time");
+    // An open connection may still write, so the lock is kept until the process ends.
+    std::mem::forget(lock);
+    Ok(())
 }
 
 /// Serves until the sockets end. A job or a writer that ends by itself is an error, after which callers may still
@@ -228,7 +236,11 @@ fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
     }
 }
 
-async fn open(config: &Config, clock: &Clock) -> Result<Store, ServeError> {
+async fn open(
+    config: &Config,
+    clock: &Clock,
+    lock: Option<&FileLock>,
+) -> Result<Store, ServeError> {
     let database = &config.database;
     let store = Store::open(&database.database_url, database.database_connections)
         .await?
@@ -244,6 +256,9 @@ async fn open(config: &Config, clock: &Clock) -> Result<Store, ServeError> {
         }
     } else {
         store.migrate().await?;
+    }
+    if let Some(lock) = lock {
+        store.mark_file(lock).await?;
     }
     Ok(store)
 }

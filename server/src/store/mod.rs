@@ -124,12 +124,34 @@ impl Store {
         Ok(pending.len())
     }
 
-    /// Resolves, with the reason, when the SQLite file is found deleted or replaced.
+    /// Marks the SQLite file that the lock is on, so that a file that is overwritten in place is noticed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn mark_file(&self, lock: &FileLock) -> Result<(), DbErr> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let Some(marker) = file.new_marker(lock)? else {
+            return Ok(());
+        };
+        // SQLite keeps this number in the header of the file, and uses it for nothing.
+        let mark = format!("PRAGMA user_version = {marker}; PRAGMA wal_checkpoint(PASSIVE)");
+        self.writer.plain().execute_unprepared(&mark).await?;
+        file.check()
+    }
+
+    /// Resolves, with the reason, when the SQLite file is found deleted, replaced or overwritten.
     pub(crate) async fn file_lost(&self) -> String {
         match &self.file {
             Some(file) => file.lost().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether another program wrote into the SQLite file. Then nothing more may be copied into it.
+    pub(crate) fn is_overwritten(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.is_overwritten())
     }
 
     /// Copies the log of a SQLite database into its file. If the log was deleted, it is the only place of the latest commits.

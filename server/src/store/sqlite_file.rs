@@ -1,14 +1,17 @@
-//! The SQLite file: detects that it was deleted or replaced, and locks it for one server.
+//! The SQLite file: detects that it or its log was deleted, replaced or overwritten, and locks it for one server.
 //!
 //! Writes to a deleted or replaced file succeed until the process ends. Then they are lost.
 
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     str::FromStr as _,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,10 +19,15 @@ use sea_orm::{DbErr, RuntimeErr};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// How long a start waits for the lock, for example while the previous process is stopping.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(100);
+/// The permissions that SQLite gives to a new file.
+const NEW_FILE_MODE: u32 = 0o644;
+/// Where SQLite's header has the number that `PRAGMA user_version` sets.
+const MARKER_AT: u64 = 60;
 
 /// The open file.
 #[derive(Debug)]
@@ -30,11 +38,57 @@ pub(super) struct SqliteFile {
     opened: Identity,
     /// The log at the last check.
     opened_log: Mutex<Option<Identity>>,
+    marker: OnceLock<Marker>,
     lost: CancellationToken,
+    /// Why it was lost.
+    loss: OnceLock<Loss>,
 }
 
 /// Device and inode.
 type Identity = (u64, u64);
+
+/// A number in the header that no other program knows. A copy of the file from before this start has another one.
+#[derive(Debug)]
+struct Marker {
+    file: Arc<File>,
+    number: u32,
+    /// The number before. It is in the file until a checkpoint has copied the new one into it.
+    before: u32,
+    is_written: AtomicBool,
+}
+
+impl Marker {
+    fn is_in_file(&self) -> io::Result<bool> {
+        let found = read_marker(&self.file)?;
+        if found == self.number {
+            self.is_written.store(true, Ordering::Relaxed);
+            return Ok(true);
+        }
+        Ok(found == self.before && !self.is_written.load(Ordering::Relaxed))
+    }
+}
+
+/// What another program did to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Deleted,
+    Replaced,
+    Overwritten,
+    LogLost,
+}
+
+impl Loss {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Deleted => "was deleted",
+            Self::Replaced => "was replaced by another file",
+            Self::Overwritten => {
+                "was overwritten, so its log no longer belongs to it; move its -wal and -shm away, then restore a backup"
+            }
+            Self::LogLost => "has lost its log, which was deleted, moved or replaced",
+        }
+    }
+}
 
 impl SqliteFile {
     /// The existing file of a URL.
@@ -48,34 +102,83 @@ impl SqliteFile {
             path: std::path::absolute(&path).map_err(error)?,
             opened,
             opened_log: Mutex::default(),
+            marker: OnceLock::new(),
             lost: CancellationToken::new(),
+            loss: OnceLock::new(),
         })
     }
 
-    /// Fails if the file or its log was deleted or replaced, so that writes are lost.
-    pub(super) fn check(&self) -> Result<(), DbErr> {
-        let why = match identity(&self.path) {
-            Ok(found) if found != self.opened => "it was replaced",
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "it was deleted",
-            Err(error) => return Err(unusable(&self.path, &error.to_string())),
-            Ok(_) if self.has_its_log() => return Ok(()),
-            Ok(_) => "its log was deleted",
+    /// Chooses a marker, to be written into the file; absent where the lock is not on the file. From now on, a file that
+    /// does not have it was overwritten.
+    pub(super) fn new_marker(&self, lock: &FileLock) -> Result<Option<u32>, DbErr> {
+        let file = Arc::clone(&lock.file);
+        let locked = file.metadata().map(|found| (found.dev(), found.ino()));
+        let locked = locked.map_err(|error| unusable(&self.path, &error.to_string()))?;
+        if locked != self.opened {
+            return if cfg!(target_os = "linux") {
+                Err(unusable(&self.path, "it was replaced during the start"))
+            } else {
+                Ok(None)
+            };
+        }
+        let before =
+            read_marker(&file).map_err(|error| unusable(&self.path, &error.to_string()))?;
+        // Its last bytes, because the first ones are the time. SQLite reads the number as a positive one.
+        let [.., a, b, c, d] = Uuid::new_v4().into_bytes();
+        let number = u32::from_be_bytes([a, b, c, d]) >> 1;
+        let marker = Marker {
+            file,
+            number,
+            before,
+            is_written: AtomicBool::new(false),
         };
+        // There is one lock, and so one marker.
+        let _ = self.marker.set(marker);
+        Ok(Some(number))
+    }
+
+    /// Fails if the file or its log was deleted, replaced or overwritten, so that writes are lost.
+    pub(super) fn check(&self) -> Result<(), DbErr> {
+        let loss = match identity(&self.path) {
+            Ok(found) if found != self.opened => Loss::Replaced,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Loss::Deleted,
+            Err(error) => return Err(unusable(&self.path, &error.to_string())),
+            Ok(_) if !self.has_its_contents()? => Loss::Overwritten,
+            Ok(_) if !self.has_its_log() => Loss::LogLost,
+            Ok(_) => return Ok(()),
+        };
+        // The first one is the cause.
+        let loss = *self.loss.get_or_init(|| loss);
         self.lost.cancel();
-        Err(unusable(&self.path, why))
+        Err(unusable(&self.path, loss.text()))
     }
 
     /// Resolves after a failed check.
     pub(super) async fn lost(&self) -> String {
         self.lost.cancelled().await;
-        format!(
-            "the database file {} was deleted or replaced while it was open",
-            self.path.display()
-        )
+        let what = self.loss.get().map_or("was lost", |loss| loss.text());
+        format!("the database file {} {what}", self.path.display())
     }
 
-    /// SQLite itself replaces the log when no connection is open. The log is lost only if this process still has a deleted
-    /// one open.
+    /// Whether a check found that another program wrote into the file.
+    pub(super) fn is_overwritten(&self) -> bool {
+        self.loss.get() == Some(&Loss::Overwritten)
+    }
+
+    fn has_its_contents(&self) -> Result<bool, DbErr> {
+        let Some(marker) = self.marker.get() else {
+            return Ok(true);
+        };
+        match marker.is_in_file() {
+            Ok(is_in_file) => Ok(is_in_file),
+            // Truncated.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(unusable(&self.path, &error.to_string())),
+        }
+    }
+
+    /// SQLite itself replaces the log when no connection is open. The log is lost if this process still has the earlier
+    /// one open, which was deleted or moved.
     fn has_its_log(&self) -> bool {
         let found = identity(&self.log).ok();
         let mut opened_log = self
@@ -85,59 +188,83 @@ impl SqliteFile {
         if found.is_some() && *opened_log == found {
             return true;
         }
-        if self.has_deleted_log_open() {
+        if let Some(earlier) = *opened_log
+            && has_open(earlier)
+        {
             return false;
         }
         *opened_log = found;
         true
     }
+}
 
-    fn has_deleted_log_open(&self) -> bool {
-        let Ok(open) = fs::read_dir("/proc/self/fd") else {
-            return false;
-        };
-        let deleted = beside(&self.log, " (deleted)");
-        open.flatten()
-            .filter_map(|file| fs::read_link(file.path()).ok())
-            .any(|target| target == deleted)
-    }
+/// Whether this process has a file open. Does not open it: closing it would release SQLite's locks.
+fn has_open(file: Identity) -> bool {
+    let Ok(open) = fs::read_dir("/proc/self/fd") else {
+        return false;
+    };
+    open.flatten()
+        .any(|entry| identity(&entry.path()).is_ok_and(|found| found == file))
+}
+
+fn read_marker(file: &File) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, MARKER_AT)?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 /// The lock of a SQLite file. It is released when it is dropped, and when the process ends.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: Arc<File>,
 }
 
 impl FileLock {
-    /// Locks the SQLite file of a URL. The lock is on a separate file, because closing the database file would release the
-    /// locks that SQLite has on it.
+    /// Locks the SQLite file of a URL; creates it if it does not exist.
+    ///
+    /// On Linux the lock is on the database file itself, so no other name and no deleted lock file admits a second
+    /// server. It does not affect SQLite's own locks, which are of another kind. But closing the file would release
+    /// those, so it stays open until SQLite has closed its connections. On other systems the two kinds exclude each
+    /// other, so there the lock is on a file beside it.
     ///
     /// # Errors
-    /// Another process holds the lock, or the lock file cannot be created.
+    /// Another process holds the lock, or the file cannot be opened.
     pub(super) async fn take(url: &str) -> Result<Self, DbErr> {
         let path = path_of(url)?;
-        // Two names of one file share its lock.
-        let path = beside(&fs::canonicalize(&path).unwrap_or(path), ".lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|error| unusable(&path, &error.to_string()))?;
+        let path = if cfg!(target_os = "linux") {
+            path
+        } else {
+            // Two names of one file share its lock.
+            beside(&fs::canonicalize(&path).unwrap_or(path), ".lock")
+        };
+        let error = |error: io::Error| unusable(&path, &error.to_string());
         let begun = Instant::now();
         loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .mode(NEW_FILE_MODE)
+                .open(&path)
+                .map_err(error)?;
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::Error(error)) => return Err(unusable(&path, &error.to_string())),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
-                    sleep(LOCK_RETRY).await;
+                Ok(()) => {
+                    let locked = file.metadata().map_err(error)?;
+                    // Else it was replaced between the two calls.
+                    if identity(&path).ok() == Some((locked.dev(), locked.ino())) {
+                        let file = Arc::new(file);
+                        return Ok(Self { file });
+                    }
                 }
-                Err(TryLockError::WouldBlock) => {
-                    let why = "another usage-server uses this SQLite file; stop it first, or use PostgreSQL for several";
-                    return Err(unusable(&path, why));
-                }
+                Err(TryLockError::Error(cause)) => return Err(error(cause)),
+                Err(TryLockError::WouldBlock) => {}
             }
+            if begun.elapsed() >= LOCK_WAIT {
+                let why = "another usage-server uses this SQLite file; stop it first, or use PostgreSQL for several";
+                return Err(unusable(&path, why));
+            }
+            sleep(LOCK_RETRY).await;
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Durability on SQLite: a full disk loses no acknowledged unit, and a server whose file was deleted or replaced stops.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use usage_client::{Batch, Increment, Reason};
 use usage_server::ServeError;
@@ -14,9 +18,14 @@ on_sqlite!(
     a_full_disk_loses_no_acknowledged_unit,
     a_server_whose_file_was_deleted_stops,
     a_server_whose_file_was_replaced_stops,
+    a_server_whose_file_was_overwritten_in_place_stops,
+    a_server_whose_file_was_truncated_stops,
     a_server_whose_log_was_deleted_stops,
+    a_server_whose_log_was_moved_stops,
+    a_server_whose_log_was_replaced_stops,
     a_second_server_on_a_file_is_refused,
     a_second_server_on_another_name_of_a_file_is_refused,
+    a_second_server_is_refused_whatever_is_deleted_beside_the_file,
     a_server_started_while_another_stops_waits_for_it,
 );
 
@@ -110,12 +119,71 @@ async fn a_server_whose_file_was_replaced_stops(mut world: World) {
     check_stops(&mut world).await;
 }
 
-async fn a_server_whose_log_was_deleted_stops(mut world: World) {
+async fn a_server_whose_file_was_overwritten_in_place_stops(mut world: World) {
+    world.stop().await;
+    let file = world.sqlite_file();
+    let backup = file.with_extension("backup");
+    fs::copy(&file, &backup).unwrap();
+    world.start_server().await;
     world.client().increment("acct").await.unwrap();
-    fs::remove_file(world.sqlite_file().with_extension("db-wal")).unwrap();
+    let inode = fs::metadata(&file).unwrap().ino();
+    fs::copy(&backup, &file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().ino(), inode, "in place");
+    check_stops(&mut world).await;
+    // Its log belongs to other contents, so nothing of it was copied into the backup.
+    assert!(fs::read(&file).unwrap() == fs::read(&backup).unwrap());
+}
+
+async fn a_server_whose_file_was_truncated_stops(mut world: World) {
+    world.client().increment("acct").await.unwrap();
+    let file = File::options().write(true).open(world.sqlite_file());
+    file.unwrap().set_len(0).unwrap();
+    check_stops(&mut world).await;
+}
+
+fn log_of(world: &World) -> PathBuf {
+    world.sqlite_file().with_extension("db-wal")
+}
+
+/// Counts, loses the log, and checks that the server stops without losing what was acknowledged.
+async fn check_stops_without_log(mut world: World, lose: impl FnOnce(&Path)) {
+    world.client().increment("acct").await.unwrap();
+    lose(&log_of(&world));
     check_stops(&mut world).await;
     world.start_server().await;
     assert!(world.usage("acct").await.0 >= 1, "what was acknowledged");
+    world.finish().await;
+}
+
+async fn a_server_whose_log_was_deleted_stops(world: World) {
+    check_stops_without_log(world, |log| fs::remove_file(log).unwrap()).await;
+}
+
+async fn a_server_whose_log_was_moved_stops(world: World) {
+    let moved = |log: &Path| fs::rename(log, log.with_extension("moved")).unwrap();
+    check_stops_without_log(world, moved).await;
+}
+
+async fn a_server_whose_log_was_replaced_stops(world: World) {
+    let replace = |log: &Path| {
+        let copy = log.with_extension("copy");
+        fs::copy(log, &copy).unwrap();
+        fs::rename(copy, log).unwrap();
+    };
+    check_stops_without_log(world, replace).await;
+}
+
+async fn a_second_server_is_refused_whatever_is_deleted_beside_the_file(world: World) {
+    let lock = world.sqlite_file().with_extension("db.lock");
+    if lock.exists() {
+        fs::remove_file(lock).unwrap();
+    }
+    let second = Server::start(world.config(), world.clock.clone()).await;
+    let error = second.ended().await.expect_err("a refusal");
+    assert!(
+        error.to_string().contains("another usage-server"),
+        "{error}"
+    );
     world.finish().await;
 }
 
