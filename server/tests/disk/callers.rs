@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use usage_client::{Error, Increment, Reason, UsageClient};
@@ -16,6 +17,8 @@ use crate::{process::Process, wait_until, within};
 
 const CALLERS: usize = 4;
 const ACCOUNTS: usize = 3;
+/// The calls that are repeated at a time.
+const REPEATED: usize = 64;
 /// The pause of a caller after a refusal.
 const REPEAT_AFTER: Duration = Duration::from_millis(20);
 
@@ -60,12 +63,13 @@ impl Calls {
     /// Repeats all calls on a server. Those that were acknowledged are duplicates, and each counts once.
     pub(crate) async fn repeat(&self, process: &Process, when: &str) {
         let client = process.client();
-        for call in &self.acknowledged {
-            let is_duplicate = within("a repeated call", call.send(&client)).await;
-            assert!(is_duplicate.unwrap(), "{when}: {call:?} was lost");
+        let calls = self.acknowledged.iter();
+        let mut repeated = stream::iter(calls.map(|call| repeat(call, &client))).buffered(REPEATED);
+        while let Some((call, is_duplicate)) = repeated.next().await {
+            assert!(is_duplicate, "{when}: {call:?} was lost");
         }
         for call in &self.unknown {
-            within("a repeated call", call.send(&client)).await.unwrap();
+            repeat(call, &client).await;
         }
         let all = || self.acknowledged.iter().chain(&self.unknown);
         let mut accounts: Vec<&str> = all().map(|call| call.account.as_str()).collect();
@@ -77,6 +81,12 @@ impl Calls {
             assert_eq!(usize::try_from(total), Ok(calls), "{when}: {account}");
         }
     }
+}
+
+/// Sends a call again. Whether it is a duplicate.
+async fn repeat<'a>(call: &'a Call, client: &UsageClient) -> (&'a Call, bool) {
+    let repeated = within("a repeated call", call.send(client)).await;
+    (call, repeated.unwrap())
 }
 
 /// Asserts that a refusal tells its caller to repeat the call.

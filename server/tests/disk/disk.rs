@@ -40,7 +40,7 @@ impl Disk {
     }
 
     /// The environment that lets a server's disk fail, and records what it writes.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+    fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         let mut variables = Vec::from(self.faults.environment());
         variables.push(("DISK_RECORD", self.record()));
         variables
@@ -54,12 +54,17 @@ impl Disk {
         self.folder.path().join("record")
     }
 
+    /// After SIGKILL: starts a server on the files as they are.
+    pub(crate) async fn check_files(&self, calls: &Calls) {
+        check_database(&self.database(), calls, "after SIGKILL").await;
+    }
+
     /// After SIGKILL: starts a server on the files as they are, and on what a power cut would have left of them. What was
     /// acknowledged must be there, and what was not counts once when it is repeated.
     pub(crate) async fn check(&self, calls: &Calls) {
         let recording = Recording::read(&self.record());
         // First, because the others come from the record.
-        check_database(&self.database(), calls, "after SIGKILL").await;
+        self.check_files(calls).await;
         for unsynced in [Unsynced::Lost, Unsynced::Partly, Unsynced::Kept] {
             let image = self.folder.path().join(format!("{unsynced:?}.db"));
             recording.write_image(&image, unsynced);

@@ -18,7 +18,6 @@ async fn a_limit_for_the_size_of_files_is_a_full_disk() {
     Process::clean(&mut command);
     command
         .args(["-c", limited, env!("CARGO_BIN_EXE_usage-server")])
-        .envs(disk.environment())
         .env("DATABASE_URL", url(&disk.database()));
     let process = Process::start(command, &[]).await;
     let callers = Callers::start(&process.client());
@@ -35,5 +34,5 @@ async fn a_limit_for_the_size_of_files_is_a_full_disk() {
     assert!(lifted.status.success(), "{lifted:?}");
     process.wait_until_ready().await;
     callers.wait_for_more(20).await;
-    disk.check(&callers.kill(process).await).await;
+    disk.check_files(&callers.kill(process).await).await;
 }

@@ -55,12 +55,12 @@ async fn usage_closed_and_sent_around_outages_is_billed_once() {
         client.put_account(put).await.unwrap();
     }
     let callers = Callers::start(&client);
-    for round in 0..12 {
+    for round in 0..6 {
         callers.wait_for_more(10).await;
         // A short outage that begins at another statement of the run each time.
         let error = if round % 2 == 0 { EIO } else { ENOSPC };
         let rule = Rule::fail(LOG, WRITE | SYNC, error);
-        disk.faults.set(&[rule.after(round * 5).times(40)]);
+        disk.faults.set(&[rule.after(round * 9).times(40)]);
         report_all(&client).await;
         wait_until("the outage", || async { disk.faults.hits(0) > 0 }).await;
         disk.faults.clear();

@@ -202,7 +202,7 @@ async fn a_commit_that_reached_no_standby_is_not_acknowledged(mut world: World) 
     world.client().increment("acct").await.unwrap();
     execute(
         &url,
-        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+        "ALTER SYSTEM SET synchronous_standby_names = 'absent'",
     )
     .unwrap();
     execute(&url, "SELECT pg_reload_conf()").unwrap();
