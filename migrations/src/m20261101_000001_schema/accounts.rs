@@ -142,6 +142,17 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .col(P::PeriodEnd)
                 .to_owned(),
         )
+        .await?;
+    // Periods with an invoice that can still charge usage are few.
+    manager
+        .create_index(
+            Index::create()
+                .name("billing_periods_not_final")
+                .table(P::Table)
+                .col(P::PeriodEnd)
+                .and_where(Expr::cust("invoice_state <> 'final'"))
+                .to_owned(),
+        )
         .await
 }
 

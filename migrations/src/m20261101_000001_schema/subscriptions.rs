@@ -87,6 +87,11 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
         .table(S::Table)
         .col(S::Customer)
         .to_owned();
+    let by_subscription = Index::create()
+        .name("subscriptions_by_subscription")
+        .table(S::Table)
+        .col(S::Subscription)
+        .to_owned();
     let sync_requested = Index::create()
         .name("subscriptions_sync_requested")
         .table(S::Table)
@@ -99,7 +104,7 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
         .col(S::CancelAt)
         .and_where(Expr::col(S::CancelAt).is_not_null())
         .to_owned();
-    for index in [by_customer, sync_requested, cancelled] {
+    for index in [by_customer, by_subscription, sync_requested, cancelled] {
         manager.create_index(index).await?;
     }
     Ok(())

@@ -33,14 +33,14 @@ pub(super) async fn sum_by_window(
 ) -> Result<Vec<Addition>, DbErr> {
     let accounts = counted.iter().map(|increment| increment.account_id.clone());
     let boundaries = cache.load(tx, accounts, now).await?;
-    let mut sums: BTreeMap<(&AccountId, &str, Millis), Addition> = BTreeMap::new();
+    let mut sums: BTreeMap<(&AccountId, Millis, &str), Addition> = BTreeMap::new();
     for increment in counted {
         let window = boundaries.get(&increment.account_id).map_or_else(
             || slots.around(increment.at),
             |own| own.window_around(slots, increment.at),
         );
         let sum = sums
-            .entry((&increment.account_id, &increment.meter, window.start))
+            .entry((&increment.account_id, window.start, &increment.meter))
             .or_insert_with(|| Addition {
                 account_id: increment.account_id.clone(),
                 meter: Arc::clone(&increment.meter),

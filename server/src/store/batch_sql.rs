@@ -147,7 +147,7 @@ async fn places(tx: &Transaction, statement: Statement) -> Result<Vec<usize>, Db
 
 /// Adds to the open reports of some windows, and creates those that do not exist.
 ///
-/// `additions` contain each account, meter and window once, in that order. A window can end later than its open report
+/// `additions` contain each account, window and meter once, in that order. A window can end later than its open report
 /// only if the slots were made wider in between; no boundary lies in either.
 ///
 /// # Errors

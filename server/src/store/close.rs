@@ -33,7 +33,7 @@ const REPORTS_PER_PAGE: u64 = 200;
 
 /// The last open report of a page, in lock order: the next page begins after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OpenCursor(AccountId, String, Millis);
+pub(crate) struct OpenCursor(AccountId, Millis, String);
 
 /// The result of closing one page.
 #[derive(Debug)]
@@ -53,17 +53,17 @@ impl Store {
     ) -> Result<ClosedPage, DbErr> {
         let tx = self.begin_within_boundaries().await?;
         let mut query = in_scope(scope, open_reports(now));
-        if let Some(OpenCursor(account, meter, start)) = after {
+        if let Some(OpenCursor(account, start, meter)) = after {
             query = query.filter(
                 Expr::tuple([
                     Expr::col(usage_report::Column::AccountId),
-                    Expr::col(usage_report::Column::Meter),
                     Expr::col(usage_report::Column::WindowStart),
+                    Expr::col(usage_report::Column::Meter),
                 ])
                 .gt(Expr::tuple([
                     Expr::value(account),
-                    Expr::value(meter.as_str()),
                     Expr::value(*start),
+                    Expr::value(meter.as_str()),
                 ])),
             );
         }
@@ -91,8 +91,8 @@ impl Store {
         let next = reports.last().filter(|_| is_full).map(|last| {
             OpenCursor(
                 last.account_id.clone(),
-                last.meter.clone(),
                 last.window_start,
+                last.meter.clone(),
             )
         });
         Ok(ClosedPage { next })
@@ -106,10 +106,11 @@ impl Store {
         now: Millis,
         limit: u64,
     ) -> crate::error::Result<Vec<AccountId>> {
-        const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
-            JOIN usage_reports r ON r.account_id = p.account_id AND r.period_end IS NULL \
+        // SQLite keeps the order of a CROSS JOIN: few reports are open in each ended period.
+        const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p CROSS JOIN usage_reports r \
+            WHERE r.account_id = p.account_id AND r.period_end IS NULL \
             AND r.window_start >= p.period_start AND r.window_start < p.period_end \
-            WHERE p.period_end <= $1 AND p.period_end > $2 LIMIT $3";
+            AND p.period_end <= $1 AND p.period_end > $2 LIMIT $3";
         let ended = now.saturating_sub(AFTER_PERIOD_END_MS);
         let oldest = now.saturating_sub(RELEVANT_MS);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -127,8 +128,8 @@ pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
         .filter(usage_report::Column::PeriodEnd.is_null())
         .filter(usage_report::Column::WindowStart.lte(now))
         .order_by_asc(usage_report::Column::AccountId)
-        .order_by_asc(usage_report::Column::Meter)
         .order_by_asc(usage_report::Column::WindowStart)
+        .order_by_asc(usage_report::Column::Meter)
 }
 
 /// Closes an account's usage from before a time. The caller has the boundary lock, so nothing is counted meanwhile.

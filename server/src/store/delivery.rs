@@ -9,7 +9,7 @@ use super::Store;
 use crate::{
     domain::{
         Millis,
-        report::{Report, State},
+        report::{MAX_EVENT_AGE_MS, Report, State},
         stream::Stream,
         window::Interval,
     },
@@ -80,6 +80,8 @@ impl Store {
             .filter(Column::Meter.eq(&stream.meter))
             .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
             .filter(Column::FirstSentAt.gt(after))
+            // Nothing older is sent. Without a limit, all events of the stream would be read.
+            .filter(Column::EventTimestamp.gte(after.saturating_sub(MAX_EVENT_AGE_MS)))
             .order_by_asc(Column::FirstSentAt)
             .one(&self.reader)
             .await?;

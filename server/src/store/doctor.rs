@@ -8,7 +8,7 @@ use sea_orm::{
     sea_query::{Alias, Expr, ExprTrait as _, Func, Query},
 };
 
-use super::Store;
+use super::{Store, reports::is_in_state, send::is_due};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,
@@ -20,7 +20,7 @@ use crate::{
         account_link, customer, lease,
         report_run::{self, ReportRunTrigger},
         subscription,
-        usage_report::{self, UsageReportState},
+        usage_report,
     },
     error::Result,
 };
@@ -231,7 +231,7 @@ impl Store {
             tables.push("leases");
         }
         let reports = usage_report::Entity::find()
-            .filter(usage_report::Column::State.is_in(State::DUE.map(UsageReportState::from)))
+            .filter(is_due())
             .filter(usage_report::Column::NextAttemptAt.gt(far));
         if reports.one(&self.reader).await?.is_some() {
             tables.push("usage_reports");
@@ -266,10 +266,8 @@ impl Store {
 
 fn condition(group: &ReportGroup) -> Condition {
     use usage_report::Column;
-    let among =
-        |states: &[State]| Column::State.is_in(states.iter().copied().map(UsageReportState::from));
     match group {
-        ReportGroup::InState(state) => Condition::all().add(among(&[*state])),
+        ReportGroup::InState(state) => Condition::all().add(is_in_state(&[*state])),
         ReportGroup::WithoutLink => {
             let link = Query::select()
                 .expr(Expr::val(1))
@@ -280,11 +278,11 @@ fn condition(group: &ReportGroup) -> Condition {
                 )
                 .to_owned();
             Condition::all()
-                .add(among(&[State::Open, State::NoCustomer]))
+                .add(is_in_state(&[State::Open, State::NoCustomer]))
                 .add(Expr::exists(link).not())
         }
         ReportGroup::NotSentSince(moment) => Condition::all()
-            .add(among(&State::NOT_SENT))
+            .add(is_in_state(&State::NOT_SENT))
             .add(Column::FirstAt.lte(*moment)),
     }
 }

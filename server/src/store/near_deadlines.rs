@@ -31,11 +31,12 @@ impl Store {
         now: Millis,
     ) -> Result<Vec<Report>> {
         let until = now.saturating_add(NEAR_DRAFT_END_MS);
+        // SQLite keeps the order of a CROSS JOIN: few invoices are drafts.
         // Reads the unsent reports of accounts with such a draft. Which of them the draft would charge is decided below.
         let query = format!(
-            "SELECT DISTINCT r.* FROM billing_periods p \
-             JOIN usage_reports r ON r.account_id = p.account_id AND r.meter = p.meter AND {} \
-             WHERE p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
+            "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN usage_reports r \
+             WHERE r.account_id = p.account_id AND r.meter = p.meter AND {} \
+             AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
              AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}",
             are_in(states, "r.")
         );

@@ -33,8 +33,8 @@ pub(super) async fn reassign_open_reports(
     let open = usage_report::Entity::find()
         .filter(usage_report::Column::AccountId.eq(account_id))
         .filter(usage_report::Column::PeriodEnd.is_null())
-        .order_by_asc(usage_report::Column::Meter)
         .order_by_asc(usage_report::Column::WindowStart)
+        .order_by_asc(usage_report::Column::Meter)
         .lock_exclusive()
         .all(tx)
         .await?;
@@ -95,6 +95,8 @@ pub(super) async fn relink_reports(
             usage_report::Column::State
                 .is_in([UsageReportState::NoCustomer, UsageReportState::NotBillable]),
         )
+        .filter(usage_report::Column::WindowStart.gt(latest.valid_from.saturating_sub(HOUR_MS)))
+        .filter(usage_report::Column::WindowStart.lt(latest.valid_from))
         .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
         .filter(usage_report::Column::LastAt.gte(latest.valid_from))
         .exec(tx)
@@ -102,7 +104,10 @@ pub(super) async fn relink_reports(
     let newly_in_force = billing_target_at(&links, latest.valid_from);
     let older = BillingTarget::NotBillable;
     let never_sent = usage_report::Column::FirstSentAt.is_null();
-    let since = usage_report::Column::FirstAt.gte(latest.valid_from);
+    // No window is longer than an hour. Without its start, all reports of the account would be read.
+    let since = usage_report::Column::WindowStart
+        .gt(latest.valid_from.saturating_sub(HOUR_MS))
+        .and(usage_report::Column::FirstAt.gte(latest.valid_from));
     let before = usage_report::Column::FirstAt.lt(latest.valid_from);
     for (from, target, range) in [
         (State::NoCustomer, &newly_in_force, since.clone()),

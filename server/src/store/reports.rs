@@ -1,11 +1,14 @@
 //! Queries of usage reports: sums for `Get`, rows for `ListReports`.
 
-use std::collections::HashMap;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    Select,
-    sea_query::{ExprTrait as _, Func},
+    ActiveEnum as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Select,
+    sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
@@ -65,7 +68,7 @@ impl Store {
             .column(Column::WindowStart)
             .column(Column::State)
             .column_as(
-                Func::sum(sea_orm::sea_query::Expr::col(Column::Quantity)).cast_as("bigint"),
+                Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
                 "quantity",
             )
             .filter(Column::AccountId.eq(account_id))
@@ -99,10 +102,11 @@ impl Store {
     ) -> Result<Vec<Report>> {
         use usage_report::Column;
         let mut query = usage_report::Entity::find();
+        let is_narrow = filter.account_id.is_some() || filter.run_id.is_some();
         if let Some(account) = &filter.account_id {
             query = query.filter(Column::AccountId.eq(account));
         }
-        if !filter.states.is_empty() {
+        if is_narrow && !filter.states.is_empty() {
             let states = filter.states.iter().copied().map(UsageReportState::from);
             query = query.filter(Column::State.is_in(states));
         }
@@ -110,17 +114,35 @@ impl Store {
             query = query.filter(Column::RunId.eq(run));
         }
         if let Some(kind) = filter.kind {
-            query = query.filter(Column::Kind.eq(UsageReportKind::from(kind)));
+            query = query.filter(is_of_kind(kind));
         }
         if let Some(before) = before {
             query = query.filter(Column::Id.lt(before));
         }
-        let reports = query
-            .order_by_desc(Column::Id)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
-        Ok(rows::all(reports))
+        query = query.order_by_desc(Column::Id).limit(limit);
+        if is_narrow || filter.states.is_empty() {
+            return Ok(rows::all(query.all(&self.reader).await?));
+        }
+        let mut reports = self.in_states(query, &filter.states).await?;
+        reports.sort_unstable_by_key(|report| Reverse(report.id));
+        reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(reports)
+    }
+
+    /// The reports that a query with an order and a limit finds in each of some states. All states at once could not
+    /// be read in order: every report in these states would be sorted for each page.
+    async fn in_states(
+        &self,
+        query: Select<usage_report::Entity>,
+        states: &[State],
+    ) -> Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        let states: HashSet<State> = states.iter().copied().collect();
+        for state in states {
+            let found = query.clone().filter(is_in_state(&[state]));
+            reports.extend(rows::all(found.all(&self.reader).await?));
+        }
+        Ok(reports)
     }
 
     /// The reports that a run over a scope would close or send now: open ones of windows that have begun, and closed
@@ -133,22 +155,21 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<Report>> {
         use usage_report::Column;
-        let mut query = in_scope(scope, usage_report::Entity::find())
-            .filter(Column::State.is_in([
-                UsageReportState::Open,
-                UsageReportState::Closed,
-                UsageReportState::Sending,
-            ]))
-            .filter(Column::WindowStart.lte(now));
+        let states = [State::Open, State::Closed, State::Sending];
+        let mut query =
+            in_scope(scope, usage_report::Entity::find()).filter(Column::WindowStart.lte(now));
         if let Some(after) = after {
             query = query.filter(Column::Id.gt(after));
         }
-        let reports = query
-            .order_by_asc(Column::Id)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
-        Ok(rows::all(reports))
+        query = query.order_by_asc(Column::Id).limit(limit);
+        if *scope != Scope::All {
+            let query = query.filter(Column::State.is_in(states.map(UsageReportState::from)));
+            return Ok(rows::all(query.all(&self.reader).await?));
+        }
+        let mut reports = self.in_states(query, &states).await?;
+        reports.sort_unstable_by_key(|report| report.id);
+        reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(reports)
     }
 
     /// The links of the accounts of some reports, oldest first for each account.
@@ -159,6 +180,21 @@ impl Store {
         let accounts = reports.iter().map(|report| &report.account_id);
         Ok(read_links(&self.reader, accounts).await?)
     }
+}
+
+/// Whether a report is in one of some states. The expression is that of an index, which is used only where this is.
+pub(super) fn is_in_state(states: &[State]) -> Expr {
+    let texts = states
+        .iter()
+        .map(|state| UsageReportState::from(*state).to_value());
+    Expr::cust("state || ''").is_in(texts)
+}
+
+/// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition
+/// without bound values.
+fn is_of_kind(kind: Kind) -> Expr {
+    let text = UsageReportKind::from(kind).to_value();
+    Expr::cust(format!("kind = '{text}'"))
 }
 
 /// Narrows a query to the accounts of a scope.

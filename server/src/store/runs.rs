@@ -7,7 +7,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, heartbeat::is_abandoned, reports::in_scope};
+use super::{Store, heartbeat::is_abandoned, reports::in_scope, send::is_due};
 use crate::{
     domain::{
         Millis,
@@ -165,7 +165,8 @@ impl Store {
         use sea_orm::PaginatorTrait as _;
         use usage_report::Column;
         Ok(in_scope(&run.scope, usage_report::Entity::find())
-            .filter(Column::State.is_in([UsageReportState::Closed, UsageReportState::Sending]))
+            .filter(is_due())
+            .filter(Column::State.ne(UsageReportState::Unknown))
             .filter(Column::LastError.is_null())
             .filter(Column::Meter.is_in(meters.iter().copied()))
             .filter(Column::ClosedAt.lte(until))

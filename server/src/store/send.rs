@@ -104,16 +104,21 @@ impl Store {
             .select_only()
             .column(Column::AccountId)
             .column(Column::Id)
-            .filter(Column::State.is_in(State::DUE.map(UsageReportState::from)))
+            .filter(is_due())
             .filter(Column::Customer.is_not_null())
             .filter(
                 Column::NextAttemptAt
                     .gt(now)
                     .or(Column::LastError.is_not_null()),
             )
-            // The sender locks reports in the same order.
-            .order_by_asc(Column::Id)
             .lock_exclusive();
+        let waiting = if self.has_parallel_writers() {
+            // The sender locks reports in the same order.
+            waiting.order_by_asc(Column::Id)
+        } else {
+            // SQLite would read every report, in the order of the ids.
+            waiting
+        };
         usage_report::Entity::update_many()
             .col_expr(Column::NextAttemptAt, Expr::value(now))
             .col_expr(Column::LastError, kept_error.into())
@@ -145,7 +150,7 @@ impl Store {
 
 /// Reports that the sender has to send or check. The states are literals: both engines use a partial index only for a
 /// condition without bound values.
-fn is_due() -> Expr {
+pub(super) fn is_due() -> Expr {
     let states = State::DUE.map(|state| format!("'{}'", UsageReportState::from(state).to_value()));
     Expr::cust(format!("state IN ({})", states.join(", ")))
 }

@@ -64,12 +64,13 @@ impl Store {
     ) -> Result<Vec<UnverifiedDay>> {
         let (customer, meter) = after.map_or(("", ""), |stream| (&stream.customer, &stream.meter));
         // The states are literals: both engines use a partial index only for a condition without bound values.
-        let sql = "SELECT customer, meter, (event_timestamp / 86400000) * 86400000 AS day, \
+        let sql = "SELECT customer, meter, (event_timestamp / 86400000) AS day_number, \
+             (event_timestamp / 86400000) * 86400000 AS day, \
              MIN(CASE WHEN state = 'accepted' THEN reported_at END) AS oldest_at \
              FROM usage_reports WHERE state IN ('accepted', 'missing') AND event_timestamp >= $1 \
              AND (customer, meter) > ($2, $3) \
-             GROUP BY customer, meter, (event_timestamp / 86400000) * 86400000 \
-             ORDER BY customer, meter, day LIMIT $4";
+             GROUP BY customer, meter, (event_timestamp / 86400000) \
+             ORDER BY customer, meter, day_number LIMIT $4";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = [since.into(), customer.into(), meter.into(), limit.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);

@@ -139,6 +139,9 @@ impl Store {
 
     /// Records that subscriptions were read from Stripe and had not changed.
     pub(crate) async fn touch_subscriptions(&self, seen: &[String], now: Millis) -> Result<()> {
+        if seen.is_empty() {
+            return Ok(());
+        }
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
             .filter(subscription::Column::Subscription.is_in(seen))

@@ -55,6 +55,8 @@ impl Store {
             .filter(Column::PeriodEnd.lte(now))
             .filter(Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
             .filter(Column::Subscription.is_not_null())
+            // For the partial index.
+            .filter(Expr::cust("invoice_state <> 'final'"))
             .filter(unknown.or(overdue));
         if let Some((account, item, start)) = after {
             let place = [Column::AccountId, Column::Item, Column::PeriodStart].map(Expr::col);

@@ -24,7 +24,9 @@ use tonic::transport::Channel;
 use usage_client::{PutAccount, UsageClient};
 use usage_server::{ServeError, clock::Clock, config::Config, store::Store};
 
-use crate::support::{memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy};
+use crate::support::{
+    memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy, statements,
+};
 
 pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
 pub(crate) use server::Server;
@@ -75,6 +77,7 @@ pub(crate) fn parse_config(flags: &[String]) -> Result<Config, clap::Error> {
 impl World {
     /// A world with a running server, and with both configured meters at the fake Stripe.
     pub(crate) async fn start(engine: Engine) -> Self {
+        statements::record();
         let folder = memory_folder();
         let database_url = match engine {
             Engine::Sqlite => format!("sqlite://{}", folder.path().join("usage.db").display()),
@@ -240,7 +243,7 @@ impl World {
             .expect("a link");
     }
 
-    /// Stops everything and asserts that the ledger is balanced.
+    /// Stops everything and asserts that the ledger is balanced and that the plan of every statement is checked.
     pub(crate) async fn finish(mut self) {
         self.stop().await;
         if let Some(database) = self.database.take() {
@@ -256,6 +259,7 @@ impl World {
             "the ledger is not balanced: {ledger:?}"
         );
         self.fake_stripe.stop().await;
+        statements::assert_listed(self.engine);
     }
 
     /// Restarts the server at a fixed time, which does not move until the clock is set.
