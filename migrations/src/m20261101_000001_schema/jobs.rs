@@ -1,4 +1,4 @@
-//! Background jobs: report runs, leases and verifications.
+//! Background jobs: report runs, leases, cursors and verifications.
 
 use sea_orm_migration::{
     prelude::*,
@@ -28,6 +28,13 @@ enum Leases {
     Holder,
     HeldUntil,
     LastRunAt,
+}
+
+#[derive(DeriveIden)]
+enum JobCursors {
+    Table,
+    Name,
+    Place,
 }
 
 #[derive(DeriveIden)]
@@ -86,6 +93,16 @@ async fn create_runs_and_leases(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .col(text(Leases::Holder))
                 .col(big_integer(Leases::HeldUntil))
                 .col(big_integer_null(Leases::LastRunAt))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_table(
+            Table::create()
+                .table(JobCursors::Table)
+                .col(text(JobCursors::Name).primary_key())
+                // Where the next run continues, as JSON.
+                .col(text(JobCursors::Place))
                 .to_owned(),
         )
         .await

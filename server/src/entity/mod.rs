@@ -11,6 +11,7 @@ pub(crate) mod commit;
 pub(crate) mod correction_key;
 pub(crate) mod customer;
 pub(crate) mod idempotency_key;
+pub(crate) mod job_cursor;
 pub(crate) mod lease;
 pub(crate) mod report_decision;
 pub(crate) mod report_run;

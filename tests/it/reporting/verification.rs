@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use fake_stripe::Fault;
 use usage_client::{Correct, PutAccount, ReportState};
 
-use crate::support::world::{World, hours_ago, on_both_engines};
+use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const METERS: &str = "/v1/billing/meters/";
@@ -17,6 +17,7 @@ on_both_engines!(
     reports_that_stripe_shows_late_are_not_missing_meanwhile,
     excess_usage_at_stripe_does_not_affect_other_reports,
     a_refused_summary_request_changes_nothing,
+    a_verification_that_a_stop_ended_continues_with_the_next_customer,
 );
 
 /// The time at which these tests begin, on the clocks of the server and of the fake Stripe. It is always after noon,
@@ -252,4 +253,56 @@ async fn a_refused_summary_request_changes_nothing(mut world: World) {
     advance_by(&world, TimeDelta::minutes(61)).await;
     wait_until_state(&world, 5, ReportState::Confirmed).await;
     world.finish().await;
+}
+
+async fn a_verification_that_a_stop_ended_continues_with_the_next_customer(mut world: World) {
+    begin(&mut world).await;
+    let used = start() - TimeDelta::hours(2);
+    for name in ["a", "b", "c"] {
+        let customer = format!("cus_{name}");
+        world.stripe().create_customer(&customer).await.unwrap();
+        let link = PutAccount::stripe(name, &customer).bill_from(start() - TimeDelta::days(20));
+        world.client().put_account(link).await.unwrap();
+        world.count(name, 5, used).await;
+    }
+    // Without its event, the first customer is read again in every run.
+    let lost = Fault::lose().on_path(EVENTS).on_customer("cus_a");
+    world.stripe().script(lost).await.unwrap();
+    world.report_all().await;
+    let gate = Fault::block_until_released("gate")
+        .on_path(METERS)
+        .on_customer("cus_b");
+    world.stripe().script(gate).await.unwrap();
+    advance_by(&world, TimeDelta::hours(1)).await;
+    let blocked = world.stripe().wait_for_blocked("gate", 1, TIMEOUT).await;
+    blocked.unwrap();
+    world.stop().await;
+    world.stripe().clear_faults().await.unwrap();
+    let before = read_customers(&world).await.len();
+    world.start_server().await;
+    advance_by(&world, TimeDelta::hours(1)).await;
+    world
+        .wait_until("the next run", async || {
+            read_customers(&world).await.len() >= before + 2
+        })
+        .await;
+    let next = &read_customers(&world).await[before..][..2];
+    assert_eq!(next, ["cus_b", "cus_c"], "before the first one again");
+    advance_by(&world, TimeDelta::hours(1)).await;
+    world
+        .wait_until("the first customer again", async || {
+            let read = read_customers(&world).await;
+            read[before + 2..].contains(&"cus_a".to_owned())
+        })
+        .await;
+    world.finish().await;
+}
+
+/// The customers whose totals were requested, in order.
+async fn read_customers(world: &World) -> Vec<String> {
+    let requests = world.stripe().requests().await.unwrap();
+    let reads = requests
+        .into_iter()
+        .filter(|one| one.path.starts_with(METERS) && one.path.ends_with("event_summaries"));
+    reads.filter_map(|one| one.customer).collect()
 }

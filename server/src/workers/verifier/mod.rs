@@ -22,6 +22,8 @@ use crate::{
     stripe::{Failure, Stripe},
 };
 
+/// The job's name.
+const NAME: &str = "verification";
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The number of days that one query of the database returns.
@@ -40,15 +42,16 @@ pub(crate) struct Verifier {
     signals: Arc<Signals>,
     shutdown: CancellationToken,
     rate: DefaultDirectRateLimiter,
-    /// The last stream of a run that used up its requests.
-    cursor: Option<Stream>,
 }
 
-/// One run: its time, whether it was requested, and the number of requests it has left.
+/// One run: its time, whether it was requested, the number of requests it has left, and the last stream that was
+/// verified.
 struct Run {
     now: Millis,
     is_requested: bool,
     reads_left: u32,
+    /// `None` before the first stream and after the last one.
+    cursor: Option<Stream>,
 }
 
 /// Why the verification of a stream stopped.
@@ -84,17 +87,16 @@ impl Verifier {
             signals,
             shutdown,
             rate: RateLimiter::direct(Quota::per_second(per_second)),
-            cursor: None,
         }
     }
 
     /// Verifies every stream with unconfirmed events, from where the last run ended, until the requests are used up.
-    async fn verify_all(&mut self, run: &mut Run) -> Result<()> {
+    async fn verify_all(&self, run: &mut Run) -> Result<()> {
         let since = run.now.saturating_sub(MAX_AGE_MS);
         loop {
             let mut days = self
                 .store
-                .unverified_days(self.cursor.as_ref(), since, DAYS_PER_PAGE)
+                .unverified_days(run.cursor.as_ref(), since, DAYS_PER_PAGE)
                 .await?;
             let is_last = u64::try_from(days.len()).is_ok_and(|len| len < DAYS_PER_PAGE);
             if !is_last {
@@ -123,12 +125,14 @@ impl Verifier {
                         tracing::warn!(customer = %stream.customer, meter = %stream.meter, why = failure.message(), "a customer's usage could not be verified");
                     }
                 }
-                self.cursor = Some(stream);
+                run.cursor = Some(stream);
             }
             if is_last {
-                self.cursor = None;
+                run.cursor = None;
                 return Ok(());
             }
+            // A crash loses at most one page.
+            self.store.set_cursor(NAME, run.cursor.as_ref()).await?;
         }
     }
 
@@ -154,7 +158,7 @@ impl Verifier {
 impl Job for Verifier {
     fn spec(&self) -> Spec {
         Spec {
-            name: "verification",
+            name: NAME,
             interval: INTERVAL,
             turn: Turn::Recorded {
                 first: FirstRun::WhenDue,
@@ -174,13 +178,20 @@ impl Job for Verifier {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
+        let cursor = self.store.find_cursor(NAME).await?;
         let is_requested = self.signals.verify_request.take();
         let mut run = Run {
             now,
             is_requested,
             reads_left: READS_PER_RUN,
+            cursor,
         };
-        let done = self.verify_all(&mut run).await;
+        let begun_after = run.cursor.clone();
+        let mut done = self.verify_all(&mut run).await;
+        if run.cursor != begun_after {
+            let saved = self.store.set_cursor(NAME, run.cursor.as_ref()).await;
+            done = done.and(saved);
+        }
         if done.is_err() && is_requested {
             self.signals.verify_request.make();
         }
