@@ -77,6 +77,10 @@ impl RecorderBuilder {
 
     /// The maximum size of the spool in bytes: 1 GiB by default. Further batches stay in memory, up to the
     /// [`capacity`](Self::capacity).
+    ///
+    /// Files of rejected usage have the same limit, apart from that of batches. When it is reached, the files that exist
+    /// are kept. Further rejected usage is logged as an error with its calls and units, and counted as
+    /// [`refused`](crate::RecorderStats::refused), but not stored. Check the files and remove them.
     pub fn spool_limit(mut self, bytes: u64) -> Self {
         self.spool_limit = bytes;
         self

@@ -2,7 +2,9 @@
 //!
 //! A file is written under a temporary name, synced and then renamed, so `NAME.batch` is always complete. It contains
 //! the proto's `IncrementBatchRequest` and a checksum. A damaged file is renamed to `NAME.damaged`. Usage that the server
-//! rejected permanently is stored as `NAME.refused` with a new key; renamed to `NAME.batch`, it is sent again.
+//! rejected permanently is stored as `NAME.refused` with a new key; renamed to `NAME.batch`, it is sent again. Files
+//! that nothing sends again have a limit of their own, so that they leave the space for batches alone: the oldest are
+//! kept, and what no longer fits is an error.
 
 use super::{aggregator::Sum, totals};
 use crate::proto::{IncrementBatchRequest, IncrementRequest};
@@ -32,6 +34,8 @@ pub(super) struct Spool {
     /// The maximum and the current size of the batches, in bytes.
     limit: u64,
     used: AtomicU64,
+    /// The size of rejected and damaged files, in bytes. It has the same limit.
+    kept_aside: AtomicU64,
     /// Locked as long as this process uses the folder.
     _lock: File,
 }
@@ -72,6 +76,7 @@ impl Spool {
             folder: folder.to_owned(),
             limit,
             used: AtomicU64::new(0),
+            kept_aside: AtomicU64::new(0),
             _lock: lock,
         };
         let mut found = Vec::new();
@@ -86,6 +91,7 @@ impl Spool {
                 _ => {}
             }
         }
+        spool.measure_kept_aside()?;
         found.sort_unstable_by_key(|found| found.name);
         Ok((spool, found))
     }
@@ -142,10 +148,49 @@ impl Spool {
     }
 
     /// Stores usage that the server rejected permanently; returns the file.
+    ///
+    /// # Errors
+    /// The rejected and damaged files would exceed the limit, or the disk fails.
     pub(super) fn write_refused(&self, name: Uuid, sums: &[Sum]) -> io::Result<PathBuf> {
-        let path = self.path(name, REFUSED);
-        self.write_whole(&path, &encode(Uuid::now_v7(), sums))?;
+        let bytes = encode(Uuid::now_v7(), sums);
+        let length = disk_size(&bytes);
+        let fits = |kept: u64| kept.saturating_add(length) <= self.limit;
+        // Somebody may have removed files since they were measured.
+        if !fits(self.kept_aside.load(Ordering::Relaxed)) && !fits(self.measure_kept_aside()?) {
+            let why = format!(
+                "the rejected and damaged files in {} take their {} bytes; check and remove them",
+                self.folder.display(),
+                self.limit
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        let mut path = self.path(name, REFUSED);
+        if path.exists() {
+            // Another part of the same batch was rejected before.
+            path = self.path(Uuid::now_v7(), REFUSED);
+        }
+        self.write_whole(&path, &bytes)?;
+        self.kept_aside.fetch_add(length, Ordering::Relaxed);
         Ok(path)
+    }
+
+    /// Measures the rejected and damaged files again.
+    fn measure_kept_aside(&self) -> io::Result<u64> {
+        let mut bytes = 0_u64;
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let extension = path.extension().and_then(OsStr::to_str);
+            if matches!(extension, Some(REFUSED | DAMAGED)) {
+                // A file that was just removed takes no space.
+                let length = entry
+                    .metadata()
+                    .map_or(0, |metadata| metadata.len().max(BLOCK));
+                bytes = bytes.saturating_add(length);
+            }
+        }
+        self.kept_aside.store(bytes, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -164,6 +209,7 @@ impl Spool {
         if batch.is_none() {
             let aside = self.path(name, DAMAGED);
             fs::rename(&path, &aside)?;
+            self.measure_kept_aside()?;
             tracing::error!(file = %aside.display(), "a spooled batch of usage is damaged and was renamed");
         }
         Ok(batch)
@@ -354,6 +400,36 @@ mod tests {
         let again = spool.read(name).unwrap().unwrap();
         assert_eq!(again.sums, sums()[1..]);
         assert!(again.key != name && again.key != key, "a new key");
+    }
+
+    #[test]
+    fn rejected_files_stop_at_their_limit_and_leave_the_space_for_batches() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(folder.path(), 2 * BLOCK).unwrap();
+        let [first, second, third] = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+        let kept = spool.write_refused(first, &sums()).unwrap();
+        spool.write_refused(second, &sums()).unwrap();
+        let full = spool.write_refused(third, &sums()).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
+        assert!(kept.exists(), "the oldest are kept");
+        spool.write(third, &sums()).unwrap();
+        drop(spool);
+        let (spool, _) = Spool::open(folder.path(), 2 * BLOCK).unwrap();
+        spool.write_refused(third, &sums()).unwrap_err();
+        fs::remove_file(kept).unwrap();
+        spool.write_refused(third, &sums()).unwrap();
+    }
+
+    #[test]
+    fn parts_of_a_batch_rejected_one_after_the_other_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path());
+        let name = Uuid::now_v7();
+        let one = spool.write_refused(name, &sums()[..1]).unwrap();
+        let other = spool.write_refused(name, &sums()[1..]).unwrap();
+        for (file, sums) in [(one, &sums()[..1]), (other, &sums()[1..])] {
+            assert_eq!(decode(&fs::read(file).unwrap()).unwrap().sums, sums);
+        }
     }
 
     #[cfg(unix)]

@@ -225,12 +225,15 @@ async fn spool_remainder(
 ) -> Option<Storage> {
     let Remainder { refused, early } = remainder;
     if !refused.is_empty() {
+        let (calls, units) = totals(&refused);
         let kept = with_spool(shared, move |spool| spool.write_refused(name, &refused)).await;
         match kept {
             Ok(file) => {
                 tracing::error!(file = %file.display(), "rejected usage is stored in a file; check it");
             }
-            Err(error) => tracing::error!(%error, %name, "rejected usage could not be stored"),
+            Err(error) => {
+                tracing::error!(%error, %name, calls, units, "rejected usage could not be stored and is lost");
+            }
         }
     }
     let (calls, units) = totals(&early);
