@@ -72,6 +72,7 @@
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |
+//! | `connections` | how many connections a socket has, and how long one may be silent |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -90,6 +91,7 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+mod connections;
 mod database_error;
 pub mod domain;
 mod entity;

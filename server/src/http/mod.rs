@@ -2,7 +2,6 @@
 //!
 //! A webhook only triggers an earlier sync: it is verified and stored, and a job reads the object again from Stripe.
 
-mod connections;
 mod webhook_event;
 mod webhook_signature;
 
@@ -11,18 +10,23 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State, connect_info::Connected},
     http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::IncomingStream,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, SemaphorePermit},
+};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::connections::LimitedListener;
 use crate::{
     clock::Clock,
+    connections::{Activity, LimitedListener, Protocol},
     domain::SECOND_MS,
     metrics::{self, Exporter},
     readiness::Readiness,
@@ -43,6 +47,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const STORE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Concurrent webhooks: limits the memory for their bodies and the load on the database.
 const MAX_WEBHOOKS: usize = 64;
+/// Webhooks that wait for a permit. Far fewer than [`MAX_CONNECTIONS`], so that they leave places for others.
+const MAX_WAITING_WEBHOOKS: usize = 64;
+/// Open connections. A new one takes the place of the longest silent one.
+const MAX_CONNECTIONS: usize = 512;
 
 /// What the HTTP handlers need.
 pub(crate) struct Http {
@@ -60,6 +68,18 @@ struct Shared {
     exporter: Exporter,
     /// One permit for each webhook in progress.
     webhook_permits: Semaphore,
+    /// One permit for each webhook that waits for one of those.
+    waiting_permits: Semaphore,
+}
+
+/// The connection of a request.
+#[derive(Clone)]
+struct Caller(Arc<Activity>);
+
+impl Connected<IncomingStream<'_, LimitedListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
+        Self(stream.io().activity())
+    }
 }
 
 /// Serves until the token is cancelled, then finishes the requests in progress.
@@ -80,7 +100,9 @@ pub(crate) async fn serve(
     }
     let upkeep = exporter.clone().run_upkeep();
     tracing::info!(%address, "serving HTTP");
-    let serving = axum::serve(LimitedListener::new(listener), router(http, exporter))
+    let listener = LimitedListener::new(listener, Protocol::Http1, MAX_CONNECTIONS);
+    let router = router(http, exporter).into_make_service_with_connect_info::<Caller>();
+    let serving = axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .into_future();
     tokio::select! {
@@ -90,7 +112,6 @@ pub(crate) async fn serve(
 }
 
 fn router(http: Http, exporter: Exporter) -> Router {
-    let webhook_permits = Semaphore::new(MAX_WEBHOOKS);
     Router::new()
         .route("/webhooks/stripe", post(receive_webhook))
         .route("/health/live", get(async || "live\n"))
@@ -98,11 +119,23 @@ fn router(http: Http, exporter: Exporter) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(keep_connection))
         .with_state(Arc::new(Shared {
             http,
             exporter,
-            webhook_permits,
+            webhook_permits: Semaphore::new(MAX_WEBHOOKS),
+            waiting_permits: Semaphore::new(MAX_WAITING_WEBHOOKS),
         }))
+}
+
+/// A connection with a request in progress keeps its place.
+async fn keep_connection(
+    ConnectInfo(Caller(connection)): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let _call = connection.begin_call();
+    next.run(request).await
 }
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
@@ -153,9 +186,7 @@ impl Shared {
             let missing = webhook_signature::SignatureError::Malformed("is missing");
             return WebhookOutcome::BadSignature(missing);
         }
-        let Ok(Ok(_permit)) =
-            tokio::time::timeout(PERMIT_TIMEOUT, self.webhook_permits.acquire()).await
-        else {
+        let Some(_permit) = self.acquire_permit().await else {
             return WebhookOutcome::Busy;
         };
         let (head, body) = request.into_parts();
@@ -169,6 +200,16 @@ impl Shared {
             Err(outcome) => return outcome,
         };
         self.store(&event).await
+    }
+
+    /// Waits for a permit, unless too many webhooks do.
+    async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(permit) = self.webhook_permits.try_acquire() {
+            return Some(permit);
+        }
+        let _waiting = self.waiting_permits.try_acquire().ok()?;
+        let acquired = tokio::time::timeout(PERMIT_TIMEOUT, self.webhook_permits.acquire()).await;
+        acquired.ok()?.ok()
     }
 
     /// Verifies the signature, then parses the body. Nothing of an unverified body is parsed.

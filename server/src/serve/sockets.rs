@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Server, TcpIncoming};
+use tonic::transport::server::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
@@ -12,9 +12,10 @@ use usage_proto::v1::{
     usage_service_server::UsageServiceServer,
 };
 
-use super::{CALLERS_END_WITHIN, ServeError};
+use super::{CALLERS_END_WITHIN, ServeError, answers::AnswerLimit};
 use crate::{
     config::Config,
+    connections::{LimitedListener, Protocol},
     error::Error,
     http::{self, Http},
     metrics::Exporter,
@@ -25,6 +26,8 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// The interval of keep-alive pings on an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Open gRPC connections. A new one takes the place of the longest one without a call.
+const MAX_CONNECTIONS: usize = 4_096;
 
 /// Serves gRPC until the shutdown, then waits a limited time for open calls.
 pub(super) async fn serve_rpc(
@@ -46,6 +49,7 @@ pub(super) async fn serve_rpc(
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(AnswerLimit::default())
         .add_service(HealthServer::new(health))
         .add_service(reflection)
         .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -53,9 +57,12 @@ pub(super) async fn serve_rpc(
             AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES),
         );
     tracing::info!(%address, "serving");
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = router.serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    let listener = LimitedListener::new(listener, Protocol::Http2, MAX_CONNECTIONS);
+    let closing_stalled = listener.close_stalled();
+    let serving =
+        router.serve_with_incoming_shutdown(Box::pin(listener.into_stream()), shutdown.cancelled());
     tokio::select! {
+        never = closing_stalled => match never {},
         served = serving => served.map_err(|error| io(Box::new(error))),
         () = overdue(shutdown) => {
             tracing::warn!("some callers did not end in time; their connections are closed");

@@ -1,18 +1,28 @@
 //! The HTTP server without the webhooks: health, metrics, and connections at the shutdown.
 
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use usage_client::Increment;
 
 use super::webhooks::{assert_status, event};
-use crate::support::world::{World, http::SECRET, on_both_engines, on_postgres};
+use crate::support::world::{World, http::SECRET, on_both_engines, on_postgres, within};
+
+/// Less than a silent connection may take.
+const HEALTH_LIMIT: Duration = Duration::from_secs(30);
 
 on_both_engines!(
     health_and_metrics_are_served,
     an_idle_connection_does_not_delay_a_stop,
     unfinished_bodies_do_not_keep_a_webhook_out,
+    silent_connections_do_not_keep_health_out,
 );
 
 on_postgres!(grpc_health_and_readiness_agree);
@@ -93,6 +103,38 @@ async fn unfinished_bodies_do_not_keep_a_webhook_out(world: World) {
     let body = event("evt_1", "invoice.created");
     assert_status(&world.send_webhook(&body).await, 200);
     drop(unfinished);
+    world.finish().await;
+}
+
+/// More than there are places for connections, with and without the beginning of a request.
+async fn silent_connections_do_not_keep_health_out(world: World) {
+    let address = world.http_url().trim_start_matches("http://").to_owned();
+    let mut busy = TcpStream::connect(&address).await.unwrap();
+    let head = "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n\
+        stripe-signature: t=1,v1=00\r\ncontent-length: 100\r\n\r\n{";
+    busy.write_all(head.as_bytes()).await.unwrap();
+    let mut silent = Vec::new();
+    for place in 0..600 {
+        let mut connection = TcpStream::connect(&address).await.unwrap();
+        if place % 2 == 0 {
+            // The server may have closed it already.
+            let _ = connection.write_all(b"GET /health/live HTTP/1.1\r\n").await;
+        }
+        silent.push(connection);
+    }
+    // Without a place it would wait until silent connections time out.
+    let health = timeout(HEALTH_LIMIT, world.http_get("/health/live")).await;
+    assert_eq!(health.expect("an answer in time").0, 200);
+    let mut answer = vec![0; 12];
+    within("an answer", busy.read_exact(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&answer),
+        "HTTP/1.1 408",
+        "a request in progress keeps its connection"
+    );
+    drop(silent);
     world.finish().await;
 }
 

@@ -1,0 +1,119 @@
+//! The gRPC socket: connections that never begin, and callers that do not read their answers.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Request;
+use prost::Message as _;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use usage_client::ListReports;
+use usage_proto::v1::ListReportsRequest;
+
+use crate::support::world::{World, on_sqlite, within};
+
+on_sqlite!(
+    a_connection_without_a_preface_is_closed,
+    callers_that_read_no_answers_cost_a_limited_amount_of_memory,
+);
+
+/// The calls on each connection, all without reading.
+const CALLS: usize = 100;
+/// The answers of a megabyte that may wait on one connection.
+const MAX_UNREAD: usize = 8;
+
+async fn a_connection_without_a_preface_is_closed(world: World) {
+    let address = world.endpoint().trim_start_matches("http://").to_owned();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let read = within("the end", silent.read(&mut [0; 1])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    world.finish().await;
+}
+
+async fn callers_that_read_no_answers_cost_a_limited_amount_of_memory(world: World) {
+    insert_long_reports(&world).await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let mut sender = connect(&world).await;
+        let calls: Vec<_> = (0..CALLS).map(|_| list_reports(&mut sender)).collect();
+        let mut kept = Vec::new();
+        for call in calls {
+            let answer = within("an answer", call).await.unwrap();
+            if answer.headers().get("grpc-status").is_none() {
+                kept.push(answer);
+            } else {
+                assert_eq!(answer.headers()["grpc-status"], "8", "RESOURCE_EXHAUSTED");
+            }
+        }
+        assert!(
+            (1..=MAX_UNREAD).contains(&kept.len()),
+            "{} answers wait",
+            kept.len()
+        );
+        connections.push((sender, kept));
+    }
+    // Another caller gets its answers meanwhile.
+    let page = world.client().list_reports(ListReports::new()).await;
+    assert_eq!(page.unwrap().reports.len(), 100);
+    // And so does one of these, when it no longer wants the others.
+    let (mut sender, kept) = connections.remove(0);
+    drop(kept);
+    world
+        .wait_until("an answer", async || {
+            let mut sender = sender.clone();
+            let answer = list_reports(&mut sender).await.unwrap();
+            answer.headers().get("grpc-status").is_none()
+        })
+        .await;
+    let _ = &mut sender;
+    drop(connections);
+    world.finish().await;
+}
+
+/// A connection that allows the server to send no byte of an answer.
+async fn connect(world: &World) -> SendRequest<Bytes> {
+    let address = world.endpoint().trim_start_matches("http://").to_owned();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (sender, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender.ready().await.unwrap()
+}
+
+fn list_reports(sender: &mut SendRequest<Bytes>) -> ResponseFuture {
+    let message = ListReportsRequest {
+        page_size: 100,
+        ..ListReportsRequest::default()
+    };
+    let mut body = vec![0];
+    let length = u32::try_from(message.encoded_len()).unwrap();
+    body.extend(length.to_be_bytes());
+    body.extend(message.encode_to_vec());
+    let request = Request::post("http://localhost/usage.v1.UsageService/ListReports")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (response, mut stream) = sender.send_request(request, false).unwrap();
+    stream.send_data(body.into(), true).unwrap();
+    response
+}
+
+/// A hundred corrections, ten kilobytes each.
+async fn insert_long_reports(world: &World) {
+    let note = "n".repeat(10_000);
+    let mut sql = "INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, closed_at, \
+        quantity, first_at, last_at, state, kind, note) VALUES "
+        .to_owned();
+    for place in 0..100 {
+        let comma = if place == 0 { "" } else { "," };
+        write!(
+            sql,
+            "{comma} ('acct', unhex(printf('%032x', {place})), 'api_calls', 0, 3600000, 3600000, 0, 1, 0, 0, \
+             'no_customer', 'correction', '{note}')"
+        )
+        .unwrap();
+    }
+    world.execute_sql(&sql).await;
+}
