@@ -89,6 +89,24 @@ pub enum Error {
         /// How long to wait before a retry.
         retry_after: Duration,
     },
+    /// Too many changes of accounts run or wait: retry later.
+    #[error(
+        "{limit} changes of accounts run or wait, and no more may; nothing was changed, so retry later"
+    )]
+    TooManyChanges {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many answers wait to be read: read them, then retry.
+    #[error(
+        "{unread} bytes of answers wait to be read, and {limit} may; read the answers of earlier calls, then retry"
+    )]
+    AnswersUnread {
+        /// The bytes that would wait.
+        unread: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The database did not respond: retry with the same idempotency key.
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
@@ -183,7 +201,9 @@ impl Error {
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) => "REPORT_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
-            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
+                "OVERLOADED"
+            }
             Self::DatabaseUnavailable(_) => "DATABASE_UNAVAILABLE",
             Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -205,7 +225,9 @@ impl Error {
             Self::AccountNotFound(_) | Self::RunNotFound(_) | Self::ReportNotFound(_) => {
                 Code::NotFound
             }
-            Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
+                Code::ResourceExhausted
+            }
             Self::DatabaseUnavailable(_)
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
@@ -232,7 +254,9 @@ impl Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
-            Self::DatabaseUnavailable(_)
+            Self::TooManyChanges { .. }
+            | Self::AnswersUnread { .. }
+            | Self::DatabaseUnavailable(_)
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)

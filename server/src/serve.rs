@@ -1,5 +1,6 @@
 //! Puts the parts of the service together, starts them, watches them and stops them in order.
 
+mod answers;
 mod services;
 mod sockets;
 
@@ -242,7 +243,8 @@ async fn open(
     lock: Option<&FileLock>,
 ) -> Result<Store, ServeError> {
     let database = &config.database;
-    let store = Store::open(&database.database_url, database.database_connections)
+    let (url, connections) = (&database.database_url, database.database_connections);
+    let store = Store::open_to_serve(url, connections, config.writers)
         .await?
         .with_clock(clock.clone());
     let insecure = store.insecure_settings().await?;

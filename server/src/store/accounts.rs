@@ -62,7 +62,7 @@ impl Store {
         slots: Slots,
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<Account> {
-        let tx = self.begin_moving_boundaries().await?;
+        let tx = self.begin_requested_change().await?;
         let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;

@@ -108,7 +108,7 @@ impl Store {
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         let counting = self.count(group, cache, options, careful);
         let Some(counted) = self.limited(counting).await else {
-            return Err(CommitError::Failed(self.writer.unresponsive()));
+            return Err(CommitError::Failed(self.counter.unresponsive()));
         };
         let (tx, outcomes) = counted?;
         let Some(tx) = tx else {
@@ -139,7 +139,7 @@ impl Store {
         options: CommitOptions,
         careful: bool,
     ) -> Result<(Option<Transaction>, Vec<EntryOutcome>), CommitError> {
-        let tx = self.begin_within_boundaries().await?;
+        let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
         dedupe.dedupe_keys(&tx, options.now).await?;

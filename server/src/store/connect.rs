@@ -7,10 +7,13 @@ use sqlx::{
     Connection as _,
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{Store, connection::Pool, sqlite_file::SqliteFile, trust::Trust};
 
+/// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
+/// in time.
+pub(super) const MAX_REQUESTED_CHANGES: usize = 256;
 /// How long a statement may wait for a connection or for SQLite's writer.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
@@ -49,6 +52,25 @@ impl Store {
         Self::connect(url, true, max_connections).await
     }
 
+    /// Connects to serve: as [`Store::open`], with some of the connections for counting alone where the engine allows
+    /// several writers. Nothing else can take them.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(crate) async fn open_to_serve(
+        url: &str,
+        max_connections: u32,
+        writers: u32,
+    ) -> Result<Self, DbErr> {
+        if is_sqlite(url) {
+            return Self::open(url, max_connections).await;
+        }
+        let others = max_connections.saturating_sub(writers).max(1);
+        let store = Self::open(url, others).await?;
+        let counter = postgres_pool(url, writers, &store.writer.trust()).await?;
+        Ok(Self { counter, ..store })
+    }
+
     /// Connects to an existing database. Does not create a SQLite file.
     ///
     /// # Errors
@@ -76,24 +98,43 @@ impl Store {
             let reader =
                 Database::connect(sqlite_options(url, "ro", SQLITE_READERS, &trust)).await?;
             let file = Arc::new(SqliteFile::opened(url)?);
+            let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
             return Ok(Self {
-                writer: Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file))),
+                writer: counter.gated(),
+                counter,
                 reader: Pool::new(reader, trust, None),
                 file: Some(file),
                 clock: Arc::default(),
+                boundary_turn: one_at_a_time(),
+                requested_changes: requested_changes(),
             });
         }
-        let pool = match Database::connect(postgres_options(url, max_connections, &trust)).await {
-            Ok(pool) => Pool::new(pool, trust, None),
-            Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
-        };
+        let pool = postgres_pool(url, max_connections, &trust).await?;
         Ok(Self {
+            counter: pool.clone(),
             writer: pool.clone(),
             reader: pool,
             file: None,
             clock: Arc::default(),
+            boundary_turn: one_at_a_time(),
+            requested_changes: requested_changes(),
         })
     }
+}
+
+async fn postgres_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> Result<Pool, DbErr> {
+    match Database::connect(postgres_options(url, connections, trust)).await {
+        Ok(pool) => Ok(Pool::new(pool, Arc::clone(trust), None)),
+        Err(error) => Err(connection_error(url).await.unwrap_or(error)),
+    }
+}
+
+fn one_at_a_time() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
+}
+
+fn requested_changes() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_REQUESTED_CHANGES))
 }
 
 /// Whether a URL is of a SQLite file; else it is of PostgreSQL.

@@ -9,17 +9,22 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
-    QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    ExecResult, QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
     TransactionTrait as _, prelude::async_trait::async_trait,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use super::{commit_warning::with_warning, sqlite_file::SqliteFile, trust::Trust};
 use crate::database_error::{breaks_connection, is_busy};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
+/// The limit for the wait at a gate, as for a connection.
+const GATE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A pool of connections.
 pub(super) type Pool = Examined<DatabaseConnection>;
@@ -37,6 +42,11 @@ pub(super) struct Examined<C> {
     is_pool: bool,
     /// Whether a statement of this transaction has failed.
     has_failed: Arc<AtomicBool>,
+    /// Where there is a single connection to write: lets one of the others wait for it at a time, so that counting
+    /// waits for one of them at most. Counting does not pass it.
+    gate: Option<Arc<Semaphore>>,
+    /// What a transaction holds until its end.
+    permits: Vec<Arc<OwnedSemaphorePermit>>,
 }
 
 impl<C: ConnectionTrait> Examined<C> {
@@ -44,6 +54,7 @@ impl<C: ConnectionTrait> Examined<C> {
         &self,
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, DbErr> {
+        let _permit = self.pass_gate().await?;
         let result = limited(self.inner.get_database_backend(), statement).await;
         if result.is_err() {
             self.has_failed.store(true, Ordering::Relaxed);
@@ -67,7 +78,29 @@ impl<C: ConnectionTrait> Examined<C> {
     }
 }
 
+impl<C> Examined<C> {
+    /// Waits until this may wait for the connection.
+    async fn pass_gate(&self) -> Result<Option<Arc<OwnedSemaphorePermit>>, DbErr> {
+        let Some(gate) = &self.gate else {
+            return Ok(None);
+        };
+        let passing = timeout(GATE_LIMIT, Arc::clone(gate).acquire_owned()).await;
+        match passing {
+            Ok(Ok(permit)) => Ok(Some(Arc::new(permit))),
+            Ok(Err(_)) | Err(_) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
+        }
+    }
+}
+
 impl Pool {
+    /// The same connections behind a gate: one statement or transaction at a time waits for them.
+    pub(super) fn gated(&self) -> Self {
+        Self {
+            gate: Some(Arc::new(Semaphore::new(1))),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn new(
         inner: DatabaseConnection,
         trust: Arc<Trust>,
@@ -79,6 +112,8 @@ impl Pool {
             file,
             is_pool: true,
             has_failed: Arc::default(),
+            gate: None,
+            permits: Vec::new(),
         }
     }
 
@@ -92,6 +127,7 @@ impl Pool {
         if let Some(file) = &self.file {
             file.check()?;
         }
+        let permits = self.pass_gate().await?.into_iter().collect();
         let watch = self.trust.watch();
         let begun = limited(
             self.inner.get_database_backend(),
@@ -105,6 +141,8 @@ impl Pool {
             file: self.file.clone(),
             is_pool: false,
             has_failed: Arc::default(),
+            gate: None,
+            permits,
         })
     }
 
@@ -112,6 +150,10 @@ impl Pool {
     pub(super) fn unresponsive(&self) -> DbErr {
         self.trust.renew();
         unresponsive()
+    }
+
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
     }
 
     /// Waits for running statements and closes every connection.
@@ -126,6 +168,11 @@ impl Pool {
 }
 
 impl Transaction {
+    /// Keeps a permit until the end of the transaction.
+    pub(super) fn keep(&mut self, permit: OwnedSemaphorePermit) {
+        self.permits.push(Arc::new(permit));
+    }
+
     /// Commits. After an error the outcome is unknown.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         if self.has_failed.load(Ordering::Relaxed) {
@@ -136,7 +183,11 @@ impl Transaction {
             ));
         }
         let Self {
-            inner, trust, file, ..
+            inner,
+            trust,
+            file,
+            permits: _permits,
+            ..
         } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let (committed, warning) = with_warning(limited(backend, inner.commit())).await;
@@ -152,7 +203,12 @@ impl Transaction {
     }
 
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
-        let Self { inner, trust, .. } = self;
+        let Self {
+            inner,
+            trust,
+            permits: _permits,
+            ..
+        } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let rolled_back = limited(backend, inner.rollback()).await;
         watch.end(rolled_back.is_err());
@@ -178,6 +234,12 @@ async fn limited<T>(
         .unwrap_or_else(|_| Err(unresponsive()))
 }
 
+/// Makes each statement visible to tests, which check its plan on a large database.
+fn trace(statement: &Statement) {
+    let (backend, sql) = (statement.db_backend, statement.sql.as_str());
+    tracing::trace!(target: "usage_server::statement", ?backend, sql);
+}
+
 fn unresponsive() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(
         "the database did not respond in time".to_owned(),
@@ -191,6 +253,7 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        trace(&statement);
         self.examined(self.inner.execute_raw(statement)).await
     }
 
@@ -199,10 +262,12 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        trace(&statement);
         self.examined(self.inner.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        trace(&statement);
         self.examined(self.inner.query_all_raw(statement)).await
     }
 }

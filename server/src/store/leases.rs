@@ -48,9 +48,10 @@ impl Store {
         let changed = OnConflict::column(Column::Name)
             .value(Column::HeldUntil, held_until.add(1))
             .to_owned();
+        // The connections that count: it shall show whether the service can.
         lease::Entity::insert(row)
             .on_conflict(changed)
-            .exec_without_returning(&self.writer)
+            .exec_without_returning(&self.counter)
             .await?;
         Ok(())
     }

@@ -20,6 +20,7 @@ mod commit_warning;
 mod connect;
 mod connection;
 pub(crate) mod corrections;
+mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
@@ -48,12 +49,14 @@ mod unfinished_changes;
 pub(crate) mod verification;
 pub mod webhooks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, Statement};
+use tokio::{sync::Semaphore, time::timeout};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, error::Error};
+use connect::MAX_REQUESTED_CHANGES;
 use connection::{Pool, Transaction};
 use database_clock::DatabaseClock;
 use sqlite_file::SqliteFile;
@@ -65,13 +68,23 @@ const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
 
+/// How long a change of boundaries waits for its turn.
+const BOUNDARY_TURN_LIMIT: Duration = Duration::from_secs(10);
+
 /// The database of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The connections for transactions. SQLite has a single writer, so one connection is enough.
+    /// The connections for counting. SQLite has a single writer, so one connection is enough for all transactions.
+    counter: Pool,
+    /// The connections for other transactions. On SQLite it is that of `counter`, behind a gate: one of the others waits
+    /// for it at a time.
     writer: Pool,
-    /// The connections for single queries. PostgreSQL uses one pool for both.
+    /// The connections for single queries. PostgreSQL uses one pool for these and for the other transactions.
     reader: Pool,
+    /// One change of boundaries at a time. Each excludes counting, so several in a row would delay it by all of them.
+    boundary_turn: Arc<Semaphore>,
+    /// A permit for each change of boundaries that a caller requested.
+    requested_changes: Arc<Semaphore>,
     /// The file of a SQLite database.
     file: Option<Arc<SqliteFile>>,
     clock: Arc<DatabaseClock>,
@@ -170,7 +183,8 @@ impl Store {
     /// The database fails.
     pub async fn close(self) -> Result<(), DbErr> {
         self.reader.close().await?;
-        self.writer.close().await
+        self.writer.close().await?;
+        self.counter.close().await
     }
 
     /// The database engine.
@@ -187,9 +201,18 @@ impl Store {
         self.writer.begin().await
     }
 
-    /// Begins a transaction during which no boundary can move.
+    /// Begins a transaction that counts, during which no boundary can move.
+    async fn begin_counting(&self) -> Result<Transaction, DbErr> {
+        self.exclude_boundary_changes(self.counter.begin().await?)
+            .await
+    }
+
+    /// Begins another transaction during which no boundary can move.
     async fn begin_within_boundaries(&self) -> Result<Transaction, DbErr> {
-        let tx = self.begin().await?;
+        self.exclude_boundary_changes(self.begin().await?).await
+    }
+
+    async fn exclude_boundary_changes(&self, tx: Transaction) -> Result<Transaction, DbErr> {
         if self.backend() == DbBackend::Postgres {
             // One message to the server, and the lock after its time limit.
             let sql = format!(
@@ -203,11 +226,36 @@ impl Store {
 
     /// Begins a transaction that may move boundaries, excluding all others. The lock is a fair queue: unlike with row
     /// locks, a stream of commits cannot keep it waiting forever.
+    ///
+    /// One runs at a time. Others wait without a connection.
     async fn begin_moving_boundaries(&self) -> Result<Transaction, DbErr> {
-        let tx = self.begin().await?;
+        let turn = Arc::clone(&self.boundary_turn).acquire_owned();
+        // Never closed.
+        let turn = timeout(BOUNDARY_TURN_LIMIT, turn).await;
+        let turn = turn.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
+        let mut tx = self.begin().await?;
+        if let Ok(turn) = turn {
+            tx.keep(turn);
+        }
         if self.backend() == DbBackend::Postgres {
             lock(&tx, "SELECT pg_advisory_xact_lock($1)", BOUNDARY_LOCK).await?;
         }
+        Ok(tx)
+    }
+}
+
+impl Store {
+    /// Begins a change of boundaries that a caller requested.
+    ///
+    /// # Errors
+    /// Too many of them run or wait, or the database fails.
+    async fn begin_requested_change(&self) -> crate::error::Result<Transaction> {
+        let permit = Arc::clone(&self.requested_changes).try_acquire_owned();
+        let permit = permit.map_err(|_| Error::TooManyChanges {
+            limit: MAX_REQUESTED_CHANGES,
+        })?;
+        let mut tx = self.begin_moving_boundaries().await?;
+        tx.keep(permit);
         Ok(tx)
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of counting usage and of reading it back.
 
 mod batches;
+mod beside_changes;
 mod calendar;
 mod commits;
 mod database_connections;

@@ -62,7 +62,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::EtagMismatch { .. } => (Reason::EtagMismatch, Kind::EtagMismatch),
         ServerError::AccountNotFound(_) => (Reason::AccountNotFound, Kind::NotFound),
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
-        ServerError::Overloaded { .. } => (Reason::Overloaded, Kind::Overloaded),
+        ServerError::Overloaded { .. }
+        | ServerError::TooManyChanges { .. }
+        | ServerError::AnswersUnread { .. } => (Reason::Overloaded, Kind::Overloaded),
         ServerError::DatabaseUnavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::ClockInDoubt(_) => (Reason::ClockInDoubt, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
@@ -105,6 +107,11 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::RunNotFound(text()),
         ServerError::Overloaded {
             retry_after: Duration::from_millis(100),
+        },
+        ServerError::TooManyChanges { limit: 1 },
+        ServerError::AnswersUnread {
+            unread: 2,
+            limit: 1,
         },
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
         ServerError::ClockInDoubt(Doubt::DatabaseJumped(1)),

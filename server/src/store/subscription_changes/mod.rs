@@ -63,7 +63,7 @@ impl Store {
         slots: Slots,
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<(SubscriptionChange, bool)> {
-        let tx = self.begin_moving_boundaries().await?;
+        let tx = self.begin_requested_change().await?;
         if let Some(other) = find_unfinished(&tx, &new.account_id).await? {
             tx.rollback().await?;
             return Ok((other, false));
