@@ -72,6 +72,8 @@ pub enum ReportKind {
     Usage,
     /// A correction that an admin entered.
     Correction,
+    /// Usage that Stripe had and a restored backup lacked. It is counted and shown, and never sent.
+    AlreadySent,
     /// A kind that this version of the client does not know, by its number.
     Unrecognised(i32),
 }
@@ -81,6 +83,7 @@ impl ReportKind {
         match self {
             Self::Usage => WireKind::Usage.into(),
             Self::Correction => WireKind::Correction.into(),
+            Self::AlreadySent => WireKind::AlreadySent.into(),
             Self::Unrecognised(number) => number,
         }
     }
@@ -90,6 +93,7 @@ impl ReportKind {
             // A server without corrections does not set it.
             Ok(WireKind::Usage | WireKind::Unspecified) => Self::Usage,
             Ok(WireKind::Correction) => Self::Correction,
+            Ok(WireKind::AlreadySent) => Self::AlreadySent,
             Err(_) => Self::Unrecognised(number),
         }
     }

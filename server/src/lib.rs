@@ -98,6 +98,7 @@ mod entity;
 pub mod error;
 mod http;
 mod ingest;
+mod look_up;
 mod metrics;
 mod readiness;
 pub mod reconciliation;

@@ -23,7 +23,8 @@ const COMMIT_SECONDS: &str = "usage_commit_seconds";
 const REPORTS: &str = "usage_reports_total";
 /// Duration of requests to Stripe, by `call`, such as `meter_event`.
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
-/// Failed requests to Stripe, by `kind`: `no_answer`, `denied`, `no_meter`, `no_customer`, `refused`.
+/// Failed requests to Stripe, by `kind`: `no_answer`, `denied`, `no_meter`, `no_customer`,
+/// `key_reused`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
 const WEBHOOKS: &str = "usage_webhooks_total";
@@ -35,6 +36,9 @@ const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 const CLOCK_AHEAD: &str = "usage_clock_ahead_seconds";
 /// 1 while clocks contradict each other, so that nothing is closed, sent, expired or deleted; otherwise 0.
 const CLOCK_IN_DOUBT: &str = "usage_clock_in_doubt";
+
+/// Whether sending is paused in the database: 1 or 0.
+const SENDING_PAUSED: &str = "usage_sending_paused";
 
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
@@ -130,6 +134,7 @@ fn describe() {
         DEADLINE_WARNINGS,
         "Usage reports near a deadline at each check, by deadline"
     );
+    describe_gauge!(SENDING_PAUSED, "Whether sending is paused in the database");
 }
 
 /// Records a group commit.
@@ -159,6 +164,7 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
         Some(Transition::MarkCustomerDeleted) => "customer_deleted",
         Some(Transition::MarkUnknown) => "unknown",
         Some(Transition::SendUnderNewIdentifier) => "resent",
+        Some(Transition::SendAfterLookUp) => "looked_up",
         Some(Transition::MarkTooLate) => "too_late",
         Some(Transition::Confirm) => "confirmed",
         Some(Transition::MarkMissing) => "missing",
@@ -199,6 +205,11 @@ pub(crate) fn clocks(machine: Millis, of_stripe: Option<Millis>, is_in_doubt: bo
         gauge!(CLOCK_AHEAD, "clocks" => "database_stripe").set(seconds(ahead));
     }
     gauge!(CLOCK_IN_DOUBT).set(f64::from(u8::from(is_in_doubt)));
+}
+
+/// Records whether sending is paused in the database.
+pub(crate) fn sending_paused(is_paused: bool) {
+    gauge!(SENDING_PAUSED).set(if is_paused { 1.0 } else { 0.0 });
 }
 
 /// Counts a webhook.

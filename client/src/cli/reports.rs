@@ -36,6 +36,8 @@ pub(super) struct Arguments {
 enum Kind {
     Usage,
     Correction,
+    /// Usage that Stripe had and a restored backup lacked.
+    AlreadySent,
 }
 
 fn state(name: &str) -> Result<ReportState, String> {
@@ -69,6 +71,7 @@ pub(super) async fn run(
         filter = filter.kind(match kind {
             Kind::Usage => ReportKind::Usage,
             Kind::Correction => ReportKind::Correction,
+            Kind::AlreadySent => ReportKind::AlreadySent,
         });
     }
     if let Some(token) = arguments.paging.page_token {

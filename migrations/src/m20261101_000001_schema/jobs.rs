@@ -1,8 +1,8 @@
-//! Background jobs: report runs, leases, cursors and verifications.
+//! Background jobs: report runs, leases, cursors and verifications, and whether reports are sent.
 
 use sea_orm_migration::{
     prelude::*,
-    schema::{big_integer, big_integer_null, text, text_null, uuid},
+    schema::{big_integer, big_integer_null, integer, text, text_null, uuid},
 };
 
 use crate::columns::name;
@@ -50,9 +50,48 @@ enum Verifications {
     VerifiedAt,
 }
 
+#[derive(DeriveIden)]
+enum Sending {
+    Table,
+    Id,
+    PausedAt,
+    PausedWhy,
+    BackupAt,
+    RestoredAt,
+    StripeAccount,
+}
+
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     create_runs_and_leases(manager).await?;
-    create_verifications(manager).await
+    create_verifications(manager).await?;
+    create_sending(manager).await
+}
+
+/// One row: whether reports are sent, what is known of the last restore, and the Stripe account that they are sent to.
+async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use Sending as S;
+    manager
+        .create_table(
+            Table::create()
+                .table(S::Table)
+                .col(integer(S::Id).primary_key())
+                // Null while reports are sent.
+                .col(big_integer_null(S::PausedAt))
+                .col(text_null(S::PausedWhy))
+                // The last moment that the restored backup contains.
+                .col(big_integer_null(S::BackupAt))
+                .col(big_integer_null(S::RestoredAt))
+                // The Stripe account and mode of the first send.
+                .col(text_null(S::StripeAccount))
+                .to_owned(),
+        )
+        .await?;
+    let row = Query::insert()
+        .into_table(S::Table)
+        .columns([S::Id])
+        .values_panic([1.into()])
+        .to_owned();
+    manager.execute(row).await
 }
 
 async fn create_runs_and_leases(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

@@ -40,6 +40,7 @@ enum UsageReports {
     EnteredBy,
     BillAt,
     ConfirmedAt,
+    LookedUpAt,
 }
 
 #[derive(DeriveIden)]
@@ -89,7 +90,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(big_integer_null(C::ReportedAt))
                 .col(text_null(C::LastError))
                 .col(uuid_null(C::RunId))
-                // `usage` or `correction`.
+                // `usage`, `correction` or `already_sent`.
                 .col(text(C::Kind).default("usage"))
                 // Why a correction was entered, and who entered it.
                 .col(text_null(C::Note))
@@ -97,6 +98,8 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 // When it is billed instead of in its own window's period.
                 .col(big_integer_null(C::BillAt))
                 .col(big_integer_null(C::ConfirmedAt))
+                // When it was looked up at Stripe after a restore.
+                .col(big_integer_null(C::LookedUpAt))
                 .primary_key(Index::create().col(C::AccountId).col(C::Id))
                 .check((
                     "usage_reports_quantity",

@@ -15,6 +15,7 @@ pub mod invoice_deadline;
 pub mod meter;
 pub mod period;
 pub mod report;
+pub mod restore;
 pub mod run;
 pub mod stream;
 pub mod subscription;

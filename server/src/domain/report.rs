@@ -37,7 +37,8 @@ pub enum State {
     Rejected,
     /// The customer was deleted at Stripe.
     CustomerDeleted,
-    /// Stripe has not responded for 23 hours. Delivery is checked before it is sent again.
+    /// Stripe has not responded for 23 hours, or may have it from before a restore. Delivery is checked before it is sent
+    /// again.
     Unknown,
     /// Never billed: free, or from before the time that its link bills from.
     NotBillable,
@@ -127,10 +128,13 @@ pub enum Transition {
     Reject,
     /// Its customer does not exist at Stripe.
     MarkCustomerDeleted,
-    /// Stripe did not respond for 23 hours.
+    /// Stripe did not respond for 23 hours, or may have it from before a restore.
     MarkUnknown,
     /// It did not arrive at Stripe, and is sent again under the identifier of the next generation.
     SendUnderNewIdentifier,
+    /// After a restore, Stripe's totals do not include it. It is sent under its own identifier, which Stripe refuses if
+    /// it was sent a short time ago.
+    SendAfterLookUp,
     /// It is too old for Stripe, or its invoice is final.
     MarkTooLate,
     /// Stripe's totals include it.
@@ -163,8 +167,11 @@ impl State {
             (Self::Closed | Self::Sending, Transition::MarkCustomerDeleted) => {
                 Some(Self::CustomerDeleted)
             }
-            (Self::Sending, Transition::MarkUnknown) => Some(Self::Unknown),
-            (Self::Unknown, Transition::SendUnderNewIdentifier) => Some(Self::Closed),
+            (Self::Closed | Self::Sending, Transition::MarkUnknown) => Some(Self::Unknown),
+            (
+                Self::Unknown,
+                Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp,
+            ) => Some(Self::Closed),
             // `Sending` and `Unknown` become too late only if no attempt can have arrived.
             (
                 Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown,
@@ -190,6 +197,8 @@ pub enum Kind {
     Usage,
     /// A correction by an admin.
     Correction,
+    /// Usage that Stripe has and a restored backup lacked. It is counted and shown, and never sent.
+    AlreadySent,
 }
 
 /// A usage report: the total of one account and meter in one window.
@@ -247,6 +256,8 @@ pub struct Report {
     pub bill_at: Option<Millis>,
     /// When Stripe's totals were first found to include it.
     pub confirmed_at: Option<Millis>,
+    /// When it was looked up at Stripe after a restore.
+    pub looked_up_at: Option<Millis>,
 }
 
 impl Report {
@@ -256,6 +267,23 @@ impl Report {
             customer: self.customer.clone()?,
             meter: self.meter.clone(),
         })
+    }
+
+    /// Whether Stripe may have it, with any quantity, from before a restore of the database: it has to be looked up
+    /// before it is sent. Usage that is counted again after the restore is included.
+    pub fn needs_look_up(&self, restored_at: Option<Millis>) -> bool {
+        restored_at.is_some_and(|restored_at| {
+            self.first_at < restored_at && self.looked_up_at.is_none_or(|at| at < restored_at)
+        })
+    }
+
+    /// The start of the hour in which its meter event is, or would be.
+    pub fn event_hour(&self) -> Millis {
+        let at = self
+            .event_timestamp
+            .or(self.bill_at)
+            .unwrap_or_else(|| Ord::max(self.first_at, self.window_start));
+        at.saturating_sub(at.rem_euclid(HOUR_MS))
     }
 }
 
@@ -294,6 +322,7 @@ mod tests {
             Transition::MarkCustomerDeleted,
             Transition::MarkUnknown,
             Transition::SendUnderNewIdentifier,
+            Transition::SendAfterLookUp,
             Transition::MarkTooLate,
             Transition::Confirm,
             Transition::MarkMissing,
@@ -325,7 +354,7 @@ mod tests {
             .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
         {
             let is_proven_absent =
-                state == State::Unknown && event == Transition::SendUnderNewIdentifier;
+                state == State::Unknown && matches!(event, Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp);
             if state.after(&event) == Some(State::Closed) && !is_proven_absent {
                 assert_eq!(event, Transition::Retry, "{state:?}");
             }

@@ -15,6 +15,7 @@ pub(crate) mod job_cursor;
 pub(crate) mod lease;
 pub(crate) mod report_decision;
 pub(crate) mod report_run;
+pub(crate) mod sending;
 pub(crate) mod subscription;
 pub(crate) mod subscription_change;
 pub(crate) mod usage_report;

@@ -30,6 +30,7 @@ stored_enum! {
     UsageReportKind of Kind {
         Usage = "usage",
         Correction = "correction",
+        AlreadySent = "already_sent",
     }
 }
 
@@ -87,6 +88,8 @@ pub(crate) struct Model {
     pub(crate) bill_at: Option<i64>,
     /// When Stripe's totals were seen to contain it.
     pub(crate) confirmed_at: Option<i64>,
+    /// When it was looked up at Stripe after a restore.
+    pub(crate) looked_up_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

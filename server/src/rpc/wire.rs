@@ -172,6 +172,7 @@ pub(super) fn kind(number: i32) -> Result<Option<Kind>, Violation> {
         Ok(v1::UsageReportKind::Unspecified) => Ok(None),
         Ok(v1::UsageReportKind::Usage) => Ok(Some(Kind::Usage)),
         Ok(v1::UsageReportKind::Correction) => Ok(Some(Kind::Correction)),
+        Ok(v1::UsageReportKind::AlreadySent) => Ok(Some(Kind::AlreadySent)),
         Err(_) => Err(Violation::invalid(
             "kind",
             format!("kind is {number}, which is not a kind of usage report"),
@@ -268,6 +269,7 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
     let kind = match report.kind {
         Kind::Usage => v1::UsageReportKind::Usage,
         Kind::Correction => v1::UsageReportKind::Correction,
+        Kind::AlreadySent => v1::UsageReportKind::AlreadySent,
     };
     let window = Interval {
         start: report.window_start,

@@ -15,6 +15,7 @@ use super::{
     connection::Transaction,
     corrections::{Change, check_stays_above},
     links::read_links_of,
+    sending::restored_at,
 };
 use crate::{
     domain::{
@@ -65,7 +66,11 @@ impl Store {
             tx.rollback().await?;
             return repeated(report, last.as_ref(), new.action);
         };
+        // It is looked up again. Under its own identifier Stripe can still refuse it.
+        let is_looked_up =
+            new.action == Action::Retry && report.needs_look_up(restored_at(&tx).await?);
         let generation = match new.action {
+            Action::Retry if is_looked_up => report.generation,
             Action::Retry | Action::BillInCurrentPeriod => report.generation.saturating_add(1),
             Action::WriteOff => report.generation,
         };
@@ -92,6 +97,11 @@ impl Store {
             let stamp = report
                 .event_timestamp
                 .filter(|stamp| new.action == Action::Retry && is_young(stamp));
+            // Whoever bills it now has decided that it was not billed before.
+            let looked_up_at = match new.action {
+                Action::BillInCurrentPeriod => Some(now),
+                Action::Retry | Action::WriteOff => report.looked_up_at,
+            };
             let bill_at = match new.action {
                 Action::BillInCurrentPeriod => Some(now),
                 Action::Retry | Action::WriteOff => report.bill_at,
@@ -100,7 +110,8 @@ impl Store {
                 .col_expr(Column::Customer, Expr::value(customer))
                 .col_expr(Column::EventTimestamp, Expr::value(stamp))
                 .col_expr(Column::BillAt, Expr::value(bill_at))
-                .col_expr(Column::Attempts, Expr::value(0_i32))
+                .col_expr(Column::LookedUpAt, Expr::value(looked_up_at))
+                .col_expr(Column::Attempts, Expr::value(if is_looked_up { report.attempts } else { 0 }))
                 .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::LastSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::ReportedAt, Expr::value(None::<i64>))

@@ -1,4 +1,4 @@
-//! The ledger check: the sum of all commits equals the sum of all reports without corrections.
+//! The ledger check: the sum of all commits equals the sum of all reports of counted usage.
 
 use std::collections::BTreeMap;
 
@@ -63,6 +63,8 @@ impl Store {
                     let name = State::from(state).name().to_owned();
                     totals.reports.insert(name, sum);
                 }
+                // Increments of a lost commit: they are not in `commits` either.
+                Some(UsageReportKind::AlreadySent) => {}
                 Some(UsageReportKind::Correction) => {
                     totals.corrections = totals.corrections.saturating_add(sum);
                 }

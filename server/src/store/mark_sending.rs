@@ -12,6 +12,7 @@ use super::{
     boundaries::read_boundaries,
     connection::Transaction,
     send::{Rules, Task},
+    sending::restored_at,
 };
 use crate::{
     domain::{
@@ -39,6 +40,7 @@ impl Store {
         let tx = self.begin().await?;
         due.sort_unstable_by_key(|report| report.id);
         let contexts = lock_contexts(&tx, &due).await?;
+        let restored_at = restored_at(&tx).await?;
         let decided: Vec<(Report, Option<SendDecision>)> = due
             .into_iter()
             .map(|report| {
@@ -54,7 +56,22 @@ impl Store {
         for (report, decision) in decided {
             let retry_at = retry_at(&report);
             let task = match decision {
-                None => mark_delivery_check(&tx, report, retry_at).await?,
+                None => mark_check(&tx, report, restored_at, retry_at).await?,
+                Some(_) if report.needs_look_up(restored_at) => {
+                    let change = update_as_read(&report);
+                    let why = "counted before a restore; it is looked up at Stripe before it is sent";
+                    skip(&tx, change, &report, (&Transition::MarkUnknown, why), now).await?;
+                    None
+                }
+                Some(SendDecision::SendAt(_))
+                    if restored_at.is_some_and(|at| report.first_at < at) =>
+                {
+                    // Before the restore it may have been sent at any time since its invoice became final.
+                    let change = update_as_read(&report);
+                    let why = "its invoice is final, and it may have been billed in a later period before a restore";
+                    skip(&tx, change, &report, (&Transition::MarkTooLate, why), now).await?;
+                    None
+                }
                 Some(SendDecision::Wait { until, .. }) => {
                     postpone(&tx, &report, until).await?;
                     None
@@ -78,16 +95,27 @@ fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
         .filter(Column::Generation.eq(report.generation))
 }
 
-async fn mark_delivery_check(
+async fn mark_check(
     tx: &Transaction,
     report: Report,
+    restored_at: Option<Millis>,
     retry_at: Millis,
 ) -> std::result::Result<Option<Task>, DbErr> {
     let changed = update_as_read(&report)
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
         .exec(tx)
         .await?;
-    Ok((changed.rows_affected == 1).then_some(Task::CheckDelivery(report)))
+    if changed.rows_affected != 1 {
+        return Ok(None);
+    }
+    let restored_at = restored_at.filter(|_| report.needs_look_up(restored_at));
+    Ok(Some(match restored_at {
+        Some(restored_at) => Task::LookUp {
+            report,
+            restored_at,
+        },
+        None => Task::CheckDelivery(report),
+    }))
 }
 
 async fn mark(

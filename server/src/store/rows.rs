@@ -55,6 +55,7 @@ impl From<usage_report::Model> for Report {
             entered_by: row.entered_by,
             bill_at: row.bill_at,
             confirmed_at: row.confirmed_at,
+            looked_up_at: row.looked_up_at,
         }
     }
 }

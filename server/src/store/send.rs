@@ -44,6 +44,13 @@ pub(crate) enum Task {
     },
     /// Check whether an earlier attempt arrived at Stripe.
     CheckDelivery(Report),
+    /// Look up whether Stripe has it from before a restore.
+    LookUp {
+        /// The report.
+        report: Report,
+        /// When the backup was restored.
+        restored_at: Millis,
+    },
 }
 
 /// The result of a request for a report.
@@ -181,6 +188,11 @@ async fn record_result(
             .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::Generation, Expr::col(Column::Generation).add(1))
             .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
+            .col_expr(Column::NextAttemptAt, Expr::value(now)),
+        (Some(Transition::MarkUnknown), Some(next)) => change
+            .filter(Column::Attempts.eq(report.attempts))
+            .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+            .col_expr(Column::LookedUpAt, Expr::value(None::<i64>))
             .col_expr(Column::NextAttemptAt, Expr::value(now)),
         (Some(_), Some(next)) => change
             .filter(Column::Attempts.eq(report.attempts))

@@ -65,8 +65,19 @@ pub(crate) enum Failure {
     NoMeter(String),
     /// The customer does not exist or was deleted.
     NoCustomer(String),
+    /// The request's key was used before, with other content.
+    KeyReused(String),
     /// Refused: a repetition fails the same way. With Stripe's code and message.
     Refused(String),
+}
+
+/// How Stripe took a meter event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is new.
+    New,
+    /// Stripe had an event with this identifier, perhaps with other content.
+    Known,
 }
 
 impl Failure {
@@ -77,6 +88,7 @@ impl Failure {
             Self::Denied(_) => "denied",
             Self::NoMeter(_) => "no_meter",
             Self::NoCustomer(_) => "no_customer",
+            Self::KeyReused(_) => "key_reused",
             Self::Refused(_) => "refused",
         }
     }
@@ -88,6 +100,7 @@ impl Failure {
             | Self::Denied(message)
             | Self::NoMeter(message)
             | Self::NoCustomer(message)
+            | Self::KeyReused(message)
             | Self::Refused(message) => message,
         }
     }
@@ -126,11 +139,15 @@ impl Stripe {
         Ok(Self { client, meter_ids })
     }
 
-    /// Sends one meter event. An event that Stripe already has counts as a success.
+    /// Sends one meter event. An event whose identifier Stripe already has counts as a success.
     ///
     /// `request_key` must be new for each attempt, because Stripe replays a key's first answer, even a 500. The event's
     /// identifier prevents duplicates.
-    pub(crate) async fn send(&self, event: &MeterEvent, request_key: &str) -> Result<(), Failure> {
+    pub(crate) async fn send(
+        &self,
+        event: &MeterEvent,
+        request_key: &str,
+    ) -> Result<Sent, Failure> {
         let payload = HashMap::from([
             (CUSTOMER_KEY.to_owned(), event.customer.clone()),
             (VALUE_KEY.to_owned(), event.quantity.to_string()),
@@ -141,8 +158,10 @@ impl Stripe {
             .customize()
             .request_strategy(idempotent(request_key)?);
         match timed("meter_event", request.send(&self.client)).await {
-            Ok(_) => Ok(()),
-            Err(error) if message_contains(&error, "already exists with identifier") => Ok(()),
+            Ok(_) => Ok(Sent::New),
+            Err(error) if message_contains(&error, "already exists with identifier") => {
+                Ok(Sent::Known)
+            }
             Err(error) => Err(failure(&error)),
         }
     }
@@ -295,6 +314,7 @@ fn failure_of(error: &StripeError) -> Failure {
         {
             Failure::NoMeter(text)
         }
+        _ if message_contains(error, "Keys for idempotent requests") => Failure::KeyReused(text),
         _ if message_contains(error, "No such customer") => Failure::NoCustomer(text),
         400 => Failure::Refused(text),
         // For example the 404 of a wrong base URL, which does not depend on the request.

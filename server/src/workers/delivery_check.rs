@@ -7,8 +7,9 @@ use crate::{
         HOUR_MS, Millis,
         report::{MAX_GENERATION, Report, Transition},
         stream::Stream,
-        window::minute_of,
+        window::{Interval, minute_of},
     },
+    look_up::LookUp,
     store::send::SendResult,
 };
 
@@ -31,6 +32,54 @@ impl Requests {
             error,
             next_attempt_at: CHECK_INTERVAL_MS,
         }
+    }
+
+    /// Looks up whether Stripe has a report from before a restore, together with the other such reports of its hour. The
+    /// results are recorded here; the returned result changes only a report that could not be looked up.
+    pub(super) async fn look_up(
+        &self,
+        stream: &Stream,
+        report: Report,
+        restored_at: Millis,
+    ) -> SendResult {
+        let failed = match self.look_up_hour(stream, &report, restored_at).await {
+            Ok(()) => None,
+            Err(why) => Some(format!("could not be looked up at Stripe: {why}")),
+        };
+        SendResult {
+            error: failed.or_else(|| report.last_error.clone()),
+            report,
+            transition: None,
+            cannot_have_arrived: false,
+            next_attempt_at: CHECK_INTERVAL_MS,
+        }
+    }
+
+    async fn look_up_hour(
+        &self,
+        stream: &Stream,
+        report: &Report,
+        restored_at: Millis,
+    ) -> Result<(), String> {
+        let event_name = self
+            .event_name(&stream.meter)
+            .ok_or_else(|| format!("meter {:?} is no longer configured", stream.meter))?;
+        let now = self.store.now().await.map_err(|error| error.to_string())?;
+        let hour = report.event_hour();
+        let look_up = LookUp {
+            store: &self.store,
+            stripe: &self.stripe,
+            stream,
+            event_name: &event_name,
+            range: Interval {
+                start: hour,
+                end: hour.saturating_add(HOUR_MS),
+            },
+            restored_at: Some(restored_at),
+            records: true,
+        };
+        let compared = look_up.compare(now).await;
+        compared.map(|_| ()).map_err(|error| error.to_string())
     }
 
     /// The transition of the report, if the check decides it, and the reason. The error is why the check failed.

@@ -14,7 +14,7 @@ use crate::{
         stream::Stream,
     },
     store::{Store, send::SendResult},
-    stripe::{Failure, MeterEvent, Stripe},
+    stripe::{Failure, MeterEvent, Sent, Stripe},
 };
 
 /// The longest wait before a request is repeated.
@@ -67,11 +67,18 @@ pub(super) struct Mark {
 /// was paused for a day would otherwise repeat an event whose identifier Stripe has forgotten.
 const MARK_VALID: Duration = LEASE;
 
+/// The error of a report that Stripe knows although this database has not sent it.
+const KNOWN: &str = "Stripe has an event with its identifier, and this database has not sent it";
+/// Why sending pauses then.
+pub(super) const RESTORED: &str = "Stripe knows a report that this database has not sent: the database was restored from a backup or copied; run `usage-server restore`";
+
 /// What Stripe rejects regardless of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     KeyRefused,
     Meter(String),
+    /// Stripe knows a report that this database has not sent: it was restored from a backup, or copied.
+    Restored,
 }
 
 impl Requests {
@@ -105,12 +112,18 @@ impl Requests {
             timestamp: report.event_timestamp.unwrap_or(report.window_start),
             identifier: name.clone(),
         };
+        let is_first = report.looked_up_at.is_none();
         let answer = self
             .stripe
             .send(&event, &format!("{name}-{}", report.attempts))
             .await;
         let (transition, pause) = match &answer {
-            Ok(()) => (Some(Transition::Accept), None),
+            // Stripe knows it, and this database did not send it. It may have other content at Stripe.
+            Ok(Sent::Known) | Err(Failure::KeyReused(_)) if is_first && !may_have_arrived => {
+                (Some(Transition::MarkUnknown), Some(Pause::Restored))
+            }
+            Ok(Sent::New | Sent::Known) => (Some(Transition::Accept), None),
+            Err(Failure::KeyReused(_)) => (Some(Transition::MarkUnknown), None),
             Err(Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
@@ -118,7 +131,11 @@ impl Requests {
             Err(Failure::NoCustomer(_)) => (Some(Transition::MarkCustomerDeleted), None),
             Err(Failure::Refused(_)) => (Some(Transition::Reject), None),
         };
-        let error = answer.err().map(|failure| failure.message().to_owned());
+        let error = match &answer {
+            Ok(Sent::Known) if pause.is_some() => Some(KNOWN.to_owned()),
+            Ok(_) => None,
+            Err(failure) => Some(failure.message().to_owned()),
+        };
         match &error {
             None => tracing::debug!(report = %report.id, "Stripe accepted a meter event"),
             Some(error) => {

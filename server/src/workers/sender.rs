@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     job::{Job, Next, Spec, Turn},
-    send_event::{Ended, MAX_RETRY, Mark, Pause, Requests, backoff_ms, duration},
+    send_event::{Ended, MAX_RETRY, Mark, Pause, RESTORED, Requests, backoff_ms, duration},
     tasks::Tasks,
     wake::Signals,
 };
@@ -59,6 +59,8 @@ pub(crate) struct Sender {
     cursor: Option<Stream>,
     paused_until: Option<Instant>,
     paused_meters: HashMap<String, Instant>,
+    /// Why sending is to be paused in the database.
+    pauses_because: Option<&'static str>,
 }
 
 impl Sender {
@@ -76,6 +78,7 @@ impl Sender {
             cursor: None,
             paused_until: None,
             paused_meters: HashMap::new(),
+            pauses_because: None,
         }
     }
 
@@ -144,7 +147,9 @@ impl Sender {
     }
 
     fn start(&mut self, task: Task, mark: Mark) {
-        let (Task::Send { report, .. } | Task::CheckDelivery(report)) = &task;
+        let (Task::Send { report, .. }
+        | Task::CheckDelivery(report)
+        | Task::LookUp { report, .. }) = &task;
         let Some(stream) = stream_of(report) else {
             return;
         };
@@ -166,6 +171,13 @@ impl Sender {
                     send_result: requests.check_delivery(&stream, report).await,
                     pause: None,
                 },
+                Task::LookUp {
+                    report,
+                    restored_at,
+                } => Ended {
+                    send_result: requests.look_up(&stream, report, restored_at).await,
+                    pause: None,
+                },
             }
         });
     }
@@ -183,6 +195,10 @@ impl Sender {
 
     /// Records the results in one transaction. If that fails, they are kept and nothing is sent in this run.
     async fn record(&mut self, now: Millis) -> Result<()> {
+        if let Some(why) = self.pauses_because {
+            self.requests.store.pause_sending(why, now).await?;
+            self.pauses_because = None;
+        }
         if self.unrecorded.is_empty() {
             return Ok(());
         }
@@ -205,6 +221,10 @@ impl Sender {
                     "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
                 );
                 self.paused_until = Some(until);
+            }
+            Pause::Restored => {
+                tracing::error!(why = RESTORED, "sending is paused");
+                self.pauses_because = Some(RESTORED);
             }
             Pause::Meter(meter) => {
                 tracing::error!(%meter, "Stripe has no active meter with this event name: its reports wait");
@@ -239,6 +259,13 @@ impl Job for Sender {
         let ended = self.in_progress.ended();
         self.take_ended(ended, now);
         self.record(now).await?;
+        let sending = self.requests.store.sending().await?;
+        metrics::sending_paused(sending.paused().is_some());
+        if let Some(why) = sending.paused() {
+            self.requests.store.explain_pause(why).await?;
+            self.signals.progress.notify_waiters();
+            return Ok(Next::Wait);
+        }
         if self.is_paused() {
             // Another replica may have a key that Stripe accepts.
             return Ok(if self.in_progress.is_empty() {

@@ -1,0 +1,344 @@
+//! Queries of the look-up after a restore: the reports of a customer and meter by the hour of their events, and the
+//! results of comparing them with Stripe.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, IntoActiveModel as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
+};
+use uuid::Uuid;
+
+use super::{Store, connection::Transaction, rows};
+use crate::{
+    domain::{
+        HOUR_MS, Millis,
+        account_id::AccountId,
+        report::{Kind, Report, State, Transition},
+        restore::{AtStripe, Candidate},
+        stream::Stream,
+        window::{Interval, event_timestamp, minute_of},
+    },
+    entity::usage_report::{self, Column, UsageReportKind, UsageReportState},
+    error::Result,
+};
+
+/// The maximum number of reports that are decided together.
+const CANDIDATES_READ: u64 = 20_000;
+/// What an entry of usage that Stripe already has says.
+const ENTERED_BY: &str = "usage-server restore";
+const ENTERED_WHY: &str = "at Stripe, and not in the restored backup";
+
+/// The reports of a stream with events in one hour.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HourReports {
+    /// The total that Stripe is known to have.
+    pub(crate) accepted: i64,
+    /// The total that was entered as already sent.
+    pub(crate) already_sent: i64,
+    /// The total of other reports that Stripe may have: without an answer, or accepted so recently that its total may
+    /// lack them. Nothing can be decided then.
+    pub(crate) uncertain: i64,
+    /// Whether there is any of them.
+    pub(crate) has_uncertain: bool,
+    /// The reports to decide.
+    pub(crate) candidates: Vec<Report>,
+    /// The minutes that have an event.
+    pub(crate) taken: Vec<Millis>,
+}
+
+impl HourReports {
+    /// The reports to decide, as the rule takes them.
+    pub(crate) fn to_decide(&self, restored_at: Option<Millis>) -> Vec<Candidate> {
+        let of_one = |report: &Report| Candidate {
+            quantity: report.quantity,
+            is_repeated: report.kind == Kind::Usage
+                && report.attempts == 0
+                && report.first_sent_at.is_none()
+                && report.closed_at > restored_at,
+        };
+        self.candidates.iter().map(of_one).collect()
+    }
+}
+
+/// The decisions of one hour.
+#[derive(Clone, Debug)]
+pub(crate) struct HourDecision<'a> {
+    /// The customer and meter.
+    pub(crate) stream: &'a Stream,
+    /// The start of the hour.
+    pub(crate) hour: Millis,
+    /// The reports, and what Stripe has of each.
+    pub(crate) reports: &'a [(Report, AtStripe)],
+    /// The minutes that have an event.
+    pub(crate) taken: Vec<Millis>,
+    /// Why reports stay undecided.
+    pub(crate) why: String,
+}
+
+impl Store {
+    /// The start of the oldest hour of a stream with a report to decide.
+    pub(crate) async fn oldest_candidate_hour(
+        &self,
+        stream: &Stream,
+        restored_at: Option<Millis>,
+    ) -> Result<Option<Millis>> {
+        let candidates = self.candidates(stream, restored_at).await?;
+        Ok(candidates.iter().map(Report::event_hour).min())
+    }
+
+    /// The reports of a stream by the hour of their events.
+    pub(crate) async fn hours_of(
+        &self,
+        stream: &Stream,
+        range: Interval,
+        restored_at: Option<Millis>,
+    ) -> Result<BTreeMap<Millis, HourReports>> {
+        let mut hours: BTreeMap<Millis, HourReports> = BTreeMap::new();
+        for report in self.stream_events(stream, range).await? {
+            let hour = hours.entry(report.event_hour()).or_default();
+            if let Some(at) = report.event_timestamp {
+                hour.taken.push(minute_of(at).start);
+            }
+            if is_candidate(&report, restored_at) {
+                continue;
+            }
+            let quantity = report.quantity;
+            let is_recent = restored_at.is_some() && report.reported_at >= restored_at;
+            match report.state {
+                State::Accepted | State::Confirmed if report.kind == Kind::AlreadySent => {
+                    hour.already_sent = hour.already_sent.saturating_add(quantity);
+                }
+                State::Confirmed => hour.accepted = hour.accepted.saturating_add(quantity),
+                State::Accepted if !is_recent => {
+                    hour.accepted = hour.accepted.saturating_add(quantity);
+                }
+                State::Accepted | State::Missing | State::Sending | State::Unknown => {
+                    hour.has_uncertain = true;
+                    hour.uncertain = hour.uncertain.saturating_add(quantity);
+                }
+                _ => {}
+            }
+        }
+        for report in self.candidates(stream, restored_at).await? {
+            let hour = report.event_hour();
+            if (range.start..range.end).contains(&hour) {
+                hours.entry(hour).or_default().candidates.push(report);
+            }
+        }
+        Ok(hours)
+    }
+
+    /// The reports of a stream to decide, oldest first.
+    async fn candidates(
+        &self,
+        stream: &Stream,
+        restored_at: Option<Millis>,
+    ) -> Result<Vec<Report>> {
+        let found = usage_report::Entity::find()
+            // A literal: both engines use a partial index only for a condition without bound values.
+            .filter(Expr::cust("state = 'unknown'"))
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
+            .order_by_asc(Column::Id)
+            .limit(CANDIDATES_READ)
+            .all(&self.reader)
+            .await?;
+        let mut found: Vec<Report> = rows::all(found);
+        found.retain(|report| is_candidate(report, restored_at));
+        Ok(found)
+    }
+
+    /// Records what Stripe has of the reports of an hour. A report that changed meanwhile keeps its state.
+    pub(crate) async fn record_look_up(
+        &self,
+        decision: &HourDecision<'_>,
+        now: Millis,
+    ) -> Result<()> {
+        let tx = self.begin().await?;
+        let mut taken = decision.taken.clone();
+        let mut in_order: Vec<&(Report, AtStripe)> = decision.reports.iter().collect();
+        in_order.sort_unstable_by_key(|(report, _)| report.id);
+        for (report, at_stripe) in in_order {
+            record(&tx, decision, (report, *at_stripe), &mut taken, now).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Sets how much of an hour was entered as already sent.
+    pub(crate) async fn set_already_sent(
+        &self,
+        (stream, hour): (&Stream, Millis),
+        account_id: &AccountId,
+        quantity: i64,
+        now: Millis,
+    ) -> Result<()> {
+        let tx = self.begin().await?;
+        let known = usage_report::Entity::find()
+            .filter(Column::Customer.eq(&stream.customer))
+            .filter(Column::Meter.eq(&stream.meter))
+            .filter(Column::EventTimestamp.eq(hour))
+            .filter(Column::Kind.eq(UsageReportKind::AlreadySent))
+            .lock_exclusive()
+            .one(&tx)
+            .await?;
+        match known {
+            Some(row) if quantity <= 0 => {
+                usage_report::Entity::delete_by_id((row.account_id, row.id))
+                    .exec(&tx)
+                    .await?;
+            }
+            Some(row) => {
+                usage_report::Entity::update_many()
+                    .col_expr(Column::Quantity, Expr::value(quantity))
+                    .filter(Column::AccountId.eq(row.account_id))
+                    .filter(Column::Id.eq(row.id))
+                    .exec(&tx)
+                    .await?;
+            }
+            None if quantity <= 0 => {}
+            None => {
+                let row = already_sent(stream, hour, account_id, quantity, now);
+                usage_report::Entity::insert(row)
+                    .exec_without_returning(&tx)
+                    .await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn is_candidate(report: &Report, restored_at: Option<Millis>) -> bool {
+    report.state == State::Unknown && report.needs_look_up(restored_at)
+}
+
+fn already_sent(
+    stream: &Stream,
+    hour: Millis,
+    account_id: &AccountId,
+    quantity: i64,
+    now: Millis,
+) -> usage_report::ActiveModel {
+    let end = hour.saturating_add(HOUR_MS);
+    usage_report::ActiveModel {
+        account_id: Set(account_id.clone()),
+        id: Set(Uuid::now_v7()),
+        meter: Set(stream.meter.clone()),
+        window_start: Set(hour),
+        window_end: Set(end),
+        period_end: Set(Some(end)),
+        closed_at: Set(Some(now)),
+        quantity: Set(quantity),
+        first_at: Set(hour),
+        last_at: Set(hour),
+        state: Set(UsageReportState::Confirmed),
+        straddled: Set(false),
+        generation: Set(0),
+        event_timestamp: Set(Some(hour)),
+        customer: Set(Some(stream.customer.clone())),
+        attempts: Set(0),
+        kind: Set(UsageReportKind::AlreadySent),
+        note: Set(Some(ENTERED_WHY.to_owned())),
+        entered_by: Set(Some(ENTERED_BY.to_owned())),
+        reported_at: Set(Some(now)),
+        confirmed_at: Set(Some(now)),
+        looked_up_at: Set(Some(now)),
+        ..Default::default()
+    }
+}
+
+async fn record(
+    tx: &Transaction,
+    decision: &HourDecision<'_>,
+    (report, at_stripe): (&Report, AtStripe),
+    taken: &mut Vec<Millis>,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let change = usage_report::Entity::update_many()
+        .filter(Column::AccountId.eq(&report.account_id))
+        .filter(Column::Id.eq(report.id))
+        .filter(Column::State.eq(UsageReportState::from(report.state)))
+        .filter(Column::Generation.eq(report.generation))
+        .filter(Column::Attempts.eq(report.attempts));
+    let sent_again = report.state.after(&Transition::SendAfterLookUp);
+    let included = report
+        .state
+        .after(&Transition::Accept)
+        .and_then(|state| state.after(&Transition::Confirm));
+    let (Some(sent_again), Some(included)) = (sent_again, included) else {
+        return Ok(());
+    };
+    let change = match at_stripe {
+        AtStripe::Undecided => change
+            .col_expr(Column::LastError, Expr::value(decision.why.as_str()))
+            .col_expr(Column::NextAttemptAt, Expr::value(now.saturating_add(HOUR_MS))),
+        AtStripe::All => change
+            .col_expr(Column::State, Expr::value(UsageReportState::from(included)))
+            .col_expr(Column::EventTimestamp, Expr::value(stamp(report, taken, now)))
+            .col_expr(Column::ReportedAt, Expr::value(now))
+            .col_expr(Column::ConfirmedAt, Expr::value(now))
+            .col_expr(Column::LookedUpAt, Expr::value(now))
+            .col_expr(Column::LastError, Expr::value(None::<String>)),
+        AtStripe::Nothing | AtStripe::Part(_) => change
+            .col_expr(Column::State, Expr::value(UsageReportState::from(sent_again)))
+            .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
+            .col_expr(Column::LookedUpAt, Expr::value(now))
+            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .col_expr(Column::LastError, Expr::value(None::<String>)),
+    };
+    let AtStripe::Part(part) = at_stripe else {
+        return change.exec(tx).await.map(|_| ());
+    };
+    let rest = report.quantity.saturating_sub(part);
+    let changed = change
+        .col_expr(Column::Quantity, Expr::value(rest))
+        .exec(tx)
+        .await?;
+    if changed.rows_affected == 1 {
+        split_off(tx, report, part, stamp(report, taken, now), now).await?;
+    }
+    Ok(())
+}
+
+/// The part of a report that Stripe has becomes a separate report, so that the rest is one event.
+async fn split_off(
+    tx: &Transaction,
+    report: &Report,
+    part: i64,
+    stamp: Millis,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let id = (report.account_id.clone(), report.id);
+    let row = usage_report::Entity::find_by_id(id).one(tx).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("a report that was changed".to_owned()))?;
+    let row = usage_report::ActiveModel {
+        id: Set(Uuid::now_v7()),
+        quantity: Set(part),
+        state: Set(UsageReportState::Confirmed),
+        event_timestamp: Set(Some(stamp)),
+        reported_at: Set(Some(now)),
+        confirmed_at: Set(Some(now)),
+        next_attempt_at: Set(None),
+        ..row.into_active_model().reset_all()
+    };
+    usage_report::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+}
+
+/// The timestamp of a report's event, which is the one that it would have got. It is then in the right hour.
+fn stamp(report: &Report, taken: &mut Vec<Millis>, now: Millis) -> Millis {
+    let stamp = report.event_timestamp.unwrap_or_else(|| {
+        let start = report.bill_at.unwrap_or(report.window_start);
+        let end = Ord::min(
+            report.event_hour().saturating_add(HOUR_MS),
+            report.window_end.max(start.saturating_add(1)),
+        );
+        event_timestamp(Interval { start, end }, now, taken)
+    });
+    taken.push(minute_of(stamp).start);
+    stamp
+}

@@ -1,0 +1,228 @@
+//! Queries of the row that says whether reports are sent, and of what a restore changes at once: the pause, the reports
+//! that were open, and the reports that were not sent.
+
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _,
+    QuerySelect as _, Statement,
+    sea_query::{Expr, ExprTrait as _},
+};
+
+use super::{
+    Store,
+    close::{close_reports, open_reports},
+    connection::Transaction,
+};
+use crate::{
+    domain::{Millis, account_id::AccountId, report::State},
+    entity::{
+        commit, lease,
+        sending::{self, Column},
+        usage_report::{self, UsageReportState},
+    },
+    error::Result,
+};
+
+/// The number of open reports that one transaction closes.
+const REPORTS_PER_PAGE: u64 = 200;
+/// The reason of a pause that `usage-server restore` began.
+pub(crate) const RESTORING: &str =
+    "a restored backup is being compared with Stripe; run `usage-server restore` again";
+
+/// Whether reports are sent, and what is known of the last restore.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sending {
+    /// Since when nothing is sent.
+    pub(crate) paused_at: Option<Millis>,
+    /// Why nothing is sent.
+    pub(crate) paused_why: Option<String>,
+    /// The last moment that the restored backup contains.
+    pub(crate) backup_at: Option<Millis>,
+    /// When the backup was restored.
+    pub(crate) restored_at: Option<Millis>,
+    /// The Stripe account and mode of the first send, such as `acct_1 live`.
+    pub(crate) stripe_account: Option<String>,
+}
+
+impl Sending {
+    /// Why nothing is sent, if so.
+    pub(crate) fn paused(&self) -> Option<&str> {
+        self.paused_at?;
+        Some(self.paused_why.as_deref().unwrap_or("sending is paused"))
+    }
+}
+
+/// A customer that was billed, and an account that it belonged to.
+#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
+pub(crate) struct BilledCustomer {
+    /// The Stripe customer.
+    pub(crate) customer: String,
+    /// The account.
+    pub(crate) account_id: AccountId,
+}
+
+impl Store {
+    /// Whether reports are sent.
+    pub(crate) async fn sending(&self) -> Result<Sending> {
+        Ok(read_sending(&self.reader).await?)
+    }
+
+    /// Pauses sending, unless it is paused already.
+    pub(crate) async fn pause_sending(&self, why: &str, now: Millis) -> Result<()> {
+        sending::Entity::update_many()
+            .col_expr(Column::PausedAt, Expr::value(now))
+            .col_expr(Column::PausedWhy, Expr::value(why))
+            .filter(Column::Id.eq(1))
+            .filter(Column::PausedAt.is_null())
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Gives the reason of a pause to the reports that wait for its end, so that a run does not wait for them.
+    pub(crate) async fn explain_pause(&self, why: &str) -> Result<()> {
+        // The states are literals: both engines use a partial index only for a condition without bound values.
+        let sql = "UPDATE usage_reports SET last_error = $1 \
+            WHERE state IN ('closed', 'sending', 'unknown') AND customer IS NOT NULL AND last_error IS NULL";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [why.into()]);
+        self.writer.execute_raw(statement).await?;
+        Ok(())
+    }
+
+    /// The last moment at which this database was written, as far as its rows show.
+    pub(crate) async fn last_activity(&self) -> Result<Option<Millis>> {
+        use usage_report::Column as R;
+        let latest = |found: Option<Option<Millis>>| found.flatten();
+        let committed = commit::Entity::find()
+            .select_only()
+            .column_as(commit::Column::CommittedAt.max(), "at")
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        let ran = lease::Entity::find()
+            .select_only()
+            .column_as(lease::Column::LastRunAt.max(), "at")
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        let mut found = vec![latest(committed), latest(ran)];
+        for column in [R::ClosedAt, R::LastSentAt, R::ReportedAt, R::ConfirmedAt] {
+            let at = usage_report::Entity::find()
+                .select_only()
+                .column_as(column.max(), "at")
+                .into_tuple()
+                .one(&self.reader)
+                .await?;
+            found.push(latest(at));
+        }
+        Ok(found.into_iter().flatten().max())
+    }
+
+    /// Begins a restore: pauses sending, and remembers until when the backup goes. A restore that was interrupted goes on
+    /// with the times of its start. Returns the row.
+    pub(crate) async fn begin_restore(&self, backup_at: Millis, now: Millis) -> Result<Sending> {
+        let tx = self.begin().await?;
+        let before = read_sending(&tx).await?;
+        if before.paused() != Some(RESTORING) {
+            sending::Entity::update_many()
+                .col_expr(Column::PausedAt, Expr::value(now))
+                .col_expr(Column::PausedWhy, Expr::value(RESTORING))
+                .col_expr(Column::BackupAt, Expr::value(backup_at))
+                .col_expr(Column::RestoredAt, Expr::value(now))
+                .filter(Column::Id.eq(1))
+                .exec(&tx)
+                .await?;
+        }
+        let after = read_sending(&tx).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Closes one page of the open reports, so that new usage gets new reports. Returns the number of reports.
+    pub(crate) async fn close_restored_page(&self, restored_at: Millis) -> Result<usize> {
+        let tx = self.begin_within_boundaries().await?;
+        let reports = open_reports(Millis::MAX)
+            .limit(REPORTS_PER_PAGE)
+            .lock_exclusive()
+            .all(&tx)
+            .await?;
+        close_reports(&tx, &reports, restored_at, None).await?;
+        tx.commit().await?;
+        Ok(reports.len())
+    }
+
+    /// Makes every report of a customer that would be sent `unknown`: Stripe may have it. Returns their number.
+    pub(crate) async fn doubt_unsent(&self, restored_at: Millis, now: Millis) -> Result<u64> {
+        use usage_report::Column as R;
+        let waiting = [State::Closed, State::Sending].map(UsageReportState::from);
+        let changed = usage_report::Entity::update_many()
+            .col_expr(R::State, Expr::value(UsageReportState::Unknown))
+            .col_expr(R::NextAttemptAt, Expr::value(now))
+            .filter(R::State.is_in(waiting))
+            .filter(R::Customer.is_not_null())
+            .filter(R::FirstAt.lt(restored_at))
+            .filter(
+                R::LookedUpAt
+                    .is_null()
+                    .or(R::LookedUpAt.lt(restored_at)),
+            )
+            .exec(&self.writer)
+            .await?;
+        Ok(changed.rows_affected)
+    }
+
+    /// Ends the pause.
+    pub(crate) async fn resume_sending(&self) -> Result<()> {
+        let tx = self.begin().await?;
+        let why = read_sending(&tx).await?.paused_why;
+        sending::Entity::update_many()
+            .col_expr(Column::PausedAt, Expr::value(None::<i64>))
+            .col_expr(Column::PausedWhy, Expr::value(None::<String>))
+            .filter(Column::Id.eq(1))
+            .exec(&tx)
+            .await?;
+        if let Some(why) = why {
+            usage_report::Entity::update_many()
+                .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
+                .filter(usage_report::Column::LastError.eq(why))
+                .exec(&tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Customers that accounts are or were billed to, ordered by customer, after the given one; each with one of its
+    /// accounts.
+    pub(crate) async fn billed_customers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<BilledCustomer>> {
+        let sql = "SELECT customer, MAX(account_id) AS account_id FROM account_links \
+            WHERE customer IS NOT NULL AND customer > $1 GROUP BY customer ORDER BY customer LIMIT $2";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let statement =
+            Statement::from_sql_and_values(self.backend(), sql, [after.into(), limit.into()]);
+        Ok(BilledCustomer::find_by_statement(statement)
+            .all(&self.reader)
+            .await?)
+    }
+}
+
+/// Reads the row.
+pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Result<Sending, DbErr> {
+    let row = sending::Entity::find_by_id(1).one(db).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the row of the table sending".to_owned()))?;
+    Ok(Sending {
+        paused_at: row.paused_at,
+        paused_why: row.paused_why,
+        backup_at: row.backup_at,
+        restored_at: row.restored_at,
+        stripe_account: row.stripe_account,
+    })
+}
+
+/// The time of the last restore.
+pub(super) async fn restored_at(tx: &Transaction) -> std::result::Result<Option<Millis>, DbErr> {
+    read_sending(tx).await.map(|row| row.restored_at)
+}
