@@ -28,6 +28,7 @@
 //! | draft | an invoice before it is final; until then Stripe adds usage of its period to it |
 //! | sync | reading a subscription and its invoices from Stripe into the database |
 //! | subscription change | a plan change or a cancel that this service makes, in steps that survive a crash |
+//! | restore | putting a backup of the database in place, and comparing it with Stripe before anything is sent |
 //! | verification | the comparison of Stripe's totals with what was sent |
 //! | reconciliation | counted, reported and Stripe's total side by side, for people |
 //! | ledger check | what was committed equals what all reports without corrections contain |
@@ -68,7 +69,8 @@
 //! | [`reconciliation`] | counted, reported and Stripe's total side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
-//! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, stripe setup |
+//! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, restore, stripe setup |
+| `look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |

@@ -1,7 +1,12 @@
 //! The command line of usage-server: the only file that uses anyhow or chooses an exit code. What a command does is in
 //! `commands`.
 
-use std::{fmt::Display, io::Write as _, net::SocketAddr, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{BufRead, BufReader, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
@@ -18,7 +23,7 @@ use usage_server::{
     clock::Clock,
     commands::{
         doctor::{DoctorConfig, diagnose},
-        reconcile,
+        reconcile, restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig},
@@ -48,6 +53,9 @@ enum Command {
     Migrate(DatabaseConfig),
     /// Compare what was counted, what was reported and Stripe's totals; exits with 1 on any difference.
     Reconcile(Box<reconcile::ReconcileCommand>),
+    /// After a backup was put in place: compare it with Stripe, so that nothing is billed twice; exits with 1 while
+    /// sending stays paused.
+    Restore(Box<restore::RestoreCommand>),
     /// Manage the Stripe account.
     #[command(subcommand)]
     Stripe(StripeCommand),
@@ -122,6 +130,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(command) => {
             let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
             return Ok(exit_code(is_equal));
+        }
+        Command::Restore(command) => {
+            let mut input = BufReader::new(std::io::stdin());
+            let is_terminal = std::io::stdin().is_terminal();
+            let answers = is_terminal.then_some(&mut input as &mut (dyn BufRead + Send));
+            let is_done =
+                restore::run(*command, &Clock::system(), &mut std::io::stdout(), answers).await?;
+            return Ok(exit_code(is_done));
         }
         Command::Migrate(config) => {
             config.check().map_err(anyhow::Error::msg)?;

@@ -58,7 +58,6 @@ enum Sending {
     PausedWhy,
     BackupAt,
     RestoredAt,
-    StripeAccount,
 }
 
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -67,7 +66,7 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     create_sending(manager).await
 }
 
-/// One row: whether reports are sent, what is known of the last restore, and the Stripe account that they are sent to.
+/// One row: whether reports are sent, and what is known of the last restore.
 async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use Sending as S;
     manager
@@ -81,8 +80,6 @@ async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 // The last moment that the restored backup contains.
                 .col(big_integer_null(S::BackupAt))
                 .col(big_integer_null(S::RestoredAt))
-                // The Stripe account and mode of the first send.
-                .col(text_null(S::StripeAccount))
                 .to_owned(),
         )
         .await?;

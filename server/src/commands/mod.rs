@@ -4,4 +4,5 @@
 pub mod demo;
 pub mod doctor;
 pub mod reconcile;
+pub mod restore;
 pub mod setup;

@@ -180,7 +180,7 @@ fn parse_period(text: &str) -> Result<Interval, String> {
     }
 }
 
-fn parse_time(text: &str) -> Result<Millis, String> {
+pub(super) fn parse_time(text: &str) -> Result<Millis, String> {
     if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         return Ok(midnight(date));
     }

@@ -1,4 +1,4 @@
-//! Whether reports are sent, what is known of the last restore, and the Stripe account that they are sent to: one row.
+//! Whether reports are sent, and what is known of the last restore: one row.
 
 use sea_orm::entity::prelude::*;
 
@@ -14,9 +14,6 @@ pub(crate) struct Model {
     /// The last moment that the restored backup contains.
     pub(crate) backup_at: Option<i64>,
     pub(crate) restored_at: Option<i64>,
-    /// The Stripe account and mode of the first send.
-    #[sea_orm(column_type = "Text", nullable)]
-    pub(crate) stripe_account: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -93,7 +93,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Keeps other processes from serving the database, where it is a SQLite file; waits a few seconds for one that ends.
+    /// Keeps other processes from serving or restoring the database, where it is a SQLite file; waits a few seconds for one that ends.
     ///
     /// # Errors
     /// Another process serves it.

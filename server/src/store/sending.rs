@@ -39,8 +39,6 @@ pub(crate) struct Sending {
     pub(crate) backup_at: Option<Millis>,
     /// When the backup was restored.
     pub(crate) restored_at: Option<Millis>,
-    /// The Stripe account and mode of the first send, such as `acct_1 live`.
-    pub(crate) stripe_account: Option<String>,
 }
 
 impl Sending {
@@ -218,7 +216,6 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
         paused_why: row.paused_why,
         backup_at: row.backup_at,
         restored_at: row.restored_at,
-        stripe_account: row.stripe_account,
     })
 }
 

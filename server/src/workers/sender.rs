@@ -61,6 +61,8 @@ pub(crate) struct Sender {
     paused_meters: HashMap<String, Instant>,
     /// Why sending is to be paused in the database.
     pauses_because: Option<&'static str>,
+    /// Whether a pause in the database was logged.
+    has_logged_pause: bool,
 }
 
 impl Sender {
@@ -79,6 +81,7 @@ impl Sender {
             paused_until: None,
             paused_meters: HashMap::new(),
             pauses_because: None,
+            has_logged_pause: false,
         }
     }
 
@@ -222,10 +225,7 @@ impl Sender {
                 );
                 self.paused_until = Some(until);
             }
-            Pause::Restored => {
-                tracing::error!(why = RESTORED, "sending is paused");
-                self.pauses_because = Some(RESTORED);
-            }
+            Pause::Restored => self.pauses_because = Some(RESTORED),
             Pause::Meter(meter) => {
                 tracing::error!(%meter, "Stripe has no active meter with this event name: its reports wait");
                 self.paused_meters.insert(meter, until);
@@ -262,10 +262,15 @@ impl Job for Sender {
         let sending = self.requests.store.sending().await?;
         metrics::sending_paused(sending.paused().is_some());
         if let Some(why) = sending.paused() {
+            if !self.has_logged_pause {
+                tracing::error!(why, "sending is paused: nothing reaches Stripe");
+                self.has_logged_pause = true;
+            }
             self.requests.store.explain_pause(why).await?;
             self.signals.progress.notify_waiters();
             return Ok(Next::Wait);
         }
+        self.has_logged_pause = false;
         if self.is_paused() {
             // Another replica may have a key that Stripe accepts.
             return Ok(if self.in_progress.is_empty() {

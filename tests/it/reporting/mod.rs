@@ -9,6 +9,7 @@ mod reconciliation;
 mod replicas;
 mod report_list;
 mod resolutions;
+mod restore;
 mod schedule;
 mod stripe_faults;
 mod verification;

@@ -8,6 +8,7 @@
 mod accounts;
 mod clocks;
 mod reports;
+mod sending;
 mod stripe;
 
 use std::fmt;
@@ -208,6 +209,9 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     let account = stripe::key::check(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
         stripe::check(account, &meters, store.as_ref(), clock.now(), &mut findings).await;
+    }
+    if let Some(store) = &store {
+        sending::check(store, account.as_ref(), &meters, clock.now(), &mut findings).await;
     }
     if let Some(store) = store {
         accounts::check(&store, clock.now(), &mut findings).await;

@@ -69,8 +69,8 @@ fn check_state(state: State, totals: &GroupTotals) -> Option<Finding> {
             "link the account to another customer and retry, or write them off",
         ),
         State::Unknown => (
-            "Stripe did not answer for 23 h, and its totals do not show whether it has them",
-            "compare with the customer's meter events in Stripe's dashboard, then retry or write them off",
+            "Stripe did not answer for 23 h, or has them from before a restore, and its totals do not show it",
+            "compare with the customer's meter events in Stripe's dashboard; a retry looks them up again if they are from before a restore. Bill them in the current period only if Stripe lacks them, else write them off",
         ),
         State::Missing => (
             "Stripe accepted them, but its totals do not contain them",

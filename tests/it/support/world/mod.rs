@@ -2,6 +2,7 @@
 //!
 //! Every test ends with [`World::finish`], which makes the ledger check.
 
+mod backup;
 pub(crate) mod billing;
 pub(crate) mod engine;
 pub(crate) mod http;
@@ -28,6 +29,7 @@ use crate::support::{
     memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy, statements,
 };
 
+pub(crate) use backup::Backup;
 pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};

@@ -135,6 +135,18 @@ impl World {
         self.expire_leases().await;
     }
 
+    /// Waits until no report of any account is left to send, or to look up.
+    pub(crate) async fn wait_until_all_sent(&self) {
+        let now = self.clock.now();
+        let due = format!(
+            "usage_reports WHERE state IN ('closed', 'sending') OR state = 'unknown' AND next_attempt_at <= {now}"
+        );
+        self.wait_until("every report to be sent", || async {
+            self.count_rows(&due).await == 0
+        })
+        .await;
+    }
+
     /// Waits until every report of an account is in one of these states. Fails with the actual states.
     pub(crate) async fn wait_until_reports_are(&self, account: &str, states: &[ReportState]) {
         let are_all = async || {

@@ -1,0 +1,300 @@
+//! `usage-server restore`: after a backup of the database was put in place, compares it with Stripe, so that nothing is
+//! billed twice.
+//!
+//! It pauses sending, closes the reports that were open, and decides by Stripe's totals which reports Stripe has. It
+//! prints what Stripe has beyond that, enters it after a confirmation, and ends the pause. Every step can be repeated:
+//! run it again after an interruption.
+
+mod print;
+
+use std::{
+    io::{BufRead, Write},
+    num::NonZeroU32,
+};
+
+use clap::Args;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use self::print::{Totals, print_result};
+use super::reconcile::parse_time;
+use crate::{
+    clock::Clock,
+    config::{DatabaseConfig, MetersConfig, StripeConfig},
+    domain::{Millis, account_id::AccountId, meter::Meters, stream::Stream},
+    error::Error,
+    look_up::{ComparedHour, LookUp, LookUpError, hours_since},
+    store::Store,
+    stripe::{Failure, Stripe},
+};
+
+/// Totals read from Stripe a second.
+const READS_PER_SEC: u32 = 20;
+/// The number of customers that one query reads.
+const CUSTOMERS_PER_PAGE: u64 = 500;
+/// The maximum number of hours that are entered. Beyond it the backup is of another Stripe account.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// The flags of the command.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreCommand {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// The Stripe account.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
+
+    /// The meters.
+    #[command(flatten)]
+    pub meters: MetersConfig,
+
+    /// When the backup was made, as an RFC 3339 time. Default: the last change in the database. Set it if a server has
+    /// run on the restored database.
+    #[arg(long, value_parser = parse_time)]
+    pub backup_at: Option<Millis>,
+
+    /// Enter what Stripe has beyond the database without asking.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub yes: bool,
+
+    /// Print what would be done, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A setting is wrong, or the database or Stripe cannot be used.
+    #[error("{0}")]
+    Failed(String),
+    /// The output cannot be written, or the answer cannot be read.
+    #[error("cannot print or read the answer")]
+    Io(#[from] std::io::Error),
+}
+
+impl From<Error> for RestoreError {
+    fn from(error: Error) -> Self {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        Self::Failed(cause.unwrap_or_else(|| error.to_string()))
+    }
+}
+
+impl From<sea_orm::DbErr> for RestoreError {
+    fn from(error: sea_orm::DbErr) -> Self {
+        Self::Failed(format!("the database cannot be used: {error}"))
+    }
+}
+
+/// What Stripe has of one hour beyond the database.
+#[derive(Clone, Debug)]
+struct Entry {
+    account_id: AccountId,
+    stream: Stream,
+    hour: ComparedHour,
+}
+
+/// The dependencies of the steps.
+struct Restore<'a> {
+    store: &'a Store,
+    stripe: Stripe,
+    meters: Meters,
+    rate: DefaultDirectRateLimiter,
+    is_dry_run: bool,
+    backup_at: Millis,
+    restored_at: Millis,
+}
+
+/// Compares a restored database with Stripe. Returns whether reports are sent again. `answers` is where the confirmation
+/// is read from; without it, nothing is entered unless the flags say so.
+///
+/// # Errors
+/// See [`RestoreError`]. Sending stays paused.
+pub async fn run(
+    command: RestoreCommand,
+    clock: &Clock,
+    out: &mut (impl Write + Send),
+    answers: Option<&mut (dyn BufRead + Send)>,
+) -> Result<bool, RestoreError> {
+    command.database.check().map_err(RestoreError::Failed)?;
+    let url = &command.database.database_url;
+    let _lock = Store::lock(url).await?;
+    let store = Store::open_existing(url, command.database.database_connections)
+        .await?
+        .with_clock(clock.clone());
+    let done = restore(&command, &store, out, answers).await;
+    let closed = store.close().await;
+    let done = done?;
+    closed?;
+    Ok(done)
+}
+
+async fn restore(
+    command: &RestoreCommand,
+    store: &Store,
+    out: &mut (impl Write + Send),
+    answers: Option<&mut (dyn BufRead + Send)>,
+) -> Result<bool, RestoreError> {
+    if store.pending_migrations().await? > 0 {
+        let why = "the backup has an older schema; run `usage-server migrate`, then run this again";
+        return Err(RestoreError::Failed(why.to_owned()));
+    }
+    let meters = command.meters.read().map_err(RestoreError::Failed)?;
+    let key = command.stripe.key().map_err(RestoreError::Failed)?;
+    let key = key.ok_or_else(|| {
+        RestoreError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
+    })?;
+    let stripe = Stripe::new(key, command.stripe.stripe_api_base.as_deref());
+    let now = store.now().await?;
+    let found = store.last_activity().await?;
+    let backup_at = command.backup_at.or(found).unwrap_or(now).min(now);
+    let mut restore = Restore {
+        store,
+        stripe: stripe.map_err(RestoreError::Failed)?,
+        meters,
+        rate: RateLimiter::direct(Quota::per_second(
+            NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
+        )),
+        is_dry_run: command.dry_run,
+        backup_at,
+        restored_at: now,
+    };
+    restore.prepare(command.backup_at, now).await?;
+    let (entries, totals) = restore.compare(now).await?;
+    let lost = (restore.backup_at, restore.restored_at);
+    print_result(out, lost, &entries, &totals, command.dry_run)?;
+    if command.dry_run {
+        return Ok(store.sending().await?.paused().is_none());
+    }
+    if !entries.is_empty() && !command.yes && !confirm(out, answers)? {
+        writeln!(
+            out,
+            "Nothing was entered. Sending stays paused: run this again, with --yes to enter without asking."
+        )?;
+        return Ok(false);
+    }
+    for entry in &entries {
+        let place = (&entry.stream, entry.hour.hour);
+        store
+            .set_already_sent(place, &entry.account_id, entry.hour.already_sent, now)
+            .await?;
+    }
+    store.resume_sending().await?;
+    writeln!(out, "Done. Reports are sent again when the server runs.")?;
+    Ok(true)
+}
+
+fn confirm(
+    out: &mut impl Write,
+    answers: Option<&mut (dyn BufRead + Send)>,
+) -> Result<bool, RestoreError> {
+    let Some(answers) = answers else {
+        return Ok(false);
+    };
+    write!(out, "Enter this as usage already sent? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    answers.read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+impl Restore<'_> {
+    /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the times of a restore
+    /// that was begun.
+    async fn prepare(&mut self, stated: Option<Millis>, now: Millis) -> Result<(), RestoreError> {
+        let row = if self.is_dry_run {
+            self.store.sending().await?
+        } else {
+            self.store.begin_restore(self.backup_at, now).await?
+        };
+        if row.paused_at.is_some() {
+            self.backup_at = stated.or(row.backup_at).unwrap_or(self.backup_at);
+            self.restored_at = row.restored_at.unwrap_or(now);
+        }
+        if self.is_dry_run {
+            return Ok(());
+        }
+        // Each page closes what is open, so it ends when counting is slower than closing.
+        while self.store.close_restored_page(self.restored_at).await? > 0 {}
+        self.store.doubt_unsent(self.restored_at, now).await?;
+        Ok(())
+    }
+
+    /// Compares every customer and meter with Stripe, and records which reports Stripe has.
+    async fn compare(&self, now: Millis) -> Result<(Vec<Entry>, Totals), RestoreError> {
+        let mut entries = Vec::new();
+        let mut totals = Totals::default();
+        let mut after = String::new();
+        loop {
+            let page = self
+                .store
+                .billed_customers(&after, CUSTOMERS_PER_PAGE)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok((entries, totals));
+            };
+            after.clone_from(&last.customer);
+            for billed in page {
+                for meter in self.meters.all() {
+                    let stream = Stream {
+                        customer: billed.customer.clone(),
+                        meter: meter.name.to_string(),
+                    };
+                    let hours = self.compare_stream(&stream, &meter.event_name, now).await?;
+                    for hour in hours {
+                        totals.add(&hour);
+                        // What was entered before and is no longer at Stripe is taken back.
+                        if hour.already_sent > 0 || hour.entered > 0 {
+                            entries.push(Entry {
+                                account_id: billed.account_id.clone(),
+                                stream: stream.clone(),
+                                hour,
+                            });
+                        }
+                    }
+                    if entries.len() > MAX_ENTRIES {
+                        let why = format!(
+                            "Stripe has usage of more than {MAX_ENTRIES} hours that the database lacks: check STRIPE_SECRET_KEY and --backup-at"
+                        );
+                        return Err(RestoreError::Failed(why));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn compare_stream(
+        &self,
+        stream: &Stream,
+        event_name: &str,
+        now: Millis,
+    ) -> Result<Vec<ComparedHour>, RestoreError> {
+        let restored_at = Some(self.restored_at);
+        let oldest = self
+            .store
+            .oldest_candidate_hour(stream, restored_at)
+            .await?;
+        let since = oldest.map_or(self.backup_at, |hour| hour.min(self.backup_at));
+        self.rate.until_ready().await;
+        let look_up = LookUp {
+            store: self.store,
+            stripe: &self.stripe,
+            stream,
+            event_name,
+            range: hours_since(since, now),
+            restored_at,
+            records: !self.is_dry_run,
+        };
+        match look_up.compare(now).await {
+            // Nothing can be read, and nothing can be sent.
+            Err(LookUpError::Stripe(Failure::NoCustomer(_) | Failure::NoMeter(_))) => Ok(Vec::new()),
+            compared => compared.map_err(|error| {
+                RestoreError::Failed(format!(
+                    "customer {}, meter {}: {error}; sending stays paused, run this again",
+                    stream.customer, stream.meter
+                ))
+            }),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Restoring a backup: nothing is billed twice, however old the backup is, and also if callers repeat their usage.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::Fault;
+use usage_client::{ForceReport, Increment, PutAccount, ReportKind, ReportState};
+use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
+
+use crate::support::world::{Backup, World, hours_ago, on_both_engines, on_sqlite, within};
+
+const EVENTS: &str = "/v1/billing/meter_events";
+const ACCOUNTS: [&str; 5] = ["grown", "waiting", "same", "unsent", "later"];
+
+on_both_engines!(
+    a_restore_at_once_bills_nothing_twice,
+    a_restore_after_1_hour_bills_nothing_twice,
+    a_restore_after_25_hours_bills_nothing_twice,
+    a_restore_after_40_hours_bills_nothing_twice,
+    a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent,
+    sending_stays_paused_until_a_restore_is_confirmed,
+    a_dry_run_changes_nothing,
+    an_account_that_was_linked_after_the_backup_is_not_billed_twice,
+);
+
+on_sqlite!(a_restore_beside_a_running_server_is_refused);
+
+fn backup_at() -> DateTime<Utc> {
+    hours_ago(60) + TimeDelta::minutes(30)
+}
+
+async fn count(world: &World, account: &str, key: &str, quantity: i64, minutes: i64) {
+    let at = backup_at() + TimeDelta::minutes(minutes);
+    let increment = Increment::new(account)
+        .quantity(quantity)
+        .key(format!("{account}-{key}"))
+        .timestamp(at);
+    world.client().increment(increment).await.expect("counted");
+}
+
+async fn link(world: &World, account: &str) {
+    let customer = format!("cus_{account}");
+    let from = backup_at() - TimeDelta::days(2);
+    let link = PutAccount::stripe(account, customer).bill_from(from);
+    world.client().put_account(link).await.expect("a link");
+}
+
+/// Requests with meter events of an account fail.
+async fn fail(world: &World, account: &str) {
+    let fault = Fault::drop_connection().always().on_path(EVENTS);
+    let fault = fault.on_customer(&format!("cus_{account}"));
+    world.stripe().script(fault).await.unwrap();
+}
+
+/// Usage that callers repeat after the restore: what was counted after the backup.
+async fn count_after_the_backup(world: &World) {
+    count(world, "grown", "b", 7, -5).await;
+    count(world, "later", "c", 6, 1).await;
+}
+
+async fn count_before_the_failure(world: &World) {
+    count(world, "grown", "d", 100, 6).await;
+    count(world, "later", "e", 50, 6).await;
+}
+
+/// A backup with open, waiting and unsent reports. After it, all but one were sent, one of them with more usage; some
+/// more usage was acknowledged and not sent. Then the backup is put back, some hours later.
+async fn put_back_after(world: &mut World, hours: i64) -> Backup {
+    world.freeze(backup_at()).await;
+    for account in ACCOUNTS {
+        let customer = format!("cus_{account}");
+        world.stripe().create_customer(&customer).await.unwrap();
+        link(world, account).await;
+    }
+    count(world, "grown", "a", 10, -10).await;
+    count(world, "waiting", "a", 4, -10).await;
+    count(world, "same", "a", 3, -10).await;
+    count(world, "unsent", "a", 5, -10).await;
+    fail(world, "waiting").await;
+    let only = ForceReport::accounts(["waiting"]);
+    drop(world.client().force_report(only).await.unwrap());
+    world
+        .wait_until_reports_are("waiting", &[ReportState::Sending])
+        .await;
+    let backup = world.back_up().await;
+    world.stripe().clear_faults().await.unwrap();
+    fail(world, "unsent").await;
+    world.move_clocks(backup_at() + TimeDelta::minutes(5)).await;
+    count_after_the_backup(world).await;
+    drop(
+        world
+            .client()
+            .force_report(ForceReport::all())
+            .await
+            .unwrap(),
+    );
+    for account in ["grown", "waiting", "same", "later"] {
+        let sent = [ReportState::Accepted, ReportState::Confirmed];
+        world.wait_until_reports_are(account, &sent).await;
+    }
+    count_before_the_failure(world).await;
+    world.put_back(&backup).await;
+    world.stripe().clear_faults().await.unwrap();
+    let now = backup_at() + TimeDelta::hours(hours) + TimeDelta::minutes(10);
+    world.move_clocks(now).await;
+    backup
+}
+
+async fn totals(world: &World) -> [i64; 5] {
+    let mut totals = [0; 5];
+    for (total, account) in totals.iter_mut().zip(ACCOUNTS) {
+        *total = world
+            .stripe_total(&format!("cus_{account}"), "api_calls")
+            .await;
+    }
+    totals
+}
+
+async fn counted(world: &World) -> [i64; 5] {
+    let mut totals = [0; 5];
+    for (total, account) in totals.iter_mut().zip(ACCOUNTS) {
+        *total = world.usage(account).await.0;
+    }
+    totals
+}
+
+/// Lets hours pass, with a run in each, until Stripe has everything.
+async fn report_until(world: &World, expected: [i64; 5]) {
+    let mut now = DateTime::from_timestamp_millis(world.clock.now()).unwrap();
+    for _ in 0..4 {
+        world.report_all().await;
+        now += TimeDelta::minutes(61);
+        world.move_clocks(now).await;
+        world.wait_until_all_sent().await;
+    }
+    assert_eq!(totals(world).await, expected, "at Stripe");
+    assert_eq!(counted(world).await, expected, "counted");
+}
+
+async fn restored_after(mut world: World, hours: i64) {
+    put_back_after(&mut world, hours).await;
+    assert_eq!(totals(&world).await, [17, 4, 3, 0, 6]);
+    let (is_done, printed) = world.restore(true, false).await;
+    assert!(is_done, "{printed}");
+    for part in [
+        "13 units that the database lacks",
+        "1 reports with 5 units",
+        "spool",
+        "import",
+    ] {
+        assert!(printed.contains(part), "{part} in {printed}");
+    }
+    world.start_server().await;
+    // What Stripe has is shown; what was neither sent nor in the backup is lost.
+    assert_eq!(counted(&world).await, [17, 4, 3, 5, 6]);
+    let now = (world.clock.now() - backup_at().timestamp_millis()) / 60_000;
+    count(&world, "grown", "new", 1, now).await;
+    report_until(&world, [18, 4, 3, 5, 6]).await;
+    // Run again, it finds nothing.
+    world.stop().await;
+    let (_, printed) = world.restore(true, false).await;
+    assert!(printed.contains("Stripe has nothing"), "{printed}");
+    world.start_server().await;
+    // Callers repeat everything from the backup on, with their keys.
+    count_after_the_backup(&world).await;
+    count_before_the_failure(&world).await;
+    report_until(&world, [118, 4, 3, 5, 56]).await;
+    world.finish().await;
+}
+
+async fn a_restore_at_once_bills_nothing_twice(world: World) {
+    restored_after(world, 0).await;
+}
+
+async fn a_restore_after_1_hour_bills_nothing_twice(world: World) {
+    restored_after(world, 1).await;
+}
+
+async fn a_restore_after_25_hours_bills_nothing_twice(world: World) {
+    restored_after(world, 25).await;
+}
+
+async fn a_restore_after_40_hours_bills_nothing_twice(world: World) {
+    restored_after(world, 40).await;
+}
+
+/// The doctor's line of a check.
+async fn doctor_says(world: &World, check: &str) -> (Severity, String) {
+    let config = world.config();
+    let config = DoctorConfig {
+        database: config.database,
+        stripe: config.stripe,
+        meters: config.meters,
+        schedule: config.schedule,
+    };
+    let diagnosis = within("a diagnosis", diagnose(&config, &world.clock))
+        .await
+        .unwrap();
+    let mut findings = diagnosis.findings.into_iter();
+    let found = findings.find(|finding| finding.check == check).unwrap();
+    (found.severity, found.to_string())
+}
+
+async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut world: World) {
+    put_back_after(&mut world, 1).await;
+    // The server is started without the command.
+    let (severity, totals_line) = doctor_says(&world, "totals").await;
+    assert_eq!(severity, Severity::Bad, "{totals_line}");
+    assert!(
+        totals_line.contains("usage-server restore"),
+        "{totals_line}"
+    );
+    world.start_server().await;
+    world.report_all().await;
+    let grown = world.reports("grown").await.remove(0);
+    assert_eq!(grown.state, ReportState::Unknown, "{grown:?}");
+    let (severity, line) = doctor_says(&world, "sending").await;
+    assert_eq!(severity, Severity::Bad);
+    assert!(line.contains("usage-server restore"), "{line}");
+    assert_eq!(totals(&world).await, [17, 4, 3, 0, 6]);
+    world.stop().await;
+    let (is_done, printed) = world.restore(true, false).await;
+    assert!(is_done, "{printed}");
+    world.start_server().await;
+    report_until(&world, [17, 4, 3, 5, 6]).await;
+    assert_eq!(doctor_says(&world, "sending").await.0, Severity::Ok);
+    assert_eq!(doctor_says(&world, "totals").await.0, Severity::Ok);
+    world.finish().await;
+}
+
+async fn sending_stays_paused_until_a_restore_is_confirmed(mut world: World) {
+    put_back_after(&mut world, 25).await;
+    // There is no terminal to confirm at.
+    let (is_done, printed) = world.restore(false, false).await;
+    assert!(
+        !is_done && printed.contains("Sending stays paused"),
+        "{printed}"
+    );
+    world.start_server().await;
+    count(&world, "same", "new", 2, 25 * 60).await;
+    world.report_all().await;
+    let reports = world.reports("same").await;
+    let error = reports[0].last_error.clone().unwrap_or_default();
+    assert!(error.contains("usage-server restore"), "{reports:?}");
+    assert_eq!(totals(&world).await, [17, 4, 3, 0, 6]);
+    world.stop().await;
+    assert!(world.restore(true, false).await.0);
+    world.start_server().await;
+    report_until(&world, [17, 4, 5, 5, 6]).await;
+    let entered = world.reports("grown").await;
+    let entered = entered
+        .iter()
+        .find(|one| one.kind == ReportKind::AlreadySent);
+    assert_eq!(entered.map(|one| one.quantity), Some(7));
+    world.finish().await;
+}
+
+async fn a_dry_run_changes_nothing(mut world: World) {
+    put_back_after(&mut world, 25).await;
+    let (_, printed) = world.restore(false, true).await;
+    assert!(printed.contains("dry run"), "{printed}");
+    assert_eq!(
+        world
+            .count_rows("usage_reports WHERE state = 'unknown'")
+            .await,
+        0
+    );
+    assert_eq!(
+        world
+            .count_rows("sending WHERE paused_at IS NULL AND restored_at IS NULL")
+            .await,
+        1
+    );
+    world.finish().await;
+}
+
+async fn an_account_that_was_linked_after_the_backup_is_not_billed_twice(mut world: World) {
+    world.freeze(backup_at()).await;
+    count(&world, "new", "a", 10, -10).await;
+    let backup = world.back_up().await;
+    world.stripe().create_customer("cus_new").await.unwrap();
+    link(&world, "new").await;
+    count(&world, "new", "b", 2, -9).await;
+    world.report_all().await;
+    assert_eq!(world.stripe_total("cus_new", "api_calls").await, 12);
+    world.put_back(&backup).await;
+    world.move_clocks(backup_at() + TimeDelta::hours(40)).await;
+    world.restore(true, false).await;
+    world.start_server().await;
+    link(&world, "new").await;
+    world.report_all().await;
+    let confirmed = [ReportState::Confirmed];
+    world.wait_until_reports_are("new", &confirmed).await;
+    assert_eq!(world.stripe_total("cus_new", "api_calls").await, 12);
+    world.finish().await;
+}
+
+async fn a_restore_beside_a_running_server_is_refused(world: World) {
+    let refused = world.try_restore(true, false, &mut Vec::new()).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(
+        why.contains("another usage-server uses this SQLite file"),
+        "{why}"
+    );
+    world.finish().await;
+}

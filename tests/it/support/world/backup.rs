@@ -1,0 +1,95 @@
+//! Backups of a world's database, put in place again after more was counted and sent.
+
+use std::path::PathBuf;
+
+use sea_orm::DatabaseConnection;
+use tokio::sync::OnceCell;
+use usage_server::commands::restore::{self, RestoreCommand, RestoreError};
+
+use super::{Engine, World, within};
+use crate::support::postgres::{self, Template};
+
+/// A copy of the database.
+pub(crate) enum Backup {
+    Sqlite(PathBuf),
+    Postgres(Template),
+}
+
+impl World {
+    /// Makes a backup, and goes on with the database.
+    pub(crate) async fn back_up(&mut self) -> Backup {
+        self.stop().await;
+        self.disconnect().await;
+        let backup = match self.engine {
+            Engine::Sqlite => {
+                let copy = self.sqlite_file().with_extension("backup");
+                std::fs::copy(self.sqlite_file(), &copy).expect("a copy");
+                Backup::Sqlite(copy)
+            }
+            Engine::Postgres => {
+                let cluster = postgres::cluster().expect("PostgreSQL");
+                let template = cluster.create_template(&self.database_url);
+                let template = template.expect("a template");
+                self.database_url = cluster.create_database_from(&template).expect("a copy");
+                Backup::Postgres(template)
+            }
+        };
+        self.start_server().await;
+        backup
+    }
+
+    /// Stops the server, and puts a backup in place of its database.
+    pub(crate) async fn put_back(&mut self, backup: &Backup) {
+        self.stop().await;
+        self.disconnect().await;
+        self.database_url = match backup {
+            Backup::Sqlite(file) => {
+                let restored = file.with_extension("restored");
+                std::fs::copy(file, &restored).expect("a copy");
+                format!("sqlite://{}", restored.display())
+            }
+            Backup::Postgres(template) => {
+                let cluster = postgres::cluster().expect("PostgreSQL");
+                cluster.create_database_from(template).expect("a copy")
+            }
+        };
+    }
+
+    /// Runs `usage-server restore`. Returns whether reports are sent again, and what it printed.
+    pub(crate) async fn restore(&self, yes: bool, dry_run: bool) -> (bool, String) {
+        let mut printed = Vec::new();
+        let done = self.try_restore(yes, dry_run, &mut printed).await;
+        let printed = String::from_utf8(printed).expect("text");
+        (done.expect("a restore"), printed)
+    }
+
+    pub(crate) async fn try_restore(
+        &self,
+        yes: bool,
+        dry_run: bool,
+        printed: &mut Vec<u8>,
+    ) -> Result<bool, RestoreError> {
+        let config = self.config();
+        let command = RestoreCommand {
+            database: config.database,
+            stripe: config.stripe,
+            meters: config.meters,
+            backup_at: None,
+            yes,
+            dry_run,
+        };
+        within(
+            "a restore",
+            restore::run(command, &self.clock, printed, None),
+        )
+        .await
+    }
+
+    async fn disconnect(&mut self) {
+        let database: Option<DatabaseConnection> =
+            std::mem::replace(&mut self.database, OnceCell::new()).into_inner();
+        if let Some(database) = database {
+            database.close().await.expect("a clean end");
+        }
+    }
+}
