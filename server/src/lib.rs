@@ -70,7 +70,7 @@
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
 //! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, restore, stripe setup |
-| `look_up` | after a restore: which reports of an hour Stripe has |
+//! | `look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |

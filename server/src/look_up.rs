@@ -68,11 +68,18 @@ pub(crate) enum LookUpError {
 impl LookUp<'_> {
     /// Compares every hour of the range that has reports or a total at Stripe.
     pub(crate) async fn compare(&self, now: Millis) -> Result<Vec<ComparedHour>, LookUpError> {
-        let hours = self.store.hours_of(self.stream, self.range, self.restored_at);
+        let hours = self
+            .store
+            .hours_of(self.stream, self.range, self.restored_at);
         let mut hours = hours.await?;
         let totals = self
             .stripe
-            .totals(self.event_name, &self.stream.customer, self.range, Grouping::Hour)
+            .totals(
+                self.event_name,
+                &self.stream.customer,
+                self.range,
+                Grouping::Hour,
+            )
             .await
             .map_err(LookUpError::Stripe)?;
         let starts: BTreeSet<Millis> = hours.keys().chain(totals.keys()).copied().collect();
@@ -102,10 +109,14 @@ impl LookUp<'_> {
         if reports.has_uncertain {
             result.reports = vec![AtStripe::Undecided; candidates.len()];
             // What the others may be is not entered.
-            result.already_sent = result.already_sent.saturating_sub(reports.uncertain.max(0)).max(0);
+            result.already_sent = result
+                .already_sent
+                .saturating_sub(reports.uncertain.max(0))
+                .max(0);
         }
         let why = if reports.has_uncertain {
-            "another report of its hour has no final answer yet; it is looked up again in an hour".to_owned()
+            "another report of its hour has no final answer yet; it is looked up again in an hour"
+                .to_owned()
         } else {
             format!(
                 "counted before a restore, and Stripe has {beyond} more units of its hour than the database: this does not show whether Stripe has it"

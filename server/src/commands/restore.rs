@@ -288,7 +288,9 @@ impl Restore<'_> {
         };
         match look_up.compare(now).await {
             // Nothing can be read, and nothing can be sent.
-            Err(LookUpError::Stripe(Failure::NoCustomer(_) | Failure::NoMeter(_))) => Ok(Vec::new()),
+            Err(LookUpError::Stripe(Failure::NoCustomer(_) | Failure::NoMeter(_))) => {
+                Ok(Vec::new())
+            }
             compared => compared.map_err(|error| {
                 RestoreError::Failed(format!(
                     "customer {}, meter {}: {error}; sending stays paused, run this again",

@@ -168,10 +168,9 @@ impl State {
                 Some(Self::CustomerDeleted)
             }
             (Self::Closed | Self::Sending, Transition::MarkUnknown) => Some(Self::Unknown),
-            (
-                Self::Unknown,
-                Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp,
-            ) => Some(Self::Closed),
+            (Self::Unknown, Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp) => {
+                Some(Self::Closed)
+            }
             // `Sending` and `Unknown` become too late only if no attempt can have arrived.
             (
                 Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown,
@@ -353,8 +352,11 @@ mod tests {
             .iter()
             .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
         {
-            let is_proven_absent =
-                state == State::Unknown && matches!(event, Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp);
+            let is_proven_absent = state == State::Unknown
+                && matches!(
+                    event,
+                    Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp
+                );
             if state.after(&event) == Some(State::Closed) && !is_proven_absent {
                 assert_eq!(event, Transition::Retry, "{state:?}");
             }

@@ -161,7 +161,10 @@ mod tests {
     #[test]
     fn a_report_that_grew_after_the_backup_is_at_stripe() {
         let result = decide_hour(17, &[candidate(10, false)]);
-        assert_eq!((result.reports, result.already_sent), (vec![AtStripe::All], 7));
+        assert_eq!(
+            (result.reports, result.already_sent),
+            (vec![AtStripe::All], 7)
+        );
     }
 
     #[test]
@@ -169,7 +172,10 @@ mod tests {
         let result = decide_hour(0, &[candidate(10, false), candidate(3, true)]);
         assert_eq!(result.reports, [AtStripe::Nothing; 2]);
         // Stripe's total can be smaller than what it is known to have accepted.
-        assert_eq!(decide_hour(-4, &[candidate(10, false)]).reports, [AtStripe::Nothing]);
+        assert_eq!(
+            decide_hour(-4, &[candidate(10, false)]).reports,
+            [AtStripe::Nothing]
+        );
     }
 
     #[test]
@@ -180,7 +186,11 @@ mod tests {
 
     #[test]
     fn of_repeated_usage_only_what_stripe_lacks_is_sent() {
-        let candidates = [candidate(10, false), candidate(20, true), candidate(5, true)];
+        let candidates = [
+            candidate(10, false),
+            candidate(20, true),
+            candidate(5, true),
+        ];
         let result = decide_hour(22, &candidates);
         assert_eq!(
             result.reports,

@@ -111,7 +111,10 @@ impl Store {
                 .col_expr(Column::EventTimestamp, Expr::value(stamp))
                 .col_expr(Column::BillAt, Expr::value(bill_at))
                 .col_expr(Column::LookedUpAt, Expr::value(looked_up_at))
-                .col_expr(Column::Attempts, Expr::value(if is_looked_up { report.attempts } else { 0 }))
+                .col_expr(
+                    Column::Attempts,
+                    Expr::value(if is_looked_up { report.attempts } else { 0 }),
+                )
                 .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::LastSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::ReportedAt, Expr::value(None::<i64>))

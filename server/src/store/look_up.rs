@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, IntoActiveModel as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
+    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _,
+    IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -273,16 +273,25 @@ async fn record(
     let change = match at_stripe {
         AtStripe::Undecided => change
             .col_expr(Column::LastError, Expr::value(decision.why.as_str()))
-            .col_expr(Column::NextAttemptAt, Expr::value(now.saturating_add(HOUR_MS))),
+            .col_expr(
+                Column::NextAttemptAt,
+                Expr::value(now.saturating_add(HOUR_MS)),
+            ),
         AtStripe::All => change
             .col_expr(Column::State, Expr::value(UsageReportState::from(included)))
-            .col_expr(Column::EventTimestamp, Expr::value(stamp(report, taken, now)))
+            .col_expr(
+                Column::EventTimestamp,
+                Expr::value(stamp(report, taken, now)),
+            )
             .col_expr(Column::ReportedAt, Expr::value(now))
             .col_expr(Column::ConfirmedAt, Expr::value(now))
             .col_expr(Column::LookedUpAt, Expr::value(now))
             .col_expr(Column::LastError, Expr::value(None::<String>)),
         AtStripe::Nothing | AtStripe::Part(_) => change
-            .col_expr(Column::State, Expr::value(UsageReportState::from(sent_again)))
+            .col_expr(
+                Column::State,
+                Expr::value(UsageReportState::from(sent_again)),
+            )
             .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
             .col_expr(Column::LookedUpAt, Expr::value(now))
             .col_expr(Column::NextAttemptAt, Expr::value(now))

@@ -59,7 +59,8 @@ impl Store {
                 None => mark_check(&tx, report, restored_at, retry_at).await?,
                 Some(_) if report.needs_look_up(restored_at) => {
                     let change = update_as_read(&report);
-                    let why = "counted before a restore; it is looked up at Stripe before it is sent";
+                    let why =
+                        "counted before a restore; it is looked up at Stripe before it is sent";
                     skip(&tx, change, &report, (&Transition::MarkUnknown, why), now).await?;
                     None
                 }

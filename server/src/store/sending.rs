@@ -158,11 +158,7 @@ impl Store {
             .filter(R::State.is_in(waiting))
             .filter(R::Customer.is_not_null())
             .filter(R::FirstAt.lt(restored_at))
-            .filter(
-                R::LookedUpAt
-                    .is_null()
-                    .or(R::LookedUpAt.lt(restored_at)),
-            )
+            .filter(R::LookedUpAt.is_null().or(R::LookedUpAt.lt(restored_at)))
             .exec(&self.writer)
             .await?;
         Ok(changed.rows_affected)
@@ -210,7 +206,8 @@ impl Store {
 /// Reads the row.
 pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Result<Sending, DbErr> {
     let row = sending::Entity::find_by_id(1).one(db).await?;
-    let row = row.ok_or_else(|| DbErr::RecordNotFound("the row of the table sending".to_owned()))?;
+    let row =
+        row.ok_or_else(|| DbErr::RecordNotFound("the row of the table sending".to_owned()))?;
     Ok(Sending {
         paused_at: row.paused_at,
         paused_why: row.paused_why,

@@ -150,9 +150,8 @@ impl Sender {
     }
 
     fn start(&mut self, task: Task, mark: Mark) {
-        let (Task::Send { report, .. }
-        | Task::CheckDelivery(report)
-        | Task::LookUp { report, .. }) = &task;
+        let (Task::Send { report, .. } | Task::CheckDelivery(report) | Task::LookUp { report, .. }) =
+            &task;
         let Some(stream) = stream_of(report) else {
             return;
         };

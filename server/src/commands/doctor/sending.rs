@@ -104,7 +104,9 @@ fn check_totals(compared: usize, larger: &[String]) -> Finding {
     if larger.is_empty() {
         return Finding::ok(
             TOTALS,
-            format!("Stripe's hourly totals of the last days match the database, for {compared} customers"),
+            format!(
+                "Stripe's hourly totals of the last days match the database, for {compared} customers"
+            ),
         );
     }
     Finding::bad(

@@ -42,9 +42,9 @@ pub(super) fn print_result(
     if entries.is_empty() {
         writeln!(out, "Stripe has nothing that the database lacks.")?;
     } else {
-        let sum = entries
-            .iter()
-            .fold(0_i64, |sum, entry| sum.saturating_add(entry.hour.already_sent));
+        let sum = entries.iter().fold(0_i64, |sum, entry| {
+            sum.saturating_add(entry.hour.already_sent)
+        });
         writeln!(out, "Stripe has {sum} units that the database lacks:")?;
         writeln!(out, "{}", table(entries))?;
         if let Some(more @ 1..) = entries.len().checked_sub(MAX_ROWS) {
@@ -84,7 +84,15 @@ pub(super) fn print_result(
 fn table(entries: &[Entry]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["account", "customer", "meter", "hour", "Stripe", "database", "already sent"]);
+    table.set_header([
+        "account",
+        "customer",
+        "meter",
+        "hour",
+        "Stripe",
+        "database",
+        "already sent",
+    ]);
     for entry in entries.iter().take(MAX_ROWS) {
         table.add_row([
             entry.account_id.to_string(),
