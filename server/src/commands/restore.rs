@@ -245,7 +245,7 @@ impl Restore<'_> {
                     for hour in hours {
                         totals.add(&hour);
                         // What was entered before and is no longer at Stripe is taken back.
-                        if hour.already_sent > 0 || hour.entered > 0 {
+                        if hour.already_sent != hour.entered {
                             entries.push(Entry {
                                 account_id: billed.account_id.clone(),
                                 stream: stream.clone(),

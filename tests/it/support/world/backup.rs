@@ -58,7 +58,7 @@ impl World {
     /// Runs `usage-server restore`. Returns whether reports are sent again, and what it printed.
     pub(crate) async fn restore(&self, yes: bool, dry_run: bool) -> (bool, String) {
         let mut printed = Vec::new();
-        let done = self.try_restore(yes, dry_run, &mut printed).await;
+        let done = self.try_restore(yes, dry_run, None, &mut printed).await;
         let printed = String::from_utf8(printed).expect("text");
         (done.expect("a restore"), printed)
     }
@@ -67,6 +67,7 @@ impl World {
         &self,
         yes: bool,
         dry_run: bool,
+        backup_at: Option<i64>,
         printed: &mut Vec<u8>,
     ) -> Result<bool, RestoreError> {
         let config = self.config();
@@ -74,7 +75,7 @@ impl World {
             database: config.database,
             stripe: config.stripe,
             meters: config.meters,
-            backup_at: None,
+            backup_at,
             yes,
             dry_run,
         };
