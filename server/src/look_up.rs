@@ -54,6 +54,8 @@ pub(crate) struct ComparedHour {
     pub(crate) to_send: (usize, i64),
     /// Whether nothing could be decided yet.
     pub(crate) has_uncertain: bool,
+    /// Why reports stay undecided.
+    pub(crate) why: String,
 }
 
 /// Why a look-up failed.
@@ -131,6 +133,7 @@ impl LookUp<'_> {
             undecided: (0, 0),
             to_send: (0, 0),
             has_uncertain: reports.has_uncertain,
+            why: why.clone(),
         };
         for (candidate, at_stripe) in candidates.iter().zip(&result.reports) {
             compared.add(candidate.quantity, *at_stripe);

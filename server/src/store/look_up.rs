@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, rows};
+use super::{Store, connection::Transaction, rows, verification::EVENTS_READ};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -20,7 +20,7 @@ use crate::{
         window::{Interval, event_timestamp, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportKind, UsageReportState},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// The maximum number of reports that are decided together.
@@ -95,7 +95,15 @@ impl Store {
         restored_at: Option<Millis>,
     ) -> Result<BTreeMap<Millis, HourReports>> {
         let mut hours: BTreeMap<Millis, HourReports> = BTreeMap::new();
-        for report in self.stream_events(stream, range).await? {
+        let events = self.stream_events(stream, range).await?;
+        if u64::try_from(events.len()).is_ok_and(|len| len >= EVENTS_READ) {
+            let why = format!(
+                "customer {} has {EVENTS_READ} meter events or more since the backup: too many to compare",
+                stream.customer
+            );
+            return Err(Error::Internal(why.into()));
+        }
+        for report in events {
             let hour = hours.entry(report.event_hour()).or_default();
             if let Some(at) = report.event_timestamp {
                 hour.taken.push(minute_of(at).start);

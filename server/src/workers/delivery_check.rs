@@ -42,12 +42,12 @@ impl Requests {
         report: Report,
         restored_at: Millis,
     ) -> SendResult {
-        let failed = match self.look_up_hour(stream, &report, restored_at).await {
-            Ok(()) => None,
+        let error = match self.look_up_hour(stream, &report, restored_at).await {
+            Ok(undecided) => undecided,
             Err(why) => Some(format!("could not be looked up at Stripe: {why}")),
         };
         SendResult {
-            error: failed.or_else(|| report.last_error.clone()),
+            error,
             report,
             transition: None,
             cannot_have_arrived: false,
@@ -55,12 +55,13 @@ impl Requests {
         }
     }
 
+    /// Returns why reports of the hour stay undecided, if some do.
     async fn look_up_hour(
         &self,
         stream: &Stream,
         report: &Report,
         restored_at: Millis,
-    ) -> Result<(), String> {
+    ) -> Result<Option<String>, String> {
         let event_name = self
             .event_name(&stream.meter)
             .ok_or_else(|| format!("meter {:?} is no longer configured", stream.meter))?;
@@ -79,7 +80,9 @@ impl Requests {
             records: true,
         };
         let compared = look_up.compare(now).await;
-        compared.map(|_| ()).map_err(|error| error.to_string())
+        let compared = compared.map_err(|error| error.to_string())?;
+        let undecided = compared.into_iter().find(|one| one.undecided.0 > 0);
+        Ok(undecided.map(|one| one.why))
     }
 
     /// The transition of the report, if the check decides it, and the reason. The error is why the check failed.

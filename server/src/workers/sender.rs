@@ -33,6 +33,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_RETRIES: Millis = 30;
 /// How long a request may wait for the rate limit: shorter than its mark is valid.
 const RATE_WAIT_SECS: u32 = 5;
+/// How often new reports get the reason of a pause in the database: the query reads all that wait.
+const EXPLAIN_INTERVAL: Duration = Duration::from_secs(2);
 /// The minimum number of due reports that one query reads.
 const MIN_PAGE: usize = 64;
 
@@ -63,6 +65,8 @@ pub(crate) struct Sender {
     pauses_because: Option<&'static str>,
     /// Whether a pause in the database was logged.
     has_logged_pause: bool,
+    /// When the reports last got the reason of the pause.
+    explained: Option<Instant>,
 }
 
 impl Sender {
@@ -82,6 +86,7 @@ impl Sender {
             paused_meters: HashMap::new(),
             pauses_because: None,
             has_logged_pause: false,
+            explained: None,
         }
     }
 
@@ -265,8 +270,14 @@ impl Job for Sender {
                 tracing::error!(why, "sending is paused: nothing reaches Stripe");
                 self.has_logged_pause = true;
             }
-            self.requests.store.explain_pause(why).await?;
-            self.signals.progress.notify_waiters();
+            if self
+                .explained
+                .is_none_or(|at| at.elapsed() >= EXPLAIN_INTERVAL)
+            {
+                self.requests.store.explain_pause(why).await?;
+                self.explained = Some(Instant::now());
+                self.signals.progress.notify_waiters();
+            }
             return Ok(Next::Wait);
         }
         self.has_logged_pause = false;
