@@ -142,8 +142,6 @@ impl LookUp<'_> {
             let decided: Vec<(Report, AtStripe)> =
                 reports.candidates.into_iter().zip(result.reports).collect();
             let decision = HourDecision {
-                stream: self.stream,
-                hour,
                 reports: &decided,
                 taken: reports.taken,
                 why,

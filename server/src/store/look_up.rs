@@ -64,10 +64,6 @@ impl HourReports {
 /// The decisions of one hour.
 #[derive(Clone, Debug)]
 pub(crate) struct HourDecision<'a> {
-    /// The customer and meter.
-    pub(crate) stream: &'a Stream,
-    /// The start of the hour.
-    pub(crate) hour: Millis,
     /// The reports, and what Stripe has of each.
     pub(crate) reports: &'a [(Report, AtStripe)],
     /// The minutes that have an event.
