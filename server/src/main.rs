@@ -136,7 +136,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let is_terminal = std::io::stdin().is_terminal();
             let answers = is_terminal.then_some(&mut input as &mut (dyn BufRead + Send));
             let is_done =
-                restore::run(*command, &Clock::system(), &mut std::io::stdout(), answers).await?;
+                restore::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
             return Ok(exit_code(is_done));
         }
         Command::Migrate(config) => {

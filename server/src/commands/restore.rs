@@ -112,7 +112,7 @@ struct Restore<'a> {
 /// # Errors
 /// See [`RestoreError`]. Sending stays paused.
 pub async fn run(
-    command: RestoreCommand,
+    command: &RestoreCommand,
     clock: &Clock,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
@@ -123,7 +123,7 @@ pub async fn run(
     let store = Store::open_existing(url, command.database.database_connections)
         .await?
         .with_clock(clock.clone());
-    let done = restore(&command, &store, out, answers).await;
+    let done = restore(command, &store, out, answers).await;
     let closed = store.close().await;
     let done = done?;
     closed?;
@@ -215,7 +215,7 @@ impl Restore<'_> {
         if self.is_dry_run {
             return Ok(());
         }
-        // Each page closes what is open, so it ends when counting is slower than closing.
+        // No server counts meanwhile, so this ends.
         while self.store.close_restored_page(self.restored_at).await? > 0 {}
         self.store.doubt_unsent(self.restored_at, now).await?;
         Ok(())

@@ -89,28 +89,27 @@ impl Store {
     /// The last moment at which this database was written, as far as its rows show.
     pub(crate) async fn last_activity(&self) -> Result<Option<Millis>> {
         use usage_report::Column as R;
-        let latest = |found: Option<Option<Millis>>| found.flatten();
-        let committed = commit::Entity::find()
+        let committed: Option<Option<Millis>> = commit::Entity::find()
             .select_only()
             .column_as(commit::Column::CommittedAt.max(), "at")
             .into_tuple()
             .one(&self.reader)
             .await?;
-        let ran = lease::Entity::find()
+        let ran: Option<Option<Millis>> = lease::Entity::find()
             .select_only()
             .column_as(lease::Column::LastRunAt.max(), "at")
             .into_tuple()
             .one(&self.reader)
             .await?;
-        let mut found = vec![latest(committed), latest(ran)];
+        let mut found = vec![committed.flatten(), ran.flatten()];
         for column in [R::ClosedAt, R::LastSentAt, R::ReportedAt, R::ConfirmedAt] {
-            let at = usage_report::Entity::find()
+            let at: Option<Option<Millis>> = usage_report::Entity::find()
                 .select_only()
                 .column_as(column.max(), "at")
                 .into_tuple()
                 .one(&self.reader)
                 .await?;
-            found.push(latest(at));
+            found.push(at.flatten());
         }
         Ok(found.into_iter().flatten().max())
     }

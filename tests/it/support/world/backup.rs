@@ -81,7 +81,7 @@ impl World {
         };
         within(
             "a restore",
-            restore::run(command, &self.clock, printed, None),
+            restore::run(&command, &self.clock, printed, None),
         )
         .await
     }
