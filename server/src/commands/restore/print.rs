@@ -75,7 +75,7 @@ pub(super) fn print_result(
         out,
         "Units counted from {from} until {until} that Stripe does not have are lost, unless callers repeat them with the \
          time of their usage and their idempotency keys. The recorder of usage-client does so with its spool by itself. \
-         `usagectl import` repeats a file: import it again from {from} on, with a new progress file. Repeated usage takes \
+         `usagectl import` repeats a file: delete its `.progress` file first; rows from before the backup count once. Repeated usage takes \
          the place of what is entered here, and only what Stripe lacks of its hour is sent. Also repeat changes of \
          accounts that were made in that time."
     )
