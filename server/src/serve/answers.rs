@@ -114,7 +114,7 @@ async fn limited<B>(
 where
     B: HttpBody<Data = Bytes, Error = Status> + Send + Unpin + 'static,
 {
-    let (head, mut body) = answer.into_parts();
+    let (parts, mut body) = answer.into_parts();
     let first = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
         Poll::Ready(Some(frame)) => Poll::Ready(Some(frame)),
         Poll::Ready(None) | Poll::Pending => Poll::Ready(None),
@@ -132,7 +132,7 @@ where
         held: Some(held),
         _call: call,
     };
-    Response::from_parts(head, Body::new(body))
+    Response::from_parts(parts, Body::new(body))
 }
 
 fn refused(error: Error) -> Response<Body> {

@@ -19,8 +19,7 @@ use crate::{
     entity::{
         account_link, customer, lease,
         report_run::{self, ReportRunTrigger},
-        subscription,
-        usage_report,
+        subscription, usage_report,
     },
     error::Result,
 };
