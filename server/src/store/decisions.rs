@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, sea_query::Expr,
+    QuerySelect as _, UpdateMany, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -91,30 +91,13 @@ impl Store {
                 self.check_current_period(&tx, &report, &customer, now)
                     .await?;
             }
-            let is_young = |stamp: &Millis| {
-                *stamp > now.saturating_sub(MAX_EVENT_AGE_MS).saturating_add(HOUR_MS)
-            };
-            let stamp = report
-                .event_timestamp
-                .filter(|stamp| new.action == Action::Retry && is_young(stamp));
-            // Whoever bills it now has decided that it was not billed before.
-            let looked_up_at = match new.action {
-                Action::BillInCurrentPeriod => Some(now),
-                Action::Retry | Action::WriteOff => report.looked_up_at,
-            };
-            let bill_at = match new.action {
-                Action::BillInCurrentPeriod => Some(now),
-                Action::Retry | Action::WriteOff => report.bill_at,
+            change = if new.action == Action::BillInCurrentPeriod {
+                bill_now(change, now)
+            } else {
+                retry(change, &report, is_looked_up, now)
             };
             change = change
                 .col_expr(Column::Customer, Expr::value(customer))
-                .col_expr(Column::EventTimestamp, Expr::value(stamp))
-                .col_expr(Column::BillAt, Expr::value(bill_at))
-                .col_expr(Column::LookedUpAt, Expr::value(looked_up_at))
-                .col_expr(
-                    Column::Attempts,
-                    Expr::value(if is_looked_up { report.attempts } else { 0 }),
-                )
                 .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::LastSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::ReportedAt, Expr::value(None::<i64>))
@@ -182,6 +165,33 @@ impl Store {
         }
         Ok(decisions)
     }
+}
+
+/// Whoever bills a report now has decided that it was not billed before a restore.
+fn bill_now(
+    change: UpdateMany<usage_report::Entity>,
+    now: Millis,
+) -> UpdateMany<usage_report::Entity> {
+    change
+        .col_expr(Column::EventTimestamp, Expr::value(None::<i64>))
+        .col_expr(Column::BillAt, Expr::value(now))
+        .col_expr(Column::LookedUpAt, Expr::value(now))
+        .col_expr(Column::Attempts, Expr::value(0_i32))
+}
+
+/// A report that is looked up again keeps its identifier, so each attempt needs another key.
+fn retry(
+    change: UpdateMany<usage_report::Entity>,
+    report: &Report,
+    is_looked_up: bool,
+    now: Millis,
+) -> UpdateMany<usage_report::Entity> {
+    let oldest = now.saturating_sub(MAX_EVENT_AGE_MS).saturating_add(HOUR_MS);
+    let stamp = report.event_timestamp.filter(|stamp| *stamp > oldest);
+    let attempts = if is_looked_up { report.attempts } else { 0 };
+    change
+        .col_expr(Column::EventTimestamp, Expr::value(stamp))
+        .col_expr(Column::Attempts, Expr::value(attempts))
 }
 
 async fn last_decision(
