@@ -134,7 +134,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restore(command) => {
             let mut input = BufReader::new(std::io::stdin());
             let is_terminal = std::io::stdin().is_terminal();
-            let answers = is_terminal.then_some(&mut input as &mut (dyn BufRead + Send));
+            let input: &mut (dyn BufRead + Send) = &mut input;
+            let answers = is_terminal.then_some(input);
             let is_done =
                 restore::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
             return Ok(exit_code(is_done));
