@@ -47,6 +47,9 @@ impl Store {
             .all(&self.reader)
             .await?;
         let mut reports: Vec<Report> = super::rows::all(rows);
+        if reports.is_empty() {
+            return Ok(reports);
+        }
         let contexts = read_contexts(&self.reader, &reports).await?;
         reports.retain(|report| {
             let usage = UsageTimes::of(report);

@@ -240,8 +240,11 @@ async fn a_commit_that_reached_no_standby_is_not_acknowledged(mut world: World) 
 async fn postgresql_drops_the_connections_of_a_machine_that_is_gone(world: World) {
     before_each_commit(
         &world,
-        "IF current_setting('tcp_user_timeout') <> '30s' OR current_setting('tcp_keepalives_idle') <> '15s' \
-         THEN RAISE 'would wait for hours'; END IF;",
+        // Shown as the operating system has them, in milliseconds and seconds.
+        "IF current_setting('tcp_user_timeout') NOT IN ('30000', '30s') \
+         OR current_setting('tcp_keepalives_idle') NOT IN ('15', '15s') \
+         THEN RAISE 'would wait for hours: % %', current_setting('tcp_user_timeout'), \
+         current_setting('tcp_keepalives_idle'); END IF;",
     )
     .await;
     world.client().increment("acct").await.unwrap();

@@ -261,7 +261,7 @@ impl World {
             "the ledger is not balanced: {ledger:?}"
         );
         self.fake_stripe.stop().await;
-        statements::write_unlisted(self.engine);
+        statements::assert_listed(self.engine);
     }
 
     /// Restarts the server at a fixed time, which does not move until the clock is set.
