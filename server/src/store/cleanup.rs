@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, FromQueryResult,
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, FromQueryResult,
     QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
     sea_query::{Expr, ExprTrait as _, Func, OnConflict},
 };
@@ -35,44 +35,41 @@ struct RollUp {
 impl Store {
     /// Deletes one step of old keys and verifications; false when none are left.
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
-        let mut forgot = 0;
-        for (table, names, age, kept_ms) in [
-            (
-                "idempotency_keys",
-                "account_id, key",
-                "created_at",
-                KEYS_KEPT_MS,
-            ),
-            ("batch_keys", "key", "created_at", KEYS_KEPT_MS),
-            (
-                "verifications",
-                "customer, meter, day",
-                "day",
-                VERIFICATIONS_KEPT_MS,
-            ),
+        let mut forgot = false;
+        for (table, age, kept_ms) in [
+            ("idempotency_keys", "created_at", KEYS_KEPT_MS),
+            ("batch_keys", "created_at", KEYS_KEPT_MS),
+            ("verifications", "day", VERIFICATIONS_KEPT_MS),
         ] {
-            let oldest = now.saturating_sub(kept_ms);
-            let sql = format!(
-                "DELETE FROM {table} WHERE ({names}) IN \
-                 (SELECT {names} FROM {table} WHERE {age} < $1 LIMIT $2)"
-            );
-            let limit = i64::try_from(ROWS_PER_STEP).unwrap_or(i64::MAX);
-            let statement =
-                Statement::from_sql_and_values(self.backend(), sql, [oldest.into(), limit.into()]);
-            forgot |= self.writer.execute_raw(statement).await?.rows_affected();
+            forgot |= self.forget(table, age, now.saturating_sub(kept_ms)).await?;
         }
-        Ok(forgot > 0)
+        Ok(forgot)
     }
 
     /// Deletes one step of old webhook events, handled or not: the poll has replaced an unhandled one long ago.
     /// False when none are left.
     pub(crate) async fn forget_old_webhook_events(&self, now: Millis) -> Result<bool> {
         let oldest = now.saturating_sub(WEBHOOKS_KEPT_MS);
-        let limit = i64::try_from(ROWS_PER_STEP).unwrap_or(i64::MAX);
-        let sql = "DELETE FROM webhook_events WHERE id IN \
-                   (SELECT id FROM webhook_events WHERE received_at < $1 LIMIT $2)";
-        let values = [oldest.into(), limit.into()];
-        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        self.forget("webhook_events", "received_at", oldest).await
+    }
+
+    /// Deletes the oldest rows of a table from before a time, one step of them. Finds them by their age and deletes them
+    /// by their places: by their keys, PostgreSQL would rather read the whole table.
+    async fn forget(&self, table: &str, age: &str, oldest: Millis) -> Result<bool> {
+        let rows = |place: &str| {
+            format!(
+                "SELECT {place} FROM {table} WHERE {age} < $1 ORDER BY {age} LIMIT {ROWS_PER_STEP}"
+            )
+        };
+        let sql = if self.backend() == DbBackend::Postgres {
+            format!(
+                "DELETE FROM {table} WHERE ctid = ANY (ARRAY({}))",
+                rows("ctid")
+            )
+        } else {
+            format!("DELETE FROM {table} WHERE rowid IN ({})", rows("rowid"))
+        };
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [oldest.into()]);
         Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
     }
 

@@ -18,8 +18,8 @@ use tracing::{
 
 use super::world::Engine;
 
-/// Set to add the statements that are not listed yet, instead of failing.
-const UPDATE: &str = "UPDATE_STATEMENTS";
+/// `check` makes a test fail that sends a statement that is not listed; `update` adds it to the list.
+const SETTING: &str = "STATEMENTS";
 /// The target of the store's events.
 const TARGET: &str = "usage_server::statement";
 /// Values of a list that are kept: a planner treats one value like an equality.
@@ -38,7 +38,7 @@ pub(crate) fn record() {
 
 /// Whether lists are written instead of compared.
 pub(crate) fn is_update() -> bool {
-    std::env::var_os(UPDATE).is_some()
+    std::env::var(SETTING).is_ok_and(|setting| setting == "update")
 }
 
 /// The list of an engine.
@@ -60,7 +60,8 @@ pub(crate) fn listed(engine: Engine) -> BTreeSet<String> {
         .collect()
 }
 
-/// Fails if a statement was sent that is in no list. Each is reported once, by the first test that ends.
+/// Fails, if that is asked for, if a statement was sent that is in no list. Each is reported once, by the first test that
+/// ends.
 pub(crate) fn assert_listed(engine: Engine) {
     let is_sqlite = engine == Engine::Sqlite;
     let mut unlisted = UNLISTED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,9 +88,12 @@ pub(crate) fn assert_listed(engine: Engine) {
         }
         return;
     }
+    if std::env::var(SETTING).is_err() {
+        return;
+    }
     panic!(
-        "the plan of a new statement is not checked: run this test with {UPDATE}=1 to add it to {}, then `query_plans` \
-         with {UPDATE}=1 to add its plan, and judge the plan: {own:#?}",
+        "the plan of a new statement is not checked: run this test with {SETTING}=update to add it to {}, then \
+         `query_plans` in the same way to add its plan, and judge the plan: {own:#?}",
         file.display()
     );
 }
