@@ -15,7 +15,10 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use usage_client::{
     Increment, PutAccount,
-    proto::{PutAccountRequest, account_service_client::AccountServiceClient, put_account_request},
+    proto::{
+        FreeBilling, PutAccountRequest, account_service_client::AccountServiceClient,
+        put_account_request,
+    },
 };
 
 use crate::support::world::{Engine, World, on_both_engines};
@@ -79,7 +82,7 @@ async fn account_changes_past_their_limit_are_refused(world: World) {
         let mut client = client.clone();
         let request = PutAccountRequest {
             account_id: format!("acct-{number}"),
-            billing: Some(put_account_request::Billing::Free(Default::default())),
+            billing: Some(put_account_request::Billing::Free(FreeBilling::default())),
             ..PutAccountRequest::default()
         };
         changes.spawn(async move { client.put_account(request).await });

@@ -5,7 +5,6 @@ mod contract;
 pub(crate) mod doctor;
 mod grpc_server;
 mod http_server;
-mod query_plans;
 mod setup;
 mod setup_differences;
 mod stripe_api;

@@ -187,10 +187,8 @@ async fn a_run_interrupted_by_a_crash_is_resumed(mut world: World) {
         assert_eq!(report.state, ReportState::Open, "its server may live");
     }
     world.crash_and_restart().await;
-    world
-        .clock
-        .set((noon() + TimeDelta::seconds(31)).timestamp_millis());
-    world.restart().await;
+    // A running server would take the run over, and its stop would leave a new heartbeat.
+    restart_at(&mut world, noon() + TimeDelta::seconds(31)).await;
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
