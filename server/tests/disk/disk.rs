@@ -8,6 +8,7 @@ use usage_server::store::Store;
 use crate::{
     callers::Calls,
     faults::Faults,
+    memory_folder::memory_folder,
     power_cut::{Recording, Unsynced},
     process::Process,
 };
@@ -20,7 +21,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = memory_folder();
         let faults = Faults::create(folder.path().join("rules"));
         Self { folder, faults }
     }

@@ -12,6 +12,8 @@ mod callers;
 mod disk;
 mod fallback;
 mod faults;
+#[path = "../../../tests/it/support/memory_folder.rs"]
+mod memory_folder;
 mod outages;
 mod power_cut;
 mod process;
