@@ -20,7 +20,7 @@ const CALLS: usize = 40;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10 + 5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "how many single commits end before the disk fails depends on the machine"]
+#[ignore = "fails, and the cause is not known: the calls wait for their whole limit of ten seconds"]
 async fn a_disk_that_fails_between_single_commits_answers_every_call() {
     let disk = Disk::new();
     let process = disk.start().await;
