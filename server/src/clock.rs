@@ -5,6 +5,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::watch;
+
 use crate::domain::{
     Millis,
     clock_check::{ClockCheck, DOUBT_MS, Doubt, Reading},
@@ -19,14 +21,21 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// The times of a manual clock; absent for the system's clock.
-    manual: Option<Arc<Mutex<Manual>>>,
+    manual: Option<Arc<Manual>>,
     /// The database's clock as last read; absent for a clock that shows this machine's time.
     followed: Option<Arc<Mutex<Followed>>>,
 }
 
+/// A clock that tests and the demo move.
+#[derive(Debug)]
+struct Manual {
+    times: Mutex<ManualTimes>,
+    moved: watch::Sender<()>,
+}
+
 /// The times that a manual clock shows until they are moved.
 #[derive(Clone, Copy, Debug)]
-struct Manual {
+struct ManualTimes {
     now: Millis,
     /// What the database's clock shows at the same moment.
     database_now: Millis,
@@ -50,13 +59,17 @@ impl Clock {
 
     /// A clock that shows `now` until [`Clock::set`] moves it.
     pub fn manual(now: Millis) -> Self {
-        let manual = Manual {
+        let times = ManualTimes {
             now,
             database_now: now,
             elapsed: now,
         };
+        let manual = Manual {
+            times: Mutex::new(times),
+            moved: watch::Sender::new(()),
+        };
         Self {
-            manual: Some(Arc::new(Mutex::new(manual))),
+            manual: Some(Arc::new(manual)),
             followed: None,
         }
     }
@@ -173,14 +186,36 @@ impl Clock {
         self.read_manual().map(|manual| manual.database_now)
     }
 
-    fn read_manual(&self) -> Option<Manual> {
-        self.manual.as_ref().map(|manual| *lock(manual))
+    /// The moves of a manual clock from now on.
+    pub(crate) fn moves(&self) -> Moves {
+        Moves(self.manual.as_ref().map(|manual| manual.moved.subscribe()))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Manual)) {
+    fn read_manual(&self) -> Option<ManualTimes> {
+        self.manual.as_ref().map(|manual| *lock(&manual.times))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ManualTimes)) {
         if let Some(manual) = &self.manual {
-            change(&mut lock(manual));
+            change(&mut lock(&manual.times));
+            manual.moved.send_replace(());
         }
+    }
+}
+
+/// The moves of a manual clock. What is due then is done at once, while on the system's clock it is found by polling.
+#[derive(Debug)]
+pub(crate) struct Moves(Option<watch::Receiver<()>>);
+
+impl Moves {
+    /// Waits for a move since the last call; forever on the system's clock.
+    pub(crate) async fn next(&mut self) {
+        if let Some(moved) = &mut self.0
+            && moved.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 }
 

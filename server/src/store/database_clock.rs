@@ -12,7 +12,7 @@ use sea_orm::{ColumnTrait, Condition, ConnectionTrait as _, DbBackend, DbErr, St
 
 use super::Store;
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moves},
     domain::{DAY_MS, Millis, SECOND_MS, clock_check::Doubt},
     error::{Error, Result},
 };
@@ -67,6 +67,11 @@ impl DatabaseClock {
 }
 
 impl Store {
+    /// The moves of the clock, if tests or the demo move it.
+    pub(crate) fn clock_moves(&self) -> Moves {
+        self.clock.clock.moves()
+    }
+
     /// The current time by the database's clock, for what closes, sends, expires or deletes.
     ///
     /// # Errors

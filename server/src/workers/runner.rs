@@ -19,6 +19,7 @@ use super::{
     lease::HeldLease,
 };
 use crate::{
+    clock::Moves,
     domain::{MINUTE_MS, Millis},
     error::Result,
     store::Store,
@@ -70,6 +71,7 @@ impl Runner {
             lease: HeldLease::new(self.store.clone(), name, self.replica.clone()),
             job,
             spec,
+            clock_moves: self.store.clock_moves(),
             store: self.store.clone(),
             shutdown: self.shutdown.clone(),
         };
@@ -136,6 +138,7 @@ struct Driver<J> {
     spec: Spec,
     lease: HeldLease,
     store: Store,
+    clock_moves: Moves,
     shutdown: CancellationToken,
 }
 
@@ -176,10 +179,13 @@ impl<J: Job> Driver<J> {
     }
 
     /// Waits for the given time, or until a wake-up, but at least for `least`.
-    async fn wait(&self, time: Duration, least: Duration) {
+    async fn wait(&mut self, time: Duration, least: Duration) {
         let begun = Instant::now();
         let woken = async {
-            self.spec.wake.woken().await;
+            tokio::select! {
+                () = self.spec.wake.woken() => {}
+                () = self.clock_moves.next() => {}
+            }
             sleep(least.saturating_sub(begun.elapsed())).await;
         };
         tokio::select! {

@@ -129,8 +129,11 @@ impl World {
         }
     }
 
-    /// Moves both clocks from a period's end to a time at which its invoice is final.
+    /// Moves both clocks past a period's end to a time at which its invoice is final: in long steps before the end, and
+    /// in short ones around it.
     pub(crate) async fn advance_past_draft(&self, period_end: DateTime<Utc>) {
+        let near = period_end - TimeDelta::minutes(20);
+        self.advance_to(near, TimeDelta::hours(6)).await;
         let is_final = period_end + TimeDelta::minutes(80);
         self.advance_to(is_final, TimeDelta::minutes(10)).await;
     }

@@ -36,7 +36,7 @@ pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 const FLAGS: [&str; 9] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
-    "--stripe-retry-ms=20",
+    "--stripe-retry-ms=200",
     // Most tests move the two clocks one after the other, or only one of them.
     "--clock-check-secs=0",
     "--stripe-events-per-sec=1000",

@@ -23,7 +23,7 @@ pub(super) struct Polls {
 
 impl Polls {
     const FIRST: Duration = Duration::from_millis(1);
-    const LONGEST: Duration = Duration::from_millis(16);
+    const LONGEST: Duration = Duration::from_millis(25);
 
     pub(super) fn new() -> Self {
         Self { pause: Self::FIRST }
