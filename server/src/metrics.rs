@@ -2,7 +2,7 @@
 //!
 //! A label must not name an account, a customer or a report: each label has few values, listed here.
 
-use std::{convert::Infallible, sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use ::metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -39,6 +39,8 @@ const CLOCK_IN_DOUBT: &str = "usage_clock_in_doubt";
 
 /// Whether sending is paused in the database: 1 or 0.
 const SENDING_PAUSED: &str = "usage_sending_paused";
+/// The size of SQLite's write-ahead log.
+const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
 
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
@@ -46,8 +48,6 @@ const SECONDS: [f64; 12] = [
 ];
 /// Buckets in increments, up to the largest commit.
 const GROUP_SIZES: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 8_192.0];
-/// How often recorded values are moved into the histograms. Without it they pile up until the next scrape.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Renders the metrics of this process in the text format of Prometheus.
 #[derive(Clone)]
@@ -73,13 +73,9 @@ impl Exporter {
         self.0.render()
     }
 
-    /// Moves recorded values into the histograms, forever.
-    pub(crate) async fn run_upkeep(self) -> Infallible {
-        let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
-        loop {
-            tick.tick().await;
-            self.0.run_upkeep();
-        }
+    /// Moves recorded values into the histograms.
+    pub(crate) fn run_upkeep(&self) {
+        self.0.run_upkeep();
     }
 }
 
@@ -134,6 +130,7 @@ fn describe() {
         DEADLINE_WARNINGS,
         "Usage reports near a deadline at each check, by deadline"
     );
+    describe_gauge!(SQLITE_LOG, Unit::Bytes, "Size of SQLite's write-ahead log");
     describe_gauge!(SENDING_PAUSED, "Whether sending is paused in the database");
 }
 
@@ -187,6 +184,11 @@ pub(crate) fn stripe_failure(kind: &'static str) {
 /// Counts a daily total at Stripe that is more than was sent.
 pub(crate) fn verification_over() {
     counter!(VERIFICATION_OVER).increment(1);
+}
+
+/// Records the size of SQLite's write-ahead log in bytes, up to 4 GiB.
+pub(crate) fn sqlite_log(bytes: u64) {
+    gauge!(SQLITE_LOG).set(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
 }
 
 /// Counts reports near a deadline.

@@ -19,11 +19,15 @@ use crate::{
     config::Config,
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
+    metrics::Exporter,
     readiness::Readiness,
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
     stripe::Stripe,
-    workers::runner::{JobEnded, Runner},
+    workers::{
+        runner::{JobEnded, Runner},
+        upkeep::Upkeep,
+    },
 };
 
 /// How long open calls may take to end at the shutdown, and how long their commits may take after that.
@@ -127,12 +131,17 @@ pub async fn serve(
         webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
     };
+    let exporter = listeners.http.as_ref().map(|_| Exporter::of_process());
+    let exporter = exporter.transpose();
+    let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
+    let upkeep = Upkeep::new(store.clone(), exporter.clone());
     let mut runner = services.start_jobs(&config, &clock, &ending).await?;
+    runner.start(upkeep);
     // The failure of either socket ends the service.
     let sockets = async {
         tokio::try_join!(
             serve_rpc(listeners.grpc, &config, (usage, accounts, health), &ending),
-            serve_http(listeners.http, http, &ending),
+            serve_http(listeners.http, http, exporter, &ending),
         )
         .map(|((), ())| ())
     };

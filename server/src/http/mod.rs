@@ -98,17 +98,12 @@ pub(crate) async fn serve(
             "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
         );
     }
-    let upkeep = exporter.clone().run_upkeep();
     tracing::info!(%address, "serving HTTP");
     let listener = LimitedListener::new(listener, Protocol::Http1, MAX_CONNECTIONS);
     let router = router(http, exporter).into_make_service_with_connect_info::<Caller>();
-    let serving = axum::serve(listener, router)
+    axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
-        .into_future();
-    tokio::select! {
-        served = serving => served,
-        never = upkeep => match never {},
-    }
+        .await
 }
 
 fn router(http: Http, exporter: Exporter) -> Router {

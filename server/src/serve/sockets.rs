@@ -75,9 +75,10 @@ pub(super) async fn serve_rpc(
 pub(super) async fn serve_http(
     listener: Option<TcpListener>,
     http: Http,
+    exporter: Option<Exporter>,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let Some(listener) = listener else {
+    let (Some(listener), Some(exporter)) = (listener, exporter) else {
         if !http.webhook_secrets.is_empty() {
             tracing::warn!(
                 "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are received"
@@ -85,7 +86,6 @@ pub(super) async fn serve_http(
         }
         return Ok(());
     };
-    let exporter = Exporter::of_process().map_err(|error| ServeError::Io(error.into()))?;
     let serving = http::serve(listener, http, exporter, shutdown.clone());
     tokio::select! {
         served = serving => served.map_err(|error| ServeError::Io(Box::new(error))),

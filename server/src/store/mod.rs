@@ -70,6 +70,9 @@ const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
 
+/// From this size in bytes on, the log of a SQLite database cannot be copied into its file.
+const LARGE_LOG: u64 = 256 * 1024 * 1024;
+
 /// How long a change of boundaries waits for its turn.
 const BOUNDARY_TURN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -167,6 +170,16 @@ impl Store {
     /// Whether another program wrote into the SQLite file. Then nothing more may be copied into it.
     pub(crate) fn is_overwritten(&self) -> bool {
         self.file.as_ref().is_some_and(|file| file.is_overwritten())
+    }
+
+    /// The size of the log of a SQLite database.
+    pub(crate) fn log_bytes(&self) -> Option<u64> {
+        self.file.as_ref().map(|file| file.log_bytes())
+    }
+
+    /// The size of a log that is far larger than SQLite lets it grow. SQLite reports no failed copy by itself.
+    pub(crate) fn large_log(&self) -> Option<u64> {
+        self.log_bytes().filter(|bytes| *bytes >= LARGE_LOG)
     }
 
     /// Copies the log of a SQLite database into its file. If the log was deleted, it is the only place of the latest commits.

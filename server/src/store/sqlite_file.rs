@@ -165,6 +165,11 @@ impl SqliteFile {
         self.loss.get() == Some(&Loss::Overwritten)
     }
 
+    /// The size of the log, zero if there is none.
+    pub(super) fn log_bytes(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |found| found.len())
+    }
+
     fn has_its_contents(&self) -> Result<bool, DbErr> {
         let Some(marker) = self.marker.get() else {
             return Ok(true);

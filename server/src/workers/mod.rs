@@ -22,5 +22,6 @@ pub(crate) mod sender;
 pub(crate) mod subscription_change;
 pub(crate) mod subscription_sync;
 mod tasks;
+pub(crate) mod upkeep;
 pub(crate) mod verifier;
 pub(crate) mod wake;

@@ -242,6 +242,7 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
             Ok(0) => {
                 findings.push(Finding::ok(CHECK, "it exists and its schema is up to date"));
                 findings.extend(check_durability(&store, config).await);
+                findings.extend(store.large_log().map(large_log));
                 return Some(store);
             }
             Ok(pending) => (
@@ -285,6 +286,17 @@ async fn check_durability(store: &Store, config: &DatabaseConfig) -> Option<Find
             "check that the role may read pg_settings",
         )),
     }
+}
+
+/// The log is copied into the file at every few MiB, unless something prevents it.
+fn large_log(bytes: u64) -> Finding {
+    Finding::bad(
+        "log",
+        format!(
+            "SQLite's log has {bytes} bytes, because it cannot be copied into the database file"
+        ),
+        "check the disk, and end programs that keep the file open in a long transaction",
+    )
 }
 
 /// The first few names: `a, b and 3 more`.

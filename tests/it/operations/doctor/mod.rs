@@ -13,7 +13,7 @@ use usage_server::{
 };
 
 use crate::support::world::{
-    Engine, Server, World, hours_ago, on_both_engines, on_postgres, within,
+    Engine, Server, World, hours_ago, on_both_engines, on_postgres, on_sqlite, within,
 };
 
 on_both_engines!(
@@ -26,6 +26,7 @@ on_both_engines!(
     doctor_reports_a_schedule_that_never_fires_or_is_overdue,
 );
 
+on_sqlite!(doctor_reports_a_log_that_is_not_copied_into_the_file);
 on_postgres!(a_postgresql_without_fsync_is_refused_and_reported);
 
 /// The doctor's configuration for this world.
@@ -359,5 +360,16 @@ async fn doctor_reports_a_schedule_that_never_fires_or_is_overdue(mut world: Wor
         "schedule",
         &["1 runs", "unfinished"],
     );
+    world.finish().await;
+}
+
+async fn doctor_reports_a_log_that_is_not_copied_into_the_file(world: World) {
+    world.count("acct", 1, hours_ago(1)).await;
+    let mut log = world.sqlite_file().into_os_string();
+    log.push("-wal");
+    // As long as a log that was not copied. SQLite ignores what it has not written.
+    let log = std::fs::File::options().write(true).open(log).unwrap();
+    log.set_len(300 * 1024 * 1024).unwrap();
+    assert_bad(&examine(&world).await, "log", &["314572800 bytes"]);
     world.finish().await;
 }
