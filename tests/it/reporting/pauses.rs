@@ -16,7 +16,9 @@ on_both_engines!(
 );
 
 async fn a_refused_key_pauses_sending_until_it_is_replaced(mut world: World) {
-    world.reconfigure(&["--stripe-concurrency=1"]).await;
+    world
+        .reconfigure(&["--stripe-concurrency=1", "--stripe-retry-ms=20"])
+        .await;
     five_units(&world, "a").await;
     five_units(&world, "b").await;
     let denied = Fault::status(401).on_path(EVENTS);

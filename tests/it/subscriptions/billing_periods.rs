@@ -85,12 +85,10 @@ async fn late_usage_joins_the_draft_invoice(mut world: World) {
         .start_subscribed(end - TimeDelta::days(1), &[BASIC], at(ANCHOR))
         .await;
     world.count("acct", 5, end - TimeDelta::hours(25)).await;
-    world
-        .advance_to(end + TimeDelta::minutes(40), TimeDelta::minutes(10))
-        .await;
+    world.advance_past(end, TimeDelta::minutes(40)).await;
     world.count("acct", 6, end - TimeDelta::hours(2)).await;
     world
-        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(1))
+        .advance_to(end + TimeDelta::minutes(80), TimeDelta::minutes(5))
         .await;
     world.assert_invoiced(&[11]).await;
     world.finish().await;
@@ -126,9 +124,7 @@ async fn reports_near_their_deadline_are_counted(mut world: World) {
         .on_path("/v1/billing/meter_events")
         .always();
     world.stripe().script(down).await.unwrap();
-    world
-        .advance_to(end + TimeDelta::minutes(40), TimeDelta::minutes(10))
-        .await;
+    world.advance_past(end, TimeDelta::minutes(40)).await;
     for (deadline, near) in [
         ("draft_end", end + TimeDelta::minutes(50)),
         ("33_days", end + TimeDelta::days(33)),

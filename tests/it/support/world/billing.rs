@@ -129,13 +129,18 @@ impl World {
         }
     }
 
-    /// Moves both clocks past a period's end to a time at which its invoice is final: in long steps before the end, and
-    /// in short ones around it.
+    /// Moves both clocks past a period's end to a time at which its invoice is final.
     pub(crate) async fn advance_past_draft(&self, period_end: DateTime<Utc>) {
+        let is_final = TimeDelta::minutes(80);
+        self.advance_past(period_end, is_final).await;
+    }
+
+    /// Moves both clocks to a time after a period's end: in long steps before the end, and in short ones around it.
+    pub(crate) async fn advance_past(&self, period_end: DateTime<Utc>, by: TimeDelta) {
         let near = period_end - TimeDelta::minutes(20);
         self.advance_to(near, TimeDelta::hours(6)).await;
-        let is_final = period_end + TimeDelta::minutes(80);
-        self.advance_to(is_final, TimeDelta::minutes(10)).await;
+        self.advance_to(period_end + by, TimeDelta::minutes(10))
+            .await;
     }
 
     /// Waits until the server has done everything that is due: the jobs for period ends and for subscriptions have run,
