@@ -140,6 +140,13 @@ async fn restore(
         let why = "the backup has an older schema; run `usage-server migrate`, then run this again";
         return Err(RestoreError::Failed(why.to_owned()));
     }
+    let servers = store.counting_connections().await?;
+    if servers > 0 && !command.dry_run {
+        let why = format!(
+            "{servers} connections of servers count in the database; stop the servers first"
+        );
+        return Err(RestoreError::Failed(why));
+    }
     let meters = command.meters.read().map_err(RestoreError::Failed)?;
     let key = command.stripe.key().map_err(RestoreError::Failed)?;
     let key = key.ok_or_else(|| {

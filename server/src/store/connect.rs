@@ -2,14 +2,17 @@
 
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
-use sea_orm::{ConnectOptions, Database, DbErr, RuntimeErr};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DbBackend, DbErr, RuntimeErr, Statement,
+};
 use sqlx::{
     Connection as _,
+    postgres::PgConnection,
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Store, connection::Pool, sqlite_file::SqliteFile, trust::Trust};
+use super::{Store, connection::Pool, durability, sqlite_file::SqliteFile, trust::Trust};
 
 /// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
 /// in time.
@@ -40,7 +43,26 @@ const SQLITE_CACHE: &str = "-65536";
 /// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
 
+/// What PostgreSQL shows as the application of a connection: of any, and of those that a server counts with.
+const SERVICE: &str = "usage-server";
+const COUNTER: &str = "usage-server counting";
+
 impl Store {
+    /// The number of connections that servers count with in this database. Zero on SQLite, whose lock keeps servers out.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(crate) async fn counting_connections(&self) -> Result<i64, DbErr> {
+        if !self.has_parallel_writers() {
+            return Ok(0);
+        }
+        let sql = "SELECT COUNT(*) AS number FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = $1";
+        let count = Statement::from_sql_and_values(DbBackend::Postgres, sql, [COUNTER.into()]);
+        let row = self.reader.query_one_raw(count).await?;
+        row.map_or(Ok(0), |row| row.try_get("", "number"))
+    }
+
     /// Connects, and creates a SQLite file that does not exist yet.
     ///
     /// # Errors
@@ -67,7 +89,7 @@ impl Store {
         }
         let others = max_connections.saturating_sub(writers).max(1);
         let store = Self::open(url, others).await?;
-        let counter = postgres_pool(url, writers, &store.writer.trust()).await?;
+        let counter = postgres_pool(url, writers, COUNTER, &store.writer.trust()).await?;
         Ok(Self { counter, ..store })
     }
 
@@ -109,7 +131,7 @@ impl Store {
                 requested_changes: requested_changes(),
             });
         }
-        let pool = postgres_pool(url, max_connections, &trust).await?;
+        let pool = postgres_pool(url, max_connections, SERVICE, &trust).await?;
         Ok(Self {
             counter: pool.clone(),
             writer: pool.clone(),
@@ -122,8 +144,13 @@ impl Store {
     }
 }
 
-async fn postgres_pool(url: &str, connections: u32, trust: &Arc<Trust>) -> Result<Pool, DbErr> {
-    match Database::connect(postgres_options(url, connections, trust)).await {
+async fn postgres_pool(
+    url: &str,
+    connections: u32,
+    name: &'static str,
+    trust: &Arc<Trust>,
+) -> Result<Pool, DbErr> {
+    match Database::connect(postgres_options(url, connections, name, trust)).await {
         Ok(pool) => Ok(Pool::new(pool, Arc::clone(trust), None)),
         Err(error) => Err(connection_error(url).await.unwrap_or(error)),
     }
@@ -156,12 +183,17 @@ async fn create_file(url: &str) -> Result<(), DbErr> {
 
 /// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
 async fn connection_error(url: &str) -> Option<DbErr> {
-    let connecting = sqlx::postgres::PgConnection::connect(url);
+    let connecting = PgConnection::connect(url);
     let error = timeout(ACQUIRE_TIMEOUT, connecting).await.ok()?.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }
 
-fn postgres_options(url: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
+fn postgres_options(
+    url: &str,
+    connections: u32,
+    name: &'static str,
+    trust: &Arc<Trust>,
+) -> ConnectOptions {
     let trust = Arc::clone(trust);
     let mut options = ConnectOptions::new(url);
     options
@@ -170,13 +202,23 @@ fn postgres_options(url: &str, connections: u32, trust: &Arc<Trust>) -> ConnectO
         .idle_timeout(NEVER)
         .max_lifetime(NEVER)
         .sqlx_logging(false)
-        .map_sqlx_postgres_pool_opts(move |pool| trust.guard(pool, true))
-        .map_sqlx_postgres_opts(|postgres| {
-            postgres
-                .application_name("usage-server")
-                .options(POSTGRES_TIMEOUTS)
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            let pool = trust.guard(pool, true);
+            pool.after_connect(|connection, _| Box::pin(commit_durably(connection)))
+        })
+        .map_sqlx_postgres_opts(move |postgres| {
+            postgres.application_name(name).options(POSTGRES_TIMEOUTS)
         });
     options
+}
+
+/// Every transaction waits for the disk, whatever the role is set to. Counting also says so in each transaction, because
+/// a pooler between may change connections.
+async fn commit_durably(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(durability::COMMIT_DURABLY)
+        .execute(connection)
+        .await
+        .map(|_| ())
 }
 
 /// Syncs the log of earlier connections. Its last commit may have been written but not synced, if the process was killed
