@@ -4,7 +4,7 @@
 //! The database's clock decides: all replicas share it. The service counts by it, and goes on counting at its pace
 //! when it jumps. In doubt, nothing is closed, sent, expired or deleted.
 
-use super::{HOUR_MS, MINUTE_MS, Millis};
+use super::{HOUR_MS, MINUTE_MS, Millis, SECOND_MS};
 
 /// A clock that moves by this much against another one was set, or is wrong. Corrections are smaller.
 pub const DOUBT_MS: Millis = MINUTE_MS;
@@ -30,6 +30,12 @@ pub fn ahead_of(before: Millis, after: Millis, other: Millis, step: Millis) -> M
     } else {
         0
     }
+}
+
+/// Whether a clock that showed `before` and then `after` passed the time that passed by the monotonic clock, about.
+pub fn is_steady(before: Millis, after: Millis, passed: Millis) -> bool {
+    let by = after.saturating_sub(before).saturating_sub(passed);
+    by.saturating_abs() < 2 * SECOND_MS
 }
 
 /// One reading of all clocks of this side at the same moment.
@@ -60,6 +66,8 @@ pub struct ClockCheck {
     /// The last reading that was relied on.
     anchor: Option<Reading>,
     jump: Option<Jump>,
+    /// When a jump forward was accepted that nothing but its duration confirmed, by the monotonic clock.
+    trusted_jump_at: Option<Millis>,
     /// How far the clock of this machine is ahead of the database's.
     machine_ahead: Millis,
     /// How far the database's clock was ahead of Stripe's when both were read.
@@ -103,6 +111,9 @@ impl ClockCheck {
             && reading.elapsed.saturating_sub(since) >= JUMP_ACCEPTED_AFTER_MS
         {
             self.accept(reading);
+            if by > 0 {
+                self.trusted_jump_at = Some(reading.elapsed);
+            }
             return;
         }
         self.jump = Some(Jump {
@@ -133,6 +144,12 @@ impl ClockCheck {
         }
         (self.machine_ahead.saturating_abs() >= MACHINE_LIMIT_MS)
             .then_some(Doubt::MachineAgainstDatabase(self.machine_ahead))
+    }
+
+    /// When a jump forward was accepted that Stripe did not confirm, by the monotonic clock. If that was wrong, what
+    /// seems old is not.
+    pub fn trusted_jump_at(&self) -> Option<Millis> {
+        self.trusted_jump_at
     }
 
     /// How far the clock of this machine is ahead of the database's.

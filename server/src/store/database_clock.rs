@@ -32,10 +32,24 @@ pub(super) struct DatabaseClock {
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Instant,
+    /// What the system's clock showed then.
+    system: Millis,
     database: Millis,
     /// The difference of the database's clock to the system's; zero if the reading lies between two readings of the
     /// system's clock.
     skew: Millis,
+}
+
+impl Reading {
+    /// Whether it is used still. The monotonic clock stands still while the machine is suspended; its wall clock does not.
+    fn is_recent(&self) -> bool {
+        let passed = Clock::system()
+            .now()
+            .saturating_sub(self.system)
+            .unsigned_abs();
+        let kept = READING_KEPT.as_millis();
+        self.at.elapsed() < READING_KEPT && u128::from(passed) < kept
+    }
 }
 
 impl DatabaseClock {
@@ -48,7 +62,7 @@ impl DatabaseClock {
 
     /// The current time, from a recent reading.
     fn carried_on(&self) -> Option<Millis> {
-        let reading = (*self.lock()).filter(|reading| reading.at.elapsed() < READING_KEPT)?;
+        let reading = (*self.lock()).filter(Reading::is_recent)?;
         Some(self.now_by(reading))
     }
 
@@ -106,6 +120,7 @@ impl Store {
         let after = system.now().max(before);
         let reading = Reading {
             at: Instant::now(),
+            system: after,
             database,
             skew: database.saturating_sub(database.clamp(before, after)),
         };

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LONG_PAUSE_MS: Millis = DAY_MS;
 /// How long the job waits then, so that a wrong clock is noticed before a key is deleted that a caller may repeat.
 const WAIT_AFTER_PAUSE_MS: Millis = HOUR_MS;
+/// How long the job waits after the database's clock jumped forward and Stripe did not confirm it: callers repeat their
+/// calls within a day.
+const WAIT_AFTER_JUMP_MS: Millis = DAY_MS;
 
 /// Deletes rows that are no longer needed.
 pub(crate) struct Cleanup {
@@ -59,8 +62,12 @@ impl Job for Cleanup {
 
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
         let pause = now.saturating_sub(last_run_at);
-        let uptime = self.clock.elapsed().saturating_sub(self.started);
-        pause >= HOUR_MS && (pause < LONG_PAUSE_MS || uptime >= WAIT_AFTER_PAUSE_MS)
+        let elapsed = self.clock.elapsed();
+        let uptime = elapsed.saturating_sub(self.started);
+        let jumped = self.clock.check().trusted_jump_at();
+        let is_steady =
+            jumped.is_none_or(|jumped| elapsed.saturating_sub(jumped) >= WAIT_AFTER_JUMP_MS);
+        is_steady && pause >= HOUR_MS && (pause < LONG_PAUSE_MS || uptime >= WAIT_AFTER_PAUSE_MS)
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
-        clock_check::{DOUBT_MS, Doubt, ahead_of, direction},
+        clock_check::{DOUBT_MS, Doubt, ahead_of, direction, is_steady},
     },
     error::Result,
     metrics,
@@ -89,6 +89,7 @@ impl ClockComparison {
             return Ok(());
         }
         self.asked = Some(elapsed);
+        let begun = self.clock.elapsed();
         let before = self.store.shared_now().await?;
         let answer = timeout(
             STRIPE_ANSWERS_WITHIN,
@@ -103,6 +104,12 @@ impl ClockComparison {
             Err(_) => None,
         };
         let after = self.store.shared_now().await?;
+        let passed = self.clock.elapsed().saturating_sub(begun);
+        if !is_steady(before, after, passed) {
+            // A clock that jumped meanwhile agrees with any time between.
+            self.asked = None;
+            return Ok(());
+        }
         if let Some(date) = date {
             self.silent = 0;
             let ahead = ahead_of(before, after, date, SECOND_MS);
