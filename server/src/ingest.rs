@@ -224,7 +224,7 @@ impl Writer {
         let mut received = Vec::new();
         loop {
             if waiting.is_empty() {
-                self.progress.end();
+                self.progress.rest();
             }
             if waiting.is_empty() && queue.recv_many(&mut received, MAX_CALLS_PER_READ).await == 0 {
                 return;
@@ -256,13 +256,16 @@ impl Writer {
         let started = Instant::now();
         match self.commit_group(&group).await {
             Ok(outcomes) => {
-                self.progress.end();
+                self.progress.committed();
                 record_metrics(&outcomes, started);
                 for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(Ok(outcome));
                 }
             }
             Err(error) if is_transient(&error) || group.entries.len() == 1 => {
+                if is_transient(&error) {
+                    self.progress.failed();
+                }
                 tracing::error!(%error, calls = group.entries.len(), "group commit failed");
                 for (reply, _permit) in replies {
                     let _ = reply.send(Err(copy_of(&error).into()));
@@ -290,10 +293,12 @@ impl Writer {
                     if let Err(error) = &outcome
                         && is_transient(error)
                     {
+                        self.progress.failed();
                         unavailable = Some(copy_of(error));
                     }
                     let outcome = outcome.map_err(Error::from);
                     if let Ok(outcomes) = &outcome {
+                        self.progress.committed();
                         record_metrics(outcomes, started);
                     }
                     let _ = reply.send(outcome.and_then(|mut outcomes| {
