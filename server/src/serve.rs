@@ -150,7 +150,12 @@ pub async fn serve(
     finish_writing(&mut writers).await;
     let jobs_end = async {
         runner.stop(JOBS_END_WITHIN).await;
-        reporter.finish().await;
+        if timeout(CALLERS_END_WITHIN, reporter.finish())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some watchers of report runs did not end in time");
+        }
     };
     jobs_end.await;
     let is_lost = matches!(result, Err(ServeError::FileLost(_)));

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -37,39 +37,38 @@ pub(super) type Observed = std::result::Result<Observation, String>;
 /// The runs that are watched here.
 #[derive(Debug, Default)]
 pub(super) struct Observations {
-    by_run: Mutex<HashMap<Uuid, watch::Sender<Option<Observed>>>>,
+    by_run: Mutex<HashMap<Uuid, Weak<Shown>>>,
 }
 
+/// Shows the observations of a run to its watchers, who notice when the task that owns it ends.
+type Shown = watch::Sender<Option<Observed>>;
+
 impl Observations {
-    /// The run's observations. The flag says that the caller is the first watcher and has to start observing.
-    fn subscribe(&self, run: Uuid) -> (watch::Receiver<Option<Observed>>, bool) {
+    /// The run's observations. The first watcher also gets what shows them, and has to start observing.
+    fn subscribe(&self, run: Uuid) -> (watch::Receiver<Option<Observed>>, Option<Arc<Shown>>) {
         let mut by_run = self.lock();
-        let is_new = !by_run.contains_key(&run);
-        let sender = by_run
-            .entry(run)
-            .or_insert_with(|| watch::Sender::new(None));
-        (sender.subscribe(), is_new)
+        if let Some(shown) = by_run.get(&run).and_then(Weak::upgrade) {
+            return (shown.subscribe(), None);
+        }
+        by_run.retain(|_, shown| shown.strong_count() > 0);
+        let shown = Arc::new(watch::Sender::new(None));
+        by_run.insert(run, Arc::downgrade(&shown));
+        (shown.subscribe(), Some(shown))
     }
 
     /// Shows an observation to the watchers. Returns false, and forgets the run, if there are none.
-    fn show(&self, run: Uuid, observed: Observed) -> bool {
+    fn show(&self, run: Uuid, shown: &Shown, observed: Observed) -> bool {
+        // Nobody subscribes in between.
         let mut by_run = self.lock();
-        let Some(sender) = by_run.get(&run) else {
-            return false;
-        };
-        if sender.receiver_count() == 0 {
+        if shown.receiver_count() == 0 {
             by_run.remove(&run);
             return false;
         }
-        sender.send_replace(Some(observed));
+        shown.send_replace(Some(observed));
         true
     }
 
-    fn forget(&self, run: Uuid) {
-        self.lock().remove(&run);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, watch::Sender<Option<Observed>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Weak<Shown>>> {
         self.by_run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,26 +76,22 @@ impl Observations {
 impl Reporter {
     /// The observations of a run; the first one follows soon. All watchers share them.
     pub(super) fn observe(self: &Arc<Self>, run: &Run) -> watch::Receiver<Option<Observed>> {
-        let (receiver, is_new) = self.observations.subscribe(run.id);
-        if is_new {
+        let (receiver, shown) = self.observations.subscribe(run.id);
+        if let Some(shown) = shown {
             let (reporter, run) = (Arc::clone(self), run.clone());
-            self.watchers.spawn(async move {
-                reporter.keep_observing(&run).await;
-                reporter.observations.forget(run.id);
-            });
+            self.watchers
+                .spawn(async move { reporter.keep_observing(&run, &shown).await });
         }
         receiver
     }
 
-    async fn keep_observing(&self, run: &Run) {
+    async fn keep_observing(&self, run: &Run, shown: &Shown) {
         loop {
             let progress = self.signals.progress.notified();
             let begun = Instant::now();
             let observed = self.observation(run).await;
-            if !self
-                .observations
-                .show(run.id, observed.map_err(|error| error.to_string()))
-            {
+            let observed = observed.map_err(|error| error.to_string());
+            if !self.observations.show(run.id, shown, observed) {
                 return;
             }
             let took = begun.elapsed().saturating_mul(SHARE);
@@ -144,21 +139,29 @@ mod tests {
     fn watchers_of_a_run_share_its_observations_until_the_last_one_leaves() {
         let observations = Observations::default();
         let run = Uuid::now_v7();
-        let (first, is_new) = observations.subscribe(run);
-        assert!(is_new);
-        let (mut second, is_new) = observations.subscribe(run);
-        assert!(!is_new, "it is observed already");
+        let (first, shown) = observations.subscribe(run);
+        let shown = shown.expect("the first watcher starts observing");
+        let (mut second, again) = observations.subscribe(run);
+        assert!(again.is_none(), "it is observed already");
         let seen = Observation {
             in_earlier_runs: 7,
             ..Observation::default()
         };
-        assert!(observations.show(run, Ok(seen)));
+        assert!(observations.show(run, &shown, Ok(seen)));
         assert!(second.has_changed().unwrap());
         assert_eq!(*second.borrow_and_update(), Some(Ok(seen)));
         drop(first);
-        assert!(observations.show(run, Ok(seen)));
+        assert!(observations.show(run, &shown, Ok(seen)));
         drop(second);
-        assert!(!observations.show(run, Ok(seen)), "no watcher is left");
-        assert!(observations.subscribe(run).1);
+        assert!(
+            !observations.show(run, &shown, Ok(seen)),
+            "no watcher is left"
+        );
+        let (next, another) = observations.subscribe(run);
+        assert!(another.is_some(), "before the earlier task ended");
+        drop(shown);
+        assert!(observations.subscribe(run).1.is_none());
+        drop(another);
+        assert!(next.has_changed().is_err(), "its task ended");
     }
 }

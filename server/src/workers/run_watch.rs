@@ -84,7 +84,11 @@ impl Reporter {
             tokio::select! {
                 changed = observations.changed() => {
                     if changed.is_err() {
-                        return Err(Error::ShuttingDown);
+                        return Err(if self.shutdown.is_cancelled() {
+                            Error::ShuttingDown
+                        } else {
+                            Error::Internal("the observation of the run ended".into())
+                        });
                     }
                 }
                 () = events.closed() => return Ok(()),
