@@ -46,11 +46,11 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    fn add(&self, subscription: &str, result: Result<(), SyncError>) {
+    fn add(&self, of: &str, result: Result<(), SyncError>) {
         match result {
             Ok(()) => self.failures_in_a_row.store(0, Ordering::Relaxed),
             Err(error) => {
-                tracing::warn!(subscription, %error, "a subscription could not be synced");
+                tracing::warn!(of, %error, "a subscription could not be synced");
                 let counter = match error {
                     SyncError::Stripe(_) => &self.failures_in_a_row,
                     SyncError::Store(_) => &self.unstored,
@@ -80,8 +80,8 @@ impl SubscriptionPoll {
         }
     }
 
-    /// Syncs the live subscriptions, a hundred per request.
-    async fn poll_lists(&self, now: Millis) -> Result<(), SyncError> {
+    /// Syncs the live subscriptions, a hundred per request. Those that fail are read by single requests later.
+    async fn poll_lists(&self, now: Millis, outcomes: &Outcomes) -> Result<(), SyncError> {
         let meters = self.sync.meters().await?;
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
@@ -98,10 +98,15 @@ impl SubscriptionPoll {
                     .or_default()
                     .push(snapshot);
             }
-            let synced = self.sync.sync_page(&by_customer).await?;
-            self.sync.store.touch_subscriptions(&synced, now).await?;
+            let mut up_to_date = Vec::new();
+            for (account_id, synced) in self.sync.sync_page(&by_customer).await? {
+                let synced = synced.map(|subscription| up_to_date.extend(subscription));
+                outcomes.add(account_id.as_str(), synced);
+            }
+            let store = &self.sync.store;
+            store.touch_subscriptions(&up_to_date, now).await?;
             match page.next {
-                Some(next) if !self.shutdown.is_cancelled() => after = Some(next),
+                Some(next) if !self.should_stop(outcomes) => after = Some(next),
                 _ => break,
             }
         }
@@ -217,7 +222,7 @@ impl Job for SubscriptionPoll {
     /// stored, the poll runs again soon.
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let outcomes = Outcomes::default();
-        let listed = self.poll_lists(now).await;
+        let listed = self.poll_lists(now, &outcomes).await;
         self.poll_unlisted(now, &outcomes).await?;
         self.poll_invoices(now, &outcomes).await?;
         listed?;

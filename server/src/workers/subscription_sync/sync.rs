@@ -228,9 +228,12 @@ impl SubscriptionSync {
         Ok(())
     }
 
-    /// Stores the subscriptions on a page whose customers belong to accounts. Returns the subscriptions that are up to
-    /// date then.
-    pub(super) async fn sync_page(&self, page: &ByCustomer) -> Result<Vec<String>, SyncError> {
+    /// Stores the subscriptions on a page whose customers belong to accounts. Returns, for each of these accounts, the
+    /// subscription that is up to date then, or why there is none: one that fails does not hold up the others.
+    pub(super) async fn sync_page(
+        &self,
+        page: &ByCustomer,
+    ) -> Result<Vec<(AccountId, Result<Option<String>, SyncError>)>> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
         let accounts: Vec<&AccountId> = owners.values().collect();
@@ -246,14 +249,15 @@ impl SubscriptionSync {
                 .iter()
                 .filter(|(row, _)| row.account_id == *account_id)
                 .collect();
-            syncing.push(async move { self.sync_listed(account_id, link, snapshots, &own).await });
+            syncing.push(async move {
+                let synced = self.sync_listed(account_id, link, snapshots, &own).await;
+                (account_id.clone(), synced)
+            });
         }
-        let synced: Vec<_> = stream::iter(syncing)
+        Ok(stream::iter(syncing)
             .buffer_unordered(SYNCS_AT_ONCE)
             .collect()
-            .await;
-        let synced: Result<Vec<_>, SyncError> = synced.into_iter().collect();
-        Ok(synced?.into_iter().flatten().collect())
+            .await)
     }
 
     /// Stores an account's subscription from a list. Returns the subscription that is up to date then.
