@@ -19,7 +19,7 @@ const CALLS_REFUSED: &str = "usage_calls_refused_total";
 const COMMIT_INCREMENTS: &str = "usage_commit_increments";
 /// Duration of a group commit, with its retries.
 const COMMIT_SECONDS: &str = "usage_commit_seconds";
-/// Transitions of usage reports, by `event`: see [`report`].
+/// Transitions of usage reports, by `transition`: see [`count_transition`].
 const REPORTS: &str = "usage_reports_total";
 /// Duration of requests to Stripe, by `call`, such as `meter_event`.
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";

@@ -1,7 +1,5 @@
 //! Counting beside many changes of accounts: it does not wait for all of them, and their number is limited.
 
-use std::time::Duration;
-
 use sea_orm::{
     ConnectionTrait as _, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _,
@@ -61,9 +59,6 @@ async fn account_changes_past_their_limit_are_refused(world: World) {
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
         assert!(refused.message().contains("256 changes"), "{refused}");
     }
-    let answers = &mut changes.answers;
-    let another = tokio::time::timeout(Duration::from_millis(1), answers.join_next()).await;
-    assert!(another.is_err(), "the others wait");
     changes.answers.shutdown().await;
     changes.unblock().await;
     world.finish().await;

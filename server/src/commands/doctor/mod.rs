@@ -288,7 +288,7 @@ async fn check_durability(store: &Store, config: &DatabaseConfig) -> Option<Find
     }
 }
 
-/// The log is copied into the file at every few MiB, unless something prevents it.
+/// The log is copied into the file at 64 MiB, unless something prevents it.
 fn large_log(bytes: u64) -> Finding {
     Finding::bad(
         "log",
