@@ -8,7 +8,7 @@ use usage_proto::v1::{
     put_account_request::Billing as WireBilling,
 };
 
-use super::{page_token, wire};
+use super::{page_token, to_its_end, wire};
 use crate::{
     clock::Clock,
     domain::{
@@ -36,7 +36,7 @@ const MAX_PERIODS: usize = 100;
 const MAX_PRICES: usize = 20;
 
 /// Serves `usage.v1.AccountService`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AccountRpc {
     pub(crate) store: Store,
     /// Absent when the service runs without a Stripe key.
@@ -263,7 +263,8 @@ impl AccountService for AccountRpc {
         request: Request<v1::PutAccountRequest>,
     ) -> std::result::Result<Response<v1::PutAccountResponse>, Status> {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
-        let put = self.put(put).await?;
+        let rpc = self.clone();
+        let put = to_its_end(async move { rpc.put(put).await }).await?;
         Ok(Response::new(v1::PutAccountResponse {
             account: Some(self.wire_by_id(&put.id).await?),
         }))

@@ -7,3 +7,14 @@ pub(crate) mod report_stream;
 pub(crate) mod usage_service;
 mod wire;
 mod wire_reconciliation;
+
+use crate::error::{Error, Result};
+
+/// Makes a change to its end, also if its caller is gone meanwhile. Otherwise a deadline that passes during a BEGIN or
+/// COMMIT would leave the state of a connection unknown, and all connections would be renewed.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let ended = tokio::spawn(change).await;
+    ended.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+}

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     page_token,
     report_stream::{ReportStream, scope},
-    wire, wire_reconciliation,
+    to_its_end, wire, wire_reconciliation,
 };
 use crate::{
     clock::Clock,
@@ -250,7 +250,9 @@ impl UsageService for UsageRpc {
         let raw = wire::raw_correction(request.into_inner(), address).map_err(Error::from)?;
         let now = self.clock.now();
         let correction = Correction::parse(raw, &self.meters, now).map_err(Error::from)?;
-        let (report, duplicate) = self.store.correct(&correction, self.slots, now).await?;
+        let (store, slots) = (self.store.clone(), self.slots);
+        let entered = async move { store.correct(&correction, slots, now).await };
+        let (report, duplicate) = to_its_end(entered).await?;
         self.reporter.send_now();
         Ok(Response::new(v1::CorrectResponse {
             report: self.with_decisions(vec![report]).await?.pop(),
@@ -264,7 +266,9 @@ impl UsageService for UsageRpc {
     ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
         let address = address(&request);
         let new = new_decision(request.into_inner(), address)?;
-        let (report, duplicate) = self.store.resolve(&new, self.clock.now()).await?;
+        let (store, now) = (self.store.clone(), self.clock.now());
+        let resolved = async move { store.resolve(&new, now).await };
+        let (report, duplicate) = to_its_end(resolved).await?;
         self.reporter.send_now();
         Ok(Response::new(v1::ResolveReportResponse {
             report: self.with_decisions(vec![report]).await?.pop(),

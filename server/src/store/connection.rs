@@ -127,22 +127,16 @@ impl Pool {
         if let Some(file) = &self.file {
             file.check()?;
         }
-        let permits: Vec<_> = self.pass_gate().await?.into_iter().collect();
-        let (inner, trust) = (self.inner.clone(), Arc::clone(&self.trust));
-        let begin = async move {
-            let watch = trust.watch();
-            let begun = limited(
-                inner.get_database_backend(),
-                inner.begin_with_options(options),
-            )
-            .await;
-            watch.end(begun.as_ref().is_err_and(|error| !is_busy(error)));
-            // A transaction that nobody waits for any more is rolled back, and keeps the others out until then.
-            begun.map(|begun| (begun, permits))
-        };
-        let (inner, permits) = to_its_end(begin).await?;
+        let permits = self.pass_gate().await?.into_iter().collect();
+        let watch = self.trust.watch();
+        let begun = limited(
+            self.inner.get_database_backend(),
+            self.inner.begin_with_options(options),
+        )
+        .await;
+        watch.end(begun.as_ref().is_err_and(|error| !is_busy(error)));
         Ok(Examined {
-            inner,
+            inner: begun?,
             trust: Arc::clone(&self.trust),
             file: self.file.clone(),
             is_pool: false,
@@ -173,15 +167,6 @@ impl Pool {
     }
 }
 
-/// Runs a BEGIN, COMMIT or ROLLBACK to its end, also if its caller is dropped meanwhile. Otherwise a caller whose deadline
-/// passes would leave a connection in an unknown state, and every such call would cost a new connection.
-async fn to_its_end<T: Send + 'static>(
-    statement: impl Future<Output = Result<T, DbErr>> + Send + 'static,
-) -> Result<T, DbErr> {
-    let ended = tokio::spawn(statement).await;
-    ended.unwrap_or_else(|error| Err(DbErr::Conn(RuntimeErr::Internal(error.to_string()))))
-}
-
 impl Transaction {
     /// Keeps a permit until the end of the transaction.
     pub(super) fn keep(&mut self, permit: OwnedSemaphorePermit) {
@@ -201,41 +186,33 @@ impl Transaction {
             inner,
             trust,
             file,
-            permits,
+            permits: _permits,
             ..
         } = self;
-        to_its_end(async move {
-            let (backend, watch) = (inner.get_database_backend(), trust.watch());
-            let (committed, warning) = with_warning(limited(backend, inner.commit())).await;
-            watch.end(committed.is_err());
-            drop(permits);
-            committed?;
-            if let Some(warning) = warning {
-                // For example: committed here, but no longer waiting for the synchronous standby.
-                return Err(DbErr::Conn(RuntimeErr::Internal(format!(
-                    "the COMMIT ended with a warning: {warning}"
-                ))));
-            }
-            file.map_or(Ok(()), |file| file.check())
-        })
-        .await
+        let (backend, watch) = (inner.get_database_backend(), trust.watch());
+        let (committed, warning) = with_warning(limited(backend, inner.commit())).await;
+        watch.end(committed.is_err());
+        committed?;
+        if let Some(warning) = warning {
+            // For example: committed here, but no longer waiting for the synchronous standby.
+            return Err(DbErr::Conn(RuntimeErr::Internal(format!(
+                "the COMMIT ended with a warning: {warning}"
+            ))));
+        }
+        file.map_or(Ok(()), |file| file.check())
     }
 
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         let Self {
             inner,
             trust,
-            permits,
+            permits: _permits,
             ..
         } = self;
-        to_its_end(async move {
-            let (backend, watch) = (inner.get_database_backend(), trust.watch());
-            let rolled_back = limited(backend, inner.rollback()).await;
-            watch.end(rolled_back.is_err());
-            drop(permits);
-            rolled_back
-        })
-        .await
+        let (backend, watch) = (inner.get_database_backend(), trust.watch());
+        let rolled_back = limited(backend, inner.rollback()).await;
+        watch.end(rolled_back.is_err());
+        rolled_back
     }
 
     /// For SeaORM's migrator, which takes no other transaction.
