@@ -110,6 +110,17 @@ async fn create_runs_and_leases(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .to_owned(),
         )
         .await?;
+    // The last run of the schedule.
+    manager
+        .create_index(
+            Index::create()
+                .name("report_runs_by_trigger")
+                .table(R::Table)
+                .col(R::Trigger)
+                .col(R::StartedAt)
+                .to_owned(),
+        )
+        .await?;
     // Few runs are unfinished at any time, and every tick reads them.
     manager
         .create_index(

@@ -98,13 +98,28 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
         .col(S::SyncRequestedAt)
         .and_where(Expr::col(S::SyncRequestedAt).is_not_null())
         .to_owned();
+    // Those that have not ended, by their last sync.
+    let live = Index::create()
+        .name("subscriptions_live")
+        .table(S::Table)
+        .col(S::SyncedAt)
+        .col(S::AccountId)
+        .col(S::Subscription)
+        .and_where(Expr::col(S::EndedAt).is_null())
+        .to_owned();
     let cancelled = Index::create()
         .name("subscriptions_by_cancel")
         .table(S::Table)
         .col(S::CancelAt)
         .and_where(Expr::col(S::CancelAt).is_not_null())
         .to_owned();
-    for index in [by_customer, by_subscription, sync_requested, cancelled] {
+    for index in [
+        by_customer,
+        by_subscription,
+        sync_requested,
+        live,
+        cancelled,
+    ] {
         manager.create_index(index).await?;
     }
     Ok(())

@@ -115,7 +115,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     for index in usage_report_indexes() {
         manager.create_index(index).await?;
     }
-    for index in [BY_STATE, UNVERIFIED, CORRECTIONS] {
+    for index in [BY_STATE, UNVERIFIED, OTHER_KINDS] {
         manager.get_connection().execute_unprepared(index).await?;
     }
     // The last index: of two that suit a query equally well, SQLite takes the newer one.
@@ -128,9 +128,9 @@ const BY_STATE: &str = "CREATE INDEX usage_reports_by_state ON usage_reports ((s
 /// Accepted reports that are not confirmed, by stream and UTC day.
 const UNVERIFIED: &str = "CREATE INDEX usage_reports_unverified ON usage_reports \
     (customer, meter, (event_timestamp / 86400000)) WHERE state IN ('accepted', 'missing')";
-/// Corrections, which are few.
-const CORRECTIONS: &str =
-    "CREATE INDEX usage_reports_corrections ON usage_reports (id) WHERE kind = 'correction'";
+/// Corrections, and what Stripe was found to have already. They are few.
+const OTHER_KINDS: &str =
+    "CREATE INDEX usage_reports_other_kinds ON usage_reports (id) WHERE kind <> 'usage'";
 
 /// At most one open report for each window, any number of closed ones. The window comes before the meter, because
 /// ended windows of an account are looked for.

@@ -147,6 +147,8 @@ impl Store {
                     Expr::col((newer.clone(), account_link::Column::AccountId))
                         .equals((account_link::Entity, account_link::Column::AccountId)),
                 )
+                // Without it, PostgreSQL reads the index of all accounts up to the given one.
+                .and_where(Expr::col((newer.clone(), account_link::Column::AccountId)).gt(after))
                 .and_where(
                     Expr::col((newer, account_link::Column::Version)).gt(Expr::col((
                         account_link::Entity,

@@ -106,11 +106,12 @@ impl Store {
         now: Millis,
         limit: u64,
     ) -> crate::error::Result<Vec<AccountId>> {
-        // SQLite keeps the order of a CROSS JOIN: few reports are open in each ended period.
-        const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p CROSS JOIN usage_reports r \
-            WHERE r.account_id = p.account_id AND r.period_end IS NULL \
-            AND r.window_start >= p.period_start AND r.window_start < p.period_end \
-            AND p.period_end <= $1 AND p.period_end > $2 LIMIT $3";
+        // Few reports are open in each ended period. The offset keeps PostgreSQL from joining, for which it would read
+        // every period.
+        const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
+            WHERE p.period_end <= $1 AND p.period_end > $2 AND EXISTS (\
+            SELECT 1 FROM usage_reports r WHERE r.account_id = p.account_id AND r.period_end IS NULL \
+            AND r.window_start >= p.period_start AND r.window_start < p.period_end LIMIT 1 OFFSET 0) LIMIT $3";
         let ended = now.saturating_sub(AFTER_PERIOD_END_MS);
         let oldest = now.saturating_sub(RELEVANT_MS);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);

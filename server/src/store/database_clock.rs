@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{ColumnTrait, Condition, ConnectionTrait as _, DbBackend, DbErr, Statement};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait as _, DbBackend, DbErr, Statement, sea_query::Expr,
+};
 
 use super::Store;
 use crate::{
@@ -154,7 +156,11 @@ impl Store {
 /// The condition that the due time in a column is not in the future. One that is more than a day ahead was written by a
 /// clock that was ahead, and is due: no wait is that long.
 pub(super) fn is_due_at(due: impl ColumnTrait, now: Millis) -> Condition {
-    Condition::any()
-        .add(due.lte(now))
-        .add(due.gt(now.saturating_add(DAY_MS)))
+    let [past, ahead] = due_ranges(due, now);
+    Condition::any().add(past).add(ahead)
+}
+
+/// The two ranges of [`is_due_at`], for a query each: an index of the column finds one range in its order.
+pub(super) fn due_ranges(due: impl ColumnTrait, now: Millis) -> [Expr; 2] {
+    [due.lte(now), due.gt(now.saturating_add(DAY_MS))]
 }

@@ -197,16 +197,29 @@ impl Store {
         since: Millis,
     ) -> Result<Vec<String>> {
         use usage_report::Column;
+        let link = |column| Expr::col((account_link::Entity, column));
+        let report = |column| Expr::col((usage_report::Entity, column));
+        // Reports are found by the accounts that have or had the customer. The offset keeps PostgreSQL from joining, for
+        // which it would read every report.
+        let usage = Query::select()
+            .expr(Expr::val(1))
+            .from(usage_report::Entity)
+            .and_where(report(Column::AccountId).eq(link(account_link::Column::AccountId)))
+            .and_where(report(Column::Customer).eq(link(account_link::Column::Customer)))
+            .and_where(Column::Meter.eq(meter))
+            .and_where(Column::WindowStart.gte(since))
+            .and_where(Column::Quantity.ne(0))
+            .limit(1)
+            .offset(0)
+            .to_owned();
         let mut found = Vec::new();
         for chunk in customers.chunks(CUSTOMERS_PER_QUERY) {
-            let page: Vec<String> = usage_report::Entity::find()
+            let page: Vec<String> = account_link::Entity::find()
                 .select_only()
-                .column(Column::Customer)
+                .column(account_link::Column::Customer)
                 .distinct()
-                .filter(Column::Customer.is_in(chunk.iter().copied()))
-                .filter(Column::Meter.eq(meter))
-                .filter(Column::WindowStart.gte(since))
-                .filter(Column::Quantity.ne(0))
+                .filter(account_link::Column::Customer.is_in(chunk.iter().copied()))
+                .filter(Expr::exists(usage.clone()))
                 .into_tuple()
                 .all(&self.reader)
                 .await?;
@@ -237,7 +250,9 @@ impl Store {
         }
         let subscriptions = subscription::Entity::find()
             .filter(subscription::Column::EndedAt.is_null())
-            .filter(subscription::Column::SyncedAt.gt(limit));
+            .filter(subscription::Column::SyncedAt.gt(limit))
+            // In the order of the index, which PostgreSQL and SQLite with statistics would not use otherwise.
+            .order_by_desc(subscription::Column::SyncedAt);
         if subscriptions.one(&self.reader).await?.is_some() {
             tables.push("subscriptions");
         }

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, rows, verification::EVENTS_READ};
+use super::{Store, connection::Transaction, rows, send::is_due, verification::EVENTS_READ};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -140,8 +140,9 @@ impl Store {
         restored_at: Option<Millis>,
     ) -> Result<Vec<Report>> {
         let found = usage_report::Entity::find()
-            // A literal: both engines use a partial index only for a condition without bound values.
-            .filter(Expr::cust("state = 'unknown'"))
+            // The index is of more states than this one.
+            .filter(is_due())
+            .filter(Column::State.eq(UsageReportState::Unknown))
             .filter(Column::Customer.eq(&stream.customer))
             .filter(Column::Meter.eq(&stream.meter))
             .order_by_asc(Column::Id)

@@ -1,7 +1,7 @@
 //! Finds reports that Stripe has not accepted and that are near the time after which no invoice can charge them.
 
 use sea_orm::{
-    EntityTrait as _, PaginatorTrait as _, QueryFilter as _, Statement,
+    DbBackend, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -31,14 +31,24 @@ impl Store {
         now: Millis,
     ) -> Result<Vec<Report>> {
         let until = now.saturating_add(NEAR_DRAFT_END_MS);
-        // SQLite keeps the order of a CROSS JOIN: few invoices are drafts.
+        // Few invoices are drafts, so their periods come first: SQLite keeps the order of a CROSS JOIN, and PostgreSQL
+        // does not join a subquery with an offset.
         // Reads the unsent reports of accounts with such a draft. Which of them the draft would charge is decided below.
-        let query = format!(
-            "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN usage_reports r \
-             WHERE r.account_id = p.account_id AND r.meter = p.meter AND {} \
-             AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
-             AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}",
+        let unsent = format!(
+            "r.account_id = p.account_id AND r.meter = p.meter AND {}",
             are_in(states, "r.")
+        );
+        let (reports, condition) = if self.backend() == DbBackend::Postgres {
+            let reports =
+                format!("LATERAL (SELECT r.* FROM usage_reports r WHERE {unsent} OFFSET 0)");
+            (reports, "TRUE".to_owned())
+        } else {
+            ("usage_reports".to_owned(), unsent)
+        };
+        let query = format!(
+            "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN {reports} r WHERE {condition} \
+             AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
+             AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}"
         );
         let values = [now, now.saturating_sub(RELEVANT_MS), until].map(Into::into);
         let statement = Statement::from_sql_and_values(self.backend(), query, values);

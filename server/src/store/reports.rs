@@ -191,10 +191,13 @@ pub(super) fn is_in_state(states: &[State]) -> Expr {
 }
 
 /// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition
-/// without bound values.
+/// without bound values, and that of the few reports of other kinds than usage only for its own condition.
 fn is_of_kind(kind: Kind) -> Expr {
     let text = UsageReportKind::from(kind).to_value();
-    Expr::cust(format!("kind = '{text}'"))
+    Expr::cust(match kind {
+        Kind::Usage => format!("kind = '{text}'"),
+        Kind::Correction | Kind::AlreadySent => format!("kind <> 'usage' AND kind = '{text}'"),
+    })
 }
 
 /// Narrows a query to the accounts of a scope.

@@ -11,9 +11,10 @@ use super::{
     Store,
     close::{close_reports, open_reports},
     connection::Transaction,
+    send::is_due,
 };
 use crate::{
-    domain::{Millis, account_id::AccountId, report::State},
+    domain::{Millis, account_id::AccountId},
     entity::{
         commit, lease,
         sending::{self, Column},
@@ -88,6 +89,12 @@ impl Store {
 
     /// The last moment at which this database was written, as far as its rows show.
     pub(crate) async fn last_activity(&self) -> Result<Option<Millis>> {
+        type Latest = (
+            Option<Millis>,
+            Option<Millis>,
+            Option<Millis>,
+            Option<Millis>,
+        );
         use usage_report::Column as R;
         let committed: Option<Option<Millis>> = commit::Entity::find()
             .select_only()
@@ -101,16 +108,25 @@ impl Store {
             .into_tuple()
             .one(&self.reader)
             .await?;
-        let mut found = vec![committed.flatten(), ran.flatten()];
-        for column in [R::ClosedAt, R::LastSentAt, R::ReportedAt, R::ConfirmedAt] {
-            let at: Option<Option<Millis>> = usage_report::Entity::find()
-                .select_only()
-                .column_as(column.max(), "at")
-                .into_tuple()
-                .one(&self.reader)
-                .await?;
-            found.push(at.flatten());
-        }
+        // One query, because it reads every report.
+        let reports: Option<Latest> = usage_report::Entity::find()
+            .select_only()
+            .column_as(R::ClosedAt.max(), "closed_at")
+            .column_as(R::LastSentAt.max(), "last_sent_at")
+            .column_as(R::ReportedAt.max(), "reported_at")
+            .column_as(R::ConfirmedAt.max(), "confirmed_at")
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        let (closed, sent, reported, confirmed) = reports.unwrap_or_default();
+        let found = [
+            committed.flatten(),
+            ran.flatten(),
+            closed,
+            sent,
+            reported,
+            confirmed,
+        ];
         Ok(found.into_iter().flatten().max())
     }
 
@@ -150,11 +166,11 @@ impl Store {
     /// Makes every report of a customer that would be sent `unknown`: Stripe may have it. Returns their number.
     pub(crate) async fn doubt_unsent(&self, restored_at: Millis, now: Millis) -> Result<u64> {
         use usage_report::Column as R;
-        let waiting = [State::Closed, State::Sending].map(UsageReportState::from);
         let changed = usage_report::Entity::update_many()
             .col_expr(R::State, Expr::value(UsageReportState::Unknown))
             .col_expr(R::NextAttemptAt, Expr::value(now))
-            .filter(R::State.is_in(waiting))
+            .filter(is_due())
+            .filter(R::State.ne(UsageReportState::Unknown))
             .filter(R::Customer.is_not_null())
             .filter(R::FirstAt.lt(restored_at))
             .filter(R::LookedUpAt.is_null().or(R::LookedUpAt.lt(restored_at)))

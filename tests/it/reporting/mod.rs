@@ -1,15 +1,15 @@
 //! Tests of sending usage to Stripe, and of verifying that it arrived.
 
-mod corrections;
+pub(crate) mod corrections;
 mod delivery;
 mod delivery_check;
 mod forced_runs;
 mod pauses;
-mod reconciliation;
+pub(crate) mod reconciliation;
 mod replicas;
-mod report_list;
+pub(crate) mod report_list;
 mod resolutions;
-mod restore;
+pub(crate) mod restore;
 mod schedule;
 mod stripe_faults;
 mod verification;

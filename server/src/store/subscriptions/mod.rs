@@ -2,15 +2,18 @@
 
 mod periods;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Select,
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, database_clock::is_due_at, links::read_links, rows};
+use super::{Store, database_clock::due_ranges, links::read_links, rows};
 use crate::store::connection::Transaction;
 use crate::{
     domain::{
@@ -88,38 +91,37 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions that have not ended and were last synced before a time, ordered by account and subscription, after
-    /// the given ones.
+    /// Subscriptions that have not ended and were last synced before a time, after the given one. The latest sync comes
+    /// first, so those that cannot be synced do not delay others.
     pub(crate) async fn unseen_subscriptions(
         &self,
         since: Millis,
-        after: Option<&(AccountId, String)>,
+        after: Option<&SyncedSubscription>,
         limit: u64,
     ) -> Result<Vec<SyncedSubscription>> {
         use subscription::Column;
-        let mut query = subscription::Entity::find()
-            .filter(Column::EndedAt.is_null())
-            .filter(
-                Column::SyncedAt
-                    .lt(since)
-                    // A clock was ahead.
-                    .or(Column::SyncedAt.gt(since.saturating_add(DAY_MS))),
-            );
-        if let Some((account, subscription)) = after {
-            let place = [
-                Expr::col(Column::AccountId),
-                Expr::col(Column::Subscription),
-            ];
-            let last = [account.as_str(), subscription].map(Expr::value);
-            query = query.filter(Expr::tuple(place).gt(Expr::tuple(last)));
-        }
-        let unseen = query
-            .order_by_asc(Column::AccountId)
-            .order_by_asc(Column::Subscription)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
-        Ok(rows::all(unseen))
+        let place = [Column::SyncedAt, Column::AccountId, Column::Subscription];
+        let query = |range: Expr, after: Option<&SyncedSubscription>| {
+            let mut query = subscription::Entity::find()
+                .filter(Column::EndedAt.is_null())
+                .filter(range);
+            if let Some(last) = after {
+                let values = [
+                    Expr::value(last.synced_at),
+                    Expr::value(&last.account_id),
+                    Expr::value(last.subscription.as_str()),
+                ];
+                query = query.filter(Expr::tuple(place.map(Expr::col)).lt(Expr::tuple(values)));
+            }
+            place.into_iter().fold(query, Select::order_by_desc)
+        };
+        // A clock was ahead.
+        let ahead = Column::SyncedAt.gt(since.saturating_add(DAY_MS));
+        let queries = match after {
+            Some(last) if last.synced_at >= since => vec![query(ahead, after)],
+            _ => vec![query(Column::SyncedAt.lt(since), after), query(ahead, None)],
+        };
+        self.one_after_the_other(queries, limit).await
     }
 
     /// Subscriptions whose requested sync is due.
@@ -128,13 +130,31 @@ impl Store {
         now: Millis,
         limit: u64,
     ) -> Result<Vec<SyncedSubscription>> {
-        let requested = subscription::Entity::find()
-            .filter(is_due_at(subscription::Column::SyncRequestedAt, now))
-            .order_by_asc(subscription::Column::SyncRequestedAt)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
-        Ok(rows::all(requested))
+        let requested_at = subscription::Column::SyncRequestedAt;
+        let query = |range| {
+            subscription::Entity::find()
+                .filter(range)
+                .order_by_asc(requested_at)
+        };
+        let queries = due_ranges(requested_at, now).map(query);
+        self.one_after_the_other(queries.into(), limit).await
+    }
+
+    /// The first subscriptions that some queries find, each of one range of an index. One query of two ranges would read
+    /// and sort every row of both.
+    async fn one_after_the_other(
+        &self,
+        queries: Vec<Select<subscription::Entity>>,
+        limit: u64,
+    ) -> Result<Vec<SyncedSubscription>> {
+        let mut found: Vec<subscription::Model> = Vec::new();
+        for query in queries {
+            let left = limit.saturating_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
+            if left > 0 {
+                found.extend(query.limit(left).all(&self.reader).await?);
+            }
+        }
+        Ok(rows::all(found))
     }
 
     /// Records that subscriptions were read from Stripe and had not changed.

@@ -125,7 +125,7 @@ impl SubscriptionPoll {
             let Some(last) = page.last() else {
                 return Ok(());
             };
-            after = Some((last.account_id.clone(), last.subscription.clone()));
+            after = Some(last.clone());
             let syncing: Vec<_> = page
                 .into_iter()
                 .map(|row| self.sync_unlisted(row, outcomes))
