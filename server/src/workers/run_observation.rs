@@ -58,7 +58,7 @@ impl Observations {
 
     /// Shows an observation to the watchers. Returns false, and forgets the run, if there are none.
     fn show(&self, run: Uuid, shown: &Shown, observed: Observed) -> bool {
-        // Nobody subscribes in between.
+        // Under the lock, so that no watcher subscribes meanwhile.
         let mut by_run = self.lock();
         if shown.receiver_count() == 0 {
             by_run.remove(&run);

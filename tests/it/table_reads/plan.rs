@@ -253,6 +253,10 @@ impl Plan {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "a list of plans, as the engines print them"
+)]
 fn a_plan_that_reads_a_large_table_in_full_has_a_fault() {
     let rows = [
         ("usage_reports", vec![1_000_000]),
