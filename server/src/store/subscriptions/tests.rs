@@ -42,7 +42,7 @@ async fn unseen_subscriptions_are_read_in_pages_the_failing_ones_last() {
         ("ended", NOW - 5),
         ("near", NOW + DAY_MS),
         ("ahead", NOW + DAY_MS + 1),
-        ("far ahead", NOW + DAY_MS + 2),
+        ("far-ahead", NOW + DAY_MS + 2),
     ])
     .await;
     for limit in 1..=7 {
@@ -55,7 +55,7 @@ async fn unseen_subscriptions_are_read_in_pages_the_failing_ones_last() {
             after = Some(last.clone());
             all.extend(page);
         }
-        let expected = ["c", "b", "a", "oldest", "far ahead", "ahead"];
+        let expected = ["c", "b", "a", "oldest", "far-ahead", "ahead"];
         assert_eq!(names(&all), expected, "pages of {limit}");
     }
     store.close().await.unwrap();
@@ -64,14 +64,14 @@ async fn unseen_subscriptions_are_read_in_pages_the_failing_ones_last() {
 #[tokio::test]
 async fn requested_syncs_are_due_in_their_order_or_if_a_clock_was_ahead() {
     let (store, _folder) = store_with(&[
-        ("far ahead", NOW + DAY_MS + 1),
+        ("far-ahead", NOW + DAY_MS + 1),
         ("later", NOW + 1),
         ("now", NOW),
         ("earlier", NOW - 1),
     ])
     .await;
     let due = store.requested_syncs(NOW, 200).await.unwrap();
-    assert_eq!(names(&due), ["earlier", "now", "far ahead"]);
+    assert_eq!(names(&due), ["earlier", "now", "far-ahead"]);
     let due = store.requested_syncs(NOW, 2).await.unwrap();
     assert_eq!(names(&due), ["earlier", "now"]);
     store.close().await.unwrap();
