@@ -6,6 +6,7 @@
 //! is checked. Alone, it first runs some tests that send most of them.
 
 mod exceptions;
+mod faults;
 mod plan;
 mod rows;
 

@@ -13,7 +13,7 @@ const LARGE_ROWS: i64 = 20_000;
 const MAX_COST: f64 = 20_000.0;
 
 /// The steps of a statement's plan, for values that the planner does not know.
-pub(super) struct Plan(Vec<String>);
+pub(super) struct Plan(pub(super) Vec<String>);
 
 /// What is wrong with a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(super) enum Fault {
 /// The number of rows of each table and index.
 pub(super) struct Sizes {
     /// For an index of SQLite, also how many rows have one value of its first column, of its first two and so on.
-    rows: BTreeMap<String, Vec<i64>>,
+    pub(super) rows: BTreeMap<String, Vec<i64>>,
     /// Indexes of only some rows of their table.
-    partial: BTreeSet<String>,
+    pub(super) partial: BTreeSet<String>,
 }
 
 impl Sizes {
@@ -249,125 +249,5 @@ impl Plan {
 
     pub(super) fn steps(&self) -> &[String] {
         &self.0
-    }
-}
-
-#[test]
-#[allow(
-    clippy::too_many_lines,
-    reason = "a list of plans, as the engines print them"
-)]
-fn a_plan_that_reads_a_large_table_in_full_has_a_fault() {
-    let rows = [
-        ("usage_reports", vec![1_000_000]),
-        ("usage_reports_newest", vec![1_000_000, 1]),
-        ("usage_reports_by_state", vec![1_000_000, 90_000, 1]),
-        ("usage_reports_due", vec![200_000, 4, 4, 1]),
-        ("leases", vec![12]),
-    ];
-    let sizes = Sizes {
-        rows: rows.map(|(name, sizes)| (name.to_owned(), sizes)).into(),
-        partial: BTreeSet::from(["usage_reports_due".to_owned()]),
-    };
-    let is_fault = |engine, sql: &str, steps: &[&str]| {
-        let plan = Plan(steps.iter().map(|step| (*step).to_owned()).collect());
-        plan.fault(engine, sql, &sizes).map(|(fault, _)| fault)
-    };
-    let aliased = "SELECT 1 FROM usage_reports r";
-    let limited = "SELECT 1 FROM usage_reports WHERE id > ? ORDER BY id LIMIT ?";
-    let range = "SEARCH usage_reports USING INDEX usage_reports_newest (id>?)";
-    let sort = "USE TEMP B-TREE FOR ORDER BY";
-    for (sql, steps) in [
-        (aliased, &["SCAN r"][..]),
-        (
-            aliased,
-            &["SCAN r USING COVERING INDEX usage_reports_newest"],
-        ),
-        (aliased, &["SEARCH r USING AUTOMATIC COVERING INDEX (id=?)"]),
-        (aliased, &[range]),
-        (
-            "SELECT COUNT(*) FROM usage_reports LIMIT ?",
-            &["SCAN usage_reports USING COVERING INDEX usage_reports_newest"],
-        ),
-        (limited, &[range, sort]),
-        (
-            limited,
-            &["SCAN usage_reports USING INDEX usage_reports_due", sort],
-        ),
-        (
-            limited,
-            &[
-                "SEARCH usage_reports USING INDEX usage_reports_by_state (<expr>=?)",
-                sort,
-            ],
-        ),
-    ] {
-        let found = is_fault(Engine::Sqlite, sql, steps);
-        assert_eq!(found, Some(Fault::ReadsInFull), "{steps:?}");
-    }
-    for (sql, steps) in [
-        (limited, &[range][..]),
-        (
-            limited,
-            &["SEARCH usage_reports USING INDEX usage_reports_by_state (<expr>=?)"],
-        ),
-        (
-            aliased,
-            &["SEARCH r USING INDEX usage_reports_by_state (<expr>=? AND id=?)"],
-        ),
-        (aliased, &["SCAN r USING INDEX usage_reports_due"]),
-        (
-            "SELECT MAX(id) FROM usage_reports",
-            &["SEARCH usage_reports USING COVERING INDEX usage_reports_newest"],
-        ),
-        (
-            "SELECT 1 FROM usage_reports ORDER BY id LIMIT ?",
-            &["SCAN usage_reports USING INDEX usage_reports_newest"],
-        ),
-        (
-            aliased,
-            &["SEARCH r USING INDEX usage_reports_newest (id>? AND id<?)"],
-        ),
-        (
-            aliased,
-            &["SEARCH r USING INDEX usage_reports_newest (id=?)", sort],
-        ),
-        ("SELECT 1 FROM leases", &["SCAN leases"]),
-    ] {
-        assert_eq!(is_fault(Engine::Sqlite, sql, steps), None, "{steps:?}");
-    }
-    let step =
-        |what: &str, cost: u32| format!("  ->  {what}  (cost=0.42..{cost}.00 rows=1 width=8)");
-    let by_index = "Index Scan using usage_reports_newest on usage_reports r";
-    let bounded = "        Index Cond: (id > $1)";
-    for (steps, fault) in [
-        (
-            vec![step("Parallel Seq Scan on usage_reports r", 9)],
-            Some(Fault::ReadsInFull),
-        ),
-        (
-            vec![step(by_index, 9), "        Filter: (id > $1)".to_owned()],
-            Some(Fault::ReadsInFull),
-        ),
-        (
-            vec![step(by_index, 30_000), bounded.to_owned()],
-            Some(Fault::Costs),
-        ),
-        (vec![step(by_index, 9), bounded.to_owned()], None),
-        (
-            vec![step(
-                "Index Only Scan using usage_reports_due on usage_reports r",
-                9,
-            )],
-            None,
-        ),
-        (vec![step("Seq Scan on leases", 9)], None),
-    ] {
-        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-        assert_eq!(
-            is_fault(Engine::Postgres, aliased, &steps),
-            fault,
-            "{steps:?}"
-        );
     }
 }
