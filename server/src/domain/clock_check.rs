@@ -18,8 +18,8 @@ pub fn is_ahead(stored: Millis, now: Millis) -> bool {
     stored > now.saturating_add(DOUBT_MS)
 }
 
-/// How far a clock, shown as `before` and `after` reading another one, is certainly ahead of that, which has a
-/// resolution of `step`. Negative means behind.
+/// The least by which a clock is ahead of another one, which has a resolution of `step`. The clock was read before and
+/// after the other one. Negative means behind.
 pub fn ahead_of(before: Millis, after: Millis, other: Millis, step: Millis) -> Millis {
     let lowest = before.saturating_sub(other).saturating_sub(step);
     let highest = after.saturating_sub(other);

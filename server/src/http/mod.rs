@@ -177,7 +177,7 @@ impl Shared {
             return WebhookOutcome::TooLarge;
         }
         if !request.headers().contains_key(SIGNATURE) {
-            // Takes no place from one that may be Stripe's.
+            // Rejected before it takes a permit that a webhook of Stripe's may need.
             let missing = webhook_signature::SignatureError::Malformed("is missing");
             return WebhookOutcome::BadSignature(missing);
         }

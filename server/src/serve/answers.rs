@@ -30,7 +30,7 @@ use crate::{
 /// Unread bytes over all connections, and of one connection.
 const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 const MAX_UNREAD_OF_CONNECTION: usize = 8 * 1024 * 1024;
-/// What a call counts until its answer exists, and at least: its stream takes memory too.
+/// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
 const READS: [&str; 6] = [

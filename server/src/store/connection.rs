@@ -42,8 +42,8 @@ pub(super) struct Examined<C> {
     is_pool: bool,
     /// Whether a statement of this transaction has failed.
     has_failed: Arc<AtomicBool>,
-    /// Where there is a single connection to write: lets one of the others wait for it at a time, so that counting
-    /// waits for one of them at most. Counting does not pass it.
+    /// On SQLite: one transaction at a time that does not count waits for the only connection that writes. Counting does
+    /// not take this permit, so it waits for one of the others at most.
     gate: Option<Arc<Semaphore>>,
     /// What a transaction holds until its end.
     permits: Vec<Arc<OwnedSemaphorePermit>>,
@@ -79,7 +79,7 @@ impl<C: ConnectionTrait> Examined<C> {
 }
 
 impl<C> Examined<C> {
-    /// Waits until this may wait for the connection.
+    /// Takes the gate's permit, before the connection is requested.
     async fn pass_gate(&self) -> Result<Option<Arc<OwnedSemaphorePermit>>, DbErr> {
         let Some(gate) = &self.gate else {
             return Ok(None);

@@ -33,7 +33,7 @@ pub(crate) struct Lease {
 }
 
 impl Store {
-    /// Writes a row without readers: callers are told that the service is ready only while that works.
+    /// Writes a row without readers: the service is ready only while that works.
     ///
     /// # Errors
     /// The database cannot be written.

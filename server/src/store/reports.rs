@@ -182,7 +182,7 @@ impl Store {
     }
 }
 
-/// Whether a report is in one of some states. The expression is that of an index, which is used only where this is.
+/// Whether a report is in one of some states. It must equal the expression of the index, or the index is not used.
 pub(super) fn is_in_state(states: &[State]) -> Expr {
     let texts = states
         .iter()
