@@ -1,6 +1,6 @@
 //! The job that compares the clocks of the database, this machine and Stripe, and reports what it finds.
 //!
-//! Every replica runs it. It also runs while the clocks disagree: only this job reads Stripe's clock, which can settle it.
+//! Every replica runs it. It also runs while the clocks disagree: only this job reads Stripe's clock.
 
 use std::time::Duration;
 
