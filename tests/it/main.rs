@@ -15,4 +15,3 @@ mod reporting;
 mod simulation;
 mod subscriptions;
 mod support;
-mod table_reads;
