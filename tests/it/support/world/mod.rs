@@ -4,6 +4,7 @@
 
 mod backup;
 pub(crate) mod billing;
+mod database;
 pub(crate) mod engine;
 pub(crate) mod http;
 mod reporting;
@@ -78,13 +79,7 @@ impl World {
     /// A world with a running server, and with both configured meters at the fake Stripe.
     pub(crate) async fn start(engine: Engine) -> Self {
         let folder = memory_folder();
-        let database_url = match engine {
-            Engine::Sqlite => format!("sqlite://{}", folder.path().join("usage.db").display()),
-            Engine::Postgres => postgres::cluster()
-                .expect("PostgreSQL")
-                .create_database()
-                .expect("a database"),
-        };
+        let database_url = database::create(engine, folder.path()).await;
         let fake_stripe = FakeStripe::start(Settings::default())
             .await
             .expect("a fake Stripe");
