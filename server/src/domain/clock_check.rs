@@ -32,7 +32,7 @@ pub fn ahead_of(before: Millis, after: Millis, other: Millis, step: Millis) -> M
     }
 }
 
-/// Whether a clock that showed `before` and then `after` passed the time that passed by the monotonic clock, about.
+/// Whether a clock went from `before` to `after` at the pace of the monotonic clock, by which `passed` went by.
 pub fn is_steady(before: Millis, after: Millis, passed: Millis) -> bool {
     let by = after.saturating_sub(before).saturating_sub(passed);
     by.saturating_abs() < 2 * SECOND_MS
@@ -249,6 +249,27 @@ mod tests {
         confirmed.compare_with_stripe(Some(-900));
         assert_eq!(confirmed.doubt(), None);
         assert_eq!(confirmed.now(1_000), Some(START + 1_000 + HOUR_MS));
+    }
+
+    #[test]
+    fn a_jump_forward_that_only_lasted_is_remembered() {
+        let jumped = |by: Millis| {
+            let mut check = after(&[at(0, 0), at(1_000, by)]);
+            check.observe(at(1_000 + JUMP_ACCEPTED_AFTER_MS, by));
+            check.trusted_jump_at()
+        };
+        assert_eq!(jumped(HOUR_MS), Some(1_000 + JUMP_ACCEPTED_AFTER_MS));
+        assert_eq!(jumped(-HOUR_MS), None, "what seems young is not forgotten");
+        let mut confirmed = after(&[at(0, 0), at(1_000, HOUR_MS)]);
+        confirmed.compare_with_stripe(Some(0));
+        assert_eq!(confirmed.trusted_jump_at(), None);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_between_two_readings_is_not_steady() {
+        assert!(is_steady(START, START + 5_000, 4_900));
+        assert!(!is_steady(START, START + 400 * 24 * HOUR_MS, 4_900));
+        assert!(!is_steady(START, START - HOUR_MS, 4_900));
     }
 
     #[test]

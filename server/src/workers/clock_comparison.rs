@@ -106,8 +106,7 @@ impl ClockComparison {
         let after = self.store.shared_now().await?;
         let passed = self.clock.elapsed().saturating_sub(begun);
         if !is_steady(before, after, passed) {
-            // A clock that jumped meanwhile agrees with any time between.
-            self.asked = None;
+            // A clock that jumped meanwhile agrees with any time between: Stripe is asked again at the next turn.
             return Ok(());
         }
         if let Some(date) = date {
