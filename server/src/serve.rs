@@ -24,10 +24,7 @@ use crate::{
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
     stripe::Stripe,
-    workers::{
-        runner::{JobEnded, Runner},
-        upkeep::Upkeep,
-    },
+    workers::runner::{JobEnded, Runner},
 };
 
 /// How long open calls may take to end at the shutdown, and how long their commits may take after that.
@@ -134,9 +131,9 @@ pub async fn serve(
     let exporter = listeners.http.as_ref().map(|_| Exporter::of_process());
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
-    let upkeep = Upkeep::new(store.clone(), exporter.clone());
-    let mut runner = services.start_jobs(&config, &clock, &ending).await?;
-    runner.start(upkeep);
+    let mut runner = services
+        .start_jobs(&config, &clock, exporter.clone(), &ending)
+        .await?;
     // The failure of either socket ends the service.
     let sockets = async {
         tokio::try_join!(

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     domain::{Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange},
     ingest::WriteBatcher,
+    metrics::Exporter,
     reconciliation::Reconciler,
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
     store::{Store, send::Rules},
@@ -35,6 +36,7 @@ use crate::{
             SubscriptionSync, ended::ScheduledCancels, poll::SubscriptionPoll,
             requested::RequestedSyncs, webhooks::WebhookSyncs,
         },
+        upkeep::Upkeep,
         verifier::Verifier,
         wake::Signals,
     },
@@ -147,9 +149,11 @@ impl Services {
         self,
         config: &Config,
         clock: &Clock,
+        exporter: Option<Exporter>,
         shutdown: &CancellationToken,
     ) -> Result<Runner, ServeError> {
         let mut runner = Runner::new(self.store.clone(), self.replica.clone(), shutdown.clone());
+        runner.start(Upkeep::new(self.store.clone(), exporter));
         let interval = job_interval(config);
         let comparison = ClockComparison::new(
             self.store.clone(),

@@ -43,14 +43,11 @@ struct Reading {
 }
 
 impl Reading {
-    /// Whether it is used still. The monotonic clock stands still while the machine is suspended; its wall clock does not.
-    fn is_recent(&self) -> bool {
-        let passed = Clock::system()
-            .now()
-            .saturating_sub(self.system)
-            .unsigned_abs();
-        let kept = READING_KEPT.as_millis();
-        self.at.elapsed() < READING_KEPT && u128::from(passed) < kept
+    /// Whether it may still be used, when the system's clock shows `system`. The monotonic clock stands still while the
+    /// machine is suspended; the system's does not.
+    fn is_recent(&self, system: Millis) -> bool {
+        let passed = u128::from(system.abs_diff(self.system));
+        self.at.elapsed() < READING_KEPT && passed < READING_KEPT.as_millis()
     }
 }
 
@@ -64,7 +61,8 @@ impl DatabaseClock {
 
     /// The current time, from a recent reading.
     fn carried_on(&self) -> Option<Millis> {
-        let reading = (*self.lock()).filter(Reading::is_recent)?;
+        let system = Clock::system().now();
+        let reading = (*self.lock()).filter(|reading| reading.is_recent(system))?;
         Some(self.now_by(reading))
     }
 
@@ -86,6 +84,11 @@ impl Store {
     /// The moves of the clock, if tests or the demo move it.
     pub(crate) fn clock_moves(&self) -> Moves {
         self.clock.clock.moves()
+    }
+
+    /// The current time by the database's clock as last read, or by this machine's before that.
+    pub(crate) fn last_known_now(&self) -> Millis {
+        self.clock.clock.now()
     }
 
     /// The current time by the database's clock, for what closes, sends, expires or deletes.
@@ -163,4 +166,25 @@ pub(super) fn is_due_at(due: impl ColumnTrait, now: Millis) -> Condition {
 /// The two ranges of [`is_due_at`], for a query each: an index of the column finds one range in its order.
 pub(super) fn due_ranges(due: impl ColumnTrait, now: Millis) -> [Expr; 2] {
     [due.lte(now), due.gt(now.saturating_add(DAY_MS))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::HOUR_MS;
+
+    #[test]
+    fn a_reading_from_before_the_machine_was_suspended_is_not_used() {
+        let system = 1_800_000_000_000;
+        let reading = Reading {
+            // It stands still meanwhile.
+            at: Instant::now(),
+            system,
+            database: system,
+            skew: 0,
+        };
+        assert!(reading.is_recent(system));
+        assert!(!reading.is_recent(system + 24 * HOUR_MS));
+        assert!(!reading.is_recent(system - HOUR_MS), "it was set back");
+    }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Spec {
 /// Which replica runs a job, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
+    /// Every replica, at each interval, also while the database does not respond or its time is in doubt.
+    WithoutDatabase,
     /// Every replica, at each interval.
     EveryReplica,
     /// The holder of the job's lease, at each interval.

@@ -120,6 +120,19 @@ const RECORDED: Turn = Turn::Recorded {
 const ONE_REPLICA: Turn = Turn::OneReplica;
 
 #[tokio::test]
+async fn a_job_without_database_runs_while_the_database_does_not_respond() {
+    let world = World::new().await;
+    world.store.clone().close().await.unwrap();
+    let mut runner = world.replica("one");
+    let (job, mut runs) = probe(SOON, Turn::WithoutDatabase);
+    let _ = runner.start(job).await;
+    for _ in 0..3 {
+        assert_eq!(within(runs.recv()).await, Some(NOW));
+    }
+    world.shutdown.cancel();
+}
+
+#[tokio::test]
 async fn a_panic_of_a_job_is_an_error_that_names_it() {
     let world = World::new().await;
     let mut runner = world.replica("one");
