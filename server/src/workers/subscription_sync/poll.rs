@@ -60,6 +60,11 @@ impl Outcomes {
         }
     }
 
+    /// Forgets earlier failures: other requests may succeed.
+    fn begin_anew(&self) {
+        self.failures_in_a_row.store(0, Ordering::Relaxed);
+    }
+
     fn should_give_up(&self) -> bool {
         self.failures_in_a_row.load(Ordering::Relaxed) >= MAX_FAILURES
     }
@@ -223,6 +228,7 @@ impl Job for SubscriptionPoll {
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let outcomes = Outcomes::default();
         let listed = self.poll_lists(now, &outcomes).await;
+        outcomes.begin_anew();
         self.poll_unlisted(now, &outcomes).await?;
         self.poll_invoices(now, &outcomes).await?;
         listed?;
