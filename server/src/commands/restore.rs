@@ -143,7 +143,7 @@ async fn restore(
     let servers = store.counting_connections().await?;
     if servers > 0 && !command.dry_run {
         let why = format!(
-            "{servers} connections of servers count in the database; stop the servers first"
+            "servers count in the database over {servers} connections; stop every server first"
         );
         return Err(RestoreError::Failed(why));
     }

@@ -5,7 +5,7 @@ use fake_stripe::Fault;
 use usage_client::{ForceReport, Increment, PutAccount, ReportKind, ReportState};
 use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
 
-use crate::support::world::{Backup, World, hours_ago, on_both_engines, on_sqlite, within};
+use crate::support::world::{Backup, Engine, World, hours_ago, on_both_engines, within};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const ACCOUNTS: [&str; 5] = ["grown", "waiting", "same", "unsent", "later"];
@@ -19,9 +19,8 @@ on_both_engines!(
     sending_stays_paused_until_a_restore_is_confirmed,
     a_dry_run_changes_nothing,
     an_account_that_was_linked_after_the_backup_is_not_billed_twice,
+    a_restore_beside_a_running_server_is_refused,
 );
-
-on_sqlite!(a_restore_beside_a_running_server_is_refused);
 
 fn backup_at() -> DateTime<Utc> {
     hours_ago(60) + TimeDelta::minutes(30)
@@ -303,7 +302,10 @@ async fn a_restore_beside_a_running_server_is_refused(world: World) {
     let refused = world.try_restore(true, false, None, &mut Vec::new()).await;
     let why = refused.unwrap_err().to_string();
     assert!(
-        why.contains("another usage-server uses this SQLite file"),
+        why.contains(match world.engine {
+            Engine::Sqlite => "another usage-server uses this SQLite file",
+            Engine::Postgres => "stop every server first",
+        }),
         "{why}"
     );
     world.finish().await;
