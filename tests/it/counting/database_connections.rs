@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use usage_client::{Increment, PutAccount, Reason, Retry};
 use uuid::Uuid;
 
@@ -21,13 +21,16 @@ on_postgres!(
     an_unreachable_database_is_reported_within_seconds,
     a_server_that_became_read_only_is_reported_as_unavailable,
     a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
-    a_call_cancelled_during_begin_leaves_no_transaction_open,
+    a_change_whose_caller_gave_up_is_made_to_its_end,
+    a_connection_given_up_during_begin_is_not_used_again,
     a_commit_that_reached_no_standby_is_not_acknowledged,
     postgresql_drops_the_connections_of_a_machine_that_is_gone,
 );
 
 /// Longer than the service lets a call wait for the database, and far shorter than TCP would.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// Less than the service waits for a transaction, and far more than one takes.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(3);
 /// How often waiting COMMITs are cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -115,24 +118,25 @@ async fn an_unreachable_database_is_reported_within_seconds(mut world: World) {
     world.stop().await;
 }
 
-/// Runs a statement before each row of `commits` is inserted.
-async fn before_each_commit(world: &World, statement: &str) {
+/// Runs a statement before each row of a table is inserted.
+async fn before_each_insert(world: &World, table: &str, statement: &str) {
     world
         .execute_sql(&format!(
-            "CREATE FUNCTION before_commit() RETURNS trigger LANGUAGE plpgsql AS \
+            "CREATE OR REPLACE FUNCTION before_insert() RETURNS trigger LANGUAGE plpgsql AS \
              $$ BEGIN {statement} RETURN NEW; END $$"
         ))
         .await;
     world
-        .execute_sql(
-            "CREATE TRIGGER before_commit BEFORE INSERT ON commits \
-             FOR EACH ROW EXECUTE FUNCTION before_commit()",
-        )
+        .execute_sql(&format!(
+            "CREATE TRIGGER before_insert BEFORE INSERT ON {table} \
+             FOR EACH ROW EXECUTE FUNCTION before_insert()"
+        ))
         .await;
 }
 
 async fn a_server_that_became_read_only_is_reported_as_unavailable(world: World) {
-    before_each_commit(&world, "RAISE 'read only' USING ERRCODE = '25006';").await;
+    let statement = "RAISE 'read only' USING ERRCODE = '25006';";
+    before_each_insert(&world, "commits", statement).await;
     let increment = Increment::new("acct").key("k");
     let counted = timeout(CALL_LIMIT, world.client().increment(increment.clone())).await;
     let error = counted.unwrap().unwrap_err();
@@ -143,7 +147,7 @@ async fn a_server_that_became_read_only_is_reported_as_unavailable(world: World)
     );
     assert!(error.is_retryable(), "{error}");
     world
-        .execute_sql("DROP TRIGGER before_commit ON commits")
+        .execute_sql("DROP TRIGGER before_insert ON commits")
         .await;
     assert!(!world.client().increment(increment).await.unwrap().duplicate);
     assert_eq!(world.usage("acct").await.0, 1);
@@ -159,32 +163,55 @@ async fn a_commit_waits_for_the_disk_whatever_the_role_is_set_to(mut world: Worl
         ))
         .await;
     world.restart().await;
-    before_each_commit(
-        &world,
-        "IF current_setting('synchronous_commit') <> 'on' THEN RAISE 'not durable'; END IF;",
-    )
-    .await;
+    let statement =
+        "IF current_setting('synchronous_commit') <> 'on' THEN RAISE 'not durable'; END IF;";
+    for table in ["commits", "account_links", "webhook_events"] {
+        before_each_insert(&world, table, statement).await;
+    }
     world.client().increment("acct").await.unwrap();
+    let put = PutAccount::free("acct");
+    world.client().put_account(put).await.unwrap();
+    let body = event("evt_1", "invoice.created");
+    assert_status(&world.send_webhook(&body).await, 200);
     world.finish().await;
 }
 
-/// The driver learns that the transaction has begun after the caller of BEGIN is gone. If that connection were used
-/// again, single statements would be part of a transaction that nothing commits.
-async fn a_call_cancelled_during_begin_leaves_no_transaction_open(mut world: World) {
+/// A BEGIN that is given up would leave the state of its connection unknown, and cost every connection. So callers do not
+/// end one.
+async fn a_change_whose_caller_gave_up_is_made_to_its_end(mut world: World) {
     let proxy = world.connect_through_proxy().await;
     proxy.hold_next_begin();
-    let impatient = world.client().with_timeout(Duration::from_secs(1));
-    let put = impatient.put_account(PutAccount::free("acct")).await;
-    put.unwrap_err();
-    assert!(proxy.holds_begin());
+    let client = world.client();
+    let put = tokio::spawn(async move { client.put_account(PutAccount::free("acct")).await });
+    world
+        .wait_until("the change's BEGIN", async || proxy.holds_begin())
+        .await;
+    put.abort();
     // On the same connection: the server has seen by now that the caller gave up.
     world.usage("acct").await;
     proxy.release_begin();
-    // More than there are idle connections.
+    let made = "account_links WHERE account_id = 'acct'";
+    world
+        .wait_until("the change", async || world.count_rows(made).await == 1)
+        .await;
+    world.finish().await;
+}
+
+/// The driver learns that a transaction has begun after the service has given it up. If that connection were used again,
+/// increments would be part of a transaction that nothing commits.
+async fn a_connection_given_up_during_begin_is_not_used_again(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    // Only counting begins transactions meanwhile.
+    proxy.hold_next_begin();
+    let begun = Instant::now();
+    world.client().increment("acct").await.unwrap();
+    assert!(begun.elapsed() > GIVEN_UP_AFTER, "another call was held");
+    assert!(proxy.holds_begin());
+    proxy.release_begin();
+    // More than there are connections that count.
     for n in 0..20 {
-        let body = event(&format!("evt_{n}"), "invoice.created");
-        assert_status(&world.send_webhook(&body).await, 200);
-        assert_eq!(world.count_rows("webhook_events").await, n + 1);
+        world.client().increment("acct").await.unwrap();
+        assert_eq!(world.count_rows("idempotency_keys").await, n + 2);
     }
     world.finish().await;
 }
@@ -238,8 +265,9 @@ async fn a_commit_that_reached_no_standby_is_not_acknowledged(mut world: World) 
 }
 
 async fn postgresql_drops_the_connections_of_a_machine_that_is_gone(world: World) {
-    before_each_commit(
+    before_each_insert(
         &world,
+        "commits",
         // Shown as the operating system has them, in milliseconds and seconds.
         "IF current_setting('tcp_user_timeout') NOT IN ('30000', '30s') \
          OR current_setting('tcp_keepalives_idle') NOT IN ('15', '15s') \
