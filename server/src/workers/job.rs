@@ -71,6 +71,8 @@ pub(crate) enum FirstRun {
 pub(crate) enum Next {
     /// Waits for the next interval or wake-up.
     Wait,
+    /// Waits like [`Next::Wait`], but at most for this time.
+    WaitAtMost(Duration),
     /// Runs it again immediately: there may be more to do.
     RunAgain,
     /// Releases the lease: this replica cannot do the work, another one may.

@@ -158,6 +158,11 @@ impl<J: Job> Driver<J> {
                     failures = 0;
                     self.wait(self.spec.interval, Duration::ZERO).await;
                 }
+                Ok(Next::WaitAtMost(time)) => {
+                    failures = 0;
+                    let time = time.min(self.spec.interval);
+                    self.wait(time, Duration::ZERO).await;
+                }
                 Ok(Next::HandOver) => {
                     failures = 0;
                     self.wait(HAND_OVER, Duration::ZERO).await;

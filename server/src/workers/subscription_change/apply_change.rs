@@ -1,9 +1,8 @@
-//! Applies a change: waits until Stripe has the usage from before the boundary, then changes the subscription. If the
+//! The steps of a change: when Stripe has the usage from before the boundary, it changes the subscription. If the
 //! response to that request is lost, it reads the subscription to find the result.
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{SubscriptionChanges, change::RequestedChange, drain::Drained};
@@ -12,7 +11,7 @@ use crate::{
         SECOND_MS,
         subscription_change::{Step, SubscriptionChange},
     },
-    error::{Error, Result},
+    error::Result,
     stripe::{
         Failure,
         subscriptions::{CancelNow, Subscription},
@@ -20,87 +19,75 @@ use crate::{
     workers::subscription_sync::{snapshot, sync::SyncError},
 };
 
-/// How often draining is checked.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest wait between two requests without a response from Stripe.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// The number of requests after which a replica abandons the change, so that any replica can take it over.
-const MAX_REQUESTS: u32 = 20;
+/// How often a change that waits is checked.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How far a step of a change has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It has ended, or another replica has it.
+    Ended,
+    /// It is checked again after this time.
+    CheckAfter(Duration),
+    /// It is unknown whether Stripe made the change. The request is repeated, with a backoff.
+    Repeat,
+}
 
 impl SubscriptionChanges {
-    /// Applies a change until `stop`, which ends it between its transactions: a dropped transaction could leave a
-    /// connection unusable.
-    pub(super) async fn make(
-        &self,
-        mut change: SubscriptionChange,
-        stop: &CancellationToken,
-    ) -> Result<()> {
-        match self.make_steps(&mut change, stop).await {
-            // Another replica has the change.
-            Err(Error::ShuttingDown) if !self.shutdown.is_cancelled() => Ok(()),
-            made => made,
-        }
-    }
-
-    async fn make_steps(
-        &self,
-        change: &mut SubscriptionChange,
-        stop: &CancellationToken,
-    ) -> Result<()> {
+    /// Takes a change one step further.
+    pub(super) async fn advance(&self, change: &mut SubscriptionChange) -> Result<Progress> {
         let Some(requested) = RequestedChange::decode(&change.request) else {
-            return self
-                .undo(change, Step::Undone, "the stored request cannot be read")
-                .await;
+            let why = "the stored request cannot be read";
+            return self.undo(change, Step::Undone, why).await;
         };
-        if change.step == Step::Draining {
-            if !self.drain(change, stop).await? {
-                return Ok(());
-            }
-            change.step = Step::Changing;
+        if change.step == Step::Draining
+            && let Some(progress) = self.drain(change).await?
+        {
+            return Ok(progress);
         }
-        self.change_at_stripe(change, &requested, stop).await
+        self.change_at_stripe(change, &requested).await
     }
 
-    /// Waits until Stripe's totals include all usage from before the boundary. Returns false if the change has ended
-    /// instead.
-    async fn drain(&self, change: &SubscriptionChange, stop: &CancellationToken) -> Result<bool> {
-        let mut why = "Stripe does not show all earlier usage yet".to_owned();
-        loop {
-            match self.drain_progress(change).await {
-                Ok(Drained::ShownAtStripe(since, shown)) => {
-                    let now = self.store.now().await?;
-                    let begun = self
-                        .store
-                        .begin_changing(change, since, &shown, now)
-                        .await?;
-                    match begun {
-                        Some(true) => return Ok(true),
-                        Some(false) => "earlier usage arrived late".clone_into(&mut why),
-                        None => return Ok(false),
+    /// Checks whether Stripe's totals include all usage from before the boundary. If they do, the change is in its next
+    /// step, and `None` is returned.
+    async fn drain(&self, change: &mut SubscriptionChange) -> Result<Option<Progress>> {
+        let why = match self.drain_progress(change).await {
+            Ok(Drained::ShownAtStripe(since, shown)) => {
+                let now = self.store.now().await?;
+                let begun = self
+                    .store
+                    .begin_changing(change, since, &shown, now)
+                    .await?;
+                match begun {
+                    Some(true) => {
+                        change.step = Step::Changing;
+                        return Ok(None);
                     }
+                    Some(false) => "earlier usage arrived late".to_owned(),
+                    None => return Ok(Some(Progress::Ended)),
                 }
-                Ok(Drained::NeedsDecision(reports)) => {
-                    let why = format!("an admin has to decide on {reports} reports first");
-                    self.undo(change, Step::Undone, &why).await?;
-                    return Ok(false);
-                }
-                Ok(Drained::NotYet(outstanding)) => {
-                    if outstanding.open > 0 {
-                        self.store.close_counted_since(change).await?;
-                        self.signals.send.wake();
-                    }
-                    if outstanding.waiting > 0 {
-                        why = format!("{} reports are not at Stripe yet", outstanding.waiting);
-                    }
-                }
-                Err(error) => why = error.to_string(),
             }
-            if change.is_overdue(self.store.now().await?) {
-                self.undo(change, Step::Undone, &why).await?;
-                return Ok(false);
+            Ok(Drained::NeedsDecision(reports)) => {
+                let why = format!("an admin has to decide on {reports} reports first");
+                return self.undo(change, Step::Undone, &why).await.map(Some);
             }
-            wait(POLL_INTERVAL, stop).await?;
+            Ok(Drained::NotYet(outstanding)) => {
+                if outstanding.open > 0 {
+                    self.store.close_counted_since(change).await?;
+                    self.signals.send.wake();
+                }
+                if outstanding.waiting > 0 {
+                    format!("{} reports are not at Stripe yet", outstanding.waiting)
+                } else {
+                    "Stripe does not show all earlier usage yet".to_owned()
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        if change.is_overdue(self.store.now().await?) {
+            return self.undo(change, Step::Undone, &why).await.map(Some);
         }
+        Ok(Some(Progress::CheckAfter(CHECK_INTERVAL)))
     }
 
     async fn drain_progress(
@@ -115,13 +102,12 @@ impl SubscriptionChanges {
         }
     }
 
-    /// Changes the subscription at Stripe. If the response is lost, reads the subscription to find the result.
+    /// Changes the subscription at Stripe.
     async fn change_at_stripe(
         &self,
         change: &SubscriptionChange,
         requested: &RequestedChange,
-        stop: &CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Progress> {
         // Stripe's times are whole seconds. The change must be in a later second than the events from before it; a
         // window that began inside a second gets the next second as its timestamp.
         let later = change
@@ -129,28 +115,18 @@ impl SubscriptionChanges {
             .div_euclid(SECOND_MS)
             .saturating_add(2)
             .saturating_mul(SECOND_MS);
-        while self.store.now().await? < later {
-            wait(POLL_INTERVAL, stop).await?;
+        if self.store.now().await? < later {
+            return Ok(Progress::CheckAfter(CHECK_INTERVAL));
         }
-        let mut backoff = POLL_INTERVAL;
-        for _ in 0..MAX_REQUESTS {
-            if stop.is_cancelled() {
-                return Err(Error::ShuttingDown);
+        match self.request_change(change, requested).await {
+            Ok(changed) => self.finish_with(change, &changed).await,
+            // A rejected API key does not tell whether an earlier request was successful.
+            Err(Failure::NoAnswer(why) | Failure::Denied(why)) => {
+                tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
+                Ok(Progress::Repeat)
             }
-            match self.request_change(change, requested).await {
-                Ok(changed) => return self.finish_with(change, &changed).await,
-                // A rejected API key does not tell whether an earlier request was successful.
-                Err(Failure::NoAnswer(why) | Failure::Denied(why)) => {
-                    tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
-                }
-                Err(failure) => {
-                    return self.undo(change, Step::Refused, failure.message()).await;
-                }
-            }
-            wait(backoff, stop).await?;
-            backoff = backoff.saturating_mul(2).min(MAX_BACKOFF);
+            Err(failure) => self.undo(change, Step::Refused, failure.message()).await,
         }
-        Ok(())
     }
 
     /// Requests the change from Stripe, unless an earlier request was successful.
@@ -238,7 +214,11 @@ impl SubscriptionChanges {
             .await
     }
 
-    async fn finish_with(&self, change: &SubscriptionChange, changed: &Subscription) -> Result<()> {
+    async fn finish_with(
+        &self,
+        change: &SubscriptionChange,
+        changed: &Subscription,
+    ) -> Result<Progress> {
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
         let snapshot = snapshot(changed, &meters);
         self.store
@@ -246,10 +226,10 @@ impl SubscriptionChanges {
             .await?;
         self.signals.send.wake();
         tracing::info!(change = %change.id, kind = ?change.kind, "the subscription was changed");
-        Ok(())
+        Ok(Progress::Ended)
     }
 
-    async fn undo(&self, change: &SubscriptionChange, step: Step, why: &str) -> Result<()> {
+    async fn undo(&self, change: &SubscriptionChange, step: Step, why: &str) -> Result<Progress> {
         tracing::warn!(change = %change.id, why, "a change was not made; the subscription is as before");
         self.store
             .undo_change(
@@ -260,11 +240,6 @@ impl SubscriptionChanges {
             )
             .await?;
         self.signals.send.wake();
-        Ok(())
+        Ok(Progress::Ended)
     }
-}
-
-async fn wait(time: Duration, stop: &CancellationToken) -> Result<()> {
-    let waited = stop.run_until_cancelled(tokio::time::sleep(time)).await;
-    waited.ok_or(Error::ShuttingDown)
 }

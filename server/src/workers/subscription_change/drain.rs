@@ -3,12 +3,12 @@
 use super::SubscriptionChanges;
 use crate::{
     domain::{
-        MINUTE_MS, Millis, account_id::AccountId, stream::Stream,
+        MINUTE_MS, Millis, account_id::AccountId, report_figure::Outstanding, stream::Stream,
         subscription::SubscriptionSnapshot, subscription_change::SubscriptionChange,
         window::Interval,
     },
     error::Result,
-    store::subscription_changes::{Outstanding, ShownAtStripe},
+    store::subscription_changes::ShownAtStripe,
     workers::subscription_sync::sync::SyncError,
 };
 

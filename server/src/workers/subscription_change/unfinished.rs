@@ -6,10 +6,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::SubscriptionChanges;
+use super::{
+    SubscriptionChanges,
+    apply_change::{CHECK_INTERVAL, Progress},
+};
 use crate::{
     domain::{Millis, subscription_change::SubscriptionChange},
     error::Result,
@@ -26,22 +28,45 @@ pub(crate) const MAX_BEGUN: usize = 1_024;
 const CHANGES_AT_ONCE: usize = 64;
 /// The interval of a change's heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The longest wait between two requests without a response from Stripe.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// The number of requests after which a replica abandons the change, so that any replica can take it over.
+const MAX_REQUESTS: u32 = 20;
 
 /// Applies changes.
 pub(crate) struct UnfinishedChanges {
     changes: Arc<SubscriptionChanges>,
     begun: mpsc::Receiver<SubscriptionChange>,
     interval: Duration,
-    tasks: Tasks<Uuid>,
-    held: HashMap<Uuid, Held>,
+    /// The steps in progress. Their results are the changes as they are then.
+    steps: Tasks<Uuid, (SubscriptionChange, Result<Progress>)>,
+    own: HashMap<Uuid, OwnChange>,
 }
 
 /// A change that this replica applies.
-struct Held {
+struct OwnChange {
     change: SubscriptionChange,
     renewed: Instant,
-    /// Cancelled at the shutdown, and if another replica has taken the change over.
-    stop: CancellationToken,
+    /// When its next step is due.
+    due: Instant,
+    /// The number of requests without a response from Stripe.
+    requests: u32,
+}
+
+impl OwnChange {
+    /// The wait before the next step; `None` if there is none here.
+    fn wait_after(&mut self, progress: Progress) -> Option<Duration> {
+        match progress {
+            Progress::Ended => None,
+            Progress::CheckAfter(wait) => Some(wait),
+            Progress::Repeat => {
+                let factor = 2_u32.saturating_pow(self.requests);
+                self.requests = self.requests.saturating_add(1);
+                let wait = CHECK_INTERVAL.saturating_mul(factor).min(MAX_BACKOFF);
+                (self.requests < MAX_REQUESTS).then_some(wait)
+            }
+        }
+    }
 }
 
 impl UnfinishedChanges {
@@ -51,51 +76,92 @@ impl UnfinishedChanges {
         interval: Duration,
     ) -> Self {
         Self {
-            tasks: Tasks::new(CHANGES_AT_ONCE, changes.signals.change.clone()),
+            steps: Tasks::new(CHANGES_AT_ONCE, changes.signals.change.clone()),
             changes,
             begun,
             interval,
-            held: HashMap::new(),
+            own: HashMap::new(),
         }
     }
 
-    fn start(&mut self, change: SubscriptionChange) {
-        let changes = Arc::clone(&self.changes);
-        let id = change.id;
-        let held = Held {
-            change: change.clone(),
-            renewed: Instant::now(),
-            stop: self.changes.shutdown.child_token(),
+    fn is_full(&self) -> bool {
+        self.own.len() >= CHANGES_AT_ONCE
+    }
+
+    fn add(&mut self, change: SubscriptionChange) {
+        let now = Instant::now();
+        let own = OwnChange {
+            change,
+            renewed: now,
+            due: now,
+            requests: 0,
         };
-        let stop = held.stop.clone();
-        self.held.insert(id, held);
-        self.tasks.start(id, async move {
-            if let Err(error) = changes.make(change, &stop).await {
-                tracing::warn!(change = %id, %error, "a change stopped; a replica continues it");
-            }
-        });
+        self.own.insert(own.change.id, own);
     }
 
-    /// Forgets the changes that have ended here.
-    fn take_ended(&mut self) {
-        for (id, ()) in self.tasks.ended() {
-            self.held.remove(&id);
-        }
-    }
-
-    /// Renews the heartbeats that are due. Stops a change that another replica has taken over.
-    async fn renew(&mut self, now: Millis) -> Result<()> {
-        for held in self.held.values_mut() {
-            if held.renewed.elapsed() < HEARTBEAT {
+    /// Starts the steps that are due. Returns how long it takes until another one is.
+    fn start_due(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut next: Option<Duration> = None;
+        for (id, own) in &self.own {
+            if self.steps.has(id) {
                 continue;
             }
-            let change = &held.change;
-            let store = &self.changes.store;
-            if store.claim_change(change, &change.holder, now).await? {
-                held.renewed = Instant::now();
+            let wait = own.due.saturating_duration_since(now);
+            if wait.is_zero() {
+                let changes = Arc::clone(&self.changes);
+                let mut change = own.change.clone();
+                self.steps.start(*id, async move {
+                    let progress = changes.advance(&mut change).await;
+                    (change, progress)
+                });
             } else {
-                held.stop.cancel();
+                next = Some(next.map_or(wait, |next| next.min(wait)));
             }
+        }
+        next
+    }
+
+    /// Takes the results of the steps that have ended, and forgets the changes that have no other step here.
+    fn take_ended(&mut self) {
+        for (id, (change, progress)) in self.steps.ended() {
+            let Some(own) = self.own.get_mut(&id) else {
+                continue;
+            };
+            let wait = match progress {
+                Ok(progress) => own.wait_after(progress),
+                Err(error) => {
+                    tracing::warn!(change = %id, %error, "a change stopped; a replica continues it");
+                    None
+                }
+            };
+            let now = Instant::now();
+            match wait.and_then(|wait| now.checked_add(wait)) {
+                Some(due) => (own.change, own.due) = (change, due),
+                None => {
+                    self.own.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Renews the heartbeats that are due. Forgets a change that another replica has taken over.
+    async fn renew(&mut self, now: Millis) -> Result<()> {
+        let mut lost = Vec::new();
+        for (id, own) in &mut self.own {
+            if own.renewed.elapsed() < HEARTBEAT {
+                continue;
+            }
+            let store = &self.changes.store;
+            let holder = &own.change.holder;
+            if store.claim_change(&own.change, holder, now).await? {
+                own.renewed = Instant::now();
+            } else {
+                lost.push(*id);
+            }
+        }
+        for id in lost {
+            self.own.remove(&id);
         }
         Ok(())
     }
@@ -114,28 +180,29 @@ impl Job for UnfinishedChanges {
     async fn run(&mut self, now: Millis) -> Result<Next> {
         self.take_ended();
         self.renew(now).await?;
-        while self.tasks.free() > 0
+        while !self.is_full()
             && let Ok(change) = self.begun.try_recv()
         {
-            self.start(change);
+            self.add(change);
         }
         let store = self.changes.store.clone();
         let left_since = now.saturating_sub(ABANDONED_MS);
         for mut change in store.abandoned_changes(left_since).await? {
-            if self.tasks.free() == 0 || self.tasks.has(&change.id) {
+            let is_here = self.own.contains_key(&change.id) || self.steps.has(&change.id);
+            if self.is_full() || is_here {
                 continue;
             }
             let holder = self.changes.new_holder();
             if store.claim_change(&change, &holder, now).await? {
                 tracing::warn!(change = %change.id, step = ?change.step, "a replica abandoned a change; this replica continues it");
                 change.holder = holder;
-                self.start(change);
+                self.add(change);
             }
         }
-        Ok(Next::Wait)
+        Ok(self.start_due().map_or(Next::Wait, Next::WaitAtMost))
     }
 
     async fn finish(&mut self) {
-        self.tasks.finish().await;
+        self.steps.finish().await;
     }
 }

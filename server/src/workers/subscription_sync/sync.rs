@@ -11,7 +11,7 @@ use crate::{
         account::{Billing, Link},
         account_id::AccountId,
         billing_period::BillingPeriod,
-        invoice::InvoiceState,
+        invoice_draft::InvoiceState,
         subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
     },
     error::{Error, Result},
