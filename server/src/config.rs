@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::{
     domain::{
-        invoice::LateUsage,
+        late_usage::LateUsage,
         meter::{Meter, Meters},
         window::Slots,
     },

@@ -19,14 +19,12 @@ use crate::{
         meter::{Meter, Meters},
         period::month_around,
         report::State,
+        report_figure::{ReportFigure, total},
         stream::Stream,
         window::Interval,
     },
     error::{Error, Result},
-    store::{
-        Store,
-        reconciliation::{KnownPeriod, ReportFigure},
-    },
+    store::{Store, reconciliation::KnownPeriod},
     stripe::Stripe,
 };
 
@@ -245,7 +243,7 @@ impl Reconciler {
             end: floor_to_minute(period.end.saturating_add(MINUTE_MS.saturating_sub(1))),
         };
         self.rate.until_ready().await;
-        let total = match stripe.total(&meter.event_name, &row.customer, range).await {
+        let stripe_total = match stripe.total(&meter.event_name, &row.customer, range).await {
             Ok(total) => total,
             Err(failure) => return Ok(Err(failure.message().to_owned())),
         };
@@ -253,11 +251,11 @@ impl Reconciler {
             customer: row.customer.clone(),
             meter: row.meter.clone(),
         };
-        let others = self
-            .store
-            .reported_beside(&stream, account, range, period)
-            .await?;
-        Ok(Ok(total.saturating_sub(others)))
+        let accepted = self.store.accepted_figures(&stream, range).await?;
+        let others = accepted
+            .iter()
+            .filter(|figure| !is_of(figure, account, period));
+        Ok(Ok(stripe_total.saturating_sub(total(others))))
     }
 }
 
@@ -305,19 +303,24 @@ fn by_customer(
         customers.entry(customer).or_default();
     }
     for figure in figures {
-        if figure.meter != meter || !period.contains(figure.moment()) {
+        if figure.meter != meter || !period.contains(figure.usage.billed_at_stripe()) {
             continue;
         }
         let customer = match &figure.customer {
             Some(customer) => Some(customer.clone()),
             None if figure.state == State::NotBillable => None,
-            None => customer_at(links, figure.first_at),
+            None => customer_at(links, figure.usage.first_at),
         };
         if let Some(customer) = customer {
             customers.entry(customer).or_default().push(figure);
         }
     }
     customers
+}
+
+/// Whether Stripe bills a report as an account's usage of a period.
+fn is_of(figure: &ReportFigure, account: &AccountId, period: Interval) -> bool {
+    figure.account_id == *account && period.contains(figure.usage.billed_at_stripe())
 }
 
 /// The sums of some reports. The caller sets the other fields.
@@ -334,16 +337,16 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         states: BTreeMap::new(),
     };
     for figure in figures {
-        let state = figure.state;
+        let (state, added) = (figure.state, figure.usage.quantity);
         if !matches!(state, State::NotBillable | State::WrittenOff) {
-            row.counted = row.counted.saturating_add(figure.quantity);
+            row.counted = row.counted.saturating_add(added);
         }
         if state.is_reported() {
-            row.reported = row.reported.saturating_add(figure.quantity);
+            row.reported = row.reported.saturating_add(added);
         }
         let (reports, quantity) = row.states.entry(state).or_default();
         *reports = reports.saturating_add(1);
-        *quantity = quantity.saturating_add(figure.quantity);
+        *quantity = quantity.saturating_add(added);
     }
     row
 }

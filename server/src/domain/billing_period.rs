@@ -1,6 +1,9 @@
 //! A billing period of a subscription item, as Stripe last showed it.
 
-use super::{Millis, account_id::AccountId, invoice::InvoiceState, window::Interval};
+use super::{DAY_MS, Millis, account_id::AccountId, invoice_draft::InvoiceState, window::Interval};
+
+/// A period that ended longer ago changes nothing any more: its invoice is final, and increments are at most 34 days old.
+pub const RELEVANT_MS: Millis = 40 * DAY_MS;
 
 /// A billing period.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::{
     Millis,
-    account::Link,
+    account::{BillingTarget, Link},
     account_id::AccountId,
     increment::{MAX_QUANTITY, check_key, check_time, parse_account_and_meter},
     meter::Meters,
     period::month_around,
+    report::State,
+    report_figure::{ReportFigure, total},
     violation::{Reason, Violation, quoted},
     window::Interval,
 };
@@ -160,6 +162,25 @@ pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
             "requested_by has {chars} characters; it must have at most {MAX_REQUESTED_BY_CHARS}, none of them NUL"
         ),
     ))
+}
+
+/// The total that reports of an account and meter will be billed as in a period. Negative reports also count while they
+/// need a decision, because an admin may decide to send them.
+pub fn total_to_bill(figures: &[ReportFigure], target: &BillingTarget, period: Interval) -> i64 {
+    total(figures.iter().filter(|figure| {
+        let may_be_billed = match figure.state {
+            State::WrittenOff => false,
+            State::NotBillable => !matches!(target, BillingTarget::Billed(_)),
+            state => !State::NEEDS_DECISION.contains(&state) || figure.usage.quantity < 0,
+        };
+        let is_of_customer = match target {
+            BillingTarget::Billed(customer) => {
+                figure.customer.as_ref().is_none_or(|own| own == customer)
+            }
+            BillingTarget::NoCustomer | BillingTarget::NotBillable => true,
+        };
+        may_be_billed && is_of_customer && period.contains(figure.usage.billed_at_stripe())
+    }))
 }
 
 /// The interval whose total must not become negative if no billing period is known. For a billed account it is the time

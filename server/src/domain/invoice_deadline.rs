@@ -5,8 +5,9 @@
 
 use super::{
     HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
-    invoice::{InvoiceState, LateUsage, Timing},
-    report::Report,
+    billed_usage::BilledUsage,
+    invoice_draft::{InvoiceState, Timing},
+    late_usage::{LateUsage, LateUsageDecision},
     subscription_change::Step,
     window::Interval,
 };
@@ -19,36 +20,6 @@ const INVOICE_WAIT_MS: Millis = 5 * SECOND_MS;
 const NEXT_PERIOD_WAIT_MS: Millis = MINUTE_MS;
 /// How long after a period's end Stripe may still show it as the current one.
 const ROLLOVER_MS: Millis = HOUR_MS;
-
-/// When a report's usage happened, when it is billed, and whether it adds or subtracts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsageTimes {
-    /// The time of its first increment.
-    pub first_at: Millis,
-    /// The time of its last increment.
-    pub last_at: Millis,
-    /// The time it is billed at, if that is not the time of its first increment.
-    pub bill_at: Option<Millis>,
-    /// Its quantity.
-    pub quantity: i64,
-}
-
-impl UsageTimes {
-    /// The times and the quantity of a report.
-    pub fn of(report: &Report) -> Self {
-        Self {
-            first_at: report.first_at,
-            last_at: report.last_at,
-            bill_at: report.bill_at,
-            quantity: report.quantity,
-        }
-    }
-
-    /// The time that decides the billing period.
-    fn billed_at(&self) -> Millis {
-        self.bill_at.unwrap_or(self.first_at)
-    }
-}
 
 /// The known billing periods and subscription change of one account, customer and meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,7 +115,7 @@ impl BillingContext {
     }
 
     /// Whether usage belongs to a period that has ended and whose invoice is still a draft, but not after `until`.
-    pub fn is_finalized_by(&self, usage: UsageTimes, until: Millis, now: Millis) -> bool {
+    pub fn is_finalized_by(&self, usage: BilledUsage, until: Millis, now: Millis) -> bool {
         self.period_at(usage.billed_at()).is_some_and(|period| {
             let draft_end = period.invoice_state.draft_end(period.interval.end);
             period.interval.end <= now && draft_end.is_some_and(|end| end <= until)
@@ -159,7 +130,7 @@ impl BillingContext {
 
 /// Decides whether a report may be sent now.
 pub fn decide(
-    usage: UsageTimes,
+    usage: BilledUsage,
     context: &BillingContext,
     late_usage: LateUsage,
     now: Millis,
@@ -190,7 +161,7 @@ pub fn decide(
 /// Decides on usage outside all known periods. If the subscription charges only from a later time, or no longer, Stripe
 /// would accept the event without charging it on any invoice.
 fn outside_periods(
-    usage: UsageTimes,
+    usage: BilledUsage,
     context: &BillingContext,
     late_usage: LateUsage,
     now: Millis,
@@ -225,7 +196,7 @@ fn outside_periods(
 /// Decides on usage whose period's invoice is final. A report that extends into the next period, because their boundary
 /// became known late, is billed there.
 fn after_final_invoice(
-    usage: UsageTimes,
+    usage: BilledUsage,
     period: &InvoicePeriod,
     context: &BillingContext,
     late_usage: LateUsage,
@@ -240,24 +211,18 @@ fn after_final_invoice(
     decide_late_usage(usage, context, late_usage, now)
 }
 
-/// Decides on usage that its own invoice cannot charge. A negative quantity never moves to the current period: its
-/// total may be smaller, and Stripe would bill 0.
+/// Decides on usage that its own invoice cannot charge.
 fn decide_late_usage(
-    usage: UsageTimes,
+    usage: BilledUsage,
     context: &BillingContext,
     late_usage: LateUsage,
     now: Millis,
 ) -> SendDecision {
-    if late_usage == LateUsage::Hold || usage.quantity < 0 {
-        return SendDecision::TooLate;
-    }
-    match context.period_at(now) {
-        Some(current) if current.billed_from() > now => SendDecision::Wait {
-            until: current.billed_from(),
-            sync: None,
-        },
-        Some(_) => SendDecision::SendAt(now),
-        None => SendDecision::TooLate,
+    let charged_from = context.period_at(now).map(InvoicePeriod::billed_from);
+    match late_usage.decide(usage, charged_from, now) {
+        LateUsageDecision::BillAt(at) => SendDecision::SendAt(at),
+        LateUsageDecision::WaitUntil(until) => SendDecision::Wait { until, sync: None },
+        LateUsageDecision::TooLate => SendDecision::TooLate,
     }
 }
 

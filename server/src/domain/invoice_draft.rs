@@ -1,4 +1,4 @@
-//! Invoices of billing periods: how long usage can still be added to them.
+//! The draft invoice of a billing period: when it ends, and how long usage can still be added to it.
 
 use super::{HOUR_MS, MINUTE_MS, Millis};
 
@@ -21,16 +21,6 @@ pub enum InvoiceState {
     },
     /// It no longer changes.
     Final,
-}
-
-/// How usage is billed that is counted after its billing period's invoice became final.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LateUsage {
-    /// It becomes `too_late`, and an admin has to resolve it.
-    #[default]
-    Hold,
-    /// It is billed in the current period.
-    CurrentPeriod,
 }
 
 /// Whether usage of a billing period may be sent.

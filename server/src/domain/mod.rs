@@ -5,16 +5,20 @@
 
 pub mod account;
 pub mod account_id;
+pub mod billed_usage;
 pub mod billing_period;
 pub mod clock_check;
 pub mod correction;
 pub mod decision;
 pub mod increment;
-pub mod invoice;
 pub mod invoice_deadline;
+pub mod invoice_draft;
+pub mod late_usage;
 pub mod meter;
+pub mod next_step;
 pub mod period;
 pub mod report;
+pub mod report_figure;
 pub mod restore;
 pub mod run;
 pub mod stream;

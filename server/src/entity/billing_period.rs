@@ -3,7 +3,7 @@
 use sea_orm::entity::prelude::*;
 
 use crate::domain::account_id::AccountId;
-use crate::domain::invoice::InvoiceState;
+use crate::domain::invoice_draft::InvoiceState;
 
 /// The column `invoice_state`. The end of a draft is in the column `draft_until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]

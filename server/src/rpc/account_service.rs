@@ -16,7 +16,7 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         correction::check_requested_by,
-        invoice::InvoiceState,
+        invoice_draft::InvoiceState,
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
         violation::Violation,

@@ -10,14 +10,12 @@ use sea_orm::{
 
 use super::connection::Transaction;
 use crate::{
-    domain::{DAY_MS, Millis, account_id::AccountId, window::Boundaries},
+    domain::{Millis, account_id::AccountId, billing_period::RELEVANT_MS, window::Boundaries},
     entity::{account_link, billing_period, boundary_version},
 };
 
 /// The number of accounts whose boundaries a replica caches.
 const REMEMBERED_ACCOUNTS: u64 = 100_000;
-/// Older boundaries split no window in which increments are still accepted.
-const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// The number of accounts in one query, well below the limit of bound values of either engine.
 const ACCOUNTS_PER_QUERY: usize = 1_000;
 

@@ -12,9 +12,10 @@ use uuid::Uuid;
 use super::{Store, connection::Transaction, links::read_links, reports::in_scope};
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis,
+        MINUTE_MS, Millis,
         account::{BillingTarget, billing_target_at},
         account_id::AccountId,
+        billing_period::RELEVANT_MS,
         report::{State, Transition},
         run::Scope,
     },
@@ -26,8 +27,6 @@ use crate::{
 
 /// How long after a billing period's end its usage is closed: increments in flight have arrived by then.
 const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
-/// Billing periods that ended longer ago accept no more increments.
-const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// The number of open reports that one transaction closes.
 const REPORTS_PER_PAGE: u64 = 200;
 

@@ -2,26 +2,31 @@
 //! total negative.
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, Condition, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Statement,
-    sea_query::{Expr, ExprTrait as _, Func},
+    ActiveValue::Set, ColumnTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Statement, sea_query::ExprTrait as _,
 };
 use uuid::Uuid;
 
-use super::{Store, boundaries::read_boundaries, connection::Transaction, links::read_links_of};
+use super::{
+    Store,
+    boundaries::read_boundaries,
+    connection::Transaction,
+    links::read_links_of,
+    report_figures::{are_candidates, read_figures},
+};
 use crate::{
     domain::{
         Millis,
         account::{BillingTarget, Link, billing_target_at},
         account_id::AccountId,
-        correction::{Correction, CorrectionContent, time_without_periods},
+        billed_usage::Candidates,
+        correction::{Correction, CorrectionContent, time_without_periods, total_to_bill},
         report::{Report, State, Transition},
         window::{Interval, Slots},
     },
     entity::{
         billing_period, correction_key,
-        usage_report::{self, Column, UsageReportKind, UsageReportState},
+        usage_report::{self, Column, UsageReportKind},
     },
     error::{Error, Result},
 };
@@ -197,33 +202,11 @@ async fn sum_period(
     target: &BillingTarget,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
-    let at = || Func::coalesce([Expr::col(Column::BillAt), Expr::col(Column::FirstAt)]);
-    // Negative reports also count while they need a decision, because an admin may decide to send them.
-    let may_come = Condition::any()
-        .add(Column::State.is_not_in(State::NEEDS_DECISION.map(UsageReportState::from)))
-        .add(Column::Quantity.lt(0));
-    let mut query = usage_report::Entity::find()
-        .select_only()
-        .column_as(
-            Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
-            "quantity",
-        )
-        .filter(Column::AccountId.eq(change.account_id))
-        .filter(Column::Meter.eq(change.meter))
-        .filter(Expr::expr(at()).gte(period.start))
-        .filter(Expr::expr(at()).lt(period.end))
-        .filter(Column::State.ne(UsageReportState::WrittenOff))
-        .filter(may_come);
-    if let BillingTarget::Billed(customer) = target {
-        query = query
-            .filter(Column::State.ne(UsageReportState::NotBillable))
-            .filter(Column::Customer.is_null().or(Column::Customer.eq(customer)));
-    }
-    if let Some(report) = change.except {
-        query = query.filter(Column::Id.ne(report));
-    }
-    let sum: Option<Option<i64>> = query.into_tuple().one(tx).await?;
-    Ok(sum.flatten().unwrap_or(0))
+    let candidates = are_candidates(change.account_id, Candidates::of(period))
+        .add(Column::Meter.eq(change.meter));
+    let mut figures = read_figures(tx, candidates).await?;
+    figures.retain(|figure| Some(figure.id) != change.except);
+    Ok(total_to_bill(&figures, target, period))
 }
 
 async fn insert(

@@ -17,9 +17,10 @@ use super::{
 use crate::{
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
-        clock_check::is_ahead,
-        invoice_deadline::{SendDecision, UsageTimes, decide},
-        report::{MAX_EVENT_AGE_MS, NO_RESPONSE_MS, Report, State, Transition},
+        billed_usage::BilledUsage,
+        invoice_deadline::{SendDecision, decide},
+        next_step::{NextStep, Skip, next_step, skip_if_too_old},
+        report::{Report, State, Transition},
         window::{Interval, Slots, event_timestamp, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -45,7 +46,7 @@ impl Store {
             .into_iter()
             .map(|report| {
                 let context = contexts.of(&report, report.customer.as_deref());
-                let usage = UsageTimes::of(&report);
+                let usage = BilledUsage::of(&report);
                 let decision = (report.state != State::Unknown)
                     .then(|| decide(usage, &context, rules.late_usage, now));
                 (report, decision)
@@ -55,29 +56,39 @@ impl Store {
         let mut tasks = Vec::new();
         for (report, decision) in decided {
             let retry_at = retry_at(&report);
-            let task = match decision {
-                None => mark_check(&tx, report, restored_at, retry_at).await?,
-                Some(_) if report.needs_look_up(restored_at) => {
-                    let change = update_as_read(&report);
-                    let why =
-                        "counted before a restore; it is looked up at Stripe before it is sent";
-                    skip(&tx, change, &report, (&Transition::MarkUnknown, why), now).await?;
-                    None
+            let task = match next_step(&report, decision.as_ref(), restored_at, now) {
+                NextStep::CheckDelivery => mark_check(&tx, report, retry_at)
+                    .await?
+                    .map(Task::CheckDelivery),
+                NextStep::LookUp(restored_at) => {
+                    mark_check(&tx, report, retry_at)
+                        .await?
+                        .map(|report| Task::LookUp {
+                            report,
+                            restored_at,
+                        })
                 }
-                Some(SendDecision::SendAt(_))
-                    if restored_at.is_some_and(|at| report.first_at < at) =>
-                {
-                    // Before the restore it may have been sent at any time since its invoice became final.
-                    let change = update_as_read(&report);
-                    let why = "its invoice is final, and it may have been billed in a later period before a restore";
-                    skip(&tx, change, &report, (&Transition::MarkTooLate, why), now).await?;
-                    None
-                }
-                Some(SendDecision::Wait { until, .. }) => {
+                NextStep::Wait(until) => {
                     postpone(&tx, &report, until).await?;
                     None
                 }
-                Some(decision) => mark(&tx, report, decision, rules.slots, now, retry_at).await?,
+                NextStep::Skip(skip) => {
+                    record_skip(&tx, &report, &skip, now).await?;
+                    None
+                }
+                NextStep::Send {
+                    bill_at,
+                    not_before,
+                } => {
+                    let sending = Sending {
+                        bill_at,
+                        not_before,
+                        slots: rules.slots,
+                        now,
+                        retry_at,
+                    };
+                    mark(&tx, report, sending).await?
+                }
             };
             tasks.extend(task);
         }
@@ -96,48 +107,50 @@ fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
         .filter(Column::Generation.eq(report.generation))
 }
 
+/// Delays the next check of a report, and returns it if it is still as it was read.
 async fn mark_check(
     tx: &Transaction,
     report: Report,
-    restored_at: Option<Millis>,
     retry_at: Millis,
-) -> std::result::Result<Option<Task>, DbErr> {
+) -> std::result::Result<Option<Report>, DbErr> {
     let changed = update_as_read(&report)
         .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
         .exec(tx)
         .await?;
-    if changed.rows_affected != 1 {
-        return Ok(None);
-    }
-    let restored_at = restored_at.filter(|_| report.needs_look_up(restored_at));
-    Ok(Some(match restored_at {
-        Some(restored_at) => Task::LookUp {
-            report,
-            restored_at,
-        },
-        None => Task::CheckDelivery(report),
-    }))
+    Ok((changed.rows_affected == 1).then_some(report))
+}
+
+/// How a report is sent.
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    bill_at: Option<Millis>,
+    not_before: Option<Millis>,
+    slots: Slots,
+    now: Millis,
+    retry_at: Millis,
 }
 
 async fn mark(
     tx: &Transaction,
     mut report: Report,
-    decision: SendDecision,
-    slots: Slots,
-    now: Millis,
-    retry_at: Millis,
+    sending: Sending,
 ) -> std::result::Result<Option<Task>, DbErr> {
     let change = update_as_read(&report);
-    let state = report.state;
+    let now = sending.now;
     let may_have_arrived = report.first_sent_at.is_some();
-    let stamp = match prepare(tx, &mut report, decision, slots, now).await? {
-        Prepared::Send(stamp) => stamp,
-        Prepared::Skip(transition, why) => {
-            skip(tx, change, &report, (&transition, why), now).await?;
-            return Ok(None);
-        }
+    if sending.bill_at.is_some() {
+        report.bill_at = sending.bill_at;
+        report.event_timestamp = None;
+    }
+    let stamp = match report.event_timestamp {
+        Some(stamp) => stamp,
+        None => choose_timestamp(tx, &report, sending.slots, sending.not_before, now).await?,
     };
-    let Some(next) = state.after(&Transition::Send) else {
+    if let Some(skip) = skip_if_too_old(&report, stamp, now) {
+        record_skip(tx, &report, &skip, now).await?;
+        return Ok(None);
+    }
+    let Some(next) = report.state.after(&Transition::Send) else {
         return Ok(None);
     };
     report.attempts = report.attempts.saturating_add(1);
@@ -152,7 +165,7 @@ async fn mark(
         .col_expr(Column::BillAt, Expr::value(report.bill_at))
         .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
         .col_expr(Column::LastSentAt, Expr::value(now))
-        .col_expr(Column::NextAttemptAt, Expr::value(retry_at))
+        .col_expr(Column::NextAttemptAt, Expr::value(sending.retry_at))
         .exec(tx)
         .await?;
     Ok((changed.rows_affected == 1).then_some(Task::Send {
@@ -162,80 +175,21 @@ async fn mark(
 }
 
 /// The next step of a report that does not wait.
-enum Prepared {
-    /// Send it with this timestamp.
-    Send(Millis),
-    /// Do not send it: its transition, and why.
-    Skip(Transition, &'static str),
-}
-
-async fn prepare(
+/// Records the transition of a report that is not sent, if the report is still as it was read.
+async fn record_skip(
     tx: &Transaction,
-    report: &mut Report,
-    decision: SendDecision,
-    slots: Slots,
-    now: Millis,
-) -> std::result::Result<Prepared, DbErr> {
-    let may_have_arrived = report.first_sent_at.is_some();
-    let not_before = match decision {
-        // An attempt that has not arrived by now is too late. A delivery check finds one that has.
-        SendDecision::TooLate | SendDecision::CustomerDeleted | SendDecision::SendAt(_)
-            if may_have_arrived =>
-        {
-            let why = "Stripe did not respond before the invoice became final; delivery is checked";
-            return Ok(Prepared::Skip(Transition::MarkUnknown, why));
-        }
-        SendDecision::TooLate => {
-            let why = "its invoice became final before Stripe accepted it";
-            return Ok(Prepared::Skip(Transition::MarkTooLate, why));
-        }
-        SendDecision::CustomerDeleted => {
-            let why = "the customer was deleted at Stripe, and its invoice became final before Stripe accepted it";
-            return Ok(Prepared::Skip(Transition::MarkCustomerDeleted, why));
-        }
-        SendDecision::SendAt(at) => {
-            report.bill_at = Some(at);
-            report.event_timestamp = None;
-            None
-        }
-        SendDecision::Send { not_before } => not_before,
-        SendDecision::Wait { .. } => None,
-    };
-    let is_without_response = report
-        .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= NO_RESPONSE_MS || is_ahead(first, now));
-    if is_without_response {
-        let why =
-            "Stripe did not respond for 23 hours; delivery is checked before it is sent again";
-        return Ok(Prepared::Skip(Transition::MarkUnknown, why));
-    }
-    let stamp = match report.event_timestamp {
-        Some(stamp) => stamp,
-        None => choose_timestamp(tx, report, slots, not_before, now).await?,
-    };
-    if stamp < now.saturating_sub(MAX_EVENT_AGE_MS) && !may_have_arrived {
-        let why = "older than the 35 days that Stripe accepts";
-        return Ok(Prepared::Skip(Transition::MarkTooLate, why));
-    }
-    Ok(Prepared::Send(stamp))
-}
-
-/// Records the transition of a report that is not sent.
-async fn skip(
-    tx: &Transaction,
-    change: UpdateMany<usage_report::Entity>,
     report: &Report,
-    (transition, why): (&Transition, &str),
+    Skip { transition, why }: &Skip,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let Some(next) = report.state.after(transition) else {
         return Ok(());
     };
-    let mut change = change
+    let mut change = update_as_read(report)
         .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
         .col_expr(Column::NextAttemptAt, Expr::value(now));
     if matches!(next, State::TooLate | State::CustomerDeleted) {
-        change = change.col_expr(Column::LastError, Expr::value(why));
+        change = change.col_expr(Column::LastError, Expr::value(*why));
     }
     change.exec(tx).await?;
     tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "report not sent");

@@ -37,6 +37,7 @@ mod mark_sending;
 pub(crate) mod near_deadlines;
 mod reassign;
 pub(crate) mod reconciliation;
+mod report_figures;
 mod report_rollover;
 pub(crate) mod reports;
 mod rows;

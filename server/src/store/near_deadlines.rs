@@ -8,8 +8,9 @@ use sea_orm::{
 use super::{Store, billing_context::read_contexts};
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis,
-        invoice_deadline::UsageTimes,
+        MINUTE_MS, Millis,
+        billed_usage::BilledUsage,
+        billing_period::RELEVANT_MS,
         report::{CLOSE_AT_ONCE_MS, Report, State},
     },
     entity::usage_report,
@@ -18,8 +19,6 @@ use crate::{
 
 /// How long before its invoice's finalization a report is near its deadline.
 pub(crate) const NEAR_DRAFT_END_MS: Millis = 15 * MINUTE_MS;
-/// Invoices of periods that ended longer ago are final.
-const RELEVANT_MS: Millis = 40 * DAY_MS;
 /// The maximum number of reports that are read.
 const MAX_READ: u32 = 10_000;
 
@@ -62,7 +61,7 @@ impl Store {
         }
         let contexts = read_contexts(&self.reader, &reports).await?;
         reports.retain(|report| {
-            let usage = UsageTimes::of(report);
+            let usage = BilledUsage::of(report);
             contexts
                 .of_any_customer(report)
                 .iter()

@@ -13,7 +13,7 @@ use super::{Store, connection::Transaction, database_clock::is_due_at, reports::
 use crate::{
     domain::{
         Millis,
-        invoice::LateUsage,
+        late_usage::LateUsage,
         report::{Report, State, Transition},
         run::Scope,
         stream::Stream,

@@ -4,7 +4,7 @@ use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoice
 use stripe_types::RangeQueryTs;
 
 use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, timed};
-use crate::domain::{Millis, SECOND_MS, invoice::InvoiceState, window::Interval};
+use crate::domain::{Millis, SECOND_MS, invoice_draft::InvoiceState, window::Interval};
 
 /// Pages of invoices, or of one invoice's lines, that are read.
 const MAX_PAGES: usize = 10;

@@ -50,12 +50,14 @@ fn context() -> impl Strategy<Value = BillingContext> {
         })
 }
 
-fn usage() -> impl Strategy<Value = UsageTimes> {
+fn usage() -> impl Strategy<Value = BilledUsage> {
     (time(), 0_i64..60, proptest::option::of(time()), -3_i64..4).prop_map(
-        |(first_at, minutes, bill_at, quantity)| UsageTimes {
+        |(first_at, minutes, bill_at, quantity)| BilledUsage {
+            window_start: first_at,
             first_at,
             last_at: first_at + minutes * MINUTE_MS,
             bill_at,
+            event_timestamp: None,
             quantity,
         },
     )
@@ -134,7 +136,7 @@ proptest! {
     fn a_negative_quantity_never_moves_to_the_current_period(
         usage in usage(), context in context(), now in time(),
     ) {
-        let usage = UsageTimes { quantity: -1, last_at: usage.first_at, ..usage };
+        let usage = BilledUsage { quantity: -1, last_at: usage.first_at, ..usage };
         let decision = decide(usage, &context, LateUsage::CurrentPeriod, now);
         prop_assert_eq!(decision, decide(usage, &context, LateUsage::Hold, now));
     }

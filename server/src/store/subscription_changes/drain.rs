@@ -1,14 +1,16 @@
 //! Queries of draining: which usage from before a change's boundary Stripe's totals do not include yet.
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
 use crate::{
     domain::{
-        Millis, account_id::AccountId, report::State, stream::Stream,
-        subscription_change::SubscriptionChange, window::Interval,
+        Millis, account_id::AccountId, billed_usage::Candidates, report::State,
+        report_figure::Outstanding, stream::Stream, subscription_change::SubscriptionChange,
+        window::Interval,
     },
     entity::{
         billing_period,
@@ -16,19 +18,12 @@ use crate::{
         usage_report::{self, UsageReportState},
     },
     error::Result,
-    store::{Store, close::close_account},
+    store::{
+        Store,
+        close::close_account,
+        report_figures::{are_candidates, read_figures},
+    },
 };
-
-/// Usage from before the boundary that Stripe has not accepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outstanding {
-    /// Open reports: increments arrived after the closing.
-    pub(crate) open: u64,
-    /// Reports that are open, closed or being sent.
-    pub(crate) waiting: u64,
-    /// Reports that need an admin's decision.
-    pub(crate) needs_decision: u64,
-}
 
 /// The accepted usage of a stream in an interval that Stripe's totals include.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,22 +136,22 @@ impl Store {
         account_id: &AccountId,
         since: Millis,
     ) -> Result<bool> {
-        use usage_report::Column;
         let free = [UsageReportState::NotBillable, UsageReportState::WrittenOff];
-        let one = usage_report::Entity::find()
-            .filter(Column::AccountId.eq(account_id))
-            .filter(billed_at(Column::LastAt).gte(since))
-            .filter(Column::State.is_not_in(free))
-            .one(&self.reader)
-            .await?;
-        Ok(one.is_some())
+        let condition = are_candidates(account_id, candidates_from(since))
+            .add(usage_report::Column::State.is_not_in(free));
+        let figures = read_figures(&self.reader, condition).await?;
+        Ok(figures
+            .iter()
+            .any(|figure| figure.usage.billed_until() >= since))
     }
 }
 
-/// The time at which a report is billed: `bill_at` if it is set, else the time of the usage.
-fn billed_at(used_at: usage_report::Column) -> Expr {
-    let bill_at = Expr::col(usage_report::Column::BillAt);
-    Func::coalesce([bill_at, Expr::col(used_at)]).into()
+/// The reports that may be billed from a time on.
+fn candidates_from(since: Millis) -> Candidates {
+    Candidates::of(Interval {
+        start: since,
+        end: Millis::MAX,
+    })
 }
 
 async fn sent_sum(
@@ -196,37 +191,12 @@ async fn outstanding(
     before: Millis,
 ) -> std::result::Result<Outstanding, DbErr> {
     use usage_report::Column;
-    const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
-    let is_of_period = Column::State
-        .is_in(State::NEEDS_DECISION.map(UsageReportState::from))
-        .and(billed_at(Column::FirstAt).gte(since));
-    let rows: Vec<(UsageReportState, i64)> = usage_report::Entity::find()
-        .select_only()
-        .column(Column::State)
-        .column_as(Column::Id.count(), "reports")
-        .filter(Column::AccountId.eq(account_id))
-        .filter(billed_at(Column::FirstAt).lt(before))
-        .filter(
-            Column::State
-                .is_in(WAITING.map(UsageReportState::from))
-                .or(is_of_period),
-        )
-        .group_by(Column::State)
-        .into_tuple()
-        .all(db)
-        .await?;
-    let mut outstanding = Outstanding::default();
-    for (state, reports) in rows {
-        let reports = u64::try_from(reports).unwrap_or(0);
-        let state = State::from(state);
-        if WAITING.contains(&state) {
-            outstanding.waiting = outstanding.waiting.saturating_add(reports);
-        } else {
-            outstanding.needs_decision = outstanding.needs_decision.saturating_add(reports);
-        }
-        if state == State::Open {
-            outstanding.open = reports;
-        }
-    }
-    Ok(outstanding)
+    let waiting = Condition::all()
+        .add(Column::AccountId.eq(account_id))
+        .add(Column::State.is_in(Outstanding::WAITING.map(UsageReportState::from)));
+    let undecided = are_candidates(account_id, candidates_from(since))
+        .add(Column::State.is_in(State::NEEDS_DECISION.map(UsageReportState::from)));
+    // One statement: a decision in between would move a report from one group to the other.
+    let figures = read_figures(db, Condition::any().add(waiting).add(undecided)).await?;
+    Ok(Outstanding::of(&figures, since, before))
 }

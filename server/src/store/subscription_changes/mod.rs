@@ -35,7 +35,7 @@ use crate::{
     error::{Error, Result},
 };
 
-pub(crate) use drain::{Outstanding, ShownAtStripe};
+pub(crate) use drain::ShownAtStripe;
 
 /// A change to begin.
 #[derive(Clone, Debug)]

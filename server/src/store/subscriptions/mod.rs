@@ -20,7 +20,7 @@ use crate::{
         DAY_MS, Millis,
         account::Link,
         account_id::AccountId,
-        billing_period::BillingPeriod,
+        billing_period::{BillingPeriod, RELEVANT_MS},
         subscription::{SubscriptionSnapshot, SyncedSubscription},
     },
     entity::{billing_period, customer, subscription},
@@ -29,9 +29,6 @@ use crate::{
 
 pub(crate) use periods::InvoicedPeriod;
 pub(super) use snapshot::{record_change, record_snapshot};
-
-/// Periods that ended longer ago are not updated.
-const RELEVANT_MS: Millis = 40 * DAY_MS;
 
 impl Store {
     /// The accounts of some customers, by customer.

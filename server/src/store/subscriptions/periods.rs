@@ -6,14 +6,13 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
-use super::RELEVANT_MS;
 use crate::store::connection::Transaction;
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billing_period::BillingPeriod,
-        invoice::InvoiceState,
+        billing_period::{BillingPeriod, RELEVANT_MS},
+        invoice_draft::InvoiceState,
         subscription::{ItemSnapshot, SubscriptionSnapshot},
         window::Slots,
     },
