@@ -1,5 +1,7 @@
 //! Plan changes and cancellations: either usage before them is charged, or nothing is changed.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Fault, NewPrice, NewSubscription};
 use usage_client::{CancelSubscription, ChangePlan, ErrorKind, Reason, ReportState};
@@ -92,11 +94,15 @@ async fn a_change_survives_a_crash_at_any_step(mut world: World) {
     let client = world.client().clone();
     let call = tokio::spawn(async move { client.change_plan(ChangePlan::new("acct", PRO)).await });
     for step in ["draining", "changing"] {
-        world
-            .stripe()
-            .wait_for_blocked(step, 1, crate::support::world::TIMEOUT)
-            .await
-            .unwrap();
+        // A request that meets a blocked one is refused, and its retry is due by the clock.
+        let mut waits = 0;
+        let second = Duration::from_secs(1);
+        let stripe = world.stripe();
+        while let Err(error) = stripe.wait_for_blocked(step, 1, second).await {
+            waits += 1;
+            assert!(waits < 60, "{error}");
+            world.move_clocks(world.now() + TimeDelta::seconds(1)).await;
+        }
         if step == "draining" {
             world.move_clocks(world.now() + TimeDelta::seconds(2)).await;
         }
