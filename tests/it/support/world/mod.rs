@@ -34,7 +34,7 @@ pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
 /// Two meters, the first one as the default, short retry delays, and a schedule that fires only on leap days.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=200",
@@ -42,6 +42,8 @@ const FLAGS: [&str; 9] = [
     "--clock-check-secs=0",
     "--stripe-events-per-sec=1000",
     "--report-schedule=0 0 29 2 *",
+    // Opening connections to PostgreSQL takes longer than most tests.
+    "--database-connections=6",
     "--window-mins=60",
     "--stripe-webhook-secrets=whsec_world",
     // The tests' PostgreSQL does not wait for the disk.
