@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{ConnectInfo, Request, State, connect_info::Connected},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
@@ -40,12 +40,17 @@ const SIGNATURE: &str = "stripe-signature";
 const SIGNATURE_TOLERANCE_SECS: i64 = 300;
 /// The largest accepted body: far larger than any of Stripe's events.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// The timeouts of a webhook: to wait for a permit, to read its body and to store it. In total they are less than the ten
-/// seconds after which Stripe gives up and resends it much later.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The timeouts of a webhook: to wait for each of two permits, to read its body and to store it. In total they are less
+/// than the ten seconds after which Stripe gives up and resends it much later.
+const PERMIT_TIMEOUT: Duration = Duration::from_millis(1_500);
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const STORE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Concurrent webhooks: limits the memory for their bodies and the load on the database.
+/// A body of up to this size is read at once: those of all connections together need little memory, and most of Stripe's
+/// events are smaller.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// Larger bodies that are read concurrently.
+const MAX_LARGE_BODIES: usize = 32;
+/// Webhooks that are stored concurrently: limits the load on the database. Only those with a valid signature are stored.
 const MAX_WEBHOOKS: usize = 64;
 /// Webhooks that wait for a permit. Far fewer than [`MAX_CONNECTIONS`], so that they leave places for others.
 const MAX_WAITING_WEBHOOKS: usize = 64;
@@ -66,7 +71,9 @@ pub(crate) struct Http {
 struct Shared {
     http: Http,
     exporter: Exporter,
-    /// One permit for each webhook in progress.
+    /// One permit for each large body that is read.
+    large_body_permits: Semaphore,
+    /// One permit for each webhook that is stored.
     webhook_permits: Semaphore,
     /// One permit for each webhook that waits for one of those.
     waiting_permits: Semaphore,
@@ -118,6 +125,7 @@ fn router(http: Http, exporter: Exporter) -> Router {
         .with_state(Arc::new(Shared {
             http,
             exporter,
+            large_body_permits: Semaphore::new(MAX_LARGE_BODIES),
             webhook_permits: Semaphore::new(MAX_WEBHOOKS),
             waiting_permits: Semaphore::new(MAX_WAITING_WEBHOOKS),
         }))
@@ -177,15 +185,12 @@ impl Shared {
             return WebhookOutcome::TooLarge;
         }
         if !request.headers().contains_key(SIGNATURE) {
-            // Rejected before it takes a permit that a webhook of Stripe's may need.
+            // Rejected before its body is read.
             let missing = webhook_signature::SignatureError::Malformed("is missing");
             return WebhookOutcome::BadSignature(missing);
         }
-        let Some(_permit) = self.acquire_permit().await else {
-            return WebhookOutcome::Busy;
-        };
         let (head, body) = request.into_parts();
-        let body = match read_body(body).await {
+        let body = match self.read(&head.headers, body).await {
             Ok(body) => body,
             Err(outcome) => return outcome,
         };
@@ -194,7 +199,23 @@ impl Shared {
             Ok(None) => return WebhookOutcome::Ignored,
             Err(outcome) => return outcome,
         };
+        let Some(_permit) = self.acquire_permit().await else {
+            return WebhookOutcome::Busy;
+        };
         self.store(&event).await
+    }
+
+    /// Reads the body. A large one, or one of unknown length, needs a permit, so unfinished bodies use little memory and
+    /// keep no small one out.
+    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, WebhookOutcome> {
+        if stated_length(headers).is_some_and(|length| length <= SMALL_BODY_BYTES) {
+            return read_body(body).await;
+        }
+        let permit = tokio::time::timeout(PERMIT_TIMEOUT, self.large_body_permits.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return Err(WebhookOutcome::Busy);
+        };
+        read_body(body).await
     }
 
     /// Waits for a permit, unless too many webhooks do.
@@ -246,13 +267,15 @@ impl Shared {
 
 /// Whether the stated length is over the limit. Checked before the body is read, so that the sender gets the answer.
 fn has_too_large_length(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-        .is_some_and(|length| length > MAX_BODY_BYTES)
+    stated_length(headers).is_some_and(|length| length > MAX_BODY_BYTES)
 }
 
-async fn read_body(body: Body) -> Result<axum::body::Bytes, WebhookOutcome> {
+fn stated_length(headers: &HeaderMap) -> Option<usize> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+async fn read_body(body: Body) -> Result<Bytes, WebhookOutcome> {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if is_too_large(&error) => Err(WebhookOutcome::TooLarge),
@@ -298,7 +321,7 @@ impl WebhookOutcome {
             ),
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{MAX_WEBHOOKS} webhooks are in progress; retry later"),
+                "too many webhooks are in progress; retry later".to_owned(),
             ),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,

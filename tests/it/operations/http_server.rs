@@ -89,14 +89,17 @@ async fn grpc_health_and_readiness_agree(mut world: World) {
     world.crash();
 }
 
-/// As many as there are places for webhooks.
+/// More than there are places for webhooks, and as many large ones as are read at once.
 async fn unfinished_bodies_do_not_keep_a_webhook_out(world: World) {
     let address = world.http_url().trim_start_matches("http://").to_owned();
     let mut unfinished = Vec::new();
-    for _ in 0..64 {
+    for place in 0..300 {
         let mut connection = TcpStream::connect(&address).await.unwrap();
-        let head = "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n\
-            stripe-signature: t=1,v1=00\r\ncontent-length: 100\r\n\r\n{";
+        let length = if place < 32 { 500_000 } else { 100 };
+        let head = format!(
+            "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\n\
+             stripe-signature: t=1,v1=00\r\ncontent-length: {length}\r\n\r\n{{"
+        );
         connection.write_all(head.as_bytes()).await.unwrap();
         unfinished.push(connection);
     }
