@@ -35,8 +35,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be silent after that: longer than a usual scrape interval and than HTTP/2's keep-alive
 /// pings are apart.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a caller may leave all its answers unread.
+/// How long a caller may leave all its answers unread, and how long while others may need the memory.
 const STALL_TIMEOUT: Duration = Duration::from_mins(2);
+const STALL_TIMEOUT_WHEN_FULL: Duration = Duration::from_secs(10);
+/// The unread bytes over all connections from which others may need the memory.
+const FULL_BYTES: usize = 32 * 1024 * 1024;
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The length of HTTP/2's preface.
 const PREFACE_BYTES: u64 = 24;
@@ -135,7 +138,7 @@ impl LimitedListener {
             let mut tick = tokio::time::interval(STALL_CHECK_INTERVAL);
             loop {
                 tick.tick().await;
-                open.close_stalled(STALL_TIMEOUT);
+                open.close_stalled();
             }
         }
     }
@@ -225,8 +228,17 @@ impl OpenConnections {
 
 impl OpenConnections {
     /// Closes the connections whose callers read no answer for longer than the limit.
-    fn close_stalled(&self, limit: Duration) {
+    fn close_stalled(&self) {
         let connections = self.lock();
+        let unread = connections
+            .values()
+            .map(|activity| activity.unread.bytes())
+            .fold(0, usize::saturating_add);
+        let limit = if unread < FULL_BYTES {
+            STALL_TIMEOUT
+        } else {
+            STALL_TIMEOUT_WHEN_FULL
+        };
         for activity in connections.values() {
             let stalled_since = activity.unread.stalled_since();
             if stalled_since.is_some_and(|since| since.elapsed() > limit) {

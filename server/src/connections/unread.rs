@@ -22,21 +22,27 @@ impl Unread {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds bytes. Past the limit, adds nothing and returns the sum that would wait.
-    pub(crate) fn try_add(&self, bytes: usize, limit: usize) -> Result<(), usize> {
+    /// Adds bytes and returns the sum that waits. Past the limit, adds nothing and returns the sum that would wait.
+    pub(crate) fn try_add(&self, bytes: usize, limit: usize) -> Result<usize, usize> {
         let mut unread = self.lock();
         let sum = unread.all.saturating_add(bytes);
         if sum > limit {
             return Err(sum);
         }
         unread.all = sum;
-        Ok(())
+        Ok(sum)
     }
 
-    /// Adds bytes, whatever the limit.
-    pub(crate) fn add(&self, bytes: usize) {
+    /// Adds bytes, whatever the limit. Returns the sum that waits.
+    pub(crate) fn add(&self, bytes: usize) -> usize {
         let mut unread = self.lock();
         unread.all = unread.all.saturating_add(bytes);
+        unread.all
+    }
+
+    /// The bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().all
     }
 
     pub(crate) fn remove(&self, bytes: usize) {

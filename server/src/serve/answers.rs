@@ -30,6 +30,9 @@ use crate::{
 /// Unread bytes over all connections, and of one connection.
 const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 const MAX_UNREAD_OF_CONNECTION: usize = 8 * 1024 * 1024;
+/// What every connection may leave unread, whatever the others do: connections that read nothing do not refuse the small
+/// answers of others, such as health.
+const OWN_BYTES: usize = 16 * 1024;
 /// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
@@ -162,13 +165,15 @@ impl Held {
 
     fn try_add(&mut self, bytes: usize) -> Result<(), Error> {
         let unread = self.connection.unread();
-        unread
+        let own = unread
             .try_add(bytes, MAX_UNREAD_OF_CONNECTION)
             .map_err(|unread| Error::AnswersUnread {
                 unread,
                 limit: MAX_UNREAD_OF_CONNECTION,
             })?;
-        if let Err(sum) = self.all.try_add(bytes, MAX_UNREAD_BYTES) {
+        if own <= OWN_BYTES {
+            self.all.add(bytes);
+        } else if let Err(sum) = self.all.try_add(bytes, MAX_UNREAD_BYTES) {
             unread.remove(bytes);
             return Err(Error::AnswersUnread {
                 unread: sum,

@@ -7,6 +7,9 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use prost::Message as _;
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use usage_client::ListReports;
 use usage_proto::v1::ListReportsRequest;
 
@@ -15,6 +18,7 @@ use crate::support::world::{World, on_sqlite, within};
 on_sqlite!(
     a_connection_without_a_preface_is_closed,
     callers_that_read_no_answers_cost_a_limited_amount_of_memory,
+    callers_that_read_no_answers_do_not_refuse_others,
 );
 
 /// The calls on each connection, all without reading.
@@ -67,6 +71,40 @@ async fn callers_that_read_no_answers_cost_a_limited_amount_of_memory(world: Wor
         })
         .await;
     let _ = &mut sender;
+    drop(connections);
+    world.finish().await;
+}
+
+async fn callers_that_read_no_answers_do_not_refuse_others(world: World) {
+    insert_long_reports(&world).await;
+    let mut connections = Vec::new();
+    let mut kept = Vec::new();
+    // More than all connections together may leave unread.
+    for _ in 0..12 {
+        let mut sender = connect(&world).await;
+        for _ in 0..MAX_UNREAD {
+            kept.push(list_reports(&mut sender).await.unwrap());
+        }
+        connections.push(sender);
+    }
+    let refused = kept
+        .iter()
+        .filter(|answer| answer.headers().get("grpc-status").is_some())
+        .count();
+    assert!(refused > 12, "{refused} answers were refused");
+    // Small answers always fit.
+    let mut health = HealthClient::new(world.grpc_channel().await);
+    let asked = health.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(asked.into_inner().status(), ServingStatus::Serving);
+    world.count("acct", 7, world.now()).await;
+    // Larger ones do when the stalled connections are closed.
+    let client = world.client();
+    world
+        .wait_until("an answer", async || {
+            client.list_reports(ListReports::new()).await.is_ok()
+        })
+        .await;
+    drop(kept);
     drop(connections);
     world.finish().await;
 }
