@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{run_observation::Observations, wake::Signals};
+use super::{run_observation::Observer, wake::Signals};
 use crate::{
     domain::{
         Millis,
@@ -24,7 +24,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Reporter {
     pub(super) store: Store,
-    pub(super) meters: Arc<Meters>,
     /// False without a Stripe key: no runs are begun then.
     has_stripe: bool,
     /// The name of this replica, in the runs that it begins itself and as the holder of leases.
@@ -33,7 +32,7 @@ pub(crate) struct Reporter {
     begun: mpsc::Sender<Run>,
     pub(super) signals: Arc<Signals>,
     pub(super) shutdown: CancellationToken,
-    pub(super) observations: Observations,
+    pub(super) observer: Arc<Observer>,
     /// Watchers of runs. They outlive the call that started them.
     pub(super) watchers: TaskTracker,
 }
@@ -52,15 +51,20 @@ pub(crate) struct Deps {
 
 impl Reporter {
     pub(crate) fn new(deps: Deps) -> Arc<Self> {
+        let observer = Observer::new(
+            deps.store.clone(),
+            deps.meters,
+            Arc::clone(&deps.signals),
+            deps.shutdown.clone(),
+        );
         Arc::new(Self {
             store: deps.store,
-            meters: deps.meters,
             has_stripe: deps.has_stripe,
             replica: deps.replica,
             begun: deps.begun,
             signals: deps.signals,
             shutdown: deps.shutdown,
-            observations: Observations::default(),
+            observer,
             watchers: TaskTracker::new(),
         })
     }
@@ -142,6 +146,7 @@ impl Reporter {
     pub(crate) async fn finish(&self) {
         self.watchers.close();
         self.watchers.wait().await;
+        self.observer.finish().await;
     }
 
     fn close(&self, run: Run) {

@@ -77,7 +77,7 @@ impl Reporter {
         {
             return Ok(());
         }
-        let mut observations = self.observe(&run);
+        let mut observations = self.observer.observe(&run);
         let begun = Instant::now();
         let (mut last, mut moved_at) = (None, begun);
         loop {
