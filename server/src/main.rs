@@ -6,12 +6,14 @@ use std::{
     io::{BufRead, BufReader, IsTerminal as _, Write as _},
     net::SocketAddr,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
@@ -83,13 +85,15 @@ struct DoctorCommand {
 const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
 const QUIET_LOG: &str = "error";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long threads may keep the process that wait for a disk that does not respond.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    match run(cli).await {
+    match start(cli) {
         Ok(code) => code,
         Err(error) => {
             // One line with all causes.
@@ -97,6 +101,13 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::new().context("cannot start threads")?;
+    let result = runtime.block_on(run(cli));
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    result
 }
 
 /// Prints in one line which value is wrong; prints help and version unchanged.
