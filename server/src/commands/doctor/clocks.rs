@@ -25,6 +25,7 @@ pub(super) async fn check(
     store: &Store,
     schedule: &Schedule,
     clock: &Clock,
+    now: Millis,
     findings: &mut Vec<Finding>,
 ) {
     let before = clock.now();
@@ -38,7 +39,7 @@ pub(super) async fn check(
         ),
         Err(error) => Finding::unchecked("database clock", &cause_of(&error)),
     });
-    findings.push(match store.times_ahead(clock.now()).await {
+    findings.push(match store.times_ahead(now).await {
         Ok(tables) if tables.is_empty() => Finding::ok(STORED, "no stored time is in the future"),
         Ok(tables) => Finding::bad(
             STORED,
@@ -50,8 +51,8 @@ pub(super) async fn check(
         ),
         Err(error) => Finding::unchecked(STORED, &cause_of(&error)),
     });
-    match store.last_scheduled_run(REPORT_JOB, clock.now()).await {
-        Ok(last) => findings.extend(check_schedule(schedule, &last, clock.now())),
+    match store.last_scheduled_run(REPORT_JOB, now).await {
+        Ok(last) => findings.extend(check_schedule(schedule, &last, now)),
         Err(error) => findings.push(Finding::unchecked(SCHEDULE, &cause_of(&error))),
     }
 }

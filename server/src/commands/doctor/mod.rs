@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     clock::Clock,
     config::{DatabaseConfig, MetersConfig, ScheduleConfig, StripeConfig},
+    domain::Millis,
     error::Error,
     store::Store,
 };
@@ -205,18 +206,21 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     let key = config.stripe.key().map_err(DoctorError)?;
     let base = config.stripe.stripe_api_base.as_deref();
     let mut findings = Vec::new();
-    let store = open(&config.database, &mut findings).await;
+    let store = open(&config.database, &mut findings)
+        .await
+        .map(|store| store.with_clock(clock.clone()));
+    let now = current_time(store.as_ref(), clock).await;
     let account = stripe::key::check(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
-        stripe::check(account, &meters, store.as_ref(), clock.now(), &mut findings).await;
+        stripe::check(account, &meters, store.as_ref(), now, &mut findings).await;
     }
     if let Some(store) = &store {
-        sending::check(store, account.as_ref(), &meters, clock.now(), &mut findings).await;
+        sending::check(store, account.as_ref(), &meters, now, &mut findings).await;
     }
     if let Some(store) = store {
-        accounts::check(&store, clock.now(), &mut findings).await;
-        reports::check(&store, clock.now(), &mut findings).await;
-        clocks::check(&store, &schedule, clock, &mut findings).await;
+        accounts::check(&store, now, &mut findings).await;
+        reports::check(&store, now, &mut findings).await;
+        clocks::check(&store, &schedule, clock, now, &mut findings).await;
         if let Err(error) = store.close().await {
             findings.push(Finding::warn(
                 "database",
@@ -229,6 +233,15 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
 }
 
 /// Opens the database if it exists and its schema is up to date.
+/// The time by the database's clock, which decides what is due; by this machine's if there is none.
+async fn current_time(store: Option<&Store>, clock: &Clock) -> Millis {
+    match store {
+        // If it does not respond, that is another finding.
+        Some(store) => store.shared_now().await.unwrap_or_else(|_| clock.now()),
+        None => clock.now(),
+    }
+}
+
 async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<Store> {
     const CHECK: &str = "database";
     const CONNECTIONS: u32 = 4;
