@@ -23,7 +23,7 @@ pub struct Clock {
     /// The times of a manual clock; absent for the system's clock.
     manual: Option<Arc<Manual>>,
     /// The database's clock as last read; absent for a clock that shows this machine's time.
-    followed: Option<Arc<Mutex<Followed>>>,
+    shared: Option<Arc<Mutex<DatabaseTime>>>,
 }
 
 /// A clock that tests and the demo move.
@@ -45,7 +45,7 @@ struct ManualTimes {
 
 /// The database's clock, between its readings.
 #[derive(Debug, Default)]
-struct Followed {
+struct DatabaseTime {
     check: ClockCheck,
     /// The latest time that was shown: time does not go back when a correction is small.
     shown: Millis,
@@ -70,7 +70,7 @@ impl Clock {
         };
         Self {
             manual: Some(Arc::new(manual)),
-            followed: None,
+            shared: None,
         }
     }
 
@@ -78,28 +78,24 @@ impl Clock {
     pub(crate) fn following_database(&self) -> Self {
         Self {
             manual: self.manual.clone(),
-            followed: Some(Arc::default()),
+            shared: Some(Arc::default()),
         }
     }
 
     /// The present moment: the database's time as last read, at the pace of the monotonic clock; otherwise this
     /// machine's.
     pub fn now(&self) -> Millis {
-        let Some(followed) = &self.followed else {
+        let Some(shared) = &self.shared else {
             return self.machine_now();
         };
-        let mut followed = lock(followed);
-        let Some(now) = followed.check.now(self.elapsed()) else {
+        let mut shared = lock(shared);
+        let Some(now) = shared.check.now(self.elapsed()) else {
             return self.machine_now();
         };
         // A larger step back was accepted deliberately.
-        let is_small = now > followed.shown.saturating_sub(DOUBT_MS);
-        followed.shown = if is_small {
-            now.max(followed.shown)
-        } else {
-            now
-        };
-        followed.shown
+        let is_small = now > shared.shown.saturating_sub(DOUBT_MS);
+        shared.shown = if is_small { now.max(shared.shown) } else { now };
+        shared.shown
     }
 
     /// What the clock of this machine shows.
@@ -124,20 +120,20 @@ impl Clock {
 
     /// Takes a reading of the database's clock.
     pub(crate) fn observe(&self, database: Millis) {
-        if let Some(followed) = &self.followed {
+        if let Some(shared) = &self.shared {
             let reading = Reading {
                 database,
                 machine: self.machine_now(),
                 elapsed: self.elapsed(),
             };
-            lock(followed).check.observe(reading);
+            lock(shared).check.observe(reading);
         }
     }
 
     /// Takes a comparison of the database's clock with Stripe's; `None` if Stripe does not answer.
     pub(crate) fn compare_with_stripe(&self, database_ahead: Option<Millis>) {
-        if let Some(followed) = &self.followed {
-            lock(followed).check.compare_with_stripe(database_ahead);
+        if let Some(shared) = &self.shared {
+            lock(shared).check.compare_with_stripe(database_ahead);
         }
     }
 
@@ -148,8 +144,8 @@ impl Clock {
 
     /// What is known of the clocks.
     pub(crate) fn check(&self) -> ClockCheck {
-        let followed = self.followed.as_ref();
-        followed.map_or_else(ClockCheck::default, |followed| lock(followed).check)
+        let shared = self.shared.as_ref();
+        shared.map_or_else(ClockCheck::default, |shared| lock(shared).check)
     }
 
     /// Moves a manual clock, and the database's clock with it; does nothing to the system's.

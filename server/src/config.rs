@@ -224,7 +224,7 @@ pub struct Config {
     #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub stripe_concurrency: u32,
 
-    /// The first pause before a meter event is retried, in milliseconds, 10 to 60,000. It doubles up to 15 minutes.
+    /// The first wait before a meter event is retried, in milliseconds, 10 to 60,000. It doubles up to 15 minutes.
     #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
     pub stripe_retry_ms: i64,
 

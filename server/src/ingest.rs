@@ -354,8 +354,8 @@ impl Writer {
                 }
                 Err(CommitError::Failed(error)) => return Err(error),
             };
-            let pause = backoff.next().unwrap_or(MAX_BACKOFF);
-            if started.elapsed().saturating_add(pause) > ANSWER_LIMIT {
+            let wait = backoff.next().unwrap_or(MAX_BACKOFF);
+            if started.elapsed().saturating_add(wait) > ANSWER_LIMIT {
                 // If an earlier attempt may have been committed, the error must be a transient one: a permanent
                 // error would make the caller commit the calls again one by one under other ids.
                 return Err(if ambiguous.is_some() {
@@ -365,7 +365,7 @@ impl Writer {
                 });
             }
             tracing::warn!(%error, "retrying group commit");
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait).await;
         }
     }
 }

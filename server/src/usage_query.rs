@@ -9,7 +9,7 @@ use crate::{
         Millis,
         account_id::AccountId,
         meter::{Meter, Meters},
-        period::{Granularity, MAX_POINTS, check_edges, cut, month_around, parse_zone},
+        period::{Granularity, MAX_POINTS, check_edges, month_around, parse_zone, split},
         report::State,
         window::{Interval, Slots},
     },
@@ -110,7 +110,7 @@ pub(crate) async fn query(
         .flat_map(|period| [period.start, period.end])
         .collect();
     check_edges(period, slots, &edges)?;
-    let points = cut(period, query.granularity, zone, slots, configured.len())?;
+    let points = split(period, query.granularity, zone, slots, configured.len())?;
     let sums = store
         .sum_usage(&account_id, only.map(|meter| &*meter.name), period)
         .await?;
@@ -132,7 +132,7 @@ pub(crate) async fn query(
             .map(|(meter, own)| meter_usage(&Arc::from(*meter), &Arc::default(), own, &points)),
     );
     if usage.len().saturating_mul(points.len()) > MAX_POINTS {
-        cut(period, query.granularity, zone, slots, usage.len())?;
+        split(period, query.granularity, zone, slots, usage.len())?;
     }
     Ok(UsageSummary {
         account_id: query.account_id,

@@ -156,7 +156,7 @@ fn check_edge(
 ///
 /// # Errors
 /// There are too many points, or a midnight of the zone is inside a slot.
-pub fn cut(
+pub fn split(
     period: Interval,
     granularity: Granularity,
     zone: Tz,

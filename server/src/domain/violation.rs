@@ -87,7 +87,7 @@ pub fn quoted(value: &str) -> String {
     let mut chars = value.chars();
     let head: String = chars.by_ref().take(MAX_CHARS).collect();
     if chars.next().is_some() {
-        format!("{head:?} (cut)")
+        format!("{head:?} (shortened)")
     } else {
         format!("{head:?}")
     }

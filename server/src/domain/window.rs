@@ -150,10 +150,10 @@ mod tests {
         let slots = Slots::from_mins(60).unwrap();
         let slot = slots.around(NOON + 1);
         let edge = slot.start + 1_234_567;
-        let cut = Boundaries::new(vec![edge]);
+        let boundaries = Boundaries::new(vec![edge]);
         let (left, right) = (
-            cut.window_around(slots, edge - 1),
-            cut.window_around(slots, edge),
+            boundaries.window_around(slots, edge - 1),
+            boundaries.window_around(slots, edge),
         );
         assert_eq!(
             left,

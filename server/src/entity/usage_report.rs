@@ -57,7 +57,7 @@ pub(crate) struct Model {
     /// The latest time of its increments.
     pub(crate) last_at: i64,
     pub(crate) state: UsageReportState,
-    /// A boundary inside the window was learned too late to cut it.
+    /// A boundary inside the window became known too late to split it.
     pub(crate) straddled: bool,
     /// How often it got a new identifier.
     pub(crate) generation: i32,

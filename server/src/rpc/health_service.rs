@@ -37,8 +37,8 @@ impl HealthRpc {
     async fn next_status(&self, last: Option<ServingStatus>) -> Option<ServingStatus> {
         loop {
             if last.is_some() {
-                let pause = tokio::time::sleep(WATCH_INTERVAL);
-                self.shutdown.run_until_cancelled(pause).await?;
+                let wait = tokio::time::sleep(WATCH_INTERVAL);
+                self.shutdown.run_until_cancelled(wait).await?;
             }
             let status = self.status().await;
             if last != Some(status) {

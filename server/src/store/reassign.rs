@@ -50,14 +50,14 @@ pub(super) async fn reassign_open_reports(
     let mut straddling = Vec::new();
     for report in open {
         let around = boundaries.window_around(slots, report.first_at);
-        let cut = around.intersection(Interval {
+        let part = around.intersection(Interval {
             start: report.window_start,
             end: report.window_end,
         });
-        if cut.start == report.window_start && cut.end == report.window_end {
+        if part.start == report.window_start && part.end == report.window_end {
             continue;
         }
-        let is_straddled = report.last_at >= cut.end;
+        let is_straddled = report.last_at >= part.end;
         let mut update = usage_report::Entity::update_many()
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::Id.eq(report.id));
@@ -65,8 +65,8 @@ pub(super) async fn reassign_open_reports(
             update.col_expr(usage_report::Column::Straddled, Expr::value(true))
         } else {
             update
-                .col_expr(usage_report::Column::WindowStart, Expr::value(cut.start))
-                .col_expr(usage_report::Column::WindowEnd, Expr::value(cut.end))
+                .col_expr(usage_report::Column::WindowStart, Expr::value(part.start))
+                .col_expr(usage_report::Column::WindowEnd, Expr::value(part.end))
         };
         update.exec(tx).await?;
         if is_straddled {

@@ -17,13 +17,13 @@ use crate::{
 
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// The maximum number of steps in one run. The pause between steps leaves the database to the counting of usage.
+/// The maximum number of steps in one run. The wait between steps leaves the database to the counting of usage.
 const STEPS_PER_RUN: usize = 20_000;
-const PAUSE: Duration = Duration::from_millis(20);
-/// After a longer pause than this, the clock may have jumped while no server ran.
-const LONG_PAUSE_MS: Millis = DAY_MS;
+const STEP_INTERVAL: Duration = Duration::from_millis(20);
+/// If the last run is longer ago than this, the clock may have jumped while no server ran.
+const LONG_GAP_MS: Millis = DAY_MS;
 /// How long the job waits then, so that a wrong clock is noticed before a key is deleted that a caller may repeat.
-const WAIT_AFTER_PAUSE_MS: Millis = HOUR_MS;
+const WAIT_AFTER_GAP_MS: Millis = HOUR_MS;
 /// How long the job waits after the database's clock jumped forward and Stripe did not confirm it: callers repeat their
 /// calls within a day.
 const WAIT_AFTER_JUMP_MS: Millis = DAY_MS;
@@ -61,13 +61,13 @@ impl Job for Cleanup {
     }
 
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
-        let pause = now.saturating_sub(last_run_at);
+        let gap = now.saturating_sub(last_run_at);
         let elapsed = self.clock.elapsed();
         let uptime = elapsed.saturating_sub(self.started);
         let jumped = self.clock.check().trusted_jump_at();
         let is_steady =
             jumped.is_none_or(|jumped| elapsed.saturating_sub(jumped) >= WAIT_AFTER_JUMP_MS);
-        is_steady && pause >= HOUR_MS && (pause < LONG_PAUSE_MS || uptime >= WAIT_AFTER_PAUSE_MS)
+        is_steady && gap >= HOUR_MS && (gap < LONG_GAP_MS || uptime >= WAIT_AFTER_GAP_MS)
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
@@ -78,7 +78,7 @@ impl Job for Cleanup {
             if !(deleted_keys || rolled_up || deleted_events) || self.shutdown.is_cancelled() {
                 break;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(STEP_INTERVAL).await;
         }
         Ok(Next::Wait)
     }

@@ -42,13 +42,13 @@ pub(super) struct Ended {
 impl Ended {
     /// The report was not sent, because its mark had expired. It is due again.
     pub(super) fn unsent(report: Report, may_have_arrived: bool) -> Self {
-        tracing::warn!(report = %report.id, "a report was not sent: this replica was paused after it had marked it");
+        tracing::warn!(report = %report.id, "a report was not sent: this replica was suspended after it had marked it");
         Self {
             send_result: SendResult {
                 report,
                 transition: None,
                 cannot_have_arrived: !may_have_arrived,
-                error: Some("not sent: the replica was paused before the request".to_owned()),
+                error: Some("not sent: the replica was suspended before the request".to_owned()),
                 next_attempt_at: 0,
             },
             pause: None,
@@ -64,7 +64,7 @@ pub(super) struct Mark {
 }
 
 /// How long a mark is valid: no longer than a lease lasts, after which another replica may send the report. A replica that
-/// was paused for a day would otherwise repeat an event whose identifier Stripe has forgotten.
+/// was suspended for a day would otherwise repeat an event whose identifier Stripe has forgotten.
 const MARK_VALID: Duration = LEASE;
 
 /// The error of a report that Stripe knows although this database has not sent it.

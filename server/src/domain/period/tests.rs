@@ -18,7 +18,7 @@ fn vienna_days(start: &str, end: &str) -> Vec<i64> {
         start: at(start),
         end: at(end),
     };
-    let points = cut(
+    let points = split(
         period,
         Granularity::Day,
         "Europe/Vienna".parse().unwrap(),
@@ -86,10 +86,10 @@ fn a_half_hour_zone_needs_finer_slots() {
         end: at("2026-01-03T00:00:00Z"),
     };
     let zone: Tz = "Asia/Kolkata".parse().unwrap();
-    let violation = cut(period, Granularity::Day, zone, hours(), 1).unwrap_err();
+    let violation = split(period, Granularity::Day, zone, hours(), 1).unwrap_err();
     assert_eq!(violation.reason, Reason::PeriodNotAligned);
     assert!(
-        cut(
+        split(
             period,
             Granularity::Day,
             zone,
@@ -106,7 +106,7 @@ fn the_limit_of_points_counts_every_meter() {
         start: 0,
         end: count * HOUR_MS,
     };
-    let points = |count, meters| cut(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
+    let points = |count, meters| split(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
     assert_eq!(points(10_000, 1).unwrap().len(), 10_000);
     assert_eq!(points(10_001, 1).unwrap_err().reason, Reason::TooManyPoints);
     assert_eq!(points(5_000, 2).unwrap().len(), 5_000);
@@ -124,7 +124,7 @@ proptest! {
         let zone: Tz = zone.parse().unwrap();
         let period = Interval { start: start * HOUR_MS, end: (start + length) * HOUR_MS };
         let granularity = if monthly { Granularity::Month } else { Granularity::Day };
-        let points = cut(period, granularity, zone, hours(), 1).unwrap();
+        let points = split(period, granularity, zone, hours(), 1).unwrap();
         prop_assert_eq!(points.first().unwrap().start, period.start);
         prop_assert_eq!(points.last().unwrap().end, period.end);
         let name = |hour: i64| {
@@ -139,8 +139,8 @@ proptest! {
             }
         }
         let model: Vec<i64> = model.into_iter().map(|(_, hours)| hours).collect();
-        let cut: Vec<i64> = points.iter().map(|point| (point.end - point.start) / HOUR_MS).collect();
-        prop_assert_eq!(cut, model);
+        let lengths: Vec<i64> = points.iter().map(|point| (point.end - point.start) / HOUR_MS).collect();
+        prop_assert_eq!(lengths, model);
     }
 
     #[test]
@@ -149,7 +149,7 @@ proptest! {
         let _ = month_around(start, Tz::UTC);
         if check_edges(period, hours(), &[start, end]).is_ok() {
             for granularity in [Granularity::Total, Granularity::Slot, Granularity::Hour, Granularity::Day, Granularity::Month] {
-                let _ = cut(period, granularity, Tz::UTC, hours(), meters);
+                let _ = split(period, granularity, Tz::UTC, hours(), meters);
             }
         }
     }

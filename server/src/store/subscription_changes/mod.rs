@@ -186,7 +186,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(());
         }
-        let cut = seen.boundary_at;
+        let boundary = seen.boundary_at;
         let kept: Vec<&str> = if snapshot.is_live {
             snapshot.all_items.iter().map(String::as_str).collect()
         } else {
@@ -197,11 +197,11 @@ impl Store {
             .filter(billing_period::Column::AccountId.eq(&seen.account_id))
             .filter(billing_period::Column::Subscription.eq(&seen.subscription))
             .filter(billing_period::Column::Item.is_not_in(kept))
-            .filter(billing_period::Column::PeriodEnd.gt(cut))
+            .filter(billing_period::Column::PeriodEnd.gt(boundary))
             .all(&tx)
             .await?;
         for row in removed {
-            let end = Ord::max(cut, row.period_start.saturating_add(1));
+            let end = Ord::max(boundary, row.period_start.saturating_add(1));
             billing_period::Entity::update_many()
                 .col_expr(billing_period::Column::PeriodEnd, Expr::value(end))
                 .col_expr(
@@ -214,7 +214,7 @@ impl Store {
                 .exec(&tx)
                 .await?;
         }
-        record_change(&tx, &seen.account_id, snapshot, cut, now).await?;
+        record_change(&tx, &seen.account_id, snapshot, boundary, now).await?;
         reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
