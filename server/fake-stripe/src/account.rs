@@ -1,4 +1,4 @@
-//! `/v1/account` and `/v1/balance`: fixed objects, which callers use to check an API key and its mode.
+//! `/v1/account` and `/v1/balance`: objects which callers use to check an API key, its account and its mode.
 
 use serde_json::{Value, json};
 
@@ -18,10 +18,10 @@ pub(crate) fn balance(params: Params) -> Result<Value, StripeError> {
 }
 
 /// The account.
-pub(crate) fn retrieve(params: Params) -> Result<Value, StripeError> {
+pub(crate) fn retrieve(id: &str, params: Params) -> Result<Value, StripeError> {
     params.finish()?;
     Ok(json!({
-        "id": "acct_fake",
+        "id": id,
         "object": "account",
         "charges_enabled": true,
         "country": "US",

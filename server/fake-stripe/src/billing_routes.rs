@@ -24,10 +24,11 @@ pub(crate) fn dispatch(
     if segments.iter().any(|segment| segment.is_empty()) {
         return None;
     }
+    let account_id = state.account_id.clone();
     let parts = state.billing_parts();
     match (method, segments) {
         ("GET", ["balance"]) => Some(account::balance(params)),
-        ("GET", ["account"]) => Some(account::retrieve(params)),
+        ("GET", ["account"]) => Some(account::retrieve(&account_id, params)),
         ("GET", ["events"]) => Some(events::list(&parts.billing.events, parts.now, params)),
         ("GET", ["events", id]) => Some(events::retrieve(
             &parts.billing.events,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::Response;
+use serde_json::Value;
 
 use crate::admission::{Admitted, admit};
 use crate::control_types::LoggedRequest;
@@ -236,10 +237,30 @@ async fn block(app: &App, fault: &Fault) -> bool {
 /// Calls the endpoint.
 fn execute(app: &App, call: &Call) -> Answer {
     let result = Params::nest(&call.pairs).and_then(|params| {
-        app.update_to_now(|state| routes::dispatch(state, &call.method, &call.path, params))
+        app.update_to_now(|state| {
+            let mut body = routes::dispatch(state, &call.method, &call.path, params)?;
+            if state.live_mode {
+                set_live(&mut body);
+            }
+            Ok(body)
+        })
     });
     match result {
         Ok(body) => Answer::json(200, &body, call),
         Err(error) => Answer::error(&error, call),
+    }
+}
+
+/// Sets the mode of an object and of all objects in it, which endpoints answer in test mode.
+fn set_live(body: &mut Value) {
+    match body {
+        Value::Object(fields) => {
+            if let Some(live) = fields.get_mut("livemode") {
+                *live = Value::Bool(true);
+            }
+            fields.values_mut().for_each(set_live);
+        }
+        Value::Array(items) => items.iter_mut().for_each(set_live),
+        _ => {}
     }
 }

@@ -10,6 +10,11 @@ pub const API_VERSION: &str = "2026-09-30.endive";
 pub struct Settings {
     /// The only accepted API key. Default `sk_test_fake`.
     pub secret_key: String,
+    /// The id of the account. Default `acct_fake`.
+    pub account_id: String,
+    /// Whether it is the account's live mode: its objects have `livemode: true`. Default false. As at Stripe, the other
+    /// mode has objects of its own: start another fake Stripe for it.
+    pub live_mode: bool,
     /// How long after its receipt, by the fake Stripe's clock, a meter event appears in summaries. Default zero.
     pub summary_delay: Duration,
     /// Meter events accepted within any second of real time; more are answered with 429, and 0 rejects all. Default
@@ -32,6 +37,8 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             secret_key: "sk_test_fake".to_owned(),
+            account_id: "acct_fake".to_owned(),
+            live_mode: false,
             summary_delay: Duration::ZERO,
             events_per_sec: 1_000,
             latency: Duration::ZERO,

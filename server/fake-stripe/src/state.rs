@@ -26,6 +26,8 @@ use crate::settings::Settings;
 /// Everything stored: Stripe's objects first, then the fake Stripe's own settings, queues and counters.
 #[derive(Debug)]
 pub(crate) struct State {
+    pub(crate) account_id: String,
+    pub(crate) live_mode: bool,
     pub(crate) clock: Clock,
     pub(crate) customers: Collection<Customer>,
     pub(crate) meters: Collection<Meter>,
@@ -47,6 +49,8 @@ pub(crate) struct State {
 impl State {
     fn new(settings: &Settings) -> State {
         State {
+            account_id: settings.account_id.clone(),
+            live_mode: settings.live_mode,
             clock: Clock::default(),
             customers: Collection::default(),
             meters: Collection::default(),
