@@ -2,8 +2,9 @@
 
 use sea_orm_migration::{
     prelude::*,
-    schema::{big_integer, big_integer_null, integer, text, text_null, uuid},
+    schema::{big_integer, big_integer_null, boolean_null, integer, text, text_null, uuid},
 };
+use uuid::Uuid;
 
 use crate::columns::name;
 
@@ -58,6 +59,14 @@ enum Sending {
     PausedWhy,
     BackupAt,
     RestoredAt,
+    DatabaseId,
+    StripeMeter,
+    StripeAccount,
+    StripeIsLive,
+    AdoptedAt,
+    Mark,
+    MarkNonce,
+    NextNonce,
 }
 
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -66,7 +75,7 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     create_sending(manager).await
 }
 
-/// One row: whether reports are sent, and what is known of the last restore.
+/// One row: whether reports are sent, to which Stripe account, and what is known of the last restore.
 async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use Sending as S;
     manager
@@ -80,13 +89,26 @@ async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 // The last moment that the restored backup contains.
                 .col(big_integer_null(S::BackupAt))
                 .col(big_integer_null(S::RestoredAt))
+                // A copy of the database has the same id.
+                .col(uuid(S::DatabaseId))
+                // A meter of the account that usage is reported to; null before the first report.
+                .col(text_null(S::StripeMeter))
+                // Null where the key may not read it.
+                .col(text_null(S::StripeAccount))
+                .col(boolean_null(S::StripeIsLive))
+                // What was sent before went to another account.
+                .col(big_integer_null(S::AdoptedAt))
+                // The last mark that was written at Stripe, and the one that is being written.
+                .col(big_integer(S::Mark).default(0))
+                .col(text_null(S::MarkNonce))
+                .col(text_null(S::NextNonce))
                 .to_owned(),
         )
         .await?;
     let row = Query::insert()
         .into_table(S::Table)
-        .columns([S::Id])
-        .values_panic([1.into()])
+        .columns([S::Id, S::DatabaseId])
+        .values_panic([1.into(), Uuid::new_v4().into()])
         .to_owned();
     manager.execute(row).await
 }

@@ -1,4 +1,4 @@
-//! Whether reports are sent, and what is known of the last restore: one row.
+//! Whether reports are sent, to which Stripe account, and what is known of the last restore: one row.
 
 use sea_orm::entity::prelude::*;
 
@@ -14,6 +14,24 @@ pub(crate) struct Model {
     /// The last moment that the restored backup contains.
     pub(crate) backup_at: Option<i64>,
     pub(crate) restored_at: Option<i64>,
+    /// A copy of the database has the same id.
+    pub(crate) database_id: Uuid,
+    /// A meter of the account that usage is reported to. Null before the first report.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) stripe_meter: Option<String>,
+    /// Null where the key may not read it.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) stripe_account: Option<String>,
+    pub(crate) stripe_is_live: Option<bool>,
+    /// What was sent before went to another account.
+    pub(crate) adopted_at: Option<i64>,
+    /// The number of the last mark that was written at Stripe.
+    pub(crate) mark: i64,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) mark_nonce: Option<String>,
+    /// Of the mark that is being written.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) next_nonce: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

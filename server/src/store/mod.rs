@@ -45,6 +45,7 @@ pub(crate) mod runs;
 pub(crate) mod send;
 pub(crate) mod sending;
 mod sqlite_file;
+pub(crate) mod stripe_account;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
 mod trust;

@@ -6,6 +6,7 @@ use sea_orm::{
     QuerySelect as _, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
+use uuid::Uuid;
 
 use super::{
     Store,
@@ -14,7 +15,7 @@ use super::{
     send::is_due,
 };
 use crate::{
-    domain::{Millis, account_id::AccountId},
+    domain::{Millis, account_id::AccountId, sender_mark::OwnMarks, stripe_account::StripeAccount},
     entity::{
         commit, lease,
         sending::{self, Column},
@@ -40,6 +41,14 @@ pub(crate) struct Sending {
     pub(crate) backup_at: Option<Millis>,
     /// When the backup was restored.
     pub(crate) restored_at: Option<Millis>,
+    /// The database's id, which a copy of it has too.
+    pub(crate) database_id: Uuid,
+    /// The Stripe account that usage is reported to; absent before the first report.
+    pub(crate) account: Option<StripeAccount>,
+    /// What was sent or accepted before this went to another Stripe account.
+    pub(crate) adopted_at: Option<Millis>,
+    /// What it knows of its marks at Stripe.
+    pub(crate) marks: OwnMarks,
 }
 
 impl Sending {
@@ -228,6 +237,18 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
         paused_why: row.paused_why,
         backup_at: row.backup_at,
         restored_at: row.restored_at,
+        database_id: row.database_id,
+        account: row.stripe_meter.map(|meter| StripeAccount {
+            meter,
+            account: row.stripe_account,
+            is_live: row.stripe_is_live.unwrap_or_default(),
+        }),
+        adopted_at: row.adopted_at,
+        marks: OwnMarks {
+            number: row.mark,
+            nonce: row.mark_nonce,
+            next: row.next_nonce,
+        },
     })
 }
 
