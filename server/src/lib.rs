@@ -28,6 +28,8 @@
 //! | draft | an invoice before it is final; until then Stripe adds usage of its period to it |
 //! | sync | reading a subscription and its invoices from Stripe into the database |
 //! | subscription change | a plan change or a cancel that this service makes, in steps that survive a crash |
+//! | mark | what the sender leaves at Stripe, so that an old or a second copy of its database is noticed |
+//! | adoption | going on with another Stripe account or mode |
 //! | restore | putting a backup of the database in place, and comparing it with Stripe before anything is sent |
 //! | verification | the comparison of Stripe's totals with what was sent |
 //! | reconciliation | counted, reported and Stripe's total side by side, for people |
@@ -69,7 +71,8 @@
 //! | [`reconciliation`] | counted, reported and Stripe's total side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
-//! | [`commands`] | the commands besides `serve`: demo, doctor, reconcile, restore, stripe setup |
+//! | [`commands`] | the commands besides `serve`: adopt, demo, doctor, reconcile, restore, stripe setup |
+//! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
@@ -90,6 +93,7 @@
     )
 )]
 
+mod account_check;
 pub mod clock;
 pub mod commands;
 pub mod config;

@@ -37,10 +37,12 @@ const CLOCK_AHEAD: &str = "usage_clock_ahead_seconds";
 /// 1 while clocks contradict each other, so that nothing is closed, sent, expired or deleted; otherwise 0.
 const CLOCK_IN_DOUBT: &str = "usage_clock_in_doubt";
 
-/// Whether sending is paused in the database: 1 or 0.
+/// Whether sending is paused in the database, or the key belongs to another Stripe account: 1 or 0.
 const SENDING_PAUSED: &str = "usage_sending_paused";
 /// The size of SQLite's write-ahead log.
 const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
+/// Other databases that sent to the same meters lately.
+const OTHER_DATABASES: &str = "usage_other_databases";
 
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
@@ -131,7 +133,14 @@ fn describe() {
         "Usage reports near a deadline at each check, by deadline"
     );
     describe_gauge!(SQLITE_LOG, Unit::Bytes, "Size of SQLite's write-ahead log");
-    describe_gauge!(SENDING_PAUSED, "Whether sending is paused in the database");
+    describe_gauge!(
+        SENDING_PAUSED,
+        "Whether sending is paused in the database, or the key belongs to another Stripe account"
+    );
+    describe_gauge!(
+        OTHER_DATABASES,
+        "Other databases that sent to the same meters lately"
+    );
 }
 
 /// Records a group commit.
@@ -209,7 +218,12 @@ pub(crate) fn clocks(machine: Millis, of_stripe: Option<Millis>, is_in_doubt: bo
     gauge!(CLOCK_IN_DOUBT).set(f64::from(u8::from(is_in_doubt)));
 }
 
-/// Records whether sending is paused in the database.
+/// Records how many other databases sent to the same meters lately.
+pub(crate) fn other_databases(number: usize) {
+    gauge!(OTHER_DATABASES).set(f64::from(u32::try_from(number).unwrap_or(u32::MAX)));
+}
+
+/// Records whether sending is paused in the database or by another Stripe account.
 pub(crate) fn sending_paused(is_paused: bool) {
     gauge!(SENDING_PAUSED).set(if is_paused { 1.0 } else { 0.0 });
 }

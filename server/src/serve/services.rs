@@ -18,6 +18,7 @@ use crate::{
     store::{Store, send::Rules},
     stripe::Stripe,
     workers::{
+        account_check::AccountCheck,
         cleanup::Cleanup,
         clock_comparison::{ClockComparison, StripeClock},
         closing::{self, Closing},
@@ -173,6 +174,9 @@ impl Services {
             return Ok(runner);
         };
         let (store, reporter, signals) = (self.store, self.reporter, self.signals);
+        // Before anything asks Stripe.
+        let check = AccountCheck::new(store.clone(), stripe.clone(), interval, signals.clone());
+        let _ = runner.start(check).await;
         runner.start(Closing::new(
             store.clone(),
             Arc::clone(&signals),

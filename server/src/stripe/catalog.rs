@@ -3,7 +3,7 @@
 //! It checks nothing: that is `commands::setup::diff`. The caller chooses the idempotency key of each creation. Lists
 //! are read up to a limit, and the answer says whether it is complete.
 
-use std::future::Future;
+use std::{collections::HashMap, future::Future};
 
 use stripe::{StripeError, StripeRequest as _};
 use stripe_billing::{
@@ -73,6 +73,8 @@ pub(crate) struct CatalogProduct {
     pub(crate) id: String,
     /// Whether it can be sold.
     pub(crate) is_active: bool,
+    /// What was stored with it.
+    pub(crate) metadata: HashMap<String, String>,
 }
 
 /// A Stripe price.
@@ -125,19 +127,20 @@ pub(crate) struct NewPrice<'a> {
 impl Stripe {
     /// The meters of the account, archived ones too.
     pub(crate) async fn list_meters(&self) -> Result<BoundedList<CatalogMeter>, Failure> {
+        let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListBillingMeter::new().limit(PAGE_SIZE);
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.send(&self.client).await }
+            async move { query.send(client).await }
         };
         read_pages(MAX_METERS, page, |meter| meter.id.to_string(), read_meter).await
     }
 
     /// The product with an id, if it exists.
     pub(crate) async fn find_product(&self, id: &str) -> Result<Option<CatalogProduct>, Failure> {
-        match RetrieveProduct::new(id).send(&self.client).await {
+        match RetrieveProduct::new(id).send(self.client()?).await {
             Ok(product) => Ok(Some(read_product(&product))),
             Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
@@ -153,7 +156,7 @@ impl Stripe {
             .lookup_keys([lookup_key.to_owned()])
             .expand(["data.tiers".to_owned()])
             .limit(1)
-            .send(&self.client)
+            .send(self.client()?)
             .await
             .map_err(|error| failure(&error))?;
         Ok(page.data.into_iter().next().map(read_price))
@@ -164,6 +167,7 @@ impl Stripe {
         &self,
         meter: &str,
     ) -> Result<BoundedList<CatalogPrice>, Failure> {
+        let client = self.client()?;
         let page = |after: Option<String>| {
             let mut recurring = ListPriceRecurring::new();
             recurring.meter = Some(meter.to_owned());
@@ -174,7 +178,7 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.send(&self.client).await }
+            async move { query.send(client).await }
         };
         read_pages(MAX_PRICES, page, |price| price.id.to_string(), read_price).await
     }
@@ -194,7 +198,7 @@ impl Stripe {
         ))
         .value_settings(CreateBillingMeterValueSettings::new(VALUE_KEY));
         let sent = create.customize().request_strategy(idempotent(key)?);
-        match sent.send(&self.client).await {
+        match sent.send(self.client()?).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
         }
@@ -213,7 +217,7 @@ impl Stripe {
             create = create.unit_label(unit);
         }
         let sent = create.customize().request_strategy(idempotent(key)?);
-        match sent.send(&self.client).await {
+        match sent.send(self.client()?).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
         }
@@ -234,7 +238,7 @@ impl Stripe {
             .lookup_key(new.lookup_key)
             .nickname(new.nickname);
         let sent = create.customize().request_strategy(idempotent(key)?);
-        match sent.send(&self.client).await {
+        match sent.send(self.client()?).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failure(&error)),
         }
@@ -287,6 +291,7 @@ fn read_product(product: &Product) -> CatalogProduct {
     CatalogProduct {
         id: product.id.to_string(),
         is_active: product.active,
+        metadata: product.metadata.clone(),
     }
 }
 

@@ -63,7 +63,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("event_summaries", query.send(&self.client))
+            let page = timed("event_summaries", query.send(self.client()?))
                 .await
                 .map_err(|error| failure(&error))?;
             for summary in &page.data {

@@ -43,7 +43,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("invoices", query.send(&self.client))
+            let page = timed("invoices", query.send(self.client()?))
                 .await
                 .map_err(|error| failure(&error))?;
             let next = page
@@ -94,7 +94,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("invoices", query.send(&self.client))
+            let page = timed("invoices", query.send(self.client()?))
                 .await
                 .map_err(|error| failure(&error))?;
             lines.extend(page.data.iter().filter_map(line));

@@ -1,4 +1,5 @@
-//! Checks a key with one plain request, because async-stripe does not expose the headers of an answer.
+//! Checks a key with one plain request, because async-stripe does not expose the headers of an answer, and reads the id
+//! of its account, because async-stripe's crate for accounts is large.
 
 use std::time::Duration;
 
@@ -37,6 +38,29 @@ pub(crate) async fn check_key(
     secret_key: &str,
     api_base: Option<&str>,
 ) -> Result<KeyCheck, String> {
+    let (status, date, body) = get("/v1/balance", secret_key, api_base).await?;
+    Ok(key_check(status, date, &body))
+}
+
+/// The id of the account that a key belongs to; `None` if the key may not read it.
+///
+/// # Errors
+/// Why there is no answer.
+pub(super) async fn find_account_id(
+    secret_key: &str,
+    api_base: Option<&str>,
+) -> Result<Option<String>, String> {
+    let (status, _, body) = get("/v1/account", secret_key, api_base).await?;
+    let id = body.get("id").and_then(Value::as_str);
+    Ok(id.filter(|_| status.is_success()).map(str::to_owned))
+}
+
+/// Reads an object: the status, Stripe's clock and the body, null if it is not JSON.
+async fn get(
+    path: &str,
+    secret_key: &str,
+    api_base: Option<&str>,
+) -> Result<(StatusCode, Option<Millis>, Value), String> {
     let base = api_base.unwrap_or(STRIPE_API_BASE).trim_end_matches('/');
     let connector = HttpsConnectorBuilder::new()
         .with_webpki_roots()
@@ -45,7 +69,7 @@ pub(crate) async fn check_key(
         .build();
     let client: Client<_, Empty<&'static [u8]>> =
         Client::builder(TokioExecutor::new()).build(connector);
-    let request = Request::get(format!("{base}/v1/balance"))
+    let request = Request::get(format!("{base}{path}"))
         .header(header::AUTHORIZATION, format!("Bearer {secret_key}"))
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
@@ -59,7 +83,7 @@ pub(crate) async fn check_key(
         let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect();
         let body = body.await.map_err(|error| error.to_string())?.to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        Ok(key_check(status, date, &body))
+        Ok((status, date, body))
     })
     .await
 }

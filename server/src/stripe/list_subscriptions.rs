@@ -46,12 +46,13 @@ impl Stripe {
     pub(crate) async fn list_live_subscriptions(
         &self,
     ) -> Result<BoundedList<LiveSubscription>, Failure> {
+        let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListSubscription::new().limit(PAGE_SIZE);
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.customize().send(&self.client).await }
+            async move { query.customize().send(client).await }
         };
         let read = |subscription: Subscription| {
             let is_ended = ["canceled", "incomplete_expired", "incomplete"]
@@ -67,7 +68,7 @@ impl Stripe {
 
     /// Whether a customer exists.
     pub(crate) async fn find_customer(&self, id: &str) -> Result<Presence, Failure> {
-        match RetrieveCustomer::new(id).send(&self.client).await {
+        match RetrieveCustomer::new(id).send(self.client()?).await {
             Ok(RetrieveCustomerReturned::Customer(_)) => Ok(Presence::Exists),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(Presence::Deleted),
             Err(error) if is_not_found(&error) => Ok(Presence::NotFound),

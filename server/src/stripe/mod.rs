@@ -3,11 +3,13 @@
 //! Each function sends one request, or reads the pages of one list, and returns plain types. Stripe's floats are
 //! converted to integers here; a fraction is an error. There are no retries: callers decide when to repeat a request.
 
+pub(crate) mod account;
 pub(crate) mod catalog;
 pub(crate) mod event_summaries;
 pub(crate) mod invoices;
 pub(crate) mod key_check;
 pub(crate) mod list_subscriptions;
+pub(crate) mod sender_marks;
 pub(crate) mod subscriptions;
 
 use std::{
@@ -24,7 +26,10 @@ use stripe_billing::{
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
-use self::catalog::{CUSTOMER_KEY, VALUE_KEY};
+use self::{
+    account::Gate,
+    catalog::{CUSTOMER_KEY, VALUE_KEY},
+};
 use crate::{
     domain::{Millis, SECOND_MS, window::Interval},
     metrics,
@@ -109,7 +114,12 @@ impl Failure {
 /// A Stripe account.
 #[derive(Clone)]
 pub(crate) struct Stripe {
+    /// Only for [`Stripe::client`], and to identify the account.
     client: Client,
+    /// Closed while the key's account is not known to be the one that usage is reported to.
+    gate: Gate,
+    secret_key: String,
+    api_base: Option<String>,
     /// Meter ids by event name. An id does not change while its meter is active.
     meter_ids: Cache<String, String>,
 }
@@ -136,7 +146,19 @@ impl Stripe {
             .max_capacity(10_000)
             .time_to_live(METER_ID_TTL)
             .build();
-        Ok(Self { client, meter_ids })
+        Ok(Self {
+            client,
+            gate: Gate::default(),
+            secret_key: secret_key.to_owned(),
+            api_base: api_base.map(str::to_owned),
+            meter_ids,
+        })
+    }
+
+    /// The client, unless the gate is closed.
+    fn client(&self) -> Result<&Client, Failure> {
+        self.gate.check()?;
+        Ok(&self.client)
     }
 
     /// Sends one meter event. An event whose identifier Stripe already has counts as a success.
@@ -157,7 +179,7 @@ impl Stripe {
             .timestamp(event.timestamp.div_euclid(SECOND_MS))
             .customize()
             .request_strategy(idempotent(request_key)?);
-        match timed("meter_event", request.send(&self.client)).await {
+        match timed("meter_event", request.send(self.client()?)).await {
             Ok(_) => Ok(Sent::New),
             Err(error) if message_contains(&error, "already exists with identifier") => {
                 Ok(Sent::Known)
@@ -180,7 +202,7 @@ impl Stripe {
             range.end.div_euclid(SECOND_MS),
             range.start.div_euclid(SECOND_MS),
         );
-        let page = timed("event_summaries", query.send(&self.client))
+        let page = timed("event_summaries", query.send(self.client()?))
             .await
             .map_err(|error| failure(&error))?;
         page.data.iter().try_fold(0_i64, |sum, summary| {
@@ -202,7 +224,7 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("meters", query.send(&self.client))
+            let page = timed("meters", query.send(self.client()?))
                 .await
                 .map_err(|error| failure(&error))?;
             // A name can be reused once its meter is archived.

@@ -108,7 +108,7 @@ impl Stripe {
     }
 
     async fn page(&self, query: ListSubscription) -> Result<Page, Failure> {
-        let page = timed("subscriptions", query.send(&self.client))
+        let page = timed("subscriptions", query.send(self.client()?))
             .await
             .map_err(|error| failure(&error))?;
         let next = page
@@ -128,7 +128,7 @@ impl Stripe {
         id: &str,
     ) -> Result<Option<Subscription>, Failure> {
         let query = RetrieveSubscription::new(id);
-        match timed("subscriptions", query.send(&self.client)).await {
+        match timed("subscriptions", query.send(self.client()?)).await {
             Ok(found) => Ok(Some(subscription(&found))),
             Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
@@ -138,7 +138,7 @@ impl Stripe {
     /// Whether a customer was deleted or never existed.
     pub(crate) async fn is_customer_deleted(&self, id: &str) -> Result<bool, Failure> {
         let query = RetrieveCustomer::new(id);
-        match timed("customers", query.send(&self.client)).await {
+        match timed("customers", query.send(self.client()?)).await {
             Ok(RetrieveCustomerReturned::Customer(_)) => Ok(false),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(true),
             Err(error) if is_not_found(&error) => Ok(true),
@@ -149,7 +149,7 @@ impl Stripe {
     /// A price, if it exists.
     pub(crate) async fn find_price(&self, id: &str) -> Result<Option<Price>, Failure> {
         let query = RetrievePrice::new(id);
-        match timed("prices", query.send(&self.client)).await {
+        match timed("prices", query.send(self.client()?)).await {
             Ok(found) => Ok(Some(price(&found))),
             Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
@@ -168,7 +168,7 @@ impl Stripe {
             .prorate(how.prorate)
             .customize()
             .request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(&self.client))
+        timed("subscription_change", change.send(self.client()?))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
@@ -184,7 +184,7 @@ impl Stripe {
             .cancel_at_period_end(true)
             .customize()
             .request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(&self.client))
+        timed("subscription_change", change.send(self.client()?))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))
@@ -218,7 +218,7 @@ impl Stripe {
             .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
             .customize()
             .request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(&self.client))
+        timed("subscription_change", change.send(self.client()?))
             .await
             .map(|changed| subscription(&changed))
             .map_err(|error| failure(&error))

@@ -2,6 +2,7 @@
 //!
 //! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer.
 
+pub(crate) mod account_check;
 pub(crate) mod cleanup;
 pub(crate) mod clock_comparison;
 pub(crate) mod closing;
@@ -19,6 +20,7 @@ pub(crate) mod schedule;
 pub(crate) mod scheduler;
 pub(crate) mod send_event;
 pub(crate) mod sender;
+pub(crate) mod sender_mark;
 pub(crate) mod subscription_change;
 pub(crate) mod subscription_sync;
 mod tasks;

@@ -3,6 +3,8 @@
 //! Only the holder of the lease sends. Due reports are read from the database in pages, and at most `concurrency`
 //! requests are in progress, so memory does not grow with the number of accounts. A report in backoff delays no other.
 
+mod account;
+
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     job::{Job, Next, Spec, Turn},
     send_event::{Ended, MAX_RETRY, Mark, Pause, RESTORED, Requests, backoff_ms, duration},
+    sender_mark::SenderMark,
     tasks::Tasks,
     wake::Signals,
 };
@@ -23,7 +26,10 @@ use crate::{
     domain::{Millis, report::Report, stream::Stream},
     error::Result,
     metrics,
-    store::send::{Rules, SendResult, Task},
+    store::{
+        send::{Rules, SendResult, Task},
+        sending::Sending,
+    },
 };
 
 /// The longest time until a replica without the lease, or one that finds nothing due, checks again.
@@ -33,8 +39,6 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_RETRIES: Millis = 30;
 /// How long a request may wait for the rate limit: shorter than its mark is valid.
 const RATE_WAIT_SECS: u32 = 5;
-/// How often new reports get the reason of a pause in the database: the query reads all that wait.
-const EXPLAIN_INTERVAL: Duration = Duration::from_secs(2);
 /// The minimum number of due reports that one query reads.
 const MIN_PAGE: usize = 64;
 
@@ -67,6 +71,9 @@ pub(crate) struct Sender {
     has_logged_pause: bool,
     /// When the reports last got the reason of the pause.
     explained: Option<Instant>,
+    mark: SenderMark,
+    /// After a failed check of the account or the mark: when to check again, and the number of failures in a row.
+    check_again: Option<(Instant, i32)>,
 }
 
 impl Sender {
@@ -87,11 +94,13 @@ impl Sender {
             pauses_because: None,
             has_logged_pause: false,
             explained: None,
+            mark: SenderMark::default(),
+            check_again: None,
         }
     }
 
     /// Starts requests for one page of due reports; returns false if none could be started.
-    async fn start_due(&mut self, now: Millis) -> Result<bool> {
+    async fn start_due(&mut self, sending: &Sending, now: Millis) -> Result<bool> {
         let free = self.in_progress.free();
         if free == 0 {
             return Ok(false);
@@ -111,6 +120,9 @@ impl Sender {
         if chosen.is_empty() {
             // The page after the last stream begins with the first stream.
             return Ok(had_cursor);
+        }
+        if !self.check_account(sending, now, true).await? {
+            return Ok(false);
         }
         let mark = Mark {
             at: now,
@@ -242,6 +254,7 @@ impl Sender {
         if self.signals.retry_request.take() {
             self.paused_until = None;
             self.paused_meters.clear();
+            self.check_again = None;
         }
         let now = Instant::now();
         self.paused_meters.retain(|_, until| now < *until);
@@ -264,23 +277,9 @@ impl Job for Sender {
         self.take_ended(ended, now);
         self.record(now).await?;
         let sending = self.requests.store.sending().await?;
-        metrics::sending_paused(sending.paused().is_some());
-        if let Some(why) = sending.paused() {
-            if !self.has_logged_pause {
-                tracing::error!(why, "sending is paused: nothing reaches Stripe");
-                self.has_logged_pause = true;
-            }
-            if self
-                .explained
-                .is_none_or(|at| at.elapsed() >= EXPLAIN_INTERVAL)
-            {
-                self.requests.store.explain_pause(why).await?;
-                self.explained = Some(Instant::now());
-                self.signals.progress.notify_waiters();
-            }
-            return Ok(Next::Wait);
+        if let Some(next) = self.hold(&sending).await? {
+            return Ok(next);
         }
-        self.has_logged_pause = false;
         if self.is_paused() {
             // Another replica may have a key that Stripe accepts.
             return Ok(if self.in_progress.is_empty() {
@@ -289,7 +288,10 @@ impl Job for Sender {
                 Next::Wait
             });
         }
-        let has_started = self.start_due(now).await?;
+        if !self.is_account_compared(&sending) || !self.check_account(&sending, now, false).await? {
+            return Ok(Next::Wait);
+        }
+        let has_started = self.start_due(&sending, now).await?;
         Ok(if has_started && self.in_progress.free() > 0 {
             Next::RunAgain
         } else {

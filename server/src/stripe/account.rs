@@ -1,0 +1,96 @@
+//! Which account and mode the key belongs to, and the gate that stops requests to another one.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use stripe::StripeError;
+use stripe_billing::billing_meter::RetrieveBillingMeter;
+
+use super::{Failure, Stripe, failure, key_check::find_account_id, timed};
+use crate::domain::stripe_account::is_live_key;
+
+/// Lets requests through, or answers them with a failure. Open at first: a command opens or closes nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<RwLock<State>>);
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Why requests are not sent.
+    closed: Option<Failure>,
+    /// The meter by which the account was found to be the right one.
+    known_by: Option<String>,
+}
+
+impl Gate {
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        match &self.read().closed {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: State) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+impl Stripe {
+    /// Sends requests from now on. `known_by` is the meter of the account that usage is reported to.
+    pub(crate) fn open_gate(&self, known_by: Option<&str>) {
+        self.gate.set(State {
+            closed: None,
+            known_by: known_by.map(str::to_owned),
+        });
+    }
+
+    /// Answers every request with this failure from now on.
+    pub(crate) fn close_gate(&self, failure: Failure) {
+        self.gate.set(State {
+            closed: Some(failure),
+            known_by: None,
+        });
+    }
+
+    /// Why no request is sent, if so.
+    pub(crate) fn closed(&self) -> Option<Failure> {
+        self.gate.read().closed.clone()
+    }
+
+    /// Whether the account was found to be the one that has a meter.
+    pub(crate) fn is_known_by(&self, meter: &str) -> bool {
+        self.gate.read().known_by.as_deref() == Some(meter)
+    }
+
+    /// Whether the key's account and mode have a meter, and whether they are of live mode. Also while the gate is closed.
+    pub(crate) async fn find_meter_mode(&self, meter: &str) -> Result<Option<bool>, Failure> {
+        let request = RetrieveBillingMeter::new(meter);
+        match timed("meters", request.send(&self.client)).await {
+            Ok(meter) => Ok(Some(meter.livemode)),
+            Err(error) if is_no_such_object(&error) => Ok(None),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// The id of the key's account, if Stripe shows it: it is only for people.
+    pub(crate) async fn find_account_id(&self) -> Option<String> {
+        let found = find_account_id(&self.secret_key, self.api_base.as_deref()).await;
+        found.unwrap_or_else(|error| {
+            tracing::debug!(%error, "Stripe did not show the id of the account");
+            None
+        })
+    }
+
+    /// The mode of the key, by its prefix.
+    pub(crate) fn is_live_key(&self) -> Option<bool> {
+        is_live_key(&self.secret_key)
+    }
+}
+
+/// Not any 404: a wrong base URL has one too.
+fn is_no_such_object(error: &StripeError) -> bool {
+    matches!(error, StripeError::Stripe(api, _)
+        if api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
+}

@@ -1,0 +1,128 @@
+//! What the sender does before it sends: it remembers the Stripe account of the first report, checks the mark, and holds
+//! the reports while sending is paused or the account is not the right one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Sender;
+use crate::{
+    account_check::identify,
+    domain::Millis,
+    error::Result,
+    metrics,
+    store::sending::Sending,
+    stripe::Failure,
+    workers::{
+        job::Next,
+        send_event::{Pause, backoff_ms, duration},
+        sender_mark::{Checked, NOT_OURS},
+    },
+};
+
+/// How often new reports get the reason of a pause in the database: the query reads all that wait.
+const EXPLAIN_INTERVAL: Duration = Duration::from_secs(2);
+
+impl Sender {
+    /// Whether the account is known to be the right one, and no check that failed has to wait.
+    pub(super) fn is_account_compared(&self, sending: &Sending) -> bool {
+        let stripe = &self.requests.stripe;
+        let account = sending.account.as_ref();
+        let is_waiting = self.check_again.is_some_and(|(at, _)| Instant::now() < at);
+        !is_waiting && account.is_none_or(|account| stripe.is_known_by(&account.meter))
+    }
+
+    /// Remembers the Stripe account before the first report, and checks the mark. Returns whether reports may be sent.
+    pub(super) async fn check_account(
+        &mut self,
+        sending: &Sending,
+        now: Millis,
+        sends: bool,
+    ) -> Result<bool> {
+        let requests = self.requests.clone();
+        let mut is_remembered = sending.account.is_some();
+        if !is_remembered && sends {
+            match identify(&requests.stripe, &requests.meters).await {
+                // There is no meter, so Stripe accepts no event.
+                Ok(None) => return Ok(true),
+                Ok(Some(account)) => {
+                    let remembered = requests.store.remember_account(&account).await?;
+                    if remembered.as_ref() != Some(&account) {
+                        // Another replica was first. Its account has to be compared.
+                        return Ok(false);
+                    }
+                    requests.stripe.open_gate(Some(&account.meter));
+                    is_remembered = true;
+                }
+                Err(failure) => return self.check_failed(&failure).await,
+            }
+        }
+        if self.mark.is_due(now, sends) {
+            match self.mark.check(&requests, now, is_remembered).await? {
+                Checked::Ours => {}
+                Checked::NotOurs => {
+                    requests.store.pause_sending(NOT_OURS, now).await?;
+                    return Ok(false);
+                }
+                Checked::Failed(failure) => return self.check_failed(&failure).await,
+            }
+        }
+        self.check_again = None;
+        Ok(true)
+    }
+
+    async fn check_failed(&mut self, failure: &Failure) -> Result<bool> {
+        let failures = self.check_again.map_or(0, |(_, failures)| failures);
+        let wait = duration(backoff_ms(failures, self.requests.retry_ms));
+        let now = Instant::now();
+        let at = now.checked_add(wait).unwrap_or(now);
+        self.check_again = Some((at, failures.saturating_add(1)));
+        let why = failure.message();
+        tracing::warn!(
+            why,
+            "the Stripe account could not be checked: nothing is sent until it is"
+        );
+        self.explain(why).await?;
+        if matches!(failure, Failure::Denied(_)) {
+            self.pause(Pause::KeyRefused);
+        }
+        Ok(false)
+    }
+
+    /// Gives a reason to the reports that wait, so that a run does not wait for them.
+    async fn explain(&mut self, why: &str) -> Result<()> {
+        self.requests.store.explain_pause(why).await?;
+        self.explained = Some(Instant::now());
+        self.signals.progress.notify_waiters();
+        Ok(())
+    }
+
+    /// What to do instead of sending, if sending is paused in the database or Stripe's account is not the right one.
+    pub(super) async fn hold(&mut self, sending: &Sending) -> Result<Option<Next>> {
+        let closed = self.requests.stripe.closed();
+        let is_other = matches!(closed, Some(Failure::Denied(_)));
+        let why = sending.paused().map(str::to_owned);
+        metrics::sending_paused(why.is_some() || is_other);
+        let Some(why) = why.or_else(|| closed.map(|failure| failure.message().to_owned())) else {
+            self.has_logged_pause = false;
+            return Ok(None);
+        };
+        if !self.has_logged_pause {
+            tracing::error!(why, "sending is paused: nothing reaches Stripe");
+            self.has_logged_pause = true;
+        }
+        if self
+            .explained
+            .is_none_or(|at| at.elapsed() >= EXPLAIN_INTERVAL)
+        {
+            self.explain(&why).await?;
+        }
+        // Another replica may have a key of the right account.
+        let hands_over = is_other && sending.paused().is_none() && self.in_progress.is_empty();
+        Ok(Some(if hands_over {
+            Next::HandOver
+        } else {
+            Next::Wait
+        }))
+    }
+}
