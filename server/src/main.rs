@@ -24,6 +24,7 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
+        adopt,
         doctor::{DoctorConfig, diagnose},
         reconcile, restore,
         setup::{SetupConfig, set_up},
@@ -58,6 +59,9 @@ enum Command {
     /// After a backup was put in place: compare it with Stripe, so that nothing is billed twice; exits with 1 while
     /// sending stays paused.
     Restore(Box<restore::RestoreCommand>),
+    /// Report to another Stripe account or mode from now on: says what becomes of the usage, and asks; exits with 1 if it
+    /// was not confirmed.
+    AdoptStripeAccount(Box<adopt::AdoptCommand>),
     /// Manage the Stripe account.
     #[command(subcommand)]
     Stripe(StripeCommand),
@@ -149,6 +153,15 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let answers = is_terminal.then_some(input);
             let is_done =
                 restore::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
+            return Ok(exit_code(is_done));
+        }
+        Command::AdoptStripeAccount(command) => {
+            let mut input = BufReader::new(std::io::stdin());
+            let is_terminal = std::io::stdin().is_terminal();
+            let input: &mut (dyn BufRead + Send) = &mut input;
+            let answers = is_terminal.then_some(input);
+            let is_done =
+                adopt::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
             return Ok(exit_code(is_done));
         }
         Command::Migrate(config) => {

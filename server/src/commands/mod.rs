@@ -1,5 +1,6 @@
 //! The commands besides `serve`: one file or folder a command. `main.rs` parses their flags.
 
+pub mod adopt;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;

@@ -14,17 +14,19 @@ use std::{
 
 use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use uuid::Uuid;
 
 use self::print::{Totals, print_result};
 use super::reconcile::parse_time;
 use crate::{
+    account_check::find_difference,
     clock::Clock,
     config::{DatabaseConfig, MetersConfig, StripeConfig},
-    domain::{Millis, account_id::AccountId, meter::Meters, stream::Stream},
+    domain::{Millis, account_id::AccountId, meter::Meters, sender_mark::Mark, stream::Stream},
     error::Error,
     look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::Store,
-    stripe::{Failure, Stripe},
+    stripe::{Failure, Stripe, sender_marks::MarkedProduct},
 };
 
 /// Totals read from Stripe a second.
@@ -167,6 +169,8 @@ async fn restore(
         backup_at,
         restored_at: now,
     };
+    restore.check_account().await?;
+    let mark = restore.last_mark().await?;
     restore.prepare(command.backup_at, now).await?;
     let (entries, totals) = restore.compare(now).await?;
     let lost = (restore.backup_at, restore.restored_at);
@@ -174,7 +178,10 @@ async fn restore(
     if command.dry_run {
         return Ok(store.sending().await?.paused().is_none());
     }
-    if !entries.is_empty() && !command.yes && !confirm(out, answers)? {
+    if !entries.is_empty()
+        && !command.yes
+        && !confirm("Enter this as usage already sent?", out, answers)?
+    {
         writeln!(
             out,
             "Nothing was entered. Sending stays paused: run this again, with --yes to enter without asking."
@@ -187,19 +194,29 @@ async fn restore(
             .set_already_sent(place, &entry.account_id, entry.hour.already_sent, now)
             .await?;
     }
+    if let Some(mark) = &mark {
+        store.take_over_mark(mark).await?;
+    }
     store.resume_sending().await?;
     writeln!(out, "Done. Reports are sent again when the server runs.")?;
     Ok(true)
 }
 
-fn confirm(
+fn last_mark_of(id: Uuid, products: &[MarkedProduct]) -> Option<Mark> {
+    let all = products.iter().flat_map(|product| &product.marks);
+    let own = all.filter(|stored| stored.database == id);
+    own.map(|stored| stored.mark.clone()).max()
+}
+
+pub(super) fn confirm(
+    question: &str,
     out: &mut impl Write,
     answers: Option<&mut (dyn BufRead + Send)>,
-) -> Result<bool, RestoreError> {
+) -> std::io::Result<bool> {
     let Some(answers) = answers else {
         return Ok(false);
     };
-    write!(out, "Enter this as usage already sent? [y/N] ")?;
+    write!(out, "{question} [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
     answers.read_line(&mut answer)?;
@@ -207,6 +224,33 @@ fn confirm(
 }
 
 impl Restore<'_> {
+    /// Fails with the key of another Stripe account, whose totals say nothing of this database.
+    async fn check_account(&self) -> Result<(), RestoreError> {
+        let Some(account) = self.store.sending().await?.account else {
+            return Ok(());
+        };
+        match find_difference(&self.stripe, &account).await {
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => Err(RestoreError::Failed(why)),
+            Err(failure) => Err(RestoreError::Failed(failure.message().to_owned())),
+        }
+    }
+
+    /// The last mark that a copy of this database left at Stripe. It is read before Stripe's totals: a copy that still runs
+    /// leaves a later one, and is noticed.
+    async fn last_mark(&self) -> Result<Option<Mark>, RestoreError> {
+        let id = self.store.sending().await?.database_id;
+        match self.stripe.marked_products(&self.meters).await {
+            Ok(products) => Ok(last_mark_of(id, &products)),
+            // Without marks there is nothing to take over.
+            Err(Failure::Denied(_)) => Ok(None),
+            Err(failure) => Err(RestoreError::Failed(format!(
+                "the mark at Stripe cannot be read: {}; run this again",
+                failure.message()
+            ))),
+        }
+    }
+
     /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the times of a restore
     /// that was begun.
     async fn prepare(&mut self, stated: Option<Millis>, now: Millis) -> Result<(), RestoreError> {

@@ -15,7 +15,7 @@ use super::{
     connection::Transaction,
     corrections::{Change, check_stays_above},
     links::read_links_of,
-    sending::restored_at,
+    sending::{Sending, read_sending},
 };
 use crate::{
     domain::{
@@ -23,7 +23,7 @@ use crate::{
         account::{BillingTarget, billing_target_at},
         account_id::AccountId,
         decision::{Action, Decision},
-        report::{MAX_EVENT_AGE_MS, Report},
+        report::{MAX_EVENT_AGE_MS, Report, State},
     },
     entity::{
         report_decision,
@@ -35,6 +35,8 @@ use crate::{
 
 /// The maximum number of decisions that one query reads.
 const DECISIONS_READ: u64 = 10_000;
+/// States of reports that need a decision and that Stripe may have.
+const MAY_HAVE_ARRIVED: [State; 2] = [State::Unknown, State::Missing];
 
 /// A decision to record.
 #[derive(Clone, Debug)]
@@ -66,9 +68,10 @@ impl Store {
             tx.rollback().await?;
             return repeated(report, last.as_ref(), new.action);
         };
+        let sending = read_sending(&tx).await?;
+        check_former_account(&sending, &report, new.action)?;
         // It is looked up again. Under its own identifier Stripe can still refuse it.
-        let is_looked_up =
-            new.action == Action::Retry && report.needs_look_up(restored_at(&tx).await?);
+        let is_looked_up = new.action == Action::Retry && report.needs_look_up(sending.restored_at);
         let generation = match new.action {
             Action::Retry if is_looked_up => report.generation,
             Action::Retry | Action::BillInCurrentPeriod => report.generation.saturating_add(1),
@@ -206,6 +209,25 @@ async fn last_decision(
         .one(tx)
         .await?;
     Ok(last.map(Decision::from))
+}
+
+/// Rejects sending what an earlier Stripe account may have.
+fn check_former_account(sending: &Sending, report: &Report, action: Action) -> Result<()> {
+    let sent_at = (report.reported_at, report.first_sent_at);
+    if action == Action::WriteOff
+        || !MAY_HAVE_ARRIVED.contains(&report.state)
+        || !sending.is_of_former_account(sent_at)
+    {
+        return Ok(());
+    }
+    Err(Error::NotResolvable {
+        report: report.id.to_string(),
+        state: format!(
+            "{}, and the former Stripe account may have billed it: only WRITE_OFF is possible",
+            report.state.name()
+        ),
+        decided: None,
+    })
 }
 
 /// The result if the report's state needs no decision: the report if the same decision is in force, else an error.

@@ -5,7 +5,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, Func},
 };
 
-use super::Store;
+use super::{Store, stripe_account::sent_since};
 use crate::{
     domain::{
         Millis,
@@ -36,7 +36,9 @@ impl Store {
         minute: Interval,
         except: &Report,
     ) -> Result<MinuteSum> {
+        let adopted_at = self.sending().await?.adopted_at;
         let rows: Vec<(UsageReportState, i64, Option<Millis>)> = usage_report::Entity::find()
+            .filter(sent_since(adopted_at))
             .select_only()
             .column(Column::State)
             .column_as(

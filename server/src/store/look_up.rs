@@ -9,7 +9,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, rows, send::is_due, verification::EVENTS_READ};
+use super::{
+    Store, connection::Transaction, rows, send::is_due, stripe_account::sent_since,
+    verification::EVENTS_READ,
+};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -139,7 +142,9 @@ impl Store {
         stream: &Stream,
         restored_at: Option<Millis>,
     ) -> Result<Vec<Report>> {
+        let adopted_at = self.sending().await?.adopted_at;
         let found = usage_report::Entity::find()
+            .filter(sent_since(adopted_at))
             // The index is of more states than this one.
             .filter(is_due())
             .filter(Column::State.eq(UsageReportState::Unknown))

@@ -9,7 +9,10 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, connection::Transaction, database_clock::is_due_at, reports::in_scope, rows};
+use super::{
+    Store, connection::Transaction, database_clock::is_due_at, reports::in_scope, rows,
+    stripe_account::sent_since,
+};
 use crate::{
     domain::{
         Millis,
@@ -69,7 +72,8 @@ pub(crate) struct SendResult {
 }
 
 impl Store {
-    /// One due report of each stream, ordered by stream, after the given stream.
+    /// One due report of each stream, ordered by stream, after the given stream. Nothing that an earlier Stripe account may
+    /// have is due.
     pub(crate) async fn due_reports(
         &self,
         meters: &[&str],
@@ -77,8 +81,10 @@ impl Store {
         now: Millis,
         limit: u64,
     ) -> Result<Vec<Report>> {
+        let adopted_at = self.sending().await?.adopted_at;
         let mut query = usage_report::Entity::find()
             .filter(is_due())
+            .filter(sent_since(adopted_at))
             .filter(Column::Customer.is_not_null())
             .filter(Column::Meter.is_in(meters.iter().copied()))
             .filter(is_due_at(Column::NextAttemptAt, now));

@@ -7,7 +7,7 @@ use sea_orm::{
     sea_query::{Expr, OnConflict},
 };
 
-use super::{Store, connection::Transaction, rows};
+use super::{Store, connection::Transaction, rows, stripe_account::sent_since};
 use crate::{
     domain::{
         Millis,
@@ -68,11 +68,19 @@ impl Store {
              (event_timestamp / 86400000) * 86400000 AS day, \
              MIN(CASE WHEN state = 'accepted' THEN reported_at END) AS oldest_at \
              FROM usage_reports WHERE state IN ('accepted', 'missing') AND event_timestamp >= $1 \
-             AND (customer, meter) > ($2, $3) \
+             AND (customer, meter) > ($2, $3) AND COALESCE(reported_at, first_sent_at, $5) >= $5 \
              GROUP BY customer, meter, (event_timestamp / 86400000) \
              ORDER BY customer, meter, day_number LIMIT $4";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = [since.into(), customer.into(), meter.into(), limit.into()];
+        // What went to an earlier Stripe account is not in the totals of the present one.
+        let adopted_at = self.sending().await?.adopted_at.unwrap_or(0);
+        let values = [
+            since.into(),
+            customer.into(),
+            meter.into(),
+            limit.into(),
+            adopted_at.into(),
+        ];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         Ok(UnverifiedDay::find_by_statement(statement)
             .all(&self.reader)
@@ -96,12 +104,15 @@ impl Store {
     }
 
     /// The reports of a stream with an event timestamp in a range, ordered by that timestamp: at most [`EVENTS_READ`].
+    /// Without those that went to an earlier Stripe account.
     pub(crate) async fn stream_events(
         &self,
         stream: &Stream,
         range: Interval,
     ) -> Result<Vec<Report>> {
+        let adopted_at = self.sending().await?.adopted_at;
         let events = usage_report::Entity::find()
+            .filter(sent_since(adopted_at))
             .filter(Column::Customer.eq(&stream.customer))
             .filter(Column::Meter.eq(&stream.meter))
             .filter(Column::EventTimestamp.gte(range.start))
