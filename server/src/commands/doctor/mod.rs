@@ -10,6 +10,7 @@ mod clocks;
 mod reports;
 mod sending;
 mod stripe;
+mod stripe_account;
 
 use std::fmt;
 
@@ -213,6 +214,9 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     let account = stripe::key::check(key, base, clock, &mut findings).await;
     if let Some(account) = &account {
         stripe::check(account, &meters, store.as_ref(), now, &mut findings).await;
+    }
+    if let (Some(store), Some(account)) = (&store, &account) {
+        stripe_account::check(store, account, &meters, clock.now(), &mut findings).await;
     }
     if let Some(store) = &store {
         sending::check(store, account.as_ref(), &meters, now, &mut findings).await;

@@ -154,6 +154,8 @@ async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
     for (check, words) in [
         ("database", "up to date"),
         ("stripe key", "test mode"),
+        ("stripe account", "acct_fake in test mode"),
+        ("copies", "1 products"),
         ("stripe clock", "agrees"),
         ("database clock", "agrees"),
         ("meter", "api_calls"),

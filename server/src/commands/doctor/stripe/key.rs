@@ -3,7 +3,11 @@
 use crate::{
     clock::Clock,
     commands::doctor::{Finding, clocks},
-    domain::{SECOND_MS, clock_check::ahead_of},
+    domain::{
+        SECOND_MS,
+        clock_check::ahead_of,
+        stripe_account::{is_live_key, mode_name},
+    },
     stripe::{
         Stripe,
         key_check::{KeyCheck, check_key as read_key},
@@ -68,14 +72,12 @@ fn check_key(key: &str, answer: &Result<KeyCheck, String>) -> (Finding, bool) {
             );
         }
     };
-    let starts = |prefixes: [&str; 2]| prefixes.iter().any(|prefix| key.starts_with(prefix));
-    let is_live = starts(["sk_live_", "rk_live_"]);
     let advice = "set STRIPE_SECRET_KEY to a secret key of the account, from Stripe's dashboard";
-    if !is_live && !starts(["sk_test_", "rk_test_"]) {
+    let Some(is_live) = is_live_key(key) else {
         let fact = "it starts with none of sk_test_, sk_live_, rk_test_ and rk_live_";
         return (Finding::bad(KEY, fact, advice), false);
-    }
-    let mode = |is_live| if is_live { "live" } else { "test" };
+    };
+    let mode = mode_name;
     match (answer.status, answer.is_live) {
         (200, Some(answered)) if answered != is_live => (
             Finding::bad(
