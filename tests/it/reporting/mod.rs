@@ -1,6 +1,7 @@
 //! Tests of sending usage to Stripe, and of verifying that it arrived.
 
 mod corrections;
+mod database_copies;
 mod delivery;
 mod delivery_check;
 mod forced_runs;
@@ -11,6 +12,7 @@ mod report_list;
 mod resolutions;
 mod restore;
 mod schedule;
+mod stripe_accounts;
 mod stripe_faults;
 mod verification;
 mod windows;

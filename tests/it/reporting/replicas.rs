@@ -15,7 +15,14 @@ on_postgres!(
 /// both.
 async fn second(world: &World) -> (Server, FakeStripe) {
     let stripe = FakeStripe::start(Settings::default()).await.unwrap();
-    stripe.control().create_meter("api_calls").await.unwrap();
+    // The same meter: the account is recognised by it.
+    let meters = world.stripe().meters().await.unwrap();
+    let meter = meters.iter().find(|meter| meter.event_name == "api_calls");
+    let control = stripe.control();
+    control
+        .create_meter_with_id(&meter.unwrap().id, "api_calls")
+        .await
+        .unwrap();
     stripe.control().create_customer("cus_acct").await.unwrap();
     world.link_to_new_customer("acct", "cus_acct").await;
     // The replica that sent has the lease.
@@ -38,7 +45,7 @@ async fn only_the_lease_holder_sends(world: World) {
         let run = client.force_report(ForceReport::all()).await.unwrap();
         assert_eq!(run.summary().await.unwrap().accepted.quantity, 5);
     }
-    assert_eq!(others.control().stats().await.unwrap().requests, 0);
+    assert_eq!(others.control().stats().await.unwrap().events, 0);
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 26);
     replica.stop().await.unwrap();
     world.finish().await;
@@ -71,7 +78,7 @@ async fn reports_of_a_crashed_replica_are_sent_by_another(mut world: World) {
         .await
         .unwrap();
     assert_eq!(
-        others.control().stats().await.unwrap().requests,
+        others.control().stats().await.unwrap().events,
         0,
         "the lease is still valid"
     );

@@ -9,11 +9,13 @@ use serde_json::{Map, Value, json};
 
 /// Endpoints that are in the API version pinned by async-stripe and not in the description, each with the reason. They
 /// are called without parameters.
-const UNDESCRIBED: [(&str, &str); 1] = [
+const UNDESCRIBED: [(&str, &str); 2] = [
     // The description covers metering and billing only. The balance is part of the pinned version (`RetrieveBalance` of
     // async-stripe-core) and of every earlier version. It is read to check the key. Its only parameter is an optional
     // `expand`, which is not sent.
     ("GET", "/v1/balance"),
+    // The account of the key, likewise (`RetrieveForMyAccountAccount` of async-stripe-connect, which is not linked).
+    ("GET", "/v1/account"),
 ];
 
 /// Limits that Stripe states in the texts of its API reference and not in the description's schemas: an endpoint, a

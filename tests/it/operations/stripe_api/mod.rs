@@ -29,10 +29,12 @@ const EVENTS: &str = "/v1/billing/meter_events";
 
 /// All endpoints that the service calls, and the top-level parameters that it sends. The test must observe each of
 /// them, so that none is dropped from the check unnoticed, and no others.
-const CALLED: [(&str, &[&str]); 17] = [
+const CALLED: [(&str, &[&str]); 20] = [
     ("DELETE /v1/subscriptions/{id}", &["invoice_now", "prorate"]),
+    ("GET /v1/account", &[]),
     ("GET /v1/balance", &[]),
     ("GET /v1/billing/meters", &["limit"]),
+    ("GET /v1/billing/meters/{id}", &[]),
     (
         "GET /v1/billing/meters/{id}/event_summaries",
         &[
@@ -85,6 +87,7 @@ const CALLED: [(&str, &[&str]); 17] = [
         ],
     ),
     ("POST /v1/products", &["id", "name", "unit_label"]),
+    ("POST /v1/products/{id}", &["metadata"]),
     (
         "POST /v1/subscriptions/{id}",
         &[

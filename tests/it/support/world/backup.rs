@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use sea_orm::DatabaseConnection;
 use tokio::sync::OnceCell;
-use usage_server::commands::restore::{self, RestoreCommand, RestoreError};
+use usage_server::commands::{
+    adopt::{self, AdoptCommand},
+    restore::{self, RestoreCommand, RestoreError},
+};
 
 use super::{Engine, World, within};
 use crate::support::postgres::{self, Template};
@@ -19,8 +22,15 @@ impl World {
     /// Makes a backup, and goes on with the database.
     pub(crate) async fn back_up(&mut self) -> Backup {
         self.stop().await;
+        let backup = self.copy_database().await;
+        self.start_server().await;
+        backup
+    }
+
+    /// Copies the database of a stopped server.
+    pub(crate) async fn copy_database(&mut self) -> Backup {
         self.disconnect().await;
-        let backup = match self.engine {
+        match self.engine {
             Engine::Sqlite => {
                 let copy = self.sqlite_file().with_extension("backup");
                 std::fs::copy(self.sqlite_file(), &copy).expect("a copy");
@@ -33,16 +43,19 @@ impl World {
                 self.database_url = cluster.create_database_from(&template).expect("a copy");
                 Backup::Postgres(template)
             }
-        };
-        self.start_server().await;
-        backup
+        }
     }
 
     /// Stops the server, and puts a backup in place of its database.
     pub(crate) async fn put_back(&mut self, backup: &Backup) {
         self.stop().await;
         self.disconnect().await;
-        self.database_url = match backup {
+        self.database_url = Self::database_from(backup);
+    }
+
+    /// A new database with the contents of a backup. Returns its URL.
+    pub(crate) fn database_from(backup: &Backup) -> String {
+        match backup {
             Backup::Sqlite(file) => {
                 let restored = file.with_extension("restored");
                 std::fs::copy(file, &restored).expect("a copy");
@@ -52,7 +65,37 @@ impl World {
                 let cluster = postgres::cluster().expect("PostgreSQL");
                 cluster.create_database_from(template).expect("a copy")
             }
+        }
+    }
+
+    /// An empty database beside that of the world. Returns its URL.
+    pub(crate) fn empty_database(&self) -> String {
+        match self.engine {
+            Engine::Sqlite => {
+                let file = self.sqlite_file().with_extension("other");
+                format!("sqlite://{}", file.display())
+            }
+            Engine::Postgres => {
+                let cluster = postgres::cluster().expect("PostgreSQL");
+                cluster.create_database().expect("a database")
+            }
+        }
+    }
+
+    /// Runs `usage-server adopt-stripe-account`. Returns whether the account was adopted, and what it printed.
+    pub(crate) async fn adopt(&self, yes: bool) -> (bool, String) {
+        let config = self.config();
+        let command = AdoptCommand {
+            database: config.database,
+            stripe: config.stripe,
+            meters: config.meters,
+            yes,
+            dry_run: false,
         };
+        let mut printed = Vec::new();
+        let adopted = adopt::run(&command, &self.clock, &mut printed, None);
+        let is_done = within("an adoption", adopted).await.expect("an adoption");
+        (is_done, String::from_utf8(printed).expect("text"))
     }
 
     /// Runs `usage-server restore`. Returns whether reports are sent again, and what it printed.
