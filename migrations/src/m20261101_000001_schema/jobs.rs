@@ -66,6 +66,8 @@ enum Sending {
     AdoptedAt,
     Mark,
     MarkNonce,
+    MarkAt,
+    MarkBeforeAt,
     NextNonce,
 }
 
@@ -98,9 +100,11 @@ async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(boolean_null(S::StripeIsLive))
                 // What was sent before went to another account.
                 .col(big_integer_null(S::AdoptedAt))
-                // The last mark that was written at Stripe, and the one that is being written.
+                // The last mark that was written at Stripe, when it and the one before were, and the one being written.
                 .col(big_integer(S::Mark).default(0))
                 .col(text_null(S::MarkNonce))
+                .col(big_integer_null(S::MarkAt))
+                .col(big_integer_null(S::MarkBeforeAt))
                 .col(text_null(S::NextNonce))
                 .to_owned(),
         )

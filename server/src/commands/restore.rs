@@ -5,6 +5,7 @@
 //! prints what Stripe has beyond that, enters it after a confirmation, and ends the pause. Every step can be repeated:
 //! run it again after an interruption.
 
+mod backup_time;
 mod print;
 
 use std::{
@@ -16,7 +17,10 @@ use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use uuid::Uuid;
 
-use self::print::{Totals, print_result};
+use self::{
+    backup_time::backup_time,
+    print::{Totals, print_result},
+};
 use super::reconcile::parse_time;
 use crate::{
     account_check::find_difference,
@@ -25,8 +29,8 @@ use crate::{
     domain::{Millis, account_id::AccountId, meter::Meters, sender_mark::Mark, stream::Stream},
     error::Error,
     look_up::{ComparedHour, LookUp, LookUpError, hours_since},
-    store::Store,
-    stripe::{Failure, Stripe, sender_marks::MarkedProduct},
+    store::{Store, sending::Sending},
+    stripe::{Failure, Stripe},
 };
 
 /// Totals read from Stripe a second.
@@ -51,8 +55,8 @@ pub struct RestoreCommand {
     #[command(flatten)]
     pub meters: MetersConfig,
 
-    /// When the backup was made, as an RFC 3339 time. Default: the last change in the database. Set it if a server has
-    /// run on the restored database.
+    /// When the backup was made, as an RFC 3339 time, or earlier. Default: the time that the marks at Stripe show, which is
+    /// an hour or two before. It is required where they do not show it.
     #[arg(long, value_parser = parse_time)]
     pub backup_at: Option<Millis>,
 
@@ -156,8 +160,6 @@ async fn restore(
     })?;
     let stripe = Stripe::new(key, command.stripe.stripe_api_base.as_deref());
     let now = store.now().await?;
-    let found = store.last_activity().await?;
-    let backup_at = command.backup_at.or(found).unwrap_or(now).min(now);
     let mut restore = Restore {
         store,
         stripe: stripe.map_err(RestoreError::Failed)?,
@@ -166,12 +168,16 @@ async fn restore(
             NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
         )),
         is_dry_run: command.dry_run,
-        backup_at,
+        backup_at: now,
         restored_at: now,
     };
-    restore.check_account().await?;
-    let mark = restore.last_mark().await?;
-    restore.prepare(command.backup_at, now).await?;
+    let sending = store.sending().await?;
+    restore.check_account(&sending).await?;
+    let marks = restore.marks_of(sending.database_id).await?;
+    let last_change = store.last_activity().await?;
+    let backup_at = backup_time(command.backup_at, &sending, &marks, last_change);
+    restore.backup_at = backup_at.map_err(RestoreError::Failed)?.min(now);
+    restore.prepare(now).await?;
     let (entries, totals) = restore.compare(now).await?;
     let lost = (restore.backup_at, restore.restored_at);
     print_result(out, lost, &entries, &totals, command.dry_run)?;
@@ -194,18 +200,12 @@ async fn restore(
             .set_already_sent(place, &entry.account_id, entry.hour.already_sent, now)
             .await?;
     }
-    if let Some(mark) = &mark {
-        store.take_over_mark(mark).await?;
+    if let Some(mark) = marks.iter().max() {
+        store.take_over_mark(mark, restore.restored_at).await?;
     }
     store.resume_sending().await?;
     writeln!(out, "Done. Reports are sent again when the server runs.")?;
     Ok(true)
-}
-
-fn last_mark_of(id: Uuid, products: &[MarkedProduct]) -> Option<Mark> {
-    let all = products.iter().flat_map(|product| &product.marks);
-    let own = all.filter(|stored| stored.database == id);
-    own.map(|stored| stored.mark.clone()).max()
 }
 
 pub(super) fn confirm(
@@ -225,25 +225,28 @@ pub(super) fn confirm(
 
 impl Restore<'_> {
     /// Fails with the key of another Stripe account, whose totals say nothing of this database.
-    async fn check_account(&self) -> Result<(), RestoreError> {
-        let Some(account) = self.store.sending().await?.account else {
+    async fn check_account(&self, sending: &Sending) -> Result<(), RestoreError> {
+        let Some(account) = &sending.account else {
             return Ok(());
         };
-        match find_difference(&self.stripe, &account).await {
+        match find_difference(&self.stripe, account).await {
             Ok(None) => Ok(()),
             Ok(Some(why)) => Err(RestoreError::Failed(why)),
             Err(failure) => Err(RestoreError::Failed(failure.message().to_owned())),
         }
     }
 
-    /// The last mark that a copy of this database left at Stripe. It is read before Stripe's totals: a copy that still runs
+    /// The marks that copies of this database left at Stripe. They are read before Stripe's totals: a copy that still runs
     /// leaves a later one, and is noticed.
-    async fn last_mark(&self) -> Result<Option<Mark>, RestoreError> {
-        let id = self.store.sending().await?.database_id;
+    async fn marks_of(&self, database: Uuid) -> Result<Vec<Mark>, RestoreError> {
         match self.stripe.marked_products(&self.meters).await {
-            Ok(products) => Ok(last_mark_of(id, &products)),
+            Ok(products) => {
+                let all = products.into_iter().flat_map(|product| product.marks);
+                let own = all.filter(|stored| stored.database == database);
+                Ok(own.map(|stored| stored.mark).collect())
+            }
             // Without marks there is nothing to take over.
-            Err(Failure::Denied(_)) => Ok(None),
+            Err(Failure::Denied(_)) => Ok(Vec::new()),
             Err(failure) => Err(RestoreError::Failed(format!(
                 "the mark at Stripe cannot be read: {}; run this again",
                 failure.message()
@@ -251,16 +254,15 @@ impl Restore<'_> {
         }
     }
 
-    /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the times of a restore
+    /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the time of a restore
     /// that was begun.
-    async fn prepare(&mut self, stated: Option<Millis>, now: Millis) -> Result<(), RestoreError> {
+    async fn prepare(&mut self, now: Millis) -> Result<(), RestoreError> {
         let row = if self.is_dry_run {
             self.store.sending().await?
         } else {
             self.store.begin_restore(self.backup_at, now).await?
         };
-        if row.paused_at.is_some() {
-            self.backup_at = stated.or(row.backup_at).unwrap_or(self.backup_at);
+        if row.is_restoring() {
             self.restored_at = row.restored_at.unwrap_or(now);
         }
         if self.is_dry_run {

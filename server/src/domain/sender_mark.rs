@@ -31,6 +31,8 @@ pub struct OwnMarks {
     pub nonce: Option<String>,
     /// The nonce of the next one, if it is being written: Stripe may have it.
     pub next: Option<String>,
+    /// When the one before the last was written.
+    pub previous_at: Option<Millis>,
 }
 
 impl OwnMarks {
@@ -102,6 +104,7 @@ mod tests {
             number: 5,
             nonce: Some("a".to_owned()),
             next: Some("b".to_owned()),
+            previous_at: None,
         };
         for known in [mark(5, "a"), mark(6, "b"), mark(4, "of long ago")] {
             assert!(own.includes(&known), "{known:?}");

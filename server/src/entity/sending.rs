@@ -29,6 +29,9 @@ pub(crate) struct Model {
     pub(crate) mark: i64,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) mark_nonce: Option<String>,
+    /// When the last mark was written, and the one before it.
+    pub(crate) mark_at: Option<i64>,
+    pub(crate) mark_before_at: Option<i64>,
     /// Of the mark that is being written.
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) next_nonce: Option<String>,

@@ -57,6 +57,11 @@ impl Sending {
         self.paused_at?;
         Some(self.paused_why.as_deref().unwrap_or("sending is paused"))
     }
+
+    /// Whether a restore was begun and not finished.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.paused() == Some(RESTORING)
+    }
 }
 
 /// A customer that was billed, and an account that it belonged to.
@@ -144,7 +149,7 @@ impl Store {
     pub(crate) async fn begin_restore(&self, backup_at: Millis, now: Millis) -> Result<Sending> {
         let tx = self.begin().await?;
         let before = read_sending(&tx).await?;
-        if before.paused() != Some(RESTORING) {
+        if !before.is_restoring() {
             sending::Entity::update_many()
                 .col_expr(Column::PausedAt, Expr::value(now))
                 .col_expr(Column::PausedWhy, Expr::value(RESTORING))
@@ -248,6 +253,7 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
             number: row.mark,
             nonce: row.mark_nonce,
             next: row.next_nonce,
+            previous_at: row.mark_before_at,
         },
     })
 }

@@ -65,9 +65,11 @@ impl Store {
         Ok(self.sending().await?.marks)
     }
 
-    /// Records that a mark is at Stripe. Changes nothing if another replica has recorded it.
-    pub(crate) async fn finish_mark(&self, mark: &Mark) -> Result<()> {
+    /// Records that a mark is at Stripe since a time. Changes nothing if another replica has recorded it.
+    pub(crate) async fn finish_mark(&self, mark: &Mark, at: Millis) -> Result<()> {
         set_mark(mark)
+            .col_expr(Column::MarkBeforeAt, Expr::col(Column::MarkAt))
+            .col_expr(Column::MarkAt, Expr::value(at))
             .filter(Column::NextNonce.eq(&mark.nonce))
             .filter(Column::Mark.lt(mark.number))
             .exec(&self.writer)
@@ -75,9 +77,11 @@ impl Store {
         Ok(())
     }
 
-    /// Takes over a mark that another copy of the database left at Stripe.
-    pub(crate) async fn take_over_mark(&self, mark: &Mark) -> Result<()> {
+    /// Takes over a mark that another copy of the database left at Stripe. What was sent until then is compared.
+    pub(crate) async fn take_over_mark(&self, mark: &Mark, restored_at: Millis) -> Result<()> {
         set_mark(mark)
+            .col_expr(Column::MarkBeforeAt, Expr::value(restored_at))
+            .col_expr(Column::MarkAt, Expr::value(restored_at))
             .filter(Column::Mark.lte(mark.number))
             .exec(&self.writer)
             .await?;

@@ -181,7 +181,7 @@ async fn write(
             return Ok(Err(failure));
         }
     }
-    requests.store.finish_mark(&stored.mark).await?;
+    requests.store.finish_mark(&stored.mark, now).await?;
     Ok(Ok(()))
 }
 

@@ -26,7 +26,8 @@ async fn count_at(world: &World, quantity: i64, at: DateTime<Utc>) {
     world.client().increment(increment).await.unwrap();
 }
 
-/// Stops the clocks, creates a price, so that the database can leave its mark at Stripe, and reports 5 units.
+/// Stops the clocks, creates a price, so that the database can leave its mark at Stripe, and reports 5 units, in two runs
+/// of the server: each leaves a mark.
 async fn report_with_a_mark(world: &mut World) {
     let now = start_of_test();
     world.freeze(now).await;
@@ -42,10 +43,13 @@ async fn report_with_a_mark(world: &mut World) {
     world.stripe().create_customer("cus_acct").await.unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(now - TimeDelta::days(2));
     world.client().put_account(link).await.unwrap();
-    count_at(world, 5, now).await;
+    count_at(world, 3, now).await;
+    world.report_all().await;
+    world.restart().await;
+    count_at(world, 2, now).await;
     world.report_all().await;
     assert_eq!(own_total(world).await, 5);
-    assert_eq!(world.count_rows("sending WHERE mark > 0").await, 1);
+    assert_eq!(world.count_rows("sending WHERE mark > 1").await, 1);
 }
 
 async fn is_paused(world: &World) -> bool {
@@ -111,7 +115,7 @@ async fn a_copy_that_sent_first_pauses_the_original(mut world: World) {
     wait_until_held(&world, "usage-server restore").await;
     assert_eq!(own_total(&world).await, 7);
     world.stop().await;
-    let (is_done, printed) = world.restore(true, false).await;
+    let (is_done, printed) = world.restore(None, (true, false)).await;
     assert!(is_done, "{printed}");
     world.start_server().await;
     count_at(&world, 1, now).await;
@@ -133,24 +137,33 @@ async fn an_old_backup_served_without_a_restore_sends_nothing(mut world: World) 
     let backup = world.back_up().await;
     world.report_all().await;
     assert_eq!(own_total(&world).await, 15);
+    // Usage that the backup does not know, hours after it.
+    let later = start_of_test() + TimeDelta::hours(5);
+    world.move_clocks(later).await;
+    count_at(&world, 4, later).await;
+    world.report_all().await;
+    assert_eq!(own_total(&world).await, 19);
     world.put_back(&backup).await;
     let now = start_of_test() + TimeDelta::hours(40);
     world.move_clocks(now).await;
-    // Without the command.
-    world.start_server().await;
-    world.report_all().await;
-    assert_eq!(own_total(&world).await, 15);
+    // Twice without the command.
+    for _ in 0..2 {
+        world.start_server().await;
+        count_at(&world, 1, now).await;
+        world.report_all().await;
+        world.stop().await;
+    }
+    assert_eq!(own_total(&world).await, 19);
     assert!(is_paused(&world).await);
     let (severity, line) = doctor_says(&world, None, "sending").await;
     assert_eq!(severity, Severity::Bad);
     assert!(line.contains("usage-server restore"), "{line}");
-    world.stop().await;
-    let stated = Some(start_of_test().timestamp_millis());
-    let mut printed = Vec::new();
-    let done = world.try_restore(true, false, stated, &mut printed).await;
-    assert!(done.unwrap(), "{}", String::from_utf8_lossy(&printed));
+    // What the server wrote to the backup does not count as the time of the backup.
+    let (is_done, printed) = world.restore(None, (true, false)).await;
+    assert!(is_done, "{printed}");
+    let expected = "Stripe has 4 units that the database lacks";
+    assert!(printed.contains(expected), "{printed}");
     world.start_server().await;
-    count_at(&world, 1, now).await;
     let mut at = now;
     for _ in 0..3 {
         at += TimeDelta::minutes(61);
@@ -158,7 +171,8 @@ async fn an_old_backup_served_without_a_restore_sends_nothing(mut world: World) 
         world.report_all().await;
         world.wait_until_all_sent().await;
     }
-    assert_eq!(own_total(&world).await, 16, "0 doubled");
+    assert_eq!(own_total(&world).await, 21, "0 doubled");
+    assert_eq!(world.usage("acct").await.0, 21, "counted");
     assert!(!is_paused(&world).await);
     world.finish().await;
 }

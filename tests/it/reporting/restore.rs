@@ -1,6 +1,6 @@
 //! Restoring a backup: nothing is billed twice, however old the backup is, and also if callers repeat their usage.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fake_stripe::Fault;
 use usage_client::{ForceReport, Increment, PutAccount, ReportKind, ReportState};
 use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
@@ -20,6 +20,7 @@ on_both_engines!(
     a_dry_run_changes_nothing,
     an_account_that_was_linked_after_the_backup_is_not_billed_twice,
     a_restore_beside_a_running_server_is_refused,
+    a_restore_without_marks_asks_for_the_time_of_the_backup,
 );
 
 fn backup_at() -> DateTime<Utc> {
@@ -134,10 +135,15 @@ async fn report_until(world: &World, expected: [i64; 5]) {
     assert_eq!(counted(world).await, expected, "counted");
 }
 
+/// Runs the command with the time of the backup.
+async fn restore(world: &World, yes: bool, dry_run: bool) -> (bool, String) {
+    world.restore(Some(backup_at()), (yes, dry_run)).await
+}
+
 async fn restored_after(mut world: World, hours: i64) {
     put_back_after(&mut world, hours).await;
     assert_eq!(totals(&world).await, [17, 4, 3, 0, 6]);
-    let (is_done, printed) = world.restore(true, false).await;
+    let (is_done, printed) = restore(&world, true, false).await;
     assert!(is_done, "{printed}");
     for part in [
         "13 units that the database lacks",
@@ -155,7 +161,7 @@ async fn restored_after(mut world: World, hours: i64) {
     report_until(&world, [18, 4, 3, 5, 6]).await;
     // Run again, it finds nothing.
     world.stop().await;
-    let (_, printed) = world.restore(true, false).await;
+    let (_, printed) = restore(&world, true, false).await;
     assert!(printed.contains("Stripe has nothing"), "{printed}");
     world.start_server().await;
     // Callers repeat everything from the backup on, with their keys.
@@ -234,7 +240,7 @@ async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut w
 async fn sending_stays_paused_until_a_restore_is_confirmed(mut world: World) {
     put_back_after(&mut world, 25).await;
     // There is no terminal to confirm at.
-    let (is_done, printed) = world.restore(false, false).await;
+    let (is_done, printed) = restore(&world, false, false).await;
     assert!(
         !is_done && printed.contains("Sending stays paused"),
         "{printed}"
@@ -247,7 +253,8 @@ async fn sending_stays_paused_until_a_restore_is_confirmed(mut world: World) {
     assert!(error.contains("usage-server restore"), "{reports:?}");
     assert_eq!(totals(&world).await, [17, 4, 3, 0, 6]);
     world.stop().await;
-    assert!(world.restore(true, false).await.0);
+    // It goes on with the time that was stated.
+    assert!(world.restore(None, (true, false)).await.0);
     world.start_server().await;
     report_until(&world, [17, 4, 5, 5, 6]).await;
     let entered = world.reports("grown").await;
@@ -260,7 +267,7 @@ async fn sending_stays_paused_until_a_restore_is_confirmed(mut world: World) {
 
 async fn a_dry_run_changes_nothing(mut world: World) {
     put_back_after(&mut world, 25).await;
-    let (_, printed) = world.restore(false, true).await;
+    let (_, printed) = restore(&world, false, true).await;
     assert!(printed.contains("dry run"), "{printed}");
     assert_eq!(
         world
@@ -288,7 +295,7 @@ async fn an_account_that_was_linked_after_the_backup_is_not_billed_twice(mut wor
     assert_eq!(world.stripe_total("cus_new", "api_calls").await, 12);
     world.put_back(&backup).await;
     world.move_clocks(backup_at() + TimeDelta::hours(40)).await;
-    world.restore(true, false).await;
+    restore(&world, true, false).await;
     world.start_server().await;
     link(&world, "new").await;
     world.report_all().await;
@@ -308,5 +315,22 @@ async fn a_restore_beside_a_running_server_is_refused(world: World) {
         }),
         "{why}"
     );
+    world.finish().await;
+}
+
+async fn a_restore_without_marks_asks_for_the_time_of_the_backup(mut world: World) {
+    put_back_after(&mut world, 1).await;
+    for dry_run in [true, false] {
+        let mut printed = Vec::new();
+        let refused = world.try_restore(!dry_run, dry_run, None, &mut printed);
+        let why = refused.await.unwrap_err().to_string();
+        assert!(why.contains("--backup-at"), "{why}");
+        // The clock stands still until the backup is made.
+        assert!(
+            why.contains(&backup_at().to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+            "{why}"
+        );
+    }
+    assert_eq!(world.count_rows("sending WHERE paused_at IS NULL").await, 1);
     world.finish().await;
 }

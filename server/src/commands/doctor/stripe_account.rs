@@ -117,7 +117,7 @@ mod tests {
             marks: OwnMarks {
                 number: 1,
                 nonce: Some("a".to_owned()),
-                next: None,
+                ..OwnMarks::default()
             },
             ..Sending::default()
         };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
 use tokio::sync::OnceCell;
 use usage_server::commands::{
@@ -98,10 +99,15 @@ impl World {
         (is_done, String::from_utf8(printed).expect("text"))
     }
 
-    /// Runs `usage-server restore`. Returns whether reports are sent again, and what it printed.
-    pub(crate) async fn restore(&self, yes: bool, dry_run: bool) -> (bool, String) {
+    /// Runs `usage-server restore`, with the time of the backup. Returns whether reports are sent again, and what it printed.
+    pub(crate) async fn restore(
+        &self,
+        backup_at: Option<DateTime<Utc>>,
+        (yes, dry_run): (bool, bool),
+    ) -> (bool, String) {
         let mut printed = Vec::new();
-        let done = self.try_restore(yes, dry_run, None, &mut printed).await;
+        let stated = backup_at.map(|at| at.timestamp_millis());
+        let done = self.try_restore(yes, dry_run, stated, &mut printed).await;
         let printed = String::from_utf8(printed).expect("text");
         (done.expect("a restore"), printed)
     }
