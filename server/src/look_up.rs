@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     domain::{
-        HOUR_MS, Millis,
+        DAY_MS, HOUR_MS, Millis,
         report::Report,
         restore::{AtStripe, decide_hour},
         stream::Stream,
@@ -21,6 +21,9 @@ use crate::{
     },
     stripe::{Failure, Stripe, event_summaries::Grouping},
 };
+
+/// The longest range that is read at once. Stripe's totals of its hours are one page.
+const AT_ONCE_MS: Millis = 4 * DAY_MS;
 
 /// The hours of one customer and meter to look up.
 #[derive(Clone, Copy, Debug)]
@@ -70,18 +73,27 @@ pub(crate) enum LookUpError {
 impl LookUp<'_> {
     /// Compares every hour of the range that has reports or a total at Stripe.
     pub(crate) async fn compare(&self, now: Millis) -> Result<Vec<ComparedHour>, LookUpError> {
-        let hours = self
-            .store
-            .hours_of(self.stream, self.range, self.restored_at);
+        let mut compared = Vec::new();
+        let mut start = self.range.start;
+        while start < self.range.end {
+            let end = start.saturating_add(AT_ONCE_MS).min(self.range.end);
+            compared.extend(self.compare_part(Interval { start, end }, now).await?);
+            start = end;
+        }
+        Ok(compared)
+    }
+
+    async fn compare_part(
+        &self,
+        part: Interval,
+        now: Millis,
+    ) -> Result<Vec<ComparedHour>, LookUpError> {
+        let (stream, event_name) = (self.stream, self.event_name);
+        let hours = self.store.hours_of(stream, part, self.restored_at);
         let mut hours = hours.await?;
         let totals = self
             .stripe
-            .totals(
-                self.event_name,
-                &self.stream.customer,
-                self.range,
-                Grouping::Hour,
-            )
+            .totals(event_name, &stream.customer, part, Grouping::Hour)
             .await
             .map_err(LookUpError::Stripe)?;
         let starts: BTreeSet<Millis> = hours.keys().chain(totals.keys()).copied().collect();

@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _,
-    IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, sea_query::Expr,
+    ActiveModelTrait as _,
+    ActiveValue::Set,
+    ColumnTrait as _, DbErr, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select,
+    sea_query::{Condition, Expr, ExprTrait as _},
 };
 use uuid::Uuid;
 
-use super::{
-    Store, connection::Transaction, rows, send::is_due, stripe_account::sent_since,
-    verification::EVENTS_READ,
-};
+use super::{Store, connection::Transaction, rows, send::is_due, stripe_account::sent_since};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -26,8 +26,13 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The maximum number of reports that are decided together.
-const CANDIDATES_READ: u64 = 20_000;
+/// The number of reports that one query reads.
+const PAGE: u64 = 5_000;
+/// The maximum number of reports to decide that are read for one range. In the ranges of `look_up` it is more than one
+/// every two seconds.
+const MAX_CANDIDATES: usize = 200_000;
+/// The time by which a report is put into an hour, as in [`Report::event_hour`].
+const EVENT_AT: &str = "COALESCE(event_timestamp, bill_at, CASE WHEN first_at > window_start THEN first_at ELSE window_start END)";
 /// What an entry of usage that Stripe already has says.
 const ENTERED_BY: &str = "usage-server restore";
 const ENTERED_WHY: &str = "at Stripe, and not in the restored backup";
@@ -46,11 +51,38 @@ pub(crate) struct HourReports {
     pub(crate) has_uncertain: bool,
     /// The reports to decide.
     pub(crate) candidates: Vec<Report>,
-    /// The minutes that have an event.
+    /// The minutes that have an event, each once.
     pub(crate) taken: Vec<Millis>,
 }
 
 impl HourReports {
+    /// Adds a report with an event timestamp. One to decide only takes its minute.
+    fn add_event(&mut self, report: &Report, restored_at: Option<Millis>) {
+        let minute = report.event_timestamp.map(|at| minute_of(at).start);
+        if let Some(minute) = minute.filter(|minute| self.taken.last() != Some(minute)) {
+            self.taken.push(minute);
+        }
+        if is_candidate(report, restored_at) {
+            return;
+        }
+        let quantity = report.quantity;
+        let is_recent = restored_at.is_some() && report.reported_at >= restored_at;
+        match report.state {
+            State::Accepted | State::Confirmed if report.kind == Kind::AlreadySent => {
+                self.already_sent = self.already_sent.saturating_add(quantity);
+            }
+            State::Confirmed => self.accepted = self.accepted.saturating_add(quantity),
+            State::Accepted if !is_recent => {
+                self.accepted = self.accepted.saturating_add(quantity);
+            }
+            State::Accepted | State::Missing | State::Sending | State::Unknown => {
+                self.has_uncertain = true;
+                self.uncertain = self.uncertain.saturating_add(quantity);
+            }
+            _ => {}
+        }
+    }
+
     /// The reports to decide, as the rule takes them.
     pub(crate) fn to_decide(&self, restored_at: Option<Millis>) -> Vec<Candidate> {
         let of_one = |report: &Report| Candidate {
@@ -82,81 +114,116 @@ impl Store {
         stream: &Stream,
         restored_at: Option<Millis>,
     ) -> Result<Option<Millis>> {
-        let candidates = self.candidates(stream, restored_at).await?;
-        Ok(candidates.iter().map(Report::event_hour).min())
+        let Some(restored_at) = restored_at else {
+            return Ok(None);
+        };
+        let adopted_at = self.sending().await?.adopted_at;
+        let oldest: Option<Option<Millis>> = candidates(stream, restored_at, adopted_at)
+            .select_only()
+            .column_as(Expr::cust(format!("MIN({EVENT_AT})")), "at")
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        let oldest = oldest.flatten();
+        Ok(oldest.map(|at| at.saturating_sub(at.rem_euclid(HOUR_MS))))
     }
 
-    /// The reports of a stream by the hour of their events.
+    /// The reports of a stream by the hour of their events. The range is from one full hour to another.
     pub(crate) async fn hours_of(
         &self,
         stream: &Stream,
         range: Interval,
         restored_at: Option<Millis>,
     ) -> Result<BTreeMap<Millis, HourReports>> {
+        let adopted_at = self.sending().await?.adopted_at;
         let mut hours: BTreeMap<Millis, HourReports> = BTreeMap::new();
-        let events = self.stream_events(stream, range).await?;
-        if u64::try_from(events.len()).is_ok_and(|len| len >= EVENTS_READ) {
-            let why = format!(
-                "customer {} has {EVENTS_READ} meter events or more since the backup: too many to compare",
-                stream.customer
-            );
-            return Err(Error::Internal(why.into()));
+        let mut after: Option<(Millis, Uuid)> = None;
+        // Each page begins after the last one, so this ends with the range.
+        loop {
+            let page = self.events_after(stream, range, after, adopted_at).await?;
+            for report in &page {
+                let hour = hours.entry(report.event_hour()).or_default();
+                hour.add_event(report, restored_at);
+            }
+            match page.last() {
+                Some(last) if is_full(&page) => {
+                    after = last.event_timestamp.map(|at| (at, last.id));
+                }
+                _ => break,
+            }
         }
-        for report in events {
+        let Some(restored_at) = restored_at else {
+            return Ok(hours);
+        };
+        let found = self.read_candidates(stream, range, restored_at, adopted_at);
+        for report in found.await? {
             let hour = hours.entry(report.event_hour()).or_default();
-            if let Some(at) = report.event_timestamp {
-                hour.taken.push(minute_of(at).start);
-            }
-            if is_candidate(&report, restored_at) {
-                continue;
-            }
-            let quantity = report.quantity;
-            let is_recent = restored_at.is_some() && report.reported_at >= restored_at;
-            match report.state {
-                State::Accepted | State::Confirmed if report.kind == Kind::AlreadySent => {
-                    hour.already_sent = hour.already_sent.saturating_add(quantity);
-                }
-                State::Confirmed => hour.accepted = hour.accepted.saturating_add(quantity),
-                State::Accepted if !is_recent => {
-                    hour.accepted = hour.accepted.saturating_add(quantity);
-                }
-                State::Accepted | State::Missing | State::Sending | State::Unknown => {
-                    hour.has_uncertain = true;
-                    hour.uncertain = hour.uncertain.saturating_add(quantity);
-                }
-                _ => {}
-            }
-        }
-        for report in self.candidates(stream, restored_at).await? {
-            let hour = report.event_hour();
-            if (range.start..range.end).contains(&hour) {
-                hours.entry(hour).or_default().candidates.push(report);
-            }
+            hour.candidates.push(report);
         }
         Ok(hours)
     }
 
-    /// The reports of a stream to decide, oldest first.
-    async fn candidates(
+    /// One page of the reports of a stream with an event timestamp in a range, ordered by timestamp and id.
+    async fn events_after(
         &self,
         stream: &Stream,
-        restored_at: Option<Millis>,
+        range: Interval,
+        after: Option<(Millis, Uuid)>,
+        adopted_at: Option<Millis>,
     ) -> Result<Vec<Report>> {
-        let adopted_at = self.sending().await?.adopted_at;
-        let found = usage_report::Entity::find()
+        let start = after.map_or(range.start, |(at, _)| at);
+        let mut query = usage_report::Entity::find()
             .filter(sent_since(adopted_at))
-            // The index is of more states than this one.
-            .filter(is_due())
-            .filter(Column::State.eq(UsageReportState::Unknown))
             .filter(Column::Customer.eq(&stream.customer))
             .filter(Column::Meter.eq(&stream.meter))
+            .filter(Column::EventTimestamp.gte(start))
+            .filter(Column::EventTimestamp.lt(range.end));
+        if let Some((at, id)) = after {
+            let is_after = Condition::any()
+                .add(Column::EventTimestamp.gt(at))
+                .add(Column::Id.gt(id));
+            query = query.filter(is_after);
+        }
+        let page = query
+            .order_by_asc(Column::EventTimestamp)
             .order_by_asc(Column::Id)
-            .limit(CANDIDATES_READ)
+            .limit(PAGE)
             .all(&self.reader)
             .await?;
-        let mut found: Vec<Report> = rows::all(found);
-        found.retain(|report| is_candidate(report, restored_at));
-        Ok(found)
+        Ok(rows::all(page))
+    }
+
+    /// The reports of a stream to decide in a range, oldest first.
+    async fn read_candidates(
+        &self,
+        stream: &Stream,
+        range: Interval,
+        restored_at: Millis,
+        adopted_at: Option<Millis>,
+    ) -> Result<Vec<Report>> {
+        let mut found: Vec<Report> = Vec::new();
+        loop {
+            let mut query = candidates(stream, restored_at, adopted_at)
+                .filter(Expr::cust(EVENT_AT).gte(range.start))
+                .filter(Expr::cust(EVENT_AT).lt(range.end));
+            if let Some(last) = found.last() {
+                query = query.filter(Column::Id.gt(last.id));
+            }
+            let page = query.order_by_asc(Column::Id).limit(PAGE);
+            let page: Vec<Report> = rows::all(page.all(&self.reader).await?);
+            let is_last = !is_full(&page);
+            found.extend(page);
+            if is_last {
+                return Ok(found);
+            }
+            if found.len() > MAX_CANDIDATES {
+                let why = format!(
+                    "customer {}, meter {}: more than {MAX_CANDIDATES} reports of a few days wait for a comparison with Stripe; decide some of them with ResolveReport",
+                    stream.customer, stream.meter
+                );
+                return Err(Error::Internal(why.into()));
+            }
+        }
     }
 
     /// Records what Stripe has of the reports of an hour. A report that changed meanwhile keeps its state.
@@ -222,6 +289,31 @@ impl Store {
 
 fn is_candidate(report: &Report, restored_at: Option<Millis>) -> bool {
     report.state == State::Unknown && report.needs_look_up(restored_at)
+}
+
+/// The reports of a stream to decide: those for which [`is_candidate`] holds.
+fn candidates(
+    stream: &Stream,
+    restored_at: Millis,
+    adopted_at: Option<Millis>,
+) -> Select<usage_report::Entity> {
+    usage_report::Entity::find()
+        .filter(sent_since(adopted_at))
+        // The index is of more states than this one.
+        .filter(is_due())
+        .filter(Column::State.eq(UsageReportState::Unknown))
+        .filter(Column::Customer.eq(&stream.customer))
+        .filter(Column::Meter.eq(&stream.meter))
+        .filter(Column::FirstAt.lt(restored_at))
+        .filter(
+            Column::LookedUpAt
+                .is_null()
+                .or(Column::LookedUpAt.lt(restored_at)),
+        )
+}
+
+fn is_full(page: &[Report]) -> bool {
+    u64::try_from(page.len()).is_ok_and(|len| len >= PAGE)
 }
 
 fn already_sent(
@@ -354,10 +446,13 @@ fn stamp(report: &Report, taken: &mut Vec<Millis>, now: Millis) -> Millis {
         let start = report.bill_at.unwrap_or(report.window_start);
         let end = Ord::min(
             report.event_hour().saturating_add(HOUR_MS),
-            report.window_end.max(start.saturating_add(1)),
+            Ord::max(report.window_end, start.saturating_add(1)),
         );
         event_timestamp(Interval { start, end }, now, taken)
     });
-    taken.push(minute_of(stamp).start);
+    let minute = minute_of(stamp).start;
+    if !taken.contains(&minute) {
+        taken.push(minute);
+    }
     stamp
 }

@@ -11,6 +11,7 @@ mod replicas;
 mod report_list;
 mod resolutions;
 mod restore;
+mod restore_many;
 mod schedule;
 mod stripe_accounts;
 mod stripe_faults;
