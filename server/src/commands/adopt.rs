@@ -8,7 +8,7 @@ use std::io::{BufRead, Write};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
-use super::restore::confirm;
+use super::{restore::confirm, servers::find_running};
 use crate::{
     account_check::{find_difference, identify},
     clock::Clock,
@@ -107,11 +107,9 @@ async fn adopt(
             "the database has an older schema; run `usage-server migrate`, then run this again";
         return Err(AdoptError::Failed(why.to_owned()));
     }
-    let servers = store.counting_connections().await?;
-    if servers > 0 && !command.dry_run {
-        let why = format!(
-            "{servers} connections of servers count in the database; stop the servers first"
-        );
+    if !command.dry_run
+        && let Some(why) = find_running(store).await?
+    {
         return Err(AdoptError::Failed(why));
     }
     let sending = store.sending().await?;

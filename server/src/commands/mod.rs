@@ -6,4 +6,5 @@ pub mod demo;
 pub mod doctor;
 pub mod reconcile;
 pub mod restore;
+mod servers;
 pub mod setup;

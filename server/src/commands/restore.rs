@@ -21,7 +21,7 @@ use self::{
     backup_time::backup_time,
     print::{Totals, print_result},
 };
-use super::reconcile::parse_time;
+use super::{reconcile::parse_time, servers::find_running};
 use crate::{
     account_check::find_difference,
     clock::Clock,
@@ -146,11 +146,9 @@ async fn restore(
         let why = "the backup has an older schema; run `usage-server migrate`, then run this again";
         return Err(RestoreError::Failed(why.to_owned()));
     }
-    let servers = store.counting_connections().await?;
-    if servers > 0 && !command.dry_run {
-        let why = format!(
-            "servers count in the database over {servers} connections; stop every server first"
-        );
+    if !command.dry_run
+        && let Some(why) = find_running(store).await?
+    {
         return Err(RestoreError::Failed(why));
     }
     let meters = command.meters.read().map_err(RestoreError::Failed)?;
