@@ -73,7 +73,7 @@
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
 //! | [`commands`] | the commands besides `serve`: adopt, demo, doctor, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
-//! | `look_up` | after a restore: which reports of an hour Stripe has |
+//! | `restore_look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |
@@ -104,10 +104,10 @@ mod entity;
 pub mod error;
 mod http;
 mod ingest;
-mod look_up;
 mod metrics;
 mod readiness;
 pub mod reconciliation;
+mod restore_look_up;
 mod rpc;
 mod serve;
 pub mod store;

@@ -28,7 +28,7 @@ use crate::{
     config::{DatabaseConfig, MetersConfig, StripeConfig},
     domain::{Millis, account_id::AccountId, meter::Meters, sender_mark::Mark, stream::Stream},
     error::Error,
-    look_up::{ComparedHour, LookUp, LookUpError, hours_since},
+    restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending::Sending},
     stripe::{Failure, Stripe},
 };

@@ -9,7 +9,7 @@ use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
-use super::{REQUEST_TIMEOUT, truncate};
+use super::{REQUEST_TIMEOUT, failure::truncate};
 use crate::domain::Millis;
 
 /// The base URL of Stripe's API.

@@ -9,7 +9,7 @@ use crate::{
         stream::Stream,
         window::{Interval, minute_of},
     },
-    look_up::LookUp,
+    restore_look_up::LookUp,
     store::send::SendResult,
 };
 

@@ -137,7 +137,7 @@ async fn usage_that_stripe_does_not_show_prevents_a_change(mut world: World) {
     world.count("acct", 4, now).await;
     world
         .stripe()
-        .set_summary_delay(std::time::Duration::from_hours(24))
+        .set_summary_delay(Duration::from_hours(24))
         .await
         .unwrap();
     let client = world.client().clone();

@@ -3,7 +3,7 @@
 use super::{Finding, cause_of, first_names};
 use crate::{
     domain::{DAY_MS, Millis, meter::Meters, stream::Stream},
-    look_up::{ComparedHour, LookUp, LookUpError, hours_since},
+    restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending::Sending},
     stripe::{Failure, Stripe},
 };

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use super::Entry;
 use crate::{
     domain::{Millis, period::rfc3339},
-    look_up::ComparedHour,
+    restore_look_up::ComparedHour,
 };
 
 /// The rows that are printed one by one.

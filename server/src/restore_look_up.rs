@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     store::{
         Store,
-        look_up::{HourDecision, HourReports},
+        restore_look_up::{HourDecision, HourReports},
     },
     stripe::{Failure, Stripe, event_summaries::Grouping},
 };

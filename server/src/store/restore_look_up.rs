@@ -28,7 +28,7 @@ use crate::{
 
 /// The number of reports that one query reads.
 const PAGE: u64 = 5_000;
-/// The maximum number of reports to decide that are read for one range. In the ranges of `look_up` it is more than one
+/// The maximum number of reports to decide that are read for one range. In the ranges of `restore_look_up` it is more than one
 /// every two seconds.
 const MAX_CANDIDATES: usize = 200_000;
 /// The time by which a report is put into an hour, as in [`Report::event_hour`].
