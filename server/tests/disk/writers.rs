@@ -33,7 +33,22 @@ async fn report_all(client: &UsageClient) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usage_closed_and_sent_around_outages_is_billed_once() {
+async fn usage_around_outages_early_in_a_run_is_billed_once() {
+    bill_around_outages([0, 9]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_around_outages_within_a_run_is_billed_once() {
+    bill_around_outages([18, 27]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_around_outages_late_in_a_run_is_billed_once() {
+    bill_around_outages([36, 45]).await;
+}
+
+/// Counts and forces runs around short outages. Each begins after a number of writes and syncs.
+async fn bill_around_outages(begins_after: [i32; 2]) {
     let stripe = FakeStripe::start(Settings::default()).await.unwrap();
     stripe.control().create_meter("api_calls").await.unwrap();
     let disk = Disk::new();
@@ -55,12 +70,10 @@ async fn usage_closed_and_sent_around_outages_is_billed_once() {
         client.put_account(put).await.unwrap();
     }
     let callers = Callers::start(&client);
-    for round in 0..6 {
+    for (error, writes) in [EIO, ENOSPC].into_iter().zip(begins_after) {
         callers.wait_for_more(10).await;
-        // A short outage that begins at another statement of the run each time.
-        let error = if round % 2 == 0 { EIO } else { ENOSPC };
         let rule = Rule::fail(LOG, WRITE | SYNC, error);
-        disk.faults.set(&[rule.after(round * 9).times(40)]);
+        disk.faults.set(&[rule.after(writes).times(40)]);
         report_all(&client).await;
         wait_until("the outage", || async { disk.faults.hits(0) > 0 }).await;
         disk.faults.clear();
