@@ -216,7 +216,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
         stripe::check(account, &meters, store.as_ref(), now, &mut findings).await;
     }
     if let (Some(store), Some(account)) = (&store, &account) {
-        stripe_account::check(store, account, &meters, clock.now(), &mut findings).await;
+        stripe_account::check(store, account, &meters, now, &mut findings).await;
     }
     if let Some(store) = &store {
         sending::check(store, account.as_ref(), &meters, now, &mut findings).await;
