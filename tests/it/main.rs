@@ -15,3 +15,4 @@ mod reporting;
 mod simulation;
 mod subscriptions;
 mod support;
+mod table_reads;

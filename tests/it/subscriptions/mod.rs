@@ -2,8 +2,8 @@
 
 mod billing_periods;
 mod boundaries;
-mod cancels;
-mod changes;
+pub(crate) mod cancels;
+pub(crate) mod changes;
 mod finalized_invoices;
 mod late_usage;
 pub(crate) mod links;

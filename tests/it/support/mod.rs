@@ -9,4 +9,5 @@ pub(crate) mod python;
 pub(crate) mod random;
 pub(crate) mod reverse_proxy;
 pub(crate) mod small_disk;
+pub(crate) mod statements;
 pub(crate) mod world;

@@ -26,7 +26,9 @@ use tonic::transport::Channel;
 use usage_client::{PutAccount, UsageClient};
 use usage_server::{ServeError, clock::Clock, config::Config, store::Store};
 
-use crate::support::{memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy};
+use crate::support::{
+    memory_folder::memory_folder, postgres, postgres_proxy::PostgresProxy, statements,
+};
 
 pub(crate) use backup::Backup;
 pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
@@ -80,6 +82,7 @@ pub(crate) fn parse_config(flags: &[String]) -> Result<Config, clap::Error> {
 impl World {
     /// A world with a running server, and with both configured meters at the fake Stripe.
     pub(crate) async fn start(engine: Engine) -> Self {
+        statements::record();
         let folder = memory_folder();
         let database_url = database::create(engine, folder.path()).await;
         let fake_stripe = FakeStripe::start(Settings::default())

@@ -1,0 +1,94 @@
+//! Statements whose plans may do what no other plan may.
+
+use super::plan::Fault;
+
+/// A part of a statement, what its plan may do, and why.
+type Exception = (&'static str, Fault, &'static str);
+
+const EXCEPTIONS: [Exception; 15] = [
+    (
+        "FROM commits UNION ALL SELECT kind, state",
+        Fault::ReadsInFull,
+        "the ledger check sums every report and commit, in one snapshot",
+    ),
+    (
+        r#"AS "has_ended" FROM "customers""#,
+        Fault::ReadsInFull,
+        "`doctor` reads the customers of all accounts, at most 50,000",
+    ),
+    (
+        r#"SELECT COUNT(DISTINCT "account_id") AS "accounts""#,
+        Fault::ReadsInFull,
+        "`doctor` counts all reports in a state, of which PostgreSQL expects most reports to be",
+    ),
+    (
+        r#"SELECT DISTINCT "usage_reports"."account_id" FROM "usage_reports" WHERE (state || '')"#,
+        Fault::ReadsInFull,
+        "`doctor` names accounts with reports in a state; PostgreSQL expects to find them soon in the order of accounts",
+    ),
+    (
+        r#"MAX("usage_reports"."closed_at")"#,
+        Fault::ReadsInFull,
+        "a restore looks once for the last time in any report",
+    ),
+    (
+        r#"SET "last_error" = ? WHERE "usage_reports"."last_error" = ?"#,
+        Fault::ReadsInFull,
+        "the end of a restore clears a reason once, in reports in any state",
+    ),
+    (
+        r#"SET "next_attempt_at" = ?, "last_error" = (CASE"#,
+        Fault::ReadsInFull,
+        "`ForceReport` of all accounts makes every report due that waits",
+    ),
+    (
+        "SET last_error = ? WHERE state IN ('closed', 'sending', 'unknown')",
+        Fault::ReadsInFull,
+        "a pause is explained in every report that waits",
+    ),
+    (
+        r#"AND "usage_reports"."next_attempt_at" > ? LIMIT ?"#,
+        Fault::ReadsInFull,
+        "`doctor` looks for one report with a time in the future among all that wait; PostgreSQL expects to find it soon",
+    ),
+    (
+        r#"AND "usage_reports"."last_error" IS NULL AND "usage_reports"."meter" IN (?)"#,
+        Fault::ReadsInFull,
+        "`ForceReport` counts the reports that wait for another run, among all that wait",
+    ),
+    (
+        r#"AND "window_start" < ?) AS "sub_query""#,
+        Fault::Costs,
+        "counts the old reports among all that wait",
+    ),
+    (
+        r#"SELECT DISTINCT "account_links"."customer" FROM "account_links" WHERE "account_links"."customer" IN (?) AND EXISTS"#,
+        Fault::Costs,
+        "PostgreSQL without statistics expects each customer to have hundreds of links",
+    ),
+    (
+        r#"AND ("usage_reports"."looked_up_at" IS NULL OR "usage_reports"."looked_up_at" < ?)"#,
+        Fault::Costs,
+        "a restore marks all reports that wait, once",
+    ),
+    (
+        r#"WHERE kind = 'usage' ORDER BY "usage_reports"."id" DESC LIMIT ?"#,
+        Fault::ReadsInFull,
+        "nearly every report is of this kind, so the newest ones are found at once",
+    ),
+    (
+        "CROSS JOIN LATERAL (SELECT r.* FROM usage_reports r",
+        Fault::Costs,
+        "reads the unsent reports of all accounts whose draft ends now",
+    ),
+];
+
+/// Why the plan of a statement may have a fault. Reading all of a kind also costs.
+pub(super) fn reason(shape: &str, fault: Fault) -> Option<&'static str> {
+    EXCEPTIONS
+        .iter()
+        .find(|(part, allowed, _)| {
+            shape.contains(part) && (*allowed == fault || *allowed == Fault::ReadsInFull)
+        })
+        .map(|(_, _, reason)| *reason)
+}
