@@ -82,8 +82,9 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(boolean(C::Straddled).default(false))
                 .col(integer(C::Generation).default(0))
                 .col(big_integer_null(C::EventTimestamp))
-                .col(text_null(C::Customer))
+                .col(name(manager, C::Customer).null())
                 .col(integer(C::Attempts).default(0))
+                // Null if the sender may send or check it at once.
                 .col(big_integer_null(C::NextAttemptAt))
                 .col(big_integer_null(C::FirstSentAt))
                 .col(big_integer_null(C::LastSentAt))
@@ -147,7 +148,7 @@ fn open_reports_index() -> IndexCreateStatement {
         .to_owned()
 }
 
-fn usage_report_indexes() -> [IndexCreateStatement; 6] {
+fn usage_report_indexes() -> [IndexCreateStatement; 7] {
     use UsageReports as C;
     // Usage of an account in a period.
     let by_window = Index::create()
@@ -156,16 +157,24 @@ fn usage_report_indexes() -> [IndexCreateStatement; 6] {
         .col(C::AccountId)
         .col(C::WindowStart)
         .to_owned();
-    // Reports that the sender has to send or check, by customer and meter.
+    // Reports that the sender has to send or check at once. Those that wait are in another index, by the end of the wait.
     let due = Index::create()
         .name("usage_reports_due")
         .table(C::Table)
-        .col(C::Customer)
         .col(C::Meter)
+        .col(C::Customer)
         .col(C::Id)
         .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::NextAttemptAt).is_null())
         .to_owned();
-    // The same reports, by account.
+    let waiting = Index::create()
+        .name("usage_reports_waiting")
+        .table(C::Table)
+        .col(C::NextAttemptAt)
+        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::NextAttemptAt).is_not_null())
+        .to_owned();
+    // Both kinds, by account.
     let due_by_account = Index::create()
         .name("usage_reports_due_by_account")
         .table(C::Table)
@@ -195,7 +204,15 @@ fn usage_report_indexes() -> [IndexCreateStatement; 6] {
         .table(C::Table)
         .col(C::Id)
         .to_owned();
-    [by_window, due, due_by_account, by_event, by_run, newest]
+    [
+        by_window,
+        due,
+        waiting,
+        due_by_account,
+        by_event,
+        by_run,
+        newest,
+    ]
 }
 
 async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

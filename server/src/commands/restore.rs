@@ -268,7 +268,7 @@ impl Restore<'_> {
         }
         // No server counts meanwhile, so this ends.
         while self.store.close_restored_page(self.restored_at).await? > 0 {}
-        self.store.doubt_unsent(self.restored_at, now).await?;
+        self.store.doubt_unsent(self.restored_at).await?;
         Ok(())
     }
 

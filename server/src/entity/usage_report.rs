@@ -67,7 +67,7 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) customer: Option<String>,
     pub(crate) attempts: i32,
-    /// When the sender may next send or check it.
+    /// When the sender may next send or check it; null if at once.
     pub(crate) next_attempt_at: Option<i64>,
     /// When its present identifier was first given to Stripe.
     pub(crate) first_sent_at: Option<i64>,

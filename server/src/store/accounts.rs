@@ -123,7 +123,7 @@ impl Store {
         }
         reassign_open_reports(&tx, &put.account_id, slots, now).await?;
         if !is_same_link {
-            relink_reports(&tx, &put.account_id, now).await?;
+            relink_reports(&tx, &put.account_id).await?;
         }
         bump_version(&tx).await?;
         let after = find_account(&tx, &put.account_id).await?;

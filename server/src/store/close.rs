@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, links::read_links, reports::in_scope};
+use super::{Store, connection::Transaction, links::read_links, reports::in_scope, send::at_once};
 use crate::{
     domain::{
         MINUTE_MS, Millis,
@@ -187,7 +187,7 @@ pub(super) async fn close_reports(
                 Expr::value(UsageReportState::from(state)),
             )
             .col_expr(usage_report::Column::Customer, Expr::value(customer))
-            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
+            .col_expr(usage_report::Column::NextAttemptAt, at_once())
             .col_expr(usage_report::Column::RunId, Expr::value(run))
             .filter(usage_report::Column::AccountId.is_in(accounts))
             .filter(usage_report::Column::Id.is_in(ids))

@@ -251,7 +251,7 @@ async fn insert(
         customer: Set(customer),
         attempts: Set(0),
         // A correction in a future window is not sent before the window begins.
-        next_attempt_at: Set(Some(Ord::max(now, window.start))),
+        next_attempt_at: Set((window.start > now).then_some(window.start)),
         kind: Set(UsageReportKind::Correction),
         note: Set(Some(correction.reason.clone())),
         entered_by: Set(Some(correction.requested_by.clone())),

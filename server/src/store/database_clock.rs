@@ -8,9 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait as _, DbBackend, DbErr, Statement, sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait as _, DbBackend, DbErr, Statement, sea_query::Expr};
 
 use super::Store;
 use crate::{
@@ -156,16 +154,16 @@ impl Store {
     }
 }
 
-/// The condition that the due time in a column is not in the future. One that is more than a day ahead was written by a
-/// clock that was ahead, and is due: no wait is that long.
-pub(super) fn is_due_at(due: impl ColumnTrait, now: Millis) -> Condition {
-    let [past, ahead] = due_ranges(due, now);
-    Condition::any().add(past).add(ahead)
+/// The two ranges of a due time that is not in the future, as comparisons with a time. One that is more than a day ahead
+/// was written by a clock that was ahead, and is due: no wait is that long.
+pub(super) fn due_bounds(now: Millis) -> [(&'static str, Millis); 2] {
+    [("<=", now), (">", now.saturating_add(DAY_MS))]
 }
 
-/// The two ranges of [`is_due_at`], for a query each: an index of the column finds one range in its order.
+/// The two ranges of [`due_bounds`] of a column, for a query each: an index of the column finds one range in its order.
 pub(super) fn due_ranges(due: impl ColumnTrait, now: Millis) -> [Expr; 2] {
-    [due.lte(now), due.gt(now.saturating_add(DAY_MS))]
+    let [(_, past), (_, ahead)] = due_bounds(now);
+    [due.lte(past), due.gt(ahead)]
 }
 
 #[cfg(test)]

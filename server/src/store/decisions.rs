@@ -15,6 +15,7 @@ use super::{
     connection::Transaction,
     corrections::{Change, check_stays_above},
     links::read_links_of,
+    send::at_once,
     sending::{Sending, read_sending},
 };
 use crate::{
@@ -105,7 +106,7 @@ impl Store {
                 .col_expr(Column::LastSentAt, Expr::value(None::<i64>))
                 .col_expr(Column::ReportedAt, Expr::value(None::<i64>))
                 .col_expr(Column::LastError, Expr::value(None::<String>))
-                .col_expr(Column::NextAttemptAt, Expr::value(now));
+                .col_expr(Column::NextAttemptAt, at_once());
         }
         if change.exec(&tx).await?.rows_affected != 1 {
             tx.rollback().await?;

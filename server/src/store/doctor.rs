@@ -244,7 +244,8 @@ impl Store {
         }
         let reports = usage_report::Entity::find()
             .filter(is_due())
-            .filter(usage_report::Column::NextAttemptAt.gt(far));
+            .filter(usage_report::Column::NextAttemptAt.gt(far))
+            .order_by_desc(usage_report::Column::NextAttemptAt);
         if reports.one(&self.reader).await?.is_some() {
             tables.push("usage_reports");
         }

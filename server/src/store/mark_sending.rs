@@ -11,7 +11,7 @@ use super::{
     billing_context::{lock_contexts, postpone, request_syncs},
     boundaries::read_boundaries,
     connection::Transaction,
-    send::{Rules, Task},
+    send::{Rules, Task, at_once},
     sending::restored_at,
 };
 use crate::{
@@ -73,7 +73,7 @@ impl Store {
                     None
                 }
                 NextStep::Skip(skip) => {
-                    record_skip(&tx, &report, &skip, now).await?;
+                    record_skip(&tx, &report, &skip).await?;
                     None
                 }
                 NextStep::Send {
@@ -147,7 +147,7 @@ async fn mark(
         None => choose_timestamp(tx, &report, sending.slots, sending.not_before, now).await?,
     };
     if let Some(skip) = skip_if_too_old(&report, stamp, now) {
-        record_skip(tx, &report, &skip, now).await?;
+        record_skip(tx, &report, &skip).await?;
         return Ok(None);
     }
     let Some(next) = report.state.after(&Transition::Send) else {
@@ -180,14 +180,13 @@ async fn record_skip(
     tx: &Transaction,
     report: &Report,
     Skip { transition, why }: &Skip,
-    now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let Some(next) = report.state.after(transition) else {
         return Ok(());
     };
     let mut change = update_as_read(report)
         .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
-        .col_expr(Column::NextAttemptAt, Expr::value(now));
+        .col_expr(Column::NextAttemptAt, at_once());
     if matches!(next, State::TooLate | State::CustomerDeleted) {
         change = change.col_expr(Column::LastError, Expr::value(*why));
     }

@@ -7,7 +7,7 @@ use sea_orm::{
 
 use super::{
     boundaries::read_boundaries, close::close_reports, connection::Transaction,
-    links::read_links_of,
+    links::read_links_of, send::at_once,
 };
 use crate::{
     domain::{
@@ -78,11 +78,7 @@ pub(super) async fn reassign_open_reports(
 
 /// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that
 /// the link covers.
-pub(super) async fn relink_reports(
-    tx: &Transaction,
-    account_id: &AccountId,
-    now: Millis,
-) -> Result<(), DbErr> {
+pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> Result<(), DbErr> {
     let links = read_links_of(tx, account_id).await?;
     let Some(latest) = links.last() else {
         return Ok(());
@@ -132,7 +128,7 @@ pub(super) async fn relink_reports(
                 Expr::value(UsageReportState::from(to)),
             )
             .col_expr(usage_report::Column::Customer, Expr::value(customer))
-            .col_expr(usage_report::Column::NextAttemptAt, Expr::value(now))
+            .col_expr(usage_report::Column::NextAttemptAt, at_once())
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
             .filter(range)

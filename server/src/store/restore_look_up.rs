@@ -12,7 +12,13 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, rows, send::is_due, stripe_account::sent_since};
+use super::{
+    Store,
+    connection::Transaction,
+    rows,
+    send::{at_once, is_due},
+    stripe_account::sent_since,
+};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -396,7 +402,7 @@ async fn record(
             )
             .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
             .col_expr(Column::LookedUpAt, Expr::value(now))
-            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .col_expr(Column::NextAttemptAt, at_once())
             .col_expr(Column::LastError, Expr::value(None::<String>)),
     };
     let AtStripe::Part(part) = at_stripe else {

@@ -4,13 +4,13 @@
 //! nothing. A transaction that changes several reports locks them in the order of their ids.
 
 use sea_orm::{
-    ActiveEnum as _, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, QueryTrait as _,
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{
-    Store, connection::Transaction, database_clock::is_due_at, reports::in_scope, rows,
+    Store, connection::Transaction, database_clock::due_bounds, reports::in_scope, rows,
     stripe_account::sent_since,
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
 };
+
+/// How many waits one statement ends, so that counting never waits long.
+const WAITS_ENDED: u64 = 1_000;
 
 /// The settings that apply to sending.
 #[derive(Clone, Copy, Debug)]
@@ -72,42 +75,82 @@ pub(crate) struct SendResult {
 }
 
 impl Store {
-    /// One due report of each stream, ordered by stream, after the given stream. Nothing that an earlier Stripe account may
-    /// have is due.
+    /// Makes reports due whose wait has ended, at most a thousand. Those that still wait are not read.
+    pub(crate) async fn end_waits(&self, now: Millis) -> Result<()> {
+        let due = due_condition();
+        for (comparison, bound) in due_bounds(now) {
+            let ended = |place: &str| {
+                format!(
+                    "SELECT {place} FROM usage_reports WHERE {due} AND next_attempt_at {comparison} $1 \
+                     ORDER BY next_attempt_at LIMIT"
+                )
+            };
+            let statement =
+                |sql: String| Statement::from_sql_and_values(self.backend(), sql, [bound.into()]);
+            // Usually there are none, which takes no turn of SQLite's only writer to find out.
+            let first = statement(format!("{} 1", ended("1 AS one")));
+            if self.reader.query_one_raw(first).await?.is_none() {
+                continue;
+            }
+            // By their places: by their keys, PostgreSQL would rather read the whole table. Locked rows end their wait the
+            // next time, so that no lock is waited for while others are held.
+            let sql = if self.has_parallel_writers() {
+                format!(
+                    "ctid = ANY (ARRAY({} {WAITS_ENDED} FOR UPDATE SKIP LOCKED))",
+                    ended("ctid")
+                )
+            } else {
+                format!("rowid IN ({} {WAITS_ENDED})", ended("rowid"))
+            };
+            let sql = format!("UPDATE usage_reports SET next_attempt_at = NULL WHERE {sql}");
+            self.writer.execute_raw(statement(sql)).await?;
+        }
+        Ok(())
+    }
+
+    /// Due reports of some meters, ordered by stream, after the given one. Those that wait are not read, and nothing that an
+    /// earlier Stripe account may have is due.
     pub(crate) async fn due_reports(
         &self,
         meters: &[&str],
         after: Option<&Stream>,
-        now: Millis,
         limit: u64,
     ) -> Result<Vec<Report>> {
         let adopted_at = self.sending().await?.adopted_at;
-        let mut query = usage_report::Entity::find()
-            .filter(is_due())
-            .filter(sent_since(adopted_at))
-            .filter(Column::Customer.is_not_null())
-            .filter(Column::Meter.is_in(meters.iter().copied()))
-            .filter(is_due_at(Column::NextAttemptAt, now));
-        if let Some(Stream { customer, meter }) = after {
-            query = query.filter(
-                Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Meter)]).gt(
-                    Expr::tuple([Expr::value(customer.as_str()), Expr::value(meter.as_str())]),
-                ),
-            );
+        let mut due = Vec::new();
+        // A query for each meter, because those of a meter that is paused are not read either.
+        for meter in meters {
+            let customer = Expr::col(Column::Customer);
+            let customer = match after {
+                Some(after) if *meter > after.meter.as_str() => {
+                    customer.gte(after.customer.as_str())
+                }
+                Some(after) => customer.gt(after.customer.as_str()),
+                None => customer.gt(""),
+            };
+            let of_meter = usage_report::Entity::find()
+                .filter(is_due())
+                .filter(sent_since(adopted_at))
+                .filter(Column::NextAttemptAt.is_null())
+                .filter(Column::Meter.eq(*meter))
+                .filter(customer)
+                .order_by_asc(Column::Customer)
+                .order_by_asc(Column::Id)
+                .limit(limit)
+                .all(&self.reader)
+                .await?;
+            due.extend(of_meter);
         }
-        let due = query
-            .order_by_asc(Column::Customer)
-            .order_by_asc(Column::Meter)
-            .order_by_asc(Column::Id)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
+        due.sort_by(|left, right| {
+            (&left.customer, &left.meter, left.id).cmp(&(&right.customer, &right.meter, right.id))
+        });
+        due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(rows::all(due))
     }
 
     /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits
     /// for a report without an error.
-    pub(crate) async fn retry_now(&self, scope: &Scope, now: Millis) -> Result<()> {
+    pub(crate) async fn retry_now(&self, scope: &Scope) -> Result<()> {
         let kept_error = Expr::case(
             Expr::col(Column::State).eq(UsageReportState::Unknown),
             Expr::col(Column::LastError),
@@ -121,7 +164,7 @@ impl Store {
             .filter(Column::Customer.is_not_null())
             .filter(
                 Column::NextAttemptAt
-                    .gt(now)
+                    .is_not_null()
                     .or(Column::LastError.is_not_null()),
             )
             .lock_exclusive();
@@ -133,7 +176,7 @@ impl Store {
             waiting
         };
         usage_report::Entity::update_many()
-            .col_expr(Column::NextAttemptAt, Expr::value(now))
+            .col_expr(Column::NextAttemptAt, at_once())
             .col_expr(Column::LastError, kept_error.into())
             .filter(
                 Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
@@ -161,11 +204,22 @@ impl Store {
     }
 }
 
-/// Reports that the sender has to send or check. The states are literals: both engines use a partial index only for a
-/// condition without bound values.
+/// The condition of reports that the sender has to send or check, now or later. The states are literals: both engines use
+/// a partial index only for a condition without bound values.
+pub(super) fn due_condition() -> String {
+    let states = State::DUE.map(|state| format!("'{}'", state.name()));
+    format!("state IN ({})", states.join(", "))
+}
+
+/// [`due_condition`] in a query.
 pub(super) fn is_due() -> Expr {
-    let states = State::DUE.map(|state| format!("'{}'", UsageReportState::from(state).to_value()));
-    Expr::cust(format!("state IN ({})", states.join(", ")))
+    Expr::cust(due_condition())
+}
+
+/// The `next_attempt_at` of a report that does not wait. An index of these alone is in the order of streams: the sender
+/// reads none that wait.
+pub(super) fn at_once() -> Expr {
+    Expr::value(None::<i64>)
 }
 
 async fn record_result(
@@ -194,12 +248,12 @@ async fn record_result(
             .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::Generation, Expr::col(Column::Generation).add(1))
             .col_expr(Column::FirstSentAt, Expr::value(None::<i64>))
-            .col_expr(Column::NextAttemptAt, Expr::value(now)),
+            .col_expr(Column::NextAttemptAt, at_once()),
         (Some(Transition::MarkUnknown), Some(next)) => change
             .filter(Column::Attempts.eq(report.attempts))
             .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::LookedUpAt, Expr::value(None::<i64>))
-            .col_expr(Column::NextAttemptAt, Expr::value(now)),
+            .col_expr(Column::NextAttemptAt, at_once()),
         (Some(_), Some(next)) => change
             .filter(Column::Attempts.eq(report.attempts))
             .col_expr(Column::State, Expr::value(UsageReportState::from(next))),

@@ -12,7 +12,7 @@ use super::{
     Store,
     close::{close_reports, open_reports},
     connection::Transaction,
-    send::is_due,
+    send::{at_once, due_condition, is_due},
 };
 use crate::{
     domain::{Millis, account_id::AccountId, sender_mark::OwnMarks, stripe_account::StripeAccount},
@@ -93,11 +93,18 @@ impl Store {
 
     /// Gives the reason of a pause to the reports that wait for its end, so that a run does not wait for them.
     pub(crate) async fn explain_pause(&self, why: &str) -> Result<()> {
-        // The states are literals: both engines use a partial index only for a condition without bound values.
-        let sql = "UPDATE usage_reports SET last_error = $1 \
-            WHERE state IN ('closed', 'sending', 'unknown') AND customer IS NOT NULL AND last_error IS NULL";
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [why.into()]);
-        self.writer.execute_raw(statement).await?;
+        let unexplained = format!(
+            "{} AND customer IS NOT NULL AND last_error IS NULL",
+            due_condition()
+        );
+        // Usually there are none. To find out reads every report that waits, so counting must not wait meanwhile.
+        let first = format!("SELECT 1 AS one FROM usage_reports WHERE {unexplained} LIMIT 1");
+        let first = Statement::from_string(self.backend(), first);
+        if self.reader.query_one_raw(first).await?.is_some() {
+            let sql = format!("UPDATE usage_reports SET last_error = $1 WHERE {unexplained}");
+            let statement = Statement::from_sql_and_values(self.backend(), sql, [why.into()]);
+            self.writer.execute_raw(statement).await?;
+        }
         Ok(())
     }
 
@@ -178,11 +185,11 @@ impl Store {
     }
 
     /// Makes every report of a customer that would be sent `unknown`: Stripe may have it. Returns their number.
-    pub(crate) async fn doubt_unsent(&self, restored_at: Millis, now: Millis) -> Result<u64> {
+    pub(crate) async fn doubt_unsent(&self, restored_at: Millis) -> Result<u64> {
         use usage_report::Column as R;
         let changed = usage_report::Entity::update_many()
             .col_expr(R::State, Expr::value(UsageReportState::Unknown))
-            .col_expr(R::NextAttemptAt, Expr::value(now))
+            .col_expr(R::NextAttemptAt, at_once())
             .filter(is_due())
             .filter(R::State.ne(UsageReportState::Unknown))
             .filter(R::Customer.is_not_null())

@@ -79,7 +79,7 @@ impl Reporter {
         }
         let now = self.store.now().await?;
         // A forced run also sends reports in backoff.
-        self.store.retry_now(&scope, now).await?;
+        self.store.retry_now(&scope).await?;
         self.signals.retry_request.make();
         let new = NewRun {
             trigger: Trigger::Force,

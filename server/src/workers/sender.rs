@@ -110,9 +110,10 @@ impl Sender {
         meters.retain(|name| !self.paused_meters.contains_key(*name));
         let limit = free.saturating_mul(4).max(MIN_PAGE);
         let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);
+        requests.store.end_waits(now).await?;
         let page = requests
             .store
-            .due_reports(&meters, self.cursor.as_ref(), now, limit_rows)
+            .due_reports(&meters, self.cursor.as_ref(), limit_rows)
             .await?;
         let had_cursor = self.cursor.is_some();
         let is_last_page = page.len() < limit;

@@ -110,7 +110,7 @@ impl Store {
             }
         }
         reassign_open_reports(&tx, &new.account_id, slots, now).await?;
-        relink_reports(&tx, &new.account_id, now).await?;
+        relink_reports(&tx, &new.account_id).await?;
         close_account(&tx, &new.account_id, now).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
@@ -255,7 +255,7 @@ impl Store {
             )
             .await?;
             reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
-            relink_reports(&tx, &seen.account_id, now).await?;
+            relink_reports(&tx, &seen.account_id).await?;
             bump_version(&tx).await?;
         }
         tx.commit().await?;

@@ -60,12 +60,12 @@ impl Store {
             }
             reassign_open_reports(&tx, account_id, slots, now).await?;
             if is_relinked {
-                relink_reports(&tx, account_id, now).await?;
+                relink_reports(&tx, account_id).await?;
             }
             bump_version(&tx).await?;
         } else if is_relinked {
             reassign_open_reports(&tx, account_id, slots, now).await?;
-            relink_reports(&tx, account_id, now).await?;
+            relink_reports(&tx, account_id).await?;
             bump_version(&tx).await?;
         }
         tx.commit().await?;
@@ -95,7 +95,7 @@ impl Store {
             if is_ended {
                 mark_straddled(&tx, &row.account_id, at).await?;
                 reassign_open_reports(&tx, &row.account_id, slots, now).await?;
-                relink_reports(&tx, &row.account_id, now).await?;
+                relink_reports(&tx, &row.account_id).await?;
                 bump_version(&tx).await?;
                 ended = ended.saturating_add(1);
             }
@@ -129,7 +129,7 @@ impl Store {
         };
         if ended {
             reassign_open_reports(&tx, account_id, slots, now).await?;
-            relink_reports(&tx, account_id, now).await?;
+            relink_reports(&tx, account_id).await?;
             bump_version(&tx).await?;
         }
         tx.commit().await?;

@@ -120,9 +120,7 @@ impl SubscriptionChanges {
             .begin_change(&new, self.sync.slots, || self.clock.now())
             .await?;
         let scope = Scope::Accounts(vec![account_id.clone()]);
-        self.store
-            .retry_now(&scope, self.store.now().await?)
-            .await?;
+        self.store.retry_now(&scope).await?;
         self.signals.send.wake();
         if is_new {
             if let Err(error) = self.begun.try_send(begun.clone()) {

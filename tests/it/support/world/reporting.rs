@@ -139,7 +139,8 @@ impl World {
     pub(crate) async fn wait_until_all_sent(&self) {
         let now = self.clock.now();
         let due = format!(
-            "usage_reports WHERE state IN ('closed', 'sending') OR state = 'unknown' AND next_attempt_at <= {now}"
+            "usage_reports WHERE state IN ('closed', 'sending') \
+             OR state = 'unknown' AND COALESCE(next_attempt_at, 0) <= {now}"
         );
         self.wait_until("every report to be sent", || async {
             self.count_rows(&due).await == 0
