@@ -3,12 +3,18 @@
 //! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
 //! are cached per connection.
 
-use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value, sea_query::ArrayType};
+use sea_orm::{
+    ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, Statement, Value,
+    sea_query::ArrayType,
+};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{additions::Addition, connection::Transaction};
-use crate::domain::{Millis, increment::Increment};
+use crate::{
+    domain::{Millis, increment::Increment},
+    entity::idempotency_key,
+};
 
 /// Means "no time" in an array, whose elements cannot be null here.
 const NO_TIME: i64 = i64::MIN;
@@ -126,6 +132,36 @@ async fn insert_keys_sqlite(
         Statement::from_sql_and_values(DbBackend::Sqlite, KNOWN, known),
     )
     .await
+}
+
+/// The stored keys of increments that have keys. One is looked up after the other: for a thousand, PostgreSQL would
+/// rather read the whole table.
+pub(super) async fn stored_keys(
+    tx: &Transaction,
+    increments: &[&Increment],
+) -> Result<Vec<idempotency_key::Model>, DbErr> {
+    const POSTGRES: &str = "SELECT k.* FROM UNNEST($1::text[], $2::text[]) AS t(a, n) \
+        CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE account_id = t.a AND key = t.n OFFSET 0) AS k";
+    const SQLITE: &str = "SELECT k.* FROM json_each($1) CROSS JOIN idempotency_keys AS k \
+        WHERE k.account_id = value ->> 0 AND k.key = value ->> 1";
+    if increments.is_empty() {
+        return Ok(Vec::new());
+    }
+    let backend = tx.get_database_backend();
+    let statement = if backend == DbBackend::Postgres {
+        let values = [
+            texts(increments.iter().map(|increment| &*increment.account_id)),
+            texts(increments.iter().map(|increment| key_of(increment))),
+        ];
+        Statement::from_sql_and_values(backend, POSTGRES, values)
+    } else {
+        let keys = increments
+            .iter()
+            .map(|increment| json!([*increment.account_id, key_of(increment)]));
+        Statement::from_sql_and_values(backend, SQLITE, [json_rows(keys)])
+    };
+    let rows = idempotency_key::Entity::find().from_raw_sql(statement);
+    rows.all(tx).await
 }
 
 fn key_of(increment: &Increment) -> &str {

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
-    sea_query::{Expr, ExprTrait as _, ValueTuple},
+    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, sea_query::Expr,
 };
 
 use super::{
     batch_results::{decode_results, encode_results},
-    batch_sql::insert_keys,
+    batch_sql::{insert_keys, stored_keys},
     connection::Transaction,
     group::{Entry, EntryOutcome, Group},
 };
@@ -23,9 +21,6 @@ use crate::{
     },
     entity::{batch_key, idempotency_key},
 };
-
-/// The number of keys in one query.
-const KEYS_PER_QUERY: usize = 1_000;
 
 /// The position of one increment in a group.
 type Place = (usize, usize);
@@ -310,27 +305,9 @@ async fn read_known(
     tx: &Transaction,
     old: &[&Increment],
 ) -> Result<HashMap<(AccountId, String), idempotency_key::Model>, DbErr> {
-    let mut known = HashMap::new();
-    for increments in old.chunks(KEYS_PER_QUERY) {
-        let pairs = increments.iter().map(|increment| {
-            ValueTuple::Two(
-                (&increment.account_id).into(),
-                increment.key.as_deref().unwrap_or_default().into(),
-            )
-        });
-        let rows = idempotency_key::Entity::find()
-            .filter(
-                Expr::tuple([
-                    Expr::col(idempotency_key::Column::AccountId),
-                    Expr::col(idempotency_key::Column::Key),
-                ])
-                .in_tuples(pairs),
-            )
-            .all(tx)
-            .await?;
-        for row in rows {
-            known.insert((row.account_id.clone(), row.key.clone()), row);
-        }
-    }
-    Ok(known)
+    let rows = stored_keys(tx, old).await?;
+    let named = rows
+        .into_iter()
+        .map(|row| ((row.account_id.clone(), row.key.clone()), row));
+    Ok(named.collect())
 }
