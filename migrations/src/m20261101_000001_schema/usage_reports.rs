@@ -148,7 +148,7 @@ fn open_reports_index() -> IndexCreateStatement {
         .to_owned()
 }
 
-fn usage_report_indexes() -> [IndexCreateStatement; 7] {
+fn usage_report_indexes() -> [IndexCreateStatement; 9] {
     use UsageReports as C;
     // Usage of an account in a period.
     let by_window = Index::create()
@@ -183,6 +183,22 @@ fn usage_report_indexes() -> [IndexCreateStatement; 7] {
         .col(C::WindowStart)
         .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
         .to_owned();
+    // Both kinds, by the age of their usage.
+    let due_by_age = Index::create()
+        .name("usage_reports_due_by_age")
+        .table(C::Table)
+        .col(C::WindowStart)
+        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .to_owned();
+    // After a restore, those of a customer and meter that are looked up at Stripe.
+    let unknown = Index::create()
+        .name("usage_reports_unknown")
+        .table(C::Table)
+        .col(C::Customer)
+        .col(C::Meter)
+        .col(C::Id)
+        .and_where(Expr::col(C::State).eq("unknown"))
+        .to_owned();
     // Which minutes have an event of a customer and meter already.
     let by_event = Index::create()
         .name("usage_reports_by_event")
@@ -209,6 +225,8 @@ fn usage_report_indexes() -> [IndexCreateStatement; 7] {
         due,
         waiting,
         due_by_account,
+        due_by_age,
+        unknown,
         by_event,
         by_run,
         newest,

@@ -277,7 +277,7 @@ async fn a_reused_batch_key_with_other_content_is_refused(world: World) {
     world.finish().await;
 }
 
-pub(crate) async fn item_keys_are_shared_by_batches_and_single_calls(world: World) {
+async fn item_keys_are_shared_by_batches_and_single_calls(world: World) {
     let batch = Batch::new().push(keyed("a", 1)).push(keyed("b", 2));
     assert_eq!(letters(&send(&world, batch).await), ["C", "C"]);
     assert!(

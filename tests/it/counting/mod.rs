@@ -1,6 +1,6 @@
 //! Tests of counting usage and of reading it back.
 
-pub(crate) mod batches;
+mod batches;
 mod beside_changes;
 mod calendar;
 mod commits;

@@ -120,7 +120,7 @@ async fn usage_that_needs_a_decision_cannot_be_corrected_away(world: World) {
     world.finish().await;
 }
 
-pub(crate) async fn a_repeated_correction_key_corrects_once(world: World) {
+async fn a_repeated_correction_key_corrects_once(world: World) {
     let client = world.client();
     world.link_to_new_customer("acct", "cus_acct").await;
     let used = hours_ago(2);

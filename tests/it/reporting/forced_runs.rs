@@ -160,6 +160,14 @@ async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World)
         previewed.iter().map(|report| report.quantity).sum::<i64>(),
         8
     );
+    let mut of_one_account = force(&world, ForceReport::accounts(["paying"]).dry_run()).await;
+    let mut previewed = 0;
+    while let Some(event) = of_one_account.next().await.unwrap() {
+        if let ReportEvent::Preview(reports) = event {
+            previewed += reports.iter().map(|report| report.quantity).sum::<i64>();
+        }
+    }
+    assert_eq!(previewed, 8);
     assert_eq!(world.reports("paying").await, before);
     assert_eq!(world.all_attempts().await.len(), 0);
     let done = world.report_all().await;

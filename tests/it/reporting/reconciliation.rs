@@ -146,7 +146,7 @@ async fn each_difference_names_its_side(world: World) {
     world.finish().await;
 }
 
-pub(crate) async fn reconciled_accounts_are_paged(world: World) {
+async fn reconciled_accounts_are_paged(world: World) {
     for number in 0..5 {
         let (account, customer) = (format!("acct-{number}"), format!("cus_{number}"));
         world.link_to_new_customer(&account, &customer).await;

@@ -9,7 +9,7 @@ on_both_engines!(
     a_page_token_belongs_to_its_filter,
 );
 
-pub(crate) async fn reports_are_listed_newest_first_and_filtered(world: World) {
+async fn reports_are_listed_newest_first_and_filtered(world: World) {
     world.link_to_new_customer("a", "cus_a").await;
     for hours in 1..=7 {
         world.count("a", hours, hours_ago(hours)).await;

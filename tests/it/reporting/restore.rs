@@ -177,7 +177,7 @@ async fn a_restore_at_once_bills_nothing_twice(world: World) {
     restored_after(world, 0).await;
 }
 
-pub(crate) async fn a_restore_after_1_hour_bills_nothing_twice(world: World) {
+async fn a_restore_after_1_hour_bills_nothing_twice(world: World) {
     restored_after(world, 1).await;
 }
 

@@ -78,7 +78,7 @@ async fn a_cancel_at_the_periods_end_bills_until_then_and_nothing_after(mut worl
     world.finish().await;
 }
 
-pub(crate) async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
+async fn a_new_subscription_after_a_cancel_bills_again(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.start_subscribed(now, &[BASIC], at(START)).await;
     world.count("acct", 4, now).await;

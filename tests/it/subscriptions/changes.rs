@@ -24,7 +24,7 @@ on_both_engines!(
 
 const START: &str = "2027-03-10T13:12:34Z";
 
-pub(crate) async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World) {
+async fn a_plan_change_charges_usage_by_the_plan_it_happened_in(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world
         .start_subscribed(now, &[BASIC, SEATS], at(START))

@@ -2,8 +2,8 @@
 
 mod billing_periods;
 mod boundaries;
-pub(crate) mod cancels;
-pub(crate) mod changes;
+mod cancels;
+mod changes;
 mod finalized_invoices;
 mod late_usage;
 pub(crate) mod links;

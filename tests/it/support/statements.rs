@@ -1,11 +1,16 @@
-//! The statements that the store sends while tests run. `table_reads` checks their plans on a large database.
+//! Records the statements that the store sends, and who sends them, in a process that was started for that.
+//! `table_reads` checks their plans on a large database.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    hash::{BuildHasher as _, RandomState},
-    sync::{LazyLock, Mutex, Once, PoisonError},
+    collections::HashSet,
+    ffi::c_void,
+    fs::File,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    sync::{Mutex, Once, PoisonError},
 };
 
+use serde_json::{Value, json};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -15,91 +20,105 @@ use tracing::{
 
 use super::world::Engine;
 
+/// Names the file that statements are recorded in. Nothing is recorded without it.
+pub(crate) const RECORD_TO: &str = "RECORD_STATEMENTS_TO";
 /// The target of the store's events, one for each statement.
 const TARGET: &str = "usage_server::statement";
 /// What can have a plan.
 const WITH_PLANS: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
+/// The sources of the server in the name of a source file, and the file through which all statements pass.
+const SOURCES: &str = "server/src/";
+const CONNECTION: &str = "store/connection.rs";
 
-static SQLITE: LazyLock<Mutex<Sent>> = LazyLock::new(Mutex::default);
-static POSTGRES: LazyLock<Mutex<Sent>> = LazyLock::new(Mutex::default);
-
-/// What was sent to one engine so far.
-#[derive(Default)]
-struct Sent {
-    hasher: RandomState,
-    /// The hashes of all texts: most are sent many times.
-    seen: HashSet<u64>,
-    /// By the text without the lengths of its lists of values, which have one plan in common: the shortest and the
-    /// longest, because a list of one value is planned like an equality.
-    statements: BTreeMap<String, [String; 2]>,
+/// A statement that the store sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sent {
+    pub(crate) sql: String,
+    /// The source file of the function that sent it, relative to the sources of the server, and the line.
+    pub(crate) file: String,
+    pub(crate) line: usize,
 }
 
-/// Records statements from now on.
+/// Records statements from now on, if this process was started for that.
 pub(crate) fn record() {
     static INSTALLED: Once = Once::new();
+    let Ok(path) = std::env::var(RECORD_TO) else {
+        return;
+    };
     INSTALLED.call_once(|| {
-        tracing::subscriber::set_global_default(Recorder).expect("the only subscriber");
+        let recorder = Recorder {
+            known: Mutex::default(),
+            file: Mutex::new(File::create(path).expect("a file to record in")),
+        };
+        tracing::subscriber::set_global_default(recorder).expect("the only subscriber");
     });
 }
 
-/// The statements that this process sent to an engine so far.
-pub(crate) fn sent_to(engine: Engine) -> Vec<String> {
-    let sent = sent(engine).lock().unwrap_or_else(PoisonError::into_inner);
-    let mut all: Vec<String> = sent.statements.values().flatten().cloned().collect();
-    all.dedup();
+/// The statements for an engine in a file, each at least once for each line that sent it.
+pub(crate) fn read(path: &Path, engine: Engine) -> Vec<Sent> {
+    let file = File::open(path).expect("recorded statements");
+    let mut all = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let row: Value = serde_json::from_str(&line.expect("a line")).expect("a statement");
+        if row["sqlite"] == (engine == Engine::Sqlite) {
+            all.push(Sent {
+                sql: row["sql"].as_str().expect("a text").to_owned(),
+                file: row["file"].as_str().expect("a file").to_owned(),
+                line: serde_json::from_value(row["line"].clone()).expect("a number"),
+            });
+        }
+    }
     all
 }
 
-fn sent(engine: Engine) -> &'static Mutex<Sent> {
-    match engine {
-        Engine::Sqlite => &SQLITE,
-        Engine::Postgres => &POSTGRES,
-    }
+/// A subscriber for statements alone.
+struct Recorder {
+    /// Each statement with the addresses of its stack, because finding the lines of a stack takes long.
+    known: Mutex<HashSet<(bool, String, Vec<usize>)>>,
+    file: Mutex<File>,
 }
 
-impl Sent {
-    fn add(&mut self, sql: &str) {
-        if !self.seen.insert(self.hasher.hash_one(sql)) {
-            return;
-        }
+impl Recorder {
+    fn add(&self, is_sqlite: bool, sql: &str) {
         let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
         if !WITH_PLANS.iter().any(|word| sql.starts_with(word)) {
             return;
         }
-        let [shortest, longest] = self
-            .statements
-            .entry(shape(&sql))
-            .or_insert_with(|| [sql.clone(), sql.clone()]);
-        if sql.len() < shortest.len() {
-            *shortest = sql;
-        } else if sql.len() > longest.len() {
-            *longest = sql;
+        let mut stack = Vec::new();
+        backtrace::trace(|frame| {
+            stack.push(frame.ip());
+            true
+        });
+        let addresses = stack.iter().map(|address| address.addr()).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.insert((is_sqlite, sql.clone(), addresses)) {
+            return;
         }
+        drop(known);
+        let (file, line) = sender(&stack).unwrap_or_else(|| panic!("who sends {sql}?"));
+        let row = json!({ "sqlite": is_sqlite, "sql": sql, "file": file, "line": line });
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(file, "{row}").expect("a recorded statement");
     }
 }
 
-/// A statement with one value in place of each list of values.
-pub(crate) fn shape(sql: &str) -> String {
-    let mut letters = sql.chars().peekable();
-    let mut shape = String::new();
-    while let Some(letter) = letters.next() {
-        if letter == '$' && letters.peek().is_some_and(char::is_ascii_digit) {
-            while letters.next_if(char::is_ascii_digit).is_some() {}
-            shape.push('?');
-        } else {
-            shape.push(letter);
+/// The innermost place in the sources of the server.
+fn sender(stack: &[*mut c_void]) -> Option<(String, usize)> {
+    let mut place = None;
+    for address in stack {
+        backtrace::resolve(*address, |symbol| {
+            let file = symbol.filename().and_then(Path::to_str);
+            let file = file.and_then(|file| Some(file.split_once(SOURCES)?.1.to_owned()));
+            let found = file.filter(|file| file != CONNECTION).zip(symbol.lineno());
+            place = place.take().or(found);
+        });
+        if place.is_some() {
+            break;
         }
     }
-    for (several, one) in [("?, ?", "?"), ("(?), (?)", "(?)")] {
-        while shape.contains(several) {
-            shape = shape.replace(several, one);
-        }
-    }
-    shape
+    let (file, line) = place?;
+    Some((file, usize::try_from(line).ok()?))
 }
-
-/// A subscriber for statements alone.
-struct Recorder;
 
 impl Subscriber for Recorder {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
@@ -117,15 +136,7 @@ impl Subscriber for Recorder {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let engine = if fields.is_sqlite {
-            Engine::Sqlite
-        } else {
-            Engine::Postgres
-        };
-        sent(engine)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add(&fields.sql);
+        self.add(fields.is_sqlite, &fields.sql);
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -157,26 +168,4 @@ impl Visit for Fields {
             self.is_sqlite = format!("{value:?}") == "Sqlite";
         }
     }
-}
-
-#[test]
-fn statements_that_differ_in_the_length_of_a_list_have_one_shape() {
-    let shortest = "SELECT 1 WHERE a IN ($1) AND (b, c) IN (($2, $3)) AND d = $4";
-    let longest = "SELECT 1 WHERE a IN ($1, $2, $3) AND (b, c) IN (($4, $5), ($6, $7)) AND d = $8";
-    let mut sent = Sent::default();
-    for sql in [
-        "SELECT 1 WHERE a IN ($1, $2) AND (b, c) IN (($3, $4)) AND d = $5",
-        longest,
-        shortest,
-        "SELECT\n 2 WHERE a = ?",
-        "BEGIN",
-    ] {
-        sent.add(sql);
-    }
-    let of_lists = [shortest, longest].map(str::to_owned);
-    let other = ["SELECT 2 WHERE a = ?"; 2].map(str::to_owned);
-    assert_eq!(
-        sent.statements.into_values().collect::<Vec<_>>(),
-        [of_lists, other]
-    );
 }

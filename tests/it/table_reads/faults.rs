@@ -1,7 +1,5 @@
 //! Which plans have a fault.
 
-use std::collections::BTreeSet;
-
 use super::plan::{Fault, Plan, Sizes};
 use crate::support::world::Engine;
 
@@ -19,10 +17,7 @@ fn fault(engine: Engine, sql: &str, steps: &[&str]) -> Option<Fault> {
         ("usage_reports_due", vec![200_000, 4, 4, 1]),
         ("leases", vec![12]),
     ];
-    let sizes = Sizes {
-        rows: rows.map(|(name, sizes)| (name.to_owned(), sizes)).into(),
-        partial: BTreeSet::from(["usage_reports_due".to_owned()]),
-    };
+    let sizes = Sizes(rows.map(|(name, sizes)| (name.to_owned(), sizes)).into());
     let plan = Plan(steps.iter().map(|step| (*step).to_owned()).collect());
     plan.fault(engine, sql, &sizes).map(|(fault, _)| fault)
 }
@@ -40,6 +35,7 @@ fn a_plan_of_sqlite_that_reads_a_large_table_in_full_has_a_fault() {
         (ALL, &[BY_STATE]),
         (PAGE, &[RANGE, SORT]),
         (PAGE, &[BY_STATE, SORT]),
+        (ALL, &["SCAN r USING INDEX usage_reports_due"]),
         (PAGE, &["SCAN r USING INDEX usage_reports_due", SORT]),
     ] {
         let found = fault(Engine::Sqlite, sql, steps);
@@ -71,7 +67,6 @@ fn a_plan_of_sqlite_that_finds_its_rows_by_an_index_has_no_fault() {
             ALL,
             &["SEARCH r USING INDEX usage_reports_newest (id=?)", SORT],
         ),
-        (ALL, &["SCAN r USING INDEX usage_reports_due"]),
         ("SELECT 1 FROM leases", &["SCAN leases"]),
     ] {
         let found = fault(Engine::Sqlite, sql, steps);
@@ -95,10 +90,23 @@ fn a_plan_of_postgres_that_reads_a_large_table_in_full_or_costs_has_a_fault() {
         (step(by_index, 9), filtered, in_full),
         (step(by_index, 30_000), bounded, Some(Fault::Costs)),
         (step(by_index, 9), bounded, None),
-        (step(partial, 9), filtered, None),
+        (step(partial, 9), filtered, in_full),
         (step("Seq Scan on leases", 9), filtered, None),
     ] {
         let found = fault(Engine::Postgres, ALL, &[&first, second]);
         assert_eq!(found, expected, "{first} {second}");
     }
+    // A limit ends the reading only if nothing that was read is dropped.
+    let limit = step("Limit", 9);
+    let costly = step(by_index, 30_000);
+    for (second, expected) in [(bounded, None), (filtered, Some(Fault::ReadsInFull))] {
+        let found = fault(Engine::Postgres, PAGE, &[&limit, &costly, second]);
+        assert_eq!(found, expected, "{second}");
+    }
+    let found = fault(
+        Engine::Postgres,
+        PAGE,
+        &[&limit, &costly, bounded, filtered],
+    );
+    assert_eq!(found, Some(Fault::Costs));
 }

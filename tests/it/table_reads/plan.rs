@@ -1,6 +1,6 @@
 //! The plans of statements, and which parts of large tables they read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sea_orm::DatabaseConnection;
 
@@ -24,28 +24,22 @@ pub(super) enum Fault {
     Costs,
 }
 
-/// The number of rows of each table and index.
-pub(super) struct Sizes {
-    /// For an index of SQLite, also how many rows have one value of its first column, of its first two and so on.
-    pub(super) rows: BTreeMap<String, Vec<i64>>,
-    /// Indexes of only some rows of their table.
-    pub(super) partial: BTreeSet<String>,
-}
+/// The number of rows of each table and index. For an index of SQLite, also how many rows have one value of its first
+/// column, of its first two and so on.
+pub(super) struct Sizes(pub(super) BTreeMap<String, Vec<i64>>);
 
 impl Sizes {
     /// Reads the sizes from the statistics.
     pub(super) async fn read(database: &DatabaseConnection, engine: Engine) -> Self {
-        let (sizes, partial) = match engine {
-            Engine::Sqlite => (
+        let sizes = match engine {
+            Engine::Sqlite => {
                 "SELECT COALESCE(idx, tbl) AS name, stat AS sizes FROM sqlite_stat1 \
-                 UNION ALL SELECT tbl, MAX(CAST(stat AS INTEGER)) || '' FROM sqlite_stat1 GROUP BY tbl",
-                "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'",
-            ),
-            Engine::Postgres => (
+                 UNION ALL SELECT tbl, MAX(CAST(stat AS INTEGER)) || '' FROM sqlite_stat1 GROUP BY tbl"
+            }
+            Engine::Postgres => {
                 "SELECT CAST(relname AS text) AS name, CAST(CAST(reltuples AS bigint) AS text) AS sizes \
-                 FROM pg_class WHERE relnamespace = CAST('public' AS regnamespace)",
-                "SELECT CAST(CAST(indexrelid AS regclass) AS text) AS name FROM pg_index WHERE indpred IS NOT NULL",
-            ),
+                 FROM pg_class WHERE relnamespace = CAST('public' AS regnamespace)"
+            }
         };
         let text = |row: &sea_orm::QueryResult, column| -> String {
             row.try_get("", column).expect("a text")
@@ -56,14 +50,11 @@ impl Sizes {
                 .filter_map(|size| size.parse().ok())
                 .collect()
         };
-        let (rows, partial) = (query(database, sizes).await, query(database, partial).await);
-        Self {
-            rows: rows
-                .iter()
-                .map(|row| (text(row, "name"), numbers(&text(row, "sizes"))))
-                .collect(),
-            partial: partial.iter().map(|row| text(row, "name")).collect(),
-        }
+        let rows = query(database, sizes).await;
+        let rows = rows
+            .iter()
+            .map(|row| (text(row, "name"), numbers(&text(row, "sizes"))));
+        Self(rows.collect())
     }
 
     pub(super) fn of(&self, table: &str) -> i64 {
@@ -72,7 +63,7 @@ impl Sizes {
 
     /// About how many rows of an index of SQLite have one value of each of its first columns.
     fn found_by(&self, index: &str, columns: usize) -> i64 {
-        let sizes = self.rows.get(index);
+        let sizes = self.0.get(index);
         let size = sizes.and_then(|sizes| sizes.get(columns));
         size.copied().unwrap_or_default()
     }
@@ -81,15 +72,10 @@ impl Sizes {
         self.of(name) > LARGE_ROWS
     }
 
-    /// Whether an index is of many rows, and of all rows of its table.
-    fn is_large_and_whole(&self, name: &str) -> bool {
-        self.is_large(name) && !self.partial.contains(name)
-    }
-
     /// The table of a name in a statement's plan, which may be an alias.
     fn table<'a>(&'a self, name: &'a str, sql: &str) -> &'a str {
         let sql = format!("{sql} ");
-        let mut tables = self.rows.keys().map(String::as_str);
+        let mut tables = self.0.keys().map(String::as_str);
         let is_meant = |table: &&str| {
             [
                 format!(" {table} {name} "),
@@ -156,11 +142,25 @@ impl Plan {
         if let Some(what) = in_full {
             return Some((Fault::ReadsInFull, what));
         }
-        let cost = match engine {
-            Engine::Sqlite => 0.0,
-            Engine::Postgres => self.cost(),
-        };
-        (cost > MAX_COST).then(|| (Fault::Costs, format!("costs {cost}")))
+        if engine == Engine::Sqlite {
+            return None;
+        }
+        let costly = (0..self.0.len())
+            .filter(|place| *place == 0 || self.drops_rows(*place))
+            .find_map(|place| cost(&self.0[place]).filter(|cost| *cost > MAX_COST));
+        costly.map(|cost| (Fault::Costs, format!("costs {cost}")))
+    }
+
+    /// Whether a step of PostgreSQL drops rows that it has read. A limit may not end such a step: it can drop them all.
+    fn drops_rows(&self, place: usize) -> bool {
+        let drops = |line: &String| line.trim_start().starts_with("Filter:");
+        self.details(place).any(drops)
+    }
+
+    /// The lines that describe a step of PostgreSQL.
+    fn details(&self, place: usize) -> impl Iterator<Item = &String> {
+        let lines = self.0[place..].iter().skip(1);
+        lines.take_while(|line| !line.contains("(cost="))
     }
 
     /// Steps are like `SCAN table`, `SCAN table USING INDEX index`, `SEARCH table USING INDEX index (column=?)`.
@@ -174,20 +174,17 @@ impl Plan {
         let has_no_end = rest.contains('(')
             && !rest.contains('=')
             && !(rest.contains('<') && rest.contains('>'));
-        // A partial index is as long as what it is for, but reading it for each page is not meant.
-        let is_too_long = |index: &str| {
-            sizes.is_large_and_whole(index)
-                || (sizes.is_large(index) && self.sorts() && sql.contains(" LIMIT "))
-        };
         match (how, index) {
             ("SCAN", None) if sizes.is_large(table) => Some(format!("reads {table} in full")),
-            ("SCAN", Some(index)) if is_too_long(index) => {
+            ("SCAN", Some(index)) if sizes.is_large(index) => {
                 Some(format!("reads the index {index} in full"))
             }
             ("SEARCH", _) if rest.contains("AUTOMATIC") && sizes.is_large(table) => {
                 Some(format!("builds an index of {table}"))
             }
-            ("SEARCH", Some(index)) if has_no_end && is_too_long(index) && !self.has_limit(sql) => {
+            ("SEARCH", Some(index))
+                if has_no_end && sizes.is_large(index) && !self.has_limit(sql) =>
+            {
                 Some(format!("reads a range of the index {index} without an end"))
             }
             ("SEARCH", Some(index)) if !self.has_limit(sql) => {
@@ -231,23 +228,18 @@ impl Plan {
             None if how == "Bitmap Index Scan" => rest.split(' ').next()?,
             None => return None,
         };
-        let mut details = self.0[place..]
-            .iter()
-            .skip(1)
-            .take_while(|line| !line.contains("(cost="));
-        let has_condition = details.any(|line| line.contains("Index Cond:"));
-        (!has_condition && sizes.is_large_and_whole(index))
+        let has_condition = self.details(place).any(|line| line.contains("Index Cond:"));
+        (!has_condition && sizes.is_large(index))
             .then(|| format!("reads the index {index} in full"))
-    }
-
-    /// The cost in the first step: `... (cost=0.42..8.44 rows=1 width=8)`.
-    fn cost(&self) -> f64 {
-        let (_, costs) = self.0[0].split_once("..").expect("costs");
-        let (total, _) = costs.split_once(' ').expect("a cost");
-        total.parse().expect("a cost")
     }
 
     pub(super) fn steps(&self) -> &[String] {
         &self.0
     }
+}
+
+/// The total cost of a step of PostgreSQL: `... (cost=0.42..8.44 rows=1 width=8)`.
+fn cost(step: &str) -> Option<f64> {
+    let (_, costs) = step.split_once("(cost=")?.1.split_once("..")?;
+    costs.split_once(' ')?.0.parse().ok()
 }

@@ -1,5 +1,5 @@
 //! The rows of a service that has run for months: 50,000 accounts, a million reports, most of them confirmed, 200,000
-//! that wait to be sent, and half a million idempotency keys.
+//! that are to be sent, of which half wait for an hour, and half a million idempotency keys.
 
 use sea_orm::DatabaseConnection;
 
@@ -127,7 +127,7 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
             WHEN i % 20 = 2 AND i % 1000 < 200 THEN 'not_billable' WHEN i % 1000 = 3 THEN 'no_customer' \
             WHEN i % 1000 = 4 THEN 'rejected' ELSE 'confirmed' END, \
          false, 0, CASE WHEN i % 20 < 15 THEN NOW - (20 - i % 20) * HOUR END, \
-         CASE WHEN i % 20 < 19 THEN 'cus_' || (i / 20) END, 1, NOW, \
+         CASE WHEN i % 20 < 19 THEN 'cus_' || (i / 20) END, 1, CASE WHEN i % 20 >= 17 THEN NOW + HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 19 THEN ID(i % 20 * 1000 + i / 1000!) END, 'usage'",

@@ -144,7 +144,7 @@ async fn a_postgresql_without_fsync_is_refused_and_reported(world: World) {
     world.finish().await;
 }
 
-pub(crate) async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
+async fn doctor_finds_no_fault_in_a_healthy_setup(mut world: World) {
     healthy(&world).await;
     world.count("acct", 5, hours_ago(2)).await;
     world.report_all().await;

@@ -1,0 +1,187 @@
+//! The statements that the server sends in some tests, which run in a process of their own: what other tests send makes
+//! no difference.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{
+    statements::{self, RECORD_TO, Sent},
+    world::Engine,
+};
+
+/// Tests that together send every statement, by their module. A new query needs one that sends it.
+const TESTS: [(&str, &str); 39] = [
+    (
+        "counting::batches",
+        "a_batch_that_counted_nothing_is_remembered",
+    ),
+    (
+        "counting::batches",
+        "item_keys_are_shared_by_batches_and_single_calls",
+    ),
+    (
+        "operations::doctor",
+        "doctor_finds_no_fault_in_a_healthy_setup",
+    ),
+    (
+        "operations::doctor::usage",
+        "doctor_lists_reports_that_need_a_decision",
+    ),
+    ("operations::http_server", "health_and_metrics_are_served"),
+    ("operations::webhooks", "a_replayed_webhook_changes_nothing"),
+    ("operations::webhooks", "old_webhooks_are_deleted"),
+    (
+        "reporting::corrections",
+        "a_correction_is_a_separate_report_and_reaches_stripe",
+    ),
+    (
+        "reporting::corrections",
+        "a_free_account_is_corrected_and_nothing_is_billed",
+    ),
+    (
+        "reporting::delivery",
+        "each_customer_has_one_call_in_flight",
+    ),
+    (
+        "reporting::delivery_check",
+        "an_event_proven_lost_is_sent_again_once",
+    ),
+    (
+        "reporting::forced_runs",
+        "a_dry_report_lists_what_it_would_send_and_changes_nothing",
+    ),
+    (
+        "reporting::pauses",
+        "a_refused_key_pauses_sending_until_it_is_replaced",
+    ),
+    (
+        "reporting::reconciliation",
+        "complete_usage_reconciles_to_the_last_millisecond_of_the_period",
+    ),
+    ("reporting::reconciliation", "reconciled_accounts_are_paged"),
+    (
+        "reporting::report_list",
+        "reports_are_listed_newest_first_and_filtered",
+    ),
+    (
+        "reporting::resolutions",
+        "a_correction_is_not_moved_below_zero",
+    ),
+    (
+        "reporting::resolutions",
+        "a_retried_report_that_is_too_old_is_too_late_again",
+    ),
+    (
+        "reporting::resolutions",
+        "a_written_off_report_is_never_billed",
+    ),
+    (
+        "reporting::restore",
+        "a_restore_at_once_bills_nothing_twice",
+    ),
+    (
+        "reporting::restore",
+        "a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent",
+    ),
+    (
+        "reporting::restore",
+        "sending_stays_paused_until_a_restore_is_confirmed",
+    ),
+    (
+        "reporting::schedule",
+        "a_run_interrupted_by_a_crash_is_resumed",
+    ),
+    (
+        "reporting::schedule",
+        "deleting_old_commits_and_keys_keeps_the_ledger_balanced",
+    ),
+    (
+        "reporting::schedule",
+        "the_schedule_goes_on_when_the_wall_clock_steps_back",
+    ),
+    (
+        "reporting::verification",
+        "a_verification_that_a_stop_ended_continues_with_the_next_customer",
+    ),
+    (
+        "reporting::windows",
+        "a_late_boundary_does_not_split_a_straddling_report",
+    ),
+    (
+        "reporting::windows",
+        "usage_around_a_link_is_in_different_reports",
+    ),
+    (
+        "subscriptions::cancels",
+        "a_cancel_at_the_periods_end_bills_until_then_and_nothing_after",
+    ),
+    (
+        "subscriptions::cancels",
+        "a_cancel_invoices_what_was_used_and_bills_nothing_after",
+    ),
+    (
+        "subscriptions::changes",
+        "a_plan_change_charges_usage_by_the_plan_it_happened_in",
+    ),
+    (
+        "subscriptions::finalized_invoices",
+        "a_period_that_ended_during_downtime_is_billed",
+    ),
+    (
+        "subscriptions::late_usage",
+        "late_usage_during_a_drain_is_charged_by_the_old_plan",
+    ),
+    (
+        "subscriptions::late_usage",
+        "usage_moved_to_the_current_period_is_not_lost_by_a_cancel",
+    ),
+    (
+        "subscriptions::sync",
+        "a_deleted_customer_is_not_billed_again",
+    ),
+    (
+        "subscriptions::sync",
+        "a_report_straddling_a_plan_change_at_stripe_goes_to_the_earlier_period",
+    ),
+    (
+        "reporting::database_copies",
+        "a_copy_that_sent_first_pauses_the_original",
+    ),
+    (
+        "reporting::stripe_accounts",
+        "another_account_gets_nothing_until_it_is_adopted",
+    ),
+    (
+        "reporting::stripe_accounts",
+        "what_the_former_account_may_have_is_never_sent_again",
+    ),
+];
+
+/// Runs the tests and returns what they sent.
+pub(super) fn run(engine: Engine) -> Vec<Sent> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("statements");
+    run_tests(engine, &file);
+    statements::read(&file, engine)
+}
+
+fn run_tests(engine: Engine, file: &Path) {
+    let name = match engine {
+        Engine::Sqlite => "sqlite",
+        Engine::Postgres => "postgres",
+    };
+    let tests = TESTS.map(|(module, test)| format!("{module}::{name}::{test}"));
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program)
+        .arg("--exact")
+        .args(&tests)
+        .env(RECORD_TO, file)
+        .output()
+        .expect("the tests");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let passed = format!("test result: ok. {} passed", tests.len());
+    assert!(
+        output.status.success() && text.contains(&passed),
+        "not all of {tests:#?} exist and pass:\n{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
