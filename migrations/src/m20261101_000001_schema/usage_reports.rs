@@ -148,7 +148,7 @@ fn open_reports_index() -> IndexCreateStatement {
         .to_owned()
 }
 
-fn usage_report_indexes() -> [IndexCreateStatement; 9] {
+fn usage_report_indexes() -> Vec<IndexCreateStatement> {
     use UsageReports as C;
     // Usage of an account in a period.
     let by_window = Index::create()
@@ -157,6 +157,35 @@ fn usage_report_indexes() -> [IndexCreateStatement; 9] {
         .col(C::AccountId)
         .col(C::WindowStart)
         .to_owned();
+    // Which minutes have an event of a customer and meter already.
+    let by_event = Index::create()
+        .name("usage_reports_by_event")
+        .table(C::Table)
+        .col(C::Customer)
+        .col(C::Meter)
+        .col(C::EventTimestamp)
+        .and_where(Expr::col(C::EventTimestamp).is_not_null())
+        .to_owned();
+    let by_run = Index::create()
+        .name("usage_reports_by_run")
+        .table(C::Table)
+        .col(C::RunId)
+        .col(C::Id)
+        .and_where(Expr::col(C::RunId).is_not_null())
+        .to_owned();
+    let newest = Index::create()
+        .name("usage_reports_newest")
+        .table(C::Table)
+        .col(C::Id)
+        .to_owned();
+    let mut all = vec![by_window];
+    all.extend(indexes_of_due_reports());
+    all.extend([by_event, by_run, newest]);
+    all
+}
+
+fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
+    use UsageReports as C;
     // Reports that the sender has to send or check at once. Those that wait are in another index, by the end of the wait.
     let due = Index::create()
         .name("usage_reports_due")
@@ -199,38 +228,7 @@ fn usage_report_indexes() -> [IndexCreateStatement; 9] {
         .col(C::Id)
         .and_where(Expr::col(C::State).eq("unknown"))
         .to_owned();
-    // Which minutes have an event of a customer and meter already.
-    let by_event = Index::create()
-        .name("usage_reports_by_event")
-        .table(C::Table)
-        .col(C::Customer)
-        .col(C::Meter)
-        .col(C::EventTimestamp)
-        .and_where(Expr::col(C::EventTimestamp).is_not_null())
-        .to_owned();
-    let by_run = Index::create()
-        .name("usage_reports_by_run")
-        .table(C::Table)
-        .col(C::RunId)
-        .col(C::Id)
-        .and_where(Expr::col(C::RunId).is_not_null())
-        .to_owned();
-    let newest = Index::create()
-        .name("usage_reports_newest")
-        .table(C::Table)
-        .col(C::Id)
-        .to_owned();
-    [
-        by_window,
-        due,
-        waiting,
-        due_by_account,
-        due_by_age,
-        unknown,
-        by_event,
-        by_run,
-        newest,
-    ]
+    [due, waiting, due_by_account, due_by_age, unknown]
 }
 
 async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
