@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 39] = [
+const TESTS: [(&str, &str); 40] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -125,6 +125,10 @@ const TESTS: [(&str, &str); 39] = [
     (
         "subscriptions::finalized_invoices",
         "a_period_that_ended_during_downtime_is_billed",
+    ),
+    (
+        "subscriptions::late_usage",
+        "late_usage_after_a_change_needs_a_decision",
     ),
     (
         "subscriptions::late_usage",

@@ -116,7 +116,7 @@ fn sends(line: &str) -> bool {
                 .any(|known| connection.starts_with(known))
         })
     };
-    RAW.iter().any(|call| line.contains(call)) || BUILT.iter().any(|call| is_built(call))
+    RAW.iter().any(|call| line.contains(call)) || BUILT.iter().any(is_built)
 }
 
 #[test]
