@@ -24,8 +24,9 @@ use crate::{
     stripe::{Failure, Stripe, subscriptions::Subscription},
 };
 
-/// How much later than a subscription its first items may be created.
-const FIRST_ITEMS_MS: Millis = 2 * SECOND_MS;
+/// How much later than a subscription its first items may be created. Less than the two seconds that a plan change waits:
+/// its new items charge from the change on.
+const FIRST_ITEMS_MS: Millis = SECOND_MS;
 /// The number of customers that one job reads from Stripe concurrently.
 const SYNCS_AT_ONCE: usize = 8;
 
