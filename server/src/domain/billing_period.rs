@@ -14,7 +14,7 @@ pub struct BillingPeriod {
     pub item: String,
     /// Its first moment.
     pub period_start: Millis,
-    /// Its bound.
+    /// The first moment after it.
     pub period_end: Millis,
     /// When it was recorded.
     pub recorded_at: Millis,

@@ -116,7 +116,7 @@ impl State {
 /// A change of a report's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// It is closed. The links at its window's start decide its billing.
+    /// It is closed. The links at the time of its first increment decide its billing.
     Close(BillingTarget),
     /// The account's links changed for the time of its first increment.
     Relink(BillingTarget),

@@ -260,7 +260,7 @@ impl Store {
         Ok(tables)
     }
 
-    /// The state of the report schedule. Unlike [`Store::last_run_at`], it writes nothing.
+    /// The state of the report schedule. It writes nothing.
     pub(crate) async fn last_scheduled_run(&self, job: &str, now: Millis) -> Result<LastRun> {
         let lease = lease::Entity::find_by_id(job).one(&self.reader).await?;
         let last = report_run::Entity::find()

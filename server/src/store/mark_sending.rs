@@ -174,7 +174,6 @@ async fn mark(
     }))
 }
 
-/// The next step of a report that does not wait.
 /// Records the transition of a report that is not sent, if the report is still as it was read.
 async fn record_skip(
     tx: &Transaction,

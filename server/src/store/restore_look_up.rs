@@ -439,7 +439,7 @@ async fn split_off(
         .map(|_| ())
 }
 
-/// The timestamp of a report's event, which is the one that it would have got. It is then in the right hour.
+/// The timestamp of a report's event: that of its request, else one in the hour in which the look-up found it.
 fn stamp(report: &Report, taken: &mut Vec<Millis>, now: Millis) -> Millis {
     let stamp = report.event_timestamp.unwrap_or_else(|| {
         let start = report.bill_at.unwrap_or(report.window_start);

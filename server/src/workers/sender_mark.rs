@@ -105,7 +105,7 @@ impl SenderMark {
             self.checked_at = None;
             return Checked::Failed(failure);
         }
-        // A restricted key without the permission, or 50 entries in the metadata: as before there were marks.
+        // A restricted key without the permission, or 50 entries in the metadata: usage is sent without marks.
         if !self.has_warned {
             tracing::warn!(
                 why = failure.message(),
@@ -172,7 +172,7 @@ async fn write(
         written_at: now,
     };
     for product in products {
-        // A replica that was paused here would write an old mark over a newer one.
+        // A replica that was suspended here would write an old mark over a newer one.
         if !requests.is_valid(begun).await {
             let why = "the replica was paused before it had written its mark";
             return Ok(Err(Failure::NoAnswer(why.to_owned())));
