@@ -1,14 +1,14 @@
 //! Queries of reconciliation: accounts that are or were billed, their billing periods, and their reports.
 
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 
 use super::{
     Store,
     links::read_links_of,
     report_figures::{are_candidates, read_figures},
+    stripe_account::sent_since,
 };
 use crate::{
     domain::{
@@ -80,13 +80,14 @@ impl Store {
         Ok(read_figures(&self.reader, condition).await?)
     }
 
-    /// The accepted reports of a stream whose meter events are in an interval.
+    /// The reports of a stream whose meter events are in an interval, and that the present Stripe account accepted.
     pub(crate) async fn accepted_figures(
         &self,
         stream: &Stream,
         range: Interval,
     ) -> Result<Vec<ReportFigure>> {
-        let condition = Condition::all()
+        let adopted_at = self.sending().await?.adopted_at;
+        let condition = sent_since(adopted_at)
             .add(Column::Customer.eq(&stream.customer))
             .add(Column::Meter.eq(&stream.meter))
             .add(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))

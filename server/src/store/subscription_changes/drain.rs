@@ -22,6 +22,8 @@ use crate::{
         Store,
         close::close_account,
         report_figures::{are_candidates, read_figures},
+        sending::read_sending,
+        stripe_account::sent_since,
     },
 };
 
@@ -160,6 +162,8 @@ async fn sent_sum(
     range: Interval,
 ) -> std::result::Result<SentSum, DbErr> {
     use usage_report::Column;
+    // Stripe's totals include nothing that another account accepted before the present one was adopted.
+    let adopted_at = read_sending(db).await?.adopted_at;
     let row: Option<(i64, Option<i64>, Option<i64>)> = usage_report::Entity::find()
         .select_only()
         .column_as(Column::Id.count(), "reports")
@@ -173,6 +177,7 @@ async fn sent_sum(
         .filter(Column::EventTimestamp.gte(range.start))
         .filter(Column::EventTimestamp.lt(range.end))
         .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
+        .filter(sent_since(adopted_at))
         .into_tuple()
         .one(db)
         .await?;
