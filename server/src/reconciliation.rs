@@ -20,6 +20,7 @@ use crate::{
         period::month_around,
         report::State,
         report_figure::{ReportFigure, total},
+        start_of,
         stream::Stream,
         window::Interval,
     },
@@ -237,10 +238,12 @@ impl Reconciler {
         meter: &Meter,
     ) -> Result<std::result::Result<i64, String>> {
         let period = row.period;
-        let floor_to_minute = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
         let range = Interval {
-            start: floor_to_minute(period.start),
-            end: floor_to_minute(period.end.saturating_add(MINUTE_MS.saturating_sub(1))),
+            start: start_of(MINUTE_MS, period.start),
+            end: start_of(
+                MINUTE_MS,
+                period.end.saturating_add(MINUTE_MS.saturating_sub(1)),
+            ),
         };
         self.rate.until_ready().await;
         let stripe_total = match stripe.total(&meter.event_name, &row.customer, range).await {

@@ -11,6 +11,7 @@ use crate::{
         DAY_MS, HOUR_MS, Millis,
         report::Report,
         restore::{AtStripe, decide_hour},
+        start_of,
         stream::Stream,
         window::Interval,
     },
@@ -194,7 +195,7 @@ impl ComparedHour {
 
 /// The hours from the one that contains a time to the one after now.
 pub(crate) fn hours_since(at: Millis, now: Millis) -> Interval {
-    let start = |at: Millis| at.saturating_sub(at.rem_euclid(HOUR_MS));
+    let start = |at: Millis| start_of(HOUR_MS, at);
     Interval {
         start: start(at),
         end: start(now).saturating_add(HOUR_MS),

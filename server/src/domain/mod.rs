@@ -42,3 +42,8 @@ pub const MINUTE_MS: Millis = 60 * SECOND_MS;
 pub const HOUR_MS: Millis = 60 * MINUTE_MS;
 /// One day.
 pub const DAY_MS: Millis = 24 * HOUR_MS;
+
+/// The start of the unit, such as [`HOUR_MS`], that contains a time.
+pub(crate) fn start_of(unit: Millis, at: Millis) -> Millis {
+    at.saturating_sub(at.rem_euclid(unit))
+}

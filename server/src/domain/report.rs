@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use super::{
-    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, stream::Stream,
+    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, start_of,
+    stream::Stream,
 };
 
 /// Stripe's largest quantity in one meter event: fifteen digits.
@@ -282,7 +283,7 @@ impl Report {
             .event_timestamp
             .or(self.bill_at)
             .unwrap_or_else(|| Ord::max(self.first_at, self.window_start));
-        at.saturating_sub(at.rem_euclid(HOUR_MS))
+        start_of(HOUR_MS, at)
     }
 }
 

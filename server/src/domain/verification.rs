@@ -14,6 +14,7 @@ use super::{
     DAY_MS, MINUTE_MS, Millis,
     clock_check::is_ahead,
     report::{Report, State, Transition},
+    start_of,
 };
 
 /// How long after acceptance Stripe's totals may omit an event before it counts as missing.
@@ -187,7 +188,7 @@ pub struct VerifiedDay {
 
 /// The first moment of the UTC day that contains `at`.
 pub fn day_of(at: Millis) -> Millis {
-    at.saturating_sub(at.rem_euclid(DAY_MS))
+    start_of(DAY_MS, at)
 }
 
 /// Whether a day with unconfirmed events is to be verified now. `oldest_reported_at` is when Stripe accepted the first

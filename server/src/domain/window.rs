@@ -1,6 +1,6 @@
 //! Windows: the intervals between slot edges and boundaries. No usage report spans two invoices.
 
-use super::{MINUTE_MS, Millis, SECOND_MS};
+use super::{MINUTE_MS, Millis, SECOND_MS, start_of};
 
 /// A half-open interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +34,7 @@ impl Interval {
 
 /// The UTC minute that contains `at`. It is the smallest range of which Stripe has a total.
 pub fn minute_of(at: Millis) -> Interval {
-    let start = at.saturating_sub(at.rem_euclid(MINUTE_MS));
+    let start = start_of(MINUTE_MS, at);
     Interval {
         start,
         end: start.saturating_add(MINUTE_MS),
@@ -69,7 +69,7 @@ impl Slots {
 
     /// The slot around a moment.
     pub fn around(self, at: Millis) -> Interval {
-        let start = at.saturating_sub(at.rem_euclid(self.width_ms));
+        let start = start_of(self.width_ms, at);
         Interval {
             start,
             end: start.saturating_add(self.width_ms),
@@ -116,24 +116,23 @@ impl Boundaries {
 /// one event shows whether that event arrived. If there is none, it is the window's first whole second, so that the
 /// event is never before a boundary. If the window contains no whole second, it is the second that contains the window.
 pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
-    let floor = |at: Millis, unit: Millis| at.saturating_sub(at.rem_euclid(unit));
-    let first = floor(
-        window.start.saturating_add(MINUTE_MS.saturating_sub(1)),
+    let first = start_of(
         MINUTE_MS,
+        window.start.saturating_add(MINUTE_MS.saturating_sub(1)),
     );
     let minutes = std::iter::successors(Some(first), |minute| minute.checked_add(MINUTE_MS));
     minutes
         .take_while(|minute| *minute < window.end && *minute <= latest)
         .find(|minute| !taken.contains(minute))
         .unwrap_or_else(|| {
-            let second = floor(
-                window.start.saturating_add(SECOND_MS.saturating_sub(1)),
+            let second = start_of(
                 SECOND_MS,
+                window.start.saturating_add(SECOND_MS.saturating_sub(1)),
             );
             if second < window.end {
                 second
             } else {
-                floor(window.start, SECOND_MS)
+                start_of(SECOND_MS, window.start)
             }
         })
 }

@@ -10,7 +10,9 @@ use super::{
     Store,
     boundaries::bump_version,
     connection::Transaction,
-    links::{find_account, first_free_instant, insert_link, read_links_of, taken_until},
+    links::{
+        account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
+    },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     subscriptions::record_snapshot,
     unfinished_changes::has_unfinished,
@@ -175,7 +177,7 @@ impl Store {
                 let last = periods.iter().rfind(|period| {
                     period.account_id == row.account_id && period.recorded_at >= row.recorded_at
                 });
-                account(row, last)
+                account_of(row, last)
             })
             .collect())
     }
@@ -223,16 +225,6 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
         given: given.clone(),
         actual,
     })
-}
-
-/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
-/// another customer or subscription.
-fn account(row: account_link::Model, period: Option<&billing_period::Model>) -> Account {
-    Account {
-        id: row.account_id.clone(),
-        link: row.into(),
-        current_period: period.map(interval),
-    }
 }
 
 /// Assigns the new customer to the account, and releases the old one. A customer belongs to one account at a time.

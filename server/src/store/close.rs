@@ -9,7 +9,9 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, links::read_links, reports::in_scope, send::at_once};
+use super::{
+    Store, connection::Transaction, links::read_links, report_states::at_once, reports::in_scope,
+};
 use crate::{
     domain::{
         MINUTE_MS, Millis,

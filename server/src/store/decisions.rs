@@ -15,7 +15,7 @@ use super::{
     connection::Transaction,
     corrections::{Change, check_stays_above},
     links::read_links_of,
-    send::at_once,
+    report_states::at_once,
     sending::{Sending, read_sending},
 };
 use crate::{

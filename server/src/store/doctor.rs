@@ -8,7 +8,10 @@ use sea_orm::{
     sea_query::{Alias, Expr, ExprTrait as _, Func, Query},
 };
 
-use super::{Store, reports::is_in_state, send::is_due};
+use super::{
+    Store,
+    report_states::{is_due, is_in_state},
+};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis,

@@ -52,8 +52,7 @@ pub(super) async fn read_links_of(
     Ok(links.remove(account_id).unwrap_or_default())
 }
 
-/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
-/// another customer or subscription.
+/// An account, by its latest link.
 pub(super) async fn find_account(
     db: &impl ConnectionTrait,
     account_id: &AccountId,
@@ -70,14 +69,23 @@ pub(super) async fn find_account(
         .order_by_desc(billing_period::Column::PeriodStart)
         .one(db)
         .await?;
-    Ok(Some(Account {
-        id: account_id.clone(),
+    Ok(Some(account_of(row, period.as_ref())))
+}
+
+/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
+/// another customer or subscription.
+pub(super) fn account_of(
+    row: account_link::Model,
+    period: Option<&billing_period::Model>,
+) -> Account {
+    Account {
+        id: row.account_id.clone(),
         link: row.into(),
         current_period: period.map(|period| Interval {
             start: period.period_start,
             end: period.period_end,
         }),
-    }))
+    }
 }
 
 /// Records a link with the next version.

@@ -11,7 +11,8 @@ use super::{
     billing_context::{lock_contexts, postpone, request_syncs},
     boundaries::read_boundaries,
     connection::Transaction,
-    send::{Rules, Task, at_once},
+    report_states::at_once,
+    send::{Rules, Task},
     sending::restored_at,
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
         invoice_deadline::{SendDecision, decide},
         next_step::{NextStep, Skip, next_step, skip_if_too_old},
         report::{Report, State, Transition},
+        start_of,
         window::{Interval, Slots, event_timestamp, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -213,10 +215,7 @@ async fn choose_timestamp(
     };
     let mut window = match report.bill_at {
         Some(at) => Interval {
-            start: Ord::max(
-                around(at).start,
-                at.saturating_sub(at.rem_euclid(SECOND_MS)),
-            ),
+            start: Ord::max(around(at).start, start_of(SECOND_MS, at)),
             end: around(at).end,
         },
         None => around(report.first_at).intersection(Interval {

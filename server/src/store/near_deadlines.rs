@@ -5,7 +5,11 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, billing_context::read_contexts};
+use super::{
+    Store,
+    billing_context::read_contexts,
+    report_states::{is_due, state_in},
+};
 use crate::{
     domain::{
         MINUTE_MS, Millis,
@@ -35,7 +39,7 @@ impl Store {
         // Reads the unsent reports of accounts with such a draft. Which of them the draft would charge is decided below.
         let unsent = format!(
             "r.account_id = p.account_id AND r.meter = p.meter AND {}",
-            are_in(states, "r.")
+            state_in(states)
         );
         let (reports, condition) = if self.backend() == DbBackend::Postgres {
             let reports =
@@ -74,18 +78,9 @@ impl Store {
     pub(crate) async fn near_age_limit(&self, now: Millis) -> Result<u64> {
         let oldest = now.saturating_sub(CLOSE_AT_ONCE_MS);
         Ok(usage_report::Entity::find()
-            .filter(Expr::cust(are_in(&State::DUE, "")))
+            .filter(is_due())
             .filter(Expr::col(usage_report::Column::WindowStart).lt(oldest))
             .count(&self.reader)
             .await?)
     }
-}
-
-/// The condition with the states as literals: both engines use a partial index only for one without bound values.
-fn are_in(states: &[State], table: &str) -> String {
-    let names: Vec<String> = states
-        .iter()
-        .map(|state| format!("'{}'", state.name()))
-        .collect();
-    format!("{table}state IN ({})", names.join(", "))
 }

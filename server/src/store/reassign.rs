@@ -7,7 +7,7 @@ use sea_orm::{
 
 use super::{
     boundaries::read_boundaries, close::close_reports, connection::Transaction,
-    links::read_links_of, send::at_once,
+    links::read_links_of, report_states::at_once,
 };
 use crate::{
     domain::{

@@ -12,7 +12,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, links::read_links, rows};
+use super::{Store, links::read_links, report_states::is_in_state, rows};
 use crate::{
     domain::{
         Millis,
@@ -180,14 +180,6 @@ impl Store {
         let accounts = reports.iter().map(|report| &report.account_id);
         Ok(read_links(&self.reader, accounts).await?)
     }
-}
-
-/// Whether a report is in one of some states. It must equal the expression of the index, or the index is not used.
-pub(super) fn is_in_state(states: &[State]) -> Expr {
-    let texts = states
-        .iter()
-        .map(|state| UsageReportState::from(*state).to_value());
-    Expr::cust("state || ''").is_in(texts)
 }
 
 /// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition

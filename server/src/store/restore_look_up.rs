@@ -12,7 +12,13 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, connection::Transaction, rows, send::at_once, stripe_account::sent_since};
+use super::{
+    Store,
+    connection::Transaction,
+    report_states::{at_once, state_in},
+    rows,
+    stripe_account::sent_since,
+};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -299,8 +305,7 @@ fn candidates(
 ) -> Select<usage_report::Entity> {
     usage_report::Entity::find()
         .filter(sent_since(adopted_at))
-        // A literal: both engines use a partial index only for a condition without bound values.
-        .filter(Expr::cust("state = 'unknown'"))
+        .filter(Expr::cust(state_in(&[State::Unknown])))
         .filter(Column::Customer.eq(&stream.customer))
         .filter(Column::Meter.eq(&stream.meter))
         .filter(Column::FirstAt.lt(restored_at))

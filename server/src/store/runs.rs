@@ -7,7 +7,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, heartbeat::is_abandoned, reports::in_scope, send::is_due};
+use super::{Store, heartbeat::is_abandoned, report_states::is_due, reports::in_scope};
 use crate::{
     domain::{
         Millis,

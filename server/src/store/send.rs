@@ -10,7 +10,12 @@ use sea_orm::{
 };
 
 use super::{
-    Store, connection::Transaction, database_clock::due_bounds, reports::in_scope, rows,
+    Store,
+    connection::Transaction,
+    database_clock::due_bounds,
+    report_states::{at_once, is_due, state_in},
+    reports::in_scope,
+    rows,
     stripe_account::sent_since,
 };
 use crate::{
@@ -77,7 +82,7 @@ pub(crate) struct SendResult {
 impl Store {
     /// Makes reports due whose wait has ended, at most a thousand. Those that still wait are not read.
     pub(crate) async fn end_waits(&self, now: Millis) -> Result<()> {
-        let due = due_condition();
+        let due = state_in(&State::DUE);
         for (comparison, bound) in due_bounds(now) {
             let ended = |place: &str| {
                 format!(
@@ -202,24 +207,6 @@ impl Store {
         tx.commit().await?;
         Ok(())
     }
-}
-
-/// The condition of reports that the sender has to send or check, now or later. The states are literals: both engines use
-/// a partial index only for a condition without bound values.
-pub(super) fn due_condition() -> String {
-    let states = State::DUE.map(|state| format!("'{}'", state.name()));
-    format!("state IN ({})", states.join(", "))
-}
-
-/// [`due_condition`] in a query.
-pub(super) fn is_due() -> Expr {
-    Expr::cust(due_condition())
-}
-
-/// The `next_attempt_at` of a report that does not wait. An index of these alone is in the order of streams: the sender
-/// reads none that wait.
-pub(super) fn at_once() -> Expr {
-    Expr::value(None::<i64>)
 }
 
 async fn record_result(

@@ -12,10 +12,13 @@ use super::{
     Store,
     close::{close_reports, open_reports},
     connection::Transaction,
-    send::{at_once, due_condition, is_due},
+    report_states::{at_once, is_due, state_in},
 };
 use crate::{
-    domain::{Millis, account_id::AccountId, sender_mark::OwnMarks, stripe_account::StripeAccount},
+    domain::{
+        Millis, account_id::AccountId, report::State, sender_mark::OwnMarks,
+        stripe_account::StripeAccount,
+    },
     entity::{
         commit, lease,
         sending::{self, Column},
@@ -95,7 +98,7 @@ impl Store {
     pub(crate) async fn explain_pause(&self, why: &str) -> Result<()> {
         let unexplained = format!(
             "{} AND customer IS NOT NULL AND last_error IS NULL",
-            due_condition()
+            state_in(&State::DUE)
         );
         // Usually there are none. To find out reads every report that waits, so counting must not wait meanwhile.
         let first = format!("SELECT 1 AS one FROM usage_reports WHERE {unexplained} LIMIT 1");

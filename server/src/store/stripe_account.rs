@@ -6,7 +6,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, sending::Sending};
+use super::{Store, report_states::state_in, sending::Sending};
 use crate::{
     domain::{
         Millis,
@@ -90,20 +90,24 @@ impl Store {
 
     /// What becomes of the usage of each account and meter when another Stripe account is adopted.
     pub(crate) async fn adoption_totals(&self, limit: u64) -> Result<Vec<AdoptionTotals>> {
+        let sending = state_in(&[State::Sending]);
+        let confirmed = state_in(&[State::Confirmed]);
+        // They arrived at Stripe or may have, and its totals were not seen to include them.
+        let may_have_arrived = format!(
+            "{} OR ({sending} AND first_sent_at IS NOT NULL)",
+            state_in(&[State::Accepted, State::Missing, State::Unknown])
+        );
+        let unsent = format!(
+            "{} OR ({sending} AND first_sent_at IS NULL)",
+            state_in(&[State::Open, State::Closed, State::NoCustomer])
+        );
+        let undecided = state_in(&[State::Rejected, State::CustomerDeleted, State::TooLate]);
         let sums = [
-            ("state = 'confirmed'", "quantity", "confirmed"),
-            (MAY_HAVE_ARRIVED, "quantity", "unconfirmed"),
-            (MAY_HAVE_ARRIVED, "1", "unconfirmed_reports"),
-            (
-                "state IN ('open', 'closed', 'no_customer') OR (state = 'sending' AND first_sent_at IS NULL)",
-                "quantity",
-                "unsent",
-            ),
-            (
-                "state IN ('rejected', 'customer_deleted', 'too_late')",
-                "quantity",
-                "undecided",
-            ),
+            (confirmed, "quantity", "confirmed"),
+            (may_have_arrived.clone(), "quantity", "unconfirmed"),
+            (may_have_arrived, "1", "unconfirmed_reports"),
+            (unsent, "quantity", "unsent"),
+            (undecided, "quantity", "undecided"),
         ]
         .map(|(condition, value, name)| {
             format!(
@@ -161,9 +165,6 @@ impl Store {
         Ok(())
     }
 }
-
-/// Reports in these states have arrived at Stripe or may have, and its totals were not seen to include them.
-const MAY_HAVE_ARRIVED: &str = "state IN ('accepted', 'missing', 'unknown') OR (state = 'sending' AND first_sent_at IS NOT NULL)";
 
 /// Reports that did not go to a Stripe account from before the adoption of the present one.
 pub(super) fn sent_since(adopted_at: Option<Millis>) -> Condition {

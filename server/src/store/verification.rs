@@ -7,7 +7,9 @@ use sea_orm::{
     sea_query::{Expr, OnConflict},
 };
 
-use super::{Store, connection::Transaction, rows, stripe_account::sent_since};
+use super::{
+    Store, connection::Transaction, report_states::state_in, rows, stripe_account::sent_since,
+};
 use crate::{
     domain::{
         Millis,
@@ -63,14 +65,17 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<UnverifiedDay>> {
         let (customer, meter) = after.map_or(("", ""), |stream| (&stream.customer, &stream.meter));
-        // The states are literals: both engines use a partial index only for a condition without bound values.
-        let sql = "SELECT customer, meter, (event_timestamp / 86400000) AS day_number, \
+        let accepted = state_in(&[State::Accepted]);
+        let unconfirmed = state_in(&[State::Accepted, State::Missing]);
+        let sql = format!(
+            "SELECT customer, meter, (event_timestamp / 86400000) AS day_number, \
              (event_timestamp / 86400000) * 86400000 AS day, \
-             MIN(CASE WHEN state = 'accepted' THEN reported_at END) AS oldest_at \
-             FROM usage_reports WHERE state IN ('accepted', 'missing') AND event_timestamp >= $1 \
+             MIN(CASE WHEN {accepted} THEN reported_at END) AS oldest_at \
+             FROM usage_reports WHERE {unconfirmed} AND event_timestamp >= $1 \
              AND (customer, meter) > ($2, $3) AND COALESCE(reported_at, first_sent_at, $5) >= $5 \
              GROUP BY customer, meter, (event_timestamp / 86400000) \
-             ORDER BY customer, meter, day_number LIMIT $4";
+             ORDER BY customer, meter, day_number LIMIT $4"
+        );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         // What went to an earlier Stripe account is not in the totals of the present one.
         let adopted_at = self.sending().await?.adopted_at.unwrap_or(0);

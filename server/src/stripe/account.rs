@@ -2,10 +2,14 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use stripe::StripeError;
 use stripe_billing::billing_meter::RetrieveBillingMeter;
 
-use super::{Failure, Stripe, failure, key_check::find_account_id, timed};
+use super::{
+    Failure, Stripe,
+    failure::{failure, is_missing_object},
+    key_check::find_account_id,
+    timed,
+};
 use crate::domain::stripe_account::is_live_key;
 
 /// Lets requests through, or answers them with a failure. Open at first: a command opens or closes nothing.
@@ -69,7 +73,7 @@ impl Stripe {
         let request = RetrieveBillingMeter::new(meter);
         match timed("meters", request.send(&self.client)).await {
             Ok(meter) => Ok(Some(meter.livemode)),
-            Err(error) if is_no_such_object(&error) => Ok(None),
+            Err(error) if is_missing_object(&error) => Ok(None),
             Err(error) => Err(failure(&error)),
         }
     }
@@ -87,10 +91,4 @@ impl Stripe {
     pub(crate) fn is_live_key(&self) -> Option<bool> {
         is_live_key(&self.secret_key)
     }
-}
-
-/// Not any 404: a wrong base URL has one too.
-fn is_no_such_object(error: &StripeError) -> bool {
-    matches!(error, StripeError::Stripe(api, _)
-        if api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
 }

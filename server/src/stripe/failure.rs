@@ -51,10 +51,15 @@ impl Failure {
     }
 }
 
-/// Whether the error says that the object does not exist.
+/// Whether the error says that the object does not exist. Not any 404 does: a wrong base URL has one too.
+pub(super) fn is_missing_object(error: &StripeError) -> bool {
+    matches!(error, StripeError::Stripe(api, _)
+        if api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
+}
+
+/// Whether the error is a 404, or says that the object does not exist.
 pub(super) fn is_not_found(error: &StripeError) -> bool {
-    matches!(error, StripeError::Stripe(api, status) if *status == 404
-        || api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
+    is_missing_object(error) || matches!(error, StripeError::Stripe(_, 404))
 }
 
 pub(super) fn message_contains(error: &StripeError, text: &str) -> bool {

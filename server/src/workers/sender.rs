@@ -148,7 +148,7 @@ impl Sender {
         let mut seen_all = true;
         let mut last = None;
         for report in page {
-            let Some(stream) = stream_of(&report) else {
+            let Some(stream) = report.stream() else {
                 continue;
             };
             if self.in_progress.has(&stream) || streams.contains(&stream) {
@@ -170,7 +170,7 @@ impl Sender {
     fn start(&mut self, task: Task, mark: Mark) {
         let (Task::Send { report, .. } | Task::CheckDelivery(report) | Task::LookUp { report, .. }) =
             &task;
-        let Some(stream) = stream_of(report) else {
+        let Some(stream) = report.stream() else {
             return;
         };
         let (requests, rate) = (self.requests.clone(), Arc::clone(&self.rate));
@@ -312,11 +312,4 @@ impl Job for Sender {
             tracing::error!(%error, "the results of the last requests could not be recorded; their reports are checked later");
         }
     }
-}
-
-fn stream_of(report: &Report) -> Option<Stream> {
-    Some(Stream {
-        customer: report.customer.clone()?,
-        meter: report.meter.clone(),
-    })
 }

@@ -174,7 +174,7 @@ async fn write(
     for product in products {
         // A replica that was suspended here would write an old mark over a newer one.
         if !requests.is_valid(begun).await {
-            let why = "the replica was paused before it had written its mark";
+            let why = "the replica was suspended before it had written its mark";
             return Ok(Err(Failure::NoAnswer(why.to_owned())));
         }
         if let Err(failure) = requests.stripe.write_mark(&product.id, &stored).await {

@@ -3,9 +3,9 @@
 use super::SubscriptionChanges;
 use crate::{
     domain::{
-        MINUTE_MS, Millis, account_id::AccountId, report_figure::Outstanding, stream::Stream,
-        subscription::SubscriptionSnapshot, subscription_change::SubscriptionChange,
-        window::Interval,
+        MINUTE_MS, Millis, account_id::AccountId, report_figure::Outstanding, start_of,
+        stream::Stream, subscription::SubscriptionSnapshot,
+        subscription_change::SubscriptionChange, window::Interval,
     },
     error::Result,
     store::subscription_changes::ShownAtStripe,
@@ -100,9 +100,11 @@ impl SubscriptionChanges {
 
 /// The whole minutes that contain an interval. Stripe's totals cover whole minutes.
 fn minutes(interval: Interval) -> Interval {
-    let floor = |at: Millis| at.saturating_sub(at.rem_euclid(MINUTE_MS));
     Interval {
-        start: floor(interval.start),
-        end: floor(interval.end.saturating_add(MINUTE_MS).saturating_sub(1)),
+        start: start_of(MINUTE_MS, interval.start),
+        end: start_of(
+            MINUTE_MS,
+            interval.end.saturating_add(MINUTE_MS).saturating_sub(1),
+        ),
     }
 }
