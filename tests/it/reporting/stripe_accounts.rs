@@ -2,10 +2,16 @@
 
 use chrono::TimeDelta;
 use fake_stripe::{FakeStripe, Fault, Settings};
-use usage_client::{ForceReport, Increment, ReportState, ResolveAction, ResolveReport};
+use usage_client::{
+    ChangePlan, ForceReport, Increment, PutAccount, ReportState, ResolveAction, ResolveReport,
+};
 use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
 
-use crate::support::world::{Server, World, hours_ago, on_both_engines, on_postgres, within};
+use crate::support::world::{
+    Server, World, at,
+    billing::{BASIC, PRO},
+    hours_ago, on_both_engines, on_postgres, within,
+};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const ADOPT: &str = "usage-server adopt-stripe-account";
@@ -16,6 +22,7 @@ on_both_engines!(
     what_the_former_account_may_have_is_never_sent_again,
     a_restricted_key_is_recognised_by_its_meter,
     nothing_is_sent_before_the_account_is_known,
+    a_plan_change_after_an_adoption_charges_what_the_new_account_has,
 );
 
 on_postgres!(a_replica_with_another_account_sends_nothing);
@@ -320,6 +327,41 @@ async fn nothing_is_sent_before_the_account_is_known(mut world: World) {
     world.report_all().await;
     world.wait_until_sent("acct").await;
     assert_eq!(own_total(&world).await, 8);
+    world.finish().await;
+}
+
+async fn a_plan_change_after_an_adoption_charges_what_the_new_account_has(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.with_prices_at(now).await;
+    let former = other_account().await;
+    let now_ms = now.timestamp_millis();
+    former.control().set_clock(now_ms).await.unwrap();
+    use_key_of(&mut world, &former).await;
+    let start = at("2027-03-10T13:12:34Z");
+    let put = PutAccount::stripe("acct", "cus_acct").bill_from(start);
+    world.client().put_account(put).await.unwrap();
+    world.count("acct", 7, now - TimeDelta::minutes(9)).await;
+    world.report_all().await;
+    assert_eq!(total(&former).await, 7);
+    // The customer moves to the other account, with a subscription that began before that usage.
+    world.subscribe("acct", &[BASIC], start).await;
+    use_own_key(&mut world).await;
+    world.stop().await;
+    assert!(world.adopt(true).await.0);
+    world.start_server().await;
+    // Later the account is synced again.
+    let now = now + TimeDelta::hours(2);
+    world.move_clocks(now).await;
+    world
+        .wait_until_subscription("acct", |known| known.id == "sub_acct")
+        .await;
+    world.count("acct", 4, now).await;
+    let client = world.client();
+    let change = client.change_plan(ChangePlan::new("acct", PRO));
+    let changed = world.while_clock_moves(change).await;
+    assert!(changed.unwrap().change.is_some());
+    world.assert_invoiced(&[4]).await;
+    former.stop().await;
     world.finish().await;
 }
 
