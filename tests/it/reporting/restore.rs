@@ -15,6 +15,7 @@ on_both_engines!(
     a_restore_after_1_hour_bills_nothing_twice,
     a_restore_after_25_hours_bills_nothing_twice,
     a_restore_after_40_hours_bills_nothing_twice,
+    usage_of_a_week_after_the_backup_is_not_billed_twice,
     a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent,
     sending_stays_paused_until_a_restore_is_confirmed,
     a_dry_run_changes_nothing,
@@ -187,6 +188,32 @@ async fn a_restore_after_25_hours_bills_nothing_twice(world: World) {
 
 async fn a_restore_after_40_hours_bills_nothing_twice(world: World) {
     restored_after(world, 40).await;
+}
+
+async fn usage_of_a_week_after_the_backup_is_not_billed_twice(mut world: World) {
+    world.freeze(backup_at()).await;
+    world.stripe().create_customer("cus_later").await.unwrap();
+    link(&world, "later").await;
+    count(&world, "later", "a", 1, -10).await;
+    world.report_all().await;
+    let backup = world.back_up().await;
+    let week = TimeDelta::days(7);
+    world.move_clocks(backup_at() + week).await;
+    count(&world, "later", "b", 6, week.num_minutes() - 90).await;
+    world.report_all().await;
+    assert_eq!(world.stripe_total("cus_later", "api_calls").await, 7);
+    world.put_back(&backup).await;
+    let (is_done, printed) = restore(&world, true, false).await;
+    assert!(is_done, "{printed}");
+    let found = "6 units that the database lacks";
+    assert!(printed.contains(found), "{printed}");
+    world.start_server().await;
+    count(&world, "later", "b", 6, week.num_minutes() - 90).await;
+    world.report_all().await;
+    world.wait_until_all_sent().await;
+    assert_eq!(world.stripe_total("cus_later", "api_calls").await, 7);
+    assert_eq!(world.usage("later").await.0, 7);
+    world.finish().await;
 }
 
 /// The doctor's line of a check.

@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use fake_stripe::{FakeStripe, Fault, Settings};
 use usage_client::{
-    ChangePlan, ForceReport, Increment, PutAccount, ReportState, ResolveAction, ResolveReport,
+    ChangePlan, ForceReport, Increment, PutAccount, Reconcile, ReportState, ResolveAction,
+    ResolveReport,
 };
 use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
 
@@ -138,6 +139,9 @@ async fn adopt_after_nothing_was_sent(mut world: World, other: FakeStripe, names
     wait_until_held(&world, ADOPT).await;
     assert_eq!(total(&other).await, 0);
     assert_eq!(world.usage("acct").await, (8, 5, 3, 0), "counting goes on");
+    let reconciled = world.client().reconcile(Reconcile::new()).await.unwrap();
+    let shown = reconciled.rows[0].stripe_total.clone();
+    assert!(shown.unwrap_err().contains(ADOPT));
     assert_only_identified(&other).await;
     let (severity, line) = doctor_says(&world, None, "stripe account").await;
     assert_eq!(severity, Severity::Bad, "{line}");
