@@ -107,11 +107,13 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
         .col(S::Subscription)
         .and_where(Expr::col(S::EndedAt).is_null())
         .to_owned();
+    // Those that will end, by that time.
     let cancelled = Index::create()
         .name("subscriptions_by_cancel")
         .table(S::Table)
         .col(S::CancelAt)
         .and_where(Expr::col(S::CancelAt).is_not_null())
+        .and_where(Expr::col(S::EndedAt).is_null())
         .to_owned();
     for index in [
         by_customer,

@@ -131,7 +131,7 @@ const UNVERIFIED: &str = "CREATE INDEX usage_reports_unverified ON usage_reports
     (customer, meter, (event_timestamp / 86400000)) WHERE state IN ('accepted', 'missing')";
 /// Corrections, and what Stripe was found to have already. They are few.
 const OTHER_KINDS: &str =
-    "CREATE INDEX usage_reports_other_kinds ON usage_reports (id) WHERE kind <> 'usage'";
+    "CREATE INDEX usage_reports_other_kinds ON usage_reports (kind, id) WHERE kind <> 'usage'";
 
 /// At most one open report for each window, any number of closed ones. The window comes before the meter, because
 /// ended windows of an account are looked for.
