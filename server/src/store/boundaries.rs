@@ -8,7 +8,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::connection::Transaction;
+use super::{connection::Transaction, unindexed};
 use crate::{
     domain::{Millis, account_id::AccountId, billing_period::RELEVANT_MS, window::Boundaries},
     entity::{account_link, billing_period, boundary_version},
@@ -91,7 +91,7 @@ pub(super) async fn read_boundaries(
     }
     let periods = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.is_in(accounts))
-        .filter(billing_period::Column::PeriodEnd.gte(oldest))
+        .filter(unindexed(billing_period::Column::PeriodEnd).gte(oldest))
         .all(db)
         .await?;
     for period in periods {

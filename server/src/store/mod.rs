@@ -56,7 +56,9 @@ pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
-use sea_orm::{ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{
+    ColumnTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, Statement, sea_query::Expr,
+};
 use tokio::{sync::Semaphore, time::timeout};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
@@ -276,6 +278,12 @@ impl Store {
         tx.keep(permit);
         Ok(tx)
     }
+}
+
+/// A number of a row that was found by other columns. PostgreSQL would also read the index of this column, of all accounts:
+/// no index has this expression.
+fn unindexed(column: impl ColumnTrait) -> Expr {
+    Expr::cust(format!("{} + 0", column.as_str()))
 }
 
 async fn lock(tx: &impl ConnectionTrait, sql: &str, key: i64) -> Result<(), DbErr> {

@@ -3,8 +3,10 @@
 mod drain;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, sea_query::Expr,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use super::{
     rows,
     subscriptions::record_change,
     unfinished_changes::find_unfinished,
+    unindexed,
 };
 use crate::{
     domain::{
@@ -197,7 +200,7 @@ impl Store {
             .filter(billing_period::Column::AccountId.eq(&seen.account_id))
             .filter(billing_period::Column::Subscription.eq(&seen.subscription))
             .filter(billing_period::Column::Item.is_not_in(kept))
-            .filter(billing_period::Column::PeriodEnd.gt(boundary))
+            .filter(unindexed(billing_period::Column::PeriodEnd).gt(boundary))
             .all(&tx)
             .await?;
         for row in removed {

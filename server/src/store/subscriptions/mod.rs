@@ -13,7 +13,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, database_clock::due_ranges, links::read_links, rows};
+use super::{Store, database_clock::due_ranges, links::read_links, rows, unindexed};
 use crate::store::connection::Transaction;
 use crate::{
     domain::{
@@ -70,7 +70,9 @@ impl Store {
             .await?;
         let periods = billing_period::Entity::find()
             .filter(billing_period::Column::AccountId.is_in(accounts.iter().copied()))
-            .filter(billing_period::Column::PeriodEnd.gt(now.saturating_sub(RELEVANT_MS)))
+            .filter(
+                unindexed(billing_period::Column::PeriodEnd).gt(now.saturating_sub(RELEVANT_MS)),
+            )
             .all(&self.reader)
             .await?;
         let periods: Vec<BillingPeriod> = rows::all(periods);
