@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// The number of accounts in one query, whose plan is checked for no more.
+const ACCOUNTS_PER_QUERY: usize = 1_000;
+
 /// A billing period, and its subscription.
 #[derive(Debug, FromQueryResult)]
 struct PeriodRow {
@@ -109,10 +112,38 @@ pub(super) async fn read_contexts(
     db: &impl ConnectionTrait,
     reports: &[Report],
 ) -> Result<BillingContexts, DbErr> {
-    use billing_period::Column;
     let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
+    let accounts: Vec<&AccountId> = accounts.into_iter().collect();
     let meters: BTreeSet<&str> = reports.iter().map(|report| report.meter.as_str()).collect();
-    let rows = billing_period::Entity::find()
+    let mut contexts = BillingContexts::default();
+    for accounts in accounts.chunks(ACCOUNTS_PER_QUERY) {
+        for row in read_periods(db, accounts, &meters).await? {
+            let key = (row.account_id, row.customer, row.meter);
+            let period = InvoicePeriod {
+                interval: Interval {
+                    start: row.period_start,
+                    end: row.period_end,
+                },
+                bills_from: row.bills_from,
+                invoice_state: row.invoice_state.with_draft_end(row.draft_until),
+                subscription: row.subscription,
+                ended_at: row.ended_at,
+                synced_at: row.synced_at,
+                customer_deleted_at: row.customer_deleted_at,
+            };
+            contexts.periods.entry(key).or_default().push(period);
+        }
+    }
+    Ok(contexts)
+}
+
+async fn read_periods(
+    db: &impl ConnectionTrait,
+    accounts: &[&AccountId],
+    meters: &BTreeSet<&str>,
+) -> Result<Vec<PeriodRow>, DbErr> {
+    use billing_period::Column;
+    billing_period::Entity::find()
         .select_only()
         .columns([
             Column::AccountId,
@@ -129,29 +160,13 @@ pub(super) async fn read_contexts(
         .column(subscription::Column::SyncedAt)
         .column(subscription::Column::CustomerDeletedAt)
         .join(JoinType::InnerJoin, subscription_of_period())
-        .filter(Column::AccountId.is_in(accounts))
-        .filter(Column::Meter.is_in(meters))
+        .filter(Column::AccountId.is_in(accounts.iter().copied()))
+        // The same accounts: PostgreSQL would read all subscriptions instead.
+        .filter(subscription::Column::AccountId.is_in(accounts.iter().copied()))
+        .filter(Column::Meter.is_in(meters.iter().copied()))
         .into_model::<PeriodRow>()
         .all(db)
-        .await?;
-    let mut contexts = BillingContexts::default();
-    for row in rows {
-        let key = (row.account_id, row.customer, row.meter);
-        let period = InvoicePeriod {
-            interval: Interval {
-                start: row.period_start,
-                end: row.period_end,
-            },
-            bills_from: row.bills_from,
-            invoice_state: row.invoice_state.with_draft_end(row.draft_until),
-            subscription: row.subscription,
-            ended_at: row.ended_at,
-            synced_at: row.synced_at,
-            customer_deleted_at: row.customer_deleted_at,
-        };
-        contexts.periods.entry(key).or_default().push(period);
-    }
-    Ok(contexts)
+        .await
 }
 
 fn subscription_of_period() -> RelationDef {
