@@ -6,13 +6,18 @@ use std::{
 };
 
 use sea_orm::{
-    ActiveEnum as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    ActiveEnum as _, ColumnTrait as _, EntityTrait as _, Order, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, Select,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
-use super::{Store, links::read_links, report_states::is_in_state, rows};
+use super::{
+    Store,
+    links::read_links,
+    report_states::{is_due, is_in_state},
+    rows, unindexed,
+};
 use crate::{
     domain::{
         Millis,
@@ -146,7 +151,7 @@ impl Store {
     }
 
     /// The reports that a run over a scope would close or send now: open ones of windows that have begun, and closed
-    /// ones that were not sent. Paged by account and id.
+    /// ones that were not sent. Paged by id.
     pub(crate) async fn preview_reports(
         &self,
         scope: &Scope,
@@ -155,20 +160,46 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<Report>> {
         use usage_report::Column;
-        let states = [State::Open, State::Closed, State::Sending];
-        let mut query =
-            in_scope(scope, usage_report::Entity::find()).filter(Column::WindowStart.lte(now));
-        if let Some(after) = after {
-            query = query.filter(Column::Id.gt(after));
-        }
-        query = query.order_by_asc(Column::Id).limit(limit);
-        if *scope != Scope::All {
-            let query = query.filter(Column::State.is_in(states.map(UsageReportState::from)));
-            return Ok(rows::all(query.all(&self.reader).await?));
-        }
-        let mut reports = self.in_states(query, &states).await?;
+        let mut reports = if *scope == Scope::All {
+            let mut query = usage_report::Entity::find().filter(Column::WindowStart.lte(now));
+            if let Some(after) = after {
+                query = query.filter(Column::Id.gt(after));
+            }
+            let query = query.order_by_asc(Column::Id).limit(limit);
+            let states = [State::Open, State::Closed, State::Sending];
+            self.in_states(query, &states).await?
+        } else {
+            self.preview_of_accounts(scope, after, now, limit).await?
+        };
         reports.sort_unstable_by_key(|report| report.id);
         reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(reports)
+    }
+
+    /// The first open reports of a scope's accounts, and the first closed ones that were not sent. Either is found by
+    /// its own index of accounts: an account's history is not read.
+    async fn preview_of_accounts(
+        &self,
+        scope: &Scope,
+        after: Option<Uuid>,
+        now: Millis,
+        limit: u64,
+    ) -> Result<Vec<Report>> {
+        use usage_report::Column;
+        // No index has this expression. PostgreSQL would read that of all ids instead.
+        let id = || Expr::cust("COALESCE(id, id)");
+        let mut query = in_scope(scope, usage_report::Entity::find())
+            .filter(unindexed(Column::WindowStart).lte(now));
+        if let Some(after) = after {
+            query = query.filter(id().gt(after));
+        }
+        let query = query.order_by(id(), Order::Asc).limit(limit);
+        let open = query.clone().filter(Column::PeriodEnd.is_null());
+        let unsent = query
+            .filter(is_due())
+            .filter(Column::State.ne(UsageReportState::Unknown));
+        let mut reports = rows::all(open.all(&self.reader).await?);
+        reports.extend(rows::all(unsent.all(&self.reader).await?));
         Ok(reports)
     }
 

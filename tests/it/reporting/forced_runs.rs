@@ -16,6 +16,7 @@ on_both_engines!(
     an_unknown_run_is_not_found,
     a_run_of_some_accounts_does_not_report_the_others,
     a_dry_report_lists_what_it_would_send_and_changes_nothing,
+    a_dry_report_of_accounts_lists_their_open_and_unsent_reports,
     a_concurrent_run_waits_for_reports_closed_by_the_first,
     a_run_retries_reports_in_backoff_and_waits_for_them,
     a_server_without_a_stripe_key_counts_and_reports_nothing,
@@ -173,6 +174,39 @@ async fn a_dry_report_lists_what_it_would_send_and_changes_nothing(world: World)
     let done = world.report_all().await;
     foretold.run_id.clone_from(&done.run_id);
     assert_eq!(foretold, done);
+    world.finish().await;
+}
+
+async fn a_dry_report_of_accounts_lists_their_open_and_unsent_reports(world: World) {
+    for account in ["acct", "other"] {
+        let customer = format!("cus_{account}");
+        world.link_to_new_customer(account, &customer).await;
+        world.count(account, 5, hours_ago(2)).await;
+    }
+    let gate = Fault::block_until_released("gate")
+        .on_path(EVENTS)
+        .on_customer("cus_acct");
+    world.stripe().script(gate).await.unwrap();
+    drop(force(&world, ForceReport::all()).await);
+    world
+        .wait_until_reports_are("acct", &[ReportState::Sending])
+        .await;
+    for account in ["acct", "other"] {
+        world.count(account, 2, hours_ago(1)).await;
+    }
+    let mut run = force(&world, ForceReport::accounts(["acct"]).dry_run()).await;
+    let mut previewed = Vec::new();
+    while let Some(event) = run.next().await.unwrap() {
+        if let ReportEvent::Preview(reports) = event {
+            previewed.extend(reports);
+        }
+    }
+    let previewed: Vec<_> = previewed
+        .iter()
+        .map(|report| (&*report.account_id, report.quantity))
+        .collect();
+    assert_eq!(previewed, [("acct", 5), ("acct", 2)]);
+    world.stripe().release("gate").await.unwrap();
     world.finish().await;
 }
 
