@@ -10,6 +10,10 @@ const BY_STATE: &str = "SEARCH r USING INDEX usage_reports_by_state (<expr>=?)";
 const RANGE: &str = "SEARCH r USING INDEX usage_reports_newest (id>?)";
 
 fn fault(engine: Engine, sql: &str, steps: &[&str]) -> Option<Fault> {
+    fault_if(engine, sql, true, steps)
+}
+
+fn fault_if(engine: Engine, sql: &str, is_estimated: bool, steps: &[&str]) -> Option<Fault> {
     let rows = [
         ("usage_reports", vec![1_000_000]),
         ("usage_reports_newest", vec![1_000_000, 1]),
@@ -19,7 +23,8 @@ fn fault(engine: Engine, sql: &str, steps: &[&str]) -> Option<Fault> {
     ];
     let sizes = Sizes(rows.map(|(name, sizes)| (name.to_owned(), sizes)).into());
     let plan = Plan(steps.iter().map(|step| (*step).to_owned()).collect());
-    plan.fault(engine, sql, &sizes).map(|(fault, _)| fault)
+    plan.fault(engine, sql, is_estimated, &sizes)
+        .map(|(fault, _)| fault)
 }
 
 #[test]
@@ -74,39 +79,58 @@ fn a_plan_of_sqlite_that_finds_its_rows_by_an_index_has_no_fault() {
     }
 }
 
+fn step(what: &str, cost: u32) -> String {
+    format!("->  {what}  (cost=0.42..{cost}.00 rows=1 width=8)")
+}
+
+const BY_INDEX: &str = "Index Scan using usage_reports_newest on usage_reports r";
+const BY_BITMAP: &str = "Bitmap Index Scan on usage_reports_newest";
+const FOUND: &str = "  Index Cond: (id = ANY (ARRAY[$1, $2]))";
+const BETWEEN: &str = "  Index Cond: ((id >= $1) AND (id < $2))";
+const OPEN_RANGE: &str = "  Index Cond: (id >= $1)";
+const FILTER: &str = "  Filter: (id > $1)";
+
 #[test]
 fn a_plan_of_postgres_that_reads_a_large_table_in_full_or_costs_has_a_fault() {
-    let step = |what: &str, cost: u32| format!("->  {what}  (cost=0.42..{cost}.00 rows=1 width=8)");
-    let by_index = "Index Scan using usage_reports_newest on usage_reports r";
     let partial = "Index Only Scan using usage_reports_due on usage_reports r";
-    let (bounded, filtered) = ("  Index Cond: (id > $1)", "  Filter: (id > $1)");
     let in_full = Some(Fault::ReadsInFull);
-    for (first, second, expected) in [
-        (
-            step("Parallel Seq Scan on usage_reports r", 9),
-            filtered,
-            in_full,
-        ),
-        (step(by_index, 9), filtered, in_full),
-        (step(by_index, 30_000), bounded, Some(Fault::Costs)),
-        (step(by_index, 9), bounded, None),
-        (step(partial, 9), filtered, in_full),
-        (step("Seq Scan on leases", 9), filtered, None),
+    for (what, cost, detail, expected) in [
+        ("Parallel Seq Scan on usage_reports r", 9, FILTER, in_full),
+        (BY_INDEX, 9, FILTER, in_full),
+        (BY_INDEX, 9, OPEN_RANGE, in_full),
+        (BY_BITMAP, 9, OPEN_RANGE, in_full),
+        (BY_INDEX, 30_000, FOUND, Some(Fault::Costs)),
+        (BY_INDEX, 9, FOUND, None),
+        (BY_BITMAP, 9, BETWEEN, None),
+        (partial, 9, FILTER, in_full),
+        ("Seq Scan on leases", 9, FILTER, None),
     ] {
-        let found = fault(Engine::Postgres, ALL, &[&first, second]);
-        assert_eq!(found, expected, "{first} {second}");
+        let found = fault(Engine::Postgres, ALL, &[&step(what, cost), detail]);
+        assert_eq!(found, expected, "{what} {detail}");
     }
-    // A limit ends the reading only if nothing that was read is dropped.
+}
+
+#[test]
+fn a_limit_ends_a_step_of_postgres_only_if_nothing_that_was_read_is_dropped_or_sorted() {
     let limit = step("Limit", 9);
-    let costly = step(by_index, 30_000);
-    for (second, expected) in [(bounded, None), (filtered, Some(Fault::ReadsInFull))] {
-        let found = fault(Engine::Postgres, PAGE, &[&limit, &costly, second]);
-        assert_eq!(found, expected, "{second}");
+    let sort = step("Sort", 9);
+    let costly = step(BY_INDEX, 30_000);
+    let bitmap = step(BY_BITMAP, 9);
+    let first = "SELECT MAX(id) FROM usage_reports r";
+    let (in_full, costs) = (Some(Fault::ReadsInFull), Some(Fault::Costs));
+    for (sql, steps, expected, without_estimate) in [
+        (PAGE, &[&*limit, &costly, OPEN_RANGE][..], None, None),
+        (first, &[&limit, &costly, OPEN_RANGE], None, None),
+        (first, &[&costly, OPEN_RANGE], in_full, in_full),
+        (PAGE, &[&limit, &costly, FILTER], in_full, in_full),
+        (PAGE, &[&limit, &costly, OPEN_RANGE, FILTER], costs, in_full),
+        (PAGE, &[&limit, &costly, FOUND, FILTER], costs, None),
+        (PAGE, &[&sort, &costly, OPEN_RANGE], in_full, in_full),
+        (PAGE, &[&limit, &bitmap, OPEN_RANGE], in_full, in_full),
+    ] {
+        let found = fault(Engine::Postgres, sql, steps);
+        assert_eq!(found, expected, "{sql} {steps:?}");
+        let found = fault_if(Engine::Postgres, sql, false, steps);
+        assert_eq!(found, without_estimate, "{sql} {steps:?}");
     }
-    let found = fault(
-        Engine::Postgres,
-        PAGE,
-        &[&limit, &costly, bounded, filtered],
-    );
-    assert_eq!(found, Some(Fault::Costs));
 }

@@ -1,10 +1,38 @@
 //! Lists of values in statements. Statements that differ only in the lengths of their lists are one statement; its plan
 //! is checked for the shortest lists and for long ones.
 
-/// As many values as the store puts in one list.
+/// The most values that the store puts in one list, if it is none of the following.
 const LONG: usize = 1_000;
+/// The lists of other lengths: a part of the statement, and the most values. Meters have no limit; a service has few.
+const LENGTHS: [(&str, usize); 7] = [
+    (r#""commits"."id" IN"#, 2_000),
+    // Closes a page of reports.
+    (r#"SET "period_end" = "window_end""#, 200),
+    // The reports that the sender marks at a time, before as many requests.
+    (
+        r#"FROM "subscription_changes" WHERE "subscription_changes"."account_id" IN"#,
+        256,
+    ),
+    // A page of Stripe's subscriptions.
+    (r#"UPDATE "subscriptions" SET "synced_at""#, 100),
+    (r#"FROM "customers" WHERE "customers"."customer" IN"#, 100),
+    (
+        r#"FROM "subscriptions" WHERE "subscriptions"."account_id" IN"#,
+        100,
+    ),
+    // The items of a subscription.
+    (r#""billing_periods"."item" IN"#, 20),
+];
+/// The most meters in one list.
+const METERS: usize = 20;
 /// Before lists of states, which are as long as the store writes them.
 const STATES: [&str; 3] = ["\"state\"", "(state || '')", "NOT"];
+
+/// A statement whose plan is checked.
+pub(super) struct Checked {
+    pub(super) sql: String,
+    pub(super) has_long_lists: bool,
+}
 
 /// A statement with one value in place of each list of values.
 pub(super) fn shape(sql: &str) -> String {
@@ -26,9 +54,8 @@ pub(super) fn shape(sql: &str) -> String {
     shape
 }
 
-/// A statement with a list of [`LONG`] values in place of each `IN (..)` that has a value for each row; `None` if it has
-/// none.
-pub(super) fn with_long_lists(sql: &str) -> Option<String> {
+/// A statement with the longest list in place of each `IN (..)` that has a value for each row; `None` if it has none.
+pub(super) fn with_long_lists(sql: &str) -> Option<Checked> {
     let parts: Vec<&str> = sql.split(" IN (").collect();
     let mut long = parts.first().copied().unwrap_or_default().to_owned();
     let mut is_changed = false;
@@ -41,13 +68,26 @@ pub(super) fn with_long_lists(sql: &str) -> Option<String> {
             Some((value, rest)) if !STATES.iter().any(|states| before.ends_with(states)) => {
                 is_changed = true;
                 long.push_str(prefix);
-                long.push_str(&vec![value; LONG].join(", "));
+                long.push_str(&vec![value; length(sql, before)].join(", "));
                 long.push_str(rest);
             }
             _ => long.push_str(part),
         }
     }
-    is_changed.then(|| renumbered(&long))
+    is_changed.then(|| Checked {
+        sql: renumbered(&long),
+        has_long_lists: true,
+    })
+}
+
+/// The most values in the list of a statement that follows some text.
+fn length(sql: &str, before: &str) -> usize {
+    let mut lengths = LENGTHS.iter();
+    match lengths.find(|(part, _)| sql.contains(part)) {
+        _ if before.ends_with(r#""meter""#) => METERS,
+        Some((_, length)) => *length,
+        None => LONG,
+    }
 }
 
 /// The first of a list of bound values, and what follows the list.
@@ -98,7 +138,7 @@ fn statements_that_differ_in_the_length_of_a_list_have_one_shape() {
 
 #[test]
 fn lists_become_long() {
-    let long = |sql: &str| with_long_lists(sql).expect("a list");
+    let long = |sql: &str| with_long_lists(sql).expect("a list").sql;
     let postgres = long("SELECT 1 WHERE a IN ($1, $2) AND (b, c) IN (($3, $4)) AND d = $5");
     assert!(postgres.starts_with("SELECT 1 WHERE a IN ($1, $2, $3, "));
     assert!(postgres.contains(", $1000) AND (b, c) IN (($1001, $1002), ($1003, $1004), "));
@@ -107,5 +147,8 @@ fn lists_become_long() {
     assert!(sqlite.starts_with("SELECT 1 WHERE (b, c) IN (VALUES (?, ?), (?, ?), "));
     assert!(sqlite.ends_with(", (?, ?)) AND d IN (SELECT f(e) FROM t)"));
     let states = r#"SELECT 1 WHERE "t"."state" IN ($1) AND a IN ('x')"#;
-    assert_eq!(with_long_lists(states), None);
+    assert!(with_long_lists(states).is_none());
+    let meters = long(r#"SELECT 1 WHERE a IN ($1) AND "t"."meter" IN ($2) AND b = $3"#);
+    assert!(meters.contains(r#", $1000) AND "t"."meter" IN ($1001, "#));
+    assert!(meters.ends_with(", $1020) AND b = $1021"), "{meters}");
 }

@@ -119,11 +119,13 @@ impl Plan {
         Self(steps.collect())
     }
 
-    /// What is wrong with the plan of a statement, if anything is.
+    /// What is wrong with the plan of a statement, if anything is. The costs say nothing if the numbers of rows that it
+    /// finds are not estimated.
     pub(super) fn fault(
         &self,
         engine: Engine,
         sql: &str,
+        is_estimated: bool,
         sizes: &Sizes,
     ) -> Option<(Fault, String)> {
         if !sql.contains(" WHERE ") && self.has_limit(sql) {
@@ -135,14 +137,13 @@ impl Plan {
                 .0
                 .iter()
                 .find_map(|step| self.sqlite_fault(step, sql, sizes)),
-            Engine::Postgres => {
-                (0..self.0.len()).find_map(|place| self.postgres_fault(place, sizes))
-            }
+            Engine::Postgres => (0..self.0.len())
+                .find_map(|place| self.postgres_fault(place, sql, is_estimated, sizes)),
         };
         if let Some(what) = in_full {
             return Some((Fault::ReadsInFull, what));
         }
-        if engine == Engine::Sqlite {
+        if engine == Engine::Sqlite || !is_estimated {
             return None;
         }
         let costly = (0..self.0.len())
@@ -213,7 +214,13 @@ impl Plan {
 
     /// Steps are like `Seq Scan on table  (cost=..)` and `Index Scan using index on table  (cost=..)`, with their
     /// conditions in the lines that follow.
-    fn postgres_fault(&self, place: usize, sizes: &Sizes) -> Option<String> {
+    fn postgres_fault(
+        &self,
+        place: usize,
+        sql: &str,
+        is_estimated: bool,
+        sizes: &Sizes,
+    ) -> Option<String> {
         let step = self.0[place].trim_start_matches(['-', '>', ' ']);
         let step = step.strip_prefix("Parallel ").unwrap_or(step);
         let (how, rest) = step.split_once(" on ")?;
@@ -228,9 +235,30 @@ impl Plan {
             None if how == "Bitmap Index Scan" => rest.split(' ').next()?,
             None => return None,
         };
-        let has_condition = self.details(place).any(|line| line.contains("Index Cond:"));
-        (!has_condition && sizes.is_large(index))
-            .then(|| format!("reads the index {index} in full"))
+        if !sizes.is_large(index) {
+            return None;
+        }
+        let mut conditions = self.details(place);
+        let Some(condition) = conditions.find(|line| line.contains("Index Cond:")) else {
+            return Some(format!("reads the index {index} in full"));
+        };
+        // `<=` and `>=` have no space before the sign.
+        let has_end =
+            condition.contains(" = ") || (condition.contains(" <") && condition.contains(" >"));
+        // What a limited step costs shows how much it may drop.
+        let has_limit = self.is_under_limit(place) || self.has_limit(sql);
+        let is_ended = has_end
+            || (has_limit
+                && how != "Bitmap Index Scan"
+                && (is_estimated || !self.drops_rows(place)));
+        (!is_ended).then(|| format!("reads a range of the index {index} without an end"))
+    }
+
+    /// Whether a limit of PostgreSQL is for this step alone, such as for the smallest value of an index.
+    fn is_under_limit(&self, place: usize) -> bool {
+        let mut before = self.0[..place].iter().rev();
+        let before = before.find(|line| line.contains("(cost="));
+        before.is_some_and(|step| step.contains("Limit  (cost="))
     }
 
     pub(super) fn steps(&self) -> &[String] {
