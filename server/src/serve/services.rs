@@ -159,7 +159,9 @@ impl Services {
         let comparison = ClockComparison::new(
             self.store.clone(),
             clock.clone(),
-            stripe_clock(config)?,
+            self.stripe
+                .clone()
+                .and_then(|stripe| stripe_clock(config, stripe)),
             interval,
         );
         // Before anything depends on the time.
@@ -263,14 +265,9 @@ fn sender_options(config: &Config) -> SenderOptions {
     }
 }
 
-fn stripe_clock(config: &Config) -> Result<Option<StripeClock>, ServeError> {
-    let key = config.stripe.key().map_err(ServeError::Config)?;
+fn stripe_clock(config: &Config, stripe: Stripe) -> Option<StripeClock> {
     let every = secs_to_millis(config.clock_check_secs);
-    Ok(key.filter(|_| every > 0).map(|key| StripeClock {
-        secret_key: key.to_owned(),
-        api_base: config.stripe.stripe_api_base.clone(),
-        every,
-    }))
+    (every > 0).then_some(StripeClock { stripe, every })
 }
 
 fn job_interval(config: &Config) -> Duration {

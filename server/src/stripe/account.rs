@@ -7,10 +7,8 @@ use stripe_billing::billing_meter::RetrieveBillingMeter;
 use super::{
     Failure, Stripe,
     failure::{failure, is_missing_object},
-    key_check::find_account_id,
     timed,
 };
-use crate::domain::stripe_account::is_live_key;
 
 /// Lets requests through, or answers them with a failure. Open at first: a command opens or closes nothing.
 #[derive(Clone, Debug, Default)]
@@ -78,17 +76,8 @@ impl Stripe {
         }
     }
 
-    /// The id of the key's account, if Stripe shows it: it is only for people.
-    pub(crate) async fn find_account_id(&self) -> Option<String> {
-        let found = find_account_id(&self.secret_key, self.api_base.as_deref()).await;
-        found.unwrap_or_else(|error| {
-            tracing::debug!(%error, "Stripe did not show the id of the account");
-            None
-        })
-    }
-
     /// The mode of the key, by its prefix.
     pub(crate) fn is_live_key(&self) -> Option<bool> {
-        is_live_key(&self.secret_key)
+        self.is_live
     }
 }

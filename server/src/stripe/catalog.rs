@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future::Future};
 
-use stripe::{StripeError, StripeRequest as _};
+use stripe::StripeRequest as _;
 use stripe_billing::{
     BillingMeter,
     billing_meter::{
@@ -26,7 +26,10 @@ use stripe_product::{
 };
 use stripe_types::{Currency, List};
 
-use super::{Failure, MAX_METERS, PAGE_SIZE, Stripe, failure, idempotent, is_not_found};
+use super::{
+    Failure, MAX_METERS, PAGE_SIZE, Stripe, failure, idempotent, is_not_found,
+    transport::RequestError,
+};
 use crate::domain::tier::{Amount, Tier};
 
 /// The payload key of the customer in a meter event.
@@ -253,7 +256,7 @@ pub(super) async fn read_pages<T, U, F>(
     read: impl Fn(T) -> U,
 ) -> Result<BoundedList<U>, Failure>
 where
-    F: Future<Output = Result<List<T>, StripeError>>,
+    F: Future<Output = Result<List<T>, RequestError>>,
 {
     let mut items = Vec::new();
     let mut after = None;

@@ -1,8 +1,7 @@
 //! What a failed request means: whether Stripe may have done it, whether a repetition helps, and what has to be fixed.
 //! A 401 or 403 is [`Failure::Denied`]: the sender then pauses (`workers/sender.rs`), because every request would fail.
 
-use stripe::StripeError;
-
+use super::transport::RequestError;
 use crate::metrics;
 
 /// Messages from Stripe are truncated to this length.
@@ -11,6 +10,8 @@ const MAX_MESSAGE_CHARS: usize = 500;
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// Stripe could not be reached, so it surely has not done it. Repeat the request.
+    NotSent(String),
     /// No definite answer: Stripe may or may not have done it. Repeat the request.
     NoAnswer(String),
     /// The key is invalid or lacks a permission: every request fails until that is fixed.
@@ -29,6 +30,7 @@ impl Failure {
     /// The failure's name in metrics.
     fn name(&self) -> &'static str {
         match self {
+            Self::NotSent(_) => "not_sent",
             Self::NoAnswer(_) => "no_answer",
             Self::Denied(_) => "denied",
             Self::NoMeter(_) => "no_meter",
@@ -38,10 +40,16 @@ impl Failure {
         }
     }
 
+    /// Whether there is no answer of Stripe that decides: a repetition may succeed.
+    pub(crate) fn is_undecided(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::NoAnswer(_))
+    }
+
     /// What went wrong, with Stripe's message.
     pub(crate) fn message(&self) -> &str {
         match self {
-            Self::NoAnswer(message)
+            Self::NotSent(message)
+            | Self::NoAnswer(message)
             | Self::Denied(message)
             | Self::NoMeter(message)
             | Self::NoCustomer(message)
@@ -52,52 +60,38 @@ impl Failure {
 }
 
 /// Whether the error says that the object does not exist. Not any 404 does: a wrong base URL has one too.
-pub(super) fn is_missing_object(error: &StripeError) -> bool {
-    matches!(error, StripeError::Stripe(api, _)
-        if api.code.as_ref().is_some_and(|code| code.to_string() == "resource_missing"))
+pub(super) fn is_missing_object(error: &RequestError) -> bool {
+    matches!(error, RequestError::Answered { code, .. } if code == "resource_missing")
 }
 
 /// Whether the error is a 404, or says that the object does not exist.
-pub(super) fn is_not_found(error: &StripeError) -> bool {
-    is_missing_object(error) || matches!(error, StripeError::Stripe(_, 404))
+pub(super) fn is_not_found(error: &RequestError) -> bool {
+    is_missing_object(error) || matches!(error, RequestError::Answered { status: 404, .. })
 }
 
-pub(super) fn message_contains(error: &StripeError, text: &str) -> bool {
-    let StripeError::Stripe(api, _) = error else {
-        return false;
-    };
-    api.message
-        .as_deref()
-        .is_some_and(|message| message.contains(text))
+pub(super) fn message_contains(error: &RequestError, text: &str) -> bool {
+    matches!(error, RequestError::Answered { message, .. } if message.contains(text))
 }
 
 /// Classifies an error and counts it.
-pub(super) fn failure(error: &StripeError) -> Failure {
+pub(super) fn failure(error: &RequestError) -> Failure {
     let failure = failure_of(error);
     metrics::stripe_failure(failure.name());
     failure
 }
 
-fn failure_of(error: &StripeError) -> Failure {
-    let StripeError::Stripe(api, status) = error else {
+fn failure_of(error: &RequestError) -> Failure {
+    let text = truncate(&error.to_string());
+    let (status, code) = match error {
+        RequestError::NotSent(_) => return Failure::NotSent(text),
         // A broken connection or an unreadable body may follow a success.
-        return Failure::NoAnswer(truncate(&error.to_string()));
-    };
-    let code = api
-        .code
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let message = api.message.as_deref().unwrap_or("no message");
-    let text = if code.is_empty() {
-        truncate(&format!("Stripe answered {status}: {message}"))
-    } else {
-        truncate(&format!("Stripe answered {status} {code}: {message}"))
+        RequestError::NoAnswer(_) => return Failure::NoAnswer(text),
+        RequestError::Answered { status, code, .. } => (*status, code.as_str()),
     };
     match status {
         401 | 403 => Failure::Denied(text),
         409 | 429 | 500.. => Failure::NoAnswer(text),
-        _ if matches!(code.as_str(), "no_meter" | "archived_meter")
+        _ if matches!(code, "no_meter" | "archived_meter")
             || message_contains(error, "No active meter found") =>
         {
             Failure::NoMeter(text)

@@ -1,21 +1,14 @@
-//! Checks a key with one plain request, because async-stripe does not expose the headers of an answer, and reads the id
-//! of its account, because async-stripe's crate for accounts is large.
+//! Requests about the key itself. They are also sent while the gate is closed, and read without async-stripe: its crate
+//! for accounts is large.
 
-use std::time::Duration;
-
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
-use super::{REQUEST_TIMEOUT, failure::truncate};
+use super::{
+    Failure, ShownDate, Stripe,
+    failure::{failure, truncate},
+    transport::Answer,
+};
 use crate::domain::Millis;
-
-/// The base URL of Stripe's API.
-const STRIPE_API_BASE: &str = "https://api.stripe.com";
-/// The largest answer that is read.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// What Stripe answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,110 +23,48 @@ pub(crate) struct KeyCheck {
     pub(crate) message: String,
 }
 
-/// Reads the balance: a cheap request that every unrestricted key may make.
-///
-/// # Errors
-/// Why there is no answer.
-pub(crate) async fn check_key(
-    secret_key: &str,
-    api_base: Option<&str>,
-) -> Result<KeyCheck, String> {
-    let (status, date, body) = get("/v1/balance", secret_key, api_base).await?;
-    Ok(key_check(status, date, &body))
-}
-
-/// The id of the account that a key belongs to; `None` if the key may not read it.
-///
-/// # Errors
-/// Why there is no answer.
-pub(super) async fn find_account_id(
-    secret_key: &str,
-    api_base: Option<&str>,
-) -> Result<Option<String>, String> {
-    let (status, _, body) = get("/v1/account", secret_key, api_base).await?;
-    let id = body.get("id").and_then(Value::as_str);
-    Ok(id.filter(|_| status.is_success()).map(str::to_owned))
-}
-
-/// Reads an object: the status, Stripe's clock and the body, null if it is not JSON.
-async fn get(
-    path: &str,
-    secret_key: &str,
-    api_base: Option<&str>,
-) -> Result<(StatusCode, Option<Millis>, Value), String> {
-    let base = api_base.unwrap_or(STRIPE_API_BASE).trim_end_matches('/');
-    let connector = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .build();
-    let client: Client<_, Empty<&'static [u8]>> =
-        Client::builder(TokioExecutor::new()).build(connector);
-    let request = Request::get(format!("{base}{path}"))
-        .header(header::AUTHORIZATION, format!("Bearer {secret_key}"))
-        .body(Empty::new())
-        .map_err(|error| error.to_string())?;
-    with_timeout(REQUEST_TIMEOUT, async {
-        let answer = client.request(request).await.map_err(with_causes)?;
-        let status = answer.status();
-        let date = answer.headers().get(header::DATE);
-        let date = date
-            .and_then(|date| date.to_str().ok())
-            .and_then(parse_date);
-        let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect();
-        let body = body.await.map_err(|error| error.to_string())?.to_bytes();
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        Ok((status, date, body))
-    })
-    .await
-}
-
-async fn with_timeout<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
-}
-
-/// An error with its causes: the outermost one only says that connecting failed.
-fn with_causes(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
+impl Stripe {
+    /// Reads the balance: a cheap request that every unrestricted key may make. A refusal is an answer too.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(crate) async fn check_key(&self) -> Result<KeyCheck, Failure> {
+        let answer = self.client.get("/v1/balance").await;
+        Ok(key_check(&answer.map_err(|error| failure(&error))?))
     }
-    truncate(&text)
+
+    /// The id of the key's account, if Stripe shows it: it is only for people.
+    pub(crate) async fn find_account_id(&self) -> Option<String> {
+        match self.client.get("/v1/account").await {
+            Ok(answer) => {
+                let id = body(&answer).get("id")?.as_str()?.to_owned();
+                Some(id).filter(|_| answer.status.is_success())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "Stripe did not show the id of the account");
+                None
+            }
+        }
+    }
+
+    /// Stripe's clock, as the last answer to any request showed it.
+    pub(crate) fn last_date(&self) -> Option<ShownDate> {
+        self.client.last_date()
+    }
 }
 
-/// Parses an HTTP date.
-fn parse_date(text: &str) -> Option<Millis> {
-    let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
-    Some(date.timestamp_millis())
+/// The body; null if it is not JSON.
+fn body(answer: &Answer) -> Value {
+    serde_json::from_slice(&answer.body).unwrap_or_default()
 }
 
-fn key_check(status: StatusCode, date: Option<Millis>, body: &Value) -> KeyCheck {
+fn key_check(answer: &Answer) -> KeyCheck {
+    let body = body(answer);
     let message = body.pointer("/error/message").and_then(Value::as_str);
     KeyCheck {
-        status: status.as_u16(),
-        date,
+        status: answer.status.as_u16(),
+        date: answer.date,
         is_live: body.get("livemode").and_then(Value::as_bool),
         message: truncate(message.unwrap_or("no message")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_http_date_is_parsed() {
-        assert_eq!(
-            parse_date("Sun, 06 Nov 1994 08:49:37 GMT"),
-            Some(784_111_777_000)
-        );
-        assert_eq!(parse_date("yesterday"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Requests to Stripe: the only module that names async-stripe.
+//! Requests to Stripe: the only module that names async-stripe. `transport.rs` sends them.
 //!
 //! Each function sends one request, or reads the pages of one list, and returns plain types. Stripe's floats are
 //! converted to integers here; a fraction is an error. There are no retries: callers decide when to repeat a request.
@@ -12,6 +12,7 @@ pub(crate) mod key_check;
 pub(crate) mod list_subscriptions;
 pub(crate) mod sender_marks;
 pub(crate) mod subscriptions;
+mod transport;
 
 use std::{
     collections::HashMap,
@@ -19,27 +20,24 @@ use std::{
 };
 
 use moka::sync::Cache;
-use stripe::{
-    Client, ClientBuilder, IdempotencyKey, RequestStrategy, StripeError, StripeRequest as _,
-};
+use stripe::{IdempotencyKey, RequestStrategy, StripeRequest as _};
 use stripe_billing::{
     billing_meter::ListBillingMeter, billing_meter_event::CreateBillingMeterEvent,
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
-pub(crate) use self::failure::Failure;
 use self::{
     account::Gate,
     catalog::{CUSTOMER_KEY, VALUE_KEY},
     failure::{failure, is_not_found, message_contains},
+    transport::{RequestError, Transport},
 };
+pub(crate) use self::{failure::Failure, transport::ShownDate};
 use crate::{
-    domain::{Millis, SECOND_MS, window::Interval},
+    domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
     metrics,
 };
 
-/// The timeout of one request.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a meter's id is cached.
 const METER_ID_TTL: Duration = Duration::from_mins(10);
 /// Items on one page: Stripe's limit.
@@ -72,11 +70,11 @@ pub(crate) enum Sent {
 #[derive(Clone)]
 pub(crate) struct Stripe {
     /// Only for [`Stripe::client`], and to identify the account.
-    client: Client,
+    client: Transport,
     /// Closed while the key's account is not known to be the one that usage is reported to.
     gate: Gate,
-    secret_key: String,
-    api_base: Option<String>,
+    /// Whether the key is of live mode, if its prefix says so.
+    is_live: Option<bool>,
     /// Meter ids by event name. An id does not change while its meter is active.
     meter_ids: Cache<String, String>,
 }
@@ -94,26 +92,20 @@ impl Stripe {
     /// # Errors
     /// The key or the URL is not valid in a request.
     pub(crate) fn new(secret_key: &str, api_base: Option<&str>) -> Result<Self, String> {
-        let mut builder = ClientBuilder::new(secret_key).timeout(REQUEST_TIMEOUT);
-        if let Some(base) = api_base {
-            builder = builder.url(format!("{}/", base.trim_end_matches('/')));
-        }
-        let client = builder.build().map_err(|error| error.to_string())?;
         let meter_ids = Cache::builder()
             .max_capacity(10_000)
             .time_to_live(METER_ID_TTL)
             .build();
         Ok(Self {
-            client,
+            client: Transport::new(secret_key, api_base)?,
             gate: Gate::default(),
-            secret_key: secret_key.to_owned(),
-            api_base: api_base.map(str::to_owned),
+            is_live: is_live_key(secret_key),
             meter_ids,
         })
     }
 
     /// The client, unless the gate is closed.
-    fn client(&self) -> Result<&Client, Failure> {
+    fn client(&self) -> Result<&Transport, Failure> {
         self.gate.check()?;
         Ok(&self.client)
     }
@@ -214,8 +206,8 @@ impl Stripe {
 /// The request is boxed because its generated future is large and would be part of each caller's future.
 fn timed<T>(
     call: &'static str,
-    request: impl Future<Output = Result<T, StripeError>> + Send,
-) -> impl Future<Output = Result<T, StripeError>> + Send {
+    request: impl Future<Output = Result<T, RequestError>> + Send,
+) -> impl Future<Output = Result<T, RequestError>> + Send {
     let request = Box::pin(request);
     async move {
         let started = Instant::now();

@@ -80,9 +80,10 @@ impl AccountCheck {
                 ANSWERS_WITHIN.as_secs()
             )),
         };
-        let wait = match &failure {
-            Failure::NoAnswer(_) => ASK_AGAIN,
-            _ => ASK_REFUSED_AGAIN,
+        let wait = if failure.is_undecided() {
+            ASK_AGAIN
+        } else {
+            ASK_REFUSED_AGAIN
         };
         self.asked = Some((Instant::now(), wait));
         let why = failure.message().to_owned();

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     job::{Job, Next, Spec, Turn},
@@ -14,12 +14,12 @@ use crate::{
     clock::Clock,
     domain::{
         MINUTE_MS, Millis, SECOND_MS,
-        clock_check::{DOUBT_MS, Doubt, ahead_of, direction, is_steady},
+        clock_check::{DOUBT_MS, Doubt, ahead_of, direction},
     },
     error::Result,
     metrics,
     store::Store,
-    stripe::key_check::{KeyCheck, check_key},
+    stripe::{ShownDate, Stripe},
 };
 
 /// How often Stripe is asked while the time is in doubt.
@@ -34,9 +34,8 @@ const MAX_SILENT: u32 = 3;
 /// Where Stripe's time is read.
 #[derive(Clone)]
 pub(crate) struct StripeClock {
-    pub(crate) secret_key: String,
-    pub(crate) api_base: Option<String>,
-    /// How often.
+    pub(crate) stripe: Stripe,
+    /// How often it is asked if no other request shows it.
     pub(crate) every: Millis,
 }
 
@@ -49,6 +48,8 @@ pub(crate) struct ClockComparison {
     /// When Stripe was last asked, by the monotonic clock.
     asked: Option<Millis>,
     silent: u32,
+    /// When the last answer that was compared ended.
+    compared: Option<Instant>,
     /// What was logged last, and when.
     logged: Option<(Option<Doubt>, Millis)>,
 }
@@ -67,15 +68,20 @@ impl ClockComparison {
             interval,
             asked: None,
             silent: 0,
+            compared: None,
             logged: None,
         }
     }
 
-    /// Compares the database's clock with Stripe's, if that is due.
-    async fn ask_stripe(&mut self) -> Result<()> {
-        let Some(stripe) = &self.stripe else {
+    /// Compares the database's clock with Stripe's, as the last answer to any request showed it. Without a new one
+    /// Stripe is asked, if that is due.
+    async fn compare_with_stripe(&mut self) -> Result<()> {
+        let Some(stripe) = self.stripe.clone() else {
             return Ok(());
         };
+        if let Some(shown) = self.new_date(&stripe.stripe) {
+            return self.compare(shown).await;
+        }
         let elapsed = self.clock.elapsed();
         let wait = if self.clock.doubt().is_some() {
             stripe.every.min(IN_DOUBT_MS)
@@ -89,36 +95,40 @@ impl ClockComparison {
             return Ok(());
         }
         self.asked = Some(elapsed);
-        let begun = self.clock.elapsed();
-        let before = self.store.shared_now().await?;
-        let answer = timeout(
-            STRIPE_ANSWERS_WITHIN,
-            check_key(&stripe.secret_key, stripe.api_base.as_deref()),
-        );
-        let date = match answer.await {
-            Ok(Ok(KeyCheck { date, .. })) => date,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "Stripe did not show its time");
-                None
-            }
-            Err(_) => None,
+        let answer = timeout(STRIPE_ANSWERS_WITHIN, stripe.stripe.check_key()).await;
+        if let Ok(Err(failure)) = answer {
+            tracing::debug!(why = failure.message(), "Stripe did not show its time");
+        }
+        if let Some(shown) = self.new_date(&stripe.stripe) {
+            return self.compare(shown).await;
+        }
+        self.silent = self.silent.saturating_add(1);
+        if self.silent >= MAX_SILENT {
+            self.clock.compare_with_stripe(None);
+        }
+        Ok(())
+    }
+
+    /// Stripe's clock, if a request showed it that was not compared yet.
+    fn new_date(&self, stripe: &Stripe) -> Option<ShownDate> {
+        let shown = stripe.last_date()?;
+        let is_new = self.compared.is_none_or(|before| before < shown.ended);
+        let is_fresh = shown.begun.elapsed() < STRIPE_ANSWERS_WITHIN;
+        Some(shown).filter(|_| is_new && is_fresh)
+    }
+
+    async fn compare(&mut self, shown: ShownDate) -> Result<()> {
+        let now = self.store.shared_now().await?;
+        // The database's clock as it goes now, when the request began and ended.
+        let at = |then: Instant| {
+            let age = Millis::try_from(then.elapsed().as_millis()).unwrap_or(Millis::MAX);
+            now.saturating_sub(age)
         };
-        let after = self.store.shared_now().await?;
-        let passed = self.clock.elapsed().saturating_sub(begun);
-        if !is_steady(before, after, passed) {
-            // A clock that jumped meanwhile agrees with any time between: Stripe is asked again at the next turn.
-            return Ok(());
-        }
-        if let Some(date) = date {
-            self.silent = 0;
-            let ahead = ahead_of(before, after, date, SECOND_MS);
-            self.clock.compare_with_stripe(Some(ahead));
-        } else {
-            self.silent = self.silent.saturating_add(1);
-            if self.silent >= MAX_SILENT {
-                self.clock.compare_with_stripe(None);
-            }
-        }
+        let ahead = ahead_of(at(shown.begun), at(shown.ended), shown.date, SECOND_MS);
+        self.clock.compare_with_stripe(Some(ahead));
+        self.compared = Some(shown.ended);
+        self.asked = Some(self.clock.elapsed());
+        self.silent = 0;
         Ok(())
     }
 
@@ -171,7 +181,7 @@ impl Job for ClockComparison {
     }
 
     async fn run(&mut self, _now: Millis) -> Result<Next> {
-        self.ask_stripe().await?;
+        self.compare_with_stripe().await?;
         self.report();
         Ok(Next::Wait)
     }

@@ -76,6 +76,8 @@ pub(super) const RESTORED: &str = "Stripe knows a report that this database has 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     KeyRefused,
+    /// Stripe cannot be reached, and why.
+    Unreachable(String),
     Meter(String),
     /// Stripe knows a report that this database has not sent: it was restored from a backup, or copied.
     Restored,
@@ -124,6 +126,7 @@ impl Requests {
             }
             Ok(Sent::New | Sent::Known) => (Some(Transition::Accept), None),
             Err(Failure::KeyReused(_)) => (Some(Transition::MarkUnknown), None),
+            Err(Failure::NotSent(why)) => (None, Some(Pause::Unreachable(why.clone()))),
             Err(Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
@@ -142,7 +145,11 @@ impl Requests {
                 tracing::warn!(report = %report.id, attempt = report.attempts, %error, "Stripe did not accept a meter event");
             }
         }
-        let next_attempt_at = backoff_ms(report.attempts.saturating_sub(1), self.retry_ms);
+        let next_attempt_at = match &pause {
+            // The pause is the wait.
+            Some(Pause::Unreachable(_)) => 0,
+            _ => backoff_ms(report.attempts.saturating_sub(1), self.retry_ms),
+        };
         Ended {
             send_result: SendResult {
                 report,

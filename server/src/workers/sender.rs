@@ -39,6 +39,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_RETRIES: Millis = 30;
 /// How long a request may wait for the rate limit: shorter than its mark is valid.
 const RATE_WAIT_SECS: u32 = 5;
+/// The reason of reports that wait because of the key.
+const KEY_REFUSED: &str = "Stripe rejects the secret key";
 /// The minimum number of due reports that one query reads.
 const MIN_PAGE: usize = 64;
 
@@ -64,6 +66,8 @@ pub(crate) struct Sender {
     /// Where the next page begins.
     cursor: Option<Stream>,
     paused_until: Option<Instant>,
+    /// Why sending pauses or last paused, until Stripe answers.
+    pause_reason: Option<String>,
     paused_meters: HashMap<String, Instant>,
     /// Why sending is to be paused in the database.
     pauses_because: Option<&'static str>,
@@ -90,6 +94,7 @@ impl Sender {
             unrecorded: Vec::new(),
             cursor: None,
             paused_until: None,
+            pause_reason: None,
             paused_meters: HashMap::new(),
             pauses_because: None,
             has_logged_pause: false,
@@ -207,8 +212,10 @@ impl Sender {
             let mut result = ended.send_result;
             result.next_attempt_at = now.saturating_add(result.next_attempt_at);
             self.unrecorded.push(result);
-            if let Some(pause) = ended.pause {
-                self.pause(pause);
+            match ended.pause {
+                Some(pause) => self.pause(pause),
+                None if self.paused_until.is_none() => self.pause_reason = None,
+                None => {}
             }
         }
     }
@@ -241,6 +248,14 @@ impl Sender {
                     "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
                 );
                 self.paused_until = Some(until);
+                self.pause_reason = Some(KEY_REFUSED.to_owned());
+            }
+            Pause::Unreachable(why) => {
+                if self.pause_reason.as_ref() != Some(&why) {
+                    tracing::error!(why, "nothing is sent until Stripe can be reached");
+                }
+                self.paused_until = Some(until);
+                self.pause_reason = Some(why);
             }
             Pause::Restored => self.pauses_because = Some(RESTORED),
             Pause::Meter(meter) => {
@@ -259,7 +274,8 @@ impl Sender {
         }
         let now = Instant::now();
         self.paused_meters.retain(|_, until| now < *until);
-        self.paused_until.is_some_and(|until| now < until)
+        self.paused_until = self.paused_until.filter(|until| now < *until);
+        self.paused_until.is_some()
     }
 }
 
@@ -282,7 +298,10 @@ impl Job for Sender {
             return Ok(next);
         }
         if self.is_paused() {
-            // Another replica may have a key that Stripe accepts.
+            if let Some(why) = self.pause_reason.clone() {
+                self.explain_at_times(&why).await?;
+            }
+            // Another replica may have a key that Stripe accepts, or reach Stripe.
             return Ok(if self.in_progress.is_empty() {
                 Next::HandOver
             } else {

@@ -101,7 +101,7 @@ impl SenderMark {
     }
 
     fn failed(&mut self, failure: Failure, now: Millis) -> Checked {
-        if matches!(failure, Failure::NoAnswer(_)) {
+        if failure.is_undecided() {
             self.checked_at = None;
             return Checked::Failed(failure);
         }

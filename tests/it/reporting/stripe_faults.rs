@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use chrono::TimeDelta;
 use fake_stripe::{Fault, FaultKind, ScriptedError};
 use usage_client::{ForceReport, ReportState};
 
-use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
+use crate::support::{
+    reverse_proxy::ReverseProxy,
+    world::{TIMEOUT, World, hours_ago, on_both_engines},
+};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 
@@ -18,6 +22,7 @@ on_both_engines!(
     a_refusal_after_a_lost_response_is_not_final,
     a_hanging_call_does_not_delay_other_customers,
     a_crash_during_hanging_calls_resends_the_same_events,
+    usage_is_not_in_doubt_while_stripe_cannot_be_reached,
 );
 
 /// A world with one linked account and 5 units of usage in it.
@@ -293,5 +298,47 @@ async fn a_crash_during_hanging_calls_resends_the_same_events(mut world: World) 
                 .all(|call| call.identifier == attempts[0].identifier)
         );
     }
+    world.finish().await;
+}
+
+async fn usage_is_not_in_doubt_while_stripe_cannot_be_reached(mut world: World) {
+    let start = hours_ago(60);
+    world.freeze(start).await;
+    let (stripe, _) = world.stripe_address();
+    let stripe = stripe.to_owned();
+    let firewall = ReverseProxy::start().await;
+    firewall.put_before(&stripe);
+    let through = format!("--stripe-api-base={}", firewall.endpoint());
+    world.reconfigure(&[&through]).await;
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.link_to_new_customer("other", "cus_other").await;
+    world.count("acct", 1, start).await;
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    firewall.break_connections();
+    drop(firewall);
+    world.count("acct", 5, start).await;
+    world.count("other", 3, start).await;
+    // Without an answer for this long, a delivery check would have to decide.
+    for hours in [0, 24, 48] {
+        world.move_clocks(start + TimeDelta::hours(hours)).await;
+        world.report_all().await;
+        let reports = [world.reports("acct").await, world.reports("other").await].concat();
+        let waiting: Vec<_> = reports.iter().filter(|one| one.quantity > 1).collect();
+        assert_eq!(waiting.len(), 2);
+        for report in waiting {
+            assert_eq!(report.first_sent_at, None, "{report:?}");
+            let error = report.last_error.clone().unwrap_or_default();
+            assert!(error.contains("cannot be reached"), "{report:?}");
+        }
+    }
+    world
+        .reconfigure(&[&format!("--stripe-api-base={stripe}")])
+        .await;
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    world.wait_until_sent("other").await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 6);
+    assert_eq!(world.stripe_total("cus_other", "api_calls").await, 3);
     world.finish().await;
 }

@@ -152,7 +152,7 @@ pub async fn set_up(config: &SetupConfig) -> Result<SetupReport, SetupError> {
     let mut progress = Progress::default();
     let mut last_failure: Option<Failure> = None;
     for round in 0..MAX_ROUNDS {
-        if matches!(last_failure, Some(Failure::NoAnswer(_))) {
+        if last_failure.as_ref().is_some_and(Failure::is_undecided) {
             tokio::time::sleep(MIN_BACKOFF.saturating_mul(2_u32.saturating_pow(round))).await;
         }
         let existing = match read_existing(&stripe, &desired).await {
@@ -222,9 +222,10 @@ impl Progress {
 
 /// Fails on everything but a request without an answer.
 fn fail_if_final(failure: &Failure) -> Result<(), SetupError> {
-    match failure {
-        Failure::NoAnswer(_) => Ok(()),
-        other => Err(SetupError::Stripe(other.message().to_owned())),
+    if failure.is_undecided() {
+        Ok(())
+    } else {
+        Err(SetupError::Stripe(failure.message().to_owned()))
     }
 }
 

@@ -97,6 +97,17 @@ impl Sender {
         Ok(())
     }
 
+    /// The same, unless it was done a moment ago.
+    pub(super) async fn explain_at_times(&mut self, why: &str) -> Result<()> {
+        if self
+            .explained
+            .is_some_and(|at| at.elapsed() < EXPLAIN_INTERVAL)
+        {
+            return Ok(());
+        }
+        self.explain(why).await
+    }
+
     /// What to do instead of sending, if sending is paused in the database or Stripe's account is not the right one.
     pub(super) async fn hold(&mut self, sending: &Sending) -> Result<Option<Next>> {
         let closed = self.requests.stripe.closed();
@@ -111,12 +122,7 @@ impl Sender {
             tracing::error!(why, "sending is paused: nothing reaches Stripe");
             self.has_logged_pause = true;
         }
-        if self
-            .explained
-            .is_none_or(|at| at.elapsed() >= EXPLAIN_INTERVAL)
-        {
-            self.explain(&why).await?;
-        }
+        self.explain_at_times(&why).await?;
         // Another replica may have a key of the right account.
         let hands_over = is_other && sending.paused().is_none() && self.in_progress.is_empty();
         Ok(Some(if hands_over {

@@ -121,7 +121,7 @@ impl SubscriptionChanges {
         match self.request_change(change, requested).await {
             Ok(changed) => self.finish_with(change, &changed).await,
             // A rejected API key does not tell whether an earlier request was successful.
-            Err(Failure::NoAnswer(why) | Failure::Denied(why)) => {
+            Err(Failure::NotSent(why) | Failure::NoAnswer(why) | Failure::Denied(why)) => {
                 tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
                 Ok(Progress::Repeat)
             }
@@ -167,7 +167,7 @@ impl SubscriptionChanges {
         };
         match answer {
             Ok(changed) => Ok(changed),
-            Err(Failure::NoAnswer(why)) => Err(Failure::NoAnswer(why)),
+            Err(failure) if failure.is_undecided() => Err(failure),
             // The rejected request may have been a repetition of one that was successful.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;

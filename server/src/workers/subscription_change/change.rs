@@ -189,9 +189,11 @@ impl SubscriptionChanges {
 }
 
 fn refused_or_unavailable(failure: &Failure) -> Error {
-    match failure {
-        Failure::NoAnswer(why) => Error::StripeUnavailable(why.clone()),
-        other => Error::SubscriptionNotChangeable(other.message().to_owned()),
+    let why = failure.message().to_owned();
+    if failure.is_undecided() {
+        Error::StripeUnavailable(why)
+    } else {
+        Error::SubscriptionNotChangeable(why)
     }
 }
 

@@ -13,7 +13,6 @@ use crate::{
     domain::{MINUTE_MS, Millis},
     error::Result,
     store::webhooks::WebhookEvent,
-    stripe::Failure,
     workers::{
         job::{Job, Next, Spec, Turn},
         reporter::Reporter,
@@ -179,7 +178,7 @@ async fn handle(
     let now = sync.store.now().await?;
     match synced {
         Err(error @ SyncError::Store(_)) => Err(error),
-        Err(error @ SyncError::Stripe(Failure::NoAnswer(_))) => {
+        Err(error) if matches!(&error, SyncError::Stripe(failure) if failure.is_undecided()) => {
             let (expired, retried): (Vec<_>, Vec<_>) = events
                 .iter()
                 .cloned()

@@ -281,7 +281,7 @@ async fn doctor_fails_each_check_that_stripe_does_not_answer(world: World) {
     let mut config = config(&world);
     config.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
-    assert_only_bad(&diagnosis, "stripe key", &["does not answer", "refused"]);
+    assert_only_bad(&diagnosis, "stripe key", &["cannot be reached", "refused"]);
     world.finish().await;
 }
 

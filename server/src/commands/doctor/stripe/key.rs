@@ -8,10 +8,7 @@ use crate::{
         clock_check::ahead_of,
         stripe_account::{is_live_key, mode_name},
     },
-    stripe::{
-        Stripe,
-        key_check::{KeyCheck, check_key as read_key},
-    },
+    stripe::{Failure, Stripe, key_check::KeyCheck},
 };
 
 const KEY: &str = "stripe key";
@@ -33,8 +30,19 @@ pub(in crate::commands::doctor) async fn check(
         ));
         return None;
     };
+    let stripe = match Stripe::new(key, base) {
+        Ok(stripe) => stripe,
+        Err(error) => {
+            findings.push(Finding::bad(
+                KEY,
+                format!("it cannot be used: {error}; {NOT_CHECKED}"),
+                "set STRIPE_SECRET_KEY, and STRIPE_API_BASE only for tests",
+            ));
+            return None;
+        }
+    };
     let before = clock.now();
-    let answer = read_key(key, base).await;
+    let answer = stripe.check_key().await;
     let after = clock.now();
     let (mut finding, is_usable) = check_key(key, &answer);
     if !is_usable {
@@ -49,27 +57,15 @@ pub(in crate::commands::doctor) async fn check(
             None => Finding::unchecked(CLOCK, "the answer has no Date header"),
         });
     }
-    if !is_usable {
-        return None;
-    }
-    match Stripe::new(key, base) {
-        Ok(stripe) => Some(stripe),
-        Err(error) => {
-            findings.push(Finding::unchecked(KEY, &error));
-            None
-        }
-    }
+    is_usable.then_some(stripe)
 }
 
 /// Checks a key by its prefix and Stripe's answer; also returns whether it can be used for other checks.
-fn check_key(key: &str, answer: &Result<KeyCheck, String>) -> (Finding, bool) {
+fn check_key(key: &str, answer: &Result<KeyCheck, Failure>) -> (Finding, bool) {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => {
-            return (
-                Finding::unchecked(KEY, &format!("Stripe does not answer: {error}")),
-                false,
-            );
+        Err(failure) => {
+            return (Finding::unchecked(KEY, failure.message()), false);
         }
     };
     let advice = "set STRIPE_SECRET_KEY to a secret key of the account, from Stripe's dashboard";
@@ -140,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_key_is_checked_by_its_prefix_and_stripes_answer() {
-        let check = |key: &str, answer: Result<KeyCheck, String>| {
+        let check = |key: &str, answer: Result<KeyCheck, Failure>| {
             let (finding, is_usable) = check_key(key, &answer);
             assert!(!finding.to_string().contains(key), "the key is shown");
             (finding.severity, is_usable)
@@ -174,7 +170,7 @@ mod tests {
             (Severity::Bad, false)
         );
         assert_eq!(
-            check("sk_test_x", Err("down".to_owned())),
+            check("sk_test_x", Err(Failure::NotSent("down".to_owned()))),
             (Severity::Bad, false)
         );
     }
