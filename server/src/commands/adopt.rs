@@ -129,7 +129,7 @@ async fn adopt(
     };
     let totals = store.adoption_totals(MAX_READ).await?;
     print_totals(out, former, &new, &totals)?;
-    if let Some(why) = sending.paused() {
+    if let Some(why) = sending.paused {
         writeln!(out, "Sending is paused, and that ends: {why}")?;
     }
     if command.dry_run {

@@ -180,7 +180,7 @@ async fn restore(
     let lost = (restore.backup_at, restore.restored_at);
     print_result(out, lost, &entries, &totals, command.dry_run)?;
     if command.dry_run {
-        return Ok(store.sending().await?.paused().is_none());
+        return Ok(store.sending().await?.paused.is_none());
     }
     if !entries.is_empty()
         && !command.yes

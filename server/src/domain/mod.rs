@@ -16,6 +16,7 @@ pub mod invoice_draft;
 pub mod late_usage;
 pub mod meter;
 pub mod next_step;
+pub mod pause;
 pub mod period;
 pub mod report;
 pub mod report_figure;

@@ -2,6 +2,18 @@
 
 use sea_orm::entity::prelude::*;
 
+use super::stored_enum::stored_enum;
+use crate::domain::pause::PauseReason;
+
+stored_enum! {
+    /// The column `paused_why`.
+    SendingPausedWhy of PauseReason {
+        Restoring = "restoring",
+        ForeignMark = "foreign_mark",
+        UnsentReportKnown = "unsent_report_known",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "sending")]
 pub(crate) struct Model {
@@ -9,8 +21,8 @@ pub(crate) struct Model {
     pub(crate) id: i32,
     /// Null while reports are sent.
     pub(crate) paused_at: Option<i64>,
-    #[sea_orm(column_type = "Text", nullable)]
-    pub(crate) paused_why: Option<String>,
+    /// Null while reports are sent.
+    pub(crate) paused_why: Option<SendingPausedWhy>,
     /// The last moment that the restored backup contains.
     pub(crate) backup_at: Option<i64>,
     pub(crate) restored_at: Option<i64>,

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     domain::{
-        Millis, account_id::AccountId, report::State, sender_mark::OwnMarks,
+        Millis, account_id::AccountId, pause::PauseReason, report::State, sender_mark::OwnMarks,
         stripe_account::StripeAccount,
     },
     entity::{
         commit, lease,
-        sending::{self, Column},
+        sending::{self, Column, SendingPausedWhy},
         usage_report::{self, UsageReportState},
     },
     error::Result,
@@ -29,17 +29,12 @@ use crate::{
 
 /// The number of open reports that one transaction closes.
 const REPORTS_PER_PAGE: u64 = 200;
-/// The reason of a pause that `usage-server restore` began.
-pub(crate) const RESTORING: &str =
-    "a restored backup is being compared with Stripe; run `usage-server restore` again";
 
 /// Whether reports are sent, and what is known of the last restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sending {
-    /// Since when nothing is sent.
-    pub(crate) paused_at: Option<Millis>,
-    /// Why nothing is sent.
-    pub(crate) paused_why: Option<String>,
+    /// Why nothing is sent, if so.
+    pub(crate) paused: Option<PauseReason>,
     /// The last moment that the restored backup contains.
     pub(crate) backup_at: Option<Millis>,
     /// When the backup was restored.
@@ -55,15 +50,9 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Why nothing is sent, if so.
-    pub(crate) fn paused(&self) -> Option<&str> {
-        self.paused_at?;
-        Some(self.paused_why.as_deref().unwrap_or("sending is paused"))
-    }
-
     /// Whether a restore was begun and not finished.
     pub(crate) fn is_restoring(&self) -> bool {
-        self.paused() == Some(RESTORING)
+        self.paused == Some(PauseReason::Restoring)
     }
 }
 
@@ -83,10 +72,10 @@ impl Store {
     }
 
     /// Pauses sending, unless it is paused already.
-    pub(crate) async fn pause_sending(&self, why: &str, now: Millis) -> Result<()> {
+    pub(crate) async fn pause_sending(&self, why: PauseReason, now: Millis) -> Result<()> {
         sending::Entity::update_many()
             .col_expr(Column::PausedAt, Expr::value(now))
-            .col_expr(Column::PausedWhy, Expr::value(why))
+            .col_expr(Column::PausedWhy, Expr::value(SendingPausedWhy::from(why)))
             .filter(Column::Id.eq(1))
             .filter(Column::PausedAt.is_null())
             .exec(&self.writer)
@@ -162,7 +151,7 @@ impl Store {
         if !before.is_restoring() {
             sending::Entity::update_many()
                 .col_expr(Column::PausedAt, Expr::value(now))
-                .col_expr(Column::PausedWhy, Expr::value(RESTORING))
+                .col_expr(Column::PausedWhy, Expr::value(SendingPausedWhy::Restoring))
                 .col_expr(Column::BackupAt, Expr::value(backup_at))
                 .col_expr(Column::RestoredAt, Expr::value(now))
                 .filter(Column::Id.eq(1))
@@ -206,7 +195,7 @@ impl Store {
     /// Ends the pause.
     pub(crate) async fn resume_sending(&self) -> Result<()> {
         let tx = self.begin().await?;
-        let why = read_sending(&tx).await?.paused_why;
+        let why = read_sending(&tx).await?.paused;
         sending::Entity::update_many()
             .col_expr(Column::PausedAt, Expr::value(None::<i64>))
             .col_expr(Column::PausedWhy, Expr::value(None::<String>))
@@ -216,7 +205,7 @@ impl Store {
         if let Some(why) = why {
             usage_report::Entity::update_many()
                 .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
-                .filter(usage_report::Column::LastError.eq(why))
+                .filter(usage_report::Column::LastError.eq(why.to_string()))
                 .exec(&tx)
                 .await?;
         }
@@ -247,9 +236,16 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
     let row = sending::Entity::find_by_id(1).one(db).await?;
     let row =
         row.ok_or_else(|| DbErr::RecordNotFound("the row of the table sending".to_owned()))?;
+    let paused = match (row.paused_at, row.paused_why) {
+        (None, _) => None,
+        (Some(_), Some(why)) => Some(why.into()),
+        (Some(_), None) => {
+            let error = "the row of the table sending is paused without a reason";
+            return Err(DbErr::Type(error.to_owned()));
+        }
+    };
     Ok(Sending {
-        paused_at: row.paused_at,
-        paused_why: row.paused_why,
+        paused,
         backup_at: row.backup_at,
         restored_at: row.restored_at,
         database_id: row.database_id,

@@ -10,6 +10,7 @@ use crate::{
     domain::{
         Millis,
         meter::Meters,
+        pause::PauseReason,
         report::{Report, Transition, identifier},
         stream::Stream,
     },
@@ -69,18 +70,16 @@ const MARK_VALID: Duration = LEASE;
 
 /// The error of a report that Stripe knows although this database has not sent it.
 const KNOWN: &str = "Stripe has an event with its identifier, and this database has not sent it";
-/// Why sending pauses then.
-pub(super) const RESTORED: &str = "Stripe knows a report that this database has not sent: the database was restored from a backup or copied; run `usage-server restore`";
 
-/// What Stripe rejects regardless of the event.
+/// What is not sent for a while, whatever the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     KeyRefused,
     /// Stripe cannot be reached, and why.
     Unreachable(String),
     Meter(String),
-    /// Stripe knows a report that this database has not sent: it was restored from a backup, or copied.
-    Restored,
+    /// Everything, until a command ends the pause.
+    InDatabase(PauseReason),
 }
 
 impl Requests {
@@ -122,7 +121,8 @@ impl Requests {
         let (transition, pause) = match &answer {
             // Stripe knows it, and this database did not send it. It may have other content at Stripe.
             Ok(Sent::Known) | Err(Failure::KeyReused(_)) if is_first && !may_have_arrived => {
-                (Some(Transition::MarkUnknown), Some(Pause::Restored))
+                let pause = Pause::InDatabase(PauseReason::UnsentReportKnown);
+                (Some(Transition::MarkUnknown), Some(pause))
             }
             Ok(Sent::New | Sent::Known) => (Some(Transition::Accept), None),
             Err(Failure::KeyReused(_)) => (Some(Transition::MarkUnknown), None),

@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use super::{
     job::{Job, Next, Spec, Turn},
-    send_event::{Ended, MAX_RETRY, Mark, Pause, RESTORED, Requests, backoff_ms, duration},
+    send_event::{Ended, MAX_RETRY, Mark, Pause, Requests, backoff_ms, duration},
     sender_mark::SenderMark,
     tasks::Tasks,
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, report::Report, stream::Stream},
+    domain::{Millis, pause::PauseReason, report::Report, stream::Stream},
     error::Result,
     metrics,
     store::{
@@ -70,7 +70,7 @@ pub(crate) struct Sender {
     pause_reason: Option<String>,
     paused_meters: HashMap<String, Instant>,
     /// Why sending is to be paused in the database.
-    pauses_because: Option<&'static str>,
+    pauses_because: Option<PauseReason>,
     /// Whether a pause in the database was logged.
     has_logged_pause: bool,
     /// When the reports last got the reason of the pause.
@@ -257,7 +257,7 @@ impl Sender {
                 self.paused_until = Some(until);
                 self.pause_reason = Some(why);
             }
-            Pause::Restored => self.pauses_because = Some(RESTORED),
+            Pause::InDatabase(why) => self.pauses_because = Some(why),
             Pause::Meter(meter) => {
                 tracing::error!(%meter, "Stripe has no active meter with this event name: its reports wait");
                 self.paused_meters.insert(meter, until);

@@ -27,9 +27,6 @@ const INTERVAL_MS: Millis = HOUR_MS;
 /// A database whose last mark is younger than this sends to the same meters.
 const ACTIVE_MS: Millis = 2 * DAY_MS;
 
-/// Why sending pauses when the mark at Stripe is not of this database.
-pub(crate) const NOT_OURS: &str = "Stripe has a later mark of this database, which this copy of it did not write: it was restored from a backup, or another copy of it sends; stop the other copy, then run `usage-server restore`";
-
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Checked {

@@ -38,7 +38,7 @@ pub(super) async fn check(
 }
 
 fn check_pause(sending: &Sending) -> Finding {
-    match sending.paused() {
+    match sending.paused {
         None => Finding::ok(CHECK, "it is not paused"),
         Some(why) => Finding::bad(
             CHECK,
@@ -122,14 +122,13 @@ fn check_totals(compared: usize, larger: &[String]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::{commands::doctor::Severity, domain::pause::PauseReason};
 
     #[test]
     fn a_pause_is_bad_and_says_why() {
         assert_eq!(check_pause(&Sending::default()).severity, Severity::Ok);
         let paused = Sending {
-            paused_at: Some(1),
-            paused_why: Some("run `usage-server restore`".to_owned()),
+            paused: Some(PauseReason::ForeignMark),
             ..Sending::default()
         };
         let finding = check_pause(&paused);

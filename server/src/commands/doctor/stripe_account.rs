@@ -4,10 +4,10 @@
 use super::{Finding, cause_of, first_names};
 use crate::{
     account_check::{ADOPT, find_difference},
-    domain::{Millis, meter::Meters, period::rfc3339},
+    domain::{Millis, meter::Meters, pause::PauseReason, period::rfc3339},
     store::{Store, sending::Sending},
     stripe::{Failure, Stripe, sender_marks::MarkedProduct},
-    workers::sender_mark::{NOT_OURS, active_others},
+    workers::sender_mark::active_others,
 };
 
 const ACCOUNT: &str = "stripe account";
@@ -68,7 +68,7 @@ fn check_marks(sending: &Sending, products: &[MarkedProduct], now: Millis) -> Ve
     if is_foreign {
         findings.push(Finding::bad(
             COPIES,
-            NOT_OURS,
+            PauseReason::ForeignMark.to_string(),
             "stop the other copy and the server, then run `usage-server restore`",
         ));
     }

@@ -49,6 +49,7 @@ fn shown_by_marks(own: &OwnMarks, at_stripe: &[Mark]) -> Option<Millis> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::pause::PauseReason;
 
     fn mark(number: i64, nonce: &str) -> Mark {
         Mark {
@@ -99,14 +100,13 @@ mod tests {
     #[test]
     fn an_interrupted_restore_goes_on_with_its_time() {
         let begun = Sending {
-            paused_at: Some(1),
-            paused_why: Some(crate::store::sending::RESTORING.to_owned()),
+            paused: Some(PauseReason::Restoring),
             ..sending()
         };
         assert_eq!(backup_time(None, &begun, &[], None), Ok(50));
         assert_eq!(backup_time(Some(7), &begun, &[], None), Ok(7));
         let paused_otherwise = Sending {
-            paused_why: Some("a reason".to_owned()),
+            paused: Some(PauseReason::ForeignMark),
             ..begun
         };
         backup_time(None, &paused_otherwise, &[], None).unwrap_err();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Sender;
 use crate::{
     account_check::identify,
-    domain::Millis,
+    domain::{Millis, pause::PauseReason},
     error::Result,
     metrics,
     store::sending::Sending,
@@ -16,7 +16,7 @@ use crate::{
     workers::{
         job::Next,
         send_event::{Pause, backoff_ms, duration},
-        sender_mark::{Checked, NOT_OURS},
+        sender_mark::Checked,
     },
 };
 
@@ -61,7 +61,10 @@ impl Sender {
             match self.mark.check(&requests, now, is_remembered).await? {
                 Checked::Ours => {}
                 Checked::NotOurs => {
-                    requests.store.pause_sending(NOT_OURS, now).await?;
+                    requests
+                        .store
+                        .pause_sending(PauseReason::ForeignMark, now)
+                        .await?;
                     return Ok(false);
                 }
                 Checked::Failed(failure) => return self.check_failed(&failure).await,
@@ -112,7 +115,7 @@ impl Sender {
     pub(super) async fn hold(&mut self, sending: &Sending) -> Result<Option<Next>> {
         let closed = self.requests.stripe.closed();
         let is_other = matches!(closed, Some(Failure::Denied(_)));
-        let why = sending.paused().map(str::to_owned);
+        let why = sending.paused.map(|why| why.to_string());
         metrics::sending_paused(why.is_some() || is_other);
         let Some(why) = why.or_else(|| closed.map(|failure| failure.message().to_owned())) else {
             self.has_logged_pause = false;
@@ -124,7 +127,7 @@ impl Sender {
         }
         self.explain_at_times(&why).await?;
         // Another replica may have a key of the right account.
-        let hands_over = is_other && sending.paused().is_none() && self.in_progress.is_empty();
+        let hands_over = is_other && sending.paused.is_none() && self.in_progress.is_empty();
         Ok(Some(if hands_over {
             Next::HandOver
         } else {
