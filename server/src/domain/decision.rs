@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Millis,
+    names::names,
     report::{State, Transition},
 };
 
@@ -18,16 +19,13 @@ pub enum Action {
     WriteOff,
 }
 
-impl Action {
-    /// The action's name in errors, such as `write_off`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::BillInCurrentPeriod => "bill_in_current_period",
-            Self::WriteOff => "write_off",
-        }
-    }
+names!(Action {
+    Retry = "retry",
+    BillInCurrentPeriod = "bill_in_current_period",
+    WriteOff = "write_off",
+});
 
+impl Action {
     /// The transition of the report.
     pub fn transition(self) -> Transition {
         match self {

@@ -15,6 +15,7 @@ pub mod invoice_deadline;
 pub mod invoice_draft;
 pub mod late_usage;
 pub mod meter;
+mod names;
 pub mod next_step;
 pub mod pause;
 pub mod period;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::names::names;
+
 /// The reason of a pause that lasts until a command ends it. It is displayed as a sentence that says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PauseReason {
@@ -12,6 +14,12 @@ pub enum PauseReason {
     /// Stripe knows a report that this database has not sent.
     UnsentReportKnown,
 }
+
+names!(PauseReason {
+    Restoring = "restoring",
+    ForeignMark = "foreign_mark",
+    UnsentReportKnown = "unsent_report_known",
+});
 
 impl fmt::Display for PauseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

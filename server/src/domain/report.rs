@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, start_of,
+    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, names::names, start_of,
     stream::Stream,
 };
 
@@ -51,23 +51,23 @@ pub enum State {
     WrittenOff,
 }
 
+names!(State {
+    Open = "open",
+    Closed = "closed",
+    Sending = "sending",
+    Accepted = "accepted",
+    Confirmed = "confirmed",
+    Missing = "missing",
+    Rejected = "rejected",
+    CustomerDeleted = "customer_deleted",
+    Unknown = "unknown",
+    NotBillable = "not_billable",
+    NoCustomer = "no_customer",
+    TooLate = "too_late",
+    WrittenOff = "written_off",
+});
+
 impl State {
-    /// Every state.
-    pub const ALL: [Self; 13] = [
-        Self::Open,
-        Self::Closed,
-        Self::Sending,
-        Self::Accepted,
-        Self::Confirmed,
-        Self::Missing,
-        Self::Rejected,
-        Self::CustomerDeleted,
-        Self::Unknown,
-        Self::NotBillable,
-        Self::NoCustomer,
-        Self::TooLate,
-        Self::WrittenOff,
-    ];
     /// States in which the sender sends a report or checks its delivery.
     pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
     /// States of usage that Stripe has not accepted and still may.
@@ -88,25 +88,6 @@ impl State {
     ];
     /// States in which Stripe has accepted the report.
     pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
-
-    /// The state's name in the contract, in logs and in errors, such as `not_billable`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Closed => "closed",
-            Self::Sending => "sending",
-            Self::Accepted => "accepted",
-            Self::Confirmed => "confirmed",
-            Self::Missing => "missing",
-            Self::Rejected => "rejected",
-            Self::CustomerDeleted => "customer_deleted",
-            Self::Unknown => "unknown",
-            Self::NotBillable => "not_billable",
-            Self::NoCustomer => "no_customer",
-            Self::TooLate => "too_late",
-            Self::WrittenOff => "written_off",
-        }
-    }
 
     /// Whether Stripe has accepted the report.
     pub fn is_reported(self) -> bool {
@@ -200,6 +181,12 @@ pub enum Kind {
     /// Usage that Stripe has and a restored backup lacked. It is counted and shown, and never sent.
     AlreadySent,
 }
+
+names!(Kind {
+    Usage = "usage",
+    Correction = "correction",
+    AlreadySent = "already_sent",
+});
 
 /// A usage report: the total of one account and meter in one window.
 #[derive(Clone, Debug, PartialEq, Eq)]

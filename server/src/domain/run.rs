@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Millis, account_id::AccountId};
+use super::{Millis, account_id::AccountId, names::names};
 
 /// What started a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +15,11 @@ pub enum Trigger {
     PeriodEnd,
 }
 
-impl Trigger {
-    /// The trigger's name in logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Schedule => "schedule",
-            Self::Force => "force",
-            Self::PeriodEnd => "period end",
-        }
-    }
-}
+names!(Trigger {
+    Schedule = "schedule",
+    Force = "force",
+    PeriodEnd = "period end",
+});
 
 /// The accounts whose reports a run closes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Millis, account_id::AccountId, clock_check::is_ahead};
+use super::{Millis, account_id::AccountId, clock_check::is_ahead, names::names};
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,11 @@ pub enum ChangeKind {
     /// It ends at the boundary.
     Cancel,
 }
+
+names!(ChangeKind {
+    ChangePlan = "change_plan",
+    Cancel = "cancel",
+});
 
 /// The step of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,14 @@ pub enum Step {
     /// Stripe rejected it; nothing was changed.
     Refused,
 }
+
+names!(Step {
+    Draining = "draining",
+    Changing = "changing",
+    Done = "done",
+    Undone = "undone",
+    Refused = "refused",
+});
 
 /// A change of an account's subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use self::proof::{accepted_total, compare};
 use super::{
     DAY_MS, MINUTE_MS, Millis,
     clock_check::is_ahead,
+    names::names,
     report::{Report, State, Transition},
     start_of,
 };
@@ -112,17 +113,12 @@ pub enum Finding {
     Over,
 }
 
-impl Finding {
-    /// The finding's name, such as `over`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Equal => "equal",
-            Self::Behind => "behind",
-            Self::Lacking => "lacking",
-            Self::Over => "over",
-        }
-    }
-}
+names!(Finding {
+    Equal = "equal",
+    Behind = "behind",
+    Lacking = "lacking",
+    Over = "over",
+});
 
 /// The two totals of a stream on one UTC day, compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use crate::domain::decision::Action;
 stored_enum! {
     /// The column `action`.
     ReportDecisionAction of Action {
-        Retry = "retry",
-        BillInCurrentPeriod = "bill_in_current_period",
-        WriteOff = "write_off",
+        Retry,
+        BillInCurrentPeriod,
+        WriteOff,
     }
 }
 

@@ -8,9 +8,9 @@ use crate::domain::run::Trigger;
 stored_enum! {
     /// The column `trigger`.
     ReportRunTrigger of Trigger {
-        Schedule = "schedule",
-        Force = "force",
-        PeriodEnd = "period end",
+        Schedule,
+        Force,
+        PeriodEnd,
     }
 }
 

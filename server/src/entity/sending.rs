@@ -8,9 +8,9 @@ use crate::domain::pause::PauseReason;
 stored_enum! {
     /// The column `paused_why`.
     SendingPausedWhy of PauseReason {
-        Restoring = "restoring",
-        ForeignMark = "foreign_mark",
-        UnsentReportKnown = "unsent_report_known",
+        Restoring,
+        ForeignMark,
+        UnsentReportKnown,
     }
 }
 

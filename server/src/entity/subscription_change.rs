@@ -9,19 +9,19 @@ use crate::domain::subscription_change::{ChangeKind, Step};
 stored_enum! {
     /// The column `kind`.
     SubscriptionChangeKind of ChangeKind {
-        ChangePlan = "change_plan",
-        Cancel = "cancel",
+        ChangePlan,
+        Cancel,
     }
 }
 
 stored_enum! {
     /// The column `step`.
     SubscriptionChangeStep of Step {
-        Draining = "draining",
-        Changing = "changing",
-        Done = "done",
-        Undone = "undone",
-        Refused = "refused",
+        Draining,
+        Changing,
+        Done,
+        Undone,
+        Refused,
     }
 }
 

@@ -9,28 +9,28 @@ use crate::domain::report::{Kind, State};
 stored_enum! {
     /// The column `state`.
     UsageReportState of State {
-        Open = "open",
-        Closed = "closed",
-        Sending = "sending",
-        Accepted = "accepted",
-        Confirmed = "confirmed",
-        Missing = "missing",
-        Rejected = "rejected",
-        CustomerDeleted = "customer_deleted",
-        Unknown = "unknown",
-        NotBillable = "not_billable",
-        NoCustomer = "no_customer",
-        TooLate = "too_late",
-        WrittenOff = "written_off",
+        Open,
+        Closed,
+        Sending,
+        Accepted,
+        Confirmed,
+        Missing,
+        Rejected,
+        CustomerDeleted,
+        Unknown,
+        NotBillable,
+        NoCustomer,
+        TooLate,
+        WrittenOff,
     }
 }
 
 stored_enum! {
     /// The column `kind`.
     UsageReportKind of Kind {
-        Usage = "usage",
-        Correction = "correction",
-        AlreadySent = "already_sent",
+        Usage,
+        Correction,
+        AlreadySent,
     }
 }
 

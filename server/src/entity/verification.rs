@@ -8,10 +8,10 @@ use crate::domain::verification::Finding;
 stored_enum! {
     /// The column `finding`.
     VerificationFinding of Finding {
-        Equal = "equal",
-        Behind = "behind",
-        Lacking = "lacking",
-        Over = "over",
+        Equal,
+        Behind,
+        Lacking,
+        Over,
     }
 }
 

@@ -1,27 +1,22 @@
 //! Conditions on the states of reports, and on whether they wait to be sent.
 
-use sea_orm::{
-    ActiveEnum as _,
-    sea_query::{Expr, ExprTrait as _},
-};
+use sea_orm::sea_query::{Expr, ExprTrait as _};
 
-use crate::{domain::report::State, entity::usage_report::UsageReportState};
+use crate::domain::report::State;
 
 /// Whether a report is in one of some states, for a query in SQL. The states are literals: both engines use a partial
 /// index only for a condition without bound values.
 pub(super) fn state_in(states: &[State]) -> String {
     let texts: Vec<String> = states
         .iter()
-        .map(|state| format!("'{}'", UsageReportState::from(*state).to_value()))
+        .map(|state| format!("'{}'", state.name()))
         .collect();
     format!("state IN ({})", texts.join(", "))
 }
 
 /// Whether a report is in one of some states. It must equal the expression of the index, or the index is not used.
 pub(super) fn is_in_state(states: &[State]) -> Expr {
-    let texts = states
-        .iter()
-        .map(|state| UsageReportState::from(*state).to_value());
+    let texts = states.iter().map(|state| state.name());
     Expr::cust("state || ''").is_in(texts)
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sea_orm::{
-    ActiveEnum as _, ColumnTrait as _, EntityTrait as _, Order, QueryFilter as _, QueryOrder as _,
+    ColumnTrait as _, EntityTrait as _, Order, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, Select,
     sea_query::{Expr, ExprTrait as _, Func},
 };
@@ -216,7 +216,7 @@ impl Store {
 /// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition
 /// without bound values, and that of the few reports of other kinds than usage only for its own condition.
 fn is_of_kind(kind: Kind) -> Expr {
-    let text = UsageReportKind::from(kind).to_value();
+    let text = kind.name();
     Expr::cust(match kind {
         Kind::Usage => format!("kind = '{text}'"),
         Kind::Correction | Kind::AlreadySent => format!("kind <> 'usage' AND kind = '{text}'"),
