@@ -28,9 +28,11 @@ pub mod stream;
 pub mod stripe_account;
 pub mod subscription;
 pub mod subscription_change;
+pub mod subscription_status;
 pub mod tier;
 pub mod verification;
 pub mod violation;
+pub mod webhook;
 pub mod window;
 
 /// Milliseconds of Unix time: the unit of every time inside the service.

@@ -1,6 +1,11 @@
 //! The parts of a subscription that counting and billing depend on, and the choice of the subscription that is synced.
 
-use super::{Millis, account_id::AccountId, window::Interval};
+use super::{
+    Millis,
+    account_id::AccountId,
+    subscription_status::{BillingMode, SubscriptionStatus},
+    window::Interval,
+};
 
 /// A subscription, as read from Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,12 +14,10 @@ pub struct SubscriptionSnapshot {
     pub subscription: String,
     /// `cus_...`
     pub customer: String,
-    /// Stripe's `status`, such as `active`.
-    pub status: String,
-    /// `flexible` or `classic`.
-    pub billing_mode: String,
-    /// Whether it bills, or may bill again.
-    pub is_live: bool,
+    /// Its status.
+    pub status: SubscriptionStatus,
+    /// Its billing mode.
+    pub billing_mode: BillingMode,
     /// When it was created.
     pub created: Millis,
     /// When it is scheduled to end.
@@ -36,10 +39,10 @@ pub struct SyncedSubscription {
     pub subscription: String,
     /// `cus_...`
     pub customer: String,
-    /// Stripe's status, such as `active`.
-    pub status: String,
-    /// `flexible` or `classic`.
-    pub billing_mode: String,
+    /// Its status.
+    pub status: SubscriptionStatus,
+    /// Its billing mode.
+    pub billing_mode: BillingMode,
     /// When it will end, if that is known.
     pub cancel_at: Option<Millis>,
     /// When it ended.
@@ -78,6 +81,11 @@ impl ItemSnapshot {
 }
 
 impl SubscriptionSnapshot {
+    /// Whether it bills, or may bill again.
+    pub fn is_live(&self) -> bool {
+        self.status.is_live()
+    }
+
     /// When its current charge began; `None` if it charges for no configured meter.
     pub fn charges_since(&self) -> Option<Millis> {
         self.items.iter().map(|item| item.charged().start).min()
@@ -93,7 +101,7 @@ impl SubscriptionSnapshot {
             .map(|item| item.created)
             .min();
         self.ended_at
-            .filter(|_| !self.is_live)
+            .filter(|_| !self.is_live())
             .or(replaced)
             .unwrap_or(now)
             .min(now)
@@ -108,18 +116,18 @@ pub fn choose_subscription<'a>(
 ) -> Option<&'a SubscriptionSnapshot> {
     if let Some(named) = named
         && let Some(snapshot) = all.iter().find(|snapshot| snapshot.subscription == named)
-        && snapshot.is_live
+        && snapshot.is_live()
     {
         return Some(snapshot);
     }
     let charging = || all.iter().filter(|snapshot| !snapshot.items.is_empty());
     let live = charging()
-        .filter(|snapshot| snapshot.is_live)
+        .filter(|snapshot| snapshot.is_live())
         .min_by_key(|snapshot| (snapshot.created, &snapshot.subscription));
     let ended = || {
         all.iter()
             .filter(|snapshot| {
-                !snapshot.is_live
+                !snapshot.is_live()
                     && named.map_or(!snapshot.items.is_empty(), |named| {
                         named == snapshot.subscription
                     })
@@ -145,9 +153,12 @@ mod tests {
         SubscriptionSnapshot {
             subscription: subscription.to_owned(),
             customer: "cus".to_owned(),
-            status: String::new(),
-            billing_mode: "flexible".to_owned(),
-            is_live: ended_at.is_none(),
+            status: if ended_at.is_none() {
+                SubscriptionStatus::Active
+            } else {
+                SubscriptionStatus::Canceled
+            },
+            billing_mode: BillingMode::Flexible,
             created,
             cancel_at: None,
             ended_at,

@@ -131,8 +131,8 @@ fn subscription((row, mut periods): (SyncedSubscription, Vec<BillingPeriod>)) ->
     periods.truncate(MAX_PERIODS);
     v1::Subscription {
         subscription: row.subscription,
-        status: row.status,
-        billing_mode: row.billing_mode,
+        status: row.status.name().to_owned(),
+        billing_mode: row.billing_mode.name().to_owned(),
         periods: periods.into_iter().map(billing_period).collect(),
         cancel_at: row.cancel_at.map(wire::timestamp),
         ended_at: row.ended_at.map(wire::timestamp),
@@ -235,7 +235,7 @@ impl AccountRpc {
             }
             _ => None,
         };
-        let live = snapshot.filter(|snapshot| snapshot.is_live);
+        let live = snapshot.filter(|snapshot| snapshot.is_live());
         put.live.clone_from(&live);
         let account = self
             .store

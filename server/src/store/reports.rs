@@ -27,7 +27,7 @@ use crate::{
         run::Scope,
         window::Interval,
     },
-    entity::usage_report::{self, UsageReportKind, UsageReportState},
+    entity::usage_report::{self, UsageReportState},
     error::Result,
 };
 

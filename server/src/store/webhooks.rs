@@ -12,7 +12,7 @@ use sea_orm::{
 
 use super::Store;
 use crate::{
-    domain::Millis,
+    domain::{Millis, webhook::WebhookKind},
     entity::webhook_event::{self, Column},
     error::Result,
 };
@@ -25,8 +25,8 @@ const IDS_PER_STATEMENT: usize = 1_000;
 pub struct NewWebhookEvent {
     /// Stripe's id of the event, `evt_...`: the same every time it is sent.
     pub id: String,
-    /// Stripe's `type`, such as `invoice.created`.
-    pub kind: String,
+    /// What it says.
+    pub kind: WebhookKind,
     /// The customer that it concerns, if it names one.
     pub customer: Option<String>,
     /// The subscription, invoice, customer or meter that it concerns, if it names one.
@@ -54,7 +54,7 @@ impl Store {
     pub async fn record_webhook_event(&self, new: &NewWebhookEvent, now: Millis) -> Result<bool> {
         let row = webhook_event::ActiveModel {
             id: Set(new.id.clone()),
-            kind: Set(new.kind.clone()),
+            kind: Set(new.kind.name().to_owned()),
             customer: Set(new.customer.clone()),
             object: Set(new.object.clone()),
             livemode: Set(new.livemode),
@@ -118,7 +118,7 @@ impl From<webhook_event::Model> for WebhookEvent {
         Self {
             event: NewWebhookEvent {
                 id: row.id,
-                kind: row.kind,
+                kind: WebhookKind::parse(&row.kind),
                 customer: row.customer,
                 object: row.object,
                 livemode: row.livemode,

@@ -69,12 +69,8 @@ impl Stripe {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let state = match from
-            .status
-            .as_ref()
-            .map(stripe_shared::InvoiceStatus::as_str)
-        {
-            Some("draft") | None => InvoiceState::Draft {
+        let state = match &from.status {
+            Some(stripe_shared::InvoiceStatus::Draft) | None => InvoiceState::Draft {
                 until: from.automatically_finalizes_at.map(from_secs),
             },
             Some(_) => InvoiceState::Final,

@@ -11,6 +11,7 @@ use super::{
     catalog::{BoundedList, CatalogPrice, read_pages, read_price},
     failure, is_not_found,
 };
+use crate::domain::subscription_status::{BillingMode, SubscriptionStatus};
 
 /// Subscriptions of the Stripe account that are read.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 10_000;
@@ -22,8 +23,7 @@ pub(crate) struct LiveSubscription {
     pub(crate) id: String,
     /// `cus_...`
     pub(crate) customer: String,
-    /// Whether it is in the classic billing mode.
-    pub(crate) is_classic: bool,
+    pub(crate) billing_mode: BillingMode,
     /// The prices of its items.
     pub(crate) prices: Vec<CatalogPrice>,
     /// Whether these are all its items.
@@ -55,9 +55,8 @@ impl Stripe {
             async move { query.customize().send(client).await }
         };
         let read = |subscription: Subscription| {
-            let is_ended = ["canceled", "incomplete_expired", "incomplete"]
-                .contains(&subscription.status.as_str());
-            (!is_ended).then(|| read_subscription(subscription))
+            let status = SubscriptionStatus::parse(subscription.status.as_str());
+            status.is_live().then(|| read_subscription(subscription))
         };
         let all = read_pages(MAX_SUBSCRIPTIONS, page, |one| one.id.to_string(), read).await?;
         Ok(BoundedList {
@@ -81,7 +80,7 @@ fn read_subscription(subscription: Subscription) -> LiveSubscription {
     LiveSubscription {
         id: subscription.id.to_string(),
         customer: subscription.customer.into_id().to_string(),
-        is_classic: subscription.billing_mode.type_.as_str() == "classic",
+        billing_mode: BillingMode::parse(subscription.billing_mode.type_.as_str()),
         is_complete: !subscription.items.has_more,
         prices: subscription
             .items

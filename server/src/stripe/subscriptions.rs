@@ -11,7 +11,11 @@ use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
 use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, idempotent, is_not_found, timed};
-use crate::domain::{Millis, window::Interval};
+use crate::domain::{
+    Millis,
+    subscription_status::{BillingMode, SubscriptionStatus},
+    window::Interval,
+};
 
 /// The metadata key with the id of the last subscription change that this service made.
 const CHANGE_KEY: &str = "usage_billing_change";
@@ -30,10 +34,8 @@ pub(crate) struct CancelNow {
 pub(crate) struct Subscription {
     pub(crate) id: String,
     pub(crate) customer: String,
-    /// Such as `active` or `canceled`.
-    pub(crate) status: String,
-    /// `flexible` or `classic`.
-    pub(crate) billing_mode: String,
+    pub(crate) status: SubscriptionStatus,
+    pub(crate) billing_mode: BillingMode,
     pub(crate) created: Millis,
     pub(crate) cancel_at: Option<Millis>,
     pub(crate) ended_at: Option<Millis>,
@@ -74,10 +76,7 @@ pub(crate) struct Page {
 impl Subscription {
     /// Whether it bills, or may bill again.
     pub(crate) fn is_live(&self) -> bool {
-        !matches!(
-            self.status.as_str(),
-            "canceled" | "incomplete_expired" | "incomplete"
-        )
+        self.status.is_live()
     }
 }
 
@@ -230,8 +229,8 @@ fn subscription(from: &stripe_shared::Subscription) -> Subscription {
     Subscription {
         id: from.id.to_string(),
         customer: from.customer.id().to_string(),
-        status: from.status.to_string(),
-        billing_mode: from.billing_mode.type_.to_string(),
+        status: SubscriptionStatus::parse(from.status.as_str()),
+        billing_mode: BillingMode::parse(from.billing_mode.type_.as_str()),
         created: from_secs(from.created),
         cancel_at: from.cancel_at.map(from_secs),
         ended_at: from.ended_at.map(from_secs),

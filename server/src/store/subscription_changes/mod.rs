@@ -190,7 +190,7 @@ impl Store {
             return Ok(());
         }
         let boundary = seen.boundary_at;
-        let kept: Vec<&str> = if snapshot.is_live {
+        let kept: Vec<&str> = if snapshot.is_live() {
             snapshot.all_items.iter().map(String::as_str).collect()
         } else {
             Vec::new()

@@ -245,7 +245,10 @@ pub(crate) fn is_up_to_date(
     let has_more = periods.iter().any(|period| {
         !items.contains(period.item.as_str()) && last.is_some_and(|last| period.period_end >= last)
     });
-    is_same && has_all && !has_more && (link_ended != snapshot.is_live || snapshot.items.is_empty())
+    is_same
+        && has_all
+        && !has_more
+        && (link_ended != snapshot.is_live() || snapshot.items.is_empty())
 }
 
 /// Requests a sync before the next poll. An earlier request that is still pending is kept.

@@ -174,7 +174,7 @@ pub(super) async fn move_periods(
         row.period_end = end;
         moved.push(end);
     }
-    if !snapshot.is_live {
+    if !snapshot.is_live() {
         return Ok(moved);
     }
     for item in &snapshot.items {
@@ -262,10 +262,10 @@ fn end_of(
 ) -> Option<(Millis, bool)> {
     let current = snapshot.items.iter().find(|item| item.item == row.item);
     // The item exists, but no longer charges for a configured meter. The period stays as it is.
-    if snapshot.is_live && current.is_none() && snapshot.all_items.contains(&row.item) {
+    if snapshot.is_live() && current.is_none() && snapshot.all_items.contains(&row.item) {
         return None;
     }
-    let (end, is_charged) = match current.filter(|_| snapshot.is_live) {
+    let (end, is_charged) = match current.filter(|_| snapshot.is_live()) {
         None => {
             let gone = snapshot.gone_since(row.meter.as_deref(), row.period_start, now);
             let end = Ord::max(gone, row.period_start.saturating_add(1));

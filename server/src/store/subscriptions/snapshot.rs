@@ -159,7 +159,7 @@ pub(in crate::store) async fn record_change(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     upsert_subscription(tx, account_id, snapshot, now).await?;
-    if !snapshot.is_live {
+    if !snapshot.is_live() {
         return Ok(());
     }
     for item in &snapshot.items {
@@ -191,10 +191,10 @@ async fn upsert_subscription(
         account_id: Set(account_id.clone()),
         subscription: Set(snapshot.subscription.clone()),
         customer: Set(snapshot.customer.clone()),
-        status: Set(snapshot.status.clone()),
-        billing_mode: Set(snapshot.billing_mode.clone()),
-        cancel_at: Set(snapshot.cancel_at.filter(|_| snapshot.is_live)),
-        ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live)),
+        status: Set(snapshot.status.name().to_owned()),
+        billing_mode: Set(snapshot.billing_mode.name().to_owned()),
+        cancel_at: Set(snapshot.cancel_at.filter(|_| snapshot.is_live())),
+        ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live())),
         synced_at: Set(now),
         sync_requested_at: Set(None),
         customer_deleted_at: Set(None),
@@ -213,7 +213,7 @@ async fn upsert_subscription(
         .on_conflict(same)
         .exec_without_returning(tx)
         .await?;
-    Ok(before.is_none_or(|before| before.status != snapshot.status))
+    Ok(before.is_none_or(|before| before.status != snapshot.status.name()))
 }
 
 /// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.
@@ -226,7 +226,7 @@ async fn end_or_resume_link(
     if account.link.billing.customer() != Some(&snapshot.customer) {
         return Ok(false);
     }
-    match (&account.link.billing, snapshot.is_live) {
+    match (&account.link.billing, snapshot.is_live()) {
         (Billing::Stripe { .. }, false) => {
             let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
             end_link(tx, account, at, now).await

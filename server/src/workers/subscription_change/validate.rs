@@ -6,7 +6,7 @@ use super::{SubscriptionChanges, change::RequestedChange};
 use crate::{
     domain::{
         account::Billing, account_id::AccountId, subscription::SubscriptionSnapshot,
-        violation::Violation,
+        subscription_status::BillingMode, violation::Violation,
     },
     error::{Error, Result},
     stripe::subscriptions::Subscription,
@@ -26,7 +26,7 @@ impl SubscriptionChanges {
             .sync
             .look_up(billing)
             .await?
-            .filter(|snapshot| snapshot.is_live)
+            .filter(|snapshot| snapshot.is_live())
             .ok_or_else(|| {
                 not_changeable("has no live subscription that bills for a configured meter")
             })?;
@@ -50,10 +50,11 @@ impl SubscriptionChanges {
         prices: &[String],
     ) -> Result<bool> {
         let not_changeable = |why: String| Err(Error::SubscriptionNotChangeable(why));
-        if live_snapshot.billing_mode != "flexible" {
+        if live_snapshot.billing_mode != BillingMode::Flexible {
             return not_changeable(format!(
                 "subscription {} is in the billing mode {:?}, in which Stripe does not bill the usage of an item that is removed; migrate it to `flexible` first",
-                found.id, live_snapshot.billing_mode
+                found.id,
+                live_snapshot.billing_mode.name()
             ));
         }
         let meters = self.sync.meters().await.map_err(SyncError::from)?;

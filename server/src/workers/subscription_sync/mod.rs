@@ -95,7 +95,6 @@ pub(super) fn snapshot(
         customer: from.customer.clone(),
         status: from.status.clone(),
         billing_mode: from.billing_mode.clone(),
-        is_live: from.is_live(),
         created: from.created,
         cancel_at: from.cancel_at,
         ended_at: from.ended_at,

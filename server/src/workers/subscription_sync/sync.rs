@@ -112,7 +112,7 @@ impl SubscriptionSync {
         if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
             let snapshot = snapshot(&found, &meters);
             self.apply(&row.account_id, &snapshot).await?;
-            if !snapshot.is_live {
+            if !snapshot.is_live() {
                 // Another subscription may have replaced it.
                 self.sync_account(&row.account_id).await?;
             }
@@ -133,7 +133,7 @@ impl SubscriptionSync {
         snapshot: &SubscriptionSnapshot,
     ) -> Result<(), SyncError> {
         // Before the end is stored and usage is assigned by it, check whether the customer still exists.
-        if !snapshot.is_live
+        if !snapshot.is_live()
             && self.is_unknown_end(account_id, snapshot).await?
             && self.stripe.is_customer_deleted(&snapshot.customer).await?
         {
@@ -146,7 +146,7 @@ impl SubscriptionSync {
             .apply_snapshot(account_id, snapshot, slots, now)
             .await?;
         if changed {
-            tracing::info!(account = %account_id, subscription = %snapshot.subscription, status = %snapshot.status, "subscription synced");
+            tracing::info!(account = %account_id, subscription = %snapshot.subscription, status = snapshot.status.name(), "subscription synced");
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{SYNCS_AT_ONCE, SubscriptionSync, sync::SyncError};
 use crate::{
-    domain::{MINUTE_MS, Millis},
+    domain::{MINUTE_MS, Millis, webhook::WebhookKind},
     error::Result,
     store::webhooks::WebhookEvent,
     workers::{
@@ -76,9 +76,7 @@ impl WebhookSyncs {
             .iter()
             .filter(|stored| !self.noticed.contains(&stored.event.id))
             .collect();
-        let is_of_meter =
-            |stored: &&WebhookEvent| stored.event.kind.starts_with("v1.billing.meter.");
-        if new.iter().any(is_of_meter) {
+        if new.iter().any(|stored| stored.event.kind.is_of_meter()) {
             self.signals.verify_request.make();
             self.signals.verify.wake();
         }
@@ -93,7 +91,7 @@ impl WebhookSyncs {
     async fn close_invoiced(&self, events: &[&WebhookEvent]) -> Result<()> {
         let invoiced: Vec<&str> = events
             .iter()
-            .filter(|stored| stored.event.kind == "invoice.created")
+            .filter(|stored| stored.event.kind == WebhookKind::InvoiceCreated)
             .filter_map(|stored| customer_of(stored))
             .collect();
         let owners = self.sync.store.accounts_of_customers(&invoiced).await?;
@@ -207,7 +205,7 @@ async fn sync_customer_of(
 ) -> Result<(), SyncError> {
     if events
         .iter()
-        .any(|stored| stored.event.kind == "customer.deleted")
+        .any(|stored| stored.event.kind == WebhookKind::CustomerDeleted)
     {
         return sync.sync_customer(customer).await;
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::{CUSTOMERS, PRICES, SUBSCRIPTIONS, customer_names};
 use crate::{
     commands::doctor::{Finding, first_names},
+    domain::subscription_status::BillingMode,
     store::doctor::LinkedCustomer,
     stripe::{catalog::CatalogPrice, list_subscriptions::LiveSubscription},
 };
@@ -185,7 +186,7 @@ impl<'a> AccountData<'a> {
             .subscribed()
             .into_iter()
             .flat_map(|(_, own)| own)
-            .filter(|one| one.is_classic)
+            .filter(|one| one.billing_mode == BillingMode::Classic)
             .map(|one| one.id.as_str())
             .collect();
         (!classic.is_empty()).then(|| {
