@@ -48,11 +48,8 @@ impl BilledUsage {
 
     /// The time at which Stripe bills it: that of its meter event, and until one was chosen the time that decides.
     pub fn billed_at_stripe(&self) -> Millis {
-        match self.event_timestamp {
-            // If a window contains no whole second, the event's second begins before it.
-            Some(stamp) => Ord::max(stamp, self.window_start),
-            None => self.billed_at(),
-        }
+        // If a window contains no whole second, the event's second begins before it.
+        Ord::max(self.event_at(), self.window_start)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod billing_period;
 pub mod clock_check;
 pub mod correction;
 pub mod decision;
+pub mod event_time;
 pub mod increment;
 pub mod invoice_deadline;
 pub mod invoice_draft;

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, names::names, start_of,
+    DAY_MS, HOUR_MS, Millis, account::BillingTarget, account_id::AccountId, names::names,
     stream::Stream,
 };
 
@@ -262,15 +262,6 @@ impl Report {
         restored_at.is_some_and(|restored_at| {
             self.first_at < restored_at && self.looked_up_at.is_none_or(|at| at < restored_at)
         })
-    }
-
-    /// The start of the hour in which its meter event is, or would be.
-    pub fn event_hour(&self) -> Millis {
-        let at = self
-            .event_timestamp
-            .or(self.bill_at)
-            .unwrap_or_else(|| Ord::max(self.first_at, self.window_start));
-        start_of(HOUR_MS, at)
     }
 }
 

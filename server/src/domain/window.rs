@@ -1,6 +1,6 @@
 //! Windows: the intervals between slot edges and boundaries. No usage report spans two invoices.
 
-use super::{MINUTE_MS, Millis, SECOND_MS, start_of};
+use super::{MINUTE_MS, Millis, start_of};
 
 /// A half-open interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,33 +110,6 @@ impl Boundaries {
     }
 }
 
-/// The timestamp of a report's meter event, in whole seconds given as milliseconds.
-///
-/// It is the first whole minute in the window that is not `taken` and not after `latest`: the total of a minute with
-/// one event shows whether that event arrived. If there is none, it is the window's first whole second, so that the
-/// event is never before a boundary. If the window contains no whole second, it is the second that contains the window.
-pub fn event_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> Millis {
-    let first = start_of(
-        MINUTE_MS,
-        window.start.saturating_add(MINUTE_MS.saturating_sub(1)),
-    );
-    let minutes = std::iter::successors(Some(first), |minute| minute.checked_add(MINUTE_MS));
-    minutes
-        .take_while(|minute| *minute < window.end && *minute <= latest)
-        .find(|minute| !taken.contains(minute))
-        .unwrap_or_else(|| {
-            let second = start_of(
-                SECOND_MS,
-                window.start.saturating_add(SECOND_MS.saturating_sub(1)),
-            );
-            if second < window.end {
-                second
-            } else {
-                start_of(SECOND_MS, window.start)
-            }
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,28 +150,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_timestamp_takes_the_first_free_minute_and_falls_back_to_the_start() {
-        let window = Interval {
-            start: NOON + 500,
-            end: NOON + 3 * MINUTE_MS,
-        };
-        let (one, two) = (NOON + MINUTE_MS, NOON + 2 * MINUTE_MS);
-        let far = NOON + 100 * MINUTE_MS;
-        assert_eq!(event_timestamp(window, far, &[]), one);
-        assert_eq!(event_timestamp(window, far, &[one]), two);
-        assert_eq!(
-            event_timestamp(window, far, &[one, two]),
-            NOON + SECOND_MS,
-            "not before the window"
-        );
-        assert_eq!(
-            event_timestamp(window, one, &[one]),
-            NOON + SECOND_MS,
-            "nothing after `latest`"
-        );
-    }
-
     proptest! {
         #[test]
         fn windows_tile_time_and_never_cross_a_boundary(
@@ -215,16 +166,6 @@ mod tests {
             // The neighbours begin where it ends.
             prop_assert_eq!(boundaries.window_around(slots, window.end).start, window.end);
             prop_assert_eq!(boundaries.window_around(slots, window.end - 1), window);
-        }
-
-        #[test]
-        fn a_timestamp_stays_in_its_window_or_its_first_second(
-            start in 0_i64..10_000_000_000, width in 1_i64..3_600_000, ahead in 0_i64..600_000,
-        ) {
-            let window = Interval { start, end: start + width };
-            let stamp = event_timestamp(window, start + ahead, &[]);
-            prop_assert_eq!(stamp % SECOND_MS, 0);
-            prop_assert!(stamp >= start - start % SECOND_MS && stamp < window.end);
         }
     }
 }

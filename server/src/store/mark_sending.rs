@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     domain::{
-        MINUTE_MS, Millis, SECOND_MS,
+        MINUTE_MS, Millis,
         billed_usage::BilledUsage,
+        event_time,
         invoice_deadline::{SendDecision, decide},
         next_step::{NextStep, Skip, next_step, skip_if_too_old},
         report::{Report, State, Transition},
-        start_of,
-        window::{Interval, Slots, event_timestamp, minute_of},
+        window::{Slots, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
@@ -197,8 +197,7 @@ async fn record_skip(
     Ok(())
 }
 
-/// The event's timestamp: inside the part of the window that contains the report's first increment. A boundary that
-/// became known late then does not move it into another period.
+/// Chooses the event's timestamp, by the account's boundaries and the other events of the stream.
 async fn choose_timestamp(
     tx: &Transaction,
     report: &Report,
@@ -213,21 +212,7 @@ async fn choose_timestamp(
             .first()
             .map_or_else(|| slots.around(at), |(_, own)| own.window_around(slots, at))
     };
-    let mut window = match report.bill_at {
-        Some(at) => Interval {
-            start: Ord::max(around(at).start, start_of(SECOND_MS, at)),
-            end: around(at).end,
-        },
-        None => around(report.first_at).intersection(Interval {
-            start: report.window_start,
-            end: report.window_end,
-        }),
-    };
-    // Stripe charges only from `not_before` on, which may be later than the start of the window.
-    if let Some(from) = not_before.filter(|from| *from > window.start) {
-        window.start = from;
-        window.end = Ord::max(window.end, from.saturating_add(SECOND_MS));
-    }
+    let window = report.window_to_send(not_before, around);
     let taken: Vec<Millis> = usage_report::Entity::find()
         .select_only()
         .column(Column::EventTimestamp)
@@ -241,5 +226,5 @@ async fn choose_timestamp(
     // One event per minute, so that verification can distinguish events.
     let taken: Vec<Millis> = taken.into_iter().map(|at| minute_of(at).start).collect();
     // Never in the future: a subscription that ends before then would not charge it.
-    Ok(event_timestamp(window, now, &taken))
+    Ok(event_time::choose_timestamp(window, now, &taken))
 }

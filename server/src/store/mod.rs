@@ -38,6 +38,7 @@ mod reassign;
 pub(crate) mod reconciliation;
 mod report_figures;
 mod report_rollover;
+mod report_rules;
 mod report_states;
 pub(crate) mod reports;
 pub(crate) mod restore_look_up;

@@ -3,8 +3,7 @@
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _,
-    QuerySelect as _, Statement,
-    sea_query::{Expr, ExprTrait as _},
+    QuerySelect as _, Statement, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -12,6 +11,7 @@ use super::{
     Store,
     close::{close_reports, open_reports},
     connection::Transaction,
+    report_rules::needs_look_up,
     report_states::{at_once, is_due, state_in},
 };
 use crate::{
@@ -185,8 +185,7 @@ impl Store {
             .filter(is_due())
             .filter(R::State.ne(UsageReportState::Unknown))
             .filter(R::Customer.is_not_null())
-            .filter(R::FirstAt.lt(restored_at))
-            .filter(R::LookedUpAt.is_null().or(R::LookedUpAt.lt(restored_at)))
+            .filter(needs_look_up(restored_at))
             .exec(&self.writer)
             .await?;
         Ok(changed.rows_affected)

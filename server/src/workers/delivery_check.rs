@@ -105,7 +105,7 @@ impl Requests {
             let sum = self.store.minute_sum(stream, minute, report).await;
             sum.map_err(|error| error.to_string())
         };
-        let minute = minute_of(report.event_timestamp.unwrap_or(report.window_start));
+        let minute = minute_of(report.event_at());
         let others = ours(minute).await?;
         if others.has_uncertain {
             return Ok(still_unknown(

@@ -110,7 +110,7 @@ impl Requests {
             event_name: self.event_name(&meter).unwrap_or_else(|| meter.clone()),
             customer,
             quantity: report.quantity,
-            timestamp: report.event_timestamp.unwrap_or(report.window_start),
+            timestamp: report.event_at(),
             identifier: name.clone(),
         };
         let is_first = report.looked_up_at.is_none();
