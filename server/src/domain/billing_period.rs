@@ -1,6 +1,15 @@
-//! A billing period of a subscription item, as Stripe last showed it.
+//! Billing periods of subscription items, as Stripe last showed them, and the period that a report belongs to.
+//!
+//! Queries only read candidates, and this file decides. Whether the period's invoice still takes the report is decided
+//! in `invoice_deadline`.
 
-use super::{DAY_MS, Millis, account_id::AccountId, invoice_draft::InvoiceState, window::Interval};
+use super::{
+    DAY_MS, Millis,
+    account_id::AccountId,
+    billed_usage::BilledUsage,
+    invoice_draft::{InvoiceState, Timing},
+    window::Interval,
+};
 
 /// A period that ended longer ago changes nothing any more: its invoice is final, and increments are at most 34 days old.
 pub const RELEVANT_MS: Millis = 40 * DAY_MS;
@@ -39,5 +48,131 @@ impl BillingPeriod {
             start: self.period_start,
             end: self.period_end,
         }
+    }
+}
+
+/// When the first of some items began to charge for usage at a time. The boundary of a plan change is up to a second before
+/// Stripe's.
+pub fn charging_since(periods: &[BillingPeriod], items: &[&str], at: Millis) -> Option<Millis> {
+    periods
+        .iter()
+        .filter(|period| items.contains(&period.item.as_str()) && period.interval().contains(at))
+        .map(|period| period.period_start)
+        .min()
+}
+
+/// The periods in which usage of a meter at a time may be billed. Several may contain the time, such as one that a plan
+/// change shortened. A period whose meter is not known may be of any.
+pub fn periods_of_meter(periods: &[BillingPeriod], meter: &str, at: Millis) -> Vec<Interval> {
+    periods
+        .iter()
+        .filter(|period| period.meter.as_deref().is_none_or(|own| own == meter))
+        .map(BillingPeriod::interval)
+        .filter(|interval| interval.contains(at))
+        .collect()
+}
+
+/// A billing period with the state of its invoice and subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvoicePeriod {
+    /// The period's interval.
+    pub interval: Interval,
+    /// The time from which Stripe charges usage to it, if that is later than its start.
+    pub bills_from: Option<Millis>,
+    /// The state of its invoice.
+    pub invoice_state: InvoiceState,
+    /// `sub_...`
+    pub subscription: String,
+    /// When the subscription ended.
+    pub ended_at: Option<Millis>,
+    /// When the subscription was last synced.
+    pub synced_at: Millis,
+    /// When a sync found that the customer was deleted at Stripe.
+    pub customer_deleted_at: Option<Millis>,
+}
+
+impl InvoicePeriod {
+    /// Whether its invoice still takes usage.
+    pub(super) fn timing(&self, now: Millis) -> Timing {
+        self.invoice_state.timing(self.interval.end, now)
+    }
+
+    /// The time from which Stripe charges usage to it.
+    pub(super) fn billed_from(&self) -> Millis {
+        self.interval
+            .start
+            .max(self.bills_from.unwrap_or(Millis::MIN))
+    }
+}
+
+/// The period that a report belongs to, among those of its account, customer and meter.
+pub fn period_of(periods: &[InvoicePeriod], usage: BilledUsage) -> Option<&InvoicePeriod> {
+    period_at(periods, usage.billed_at())
+}
+
+/// The period that usage of a time belongs to: the latest one that contains it.
+pub fn period_at(periods: &[InvoicePeriod], at: Millis) -> Option<&InvoicePeriod> {
+    latest(periods, |period| period.interval.contains(at))
+}
+
+/// The latest of the periods that fulfil a condition.
+pub(super) fn latest(
+    periods: &[InvoicePeriod],
+    is_one: impl Fn(&InvoicePeriod) -> bool,
+) -> Option<&InvoicePeriod> {
+    periods
+        .iter()
+        .filter(|period| is_one(period))
+        .max_by_key(|period| period.interval.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn period(item: &str, meter: Option<&str>, start: Millis, end: Millis) -> BillingPeriod {
+        BillingPeriod {
+            account_id: AccountId::parse("acct").unwrap(),
+            item: item.to_owned(),
+            period_start: start,
+            period_end: end,
+            recorded_at: 0,
+            subscription: None,
+            meter: meter.map(str::to_owned),
+            price: None,
+            bills_from: None,
+            invoice: None,
+            invoice_state: InvoiceState::Unknown,
+        }
+    }
+
+    #[test]
+    fn items_charge_since_the_first_of_their_periods_that_contains_the_time() {
+        let periods = [
+            period("a", None, 10, 20),
+            period("a", None, 20, 30),
+            period("b", None, 15, 30),
+            period("other", None, 0, 30),
+        ];
+        assert_eq!(charging_since(&periods, &["a", "b"], 20), Some(15));
+        assert_eq!(charging_since(&periods, &["a", "b"], 19), Some(10));
+        assert_eq!(charging_since(&periods, &["a"], 20), Some(20));
+        assert_eq!(charging_since(&periods, &["a"], 30), None);
+    }
+
+    #[test]
+    fn usage_may_be_billed_in_every_period_of_its_meter_that_contains_its_time() {
+        let periods = [
+            period("a", Some("m"), 10, 30),
+            period("b", None, 0, 20),
+            period("c", Some("other"), 0, 30),
+        ];
+        let starts = |at| {
+            let found = periods_of_meter(&periods, "m", at);
+            found.iter().map(|one| one.start).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(10), [10, 0]);
+        assert_eq!(starts(20), [10]);
+        assert!(starts(30).is_empty());
     }
 }

@@ -1,15 +1,15 @@
-//! Decides whether a report may be sent now: it finds the report's billing period, and whether that period's invoice
-//! can still charge it.
+//! Decides whether a report may be sent now: whether the invoice of its billing period can still charge it. The period
+//! of a report is found in `billing_period`.
 //!
 //! The store reads the input for many reports at once. Only this file decides.
 
 use super::{
     HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     billed_usage::BilledUsage,
-    invoice_draft::{InvoiceState, Timing},
+    billing_period::{InvoicePeriod, latest, period_at, period_of},
+    invoice_draft::Timing,
     late_usage::{LateUsage, LateUsageDecision},
     subscription_change::Step,
-    window::Interval,
 };
 
 /// How long a report waits while the account's subscription is being changed.
@@ -28,38 +28,6 @@ pub struct BillingContext {
     pub periods: Vec<InvoicePeriod>,
     /// The subscription change in progress, if any.
     pub change: Option<ChangeInProgress>,
-}
-
-/// A billing period with the state of its invoice and subscription.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvoicePeriod {
-    /// The period's interval.
-    pub interval: Interval,
-    /// The time from which Stripe charges usage to it, if that is later than its start.
-    pub bills_from: Option<Millis>,
-    /// The state of its invoice.
-    pub invoice_state: InvoiceState,
-    /// `sub_...`
-    pub subscription: String,
-    /// When the subscription ended.
-    pub ended_at: Option<Millis>,
-    /// When the subscription was last synced.
-    pub synced_at: Millis,
-    /// When a sync found that the customer was deleted at Stripe.
-    pub customer_deleted_at: Option<Millis>,
-}
-
-impl InvoicePeriod {
-    fn timing(&self, now: Millis) -> Timing {
-        self.invoice_state.timing(self.interval.end, now)
-    }
-
-    /// The time from which Stripe charges usage to it.
-    fn billed_from(&self) -> Millis {
-        self.interval
-            .start
-            .max(self.bills_from.unwrap_or(Millis::MIN))
-    }
 }
 
 /// A change of a subscription that is in progress.
@@ -95,18 +63,6 @@ pub enum SendDecision {
 }
 
 impl BillingContext {
-    /// The latest period that contains a moment.
-    fn period_at(&self, at: Millis) -> Option<&InvoicePeriod> {
-        self.latest(|period| period.interval.contains(at))
-    }
-
-    fn latest(&self, is_one: impl Fn(&InvoicePeriod) -> bool) -> Option<&InvoicePeriod> {
-        self.periods
-            .iter()
-            .filter(|period| is_one(period))
-            .max_by_key(|period| period.interval.start)
-    }
-
     /// Whether the billing of usage at a time is unknown, because the subscription is being changed. That is usage from
     /// the boundary on while earlier usage drains, and all usage while Stripe is called.
     fn is_changing(&self, at: Millis) -> bool {
@@ -116,7 +72,7 @@ impl BillingContext {
 
     /// Whether usage belongs to a period that has ended and whose invoice is still a draft, but not after `until`.
     pub fn is_finalized_by(&self, usage: BilledUsage, until: Millis, now: Millis) -> bool {
-        self.period_at(usage.billed_at()).is_some_and(|period| {
+        period_of(&self.periods, usage).is_some_and(|period| {
             let draft_end = period.invoice_state.draft_end(period.interval.end);
             period.interval.end <= now && draft_end.is_some_and(|end| end <= until)
         })
@@ -124,7 +80,7 @@ impl BillingContext {
 
     /// Whether Stripe charges for usage at `now`. If no period is known, it may.
     pub fn may_be_charged(&self, now: Millis) -> bool {
-        self.periods.is_empty() || self.period_at(now).is_some()
+        self.periods.is_empty() || period_at(&self.periods, now).is_some()
     }
 }
 
@@ -142,7 +98,7 @@ pub fn decide(
             sync: None,
         };
     }
-    let Some(period) = context.period_at(at) else {
+    let Some(period) = period_of(&context.periods, usage) else {
         return outside_periods(usage, context, late_usage, now);
     };
     match period.timing(now) {
@@ -174,7 +130,7 @@ fn outside_periods(
     {
         return decide_late_usage(usage, context, late_usage, now);
     }
-    let Some(last) = context.latest(|period| period.interval.end <= at) else {
+    let Some(last) = latest(&context.periods, |period| period.interval.end <= at) else {
         return SendDecision::Send { not_before: None };
     };
     let is_over =
@@ -203,7 +159,7 @@ fn after_final_invoice(
     now: Millis,
 ) -> SendDecision {
     if usage.bill_at.is_none() && usage.last_at >= period.interval.end {
-        let later = context.period_at(usage.last_at);
+        let later = period_at(&context.periods, usage.last_at);
         if let Some(later) = later.filter(|later| later.timing(now) == Timing::InTime) {
             return SendDecision::SendAt(later.billed_from());
         }
@@ -218,7 +174,7 @@ fn decide_late_usage(
     late_usage: LateUsage,
     now: Millis,
 ) -> SendDecision {
-    let charged_from = context.period_at(now).map(InvoicePeriod::billed_from);
+    let charged_from = period_at(&context.periods, now).map(InvoicePeriod::billed_from);
     match late_usage.decide(usage, charged_from, now) {
         LateUsageDecision::BillAt(at) => SendDecision::SendAt(at),
         LateUsageDecision::WaitUntil(until) => SendDecision::Wait { until, sync: None },

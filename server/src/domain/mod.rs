@@ -8,6 +8,7 @@ pub mod account_id;
 pub mod billed_usage;
 pub mod billing_period;
 pub mod clock_check;
+pub mod closing;
 pub mod correction;
 pub mod decision;
 pub mod event_time;

@@ -9,8 +9,6 @@ use super::{
 
 /// Stripe's largest quantity in one meter event: fifteen digits.
 pub const MAX_REPORT_QUANTITY: i64 = 999_999_999_999_999;
-/// Usage older than this is closed as soon as it is counted, so that it reaches Stripe within 35 days.
-pub const CLOSE_AT_ONCE_MS: Millis = 33 * DAY_MS;
 /// Stripe rejects events older than this.
 pub const MAX_EVENT_AGE_MS: Millis = 35 * DAY_MS;
 /// Stripe deduplicates identifiers for at least 24 hours. After this time, delivery is checked before a report is sent

@@ -12,7 +12,8 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        invoice_deadline::{BillingContext, ChangeInProgress, InvoicePeriod, SendDecision},
+        billing_period::InvoicePeriod,
+        invoice_deadline::{BillingContext, ChangeInProgress, SendDecision},
         report::Report,
         window::Interval,
     },

@@ -1,4 +1,5 @@
-//! Closing reports: fixes quantity and window, and sets the customer by the links in force.
+//! Closing reports: fixes quantity and window, and sets the customer by the links in force. When reports close is in
+//! `domain::closing`.
 
 use std::collections::HashMap;
 
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::{
     domain::{
-        MINUTE_MS, Millis,
+        Millis,
         account::{BillingTarget, billing_target_at},
         account_id::AccountId,
-        billing_period::RELEVANT_MS,
+        closing::period_ends_to_close,
         report::{State, Transition},
         run::Scope,
     },
@@ -27,8 +28,6 @@ use crate::{
     },
 };
 
-/// How long after a billing period's end its usage is closed: increments in flight have arrived by then.
-const AFTER_PERIOD_END_MS: Millis = 5 * MINUTE_MS;
 /// The number of open reports that one transaction closes.
 const REPORTS_PER_PAGE: u64 = 200;
 
@@ -101,7 +100,8 @@ impl Store {
 }
 
 impl Store {
-    /// Accounts with open reports in billing periods that ended a while ago.
+    /// Accounts with open reports in billing periods that ended a while ago: candidates for a run, which closes all their
+    /// open reports. To which period each belongs is decided when it is sent.
     pub(crate) async fn accounts_past_period_end(
         &self,
         now: Millis,
@@ -110,13 +110,12 @@ impl Store {
         // Few reports are open in each ended period. The offset keeps PostgreSQL from joining, for which it would read
         // every period.
         const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
-            WHERE p.period_end <= $1 AND p.period_end > $2 AND EXISTS (\
+            WHERE p.period_end >= $1 AND p.period_end < $2 AND EXISTS (\
             SELECT 1 FROM usage_reports r WHERE r.account_id = p.account_id AND r.period_end IS NULL \
             AND r.window_start >= p.period_start AND r.window_start < p.period_end LIMIT 1 OFFSET 0) LIMIT $3";
-        let ended = now.saturating_sub(AFTER_PERIOD_END_MS);
-        let oldest = now.saturating_sub(RELEVANT_MS);
+        let ends = period_ends_to_close(now);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = [ended.into(), oldest.into(), limit.into()];
+        let values = [ends.start.into(), ends.end.into(), limit.into()];
         let statement = Statement::from_sql_and_values(self.backend(), SQL, values);
         let rows = self.reader.query_all_raw(statement).await?;
         let accounts = rows.iter().map(|row| row.try_get("", "account_id"));

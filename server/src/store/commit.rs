@@ -21,9 +21,7 @@ use super::{
 use crate::{
     database_error::{is_check_violation, is_unique_violation},
     domain::{
-        Millis,
-        increment::Increment,
-        report::{CLOSE_AT_ONCE_MS, MAX_REPORT_QUANTITY},
+        Millis, closing::closes_at_once, increment::Increment, report::MAX_REPORT_QUANTITY,
         window::Slots,
     },
     entity::commit,
@@ -154,10 +152,9 @@ impl Store {
         } else {
             add_to_open_reports(&tx, &additions).await?;
         }
-        let oldest_open = options.now.saturating_sub(CLOSE_AT_ONCE_MS);
         for late in additions
             .iter()
-            .filter(|row| row.window.start < oldest_open)
+            .filter(|row| closes_at_once(row.window.start, options.now))
         {
             report_rollover::close_open_report(&tx, late, options.now).await?;
         }

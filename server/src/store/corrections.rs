@@ -1,10 +1,7 @@
 //! Queries of corrections. A correction is a separate report, closed from the start, and never makes a billing period's
 //! total negative.
 
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Statement, sea_query::ExprTrait as _,
-};
+use sea_orm::{ActiveValue::Set, ColumnTrait as _, DbBackend, DbErr, EntityTrait as _, Statement};
 use uuid::Uuid;
 
 use super::{
@@ -13,6 +10,7 @@ use super::{
     connection::Transaction,
     links::read_links_of,
     report_figures::{are_candidates, read_figures},
+    subscriptions::read_periods_around,
 };
 use crate::{
     domain::{
@@ -20,12 +18,13 @@ use crate::{
         account::{BillingTarget, Link, billing_target_at},
         account_id::AccountId,
         billed_usage::Candidates,
+        billing_period::periods_of_meter,
         correction::{Correction, CorrectionContent, time_without_periods, total_to_bill},
         report::{Report, State, Transition},
         window::{Interval, Slots},
     },
     entity::{
-        billing_period, correction_key,
+        correction_key,
         usage_report::{self, Column, UsageReportKind},
     },
     error::{Error, Result},
@@ -33,8 +32,6 @@ use crate::{
 
 /// The prefix of the names of PostgreSQL's advisory locks that serialize an account's corrections.
 const CORRECTION_LOCK: &str = "correction ";
-/// The maximum number of billing periods that contain one time: one per subscription item.
-const PERIODS_READ: u64 = 100;
 
 /// A change of a billing period's total.
 #[derive(Clone, Copy, Debug)]
@@ -155,33 +152,16 @@ pub(super) async fn check_stays_above(
     links: &[Link],
     target: &BillingTarget,
 ) -> Result<()> {
-    let known = billing_period::Entity::find()
-        .filter(billing_period::Column::AccountId.eq(change.account_id))
-        .filter(billing_period::Column::PeriodStart.lte(change.at))
-        .filter(billing_period::Column::PeriodEnd.gt(change.at))
-        .filter(
-            billing_period::Column::Meter
-                .is_null()
-                .or(billing_period::Column::Meter.eq(change.meter)),
-        )
-        .order_by_desc(billing_period::Column::RecordedAt)
-        .limit(PERIODS_READ)
-        .all(tx)
-        .await?;
     let is_billed = matches!(target, BillingTarget::Billed(_));
-    let mut periods: Vec<Interval> = known
-        .iter()
-        .filter(|_| is_billed)
-        .map(|row| Interval {
-            start: row.period_start,
-            end: row.period_end,
-        })
-        .collect();
+    let mut periods = Vec::new();
+    if is_billed {
+        let around = read_periods_around(tx, change.account_id, change.at).await?;
+        periods = periods_of_meter(&around, change.meter, change.at);
+    }
     if periods.is_empty() {
         periods.push(time_without_periods(links, is_billed, change.at));
     }
-    // Several periods may contain the time, such as one that a plan change shortened. None of their totals may become
-    // negative.
+    // None of their totals may become negative.
     for period in periods {
         let current = sum_period(tx, change, target, period).await?;
         if current.saturating_add(change.quantity) < 0 {

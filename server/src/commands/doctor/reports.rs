@@ -3,9 +3,7 @@
 use super::{Finding, cause_of, first_names};
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis,
-        period::rfc3339,
-        report::{CLOSE_AT_ONCE_MS, State},
+        DAY_MS, MINUTE_MS, Millis, closing::CLOSE_AT_ONCE_MS, period::rfc3339, report::State,
     },
     store::{
         Store,

@@ -1,6 +1,7 @@
 //! Property tests of the decision whether a report may be sent.
 
 use super::*;
+use crate::domain::{invoice_draft::InvoiceState, window::Interval};
 use proptest::prelude::*;
 
 /// Times in a small range, so that edges meet often.
@@ -77,7 +78,7 @@ proptest! {
             SendDecision::SendAt(at) => at,
             _ => return Ok(()),
         };
-        if let Some(period) = context.period_at(billed_at) {
+        if let Some(period) = period_at(&context.periods, billed_at) {
             prop_assert_eq!(period.timing(now), Timing::InTime);
         }
     }
@@ -94,7 +95,7 @@ proptest! {
             SendDecision::SendAt(at) => (at, at),
             _ => return Ok(()),
         };
-        if let Some(period) = context.period_at(billed_at) {
+        if let Some(period) = period_at(&context.periods, billed_at) {
             prop_assert!(earliest >= period.billed_from());
         }
     }

@@ -8,12 +8,11 @@ use sea_orm::{
 
 use crate::{
     domain::{
-        Millis, account_id::AccountId, billed_usage::Candidates, report::State,
-        report_figure::Outstanding, stream::Stream, subscription_change::SubscriptionChange,
-        window::Interval,
+        Millis, account_id::AccountId, billed_usage::Candidates, billing_period::BillingPeriod,
+        report::State, report_figure::Outstanding, stream::Stream,
+        subscription_change::SubscriptionChange, window::Interval,
     },
     entity::{
-        billing_period,
         subscription_change::{self, SubscriptionChangeStep},
         usage_report::{self, UsageReportState},
     },
@@ -24,6 +23,7 @@ use crate::{
         report_figures::{are_candidates, read_figures},
         sending::read_sending,
         stripe_account::sent_since,
+        subscriptions::read_periods_around,
     },
 };
 
@@ -105,26 +105,13 @@ impl Store {
         Ok(outstanding(&self.reader, account_id, since, before).await?)
     }
 
-    /// The time since which some items have been charging for usage at a time, by the boundaries stored here. The
-    /// boundary of a plan change is up to a second before Stripe's.
-    pub(crate) async fn charging_since(
+    /// The account's billing periods that contain a time: candidates, of which the domain chooses.
+    pub(crate) async fn periods_around(
         &self,
         account_id: &AccountId,
-        items: &[&str],
         at: Millis,
-    ) -> Result<Option<Millis>> {
-        use billing_period::Column;
-        let start: Option<Option<Millis>> = billing_period::Entity::find()
-            .select_only()
-            .column_as(Column::PeriodStart.min(), "start")
-            .filter(Column::AccountId.eq(account_id))
-            .filter(Column::Item.is_in(items.iter().copied()))
-            .filter(Column::PeriodStart.lte(at))
-            .filter(Column::PeriodEnd.gt(at))
-            .into_tuple()
-            .one(&self.reader)
-            .await?;
-        Ok(start.flatten())
+    ) -> Result<Vec<BillingPeriod>> {
+        Ok(read_periods_around(&self.reader, account_id, at).await?)
     }
 
     /// The accepted events of a stream in an interval.

@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub(crate) use periods::InvoicedPeriod;
+pub(super) use periods::read_periods_around;
 pub(super) use snapshot::{record_change, record_snapshot};
 
 impl Store {

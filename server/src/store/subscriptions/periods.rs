@@ -2,7 +2,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
@@ -20,6 +21,9 @@ use crate::{
     error::Result,
     store::{Store, boundaries::bump_version, reassign::reassign_open_reports, rows},
 };
+
+/// The maximum number of an account's billing periods that contain one time: one per subscription item.
+const MAX_PERIODS_AROUND: u64 = 1_000;
 
 /// The data of an invoice about a billing period.
 #[derive(Clone, Debug)]
@@ -294,4 +298,22 @@ fn columns(state: InvoiceState) -> (BillingPeriodInvoiceState, Option<Millis>) {
         InvoiceState::Unknown | InvoiceState::Final => None,
     };
     (state.into(), until)
+}
+
+/// The account's billing periods that contain a time, the last recorded first: candidates, of which the domain chooses.
+pub(in crate::store) async fn read_periods_around(
+    db: &impl ConnectionTrait,
+    account_id: &AccountId,
+    at: Millis,
+) -> std::result::Result<Vec<BillingPeriod>, DbErr> {
+    use billing_period::Column;
+    let found = billing_period::Entity::find()
+        .filter(Column::AccountId.eq(account_id))
+        .filter(Column::PeriodStart.lte(at))
+        .filter(Column::PeriodEnd.gt(at))
+        .order_by_desc(Column::RecordedAt)
+        .limit(MAX_PERIODS_AROUND)
+        .all(db)
+        .await?;
+    Ok(rows::all(found))
 }

@@ -3,8 +3,8 @@
 use super::SubscriptionChanges;
 use crate::{
     domain::{
-        MINUTE_MS, Millis, account_id::AccountId, report_figure::Outstanding, start_of,
-        stream::Stream, subscription::SubscriptionSnapshot,
+        MINUTE_MS, Millis, account_id::AccountId, billing_period::charging_since,
+        report_figure::Outstanding, start_of, stream::Stream, subscription::SubscriptionSnapshot,
         subscription_change::SubscriptionChange, window::Interval,
     },
     error::Result,
@@ -92,7 +92,8 @@ impl SubscriptionChanges {
             .map(|item| item.item.as_str())
             .collect();
         let at = boundary.saturating_sub(1);
-        let known = self.store.charging_since(account_id, &items, at).await?;
+        let around = self.store.periods_around(account_id, at).await?;
+        let known = charging_since(&around, &items, at);
         let stripes = snapshot.charges_since().unwrap_or(boundary).min(boundary);
         Ok(known.map_or(stripes, |known| known.min(stripes)))
     }
