@@ -1,6 +1,7 @@
 //! Puts the parts of the service together, starts them, watches them and stops them in order.
 
 mod answers;
+mod error;
 mod services;
 mod sockets;
 
@@ -10,9 +11,10 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::ServeError;
 use self::{
-    services::Services,
-    sockets::{serve_http, serve_rpc},
+    services::{Services, size},
+    sockets::{CALLERS_END_WITHIN, serve_http, serve_rpc},
 };
 use crate::{
     clock::Clock,
@@ -24,55 +26,14 @@ use crate::{
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
     stripe::Stripe,
-    workers::runner::{JobEnded, Runner},
+    workers::runner::Runner,
 };
 
-/// How long open calls may take to end at the shutdown, and how long their commits may take after that.
-const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// How long background jobs may take to end after that: the timeout of one request to Stripe.
 const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long the connections to the database may take to close after that.
 const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
-
-/// Why the service did not start or ended, in one line.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A setting is wrong.
-    #[error("{0}")]
-    Config(String),
-    /// The database cannot be reached or used.
-    #[error("the database cannot be used: {0}")]
-    Database(sea_orm::DbErr),
-    /// PostgreSQL acknowledges commits that a power cut can lose.
-    #[error(
-        "PostgreSQL runs with {0} off, so a power cut can lose acknowledged usage; turn it on, or start with --insecure-durability"
-    )]
-    InsecureDurability(String),
-    /// The database has pending migrations, and the configuration forbids running them.
-    #[error(
-        "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
-    )]
-    NotMigrated(usize),
-    /// The socket or the scheduler failed.
-    #[error("the service cannot run: {0}")]
-    Io(Box<dyn std::error::Error + Send + Sync>),
-    /// A background job ended by itself.
-    #[error("the service cannot go on: {0}")]
-    Job(#[from] JobEnded),
-    /// The SQLite file was deleted, replaced or overwritten: nothing that is written is kept.
-    #[error("the service cannot go on: {0}")]
-    FileLost(String),
-    /// A task that commits increments ended by itself.
-    #[error("the service cannot go on: a task that commits increments {0}")]
-    Writer(String),
-}
-
-impl From<sea_orm::DbErr> for ServeError {
-    fn from(error: sea_orm::DbErr) -> Self {
-        Self::Database(error)
-    }
-}
 
 /// The sockets of the service. The caller binds them, so a test can use port 0.
 #[derive(Debug)]
@@ -285,8 +246,4 @@ fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
     };
     let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
-}
-
-fn size(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

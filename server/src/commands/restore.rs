@@ -6,6 +6,7 @@
 //! run it again after an interruption.
 
 mod backup_time;
+mod entry;
 mod print;
 
 use std::{
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use self::{
     backup_time::backup_time,
+    entry::Entry,
     print::{Totals, print_result},
 };
 use super::{reconcile::parse_time, servers::find_running};
@@ -26,7 +28,7 @@ use crate::{
     account_check::find_difference,
     clock::Clock,
     config::{DatabaseConfig, MetersConfig, StripeConfig},
-    domain::{Millis, account_id::AccountId, meter::Meters, sender_mark::Mark, stream::Stream},
+    domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
     error::Error,
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending::Sending},
@@ -91,14 +93,6 @@ impl From<sea_orm::DbErr> for RestoreError {
     fn from(error: sea_orm::DbErr) -> Self {
         Self::Failed(format!("the database cannot be used: {error}"))
     }
-}
-
-/// What Stripe has of one hour beyond the database.
-#[derive(Clone, Debug)]
-struct Entry {
-    account_id: AccountId,
-    stream: Stream,
-    hour: ComparedHour,
 }
 
 /// The dependencies of the steps.

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{ServeError, size};
+use super::error::ServeError;
 use crate::{
     clock::Clock,
     config::Config,
@@ -277,4 +277,9 @@ fn job_interval(config: &Config) -> Duration {
 
 fn secs_to_millis(secs: u32) -> Millis {
     Millis::from(secs).saturating_mul(SECOND_MS)
+}
+
+/// A setting as a size.
+pub(super) fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

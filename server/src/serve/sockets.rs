@@ -12,7 +12,7 @@ use usage_proto::v1::{
     usage_service_server::UsageServiceServer,
 };
 
-use super::{CALLERS_END_WITHIN, ServeError, answers::AnswerLimit};
+use super::{answers::AnswerLimit, error::ServeError};
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol},
@@ -22,6 +22,8 @@ use crate::{
     rpc::{account_service::AccountRpc, health_service::HealthRpc, usage_service::UsageRpc},
 };
 
+/// How long open calls may take to end at the shutdown, and how long their commits may take after that.
+pub(super) const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// The interval of keep-alive pings on an idle connection.

@@ -10,7 +10,7 @@ use usage_client::{
 };
 
 use super::{
-    LINKED, METERS,
+    accounts::{LINKED, METERS},
     error::{DemoError, Result},
     invoices::Invoices,
     plans::PRO,

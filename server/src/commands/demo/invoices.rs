@@ -8,9 +8,9 @@ use fake_stripe::{Control, InvoiceLineSnapshot, InvoiceSnapshot};
 use usage_client::{Get, UsageClient};
 
 use super::{
-    LINKED, METERS,
+    accounts::{LINKED, METERS},
     error::{DemoError, Result},
-    tables::{align_right, new_table},
+    new_table::{align_right, new_table},
 };
 
 /// Remembers which invoices were printed.

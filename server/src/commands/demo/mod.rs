@@ -3,9 +3,11 @@
 //! First it counts, shows and reports usage; then months pass until everything is on final invoices. Every figure that it
 //! prints is read back from the service or from the fake Stripe.
 
+mod accounts;
 mod billing_months;
 mod error;
 mod invoices;
+mod new_table;
 mod plans;
 mod tables;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use usage_client::{ForceReport, PutAccount, ReportEvent, ReportRun, UsageClient}
 
 pub use self::error::DemoError;
 use self::{
+    accounts::{FREE, LINKED, METERS},
     billing_months::BillingMonths,
     error::Result,
     tables::Totals,
@@ -32,15 +35,6 @@ use self::{
     traffic::{Hours, Traffic},
 };
 use crate::{Listeners, ServeError, clock::Clock, config::Config, serve};
-
-/// The linked accounts and their Stripe customers.
-const LINKED: [(&str, &str); 2] = [("account-a", "cus_a"), ("account-b", "cus_b")];
-/// The free account.
-const FREE: &str = "account-free";
-/// The meters: their names, and the event names at Stripe.
-const METERS: [(&str, &str); 2] = [("api_calls", "api_calls"), ("tokens", "llm_tokens")];
-/// The age of the demo's oldest usage, in hours.
-const HOURS: i64 = 6;
 
 /// The flags of the command.
 #[derive(Args, Clone, Debug)]

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Control, NewPrice, NewSubscription};
 
 use super::{
-    LINKED, METERS,
+    accounts::{LINKED, METERS},
     error::{DemoError, Result},
     traffic::Hours,
 };

@@ -1,10 +1,16 @@
 //! The demo's figures, read from the service and the fake Stripe, as tables.
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::Table;
 use fake_stripe::Control;
 use usage_client::{Get, Granularity, ListReports, Usage, UsageClient};
 
-use super::{FREE, LINKED, METERS, error::Result, invoices::invoiced, traffic::Hours};
+use super::{
+    accounts::{FREE, LINKED, METERS},
+    error::Result,
+    invoices::invoiced,
+    new_table::{align_right, new_table},
+    traffic::Hours,
+};
 
 /// More reports than the demo creates.
 pub(super) const MAX_REPORTS: usize = 10_000;
@@ -73,19 +79,6 @@ pub(super) async fn usage_by_hour(client: &UsageClient, hours: Hours) -> Result<
     }
     align_right(&mut table, 1);
     Ok(table)
-}
-
-pub(super) fn new_table(head: Vec<String>) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(head);
-    table
-}
-
-/// Aligns all but the first columns to the right.
-pub(super) fn align_right(table: &mut Table, first: usize) {
-    for column in table.column_iter_mut().skip(first) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
 }
 
 impl Totals {

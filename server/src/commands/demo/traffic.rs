@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usage_client::{Batch, Increment, UsageClient};
 
 use super::{
-    FREE, HOURS, LINKED, METERS,
+    accounts::{FREE, HOURS, LINKED, METERS},
     error::{DemoError, Result},
 };
 

@@ -1,6 +1,6 @@
 //! Checks for accounts with usage that are neither linked nor free: their reports wait.
 
-use super::{Finding, cause_of, first_names};
+use super::finding::{Finding, cause_of, first_names};
 use crate::{
     domain::{DAY_MS, Millis, period::rfc3339},
     store::{
@@ -42,7 +42,7 @@ fn check_without_link(totals: &GroupTotals, now: Millis) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::commands::doctor::finding::Severity;
 
     #[test]
     fn usage_without_a_link_is_bad_after_a_day() {

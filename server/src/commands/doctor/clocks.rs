@@ -1,6 +1,6 @@
 //! Checks the clocks of this machine, the database and Stripe against each other, and when the schedule last ran.
 
-use super::{Finding, cause_of};
+use super::finding::{Finding, cause_of};
 use crate::{
     clock::Clock,
     domain::{
@@ -125,7 +125,7 @@ fn check_schedule(schedule: &Schedule, last: &LastRun, now: Millis) -> Vec<Findi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::commands::doctor::finding::Severity;
 
     #[test]
     fn a_minute_distance_is_bad() {

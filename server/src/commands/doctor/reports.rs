@@ -1,6 +1,6 @@
 //! Checks for reports that wait for a decision or are near a deadline, and the ledger check.
 
-use super::{Finding, cause_of, first_names};
+use super::finding::{Finding, cause_of, first_names};
 use crate::{
     domain::{
         DAY_MS, MINUTE_MS, Millis, closing::CLOSE_AT_ONCE_MS, period::rfc3339, report::State,
@@ -147,7 +147,7 @@ fn check_ledger(totals: &LedgerTotals) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::commands::doctor::finding::Severity;
 
     fn totals(reports: i64, oldest: Option<Millis>) -> GroupTotals {
         GroupTotals {

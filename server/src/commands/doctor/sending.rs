@@ -1,6 +1,6 @@
 //! Checks whether reports are sent, and whether Stripe's totals are larger than what the database knows.
 
-use super::{Finding, cause_of, first_names};
+use super::finding::{Finding, cause_of, first_names};
 use crate::{
     domain::{DAY_MS, Millis, meter::Meters, stream::Stream},
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
@@ -122,7 +122,7 @@ fn check_totals(compared: usize, larger: &[String]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{commands::doctor::Severity, domain::pause::PauseReason};
+    use crate::{commands::doctor::finding::Severity, domain::pause::PauseReason};
 
     #[test]
     fn a_pause_is_bad_and_says_why() {

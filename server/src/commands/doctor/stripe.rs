@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use futures_util::{StreamExt as _, stream};
 
-use self::subscriptions::AccountData;
-use super::{Finding, cause_of, first_names};
+use self::subscriptions::{AccountData, CUSTOMERS, PRICES, SUBSCRIPTIONS};
+use super::finding::{Finding, cause_of};
 use crate::{
     commands::setup::meter_difference,
     domain::{
@@ -17,10 +17,7 @@ use crate::{
         meter::{Meter, Meters},
         report::MAX_EVENT_AGE_MS,
     },
-    store::{
-        Store,
-        doctor::{LinkedCustomer, MAX_LINKED_CUSTOMERS},
-    },
+    store::{Store, doctor::MAX_LINKED_CUSTOMERS},
     stripe::{
         Failure, Stripe,
         catalog::{BoundedList, CatalogMeter},
@@ -29,9 +26,6 @@ use crate::{
 };
 
 const METER: &str = "meter";
-const CUSTOMERS: &str = "customers";
-const SUBSCRIPTIONS: &str = "subscriptions";
-const PRICES: &str = "prices";
 /// Customers without a subscription that are read from Stripe, one request each.
 const MAX_CUSTOMERS: usize = 1_000;
 /// Concurrent requests for customers.
@@ -247,14 +241,4 @@ async fn check_prices(stripe: &Stripe, data: &AccountData<'_>) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-/// The first few customers with their accounts.
-fn customer_names(customers: &[&LinkedCustomer]) -> String {
-    let names: Vec<String> = customers
-        .iter()
-        .take(super::MAX_NAMES)
-        .map(|linked| format!("{} ({})", linked.customer, linked.account_id))
-        .collect();
-    first_names(&names, customers.len())
 }

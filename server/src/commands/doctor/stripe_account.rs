@@ -1,7 +1,7 @@
 //! Checks whether the key belongs to the Stripe account that usage is reported to, and whether other copies of the database
 //! or other databases send to the same meters.
 
-use super::{Finding, cause_of, first_names};
+use super::finding::{Finding, cause_of, first_names};
 use crate::{
     account_check::{ADOPT, find_difference},
     domain::{Millis, meter::Meters, pause::PauseReason, period::rfc3339},
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        commands::doctor::Severity,
+        commands::doctor::finding::Severity,
         domain::sender_mark::{Mark, OwnMarks, StoredMark},
     };
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
-use super::Entry;
+use super::entry::Entry;
 use crate::{
     domain::{Millis, period::rfc3339},
     restore_look_up::ComparedHour,

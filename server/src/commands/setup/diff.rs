@@ -1,6 +1,9 @@
 //! Compares Stripe's objects with the configured ones: what differs, and how to fix it. Pure.
 
-use super::{DesiredPrice, ExistingObjects, Outcome, Step};
+use super::{
+    flags::DesiredPrice,
+    report::{ExistingObjects, Outcome, Step},
+};
 use crate::{
     domain::tier::tiers_text,
     stripe::catalog::{CUSTOMER_KEY, CatalogMeter, CatalogPrice, VALUE_KEY},

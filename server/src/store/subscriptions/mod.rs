@@ -2,19 +2,19 @@
 
 mod periods;
 mod snapshot;
+mod sync_request;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     Select,
     sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{Store, database_clock::due_ranges, links::read_links, rows, unindexed};
-use crate::store::connection::Transaction;
 use crate::{
     domain::{
         DAY_MS, Millis,
@@ -30,6 +30,7 @@ use crate::{
 pub(crate) use periods::InvoicedPeriod;
 pub(super) use periods::read_periods_around;
 pub(super) use snapshot::{record_change, record_snapshot};
+pub(super) use sync_request::request_sync;
 
 impl Store {
     /// The accounts of some customers, by customer.
@@ -250,21 +251,4 @@ pub(crate) fn is_up_to_date(
         && has_all
         && !has_more
         && (link_ended != snapshot.is_live() || snapshot.items.is_empty())
-}
-
-/// Requests a sync before the next poll. An earlier request that is still pending is kept.
-pub(super) async fn request_sync(
-    tx: &Transaction,
-    account_id: &AccountId,
-    subscription: &str,
-    now: Millis,
-) -> std::result::Result<(), DbErr> {
-    subscription::Entity::update_many()
-        .col_expr(subscription::Column::SyncRequestedAt, Expr::value(now))
-        .filter(subscription::Column::AccountId.eq(account_id))
-        .filter(subscription::Column::Subscription.eq(subscription))
-        .filter(subscription::Column::SyncRequestedAt.is_null())
-        .exec(tx)
-        .await
-        .map(|_| ())
 }

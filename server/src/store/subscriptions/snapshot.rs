@@ -8,7 +8,7 @@ use sea_orm::{
 
 use super::{
     periods::{insert_period, move_periods, period_row},
-    request_sync,
+    sync_request::request_sync,
 };
 use crate::store::connection::Transaction;
 use crate::{

@@ -2,7 +2,7 @@
 
 use crate::{
     clock::Clock,
-    commands::doctor::{Finding, clocks},
+    commands::doctor::{clocks, finding::Finding},
     domain::{
         SECOND_MS,
         clock_check::ahead_of,
@@ -123,7 +123,7 @@ fn check_key(key: &str, answer: &Result<KeyCheck, Failure>) -> (Finding, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::commands::doctor::finding::Severity;
 
     fn answer(status: u16, is_live: Option<bool>) -> KeyCheck {
         KeyCheck {

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{CUSTOMERS, PRICES, SUBSCRIPTIONS, customer_names};
 use crate::{
-    commands::doctor::{Finding, first_names},
+    commands::doctor::finding::{Finding, MAX_NAMES, first_names},
     domain::subscription_status::BillingMode,
     store::doctor::LinkedCustomer,
     stripe::{catalog::CatalogPrice, list_subscriptions::LiveSubscription},
 };
+
+pub(super) const CUSTOMERS: &str = "customers";
+pub(super) const SUBSCRIPTIONS: &str = "subscriptions";
+pub(super) const PRICES: &str = "prices";
 
 /// What was read from Stripe and the database.
 #[derive(Clone, Copy, Debug)]
@@ -250,4 +253,14 @@ fn distinct(names: &[&str]) -> String {
     let names: BTreeSet<&str> = names.iter().copied().collect();
     let names: Vec<&str> = names.into_iter().collect();
     names.join(" and ")
+}
+
+/// The first few customers with their accounts.
+fn customer_names(customers: &[&LinkedCustomer]) -> String {
+    let names: Vec<String> = customers
+        .iter()
+        .take(MAX_NAMES)
+        .map(|linked| format!("{} ({})", linked.customer, linked.account_id))
+        .collect();
+    first_names(&names, customers.len())
 }

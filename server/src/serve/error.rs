@@ -1,0 +1,42 @@
+//! Why the service did not start or ended.
+
+use crate::workers::runner::JobEnded;
+
+/// Why the service did not start or ended, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The database cannot be reached or used.
+    #[error("the database cannot be used: {0}")]
+    Database(sea_orm::DbErr),
+    /// PostgreSQL acknowledges commits that a power cut can lose.
+    #[error(
+        "PostgreSQL runs with {0} off, so a power cut can lose acknowledged usage; turn it on, or start with --insecure-durability"
+    )]
+    InsecureDurability(String),
+    /// The database has pending migrations, and the configuration forbids running them.
+    #[error(
+        "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
+    )]
+    NotMigrated(usize),
+    /// The socket or the scheduler failed.
+    #[error("the service cannot run: {0}")]
+    Io(Box<dyn std::error::Error + Send + Sync>),
+    /// A background job ended by itself.
+    #[error("the service cannot go on: {0}")]
+    Job(#[from] JobEnded),
+    /// The SQLite file was deleted, replaced or overwritten: nothing that is written is kept.
+    #[error("the service cannot go on: {0}")]
+    FileLost(String),
+    /// A task that commits increments ended by itself.
+    #[error("the service cannot go on: a task that commits increments {0}")]
+    Writer(String),
+}
+
+impl From<sea_orm::DbErr> for ServeError {
+    fn from(error: sea_orm::DbErr) -> Self {
+        Self::Database(error)
+    }
+}
