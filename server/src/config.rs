@@ -154,6 +154,32 @@ impl ScheduleConfig {
     }
 }
 
+/// The settings that the commands besides `serve` share.
+#[derive(Args, Clone, Debug)]
+pub struct CommandConfig {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+
+    /// The Stripe account.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
+
+    /// The meters.
+    #[command(flatten)]
+    pub meters: MetersConfig,
+}
+
+impl From<Config> for CommandConfig {
+    fn from(config: Config) -> Self {
+        Self {
+            database: config.database,
+            stripe: config.stripe,
+            meters: config.meters,
+        }
+    }
+}
+
 /// How the service runs.
 #[derive(Args, Clone, Debug)]
 pub struct Config {

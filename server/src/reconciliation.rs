@@ -6,15 +6,14 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
-use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::{
     clock::Clock,
-    config::{DatabaseConfig, MetersConfig, StripeConfig},
+    config::CommandConfig,
     domain::{
         MINUTE_MS, Millis,
-        account::{BillingTarget, Link, billing_target_at},
+        account::{Link, billing_target_at},
         account_id::AccountId,
         meter::{Meter, Meters},
         period::month_around,
@@ -87,28 +86,12 @@ pub(crate) struct Reconciler {
     rate: DefaultDirectRateLimiter,
 }
 
-/// The settings of the command `reconcile`.
-#[derive(Args, Clone, Debug)]
-pub struct ReconcileConfig {
-    /// The database.
-    #[command(flatten)]
-    pub database: DatabaseConfig,
-
-    /// The Stripe account.
-    #[command(flatten)]
-    pub stripe: StripeConfig,
-
-    /// The meters.
-    #[command(flatten)]
-    pub meters: MetersConfig,
-}
-
 /// Every row of a query, for the command line. Opens the database and Stripe itself; a server may be running.
 ///
 /// # Errors
 /// A setting is wrong, there is no Stripe key, the database does not respond, or there are too many rows.
 pub async fn reconcile(
-    config: &ReconcileConfig,
+    config: &CommandConfig,
     clock: &Clock,
     query: &ReconciliationQuery,
 ) -> std::result::Result<Vec<Row>, String> {
@@ -287,10 +270,7 @@ fn periods_of(known: &[KnownPeriod], meter: &str, range: Interval) -> (Vec<Inter
 }
 
 fn customer_at(links: &[Link], at: Millis) -> Option<String> {
-    match billing_target_at(links, at) {
-        BillingTarget::Billed(customer) => Some(customer),
-        BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
-    }
+    billing_target_at(links, at).customer().map(str::to_owned)
 }
 
 /// The reports of a meter and period, by the customer that they bill to. Reports without a customer are left out.

@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     store::{
         Store,
-        restore_look_up::{HourDecision, HourReports},
+        restore_look_up::{HourReports, LookUpResults},
     },
     stripe::{Failure, Stripe, event_summaries::Grouping},
 };
@@ -154,12 +154,12 @@ impl LookUp<'_> {
         if self.records && !candidates.is_empty() {
             let decided: Vec<(Report, AtStripe)> =
                 reports.candidates.into_iter().zip(result.reports).collect();
-            let decision = HourDecision {
+            let results = LookUpResults {
                 reports: &decided,
                 taken: reports.taken,
                 why,
             };
-            self.store.record_look_up(&decision, now).await?;
+            self.store.record_look_up(&results, now).await?;
             let account = decided.first().map(|(report, _)| &report.account_id);
             // Repeated usage takes the place of what was entered.
             if let Some(account) = account.filter(|_| compared.already_sent < compared.entered)

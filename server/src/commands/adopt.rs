@@ -8,13 +8,12 @@ use std::io::{BufRead, Write};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
-use super::{restore::confirm, servers::find_running};
+use super::offline::{OfflineError, check_ready, confirm, open};
 use crate::{
     account_check::{find_difference, identify},
     clock::Clock,
-    config::{DatabaseConfig, MetersConfig, StripeConfig},
+    config::CommandConfig,
     domain::stripe_account::StripeAccount,
-    error::Error,
     store::{Store, stripe_account::AdoptionTotals},
     stripe::Stripe,
 };
@@ -27,17 +26,9 @@ const MAX_READ: u64 = 1_000_000;
 /// The flags of the command.
 #[derive(Args, Clone, Debug)]
 pub struct AdoptCommand {
-    /// The database.
+    /// The database, the Stripe account and the meters.
     #[command(flatten)]
-    pub database: DatabaseConfig,
-
-    /// The Stripe account to go on with.
-    #[command(flatten)]
-    pub stripe: StripeConfig,
-
-    /// The meters.
-    #[command(flatten)]
-    pub meters: MetersConfig,
+    pub config: CommandConfig,
 
     /// Go on with the account without asking.
     #[arg(long, conflicts_with = "dry_run")]
@@ -48,47 +39,18 @@ pub struct AdoptCommand {
     pub dry_run: bool,
 }
 
-/// Why the command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
-    /// A setting is wrong, or the database or Stripe cannot be used.
-    #[error("{0}")]
-    Failed(String),
-    /// The output cannot be written, or the answer cannot be read.
-    #[error("cannot print or read the answer")]
-    Io(#[from] std::io::Error),
-}
-
-impl From<Error> for AdoptError {
-    fn from(error: Error) -> Self {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self::Failed(cause.unwrap_or_else(|| error.to_string()))
-    }
-}
-
-impl From<sea_orm::DbErr> for AdoptError {
-    fn from(error: sea_orm::DbErr) -> Self {
-        Self::Failed(format!("the database cannot be used: {error}"))
-    }
-}
-
 /// Adopts the key's Stripe account. Returns whether usage is reported to it when the server runs. `answers` is where the
 /// confirmation is read from; without it, nothing is changed unless the flags say so.
 ///
 /// # Errors
-/// See [`AdoptError`]. Nothing is changed.
+/// See [`OfflineError`]. Nothing is changed.
 pub async fn run(
     command: &AdoptCommand,
     clock: &Clock,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
-) -> Result<bool, AdoptError> {
-    command.database.check().map_err(AdoptError::Failed)?;
-    let url = &command.database.database_url;
-    let _lock = Store::lock(url).await?;
-    let store = Store::open_existing(url, command.database.database_connections)
-        .await?
-        .with_clock(clock.clone());
+) -> Result<bool, OfflineError> {
+    let (_lock, store) = open(&command.config.database, clock).await?;
     let done = adopt(command, &store, out, answers).await;
     let closed = store.close().await;
     let done = done?;
@@ -101,17 +63,8 @@ async fn adopt(
     store: &Store,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
-) -> Result<bool, AdoptError> {
-    if store.pending_migrations().await? > 0 {
-        let why =
-            "the database has an older schema; run `usage-server migrate`, then run this again";
-        return Err(AdoptError::Failed(why.to_owned()));
-    }
-    if !command.dry_run
-        && let Some(why) = find_running(store).await?
-    {
-        return Err(AdoptError::Failed(why));
-    }
+) -> Result<bool, OfflineError> {
+    check_ready(store, "the database", command.dry_run).await?;
     let sending = store.sending().await?;
     let Some(former) = &sending.account else {
         writeln!(
@@ -157,15 +110,16 @@ async fn adopt(
 async fn find_new(
     command: &AdoptCommand,
     former: &StripeAccount,
-) -> Result<Option<StripeAccount>, AdoptError> {
-    let meters = command.meters.read().map_err(AdoptError::Failed)?;
-    let key = command.stripe.key().map_err(AdoptError::Failed)?;
+) -> Result<Option<StripeAccount>, OfflineError> {
+    let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
+    let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
     let key = key.ok_or_else(|| {
-        AdoptError::Failed("set STRIPE_SECRET_KEY to a key of the new account".to_owned())
+        OfflineError::Failed("set STRIPE_SECRET_KEY to a key of the new account".to_owned())
     })?;
-    let stripe = Stripe::new(key, command.stripe.stripe_api_base.as_deref());
-    let stripe = stripe.map_err(AdoptError::Failed)?;
-    let failed = |failure: crate::stripe::Failure| AdoptError::Failed(failure.message().to_owned());
+    let stripe = Stripe::new(key, command.config.stripe.stripe_api_base.as_deref());
+    let stripe = stripe.map_err(OfflineError::Failed)?;
+    let failed =
+        |failure: crate::stripe::Failure| OfflineError::Failed(failure.message().to_owned());
     if find_difference(&stripe, former)
         .await
         .map_err(failed)?
@@ -175,7 +129,7 @@ async fn find_new(
     }
     let new = identify(&stripe, &meters).await.map_err(failed)?;
     new.map(Some).ok_or_else(|| {
-        AdoptError::Failed(
+        OfflineError::Failed(
             "the new Stripe account has none of the configured meters; run `usage-server stripe setup` with its key first"
                 .to_owned(),
         )

@@ -4,6 +4,7 @@ pub mod adopt;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod offline;
 pub mod reconcile;
 pub mod restore;
 mod servers;

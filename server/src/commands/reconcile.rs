@@ -3,8 +3,9 @@
 
 use crate::{
     clock::Clock,
+    config::CommandConfig,
     domain::{Millis, period::rfc3339, window::Interval},
-    reconciliation::{ReconcileConfig, ReconciliationQuery, Row, reconcile},
+    reconciliation::{ReconciliationQuery, Row, reconcile},
 };
 use chrono::{DateTime, Months, NaiveDate, NaiveTime};
 use clap::Args;
@@ -15,7 +16,7 @@ use serde_json::json;
 #[derive(Args, Debug)]
 pub struct ReconcileCommand {
     #[command(flatten)]
-    config: ReconcileConfig,
+    config: CommandConfig,
     /// Only this account. Stripe's totals are read even if nothing was counted.
     #[arg(long)]
     account: Option<String>,

@@ -23,13 +23,15 @@ use self::{
     entry::Entry,
     print::{Totals, print_result},
 };
-use super::{reconcile::parse_time, servers::find_running};
+use super::{
+    offline::{OfflineError, check_ready, confirm, open},
+    reconcile::parse_time,
+};
 use crate::{
     account_check::find_difference,
     clock::Clock,
-    config::{DatabaseConfig, MetersConfig, StripeConfig},
+    config::CommandConfig,
     domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
-    error::Error,
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending::Sending},
     stripe::{Failure, Stripe},
@@ -45,17 +47,9 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// The flags of the command.
 #[derive(Args, Clone, Debug)]
 pub struct RestoreCommand {
-    /// The database.
+    /// The database, the Stripe account and the meters.
     #[command(flatten)]
-    pub database: DatabaseConfig,
-
-    /// The Stripe account.
-    #[command(flatten)]
-    pub stripe: StripeConfig,
-
-    /// The meters.
-    #[command(flatten)]
-    pub meters: MetersConfig,
+    pub config: CommandConfig,
 
     /// When the backup was made, as an RFC 3339 time, or earlier. Default: the time that the marks at Stripe show, which is
     /// an hour or two before. It is required where they do not show it.
@@ -69,30 +63,6 @@ pub struct RestoreCommand {
     /// Print what would be done, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// Why the command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// A setting is wrong, or the database or Stripe cannot be used.
-    #[error("{0}")]
-    Failed(String),
-    /// The output cannot be written, or the answer cannot be read.
-    #[error("cannot print or read the answer")]
-    Io(#[from] std::io::Error),
-}
-
-impl From<Error> for RestoreError {
-    fn from(error: Error) -> Self {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self::Failed(cause.unwrap_or_else(|| error.to_string()))
-    }
-}
-
-impl From<sea_orm::DbErr> for RestoreError {
-    fn from(error: sea_orm::DbErr) -> Self {
-        Self::Failed(format!("the database cannot be used: {error}"))
-    }
 }
 
 /// The dependencies of the steps.
@@ -110,19 +80,14 @@ struct Restore<'a> {
 /// is read from; without it, nothing is entered unless the flags say so.
 ///
 /// # Errors
-/// See [`RestoreError`]. Sending stays paused.
+/// See [`OfflineError`]. Sending stays paused.
 pub async fn run(
     command: &RestoreCommand,
     clock: &Clock,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
-) -> Result<bool, RestoreError> {
-    command.database.check().map_err(RestoreError::Failed)?;
-    let url = &command.database.database_url;
-    let _lock = Store::lock(url).await?;
-    let store = Store::open_existing(url, command.database.database_connections)
-        .await?
-        .with_clock(clock.clone());
+) -> Result<bool, OfflineError> {
+    let (_lock, store) = open(&command.config.database, clock).await?;
     let done = restore(command, &store, out, answers).await;
     let closed = store.close().await;
     let done = done?;
@@ -135,26 +100,18 @@ async fn restore(
     store: &Store,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
-) -> Result<bool, RestoreError> {
-    if store.pending_migrations().await? > 0 {
-        let why = "the backup has an older schema; run `usage-server migrate`, then run this again";
-        return Err(RestoreError::Failed(why.to_owned()));
-    }
-    if !command.dry_run
-        && let Some(why) = find_running(store).await?
-    {
-        return Err(RestoreError::Failed(why));
-    }
-    let meters = command.meters.read().map_err(RestoreError::Failed)?;
-    let key = command.stripe.key().map_err(RestoreError::Failed)?;
+) -> Result<bool, OfflineError> {
+    check_ready(store, "the backup", command.dry_run).await?;
+    let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
+    let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
     let key = key.ok_or_else(|| {
-        RestoreError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
+        OfflineError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
     })?;
-    let stripe = Stripe::new(key, command.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(key, command.config.stripe.stripe_api_base.as_deref());
     let now = store.now().await?;
     let mut restore = Restore {
         store,
-        stripe: stripe.map_err(RestoreError::Failed)?,
+        stripe: stripe.map_err(OfflineError::Failed)?,
         meters,
         rate: RateLimiter::direct(Quota::per_second(
             NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
@@ -168,7 +125,7 @@ async fn restore(
     let marks = restore.marks_of(sending.database_id).await?;
     let last_change = store.last_activity().await?;
     let backup_at = backup_time(command.backup_at, &sending, &marks, last_change);
-    restore.backup_at = backup_at.map_err(RestoreError::Failed)?.min(now);
+    restore.backup_at = backup_at.map_err(OfflineError::Failed)?.min(now);
     restore.prepare(now).await?;
     let (entries, totals) = restore.compare(now).await?;
     let lost = (restore.backup_at, restore.restored_at);
@@ -200,37 +157,22 @@ async fn restore(
     Ok(true)
 }
 
-pub(super) fn confirm(
-    question: &str,
-    out: &mut impl Write,
-    answers: Option<&mut (dyn BufRead + Send)>,
-) -> std::io::Result<bool> {
-    let Some(answers) = answers else {
-        return Ok(false);
-    };
-    write!(out, "{question} [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    answers.read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
 impl Restore<'_> {
     /// Fails with the key of another Stripe account, whose totals say nothing of this database.
-    async fn check_account(&self, sending: &Sending) -> Result<(), RestoreError> {
+    async fn check_account(&self, sending: &Sending) -> Result<(), OfflineError> {
         let Some(account) = &sending.account else {
             return Ok(());
         };
         match find_difference(&self.stripe, account).await {
             Ok(None) => Ok(()),
-            Ok(Some(why)) => Err(RestoreError::Failed(why)),
-            Err(failure) => Err(RestoreError::Failed(failure.message().to_owned())),
+            Ok(Some(why)) => Err(OfflineError::Failed(why)),
+            Err(failure) => Err(OfflineError::Failed(failure.message().to_owned())),
         }
     }
 
     /// The marks that copies of this database left at Stripe. They are read before Stripe's totals: a copy that still runs
     /// leaves a later one, and is noticed.
-    async fn marks_of(&self, database: Uuid) -> Result<Vec<Mark>, RestoreError> {
+    async fn marks_of(&self, database: Uuid) -> Result<Vec<Mark>, OfflineError> {
         match self.stripe.marked_products(&self.meters).await {
             Ok(products) => {
                 let all = products.into_iter().flat_map(|product| product.marks);
@@ -239,7 +181,7 @@ impl Restore<'_> {
             }
             // Without marks there is nothing to take over.
             Err(Failure::Denied(_)) => Ok(Vec::new()),
-            Err(failure) => Err(RestoreError::Failed(format!(
+            Err(failure) => Err(OfflineError::Failed(format!(
                 "the mark at Stripe cannot be read: {}; run this again",
                 failure.message()
             ))),
@@ -248,7 +190,7 @@ impl Restore<'_> {
 
     /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the time of a restore
     /// that was begun.
-    async fn prepare(&mut self, now: Millis) -> Result<(), RestoreError> {
+    async fn prepare(&mut self, now: Millis) -> Result<(), OfflineError> {
         let row = if self.is_dry_run {
             self.store.sending().await?
         } else {
@@ -267,7 +209,7 @@ impl Restore<'_> {
     }
 
     /// Compares every customer and meter with Stripe, and records which reports Stripe has.
-    async fn compare(&self, now: Millis) -> Result<(Vec<Entry>, Totals), RestoreError> {
+    async fn compare(&self, now: Millis) -> Result<(Vec<Entry>, Totals), OfflineError> {
         let mut entries = Vec::new();
         let mut totals = Totals::default();
         let mut after = String::new();
@@ -302,7 +244,7 @@ impl Restore<'_> {
                         let why = format!(
                             "Stripe has usage of more than {MAX_ENTRIES} hours that the database lacks: check STRIPE_SECRET_KEY and --backup-at"
                         );
-                        return Err(RestoreError::Failed(why));
+                        return Err(OfflineError::Failed(why));
                     }
                 }
             }
@@ -314,7 +256,7 @@ impl Restore<'_> {
         stream: &Stream,
         event_name: &str,
         now: Millis,
-    ) -> Result<Vec<ComparedHour>, RestoreError> {
+    ) -> Result<Vec<ComparedHour>, OfflineError> {
         let restored_at = Some(self.restored_at);
         let oldest = self
             .store
@@ -337,7 +279,7 @@ impl Restore<'_> {
                 Ok(Vec::new())
             }
             compared => compared.map_err(|error| {
-                RestoreError::Failed(format!(
+                OfflineError::Failed(format!(
                     "customer {}, meter {}: {error}; sending stays paused, run this again",
                     stream.customer, stream.meter
                 ))

@@ -95,6 +95,16 @@ pub enum BillingTarget {
     Billed(String),
 }
 
+impl BillingTarget {
+    /// The Stripe customer, if it is billed to one.
+    pub fn customer(&self) -> Option<&str> {
+        match self {
+            Self::Billed(customer) => Some(customer),
+            Self::NoCustomer | Self::NotBillable => None,
+        }
+    }
+}
+
 /// The customer that usage at a time is billed to, according to the link in force at that time.
 ///
 /// For a report, pass the time of its first increment. Usually the result is the same as for its window's start,

@@ -1,5 +1,5 @@
-//! When usage is billed: the times of a report decide the billing period that it belongs to. Queries only read
-//! candidates, and this file decides.
+//! When usage is billed: the times of a report decide the billing period that it belongs to. Queries only
+//! prefilter, and this file decides.
 
 use super::{HOUR_MS, Millis, report::Report, window::Interval};
 
@@ -53,17 +53,17 @@ impl BilledUsage {
     }
 }
 
-/// The reports that may be billed in an interval.
+/// Selects the reports that may be billed in an interval, so that not all are read. The rules then decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidates {
+pub struct UsagePrefilter {
     /// Their windows start in this interval, ...
     pub windows: Interval,
     /// ... or their [`BilledUsage::bill_at`] is not before this time.
     pub bill_at_from: Millis,
 }
 
-impl Candidates {
-    /// The candidates for an interval. An event may be later than the start of its window.
+impl UsagePrefilter {
+    /// The prefilter of an interval. An event may be later than the start of its window.
     pub fn of(time: Interval) -> Self {
         Self {
             windows: Interval {
@@ -100,18 +100,18 @@ mod tests {
     proptest! {
         /// What the queries read contains everything that the rules could choose.
         #[test]
-        fn a_report_billed_in_an_interval_is_among_the_candidates(
+        fn a_report_billed_in_an_interval_passes_the_prefilter(
             usage in usage(),
             start in 0_i64..200,
             length in 1_i64..200,
         ) {
             let start = start * MINUTE_MS;
             let time = Interval { start, end: start + length * MINUTE_MS };
-            let candidates = Candidates::of(time);
-            let is_candidate = candidates.windows.contains(usage.window_start)
-                || usage.bill_at.is_some_and(|at| at >= candidates.bill_at_from);
+            let prefilter = UsagePrefilter::of(time);
+            let passes = prefilter.windows.contains(usage.window_start)
+                || usage.bill_at.is_some_and(|at| at >= prefilter.bill_at_from);
             let is_billed = time.contains(usage.billed_at()) || time.contains(usage.billed_at_stripe());
-            prop_assert!(!is_billed || is_candidate, "{usage:?} {time:?}");
+            prop_assert!(!is_billed || passes, "{usage:?} {time:?}");
         }
 
         #[test]

@@ -31,6 +31,7 @@ pub mod stripe_account;
 pub mod subscription;
 pub mod subscription_change;
 pub mod subscription_status;
+pub mod subset_sum;
 pub mod tier;
 pub mod verification;
 pub mod violation;

@@ -4,8 +4,7 @@
 //! says how much arrived, but not which reports. All reports of the hour are therefore decided together, so that in the
 //! end Stripe has at most what the database has counted, or what it had already.
 
-/// The most reports in an hour for which every combination is tried.
-const MAX_COMBINED: usize = 12;
+use super::subset_sum::subsets_with_sum;
 
 /// A report that Stripe may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,37 +101,16 @@ fn take_repeated(candidates: &[Candidate], mut left: i128) -> Vec<AtStripe> {
 /// Some reports whose sum is exactly the total. If there are several such combinations, each leaves the same sum to be
 /// sent, to the same customer and in the same hour.
 fn combination(candidates: &[Candidate], total: i128) -> Option<Vec<AtStripe>> {
-    if candidates.len() > MAX_COMBINED {
-        return None;
-    }
-    let is_in = |set: u32, place: usize| {
-        let bit = u32::try_from(place)
-            .ok()
-            .and_then(|at| 1_u32.checked_shl(at));
-        bit.is_some_and(|bit| set & bit != 0)
+    let quantities: Vec<i128> = candidates.iter().map(|one| one.quantity.into()).collect();
+    let found = subsets_with_sum(&quantities, total).next()?;
+    let of_one = |place| {
+        if found.contains(place) {
+            AtStripe::All
+        } else {
+            AtStripe::Nothing
+        }
     };
-    let sets = 1_u32.checked_shl(u32::try_from(candidates.len()).ok()?)?;
-    let found = (0..sets).find(|set| {
-        let chosen = candidates.iter().enumerate();
-        chosen
-            .filter(|(place, _)| is_in(*set, *place))
-            .fold(0_i128, |sum, (_, one)| {
-                sum.saturating_add(one.quantity.into())
-            })
-            == total
-    })?;
-    let places = 0..candidates.len();
-    Some(
-        places
-            .map(|place| {
-                if is_in(found, place) {
-                    AtStripe::All
-                } else {
-                    AtStripe::Nothing
-                }
-            })
-            .collect(),
-    )
+    Some((0..candidates.len()).map(of_one).collect())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
         billing_period::BillingPeriod,
         correction::check_requested_by,
         invoice_draft::InvoiceState,
-        subscription::SyncedSubscription,
+        subscription::{SubscriptionSnapshot, SyncedSubscription},
         subscription_change::SubscriptionChange,
         violation::Violation,
         window::Slots,
@@ -235,7 +235,7 @@ impl AccountRpc {
             }
             _ => None,
         };
-        let live = snapshot.filter(|snapshot| snapshot.is_live());
+        let live = snapshot.filter(SubscriptionSnapshot::is_live);
         put.live.clone_from(&live);
         let account = self
             .store

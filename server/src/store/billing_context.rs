@@ -7,7 +7,7 @@ use sea_orm::{
     QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, sea_query::Expr,
 };
 
-use super::{connection::Transaction, subscriptions::request_sync};
+use super::{as_read::update_as_read, connection::Transaction, subscriptions::request_sync};
 use crate::{
     domain::{
         Millis,
@@ -19,8 +19,7 @@ use crate::{
     },
     entity::{
         billing_period::{self, BillingPeriodInvoiceState},
-        subscription, subscription_change,
-        usage_report::{self, UsageReportState},
+        subscription, subscription_change, usage_report,
     },
 };
 
@@ -211,12 +210,8 @@ pub(super) async fn postpone(
     report: &Report,
     until: Millis,
 ) -> Result<(), DbErr> {
-    usage_report::Entity::update_many()
+    update_as_read(report)
         .col_expr(usage_report::Column::NextAttemptAt, Expr::value(until))
-        .filter(usage_report::Column::AccountId.eq(&report.account_id))
-        .filter(usage_report::Column::Id.eq(report.id))
-        .filter(usage_report::Column::State.eq(UsageReportState::from(report.state)))
-        .filter(usage_report::Column::Attempts.eq(report.attempts))
         .exec(tx)
         .await
         .map(|_| ())

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         Millis,
-        account::{BillingTarget, billing_target_at},
+        account::billing_target_at,
         account_id::AccountId,
         closing::period_ends_to_close,
         report::{State, Transition},
@@ -164,10 +164,7 @@ pub(super) async fn close_reports(
     for report in reports {
         let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
         let target = billing_target_at(own, report.first_at);
-        let customer = match &target {
-            BillingTarget::Billed(customer) => Some(customer.clone()),
-            BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
-        };
+        let customer = target.customer().map(str::to_owned);
         let Some(state) = State::Open.after(&Transition::Close(target)) else {
             continue;
         };

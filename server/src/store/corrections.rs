@@ -9,7 +9,7 @@ use super::{
     boundaries::read_boundaries,
     connection::Transaction,
     links::read_links_of,
-    report_figures::{are_candidates, read_figures},
+    report_figures::{passes_prefilter, read_figures},
     subscriptions::read_periods_around,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         Millis,
         account::{BillingTarget, Link, billing_target_at},
         account_id::AccountId,
-        billed_usage::Candidates,
+        billed_usage::UsagePrefilter,
         billing_period::periods_of_meter,
         correction::{Correction, CorrectionContent, time_without_periods, total_to_bill},
         report::{Report, State, Transition},
@@ -182,9 +182,9 @@ async fn sum_period(
     target: &BillingTarget,
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
-    let candidates = are_candidates(change.account_id, Candidates::of(period))
+    let prefilter = passes_prefilter(change.account_id, UsagePrefilter::of(period))
         .add(Column::Meter.eq(change.meter));
-    let mut figures = read_figures(tx, candidates).await?;
+    let mut figures = read_figures(tx, prefilter).await?;
     figures.retain(|figure| Some(figure.id) != change.except);
     Ok(total_to_bill(&figures, target, period))
 }
@@ -207,10 +207,6 @@ async fn insert(
         || slots.around(correction.at),
         |(_, own)| own.window_around(slots, correction.at),
     );
-    let customer = match target {
-        BillingTarget::Billed(customer) => Some(customer.clone()),
-        BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
-    };
     let state = State::Open
         .after(&Transition::Close(target.clone()))
         .ok_or_else(|| Error::Internal("a new correction cannot be closed".into()))?;
@@ -228,7 +224,7 @@ async fn insert(
         state: Set(state.into()),
         straddled: Set(false),
         generation: Set(0),
-        customer: Set(customer),
+        customer: Set(target.customer().map(str::to_owned)),
         attempts: Set(0),
         // A correction in a future window is not sent before the window begins.
         next_attempt_at: Set((window.start > now).then_some(window.start)),

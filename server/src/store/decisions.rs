@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    as_read::update_as_read,
     billing_context::read_contexts,
     connection::Transaction,
     corrections::{Change, check_stays_above},
@@ -78,12 +79,7 @@ impl Store {
             Action::Retry | Action::BillInCurrentPeriod => report.generation.saturating_add(1),
             Action::WriteOff => report.generation,
         };
-        let mut change = usage_report::Entity::update_many()
-            .filter(Column::AccountId.eq(&report.account_id))
-            .filter(Column::Id.eq(report.id))
-            .filter(Column::State.eq(UsageReportState::from(report.state)))
-            .filter(Column::Generation.eq(report.generation))
-            .filter(Column::Attempts.eq(report.attempts))
+        let mut change = update_as_read(&report)
             .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
             .col_expr(Column::Generation, Expr::value(generation));
         if new.action != Action::WriteOff {

@@ -2,12 +2,12 @@
 //! it gets a state that is not sent.
 
 use sea_orm::{
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _, UpdateMany,
-    sea_query::Expr,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _, sea_query::Expr,
 };
 
 use super::{
     Store,
+    as_read::update_as_read,
     billing_context::{lock_contexts, postpone, request_syncs},
     boundaries::read_boundaries,
     connection::Transaction,
@@ -82,14 +82,14 @@ impl Store {
                     bill_at,
                     not_before,
                 } => {
-                    let sending = Sending {
+                    let attempt = Attempt {
                         bill_at,
                         not_before,
                         slots: rules.slots,
                         now,
                         retry_at,
                     };
-                    mark(&tx, report, sending).await?
+                    mark(&tx, report, attempt).await?
                 }
             };
             tasks.extend(task);
@@ -97,16 +97,6 @@ impl Store {
         tx.commit().await?;
         Ok(tasks)
     }
-}
-
-/// An update of a report that applies only if the report is still as it was read.
-fn update_as_read(report: &Report) -> UpdateMany<usage_report::Entity> {
-    usage_report::Entity::update_many()
-        .filter(Column::AccountId.eq(&report.account_id))
-        .filter(Column::Id.eq(report.id))
-        .filter(Column::State.eq(UsageReportState::from(report.state)))
-        .filter(Column::Attempts.eq(report.attempts))
-        .filter(Column::Generation.eq(report.generation))
 }
 
 /// Delays the next check of a report, and returns it if it is still as it was read.
@@ -124,7 +114,7 @@ async fn mark_check(
 
 /// How a report is sent.
 #[derive(Clone, Copy, Debug)]
-struct Sending {
+struct Attempt {
     bill_at: Option<Millis>,
     not_before: Option<Millis>,
     slots: Slots,
@@ -135,18 +125,18 @@ struct Sending {
 async fn mark(
     tx: &Transaction,
     mut report: Report,
-    sending: Sending,
+    attempt: Attempt,
 ) -> std::result::Result<Option<Task>, DbErr> {
     let change = update_as_read(&report);
-    let now = sending.now;
+    let now = attempt.now;
     let may_have_arrived = report.first_sent_at.is_some();
-    if sending.bill_at.is_some() {
-        report.bill_at = sending.bill_at;
+    if attempt.bill_at.is_some() {
+        report.bill_at = attempt.bill_at;
         report.event_timestamp = None;
     }
     let stamp = match report.event_timestamp {
         Some(stamp) => stamp,
-        None => choose_timestamp(tx, &report, sending.slots, sending.not_before, now).await?,
+        None => choose_timestamp(tx, &report, attempt.slots, attempt.not_before, now).await?,
     };
     if let Some(skip) = skip_if_too_old(&report, stamp, now) {
         record_skip(tx, &report, &skip).await?;
@@ -167,7 +157,7 @@ async fn mark(
         .col_expr(Column::BillAt, Expr::value(report.bill_at))
         .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
         .col_expr(Column::LastSentAt, Expr::value(now))
-        .col_expr(Column::NextAttemptAt, Expr::value(sending.retry_at))
+        .col_expr(Column::NextAttemptAt, Expr::value(attempt.retry_at))
         .exec(tx)
         .await?;
     Ok((changed.rows_affected == 1).then_some(Task::Send {

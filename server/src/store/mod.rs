@@ -9,6 +9,7 @@
 
 pub(crate) mod accounts;
 mod additions;
+mod as_read;
 mod batch_results;
 mod batch_sql;
 mod billing_context;

@@ -2,6 +2,7 @@
 
 use sea_orm::{
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    UpdateMany,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -84,17 +85,11 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
         return Ok(());
     };
     // A report that was closed before the boundary was known cannot be split.
-    usage_report::Entity::update_many()
-        .col_expr(usage_report::Column::Straddled, Expr::value(true))
-        .filter(usage_report::Column::AccountId.eq(account_id))
+    mark_on_both_sides(account_id, latest.valid_from)
         .filter(
             usage_report::Column::State
                 .is_in([UsageReportState::NoCustomer, UsageReportState::NotBillable]),
         )
-        .filter(usage_report::Column::WindowStart.gt(latest.valid_from.saturating_sub(HOUR_MS)))
-        .filter(usage_report::Column::WindowStart.lt(latest.valid_from))
-        .filter(usage_report::Column::FirstAt.lt(latest.valid_from))
-        .filter(usage_report::Column::LastAt.gte(latest.valid_from))
         .exec(tx)
         .await?;
     let newly_in_force = billing_target_at(&links, latest.valid_from);
@@ -118,16 +113,15 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
         if to == from {
             continue;
         }
-        let customer = match target {
-            BillingTarget::Billed(customer) => Some(customer.clone()),
-            BillingTarget::NoCustomer | BillingTarget::NotBillable => None,
-        };
         usage_report::Entity::update_many()
             .col_expr(
                 usage_report::Column::State,
                 Expr::value(UsageReportState::from(to)),
             )
-            .col_expr(usage_report::Column::Customer, Expr::value(customer))
+            .col_expr(
+                usage_report::Column::Customer,
+                Expr::value(target.customer()),
+            )
             .col_expr(usage_report::Column::NextAttemptAt, at_once())
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
@@ -144,15 +138,23 @@ pub(super) async fn mark_straddled(
     account_id: &AccountId,
     boundary: Millis,
 ) -> Result<(), DbErr> {
+    mark_on_both_sides(account_id, boundary)
+        .filter(usage_report::Column::PeriodEnd.gt(boundary))
+        .exec(tx)
+        .await
+        .map(|_| ())
+}
+
+/// An update that marks the reports with increments on both sides of a boundary as straddled.
+fn mark_on_both_sides(
+    account_id: &AccountId,
+    boundary: Millis,
+) -> UpdateMany<usage_report::Entity> {
     usage_report::Entity::update_many()
         .col_expr(usage_report::Column::Straddled, Expr::value(true))
         .filter(usage_report::Column::AccountId.eq(account_id))
         .filter(usage_report::Column::WindowStart.gt(boundary.saturating_sub(HOUR_MS)))
         .filter(usage_report::Column::WindowStart.lt(boundary))
-        .filter(usage_report::Column::PeriodEnd.gt(boundary))
         .filter(usage_report::Column::FirstAt.lt(boundary))
         .filter(usage_report::Column::LastAt.gte(boundary))
-        .exec(tx)
-        .await
-        .map(|_| ())
 }

@@ -7,12 +7,12 @@ use sea_orm::{
 use super::{
     Store,
     links::read_links_of,
-    report_figures::{are_candidates, read_figures},
+    report_figures::{passes_prefilter, read_figures},
     stripe_account::sent_since,
 };
 use crate::{
     domain::{
-        account::Link, account_id::AccountId, billed_usage::Candidates, report::State,
+        account::Link, account_id::AccountId, billed_usage::UsagePrefilter, report::State,
         report_figure::ReportFigure, stream::Stream, window::Interval,
     },
     entity::{
@@ -76,7 +76,7 @@ impl Store {
         account_id: &AccountId,
         time: Interval,
     ) -> Result<Vec<ReportFigure>> {
-        let condition = are_candidates(account_id, Candidates::of(time));
+        let condition = passes_prefilter(account_id, UsagePrefilter::of(time));
         Ok(read_figures(&self.reader, condition).await?)
     }
 

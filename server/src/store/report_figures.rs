@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billed_usage::{BilledUsage, Candidates},
+        billed_usage::{BilledUsage, UsagePrefilter},
         report_figure::ReportFigure,
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -58,15 +58,15 @@ pub(super) async fn read_figures(
     Ok(rows.into_iter().map(figure).collect())
 }
 
-/// The condition that selects an account's candidates.
-pub(super) fn are_candidates(account_id: &AccountId, candidates: Candidates) -> Condition {
+/// The condition that an account's reports pass the prefilter.
+pub(super) fn passes_prefilter(account_id: &AccountId, prefilter: UsagePrefilter) -> Condition {
     let in_window = Condition::all()
-        .add(Column::WindowStart.gte(candidates.windows.start))
-        .add(Column::WindowStart.lt(candidates.windows.end));
+        .add(Column::WindowStart.gte(prefilter.windows.start))
+        .add(Column::WindowStart.lt(prefilter.windows.end));
     Condition::all().add(Column::AccountId.eq(account_id)).add(
         Condition::any()
             .add(in_window)
-            .add(Column::BillAt.gte(candidates.bill_at_from)),
+            .add(Column::BillAt.gte(prefilter.bill_at_from)),
     )
 }
 

@@ -11,6 +11,7 @@ use sea_orm::{
 
 use super::{
     Store,
+    as_read::update_in_state,
     connection::Transaction,
     database_clock::due_bounds,
     report_states::{at_once, is_due, state_in},
@@ -215,12 +216,8 @@ async fn record_result(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let report = &send_result.report;
-    let mut change = usage_report::Entity::update_many()
-        .filter(Column::AccountId.eq(&report.account_id))
-        .filter(Column::Id.eq(report.id))
-        .filter(Column::State.eq(UsageReportState::from(report.state)))
-        .filter(Column::Generation.eq(report.generation))
-        .col_expr(Column::LastError, Expr::value(send_result.error.clone()));
+    let mut change =
+        update_in_state(report).col_expr(Column::LastError, Expr::value(send_result.error.clone()));
     let next = send_result
         .transition
         .as_ref()

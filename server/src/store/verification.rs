@@ -8,7 +8,8 @@ use sea_orm::{
 };
 
 use super::{
-    Store, connection::Transaction, report_states::state_in, rows, stripe_account::sent_since,
+    Store, as_read::update_in_state, connection::Transaction, report_states::state_in, rows,
+    stripe_account::sent_since,
 };
 use crate::{
     domain::{
@@ -188,11 +189,7 @@ async fn record_transition(
     let is_confirmed = next == State::Confirmed;
     let error = (!is_confirmed)
         .then_some("Stripe accepted it, but a day later its totals do not include it".to_owned());
-    usage_report::Entity::update_many()
-        .filter(Column::AccountId.eq(&report.account_id))
-        .filter(Column::Id.eq(report.id))
-        .filter(Column::State.eq(UsageReportState::from(report.state)))
-        .filter(Column::Generation.eq(report.generation))
+    update_in_state(report)
         .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
         .col_expr(
             Column::ConfirmedAt,

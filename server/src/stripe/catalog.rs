@@ -138,7 +138,13 @@ impl Stripe {
             }
             async move { query.send(client).await }
         };
-        read_pages(MAX_METERS, page, |meter| meter.id.to_string(), read_meter).await
+        read_pages(
+            MAX_METERS,
+            page,
+            |meter| Some(meter.id.to_string()),
+            read_meter,
+        )
+        .await
     }
 
     /// The product with an id, if it exists.
@@ -183,7 +189,13 @@ impl Stripe {
             }
             async move { query.send(client).await }
         };
-        read_pages(MAX_PRICES, page, |price| price.id.to_string(), read_price).await
+        read_pages(
+            MAX_PRICES,
+            page,
+            |price| Some(price.id.to_string()),
+            read_price,
+        )
+        .await
     }
 
     /// Creates a meter that sums raw events.
@@ -252,7 +264,7 @@ impl Stripe {
 pub(super) async fn read_pages<T, U, F>(
     limit: usize,
     fetch: impl Fn(Option<String>) -> F,
-    id: impl Fn(&T) -> String,
+    id: impl Fn(&T) -> Option<String>,
     read: impl Fn(T) -> U,
 ) -> Result<BoundedList<U>, Failure>
 where
@@ -262,7 +274,7 @@ where
     let mut after = None;
     loop {
         let page = fetch(after.take()).await.map_err(|error| failure(&error))?;
-        let last = page.data.last().map(&id);
+        let last = page.data.last().and_then(&id);
         items.extend(page.data.into_iter().map(&read));
         match last {
             Some(last) if page.has_more && items.len() < limit => after = Some(last),

@@ -1,13 +1,14 @@
 //! Reads invoices: which period of which subscription item each one charges, and whether it is still a draft.
 
+use stripe::StripeRequest as _;
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
 
-use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, timed};
+use super::{Failure, PAGE_SIZE, Stripe, catalog::read_pages, from_secs, timed};
 use crate::domain::{Millis, SECOND_MS, invoice_draft::InvoiceState, window::Interval};
 
-/// Pages of invoices, or of one invoice's lines, that are read.
-const MAX_PAGES: usize = 10;
+/// Invoices, or lines of one invoice, that are read.
+const MAX_READ: usize = 1_000;
 
 /// An invoice of a subscription.
 #[derive(Clone, Debug)]
@@ -33,32 +34,21 @@ impl Stripe {
         subscription: &str,
         since: Millis,
     ) -> Result<Vec<Invoice>, Failure> {
-        let mut invoices = Vec::new();
-        let mut after: Option<String> = None;
-        for _ in 0..MAX_PAGES {
+        let client = self.client()?;
+        let page = |after: Option<String>| {
             let mut query = ListInvoice::new()
                 .subscription(subscription)
                 .created(RangeQueryTs::gte(since.div_euclid(SECOND_MS)))
                 .limit(PAGE_SIZE);
-            if let Some(after) = after.take() {
+            if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            let page = timed("invoices", query.send(self.client()?))
-                .await
-                .map_err(|error| failure(&error))?;
-            let next = page
-                .data
-                .last()
-                .filter(|_| page.has_more)
-                .and_then(|last| last.id.as_ref())
-                .map(ToString::to_string);
-            for invoice in page.data {
-                invoices.push(self.invoice(invoice).await?);
-            }
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(invoices),
-            }
+            async move { timed("invoices", query.customize().send(client)).await }
+        };
+        let id = |invoice: &stripe_shared::Invoice| invoice.id.as_ref().map(ToString::to_string);
+        let mut invoices = Vec::new();
+        for invoice in read_pages(MAX_READ, page, id, |one| one).await?.items {
+            invoices.push(self.invoice(invoice).await?);
         }
         Ok(invoices)
     }
@@ -83,23 +73,17 @@ impl Stripe {
     }
 
     async fn lines_of(&self, invoice: &str) -> Result<Vec<Line>, Failure> {
-        let mut lines = Vec::new();
-        let mut after: Option<String> = None;
-        for _ in 0..MAX_PAGES {
+        let client = self.client()?;
+        let page = |after: Option<String>| {
             let mut query = ListInvoiceInvoiceLineItem::new(invoice).limit(PAGE_SIZE);
-            if let Some(after) = after.take() {
+            if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            let page = timed("invoices", query.send(self.client()?))
-                .await
-                .map_err(|error| failure(&error))?;
-            lines.extend(page.data.iter().filter_map(line));
-            match page.data.last() {
-                Some(last) if page.has_more => after = Some(last.id.to_string()),
-                _ => break,
-            }
-        }
-        Ok(lines)
+            async move { timed("invoices", query.customize().send(client)).await }
+        };
+        let id = |line: &stripe_shared::InvoiceLineItem| Some(line.id.to_string());
+        let lines = read_pages(MAX_READ, page, id, |one| line(&one)).await?;
+        Ok(lines.items.into_iter().flatten().collect())
     }
 }
 

@@ -58,7 +58,13 @@ impl Stripe {
             let status = SubscriptionStatus::parse(subscription.status.as_str());
             status.is_live().then(|| read_subscription(subscription))
         };
-        let all = read_pages(MAX_SUBSCRIPTIONS, page, |one| one.id.to_string(), read).await?;
+        let all = read_pages(
+            MAX_SUBSCRIPTIONS,
+            page,
+            |one| Some(one.id.to_string()),
+            read,
+        )
+        .await?;
         Ok(BoundedList {
             items: all.items.into_iter().flatten().collect(),
             is_complete: all.is_complete,

@@ -5,8 +5,10 @@ use fake_stripe::NewPrice;
 use usage_client::{ForceReport, Increment, PutAccount};
 use usage_server::commands::doctor::Severity;
 
-use super::stripe_accounts::{doctor_says, own_total, wait_until_held};
-use crate::support::world::{Server, World, hours_ago, on_both_engines, on_postgres, within};
+use super::stripe_accounts::{own_total, wait_until_held};
+use crate::support::world::{
+    Backup, Server, World, hours_ago, on_both_engines, on_postgres, within,
+};
 
 on_both_engines!(
     a_copy_started_elsewhere_bills_nothing_twice,
@@ -52,6 +54,16 @@ async fn report_with_a_mark(world: &mut World) {
     assert_eq!(world.count_rows("sending WHERE mark > 1").await, 1);
 }
 
+/// Reports 5 units, and more of which a backup has the report but not its end.
+async fn report_beside_a_backup(world: &mut World, quantity: i64) -> Backup {
+    report_with_a_mark(world).await;
+    count_at(world, quantity, start_of_test()).await;
+    let backup = world.back_up().await;
+    world.report_all().await;
+    assert_eq!(own_total(world).await, 5 + quantity);
+    backup
+}
+
 async fn is_paused(world: &World) -> bool {
     world
         .count_rows("sending WHERE paused_at IS NOT NULL")
@@ -67,11 +79,7 @@ async fn start_copy(world: &World, url: &str) -> Server {
 }
 
 async fn a_copy_started_elsewhere_bills_nothing_twice(mut world: World) {
-    report_with_a_mark(&mut world).await;
-    count_at(&world, 4, start_of_test()).await;
-    let backup = world.back_up().await;
-    world.report_all().await;
-    assert_eq!(own_total(&world).await, 9);
+    let backup = report_beside_a_backup(&mut world, 4).await;
     // Stripe has forgotten the identifiers.
     let later = start_of_test() + TimeDelta::hours(25);
     world.move_clocks(later).await;
@@ -81,17 +89,17 @@ async fn a_copy_started_elsewhere_bills_nothing_twice(mut world: World) {
     let run = client.force_report(ForceReport::all()).await.unwrap();
     within("a run", run.summary()).await.unwrap();
     assert_eq!(own_total(&world).await, 9, "the copy sends nothing");
-    let (severity, line) = doctor_says(&world, Some(&url), "sending").await;
+    let (severity, line) = world.doctor_says(Some(&url), "sending").await;
     assert_eq!(severity, Severity::Bad, "{line}");
     assert!(line.contains("another copy of it sends"), "{line}");
-    let (severity, _) = doctor_says(&world, Some(&url), "copies").await;
+    let (severity, _) = world.doctor_says(Some(&url), "copies").await;
     assert_eq!(severity, Severity::Bad);
     // The original goes on.
     count_at(&world, 1, later).await;
     world.report_all().await;
     assert_eq!(own_total(&world).await, 10);
     assert!(!is_paused(&world).await);
-    assert_eq!(doctor_says(&world, None, "copies").await.0, Severity::Ok);
+    assert_eq!(world.doctor_says(None, "copies").await.0, Severity::Ok);
     copy.stop().await.unwrap();
     world.finish().await;
 }
@@ -132,11 +140,7 @@ async fn a_copy_that_sent_first_pauses_the_original(mut world: World) {
 }
 
 async fn an_old_backup_served_without_a_restore_sends_nothing(mut world: World) {
-    report_with_a_mark(&mut world).await;
-    count_at(&world, 10, start_of_test()).await;
-    let backup = world.back_up().await;
-    world.report_all().await;
-    assert_eq!(own_total(&world).await, 15);
+    let backup = report_beside_a_backup(&mut world, 10).await;
     // Usage that the backup does not know, hours after it.
     let later = start_of_test() + TimeDelta::hours(5);
     world.move_clocks(later).await;
@@ -155,7 +159,7 @@ async fn an_old_backup_served_without_a_restore_sends_nothing(mut world: World) 
     }
     assert_eq!(own_total(&world).await, 19);
     assert!(is_paused(&world).await);
-    let (severity, line) = doctor_says(&world, None, "sending").await;
+    let (severity, line) = world.doctor_says(None, "sending").await;
     assert_eq!(severity, Severity::Bad);
     assert!(line.contains("usage-server restore"), "{line}");
     // What the server wrote to the backup does not count as the time of the backup.
@@ -179,15 +183,15 @@ async fn an_old_backup_served_without_a_restore_sends_nothing(mut world: World) 
 
 async fn another_database_on_the_same_meters_is_told(mut world: World) {
     report_with_a_mark(&mut world).await;
-    assert_eq!(doctor_says(&world, None, "copies").await.0, Severity::Ok);
+    assert_eq!(world.doctor_says(None, "copies").await.0, Severity::Ok);
     let url = world.empty_database();
     let server = start_copy(&world, &url).await;
     server.client().await;
-    let (severity, line) = doctor_says(&world, Some(&url), "copies").await;
+    let (severity, line) = world.doctor_says(Some(&url), "copies").await;
     assert_eq!(severity, Severity::Warn, "{line}");
     assert!(line.contains("other databases"), "{line}");
     assert_eq!(
-        doctor_says(&world, Some(&url), "sending").await.0,
+        world.doctor_says(Some(&url), "sending").await.0,
         Severity::Ok
     );
     server.stop().await.unwrap();
@@ -220,7 +224,7 @@ async fn replicas_are_no_copies_of_each_other(mut world: World) {
     // The time of the mark before the last is known: a restore starts from it.
     let marks = "sending WHERE mark >= 4 AND mark_before_at < mark_at";
     assert_eq!(world.count_rows(marks).await, 1);
-    assert_eq!(doctor_says(&world, None, "copies").await.0, Severity::Ok);
+    assert_eq!(world.doctor_says(None, "copies").await.0, Severity::Ok);
     replica.stop().await.unwrap();
     world.finish().await;
 }

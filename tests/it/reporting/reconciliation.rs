@@ -6,7 +6,10 @@ use usage_client::{
     Correct, ErrorKind, PutAccount, Reconcile, ReconciledUsage, ReportState, ResolveAction,
     ResolveReport,
 };
-use usage_server::reconciliation::{ReconcileConfig, ReconciliationQuery, reconcile};
+use usage_server::{
+    config::CommandConfig,
+    reconciliation::{ReconciliationQuery, reconcile},
+};
 
 use crate::support::world::{World, hours_ago, on_both_engines};
 
@@ -235,11 +238,6 @@ async fn a_missing_database_is_not_created_by_the_command(world: World) {
 }
 
 /// The command's configuration for this world.
-fn command(world: &World) -> ReconcileConfig {
-    let config = world.config();
-    ReconcileConfig {
-        database: config.database,
-        stripe: config.stripe,
-        meters: config.meters,
-    }
+fn command(world: &World) -> CommandConfig {
+    world.config().into()
 }

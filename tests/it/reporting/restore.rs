@@ -3,9 +3,9 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fake_stripe::Fault;
 use usage_client::{ForceReport, Increment, PutAccount, ReportKind, ReportState};
-use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
+use usage_server::commands::doctor::Severity;
 
-use crate::support::world::{Backup, Engine, World, hours_ago, on_both_engines, within};
+use crate::support::world::{Backup, Engine, World, hours_ago, on_both_engines};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const ACCOUNTS: [&str; 5] = ["grown", "waiting", "same", "unsent", "later"];
@@ -86,13 +86,7 @@ async fn put_back_after(world: &mut World, hours: i64) -> Backup {
     fail(world, "unsent").await;
     world.move_clocks(backup_at() + TimeDelta::minutes(5)).await;
     count_after_the_backup(world).await;
-    drop(
-        world
-            .client()
-            .force_report(ForceReport::all())
-            .await
-            .unwrap(),
-    );
+    world.start_run().await;
     for account in ["grown", "waiting", "same", "later"] {
         let sent = [ReportState::Accepted, ReportState::Confirmed];
         world.wait_until_reports_are(account, &sent).await;
@@ -216,27 +210,10 @@ async fn usage_of_a_week_after_the_backup_is_not_billed_twice(mut world: World) 
     world.finish().await;
 }
 
-/// The doctor's line of a check.
-async fn doctor_says(world: &World, check: &str) -> (Severity, String) {
-    let config = world.config();
-    let config = DoctorConfig {
-        database: config.database,
-        stripe: config.stripe,
-        meters: config.meters,
-        schedule: config.schedule,
-    };
-    let diagnosis = within("a diagnosis", diagnose(&config, &world.clock))
-        .await
-        .unwrap();
-    let mut findings = diagnosis.findings.into_iter();
-    let found = findings.find(|finding| finding.check == check).unwrap();
-    (found.severity, found.to_string())
-}
-
 async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut world: World) {
     put_back_after(&mut world, 1).await;
     // The server is started without the command.
-    let (severity, totals_line) = doctor_says(&world, "totals").await;
+    let (severity, totals_line) = world.doctor_says(None, "totals").await;
     assert_eq!(severity, Severity::Bad, "{totals_line}");
     assert!(
         totals_line.contains("usage-server restore"),
@@ -246,7 +223,7 @@ async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut w
     world.report_all().await;
     let grown = world.reports("grown").await.remove(0);
     assert_eq!(grown.state, ReportState::Unknown, "{grown:?}");
-    let (severity, line) = doctor_says(&world, "sending").await;
+    let (severity, line) = world.doctor_says(None, "sending").await;
     assert_eq!(severity, Severity::Bad);
     assert!(line.contains("usage-server restore"), "{line}");
     let [grown, waiting, same, _, later] = totals(&world).await;
@@ -259,8 +236,8 @@ async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut w
     assert!(done.unwrap(), "{}", String::from_utf8_lossy(&printed));
     world.start_server().await;
     report_until(&world, [17, 4, 3, 5, 6]).await;
-    assert_eq!(doctor_says(&world, "sending").await.0, Severity::Ok);
-    assert_eq!(doctor_says(&world, "totals").await.0, Severity::Ok);
+    assert_eq!(world.doctor_says(None, "sending").await.0, Severity::Ok);
+    assert_eq!(world.doctor_says(None, "totals").await.0, Severity::Ok);
     world.finish().await;
 }
 

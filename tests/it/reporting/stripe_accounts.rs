@@ -6,7 +6,7 @@ use usage_client::{
     ChangePlan, ForceReport, Increment, PutAccount, Reconcile, ReportState, ResolveAction,
     ResolveReport,
 };
-use usage_server::commands::doctor::{DoctorConfig, Severity, diagnose};
+use usage_server::commands::doctor::Severity;
 
 use crate::support::world::{
     Server, World, at,
@@ -79,13 +79,7 @@ async fn report_first(world: &World) {
 
 /// Forces a run, and waits until a report says why it is not sent.
 pub(super) async fn wait_until_held(world: &World, why: &str) {
-    drop(
-        world
-            .client()
-            .force_report(ForceReport::all())
-            .await
-            .unwrap(),
-    );
+    world.start_run().await;
     world
         .wait_until("a reason not to send", async || {
             let reports = world.reports("acct").await;
@@ -93,31 +87,6 @@ pub(super) async fn wait_until_held(world: &World, why: &str) {
             errors.any(|error| error.contains(why))
         })
         .await;
-}
-
-/// The doctor's lines of a check, with the configuration of a database.
-pub(super) async fn doctor_says(
-    world: &World,
-    url: Option<&str>,
-    check: &str,
-) -> (Severity, String) {
-    let config = world.config();
-    let mut config = DoctorConfig {
-        database: config.database,
-        stripe: config.stripe,
-        meters: config.meters,
-        schedule: config.schedule,
-    };
-    if let Some(url) = url {
-        config.database.database_url = url.to_owned();
-    }
-    let diagnosis = within("a diagnosis", diagnose(&config, &world.clock))
-        .await
-        .unwrap();
-    let mut findings = diagnosis.findings.into_iter();
-    let found = findings.find(|finding| finding.check == check);
-    let found = found.unwrap_or_else(|| panic!("no line {check}"));
-    (found.severity, found.to_string())
 }
 
 /// Nothing but its identity was read: nothing is believed of another account.
@@ -143,7 +112,7 @@ async fn adopt_after_nothing_was_sent(mut world: World, other: FakeStripe, names
     let shown = reconciled.rows[0].stripe_total.clone();
     assert!(shown.unwrap_err().contains(ADOPT));
     assert_only_identified(&other).await;
-    let (severity, line) = doctor_says(&world, None, "stripe account").await;
+    let (severity, line) = world.doctor_says(None, "stripe account").await;
     assert_eq!(severity, Severity::Bad, "{line}");
     for name in names {
         assert!(line.contains(name), "{name} in {line}");
@@ -173,7 +142,7 @@ async fn adopt_after_nothing_was_sent(mut world: World, other: FakeStripe, names
     world.report_all().await;
     world.wait_until_sent("acct").await;
     assert_eq!((total(&other).await, own_total(&world).await), (3, 5));
-    let (severity, line) = doctor_says(&world, None, "stripe account").await;
+    let (severity, line) = world.doctor_says(None, "stripe account").await;
     assert_eq!(severity, Severity::Ok, "{line}");
     other.stop().await;
     world.finish().await;
@@ -204,13 +173,7 @@ async fn what_the_former_account_may_have_is_never_sent_again(mut world: World) 
     let lost = Fault::accept_then_drop().always().on_path(EVENTS);
     world.stripe().script(lost).await.unwrap();
     world.count("acct", 4, now).await;
-    drop(
-        world
-            .client()
-            .force_report(ForceReport::all())
-            .await
-            .unwrap(),
-    );
+    world.start_run().await;
     world
         .wait_until("the event", async || own_total(&world).await == 9)
         .await;
@@ -312,13 +275,7 @@ async fn nothing_is_sent_before_the_account_is_known(mut world: World) {
     world.stripe().script(hidden).await.unwrap();
     world.restart().await;
     world.count("acct", 3, hours_ago(1)).await;
-    drop(
-        world
-            .client()
-            .force_report(ForceReport::all())
-            .await
-            .unwrap(),
-    );
+    world.start_run().await;
     world
         .wait_until("a reason not to send", async || {
             let reports = world.reports("acct").await;
@@ -385,13 +342,7 @@ async fn a_replica_with_another_account_sends_nothing(mut world: World) {
     assert_eq!(total(&other).await, 0);
     // It hands over to a replica with the right key.
     world.start_server().await;
-    drop(
-        world
-            .client()
-            .force_report(ForceReport::all())
-            .await
-            .unwrap(),
-    );
+    world.start_run().await;
     world
         .wait_until("the other replica", async || own_total(&world).await == 8)
         .await;

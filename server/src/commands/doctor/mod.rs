@@ -18,7 +18,7 @@ use clap::Args;
 pub use self::finding::{Diagnosis, Finding, Severity};
 use crate::{
     clock::Clock,
-    config::{DatabaseConfig, MetersConfig, ScheduleConfig, StripeConfig},
+    config::{CommandConfig, DatabaseConfig, ScheduleConfig},
     domain::Millis,
     store::Store,
 };
@@ -26,17 +26,9 @@ use crate::{
 /// The settings of the command.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorConfig {
-    /// The database.
+    /// The database, the Stripe account and the meters.
     #[command(flatten)]
-    pub database: DatabaseConfig,
-
-    /// The Stripe account.
-    #[command(flatten)]
-    pub stripe: StripeConfig,
-
-    /// The meters.
-    #[command(flatten)]
-    pub meters: MetersConfig,
+    pub shared: CommandConfig,
 
     /// The schedule.
     #[command(flatten)]
@@ -58,13 +50,13 @@ pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis,
 }
 
 async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
-    config.database.check().map_err(DoctorError)?;
-    let meters = config.meters.read().map_err(DoctorError)?;
+    config.shared.database.check().map_err(DoctorError)?;
+    let meters = config.shared.meters.read().map_err(DoctorError)?;
     let schedule = config.schedule.read().map_err(DoctorError)?;
-    let key = config.stripe.key().map_err(DoctorError)?;
-    let base = config.stripe.stripe_api_base.as_deref();
+    let key = config.shared.stripe.key().map_err(DoctorError)?;
+    let base = config.shared.stripe.stripe_api_base.as_deref();
     let mut findings = Vec::new();
-    let store = open(&config.database, &mut findings)
+    let store = open(&config.shared.database, &mut findings)
         .await
         .map(|store| store.with_clock(clock.clone()));
     let now = current_time(store.as_ref(), clock).await;

@@ -1,12 +1,10 @@
 //! What one of Stripe's totals proves about the events of its range. Pure sums.
 
 use super::{Certainty, Finding, SentEvent};
-use crate::domain::report::Transition;
+use crate::domain::{report::Transition, subset_sum::subsets_with_sum};
 
 /// Totals from here on are not exact: Stripe sends them as doubles. Such a range is compared in parts.
 pub const MAX_EXACT: i128 = 9_007_199_254_740_992;
-/// The most unconfirmed events in a range for which [`included`] tries every combination.
-const MAX_COMBINED: usize = 12;
 
 /// The total of the events that Stripe accepted.
 pub fn accepted_total(events: &[SentEvent]) -> i128 {
@@ -69,38 +67,19 @@ pub fn included(events: &[SentEvent], stripe_total: i64) -> Vec<Option<bool>> {
         .filter(|event| !is_confirmed(event))
         .map(|event| event.quantity.into())
         .collect();
-    let mut found = combinations(&unconfirmed, rest);
+    let mut found = subsets_with_sum(&unconfirmed, rest);
     let only = found.next().filter(|_| found.next().is_none());
-    let mut place = 0_u32;
+    let mut places = 0..;
     events
         .iter()
         .map(|event| {
             if is_confirmed(event) {
                 return Some(true);
             }
-            let bit = 1_usize.checked_shl(place)?;
-            place = place.saturating_add(1);
-            only.map(|set| set & bit != 0)
+            let place = places.next()?;
+            only.map(|subset| subset.contains(place))
         })
         .collect()
-}
-
-/// The combinations of values whose sum is `total`, each as a set of bits; none if there are too many values to try.
-fn combinations(values: &[i128], total: i128) -> impl Iterator<Item = usize> + '_ {
-    let sets = if values.len() > MAX_COMBINED {
-        0
-    } else {
-        1_usize.wrapping_shl(u32::try_from(values.len()).unwrap_or(0))
-    };
-    (0..sets).filter(move |set| {
-        let chosen = values.iter().enumerate().filter(|(place, _)| {
-            let bit = u32::try_from(*place)
-                .ok()
-                .and_then(|at| 1_usize.checked_shl(at));
-            bit.is_some_and(|bit| set & bit != 0)
-        });
-        chosen.fold(0_i128, |sum, (_, value)| sum.saturating_add(*value)) == total
-    })
 }
 
 /// The transition of each event that Stripe's total of their range proves, if any.

@@ -1,8 +1,8 @@
 //! Records what Stripe has of the reports of an hour.
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _,
-    IntoActiveModel as _, QueryFilter as _, sea_query::Expr,
+    ActiveModelTrait as _, ActiveValue::Set, DbErr, EntityTrait as _, IntoActiveModel as _,
+    sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -16,12 +16,12 @@ use crate::{
     },
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
-    store::{Store, connection::Transaction, report_states::at_once},
+    store::{Store, as_read::update_as_read, connection::Transaction, report_states::at_once},
 };
 
-/// The decisions of one hour.
+/// What a look-up found of the reports of one hour.
 #[derive(Clone, Debug)]
-pub(crate) struct HourDecision<'a> {
+pub(crate) struct LookUpResults<'a> {
     /// The reports, and what Stripe has of each.
     pub(crate) reports: &'a [(Report, AtStripe)],
     /// The minutes that have an event.
@@ -34,15 +34,15 @@ impl Store {
     /// Records what Stripe has of the reports of an hour. A report that changed meanwhile keeps its state.
     pub(crate) async fn record_look_up(
         &self,
-        decision: &HourDecision<'_>,
+        found: &LookUpResults<'_>,
         now: Millis,
     ) -> Result<()> {
         let tx = self.begin().await?;
-        let mut taken = decision.taken.clone();
-        let mut in_order: Vec<&(Report, AtStripe)> = decision.reports.iter().collect();
+        let mut taken = found.taken.clone();
+        let mut in_order: Vec<&(Report, AtStripe)> = found.reports.iter().collect();
         in_order.sort_unstable_by_key(|(report, _)| report.id);
         for (report, at_stripe) in in_order {
-            record(&tx, decision, (report, *at_stripe), &mut taken, now).await?;
+            record(&tx, found, (report, *at_stripe), &mut taken, now).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -51,17 +51,12 @@ impl Store {
 
 async fn record(
     tx: &Transaction,
-    decision: &HourDecision<'_>,
+    found: &LookUpResults<'_>,
     (report, at_stripe): (&Report, AtStripe),
     taken: &mut Vec<Millis>,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    let change = usage_report::Entity::update_many()
-        .filter(Column::AccountId.eq(&report.account_id))
-        .filter(Column::Id.eq(report.id))
-        .filter(Column::State.eq(UsageReportState::from(report.state)))
-        .filter(Column::Generation.eq(report.generation))
-        .filter(Column::Attempts.eq(report.attempts));
+    let change = update_as_read(report);
     let sent_again = report.state.after(&Transition::SendAfterLookUp);
     let included = report
         .state
@@ -72,7 +67,7 @@ async fn record(
     };
     let change = match at_stripe {
         AtStripe::Undecided => change
-            .col_expr(Column::LastError, Expr::value(decision.why.as_str()))
+            .col_expr(Column::LastError, Expr::value(found.why.as_str()))
             .col_expr(
                 Column::NextAttemptAt,
                 Expr::value(now.saturating_add(HOUR_MS)),

@@ -8,7 +8,7 @@ use sea_orm::{
 
 use crate::{
     domain::{
-        Millis, account_id::AccountId, billed_usage::Candidates, billing_period::BillingPeriod,
+        Millis, account_id::AccountId, billed_usage::UsagePrefilter, billing_period::BillingPeriod,
         report::State, report_figure::Outstanding, stream::Stream,
         subscription_change::SubscriptionChange, window::Interval,
     },
@@ -20,7 +20,7 @@ use crate::{
     store::{
         Store,
         close::close_account,
-        report_figures::{are_candidates, read_figures},
+        report_figures::{passes_prefilter, read_figures},
         sending::read_sending,
         stripe_account::sent_since,
         subscriptions::read_periods_around,
@@ -126,7 +126,7 @@ impl Store {
         since: Millis,
     ) -> Result<bool> {
         let free = [UsageReportState::NotBillable, UsageReportState::WrittenOff];
-        let condition = are_candidates(account_id, candidates_from(since))
+        let condition = passes_prefilter(account_id, prefilter_from(since))
             .add(usage_report::Column::State.is_not_in(free));
         let figures = read_figures(&self.reader, condition).await?;
         Ok(figures
@@ -136,8 +136,8 @@ impl Store {
 }
 
 /// The reports that may be billed from a time on.
-fn candidates_from(since: Millis) -> Candidates {
-    Candidates::of(Interval {
+fn prefilter_from(since: Millis) -> UsagePrefilter {
+    UsagePrefilter::of(Interval {
         start: since,
         end: Millis::MAX,
     })
@@ -186,7 +186,7 @@ async fn outstanding(
     let waiting = Condition::all()
         .add(Column::AccountId.eq(account_id))
         .add(Column::State.is_in(Outstanding::WAITING.map(UsageReportState::from)));
-    let undecided = are_candidates(account_id, candidates_from(since))
+    let undecided = passes_prefilter(account_id, prefilter_from(since))
         .add(Column::State.is_in(State::NEEDS_DECISION.map(UsageReportState::from)));
     // One statement: a decision in between would move a report from one group to the other.
     let figures = read_figures(db, Condition::any().add(waiting).add(undecided)).await?;

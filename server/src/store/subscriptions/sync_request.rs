@@ -14,7 +14,7 @@ pub(in crate::store) async fn request_sync(
     account_id: &AccountId,
     subscription: &str,
     now: Millis,
-) -> std::result::Result<(), DbErr> {
+) -> Result<(), DbErr> {
     subscription::Entity::update_many()
         .col_expr(subscription::Column::SyncRequestedAt, Expr::value(now))
         .filter(subscription::Column::AccountId.eq(account_id))

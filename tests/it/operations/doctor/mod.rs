@@ -29,17 +29,6 @@ on_both_engines!(
 on_sqlite!(doctor_reports_a_log_that_is_not_copied_into_the_file);
 on_postgres!(a_postgresql_without_fsync_is_refused_and_reported);
 
-/// The doctor's configuration for this world.
-pub(crate) fn config(world: &World) -> DoctorConfig {
-    let config = world.config();
-    DoctorConfig {
-        database: config.database,
-        stripe: config.stripe,
-        meters: config.meters,
-        schedule: config.schedule,
-    }
-}
-
 async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
     within("a diagnosis", diagnose(config, clock))
         .await
@@ -47,7 +36,7 @@ async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
 }
 
 pub(super) async fn examine(world: &World) -> Diagnosis {
-    examine_with(&config(world), &Clock::system()).await
+    examine_with(&world.doctor_config(), &Clock::system()).await
 }
 
 /// Asserts that a line of this check has this severity and contains all these words.
@@ -133,8 +122,8 @@ async fn a_postgresql_without_fsync_is_refused_and_reported(world: World) {
     let settings = ["fsync", "full_page_writes"];
     assert_finding(&accepted, Severity::Warn, "durability", &settings);
     let mut config = world.config();
-    config.database.insecure_durability = false;
-    let mut doctor = self::config(&world);
+    config.shared.database.insecure_durability = false;
+    let mut doctor = world.doctor_config();
     doctor.database.insecure_durability = false;
     let reported = examine_with(&doctor, &Clock::system()).await;
     assert_finding(&reported, Severity::Bad, "durability", &settings);
@@ -208,15 +197,15 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
             (empty, format!("{}_none", world.database_url))
         }
     };
-    let mut config = config(&world);
-    config.database.database_url = empty;
+    let mut config = world.doctor_config();
+    config.shared.database.database_url = empty;
     let unmigrated = examine_with(&config, &Clock::system()).await;
     assert_only_bad(
         &unmigrated,
         "database",
         &["lacks", "migrations", "not checked"],
     );
-    config.database.database_url = missing;
+    config.shared.database.database_url = missing;
     for _ in 0..2 {
         // The check does not create it.
         let gone = examine_with(&config, &Clock::system()).await;
@@ -226,13 +215,13 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
 }
 
 async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
-    let mut config = config(&world);
+    let mut config = world.doctor_config();
     for (key, words) in [
         (None, "there is none"),
         (Some("sk_test_other"), "Invalid API Key"),
         (Some("pk_test_x"), "starts with none of"),
     ] {
-        config.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
+        config.shared.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
         let diagnosis = examine_with(&config, &Clock::system()).await;
         assert_only_bad(
             &diagnosis,
@@ -245,8 +234,8 @@ async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
         ..Settings::default()
     };
     let live = FakeStripe::start(settings).await.unwrap();
-    config.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
-    config.stripe.stripe_api_base = Some(live.base_url().to_owned());
+    config.shared.stripe.stripe_secret_key = Some(live.secret_key().to_owned().into());
+    config.shared.stripe.stripe_api_base = Some(live.base_url().to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
     assert_bad(
         &diagnosis,
@@ -278,8 +267,8 @@ async fn doctor_fails_each_check_that_stripe_does_not_answer(world: World) {
             world.stripe().clear_faults().await.unwrap();
         }
     }
-    let mut config = config(&world);
-    config.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
+    let mut config = world.doctor_config();
+    config.shared.stripe.stripe_api_base = Some("http://127.0.0.1:9".to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
     assert_only_bad(&diagnosis, "stripe key", &["cannot be reached", "refused"]);
     world.finish().await;
@@ -310,7 +299,7 @@ async fn doctor_reports_a_failed_ledger_check(world: World) {
 async fn doctor_reports_clocks_that_disagree(world: World) {
     let now = Clock::system().now();
     let ahead = Clock::manual(now + 90_000);
-    let diagnosis = examine_with(&config(&world), &ahead).await;
+    let diagnosis = examine_with(&world.doctor_config(), &ahead).await;
     assert_bad(&diagnosis, "stripe clock", &["ahead of Stripe's"]);
     assert_bad(&diagnosis, "database clock", &["ahead of the database's"]);
 

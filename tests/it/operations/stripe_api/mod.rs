@@ -122,7 +122,7 @@ async fn every_request_matches_stripes_description(mut world: World) {
         .await
         .unwrap();
     set_up_twice(&world).await;
-    let config = crate::operations::doctor::config(&world);
+    let config = world.doctor_config();
     within("a diagnosis", diagnose(&config, &world.clock))
         .await
         .unwrap();

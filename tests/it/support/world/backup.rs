@@ -7,7 +7,8 @@ use sea_orm::DatabaseConnection;
 use tokio::sync::OnceCell;
 use usage_server::commands::{
     adopt::{self, AdoptCommand},
-    restore::{self, RestoreCommand, RestoreError},
+    offline::OfflineError,
+    restore::{self, RestoreCommand},
 };
 
 use super::{Engine, World, within};
@@ -85,11 +86,8 @@ impl World {
 
     /// Runs `usage-server adopt-stripe-account`. Returns whether the account was adopted, and what it printed.
     pub(crate) async fn adopt(&self, yes: bool) -> (bool, String) {
-        let config = self.config();
         let command = AdoptCommand {
-            database: config.database,
-            stripe: config.stripe,
-            meters: config.meters,
+            config: self.config().into(),
             yes,
             dry_run: false,
         };
@@ -118,12 +116,9 @@ impl World {
         dry_run: bool,
         backup_at: Option<i64>,
         printed: &mut Vec<u8>,
-    ) -> Result<bool, RestoreError> {
-        let config = self.config();
+    ) -> Result<bool, OfflineError> {
         let command = RestoreCommand {
-            database: config.database,
-            stripe: config.stripe,
-            meters: config.meters,
+            config: self.config().into(),
             backup_at,
             yes,
             dry_run,

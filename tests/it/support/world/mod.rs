@@ -5,6 +5,7 @@
 mod backup;
 pub(crate) mod billing;
 mod database;
+mod doctor;
 pub(crate) mod engine;
 pub(crate) mod http;
 mod reporting;
@@ -35,7 +36,10 @@ pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
-/// Two meters, the first one as the default, short retry delays, and a schedule that fires only on leap days.
+/// A schedule that no test meets, also if it lets years pass: the next February with five Thursdays is that of 2052. A
+/// schedule that never fires is refused. A test of the server's schedule checks the year.
+const NEVER: &str = "--report-schedule=0 0 * 2 4#5";
+/// Two meters, the first one as the default, short retry delays, and no scheduled runs.
 const FLAGS: [&str; 10] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
@@ -43,7 +47,7 @@ const FLAGS: [&str; 10] = [
     // Most tests move the two clocks one after the other, or only one of them.
     "--clock-check-secs=0",
     "--stripe-events-per-sec=1000",
-    "--report-schedule=0 0 29 2 *",
+    NEVER,
     // Opening connections to PostgreSQL takes longer than most tests.
     "--database-connections=6",
     "--window-mins=60",

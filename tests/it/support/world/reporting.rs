@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use fake_stripe::{LoggedRequest, StoredEvent};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
-use usage_client::{Increment, ReportState};
+use usage_client::{ForceReport, Increment, ReportState};
 use usage_server::clock::Clock;
 
 use super::{TIMEOUT, World, time::Polls};
@@ -28,6 +28,12 @@ impl World {
             .quantity(quantity)
             .timestamp(at);
         self.client().increment(increment).await.expect("counted");
+    }
+
+    /// Forces a run, and does not wait for its end.
+    pub(crate) async fn start_run(&self) {
+        let run = self.client().force_report(ForceReport::all()).await;
+        drop(run.expect("a run"));
     }
 
     /// A customer's meter events at the fake Stripe, ordered by timestamp.
