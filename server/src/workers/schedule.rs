@@ -97,6 +97,14 @@ mod tests {
         assert!(!schedule.is_due(late, late + 1));
     }
 
+    /// The schedule of tests without scheduled runs.
+    #[test]
+    fn five_thursdays_in_a_february_are_a_generation_away() {
+        let schedule = Schedule::parse("0 0 * 2 4#5", "UTC").unwrap();
+        let next = schedule.next_after(at("2024-03-01T00:00:00Z"));
+        assert_eq!(next, Some(at("2052-02-29T00:00:00Z")));
+    }
+
     #[test]
     fn an_invalid_schedule_is_refused() {
         for wrong in ["", "61 * * * *", "* * *", "every day", "0 0 31 2 *"] {
