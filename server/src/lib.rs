@@ -19,11 +19,14 @@
 //! | boundary | a moment from which usage is billed differently: a period's end, a link, a cancel, a plan change |
 //! | window | the half-open interval inside one slot and between two boundaries |
 //! | usage report | the total of one account and meter in one window; closing freezes it, then it is sent to Stripe |
-//! | run | one closing of reports, by the schedule, by `ForceReport` or at a period's end |
+//! | run | one closing of reports, by the schedule, by `ForceReport` or at a period's end; a run of a job is always named so |
+//! | `period_end` | of a usage report: the end of its window, set when it closes; of a billing period: its own end |
 //! | meter event | what Stripe receives: exactly one for each closed report |
+//! | claim | a replica's record that it is about to send a report; valid no longer than a lease |
+//! | reported | of usage: Stripe has accepted its meter event |
 //! | identifier | the meter event's unique name at Stripe; every retry uses the same one |
 //! | correction | an admin's addition or subtraction: a usage report by itself |
-//! | decision | what an admin chose for a report that cannot proceed: retry, bill in the current period, write off |
+//! | decision | what an admin chose for a report that cannot proceed: retry, bill in the current period, write off; that of the service on a due report is a `SendDecision` |
 //! | billing period | `current_period_start` to `current_period_end` of the subscription item whose price uses the meter |
 //! | draft | an invoice before it is final; until then Stripe adds usage of its period to it |
 //! | sync | reading a subscription and its invoices from Stripe into the database |
@@ -36,7 +39,7 @@
 //! | ledger check | what was committed equals what all reports without corrections contain |
 //! | lease | a replica's right to run a job, on the database's clock |
 //!
-//! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was marked for Stripe.
+//! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
 //! `accepted` means that Stripe took the event, `confirmed` that its totals contain it. `not_billable` and `written_off`
 //! are never billed. `no_customer` waits for a link. `rejected`, `customer_deleted`, `unknown`, `missing` and `too_late`
 //! wait for a decision.
@@ -49,7 +52,7 @@
 //! 3. `usage_query` answers `Get` from the sums of the usage reports.
 //! 4. A run closes reports: on the schedule, on `ForceReport` or five minutes after a billing period's end. Quantity and
 //!    window are frozen, and the link in force at the report's first increment determines the Stripe customer.
-//! 5. The job `sender` marks a report as `sending`, commits that, and sends one meter event through `stripe`. Retries use
+//! 5. The job `sender` records a report as `sending`, commits that, and sends one meter event through `stripe`. Retries use
 //!    the same identifier, so Stripe keeps the event once. Stripe's answer becomes the report's next state.
 //! 6. The subscription jobs copy subscriptions and invoices from Stripe. The end of a billing period is a boundary: no
 //!    window crosses it, and its usage is sent while the invoice is a draft. A plan change or a cancel first waits until

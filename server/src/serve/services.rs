@@ -166,11 +166,7 @@ impl Services {
         );
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
-        runner.start(Cleanup::new(
-            self.store.clone(),
-            clock.clone(),
-            shutdown.clone(),
-        ));
+        runner.start(Cleanup::new(self.store.clone(), clock.clone()));
         let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
         else {
             return Ok(runner);

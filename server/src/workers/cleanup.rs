@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{
     job::{FirstRun, Job, Next, Spec, Turn},
     wake::Wake,
@@ -17,8 +15,9 @@ use crate::{
 
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// The maximum number of steps in one run. The wait between steps leaves the database to the counting of usage.
+/// The maximum number of steps in one run.
 const STEPS_PER_RUN: usize = 20_000;
+/// The wait between steps leaves the database to the counting of usage.
 const STEP_INTERVAL: Duration = Duration::from_millis(20);
 /// If the last run is longer ago than this, the clock may have jumped while no server ran.
 const LONG_GAP_MS: Millis = DAY_MS;
@@ -34,16 +33,17 @@ pub(crate) struct Cleanup {
     clock: Clock,
     /// By the monotonic clock.
     started: Millis,
-    shutdown: CancellationToken,
+    /// The number of steps of the run that is not complete.
+    steps: usize,
 }
 
 impl Cleanup {
-    pub(crate) fn new(store: Store, clock: Clock, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(store: Store, clock: Clock) -> Self {
         Self {
             store,
             started: clock.elapsed(),
             clock,
-            shutdown,
+            steps: 0,
         }
     }
 }
@@ -71,15 +71,15 @@ impl Job for Cleanup {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        for _ in 0..STEPS_PER_RUN {
-            let deleted_keys = self.store.forget_old_keys(now).await?;
-            let rolled_up = self.store.roll_up_commits(now).await?;
-            let deleted_events = self.store.forget_old_webhook_events(now).await?;
-            if !(deleted_keys || rolled_up || deleted_events) || self.shutdown.is_cancelled() {
-                break;
-            }
-            tokio::time::sleep(STEP_INTERVAL).await;
+        let deleted_keys = self.store.forget_old_keys(now).await?;
+        let rolled_up = self.store.roll_up_commits(now).await?;
+        let deleted_events = self.store.forget_old_webhook_events(now).await?;
+        self.steps = self.steps.saturating_add(1);
+        let has_more = deleted_keys || rolled_up || deleted_events;
+        if has_more && self.steps < STEPS_PER_RUN {
+            return Ok(Next::ContinueAfter(STEP_INTERVAL));
         }
+        self.steps = 0;
         Ok(Next::Wait)
     }
 }

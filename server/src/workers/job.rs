@@ -75,6 +75,8 @@ pub(crate) enum Next {
     WaitAtMost(Duration),
     /// Runs it again immediately: there may be more to do.
     RunAgain,
+    /// The run is not complete. It goes on after this time, and is recorded only when it is complete.
+    ContinueAfter(Duration),
     /// Releases the lease: this replica cannot do the work, another one may.
     HandOver,
 }

@@ -3,6 +3,7 @@
 //! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer.
 
 pub(crate) mod account_check;
+mod backoff;
 pub(crate) mod cleanup;
 pub(crate) mod clock_comparison;
 pub(crate) mod closing;

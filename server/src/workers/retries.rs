@@ -4,8 +4,7 @@ use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use tokio::time::Instant;
 
-/// The longest wait.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+use super::backoff::after_failures;
 
 /// The keys whose work has failed.
 #[derive(Debug)]
@@ -16,7 +15,8 @@ pub(super) struct Retries<K> {
 
 #[derive(Clone, Copy, Debug)]
 struct Failed {
-    wait: Duration,
+    /// How often in a row.
+    times: u32,
     not_before: Instant,
 }
 
@@ -36,12 +36,12 @@ impl<K: Eq + Hash> Retries<K> {
 
     /// Doubles the wait of a key.
     pub(super) fn failed(&mut self, key: K) {
-        let wait = self.failed.get(&key).map_or(self.first_wait, |failed| {
-            failed.wait.saturating_mul(2).min(MAX_WAIT)
-        });
+        let before = self.failed.get(&key).map_or(0, |failed| failed.times);
+        let times = before.saturating_add(1);
+        let wait = after_failures(self.first_wait, times);
         let now = Instant::now();
         let not_before = now.checked_add(wait).unwrap_or(now);
-        self.failed.insert(key, Failed { wait, not_before });
+        self.failed.insert(key, Failed { times, not_before });
     }
 
     pub(super) fn succeeded(&mut self, key: &K) {

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    backoff::after_failures,
     job::{FirstRun, Job, Next, Spec, Turn},
     lease::HeldLease,
 };
@@ -25,8 +26,6 @@ use crate::{
     store::Store,
 };
 
-/// The longest wait after failed runs.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// How long a replica that handed over a lease does not take it again.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How far in the future a last run may be recorded. Clock corrections of this size are normal.
@@ -163,6 +162,10 @@ impl<J: Job> Driver<J> {
                     let time = time.min(self.spec.interval);
                     self.wait(time, Duration::ZERO).await;
                 }
+                Ok(Next::ContinueAfter(time)) => {
+                    failures = 0;
+                    self.wait(time, time).await;
+                }
                 Ok(Next::HandOver) => {
                     failures = 0;
                     self.wait(HAND_OVER, Duration::ZERO).await;
@@ -173,7 +176,8 @@ impl<J: Job> Driver<J> {
                     // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy
                     // loop.
                     let interval = self.spec.interval;
-                    self.wait(backoff(interval, failures), interval).await;
+                    let wait = after_failures(interval.saturating_mul(2), failures);
+                    self.wait(wait, interval).await;
                 }
             }
         }
@@ -227,7 +231,8 @@ impl<J: Job> Driver<J> {
             return Ok(Next::Wait);
         }
         let next = self.run_with_heartbeat(now).await?;
-        if matches!(self.spec.turn, Turn::Recorded { .. }) {
+        let is_complete = !matches!(next, Next::ContinueAfter(_));
+        if is_complete && matches!(self.spec.turn, Turn::Recorded { .. }) {
             self.lease.record_run(now).await?;
         }
         if next == Next::HandOver {
@@ -273,11 +278,6 @@ impl<J: Job> Driver<J> {
         }
         Ok(self.job.is_due(last_run_at, now))
     }
-}
-
-fn backoff(interval: Duration, failures: u32) -> Duration {
-    let factor = 2_u32.saturating_pow(failures.min(20));
-    interval.saturating_mul(factor).min(MAX_BACKOFF)
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::Instant;
 
-use super::lease::LEASE;
+use super::{
+    backoff::{backoff_ms, duration},
+    lease::LEASE,
+};
 use crate::{
     domain::{
         Millis,
@@ -17,9 +19,6 @@ use crate::{
     store::{Store, send::SendResult},
     stripe::{Failure, MeterEvent, Sent, Stripe},
 };
-
-/// The longest wait before a request is repeated.
-pub(super) const MAX_RETRY: Duration = Duration::from_mins(15);
 
 /// Dependencies of a request.
 #[derive(Clone, Debug)]
@@ -41,9 +40,9 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// The report was not sent, because its mark had expired. It is due again.
+    /// The report was not sent, because its claim had expired. It is due again.
     pub(super) fn unsent(report: Report, may_have_arrived: bool) -> Self {
-        tracing::warn!(report = %report.id, "a report was not sent: this replica was suspended after it had marked it");
+        tracing::warn!(report = %report.id, "a report was not sent: this replica was suspended after it had claimed it");
         Self {
             send_result: SendResult {
                 report,
@@ -57,16 +56,16 @@ impl Ended {
     }
 }
 
-/// When a report was marked as sent, by the database's clock and by the monotonic clock.
+/// When a report was claimed, which is when it was recorded as `sending`, by the database's clock and by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
+pub(super) struct Claim {
     pub(super) at: Millis,
     pub(super) instant: Instant,
 }
 
-/// How long a mark is valid: no longer than a lease lasts, after which another replica may send the report. A replica that
+/// How long a claim is valid: no longer than a lease lasts, after which another replica may send the report. A replica that
 /// was suspended for a day would otherwise repeat an event whose identifier Stripe has forgotten.
-const MARK_VALID: Duration = LEASE;
+const CLAIM_VALID: Duration = LEASE;
 
 /// The error of a report that Stripe knows although this database has not sent it.
 const KNOWN: &str = "Stripe has an event with its identifier, and this database has not sent it";
@@ -89,11 +88,11 @@ impl Requests {
         Some(meter.event_name.to_string())
     }
 
-    /// Whether a mark is still valid, on both clocks. A database that does not respond leaves that open: then it is not.
-    pub(super) async fn is_valid(&self, mark: Mark) -> bool {
+    /// Whether a claim is still valid, on both clocks. A database that does not respond leaves that open: then it is not.
+    pub(super) async fn is_valid(&self, claim: Claim) -> bool {
         let now = self.store.now().await.unwrap_or(Millis::MAX);
-        let age = now.saturating_sub(mark.at);
-        duration(age) <= MARK_VALID && mark.instant.elapsed() <= MARK_VALID
+        let age = now.saturating_sub(claim.at);
+        duration(age) <= CLAIM_VALID && claim.instant.elapsed() <= CLAIM_VALID
     }
 
     /// Sends an event. `may_have_arrived` means that an earlier attempt may have arrived. A rejection then does not
@@ -160,37 +159,5 @@ impl Requests {
             },
             pause,
         }
-    }
-}
-
-/// How long after an attempt the next one follows: doubling, with jitter, up to a quarter of an hour.
-pub(super) fn backoff_ms(attempts: i32, retry_ms: Millis) -> Millis {
-    let mut backoff = ExponentialBuilder::default()
-        .with_min_delay(duration(retry_ms))
-        .with_max_delay(MAX_RETRY)
-        .without_max_times()
-        .with_jitter()
-        .build();
-    let nth = usize::try_from(attempts).unwrap_or(0);
-    let wait = backoff.nth(nth).unwrap_or(MAX_RETRY);
-    Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX)
-}
-
-/// A number of milliseconds as a duration; zero for a negative one.
-pub(super) fn duration(ms: Millis) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_and_is_bounded() {
-        let backoff = |attempts| backoff_ms(attempts, 1_000);
-        assert!((1_000..=2_000).contains(&backoff(0)));
-        assert!((4_000..=8_000).contains(&backoff(2)));
-        let longest = Millis::try_from(MAX_RETRY.as_millis()).unwrap();
-        assert!(backoff(40) <= 2 * longest);
     }
 }

@@ -16,8 +16,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
 use super::{
+    backoff::{MAX_RETRY, backoff_ms, duration},
     job::{Job, Next, Spec, Turn},
-    send_event::{Ended, MAX_RETRY, Mark, Pause, Requests, backoff_ms, duration},
+    send_event::{Claim, Ended, Pause, Requests},
     sender_mark::SenderMark,
     tasks::Tasks,
     wake::Signals,
@@ -37,7 +38,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
 /// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
-/// How long a request may wait for the rate limit: shorter than its mark is valid.
+/// How long a request may wait for the rate limit: shorter than its claim is valid.
 const RATE_WAIT_SECS: u32 = 5;
 /// The reason of reports that wait because of the key.
 const KEY_REFUSED: &str = "Stripe rejects the secret key";
@@ -130,7 +131,7 @@ impl Sender {
         if !self.check_account(sending, now, true).await? {
             return Ok(false);
         }
-        let mark = Mark {
+        let claim = Claim {
             at: now,
             instant: Instant::now(),
         };
@@ -141,7 +142,7 @@ impl Sender {
             })
             .await?;
         for task in tasks {
-            self.start(task, mark);
+            self.start(task, claim);
         }
         Ok(true)
     }
@@ -172,7 +173,7 @@ impl Sender {
         chosen
     }
 
-    fn start(&mut self, task: Task, mark: Mark) {
+    fn start(&mut self, task: Task, claim: Claim) {
         let (Task::Send { report, .. } | Task::CheckDelivery(report) | Task::LookUp { report, .. }) =
             &task;
         let Some(stream) = report.stream() else {
@@ -185,7 +186,7 @@ impl Sender {
                 Task::Send {
                     report,
                     may_have_arrived,
-                } if requests.is_valid(mark).await => {
+                } if requests.is_valid(claim).await => {
                     requests.send(stream, report, may_have_arrived).await
                 }
                 Task::Send {

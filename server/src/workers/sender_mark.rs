@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::send_event::{Mark as TimeMark, Requests};
+use super::send_event::{Claim, Requests};
 use crate::{
     domain::{
         DAY_MS, HOUR_MS, MINUTE_MS, Millis,
@@ -150,7 +150,7 @@ async fn write(
     if products.is_empty() {
         return Ok(Ok(()));
     }
-    let begun = TimeMark {
+    let begun = Claim {
         at: now,
         instant: Instant::now(),
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{MAX_BACKOFF, Runner, backoff};
+use super::Runner;
 use crate::{
     clock::Clock,
     domain::{HOUR_MS, Millis},
@@ -190,13 +190,6 @@ async fn a_failing_job_runs_again_after_a_backoff_and_its_success_ends_it() {
         within(runs.recv()).await.unwrap();
     }
     world.stop(&mut runner).await;
-}
-
-#[test]
-fn backoff_doubles_up_to_a_limit() {
-    assert_eq!(backoff(SOON, 1), 2 * SOON);
-    assert_eq!(backoff(SOON, 3), 8 * SOON);
-    assert_eq!(backoff(SOON, u32::MAX), MAX_BACKOFF);
 }
 
 #[tokio::test]

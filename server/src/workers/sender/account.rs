@@ -14,8 +14,9 @@ use crate::{
     store::sending::Sending,
     stripe::Failure,
     workers::{
+        backoff::{backoff_ms, duration},
         job::Next,
-        send_event::{Pause, backoff_ms, duration},
+        send_event::Pause,
         sender_mark::Checked,
     },
 };

@@ -17,6 +17,7 @@ use crate::{
     error::Result,
     store::heartbeat::ABANDONED_MS,
     workers::{
+        backoff::after_failures,
         job::{Job, Next, Spec, Turn},
         tasks::Tasks,
     },
@@ -60,9 +61,8 @@ impl OwnChange {
             Progress::Ended => None,
             Progress::CheckAfter(wait) => Some(wait),
             Progress::Repeat => {
-                let factor = 2_u32.saturating_pow(self.requests);
                 self.requests = self.requests.saturating_add(1);
-                let wait = CHECK_INTERVAL.saturating_mul(factor).min(MAX_BACKOFF);
+                let wait = after_failures(CHECK_INTERVAL, self.requests).min(MAX_BACKOFF);
                 (self.requests < MAX_REQUESTS).then_some(wait)
             }
         }

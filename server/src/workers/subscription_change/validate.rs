@@ -26,7 +26,7 @@ impl SubscriptionChanges {
             .sync
             .look_up(billing)
             .await?
-            .filter(|snapshot| snapshot.is_live())
+            .filter(SubscriptionSnapshot::is_live)
             .ok_or_else(|| {
                 not_changeable("has no live subscription that bills for a configured meter")
             })?;
