@@ -122,9 +122,9 @@ async fn a_postgresql_without_fsync_is_refused_and_reported(world: World) {
     let settings = ["fsync", "full_page_writes"];
     assert_finding(&accepted, Severity::Warn, "durability", &settings);
     let mut config = world.config();
-    config.shared.database.insecure_durability = false;
+    config.database.insecure_durability = false;
     let mut doctor = world.doctor_config();
-    doctor.database.insecure_durability = false;
+    doctor.shared.database.insecure_durability = false;
     let reported = examine_with(&doctor, &Clock::system()).await;
     assert_finding(&reported, Severity::Bad, "durability", &settings);
     let server = Server::start(config, Clock::system()).await;
