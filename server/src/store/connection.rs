@@ -15,7 +15,7 @@ use sea_orm::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{commit_warning::with_warning, sqlite_file::SqliteFile, trust::Trust};
@@ -23,6 +23,8 @@ use crate::database_error::{breaks_connection, is_busy};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
+/// The limit for a transaction with all its statements.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(130);
 /// The limit for the wait at a gate, as for a connection.
 const GATE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,8 @@ pub(super) struct Examined<C> {
     file: Option<Arc<SqliteFile>>,
     /// Whether each statement is a separate transaction.
     is_pool: bool,
+    /// When a transaction began.
+    begun: Option<Instant>,
     /// Whether a statement of this transaction has failed.
     has_failed: Arc<AtomicBool>,
     /// On SQLite: one transaction at a time that does not count waits for the only connection that writes. Counting does
@@ -55,7 +59,8 @@ impl<C: ConnectionTrait> Examined<C> {
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, DbErr> {
         let _permit = self.pass_gate().await?;
-        let result = limited(self.inner.get_database_backend(), statement).await;
+        let limit = limit_since(self.begun);
+        let result = limited(self.inner.get_database_backend(), limit, statement).await;
         if result.is_err() {
             self.has_failed.store(true, Ordering::Relaxed);
         }
@@ -111,6 +116,7 @@ impl Pool {
             trust,
             file,
             is_pool: true,
+            begun: None,
             has_failed: Arc::default(),
             gate: None,
             permits: Vec::new(),
@@ -131,6 +137,7 @@ impl Pool {
         let watch = self.trust.watch();
         let begun = limited(
             self.inner.get_database_backend(),
+            STATEMENT_LIMIT,
             self.inner.begin_with_options(options),
         )
         .await;
@@ -140,6 +147,7 @@ impl Pool {
             trust: Arc::clone(&self.trust),
             file: self.file.clone(),
             is_pool: false,
+            begun: Some(Instant::now()),
             has_failed: Arc::default(),
             gate: None,
             permits,
@@ -186,11 +194,13 @@ impl Transaction {
             inner,
             trust,
             file,
+            begun,
             permits: _permits,
             ..
         } = self;
+        let limit = limit_since(begun);
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
-        let (committed, warning) = with_warning(limited(backend, inner.commit())).await;
+        let (committed, warning) = with_warning(limited(backend, limit, inner.commit())).await;
         watch.end(committed.is_err());
         committed?;
         if let Some(warning) = warning {
@@ -210,7 +220,7 @@ impl Transaction {
             ..
         } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
-        let rolled_back = limited(backend, inner.rollback()).await;
+        let rolled_back = limited(backend, STATEMENT_LIMIT, inner.rollback()).await;
         watch.end(rolled_back.is_err());
         rolled_back
     }
@@ -221,15 +231,27 @@ impl Transaction {
     }
 }
 
+/// How long the next statement may take, of a transaction that began then.
+fn limit_since(begun: Option<Instant>) -> Duration {
+    begun.map_or(STATEMENT_LIMIT, |begun| limit_after(begun.elapsed()))
+}
+
+fn limit_after(elapsed: Duration) -> Duration {
+    TRANSACTION_LIMIT
+        .saturating_sub(elapsed)
+        .min(STATEMENT_LIMIT)
+}
+
 /// Limits a statement on PostgreSQL, because a dead connection never responds.
 async fn limited<T>(
     backend: DbBackend,
+    limit: Duration,
     statement: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
     if backend != DbBackend::Postgres {
         return statement.await;
     }
-    timeout(STATEMENT_LIMIT, statement)
+    timeout(limit, statement)
         .await
         .unwrap_or_else(|_| Err(unresponsive()))
 }
@@ -276,7 +298,16 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
 mod tests {
     use sea_orm::ConnectionTrait as _;
 
+    use super::*;
     use crate::store::Store;
+
+    #[test]
+    fn a_statement_has_what_its_transaction_leaves() {
+        let after = |secs| limit_after(Duration::from_secs(secs));
+        assert_eq!(after(0), STATEMENT_LIMIT);
+        assert_eq!(after(100), Duration::from_secs(30));
+        assert_eq!(after(200), Duration::ZERO);
+    }
 
     #[tokio::test]
     async fn a_transaction_with_a_failed_statement_does_not_commit() {
