@@ -13,7 +13,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait as _, DbBackend, DbErr, Statement, se
 use super::Store;
 use crate::{
     clock::{Clock, Moves},
-    domain::{DAY_MS, Millis, SECOND_MS, clock_check::Doubt},
+    domain::{HOUR_MS, Millis, SECOND_MS, clock_check::Doubt},
     error::{Error, Result},
 };
 
@@ -21,6 +21,9 @@ use crate::{
 const READING_KEPT: Duration = Duration::from_secs(1);
 /// A reading that took longer says too little about the present moment to compare clocks.
 const SLOW_READING_MS: Millis = 10 * SECOND_MS;
+
+/// No stored due time is further ahead: reports wait for an hour at most, syncs for less.
+pub(super) const MAX_WAIT_MS: Millis = 2 * HOUR_MS;
 
 /// The last reading, and the clock that tests and the demo move.
 #[derive(Debug, Default)]
@@ -99,6 +102,16 @@ impl Store {
             .map_or(Ok(now), |doubt| Err(Error::ClockInDoubt(doubt)))
     }
 
+    /// The same, read from the database at this moment. This machine may have stood still since the last reading without
+    /// a trace in its clocks, as a virtual machine does that is stopped and continued.
+    ///
+    /// # Errors
+    /// As for [`Store::now`].
+    pub(crate) async fn now_as_read(&self) -> Result<Millis> {
+        *self.clock.lock() = None;
+        self.now().await
+    }
+
     /// Why the time must not be relied on, if so.
     pub(crate) fn doubt(&self) -> Option<Doubt> {
         self.clock.clock.doubt()
@@ -154,10 +167,10 @@ impl Store {
     }
 }
 
-/// The two ranges of a due time that is not in the future, as comparisons with a time. One that is more than a day ahead
-/// was written by a clock that was ahead, and is due: no wait is that long.
+/// The two ranges of a due time that is not in the future, as comparisons with a time. One that is further ahead than
+/// the longest wait was written by a clock that was ahead, and is due.
 pub(super) fn due_bounds(now: Millis) -> [(&'static str, Millis); 2] {
-    [("<=", now), (">", now.saturating_add(DAY_MS))]
+    [("<=", now), (">", now.saturating_add(MAX_WAIT_MS))]
 }
 
 /// The two ranges of [`due_bounds`] of a column, for a query each: an index of the column finds one range in its order.
@@ -169,7 +182,6 @@ pub(super) fn due_ranges(due: impl ColumnTrait, now: Millis) -> [Expr; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::HOUR_MS;
 
     #[test]
     fn a_reading_from_before_the_machine_was_suspended_is_not_used() {
@@ -184,5 +196,23 @@ mod tests {
         assert!(reading.is_recent(system));
         assert!(!reading.is_recent(system + 24 * HOUR_MS));
         assert!(!reading.is_recent(system - HOUR_MS), "it was set back");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_stood_still_without_a_trace_reads_the_time_before_it_sends() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
+        let store = Store::open(&url, 1).await.unwrap();
+        let system = Clock::system().now();
+        let day_ago = system.saturating_sub(24 * HOUR_MS);
+        *store.clock.lock() = Some(Reading {
+            at: Instant::now(),
+            system,
+            database: day_ago,
+            skew: 0,
+        });
+        assert!(store.now().await.unwrap() < system.saturating_sub(HOUR_MS));
+        let sent_at = store.now_as_read().await.unwrap();
+        assert!(sent_at.saturating_sub(day_ago) >= 24 * HOUR_MS);
     }
 }

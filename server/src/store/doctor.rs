@@ -10,11 +10,12 @@ use sea_orm::{
 
 use super::{
     Store,
+    database_clock::MAX_WAIT_MS,
     report_states::{is_due, is_in_state},
 };
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis,
+        MINUTE_MS, Millis,
         account_id::AccountId,
         clock_check::DOUBT_MS,
         report::{Report, State},
@@ -239,7 +240,7 @@ impl Store {
     /// The tables with a time in the future that would delay work.
     pub(crate) async fn times_ahead(&self, now: Millis) -> Result<Vec<&'static str>> {
         let limit = now.saturating_add(DOUBT_MS);
-        let far = now.saturating_add(DAY_MS);
+        let far = now.saturating_add(MAX_WAIT_MS);
         let mut tables = Vec::new();
         let jobs = lease::Entity::find().filter(lease::Column::LastRunAt.gt(limit));
         if jobs.one(&self.reader).await?.is_some() {
@@ -257,7 +258,12 @@ impl Store {
             .filter(subscription::Column::SyncedAt.gt(limit))
             // In the order of the index, which PostgreSQL and SQLite with statistics would not use otherwise.
             .order_by_desc(subscription::Column::SyncedAt);
-        if subscriptions.one(&self.reader).await?.is_some() {
+        let requested = subscription::Entity::find()
+            .filter(subscription::Column::SyncRequestedAt.gt(far))
+            .order_by_asc(subscription::Column::SyncRequestedAt);
+        if subscriptions.one(&self.reader).await?.is_some()
+            || requested.one(&self.reader).await?.is_some()
+        {
             tables.push("subscriptions");
         }
         Ok(tables)

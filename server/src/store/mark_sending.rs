@@ -12,12 +12,12 @@ use super::{
     boundaries::read_boundaries,
     connection::Transaction,
     report_states::at_once,
-    send::{Rules, Task},
-    sending::restored_at,
+    send_queue::{Rules, Task},
+    sending_state::restored_at,
 };
 use crate::{
     domain::{
-        MINUTE_MS, Millis,
+        HOUR_MS, MINUTE_MS, Millis,
         billed_usage::BilledUsage,
         event_time,
         invoice_deadline::{SendDecision, decide},
@@ -71,6 +71,7 @@ impl Store {
                         })
                 }
                 NextStep::Wait(until) => {
+                    let until = until.min(now.saturating_add(HOUR_MS));
                     postpone(&tx, &report, until).await?;
                     None
                 }

@@ -16,7 +16,7 @@ use crate::{
         report::{Report, Transition, identifier},
         stream::Stream,
     },
-    store::{Store, send::SendResult},
+    store::{Store, send_queue::SendResult},
     stripe::{Failure, MeterEvent, Sent, Stripe},
 };
 
@@ -90,7 +90,7 @@ impl Requests {
 
     /// Whether a claim is still valid, on both clocks. A database that does not respond leaves that open: then it is not.
     pub(super) async fn is_valid(&self, claim: Claim) -> bool {
-        let now = self.store.now().await.unwrap_or(Millis::MAX);
+        let now = self.store.now_as_read().await.unwrap_or(Millis::MAX);
         let age = now.saturating_sub(claim.at);
         duration(age) <= CLAIM_VALID && claim.instant.elapsed() <= CLAIM_VALID
     }
@@ -125,7 +125,11 @@ impl Requests {
             }
             Ok(Sent::New | Sent::Known) => (Some(Transition::Accept), None),
             Err(Failure::KeyReused(_)) => (Some(Transition::MarkUnknown), None),
-            Err(Failure::NotSent(why)) => (None, Some(Pause::Unreachable(why.clone()))),
+            Err(Failure::NotSent(why)) if self.stripe.is_unreachable() => {
+                (None, Some(Pause::Unreachable(why.clone())))
+            }
+            // Others reach Stripe.
+            Err(Failure::NotSent(_)) => (None, None),
             Err(Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
@@ -144,6 +148,8 @@ impl Requests {
                 tracing::warn!(report = %report.id, attempt = report.attempts, %error, "Stripe did not accept a meter event");
             }
         }
+        // A pause is due to a refusal, or nothing was sent.
+        let is_certain = pause.is_some() || matches!(answer, Err(Failure::NotSent(_)));
         let next_attempt_at = match &pause {
             // The pause is the wait.
             Some(Pause::Unreachable(_)) => 0,
@@ -153,7 +159,7 @@ impl Requests {
             send_result: SendResult {
                 report,
                 transition,
-                cannot_have_arrived: pause.is_some() && !may_have_arrived,
+                cannot_have_arrived: is_certain && !may_have_arrived,
                 error,
                 next_attempt_at,
             },

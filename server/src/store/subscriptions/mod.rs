@@ -14,10 +14,15 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, database_clock::due_ranges, links::read_links, rows, unindexed};
+use super::{
+    Store,
+    database_clock::{MAX_WAIT_MS, due_ranges},
+    links::read_links,
+    rows, unindexed,
+};
 use crate::{
     domain::{
-        DAY_MS, Millis,
+        Millis,
         account::Link,
         account_id::AccountId,
         billing_period::{BillingPeriod, RELEVANT_MS},
@@ -117,7 +122,8 @@ impl Store {
             place.into_iter().fold(query, Select::order_by_desc)
         };
         // A clock was ahead.
-        let ahead = Column::SyncedAt.gt(since.saturating_add(DAY_MS));
+        let now = Ord::max(self.shared_now().await?, since);
+        let ahead = Column::SyncedAt.gt(now.saturating_add(MAX_WAIT_MS));
         let queries = match after {
             Some(last) if last.synced_at >= since => vec![query(ahead, after)],
             _ => vec![query(Column::SyncedAt.lt(since), after), query(ahead, None)],
