@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     store::{
         Store,
-        restore_look_up::{HourReports, LookUpResults},
+        restore_look_up::{AlreadySent, HourReports, LookUpResults},
     },
     stripe::{Failure, Stripe, event_summaries::Grouping},
 };
@@ -154,21 +154,25 @@ impl LookUp<'_> {
         if self.records && !candidates.is_empty() {
             let decided: Vec<(Report, AtStripe)> =
                 reports.candidates.into_iter().zip(result.reports).collect();
+            // Repeated usage takes the place of what was entered.
+            let is_less = compared.already_sent < compared.entered
+                && !compared.has_uncertain
+                && compared.undecided.0 == 0;
+            let first = decided.first().filter(|_| is_less);
+            let already_sent = first.map(|(report, _)| AlreadySent {
+                stream: self.stream,
+                hour,
+                account: &report.account_id,
+                quantity: compared.already_sent,
+            });
             let results = LookUpResults {
                 reports: &decided,
                 taken: reports.taken,
                 why,
+                already_sent,
             };
             self.store.record_look_up(&results, now).await?;
-            let account = decided.first().map(|(report, _)| &report.account_id);
-            // Repeated usage takes the place of what was entered.
-            if let Some(account) = account.filter(|_| compared.already_sent < compared.entered)
-                && !compared.has_uncertain
-                && compared.undecided.0 == 0
-            {
-                self.store
-                    .set_already_sent((self.stream, hour), account, compared.already_sent, now)
-                    .await?;
+            if is_less {
                 compared.entered = compared.already_sent;
             }
         }

@@ -1,8 +1,8 @@
 //! Enters usage that Stripe has and a restored backup lacked.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QuerySelect as _,
-    sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -10,7 +10,7 @@ use crate::{
     domain::{HOUR_MS, Millis, account_id::AccountId, stream::Stream},
     entity::usage_report::{self, Column, UsageReportKind, UsageReportState},
     error::Result,
-    store::Store,
+    store::{Store, connection::Transaction},
 };
 
 /// What an entry of usage that Stripe already has says.
@@ -27,39 +27,51 @@ impl Store {
         now: Millis,
     ) -> Result<()> {
         let tx = self.begin().await?;
-        let known = usage_report::Entity::find()
-            .filter(Column::Customer.eq(&stream.customer))
-            .filter(Column::Meter.eq(&stream.meter))
-            .filter(Column::EventTimestamp.eq(hour))
-            .filter(Column::Kind.eq(UsageReportKind::AlreadySent))
-            .lock_exclusive()
-            .one(&tx)
-            .await?;
-        match known {
-            Some(row) if quantity <= 0 => {
-                usage_report::Entity::delete_by_id((row.account_id, row.id))
-                    .exec(&tx)
-                    .await?;
-            }
-            Some(row) => {
-                usage_report::Entity::update_many()
-                    .col_expr(Column::Quantity, Expr::value(quantity))
-                    .filter(Column::AccountId.eq(row.account_id))
-                    .filter(Column::Id.eq(row.id))
-                    .exec(&tx)
-                    .await?;
-            }
-            None if quantity <= 0 => {}
-            None => {
-                let row = already_sent(stream, hour, account_id, quantity, now);
-                usage_report::Entity::insert(row)
-                    .exec_without_returning(&tx)
-                    .await?;
-            }
-        }
+        write_already_sent(&tx, (stream, hour), account_id, quantity, now).await?;
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Sets in a transaction how much of an hour was entered as already sent.
+pub(super) async fn write_already_sent(
+    tx: &Transaction,
+    (stream, hour): (&Stream, Millis),
+    account_id: &AccountId,
+    quantity: i64,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let known = usage_report::Entity::find()
+        .filter(Column::Customer.eq(&stream.customer))
+        .filter(Column::Meter.eq(&stream.meter))
+        .filter(Column::EventTimestamp.eq(hour))
+        .filter(Column::Kind.eq(UsageReportKind::AlreadySent))
+        .lock_exclusive()
+        .one(tx)
+        .await?;
+    match known {
+        Some(row) if quantity <= 0 => {
+            usage_report::Entity::delete_by_id((row.account_id, row.id))
+                .exec(tx)
+                .await?;
+        }
+        Some(row) => {
+            usage_report::Entity::update_many()
+                .col_expr(Column::Quantity, Expr::value(quantity))
+                .filter(Column::AccountId.eq(row.account_id))
+                .filter(Column::Id.eq(row.id))
+                .exec(tx)
+                .await?;
+        }
+        None if quantity <= 0 => {}
+        None => {
+            let row = already_sent(stream, hour, account_id, quantity, now);
+            usage_report::Entity::insert(row)
+                .exec_without_returning(tx)
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 fn already_sent(

@@ -6,4 +6,4 @@ mod hours;
 mod results;
 
 pub(crate) use hours::HourReports;
-pub(crate) use results::LookUpResults;
+pub(crate) use results::{AlreadySent, LookUpResults};

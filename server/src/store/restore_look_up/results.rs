@@ -6,12 +6,15 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::already_sent::write_already_sent;
 use crate::{
     domain::{
         HOUR_MS, Millis,
+        account_id::AccountId,
         event_time::choose_timestamp,
         report::{Report, Transition},
         restore::AtStripe,
+        stream::Stream,
         window::minute_of,
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -28,6 +31,17 @@ pub(crate) struct LookUpResults<'a> {
     pub(crate) taken: Vec<Millis>,
     /// Why reports stay undecided.
     pub(crate) why: String,
+    /// How much of the hour stays entered as already sent, if that changes.
+    pub(crate) already_sent: Option<AlreadySent<'a>>,
+}
+
+/// How much of an hour of an account was entered as already sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AlreadySent<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) hour: Millis,
+    pub(crate) account: &'a AccountId,
+    pub(crate) quantity: i64,
 }
 
 impl Store {
@@ -43,6 +57,10 @@ impl Store {
         in_order.sort_unstable_by_key(|(report, _)| report.id);
         for (report, at_stripe) in in_order {
             record(&tx, found, (report, *at_stripe), &mut taken, now).await?;
+        }
+        if let Some(sent) = found.already_sent {
+            let place = (sent.stream, sent.hour);
+            write_already_sent(&tx, place, sent.account, sent.quantity, now).await?;
         }
         tx.commit().await?;
         Ok(())
