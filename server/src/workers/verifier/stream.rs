@@ -71,45 +71,54 @@ impl Verifier {
             .into_iter()
             .map(|verified| (verified.day, verified))
             .collect();
-        let due: Vec<Millis> = days
+        let mut due: Vec<Millis> = days
             .iter()
             .filter(|day| run.is_requested || is_due(day.oldest_at, before.get(&day.day), now))
             .map(|day| day.day)
             .collect();
-        let Some(range) = days_range(due.iter().copied()) else {
-            return Ok(());
-        };
-        // Stripe's totals are read first. If an event is accepted in between, the totals lack it, and the next
-        // check finds it.
-        let totals = self
-            .stripe
-            .totals(&event_name, &stream.customer, range, Grouping::Day);
-        let totals = self.read(run, totals).await?;
-        let reports = self.store.stream_events(stream, range).await?;
-        let complete_until = complete_until(&reports, range);
-        if complete_until <= range.start {
-            tracing::error!(customer = %stream.customer, meter = %stream.meter, "a day has too many meter events to be verified");
-        }
-        let mut by_day: BTreeMap<Millis, (Vec<Report>, Vec<SentEvent>)> = BTreeMap::new();
-        for report in reports {
-            if let Some(event) = SentEvent::of(&report, now) {
-                let (reports, events) = by_day.entry(day_of(event.timestamp)).or_default();
-                reports.push(report);
-                events.push(event);
+        while let Some(range) = days_range(due.iter().copied()) {
+            // Stripe's totals are read first. If an event is accepted in between, the totals lack it, and the next
+            // check finds it.
+            let totals = self
+                .stripe
+                .totals(&event_name, &stream.customer, range, Grouping::Day);
+            let totals = self.read(run, totals).await?;
+            let reports = self.store.stream_events(stream, range).await?;
+            let complete_until = complete_until(&reports, range);
+            let mut by_day: BTreeMap<Millis, (Vec<Report>, Vec<SentEvent>)> = BTreeMap::new();
+            for report in reports {
+                if let Some(event) = SentEvent::of(&report, now) {
+                    let (reports, events) = by_day.entry(day_of(event.timestamp)).or_default();
+                    reports.push(report);
+                    events.push(event);
+                }
             }
-        }
-        for start in due.into_iter().filter(|day| *day < complete_until) {
-            let (reports, events) = by_day.remove(&start).unwrap_or_default();
-            let day = Day {
-                start,
-                reports,
-                events,
-                stripe_total: totals.get(&start).copied().unwrap_or(Some(0)),
-                before: before.remove(&start),
-            };
-            let verified = self.verify_day(target, day, run).await?;
-            log_changes(&verified);
-            self.store.record_verification(&verified, now).await?;
+            let is_cut_off = complete_until <= range.start;
+            if is_cut_off {
+                tracing::error!(
+                    customer = %stream.customer,
+                    meter = %stream.meter,
+                    day = %rfc3339(range.start),
+                    "a day with {EVENTS_READ} meter events or more is not verified"
+                );
+                // It delays no other day.
+                due.retain(|day| *day > range.start);
+                continue;
+            }
+            for start in due.iter().copied().filter(|day| *day < complete_until) {
+                let (reports, events) = by_day.remove(&start).unwrap_or_default();
+                let day = Day {
+                    start,
+                    reports,
+                    events,
+                    stripe_total: totals.get(&start).copied().unwrap_or(Some(0)),
+                    before: before.remove(&start),
+                };
+                let verified = self.verify_day(target, day, run).await?;
+                log_changes(&verified);
+                self.store.record_verification(&verified, now).await?;
+            }
+            due.retain(|day| *day >= complete_until);
         }
         Ok(())
     }
