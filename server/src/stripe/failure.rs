@@ -1,11 +1,9 @@
 //! What a failed request means: whether Stripe may have done it, whether a repetition helps, and what has to be fixed.
-//! A 401 or 403 is [`Failure::Denied`]: the sender then pauses (`workers/sender.rs`), because every request would fail.
+//! A 401 or 403 is [`Failure::Denied`]: the sender then pauses (`workers/send_event.rs`), because every request would
+//! fail.
 
-use super::transport::RequestError;
+use super::transport::{RequestError, truncate};
 use crate::metrics;
-
-/// Messages from Stripe are truncated to this length.
-const MAX_MESSAGE_CHARS: usize = 500;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +100,4 @@ fn failure_of(error: &RequestError) -> Failure {
         // For example the 404 of a wrong base URL, which does not depend on the request.
         _ => Failure::NoAnswer(text),
     }
-}
-
-pub(super) fn truncate(text: &str) -> String {
-    text.chars().take(MAX_MESSAGE_CHARS).collect()
 }

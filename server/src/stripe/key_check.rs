@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::{
     Failure, ShownDate, Stripe,
-    failure::{failure, truncate},
-    transport::Answer,
+    failure::failure,
+    transport::{Answer, truncate},
 };
 use crate::domain::Millis;
 
@@ -45,6 +45,11 @@ impl Stripe {
                 None
             }
         }
+    }
+
+    /// Whether the last requests could not reach Stripe.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.client.is_unreachable()
     }
 
     /// Stripe's clock, as the last answer to any request showed it.

@@ -7,6 +7,7 @@ use stripe_billing::subscription::{
     CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription,
     UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionProrationBehavior,
 };
+use stripe_client_core::CustomizableStripeRequest;
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
@@ -165,12 +166,8 @@ impl Stripe {
         let change = CancelSubscription::new(id)
             .invoice_now(how.invoice_now)
             .prorate(how.prorate)
-            .customize()
-            .request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(self.client()?))
-            .await
-            .map(|changed| subscription(&changed))
-            .map_err(|error| failure(&error))
+            .customize();
+        self.send_change(change, request_key).await
     }
 
     /// Makes a subscription end with its current period.
@@ -181,8 +178,16 @@ impl Stripe {
     ) -> Result<Subscription, Failure> {
         let change = UpdateSubscription::new(id)
             .cancel_at_period_end(true)
-            .customize()
-            .request_strategy(idempotent(request_key)?);
+            .customize();
+        self.send_change(change, request_key).await
+    }
+
+    async fn send_change(
+        &self,
+        change: CustomizableStripeRequest<stripe_shared::Subscription>,
+        request_key: &str,
+    ) -> Result<Subscription, Failure> {
+        let change = change.request_strategy(idempotent(request_key)?);
         timed("subscription_change", change.send(self.client()?))
             .await
             .map(|changed| subscription(&changed))
@@ -215,12 +220,8 @@ impl Stripe {
             .items(items)
             .metadata(metadata)
             .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
-            .customize()
-            .request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(self.client()?))
-            .await
-            .map(|changed| subscription(&changed))
-            .map_err(|error| failure(&error))
+            .customize();
+        self.send_change(change, request_key).await
     }
 }
 

@@ -29,7 +29,6 @@ use tokio::{
 };
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::failure::truncate;
 use crate::domain::Millis;
 
 /// The base URL of Stripe's API.
@@ -42,6 +41,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept: shorter than a server or a firewall in between keeps it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Messages from Stripe are truncated to this length.
+const MAX_MESSAGE_CHARS: usize = 500;
 /// The largest answer that is read.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 const USER_AGENT: &str = concat!("usage-server/", env!("CARGO_PKG_VERSION"));
@@ -57,15 +58,17 @@ pub(super) struct Transport {
     authorization: HeaderValue,
     version: HeaderValue,
     last_date: Arc<RwLock<Option<ShownDate>>>,
-    unreachable: Arc<Mutex<Option<Unreachable>>>,
+    reach: Arc<Mutex<Reach>>,
     try_interval: Duration,
 }
 
-/// Why the last request was not sent, and when one tried last.
-#[derive(Clone, Debug)]
-struct Unreachable {
-    tried: Instant,
-    why: String,
+/// Whether requests reach Stripe.
+#[derive(Debug, Default)]
+struct Reach {
+    /// When a request last did.
+    reached: Option<Instant>,
+    /// When one that could not last tried, and why it could not.
+    unreachable: Option<(Instant, String)>,
 }
 
 /// Stripe's clock, and when it was read.
@@ -134,7 +137,7 @@ impl Transport {
             authorization,
             version: HeaderValue::try_from(VERSION.as_str()).map_err(|error| error.to_string())?,
             last_date: Arc::default(),
-            unreachable: Arc::default(),
+            reach: Arc::default(),
             try_interval: TRY_INTERVAL,
         })
     }
@@ -176,38 +179,49 @@ impl Transport {
             .map_err(|error| RequestError::NotSent(with_causes(&error)))?;
         *request.headers_mut() = headers;
         self.may_try()?;
+        let begun = Instant::now();
         let answer = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
         let answer = answer.unwrap_or_else(|_| {
             let secs = REQUEST_TIMEOUT.as_secs();
             let why = format!("Stripe did not answer within {secs} s");
             Err(RequestError::NoAnswer(why))
         });
-        *self.unreachable() = match &answer {
-            Err(RequestError::NotSent(why)) => Some(Unreachable {
-                tried: Instant::now(),
-                why: why.clone(),
-            }),
-            _ => None,
-        };
+        let mut reach = self.reach();
+        match &answer {
+            // Another request may have reached Stripe meanwhile.
+            Err(RequestError::NotSent(why)) if reach.reached.is_none_or(|at| at < begun) => {
+                reach.unreachable = Some((Instant::now(), why.clone()));
+            }
+            Err(RequestError::NotSent(_)) => {}
+            _ => {
+                *reach = Reach {
+                    reached: Some(Instant::now()),
+                    unreachable: None,
+                };
+            }
+        }
+        drop(reach);
         answer
+    }
+
+    /// Whether the last requests could not reach Stripe.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.reach().unreachable.is_some()
     }
 
     /// Whether a request may be tried now.
     fn may_try(&self) -> Result<(), RequestError> {
-        let mut unreachable = self.unreachable();
-        if let Some(last) = unreachable.as_mut() {
-            if last.tried.elapsed() < self.try_interval {
-                return Err(RequestError::NotSent(last.why.clone()));
+        if let Some((tried, why)) = &mut self.reach().unreachable {
+            if tried.elapsed() < self.try_interval {
+                return Err(RequestError::NotSent(why.clone()));
             }
-            last.tried = Instant::now();
+            *tried = Instant::now();
         }
         Ok(())
     }
 
-    fn unreachable(&self) -> MutexGuard<'_, Option<Unreachable>> {
-        self.unreachable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
@@ -337,6 +351,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     truncate(&text)
+}
+
+pub(super) fn truncate(text: &str) -> String {
+    text.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 /// Parses an HTTP date.

@@ -28,8 +28,8 @@ use crate::{
     error::Result,
     metrics,
     store::{
-        send::{Rules, SendResult, Task},
-        sending::Sending,
+        send_queue::{Rules, SendResult, Task},
+        sending_state::Sending,
     },
 };
 
@@ -38,6 +38,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
 /// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
+/// The same while Stripe cannot be reached: by default five seconds.
+const UNREACHABLE_RETRIES: Millis = 5;
 /// How long a request may wait for the rate limit: shorter than its claim is valid.
 const RATE_WAIT_SECS: u32 = 5;
 /// The reason of reports that wait because of the key.
@@ -240,9 +242,12 @@ impl Sender {
     }
 
     fn pause(&mut self, pause: Pause) {
-        let wait = duration(self.requests.retry_ms.saturating_mul(PAUSE_RETRIES)).min(MAX_RETRY);
         let now = Instant::now();
-        let until = now.checked_add(wait).unwrap_or(now);
+        let after = |retries| {
+            let wait = duration(self.requests.retry_ms.saturating_mul(retries)).min(MAX_RETRY);
+            now.checked_add(wait).unwrap_or(now)
+        };
+        let until = after(PAUSE_RETRIES);
         match pause {
             Pause::KeyRefused => {
                 tracing::error!(
@@ -255,7 +260,7 @@ impl Sender {
                 if self.pause_reason.as_ref() != Some(&why) {
                     tracing::error!(why, "nothing is sent until Stripe can be reached");
                 }
-                self.paused_until = Some(until);
+                self.paused_until = Some(after(UNREACHABLE_RETRIES));
                 self.pause_reason = Some(why);
             }
             Pause::InDatabase(why) => self.pauses_because = Some(why),
