@@ -23,8 +23,8 @@ const COMMIT_SECONDS: &str = "usage_commit_seconds";
 const REPORTS: &str = "usage_reports_total";
 /// Duration of requests to Stripe, by `call`, such as `meter_event`.
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
-/// Failed requests to Stripe, by `kind`: `no_answer`, `denied`, `no_meter`, `no_customer`,
-/// `key_reused`, `refused`.
+/// Failed requests to Stripe, by `kind`: `not_sent`, `no_answer`, `denied`, `no_meter`,
+/// `no_customer`, `key_reused`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
 /// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
 const WEBHOOKS: &str = "usage_webhooks_total";

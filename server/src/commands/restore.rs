@@ -33,7 +33,7 @@ use crate::{
     config::CommandConfig,
     domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
-    store::{Store, sending::Sending},
+    store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
 };
 

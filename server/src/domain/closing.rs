@@ -5,7 +5,7 @@
 //! - as soon as it is counted, if its window is older than [`CLOSE_AT_ONCE_MS`] or its quantity would exceed
 //!   [`MAX_REPORT_QUANTITY`](super::report::MAX_REPORT_QUANTITY) (`store/report_rollover.rs`)
 //! - when a boundary inside its window becomes known and it cannot be split (`store/reassign.rs`)
-//! - when a subscription change begins (`store/subscription_changes/`), or a backup is restored (`store/sending.rs`)
+//! - when a subscription change begins (`store/subscription_changes/`), or a backup is restored (`store/sending_state.rs`)
 //!
 //! Pure.
 

@@ -1,4 +1,5 @@
-//! The draft invoice of a billing period: when it ends, and how long usage can still be added to it.
+//! The draft invoice of a billing period: when it ends, and how long usage can still be added to it. The sync reads it
+//! from Stripe (`stripe/invoices.rs`).
 
 use super::{HOUR_MS, MINUTE_MS, Millis};
 

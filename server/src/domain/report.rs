@@ -276,13 +276,13 @@ pub fn identifier(id: Uuid, generation: i32) -> String {
 mod tests {
     use super::*;
 
-    fn events() -> Vec<Transition> {
+    fn transitions() -> Vec<Transition> {
         let targets = [
             BillingTarget::NoCustomer,
             BillingTarget::NotBillable,
             BillingTarget::Billed("cus".to_owned()),
         ];
-        let mut events: Vec<Transition> = targets
+        let mut transitions: Vec<Transition> = targets
             .iter()
             .flat_map(|target| {
                 [
@@ -291,7 +291,7 @@ mod tests {
                 ]
             })
             .collect();
-        events.extend([
+        transitions.extend([
             Transition::Send,
             Transition::Accept,
             Transition::Reject,
@@ -305,7 +305,7 @@ mod tests {
             Transition::Retry,
             Transition::WriteOff,
         ]);
-        events
+        transitions
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
         let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
         for (state, event) in final_states
             .iter()
-            .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
+            .flat_map(|state| transitions().into_iter().map(move |event| (*state, event)))
         {
             let next = state.after(&event);
             assert!(
@@ -327,7 +327,7 @@ mod tests {
     fn only_an_admin_retries_a_report_that_needs_a_decision() {
         for (state, event) in State::NEEDS_DECISION
             .iter()
-            .flat_map(|state| events().into_iter().map(move |event| (*state, event)))
+            .flat_map(|state| transitions().into_iter().map(move |event| (*state, event)))
         {
             let is_proven_absent = state == State::Unknown
                 && matches!(
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn only_closing_leaves_the_open_state_and_nothing_enters_it() {
         for state in State::ALL {
-            for event in events() {
+            for event in transitions() {
                 let next = state.after(&event);
                 assert_ne!(next, Some(State::Open));
                 if state == State::Open {

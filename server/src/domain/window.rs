@@ -27,7 +27,7 @@ impl Interval {
     }
 
     /// Whether a time lies strictly inside, so that the interval would have to be split there.
-    pub fn is_cut_by(&self, at: Millis) -> bool {
+    pub fn is_split_by(&self, at: Millis) -> bool {
         self.start < at && at < self.end
     }
 }
@@ -161,7 +161,7 @@ mod tests {
             let boundaries = Boundaries::new(all.clone());
             let window = boundaries.window_around(slots, at);
             prop_assert!(window.contains(at));
-            prop_assert!(all.iter().all(|moment| !window.is_cut_by(*moment)));
+            prop_assert!(all.iter().all(|moment| !window.is_split_by(*moment)));
             prop_assert!(window.start >= slots.around(at).start && window.end <= slots.around(at).end);
             // The neighbours begin where it ends.
             prop_assert_eq!(boundaries.window_around(slots, window.end).start, window.end);

@@ -15,7 +15,7 @@ use crate::{
     metrics::Exporter,
     reconciliation::Reconciler,
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
-    store::{Store, send::Rules},
+    store::{Store, send_queue::Rules},
     stripe::Stripe,
     workers::{
         account_check::AccountCheck,
@@ -34,8 +34,8 @@ use crate::{
             unfinished::{self, UnfinishedChanges},
         },
         subscription_sync::{
-            SubscriptionSync, ended::ScheduledCancels, poll::SubscriptionPoll,
-            requested::RequestedSyncs, webhooks::WebhookSyncs,
+            SubscriptionSync, poll::SubscriptionPoll, requested::RequestedSyncs,
+            scheduled_cancels::ScheduledCancels, webhooks::WebhookSyncs,
         },
         upkeep::Upkeep,
         verifier::Verifier,

@@ -12,7 +12,9 @@ use sqlx::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Store, connection::Pool, durability, sqlite_file::SqliteFile, trust::Trust};
+use super::{
+    Store, connection::Pool, connection_trust::Trust, durability, sqlite_file::SqliteFile,
+};
 
 /// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
 /// in time.

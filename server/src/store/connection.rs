@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{commit_warning::with_warning, sqlite_file::SqliteFile, trust::Trust};
+use super::{commit_warning::with_warning, connection_trust::Trust, sqlite_file::SqliteFile};
 use crate::database_error::{breaks_connection, is_busy};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.

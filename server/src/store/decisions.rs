@@ -17,7 +17,7 @@ use super::{
     corrections::{Change, check_stays_above},
     links::read_links_of,
     report_states::at_once,
-    sending::{Sending, read_sending},
+    sending_state::{Sending, read_sending},
 };
 use crate::{
     domain::{

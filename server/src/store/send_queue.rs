@@ -4,7 +4,7 @@
 //! nothing. A transaction that changes several reports locks them in the order of their ids.
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    ColumnTrait as _, Condition, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     domain::{
         Millis,
+        account_id::AccountId,
         late_usage::LateUsage,
         report::{Report, State, Transition},
         run::Scope,
@@ -32,8 +33,8 @@ use crate::{
     error::Result,
 };
 
-/// How many waits one statement ends, so that counting never waits long.
-const WAITS_ENDED: u64 = 1_000;
+/// How many reports one statement changes, so that counting never waits long.
+const CHANGED_AT_ONCE: u64 = 1_000;
 
 /// The settings that apply to sending.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,28 @@ pub(crate) struct SendResult {
     pub(crate) next_attempt_at: Millis,
 }
 
+/// Some accounts that follow each other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AccountRange {
+    /// Before the first one.
+    after: Option<AccountId>,
+    /// The last one; `None` if there is no end.
+    until: Option<AccountId>,
+    is_last: bool,
+}
+
+impl AccountRange {
+    pub(super) fn condition(&self) -> Condition {
+        Condition::all()
+            .add_option(self.after.as_ref().map(|after| Column::AccountId.gt(after)))
+            .add_option(
+                self.until
+                    .as_ref()
+                    .map(|until| Column::AccountId.lte(until)),
+            )
+    }
+}
+
 impl Store {
     /// Makes reports due whose wait has ended, at most a thousand. Those that still wait are not read.
     pub(crate) async fn end_waits(&self, now: Millis) -> Result<()> {
@@ -98,15 +121,20 @@ impl Store {
             if self.reader.query_one_raw(first).await?.is_none() {
                 continue;
             }
+            if bound > now {
+                tracing::error!(
+                    "reports wait for a time that is hours ahead, which a clock that was ahead has stored: they are due now"
+                );
+            }
             // By their places: by their keys, PostgreSQL would rather read the whole table. Locked rows end their wait the
             // next time, so that no lock is waited for while others are held.
             let sql = if self.has_parallel_writers() {
                 format!(
-                    "ctid = ANY (ARRAY({} {WAITS_ENDED} FOR UPDATE SKIP LOCKED))",
+                    "ctid = ANY (ARRAY({} {CHANGED_AT_ONCE} FOR UPDATE SKIP LOCKED))",
                     ended("ctid")
                 )
             } else {
-                format!("rowid IN ({} {WAITS_ENDED})", ended("rowid"))
+                format!("rowid IN ({} {CHANGED_AT_ONCE})", ended("rowid"))
             };
             let sql = format!("UPDATE usage_reports SET next_attempt_at = NULL WHERE {sql}");
             self.writer.execute_raw(statement(sql)).await?;
@@ -157,6 +185,17 @@ impl Store {
     /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits
     /// for a report without an error.
     pub(crate) async fn retry_now(&self, scope: &Scope) -> Result<()> {
+        if matches!(scope, Scope::Accounts(_)) {
+            return self.retry_some_now(scope, &AccountRange::default()).await;
+        }
+        let mut range = AccountRange::default();
+        while self.next_due_accounts(&mut range).await? {
+            self.retry_some_now(scope, &range).await?;
+        }
+        Ok(())
+    }
+
+    async fn retry_some_now(&self, scope: &Scope, range: &AccountRange) -> Result<()> {
         let kept_error = Expr::case(
             Expr::col(Column::State).eq(UsageReportState::Unknown),
             Expr::col(Column::LastError),
@@ -167,6 +206,7 @@ impl Store {
             .column(Column::AccountId)
             .column(Column::Id)
             .filter(is_due())
+            .filter(range.condition())
             .filter(Column::Customer.is_not_null())
             .filter(
                 Column::NextAttemptAt
@@ -191,6 +231,32 @@ impl Store {
             .exec(&self.writer)
             .await?;
         Ok(())
+    }
+
+    /// Moves a range to the next accounts that have about a thousand reports to send or check. Returns false after the
+    /// last ones.
+    pub(super) async fn next_due_accounts(&self, range: &mut AccountRange) -> Result<bool> {
+        if range.is_last {
+            return Ok(false);
+        }
+        let after = range.until.take();
+        let last: Option<AccountId> = usage_report::Entity::find()
+            .select_only()
+            .column(Column::AccountId)
+            .filter(is_due())
+            .filter(Column::AccountId.gt(after.as_ref().map_or("", AccountId::as_str)))
+            .order_by_asc(Column::AccountId)
+            .offset(CHANGED_AT_ONCE.saturating_sub(1))
+            .limit(1)
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        *range = AccountRange {
+            is_last: last.is_none(),
+            after,
+            until: last,
+        };
+        Ok(true)
     }
 
     /// Records the results of requests.

@@ -13,6 +13,7 @@ use super::{
     connection::Transaction,
     report_rules::needs_look_up,
     report_states::{at_once, is_due, state_in},
+    send_queue::AccountRange,
 };
 use crate::{
     domain::{
@@ -92,10 +93,17 @@ impl Store {
         // Usually there are none. To find out reads every report that waits, so counting must not wait meanwhile.
         let first = format!("SELECT 1 AS one FROM usage_reports WHERE {unexplained} LIMIT 1");
         let first = Statement::from_string(self.backend(), first);
-        if self.reader.query_one_raw(first).await?.is_some() {
-            let sql = format!("UPDATE usage_reports SET last_error = $1 WHERE {unexplained}");
-            let statement = Statement::from_sql_and_values(self.backend(), sql, [why.into()]);
-            self.writer.execute_raw(statement).await?;
+        if self.reader.query_one_raw(first).await?.is_none() {
+            return Ok(());
+        }
+        let mut range = AccountRange::default();
+        while self.next_due_accounts(&mut range).await? {
+            usage_report::Entity::update_many()
+                .col_expr(usage_report::Column::LastError, Expr::value(why))
+                .filter(Expr::cust(unexplained.clone()))
+                .filter(range.condition())
+                .exec(&self.writer)
+                .await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, report_states::state_in, sending::Sending};
+use super::{Store, report_states::state_in, sending_state::Sending};
 use crate::{
     domain::{
         Millis,

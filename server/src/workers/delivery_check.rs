@@ -10,7 +10,7 @@ use crate::{
         window::{Interval, minute_of},
     },
     restore_look_up::LookUp,
-    store::send::SendResult,
+    store::send_queue::SendResult,
 };
 
 /// How long until an event that was not found is checked again.

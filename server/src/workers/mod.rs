@@ -1,6 +1,7 @@
 //! Background jobs: closing, sending, syncing subscriptions, verifying, cleaning up.
 //!
-//! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer.
+//! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer
+//! of its own, but for the clockwork of the report schedule.
 
 pub(crate) mod account_check;
 mod backoff;

@@ -103,7 +103,7 @@ fn name_of_function(line: &str) -> Option<&str> {
     let (before, after) = line.trim_start().split_once("fn ")?;
     let is_declaration = before
         .split_whitespace()
-        .all(|word| word.starts_with("pub") || word == "async" || word == "const");
+        .all(|word| word.starts_with("pub") || ["async", "const", "crate::store)"].contains(&word));
     let end = after.find(['(', '<'])?;
     is_declaration.then(|| &after[..end])
 }
@@ -127,7 +127,7 @@ impl Store {
         rows.iter().all(|row| row.is_new())
     }
 
-    async fn second(
+    pub(in crate::store) async fn second(
         &self,
     ) {
         query.all(&self.reader).await?;

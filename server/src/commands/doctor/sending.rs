@@ -4,7 +4,7 @@ use super::finding::{Finding, cause_of, first_names};
 use crate::{
     domain::{DAY_MS, Millis, meter::Meters, stream::Stream},
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
-    store::{Store, sending::Sending},
+    store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
 };
 

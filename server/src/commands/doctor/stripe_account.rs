@@ -5,7 +5,7 @@ use super::finding::{Finding, cause_of, first_names};
 use crate::{
     account_check::{ADOPT, find_difference},
     domain::{Millis, meter::Meters, pause::PauseReason, period::rfc3339},
-    store::{Store, sending::Sending},
+    store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe, sender_marks::MarkedProduct},
     workers::sender_mark::active_others,
 };

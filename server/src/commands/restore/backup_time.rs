@@ -12,7 +12,7 @@ use crate::{
         period::rfc3339,
         sender_mark::{Mark, OwnMarks},
     },
-    store::sending::Sending,
+    store::sending_state::Sending,
 };
 
 /// When the backup was made, or earlier. `last_change` is the last one in the database.

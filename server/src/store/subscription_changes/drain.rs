@@ -21,7 +21,7 @@ use crate::{
         Store,
         close::close_account,
         report_figures::{passes_prefilter, read_figures},
-        sending::read_sending,
+        sending_state::read_sending,
         stripe_account::sent_since,
         subscriptions::read_periods_around,
     },

@@ -11,7 +11,7 @@ use crate::{
     domain::{Millis, pause::PauseReason},
     error::Result,
     metrics,
-    store::sending::Sending,
+    store::sending_state::Sending,
     stripe::Failure,
     workers::{
         backoff::{backoff_ms, duration},

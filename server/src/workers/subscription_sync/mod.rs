@@ -5,9 +5,9 @@
 //! [`webhooks`] and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes
 //! that an admin requests are in `subscription_change`, which uses this module; nothing here uses that one.
 
-pub(crate) mod ended;
 pub(crate) mod poll;
 pub(crate) mod requested;
+pub(crate) mod scheduled_cancels;
 pub(crate) mod sync;
 pub(crate) mod webhooks;
 
