@@ -19,6 +19,7 @@ use proto::IncrementOutcome;
 pub struct Batch {
     increments: Vec<Increment>,
     key: Key,
+    dry_run: bool,
 }
 
 impl Batch {
@@ -49,6 +50,12 @@ impl Batch {
         self
     }
 
+    /// Counts nothing: the results are those that the same batch would have now.
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
     /// The batch's key, generated now if it has none; `None` after [`without_key`](Self::without_key).
     pub fn ensure_key(&mut self) -> Option<&str> {
         self.key.ensure()
@@ -73,6 +80,7 @@ impl Batch {
         Ok(proto::IncrementBatchRequest {
             increments: increments.collect::<Result<_, _>>()?,
             idempotency_key: self.key.into_wire()?,
+            dry_run: self.dry_run,
         })
     }
 }

@@ -63,8 +63,8 @@ impl UsageClient {
         let mut batch = batch.into();
         let key = batch.ensure_key().map(str::to_owned);
         let sent = batch.len();
-        let repeatable = Repeatable::always_if(key.is_some());
         let request = batch.into_wire()?;
+        let repeatable = Repeatable::always_if(key.is_some() || request.dry_run);
         self.unary(
             &self.usage,
             repeatable,

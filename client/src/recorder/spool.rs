@@ -264,6 +264,7 @@ fn encode(key: Uuid, sums: &[Sum]) -> Vec<u8> {
     let message = IncrementBatchRequest {
         increments: increments.collect(),
         idempotency_key: key.to_string(),
+        dry_run: false,
     };
     let mut rest = u32::try_from(sums.len())
         .unwrap_or(u32::MAX)

@@ -165,8 +165,14 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::IncrementBatchRequest>,
     ) -> std::result::Result<Response<v1::IncrementBatchResponse>, Status> {
-        let batch = self.parse_batch(request.into_inner())?;
-        let (duplicate, outcomes) = self.batcher.count_batch(batch).await?;
+        let request = request.into_inner();
+        let is_dry_run = request.dry_run;
+        let batch = self.parse_batch(request)?;
+        let (duplicate, outcomes) = if is_dry_run {
+            (false, self.store.dry_run(batch).await?)
+        } else {
+            self.batcher.count_batch(batch).await?
+        };
         let results = outcomes.into_iter().map(increment_result).collect();
         Ok(Response::new(v1::IncrementBatchResponse {
             results,

@@ -4,8 +4,7 @@
 //! are cached per connection.
 
 use sea_orm::{
-    ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, Statement, Value,
-    sea_query::ArrayType,
+    ConnectionTrait, DbBackend, DbErr, EntityTrait as _, Statement, Value, sea_query::ArrayType,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -137,7 +136,7 @@ async fn insert_keys_sqlite(
 /// The stored keys of increments that have keys. One is looked up after the other: for a thousand, PostgreSQL would
 /// rather read the whole table.
 pub(super) async fn stored_keys(
-    tx: &Transaction,
+    db: &impl ConnectionTrait,
     increments: &[&Increment],
 ) -> Result<Vec<idempotency_key::Model>, DbErr> {
     const POSTGRES: &str = "SELECT k.* FROM UNNEST($1::text[], $2::text[]) AS t(a, n) \
@@ -147,7 +146,7 @@ pub(super) async fn stored_keys(
     if increments.is_empty() {
         return Ok(Vec::new());
     }
-    let backend = tx.get_database_backend();
+    let backend = db.get_database_backend();
     let statement = if backend == DbBackend::Postgres {
         let values = [
             texts(increments.iter().map(|increment| &*increment.account_id)),
@@ -161,7 +160,7 @@ pub(super) async fn stored_keys(
         Statement::from_sql_and_values(backend, SQLITE, [json_rows(keys)])
     };
     let rows = idempotency_key::Entity::find().from_raw_sql(statement);
-    rows.all(tx).await
+    rows.all(db).await
 }
 
 fn key_of(increment: &Increment) -> &str {

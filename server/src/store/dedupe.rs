@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    sea_query::Expr,
 };
 
 use super::{
     batch_results::{decode_results, encode_results},
     batch_sql::{insert_keys, stored_keys},
-    connection::Transaction,
+    connection::{Pool, Transaction},
     group::{Entry, EntryOutcome, Group},
 };
 use crate::{
@@ -24,6 +25,10 @@ use crate::{
 
 /// The position of one increment in a group.
 type Place = (usize, usize);
+/// An increment with its position and its key.
+type Keyed<'a> = (Place, &'a Increment, &'a str);
+/// The stored keys, by account and key.
+type KnownKeys = HashMap<(AccountId, String), idempotency_key::Model>;
 
 /// The outcome of each increment of a group, as far as it is known.
 pub(super) struct Dedupe<'a> {
@@ -184,20 +189,8 @@ impl<'a> Dedupe<'a> {
     /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a
     /// violation.
     pub(super) async fn dedupe_keys(&mut self, tx: &Transaction, now: Millis) -> Result<(), DbErr> {
-        let mut keyed: Vec<(Place, &Increment, &str)> = self
-            .increments()
-            .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
-            .collect();
-        // Key order is lock order. Of two calls with the same key in one group, the earlier one counts.
-        keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
-            (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
-        });
-        let firsts: Vec<&Increment> = keyed
-            .chunk_by(|(_, left, key), (_, right, other)| {
-                left.account_id == right.account_id && key == other
-            })
-            .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
-            .collect();
+        let keyed = self.keyed();
+        let firsts = firsts_of(&keyed);
         let old: Vec<&Increment> = insert_keys(tx, &firsts, now)
             .await?
             .into_iter()
@@ -207,10 +200,35 @@ impl<'a> Dedupe<'a> {
             return Ok(());
         }
         let known = read_known(tx, &old).await?;
+        self.set_repeated(&keyed, &known);
+        Ok(())
+    }
+
+    /// The same outcomes as after `dedupe_keys`, without storing a key.
+    pub(super) async fn look_up_keys(&mut self, reader: &Pool) -> Result<(), DbErr> {
+        let keyed = self.keyed();
+        let known = read_known(reader, &firsts_of(&keyed)).await?;
+        self.set_repeated(&keyed, &known);
+        Ok(())
+    }
+
+    /// The increments with a key. Key order is lock order. Of two calls with the same key in one group, the earlier one
+    /// counts.
+    fn keyed(&self) -> Vec<Keyed<'a>> {
+        let mut keyed: Vec<Keyed<'a>> = self
+            .increments()
+            .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
+            .collect();
+        keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
+            (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
+        });
+        keyed
+    }
+
+    /// Sets the outcome of each increment whose key is stored, or is used by an earlier one of the group.
+    fn set_repeated(&mut self, keyed: &[Keyed<'a>], known: &KnownKeys) {
         let mut repeated = Vec::new();
-        for same in keyed.chunk_by(|(_, left, key), (_, right, other)| {
-            left.account_id == right.account_id && key == other
-        }) {
+        for same in keyed.chunk_by(have_same_key) {
             let Some(((_, first, key), rest)) = same.split_first() else {
                 continue;
             };
@@ -228,7 +246,6 @@ impl<'a> Dedupe<'a> {
         for (place, outcome) in repeated {
             self.set_outcome(place, outcome);
         }
-        Ok(())
     }
 
     /// Stores the results of new batches for their retries. Most batches counted every item.
@@ -276,6 +293,18 @@ impl<'a> Dedupe<'a> {
     }
 }
 
+fn have_same_key((_, left, key): &Keyed<'_>, (_, right, other): &Keyed<'_>) -> bool {
+    left.account_id == right.account_id && key == other
+}
+
+/// The first increment of each key.
+fn firsts_of<'a>(keyed: &[Keyed<'a>]) -> Vec<&'a Increment> {
+    keyed
+        .chunk_by(have_same_key)
+        .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
+        .collect()
+}
+
 fn batch_key_of(batch: &Batch) -> &str {
     batch.key.as_ref().map_or("", |key| &*key.key)
 }
@@ -301,11 +330,8 @@ fn content(row: &idempotency_key::Model) -> KeyedContent<'_> {
 }
 
 /// The content that the stored keys were used with.
-async fn read_known(
-    tx: &Transaction,
-    old: &[&Increment],
-) -> Result<HashMap<(AccountId, String), idempotency_key::Model>, DbErr> {
-    let rows = stored_keys(tx, old).await?;
+async fn read_known(db: &impl ConnectionTrait, old: &[&Increment]) -> Result<KnownKeys, DbErr> {
+    let rows = stored_keys(db, old).await?;
     let named = rows
         .into_iter()
         .map(|row| ((row.account_id.clone(), row.key.clone()), row));

@@ -28,6 +28,7 @@ pub(crate) mod decisions;
 mod dedupe;
 pub(crate) mod delivery;
 pub(crate) mod doctor;
+mod dry_run;
 mod durability;
 pub(crate) mod group;
 pub(crate) mod heartbeat;

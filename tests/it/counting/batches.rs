@@ -18,6 +18,7 @@ on_both_engines!(
     a_reused_batch_key_with_other_content_is_refused,
     item_keys_are_shared_by_batches_and_single_calls,
     a_batch_without_a_key_counts_each_time,
+    a_dry_run_returns_the_results_of_a_batch_and_counts_nothing,
 );
 
 async fn send(world: &World, batch: Batch) -> BatchOutcome {
@@ -313,5 +314,29 @@ async fn a_batch_without_a_key_counts_each_time(world: World) {
     assert!(!again.duplicate);
     assert_eq!(letters(&again), ["C", "D"]);
     assert_eq!(world.usage("acct").await.0, 12);
+    world.finish().await;
+}
+
+async fn a_dry_run_returns_the_results_of_a_batch_and_counts_nothing(world: World) {
+    world.client().increment(keyed("old", 5)).await.unwrap();
+    let (keys, batches) = ("idempotency_keys", "batch_keys");
+    let before = [
+        world.count_rows(keys).await,
+        world.count_rows(batches).await,
+    ];
+    for _ in 0..2 {
+        let outcome = send(&world, mixed().key("one").dry_run()).await;
+        assert!(!outcome.duplicate);
+        assert_eq!(letters(&outcome), MIXED);
+    }
+    assert_eq!(world.usage("acct").await.0, 5);
+    assert_eq!(world.usage("other").await.0, 0);
+    let after = [
+        world.count_rows(keys).await,
+        world.count_rows(batches).await,
+    ];
+    assert_eq!(after, before);
+    assert_eq!(letters(&send(&world, mixed().key("one")).await), MIXED);
+    assert_eq!(world.usage("acct").await.0, 5 + 101);
     world.finish().await;
 }
