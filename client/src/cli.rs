@@ -20,7 +20,11 @@ use clap::{Parser, Subcommand};
 use connection::Connection;
 use exit::Failure;
 use indicatif::ProgressBar;
-use std::{ffi::OsString, io::Write};
+use std::{
+    ffi::OsString,
+    io::{Read, Write},
+    pin::Pin,
+};
 
 /// The meaning of the exit codes, as shown by `--help`.
 pub const EXIT_CODES: &str = "\
@@ -29,16 +33,22 @@ Exit codes:
   1  failed; repeating the same command does not help
   2  invalid arguments
   3  no answer or temporarily unavailable; try again, nothing is counted twice
-  4  partly done; some lines or reports were rejected";
+  4  partly done; some lines or reports were rejected
+130  stopped by Ctrl-C, 143 by SIGTERM; try again, nothing is counted twice";
 
-/// The output streams of a command.
+/// The streams of a command, and its end by a signal.
 pub struct Streams<'a> {
+    /// The standard input.
+    pub input: Box<dyn Read + Send>,
     /// For results.
     pub out: &'a mut (dyn Write + Send),
     /// For messages about the work.
     pub err: &'a mut (dyn Write + Send),
     /// Whether both are terminals, on which progress bars and updated lines can be shown.
     pub are_terminals: bool,
+    /// Resolves to the exit code when the process is asked to stop. It is polled only by commands that say what they
+    /// leave behind; the others end where they are.
+    pub stop: Pin<Box<dyn Future<Output = u8> + Send>>,
 }
 
 impl std::fmt::Debug for Streams<'_> {
@@ -86,7 +96,7 @@ enum Command {
     Reports(reports::Arguments),
     /// List accounts, show one, or set how one is billed
     Accounts(accounts::Arguments),
-    /// Count past usage from a file; importing a file twice counts it once
+    /// Count past usage from a file or a pipe; importing it twice counts it once
     Import(import::Arguments),
     /// Show usage as it grows
     Watch(watch::Arguments),

@@ -19,6 +19,8 @@ pub(super) enum Failure {
     Local(String),
     /// The command did what it could; the message says what is left.
     Partial(String),
+    /// A signal stopped the command; the message says what is left. Has the exit code of that signal.
+    Stopped(String, u8),
     /// The reader closed the output, as `head` does. This is not an error.
     OutputClosed,
 }
@@ -40,13 +42,14 @@ impl Failure {
             Self::Call(error, _) if error.is_retryable() => TRY_AGAIN,
             Self::Call(..) | Self::Local(_) => FAILED,
             Self::Partial(_) => PARTLY_DONE,
+            Self::Stopped(_, code) => *code,
         }
     }
 
     pub(super) fn message(&self) -> Option<String> {
         match self {
             Self::OutputClosed => None,
-            Self::Usage(message) => Some(message.clone()),
+            Self::Usage(message) | Self::Stopped(message, _) => Some(message.clone()),
             Self::Local(message) | Self::Partial(message) => Some(format!("error: {message}")),
             Self::Call(error, advice) => {
                 let advice = advice.as_deref();

@@ -1,50 +1,83 @@
-//! `usagectl import`: counts past usage from a file, once, however often it is imported.
+//! `usagectl import`: counts past usage from a file or a pipe, once, however often it is imported.
 //!
-//! [`lines`] reads the file, [`row`] validates a line, [`keys`] derives its idempotency key, [`batch`] sends it, and
-//! [`progress`] stores how far an import came.
+//! [`source`] opens the input, [`physical`] splits it into lines, and [`lines`] makes rows of them with [`csv`], [`json`],
+//! [`columns`], [`time`] and [`row`]. [`reader`] does that in a thread. [`work`] gives each row its key from [`keys`],
+//! sends batches with [`batch`], lists what is [`bad`], and stores how far it came in [`progress`].
 
+mod bad;
 mod batch;
+mod columns;
+mod csv;
+mod json;
 mod keys;
 mod lines;
+mod physical;
 mod progress;
+mod reader;
 mod row;
+mod source;
+mod time;
+mod work;
 
-use super::{Streams, exit::Failure, output::grouped};
-use crate::{Error, UsageClient};
-use batch::{Outgoing, Sender, Tally};
+use super::{Streams, exit::Failure};
+use crate::UsageClient;
+use bad::{BadFile, MaxBad};
+use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use keys::{Keys, MAX_LINES};
-use lines::{Line, Lines};
-use progress::Progress;
-use row::Row;
-use std::{fs, path::PathBuf, time::Duration};
+use columns::{Columns, Field, parse_mapped};
+use lines::{Lines, Rules};
+use progress::{Options, Progress};
+use source::Source;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+};
+use work::Work;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = FORMAT)]
 pub(super) struct Arguments {
-    /// A CSV file with a header, or a file with one JSON object a line
+    /// A CSV file with a header, or a file with one JSON object a line, plain or compressed with gzip; a pipe, or - for
+    /// the standard input
     file: PathBuf,
-    /// The file's format; by default derived from its extension
+    /// The input's format; by default that of the file's extension, and for a pipe that of its first line
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The prefix of the lines' keys; by default the file's name. Two files with the same name and equal lines need
-    /// different prefixes
+    /// Read a field from a column with another name; can be repeated
+    #[arg(long, value_name = "FIELD=NAME", value_parser = parse_mapped)]
+    column: Vec<(Field, String)>,
+    /// The column with each line's id, which is its idempotency key; by default id, if there is such a column
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Accept lines with unknown columns, and ignore these columns
+    key_column: Option<String>,
+    /// Make keys of the lines' contents, although there is a column named id
+    #[arg(long, conflicts_with = "key_column")]
+    ignore_id: bool,
+    /// Accept unknown columns, and ignore them
     #[arg(long)]
     ignore_unknown: bool,
-    /// Only read the file and list bad lines
+    /// The time zone of times without an offset, such as Europe/Vienna; without it they are bad
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<Tz>,
+    /// The prefix of keys that are made of the lines' contents; by default the file's name. Two files with the same name
+    /// and equal lines need different prefixes. A pipe whose lines have no ids needs one
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Count nothing, and say what the import would count and which lines are bad. The server checks each line
     #[arg(long)]
     dry_run: bool,
-    /// Stop after this many bad lines
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
-    max_bad: u64,
+    /// Stop after this many bad lines, or when they are more than this share of all lines, such as 5%. A share applies
+    /// from the 1,000th line on, and before the last lines are sent
+    #[arg(long, value_name = "LINES|SHARE", default_value = "1000", value_parser = MaxBad::parse)]
+    max_bad: MaxBad,
+    /// Copy the bad lines to this file, after the header, to fix and import them. It is replaced if it exists. Lines
+    /// that are too long are cut there
+    #[arg(long, value_name = "FILE")]
+    bad_file: Option<PathBuf>,
     /// How long to retry while the server is unavailable, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86_400))]
     retry_secs: u64,
-    /// Where to store the progress until the import is done; by default FILE.progress
+    /// Where to store the progress until the import is done; by default FILE.progress. A pipe has none
     #[arg(long, value_name = "FILE")]
     progress_file: Option<PathBuf>,
 }
@@ -52,13 +85,34 @@ pub(super) struct Arguments {
 const FORMAT: &str = "\
 Columns, or fields of each JSON object:
   account_id  the account
-  meter       the meter; the server's default meter if it is left out
+  meter       the meter; the server's default meter if there is no such column
   quantity    the quantity, 1 to 1,000,000,000,000; 1 if there is no such column
-  timestamp   the time, such as 2026-03-01T12:00:00Z; at most 34 days ago
+  timestamp   when it was used; at most 34 days ago and 5 minutes in the future
+  id          the line's own id, at most 255 bytes, used as its idempotency key; not required
 
-Each line is counted with a key made of the file's name and the line's contents. Equal lines are each counted. \
-Importing a file again adds nothing, in any order of lines, and bad lines can be fixed or removed before. A line that is \
-changed after it was counted is counted as new usage; enter a correction to take back the old usage.";
+Times: 2026-03-01T12:00:00Z, with a space for the T, with fractions of a second, with UTC, +01:00, +0100 or +01 for the \
+Z; epoch seconds (10 digits) or milliseconds (13 digits); and with --time-zone a time without an offset. Other forms are \
+bad lines.
+
+With ids, a line counts once within its account, in whatever files and however often it is imported: overlapping exports \
+are safe, and a call with the same idempotency key is the same usage. Without ids, the key is made of the file's name \
+(without .gz) and the line's contents. Equal lines are each counted. Importing a file again adds nothing, in any order of \
+lines, and bad lines can be fixed or removed before. A line that is in two files of different names counts twice, and a \
+line that is changed after it was counted is new usage; enter a correction to take back the old usage.
+
+Bad lines are listed and not counted: those with wrong quotes, values or fields, with a field named twice, or longer than \
+65,536 bytes, and those that the server rejects. After a malformed record, reading goes on at the line after the one where \
+it began. A quote is taken as open if a line inside of it is a whole row by itself. A header with a column named twice refuses the whole file. Without ids, fix bad lines in the file and import it \
+again, or import the file of --bad-file, but not both.
+
+Ctrl-C stops at once and says what was counted. Import the same input again with the same options to go on: a file \
+continues where it stopped, a pipe is sent from its start, and nothing is counted twice.
+
+Examples:
+  usagectl import usage.csv.gz --dry-run
+  usagectl import events.jsonl --key-column event_id --bad-file bad.jsonl
+  usagectl import usage.csv --column account_id=customer --column quantity=calls --time-zone UTC --max-bad 0.5%
+  psql -c \"COPY (SELECT id, account_id, quantity, timestamp FROM usage) TO STDOUT CSV HEADER\" | usagectl import -";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -74,232 +128,155 @@ pub(super) async fn run(
     arguments: Arguments,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let name = name(&arguments)?;
     let path = &arguments.file;
-    let in_file = |error| Failure::file(path, error);
-    let mut lines =
-        Lines::open(path, format(&arguments)?, arguments.ignore_unknown).map_err(in_file)?;
-    let bar = streams.bar(fs::metadata(path).map_err(in_file)?.len());
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left {msg}")
-    {
-        bar.set_style(style);
-    }
-    let mut work = Work {
-        sender: Sender::new(client, Duration::from_secs(arguments.retry_secs)),
-        keys: Keys::new(&name),
-        progress: Progress::new(path, arguments.progress_file.clone(), &name),
-        skipped: 0,
-        tally: Tally::default(),
-        ready: 0,
-        bad: 0,
-        arguments: &arguments,
-        bar,
+    // Wrong arguments are told before the file is looked at.
+    check_name(&arguments)?;
+    let rules = rules(&arguments)?;
+    let source = match Source::of(path) {
+        // Only a file that is missing may have a wrong name.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Failure::file(path, error));
+        }
+        source => source,
+    };
+    let rules = Rules {
+        format: format(&arguments, source.as_ref().ok())?,
+        ..rules
+    };
+    let source = source.map_err(|error| Failure::file(path, error))?;
+    let name = name(&arguments, &source)?;
+    let progress = match (source.file(), &name) {
+        (Some(file), Some(name)) => {
+            let options = Options {
+                name: name.clone(),
+                columns: rules.columns.names(),
+                time_zone: rules.zone.map(|zone| zone.name().to_owned()),
+                ignore_unknown: arguments.ignore_unknown,
+            };
+            Some(Progress::new(
+                file,
+                arguments.progress_file.clone(),
+                options,
+            ))
+        }
+        _ if arguments.progress_file.is_some() => {
+            let why = "a pipe cannot be continued, so it has no --progress-file";
+            return Err(Failure::arguments(why));
+        }
+        _ => None,
+    };
+    let bad_file = bad_file(&arguments, &source)?;
+
+    let read = Arc::new(AtomicU64::new(0));
+    let input = std::mem::replace(&mut streams.input, Box::new(io::empty()));
+    let events = {
+        let (source, read) = (source.clone(), Arc::clone(&read));
+        reader::start(move || {
+            let plain = match source {
+                Source::File(path) | Source::Pipe(path) => source::open_path(&path, read)?,
+                Source::Input => source::open(input)?,
+            };
+            Lines::open(plain, rules)
+        })
+    };
+    let events = events.map_err(|error| Failure::file(path, error))?;
+    let length = source.file().map(fs::metadata).transpose();
+    let length = length.map_err(|error| Failure::file(path, error))?;
+    let bar = work::bar(length.map(|metadata| metadata.len()), streams);
+    Work::new(
+        client,
+        &arguments,
+        name.as_deref(),
+        progress,
+        bad_file,
+        (bar, read),
         streams,
+    )
+    .run(events)
+    .await
+}
+
+fn rules(arguments: &Arguments) -> Result<Rules, Failure> {
+    let mut mapped = arguments.column.clone();
+    mapped.extend(arguments.key_column.clone().map(|name| (Field::Id, name)));
+    let columns = Columns::new(&mapped, arguments.ignore_id, arguments.ignore_unknown);
+    Ok(Rules {
+        format: None,
+        columns: columns.map_err(Failure::arguments)?,
+        zone: arguments.time_zone,
+    })
+}
+
+fn check_name(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.name {
+        Some(name) if name.is_empty() || name.len() > MAX_NAME_BYTES => {
+            Err(Failure::arguments(format!(
+                "--name has {} bytes; it must have 1 to {MAX_NAME_BYTES}",
+                name.len()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The prefix of keys; `None` for a pipe without --name, whose lines must have ids.
+fn name(arguments: &Arguments, source: &Source) -> Result<Option<String>, Failure> {
+    if let Some(name) = &arguments.name {
+        return Ok(Some(name.clone()));
+    }
+    let Some(file) = source.file() else {
+        return Ok(None);
     };
-    let done = work.all(&mut lines).await;
-    work.bar.finish_and_clear();
-    done?;
-    work.finish()
-}
-
-struct Work<'a, 'b> {
-    sender: Sender<'a>,
-    keys: Keys,
-    progress: Progress,
-    /// The last line that an earlier import has finished.
-    skipped: u64,
-    tally: Tally,
-    /// The number of lines that a dry run would send.
-    ready: i64,
-    bad: u64,
-    arguments: &'a Arguments,
-    bar: ProgressBar,
-    streams: &'a mut Streams<'b>,
-}
-
-impl Work<'_, '_> {
-    /// Sends all batches, and stores the progress after each.
-    async fn all(&mut self, lines: &mut Lines) -> Result<(), Failure> {
-        let path = &self.arguments.file;
-        if !self.arguments.dry_run {
-            self.resume()?;
-        }
-        let mut is_end = false;
-        while !is_end {
-            let mut batch = Vec::new();
-            while batch.len() < crate::Batch::MAX_LEN && !is_end {
-                match lines.next().map_err(|error| Failure::file(path, error))? {
-                    None => is_end = true,
-                    Some(Line { number, row }) => match row.map(|row| self.outgoing(number, row)) {
-                        Ok(Ok(None)) => {}
-                        Ok(Ok(Some(line))) => batch.push(line),
-                        Ok(Err(failure)) => return Err(failure),
-                        Err(why) => self.bad(number, &why)?,
-                    },
-                }
-            }
-            if self.arguments.dry_run {
-                let lines = i64::try_from(batch.len()).unwrap_or(i64::MAX);
-                self.ready = self.ready.saturating_add(lines);
-            } else if !batch.is_empty() {
-                self.send(batch).await?;
-                self.store_progress(lines);
-            }
-            self.bar.set_position(lines.place().offset);
-            self.bar.set_message(format!("({} bad)", self.bad));
-        }
-        Ok(())
-    }
-
-    /// Continues an earlier import, if there was one.
-    fn resume(&mut self) -> Result<(), Failure> {
-        let read = self.progress.read();
-        let (line, tally, note) =
-            read.map_err(|error| Failure::file(self.progress.path(), error))?;
-        (self.skipped, self.tally) = (line, tally);
-        if let Some(note) = note {
-            self.print(&note);
-        }
-        for (number, why) in self.tally.refused.clone() {
-            self.bad(number, &why)?;
-        }
-        Ok(())
-    }
-
-    /// The line with its key; `None` if an earlier import has finished it.
-    fn outgoing(&mut self, number: u64, row: Row) -> Result<Option<Outgoing>, Failure> {
-        let Some(key) = self.keys.next(&row) else {
-            let why = format!(
-                "the file has more than {MAX_LINES} different lines; split it into several files"
-            );
-            return Err(Failure::file(&self.arguments.file, why));
-        };
-        Ok((number > self.skipped).then_some(Outgoing { number, key, row }))
-    }
-
-    async fn send(&mut self, batch: Vec<Outgoing>) -> Result<(), Failure> {
-        let before = self.tally.refused.len();
-        let bar = self.bar.clone();
-        let on_retry = |error: &Error| bar.set_message(format!("(retrying: {error})"));
-        let sent = self.sender.send(batch, &mut self.tally, on_retry).await;
-        sent.map_err(|error| self.interrupted(error))?;
-        let refused = self
-            .tally
-            .refused
-            .get(before..)
-            .unwrap_or_default()
-            .to_vec();
-        for (number, why) in refused {
-            self.bad(number, &why)?;
-        }
-        Ok(())
-    }
-
-    /// Stores the progress. The import continues without it, because the progress only saves time.
-    fn store_progress(&mut self, lines: &Lines) {
-        if let Err(error) = self.progress.write(lines.place(), &self.tally) {
-            let path = self.progress.path().display();
-            let note = format!(
-                "{path}: {error}; if this import is interrupted, the next one sends everything again and counts it once"
-            );
-            self.print(&note);
-        }
-    }
-
-    /// The failure of a call, with how to continue.
-    fn interrupted(&self, error: Error) -> Failure {
-        let counted = grouped(self.tally.counted);
-        let advice = if error.is_retryable() {
-            "Import the file again to continue"
-        } else {
-            "Fix this, then import the file again to continue"
-        };
-        let advice = format!("{counted} lines were counted. {advice}; nothing is counted twice.");
-        Failure::Call(error, Some(advice))
-    }
-
-    /// Reports a bad line.
-    fn bad(&mut self, number: u64, why: &str) -> Result<(), Failure> {
-        self.bad = self.bad.saturating_add(1);
-        self.print(&format!("line {number}: {why}"));
-        if self.bad >= self.arguments.max_bad {
-            return Err(Failure::Partial(format!(
-                "stopped after {} bad lines, see --max-bad; {} lines were counted",
-                self.bad,
-                grouped(self.tally.counted)
-            )));
-        }
-        Ok(())
-    }
-
-    /// Writes a message. The import continues if that fails.
-    fn print(&mut self, what: &str) {
-        let err = &mut self.streams.err;
-        let _written = self.bar.suspend(|| writeln!(err, "{what}"));
-    }
-
-    fn finish(mut self) -> Result<(), Failure> {
-        if !self.arguments.dry_run
-            && let Err(error) = self.progress.remove()
-        {
-            let path = self.progress.path().display();
-            let note = format!("{path}: {error}; the file can be deleted");
-            self.print(&note);
-        }
-        let Self { tally, bad, .. } = self;
-        let summary = if self.arguments.dry_run {
-            let ready = grouped(self.ready);
-            format!("{ready} lines can be sent, {bad} are bad")
-        } else {
-            format!(
-                "{} lines counted ({} units), {} had been counted before, {bad} bad",
-                grouped(tally.counted),
-                grouped(tally.units),
-                grouped(tally.duplicates),
-            )
-        };
-        let written = writeln!(self.streams.out, "{summary}");
-        if bad == 0 {
-            return Ok(written?);
-        }
-        Err(Failure::Partial(format!(
-            "{bad} lines were bad; fix them and import the file again"
-        )))
+    // A file keeps its keys when it is compressed.
+    let name = uncompressed(file);
+    let name = name.file_name().and_then(|name| name.to_str());
+    match name {
+        Some(name) if (1..=MAX_NAME_BYTES).contains(&name.len()) => Ok(Some(name.to_owned())),
+        _ => Err(Failure::arguments(format!(
+            "the file's name is not 1 to {MAX_NAME_BYTES} bytes of UTF-8; set --name"
+        ))),
     }
 }
 
-fn name(arguments: &Arguments) -> Result<String, Failure> {
-    let file_name = arguments.file.file_name().and_then(|name| name.to_str());
-    let name = match (&arguments.name, file_name) {
-        (Some(name), _) => name.clone(),
-        (None, Some(name)) => name.to_owned(),
-        (None, None) => {
-            return Err(Failure::arguments(
-                "the file has no name that can be used; set --name",
-            ));
-        }
-    };
-    if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return Err(Failure::arguments(format!(
-            "--name has {} bytes; it must have 1 to {MAX_NAME_BYTES}",
-            name.len()
-        )));
+/// The path without `.gz`.
+fn uncompressed(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("gz") => path.with_extension(""),
+        _ => path.to_owned(),
     }
-    Ok(name)
 }
 
-fn format(arguments: &Arguments) -> Result<Format, Failure> {
-    if let Some(format) = arguments.format {
-        return Ok(format);
+/// The format; `None` if the first line decides.
+fn format(arguments: &Arguments, source: Option<&Source>) -> Result<Option<Format>, Failure> {
+    if arguments.format.is_some() {
+        return Ok(arguments.format);
     }
-    let extension = arguments.file.extension().and_then(|name| name.to_str());
+    let path = uncompressed(&arguments.file);
+    let extension = path.extension().and_then(|name| name.to_str());
     match extension.map(str::to_ascii_lowercase).as_deref() {
-        Some("csv") => Ok(Format::Csv),
-        Some("jsonl" | "ndjson") => Ok(Format::Jsonl),
+        Some("csv") => Ok(Some(Format::Csv)),
+        Some("jsonl" | "ndjson") => Ok(Some(Format::Jsonl)),
+        _ if source.is_some_and(|source| source.file().is_none()) => Ok(None),
         _ => Err(Failure::arguments(format!(
             "{} is neither .csv nor .jsonl; set --format csv or --format jsonl",
             arguments.file.display()
         ))),
     }
+}
+
+/// Creates the file of bad lines before anything is counted, so that no bad line is missing in it.
+fn bad_file(arguments: &Arguments, source: &Source) -> Result<Option<BadFile>, Failure> {
+    let Some(path) = &arguments.bad_file else {
+        return Ok(None);
+    };
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    if let Some(file) = source.file()
+        && (path == file || (real(path).is_some() && real(path) == real(file)))
+    {
+        return Err(Failure::arguments(
+            "--bad-file is the imported file; it would be lost",
+        ));
+    }
+    let file = BadFile::create(path).map_err(|error| Failure::file(path, error))?;
+    Ok(Some(file))
 }

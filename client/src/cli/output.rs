@@ -181,9 +181,11 @@ mod tests {
         rows.push(vec![json!("a,\"b\"\nc"), json!(1_000)]);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut streams = Streams {
+            input: Box::new(std::io::empty()),
             out: &mut out,
             err: &mut err,
             are_terminals: false,
+            stop: Box::pin(std::future::pending()),
         };
         rows.print_csv(&mut streams).unwrap();
         let printed = String::from_utf8(out).unwrap();

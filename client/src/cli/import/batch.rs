@@ -1,6 +1,9 @@
 //! Sends lines in batches.
 
-use super::row::Row;
+use super::{
+    bad::{Bad, Cause},
+    row::Row,
+};
 use crate::{Batch, Error, Increment, IncrementResult, UsageClient};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -14,8 +17,8 @@ pub(super) struct Tally {
     pub(super) counted: i64,
     pub(super) units: i64,
     pub(super) duplicates: i64,
-    /// The lines that the server rejected, and why. A continued import reports them again.
-    pub(super) refused: Vec<(u64, String)>,
+    /// The lines that the server rejected. A continued import sends them again.
+    pub(super) refused: Vec<u64>,
 }
 
 /// A line to send.
@@ -24,52 +27,64 @@ pub(super) struct Outgoing {
     pub(super) number: u64,
     pub(super) key: String,
     pub(super) row: Row,
+    /// The line as it is in the input.
+    pub(super) raw: Vec<u8>,
+}
+
+/// The result of a line.
+#[derive(Debug)]
+pub(super) enum LineResult {
+    Counted,
+    Duplicate,
+    Bad(Bad),
 }
 
 pub(super) struct Sender<'a> {
     client: &'a UsageClient,
     /// How long a batch is retried, after the client's own retries.
     retry_for: Duration,
+    /// Whether nothing is counted.
+    is_dry_run: bool,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(client: &'a UsageClient, retry_for: Duration) -> Self {
-        Self { client, retry_for }
+    pub(super) fn new(client: &'a UsageClient, retry_for: Duration, is_dry_run: bool) -> Self {
+        Self {
+            client,
+            retry_for,
+            is_dry_run,
+        }
     }
 
-    /// Sends lines and adds their results; calls `on_retry` with the error before each retry.
+    /// Sends lines, and returns the result of each; calls `on_retry` with the error before each retry.
     pub(super) async fn send(
         &self,
-        lines: Vec<Outgoing>,
-        tally: &mut Tally,
+        lines: &[Outgoing],
         on_retry: impl Fn(&Error),
-    ) -> Result<(), Error> {
-        if lines.is_empty() {
-            return Ok(());
+    ) -> Result<Vec<LineResult>, Error> {
+        let mut batch: Batch = lines.iter().map(increment).collect();
+        if self.is_dry_run {
+            batch = batch.dry_run().without_key();
+        } else {
+            // All retries have one key: the results are the same if an earlier attempt was counted.
+            batch.ensure_key();
         }
-        let batch: Batch = lines.iter().map(increment).collect();
-        let outcome = self.send_with_retry(&batch, on_retry).await?;
-        for (Outgoing { number, row, .. }, result) in lines.into_iter().zip(outcome) {
-            match result {
-                IncrementResult::Counted => {
-                    tally.counted = tally.counted.saturating_add(1);
-                    tally.units = tally.units.saturating_add(row.quantity);
-                }
-                IncrementResult::Duplicate => {
-                    tally.duplicates = tally.duplicates.saturating_add(1);
-                }
-                IncrementResult::Refused { message, .. } => tally.refused.push((number, message)),
-                IncrementResult::Unrecognised(result) => {
-                    let why =
-                        format!("the server returned the unknown result {result}; update usagectl");
-                    tally.refused.push((number, why));
-                }
+        let results = self.send_with_retry(&batch, on_retry).await?;
+        let results = results.into_iter().map(|result| match result {
+            IncrementResult::Counted => LineResult::Counted,
+            IncrementResult::Duplicate => LineResult::Duplicate,
+            IncrementResult::Refused {
+                reason, message, ..
+            } => LineResult::Bad(Bad::new(reason.into(), message)),
+            IncrementResult::Unrecognised(result) => {
+                let why =
+                    format!("the server returned the unknown result {result}; update usagectl");
+                LineResult::Bad(Bad::new(Cause::Other(result.to_string()), why))
             }
-        }
-        Ok(())
+        });
+        Ok(results.collect())
     }
 
-    /// Each line has a key, so a batch can be sent again.
     async fn send_with_retry(
         &self,
         batch: &Batch,

@@ -1,12 +1,13 @@
 //! The idempotency keys of lines, with which a line is counted once however often its file is imported.
 //!
-//! A key is made of the line's contents, not its number, because removing a bad line changes all later numbers.
+//! A line's id is its key as it is, so that overlapping exports, and calls with the same key, count once. Without an id
+//! a key is made of the line's contents, not its number, because removing a bad line changes all later numbers.
 
-use super::row::Row;
+use super::{batch::Outgoing, row::Row};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
-/// The maximum number of different lines: each takes some memory, to number equal ones.
+/// The maximum number of different lines without an id: each takes some memory, to number equal ones.
 pub(super) const MAX_LINES: usize = 20_000_000;
 
 #[derive(Debug)]
@@ -24,18 +25,18 @@ impl Keys {
         }
     }
 
-    /// The key of the file's next line; `None` if there are too many lines.
+    /// The key of the input's next line, made of its contents; `None` if there are too many lines.
     pub(super) fn next(&mut self, row: &Row) -> Option<String> {
         let Row {
             account,
             meter,
             quantity,
             timestamp,
+            id: _,
         } = row;
         let meter = meter.as_deref().unwrap_or_default();
         let millis = timestamp.timestamp_millis();
-        let digest = Sha256::digest(format!("{account}\n{meter}\n{quantity}\n{millis}"));
-        let hash: [u8; 16] = *digest.first_chunk()?;
+        let hash = digest(&format!("{account}\n{meter}\n{quantity}\n{millis}"))?;
         if self.occurrences.len() >= MAX_LINES && !self.occurrences.contains_key(&hash) {
             return None;
         }
@@ -44,6 +45,64 @@ impl Keys {
         let hash = u128::from_be_bytes(hash);
         Some(format!("import/{}/{hash:032x}/{occurrence}", self.name))
     }
+}
+
+fn digest(text: &str) -> Option<[u8; 16]> {
+    Sha256::digest(text).first_chunk().copied()
+}
+
+/// The ids that a dry run would have counted, because the server does not store them: an id that comes again in a later
+/// batch is found here.
+#[derive(Debug, Default)]
+pub(super) struct SeenIds {
+    /// A hash of the contents, by a hash of account and id.
+    contents: HashMap<[u8; 16], [u8; 16]>,
+}
+
+/// What an earlier line of a dry run had under the same id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Same,
+    Other,
+}
+
+impl SeenIds {
+    /// Remembers a line that would be counted. `false` if there are too many.
+    pub(super) fn add(&mut self, line: &Outgoing) -> bool {
+        if self.contents.len() >= MAX_LINES {
+            return false;
+        }
+        if line.row.id.is_some()
+            && let Some((name, content)) = name_and_content(&line.row)
+        {
+            self.contents.insert(name, content);
+        }
+        true
+    }
+
+    pub(super) fn find(&self, row: &Row) -> Option<Seen> {
+        let (name, content) = name_and_content(row)?;
+        let seen = self.contents.get(&name)?;
+        Some(if *seen == content {
+            Seen::Same
+        } else {
+            Seen::Other
+        })
+    }
+}
+
+fn name_and_content(row: &Row) -> Option<([u8; 16], [u8; 16])> {
+    let Row {
+        account,
+        meter,
+        quantity,
+        timestamp,
+        id,
+    } = row;
+    let name = digest(&format!("{account}\n{}", id.as_deref()?))?;
+    let meter = meter.as_deref().unwrap_or_default();
+    let millis = timestamp.timestamp_millis();
+    Some((name, digest(&format!("{meter}\n{quantity}\n{millis}"))?))
 }
 
 #[cfg(test)]
@@ -57,6 +116,7 @@ mod tests {
             meter: None,
             quantity,
             timestamp: DateTime::UNIX_EPOCH,
+            id: None,
         }
     }
 

@@ -1,349 +1,307 @@
-//! Reads the lines of a file. Each is a valid row or the reason why it is not.
+//! Reads the lines of the input. Each is a valid row or the reason why it is not.
+//!
+//! A bad record never takes other lines with it: reading goes on at the physical line after the one where it began.
 
 use super::{
     Format,
-    row::{KNOWN, Raw, Row, from_json},
+    bad::{Bad, Cause},
+    columns::{Columns, Field},
+    csv::{Fields, Record},
+    json,
+    physical::{MAX_LINE_BYTES, PhysicalLine, PhysicalLines, Place},
+    row::{Given, Raw, Row},
 };
-use csv::{ByteRecord, ErrorKind as CsvErrorKind, ReaderBuilder, Terminator};
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader, Read, Seek, SeekFrom},
-    path::Path,
-};
+use chrono_tz::Tz;
+use std::io::{self, Read};
 
-/// The longest line. An unclosed quote would otherwise make one line of the whole file.
-const MAX_LINE_BYTES: u64 = 64 * 1024;
 /// The byte order mark with which some systems start UTF-8 files.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Counted from 1, including the header.
+    /// The number of its first physical line, counted from 1 with the header.
     pub(super) number: u64,
-    pub(super) row: Result<Row, String>,
+    /// The line as it is in the input; for a bad record its first physical line.
+    pub(super) raw: Vec<u8>,
+    pub(super) row: Result<Row, Bad>,
+    /// The position after it.
+    pub(super) place: Place,
+}
+
+/// How lines are read.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// `None` if the contents decide.
+    pub(super) format: Option<Format>,
+    pub(super) columns: Columns,
+    /// The time zone of times without an offset.
+    pub(super) zone: Option<Tz>,
 }
 
 pub(super) struct Lines {
-    source: Source,
-    ignore_unknown: bool,
-    place: Place,
+    physical: PhysicalLines,
+    rules: Rules,
+    /// The header of a CSV file.
+    header: Option<Header>,
+    /// Whether the first JSON object has an id: then all must have one.
+    has_ids: Option<bool>,
 }
 
-/// A position between two lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Place {
-    /// The offset of the next line in bytes.
-    pub(super) offset: u64,
-    /// The number of lines before it.
-    pub(super) line: u64,
-}
-
-enum Source {
-    Csv {
-        reader: csv::Reader<Limited>,
-        header: Header,
-    },
-    Jsonl(BufReader<File>),
-}
-
-/// The header of a CSV file, and where the file ends.
-#[derive(Debug)]
+/// The header of a CSV file.
 struct Header {
-    /// The column of each name in `KNOWN`.
-    columns: [Option<usize>; 4],
+    raw: Vec<u8>,
+    columns: Vec<(Field, usize)>,
     count: usize,
-    /// Whether the file's last line has no line break.
-    is_unterminated: bool,
-    length: u64,
-}
-
-/// A file of which at most `left` bytes are read until `left` is reset.
-#[derive(Debug)]
-struct Limited {
-    file: File,
-    left: u64,
-}
-
-impl Read for Limited {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            return Err(too_long());
-        }
-        let count = self.file.read(buffer)?;
-        self.left = self
-            .left
-            .saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
-        Ok(count)
-    }
-}
-
-fn too_long() -> io::Error {
-    let why = format!("a line is longer than {MAX_LINE_BYTES} bytes; check for an unclosed quote");
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 impl Lines {
-    /// Opens a file at its start.
-    pub(super) fn open(path: &Path, format: Format, ignore_unknown: bool) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let source = match format {
-            Format::Jsonl => Source::Jsonl(BufReader::new(file)),
-            Format::Csv => open_csv(file, ignore_unknown)?,
+    /// Reads the header, if there is one.
+    pub(super) fn open(input: Box<dyn Read + Send>, rules: Rules) -> io::Result<Self> {
+        let mut lines = Self {
+            physical: PhysicalLines::new(input),
+            rules,
+            header: None,
+            has_ids: None,
         };
-        Ok(Self {
-            source,
-            ignore_unknown,
-            place: Place::default(),
-        })
+        lines.skip_blank()?;
+        let first = lines.physical.peek(0)?;
+        let is_json = first.is_some_and(|line| {
+            let text = line.bytes.strip_prefix(BOM).unwrap_or(&line.bytes);
+            text.trim_ascii_start().starts_with(b"{") || text.trim_ascii_start().starts_with(b"[")
+        });
+        let format =
+            lines
+                .rules
+                .format
+                .unwrap_or(if is_json { Format::Jsonl } else { Format::Csv });
+        if format == Format::Csv {
+            lines.read_header()?;
+        }
+        Ok(lines)
     }
 
-    /// The position of the next line.
-    pub(super) fn place(&self) -> Place {
-        self.place
+    /// The header as it is in the input; empty if there is none.
+    pub(super) fn header(&self) -> &[u8] {
+        self.header.as_ref().map_or(&[], |header| &header.raw)
     }
 
     /// The next line that is not empty.
     pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
-        match &mut self.source {
-            Source::Csv { reader, header } => loop {
-                let mut record = ByteRecord::new();
-                reader.get_mut().left = MAX_LINE_BYTES;
-                if !reader.read_byte_record(&mut record).map_err(unreadable)? {
-                    return Ok(None);
-                }
-                let next = reader.position();
-                // The reader's own line number ignores empty lines before the record.
-                let fields = record.iter().flatten();
-                let inside = fields.filter(|byte| **byte == b'\n').count();
-                let is_unterminated = header.is_unterminated && next.byte() >= header.length;
-                let lines = u64::try_from(inside).unwrap_or(u64::MAX);
-                let lines = lines.saturating_add(u64::from(!is_unterminated));
-                let number = next.line().saturating_sub(lines);
-                self.place = Place {
-                    offset: next.byte(),
-                    line: next.line().saturating_sub(1),
-                };
-                // A line with only a carriage return is an empty line.
-                if record.iter().all(|field| field.trim_ascii().is_empty()) && record.len() == 1 {
-                    continue;
-                }
-                return Ok(Some(Line {
-                    number,
-                    row: from_record(&record, header),
-                }));
-            },
-            Source::Jsonl(reader) => loop {
-                let mut bytes = Vec::new();
-                let limit = MAX_LINE_BYTES.saturating_add(1);
-                let count = reader.take(limit).read_until(b'\n', &mut bytes)?;
-                let count = u64::try_from(count).unwrap_or(u64::MAX);
-                if count == 0 {
-                    return Ok(None);
-                }
-                if count > MAX_LINE_BYTES {
-                    return Err(too_long());
-                }
-                self.place.offset = self.place.offset.saturating_add(count);
-                self.place.line = self.place.line.saturating_add(1);
-                let bytes = match bytes.strip_prefix(BOM) {
-                    Some(rest) if self.place.line == 1 => rest,
-                    _ => &bytes[..],
-                };
-                if bytes.trim_ascii().is_empty() {
-                    continue;
-                }
-                return Ok(Some(Line {
-                    number: self.place.line,
-                    row: from_json(bytes, self.ignore_unknown),
-                }));
-            },
+        self.skip_blank()?;
+        let number = self.physical.place().line.saturating_add(1);
+        let Some(first) = self.physical.peek(0)? else {
+            return Ok(None);
+        };
+        let too_long = first.is_too_long().then(|| too_long(first));
+        let (raw, row) = match too_long {
+            Some(bad) => (self.take(1)?, Err(bad)),
+            None if self.header.is_some() => self.csv()?,
+            None => {
+                let raw = without_bom(&self.take(1)?, number).to_vec();
+                let row = self.json(&raw);
+                (raw, row)
+            }
+        };
+        let place = self.physical.place();
+        Ok(Some(Line {
+            number,
+            raw,
+            row,
+            place,
+        }))
+    }
+
+    fn skip_blank(&mut self) -> io::Result<()> {
+        while self.physical.peek(0)?.is_some_and(PhysicalLine::is_blank) {
+            self.physical.take()?;
+        }
+        Ok(())
+    }
+
+    /// Takes physical lines as they are.
+    fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut raw = Vec::new();
+        for _ in 0..count {
+            let line = self.physical.take()?;
+            raw.extend(line.map(|line| line.bytes).unwrap_or_default());
+        }
+        Ok(raw)
+    }
+
+    /// The fields of the record that begins at the next line, and its number of physical lines. Takes none of them.
+    fn record(&mut self) -> io::Result<Result<(Fields, usize), Bad>> {
+        let mut record = Record::default();
+        let (mut count, mut length) = (0_usize, 0_usize);
+        let number = self.physical.place().line.saturating_add(1);
+        loop {
+            let open_field = record.field_number();
+            let Some(line) = self.physical.peek(count)? else {
+                let why = format!(
+                    "unfinished: the input ends inside the quote of field {open_field}; close the quote"
+                );
+                return Ok(Err(Bad::new(Cause::Unfinished, why)));
+            };
+            length = length.saturating_add(line.bytes.len());
+            if length > MAX_LINE_BYTES {
+                let why = format!(
+                    "the quote of field {open_field} is not closed within {MAX_LINE_BYTES} bytes"
+                );
+                return Ok(Err(Bad::new(Cause::OpenQuote, why)));
+            }
+            count = count.saturating_add(1);
+            let bytes = if count == 1 {
+                without_bom(&line.bytes, number)
+            } else {
+                &line.bytes
+            };
+            match record.read(bytes) {
+                Ok(true) => return Ok(Ok((record.into_fields(), count))),
+                Ok(false) => {}
+                Err(cause) => return Ok(Err(bad_quote(cause, &record, number, count))),
+            }
         }
     }
-}
 
-fn open_csv(mut file: File, ignore_unknown: bool) -> io::Result<Source> {
-    let length = file.metadata()?.len();
-    let mut last = [b'\n'];
-    if length > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        file.rewind()?;
-    }
-    let limited = Limited {
-        file,
-        left: MAX_LINE_BYTES,
-    };
-    // Only `\n` ends a line, so that lines can be counted; a `\r` before it is trimmed.
-    let mut reader = ReaderBuilder::new()
-        .terminator(Terminator::Any(b'\n'))
-        .flexible(true)
-        .from_reader(limited);
-    let headers = reader.headers().map_err(unreadable)?.clone();
-    let names: Vec<&str> = headers.iter().map(str::trim).collect();
-    let unknown = names.iter().find(|name| !KNOWN.contains(name));
-    if let Some(name) = unknown
-        && !ignore_unknown
-    {
-        let known = KNOWN.join(", ");
-        return Err(invalid(format!(
-            "the header has the unknown column '{name}'; the columns are {known}, and --ignore-unknown accepts others"
-        )));
-    }
-    let column = |name: &str| names.iter().position(|header| *header == name);
-    for name in ["account_id", "timestamp"] {
-        if column(name).is_none() {
-            return Err(invalid(format!("the header has no column '{name}'")));
+    fn read_header(&mut self) -> io::Result<()> {
+        let first = self.physical.peek(0)?;
+        let Some(first) = first else {
+            return Err(invalid("the input is empty; it must start with a header"));
+        };
+        if first.is_too_long() {
+            return Err(invalid(format!(
+                "the header is bad: {}",
+                too_long(first).why
+            )));
         }
+        let (fields, count) = match self.record()? {
+            Ok(record) => record,
+            Err(bad) => return Err(invalid(format!("the header is bad: {}", bad.why))),
+        };
+        let names: Result<Vec<&str>, _> = fields
+            .iter()
+            .map(|name| std::str::from_utf8(name))
+            .collect();
+        let names = names.map_err(|_| invalid("the header is not UTF-8"))?;
+        let names: Vec<&str> = names.into_iter().map(str::trim).collect();
+        let columns = self.rules.columns.of_header(&names).map_err(invalid)?;
+        self.header = Some(Header {
+            raw: self.take(count)?,
+            columns,
+            count: names.len(),
+        });
+        Ok(())
     }
-    let header = Header {
-        columns: KNOWN.map(column),
-        count: names.len(),
-        is_unterminated: last != *b"\n",
-        length,
-    };
-    Ok(Source::Csv { reader, header })
+
+    /// The record that begins at the next line.
+    fn csv(&mut self) -> io::Result<(Vec<u8>, Result<Row, Bad>)> {
+        let (fields, count) = match self.record()? {
+            Ok(record) => record,
+            Err(bad) => return Ok((self.take(1)?, Err(bad))),
+        };
+        if let Some(bad) = self.swallowed(count)? {
+            return Ok((self.take(1)?, Err(bad)));
+        }
+        let row = self.row(&fields);
+        // Quotes in wrong places are the usual cause of a wrong number of fields, so the next lines may be rows.
+        let is_malformed = matches!(&row, Err(bad) if bad.cause == Cause::FieldCount);
+        let count = if is_malformed { 1 } else { count };
+        Ok((self.take(count)?, row))
+    }
+
+    /// An open quote may be closed by chance, by the next open quote. The lines between them would be part of a field,
+    /// and lost without a sign. So a line inside a quote must not be a row by itself.
+    fn swallowed(&mut self, count: usize) -> io::Result<Option<Bad>> {
+        let first = self.physical.place().line;
+        for ahead in 1..count {
+            let Some(line) = self.physical.peek(ahead)? else {
+                return Ok(None);
+            };
+            let mut record = Record::default();
+            if record.read(&line.bytes).is_ok() && self.row(&record.into_fields()).is_ok() {
+                let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
+                let inside = first.saturating_add(ahead).saturating_add(1);
+                let why = format!(
+                    "a quote is left open: line {inside} would be inside of it, and is a whole row"
+                );
+                return Ok(Some(Bad::new(Cause::OpenQuote, why)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn row(&self, fields: &[Vec<u8>]) -> Result<Row, Bad> {
+        let (columns, count) = match &self.header {
+            Some(Header { columns, count, .. }) => (&columns[..], *count),
+            None => (&[][..], 0),
+        };
+        if fields.len() != count {
+            let why = format!("{} fields, and the header has {count}", fields.len());
+            return Err(Bad::new(Cause::FieldCount, why));
+        }
+        let mut raw = Raw::default();
+        for (field, position) in columns {
+            let bytes = fields.get(*position).map(Vec::as_slice).unwrap_or_default();
+            let text = std::str::from_utf8(bytes)
+                .map_err(|_| Bad::new(Cause::NotUtf8, format!("{} is not UTF-8", field.name())))?;
+            *raw.get_mut(*field) = Some(Given::Text(text.trim().to_owned()));
+        }
+        raw.check(self.rules.zone)
+    }
+
+    fn json(&mut self, text: &[u8]) -> Result<Row, Bad> {
+        let raw = json::read(text, &self.rules.columns)?;
+        let has_id = raw.get(Field::Id).is_some();
+        let have_ids = *self.has_ids.get_or_insert(has_id);
+        if has_id != have_ids {
+            // The keys of such a file would depend on which lines happen to have an id.
+            let why = if has_id {
+                "id is there, but the first line has none; give each line an id, or add --ignore-id"
+            } else {
+                "id is missing, and the first line has one"
+            };
+            return Err(Bad::new(Cause::Id, why));
+        }
+        raw.check(self.rules.zone)
+    }
 }
 
-fn invalid(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-fn unreadable(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        CsvErrorKind::Io(error) => error,
-        CsvErrorKind::Utf8 { .. } => invalid("the header is not UTF-8".to_owned()),
-        other => io::Error::other(format!("{other:?}")),
+fn without_bom(bytes: &[u8], number: u64) -> &[u8] {
+    match bytes.strip_prefix(BOM) {
+        Some(rest) if number == 1 => rest,
+        _ => bytes,
     }
 }
 
-fn from_record(record: &ByteRecord, header: &Header) -> Result<Row, String> {
-    if record.len() != header.count {
-        let Header { count, .. } = header;
-        return Err(format!(
-            "{} fields, and the header has {count}",
-            record.len()
-        ));
-    }
-    let text = |column: usize| {
-        let bytes = record.get(column).unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-        Ok::<_, String>(
-            Some(text.trim())
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned),
-        )
+fn too_long(line: &PhysicalLine) -> Bad {
+    let length = line.length;
+    let why = format!("the line has {length} bytes, and may have at most {MAX_LINE_BYTES}");
+    Bad::new(Cause::TooLong, why)
+}
+
+fn bad_quote(cause: Cause, record: &Record, number: u64, count: usize) -> Bad {
+    let field = record.field_number();
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    let end = number.saturating_add(count).saturating_sub(1);
+    let why = match cause {
+        Cause::QuoteInside => format!(
+            "field {field} has a quote inside; put the field in quotes and double the quotes inside"
+        ),
+        _ if end > number => format!(
+            "a quote is left open: it runs to line {end}, where text follows the closing quote"
+        ),
+        _ => format!("text follows the closing quote of field {field}"),
     };
-    let field = |column: Option<usize>| column.map_or(Ok(None), text);
-    let [account_id, meter, quantity, timestamp] = header.columns;
-    let raw = Raw {
-        account_id: field(account_id)?,
-        meter: field(meter)?,
-        // An empty quantity is an error; it is 1 only if there is no such column.
-        quantity: match (quantity, field(quantity)?) {
-            (Some(_), None) => Some(serde_json::Value::Null),
-            (_, given) => given.map(serde_json::Value::String),
-        },
-        timestamp: field(timestamp)?,
+    let cause = if end > number {
+        Cause::OpenQuote
+    } else {
+        cause
     };
-    raw.check()
+    Bad::new(cause, why)
+}
+
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    const GOOD: &str = "account_id,quantity,timestamp\n\
-        a,1,2026-03-01T00:00:00Z\n\
-        \"b\n\",2,2026-03-01T00:00:01Z\n\
-        d,x,2026-03-01T00:00:02Z\n\
-        e,3\n\
-        f,4,2026-03-01T01:00:00+01:00\n";
-
-    fn open(text: &str, format: Format) -> io::Result<Lines> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        fs::write(&path, text).unwrap();
-        Lines::open(&path, format, false)
-    }
-
-    /// Each line's number, and its account or error.
-    fn all(text: &str, format: Format) -> Vec<(u64, String)> {
-        let (mut lines, mut found) = (open(text, format).unwrap(), Vec::new());
-        while let Some(line) = lines.next().unwrap() {
-            let what = line.row.map_or_else(|why| why, |row| row.account);
-            found.push((line.number, what));
-        }
-        let length = u64::try_from(text.trim_end().len()).unwrap();
-        assert!(lines.place().offset >= length, "the whole file is read");
-        found
-    }
-
-    #[test]
-    fn csv_lines_have_the_number_of_their_first_line() {
-        let expected = [
-            (2, "a"),
-            (3, "b"),
-            (5, "quantity \"x\" is not a whole number"),
-            (6, "2 fields, and the header has 3"),
-            (7, "f"),
-        ];
-        let expected = expected.map(|(number, what)| (number, what.to_owned()));
-        let windows = GOOD.replace('\n', "\r\n");
-        let marked = format!("\u{feff}{GOOD}");
-        for text in [GOOD, GOOD.trim_end(), &windows, windows.trim_end(), &marked] {
-            assert_eq!(all(text, Format::Csv), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn empty_lines_are_skipped_and_numbered() {
-        let spaced = GOOD.replacen("\na,", "\n\n\na,", 1) + "\n\n";
-        for text in [spaced.replace('\n', "\r\n"), spaced] {
-            let numbers: Vec<u64> = all(&text, Format::Csv).iter().map(|line| line.0).collect();
-            assert_eq!(numbers, [4, 5, 7, 8, 9], "{text:?}");
-        }
-        let json = "{\"account_id\":\"a\",\"timestamp\":\"2026-03-01T00:00:00Z\"}";
-        for text in [
-            format!("\u{feff}{json}\n\n{json}"),
-            format!("{json}\r\n\r\n{json}\r\n"),
-        ] {
-            let expected = [(1, "a".to_owned()), (3, "a".to_owned())];
-            assert_eq!(all(&text, Format::Jsonl), expected);
-        }
-    }
-
-    #[test]
-    fn carriage_returns_alone_do_not_end_lines() {
-        let old = GOOD.replace('\n', "\r");
-        let error = open(&old, Format::Csv).err().unwrap();
-        assert!(error.to_string().contains("the columns are"), "{error}");
-    }
-
-    #[test]
-    fn missing_and_unknown_columns_are_named() {
-        let error = |text: &str| {
-            let opened = open(text, Format::Csv);
-            opened.err().unwrap().to_string()
-        };
-        assert_eq!(
-            error("account_id,quantitiy,timestamp\n"),
-            "the header has the unknown column 'quantitiy'; the columns are account_id, meter, quantity, timestamp, \
-             and --ignore-unknown accepts others"
-        );
-        assert_eq!(
-            error("account_id\n"),
-            "the header has no column 'timestamp'"
-        );
-    }
-
-    #[test]
-    fn endless_line_is_not_read_into_memory() {
-        let long = usize::try_from(MAX_LINE_BYTES).unwrap() * 2;
-        let open_quote = format!("account_id,timestamp\n\"{}", "x".repeat(long));
-        let mut csv = open(&open_quote, Format::Csv).unwrap();
-        assert_eq!(csv.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
-        let mut json = open(&"x".repeat(long), Format::Jsonl).unwrap();
-        assert_eq!(json.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
-}
+mod tests;

@@ -2,36 +2,54 @@
 //!
 //! It only saves time: without it everything is sent again, and nothing is counted twice.
 
-use super::{batch::Tally, lines::Place};
+use super::{bad::quoted, batch::Tally, physical::Place, source};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+/// How an import reads lines and names their keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Options {
+    /// The prefix of keys.
+    pub(super) name: String,
+    /// The column of each field.
+    pub(super) columns: Vec<(String, String)>,
+    pub(super) time_zone: Option<String>,
+    pub(super) ignore_unknown: bool,
+}
+
+impl Options {
+    /// Whether lines that were read with `earlier` could have other keys now, and count again.
+    fn change_keys(&self, earlier: &Self) -> bool {
+        let is_other_zone = earlier.time_zone.is_some() && earlier.time_zone != self.time_zone;
+        earlier.name != self.name || earlier.columns != self.columns || is_other_zone
+    }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
-    name: String,
+    options: Options,
     offset: u64,
     line: u64,
     tally: Tally,
-    /// The checksum of everything before the offset, to detect that the file has changed.
+    /// The checksum of everything before the offset after decompression, to detect that the file has changed.
     crc32: u32,
 }
 
+#[derive(Debug, Clone)]
 pub(super) struct Progress {
     imported: PathBuf,
     path: PathBuf,
-    name: String,
-    /// The checksum of everything before the offset.
-    hasher: crc32fast::Hasher,
-    offset: u64,
+    options: Options,
 }
 
 impl Progress {
-    pub(super) fn new(imported: &Path, path: Option<PathBuf>, name: &str) -> Self {
+    pub(super) fn new(imported: &Path, path: Option<PathBuf>, options: Options) -> Self {
         let beside = || {
             let mut path = OsString::from(imported);
             path.push(".progress");
@@ -40,9 +58,7 @@ impl Progress {
         Self {
             imported: imported.to_owned(),
             path: path.unwrap_or_else(beside),
-            name: name.to_owned(),
-            hasher: crc32fast::Hasher::new(),
-            offset: 0,
+            options,
         }
     }
 
@@ -51,7 +67,7 @@ impl Progress {
     }
 
     /// The last line that an earlier import has finished, its results, and a message for the user.
-    pub(super) fn read(&mut self) -> io::Result<(u64, Tally, Option<String>)> {
+    pub(super) fn read(&self) -> io::Result<(u64, Tally, Option<String>)> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -69,30 +85,33 @@ impl Progress {
         let Ok(stored) = serde_json::from_str::<Stored>(&text) else {
             return restart("the file is damaged");
         };
-        if stored.name != self.name {
-            return restart("the file belongs to an import with another --name");
+        if self.options.change_keys(&stored.options) {
+            return Err(io::Error::other(format!(
+                "an import with --name {} and other options was not finished; continue it with the same --name, columns \
+                 and time zone, or delete this file to start at the first line, where lines that get other keys count \
+                 again",
+                quoted(&stored.options.name)
+            )));
         }
-        let mut hasher = crc32fast::Hasher::new();
-        let length = hash(&self.imported, 0, stored.offset, &mut hasher)?;
-        if length != stored.offset || hasher.clone().finalize() != stored.crc32 {
+        if self.options != stored.options {
+            // Lines that were bad may be good now. Each is needed, to number the equal ones.
+            return restart("the import was begun with other options");
+        }
+        if checksum(&self.imported, stored.offset)? != Some(stored.crc32) {
             return restart("the imported file has changed since");
         }
-        (self.hasher, self.offset) = (hasher, stored.offset);
         let note = format!("going on after line {}", stored.line);
         Ok((stored.line, stored.tally, Some(note)))
     }
 
     /// Stores that everything before this position is finished.
-    pub(super) fn write(&mut self, place: Place, tally: &Tally) -> io::Result<()> {
-        let more = place.offset.saturating_sub(self.offset);
-        hash(&self.imported, self.offset, more, &mut self.hasher)?;
-        self.offset = place.offset;
+    pub(super) fn write(&self, place: Place, tally: &Tally) -> io::Result<()> {
         let stored = Stored {
-            name: self.name.clone(),
+            options: self.options.clone(),
             offset: place.offset,
             line: place.line,
             tally: tally.clone(),
-            crc32: self.hasher.clone().finalize(),
+            crc32: place.crc32,
         };
         let mut unfinished = OsString::from(&self.path);
         unfinished.push(".unfinished");
@@ -109,20 +128,17 @@ impl Progress {
     }
 }
 
-/// Adds bytes of a file to the hasher, and returns their number.
-fn hash(path: &Path, from: u64, bytes: u64, hasher: &mut crc32fast::Hasher) -> io::Result<u64> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut rest = file.take(bytes);
+/// The checksum of the file's first bytes after decompression; `None` if it has fewer.
+fn checksum(path: &Path, bytes: u64) -> io::Result<Option<u32>> {
+    let mut rest = source::open_path(path, Arc::default())?.take(bytes);
+    let mut hasher = crc32fast::Hasher::new();
     let mut buffer = [0; 8 * 1024];
-    let mut all = 0_u64;
     loop {
         let count = rest.read(&mut buffer)?;
         if count == 0 {
-            return Ok(all);
+            return Ok((rest.limit() == 0).then(|| hasher.finalize()));
         }
         hasher.update(buffer.get(..count).unwrap_or_default());
-        all = all.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }
 
@@ -130,21 +146,36 @@ fn hash(path: &Path, from: u64, bytes: u64, hasher: &mut crc32fast::Hasher) -> i
 mod tests {
     use super::*;
 
+    fn options() -> Options {
+        Options {
+            name: "usage.csv".to_owned(),
+            columns: vec![("account_id".to_owned(), "account_id".to_owned())],
+            time_zone: None,
+            ignore_unknown: false,
+        }
+    }
+
     #[test]
     fn progress_is_valid_until_the_file_before_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("usage.csv");
         fs::write(&file, "0123456789").unwrap();
-        let open = || Progress::new(&file, None, "usage.csv");
-        let read = |mut progress: Progress| {
+        let open = || Progress::new(&file, None, options());
+        let read = |progress: Progress| {
             let (line, tally, note) = progress.read().unwrap();
             (line, tally.units, note.unwrap_or_default())
         };
         assert_eq!(read(open()), (0, 0, String::new()));
-        let (mut first, mut tally) = (open(), Tally::default());
-        for (offset, line) in [(4, 1), (7, 2)] {
+        let mut tally = Tally::default();
+        for (offset, line, text) in [(4, 1, "0123"), (7, 2, "0123456")] {
             tally.units += 5;
-            first.write(Place { offset, line }, &tally).unwrap();
+            let crc32 = crc32fast::hash(text.as_bytes());
+            let place = Place {
+                offset,
+                line,
+                crc32,
+            };
+            open().write(place, &tally).unwrap();
         }
         let known = (2, 10, "going on after line 2".to_owned());
         assert_eq!(read(open()), known);
@@ -157,8 +188,46 @@ mod tests {
             assert_eq!((line, units), (0, 0));
             assert!(note.contains("has changed since"), "{note}");
         }
-        assert_eq!(read(Progress::new(&file, None, "other")).0, 0);
         open().remove().unwrap();
         assert_eq!(read(open()).2, "");
+    }
+
+    #[test]
+    fn other_options_restart_an_import_or_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("usage.csv");
+        fs::write(&file, "0123456789").unwrap();
+        let place = Place {
+            offset: 4,
+            line: 1,
+            crc32: crc32fast::hash(b"0123"),
+        };
+        let zone = |zone: Option<&str>| Options {
+            time_zone: zone.map(str::to_owned),
+            ..options()
+        };
+        let read = |before: &Options, now: Options| {
+            let progress = Progress::new(&file, None, before.clone());
+            progress.write(place, &Tally::default()).unwrap();
+            let read = Progress::new(&file, None, now).read();
+            read.map(|(line, ..)| line)
+        };
+        let utc = zone(Some("UTC"));
+        assert_eq!(read(&utc, utc.clone()).unwrap(), 1);
+        let lenient = Options {
+            ignore_unknown: true,
+            ..options()
+        };
+        for now in [lenient, utc.clone()] {
+            assert_eq!(read(&options(), now).unwrap(), 0);
+        }
+        let mut renamed = utc.clone();
+        renamed.name = "other".to_owned();
+        let mut moved = utc.clone();
+        moved.columns[0].1 = "customer".to_owned();
+        for now in [renamed, moved, zone(Some("Europe/Vienna")), zone(None)] {
+            let why = read(&utc, now).unwrap_err().to_string();
+            assert!(why.contains("--name 'usage.csv'"), "{why}");
+        }
     }
 }

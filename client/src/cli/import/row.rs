@@ -1,14 +1,18 @@
 //! Validates the usage of one line.
 
+use super::{
+    bad::{Bad, Cause, cut, quoted},
+    columns::Field,
+    time,
+};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use chrono_tz::Tz;
 
-/// The columns of a CSV file, and the fields of a JSON object.
-pub(super) const KNOWN: [&str; 4] = ["account_id", "meter", "quantity", "timestamp"];
-
-/// The limits of the server, so that a dry run needs no server.
+/// The limits of the server, so that no line makes a whole batch fail.
 const MAX_QUANTITY: i64 = 1_000_000_000_000;
 const MAX_ACCOUNT_BYTES: usize = 128;
+const MAX_METER_BYTES: usize = 100;
+const MAX_KEY_BYTES: usize = 255;
 
 /// One line's usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,101 +21,138 @@ pub(super) struct Row {
     pub(super) meter: Option<String>,
     pub(super) quantity: i64,
     pub(super) timestamp: DateTime<Utc>,
+    /// The line's id; without one the key is made of the contents.
+    pub(super) id: Option<String>,
 }
 
-/// The fields of a line before validation.
-#[derive(Debug, Deserialize)]
-pub(super) struct Raw {
-    pub(super) account_id: Option<String>,
-    pub(super) meter: Option<String>,
-    /// Null if it is empty.
-    #[serde(default, deserialize_with = "present")]
-    pub(super) quantity: Option<serde_json::Value>,
-    pub(super) timestamp: Option<String>,
+/// A field of a line before validation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Text or a whole number; empty for null.
+    Text(String),
+    /// Another JSON value, as it is written.
+    Other(String),
 }
 
-pub(super) fn from_json(bytes: &[u8], ignore_unknown: bool) -> Result<Row, String> {
-    let value: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|error| format!("not valid JSON: {error}"))?;
-    let object = value
-        .as_object()
-        .ok_or_else(|| "not a JSON object".to_owned())?;
-    if let Some(name) = object.keys().find(|name| !KNOWN.contains(&name.as_str()))
-        && !ignore_unknown
-    {
-        return Err(format!("unknown field '{name}'"));
+impl Given {
+    /// The same id must be the same key in every format.
+    fn trimmed(self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(text.trim().to_owned()),
+            other @ Self::Other(_) => other,
+        }
     }
-    let raw: Raw = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    raw.check()
+
+    /// The text, if there is any.
+    fn text(self, cause: Cause, name: &str) -> Result<String, Bad> {
+        match self {
+            Self::Text(text) if text.is_empty() => {
+                Err(Bad::new(cause, format!("{name} is missing")))
+            }
+            Self::Text(text) => Ok(text),
+            Self::Other(value) => {
+                let value = quoted(&value);
+                let why = format!("{name} {value} is neither text nor a whole number");
+                Err(Bad::new(cause, why))
+            }
+        }
+    }
 }
 
-fn present<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(deserializer).map(Some)
+/// The fields of a line before validation; `None` if there is no such column or field.
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    pub(super) account_id: Option<Given>,
+    pub(super) meter: Option<Given>,
+    pub(super) quantity: Option<Given>,
+    pub(super) timestamp: Option<Given>,
+    pub(super) id: Option<Given>,
 }
 
 impl Raw {
-    pub(super) fn check(self) -> Result<Row, String> {
-        let present = |field: Option<String>, name| {
-            field
-                .filter(|text| !text.is_empty())
-                .ok_or_else(|| format!("{name} is missing"))
+    pub(super) fn get(&self, field: Field) -> Option<&Given> {
+        match field {
+            Field::AccountId => self.account_id.as_ref(),
+            Field::Meter => self.meter.as_ref(),
+            Field::Quantity => self.quantity.as_ref(),
+            Field::Timestamp => self.timestamp.as_ref(),
+            Field::Id => self.id.as_ref(),
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, field: Field) -> &mut Option<Given> {
+        match field {
+            Field::AccountId => &mut self.account_id,
+            Field::Meter => &mut self.meter,
+            Field::Quantity => &mut self.quantity,
+            Field::Timestamp => &mut self.timestamp,
+            Field::Id => &mut self.id,
+        }
+    }
+
+    /// Validates the fields; `zone` is that of times without an offset.
+    pub(super) fn check(self, zone: Option<Tz>) -> Result<Row, Bad> {
+        let required = |field: Option<Given>, cause: Cause, name: &str| {
+            let field = field.unwrap_or(Given::Text(String::new()));
+            field.text(cause, name)
         };
-        let quantity = match &self.quantity {
-            None => 1,
-            Some(serde_json::Value::Null) => return Err("quantity is missing".to_owned()),
-            Some(given) => {
-                let whole = match given {
-                    serde_json::Value::String(text) => text.parse().ok(),
-                    other => other.as_i64(),
-                };
-                whole.ok_or_else(|| format!("quantity {given} is not a whole number"))?
+        let quantity = quantity(self.quantity)?;
+        let timestamp = match self.timestamp {
+            // Its error names the forms that are understood.
+            Some(Given::Other(value)) => value,
+            given => required(given, Cause::Timestamp, "timestamp")?,
+        };
+        let account = account(required(self.account_id, Cause::Account, "account_id")?)?;
+        let optional = |field: Option<Given>, cause: Cause, name: &str, max: usize| {
+            let Some(field) = field else { return Ok(None) };
+            let text = field.text(cause.clone(), name)?;
+            if text.len() > max {
+                let why = format!("{name} {} is longer than {max} bytes", quoted(&text));
+                return Err(Bad::new(cause, why));
             }
+            Ok(Some(text))
         };
-        if !(1..=MAX_QUANTITY).contains(&quantity) {
-            return Err(format!("quantity {quantity} is not 1 to 1,000,000,000,000"));
-        }
-        let timestamp = present(self.timestamp, "timestamp")?;
-        let account = present(self.account_id, "account_id")?;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+=-".contains(&byte);
-        if account.len() > MAX_ACCOUNT_BYTES || !account.bytes().all(is_plain) {
-            return Err(format!(
-                "account_id '{account}' is not 1 to {MAX_ACCOUNT_BYTES} characters from A-Z a-z 0-9 . _ : @ / + = -"
-            ));
-        }
         Ok(Row {
             account,
-            meter: self.meter,
+            meter: optional(self.meter, Cause::Meter, "meter", MAX_METER_BYTES)?,
             quantity,
-            timestamp: DateTime::parse_from_rfc3339(&timestamp)
-                .map_err(|_| format!("timestamp '{timestamp}' is not like 2026-03-01T12:00:00Z"))?
-                .into(),
+            timestamp: time::parse(&timestamp, zone).map_err(|why| {
+                let why = format!("timestamp {} {why}", quoted(&timestamp));
+                Bad::new(Cause::Timestamp, why)
+            })?,
+            id: optional(self.id.map(Given::trimmed), Cause::Id, "id", MAX_KEY_BYTES)?,
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn invalid_lines_are_explained() {
-        let why = |text: &str| from_json(text.as_bytes(), false).unwrap_err();
-        assert_eq!(why("{}"), "timestamp is missing");
-        assert_eq!(
-            why(r#"{"timestamp":"2026-03-01T00:00:00Z"}"#),
-            "account_id is missing"
-        );
-        assert_eq!(
-            why(r#"{"account_id":"a","timestamp":"today"}"#),
-            "timestamp 'today' is not like 2026-03-01T12:00:00Z"
-        );
-        assert_eq!(
-            why(r#"{"account_id":"a","quantity":1.5,"timestamp":"2026-03-01T00:00:00Z"}"#),
-            "quantity 1.5 is not a whole number"
-        );
-        assert_eq!(why(r#"{"acount_id":"a"}"#), "unknown field 'acount_id'");
-        assert!(why("{").starts_with("not valid JSON"));
+fn quantity(given: Option<Given>) -> Result<i64, Bad> {
+    let bad = |why: String| Bad::new(Cause::Quantity, why);
+    let (whole, shown) = match given {
+        None => return Ok(1),
+        Some(Given::Text(text)) if text.is_empty() => {
+            return Err(bad("quantity is missing".to_owned()));
+        }
+        Some(Given::Text(text)) => (text.parse().ok(), format!("\"{}\"", cut(&text))),
+        Some(Given::Other(value)) => (None, cut(&value)),
+    };
+    let quantity: i64 =
+        whole.ok_or_else(|| bad(format!("quantity {shown} is not a whole number")))?;
+    if !(1..=MAX_QUANTITY).contains(&quantity) {
+        return Err(bad(format!(
+            "quantity {quantity} is not 1 to 1,000,000,000,000"
+        )));
     }
+    Ok(quantity)
+}
+
+fn account(text: String) -> Result<String, Bad> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+=-".contains(&byte);
+    if text.len() <= MAX_ACCOUNT_BYTES && text.bytes().all(is_plain) {
+        return Ok(text);
+    }
+    let why = format!(
+        "account_id {} is not 1 to {MAX_ACCOUNT_BYTES} characters from A-Z a-z 0-9 . _ : @ / + = -",
+        quoted(&text)
+    );
+    Err(Bad::new(Cause::Account, why))
 }

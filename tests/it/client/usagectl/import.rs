@@ -4,7 +4,10 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 
 use tempfile::TempDir;
 
-use crate::support::world::{World, hours_ago, on_both_engines};
+use crate::support::{
+    flaky_server::{Behavior, FlakyServer},
+    world::{World, hours_ago, on_both_engines},
+};
 
 use super::{Ran, usagectl};
 
@@ -14,32 +17,38 @@ on_both_engines!(
     an_interrupted_import_resumes_where_it_stopped,
     moved_lines_count_once_and_equal_lines_count_each,
     refused_lines_are_listed_again_when_an_import_resumes,
+    bad_lines_are_read_again_when_an_import_resumes,
+    a_batch_that_is_retried_has_the_results_of_its_first_attempt,
     a_dry_import_counts_nothing,
 );
 
 /// A file of usage, in a folder.
-struct Usage {
+pub(super) struct Usage {
     folder: TempDir,
     name: &'static str,
 }
 
 impl Usage {
-    fn new(name: &'static str, text: &str) -> Self {
+    pub(super) fn new(name: &'static str, text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let usage = Self { folder, name };
         usage.write(text);
         usage
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.folder.path().join(self.name)
     }
 
-    fn write(&self, text: &str) {
+    pub(super) fn write(&self, text: &str) {
         fs::write(self.path(), text).unwrap();
     }
 
-    async fn import(&self, server: &str, args: &[&str]) -> Ran {
+    pub(super) fn write_bytes(&self, bytes: &[u8]) {
+        fs::write(self.path(), bytes).unwrap();
+    }
+
+    pub(super) async fn import(&self, server: &str, args: &[&str]) -> Ran {
         let path = self.path();
         let fixed = ["import", path.to_str().unwrap(), "--retry-secs", "0"];
         let args: Vec<&str> = fixed.iter().chain(args).copied().collect();
@@ -47,13 +56,13 @@ impl Usage {
     }
 
     /// Whether the folder contains only this file: there is no stored progress.
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         fs::read_dir(self.folder.path()).unwrap().count() == 1
     }
 }
 
 /// Lines of usage of three accounts, one unit each, all in one hour.
-fn csv(lines: usize) -> String {
+pub(super) fn csv(lines: usize) -> String {
     let mut text = "account_id,meter,quantity,timestamp\n".to_owned();
     for line in 0..lines {
         let account = ["a", "b", "c"][line % 3];
@@ -62,7 +71,7 @@ fn csv(lines: usize) -> String {
     text
 }
 
-async fn counted(world: &World) -> i64 {
+pub(super) async fn counted(world: &World) -> i64 {
     let mut all = 0;
     for account in ["a", "b", "c"] {
         all += world.usage(account).await.0;
@@ -251,11 +260,84 @@ async fn refused_lines_are_listed_again_when_an_import_resumes(world: World) {
     world.finish().await;
 }
 
+async fn bad_lines_are_read_again_when_an_import_resumes(world: World) {
+    // Lines of two kinds that mean the same, so that they differ by their number alone.
+    let at = hours_ago(5);
+    let local = at.format("%Y-%m-%d %H:%M:%S").to_string();
+    let at = at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let line = |at: &str| format!("{{\"account_id\":\"a\",\"timestamp\":\"{at}\"}}\n");
+    let text = line(&local) + &line(&at).repeat(1_200) + "{\n" + &line(&local);
+    let file = Usage::new("usage.jsonl", &text);
+    let ran = file.import(world.endpoint(), &["--max-bad", "2"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("line 1: timestamp "), "{}", ran.err);
+    assert_eq!(counted(&world).await, 1_000);
+    // Line 1 is good now. It is not lost, although it is before the place where the import stopped.
+    let utc = ["--time-zone", "UTC", "--max-bad", "1"];
+    let ran = file.import(world.endpoint(), &utc).await;
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(
+        ran.err.contains("begun with other options; starting at"),
+        "{}",
+        ran.err
+    );
+    assert!(
+        ran.out.contains("0 lines counted (0 units), 1,000 had"),
+        "{}",
+        ran.out
+    );
+    // Lines that were counted would have other keys.
+    for other in [&["--time-zone", "Asia/Kolkata"], &["--name", "other"]] {
+        let ran = file.import(world.endpoint(), other).await;
+        assert_eq!((ran.code, &*ran.out), (1, ""), "{}", ran.err);
+        assert!(
+            ran.err.contains("other options was not finished"),
+            "{}",
+            ran.err
+        );
+        assert_eq!(counted(&world).await, 1_000);
+    }
+    let ran = file.import(world.endpoint(), &utc[..2]).await;
+    assert!(
+        ran.err.starts_with("going on after line 1000\n"),
+        "{}",
+        ran.err
+    );
+    assert!(
+        ran.out.contains("202 lines counted (202 units), 1,000 had"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(counted(&world).await, 1_202);
+    world.finish().await;
+}
+
+async fn a_batch_that_is_retried_has_the_results_of_its_first_attempt(world: World) {
+    // The batch is counted, and its response does not come before the deadline, which ends the client's own retries.
+    let server = FlakyServer::start(world.endpoint(), [Behavior::RespondsTooLate]).await;
+    let file = Usage::new("usage.csv", &csv(3));
+    let path = file.path();
+    let args = ["import", path.to_str().unwrap(), "--timeout", "2"];
+    let ran = usagectl(server.endpoint(), &args).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(server.calls() > 1);
+    assert_eq!(
+        ran.out,
+        "3 lines counted (3 units), 0 had been counted before, 0 bad\n"
+    );
+    assert_eq!(counted(&world).await, 3);
+    world.finish().await;
+}
+
 async fn a_dry_import_counts_nothing(world: World) {
     let file = Usage::new("usage.csv", &(csv(10) + "a,api_calls,-,x\n"));
     let ran = file.import(world.endpoint(), &["--dry-run"]).await;
     assert_eq!(ran.code, 4);
-    assert_eq!(ran.out, "10 lines can be sent, 1 are bad\n");
+    assert_eq!(
+        ran.out,
+        "10 lines would be counted (10 units), 0 had been counted before, 1 bad\n  \
+         1 quantity not valid, first in line 12\n"
+    );
     assert_eq!(counted(&world).await, 0);
     assert!(file.is_alone());
     world.finish().await;

@@ -1,6 +1,11 @@
 //! The command line `usagectl`: its output, its effect and its exit codes.
 
 mod import;
+mod import_bad_lines;
+mod import_cases;
+mod import_pipes;
+
+use std::{future, io};
 
 use serde_json::Value;
 use usage_client::{
@@ -28,13 +33,25 @@ struct Ran {
 
 /// Runs a command against a server.
 async fn usagectl(server: &str, args: &[&str]) -> Ran {
+    usagectl_with(server, args, io::empty(), future::pending()).await
+}
+
+/// Runs a command with a standard input, until it ends or `stop` resolves, as it does at Ctrl-C.
+async fn usagectl_with(
+    server: &str,
+    args: &[&str],
+    input: impl io::Read + Send + 'static,
+    stop: impl Future<Output = u8> + Send + 'static,
+) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let fixed = ["usagectl", "--server", server, "--timeout", "20"];
     let args = fixed.iter().chain(args).copied();
     let streams = Streams {
+        input: Box::new(input),
         out: &mut out,
         err: &mut err,
         are_terminals: false,
+        stop: Box::pin(stop),
     };
     let code = cli::run(args, streams).await;
     Ran {
