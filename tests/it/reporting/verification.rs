@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use fake_stripe::Fault;
 use usage_client::{Correct, PutAccount, ReportState};
 
-use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
+use crate::support::world::{Engine, TIMEOUT, World, hours_ago, on_both_engines};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 const METERS: &str = "/v1/billing/meters/";
@@ -18,6 +18,7 @@ on_both_engines!(
     excess_usage_at_stripe_does_not_affect_other_reports,
     a_refused_summary_request_changes_nothing,
     a_verification_that_a_stop_ended_continues_with_the_next_customer,
+    a_day_with_too_many_events_delays_no_other_day,
 );
 
 /// The time at which these tests begin, on the clocks of the server and of the fake Stripe. It is always after noon,
@@ -305,4 +306,46 @@ async fn read_customers(world: &World) -> Vec<String> {
         .into_iter()
         .filter(|one| one.path.starts_with(METERS) && one.path.ends_with("event_summaries"));
     reads.filter_map(|one| one.customer).collect()
+}
+
+/// Inserts as many reports as one query reads, whose events are on one day.
+async fn insert_a_full_day(world: &World, day: DateTime<Utc>) {
+    const REPORTS: i64 = 20_000;
+    let id = match world.engine {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    let at = format!("({} + i * 4000)", day.timestamp_millis());
+    let last = REPORTS - 1;
+    world
+        .execute_sql(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {last}) \
+             INSERT INTO usage_reports (account_id, id, meter, quantity, customer, first_at, last_at, closed_at, \
+             window_start, window_end, period_end, state, event_timestamp, first_sent_at, reported_at) \
+             SELECT 'acct', {id}, 'api_calls', 1, 'cus_acct', {at}, {at}, {at}, {at}, {at} + 4000, {at} + 4000, \
+             'accepted', {at}, {at}, {at} FROM n"
+        ))
+        .await;
+    let commit = format!(
+        "INSERT INTO commits VALUES ({id}, 1, {REPORTS}, {})",
+        day.timestamp_millis()
+    );
+    world.execute_sql(&commit).await;
+}
+
+async fn a_day_with_too_many_events_delays_no_other_day(mut world: World) {
+    begin(&mut world).await;
+    let noon = start() - TimeDelta::days(3);
+    let midnight = noon - TimeDelta::minutes(12 * 60 + 30);
+    insert_a_full_day(&world, midnight).await;
+    world.count("acct", 5, start() - TimeDelta::hours(26)).await;
+    world.report_all().await;
+    advance_by(&world, TimeDelta::minutes(61)).await;
+    let confirmed = "usage_reports WHERE quantity = 5 AND state = 'confirmed'";
+    world
+        .wait_until("the other day", async || {
+            world.count_rows(confirmed).await == 1
+        })
+        .await;
+    world.finish().await;
 }

@@ -70,12 +70,12 @@ const EXCEPTIONS: [Exception; 22] = [
     (
         r#"SET "next_attempt_at" = ?, "last_error" = (CASE"#,
         Fault::ReadsInFull,
-        "`ForceReport` of all accounts makes every report due that waits",
+        "`ForceReport` of all accounts makes every report due that waits, about a thousand at a time",
     ),
     (
-        "SET last_error = ? WHERE state IN ('closed', 'sending', 'unknown')",
+        r#"SET "last_error" = ? WHERE state IN ('closed', 'sending', 'unknown')"#,
         Fault::ReadsInFull,
-        "a pause is explained in every report that waits",
+        "a pause is explained in every report that waits, in about a thousand at a time",
     ),
     (
         r#"AND "usage_reports"."last_error" IS NULL AND "usage_reports"."meter" IN (?)"#,
