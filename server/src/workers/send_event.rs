@@ -128,9 +128,8 @@ impl Requests {
             Err(Failure::NotSent(why)) if self.stripe.is_unreachable() => {
                 (None, Some(Pause::Unreachable(why.clone())))
             }
-            // Others reach Stripe.
-            Err(Failure::NotSent(_)) => (None, None),
-            Err(Failure::NoAnswer(_)) => (None, None),
+            // Unsent, while others reach Stripe; or without an answer.
+            Err(Failure::NotSent(_) | Failure::NoAnswer(_)) => (None, None),
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
             Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_have_arrived => (None, None),
