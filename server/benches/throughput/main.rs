@@ -19,20 +19,21 @@
 
 mod load;
 mod naive;
-#[path = "../../../tests/it/support/postgres/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
-mod postgres;
 mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 
 use std::time::Duration;
 
 use clap::Parser;
 use load::{Load, Measured, Work};
-use postgres::{Cluster, Durability, StartError};
-use servers::{Database, Running, Side};
+use servers::{Running, Side};
+use support::{
+    engines::{Database, Engine, Engines},
+    start_log,
+};
 use table::Row;
-use tracing_subscriber::{EnvFilter, fmt::writer::MakeWriterExt as _};
 
 /// Measures increments a second.
 #[derive(Parser)]
@@ -53,22 +54,6 @@ struct Cli {
     bench: bool,
 }
 
-/// The engines of the table's rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
-    Sqlite,
-    Postgres,
-}
-
-impl Engine {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Postgres => "postgres",
-        }
-    }
-}
-
 fn main() {
     let cli = Cli::parse();
     if !cli.bench {
@@ -76,33 +61,21 @@ fn main() {
         return;
     }
     start_log();
-    let cluster = match Cluster::start(Durability::On) {
-        Ok(cluster) => Some(cluster),
-        Err(StartError::Unavailable(missing)) => {
-            println!("The PostgreSQL rows are skipped: {missing}.");
-            None
-        }
-        Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
-    };
+    let engines = Engines::start();
     let is_selected = |engine: Engine, work: Work| {
         let name = format!("{} {}", engine.name(), work.name());
-        (engine == Engine::Sqlite || cluster.is_some())
-            && cli
-                .filter
-                .as_ref()
-                .is_none_or(|filter| name.contains(filter))
+        cli.filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter))
     };
     let mut rows: Vec<Row> = Vec::new();
-    for engine in [Engine::Sqlite, Engine::Postgres] {
+    for engine in engines.available() {
         for work in Work::ALL
             .into_iter()
             .filter(|work| is_selected(engine, *work))
         {
             eprintln!("measuring {} {} ...", engine.name(), work.name());
-            let database = || match (&cluster, engine) {
-                (Some(cluster), Engine::Postgres) => Database::postgres(cluster),
-                _ => Database::sqlite(),
-            };
+            let database = || engines.database(engine);
             // The call that does nothing needs no database: measure it once for both engines.
             let earlier = rows
                 .iter()
@@ -123,16 +96,6 @@ fn main() {
         }
     }
     table::print(&rows, cli.seconds);
-}
-
-/// Starts the log at the service's level, because its cost is part of the figures. Prints errors only.
-fn start_log() {
-    let filter = EnvFilter::new("info,sqlx=warn,stripe=error,async_stripe=error");
-    let writer = std::io::stderr.with_max_level(tracing::Level::ERROR);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .init();
 }
 
 /// Measures one cell on a new database.

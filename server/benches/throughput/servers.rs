@@ -2,8 +2,6 @@
 //!
 //! Each has a separate runtime, a real socket and a new database.
 
-use clap::Parser as _;
-use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +13,12 @@ use usage_proto::v1::{
     self,
     usage_service_server::{UsageService, UsageServiceServer},
 };
-use usage_server::{Listeners, clock::Clock, config::Config, serve, store::Store};
+use usage_server::store::Store;
 
-use crate::{naive::Naive, postgres::Cluster};
+use crate::{
+    naive::Naive,
+    support::{engines::Database, service},
+};
 
 /// Connections to PostgreSQL: the service's default, and the same for one transaction a call.
 const CONNECTIONS: u32 = 16;
@@ -33,32 +34,6 @@ pub(crate) enum Side {
     Ours,
 }
 
-/// An empty database. Deleted with this value or with the cluster.
-pub(crate) struct Database {
-    url: String,
-    _folder: Option<TempDir>,
-}
-
-impl Database {
-    /// A file in the build's folder: `/tmp` may be in memory, where durability is free.
-    pub(crate) fn sqlite() -> Self {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
-        Self {
-            url,
-            _folder: Some(folder),
-        }
-    }
-
-    /// A database of a durable cluster.
-    pub(crate) fn postgres(cluster: &Cluster) -> Self {
-        Self {
-            url: cluster.create_database().expect("a database"),
-            _folder: None,
-        }
-    }
-}
-
 /// A server under load.
 pub(crate) struct Running {
     runtime: Runtime,
@@ -66,12 +41,6 @@ pub(crate) struct Running {
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     database: Option<(Side, Database)>,
-}
-
-#[derive(clap::Parser)]
-struct ServiceFlags {
-    #[command(flatten)]
-    config: Config,
 }
 
 impl Running {
@@ -86,17 +55,8 @@ impl Running {
         let token = shutdown.clone();
         let serving = match (side, &database) {
             (Side::Ours, Some(database)) => {
-                let flags = ["usage-server", "--database-url", &database.url];
-                let config = ServiceFlags::parse_from(flags).config;
-                let listeners = Listeners {
-                    grpc: listener,
-                    http: None,
-                };
-                runtime.spawn(async move {
-                    serve(listeners, config, Clock::system(), token)
-                        .await
-                        .expect("a service that runs");
-                })
+                let config = service::config(database, &[]);
+                runtime.spawn(service::run(listener, config, token))
             }
             (Side::Naive, Some(database)) => {
                 let naive = runtime.block_on(async {
@@ -133,9 +93,7 @@ impl Running {
             let Some((side, database)) = &self.database else {
                 return;
             };
-            let store = Store::open(&database.url, 1).await.expect("the database");
-            let totals = store.ledger_totals().await.expect("the ledger check");
-            store.close().await.expect("a clean end");
+            let totals = service::ledger_totals(database).await;
             assert_eq!(
                 totals.counted(),
                 i128::from(acknowledged),
