@@ -3,8 +3,8 @@
 use sea_orm::ConnectionTrait as _;
 
 use crate::{
-    domain::{DAY_MS, Millis, subscription::SyncedSubscription},
-    store::Store,
+    domain::{Millis, subscription::SyncedSubscription},
+    store::{Store, database_clock::MAX_WAIT_MS},
 };
 
 const NOW: Millis = 1_800_000_000_000;
@@ -40,9 +40,9 @@ async fn unseen_subscriptions_are_read_in_pages_the_failing_ones_last() {
         ("c", NOW - 5),
         ("seen", NOW),
         ("ended", NOW - 5),
-        ("near", NOW + DAY_MS),
-        ("ahead", NOW + DAY_MS + 1),
-        ("far-ahead", NOW + DAY_MS + 2),
+        ("near", NOW + MAX_WAIT_MS),
+        ("ahead", NOW + MAX_WAIT_MS + 1),
+        ("far-ahead", NOW + MAX_WAIT_MS + 2),
     ])
     .await;
     for limit in 1..=7 {
@@ -64,7 +64,7 @@ async fn unseen_subscriptions_are_read_in_pages_the_failing_ones_last() {
 #[tokio::test]
 async fn requested_syncs_are_due_in_their_order_or_if_a_clock_was_ahead() {
     let (store, _folder) = store_with(&[
-        ("far-ahead", NOW + DAY_MS + 1),
+        ("far-ahead", NOW + MAX_WAIT_MS + 1),
         ("later", NOW + 1),
         ("now", NOW),
         ("earlier", NOW - 1),
