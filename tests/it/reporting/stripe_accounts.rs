@@ -108,7 +108,11 @@ async fn adopt_after_nothing_was_sent(mut world: World, other: FakeStripe, names
     wait_until_held(&world, ADOPT).await;
     assert_eq!(total(&other).await, 0);
     assert_eq!(world.usage("acct").await, (8, 5, 3, 0), "counting goes on");
-    let reconciled = world.client().reconcile(Reconcile::new()).await.unwrap();
+    let reconciled = world
+        .client()
+        .reconcile(Reconcile::new().account("acct"))
+        .await
+        .unwrap();
     let shown = reconciled.rows[0].stripe_total.clone();
     assert!(shown.unwrap_err().contains(ADOPT));
     assert_only_identified(&other).await;
