@@ -234,7 +234,8 @@ pub struct Config {
     #[arg(long, env = "SYNC_INTERVAL_SECS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=900))]
     pub sync_interval_secs: u32,
 
-    /// How often the database's clock is compared with Stripe's, in seconds, up to 3,600; 0 for never.
+    /// How often Stripe is asked for its time while no other request shows it, in seconds, up to 3,600; 0 compares the
+    /// clocks never.
     #[arg(long, env = "CLOCK_CHECK_SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub clock_check_secs: u32,
 

@@ -320,3 +320,6 @@ async fn record_result(
     }
     change.exec(tx).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,7 @@ impl Transport {
             .parse::<Uri>()
             .is_ok_and(|base| base.scheme().is_some() && base.host().is_some());
         if !is_url {
-            return Err(format!("{base:?} is not an URL with a scheme and a host"));
+            return Err(format!("{base:?} is not a URL with a scheme and a host"));
         }
         let mut authorization = HeaderValue::try_from(format!("Bearer {secret_key}"))
             .map_err(|_| "the secret key has characters that a header cannot have".to_owned())?;
