@@ -101,7 +101,8 @@ impl WriteBatcher {
         let cache = BoundaryCache::default();
         let mut queues = Vec::new();
         let mut writers = Vec::new();
-        let mut progress = Progress::default();
+        let capacity = Arc::new(Semaphore::new(options.queue));
+        let mut progress = Progress::new(Arc::clone(&capacity));
         for _ in 0..options.writers.max(1) {
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer = Writer {
@@ -123,7 +124,6 @@ impl WriteBatcher {
             });
             queues.push(sender);
         }
-        let capacity = Arc::new(Semaphore::new(options.queue));
         (
             Self {
                 queues,

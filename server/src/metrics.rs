@@ -13,6 +13,8 @@ use crate::domain::{Millis, SECOND_MS, report::Transition};
 
 /// Increments committed, by `outcome`: `counted`, `duplicate`, `refused`.
 const INCREMENTS: &str = "usage_increments_total";
+/// Increments that are queued or being committed.
+const WAITING_INCREMENTS: &str = "usage_waiting_increments";
 /// Calls answered with an error, by `reason`: the names of `usage.v1.ErrorReason`, such as `OVERLOADED`.
 const CALLS_REFUSED: &str = "usage_calls_refused_total";
 /// Increments that shared a commit.
@@ -100,6 +102,11 @@ fn install() -> Result<PrometheusHandle, String> {
 
 fn describe() {
     describe_counter!(INCREMENTS, "Increments committed, by outcome");
+    describe_gauge!(
+        WAITING_INCREMENTS,
+        Unit::Count,
+        "Increments that are queued or being committed"
+    );
     describe_counter!(CALLS_REFUSED, "Calls answered with an error, by reason");
     describe_histogram!(
         COMMIT_INCREMENTS,
@@ -198,6 +205,11 @@ pub(crate) fn verification_over() {
 /// Records the size of SQLite's write-ahead log in bytes, up to 4 GiB.
 pub(crate) fn sqlite_log(bytes: u64) {
     gauge!(SQLITE_LOG).set(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
+}
+
+/// Records how many increments are queued or being committed.
+pub(crate) fn waiting_increments(count: usize) {
+    gauge!(WAITING_INCREMENTS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
 /// Counts reports near a deadline.

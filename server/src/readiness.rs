@@ -36,6 +36,11 @@ impl Readiness {
         }
     }
 
+    /// The increments that are queued or being committed.
+    pub(crate) fn waiting_increments(&self) -> usize {
+        self.progress.waiting_increments()
+    }
+
     /// Whether the service can count now, or could less than two seconds ago.
     pub(crate) async fn check(&self) -> Answer {
         let mut last = self.last.lock().await;

@@ -143,6 +143,7 @@ async fn keep_connection(
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    metrics::waiting_increments(shared.http.readiness.waiting_increments());
     ([(header::CONTENT_TYPE, TEXT)], shared.exporter.render())
 }
 

@@ -1,19 +1,36 @@
-//! Whether the writers commit the calls that wait for them.
+//! Whether the writers commit the calls that wait for them, and how many wait.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// The progress of all writers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
     writers: Vec<WriterProgress>,
+    /// One permit for each increment that may still be queued.
+    capacity: Arc<Semaphore>,
+    /// The permits of an empty queue.
+    queue: usize,
 }
 
 impl Progress {
+    pub(super) fn new(capacity: Arc<Semaphore>) -> Self {
+        Self {
+            writers: Vec::new(),
+            queue: capacity.available_permits(),
+            capacity,
+        }
+    }
+
+    /// The increments that are queued or being committed.
+    pub(crate) fn waiting_increments(&self) -> usize {
+        self.queue.saturating_sub(self.capacity.available_permits())
+    }
+
     /// Adds a writer.
     pub(super) fn add_writer(&mut self) -> WriterProgress {
         let writer = WriterProgress::default();

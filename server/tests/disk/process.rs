@@ -12,6 +12,10 @@ use std::{
 };
 
 use chrono::DateTime;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -20,6 +24,9 @@ use usage_client::{Get, Retry, UsageClient};
 use usage_server::clock::Clock;
 
 use crate::{POLL_INTERVAL, TIMEOUT, wait_until, within};
+
+/// The flag for a socket that shows metrics.
+pub(crate) const HTTP: &str = "--http-listen=127.0.0.1:0";
 
 /// The last lines of the log that are kept.
 const MAX_LINES: usize = 2_000;
@@ -115,6 +122,26 @@ impl Process {
         meter.quantities.total
     }
 
+    /// The increments that the server has and has not answered. The server must have been started with [`HTTP`].
+    pub(crate) async fn waiting_increments(&self) -> usize {
+        let address = self.http_address().expect("a socket for HTTP");
+        let metrics = within("metrics", read_metrics(&address)).await.unwrap();
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_waiting_increments "));
+        value.expect("the metric").parse().expect("a number")
+    }
+
+    fn http_address(&self) -> Option<String> {
+        let log = self.log.lock().unwrap();
+        log.iter().find_map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            let fields = &event["fields"];
+            let is_http = fields["message"] == "serving HTTP";
+            is_http.then(|| fields["address"].as_str().map(str::to_owned))?
+        })
+    }
+
     /// Waits until the process ends by itself, while its health is asked for. Returns its code and its log.
     pub(crate) async fn ended(mut self) -> (Option<i32>, String) {
         within("the end of the process", async {
@@ -151,6 +178,14 @@ impl Drop for Process {
             eprintln!("the end of the server's log: {:#?}", &log[last..]);
         }
     }
+}
+
+async fn read_metrics(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Reads the log in a thread. Sends the address of the gRPC socket once.

@@ -221,10 +221,20 @@ async fn replicas_are_no_copies_of_each_other(mut world: World) {
         }
     }
     assert!(!is_paused(&world).await);
-    // The time of the mark before the last is known: a restore starts from it.
+    // The time of the mark before the last is known: a restore starts from it. One server writes the last mark, so that
+    // no other follows it at the same moment.
+    replica.stop().await.unwrap();
+    now += TimeDelta::minutes(11);
+    world.move_clocks(now).await;
+    count_at(&world, 1, now).await;
+    world.report_all().await;
+    world
+        .wait_until("the event", async || {
+            own_total(&world).await == expected + 1
+        })
+        .await;
     let marks = "sending WHERE mark >= 4 AND mark_before_at < mark_at";
     assert_eq!(world.count_rows(marks).await, 1);
     assert_eq!(world.doctor_says(None, "copies").await.0, Severity::Ok);
-    replica.stop().await.unwrap();
     world.finish().await;
 }

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::*;
@@ -20,9 +20,12 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An address at which nothing listens.
-async fn nowhere() -> SocketAddr {
-    listen().await.1
+/// A socket that is bound and does not listen, so that nothing else gets its port.
+fn nowhere() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 async fn read_request(stream: &mut TcpStream) {
@@ -41,7 +44,8 @@ async fn why_not_sent(transport: &Transport) -> String {
 
 #[tokio::test]
 async fn a_refused_connection_sends_nothing() {
-    let why = why_not_sent(&transport(&format!("http://{}", nowhere().await))).await;
+    let (_socket, address) = nowhere();
+    let why = why_not_sent(&transport(&format!("http://{address}"))).await;
     assert!(why.contains("refused"), "{why}");
 }
 
@@ -112,12 +116,12 @@ async fn connections_are_kept_and_dates_are_read() {
 
 #[tokio::test]
 async fn one_request_at_a_time_tries_to_reach_stripe() {
-    let address = nowhere().await;
+    let (socket, address) = nowhere();
     let mut transport = transport(&format!("http://{address}"));
     transport.try_interval = Duration::MAX;
     let why = why_not_sent(&transport).await;
     // It can be reached again, but it is too early to try.
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(8).unwrap();
     assert_eq!(why_not_sent(&transport).await, why);
     transport.try_interval = Duration::ZERO;
     let server = tokio::spawn(async move {

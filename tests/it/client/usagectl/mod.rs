@@ -13,7 +13,10 @@ use usage_client::{
     cli::{self, Streams},
 };
 
-use crate::support::world::{World, at, hours_ago, on_both_engines};
+use crate::support::{
+    refused_address::RefusedAddress,
+    world::{World, at, hours_ago, on_both_engines},
+};
 
 on_both_engines!(
     counted_usage_is_printed,
@@ -255,7 +258,7 @@ async fn the_watch_option_prints_growth(mut world: World) {
     world.finish().await;
 }
 
-async fn every_failure_has_its_exit_code(mut world: World) {
+async fn every_failure_has_its_exit_code(world: World) {
     let ended = async |server: &str, args: &[&str]| {
         let ran = usagectl(server, args).await;
         (ran.code, ran.err)
@@ -281,7 +284,8 @@ async fn every_failure_has_its_exit_code(mut world: World) {
     assert_eq!(help.code, 0);
     assert!(help.out.contains(cli::EXIT_CODES), "{}", help.out);
 
-    world.stop().await;
+    let nowhere = RefusedAddress::new();
+    let server = nowhere.endpoint();
     let (code, err) = ended(
         &server,
         &["increment", "acct", "--key", "k", "--timeout", "1"],
@@ -290,6 +294,5 @@ async fn every_failure_has_its_exit_code(mut world: World) {
     assert_eq!(code, 3, "{err}");
     let (code, _) = ended(&server, &["get", "acct", "--timeout", "1"]).await;
     assert_eq!(code, 3);
-    world.start_server().await;
     world.finish().await;
 }
