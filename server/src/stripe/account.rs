@@ -1,4 +1,4 @@
-//! Which account and mode the key belongs to, and the gate that stops requests to another one.
+//! Which account and mode the key belongs to, and the guard that refuses requests to another one.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,21 +10,21 @@ use super::{
     timed,
 };
 
-/// Lets requests through, or answers them with a failure. Open at first: a command opens or closes nothing.
+/// Allows requests, or answers them with a failure. At first it allows them: commands need no comparison.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gate(Arc<RwLock<State>>);
+pub(super) struct AccountGuard(Arc<RwLock<State>>);
 
 #[derive(Clone, Debug, Default)]
 struct State {
     /// Why requests are not sent.
-    closed: Option<Failure>,
+    refusal: Option<Failure>,
     /// The meter by which the account was found to be the right one.
     known_by: Option<String>,
 }
 
-impl Gate {
+impl AccountGuard {
     pub(super) fn check(&self) -> Result<(), Failure> {
-        match &self.read().closed {
+        match &self.read().refusal {
             Some(failure) => Err(failure.clone()),
             None => Ok(()),
         }
@@ -41,32 +41,32 @@ impl Gate {
 
 impl Stripe {
     /// Sends requests from now on. `known_by` is the meter of the account that usage is reported to.
-    pub(crate) fn open_gate(&self, known_by: Option<&str>) {
-        self.gate.set(State {
-            closed: None,
+    pub(crate) fn allow_requests(&self, known_by: Option<&str>) {
+        self.guard.set(State {
+            refusal: None,
             known_by: known_by.map(str::to_owned),
         });
     }
 
     /// Answers every request with this failure from now on.
-    pub(crate) fn close_gate(&self, failure: Failure) {
-        self.gate.set(State {
-            closed: Some(failure),
+    pub(crate) fn refuse_requests(&self, failure: Failure) {
+        self.guard.set(State {
+            refusal: Some(failure),
             known_by: None,
         });
     }
 
     /// Why no request is sent, if so.
-    pub(crate) fn closed(&self) -> Option<Failure> {
-        self.gate.read().closed.clone()
+    pub(crate) fn refusal(&self) -> Option<Failure> {
+        self.guard.read().refusal.clone()
     }
 
     /// Whether the account was found to be the one that has a meter.
     pub(crate) fn is_known_by(&self, meter: &str) -> bool {
-        self.gate.read().known_by.as_deref() == Some(meter)
+        self.guard.read().known_by.as_deref() == Some(meter)
     }
 
-    /// Whether the key's account and mode have a meter, and whether they are of live mode. Also while the gate is closed.
+    /// Whether the key's account and mode have a meter, and whether they are of live mode. Also while requests are refused.
     pub(crate) async fn find_meter_mode(&self, meter: &str) -> Result<Option<bool>, Failure> {
         let request = RetrieveBillingMeter::new(meter);
         match timed("meters", request.send(&self.client)).await {

@@ -1,4 +1,4 @@
-//! Requests about the key itself. They are also sent while the gate is closed, and read without async-stripe: its crate
+//! Requests about the key itself. They are also sent while others are refused, and read without async-stripe: its crate
 //! for accounts is large.
 
 use serde_json::Value;

@@ -27,7 +27,7 @@ use stripe_billing::{
 };
 
 use self::{
-    account::Gate,
+    account::AccountGuard,
     catalog::{CUSTOMER_KEY, VALUE_KEY},
     failure::{failure, is_not_found, message_contains},
     transport::{RequestError, Transport},
@@ -71,8 +71,8 @@ pub(crate) enum Sent {
 pub(crate) struct Stripe {
     /// Only for [`Stripe::client`], and to identify the account.
     client: Transport,
-    /// Closed while the key's account is not known to be the one that usage is reported to.
-    gate: Gate,
+    /// Refuses requests while the key's account is not known to be the one that usage is reported to.
+    guard: AccountGuard,
     /// Whether the key is of live mode, if its prefix says so.
     is_live: Option<bool>,
     /// Meter ids by event name. An id does not change while its meter is active.
@@ -98,15 +98,15 @@ impl Stripe {
             .build();
         Ok(Self {
             client: Transport::new(secret_key, api_base)?,
-            gate: Gate::default(),
+            guard: AccountGuard::default(),
             is_live: is_live_key(secret_key),
             meter_ids,
         })
     }
 
-    /// The client, unless the gate is closed.
+    /// The client, unless requests are refused.
     fn client(&self) -> Result<&Transport, Failure> {
-        self.gate.check()?;
+        self.guard.check()?;
         Ok(&self.client)
     }
 

@@ -46,7 +46,7 @@ impl AccountCheck {
         interval: Duration,
         signals: Arc<Signals>,
     ) -> Self {
-        stripe.close_gate(Failure::NoAnswer(
+        stripe.refuse_requests(Failure::NoAnswer(
             "the Stripe account is not compared yet".to_owned(),
         ));
         Self {
@@ -67,7 +67,7 @@ impl AccountCheck {
         let failure = match answer {
             Ok(Ok(None)) => {
                 tracing::info!("usage is reported to {remembered}");
-                self.stripe.open_gate(Some(&remembered.meter));
+                self.stripe.allow_requests(Some(&remembered.meter));
                 self.signals.send.wake();
                 self.asked = None;
                 self.logged = None;
@@ -94,7 +94,7 @@ impl AccountCheck {
             );
         }
         self.logged = Some(why);
-        self.stripe.close_gate(failure);
+        self.stripe.refuse_requests(failure);
     }
 }
 
@@ -114,7 +114,7 @@ impl Job for AccountCheck {
 
     async fn run(&mut self, _now: Millis) -> Result<Next> {
         match self.store.sending().await?.account {
-            None => self.stripe.open_gate(None),
+            None => self.stripe.allow_requests(None),
             Some(account) if self.stripe.is_known_by(&account.meter) => {}
             Some(account) => self.compare(&account).await,
         }

@@ -52,7 +52,7 @@ impl Sender {
                         // Another replica was first. Its account has to be compared.
                         return Ok(false);
                     }
-                    requests.stripe.open_gate(Some(&account.meter));
+                    requests.stripe.allow_requests(Some(&account.meter));
                     is_remembered = true;
                 }
                 Err(failure) => return self.check_failed(&failure).await,
@@ -114,11 +114,11 @@ impl Sender {
 
     /// What to do instead of sending, if sending is paused in the database or Stripe's account is not the right one.
     pub(super) async fn hold(&mut self, sending: &Sending) -> Result<Option<Next>> {
-        let closed = self.requests.stripe.closed();
-        let is_other = matches!(closed, Some(Failure::Denied(_)));
+        let refusal = self.requests.stripe.refusal();
+        let is_other = matches!(refusal, Some(Failure::Denied(_)));
         let why = sending.paused.map(|why| why.to_string());
         metrics::sending_paused(why.is_some() || is_other);
-        let Some(why) = why.or_else(|| closed.map(|failure| failure.message().to_owned())) else {
+        let Some(why) = why.or_else(|| refusal.map(|failure| failure.message().to_owned())) else {
             self.has_logged_pause = false;
             return Ok(None);
         };
