@@ -37,6 +37,9 @@ pub struct Skip {
     pub why: &'static str,
 }
 
+const WITHOUT_RESPONSE: &str =
+    "Stripe did not respond for 23 hours; delivery is checked before it is sent again";
+
 fn skip(transition: Transition, why: &'static str) -> NextStep {
     NextStep::Skip(Skip { transition, why })
 }
@@ -61,7 +64,9 @@ pub fn next_step(
     }
     let may_have_arrived = report.first_sent_at.is_some();
     match decision {
-        SendDecision::Wait { until, .. } => NextStep::Wait(*until),
+        SendDecision::Wait { until, .. } => {
+            end_of_wait(report, now).map_or(NextStep::Wait(*until), NextStep::Skip)
+        }
         SendDecision::SendAt(_) if restored_at.is_some_and(|at| report.first_at < at) => {
             // Before the restore it may have been sent at any time since its invoice became final.
             skip(
@@ -87,10 +92,7 @@ pub fn next_step(
             "the customer was deleted at Stripe, and its invoice became final before Stripe accepted it",
         ),
         SendDecision::Send { .. } | SendDecision::SendAt(_) if is_without_response(report, now) => {
-            skip(
-                Transition::MarkUnknown,
-                "Stripe did not respond for 23 hours; delivery is checked before it is sent again",
-            )
+            skip(Transition::MarkUnknown, WITHOUT_RESPONSE)
         }
         SendDecision::Send { not_before } => NextStep::Send {
             bill_at: None,
@@ -101,6 +103,18 @@ pub fn next_step(
             not_before: None,
         },
     }
+}
+
+/// What happens to a report that waits, whatever it waits for, once a person has to decide on it.
+pub fn end_of_wait(report: &Report, now: Millis) -> Option<Skip> {
+    if report.state != State::Unknown && is_without_response(report, now) {
+        return Some(Skip {
+            transition: Transition::MarkUnknown,
+            why: WITHOUT_RESPONSE,
+        });
+    }
+    let latest = report.event_timestamp.unwrap_or(report.window_end);
+    skip_if_too_old(report, latest, now)
 }
 
 /// Whether Stripe may have forgotten the identifier of an earlier attempt.

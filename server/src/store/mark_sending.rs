@@ -168,7 +168,7 @@ async fn mark(
 }
 
 /// Records the transition of a report that is not sent, if the report is still as it was read.
-async fn record_skip(
+pub(super) async fn record_skip(
     tx: &Transaction,
     report: &Report,
     Skip { transition, why }: &Skip,

@@ -37,6 +37,7 @@ pub mod ledger_check;
 mod links;
 mod mark_sending;
 pub(crate) mod near_deadlines;
+pub(crate) mod other_meters;
 mod reassign;
 pub(crate) mod reconciliation;
 mod report_figures;

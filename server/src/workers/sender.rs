@@ -24,10 +24,11 @@ use super::{
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, pause::PauseReason, report::Report, stream::Stream},
+    domain::{Millis, SECOND_MS, pause::PauseReason, report::Report, stream::Stream},
     error::Result,
     metrics,
     store::{
+        other_meters::OtherMetersCursor,
         send_queue::{Rules, SendResult, Task},
         sending_state::Sending,
     },
@@ -38,6 +39,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// How long sending pauses after Stripe rejected the key, or sending of one meter after Stripe did not find it: a
 /// multiple of the shortest retry delay, by default half a minute. `ForceReport` ends the pause.
 const PAUSE_RETRIES: Millis = 30;
+/// How often reports of meters that are not configured are given up, if they are too old.
+const GIVE_UP_INTERVAL_MS: Millis = 10 * SECOND_MS;
 /// The same while Stripe cannot be reached: by default five seconds.
 const UNREACHABLE_RETRIES: Millis = 5;
 /// How long a request may wait for the rate limit: shorter than its claim is valid.
@@ -72,6 +75,9 @@ pub(crate) struct Sender {
     /// Why sending pauses or last paused, until Stripe answers.
     pause_reason: Option<String>,
     paused_meters: HashMap<String, Instant>,
+    /// When too old reports of other meters were last given up.
+    gave_up: Option<Millis>,
+    other_meters: OtherMetersCursor,
     /// Why sending is to be paused in the database.
     pauses_because: Option<PauseReason>,
     /// Whether a pause in the database was logged.
@@ -99,6 +105,8 @@ impl Sender {
             paused_until: None,
             pause_reason: None,
             paused_meters: HashMap::new(),
+            gave_up: None,
+            other_meters: OtherMetersCursor::default(),
             pauses_because: None,
             has_logged_pause: false,
             explained: None,
@@ -147,6 +155,20 @@ impl Sender {
             self.start(task, claim);
         }
         Ok(true)
+    }
+
+    async fn give_up_other_meters(&mut self, now: Millis) -> Result<()> {
+        let is_early = |at: Millis| now.saturating_sub(at).saturating_abs() < GIVE_UP_INTERVAL_MS;
+        if self.gave_up.is_some_and(is_early) {
+            return Ok(());
+        }
+        let meters = self.requests.meters.names_of_all();
+        self.requests
+            .store
+            .give_up_other_meters(&meters, &mut self.other_meters, now)
+            .await?;
+        self.gave_up = Some(now);
+        Ok(())
     }
 
     /// Chooses the first report of each stream without a request in progress, and sets where the next page begins.
@@ -299,6 +321,7 @@ impl Job for Sender {
         let ended = self.in_progress.ended();
         self.take_ended(ended, now);
         self.record(now).await?;
+        self.give_up_other_meters(now).await?;
         let sending = self.requests.store.sending().await?;
         if let Some(next) = self.hold(&sending).await? {
             return Ok(next);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 use fake_stripe::StoredEvent;
 use usage_client::{Batch, ForceReport, Increment, PutAccount, ReportState, UsageReport};
+use usage_server::commands::doctor::Severity;
 
 use crate::support::world::{World, hours_ago, on_both_engines};
 
@@ -22,6 +23,7 @@ on_both_engines!(
     two_meters_go_to_two_stripe_meters,
     each_customer_has_one_call_in_flight,
     a_report_marked_before_a_pause_is_marked_again,
+    usage_of_a_removed_meter_is_given_up_in_time,
 );
 
 /// Asserts that the fake Stripe has one event for each of these reports, and no others.
@@ -383,5 +385,27 @@ async fn a_report_marked_before_a_pause_is_marked_again(mut world: World) {
         assert_eq!(world.meter_events(&format!("cus_{account}")).await.len(), 1);
     }
     assert!(marked_again > 0, "some waited for their turn");
+    world.finish().await;
+}
+
+async fn usage_of_a_removed_meter_is_given_up_in_time(mut world: World) {
+    let start = hours_ago(2);
+    world.freeze(start).await;
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count_of("acct", "tokens", 7, start).await;
+    world.reconfigure(&["--meters=api_calls:call"]).await;
+    // Nobody waits for the summary: the report is not sent.
+    let run = world.client().force_report(ForceReport::all()).await;
+    drop(run.unwrap());
+    world
+        .wait_until_reports_are("acct", &[ReportState::Closed])
+        .await;
+    let (severity, line) = world.doctor_says(None, "meters").await;
+    assert_eq!(severity, Severity::Bad, "{line}");
+    assert!(line.contains("not configured: tokens;"), "{line}");
+    world.move_clocks(start + TimeDelta::days(36)).await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::TooLate])
+        .await;
     world.finish().await;
 }

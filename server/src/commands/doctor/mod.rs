@@ -72,7 +72,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     }
     if let Some(store) = store {
         accounts::check(&store, now, &mut findings).await;
-        reports::check(&store, now, &mut findings).await;
+        reports::check(&store, &meters, now, &mut findings).await;
         clocks::check(&store, &schedule, clock, now, &mut findings).await;
         if let Err(error) = store.close().await {
             findings.push(Finding::warn(

@@ -3,7 +3,8 @@
 use super::finding::{Finding, cause_of, first_names};
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis, closing::CLOSE_AT_ONCE_MS, period::rfc3339, report::State,
+        DAY_MS, MINUTE_MS, Millis, closing::CLOSE_AT_ONCE_MS, meter::Meters, period::rfc3339,
+        report::State,
     },
     store::{
         Store,
@@ -17,7 +18,16 @@ const CHECK: &str = "reports";
 /// From this age on, a report that is not at Stripe is near its deadline.
 const OLD_MS: Millis = 30 * DAY_MS;
 
-pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
+pub(super) async fn check(
+    store: &Store,
+    meters: &Meters,
+    now: Millis,
+    findings: &mut Vec<Finding>,
+) {
+    match store.other_meters(&meters.names_of_all()).await {
+        Ok(others) => findings.extend(check_meters(&others)),
+        Err(error) => findings.push(Finding::unchecked("meters", &cause_of(&error))),
+    }
     let before = findings.len();
     for state in State::NEEDS_DECISION {
         match store.group_totals(&ReportGroup::InState(state)).await {
@@ -44,6 +54,19 @@ pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding
         Ok(totals) => check_ledger(&totals),
         Err(error) => Finding::unchecked("ledger check", &cause_of(&error)),
     });
+}
+
+fn check_meters(others: &[String]) -> Option<Finding> {
+    (!others.is_empty()).then(|| {
+        Finding::bad(
+            "meters",
+            format!(
+                "usage that is not at Stripe belongs to meters that are not configured: {}; it is given up when it is older than 35 days",
+                others.join(", ")
+            ),
+            "configure them (METERS) and restart",
+        )
+    })
 }
 
 /// `3 reports, 12 units, of acct_1, acct_2 and 1 more`.

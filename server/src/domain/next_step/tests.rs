@@ -117,6 +117,20 @@ proptest! {
     }
 
     #[test]
+    fn nothing_waits_without_end(report in report(), restored_at in proptest::option::of(past())) {
+        let wait = SendDecision::Wait { until: NOW + HOUR_MS, sync: None };
+        let step = next_step(&report, Some(&wait), restored_at, NOW);
+        let is_old = report.window_end < NOW - 35 * DAY_MS;
+        prop_assert!(!(is_old && matches!(step, NextStep::Wait(_))), "{step:?}");
+        let is_young = report.window_end >= NOW - 35 * DAY_MS;
+        let is_given_up = matches!(
+            step,
+            NextStep::Skip(Skip { transition: Transition::MarkTooLate, .. })
+        );
+        prop_assert!(!(is_young && is_given_up), "{step:?}");
+    }
+
+    #[test]
     fn only_what_was_never_sent_is_too_old(report in report(), age in 0_i64..70) {
         let stamp = NOW - age * DAY_MS;
         let skipped = skip_if_too_old(&report, stamp, NOW).is_some();

@@ -1,0 +1,129 @@
+//! Reports of meters that are not configured: the sender does not read them, so they are given up here in time.
+
+use sea_orm::{
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+use uuid::Uuid;
+
+use super::{Store, mark_sending::record_skip, report_states::is_due, rows};
+use crate::{
+    domain::{Millis, next_step::end_of_wait, report::Report},
+    entity::usage_report::{self, Column},
+    error::Result,
+};
+
+/// Reports that are read at once.
+const AT_ONCE: u64 = 500;
+/// Meters that are named.
+const MAX_NAMED: usize = 20;
+
+/// How far the reports of other meters were read: the last one's meter, customer and id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OtherMetersCursor {
+    meter: String,
+    customer: String,
+    id: Uuid,
+}
+
+impl Store {
+    /// The meters of closed usage that is not at Stripe, besides the configured ones: at most twenty.
+    pub(crate) async fn other_meters(&self, meters: &[&str]) -> Result<Vec<String>> {
+        let mut others = Vec::new();
+        let mut after = String::new();
+        while others.len() < MAX_NAMED
+            && let Some(other) = self.next_other_meter(meters, &after).await?
+        {
+            others.push(other.clone());
+            after = other;
+        }
+        Ok(others)
+    }
+
+    async fn next_other_meter(&self, meters: &[&str], after: &str) -> Result<Option<String>> {
+        let mut after = after.to_owned();
+        // Each configured meter is skipped once.
+        for _ in 0..=meters.len() {
+            let next: Option<String> = usage_report::Entity::find()
+                .select_only()
+                .column(Column::Meter)
+                .filter(is_due())
+                .filter(Column::NextAttemptAt.is_null())
+                .filter(Column::Meter.gt(after))
+                .order_by_asc(Column::Meter)
+                .limit(1)
+                .into_tuple()
+                .one(&self.reader)
+                .await?;
+            match next {
+                Some(next) if meters.contains(&next.as_str()) => after = next,
+                other => return Ok(other),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the next reports of other meters than the configured ones, and gives up those that Stripe would refuse as
+    /// too old. A person can decide about them. The cursor begins again at the end.
+    pub(crate) async fn give_up_other_meters(
+        &self,
+        meters: &[&str],
+        cursor: &mut OtherMetersCursor,
+        now: Millis,
+    ) -> Result<()> {
+        if cursor.meter.is_empty() || meters.contains(&cursor.meter.as_str()) {
+            let Some(meter) = self.next_other_meter(meters, &cursor.meter).await? else {
+                *cursor = OtherMetersCursor::default();
+                return Ok(());
+            };
+            *cursor = OtherMetersCursor {
+                meter,
+                ..OtherMetersCursor::default()
+            };
+        }
+        let after =
+            Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Id)]).gt(Expr::tuple([
+                Expr::value(cursor.customer.as_str()),
+                Expr::value(cursor.id),
+            ]));
+        let page: Vec<Report> = rows::all(
+            usage_report::Entity::find()
+                .filter(is_due())
+                .filter(Column::NextAttemptAt.is_null())
+                .filter(Column::Meter.eq(cursor.meter.as_str()))
+                .filter(after)
+                .order_by_asc(Column::Customer)
+                .order_by_asc(Column::Id)
+                .limit(AT_ONCE)
+                .all(&self.reader)
+                .await?,
+        );
+        let end = page.last().map(|last| OtherMetersCursor {
+            meter: cursor.meter.clone(),
+            customer: last.customer.clone().unwrap_or_default(),
+            id: last.id,
+        });
+        let with_end = |report| end_of_wait(&report, now).map(|skip| (report, skip));
+        let mut ended: Vec<_> = page.into_iter().filter_map(with_end).collect();
+        ended.sort_unstable_by_key(|(report, _)| report.id);
+        if !ended.is_empty() {
+            let tx = self.begin().await?;
+            for (report, skip) in &ended {
+                record_skip(&tx, report, skip).await?;
+            }
+            tx.commit().await?;
+        }
+        *cursor = match end {
+            Some(end) => end,
+            // The next meter, or the first one again.
+            None => {
+                let meter = self.next_other_meter(meters, &cursor.meter).await?;
+                OtherMetersCursor {
+                    meter: meter.unwrap_or_default(),
+                    ..OtherMetersCursor::default()
+                }
+            }
+        };
+        Ok(())
+    }
+}
