@@ -35,6 +35,7 @@ enum SubscriptionChanges {
     BoundaryAt,
     StartedAt,
     DeadlineAt,
+    RequestedAt,
     HeartbeatAt,
     Holder,
     FinishedAt,
@@ -146,6 +147,7 @@ async fn create_subscription_changes(manager: &SchemaManager<'_>) -> Result<(), 
                 .col(big_integer(C::BoundaryAt))
                 .col(big_integer(C::StartedAt))
                 .col(big_integer(C::DeadlineAt))
+                .col(big_integer_null(C::RequestedAt))
                 .col(big_integer(C::HeartbeatAt))
                 .col(text(C::Holder))
                 .col(big_integer_null(C::FinishedAt))

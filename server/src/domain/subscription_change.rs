@@ -64,6 +64,8 @@ pub struct SubscriptionChange {
     pub started_at: Millis,
     /// When draining gives up.
     pub deadline_at: Millis,
+    /// When Stripe was first asked to make it. Before that, a refusal is certain to leave everything as it was.
+    pub requested_at: Option<Millis>,
     /// When a replica last worked on it.
     pub heartbeat_at: Millis,
     /// The replica that works on it.

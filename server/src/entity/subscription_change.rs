@@ -46,6 +46,8 @@ pub(crate) struct Model {
     pub(crate) started_at: i64,
     /// When draining gives up.
     pub(crate) deadline_at: i64,
+    /// When Stripe was first asked to make it.
+    pub(crate) requested_at: Option<i64>,
     /// When a replica last worked on it.
     pub(crate) heartbeat_at: i64,
     /// The replica that works on it.

@@ -123,6 +123,7 @@ impl From<subscription_change::Model> for SubscriptionChange {
             boundary_at: row.boundary_at,
             started_at: row.started_at,
             deadline_at: row.deadline_at,
+            requested_at: row.requested_at,
             heartbeat_at: row.heartbeat_at,
             holder: row.holder,
             finished_at: row.finished_at,

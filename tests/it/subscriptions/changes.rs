@@ -20,6 +20,7 @@ on_both_engines!(
     changes_that_would_lose_usage_are_refused,
     reports_that_need_a_decision_block_a_change,
     a_second_change_waits_for_the_first,
+    a_refused_change_ends_and_leaves_everything_as_it_was,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -307,5 +308,56 @@ async fn a_second_change_waits_for_the_first(mut world: World) {
         "both are the one change"
     );
     world.assert_invoiced(&[4]).await;
+    world.finish().await;
+}
+
+async fn a_refused_change_ends_and_leaves_everything_as_it_was(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.start_subscribed(now, &[BASIC], at(START)).await;
+    world.count("acct", 4, now).await;
+    let periods = async |world: &World| world.subscription("acct").await.unwrap().periods;
+    let before = periods(&world).await;
+    let client = world.client().clone();
+    // A key may read subscriptions and not write them.
+    for (method, status) in [("POST", 403), ("DELETE", 401), ("POST", 400)] {
+        let fault = Fault::status(status)
+            .always()
+            .on_method(method)
+            .on_path("/v1/subscriptions/");
+        world.stripe().script(fault).await.unwrap();
+        let refused = if method == "POST" {
+            let change = client.change_plan(ChangePlan::new("acct", PRO));
+            world.while_clock_moves(change).await.map(|_| ())
+        } else {
+            let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
+            world.while_clock_moves(cancel).await.map(|_| ())
+        };
+        let refused = refused.unwrap_err();
+        assert_eq!(
+            refused.reason(),
+            Some(&Reason::SubscriptionNotChangeable),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains(&status.to_string()),
+            "{refused}"
+        );
+        world.stripe().clear_faults().await.unwrap();
+        let unfinished = "subscription_changes WHERE finished_at IS NULL";
+        assert_eq!(world.count_rows(unfinished).await, 0);
+        assert_eq!(periods(&world).await, before, "{status}");
+    }
+    // What is used later is billed as before, on the same subscription.
+    world.count("acct", 5, world.now()).await;
+    let change = client.change_plan(ChangePlan::new("acct", PRO));
+    assert!(
+        world
+            .while_clock_moves(change)
+            .await
+            .unwrap()
+            .change
+            .is_some()
+    );
+    world.assert_invoiced(&[9]).await;
     world.finish().await;
 }

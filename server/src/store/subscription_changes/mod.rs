@@ -86,6 +86,7 @@ impl Store {
             boundary_at: Set(now),
             started_at: Set(new.begun_at),
             deadline_at: Set(new.begun_at.saturating_add(new.wait_ms)),
+            requested_at: Set(None),
             heartbeat_at: Set(new.begun_at),
             holder: Set(new.holder.clone()),
             finished_at: Set(None),
@@ -174,6 +175,21 @@ impl Store {
             .exec(&self.writer)
             .await?;
         Ok(done.rows_affected == 1)
+    }
+
+    /// Records that Stripe is asked to make a change from now on.
+    pub(crate) async fn set_change_requested(
+        &self,
+        change: &SubscriptionChange,
+        now: Millis,
+    ) -> Result<()> {
+        subscription_change::Entity::update_many()
+            .col_expr(subscription_change::Column::RequestedAt, Expr::value(now))
+            .filter(subscription_change::Column::AccountId.eq(&change.account_id))
+            .filter(subscription_change::Column::Id.eq(change.id))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
     }
 
     /// Records that Stripe made a change, and the subscription after it.

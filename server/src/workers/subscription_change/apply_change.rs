@@ -11,7 +11,7 @@ use crate::{
         SECOND_MS,
         subscription_change::{Step, SubscriptionChange},
     },
-    error::Result,
+    error::{Error, Result},
     stripe::{
         Failure,
         subscriptions::{CancelNow, Subscription},
@@ -21,6 +21,9 @@ use crate::{
 
 /// How often a change that waits is checked.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often Stripe is asked for a change that waits for it.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How far a step of a change has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ impl SubscriptionChanges {
     /// Checks whether Stripe's totals include all usage from before the boundary. If they do, the change is in its next
     /// step, and `None` is returned.
     async fn drain(&self, change: &mut SubscriptionChange) -> Result<Option<Progress>> {
+        let mut wait = ASK_INTERVAL;
         let why = match self.drain_progress(change).await {
             Ok(Drained::ShownAtStripe(since, shown)) => {
                 let now = self.store.now().await?;
@@ -77,6 +81,8 @@ impl SubscriptionChanges {
                     self.signals.send.wake();
                 }
                 if outstanding.waiting > 0 {
+                    // Stripe was not asked.
+                    wait = CHECK_INTERVAL;
                     format!("{} reports are not at Stripe yet", outstanding.waiting)
                 } else {
                     "Stripe does not show all earlier usage yet".to_owned()
@@ -87,13 +93,22 @@ impl SubscriptionChanges {
         if change.is_overdue(self.store.now().await?) {
             return self.undo(change, Step::Undone, &why).await.map(Some);
         }
-        Ok(Some(Progress::CheckAfter(CHECK_INTERVAL)))
+        Ok(Some(Progress::CheckAfter(wait)))
     }
 
+    /// Stripe is asked once nothing waits here.
     async fn drain_progress(
         &self,
         change: &SubscriptionChange,
     ) -> std::result::Result<Drained, SyncError> {
+        let boundary = change.boundary_at;
+        let here = self
+            .store
+            .outstanding(&change.account_id, boundary, boundary);
+        let here = here.await?;
+        if here.waiting > 0 {
+            return Ok(Drained::NotYet(here));
+        }
         let meters = self.sync.meters().await?;
         let found = self.stripe.find_subscription(&change.subscription).await?;
         match found {
@@ -105,7 +120,7 @@ impl SubscriptionChanges {
     /// Changes the subscription at Stripe.
     async fn change_at_stripe(
         &self,
-        change: &SubscriptionChange,
+        change: &mut SubscriptionChange,
         requested: &RequestedChange,
     ) -> Result<Progress> {
         // Stripe's times are whole seconds. The change must be in a later second than the events from before it; a
@@ -118,8 +133,12 @@ impl SubscriptionChanges {
         if self.store.now().await? < later {
             return Ok(Progress::CheckAfter(CHECK_INTERVAL));
         }
+        let was_requested = change.requested_at.is_some();
         match self.request_change(change, requested).await {
             Ok(changed) => self.finish_with(change, &changed).await,
+            Err(Failure::Denied(why)) if !was_requested => {
+                self.undo(change, Step::Refused, &why).await
+            }
             // A rejected API key does not tell whether an earlier request was successful.
             Err(Failure::NotSent(why) | Failure::NoAnswer(why) | Failure::Denied(why)) => {
                 tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
@@ -132,7 +151,7 @@ impl SubscriptionChanges {
     /// Requests the change from Stripe, unless an earlier request was successful.
     async fn request_change(
         &self,
-        change: &SubscriptionChange,
+        change: &mut SubscriptionChange,
         requested: &RequestedChange,
     ) -> std::result::Result<Subscription, Failure> {
         let missing = || Failure::Refused("Stripe does not have the subscription".to_owned());
@@ -152,11 +171,15 @@ impl SubscriptionChanges {
                     _ => Ok(found),
                 };
             }
-            RequestedChange::Prices(prices) => self.replace_items(&found, prices, &id, &key).await,
+            RequestedChange::Prices(prices) => {
+                self.note_request(change).await?;
+                self.replace_items(&found, prices, &id, &key).await
+            }
             RequestedChange::CancelNow {
                 invoice_now,
                 prorate,
             } => {
+                self.note_request(change).await?;
                 let how = CancelNow {
                     invoice_now: *invoice_now,
                     prorate: *prorate,
@@ -168,16 +191,37 @@ impl SubscriptionChanges {
         match answer {
             Ok(changed) => Ok(changed),
             Err(failure) if failure.is_undecided() => Err(failure),
-            // The rejected request may have been a repetition of one that was successful.
+            // The rejected request may have been a repetition of one that was successful. If not, the refusal is final,
+            // also that of a key which may read and not write.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;
                 now.filter(|now| match requested {
                     RequestedChange::Prices(_) => now.change.as_deref() == Some(&id),
                     _ => !now.is_live(),
                 })
-                .ok_or(refused)
+                .ok_or_else(|| Failure::Refused(refused.message().to_owned()))
             }
         }
+    }
+
+    /// Records that Stripe may have got a request for the change from now on.
+    async fn note_request(
+        &self,
+        change: &mut SubscriptionChange,
+    ) -> std::result::Result<(), Failure> {
+        if change.requested_at.is_some() {
+            return Ok(());
+        }
+        let noted = async {
+            let now = self.store.now().await?;
+            self.store.set_change_requested(change, now).await?;
+            Ok::<_, Error>(now)
+        };
+        let now = noted
+            .await
+            .map_err(|error| Failure::NotSent(error.to_string()))?;
+        change.requested_at = Some(now);
+        Ok(())
     }
 
     /// Replaces the items of the prices' meters.
