@@ -394,7 +394,7 @@ async fn usage_of_a_removed_meter_is_given_up_in_time(mut world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count_of("acct", "tokens", 7, start).await;
     world.reconfigure(&["--meters=api_calls:call"]).await;
-    // Nobody waits for the summary: the report is not sent.
+    // The summary would wait: the report is not sent.
     let run = world.client().force_report(ForceReport::all()).await;
     drop(run.unwrap());
     world
