@@ -9,6 +9,7 @@ use crate::{
     domain::{
         late_usage::LateUsage,
         meter::{Meter, Meters},
+        stripe_account::is_live_key,
         window::Slots,
     },
     workers::schedule::Schedule,
@@ -132,7 +133,7 @@ impl MetersConfig {
     }
 }
 
-/// When usage is reported.
+/// When usage is reported, and in which slots.
 #[derive(Args, Clone, Debug)]
 pub struct ScheduleConfig {
     /// When to report: a cron expression of 5 or 6 fields, in `REPORT_TIME_ZONE`.
@@ -142,6 +143,10 @@ pub struct ScheduleConfig {
     /// The IANA time zone of the schedule.
     #[arg(long, env = "REPORT_TIME_ZONE", default_value = "UTC")]
     pub report_time_zone: String,
+
+    /// The width of a slot in minutes: 15, 30 or 60. Time zones offset by half an hour need 30, by a quarter hour 15.
+    #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
+    pub window_mins: Slots,
 }
 
 impl ScheduleConfig {
@@ -151,6 +156,27 @@ impl ScheduleConfig {
     /// One sentence that says what is wrong.
     pub(crate) fn read(&self) -> Result<Schedule, String> {
         Schedule::parse(&self.report_schedule, &self.report_time_zone)
+    }
+}
+
+/// How fast usage is sent to Stripe.
+#[derive(Args, Clone, Debug)]
+pub struct SendingConfig {
+    /// The highest rate of meter events to Stripe, a second, over all replicas, 1 to 1,000. Default: 900 with a key of
+    /// live mode (`sk_live_` or `rk_live_`), otherwise 20.
+    #[arg(long, env = "STRIPE_EVENTS_PER_SEC", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub stripe_events_per_sec: Option<u32>,
+}
+
+impl SendingConfig {
+    /// The highest rate with a secret key. In live mode, Stripe takes 1,000 meter events a second; in test mode 25 requests
+    /// of any kind.
+    pub(crate) fn events_per_sec(&self, key: Option<&str>) -> u32 {
+        const LIVE: u32 = 900;
+        const TEST: u32 = 20;
+        let is_live = key.and_then(is_live_key).unwrap_or(false);
+        let default = if is_live { LIVE } else { TEST };
+        self.stripe_events_per_sec.unwrap_or(default)
     }
 }
 
@@ -221,10 +247,6 @@ pub struct Config {
     #[command(flatten)]
     pub schedule: ScheduleConfig,
 
-    /// The width of a slot in minutes: 15, 30 or 60. Time zones offset by half an hour need 30, by a quarter hour 15.
-    #[arg(long, env = "WINDOW_MINS", default_value = "60", value_parser = slots)]
-    pub window_mins: Slots,
-
     /// What to do with usage counted after its invoice became final: `hold` keeps it as `too_late` until an admin
     /// decides, `current_period` bills it in the current period.
     #[arg(long, env = "LATE_USAGE", default_value = "hold", value_parser = parse_late_usage)]
@@ -243,12 +265,12 @@ pub struct Config {
     #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=600))]
     pub change_wait_secs: u32,
 
-    /// The highest rate of meter events to Stripe, a second, over all replicas, 1 to 1,000.
-    #[arg(long, env = "STRIPE_EVENTS_PER_SEC", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub stripe_events_per_sec: u32,
+    /// How fast usage is sent.
+    #[command(flatten)]
+    pub sending: SendingConfig,
 
     /// Concurrent meter event requests to Stripe, 1 to 256, each for a different customer and meter.
-    #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub stripe_concurrency: u32,
 
     /// The first wait before a meter event is retried, in milliseconds, 10 to 60,000. It doubles up to 15 minutes.
@@ -332,5 +354,31 @@ fn http_url(text: &str) -> Result<String, String> {
         }
         Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_rate_is_that_of_the_keys_mode() {
+        let default = SendingConfig {
+            stripe_events_per_sec: None,
+        };
+        for (key, rate) in [
+            (Some("sk_live_1"), 900),
+            (Some("rk_live_1"), 900),
+            (Some("sk_test_1"), 20),
+            (Some("rk_test_1"), 20),
+            (Some("other"), 20),
+            (None, 20),
+        ] {
+            assert_eq!(default.events_per_sec(key), rate, "{key:?}");
+        }
+        let set = SendingConfig {
+            stripe_events_per_sec: Some(7),
+        };
+        assert_eq!(set.events_per_sec(Some("sk_live_1")), 7);
     }
 }

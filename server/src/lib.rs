@@ -76,6 +76,7 @@
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
 //! | [`commands`] | the commands besides `serve`: adopt, demo, doctor, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
+//! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
 //! | `restore_look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
@@ -112,6 +113,7 @@ mod readiness;
 pub mod reconciliation;
 mod restore_look_up;
 mod rpc;
+mod send_load;
 mod serve;
 pub mod store;
 mod stripe;

@@ -28,6 +28,8 @@ const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
 /// Failed requests to Stripe, by `kind`: `not_sent`, `no_answer`, `denied`, `no_meter`,
 /// `no_customer`, `key_reused`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
+/// The highest rate of meter events to Stripe at present.
+const EVENTS_PER_SEC: &str = "usage_stripe_events_per_second_limit";
 /// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
 const WEBHOOKS: &str = "usage_webhooks_total";
 /// Changes of a customer's daily total at Stripe to more than this service ever sent.
@@ -121,6 +123,10 @@ fn describe() {
         "Duration of requests to Stripe, by call"
     );
     describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
+    describe_gauge!(
+        EVENTS_PER_SEC,
+        "Highest rate of meter events to Stripe at present"
+    );
     describe_counter!(
         VERIFICATION_OVER,
         "Changes of a customer's daily total at Stripe to more than was sent"
@@ -195,6 +201,11 @@ pub(crate) fn stripe_request(call: &'static str, took: Duration) {
 /// Counts a failed request to Stripe.
 pub(crate) fn stripe_failure(kind: &'static str) {
     counter!(STRIPE_FAILURES, "kind" => kind).increment(1);
+}
+
+/// Records the highest rate of meter events at present.
+pub(crate) fn events_per_sec(limit: u32) {
+    gauge!(EVENTS_PER_SEC).set(f64::from(limit));
 }
 
 /// Counts a daily total at Stripe that is more than was sent.

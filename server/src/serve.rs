@@ -205,7 +205,7 @@ fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
             1
         },
         queue: size(config.queue_increments),
-        slots: config.window_mins,
+        slots: config.schedule.window_mins,
     }
 }
 

@@ -30,6 +30,7 @@ enum UsageReports {
     Customer,
     Attempts,
     NextAttemptAt,
+    SendBy,
     FirstSentAt,
     LastSentAt,
     ReportedAt,
@@ -86,6 +87,8 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(integer(C::Attempts).default(0))
                 // Null if the sender may send or check it at once.
                 .col(big_integer_null(C::NextAttemptAt))
+                // By when it should be sent; null until the sender has read that.
+                .col(big_integer_null(C::SendBy))
                 .col(big_integer_null(C::FirstSentAt))
                 .col(big_integer_null(C::LastSentAt))
                 .col(big_integer_null(C::ReportedAt))
@@ -186,11 +189,13 @@ fn usage_report_indexes() -> Vec<IndexCreateStatement> {
 
 fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
     use UsageReports as C;
-    // Reports that the sender has to send or check at once. Those that wait are in another index, by the end of the wait.
+    // Reports that the sender has to send or check at once, what is due soonest first. Those that wait are in another
+    // index, by the end of the wait.
     let due = Index::create()
         .name("usage_reports_due")
         .table(C::Table)
         .col(C::Meter)
+        .col(C::SendBy)
         .col(C::Customer)
         .col(C::Id)
         .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))

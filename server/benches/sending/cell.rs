@@ -120,7 +120,7 @@ impl Server {
         ];
         let mut config = service::config(database, &flags);
         // As a flag it has a limit, which could hide what watching costs.
-        config.stripe_events_per_sec = UNLIMITED;
+        config.sending.stripe_events_per_sec = Some(UNLIMITED);
         let runtime = Runtime::new().expect("a runtime");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

@@ -4,9 +4,10 @@
 //! The store reads the input for many reports at once. Only this file decides.
 
 use super::{
-    HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
+    DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     billed_usage::BilledUsage,
     billing_period::{InvoicePeriod, latest, period_at, period_of},
+    closing::CLOSE_AT_ONCE_MS,
     invoice_draft::Timing,
     late_usage::{LateUsage, LateUsageDecision},
     subscription_change::Step,
@@ -76,6 +77,26 @@ impl BillingContext {
             let draft_end = period.invoice_state.draft_end(period.interval.end);
             period.interval.end <= now && draft_end.is_some_and(|end| end <= until)
         })
+    }
+
+    /// By when usage should be sent: the end of its draft invoice, as far as is known, or 33 days after its day if its
+    /// period is not known. A change of the subscription waits for the usage before it, so that usage is due already.
+    pub fn send_by(&self, usage: BilledUsage) -> Millis {
+        let at = usage.billed_at();
+        if let Some(change) = self.change.filter(|change| at < change.boundary_at) {
+            return change.boundary_at;
+        }
+        match period_of(&self.periods, usage) {
+            // Of a draft without an end, and of a final invoice, the period's end decides.
+            Some(period) => {
+                let end = period.interval.end;
+                period.invoice_state.draft_end(end).unwrap_or(end)
+            }
+            // By days, so that a customer has few different ones.
+            None => at
+                .saturating_sub(at.rem_euclid(DAY_MS))
+                .saturating_add(CLOSE_AT_ONCE_MS),
+        }
     }
 
     /// Whether Stripe charges for usage at `now`. If no period is known, it may.

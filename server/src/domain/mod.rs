@@ -25,6 +25,7 @@ pub mod report;
 pub mod report_figure;
 pub mod restore;
 pub mod run;
+pub mod send_load;
 pub mod sender_mark;
 pub mod stream;
 pub mod stripe_account;

@@ -69,6 +69,8 @@ pub(crate) struct Model {
     pub(crate) attempts: i32,
     /// When the sender may next send or check it; null if at once.
     pub(crate) next_attempt_at: Option<i64>,
+    /// By when it should be sent, as far as is known; null until the sender has read that.
+    pub(crate) send_by: Option<i64>,
     /// When its present identifier was first given to Stripe.
     pub(crate) first_sent_at: Option<i64>,
     pub(crate) last_sent_at: Option<i64>,

@@ -15,6 +15,7 @@ use crate::{
     metrics::Exporter,
     reconciliation::Reconciler,
     rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    send_load,
     store::{Store, send_queue::Rules},
     stripe::Stripe,
     workers::{
@@ -90,7 +91,7 @@ impl Services {
         let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
         let sync = stripe.clone().map(|stripe| {
             let meters = Arc::clone(&meters);
-            SubscriptionSync::new(store.clone(), stripe, meters, config.window_mins)
+            SubscriptionSync::new(store.clone(), stripe, meters, config.schedule.window_mins)
         });
         let changes = sync.clone().map(|sync| {
             SubscriptionChanges::new(subscription_change::Deps {
@@ -132,14 +133,14 @@ impl Services {
             reporter: Arc::clone(&self.reporter),
             reconciler: Arc::clone(&self.reconciler),
             meters: Arc::clone(&self.meters),
-            slots: config.window_mins,
+            slots: config.schedule.window_mins,
             clock: clock.clone(),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
             subscription_sync: self.sync.clone(),
             subscription_changes: self.changes.clone(),
-            slots: config.window_mins,
+            slots: config.schedule.window_mins,
             clock: clock.clone(),
         };
         (usage, accounts)
@@ -172,6 +173,15 @@ impl Services {
             return Ok(runner);
         };
         let (store, reporter, signals) = (self.store, self.reporter, self.signals);
+        let key = config.stripe.key().map_err(ServeError::Config)?;
+        let events_per_sec = config.sending.events_per_sec(key);
+        send_load::warn_if_too_slow(
+            &store,
+            (&self.schedule, config.schedule.window_mins),
+            events_per_sec,
+            clock.now(),
+        )
+        .await;
         // Before anything asks Stripe.
         let check = AccountCheck::new(store.clone(), stripe.clone(), interval, signals.clone());
         let _ = runner.start(check).await;
@@ -190,7 +200,7 @@ impl Services {
         };
         runner.start(Sender::new(
             requests,
-            &sender_options(config),
+            &sender_options(config, events_per_sec),
             Arc::clone(&signals),
         ));
         runner.start(PeriodEnd::new(
@@ -250,13 +260,13 @@ fn start_syncs(
     ));
 }
 
-fn sender_options(config: &Config) -> SenderOptions {
+fn sender_options(config: &Config, events_per_sec: u32) -> SenderOptions {
     SenderOptions {
         rules: Rules {
-            slots: config.window_mins,
+            slots: config.schedule.window_mins,
             late_usage: config.late_usage,
         },
-        events_per_sec: config.stripe_events_per_sec,
+        events_per_sec,
         concurrency: size(config.stripe_concurrency),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult, JoinType,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, sea_query::Expr,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, Select, sea_query::Expr,
 };
 
 use super::{as_read::update_as_read, connection::Transaction, subscriptions::request_sync};
@@ -86,14 +86,38 @@ pub(super) async fn lock_contexts(
     reports: &[Report],
 ) -> Result<BillingContexts, DbErr> {
     use subscription_change::Column;
-    let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
-    let changes = subscription_change::Entity::find()
-        .filter(Column::AccountId.is_in(accounts.iter().copied()))
-        .filter(Column::FinishedAt.is_null())
+    let changes = changes_in_progress(reports)
         .order_by_asc(Column::AccountId)
         .lock_shared()
         .all(tx)
         .await?;
+    Ok(BillingContexts {
+        changes: by_account(changes),
+        ..read_contexts(tx, reports).await?
+    })
+}
+
+/// Reads the contexts of reports, with their accounts' changes in progress, and locks nothing.
+pub(super) async fn read_contexts_and_changes(
+    db: &impl ConnectionTrait,
+    reports: &[Report],
+) -> Result<BillingContexts, DbErr> {
+    let changes = changes_in_progress(reports).all(db).await?;
+    Ok(BillingContexts {
+        changes: by_account(changes),
+        ..read_contexts(db, reports).await?
+    })
+}
+
+fn changes_in_progress(reports: &[Report]) -> Select<subscription_change::Entity> {
+    use subscription_change::Column;
+    let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
+    subscription_change::Entity::find()
+        .filter(Column::AccountId.is_in(accounts))
+        .filter(Column::FinishedAt.is_null())
+}
+
+fn by_account(changes: Vec<subscription_change::Model>) -> HashMap<AccountId, ChangeInProgress> {
     let changes = changes.into_iter().map(|row| {
         let change = ChangeInProgress {
             boundary_at: row.boundary_at,
@@ -101,10 +125,7 @@ pub(super) async fn lock_contexts(
         };
         (row.account_id, change)
     });
-    Ok(BillingContexts {
-        changes: changes.collect(),
-        ..read_contexts(tx, reports).await?
-    })
+    changes.collect()
 }
 
 /// Reads the billing periods of some reports' accounts and meters, with their subscriptions.

@@ -48,6 +48,7 @@ pub(crate) mod reports;
 pub(crate) mod restore_look_up;
 mod rows;
 pub(crate) mod runs;
+pub(crate) mod send_order;
 pub(crate) mod send_queue;
 pub(crate) mod sending_state;
 mod sqlite_file;

@@ -1,7 +1,9 @@
-//! Finds reports that Stripe has not accepted and that are near the time after which no invoice can charge them.
+//! Finds reports that Stripe has not accepted and that are near the time after which no invoice can charge them, and the
+//! hour in which most billing periods end.
 
 use sea_orm::{
-    DbBackend, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, Statement,
+    ConnectionTrait as _, DbBackend, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
+    Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -12,11 +14,12 @@ use super::{
 };
 use crate::{
     domain::{
-        MINUTE_MS, Millis,
+        HOUR_MS, MINUTE_MS, Millis,
         billed_usage::BilledUsage,
         billing_period::RELEVANT_MS,
         closing::CLOSE_AT_ONCE_MS,
         report::{Report, State},
+        send_load::PeriodEnds,
     },
     entity::usage_report,
     error::Result,
@@ -83,5 +86,26 @@ impl Store {
             .filter(Expr::col(usage_report::Column::WindowStart).lt(oldest))
             .count(&self.reader)
             .await?)
+    }
+
+    /// The hour of the next 40 days in which most billing periods end.
+    pub(crate) async fn fullest_hour(&self, now: Millis) -> Result<PeriodEnds> {
+        const SQL: &str = "SELECT period_end / $3 AS hour, COUNT(*) AS streams FROM billing_periods \
+            WHERE period_end > $1 AND period_end <= $2 AND meter IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 1";
+        let values = [
+            now.saturating_sub(HOUR_MS),
+            now.saturating_add(RELEVANT_MS),
+            HOUR_MS,
+        ];
+        let values = values.map(Into::into);
+        let statement = Statement::from_sql_and_values(self.backend(), SQL, values);
+        let Some(row) = self.reader.query_one_raw(statement).await? else {
+            return Ok(PeriodEnds::default());
+        };
+        let (hour, streams): (i64, i64) = (row.try_get("", "hour")?, row.try_get("", "streams")?);
+        Ok(PeriodEnds {
+            hour: hour.saturating_mul(HOUR_MS),
+            streams: u64::try_from(streams).unwrap_or_default(),
+        })
     }
 }

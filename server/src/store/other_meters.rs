@@ -6,7 +6,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, mark_sending::record_skip, report_states::is_due, rows};
+use super::{
+    Store, mark_sending::record_skip, report_states::is_due, rows,
+    send_order::forget_send_by_of_meter,
+};
 use crate::{
     domain::{Millis, next_step::end_of_wait, report::Report},
     entity::usage_report::{self, Column},
@@ -15,6 +18,8 @@ use crate::{
 
 /// Reports that are read at once.
 const AT_ONCE: u64 = 500;
+/// Reports that are taken out of the queue at once.
+const FORGOTTEN_AT_ONCE: u32 = 500;
 /// Meters that are named.
 const MAX_NAMED: usize = 20;
 
@@ -91,6 +96,7 @@ impl Store {
                 .filter(is_due())
                 .filter(Column::NextAttemptAt.is_null())
                 .filter(Column::Meter.eq(cursor.meter.as_str()))
+                .filter(Column::SendBy.is_null())
                 .filter(after)
                 .order_by_asc(Column::Customer)
                 .order_by_asc(Column::Id)

@@ -1,4 +1,5 @@
-//! Queries of the sender: due reports, and the results of requests. `mark_sending` marks reports before a request.
+//! Queries of the sender: the end of waits, and the results of requests. `send_order` finds the reports that are due,
+//! and `mark_sending` marks them before a request.
 //!
 //! Every change is a compare-and-set on the state that was read, so a replica that lost its lease in between changes
 //! nothing. A transaction that changes several reports locks them in the order of their ids.
@@ -16,8 +17,6 @@ use super::{
     database_clock::due_bounds,
     report_states::{at_once, is_due, state_in},
     reports::in_scope,
-    rows,
-    stripe_account::sent_since,
 };
 use crate::{
     domain::{
@@ -26,7 +25,6 @@ use crate::{
         late_usage::LateUsage,
         report::{Report, State, Transition},
         run::Scope,
-        stream::Stream,
         window::Slots,
     },
     entity::usage_report::{self, Column, UsageReportState},
@@ -104,7 +102,8 @@ impl AccountRange {
 }
 
 impl Store {
-    /// Makes reports due whose wait has ended, at most a thousand. Those that still wait are not read.
+    /// Makes reports due whose wait has ended, at most a thousand. Those that still wait are not read. By when they should
+    /// be sent is read again: they may have waited for what decides that.
     pub(crate) async fn end_waits(&self, now: Millis) -> Result<()> {
         let due = state_in(&State::DUE);
         for (comparison, bound) in due_bounds(now) {
@@ -136,50 +135,12 @@ impl Store {
             } else {
                 format!("rowid IN ({} {CHANGED_AT_ONCE})", ended("rowid"))
             };
-            let sql = format!("UPDATE usage_reports SET next_attempt_at = NULL WHERE {sql}");
+            let sql = format!(
+                "UPDATE usage_reports SET next_attempt_at = NULL, send_by = NULL WHERE {sql}"
+            );
             self.writer.execute_raw(statement(sql)).await?;
         }
         Ok(())
-    }
-
-    /// Due reports of some meters, ordered by stream, after the given one. Those that wait are not read, and nothing that an
-    /// earlier Stripe account may have is due.
-    pub(crate) async fn due_reports(
-        &self,
-        meters: &[&str],
-        after: Option<&Stream>,
-        limit: u64,
-    ) -> Result<Vec<Report>> {
-        let adopted_at = self.sending().await?.adopted_at;
-        let mut due = Vec::new();
-        // A query for each meter, because those of a meter that is paused are not read either.
-        for meter in meters {
-            let customer = Expr::col(Column::Customer);
-            let customer = match after {
-                Some(after) if *meter > after.meter.as_str() => {
-                    customer.gte(after.customer.as_str())
-                }
-                Some(after) => customer.gt(after.customer.as_str()),
-                None => customer.gt(""),
-            };
-            let of_meter = usage_report::Entity::find()
-                .filter(is_due())
-                .filter(sent_since(adopted_at))
-                .filter(Column::NextAttemptAt.is_null())
-                .filter(Column::Meter.eq(*meter))
-                .filter(customer)
-                .order_by_asc(Column::Customer)
-                .order_by_asc(Column::Id)
-                .limit(limit)
-                .all(&self.reader)
-                .await?;
-            due.extend(of_meter);
-        }
-        due.sort_by(|left, right| {
-            (&left.customer, &left.meter, left.id).cmp(&(&right.customer, &right.meter, right.id))
-        });
-        due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(rows::all(due))
     }
 
     /// Makes every report of a scope due that waits for a retry or a delivery check, and clears its error: a run waits

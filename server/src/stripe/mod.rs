@@ -110,6 +110,11 @@ impl Stripe {
         Ok(&self.client)
     }
 
+    /// The number of requests for meter events and their totals that Stripe has refused because there were too many.
+    pub(crate) fn throttled(&self) -> u64 {
+        self.client.throttled()
+    }
+
     /// Sends one meter event. An event whose identifier Stripe already has counts as a success.
     ///
     /// `request_key` must be new for each attempt, because Stripe replays a key's first answer, even a 500. The event's

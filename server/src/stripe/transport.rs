@@ -7,7 +7,10 @@
 use std::{
     fmt::Display,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_MESSAGE_CHARS: usize = 500;
 /// The largest answer that is read.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// The paths of meter events and of their totals, whose limits the sender has to keep. Other requests have another limit.
+const METERING: &str = "/v1/billing/meter";
 const USER_AGENT: &str = concat!("usage-server/", env!("CARGO_PKG_VERSION"));
 
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -59,6 +64,8 @@ pub(super) struct Transport {
     version: HeaderValue,
     last_date: Arc<RwLock<Option<ShownDate>>>,
     reach: Arc<Mutex<Reach>>,
+    /// The number of requests about metering that Stripe has refused because there were too many.
+    throttled: Arc<AtomicU64>,
     try_interval: Duration,
 }
 
@@ -138,6 +145,7 @@ impl Transport {
             version: HeaderValue::try_from(VERSION.as_str()).map_err(|error| error.to_string())?,
             last_date: Arc::default(),
             reach: Arc::default(),
+            throttled: Arc::default(),
             try_interval: TRY_INTERVAL,
         })
     }
@@ -148,6 +156,11 @@ impl Transport {
             .last_date
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of requests about metering that Stripe has refused because there were too many.
+    pub(super) fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
     }
 
     /// Reads a path such as `/v1/balance`.
@@ -287,9 +300,18 @@ impl StripeClient for Transport {
         if answer.status.is_success() {
             Ok(answer.body)
         } else {
-            Err(error_of(&answer))
+            let error = error_of(&answer);
+            if path.starts_with(METERING) && is_throttled(&error) {
+                self.throttled.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error)
         }
     }
+}
+
+/// Whether Stripe got too many requests. That it has locked the customer is a 429 too, at any rate.
+fn is_throttled(error: &RequestError) -> bool {
+    matches!(error, RequestError::Answered { status: 429, code, .. } if code != "lock_timeout")
 }
 
 fn client(

@@ -21,6 +21,7 @@ pub(crate) mod runner;
 pub(crate) mod schedule;
 pub(crate) mod scheduler;
 pub(crate) mod send_event;
+mod send_rate;
 pub(crate) mod sender;
 pub(crate) mod sender_mark;
 pub(crate) mod subscription_change;

@@ -8,7 +8,7 @@ use croner::{
     parser::{CronParser, Seconds},
 };
 
-use crate::domain::{Millis, violation::quoted};
+use crate::domain::{DAY_MS, Millis, violation::quoted};
 
 /// A cron expression and its time zone.
 #[derive(Clone, Debug)]
@@ -53,6 +53,23 @@ impl Schedule {
         Some(next.timestamp_millis())
     }
 
+    /// The longest time between two runs in the month after a time, of the first thousands.
+    pub(crate) fn longest_gap(&self, from: Millis) -> Millis {
+        const MAX_RUNS: u32 = 3_000;
+        const MONTH_MS: Millis = 31 * DAY_MS;
+        let until = from.saturating_add(MONTH_MS);
+        let (mut last, mut longest) = (from, 0);
+        for _ in 0..MAX_RUNS {
+            let next = self.next_after(last).map_or(until, |next| next.min(until));
+            longest = Ord::max(longest, next.saturating_sub(last));
+            if next >= until {
+                break;
+            }
+            last = next;
+        }
+        longest
+    }
+
     /// Whether a run is due if the last one was at `last`. Several missed runs are made up for by one.
     pub(crate) fn is_due(&self, last: Millis, now: Millis) -> bool {
         self.next_after(last).is_some_and(|next| next <= now)
@@ -62,6 +79,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::HOUR_MS;
 
     fn at(text: &str) -> Millis {
         DateTime::parse_from_rfc3339(text)
@@ -95,6 +113,27 @@ mod tests {
         let late = at("2026-01-05T12:00:00Z");
         assert!(schedule.is_due(last, late));
         assert!(!schedule.is_due(late, late + 1));
+    }
+
+    #[test]
+    fn the_longest_gap_is_that_of_a_weekend_or_of_the_month() {
+        let friday = at("2026-01-02T12:00:00Z");
+        for (expression, hours) in [
+            ("0 0 * * *", 24),
+            ("0 * * * *", 1),
+            ("0 0 * * 1-5", 72),
+            ("*/15 * * * *", 1),
+            ("0 0 29 2 *", 31 * 24),
+        ] {
+            let gap = Schedule::parse(expression, "UTC").unwrap();
+            let gap = gap.longest_gap(friday).div_euclid(HOUR_MS / 4);
+            let expected = if expression.starts_with("*/15") {
+                1
+            } else {
+                hours * 4
+            };
+            assert_eq!(gap, expected, "{expression}");
+        }
     }
 
     /// The schedule of tests without scheduled runs.

@@ -1,24 +1,24 @@
-//! The sender job: sends closed reports to Stripe, one at a time for each customer and meter.
+//! The sender job: sends closed reports to Stripe, one at a time for each customer and meter, what is due soonest first.
 //!
 //! Only the holder of the lease sends. Due reports are read from the database in pages, and at most `concurrency`
 //! requests are in progress, so memory does not grow with the number of accounts. A report in backoff delays no other.
+//! The rate falls while Stripe refuses requests because there are too many.
 
 mod account;
 
 use std::{
     collections::{HashMap, HashSet},
-    num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     backoff::{MAX_RETRY, backoff_ms, duration},
     job::{Job, Next, Spec, Turn},
     send_event::{Claim, Ended, Pause, Requests},
+    send_rate::SendRate,
     sender_mark::SenderMark,
     tasks::Tasks,
     wake::Signals,
@@ -47,8 +47,11 @@ const UNREACHABLE_RETRIES: Millis = 5;
 const RATE_WAIT_SECS: u32 = 5;
 /// The reason of reports that wait because of the key.
 const KEY_REFUSED: &str = "Stripe rejects the secret key";
-/// The minimum number of due reports that one query reads.
+/// The minimum number of streams that one query reads.
 const MIN_PAGE: usize = 64;
+/// The queries of one run. A stream is found once for each time by which its reports should be sent, which are about 35
+/// at most.
+const MAX_PAGES: u32 = 36;
 
 /// Settings of the sender.
 #[derive(Clone, Debug)]
@@ -64,13 +67,11 @@ pub(crate) struct Sender {
     requests: Requests,
     rules: Rules,
     signals: Arc<Signals>,
-    rate: Arc<DefaultDirectRateLimiter>,
+    rate: Arc<Mutex<SendRate>>,
     /// At most one request per stream, and no more than can start before the lease could end.
     in_progress: Tasks<Stream, Ended>,
     /// Results that are not recorded yet.
     unrecorded: Vec<SendResult>,
-    /// Where the next page begins.
-    cursor: Option<Stream>,
     paused_until: Option<Instant>,
     /// Why sending pauses or last paused, until Stripe answers.
     pause_reason: Option<String>,
@@ -91,17 +92,17 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(requests: Requests, options: &SenderOptions, signals: Arc<Signals>) -> Self {
-        let per_second = NonZeroU32::new(options.events_per_sec).unwrap_or(NonZeroU32::MIN);
-        let in_turn = per_second.get().saturating_mul(RATE_WAIT_SECS);
-        let in_turn = usize::try_from(in_turn).unwrap_or(usize::MAX);
+        let rate = SendRate::new(options.events_per_sec, Instant::now());
         Self {
-            in_progress: Tasks::new(options.concurrency.min(in_turn), signals.send.clone()),
+            in_progress: Tasks::new(
+                options.concurrency.min(in_turn(options.events_per_sec)),
+                signals.send.clone(),
+            ),
             requests,
             rules: options.rules,
             signals,
-            rate: Arc::new(RateLimiter::direct(Quota::per_second(per_second))),
+            rate: Arc::new(Mutex::new(rate)),
             unrecorded: Vec::new(),
-            cursor: None,
             paused_until: None,
             pause_reason: None,
             paused_meters: HashMap::new(),
@@ -115,28 +116,20 @@ impl Sender {
         }
     }
 
-    /// Starts requests for one page of due reports; returns false if none could be started.
+    /// Starts requests for due reports; returns false if none could be started.
     async fn start_due(&mut self, sending: &Sending, now: Millis) -> Result<bool> {
-        let free = self.in_progress.free();
+        let free = self.free();
         if free == 0 {
             return Ok(false);
         }
         let requests = self.requests.clone();
         let mut meters = requests.meters.names_of_all();
         meters.retain(|name| !self.paused_meters.contains_key(*name));
-        let limit = free.saturating_mul(4).max(MIN_PAGE);
-        let limit_rows = u64::try_from(limit).unwrap_or(u64::MAX);
         requests.store.end_waits(now).await?;
-        let page = requests
-            .store
-            .due_reports(&meters, self.cursor.as_ref(), limit_rows)
-            .await?;
-        let had_cursor = self.cursor.is_some();
-        let is_last_page = page.len() < limit;
-        let chosen = self.choose(page, free, is_last_page);
+        requests.store.set_send_by(&meters).await?;
+        let chosen = self.choose(&meters, free).await?;
         if chosen.is_empty() {
-            // The page after the last stream begins with the first stream.
-            return Ok(had_cursor);
+            return Ok(false);
         }
         if !self.check_account(sending, now, true).await? {
             return Ok(false);
@@ -171,30 +164,42 @@ impl Sender {
         Ok(())
     }
 
-    /// Chooses the first report of each stream without a request in progress, and sets where the next page begins.
-    fn choose(&mut self, page: Vec<Report>, free: usize, is_last_page: bool) -> Vec<Report> {
+    /// The number of requests that may start: no more than can be sent in time at the present rate.
+    fn free(&self) -> usize {
+        let in_turn = in_turn(rate(&self.rate).per_sec());
+        let free = self.in_progress.free();
+        free.min(in_turn.saturating_sub(self.in_progress.len()))
+    }
+
+    /// Chooses the first report of each stream without a request in progress, what is due soonest first.
+    async fn choose(&self, meters: &[&str], free: usize) -> Result<Vec<Report>> {
+        // A page contains the streams with requests in progress, which often are those that are due soonest.
+        let limit = self.in_progress.len().saturating_add(free).max(MIN_PAGE);
         let mut chosen: Vec<Report> = Vec::new();
         let mut streams: HashSet<Stream> = HashSet::new();
-        let mut seen_all = true;
-        let mut last = None;
-        for report in page {
-            let Some(stream) = report.stream() else {
-                continue;
-            };
-            if self.in_progress.has(&stream) || streams.contains(&stream) {
-                last = Some(stream);
-                continue;
+        let mut after = None;
+        for _ in 0..MAX_PAGES {
+            let store = &self.requests.store;
+            let page = store.due_first(meters, after.as_ref(), limit).await?;
+            let is_last = page.len() < limit;
+            for (place, report) in page {
+                after = Some(place);
+                let Some(stream) = report.stream() else {
+                    continue;
+                };
+                if self.in_progress.has(&stream) || !streams.insert(stream) {
+                    continue;
+                }
+                chosen.push(report);
+                if chosen.len() >= free {
+                    return Ok(chosen);
+                }
             }
-            if chosen.len() >= free {
-                seen_all = false;
+            if is_last {
                 break;
             }
-            streams.insert(stream.clone());
-            last = Some(stream);
-            chosen.push(report);
         }
-        self.cursor = if is_last_page && seen_all { None } else { last };
-        chosen
+        Ok(chosen)
     }
 
     fn start(&mut self, task: Task, claim: Claim) {
@@ -203,9 +208,10 @@ impl Sender {
         let Some(stream) = report.stream() else {
             return;
         };
-        let (requests, rate) = (self.requests.clone(), Arc::clone(&self.rate));
+        let requests = self.requests.clone();
+        let turn = rate(&self.rate).take_turn(Instant::now());
         self.in_progress.start(stream.clone(), async move {
-            rate.until_ready().await;
+            sleep_until(turn).await;
             match task {
                 Task::Send {
                     report,
@@ -243,6 +249,18 @@ impl Sender {
                 None => {}
             }
         }
+    }
+
+    fn adjust_rate(&self) {
+        let throttled = self.requests.stripe.throttled();
+        let mut rate = rate(&self.rate);
+        if rate.adjust(throttled, Instant::now()) {
+            tracing::warn!(
+                events_per_sec = rate.per_sec(),
+                "Stripe got too many requests: meter events are sent more slowly"
+            );
+        }
+        metrics::events_per_sec(rate.per_sec());
     }
 
     /// Records the results in one transaction. If that fails, they are kept and nothing is sent in this run.
@@ -307,6 +325,15 @@ impl Sender {
     }
 }
 
+/// The requests that can be sent at a rate before the lease could end.
+fn in_turn(per_sec: u32) -> usize {
+    usize::try_from(per_sec.saturating_mul(RATE_WAIT_SECS)).unwrap_or(usize::MAX)
+}
+
+fn rate(rate: &Mutex<SendRate>) -> MutexGuard<'_, SendRate> {
+    rate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Job for Sender {
     fn spec(&self) -> Spec {
         Spec {
@@ -320,6 +347,7 @@ impl Job for Sender {
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let ended = self.in_progress.ended();
         self.take_ended(ended, now);
+        self.adjust_rate();
         self.record(now).await?;
         self.give_up_other_meters(now).await?;
         let sending = self.requests.store.sending().await?;
@@ -341,7 +369,7 @@ impl Job for Sender {
             return Ok(Next::Wait);
         }
         let has_started = self.start_due(&sending, now).await?;
-        Ok(if has_started && self.in_progress.free() > 0 {
+        Ok(if has_started && self.free() > 0 {
             Next::RunAgain
         } else {
             Next::Wait

@@ -47,6 +47,11 @@ where
         self.limit.saturating_sub(self.keys.len())
     }
 
+    /// The number of tasks in progress.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether a task of this key is in progress.
     pub(super) fn has(&self, key: &K) -> bool {
         self.keys.contains(key)

@@ -13,6 +13,7 @@ mod resolutions;
 mod restore;
 mod restore_many;
 mod schedule;
+mod send_order;
 mod stripe_accounts;
 mod stripe_faults;
 mod verification;

@@ -114,7 +114,7 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
-         straddled, generation, event_timestamp, customer, attempts, next_attempt_at, first_sent_at, reported_at, run_id, kind",
+         straddled, generation, event_timestamp, customer, attempts, next_attempt_at, send_by, first_sent_at, reported_at, run_id, kind",
         1_000_000,
         "'account-' || (i / 20), ID(i % 20 * 50000 + i / 20!), 'api_calls', \
          NOW - (20 - i % 20) * HOUR, NOW - (19 - i % 20) * HOUR, \
@@ -128,6 +128,7 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
             WHEN i % 1000 = 4 THEN 'rejected' ELSE 'confirmed' END, \
          false, 0, CASE WHEN i % 20 < 15 THEN NOW - (20 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 19 THEN 'cus_' || (i / 20) END, 1, CASE WHEN i % 20 >= 17 THEN NOW + HOUR END, \
+         CASE WHEN i % 20 < 19 AND i % 1000 <> 15 THEN NOW + i / 20 % 720 * HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 19 THEN ID(i % 20 * 1000 + i / 1000!) END, 'usage'",

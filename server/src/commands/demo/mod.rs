@@ -253,6 +253,7 @@ fn config(folder: &Path, fake_stripe: &FakeStripe) -> Result<Config> {
         // Months pass in seconds, so sync and retry often.
         "--sync-interval-secs=10".to_owned(),
         "--stripe-retry-ms=100".to_owned(),
+        "--stripe-events-per-sec=1000".to_owned(),
         // The demo moves its two clocks one after the other.
         "--clock-check-secs=0".to_owned(),
     ];

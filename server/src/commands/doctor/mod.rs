@@ -18,7 +18,7 @@ use clap::Args;
 pub use self::finding::{Diagnosis, Finding, Severity};
 use crate::{
     clock::Clock,
-    config::{CommandConfig, DatabaseConfig, ScheduleConfig},
+    config::{CommandConfig, DatabaseConfig, ScheduleConfig, SendingConfig},
     domain::Millis,
     store::Store,
 };
@@ -33,6 +33,10 @@ pub struct DoctorConfig {
     /// The schedule.
     #[command(flatten)]
     pub schedule: ScheduleConfig,
+
+    /// How fast usage is sent.
+    #[command(flatten)]
+    pub sending: SendingConfig,
 }
 
 /// A wrong setting, in one sentence.
@@ -73,6 +77,11 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     if let Some(store) = store {
         accounts::check(&store, now, &mut findings).await;
         reports::check(&store, &meters, now, &mut findings).await;
+        if let Some(key) = key {
+            let rate = config.sending.events_per_sec(Some(key));
+            let reporting = (&schedule, config.schedule.window_mins);
+            findings.push(sending::check_rate(&store, reporting, rate, now).await);
+        }
         clocks::check(&store, &schedule, clock, now, &mut findings).await;
         if let Err(error) = store.close().await {
             findings.push(Finding::warn(

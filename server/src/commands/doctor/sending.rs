@@ -2,14 +2,22 @@
 
 use super::finding::{Finding, cause_of, first_names};
 use crate::{
-    domain::{DAY_MS, Millis, meter::Meters, stream::Stream},
+    domain::{
+        DAY_MS, Millis,
+        meter::Meters,
+        send_load::{SendLoad, TOO_SLOW},
+        stream::Stream,
+        window::Slots,
+    },
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
+    workers::schedule::Schedule,
 };
 
 const CHECK: &str = "sending";
 const TOTALS: &str = "totals";
+const RATE: &str = "sending rate";
 /// How far back Stripe's totals are compared, unless a backup was restored that is older.
 const COMPARED_MS: Millis = 2 * DAY_MS;
 /// The longest time that is compared.
@@ -34,6 +42,20 @@ pub(super) async fn check(
             Ok((compared, larger)) => check_totals(compared, &larger),
             Err(why) => Finding::unchecked(TOTALS, &why),
         });
+    }
+}
+
+/// Checks whether what is due in the fullest hour can be sent in time.
+pub(super) async fn check_rate(
+    store: &Store,
+    reporting: (&Schedule, Slots),
+    per_sec: u32,
+    now: Millis,
+) -> Finding {
+    match SendLoad::read(store, reporting, per_sec, now).await {
+        Err(error) => Finding::unchecked(RATE, &cause_of(&error)),
+        Ok(load) if load.is_in_time() => Finding::ok(RATE, load.to_string()),
+        Ok(load) => Finding::bad(RATE, load.to_string(), TOO_SLOW),
     }
 }
 

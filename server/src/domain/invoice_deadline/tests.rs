@@ -162,3 +162,70 @@ proptest! {
         prop_assert_eq!(decision, SendDecision::Send { not_before: None });
     }
 }
+
+fn at(first_at: Millis) -> BilledUsage {
+    BilledUsage {
+        window_start: first_at,
+        first_at,
+        last_at: first_at,
+        bill_at: None,
+        event_timestamp: None,
+        quantity: 1,
+    }
+}
+
+#[test]
+fn usage_should_be_sent_by_the_end_of_its_draft() {
+    let period = |invoice_state| InvoicePeriod {
+        interval: Interval {
+            start: 0,
+            end: 10 * DAY_MS,
+        },
+        bills_from: None,
+        invoice_state,
+        subscription: "sub".to_owned(),
+        ended_at: None,
+        synced_at: 0,
+        customer_deleted_at: None,
+    };
+    let context = |invoice_state| BillingContext {
+        periods: vec![period(invoice_state)],
+        change: None,
+    };
+    let until = 10 * DAY_MS + 3 * HOUR_MS;
+    for (state, send_by) in [
+        (InvoiceState::Unknown, 10 * DAY_MS + HOUR_MS),
+        (InvoiceState::Draft { until: Some(until) }, until),
+        (InvoiceState::Draft { until: None }, 10 * DAY_MS),
+        (InvoiceState::Final, 10 * DAY_MS),
+    ] {
+        assert_eq!(context(state).send_by(at(DAY_MS)), send_by, "{state:?}");
+    }
+    // What is billed in another period is due with that one.
+    let moved = BilledUsage {
+        bill_at: Some(9 * DAY_MS),
+        ..at(-20 * DAY_MS)
+    };
+    assert_eq!(
+        context(InvoiceState::Unknown).send_by(moved),
+        10 * DAY_MS + HOUR_MS
+    );
+    let unknown = at(12 * DAY_MS + 7 * HOUR_MS);
+    assert_eq!(
+        context(InvoiceState::Unknown).send_by(unknown),
+        (12 + 33) * DAY_MS
+    );
+}
+
+#[test]
+fn usage_before_a_change_is_due_at_the_change() {
+    let context = BillingContext {
+        periods: Vec::new(),
+        change: Some(ChangeInProgress {
+            boundary_at: 5 * DAY_MS,
+            step: Step::Draining,
+        }),
+    };
+    assert_eq!(context.send_by(at(5 * DAY_MS - 1)), 5 * DAY_MS);
+    assert_eq!(context.send_by(at(5 * DAY_MS)), (5 + 33) * DAY_MS);
+}

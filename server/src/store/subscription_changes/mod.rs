@@ -18,6 +18,7 @@ use super::{
     links::{end_link, find_account, first_free_instant, insert_link},
     reassign::{reassign_open_reports, relink_reports},
     rows,
+    send_order::forget_send_by,
     subscriptions::record_change,
     unfinished_changes::find_unfinished,
     unindexed,
@@ -116,6 +117,8 @@ impl Store {
         reassign_open_reports(&tx, &new.account_id, slots, now).await?;
         relink_reports(&tx, &new.account_id).await?;
         close_account(&tx, &new.account_id, now).await?;
+        // The change waits for usage from before it.
+        forget_send_by(&tx, &new.account_id).await?;
         bump_version(&tx).await?;
         tx.commit().await?;
         Ok((begun.into(), true))

@@ -19,7 +19,10 @@ use crate::{
     },
     entity::billing_period::{self, BillingPeriodInvoiceState},
     error::Result,
-    store::{Store, boundaries::bump_version, reassign::reassign_open_reports, rows},
+    store::{
+        Store, boundaries::bump_version, reassign::reassign_open_reports, rows,
+        send_order::forget_send_by,
+    },
 };
 
 /// The maximum number of an account's billing periods that contain one time: one per subscription item.
@@ -134,6 +137,7 @@ impl Store {
         }
         if has_new {
             reassign_open_reports(&tx, account_id, slots, now).await?;
+            forget_send_by(&tx, account_id).await?;
             bump_version(&tx).await?;
         }
         tx.commit().await?;

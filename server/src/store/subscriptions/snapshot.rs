@@ -26,6 +26,7 @@ use crate::{
         boundaries::bump_version,
         links::{end_link, find_account, insert_link, read_links_of, taken_until},
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
+        send_order::forget_send_by,
         unfinished_changes::has_unfinished,
     },
 };
@@ -62,6 +63,7 @@ impl Store {
             if is_relinked {
                 relink_reports(&tx, account_id).await?;
             }
+            forget_send_by(&tx, account_id).await?;
             bump_version(&tx).await?;
         } else if is_relinked {
             reassign_open_reports(&tx, account_id, slots, now).await?;

@@ -137,6 +137,37 @@ async fn one_request_at_a_time_tries_to_reach_stripe() {
     server.await.unwrap();
 }
 
+#[tokio::test]
+async fn refusals_of_too_many_meter_events_are_counted() {
+    use stripe::StripeRequest as _;
+    use stripe_billing::{billing_meter::ListBillingMeter, invoice::ListInvoice};
+
+    let (listener, address) = listen().await;
+    let answers = ["rate_limit", "lock_timeout", "rate_limit"].map(|code| {
+        let body = format!("{{\"error\":{{\"code\":\"{code}\"}}}}");
+        let length = body.len();
+        format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: {length}\r\n\r\n{body}")
+    });
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for answer in answers {
+            read_request(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let transport = transport(&format!("http://{address}/"));
+    for _ in 0..2 {
+        let refused = ListBillingMeter::new().send(&transport).await;
+        assert!(refused.is_err());
+        assert_eq!(transport.throttled(), 1, "a locked customer is no limit");
+    }
+    // Other requests have another limit.
+    let refused = ListInvoice::new().send(&transport).await;
+    assert!(refused.is_err());
+    assert_eq!(transport.throttled(), 1);
+    server.await.unwrap();
+}
+
 #[test]
 fn an_invalid_url_or_key_is_named() {
     let error = |key, base| Transport::new(key, Some(base)).err().unwrap();

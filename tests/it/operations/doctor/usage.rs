@@ -5,12 +5,13 @@ use usage_client::PutAccount;
 use usage_server::{clock::Clock, commands::doctor::Severity};
 
 use super::{assert_bad, assert_finding, assert_only_bad, examine, healthy};
-use crate::support::world::{World, hours_ago, on_both_engines};
+use crate::support::world::{World, at, billing::BASIC, hours_ago, on_both_engines};
 
 on_both_engines!(
     doctor_reports_usage_without_a_link_and_its_deadline,
     doctor_lists_reports_that_need_a_decision,
     doctor_reports_unsent_usage_near_the_end_of_a_draft,
+    doctor_says_when_a_months_usage_cannot_be_sent_in_an_hour,
 );
 
 async fn doctor_reports_usage_without_a_link_and_its_deadline(world: World) {
@@ -123,5 +124,33 @@ async fn doctor_reports_unsent_usage_near_the_end_of_a_draft(world: World) {
     world.report_all().await;
     let sent = examine(&world).await;
     assert!(sent.is_healthy(), "{sent}");
+    world.finish().await;
+}
+
+async fn doctor_says_when_a_months_usage_cannot_be_sent_in_an_hour(mut world: World) {
+    const NOW: &str = "2027-03-20T08:30:10Z";
+    world.reconfigure(&["--stripe-events-per-sec=1"]).await;
+    world.with_prices_at(at(NOW)).await;
+    let (severity, line) = world.doctor_says(None, "sending rate").await;
+    assert_eq!(severity, Severity::Ok);
+    assert!(line.contains("no billing period is known"), "{line}");
+
+    // The tests' schedule never fires, so a month of windows is left at the end of each period.
+    for (number, severity) in [(4, Severity::Ok), (5, Severity::Bad)] {
+        while world.count_rows("billing_periods").await < number {
+            let account = format!("acct-{}", world.count_rows("billing_periods").await);
+            world
+                .subscribe(&account, &[BASIC], at("2027-03-10T10:00:00Z"))
+                .await;
+            world.link_to_subscription(&account).await;
+        }
+        let (found, line) = world.doctor_says(None, "sending rate").await;
+        assert_eq!(found, severity, "{line}");
+        let words = format!(
+            "2027-04-10T10:00Z the periods of {number} customers and meters end, with up to 744 windows each: {} reports",
+            number * 744
+        );
+        assert!(line.contains(&words), "{line}");
+    }
     world.finish().await;
 }

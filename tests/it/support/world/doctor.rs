@@ -10,6 +10,7 @@ impl World {
         let config = self.config();
         DoctorConfig {
             schedule: config.schedule.clone(),
+            sending: config.sending.clone(),
             shared: config.into(),
         }
     }

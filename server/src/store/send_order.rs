@@ -1,0 +1,237 @@
+//! The order in which the sender sends: what is due soonest comes first. By when a report should be sent is decided in
+//! `domain::invoice_deadline`; the sender stores it in `send_by` before it reads the queue.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select, Statement,
+    sea_query::{Expr, ExprTrait as _, LockBehavior, LockType},
+};
+use uuid::Uuid;
+
+use super::{
+    Store,
+    billing_context::read_contexts_and_changes,
+    connection::Transaction,
+    report_states::{is_due, state_in},
+    rows,
+};
+use crate::{
+    domain::{
+        Millis,
+        account_id::AccountId,
+        billed_usage::BilledUsage,
+        report::{Report, State},
+    },
+    entity::usage_report::{self, Column},
+    error::Result,
+};
+
+/// The reports of one transaction that stores when they should be sent.
+const ORDERED_AT_ONCE: u64 = 256;
+/// The transactions of one call, so that sending goes on meanwhile.
+const MAX_PAGES: u32 = 8;
+/// The reports of an account that are put in order again at once; the end of their waits does it for the others.
+const MAX_REORDERED: u32 = 10_000;
+
+/// The place of a report in the queue.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueuePlace {
+    send_by: Millis,
+    customer: String,
+    meter: String,
+}
+
+impl Store {
+    /// Stores when due reports of some meters should be sent, where that is not known.
+    pub(crate) async fn set_send_by(&self, meters: &[&str]) -> Result<()> {
+        for meter in meters {
+            // Usually there are none, which takes no turn of SQLite's only writer to find out.
+            let first: Option<Uuid> = without_send_by(meter)
+                .select_only()
+                .column(Column::Id)
+                .limit(1)
+                .into_tuple()
+                .one(&self.reader)
+                .await?;
+            if first.is_none() {
+                continue;
+            }
+            for _ in 0..MAX_PAGES {
+                if !self.set_send_by_of_page(meter).await? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether there may be more.
+    async fn set_send_by_of_page(&self, meter: &str) -> Result<bool> {
+        let tx = self.begin().await?;
+        // Locked reports get their place the next time, so that no lock is waited for while others are held.
+        let page = without_send_by(meter)
+            .order_by_asc(Column::SendBy)
+            .order_by_asc(Column::Customer)
+            .order_by_asc(Column::Id)
+            .limit(ORDERED_AT_ONCE)
+            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+            .all(&tx)
+            .await?;
+        let reports: Vec<Report> = rows::all(page);
+        let contexts = read_contexts_and_changes(&tx, &reports).await?;
+        let mut alike: BTreeMap<Millis, Vec<&Report>> = BTreeMap::new();
+        for report in &reports {
+            let context = contexts.of(report, report.customer.as_deref());
+            let send_by = context.send_by(BilledUsage::of(report));
+            alike.entry(send_by).or_default().push(report);
+        }
+        for (send_by, reports) in alike {
+            let ids = reports
+                .into_iter()
+                .map(|report| (report.account_id.clone(), report.id));
+            usage_report::Entity::update_many()
+                .col_expr(Column::SendBy, Expr::value(send_by))
+                .filter(
+                    Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
+                        .in_tuples(ids),
+                )
+                .exec(&tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(u64::try_from(reports.len()).is_ok_and(|len| len == ORDERED_AT_ONCE))
+    }
+
+    /// Of each stream of some meters with due reports the first one, what is due soonest first, after a place. A stream
+    /// whose reports have different times has one for each. Reports that wait are not read, and nothing that an earlier
+    /// Stripe account may have is due.
+    pub(crate) async fn due_first(
+        &self,
+        meters: &[&str],
+        after: Option<&QueuePlace>,
+        limit: usize,
+    ) -> Result<Vec<(QueuePlace, Report)>> {
+        let adopted_at = self.sending().await?.adopted_at.unwrap_or(Millis::MIN);
+        let mut due = Vec::new();
+        // A query for each meter, because those of a meter that is paused are not read either.
+        for meter in meters {
+            let (send_by, customer, includes) = match after {
+                Some(after) => (
+                    after.send_by,
+                    after.customer.as_str(),
+                    *meter > after.meter.as_str(),
+                ),
+                None => (Millis::MIN, "", false),
+            };
+            let sql = self.first_of_streams(includes, limit);
+            let values = [
+                (*meter).into(),
+                adopted_at.into(),
+                send_by.into(),
+                customer.into(),
+            ];
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+            let rows = usage_report::Entity::find()
+                .from_raw_sql(statement)
+                .all(&self.reader)
+                .await?;
+            due.extend(rows.into_iter().filter_map(|row| {
+                let place = QueuePlace {
+                    send_by: row.send_by?,
+                    customer: row.customer.clone()?,
+                    meter: row.meter.clone(),
+                };
+                Some((place, Report::from(row)))
+            }));
+        }
+        due.sort_by(|(left, _), (right, _)| left.cmp(right));
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    /// Jumps from each first report to the next one in the index, instead of reading all between them: an account may
+    /// have hundreds. Rows are joined by their places, which both engines find at once.
+    fn first_of_streams(&self, includes: bool, limit: usize) -> String {
+        let place = if self.has_parallel_writers() {
+            "ctid"
+        } else {
+            "rowid"
+        };
+        let due = state_in(&State::DUE);
+        let next = |comparison: &str, last: &str| {
+            format!(
+                "SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL AND d.meter = $1 \
+                 AND COALESCE(d.reported_at, d.first_sent_at, $2) >= $2 AND d.customer IS NOT NULL \
+                 AND (d.send_by, d.customer) {comparison} ({last}) ORDER BY d.send_by, d.customer, d.id LIMIT 1"
+            )
+        };
+        let first = next(if includes { ">=" } else { ">" }, "$3, $4");
+        let others = next(">", "h.send_by, h.customer");
+        format!(
+            "WITH RECURSIVE heads(place, number) AS (SELECT ({first}), 1 UNION ALL SELECT ({others}), number + 1 \
+             FROM heads JOIN usage_reports h ON h.{place} = heads.place WHERE number < {limit}) \
+             SELECT r.* FROM heads JOIN usage_reports r ON r.{place} = heads.place"
+        )
+    }
+}
+
+/// Due reports of a meter that have no place in the queue yet.
+fn without_send_by(meter: &str) -> Select<usage_report::Entity> {
+    usage_report::Entity::find()
+        .filter(is_due())
+        .filter(Column::NextAttemptAt.is_null())
+        .filter(Column::Meter.eq(meter))
+        .filter(Column::SendBy.is_null())
+        .filter(Column::Customer.is_not_null())
+}
+
+/// Forgets when reports of an account should be sent, because that may have changed. The sender reads it again.
+pub(super) async fn forget_send_by(
+    tx: &Transaction,
+    account_id: &AccountId,
+) -> std::result::Result<(), DbErr> {
+    let of_account = format!("account_id = $1 AND {}", state_in(&State::DUE));
+    forget(tx, &of_account, account_id.as_str(), MAX_REORDERED).await
+}
+
+/// Forgets when due reports of a meter should be sent, because the meter is not configured: they have no place in the
+/// queue then.
+pub(super) async fn forget_send_by_of_meter(
+    tx: &Transaction,
+    meter: &str,
+    limit: u32,
+) -> std::result::Result<(), DbErr> {
+    let of_meter = format!(
+        "meter = $1 AND {} AND next_attempt_at IS NULL",
+        state_in(&State::DUE)
+    );
+    forget(tx, &of_meter, meter, limit).await
+}
+
+async fn forget(
+    tx: &Transaction,
+    condition: &str,
+    value: &str,
+    limit: u32,
+) -> std::result::Result<(), DbErr> {
+    let found = |place: &str| {
+        format!(
+            "SELECT {place} FROM usage_reports WHERE {condition} AND send_by IS NOT NULL LIMIT {limit}"
+        )
+    };
+    let backend = tx.get_database_backend();
+    let places = if backend == DbBackend::Postgres {
+        // As in `end_waits`. The sender has those that are locked.
+        format!(
+            "ctid = ANY (ARRAY({} FOR UPDATE SKIP LOCKED))",
+            found("ctid")
+        )
+    } else {
+        format!("rowid IN ({})", found("rowid"))
+    };
+    let sql = format!("UPDATE usage_reports SET send_by = NULL WHERE {places}");
+    let statement = Statement::from_sql_and_values(backend, sql, [value.into()]);
+    tx.execute_raw(statement).await.map(|_| ())
+}
