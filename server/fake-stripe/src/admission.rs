@@ -1,9 +1,10 @@
-//! The checks of a request before its endpoint runs, in this order: the API key, the rate limit, the idempotency key, and
-//! the lock on customer and meter.
+//! The checks of a request before its endpoint runs, in this order: the API key, the account and API version, the rate
+//! limit, the idempotency key, and the lock on customer and meter.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::api_version::{ApiVersion, check_account};
 use crate::errors::StripeError;
 use crate::http_exchange::{Answer, Call};
 use crate::idempotency::Claim;
@@ -55,6 +56,8 @@ pub(crate) fn admit(app: &Arc<App>, call: &Call) -> Result<Admitted, StripeError
     app.authorizer.check(&call.headers).inspect_err(|_| {
         app.update(|state| state.stats.unauthorized = state.stats.unauthorized.saturating_add(1));
     })?;
+    check_account(&call.headers)?;
+    ApiVersion::of(&call.headers)?;
     if call.is_meter_event() {
         app.update(check_rate)?;
     }

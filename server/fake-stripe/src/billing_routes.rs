@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use crate::billing::invoices::endpoints as invoice_endpoints;
+use crate::api_version::ApiVersion;
+use crate::billing::invoices::{endpoints as invoice_endpoints, outcomes};
 use crate::billing::subscriptions::{
-    cancellation, create, endpoints as subscription_endpoints, item_endpoints, update,
+    cancellation, create, endpoints as subscription_endpoints, item_endpoints, resume, update,
 };
 use crate::billing::{events, prices, products};
 use crate::errors::StripeError;
@@ -19,6 +20,7 @@ pub(crate) fn dispatch(
     state: &mut State,
     method: &str,
     segments: &[&str],
+    version: ApiVersion,
     params: Params,
 ) -> Option<Answer> {
     if segments.iter().any(|segment| segment.is_empty()) {
@@ -38,7 +40,7 @@ pub(crate) fn dispatch(
         )),
         (_, ["products", rest @ ..]) => products(parts, method, rest, params),
         (_, ["prices", rest @ ..]) => prices(parts, method, rest, params),
-        (_, ["subscriptions", rest @ ..]) => subscriptions(parts, method, rest, params),
+        (_, ["subscriptions", rest @ ..]) => subscriptions(parts, method, rest, version, params),
         (_, ["subscription_items", rest @ ..]) => items(parts, method, rest, params),
         (_, ["invoices", rest @ ..]) => invoices(parts, method, rest, params),
         _ => None,
@@ -94,6 +96,7 @@ fn subscriptions(
     parts: BillingParts<'_>,
     method: &str,
     rest: &[&str],
+    version: ApiVersion,
     params: Params,
 ) -> Option<Answer> {
     let BillingParts {
@@ -103,12 +106,13 @@ fn subscriptions(
         now,
     } = parts;
     Some(match (method, rest) {
-        ("POST", []) => create::create(billing, metering, customers, now, params),
+        ("POST", []) => create::create(billing, metering, customers, now, version, params),
         ("GET", []) => subscription_endpoints::list(billing, params),
         ("GET", ["search"]) => subscription_endpoints::find_by_query(billing, params),
         ("GET", [id]) => subscription_endpoints::retrieve(billing, id, params),
         ("POST", [id]) => update::update(billing, metering, now, id, params),
         ("DELETE", [id]) => cancellation::cancel(billing, metering, now, id, params),
+        ("POST", [id, "resume"]) => resume::resume(billing, metering, now, id, params),
         ("POST", [id, "migrate"]) => subscription_endpoints::migrate(billing, now, id, params),
         _ => return None,
     })
@@ -150,9 +154,13 @@ fn invoices(
         }
         ("GET", [id]) => invoice_endpoints::retrieve(billing, metering, id, params),
         ("GET", [id, "lines"]) => invoice_endpoints::lines(billing, metering, id, params),
-        ("POST", [id, "finalize"]) => {
-            invoice_endpoints::finalize(billing, metering, now, id, params)
+        ("POST", [id]) => outcomes::update(billing, metering, now, id, params),
+        ("POST", [id, "pay"]) => outcomes::pay(billing, metering, now, id, params),
+        ("POST", [id, "void"]) => outcomes::void(billing, metering, now, id, params),
+        ("POST", [id, "mark_uncollectible"]) => {
+            outcomes::mark_uncollectible(billing, metering, now, id, params)
         }
+        ("POST", [id, "finalize"]) => outcomes::finalize(billing, metering, now, id, params),
         _ => return None,
     })
 }

@@ -1,14 +1,15 @@
 //! `/v1/customers`: create, retrieve, update, list. Deletion is in `billing::subscriptions::cancellation`. Only a name,
-//! an email, a description, a phone number and metadata are stored; other parameters are rejected.
-
-use std::collections::BTreeMap;
+//! an email, a description, a phone number and metadata are stored; other parameters are
+//! refused as unsupported.
 
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
+use crate::customer_balances::Balances;
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Collection, Paging};
+use crate::list::{Collection, Created, Paging};
+use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 
 /// A customer, and whether it was deleted: Stripe still returns deleted customers.
@@ -21,7 +22,7 @@ pub(crate) struct Customer {
     email: Option<String>,
     description: Option<String>,
     phone: Option<String>,
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
 }
 
 impl Customer {
@@ -34,7 +35,7 @@ impl Customer {
     }
 
     /// The customer as Stripe writes it. What the fake Stripe does not model has the value of a fresh customer.
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn json(&self, balances: &Balances) -> Value {
         if self.deleted {
             return json!({ "id": self.id, "object": "customer", "deleted": true });
         }
@@ -42,9 +43,9 @@ impl Customer {
             "id": self.id,
             "object": "customer",
             "address": null,
-            "balance": 0,
+            "balance": balances.amount(&self.id),
             "created": self.created,
-            "currency": null,
+            "currency": balances.find(&self.id).map(|balance| &balance.currency),
             "default_source": null,
             "delinquent": false,
             "description": self.description,
@@ -76,7 +77,7 @@ struct Change {
     email: Option<String>,
     description: Option<String>,
     phone: Option<String>,
-    metadata: Option<BTreeMap<String, String>>,
+    metadata: MetadataChange,
 }
 
 impl Change {
@@ -86,13 +87,14 @@ impl Change {
             email: params.text_or_empty("email")?,
             description: params.text_or_empty("description")?,
             phone: params.text_or_empty("phone")?,
-            metadata: params.text_map("metadata")?,
+            metadata: MetadataChange::take(&mut params)?,
         };
         params.finish()?;
         Ok(change)
     }
 
-    fn apply(self, customer: &mut Customer) {
+    fn apply(self, customer: &mut Customer) -> Result<(), StripeError> {
+        customer.metadata = self.metadata.applied_to(&customer.metadata)?;
         let fields = [
             (&mut customer.name, self.name),
             (&mut customer.email, self.email),
@@ -104,63 +106,63 @@ impl Change {
                 *field = Some(new).filter(|text| !text.is_empty());
             }
         }
-        for (key, value) in self.metadata.unwrap_or_default() {
-            if value.is_empty() {
-                customer.metadata.remove(&key);
-            } else {
-                customer.metadata.insert(key, value);
-            }
-        }
+        Ok(())
     }
 }
 
 pub(crate) fn create(
     customers: &mut Collection<Customer>,
+    balances: &Balances,
     clock: &Clock,
     params: Params,
 ) -> Result<Value, StripeError> {
     let change = Change::take(params)?;
     let mut customer = Customer::new(&ids::customer(), clock.now_secs());
-    change.apply(&mut customer);
-    let body = customer.json();
+    change.apply(&mut customer)?;
+    let body = customer.json(balances);
     customers.insert(&customer.id.clone(), customer);
     Ok(body)
 }
 
 pub(crate) fn retrieve(
     customers: &Collection<Customer>,
+    balances: &Balances,
     id: &str,
     params: Params,
 ) -> Result<Value, StripeError> {
     params.finish()?;
     customers
         .get(id)
-        .map(Customer::json)
+        .map(|customer| customer.json(balances))
         .ok_or_else(|| StripeError::no_such("customer", id))
 }
 
 pub(crate) fn update(
     customers: &mut Collection<Customer>,
+    balances: &Balances,
     id: &str,
     params: Params,
 ) -> Result<Value, StripeError> {
     let change = Change::take(params)?;
     let customer = find_existing(customers, id)?;
-    change.apply(customer);
-    Ok(customer.json())
+    change.apply(customer)?;
+    Ok(customer.json(balances))
 }
 
 pub(crate) fn list(
     customers: &Collection<Customer>,
+    balances: &Balances,
     mut params: Params,
 ) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     let email = params.text("email")?;
+    let created = Created::take(&mut params)?;
     params.finish()?;
     let all: Vec<Value> = customers
         .newest_first()
         .filter(|customer| !customer.deleted && (email.is_none() || customer.email == email))
-        .map(Customer::json)
+        .filter(|customer| created.contains(customer.created))
+        .map(|customer| customer.json(balances))
         .collect();
     paging.page("customer", "/v1/customers", &all)
 }

@@ -1,9 +1,14 @@
 //! Stripe's error body, and the errors that several resources share. Messages are Stripe's own where they are known,
-//! since some callers match on them.
+//! since some callers match on them. What Stripe would do and the fake Stripe cannot is an error of its own kind
+//! ([`StripeError::unsupported`]), so that it is never taken for a mistake of the caller.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use serde_json::{Map, Value, json};
+
+/// The code of [`StripeError::unsupported`]; Stripe has no such code.
+pub(crate) const UNSUPPORTED: &str = "fake_stripe_unsupported";
 
 /// An error in Stripe's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +46,20 @@ impl StripeError {
             started: false,
             ..StripeError::refused(message)
         }
+    }
+
+    /// What Stripe supports and the fake Stripe does not: 501, not stored under an idempotency key.
+    pub(crate) fn unsupported(what: impl Display) -> Self {
+        StripeError {
+            kind: Cow::Borrowed("api_error"),
+            ..StripeError::invalid(format!("fake-stripe does not support {what}"))
+        }
+        .status(501)
+        .code(UNSUPPORTED)
+    }
+
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.code.as_deref() == Some(UNSUPPORTED)
     }
 
     pub(crate) fn status(mut self, status: u16) -> Self {
@@ -119,11 +138,13 @@ impl StripeError {
         let mut error = Map::new();
         if let Some(code) = &self.code {
             error.insert("code".to_owned(), json!(code));
-            let page = code.replace('_', "-");
-            error.insert(
-                "doc_url".to_owned(),
-                json!(format!("https://stripe.com/docs/error-codes/{page}")),
-            );
+            if code != UNSUPPORTED {
+                let page = code.replace('_', "-");
+                error.insert(
+                    "doc_url".to_owned(),
+                    json!(format!("https://stripe.com/docs/error-codes/{page}")),
+                );
+            }
         }
         error.insert("message".to_owned(), json!(self.message));
         if let Some(param) = &self.param {

@@ -150,7 +150,7 @@ pub(crate) fn respond(date: &str, answer: &Answer, call: &Call) -> Response<Body
     match answer.status {
         401 => put(header::WWW_AUTHENTICATE, "Basic realm=\"Stripe\""),
         // In Stripe's libraries this header overrides their own retry rules.
-        400 | 404 => put(HeaderName::from_static("stripe-should-retry"), "false"),
+        400 | 404 | 501 => put(HeaderName::from_static("stripe-should-retry"), "false"),
         _ => {}
     }
     response

@@ -10,26 +10,30 @@
 //! - `control`: the endpoints below `/control/`, and their client.
 //! - `pipeline`: the steps of a request below `/v1`, with the checks of `admission`; `webhook_sender`: the task that
 //!   sends webhooks.
-//! - `routes`, `billing_routes`: the endpoint of each path.
+//! - `routes`, `billing_routes`: the endpoint of each path, after the checks of `unsupported_paths`, `parameters` (what Stripe
+//!   takes, listed in `parameters.txt`) and `expand`.
 //! - `state`: everything stored, behind one lock. Routes give endpoints the parts that they read and change.
-//! - The parts of the pipeline: `listener`, `auth`, `limits`, `idempotency`, `faults` (their queue), `request_log`,
+//! - The parts of the pipeline: `listener`, `auth`, `api_version`, `limits`, `idempotency`, `faults` (their queue), `request_log`,
 //!   `http_exchange`.
 //! - `billing`: products, prices, subscriptions, invoices, events and webhooks, and the work that is due as time passes.
 //! - One file an object: `adjustments`, `summaries`, `metering` (a view of meters and events), `meter_events`,
-//!   `meters`, `customers`, `account`.
-//! - What all share: `control_types`, `fault`, `params`, `list`, `errors`, `ids`, `clock`, `settings`.
+//!   `meters`, `customers`, `customer_balances`, `account`.
+//! - What all share: `control_types`, `fault`, `params`, `metadata`, `list`, `search`, `errors`, `ids`, `clock`, `settings`.
 
 mod account;
 mod adjustments;
 mod admission;
+mod api_version;
 mod auth;
 mod billing;
 mod billing_routes;
 mod clock;
 mod control;
 mod control_types;
+mod customer_balances;
 mod customers;
 mod errors;
+mod expand;
 mod fake_stripe;
 mod fault;
 mod faults;
@@ -39,16 +43,20 @@ mod ids;
 mod limits;
 mod list;
 mod listener;
+mod metadata;
 mod meter_events;
 mod metering;
 mod meters;
+mod parameters;
 mod params;
 mod pipeline;
 mod request_log;
 mod routes;
+mod search;
 mod settings;
 mod state;
 mod summaries;
+mod unsupported_paths;
 mod webhook_sender;
 
 pub use billing::webhooks::webhook_signature;

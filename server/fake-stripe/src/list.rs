@@ -84,6 +84,15 @@ impl Paging {
         Ok(paging)
     }
 
+    /// Takes the parameters of a search: `limit`, and the cursor `page`.
+    pub(crate) fn take_for_search(params: &mut Params) -> Result<Paging, StripeError> {
+        let page = params.text("page")?;
+        Ok(Paging {
+            starting_after: page,
+            ..Paging::take(params)?
+        })
+    }
+
     /// The page of the whole list, as Stripe's list object. `what` names the objects in the error of an unknown cursor.
     pub(crate) fn page(self, what: &str, url: &str, all: &[Value]) -> Result<Value, StripeError> {
         let find = |cursor: &str, param: &str| {
@@ -110,65 +119,6 @@ impl Paging {
         let data = all.get(from..to).unwrap_or_default();
         Ok(json!({ "object": "list", "data": data, "has_more": has_more, "url": url }))
     }
-}
-
-/// Stripe's search. Supported: `field:"value"` and `metadata["key"]:"value"`, joined by AND.
-pub(crate) fn search(mut params: Params, url: &str, all: &[Value]) -> Result<Value, StripeError> {
-    let query = params.required("query")?;
-    let paging = Paging {
-        starting_after: params.text("page")?,
-        ..Paging::take(&mut params)?
-    };
-    params.finish()?;
-    let mut terms = Vec::new();
-    for term in query.split(" AND ") {
-        let parts = term.trim().split_once(':').ok_or_else(|| {
-            StripeError::invalid(format!(
-                "The fake Stripe does not support the search query: {query}. Use field:\"value\" or metadata[\"key\"]:\"value\", joined by AND."
-            ))
-            .param("query")
-        })?;
-        terms.push((parts.0.trim(), parts.1.trim().trim_matches(['"', '\''])));
-    }
-    let matches = |item: &Value, field: &str, value: &str| {
-        let key = field
-            .strip_prefix("metadata[")
-            .and_then(|rest| rest.strip_suffix(']'));
-        let found = match key {
-            Some(key) => item
-                .get("metadata")
-                .and_then(|metadata| metadata.get(key.trim_matches(['"', '\'']))),
-            None => item.get(field),
-        };
-        match found {
-            Some(Value::String(text)) => text == value,
-            Some(other) => value.parse::<Value>().is_ok_and(|value| value == *other),
-            None => false,
-        }
-    };
-    let found: Vec<Value> = all
-        .iter()
-        .filter(|item| {
-            terms
-                .iter()
-                .all(|(field, value)| matches(item, field, value))
-        })
-        .cloned()
-        .collect();
-    let page = paging.page("page", url, &found)?;
-    let more = page.get("has_more").and_then(Value::as_bool) == Some(true);
-    let last = page
-        .get("data")
-        .and_then(Value::as_array)
-        .and_then(|data| data.last()?.get("id").cloned())
-        .filter(|_| more);
-    Ok(json!({
-        "object": "search_result",
-        "data": page.get("data"),
-        "has_more": more,
-        "next_page": last,
-        "url": url,
-    }))
 }
 
 /// The filter `created`: a time, or a nested object with `gt`, `gte`, `lt` and `lte`.

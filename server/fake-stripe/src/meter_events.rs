@@ -25,7 +25,6 @@ use crate::params::Params;
 pub(crate) const UNIQUE_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
 const OLDEST_SECS: i64 = 35 * 24 * 60 * 60;
 const NEWEST_SECS: i64 = 5 * 60;
-const MAX_IDENTIFIER_CHARS: usize = 100;
 const MAX_VALUE_DIGITS: usize = 15;
 
 /// One accepted event.
@@ -139,15 +138,6 @@ pub(crate) fn create(
     let identifier = params.text("identifier")?;
     let timestamp = params.integer("timestamp")?;
     params.finish()?;
-    if identifier
-        .as_ref()
-        .is_some_and(|identifier| identifier.chars().count() > MAX_IDENTIFIER_CHARS)
-    {
-        return Err(StripeError::invalid(format!(
-            "Invalid identifier: must be at most {MAX_IDENTIFIER_CHARS} characters."
-        ))
-        .param("identifier"));
-    }
 
     let bare = events.bare_error_codes;
     let (meter, customer, value) = read_payload(meters, customers, &event_name, &payload)
@@ -167,14 +157,10 @@ pub(crate) fn create(
         )));
     }
     if events.len() >= events.max_events {
-        return Err(StripeError {
-            kind: "api_error".into(),
-            ..StripeError::refused(format!(
-                "The fake Stripe stores at most {} meter events. Restart it, or raise `max_events`.",
-                events.max_events
-            ))
-            .status(500)
-        });
+        return Err(StripeError::unsupported(format!(
+            "more than {} meter events: restart it, or raise `max_events`",
+            events.max_events
+        )));
     }
     let body = json!({
         "object": "billing.meter_event",
@@ -222,6 +208,11 @@ fn read_payload(
         .code(code)
         .param("event_name"));
     };
+    if let Some(window) = meter.event_time_window {
+        return Err(StripeError::unsupported(format!(
+            "events of a meter with event_time_window={window}"
+        )));
+    }
     let customer_param = format!("payload[{}]", meter.customer_key);
     let Some(customer) = payload.get(&meter.customer_key).filter(|id| !id.is_empty()) else {
         return Err(StripeError::refused(format!(

@@ -47,7 +47,8 @@ pub(crate) struct Meter {
     /// When it was deactivated, in seconds; `None` while it is active.
     pub(crate) deactivated_at: Option<i64>,
     display_name: String,
-    event_time_window: Option<&'static str>,
+    /// Only control endpoints set it: events of such a meter are refused.
+    pub(crate) event_time_window: Option<&'static str>,
     created: i64,
     updated: i64,
 }
@@ -152,7 +153,11 @@ pub(crate) fn create(
     aggregation.finish()?;
     let mut meter = Meter::new(&ids::meter(), &event_name, formula, clock.now_secs());
     meter.display_name = display_name;
-    meter.event_time_window = params.one_of("event_time_window", &["day", "hour"])?;
+    // A meter of pre-aggregated events replaces values within a window; how exactly is not documented.
+    if let Some(window) = params.one_of("event_time_window", &["day", "hour"])? {
+        let what = format!("event_time_window={window}");
+        return Err(StripeError::unsupported(what).param("event_time_window"));
+    }
     if let Some(mut mapping) = params.nested("customer_mapping")? {
         meter.customer_key = mapping.required("event_payload_key")?;
         mapping

@@ -1,5 +1,6 @@
 //! Request parameters: form-encoded pairs whose keys nest by brackets (`payload[value]=3`, `expand[0]=customer`). An
-//! endpoint takes the parameters that it supports; the rest are unknown parameters.
+//! endpoint takes the parameters that it supports; the rest are unsupported, since `parameters` already refused those
+//! that Stripe does not know.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,13 @@ pub(crate) struct Params {
     /// The enclosing bracket, such as `payload`; empty for the outermost.
     within: String,
     map: BTreeMap<String, Param>,
+}
+
+/// A text and its full name.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    pub(crate) name: String,
+    pub(crate) value: String,
 }
 
 /// Decodes form-encoded bytes into pairs, in the order in which they came.
@@ -101,6 +109,24 @@ impl Params {
                 allowed.join(", ")
             ))
             .param(self.name(name))),
+        }
+    }
+
+    /// The same, where Stripe allows more values than the fake Stripe supports.
+    pub(crate) fn one_of_supported(
+        &mut self,
+        name: &str,
+        supported: &[&'static str],
+        unsupported: &[&'static str],
+    ) -> Result<Option<&'static str>, StripeError> {
+        let all = [supported, unsupported].concat();
+        let value = self.one_of(name, &all)?;
+        match value.filter(|value| unsupported.contains(value)) {
+            None => Ok(value),
+            Some(value) => {
+                let name = self.name(name);
+                Err(StripeError::unsupported(format!("{name}={value}")).param(name))
+            }
         }
     }
 
@@ -187,28 +213,51 @@ impl Params {
             .collect()
     }
 
-    /// Whether `expand` has this name, at any depth.
-    pub(crate) fn expands(&self, name: &str) -> bool {
-        let Some(Param::Map(list)) = self.map.get("expand") else {
-            return false;
-        };
-        list.values().any(|one| match one {
-            Param::Text(text) => text.rsplit('.').next() == Some(name),
-            Param::Map(_) => false,
-        })
+    /// Whether a parameter is a text, and no bracket.
+    pub(crate) fn is_text(&self, name: &str) -> bool {
+        matches!(self.map.get(name), Some(Param::Text(_)))
     }
 
-    /// Rejects the parameters that were not taken. `expand` is accepted everywhere.
-    pub(crate) fn finish(mut self) -> Result<(), StripeError> {
-        if self.within.is_empty() {
-            self.map.remove("expand");
-        }
+    /// All texts, with their full names.
+    pub(crate) fn leaves(&self) -> Vec<Leaf> {
+        let mut leaves = Vec::new();
+        self.visit(&mut |name, param| {
+            if let Param::Text(value) = param {
+                let value = value.clone();
+                leaves.push(Leaf { name, value });
+            }
+        });
+        leaves
+    }
+
+    /// The number of entries of every bracket.
+    pub(crate) fn counts(&self) -> Vec<(String, usize)> {
+        let mut counts = Vec::new();
+        self.visit(&mut |name, param| {
+            if let Param::Map(map) = param {
+                counts.push((name, map.len()));
+            }
+        });
+        counts
+    }
+
+    fn visit(&self, seen: &mut impl FnMut(String, &Param)) {
+        visit(&self.within, &self.map, seen);
+    }
+
+    /// Rejects the parameters that were not taken: Stripe knows them, the fake Stripe does not support them.
+    pub(crate) fn finish(self) -> Result<(), StripeError> {
         let left: Vec<String> = self.map.keys().map(|name| self.name(name)).collect();
-        if left.is_empty() {
-            Ok(())
+        let Some(first) = left.first() else {
+            return Ok(());
+        };
+        let noun = if left.len() == 1 {
+            "parameter"
         } else {
-            Err(StripeError::unknown_param(&left))
-        }
+            "parameters"
+        };
+        let all = left.join(", ");
+        Err(StripeError::unsupported(format!("the {noun} {all}")).param(first.as_str()))
     }
 
     /// The full name of a parameter with its brackets.
@@ -218,6 +267,21 @@ impl Params {
         } else {
             format!("{}[{name}]", self.within)
         }
+    }
+}
+
+// Generic over the closure by `&mut`, so that the recursion has one type.
+fn visit<F: FnMut(String, &Param)>(within: &str, map: &BTreeMap<String, Param>, seen: &mut F) {
+    for (key, param) in map {
+        let name = if within.is_empty() {
+            key.clone()
+        } else {
+            format!("{within}[{key}]")
+        };
+        if let Param::Map(inner) = param {
+            visit(&name, inner, seen);
+        }
+        seen(name, param);
     }
 }
 
@@ -282,10 +346,9 @@ mod tests {
 
     #[test]
     fn brackets_nest() {
-        let mut params = nest(
-            "event_name=calls&payload[value]=3&payload%5Bstripe_customer_id%5D=cus_1&expand[]=a",
-        )
-        .unwrap();
+        let mut params =
+            nest("event_name=calls&payload[value]=3&payload%5Bstripe_customer_id%5D=cus_1")
+                .unwrap();
         assert_eq!(params.required("event_name").unwrap(), "calls");
         let payload = params.text_map("payload").unwrap().unwrap();
         assert_eq!(payload.get("value").map(String::as_str), Some("3"));
@@ -297,14 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unclaimed_parameter_is_unknown() {
+    fn an_unclaimed_parameter_is_unsupported() {
         let mut params = nest("value_settings[other]=1&colour=red").unwrap();
         let nested = params.nested("value_settings").unwrap().unwrap();
         let error = nested.finish().unwrap_err();
         assert_eq!(error.param.as_deref(), Some("value_settings[other]"));
         let error = params.finish().unwrap_err();
-        assert_eq!(error.message, "Received unknown parameter: colour");
-        assert_eq!(error.code.as_deref(), Some("parameter_unknown"));
+        assert_eq!(
+            error.message,
+            "fake-stripe does not support the parameter colour"
+        );
+        assert_eq!(error.status, 501);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use axum::http::Response;
 use serde_json::Value;
 
 use crate::admission::{Admitted, admit};
+use crate::api_version::ApiVersion;
 use crate::control_types::LoggedRequest;
+use crate::errors::StripeError;
 use crate::fault::{Fault, FaultKind};
 use crate::faults::scripted_error;
 use crate::http_exchange::{Answer, Call, bad_gateway, find, respond};
@@ -100,7 +102,7 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
         })
     });
     let answer = match admit(&app, &call) {
-        Err(error) => Some(Answer::error(&error, &call)),
+        Err(error) => Some(refuse(&error, &call)),
         Ok(Admitted::Replay(answer)) => Some(answer),
         Ok(Admitted::Run(mut held)) => {
             let outcome = run(&app, &call, sequence).await;
@@ -236,9 +238,10 @@ async fn block(app: &App, fault: &Fault) -> bool {
 
 /// Calls the endpoint.
 fn execute(app: &App, call: &Call) -> Answer {
-    let result = Params::nest(&call.pairs).and_then(|params| {
+    let result = ApiVersion::of(&call.headers).and_then(|version| {
+        let params = Params::nest(&call.pairs)?;
         app.update_to_now(|state| {
-            let mut body = routes::dispatch(state, &call.method, &call.path, params)?;
+            let mut body = routes::answer(state, &call.method, &call.path, version, params)?;
             if state.live_mode {
                 set_live(&mut body);
             }
@@ -247,7 +250,7 @@ fn execute(app: &App, call: &Call) -> Answer {
     });
     match result {
         Ok(body) => Answer::json(200, &body, call),
-        Err(error) => Answer::error(&error, call),
+        Err(error) => refuse(&error, call),
     }
 }
 
@@ -263,4 +266,12 @@ fn set_live(body: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(set_live),
         _ => {}
     }
+}
+
+/// The answer of an error. What is unsupported is logged too: a caller may hide its message.
+fn refuse(error: &StripeError, call: &Call) -> Answer {
+    if error.is_unsupported() {
+        tracing::warn!(method = call.method, path = call.path, "{}", error.message);
+    }
+    Answer::error(error, call)
 }

@@ -3,17 +3,46 @@
 
 use serde_json::Value;
 
+use crate::api_version::ApiVersion;
 use crate::billing::subscriptions::cancellation;
 use crate::errors::StripeError;
+use crate::expand::{Expansion, Objects};
 use crate::params::Params;
 use crate::state::State;
-use crate::{adjustments, billing_routes, customers, meter_events, meters, summaries};
+use crate::unsupported_paths::is_unsupported;
+use crate::{adjustments, billing_routes, customers, meter_events, meters, parameters, summaries};
 
-/// Runs the endpoint of one request.
-pub(crate) fn dispatch(
+/// Checks the parameters of one request, runs its endpoint, and expands its answer.
+pub(crate) fn answer(
     state: &mut State,
     method: &str,
     path: &str,
+    version: ApiVersion,
+    mut params: Params,
+) -> Result<Value, StripeError> {
+    if is_unsupported(method, path) {
+        return Err(StripeError::unsupported(format!("{method} {path}")));
+    }
+    if !parameters::is_listed(method, path) {
+        return Err(StripeError::no_such_url(method, path));
+    }
+    parameters::check(method, path, &params)?;
+    let expansion = Expansion::take(&mut params, method, path)?;
+    let mut body = dispatch(state, method, path, version, params)?;
+    let objects = Objects {
+        customers: &state.customers,
+        billing: &state.billing,
+        metering: state.metering(),
+    };
+    expansion.apply(&mut body, objects);
+    Ok(body)
+}
+
+fn dispatch(
+    state: &mut State,
+    method: &str,
+    path: &str,
+    version: ApiVersion,
     params: Params,
 ) -> Result<Value, StripeError> {
     let segments: Vec<&str> = path
@@ -22,13 +51,18 @@ pub(crate) fn dispatch(
         .split('/')
         .collect();
     match (method, segments.as_slice()) {
-        ("POST", ["customers"]) => customers::create(&mut state.customers, &state.clock, params),
-        ("GET", ["customers"]) => customers::list(&state.customers, params),
+        ("POST", ["customers"]) => {
+            let balances = &state.billing.balances;
+            customers::create(&mut state.customers, balances, &state.clock, params)
+        }
+        ("GET", ["customers"]) => {
+            customers::list(&state.customers, &state.billing.balances, params)
+        }
         ("GET", ["customers", id]) if !id.is_empty() => {
-            customers::retrieve(&state.customers, id, params)
+            customers::retrieve(&state.customers, &state.billing.balances, id, params)
         }
         ("POST", ["customers", id]) if !id.is_empty() => {
-            customers::update(&mut state.customers, id, params)
+            customers::update(&mut state.customers, &state.billing.balances, id, params)
         }
         ("DELETE", ["customers", id]) if !id.is_empty() => {
             params.finish()?;
@@ -72,7 +106,7 @@ pub(crate) fn dispatch(
         ("POST", ["billing", "meter_event_adjustments"]) => {
             adjustments::create(&mut state.events, &state.clock, params)
         }
-        _ => billing_routes::dispatch(state, method, &segments, params)
+        _ => billing_routes::dispatch(state, method, &segments, version, params)
             .unwrap_or_else(|| Err(StripeError::no_such_url(method, path))),
     }
 }

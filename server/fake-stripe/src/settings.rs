@@ -29,7 +29,7 @@ pub struct Settings {
     /// Stripe documents for its error reports, such as `no_meter`. Stripe's reference leaves the code of the
     /// synchronous response open, so a caller should understand both.
     pub bare_error_codes: bool,
-    /// The most meter events that are stored; one more is answered with 500. Default 5,000,000.
+    /// The most meter events that are stored; one more is answered with 501. Default 5,000,000.
     pub max_events: usize,
 }
 

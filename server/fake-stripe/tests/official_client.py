@@ -68,6 +68,14 @@ except stripe.InvalidRequestError as error:
 else:
     raise AssertionError("a customer that is not there was found")
 
+try:
+    stripe.Customer.retrieve(customer.id, expand=["sources"])
+except stripe.APIError as error:
+    assert (error.http_status, error.json_body["error"]["code"]) == (501, "fake_stripe_unsupported")
+    assert error.user_message == "fake-stripe does not support expand=sources", error.user_message
+else:
+    raise AssertionError("what is not supported was answered")
+
 stripe.api_key = "sk_test_wrong"
 try:
     stripe.Customer.list()
@@ -121,7 +129,7 @@ price = stripe.Price.create(
     recurring={"interval": "month", "usage_type": "metered", "meter": meter.id},
     billing_scheme="tiered",
     tiers_mode="volume",
-    tiers=[{"up_to": 10, "unit_amount": 5}, {"up_to": "inf", "unit_amount_decimal": "2.5"}],
+    tiers=[{"up_to": 10, "unit_amount": 50}, {"up_to": "inf", "unit_amount_decimal": "25.5"}],
     lookup_key="calls",
     expand=["tiers"],
 )
@@ -135,6 +143,7 @@ subscription = stripe.Subscription.create(
     expand=["latest_invoice"],
 )
 assert subscription.status == "active"
+assert subscription.latest_invoice.amount_due == 6000
 item = subscription["items"].data[0]
 assert item.current_period_end > item.current_period_start
 assert [one.id for one in stripe.SubscriptionItem.list(subscription=subscription.id).auto_paging_iter()][0] == item.id
@@ -153,7 +162,7 @@ stripe.billing.MeterEvent.create(
     event_name="calls", payload={"stripe_customer_id": subscriber.id, "value": "12"}, identifier="third"
 )
 preview = stripe.Invoice.create_preview(subscription=subscription.id)
-assert preview.lines.data[0].quantity == 12 and preview.lines.data[0].amount == 30
+assert preview.lines.data[0].quantity == 12 and preview.lines.data[0].amount == 306
 # The second of the period's start has to be over before it can be billed up to a moment after it.
 control("clock", {"advance_ms": 60_000})
 changed = stripe.Subscription.modify(
@@ -169,7 +178,7 @@ changed = stripe.Subscription.modify(
     proration_behavior="always_invoice",
 )
 invoice = stripe.Invoice.retrieve(changed.latest_invoice)
-assert (invoice.status, invoice.amount_due, invoice.lines.data[0].quantity) == ("open", 30, 12)
+assert (invoice.status, invoice.amount_due, invoice.lines.data[0].quantity) == ("open", 306, 12)
 ended = stripe.Subscription.cancel(subscription.id, invoice_now=True, prorate=True)
 assert ended.status == "canceled"
 assert len(stripe.Invoice.list(subscription=subscription.id).data) == 3

@@ -100,8 +100,17 @@ async fn other_tiers_or_another_aggregation_are_reported() {
             ("value_settings[event_payload_key]", "value"),
         ];
         form.retain(|(name, _)| *name != field);
-        form.push((field, value));
-        account.post("billing/meters", &form).await;
+        if field == "event_time_window" {
+            // The fake Stripe supports no such meter, but can plant one.
+            let control = account.fake_stripe.control();
+            control
+                .create_windowed_meter("api_calls", value)
+                .await
+                .unwrap();
+        } else {
+            form.push((field, value));
+            account.post("billing/meters", &form).await;
+        }
         let report = account.set_up(&[]).await.unwrap();
         let (object, why) = fault(&report);
         assert_eq!(object, "meter");

@@ -1,18 +1,19 @@
 //! `/v1/prices`: the amounts, the interval and the meter of a product's prices.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::calendar::{Interval, Recurrence};
 use super::money::Cents;
-use super::products::{Product, merge};
-use super::tiers::{Scheme, Tier};
+use super::products::Product;
+use super::tiers::Scheme;
+use crate::customer_balances::check_currency;
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Collection, Created, Paging, search};
+use crate::list::{Collection, Created, Paging};
+use crate::metadata::{Metadata, MetadataChange};
 use crate::meters::Meter;
 use crate::params::Params;
+use crate::search::{Fields, search};
 
 /// How often a price recurs, and its meter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub(crate) struct Price {
     pub(crate) recurring: Option<Recurring>,
     pub(crate) lookup_key: Option<String>,
     pub(crate) nickname: Option<String>,
-    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: Metadata,
     pub(crate) created: i64,
 }
 
@@ -70,8 +71,8 @@ impl Price {
         }
     }
 
-    /// The price as Stripe writes it: without tiers, unless they are expanded.
-    pub(crate) fn json(&self, with_tiers: bool) -> Value {
+    /// The price as Stripe writes it: without tiers, which can be expanded.
+    pub(crate) fn json(&self) -> Value {
         let recurring = self.recurring.as_ref().map(|recurring| {
             json!({
                 "interval": recurring.recurrence.interval.name(),
@@ -81,7 +82,7 @@ impl Price {
                 "usage_type": self.usage_type(),
             })
         });
-        let mut body = json!({
+        json!({
             "id": self.id,
             "object": "price",
             "active": self.active,
@@ -101,14 +102,7 @@ impl Price {
             "type": if self.recurring.is_some() { "recurring" } else { "one_time" },
             "unit_amount": self.scheme.unit().and_then(Cents::as_whole),
             "unit_amount_decimal": self.scheme.unit().map(|unit| unit.to_string()),
-        });
-        if let (true, Some(tiers), Some(body)) =
-            (with_tiers, self.scheme.tiers(), body.as_object_mut())
-        {
-            let tiers: Vec<Value> = tiers.iter().map(Tier::json).collect();
-            body.insert("tiers".to_owned(), json!(tiers));
-        }
-        body
+        })
     }
 
     /// The price as a plan, the older object, which subscription items still have.
@@ -155,7 +149,14 @@ impl Recurring {
         let usage_type = recurring.one_of("usage_type", &["licensed", "metered"])?;
         let meter = recurring.text("meter")?;
         recurring.finish()?;
-        if !(1..=36).contains(&count) {
+        // Stripe's limit: three years.
+        let most = match interval {
+            Interval::Day => 1_095,
+            Interval::Week => 156,
+            Interval::Month => 36,
+            Interval::Year => 3,
+        };
+        if !(1..=most).contains(&count) {
             return Err(
                 StripeError::invalid("Invalid interval_count").param("recurring[interval_count]")
             );
@@ -203,8 +204,8 @@ pub(crate) fn create(
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let with_tiers = params.expands("tiers");
     let currency = params.required("currency")?.to_ascii_lowercase();
+    check_currency(&currency)?;
     let product = params.text("product")?;
     let product_data = params.nested("product_data")?;
     let scheme = Scheme::take(&mut params)?;
@@ -213,8 +214,12 @@ pub(crate) fn create(
     let nickname = params.text("nickname")?;
     let lookup_key = params.text("lookup_key")?;
     let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
-    let metadata = params.text_map("metadata")?.unwrap_or_default();
-    params.one_of("tax_behavior", &["unspecified"])?;
+    let metadata = MetadataChange::take(&mut params)?.applied_to(&Metadata::new())?;
+    params.one_of_supported(
+        "tax_behavior",
+        &["unspecified"],
+        &["exclusive", "inclusive"],
+    )?;
     params.finish()?;
     claim_lookup_key(prices, lookup_key.as_deref(), transfer, id)?;
     let product = match (product, product_data) {
@@ -245,7 +250,7 @@ pub(crate) fn create(
         metadata,
         created: now,
     };
-    let body = price.json(with_tiers);
+    let body = price.json();
     prices.insert(id, price);
     Ok(body)
 }
@@ -281,9 +286,8 @@ pub(crate) fn retrieve(
     id: &str,
     params: Params,
 ) -> Result<Value, StripeError> {
-    let with_tiers = params.expands("tiers");
     params.finish()?;
-    Ok(find(prices, id)?.json(with_tiers))
+    Ok(find(prices, id)?.json())
 }
 
 pub(crate) fn update(
@@ -291,17 +295,17 @@ pub(crate) fn update(
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let with_tiers = params.expands("tiers");
     let active = params.boolean("active")?;
     let nickname = params.text_or_empty("nickname")?;
     let lookup_key = params.text_or_empty("lookup_key")?;
     let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
-    let metadata = params.text_map("metadata")?;
+    let metadata = MetadataChange::take(&mut params)?;
     params.finish()?;
-    find(prices, id)?;
+    let metadata = metadata.applied_to(&find(prices, id)?.metadata)?;
     let new_key = lookup_key.as_deref().filter(|key| !key.is_empty());
     claim_lookup_key(prices, new_key, transfer, id)?;
     let price = find(prices, id)?;
+    price.metadata = metadata;
     price.active = active.unwrap_or(price.active);
     if let Some(nickname) = nickname {
         price.nickname = Some(nickname).filter(|text| !text.is_empty());
@@ -309,12 +313,10 @@ pub(crate) fn update(
     if let Some(key) = lookup_key {
         price.lookup_key = Some(key).filter(|text| !text.is_empty());
     }
-    merge(&mut price.metadata, metadata);
-    Ok(price.json(with_tiers))
+    Ok(price.json())
 }
 
 pub(crate) fn list(prices: &Collection<Price>, mut params: Params) -> Result<Value, StripeError> {
-    let with_tiers = params.expands("tiers");
     let paging = Paging::take(&mut params)?;
     let active = params.boolean("active")?;
     let product = params.text("product")?;
@@ -352,22 +354,26 @@ pub(crate) fn list(prices: &Collection<Price>, mut params: Params) -> Result<Val
             let key = price.lookup_key.as_ref();
             lookup_keys.is_empty() || key.is_some_and(|key| lookup_keys.contains(key))
         })
-        .map(|price| price.json(with_tiers))
+        .map(Price::json)
         .collect();
     paging.page("price", "/v1/prices", &all)
 }
 
-/// The search by fields and `metadata`.
+/// The fields that prices can be searched by.
+const SEARCHED: Fields = Fields {
+    resource: "prices",
+    tokens: &["active", "currency", "lookup_key", "product", "type"],
+    texts: &[],
+    numbers: &[],
+};
+
+/// The search by Stripe's query language.
 pub(crate) fn find_by_query(
     prices: &Collection<Price>,
     params: Params,
 ) -> Result<Value, StripeError> {
-    let with_tiers = params.expands("tiers");
-    let all: Vec<Value> = prices
-        .newest_first()
-        .map(|price| price.json(with_tiers))
-        .collect();
-    search(params, "/v1/prices/search", &all)
+    let all: Vec<Value> = prices.newest_first().map(Price::json).collect();
+    search(params, &SEARCHED, &all)
 }
 
 /// The price of an existing subscription item; prices are never removed.

@@ -1,16 +1,16 @@
 //! `/v1/products`. Only a name, a description, a unit and metadata are stored.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::errors::StripeError;
 use crate::ids;
-use crate::list::{Collection, Paging, search};
+use crate::list::{Collection, Created, Paging};
+use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
+use crate::search::{Fields, search};
 
 /// A product. Deleted products are kept, but never returned.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Product {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -20,7 +20,7 @@ pub(crate) struct Product {
     updated: i64,
     description: Option<String>,
     unit_label: Option<String>,
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
 }
 
 impl Product {
@@ -35,7 +35,11 @@ impl Product {
         }
     }
 
-    fn json(&self) -> Value {
+    /// The product as Stripe writes it.
+    pub(crate) fn json(&self) -> Value {
+        if self.deleted {
+            return json!({ "id": self.id, "object": "product", "deleted": true });
+        }
         json!({
             "id": self.id,
             "object": "product",
@@ -73,22 +77,8 @@ impl Product {
                 *field = Some(text).filter(|text| !text.is_empty());
             }
         }
-        merge(&mut self.metadata, params.text_map("metadata")?);
+        self.metadata = MetadataChange::take(params)?.applied_to(&self.metadata)?;
         Ok(())
-    }
-}
-
-/// Writes new metadata over old; an empty text removes its key.
-pub(crate) fn merge(
-    metadata: &mut BTreeMap<String, String>,
-    new: Option<BTreeMap<String, String>>,
-) {
-    for (key, value) in new.unwrap_or_default() {
-        if value.is_empty() {
-            metadata.remove(&key);
-        } else {
-            metadata.insert(key, value);
-        }
     }
 }
 
@@ -100,7 +90,7 @@ pub(crate) fn create(
     let name = params.required("name")?;
     let id = params.text("id")?.unwrap_or_else(|| ids::billing("prod_"));
     let mut product = Product::new(&id, &name, now);
-    params.one_of("type", &["service"])?;
+    params.one_of_supported("type", &["service"], &["good"])?;
     product.change(&mut params)?;
     params.finish()?;
     if products.contains(&id) {
@@ -128,14 +118,17 @@ pub(crate) fn update(
     id: &str,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let product = find(products, id)?;
+    // A copy, so that an error changes nothing.
+    let mut product = find(products, id)?.clone();
     if let Some(name) = params.text("name")? {
         product.name = name;
     }
     product.change(&mut params)?;
     product.updated = now;
     params.finish()?;
-    Ok(product.json())
+    let body = product.json();
+    *find(products, id)? = product;
+    Ok(body)
 }
 
 pub(crate) fn delete(
@@ -162,17 +155,27 @@ pub(crate) fn list(
     let paging = Paging::take(&mut params)?;
     let active = params.boolean("active")?;
     let wanted = params.text_list("ids")?;
+    let created = Created::take(&mut params)?;
     params.finish()?;
     let all: Vec<Value> = products
         .newest_first()
         .filter(|product| !product.deleted && active.is_none_or(|active| product.active == active))
+        .filter(|product| created.contains(product.created))
         .filter(|product| wanted.is_empty() || wanted.contains(&product.id))
         .map(Product::json)
         .collect();
     paging.page("product", "/v1/products", &all)
 }
 
-/// The search by `name`, `active` and `metadata`, the supported part of Stripe's query language.
+/// The fields that products can be searched by.
+const SEARCHED: Fields = Fields {
+    resource: "products",
+    tokens: &["active", "shippable"],
+    texts: &["description", "name", "url"],
+    numbers: &[],
+};
+
+/// The search by Stripe's query language.
 pub(crate) fn find_by_query(
     products: &Collection<Product>,
     params: Params,
@@ -182,7 +185,7 @@ pub(crate) fn find_by_query(
         .filter(|product| !product.deleted)
         .map(Product::json)
         .collect();
-    search(params, "/v1/products/search", &all)
+    search(params, &SEARCHED, &all)
 }
 
 fn find<'a>(

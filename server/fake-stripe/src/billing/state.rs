@@ -11,6 +11,7 @@ use super::products::Product;
 use super::subscriptions::Subscription;
 use super::usage::{FinalUsage, Usage, Visibility};
 use super::webhooks::Webhooks;
+use crate::customer_balances::Balances;
 use crate::errors::StripeError;
 use crate::list::Collection;
 use crate::metering::Metering;
@@ -20,6 +21,8 @@ use crate::metering::Metering;
 pub(crate) enum Due {
     Finalization(String),
     Subscription(String),
+    /// The notice before a trial's end, with that end.
+    TrialWillEnd(String, i64),
 }
 
 /// The stored billing objects.
@@ -29,6 +32,7 @@ pub(crate) struct Billing {
     pub(crate) prices: Collection<Price>,
     pub(crate) subscriptions: Collection<Subscription>,
     pub(crate) invoices: Collection<Invoice>,
+    pub(crate) balances: Balances,
     /// Due times in seconds. An entry may be outdated: the object itself decides whether it is due.
     pub(crate) schedule: BTreeSet<(i64, Due)>,
     /// Usage that was invoiced or discarded, range by range.
@@ -48,6 +52,7 @@ impl Default for Billing {
             prices: Collection::default(),
             subscriptions: Collection::default(),
             invoices: Collection::default(),
+            balances: Balances::default(),
             schedule: BTreeSet::new(),
             final_usage: Vec::new(),
             events: EventLog::default(),
@@ -148,8 +153,24 @@ impl Billing {
             .get(&invoice.subscription)
             .map(|subscription| &subscription.metadata);
         invoice
-            .measured(metering, &self.prices)
+            .measured(metering, &self.prices, &self.balances)
             .json(&self.products, &self.prices, metadata)
+    }
+
+    /// Discards the usage of an invoice that is void.
+    pub(crate) fn discard_usage_of(&mut self, invoice: &Invoice, at: i64) {
+        for line in invoice.lines.iter().filter(|line| line.meter.is_some()) {
+            let of_line = |one: &&mut FinalUsage| {
+                one.usage.subscription == invoice.subscription
+                    && one.usage.item == line.item
+                    && one.usage.from == line.period.start
+                    && one.discard_reason.is_none()
+            };
+            if let Some(one) = self.final_usage.iter_mut().rev().find(of_line) {
+                one.discard_reason = Some("invoice_voided");
+                one.at = at;
+            }
+        }
     }
 
     /// Measures usage for the last time, stores the result, and returns the quantity.

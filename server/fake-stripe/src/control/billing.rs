@@ -12,6 +12,7 @@ use crate::billing::products::Product;
 use crate::billing::subscriptions::Subscription;
 use crate::billing::subscriptions::change_request::Change;
 use crate::billing::subscriptions::create::{SubscriptionRequest, create_from};
+use crate::billing::subscriptions::trial::{self, AtEnd};
 use crate::control_types::billing::{
     BillingChange, DiscardedUsage, InvoiceLineSnapshot, InvoiceSnapshot, ItemSnapshot, NewPrice,
     NewSubscription, SubscriptionSnapshot,
@@ -117,6 +118,14 @@ async fn create_subscription(
         if new.id.is_empty() || state.billing.subscriptions.contains(&new.id) {
             return Err(id_taken("subscription", &new.id));
         }
+        let at_trial_end = match new.missing_payment_method.as_deref() {
+            None => AtEnd::default(),
+            Some(name) => AtEnd::parse(name).ok_or_else(|| {
+                bad_request(StripeError::invalid(format!(
+                    "Invalid missing_payment_method: {name}"
+                )))
+            })?,
+        };
         let items = new.prices.iter().enumerate().map(|(index, price)| Change {
             price: Some(price.clone()),
             quantity: new.quantities.get(index).copied().flatten(),
@@ -127,10 +136,15 @@ async fn create_subscription(
             customer: new.customer,
             items: items.collect(),
             anchor: new.anchor,
+            trial_end: new.trial_end,
+            at_trial_end,
             classic: new.classic,
             prorate: true,
             ..SubscriptionRequest::default()
         };
+        if let Some(end) = new.trial_end {
+            trial::check_end(end, state.clock.now_secs()).map_err(bad_request)?;
+        }
         if request.items.is_empty() {
             return Err(bad_request(StripeError::missing_param("items")));
         }
@@ -194,7 +208,7 @@ async fn invoices(Shared(app): Control) -> Json<Vec<InvoiceSnapshot>> {
 
 fn invoice_snapshot(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
     let metering = state.metering();
-    let invoice = invoice.measured(metering, &state.billing.prices);
+    let invoice = invoice.measured(metering, &state.billing.prices, &state.billing.balances);
     let lines = invoice.lines.iter().map(|line| InvoiceLineSnapshot {
         item: line.item.clone(),
         price: line.price.clone(),

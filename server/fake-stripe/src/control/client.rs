@@ -97,7 +97,21 @@ impl Control {
         let new = NewMeter {
             event_name: event_name.to_owned(),
             id: Some(id.to_owned()),
-            formula: None,
+            ..NewMeter::default()
+        };
+        self.post("meters", &new).await.map(ignore_body)
+    }
+
+    /// Creates a summing meter of pre-aggregated events, by `day` or `hour`. It can be read, but takes no events.
+    pub async fn create_windowed_meter(
+        &self,
+        event_name: &str,
+        event_time_window: &str,
+    ) -> Result<(), ControlError> {
+        let new = NewMeter {
+            event_name: event_name.to_owned(),
+            event_time_window: Some(event_time_window.to_owned()),
+            ..NewMeter::default()
         };
         self.post("meters", &new).await.map(ignore_body)
     }

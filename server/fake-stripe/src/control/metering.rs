@@ -111,6 +111,17 @@ async fn create_meter(
             format!("No such formula: {formula}"),
         ));
     };
+    let window = match new.event_time_window.as_deref() {
+        None => None,
+        Some("day") => Some("day"),
+        Some("hour") => Some("hour"),
+        Some(other) => {
+            return Err(ControlFailure(
+                StatusCode::BAD_REQUEST,
+                format!("No such event_time_window: {other}"),
+            ));
+        }
+    };
     app.update(|state| {
         let id = new.id.unwrap_or_else(ids::meter);
         if state.meters.contains(&id) || meters::active(&state.meters, &new.event_name).is_some() {
@@ -120,7 +131,8 @@ async fn create_meter(
             );
             return Err(ControlFailure(StatusCode::CONFLICT, taken));
         }
-        let meter = Meter::new(&id, &new.event_name, formula, state.clock.now_secs());
+        let mut meter = Meter::new(&id, &new.event_name, formula, state.clock.now_secs());
+        meter.event_time_window = window;
         let snapshot = meter_snapshot(&meter);
         state.meters.insert(&meter.id.clone(), meter);
         Ok(Json(snapshot))

@@ -99,6 +99,10 @@ pub struct NewSubscription {
     /// The billing cycle anchor in seconds; now if absent. An anchor in the past simulates a subscription that started
     /// then: its current period contains the present time and is billed as a whole, earlier periods are not billed.
     pub anchor: Option<i64>,
+    /// When a trial that starts now ends, in seconds; no trial if absent.
+    pub trial_end: Option<i64>,
+    /// What happens at its end, since no customer has a payment method: `create_invoice` (the default), `cancel` or `pause`.
+    pub missing_payment_method: Option<String>,
     /// The classic billing mode instead of the flexible one.
     pub classic: bool,
 }
@@ -110,7 +114,7 @@ pub struct SubscriptionSnapshot {
     pub id: String,
     /// The customer's id.
     pub customer: String,
-    /// `active` or `canceled`.
+    /// `active`, `trialing`, `paused` or `canceled`.
     pub status: String,
     /// The billing cycle anchor, in seconds.
     pub anchor: i64,
@@ -150,7 +154,7 @@ pub struct InvoiceSnapshot {
     pub customer: String,
     /// The subscription's id.
     pub subscription: String,
-    /// `draft`, `open`, or `paid` if nothing was due.
+    /// `draft`, `open`, `paid` (at once if nothing was due), `uncollectible` or `void`.
     pub status: String,
     /// Why it was created, such as `subscription_cycle`.
     pub billing_reason: String,
@@ -206,8 +210,8 @@ pub struct DiscardedUsage {
     pub from: i64,
     /// The end of that range, in seconds.
     pub to: i64,
-    /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`; or `late`: it arrived
-    /// after its range was invoiced or discarded.
+    /// `canceled_without_invoice`, `item_removed_in_classic_mode`, `item_removed_without_proration`, `in_trial`,
+    /// `while_paused`, `invoice_voided`; or `late`: it arrived after its range was invoiced or discarded.
     pub reason: String,
     /// When its range became final, in seconds.
     pub at: i64,

@@ -168,6 +168,8 @@ pub(crate) struct NewMeter {
     pub(crate) id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) formula: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event_time_window: Option<String>,
 }
 
 /// A meter, by the event name that it is active for.

@@ -13,7 +13,6 @@ async fn a_subscription_is_created_listed_and_found() {
         ("items[0][price]", "price_basic"),
         ("billing_mode[type]", "classic"),
         ("metadata[team]", "7"),
-        ("expand[]", "latest_invoice"),
     ];
     let made = world.post("/v1/subscriptions", &pairs).await.ok();
     assert_eq!(made["billing_mode"]["type"], "classic");
@@ -269,6 +268,28 @@ async fn a_classic_subscription_migrates_once() {
         lines(&world.invoices().await.pop().unwrap()),
         [("calls", 20, 200)]
     );
+}
+
+#[tokio::test]
+async fn only_the_flexible_mode_mixes_intervals() {
+    for (classic, status) in [(true, 400), (false, 200)] {
+        let (world, _) = half_way(&["price_basic"], |new| new.classic = classic).await;
+        let yearly = fake_stripe::NewPrice {
+            interval: "year".to_owned(),
+            ..fake_stripe::NewPrice::licensed("price_year", "prod_seats", "9000")
+        };
+        world.control.create_price(&yearly).await.unwrap();
+        let add = [("items[0][price]", "price_year")];
+        assert_eq!(world.post(SUB, &add).await.status, status);
+        let mode = if classic { "classic" } else { "flexible" };
+        let new = [
+            ("customer", "cus_1"),
+            ("items[0][price]", "price_basic"),
+            ("items[1][price]", "price_year"),
+            ("billing_mode[type]", mode),
+        ];
+        assert_eq!(world.post("/v1/subscriptions", &new).await.status, status);
+    }
 }
 
 #[tokio::test]

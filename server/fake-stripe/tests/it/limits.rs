@@ -146,7 +146,8 @@ async fn stored_events_are_limited() {
     })
     .await;
     world.event("a", "1").await.ok();
-    assert_eq!(world.event("b", "1").await.status, 500);
+    let reply = world.event("b", "1").await;
+    assert_eq!(reply.refusal(), (501, "fake_stripe_unsupported"));
 }
 
 #[tokio::test]

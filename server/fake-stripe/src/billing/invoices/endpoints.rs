@@ -1,8 +1,8 @@
-//! `/v1/invoices`: retrieve, list, lines, finalize, preview.
+//! `/v1/invoices`: retrieve, list, lines, preview.
 
 use serde_json::Value;
 
-use super::{Invoice, Status, issue};
+use super::{Invoice, Status};
 use crate::billing::state::Billing;
 use crate::errors::StripeError;
 use crate::ids;
@@ -28,6 +28,11 @@ pub(crate) fn list(
     let paging = Paging::take(&mut params)?;
     let customer = params.text("customer")?;
     let subscription = params.text("subscription")?;
+    params.one_of_supported(
+        "collection_method",
+        &["charge_automatically"],
+        &["send_invoice"],
+    )?;
     let status = params.one_of(
         "status",
         &["draft", "open", "paid", "uncollectible", "void"],
@@ -64,29 +69,9 @@ pub(crate) fn lines(
     params.finish()?;
     let all = billing
         .invoice(id)?
-        .measured(metering, &billing.prices)
+        .measured(metering, &billing.prices, &billing.balances)
         .lines_json(&billing.products, &billing.prices);
     paging.page("line_item", &format!("/v1/invoices/{id}/lines"), &all)
-}
-
-/// Finalizes a draft before its grace period ends.
-pub(crate) fn finalize(
-    billing: &mut Billing,
-    metering: Metering<'_>,
-    now: i64,
-    id: &str,
-    mut params: Params,
-) -> Result<Value, StripeError> {
-    params.boolean("auto_advance")?;
-    params.finish()?;
-    if billing.invoice(id)?.status != Status::Draft {
-        return Err(StripeError::refused(
-            "This invoice is already finalized, you can't re-finalize a non-draft invoice.",
-        )
-        .code("invoice_not_editable"));
-    }
-    issue::finalize(billing, metering, id, now)?;
-    Ok(billing.invoice_json(billing.invoice(id)?, metering))
 }
 
 /// The next invoice of a subscription with its usage so far. Changes to the subscription cannot be previewed.
@@ -97,7 +82,7 @@ pub(crate) fn create_preview(
 ) -> Result<Value, StripeError> {
     let customer = params.text("customer")?;
     let wanted = params.text("subscription")?;
-    params.one_of("preview_mode", &["next"])?;
+    params.one_of_supported("preview_mode", &["next"], &["recurring"])?;
     params.finish()?;
     let none = || {
         StripeError::refused("No upcoming invoices for customer")
@@ -110,14 +95,14 @@ pub(crate) fn create_preview(
             .subscriptions
             .newest_first()
             .filter(|one| one.customer == *customer)
-            .filter_map(|one| Some((one.next_due()?, one.id.clone())))
+            .filter_map(|one| Some((one.next_invoice_at()?, one.id.clone())))
             .min()
             .map(|(_, id)| id)
             .ok_or_else(none)?,
         (None, None) => return Err(StripeError::missing_param("subscription")),
     };
     let mut subscription = billing.subscription(&id)?;
-    let at = subscription.next_due().ok_or_else(none)?;
+    let at = subscription.next_invoice_at().ok_or_else(none)?;
     let ends = subscription.cancel_at == Some(at);
     let draft = subscription.next_invoice(&billing.prices, at, ends)?;
     let invoice = Invoice {
@@ -130,6 +115,9 @@ pub(crate) fn create_preview(
         created: at,
         finalizes_at: None,
         finalized_at: None,
+        ended_at: None,
+        starting_balance: 0,
+        balance_change: 0,
         number: None,
         period: draft.period,
         lines: draft.lines,

@@ -1,9 +1,10 @@
 //! Invoices: drafts whose usage can still grow, then final and unchanged. `line` has the lines, `issue` creates and
-//! finalizes invoices, `endpoints` is `/v1/invoices`.
+//! finalizes invoices, `endpoints` and `outcomes` are `/v1/invoices`.
 
 pub(crate) mod endpoints;
 pub(crate) mod issue;
 pub(crate) mod line;
+pub(crate) mod outcomes;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use crate::billing::calendar::Period;
 use crate::billing::prices::Price;
 use crate::billing::products::Product;
 use crate::billing::usage::Visibility;
+use crate::customer_balances::{AfterBalance, Balances, apply_balance};
 use crate::list::Collection;
 use crate::metering::Metering;
 
@@ -26,6 +28,8 @@ pub(crate) enum Status {
     Draft,
     Open,
     Paid,
+    Uncollectible,
+    Void,
 }
 
 impl Status {
@@ -34,6 +38,8 @@ impl Status {
             Status::Draft => "draft",
             Status::Open => "open",
             Status::Paid => "paid",
+            Status::Uncollectible => "uncollectible",
+            Status::Void => "void",
         }
     }
 }
@@ -51,6 +57,12 @@ pub(crate) struct Invoice {
     /// When the draft is finalized automatically.
     pub(crate) finalizes_at: Option<i64>,
     pub(crate) finalized_at: Option<i64>,
+    /// When its status became the present one after it was open.
+    pub(crate) ended_at: Option<i64>,
+    /// The customer's balance before it is set off; that of now for a draft.
+    pub(crate) starting_balance: i64,
+    /// What finalizing it added to that balance.
+    pub(crate) balance_change: i64,
     pub(crate) number: Option<String>,
     pub(crate) period: Period,
     pub(crate) lines: Vec<Line>,
@@ -74,14 +86,32 @@ impl Invoice {
             .fold(0, |total, line| total.saturating_add(line.amount))
     }
 
-    /// The amount due; zero if the total is negative.
+    /// The total, set off against the customer's balance.
+    pub(crate) fn after_balance(&self) -> AfterBalance {
+        apply_balance(self.total(), self.starting_balance, &self.currency)
+    }
+
+    /// The amount due; zero if there is a credit, or where it is too small to be charged.
     pub(crate) fn due(&self) -> i64 {
-        self.total().max(0)
+        self.after_balance().due
+    }
+
+    /// Whether it may still be paid.
+    pub(crate) fn is_unpaid(&self) -> bool {
+        matches!(self.status, Status::Draft | Status::Open)
     }
 
     /// The invoice with its usage so far.
-    pub(crate) fn measured(&self, metering: Metering<'_>, prices: &Collection<Price>) -> Invoice {
+    pub(crate) fn measured(
+        &self,
+        metering: Metering<'_>,
+        prices: &Collection<Price>,
+        balances: &Balances,
+    ) -> Invoice {
         let mut measured = self.clone();
+        if self.status == Status::Draft {
+            measured.starting_balance = balances.amount(&self.customer);
+        }
         let visibility = Visibility::received(metering);
         for line in &mut measured.lines {
             let Some(usage) = &line.usage else { continue };
@@ -101,15 +131,19 @@ impl Invoice {
         prices: &Collection<Price>,
         metadata: Option<&BTreeMap<String, String>>,
     ) -> Value {
-        let (total, due) = (self.total(), self.due());
+        let total = self.total();
+        let due = self.due();
+        let ending_balance = self.starting_balance.saturating_add(self.balance_change);
         let paid = self.status == Status::Paid;
+        let amount_paid = if paid { due } else { 0 };
+        let ended = |status| self.ended_at.filter(|_| self.status == status);
         let lines = self.lines_json(products, prices);
         let mut body = json!({
             "id": self.id,
             "object": "invoice",
             "amount_due": due,
-            "amount_paid": 0,
-            "amount_remaining": due,
+            "amount_paid": amount_paid,
+            "amount_remaining": due.saturating_sub(amount_paid),
             "attempted": paid,
             "auto_advance": self.finalizes_at.is_some(),
             "automatically_finalizes_at": self.finalizes_at,
@@ -118,7 +152,7 @@ impl Invoice {
             "currency": self.currency,
             "customer": self.customer,
             "effective_at": self.finalized_at,
-            "ending_balance": self.finalized_at.map(|_| total.min(0)),
+            "ending_balance": self.finalized_at.map(|_| ending_balance),
             "lines": {
                 "object": "list",
                 "data": lines.get(..EMBEDDED_LINES).unwrap_or(&lines),
@@ -136,10 +170,11 @@ impl Invoice {
             "status": self.status.name(),
             "status_transitions": {
                 "finalized_at": self.finalized_at,
-                "marked_uncollectible_at": null,
-                "paid_at": self.finalized_at.filter(|_| paid),
-                "voided_at": null,
+                "marked_uncollectible_at": ended(Status::Uncollectible),
+                "paid_at": ended(Status::Paid),
+                "voided_at": ended(Status::Void),
             },
+            "starting_balance": self.starting_balance,
             "subtotal": total,
             "subtotal_excluding_tax": total,
             "total": total,
@@ -228,7 +263,6 @@ fn unmodelled_fields() -> Value {
         "rendering": null,
         "shipping_cost": null,
         "shipping_details": null,
-        "starting_balance": 0,
         "statement_descriptor": null,
         "test_clock": null,
         "total_discount_amounts": [],

@@ -47,12 +47,12 @@ pub(crate) fn delete_customer(
     now: i64,
     id: &str,
 ) -> Result<Value, StripeError> {
-    let last = customers::find_existing(customers, id)?.json();
+    let last = customers::find_existing(customers, id)?.json(&billing.balances);
     cancel_all_of_customer(billing, metering, now, id)?;
     billing.record_event("customer.deleted", now, &last, None);
     let customer = customers::find_existing(customers, id)?;
     customer.deleted = true;
-    Ok(customer.json())
+    Ok(customer.json(&billing.balances))
 }
 
 /// Cancels all subscriptions of a deleted customer; usage since the last invoice is never billed.
@@ -95,7 +95,9 @@ fn cancel_subscription(
         start: now,
         end: now,
     };
-    let discard_reason = (!invoice.now).then_some("canceled_without_invoice");
+    let free_reason = subscription.free_reason();
+    let discard_reason =
+        free_reason.or_else(|| (!invoice.now).then_some("canceled_without_invoice"));
     let visibility = Visibility::aggregated(metering);
     for item in subscription.items.clone() {
         let price = price_of(&billing.prices, &item.price)?;
@@ -108,10 +110,10 @@ fn cancel_subscription(
             });
             let quantity = billing.make_final(usage, metering, visibility, discard_reason, now);
             let line = line.bill(&price, quantity);
-            if line.quantity != 0 || line.amount != 0 {
+            if free_reason.is_none() && (line.quantity != 0 || line.amount != 0) {
                 lines.push(line);
             }
-        } else if invoice.prorate {
+        } else if invoice.prorate && free_reason.is_none() {
             let full = price
                 .recurrence()
                 .period_at(subscription.anchor, item.period.start);

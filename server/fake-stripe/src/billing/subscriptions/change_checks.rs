@@ -7,6 +7,9 @@ use crate::billing::prices::{Price, price_of};
 use crate::errors::StripeError;
 use crate::list::Collection;
 
+/// Stripe's limit; the message of its error is not documented.
+const MAX_ITEMS: usize = 20;
+
 /// Validates all changes before anything is changed.
 pub(crate) fn check(
     prices: &Collection<Price>,
@@ -62,7 +65,23 @@ pub(crate) fn check(
             );
         }
     }
+    let all: Vec<&Price> = remaining.iter().filter_map(|id| prices.get(id)).collect();
+    check_intervals(subscription.flexible, &all)?;
     check_outcome(subscription, &remaining, &removed, &added, proration)
+}
+
+/// Only the flexible mode has items of several intervals.
+pub(crate) fn check_intervals(flexible: bool, prices: &[&Price]) -> Result<(), StripeError> {
+    let mut recurrences = prices.iter().map(|price| price.recurrence());
+    let first = recurrences.next();
+    if flexible || recurrences.all(|one| Some(one) == first) {
+        return Ok(());
+    }
+    Err(StripeError::refused(
+        "Currently, all prices on a subscription must have the same `recurring.interval` and \
+         `recurring.interval_count`.",
+    )
+    .param("items"))
 }
 
 fn check_outcome(
@@ -77,6 +96,13 @@ fn check_outcome(
             StripeError::refused("A subscription must have at least one active plan.")
                 .param("items"),
         );
+    }
+    if remaining.len() > MAX_ITEMS {
+        return Err(StripeError::refused(format!(
+            "A subscription can have at most {MAX_ITEMS} items, and would have {}.",
+            remaining.len()
+        ))
+        .param("items"));
     }
     let duplicate = remaining.iter().enumerate().find(|(index, price)| {
         remaining

@@ -1,8 +1,7 @@
 //! The parameters that creating a subscription, updating it and changing its items have in common.
 
-use std::collections::BTreeMap;
-
 use crate::errors::StripeError;
+use crate::metadata::MetadataChange;
 use crate::params::Params;
 
 /// A change to the item with this id; without an id, a new item.
@@ -12,7 +11,7 @@ pub(crate) struct Change {
     pub(crate) price: Option<String>,
     pub(crate) quantity: Option<i64>,
     pub(crate) deleted: bool,
-    pub(crate) metadata: Option<BTreeMap<String, String>>,
+    pub(crate) metadata: MetadataChange,
 }
 
 /// How a change is billed.
@@ -46,7 +45,7 @@ impl Change {
             price: params.text("price")?,
             quantity,
             deleted: false,
-            metadata: params.text_map("metadata")?,
+            metadata: MetadataChange::take(params)?,
         })
     }
 
@@ -83,13 +82,19 @@ impl Proration {
     }
 }
 
-/// Payment is not modelled: its parameters are accepted and ignored.
+/// Payment is not modelled: invoices stay open, and no subscription becomes `incomplete` or `past_due` for it. So what
+/// says how a failed payment is treated is refused, but for the default, with which callers cannot mean more than Stripe
+/// does anyway. `off_session` changes nothing without a payment.
 pub(crate) fn check_payment_params(params: &mut Params) -> Result<(), StripeError> {
-    params.one_of("collection_method", &["charge_automatically"])?;
-    params.one_of(
+    params.one_of_supported(
+        "collection_method",
+        &["charge_automatically"],
+        &["send_invoice"],
+    )?;
+    params.one_of_supported(
         "payment_behavior",
+        &["allow_incomplete"],
         &[
-            "allow_incomplete",
             "default_incomplete",
             "error_if_incomplete",
             "pending_if_incomplete",
@@ -108,7 +113,7 @@ pub(crate) fn billing_mode(params: &mut Params) -> Result<Option<&'static str>, 
         .one_of("type", &["classic", "flexible"])?
         .ok_or_else(|| StripeError::missing_param("billing_mode[type]"))?;
     if let Some(mut flexible) = mode.nested("flexible")? {
-        flexible.one_of("proration_discounts", &["included", "itemized"])?;
+        flexible.one_of_supported("proration_discounts", &["included"], &["itemized"])?;
         flexible.finish()?;
     }
     mode.finish()?;

@@ -1,26 +1,29 @@
 //! `POST /v1/subscriptions`: creates a subscription and its first invoice.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::Subscription;
-use super::change_checks::usable;
+use super::change_checks::{check_intervals, usable};
 use super::change_request::{Change, billing_mode, check_payment_params};
 use super::item::Item;
+use super::trial::{self, AtEnd, Phase, TrialEnd};
+use crate::api_version::ApiVersion;
 use crate::billing::calendar::Period;
 use crate::billing::invoices::line::Line;
 use crate::billing::invoices::{InvoiceDraft, issue};
 use crate::billing::prices::{Price, price_of};
-use crate::billing::products::merge;
 use crate::billing::state::Billing;
 use crate::billing::usage::Usage;
 use crate::customers::Customer;
 use crate::errors::StripeError;
 use crate::ids;
 use crate::list::Collection;
+use crate::metadata::{Metadata, MetadataChange};
 use crate::metering::Metering;
 use crate::params::Params;
+
+/// The most active subscriptions of a customer.
+const MAX_SUBSCRIPTIONS: usize = 500;
 
 /// A request to create a subscription. Only the control endpoints may set an id or an anchor in the past.
 #[derive(Debug, Default)]
@@ -29,12 +32,14 @@ pub(crate) struct SubscriptionRequest {
     pub(crate) customer: String,
     pub(crate) items: Vec<Change>,
     pub(crate) anchor: Option<i64>,
+    pub(crate) trial_end: Option<i64>,
+    pub(crate) at_trial_end: AtEnd,
     pub(crate) classic: bool,
     pub(crate) prorate: bool,
     pub(crate) cancel_at: Option<i64>,
     pub(crate) cancel_at_period_end: bool,
     pub(crate) description: Option<String>,
-    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: Metadata,
 }
 
 pub(crate) fn create(
@@ -42,6 +47,7 @@ pub(crate) fn create(
     metering: Metering<'_>,
     customers: &Collection<Customer>,
     now: i64,
+    version: ApiVersion,
     mut params: Params,
 ) -> Result<Value, StripeError> {
     let customer = params.required("customer")?;
@@ -69,17 +75,36 @@ pub(crate) fn create(
         customer,
         items,
         anchor,
-        // The flexible mode is the default since 2025-09-30.clover.
-        classic: billing_mode(&mut params)? == Some("classic"),
+        classic: match billing_mode(&mut params)? {
+            Some(mode) => mode == "classic",
+            None => version.classic_by_default,
+        },
         prorate: behavior != Some("none"),
-        cancel_at: params.integer("cancel_at")?,
+        trial_end: TrialEnd::take_new(&mut params, now)?,
+        at_trial_end: AtEnd::take(&mut params)?.unwrap_or_default(),
+        cancel_at: take_cancel_at(&mut params)?,
         cancel_at_period_end: params.boolean("cancel_at_period_end")?.unwrap_or(false),
         description: params.text("description")?,
-        metadata: params.text_map("metadata")?.unwrap_or_default(),
+        metadata: MetadataChange::take(&mut params)?.applied_to(&Metadata::new())?,
     };
+    // The trials of prices are not modelled, so that there is none to apply.
+    if params.boolean("trial_from_plan")? == Some(true) {
+        return Err(StripeError::unsupported("trial_from_plan=true").param("trial_from_plan"));
+    }
     check_payment_params(&mut params)?;
     params.finish()?;
     create_from(billing, metering, customers, now, request)
+}
+
+fn take_cancel_at(params: &mut Params) -> Result<Option<i64>, StripeError> {
+    let text = params.clone().text("cancel_at")?;
+    if let Some("min_period_end" | "max_period_end") = text.as_deref() {
+        return Err(StripeError::unsupported(
+            "cancel_at=min_period_end and max_period_end of a new subscription",
+        )
+        .param("cancel_at"));
+    }
+    params.integer("cancel_at")
 }
 
 /// Starts a subscription: licensed items are invoiced at once, metered ones at the end of their period.
@@ -101,6 +126,8 @@ pub(crate) fn create_from(
         );
     }
     let mut subscription = new_subscription(&billing.prices, &request, now)?;
+    check_number(billing, &subscription.customer)?;
+    check_currency(billing, &subscription)?;
     let first_lines = add_items(
         &billing.prices,
         &mut subscription,
@@ -113,6 +140,9 @@ pub(crate) fn create_from(
         subscription.cancel_at = subscription.last_period_end();
         subscription.canceled_at = Some(now);
     }
+    billing
+        .balances
+        .start(&subscription.customer, &subscription.currency)?;
     issue::create(
         billing,
         metering,
@@ -128,7 +158,45 @@ pub(crate) fn create_from(
             grace: false,
         },
     )?;
+    trial::schedule_notice(billing, &subscription, now);
     billing.save_subscription(subscription, "customer.subscription.created", now)
+}
+
+/// Stripe's limit; the message of its error is ours.
+fn check_number(billing: &Billing, customer: &str) -> Result<(), StripeError> {
+    let running = billing
+        .subscriptions
+        .newest_first()
+        .filter(|one| one.customer == customer && !one.is_canceled());
+    if running.count() >= MAX_SUBSCRIPTIONS {
+        return Err(StripeError::refused(format!(
+            "A customer can have at most {MAX_SUBSCRIPTIONS} active subscriptions."
+        ))
+        .param("customer"));
+    }
+    Ok(())
+}
+
+/// Stripe allows one currency among a customer's running subscriptions and unpaid invoices.
+fn check_currency(billing: &Billing, new: &Subscription) -> Result<(), StripeError> {
+    let running = billing
+        .subscriptions
+        .newest_first()
+        .filter(|one| one.customer == new.customer && !one.is_canceled())
+        .map(|one| &one.currency);
+    let unpaid = billing
+        .invoices
+        .newest_first()
+        .filter(|one| one.customer == new.customer && one.is_unpaid())
+        .map(|one| &one.currency);
+    let mut currencies = running.chain(unpaid);
+    match currencies.find(|currency| **currency != new.currency) {
+        None => Ok(()),
+        Some(other) => Err(StripeError::refused(format!(
+            "You cannot combine currencies on a single customer. This customer has an active subscription, \
+             subscription schedule, discount, quote, or invoice item with currency {other}"
+        ))),
+    }
 }
 
 fn new_subscription(
@@ -160,7 +228,17 @@ fn new_subscription(
                     .param(format!("items[{index}][quantity]")),
             );
         }
-        let natural_date = price.recurrence().period_at(now, now).end;
+        let first = request.trial_end.unwrap_or(now);
+        if request
+            .anchor
+            .is_some_and(|anchor| anchor >= now && anchor < first)
+        {
+            return Err(StripeError::unsupported(
+                "a billing_cycle_anchor before the end of the trial",
+            )
+            .param("billing_cycle_anchor"));
+        }
+        let natural_date = price.recurrence().period_at(first, first).end;
         if request.anchor.is_some_and(|anchor| anchor > natural_date) {
             return Err(StripeError::refused(format!(
                 "billing_cycle_anchor cannot be later than next natural_date billing date ({natural_date}) for plan"
@@ -169,11 +247,17 @@ fn new_subscription(
         }
         requested.push(price);
     }
+    check_intervals(!request.classic, &requested.iter().collect::<Vec<_>>())?;
     if request.cancel_at.is_some_and(|cancel_at| cancel_at <= now) {
         return Err(StripeError::invalid("cancel_at must be in the future.").param("cancel_at"));
     }
-    let anchor = request.anchor.unwrap_or(now);
+    let anchor = request.anchor.or(request.trial_end).unwrap_or(now);
+    let trial = request.trial_end.map(|end| Period { start: now, end });
     Ok(Subscription {
+        anchor_is_fixed: request.anchor.is_some(),
+        phase: trial.map_or(Phase::Active, |_| Phase::Trialing),
+        trial,
+        at_trial_end: request.at_trial_end,
         id: request.id.clone().unwrap_or_else(|| ids::billing("sub_")),
         customer: request.customer.clone(),
         currency: requested
@@ -201,12 +285,14 @@ fn add_items(
     now: i64,
 ) -> Result<Vec<Line>, StripeError> {
     let mut lines = Vec::new();
-    let (anchor, start) = (subscription.anchor, subscription.start_date);
+    let anchor = subscription.anchor;
+    let is_free = subscription.free_reason().is_some();
     for new in items {
         let price = price_of(prices, new.price.as_deref().unwrap_or_default())?;
-        let mut item = Item::new(&price, new.quantity, anchor, start, now);
-        merge(&mut item.metadata, new.metadata);
-        if anchor < now {
+        let period = subscription.period_of_new_item(&price, now);
+        let mut item = Item::new(&price, new.quantity, period, now);
+        item.metadata = new.metadata.applied_to(&item.metadata)?;
+        if anchor < now && !is_free {
             item.used_from = item.period.start;
         }
         let full = price.recurrence().period_at(anchor, now);
@@ -220,6 +306,9 @@ fn add_items(
                     ..line
                 });
             }
+        } else if is_free {
+            // The trial is invoiced over nothing.
+            lines.push(Line::fee(&item, 0, item.period));
         } else if full == item.period {
             lines.push(Line::fee(&item, item.fee(&price), item.period));
         } else if prorate {

@@ -6,8 +6,9 @@ use super::Subscription;
 use super::change_request::billing_mode;
 use crate::billing::state::Billing;
 use crate::errors::StripeError;
-use crate::list::{Created, Paging, search};
+use crate::list::{Created, Paging};
 use crate::params::Params;
+use crate::search::{Fields, search};
 
 pub(crate) fn retrieve(billing: &Billing, id: &str, params: Params) -> Result<Value, StripeError> {
     params.finish()?;
@@ -59,14 +60,22 @@ pub(crate) fn list(billing: &Billing, mut params: Params) -> Result<Value, Strip
     paging.page("subscription", "/v1/subscriptions", &all)
 }
 
-/// The search by fields and `metadata`.
+/// The fields that subscriptions can be searched by.
+const SEARCHED: Fields = Fields {
+    resource: "subscriptions",
+    tokens: &["status"],
+    texts: &[],
+    numbers: &["canceled_at", "created"],
+};
+
+/// The search by Stripe's query language.
 pub(crate) fn find_by_query(billing: &Billing, params: Params) -> Result<Value, StripeError> {
     let all = billing
         .subscriptions
         .newest_first()
         .map(|one| one.json(&billing.prices))
         .collect::<Result<Vec<Value>, StripeError>>()?;
-    search(params, "/v1/subscriptions/search", &all)
+    search(params, &SEARCHED, &all)
 }
 
 /// Migrates from the classic to the flexible billing mode; the reverse is not possible.

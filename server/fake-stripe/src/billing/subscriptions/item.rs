@@ -1,7 +1,5 @@
 //! The items of subscriptions: one price each, with its period, its fee, and its JSON.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::billing::calendar::Period;
@@ -10,6 +8,7 @@ use crate::billing::prices::{Price, price_of};
 use crate::errors::StripeError;
 use crate::ids;
 use crate::list::Collection;
+use crate::metadata::Metadata;
 
 /// One price on a subscription.
 #[derive(Debug, Clone)]
@@ -22,30 +21,20 @@ pub(crate) struct Item {
     pub(crate) period: Period,
     /// The time from which usage is billed: the period's start, or later if the item was added or changed within it.
     pub(crate) used_from: i64,
-    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: Metadata,
 }
 
 impl Item {
-    /// A new item. Its period is the one that contains `at`, counted from the anchor, and does not begin before `start`.
-    pub(crate) fn new(
-        price: &Price,
-        quantity: Option<i64>,
-        anchor: i64,
-        start: i64,
-        at: i64,
-    ) -> Item {
-        let aligned = price.recurrence().period_at(anchor, at);
+    /// A new item, used from now on.
+    pub(crate) fn new(price: &Price, quantity: Option<i64>, period: Period, at: i64) -> Item {
         Item {
             id: ids::billing("si_"),
             price: price.id.clone(),
             quantity: price.meter().is_none().then(|| quantity.unwrap_or(1)),
             created: at,
-            period: Period {
-                start: aligned.start.max(start),
-                end: aligned.end,
-            },
+            period,
             used_from: at,
-            metadata: BTreeMap::new(),
+            metadata: Metadata::new(),
         }
     }
 
@@ -78,7 +67,7 @@ impl Item {
             "discounts": [],
             "metadata": self.metadata,
             "plan": price.plan_json(),
-            "price": price.json(false),
+            "price": price.json(),
             "subscription": subscription,
             "tax_rates": [],
         });

@@ -1,6 +1,7 @@
 //! Changes to the items of a subscription, and the resulting invoice lines. Licensed items are prorated by the second.
 //! A metered price that is removed is billed for its usage so far in the flexible mode, and not billed in the classic
-//! mode.
+//! mode. The item that replaces it, or the same item with another price, is used from then on: usage of before that
+//! arrives later is on no invoice.
 
 use super::Subscription;
 use super::change_checks::check;
@@ -10,7 +11,6 @@ use crate::billing::calendar::Period;
 use crate::billing::invoices::line::Line;
 use crate::billing::invoices::{InvoiceDraft, issue};
 use crate::billing::prices::{Price, price_of};
-use crate::billing::products::merge;
 use crate::billing::state::Billing;
 use crate::billing::usage::Visibility;
 use crate::errors::StripeError;
@@ -35,20 +35,10 @@ pub(crate) fn apply(
         match known {
             None => {
                 let price = price_of(&billing.prices, change.price.as_deref().unwrap_or_default())?;
-                let mut item = Item::new(
-                    &price,
-                    change.quantity,
-                    subscription.anchor,
-                    subscription.start_date,
-                    proration.at,
-                );
-                merge(&mut item.metadata, change.metadata);
-                lines.extend(prorate_added_item(
-                    &item,
-                    &price,
-                    subscription.anchor,
-                    proration,
-                ));
+                let period = subscription.period_of_new_item(&price, proration.at);
+                let mut item = Item::new(&price, change.quantity, period, proration.at);
+                item.metadata = change.metadata.applied_to(&item.metadata)?;
+                lines.extend(prorate_added_item(subscription, &item, &price, proration));
                 subscription.items.push(item);
             }
             Some(index) if change.deleted => {
@@ -116,7 +106,7 @@ fn change_item(
     change: Change,
     proration: Proration,
 ) -> Result<Vec<Line>, StripeError> {
-    merge(&mut item.metadata, change.metadata);
+    item.metadata = change.metadata.applied_to(&item.metadata)?;
     let new = change.price.unwrap_or_else(|| item.price.clone());
     let price = price_of(&billing.prices, &new)?;
     let quantity = change.quantity.or(item.quantity);
@@ -127,39 +117,32 @@ fn change_item(
     let mut lines: Vec<Line> = remove_item(billing, metering, subscription, item, proration)?
         .into_iter()
         .collect();
-    let fresh = Item::new(
-        &price,
-        quantity,
-        subscription.anchor,
-        subscription.start_date,
-        proration.at,
-    );
+    let period = subscription.period_of_new_item(&price, proration.at);
+    let fresh = Item::new(&price, quantity, period, proration.at);
     *item = Item {
         id: item.id.clone(),
         created: item.created,
         metadata: std::mem::take(&mut item.metadata),
         ..fresh
     };
-    lines.extend(prorate_added_item(
-        item,
-        &price,
-        subscription.anchor,
-        proration,
-    ));
+    lines.extend(prorate_added_item(subscription, item, &price, proration));
     Ok(lines)
 }
 
 /// The charge for a new licensed item until the end of its period.
 fn prorate_added_item(
+    subscription: &Subscription,
     item: &Item,
     price: &Price,
-    anchor: i64,
     proration: Proration,
 ) -> Option<Line> {
-    if price.meter().is_some() || proration.behavior == Behavior::None {
+    let is_free = subscription.free_reason().is_some();
+    if price.meter().is_some() || proration.behavior == Behavior::None || is_free {
         return None;
     }
-    let full = price.recurrence().period_at(anchor, proration.at);
+    let full = price
+        .recurrence()
+        .period_at(subscription.anchor, proration.at);
     let span = Period {
         start: proration.date,
         end: item.period.end,
@@ -178,7 +161,7 @@ fn remove_item(
 ) -> Result<Option<Line>, StripeError> {
     let price = price_of(&billing.prices, &item.price)?;
     let Some(usage) = subscription.usage(item, &price, proration.at) else {
-        if proration.behavior == Behavior::None {
+        if proration.behavior == Behavior::None || subscription.free_reason().is_some() {
             return Ok(None);
         }
         let full = price
@@ -191,7 +174,10 @@ fn remove_item(
         let rest = item.fee_from(&price, proration.date, full);
         return Ok(Some(Line::proration(item, rest.saturating_neg(), span)));
     };
-    let discard_reason = if !subscription.flexible {
+    let free_reason = subscription.free_reason();
+    let discard_reason = if free_reason.is_some() {
+        free_reason
+    } else if !subscription.flexible {
         Some("item_removed_in_classic_mode")
     } else if proration.behavior == Behavior::None {
         Some("item_removed_without_proration")

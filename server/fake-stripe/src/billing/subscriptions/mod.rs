@@ -1,7 +1,7 @@
 //! Subscriptions: when they are due, what their next invoice has, and their JSON.
 //!
 //! `item` has their items. What changes a subscription is in `create`, `update`, `item_changes` (checked by
-//! `change_checks`) and `cancellation`; `endpoints` and `item_endpoints` are the rest of `/v1/subscriptions` and
+//! `change_checks`), `trial`, `resume`, `pause_collection` and `cancellation`; `endpoints` and `item_endpoints` are the rest of `/v1/subscriptions` and
 //! `/v1/subscription_items`.
 
 pub(crate) mod cancellation;
@@ -12,13 +12,16 @@ pub(crate) mod endpoints;
 pub(crate) mod item;
 pub(crate) mod item_changes;
 pub(crate) mod item_endpoints;
+pub(crate) mod pause_collection;
+pub(crate) mod resume;
+pub(crate) mod trial;
 pub(crate) mod update;
-
-use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use self::item::Item;
+use self::pause_collection::PauseCollection;
+use self::trial::{AtEnd, Phase};
 use crate::billing::calendar::Period;
 use crate::billing::invoices::InvoiceDraft;
 use crate::billing::invoices::line::Line;
@@ -26,6 +29,7 @@ use crate::billing::prices::{Price, price_of};
 use crate::billing::usage::Usage;
 use crate::errors::StripeError;
 use crate::list::Collection;
+use crate::metadata::Metadata;
 
 /// A subscription of a customer.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +40,13 @@ pub(crate) struct Subscription {
     pub(crate) created: i64,
     pub(crate) start_date: i64,
     pub(crate) anchor: i64,
+    /// Whether the anchor was asked for, so that the end of a trial does not move it.
+    pub(crate) anchor_is_fixed: bool,
+    pub(crate) phase: Phase,
+    /// The trial, also one that ended.
+    pub(crate) trial: Option<Period>,
+    pub(crate) at_trial_end: AtEnd,
+    pub(crate) pause_collection: Option<PauseCollection>,
     pub(crate) flexible: bool,
     /// When it was migrated to the flexible mode.
     pub(crate) mode_updated_at: Option<i64>,
@@ -46,7 +57,7 @@ pub(crate) struct Subscription {
     pub(crate) comment: Option<String>,
     pub(crate) feedback: Option<&'static str>,
     pub(crate) description: Option<String>,
-    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: Metadata,
     pub(crate) items: Vec<Item>,
     /// Lines for the next invoice: prorations, and the usage of removed items.
     pub(crate) pending: Vec<Line>,
@@ -59,20 +70,58 @@ impl Subscription {
     }
 
     pub(crate) fn status(&self) -> &'static str {
-        if self.is_canceled() {
-            "canceled"
-        } else {
-            "active"
+        match self.phase {
+            _ if self.is_canceled() => "canceled",
+            Phase::Active => "active",
+            Phase::Trialing => "trialing",
+            Phase::Paused => "paused",
         }
     }
 
     /// The next period end or cancellation.
-    pub(crate) fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_invoice_at(&self) -> Option<i64> {
         if self.is_canceled() {
             return None;
         }
+        // Nothing ends the period of a paused subscription.
+        let charges = self.phase != Phase::Paused;
         let period_end = self.items.iter().map(|item| item.period.end).min();
+        let period_end = period_end.filter(|_| charges);
         [period_end, self.cancel_at].into_iter().flatten().min()
+    }
+
+    /// The next time at which something happens by itself.
+    pub(crate) fn next_due(&self) -> Option<i64> {
+        let resumes_at = self.pause_collection.and_then(|pause| pause.resumes_at);
+        let resumes_at = resumes_at.filter(|_| !self.is_canceled());
+        [self.next_invoice_at(), resumes_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Why usage and fees of this time are not charged; `None` where they are.
+    pub(crate) fn free_reason(&self) -> Option<&'static str> {
+        match self.phase {
+            Phase::Active => None,
+            Phase::Trialing => Some("in_trial"),
+            Phase::Paused => Some("while_paused"),
+        }
+    }
+
+    /// The period of an item that is added now: the trial, or the one that contains this time, counted from the anchor.
+    pub(crate) fn period_of_new_item(&self, price: &Price, at: i64) -> Period {
+        match (self.phase, self.trial) {
+            (Phase::Trialing | Phase::Paused, Some(trial)) => trial,
+            (_, trial) => {
+                let aligned = price.recurrence().period_at(self.anchor, at);
+                let first = trial.map_or(self.start_date, |trial| trial.end);
+                Period {
+                    start: aligned.start.max(first),
+                    end: aligned.end,
+                }
+            }
+        }
     }
 
     /// The latest end of an item's period.
@@ -94,13 +143,14 @@ impl Subscription {
     }
 
     /// The invoice of the periods that end at a moment: their usage, pending lines, and the fees of the next periods.
-    /// Moves the items to their next periods.
+    /// Moves the items to their next periods. Usage and fees of a trial or a pause are not charged.
     pub(crate) fn next_invoice(
         &mut self,
         prices: &Collection<Price>,
         at: i64,
         cancels: bool,
     ) -> Result<InvoiceDraft, StripeError> {
+        let charges = self.phase == Phase::Active;
         let mut lines = std::mem::take(&mut self.pending);
         let mut period = Period { start: at, end: at };
         let mut fees = Vec::new();
@@ -113,8 +163,10 @@ impl Subscription {
             }
             period.start = period.start.min(item.period.start);
             if let Some(usage) = self.usage(item, &price, at) {
-                lines.push(Line::usage(usage));
-            } else if !is_over {
+                if charges {
+                    lines.push(Line::usage(usage));
+                }
+            } else if !is_over && charges {
                 // A cancellation within a period credits the rest of its fee.
                 let full = price.recurrence().period_at(self.anchor, item.period.start);
                 let rest = item.fee_from(&price, at, full).saturating_neg();
@@ -125,14 +177,25 @@ impl Subscription {
                 lines.push(Line::proration(item, rest, span));
             }
             if !cancels {
-                item.period = price.recurrence().period_at(self.anchor, at);
+                let full = price.recurrence().period_at(self.anchor, at);
+                item.period = Period {
+                    start: at,
+                    end: full.end,
+                };
                 item.used_from = at;
-                if price.meter().is_none() {
-                    fees.push(Line::fee(item, item.fee(&price), item.period));
+                if price.meter().is_none() && full == item.period {
+                    fees.push(Line::fee(item, item.fee(&price), full));
+                } else if price.meter().is_none() {
+                    // A trial ended before the anchor that was asked for.
+                    let amount = item.fee_from(&price, at, full);
+                    fees.push(Line::proration(item, amount, item.period));
                 }
             }
         }
         self.items = items;
+        if !cancels {
+            self.phase = Phase::Active;
+        }
         lines.extend(fees);
         Ok(InvoiceDraft {
             lines,
@@ -184,8 +247,17 @@ impl Subscription {
             },
             "latest_invoice": self.latest_invoice,
             "metadata": self.metadata,
+            "pause_collection": self.pause_collection.map(PauseCollection::json),
             "start_date": self.start_date,
             "status": self.status(),
+            "trial_end": self.trial.map(|trial| trial.end),
+            "trial_settings": {
+                "end_behavior": {
+                    "billing_cycle_anchor": null,
+                    "missing_payment_method": self.at_trial_end.name(),
+                },
+            },
+            "trial_start": self.trial.map(|trial| trial.start),
         });
         if let (Some(body), Value::Object(rest)) = (body.as_object_mut(), unmodelled_fields()) {
             body.extend(rest);
@@ -220,7 +292,6 @@ fn unmodelled_fields() -> Value {
         "managed_payments": { "enabled": false },
         "next_pending_invoice_item_invoice": null,
         "on_behalf_of": null,
-        "pause_collection": null,
         "payment_settings": {
             "payment_method_options": null,
             "payment_method_types": null,
@@ -232,10 +303,5 @@ fn unmodelled_fields() -> Value {
         "schedule": null,
         "test_clock": null,
         "transfer_data": null,
-        "trial_end": null,
-        "trial_settings": {
-            "end_behavior": { "billing_cycle_anchor": null, "missing_payment_method": "create_invoice" },
-        },
-        "trial_start": null,
     })
 }
