@@ -31,6 +31,8 @@ pub enum ReportState {
     NotBillable,
     /// The account has no Stripe customer yet and is not free; the report waits until it is linked.
     NoCustomer,
+    /// No item of a living subscription charges the meter at its time; it waits for one.
+    Uncharged,
     /// Older than the 35 days that Stripe accepts, or its invoice was finalized before Stripe had the usage.
     TooLate,
     /// An admin decided not to bill it.
@@ -55,6 +57,7 @@ impl ReportState {
         Self::NoCustomer,
         Self::TooLate,
         Self::WrittenOff,
+        Self::Uncharged,
     ];
 
     /// Whether Stripe may still accept it without an admin's decision.
@@ -68,6 +71,7 @@ impl ReportState {
                 | Self::Sending
                 | Self::Unknown
                 | Self::NoCustomer
+                | Self::Uncharged
                 | Self::Unrecognised(_)
         )
     }
@@ -107,6 +111,7 @@ impl ReportState {
             Self::Unknown => Wire::Unknown,
             Self::NotBillable => Wire::NotBillable,
             Self::NoCustomer => Wire::NoCustomer,
+            Self::Uncharged => Wire::Uncharged,
             Self::TooLate => Wire::TooLate,
             Self::WrittenOff => Wire::WrittenOff,
             Self::Unrecognised(_) => Wire::Unspecified,

@@ -184,6 +184,8 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
         Some(Transition::MarkUnknown) => "unknown",
         Some(Transition::SendUnderNewIdentifier) => "resent",
         Some(Transition::SendAfterLookUp) => "looked_up",
+        Some(Transition::MarkUncharged) => "uncharged",
+        Some(Transition::MarkNotBillable) => "not_billable",
         Some(Transition::MarkTooLate) => "too_late",
         Some(Transition::Confirm) => "confirmed",
         Some(Transition::MarkMissing) => "missing",

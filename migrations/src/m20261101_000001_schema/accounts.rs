@@ -38,6 +38,7 @@ enum BillingPeriods {
     Meter,
     Price,
     BillsFrom,
+    IsTrial,
     Invoice,
     InvoiceState,
     DraftUntil,
@@ -116,6 +117,7 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .col(text_null(P::Price))
                 // The time from which Stripe charges usage to this item, if that is later than the start.
                 .col(big_integer_null(P::BillsFrom))
+                .col(boolean(P::IsTrial).default(false))
                 .col(text_null(P::Invoice))
                 // `unknown`, `draft` or `final`.
                 .col(text(P::InvoiceState).default("unknown"))

@@ -19,6 +19,7 @@ enum Subscriptions {
     EndedAt,
     SyncedAt,
     SyncRequestedAt,
+    OtherMeters,
     CustomerDeletedAt,
 }
 
@@ -77,6 +78,8 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(big_integer(S::SyncedAt))
                 // Set when a sync earlier than the next poll is requested.
                 .col(big_integer_null(S::SyncRequestedAt))
+                // The meters that other living subscriptions of the customer charge, separated by spaces.
+                .col(text(S::OtherMeters).default(""))
                 // Set when a sync found that the customer was deleted at Stripe.
                 .col(big_integer_null(S::CustomerDeletedAt))
                 .primary_key(Index::create().col(S::AccountId).col(S::Subscription))

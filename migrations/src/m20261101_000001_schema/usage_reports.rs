@@ -187,6 +187,9 @@ fn usage_report_indexes() -> Vec<IndexCreateStatement> {
     all
 }
 
+/// The states in which the sender sends a report or checks its delivery, in the order of the queries.
+const DUE: [&str; 4] = ["closed", "sending", "unknown", "uncharged"];
+
 fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
     use UsageReports as C;
     // Reports that the sender has to send or check at once, what is due soonest first. Those that wait are in another
@@ -198,14 +201,14 @@ fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
         .col(C::SendBy)
         .col(C::Customer)
         .col(C::Id)
-        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::State).is_in(DUE))
         .and_where(Expr::col(C::NextAttemptAt).is_null())
         .to_owned();
     let waiting = Index::create()
         .name("usage_reports_waiting")
         .table(C::Table)
         .col(C::NextAttemptAt)
-        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::State).is_in(DUE))
         .and_where(Expr::col(C::NextAttemptAt).is_not_null())
         .to_owned();
     // Both kinds, by account.
@@ -215,14 +218,14 @@ fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
         .col(C::AccountId)
         .col(C::Meter)
         .col(C::WindowStart)
-        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::State).is_in(DUE))
         .to_owned();
     // Both kinds, by the age of their usage.
     let due_by_age = Index::create()
         .name("usage_reports_due_by_age")
         .table(C::Table)
         .col(C::WindowStart)
-        .and_where(Expr::col(C::State).is_in(["closed", "sending", "unknown"]))
+        .and_where(Expr::col(C::State).is_in(DUE))
         .to_owned();
     // After a restore, those of a customer and meter that are looked up at Stripe.
     let unknown = Index::create()

@@ -56,7 +56,7 @@ impl Usage {
             .for_each_concurrent(CONCURRENT, |number| async move {
                 let customer = customer(number);
                 control
-                    .create_customer(&customer)
+                    .create_subscribed_customer(&customer)
                     .await
                     .expect("a customer");
                 let put = PutAccount::stripe(account(number), customer).bill_from(from);

@@ -72,6 +72,17 @@ pub fn periods_of_meter(periods: &[BillingPeriod], meter: &str, at: Millis) -> V
         .collect()
 }
 
+/// Whether Stripe charges the usage of a billing period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charging {
+    /// It does.
+    Charged,
+    /// It is a trial: no invoice charges its usage.
+    Trial,
+    /// Its subscription is paused: it makes no invoice until it is resumed.
+    Paused,
+}
+
 /// A billing period with the state of its invoice and subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvoicePeriod {
@@ -79,6 +90,8 @@ pub struct InvoicePeriod {
     pub interval: Interval,
     /// The time from which Stripe charges usage to it, if that is later than its start.
     pub bills_from: Option<Millis>,
+    /// Whether Stripe charges its usage.
+    pub charging: Charging,
     /// The state of its invoice.
     pub invoice_state: InvoiceState,
     /// `sub_...`

@@ -6,7 +6,7 @@
 use super::{
     DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     billed_usage::BilledUsage,
-    billing_period::{InvoicePeriod, latest, period_at, period_of},
+    billing_period::{Charging, InvoicePeriod, latest, period_at, period_of},
     closing::CLOSE_AT_ONCE_MS,
     invoice_draft::Timing,
     late_usage::{LateUsage, LateUsageDecision},
@@ -15,6 +15,8 @@ use super::{
 
 /// How long a report waits while the account's subscription is being changed.
 const CHANGE_WAIT_MS: Millis = SECOND_MS;
+/// How long a report waits until it is looked at again whether a subscription charges it. A new item ends the wait.
+const UNCHARGED_WAIT_MS: Millis = HOUR_MS;
 /// How long a report waits for a sync of its invoice.
 const INVOICE_WAIT_MS: Millis = 5 * SECOND_MS;
 /// How long a report waits for a sync of the next billing period.
@@ -29,6 +31,17 @@ pub struct BillingContext {
     pub periods: Vec<InvoicePeriod>,
     /// The subscription change in progress, if any.
     pub change: Option<ChangeInProgress>,
+    /// The subscription that the account is synced with, if there is one.
+    pub synced: Option<SyncedElsewhere>,
+}
+
+/// What is known of a meter without a billing period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncedElsewhere {
+    /// The subscription that the account is synced with, `sub_...`
+    pub subscription: String,
+    /// Whether another living subscription of the customer charges the meter. Its periods are not known.
+    pub is_charged: bool,
 }
 
 /// A change of a subscription that is in progress.
@@ -57,6 +70,15 @@ pub enum SendDecision {
         /// The subscription to sync until then, if its state decides.
         sync: Option<String>,
     },
+    /// No item of a living subscription charges its time. Decide again later.
+    Uncharged {
+        /// When to decide again.
+        until: Millis,
+        /// The subscription to sync until then, if there is one.
+        sync: Option<String>,
+    },
+    /// It is of a trial.
+    NotBillable,
     /// No invoice can charge it.
     TooLate,
     /// No invoice can charge it, and its customer was deleted at Stripe.
@@ -99,9 +121,27 @@ impl BillingContext {
         }
     }
 
-    /// Whether Stripe charges for usage at `now`. If no period is known, it may.
-    pub fn may_be_charged(&self, now: Millis) -> bool {
-        self.periods.is_empty() || period_at(&self.periods, now).is_some()
+    /// Whether Stripe charges for usage at `now`.
+    pub fn is_charged(&self, now: Millis) -> bool {
+        match period_at(&self.periods, now) {
+            Some(period) => period.charging == Charging::Charged,
+            None => self.is_charged_elsewhere(),
+        }
+    }
+
+    /// Whether only a subscription whose periods are not known charges the meter.
+    fn is_charged_elsewhere(&self) -> bool {
+        self.periods.is_empty() && self.synced.as_ref().is_some_and(|synced| synced.is_charged)
+    }
+
+    fn uncharged(&self, now: Millis) -> SendDecision {
+        SendDecision::Uncharged {
+            until: now.saturating_add(UNCHARGED_WAIT_MS),
+            sync: self
+                .synced
+                .as_ref()
+                .map(|synced| synced.subscription.clone()),
+        }
     }
 }
 
@@ -123,6 +163,10 @@ pub fn decide(
         return outside_periods(usage, context, late_usage, now);
     };
     match period.timing(now) {
+        _ if period.charging == Charging::Trial => SendDecision::NotBillable,
+        Timing::InTime | Timing::AskFirst if period.charging == Charging::Paused => {
+            context.uncharged(now)
+        }
         Timing::InTime => SendDecision::Send {
             not_before: period.bills_from,
         },
@@ -144,6 +188,9 @@ fn outside_periods(
     now: Millis,
 ) -> SendDecision {
     let at = usage.billed_at();
+    if context.is_charged_elsewhere() {
+        return SendDecision::Send { not_before: None };
+    }
     if context
         .periods
         .iter()
@@ -152,8 +199,11 @@ fn outside_periods(
         return decide_late_usage(usage, context, late_usage, now);
     }
     let Some(last) = latest(&context.periods, |period| period.interval.end <= at) else {
-        return SendDecision::Send { not_before: None };
+        return context.uncharged(now);
     };
+    if last.charging == Charging::Paused {
+        return context.uncharged(now);
+    }
     let is_over =
         last.ended_at.is_some() || last.synced_at >= last.interval.end.saturating_add(ROLLOVER_MS);
     if !is_over {
@@ -181,7 +231,9 @@ fn after_final_invoice(
 ) -> SendDecision {
     if usage.bill_at.is_none() && usage.last_at >= period.interval.end {
         let later = period_at(&context.periods, usage.last_at);
-        if let Some(later) = later.filter(|later| later.timing(now) == Timing::InTime) {
+        if let Some(later) = later.filter(|later| {
+            later.timing(now) == Timing::InTime && later.charging == Charging::Charged
+        }) {
             return SendDecision::SendAt(later.billed_from());
         }
     }
@@ -195,7 +247,9 @@ fn decide_late_usage(
     late_usage: LateUsage,
     now: Millis,
 ) -> SendDecision {
-    let charged_from = period_at(&context.periods, now).map(InvoicePeriod::billed_from);
+    let charged_from = period_at(&context.periods, now)
+        .filter(|period| period.charging == Charging::Charged)
+        .map(InvoicePeriod::billed_from);
     match late_usage.decide(usage, charged_from, now) {
         LateUsageDecision::BillAt(at) => SendDecision::SendAt(at),
         LateUsageDecision::WaitUntil(until) => SendDecision::Wait { until, sync: None },

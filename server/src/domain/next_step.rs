@@ -24,6 +24,8 @@ pub enum NextStep {
     LookUp(Millis),
     /// Decide again at this time.
     Wait(Millis),
+    /// No subscription charges it. Keep it as `uncharged`, and decide again at this time.
+    Hold(Millis),
     /// Do not send it.
     Skip(Skip),
 }
@@ -64,6 +66,17 @@ pub fn next_step(
     }
     let may_have_arrived = report.first_sent_at.is_some();
     match decision {
+        SendDecision::Uncharged { .. } | SendDecision::NotBillable if may_have_arrived => skip(
+            Transition::MarkUnknown,
+            "no invoice charges it, and Stripe did not respond; delivery is checked",
+        ),
+        SendDecision::Uncharged { until, .. } => {
+            end_of_wait(report, now).map_or(NextStep::Hold(*until), NextStep::Skip)
+        }
+        SendDecision::NotBillable => skip(
+            Transition::MarkNotBillable,
+            "its time is in a trial, which no invoice charges",
+        ),
         SendDecision::Wait { until, .. } => {
             end_of_wait(report, now).map_or(NextStep::Wait(*until), NextStep::Skip)
         }

@@ -39,10 +39,12 @@ pub enum State {
     /// Stripe has not responded for 23 hours, or may have it from before a restore. Delivery is checked before it is sent
     /// again.
     Unknown,
-    /// Never billed: free, or from before the time that its link bills from.
+    /// Never billed: free, in a trial, or from before the time that its link bills from.
     NotBillable,
     /// The account has no link yet.
     NoCustomer,
+    /// Linked, but no item of a living subscription charges its time. It waits for one.
+    Uncharged,
     /// Too old for Stripe, or its invoice became final before Stripe accepted it. An admin has to resolve it.
     TooLate,
     /// An admin decided not to bill it.
@@ -61,27 +63,30 @@ names!(State {
     Unknown = "unknown",
     NotBillable = "not_billable",
     NoCustomer = "no_customer",
+    Uncharged = "uncharged",
     TooLate = "too_late",
     WrittenOff = "written_off",
 });
 
 impl State {
     /// States in which the sender sends a report or checks its delivery.
-    pub const DUE: [Self; 3] = [Self::Closed, Self::Sending, Self::Unknown];
+    pub const DUE: [Self; 4] = [Self::Closed, Self::Sending, Self::Unknown, Self::Uncharged];
     /// States of usage that Stripe has not accepted and still may.
-    pub const NOT_SENT: [Self; 5] = [
+    pub const NOT_SENT: [Self; 6] = [
         Self::Open,
         Self::Closed,
         Self::Sending,
         Self::NoCustomer,
         Self::Unknown,
+        Self::Uncharged,
     ];
     /// States that need an admin's decision.
-    pub const NEEDS_DECISION: [Self; 5] = [
+    pub const NEEDS_DECISION: [Self; 6] = [
         Self::Missing,
         Self::Rejected,
         Self::CustomerDeleted,
         Self::Unknown,
+        Self::Uncharged,
         Self::TooLate,
     ];
     /// States in which Stripe has accepted the report.
@@ -115,6 +120,10 @@ pub enum Transition {
     /// After a restore, Stripe's totals do not include it. It is sent under its own identifier, which Stripe refuses if
     /// it was sent a short time ago.
     SendAfterLookUp,
+    /// No item of a living subscription charges its time.
+    MarkUncharged,
+    /// Its time is in a trial.
+    MarkNotBillable,
     /// It is too old for Stripe, or its invoice is final.
     MarkTooLate,
     /// Stripe's totals include it.
@@ -138,22 +147,33 @@ impl State {
         match (self, transition) {
             // A report that is closed and was never sent can still get another link.
             (Self::Open, Transition::Close(target))
-            | (Self::NoCustomer | Self::NotBillable | Self::Closed, Transition::Relink(target)) => {
-                Some(closed_as(target))
+            | (
+                Self::NoCustomer | Self::NotBillable | Self::Closed | Self::Uncharged,
+                Transition::Relink(target),
+            ) => Some(closed_as(target)),
+            (Self::Closed | Self::Sending | Self::Uncharged, Transition::Send) => {
+                Some(Self::Sending)
             }
-            (Self::Closed | Self::Sending, Transition::Send) => Some(Self::Sending),
             (Self::Sending | Self::Unknown, Transition::Accept) => Some(Self::Accepted),
             (Self::Sending, Transition::Reject) => Some(Self::Rejected),
-            (Self::Closed | Self::Sending, Transition::MarkCustomerDeleted) => {
+            (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkCustomerDeleted) => {
                 Some(Self::CustomerDeleted)
             }
-            (Self::Closed | Self::Sending, Transition::MarkUnknown) => Some(Self::Unknown),
+            (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkUnknown) => {
+                Some(Self::Unknown)
+            }
+            (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkUncharged) => {
+                Some(Self::Uncharged)
+            }
+            (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkNotBillable) => {
+                Some(Self::NotBillable)
+            }
             (Self::Unknown, Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp) => {
                 Some(Self::Closed)
             }
             // `Sending` and `Unknown` become too late only if no attempt can have arrived.
             (
-                Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown,
+                Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown | Self::Uncharged,
                 Transition::MarkTooLate,
             ) => Some(Self::TooLate),
             (Self::Accepted | Self::Missing, Transition::Confirm) => Some(Self::Confirmed),
@@ -299,6 +319,8 @@ mod tests {
             Transition::MarkUnknown,
             Transition::SendUnderNewIdentifier,
             Transition::SendAfterLookUp,
+            Transition::MarkUncharged,
+            Transition::MarkNotBillable,
             Transition::MarkTooLate,
             Transition::Confirm,
             Transition::MarkMissing,
@@ -334,7 +356,9 @@ mod tests {
                     event,
                     Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp
                 );
-            if state.after(&event) == Some(State::Closed) && !is_proven_absent {
+            // It was never sent.
+            let is_relinked = state == State::Uncharged && matches!(event, Transition::Relink(_));
+            if state.after(&event) == Some(State::Closed) && !is_proven_absent && !is_relinked {
                 assert_eq!(event, Transition::Retry, "{state:?}");
             }
         }

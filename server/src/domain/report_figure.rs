@@ -35,6 +35,16 @@ impl Outstanding {
     /// States of usage that is sent without a decision.
     pub const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
 
+    /// States of usage that is on an invoice only after a decision. What no subscription charges is not lost by a change
+    /// of it.
+    pub const UNDECIDED: [State; 5] = [
+        State::Missing,
+        State::Rejected,
+        State::CustomerDeleted,
+        State::Unknown,
+        State::TooLate,
+    ];
+
     /// The outstanding reports that are billed before a time. Those that need a decision and are billed before `since`
     /// do not count.
     pub fn of(figures: &[ReportFigure], since: Millis, before: Millis) -> Self {
@@ -49,7 +59,7 @@ impl Outstanding {
                 if figure.state == State::Open {
                     outstanding.open = outstanding.open.saturating_add(1);
                 }
-            } else if State::NEEDS_DECISION.contains(&figure.state) && at >= since {
+            } else if Self::UNDECIDED.contains(&figure.state) && at >= since {
                 outstanding.needs_decision = outstanding.needs_decision.saturating_add(1);
             }
         }

@@ -1,5 +1,7 @@
 //! The parts of a subscription that counting and billing depend on, and the choice of the subscription that is synced.
 
+use std::collections::BTreeSet;
+
 use super::{
     Millis,
     account_id::AccountId,
@@ -24,6 +26,10 @@ pub struct SubscriptionSnapshot {
     pub cancel_at: Option<Millis>,
     /// When it ended.
     pub ended_at: Option<Millis>,
+    /// The end of its trial, which may be over.
+    pub trial_end: Option<Millis>,
+    /// The meters that other living subscriptions of the customer charge, if those were read.
+    pub other_meters: Option<Vec<String>>,
     /// Its items that charge for a configured meter.
     pub items: Vec<ItemSnapshot>,
     /// The ids of all its items, including those without a configured meter.
@@ -89,6 +95,29 @@ impl SubscriptionSnapshot {
     /// When its current charge began; `None` if it charges for no configured meter.
     pub fn charges_since(&self) -> Option<Millis> {
         self.items.iter().map(|item| item.charged().start).min()
+    }
+
+    /// Whether a billing period that ends at a time is part of its trial.
+    pub fn is_trial(&self, period_end: Millis) -> bool {
+        self.trial_end.is_some_and(|end| period_end <= end)
+    }
+
+    /// This subscription with the meters that the others of its customer charge and it does not.
+    pub fn among(&self, all: &[Self]) -> Self {
+        let is_own = |meter: &str| self.items.iter().any(|item| item.meter == meter);
+        let others = all.iter().filter(|other| {
+            other.subscription != self.subscription
+                && other.is_live()
+                && other.status != SubscriptionStatus::Paused
+        });
+        let meters: BTreeSet<&String> = others
+            .flat_map(|other| other.items.iter().map(|item| &item.meter))
+            .filter(|meter| !is_own(meter))
+            .collect();
+        Self {
+            other_meters: Some(meters.into_iter().cloned().collect()),
+            ..self.clone()
+        }
     }
 
     /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, or else at
@@ -162,6 +191,8 @@ mod tests {
             created,
             cancel_at: None,
             ended_at,
+            trial_end: None,
+            other_meters: None,
             items: vec![ItemSnapshot {
                 item: format!("si_{subscription}"),
                 price: "price".to_owned(),

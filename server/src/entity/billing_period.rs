@@ -58,6 +58,8 @@ pub(crate) struct Model {
     pub(crate) price: Option<String>,
     /// The time from which Stripe charges usage to this item, if that is later than the period's start.
     pub(crate) bills_from: Option<i64>,
+    /// Whether it is a trial, of which Stripe charges no usage.
+    pub(crate) is_trial: bool,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) invoice: Option<String>,
     pub(crate) invoice_state: BillingPeriodInvoiceState,

@@ -20,6 +20,7 @@ stored_enum! {
         Unknown,
         NotBillable,
         NoCustomer,
+        Uncharged,
         TooLate,
         WrittenOff,
     }

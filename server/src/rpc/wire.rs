@@ -108,7 +108,7 @@ pub(super) fn reason(reason: Reason) -> v1::ErrorReason {
         .unwrap_or(v1::ErrorReason::InvalidField)
 }
 
-const STATES: [(State, v1::UsageReportState); 13] = [
+const STATES: [(State, v1::UsageReportState); 14] = [
     (State::Open, v1::UsageReportState::Open),
     (State::Closed, v1::UsageReportState::Closed),
     (State::Sending, v1::UsageReportState::Sending),
@@ -123,6 +123,7 @@ const STATES: [(State, v1::UsageReportState); 13] = [
     (State::Unknown, v1::UsageReportState::Unknown),
     (State::NotBillable, v1::UsageReportState::NotBillable),
     (State::NoCustomer, v1::UsageReportState::NoCustomer),
+    (State::Uncharged, v1::UsageReportState::Uncharged),
     (State::TooLate, v1::UsageReportState::TooLate),
     (State::WrittenOff, v1::UsageReportState::WrittenOff),
 ];

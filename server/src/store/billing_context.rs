@@ -12,9 +12,10 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billing_period::InvoicePeriod,
-        invoice_deadline::{BillingContext, ChangeInProgress, SendDecision},
+        billing_period::{Charging, InvoicePeriod},
+        invoice_deadline::{BillingContext, ChangeInProgress, SendDecision, SyncedElsewhere},
         report::Report,
+        subscription_status::SubscriptionStatus,
         window::Interval,
     },
     entity::{
@@ -34,10 +35,12 @@ struct PeriodRow {
     period_start: Millis,
     period_end: Millis,
     bills_from: Option<Millis>,
+    is_trial: bool,
     invoice_state: BillingPeriodInvoiceState,
     draft_until: Option<Millis>,
     subscription: String,
     customer: String,
+    status: String,
     ended_at: Option<Millis>,
     synced_at: Millis,
     customer_deleted_at: Option<Millis>,
@@ -49,6 +52,8 @@ pub(super) struct BillingContexts {
     /// By account, customer and meter.
     periods: HashMap<(AccountId, String, String), Vec<InvoicePeriod>>,
     changes: HashMap<AccountId, ChangeInProgress>,
+    /// The subscriptions of accounts with a report whose meter has no period, by account and customer.
+    subscriptions: HashMap<(AccountId, String), subscription::Model>,
 }
 
 impl BillingContexts {
@@ -72,9 +77,20 @@ impl BillingContexts {
             );
             self.periods.get(&key).cloned()
         });
+        let synced = customer.and_then(|customer| {
+            let key = (report.account_id.clone(), customer.to_owned());
+            self.subscriptions.get(&key)
+        });
         BillingContext {
             periods: periods.unwrap_or_default(),
             change: self.changes.get(&report.account_id).copied(),
+            synced: synced.map(|row| SyncedElsewhere {
+                subscription: row.subscription.clone(),
+                is_charged: row
+                    .other_meters
+                    .split(' ')
+                    .any(|meter| meter == report.meter),
+            }),
         }
     }
 }
@@ -146,6 +162,7 @@ pub(super) async fn read_contexts(
                     end: row.period_end,
                 },
                 bills_from: row.bills_from,
+                charging: charging(row.is_trial, &row.status),
                 invoice_state: row.invoice_state.with_draft_end(row.draft_until),
                 subscription: row.subscription,
                 ended_at: row.ended_at,
@@ -155,7 +172,52 @@ pub(super) async fn read_contexts(
             contexts.periods.entry(key).or_default().push(period);
         }
     }
+    contexts.subscriptions = read_subscriptions_without_period(db, reports, &contexts).await?;
     Ok(contexts)
+}
+
+fn charging(is_trial: bool, status: &str) -> Charging {
+    if is_trial {
+        Charging::Trial
+    } else if SubscriptionStatus::parse(status) == SubscriptionStatus::Paused {
+        Charging::Paused
+    } else {
+        Charging::Charged
+    }
+}
+
+/// The latest synced subscriptions that have not ended, of the customers of reports whose meters have no period.
+async fn read_subscriptions_without_period(
+    db: &impl ConnectionTrait,
+    reports: &[Report],
+    contexts: &BillingContexts,
+) -> Result<HashMap<(AccountId, String), subscription::Model>, DbErr> {
+    let without: BTreeSet<&AccountId> = reports
+        .iter()
+        .filter(|report| {
+            let customer = report.customer.as_deref();
+            customer.is_some() && contexts.of(report, customer).periods.is_empty()
+        })
+        .map(|report| &report.account_id)
+        .collect();
+    let without: Vec<&AccountId> = without.into_iter().collect();
+    let mut found: HashMap<(AccountId, String), subscription::Model> = HashMap::new();
+    for accounts in without.chunks(ACCOUNTS_PER_QUERY) {
+        let rows = subscription::Entity::find()
+            .filter(subscription::Column::AccountId.is_in(accounts.iter().copied()))
+            .all(db)
+            .await?;
+        for row in rows.into_iter().filter(|row| row.ended_at.is_none()) {
+            let key = (row.account_id.clone(), row.customer.clone());
+            let is_newer = found
+                .get(&key)
+                .is_none_or(|other| other.synced_at < row.synced_at);
+            if is_newer {
+                found.insert(key, row);
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn read_periods(
@@ -172,11 +234,13 @@ async fn read_periods(
             Column::PeriodStart,
             Column::PeriodEnd,
             Column::BillsFrom,
+            Column::IsTrial,
             Column::InvoiceState,
             Column::DraftUntil,
             Column::Subscription,
         ])
         .column(subscription::Column::Customer)
+        .column(subscription::Column::Status)
         .column(subscription::Column::EndedAt)
         .column(subscription::Column::SyncedAt)
         .column(subscription::Column::CustomerDeletedAt)
@@ -212,10 +276,16 @@ pub(super) async fn request_syncs(
     let requested: BTreeSet<(&AccountId, &str)> = decided
         .iter()
         .filter_map(|(report, decision)| match decision {
-            Some(SendDecision::Wait {
-                sync: Some(subscription),
-                ..
-            }) => Some((&report.account_id, subscription.as_str())),
+            Some(
+                SendDecision::Wait {
+                    sync: Some(subscription),
+                    ..
+                }
+                | SendDecision::Uncharged {
+                    sync: Some(subscription),
+                    ..
+                },
+            ) => Some((&report.account_id, subscription.as_str())),
             _ => None,
         })
         .collect();

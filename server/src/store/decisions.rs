@@ -275,7 +275,7 @@ async fn check_is_charged(
     now: Millis,
 ) -> Result<()> {
     let contexts = read_contexts(tx, std::slice::from_ref(report)).await?;
-    if contexts.of(report, Some(customer)).may_be_charged(now) {
+    if contexts.of(report, Some(customer)).is_charged(now) {
         return Ok(());
     }
     Err(Error::NotResolvable {

@@ -30,6 +30,10 @@ use crate::{
     metrics,
 };
 
+/// Why a report is `uncharged`.
+const UNCHARGED: &str =
+    "no item of a living subscription of the customer charges this meter at this time";
+
 impl Store {
     /// Marks due reports of different streams before requests, and returns the requests. A report that no invoice would
     /// charge changes its state immediately. `retry_at` returns when a report is due again if Stripe does not respond.
@@ -73,6 +77,11 @@ impl Store {
                 NextStep::Wait(until) => {
                     let until = until.min(now.saturating_add(HOUR_MS));
                     postpone(&tx, &report, until).await?;
+                    None
+                }
+                NextStep::Hold(until) => {
+                    let until = until.min(now.saturating_add(HOUR_MS));
+                    hold(&tx, &report, until).await?;
                     None
                 }
                 NextStep::Skip(skip) => {
@@ -167,6 +176,24 @@ async fn mark(
     }))
 }
 
+/// Keeps a report that no subscription charges, if it is still as it was read, and looks at it again at a time.
+async fn hold(tx: &Transaction, report: &Report, until: Millis) -> std::result::Result<(), DbErr> {
+    let Some(next) = report.state.after(&Transition::MarkUncharged) else {
+        return Ok(());
+    };
+    update_as_read(report)
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .col_expr(Column::NextAttemptAt, Expr::value(until))
+        .col_expr(Column::LastError, Expr::value(UNCHARGED))
+        .exec(tx)
+        .await?;
+    if report.state != next {
+        tracing::warn!(report = %report.id, account = %report.account_id, meter = report.meter, quantity = report.quantity, "{UNCHARGED}");
+        metrics::count_transition(Some(&Transition::MarkUncharged));
+    }
+    Ok(())
+}
+
 /// Records the transition of a report that is not sent, if the report is still as it was read.
 pub(super) async fn record_skip(
     tx: &Transaction,
@@ -183,7 +210,11 @@ pub(super) async fn record_skip(
         change = change.col_expr(Column::LastError, Expr::value(*why));
     }
     change.exec(tx).await?;
-    tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "report not sent");
+    if next == State::NotBillable {
+        tracing::info!(report = %report.id, quantity = report.quantity, why, "report not billable");
+    } else {
+        tracing::error!(report = %report.id, quantity = report.quantity, state = next.name(), why, "report not sent");
+    }
     metrics::count_transition(Some(transition));
     Ok(())
 }

@@ -86,6 +86,9 @@ impl Store {
                 ..OtherMetersCursor::default()
             };
         }
+        let tx = self.begin().await?;
+        forget_send_by_of_meter(&tx, &cursor.meter, FORGOTTEN_AT_ONCE).await?;
+        tx.commit().await?;
         let after =
             Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Id)]).gt(Expr::tuple([
                 Expr::value(cursor.customer.as_str()),
@@ -98,6 +101,7 @@ impl Store {
                 .filter(Column::Meter.eq(cursor.meter.as_str()))
                 .filter(Column::SendBy.is_null())
                 .filter(after)
+                .order_by_asc(Column::SendBy)
                 .order_by_asc(Column::Customer)
                 .order_by_asc(Column::Id)
                 .limit(AT_ONCE)

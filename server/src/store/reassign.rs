@@ -105,7 +105,12 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
         (State::NoCustomer, &older, before),
         (State::NotBillable, &newly_in_force, since.clone()),
         // Usage after a subscription's end is not sent, even if the end became known late.
-        (State::Closed, &newly_in_force, since.and(never_sent)),
+        (
+            State::Closed,
+            &newly_in_force,
+            since.clone().and(never_sent.clone()),
+        ),
+        (State::Uncharged, &newly_in_force, since.and(never_sent)),
     ] {
         let Some(to) = from.after(&Transition::Relink(target.clone())) else {
             continue;

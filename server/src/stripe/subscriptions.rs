@@ -40,6 +40,8 @@ pub(crate) struct Subscription {
     pub(crate) created: Millis,
     pub(crate) cancel_at: Option<Millis>,
     pub(crate) ended_at: Option<Millis>,
+    /// The end of its trial, which may be over.
+    pub(crate) trial_end: Option<Millis>,
     pub(crate) items: Vec<Item>,
     /// The id of the last subscription change that this service made.
     pub(crate) change: Option<String>,
@@ -235,6 +237,7 @@ fn subscription(from: &stripe_shared::Subscription) -> Subscription {
         created: from_secs(from.created),
         cancel_at: from.cancel_at.map(from_secs),
         ended_at: from.ended_at.map(from_secs),
+        trial_end: from.trial_end.map(from_secs),
         items: from.items.data.iter().map(item).collect(),
         change,
     }

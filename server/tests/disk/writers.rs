@@ -65,7 +65,11 @@ async fn bill_around_outages(begins_after: [i32; 2]) {
     let client = process.client();
     for number in 0..ACCOUNTS {
         let customer = format!("cus_{number}");
-        stripe.control().create_customer(&customer).await.unwrap();
+        stripe
+            .control()
+            .create_subscribed_customer(&customer)
+            .await
+            .unwrap();
         let from = Clock::system().now() - 20 * DAY_MS;
         let from = DateTime::from_timestamp_millis(from).unwrap();
         let put = PutAccount::stripe(format!("account-{number}"), customer).bill_from(from);

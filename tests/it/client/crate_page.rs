@@ -32,7 +32,10 @@ async fn every_snippet_of_the_crate_page_works(mut world: World) {
         ..NewSubscription::default()
     };
     let stripe = world.stripe();
-    stripe.create_customer("cus_NffrFeUfNV2Hib").await.unwrap();
+    stripe
+        .create_subscribed_customer("cus_NffrFeUfNV2Hib")
+        .await
+        .unwrap();
     stripe.create_subscription(&subscription).await.unwrap();
 
     let client = within("connecting", connect(&world)).await.unwrap();

@@ -280,7 +280,11 @@ async fn an_invalid_usage_query_is_refused_with_its_field(world: World) {
 
 async fn total_usage_is_reported_plus_not_yet_reported_plus_not_billable(world: World) {
     let client = world.client();
-    world.stripe().create_customer("cus_a").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_a")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_a").bill_from(hours_ago(10));
     client.put_account(link).await.unwrap();
     world.count("acct", 1, hours_ago(12)).await;

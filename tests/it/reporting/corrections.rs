@@ -58,7 +58,11 @@ async fn a_correction_is_a_separate_report_and_reaches_stripe(world: World) {
 
 async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: World) {
     let client = world.client();
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let edge = hours_ago(48);
     let link = PutAccount::stripe("acct", "cus_acct")
         .bill_from(edge - TimeDelta::days(5))

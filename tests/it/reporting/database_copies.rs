@@ -42,7 +42,11 @@ async fn report_with_a_mark(world: &mut World) {
         &[(None, "1")],
     );
     world.stripe().create_price(&price).await.unwrap();
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(now - TimeDelta::days(2));
     world.client().put_account(link).await.unwrap();
     count_at(world, 3, now).await;

@@ -179,7 +179,11 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
     assert_eq!(world.usage("acct").await, (8, 0, 8, 0));
     assert_eq!(world.all_attempts().await.len(), 0);
 
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(hours_ago(4));
     world.client().put_account(link).await.unwrap();
     world.wait_until_sent("acct").await;
@@ -193,7 +197,11 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
 async fn a_link_without_a_date_bills_from_now(mut world: World) {
     let now = hours_ago(2) + TimeDelta::minutes(20);
     world.freeze(now).await;
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     world
         .count("acct", 3, now - TimeDelta::milliseconds(1))
         .await;
@@ -215,7 +223,11 @@ async fn a_link_without_a_date_bills_from_now(mut world: World) {
 
 async fn a_link_with_a_known_period_bills_from_its_start(world: World) {
     let start = hours_ago(4) + TimeDelta::minutes(30);
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     world.count("acct", 3, start - TimeDelta::hours(1)).await;
     world.count("acct", 5, start).await;
     world.report_all().await;
@@ -282,7 +294,11 @@ async fn late_usage_joins_its_own_window_and_gets_a_second_report(world: World) 
 }
 
 async fn usage_older_than_33_days_is_sent_without_a_report_run(world: World) {
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(hours_ago(34 * 24));
     world.client().put_account(link).await.unwrap();
     let hour = hours_ago(33 * 24 + 3);

@@ -35,7 +35,11 @@ fn hours(hours: i64) -> TimeDelta {
 
 /// Links an account to a new customer from so early on that all accepted usage is billable.
 async fn link(world: &World, account: &str, customer: &str) {
-    world.stripe().create_customer(customer).await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer(customer)
+        .await
+        .unwrap();
     let link = PutAccount::stripe(account, customer).bill_from(hours_ago(34 * 24));
     world.client().put_account(link).await.unwrap();
 }
@@ -318,7 +322,11 @@ async fn an_event_too_old_to_retry_is_checked_and_not_rejected(mut world: World)
     world.count("acct", 5, used).await;
     world.report_all().await;
     // Linked just before the event becomes too old, so that the retry is after that time.
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     world
         .stripe()
         .script(Fault::accept_then_drop().on_path(EVENTS))
@@ -351,7 +359,11 @@ async fn usage_too_old_for_stripe_is_too_late(mut world: World) {
     world.count("acct", 7, hours_ago(5)).await;
     world.report_all().await;
     world.move_clocks(start() + TimeDelta::days(3)).await;
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(hours_ago(34 * 24));
     world.client().put_account(link).await.unwrap();
     world.wait_until_sent("acct").await;

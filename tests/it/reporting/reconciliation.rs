@@ -41,7 +41,11 @@ fn figures(row: &ReconciledUsage) -> (i64, i64, Result<i64, String>) {
 /// An account with 10 units up to an edge of its billing periods and 7 from it on, all reported.
 async fn around_an_edge(world: &World) {
     let client = world.client();
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let start = edge() - TimeDelta::days(20);
     let link = |start, end| {
         PutAccount::stripe("acct", "cus_acct")

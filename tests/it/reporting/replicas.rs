@@ -23,7 +23,11 @@ async fn second(world: &World) -> (Server, FakeStripe) {
         .create_meter_with_id(&meter.unwrap().id, "api_calls")
         .await
         .unwrap();
-    stripe.control().create_customer("cus_acct").await.unwrap();
+    stripe
+        .control()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     world.link_to_new_customer("acct", "cus_acct").await;
     // The replica that sent has the lease.
     world.count("acct", 1, hours_ago(1)).await;

@@ -187,7 +187,11 @@ async fn a_report_that_needs_no_decision_cannot_be_resolved(world: World) {
 
 async fn a_retried_report_that_is_too_old_is_too_late_again(mut world: World) {
     let now = hours_ago(2);
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(now - TimeDelta::days(34));
     world.client().put_account(link).await.unwrap();
     world.freeze(now).await;
@@ -216,7 +220,11 @@ async fn a_retried_report_that_is_too_old_is_too_late_again(mut world: World) {
 
 async fn a_correction_is_not_moved_below_zero(world: World) {
     let client = world.client();
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let edge = hours_ago(24);
     let periods = [
         (edge - TimeDelta::days(30), edge),

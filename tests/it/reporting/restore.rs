@@ -68,7 +68,11 @@ async fn put_back_after(world: &mut World, hours: i64) -> Backup {
     world.freeze(backup_at()).await;
     for account in ACCOUNTS {
         let customer = format!("cus_{account}");
-        world.stripe().create_customer(&customer).await.unwrap();
+        world
+            .stripe()
+            .create_subscribed_customer(&customer)
+            .await
+            .unwrap();
         link(world, account).await;
     }
     count(world, "grown", "a", 10, -10).await;
@@ -186,7 +190,11 @@ async fn a_restore_after_40_hours_bills_nothing_twice(world: World) {
 
 async fn usage_of_a_week_after_the_backup_is_not_billed_twice(mut world: World) {
     world.freeze(backup_at()).await;
-    world.stripe().create_customer("cus_later").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_later")
+        .await
+        .unwrap();
     link(&world, "later").await;
     count(&world, "later", "a", 1, -10).await;
     world.report_all().await;
@@ -292,7 +300,11 @@ async fn an_account_that_was_linked_after_the_backup_is_not_billed_twice(mut wor
     world.freeze(backup_at()).await;
     count(&world, "new", "a", 10, -10).await;
     let backup = world.back_up().await;
-    world.stripe().create_customer("cus_new").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_new")
+        .await
+        .unwrap();
     link(&world, "new").await;
     count(&world, "new", "b", 2, -9).await;
     world.report_all().await;

@@ -59,7 +59,11 @@ async fn insert_busy_reports(world: &World, at: i64) -> BTreeMap<i64, i64> {
 async fn a_stream_of_40000_reports_is_compared(mut world: World) {
     let now = hours_ago(60) + TimeDelta::minutes(30);
     world.freeze(now).await;
-    world.stripe().create_customer("cus_busy").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_busy")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("busy", "cus_busy").bill_from(now - TimeDelta::days(4));
     world.client().put_account(link).await.unwrap();
     world.stop().await;

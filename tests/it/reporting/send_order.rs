@@ -47,7 +47,11 @@ async fn sent_to(world: &World) -> Vec<String> {
 
 async fn link_without_subscription(world: &World, account: &str) {
     let customer = format!("cus_{account}");
-    world.stripe().create_customer(&customer).await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer(&customer)
+        .await
+        .unwrap();
     let put = usage_client::PutAccount::stripe(account, customer);
     let put = put.bill_from(at(NOW) - TimeDelta::days(9));
     world.client().put_account(put).await.unwrap();

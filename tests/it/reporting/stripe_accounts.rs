@@ -34,7 +34,11 @@ async fn another(settings: Settings) -> FakeStripe {
     for event_name in ["api_calls", "llm_tokens"] {
         stripe.control().create_meter(event_name).await.unwrap();
     }
-    stripe.control().create_customer("cus_acct").await.unwrap();
+    stripe
+        .control()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     stripe
 }
 

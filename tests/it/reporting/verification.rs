@@ -30,7 +30,11 @@ fn start() -> DateTime<Utc> {
 
 /// A frozen world with a linked account.
 async fn begin(world: &mut World) {
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(start() - TimeDelta::days(20));
     world.client().put_account(link).await.unwrap();
     world.freeze(start()).await;
@@ -261,7 +265,11 @@ async fn a_verification_that_a_stop_ended_continues_with_the_next_customer(mut w
     let used = start() - TimeDelta::hours(2);
     for name in ["a", "b", "c"] {
         let customer = format!("cus_{name}");
-        world.stripe().create_customer(&customer).await.unwrap();
+        world
+            .stripe()
+            .create_subscribed_customer(&customer)
+            .await
+            .unwrap();
         let link = PutAccount::stripe(name, &customer).bill_from(start() - TimeDelta::days(20));
         world.client().put_account(link).await.unwrap();
         world.count(name, 5, used).await;

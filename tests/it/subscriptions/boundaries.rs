@@ -50,7 +50,11 @@ async fn billed(world: &World, customer: &str) -> Vec<(DateTime<Utc>, i64)> {
 
 async fn usage_around_a_link_is_billed_from_the_link_on(world: World) {
     let boundary = middle() + TimeDelta::milliseconds(250);
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(boundary);
     world.client().put_account(link).await.unwrap();
     world.count("acct", 3, boundary - MS).await;
@@ -86,7 +90,11 @@ async fn usage_around_an_unlink_is_billed_until_the_unlink(mut world: World) {
 
 async fn usage_around_a_new_customer_is_billed_to_each_customer(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
-    world.stripe().create_customer("cus_new").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_new")
+        .await
+        .unwrap();
     world.freeze(middle()).await;
     world
         .client()
@@ -124,7 +132,11 @@ async fn usage_around_a_period_end_has_events_on_both_sides(world: World) {
 
 async fn an_event_without_a_whole_minute_is_not_dated_before_its_boundary(world: World) {
     let boundary = hours_ago(3) - TimeDelta::milliseconds(29_500);
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(boundary);
     world.client().put_account(link).await.unwrap();
     for round in 0..2 {
@@ -203,7 +215,11 @@ async fn a_boundary_inside_the_usage_of_an_open_report_closes_it(world: World) {
 
 async fn a_report_straddling_a_new_customer_is_billed_to_the_old_one(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
-    world.stripe().create_customer("cus_new").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_new")
+        .await
+        .unwrap();
     world.freeze(middle()).await;
     world
         .count("acct", 3, middle() - TimeDelta::minutes(5))
@@ -244,7 +260,11 @@ async fn a_backdated_link_bills_earlier_free_usage(world: World) {
     }
     world.report_all().await;
     assert_eq!(world.usage("acct").await, (12, 0, 0, 12));
-    world.stripe().create_customer("cus_acct").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
     let link = PutAccount::stripe("acct", "cus_acct").bill_from(hours_ago(4));
     world.client().put_account(link).await.unwrap();
     world.wait_until_sent("acct").await;
@@ -260,7 +280,11 @@ async fn a_new_customer_is_not_billed_for_another_customers_usage(world: World) 
     world.link_to_new_customer("acct", "cus_old").await;
     world.count("acct", 3, hours_ago(5)).await;
     world.report_all().await;
-    world.stripe().create_customer("cus_new").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_new")
+        .await
+        .unwrap();
     let backwards = PutAccount::stripe("acct", "cus_new").bill_from(hours_ago(6));
     let error = world.client().put_account(backwards).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -279,7 +303,11 @@ async fn a_new_customer_is_not_billed_for_another_customers_usage(world: World) 
 
 async fn late_usage_is_billed_to_the_customer_of_its_time(mut world: World) {
     world.link_to_new_customer("acct", "cus_old").await;
-    world.stripe().create_customer("cus_new").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_new")
+        .await
+        .unwrap();
     world.freeze(middle()).await;
     world.count("acct", 3, hours_ago(5)).await;
     world

@@ -12,7 +12,40 @@ use crate::control_types::billing::{
     NewSubscription, NewThinEvent, NewWebhook, SubscriptionSnapshot, WebhookOptions,
 };
 
+/// The age of the subscription of a customer that is created with one.
+const TWO_MONTHS_SECS: i64 = 60 * 24 * 3_600;
+
 impl Control {
+    /// Creates a customer with a subscription, `sub_{id}`, that charges every active meter 1 cent a unit: by the year,
+    /// since two months ago.
+    pub async fn create_subscribed_customer(&self, id: &str) -> Result<(), ControlError> {
+        self.create_customer(id).await?;
+        let meters = self.meters().await?;
+        let mut prices = Vec::new();
+        for meter in meters.iter().filter(|meter| meter.active) {
+            let price = NewPrice {
+                interval: "year".to_owned(),
+                ..NewPrice::per_unit(
+                    &format!("price_{id}_{}", meter.id),
+                    "prod_yearly",
+                    &meter.id,
+                    "1",
+                )
+            };
+            self.create_price(&price).await?;
+            prices.push(price.id);
+        }
+        let anchor = self.clock().await?.now_ms / 1_000 - TWO_MONTHS_SECS;
+        let new = NewSubscription {
+            id: format!("sub_{id}"),
+            customer: id.to_owned(),
+            prices,
+            anchor: Some(anchor),
+            ..NewSubscription::default()
+        };
+        self.post("subscriptions", &new).await.map(ignore_body)
+    }
+
     /// Creates a price under its id, and its product where it does not exist.
     pub async fn create_price(&self, new: &NewPrice) -> Result<(), ControlError> {
         self.post("prices", new).await.map(ignore_body)

@@ -97,6 +97,10 @@ fn check_state(state: State, totals: &GroupTotals) -> Option<Finding> {
             "Stripe accepted them, but its totals do not contain them",
             "read Stripe's meter error reports, then retry, bill in the current period or write them off",
         ),
+        State::Uncharged => (
+            "no item of a living subscription of their customer charges their meter at their time",
+            "give the customer a subscription with a price on the meter; usage from before it is billed with BILL_IN_CURRENT_PERIOD, or written off",
+        ),
         _ => (
             "they are too old for Stripe, or their invoice is final",
             "bill them in the current period or write them off",

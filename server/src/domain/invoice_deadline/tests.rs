@@ -19,20 +19,34 @@ fn invoice_state() -> impl Strategy<Value = InvoiceState> {
 
 fn period() -> impl Strategy<Value = InvoicePeriod> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (time(), 1_i64..12, invoice_state(), time(), flags).prop_map(
-        |(start, length, invoice_state, synced_at, (is_later, has_ended, is_deleted))| {
-            let end = start + length * 10 * MINUTE_MS;
-            InvoicePeriod {
-                interval: Interval { start, end },
-                bills_from: is_later.then_some(start + SECOND_MS),
-                invoice_state,
-                subscription: "sub".to_owned(),
-                ended_at: has_ended.then_some(end),
-                synced_at,
-                customer_deleted_at: is_deleted.then_some(end),
-            }
-        },
+    let charging = prop_oneof![
+        4 => Just(Charging::Charged),
+        1 => Just(Charging::Trial),
+        1 => Just(Charging::Paused),
+    ];
+    (
+        time(),
+        1_i64..12,
+        invoice_state(),
+        time(),
+        (flags, charging),
     )
+        .prop_map(
+            |(start, length, invoice_state, synced_at, (flags, charging))| {
+                let (is_later, has_ended, is_deleted) = flags;
+                let end = start + length * 10 * MINUTE_MS;
+                InvoicePeriod {
+                    interval: Interval { start, end },
+                    bills_from: is_later.then_some(start + SECOND_MS),
+                    charging,
+                    invoice_state,
+                    subscription: "sub".to_owned(),
+                    ended_at: has_ended.then_some(end),
+                    synced_at,
+                    customer_deleted_at: is_deleted.then_some(end),
+                }
+            },
+        )
 }
 
 fn context() -> impl Strategy<Value = BillingContext> {
@@ -47,7 +61,11 @@ fn context() -> impl Strategy<Value = BillingContext> {
             // The periods of one meter begin at different times.
             periods.sort_by_key(|period| period.interval.start);
             periods.dedup_by_key(|period| period.interval.start);
-            BillingContext { periods, change }
+            BillingContext {
+                periods,
+                change,
+                synced: None,
+            }
         })
 }
 
@@ -155,11 +173,48 @@ proptest! {
     }
 
     #[test]
-    fn a_report_without_known_periods_is_sent(
-        usage in usage(), late in late_usage(), now in time(),
+    fn a_report_is_only_sent_to_a_period_that_charges(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
     ) {
-        let decision = decide(usage, &BillingContext::default(), late, now);
-        prop_assert_eq!(decision, SendDecision::Send { not_before: None });
+        let billed_at = match decide(usage, &context, late, now) {
+            SendDecision::Send { .. } => usage.billed_at(),
+            SendDecision::SendAt(at) => at,
+            _ => return Ok(()),
+        };
+        let period = period_at(&context.periods, billed_at);
+        prop_assert!(period.is_some_and(|period| period.charging == Charging::Charged));
+    }
+
+    #[test]
+    fn a_report_without_periods_waits_unless_another_subscription_charges_it(
+        usage in usage(), late in late_usage(), now in time(), is_charged: bool,
+    ) {
+        let nothing = decide(usage, &BillingContext::default(), late, now);
+        let held = matches!(nothing, SendDecision::Uncharged { until, sync: None } if until > now);
+        prop_assert!(held);
+        let subscription = "sub".to_owned();
+        let context = BillingContext {
+            synced: Some(SyncedElsewhere { subscription: subscription.clone(), is_charged }),
+            ..BillingContext::default()
+        };
+        let until = now + UNCHARGED_WAIT_MS;
+        let expected = if is_charged {
+            SendDecision::Send { not_before: None }
+        } else {
+            SendDecision::Uncharged { until, sync: Some(subscription) }
+        };
+        prop_assert_eq!(decide(usage, &context, late, now), expected);
+    }
+
+    #[test]
+    fn usage_of_a_trial_is_not_billable(
+        usage in usage(), context in context(), late in late_usage(), now in time(),
+    ) {
+        let period = period_at(&context.periods, usage.billed_at());
+        let is_trial = period.is_some_and(|period| period.charging == Charging::Trial);
+        if is_trial && context.change.is_none() {
+            prop_assert_eq!(decide(usage, &context, late, now), SendDecision::NotBillable);
+        }
     }
 }
 
@@ -182,6 +237,7 @@ fn usage_should_be_sent_by_the_end_of_its_draft() {
             end: 10 * DAY_MS,
         },
         bills_from: None,
+        charging: Charging::Charged,
         invoice_state,
         subscription: "sub".to_owned(),
         ended_at: None,
@@ -191,6 +247,7 @@ fn usage_should_be_sent_by_the_end_of_its_draft() {
     let context = |invoice_state| BillingContext {
         periods: vec![period(invoice_state)],
         change: None,
+        synced: None,
     };
     let until = 10 * DAY_MS + 3 * HOUR_MS;
     for (state, send_by) in [
@@ -225,6 +282,7 @@ fn usage_before_a_change_is_due_at_the_change() {
             boundary_at: 5 * DAY_MS,
             step: Step::Draining,
         }),
+        synced: None,
     };
     assert_eq!(context.send_by(at(5 * DAY_MS - 1)), 5 * DAY_MS);
     assert_eq!(context.send_by(at(5 * DAY_MS)), (5 + 33) * DAY_MS);

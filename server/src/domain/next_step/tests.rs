@@ -15,7 +15,8 @@ fn report() -> impl Strategy<Value = Report> {
     let state = prop_oneof![
         Just(State::Closed),
         Just(State::Sending),
-        Just(State::Unknown)
+        Just(State::Unknown),
+        Just(State::Uncharged)
     ];
     let sent = proptest::option::of(past());
     let looked_up = proptest::option::of(past());
@@ -58,6 +59,11 @@ fn decision() -> impl Strategy<Value = SendDecision> {
         Just(SendDecision::SendAt(NOW)),
         Just(SendDecision::TooLate),
         Just(SendDecision::CustomerDeleted),
+        Just(SendDecision::NotBillable),
+        Just(SendDecision::Uncharged {
+            until: NOW + 1,
+            sync: None
+        }),
         Just(SendDecision::Wait {
             until: NOW + 1,
             sync: None
@@ -117,11 +123,18 @@ proptest! {
     }
 
     #[test]
-    fn nothing_waits_without_end(report in report(), restored_at in proptest::option::of(past())) {
-        let wait = SendDecision::Wait { until: NOW + HOUR_MS, sync: None };
+    fn nothing_waits_without_end(
+        report in report(), restored_at in proptest::option::of(past()), is_held: bool,
+    ) {
+        let until = NOW + HOUR_MS;
+        let wait = if is_held {
+            SendDecision::Uncharged { until, sync: None }
+        } else {
+            SendDecision::Wait { until, sync: None }
+        };
         let step = next_step(&report, Some(&wait), restored_at, NOW);
         let is_old = report.window_end < NOW - 35 * DAY_MS;
-        prop_assert!(!(is_old && matches!(step, NextStep::Wait(_))), "{step:?}");
+        prop_assert!(!(is_old && matches!(step, NextStep::Wait(_) | NextStep::Hold(_))), "{step:?}");
         let is_young = report.window_end >= NOW - 35 * DAY_MS;
         let is_given_up = matches!(
             step,

@@ -258,6 +258,7 @@ pub(super) fn period_row(
         subscription: Set(Some(snapshot.subscription.clone())),
         meter: Set(Some(item.meter.clone())),
         price: Set(Some(item.price.clone())),
+        is_trial: Set(snapshot.is_trial(charged.end)),
         ..Default::default()
     }
 }

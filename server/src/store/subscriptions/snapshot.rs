@@ -19,13 +19,17 @@ use crate::{
         subscription::SubscriptionSnapshot,
         window::Slots,
     },
-    entity::subscription,
+    entity::{
+        subscription,
+        usage_report::{self, UsageReportState},
+    },
     error::Result,
     store::{
         Store,
         boundaries::bump_version,
         links::{end_link, find_account, insert_link, read_links_of, taken_until},
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
+        report_states::{at_once, is_due},
         send_order::forget_send_by,
         unfinished_changes::has_unfinished,
     },
@@ -147,8 +151,12 @@ pub(in crate::store) async fn record_snapshot(
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<(bool, Vec<Millis>), DbErr> {
-    let is_new = upsert_subscription(tx, account_id, snapshot, now).await?;
-    Ok((is_new, move_periods(tx, account_id, snapshot, now).await?))
+    let (is_new, has_other_meters) = upsert_subscription(tx, account_id, snapshot, now).await?;
+    let moved = move_periods(tx, account_id, snapshot, now).await?;
+    if is_new || has_other_meters || !moved.is_empty() {
+        look_again_at_uncharged(tx, account_id).await?;
+    }
+    Ok((is_new, moved))
 }
 
 /// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
@@ -161,6 +169,7 @@ pub(in crate::store) async fn record_change(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     upsert_subscription(tx, account_id, snapshot, now).await?;
+    look_again_at_uncharged(tx, account_id).await?;
     if !snapshot.is_live() {
         return Ok(());
     }
@@ -178,17 +187,37 @@ pub(in crate::store) async fn record_change(
     Ok(())
 }
 
+/// Ends the wait of reports that no subscription charged.
+async fn look_again_at_uncharged(
+    tx: &Transaction,
+    account_id: &AccountId,
+) -> std::result::Result<(), DbErr> {
+    usage_report::Entity::update_many()
+        .col_expr(usage_report::Column::NextAttemptAt, at_once())
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(is_due())
+        .filter(usage_report::Column::State.eq(UsageReportState::Uncharged))
+        .exec(tx)
+        .await
+        .map(|_| ())
+}
+
+/// Returns whether the status is new, and whether the meters of the customer's other subscriptions are.
 async fn upsert_subscription(
     tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
-) -> std::result::Result<bool, DbErr> {
+) -> std::result::Result<(bool, bool), DbErr> {
     use subscription::Column;
     let before =
         subscription::Entity::find_by_id((account_id.clone(), snapshot.subscription.clone()))
             .one(tx)
             .await?;
+    let other_meters = snapshot
+        .other_meters
+        .as_ref()
+        .map(|meters| meters.join(" "));
     let row = subscription::ActiveModel {
         account_id: Set(account_id.clone()),
         subscription: Set(snapshot.subscription.clone()),
@@ -199,23 +228,32 @@ async fn upsert_subscription(
         ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live())),
         synced_at: Set(now),
         sync_requested_at: Set(None),
+        other_meters: Set(other_meters.clone().unwrap_or_default()),
         customer_deleted_at: Set(None),
     };
-    let same = OnConflict::columns([Column::AccountId, Column::Subscription])
-        .update_columns([
-            Column::Customer,
-            Column::Status,
-            Column::BillingMode,
-            Column::CancelAt,
-            Column::EndedAt,
-            Column::SyncedAt,
-        ])
-        .to_owned();
+    let mut same = OnConflict::columns([Column::AccountId, Column::Subscription]);
+    same.update_columns([
+        Column::Customer,
+        Column::Status,
+        Column::BillingMode,
+        Column::CancelAt,
+        Column::EndedAt,
+        Column::SyncedAt,
+    ]);
+    if other_meters.is_some() {
+        same.update_column(Column::OtherMeters);
+    }
     subscription::Entity::insert(row)
         .on_conflict(same)
         .exec_without_returning(tx)
         .await?;
-    Ok(before.is_none_or(|before| before.status != snapshot.status.name()))
+    let is_new = before
+        .as_ref()
+        .is_none_or(|before| before.status != snapshot.status.name());
+    let has_other_meters = other_meters.is_some_and(|meters| {
+        before.map_or_else(String::new, |before| before.other_meters) != meters
+    });
+    Ok((is_new, has_other_meters))
 }
 
 /// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.

@@ -98,6 +98,8 @@ pub(super) fn snapshot(
         created: from.created,
         cancel_at: from.cancel_at,
         ended_at: from.ended_at,
+        trial_end: from.trial_end,
+        other_meters: None,
         items: items.collect(),
         all_items: from.items.iter().map(|item| item.id.clone()).collect(),
     }

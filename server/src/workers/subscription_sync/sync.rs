@@ -64,7 +64,7 @@ impl SubscriptionSync {
             return Ok(None);
         };
         let all = self.snapshots_of(customer).await?;
-        Ok(choose_subscription(&all, billing.subscription()).cloned())
+        Ok(choose_subscription(&all, billing.subscription()).map(|chosen| chosen.among(&all)))
     }
 
     async fn snapshots_of(&self, customer: &str) -> Result<Vec<SubscriptionSnapshot>, SyncError> {
@@ -112,8 +112,11 @@ impl SubscriptionSync {
         if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
             let snapshot = snapshot(&found, &meters);
             self.apply(&row.account_id, &snapshot).await?;
-            if !snapshot.is_live() {
-                // Another subscription may have replaced it.
+            let has_all = meters
+                .values()
+                .all(|meter| snapshot.items.iter().any(|item| item.meter == *meter));
+            if !snapshot.is_live() || !has_all {
+                // Another subscription may have replaced it, or charge the other meters.
                 self.sync_account(&row.account_id).await?;
             }
         }

@@ -209,7 +209,11 @@ async fn the_report_command_watches_a_run_to_its_end(world: World) {
 }
 
 async fn accounts_are_put_and_listed(world: World) {
-    world.stripe().create_customer("cus_1").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_1")
+        .await
+        .unwrap();
     done(&world, &["accounts", "put", "a", "--customer", "cus_1"]).await;
     let free = json(&world, &["accounts", "put", "b", "--free", "--json"]).await;
     assert_eq!(free[0]["billing"], "free");

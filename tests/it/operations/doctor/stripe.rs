@@ -163,7 +163,11 @@ async fn doctor_reports_classic_subscriptions_on_every_page(world: World) {
     volume_price(&world).await;
     world.link_to_new_customer("acct", "cus_acct").await;
     subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
-    world.stripe().create_customer("cus_many").await.unwrap();
+    world
+        .stripe()
+        .create_subscribed_customer("cus_many")
+        .await
+        .unwrap();
     for number in 0..101 {
         // A customer without an account is ignored.
         let id = format!("sub_{number}");

@@ -188,7 +188,7 @@ async fn link(world: &mut World) {
     world.subscribe("ending", &[BASIC], at(START)).await;
     world.subscribe("gone", &[BASIC], at(START)).await;
     for customer in ["cus_bare", "cus_others"] {
-        stripe.create_customer(customer).await.unwrap();
+        stripe.create_subscribed_customer(customer).await.unwrap();
     }
     for number in 0..100 {
         let other = NewSubscription {

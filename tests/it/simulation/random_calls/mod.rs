@@ -60,7 +60,11 @@ impl<'a> Sequence<'a> {
         for number in 0..3 {
             for which in 0..2 {
                 let customer = format!("cus_acct-{seed}-{number}_{which}");
-                world.stripe().create_customer(&customer).await.unwrap();
+                world
+                    .stripe()
+                    .create_subscribed_customer(&customer)
+                    .await
+                    .unwrap();
             }
         }
         let random = Random(seed);

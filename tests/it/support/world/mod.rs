@@ -236,7 +236,7 @@ impl World {
     /// Creates a Stripe customer and links an account to it, billed from 30 days ago.
     pub(crate) async fn link_to_new_customer(&self, account: &str, customer: &str) {
         self.stripe()
-            .create_customer(customer)
+            .create_subscribed_customer(customer)
             .await
             .expect("a customer");
         let from = hours_ago(30 * 24);
