@@ -8,3 +8,4 @@ mod finalized_invoices;
 mod late_usage;
 pub(crate) mod links;
 mod sync;
+mod uncharged;
