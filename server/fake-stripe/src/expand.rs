@@ -25,6 +25,8 @@ enum Field {
     Id(&'static str),
     /// An object of this kind.
     Object(&'static str),
+    /// A part of the object, which has no id: it cannot be expanded itself, only what is below it.
+    Hash(Fields),
     /// A list of objects of this kind.
     List(&'static str),
     /// A reference that is always null, or a list of them that is always empty.
@@ -35,12 +37,35 @@ enum Field {
     Unsupported,
 }
 
-/// The fields of each kind.
-const FIELDS: &[(&str, &[(&str, Field)])] = &[
+/// The fields of an object or of a part of it.
+type Fields = &'static [(&'static str, Field)];
+
+const LIABILITY: Field = Field::Hash(&[("liability", ACCOUNT)]);
+const ACCOUNT: Field = Field::Hash(&[("account", Field::Null)]);
+const DISCOUNT_AMOUNT: Field = Field::Hash(&[("discount", Field::Null)]);
+const PRETAX_CREDIT_AMOUNT: Field = Field::Hash(&[
+    ("credit_balance_transaction", Field::Null),
+    ("discount", Field::Null),
+]);
+
+/// The fields of each kind, as Stripe's client libraries have them.
+const KINDS: &[(&str, Fields)] = &[
+    (
+        "account",
+        &[
+            ("company", Field::Unsupported),
+            ("external_accounts", Field::Unsupported),
+            ("settings", Field::Unsupported),
+        ],
+    ),
     (
         "customer",
         &[
             ("default_source", Field::Null),
+            (
+                "invoice_settings",
+                Field::Hash(&[("default_payment_method", Field::Null)]),
+            ),
             ("test_clock", Field::Null),
             ("cash_balance", Field::Unsupported),
             ("invoice_credit_balance", Field::Unsupported),
@@ -73,13 +98,31 @@ const FIELDS: &[(&str, &[(&str, Field)])] = &[
             ("latest_invoice", Field::Id("invoice")),
             ("items", Field::List("subscription_item")),
             ("application", Field::Null),
+            ("automatic_tax", LIABILITY),
+            (
+                "billing_schedules",
+                Field::Hash(&[("applies_to", Field::Hash(&[("price", Field::Null)]))]),
+            ),
+            (
+                "cancellation_details",
+                Field::Hash(&[("feedback_option", Field::Null)]),
+            ),
             ("default_payment_method", Field::Null),
             ("default_source", Field::Null),
             ("discounts", Field::Null),
+            (
+                "invoice_settings",
+                Field::Hash(&[("account_tax_ids", Field::Null), ("issuer", ACCOUNT)]),
+            ),
             ("on_behalf_of", Field::Null),
             ("pending_setup_intent", Field::Null),
+            ("pending_update", Field::Hash(&[("discounts", Field::Null)])),
             ("schedule", Field::Null),
             ("test_clock", Field::Null),
+            (
+                "transfer_data",
+                Field::Hash(&[("destination", Field::Null)]),
+            ),
         ],
     ),
     (
@@ -88,6 +131,7 @@ const FIELDS: &[(&str, &[(&str, Field)])] = &[
             ("price", Field::Object("price")),
             ("plan", Field::Object("plan")),
             ("discounts", Field::Null),
+            ("billed_until", Field::Unsupported),
         ],
     ),
     (
@@ -95,51 +139,50 @@ const FIELDS: &[(&str, &[(&str, Field)])] = &[
         &[
             ("customer", Field::Id("customer")),
             ("lines", Field::List("line_item")),
-            ("parent", Field::Object("invoice.parent")),
+            (
+                "parent",
+                Field::Hash(&[(
+                    "subscription_details",
+                    Field::Hash(&[("subscription", Field::Id("subscription"))]),
+                )]),
+            ),
             ("account_tax_ids", Field::Null),
             ("application", Field::Null),
+            ("automatic_tax", LIABILITY),
             ("default_payment_method", Field::Null),
             ("default_source", Field::Null),
             ("discounts", Field::Null),
+            ("from_invoice", Field::Hash(&[("invoice", Field::Null)])),
+            ("issuer", ACCOUNT),
             ("latest_revision", Field::Null),
             ("on_behalf_of", Field::Null),
+            (
+                "shipping_cost",
+                Field::Hash(&[("shipping_rate", Field::Null)]),
+            ),
             ("test_clock", Field::Null),
+            ("total_discount_amounts", DISCOUNT_AMOUNT),
+            ("total_pretax_credit_amounts", PRETAX_CREDIT_AMOUNT),
             ("confirmation_secret", Field::Unsupported),
             ("payments", Field::Unsupported),
         ],
     ),
     (
-        "invoice.parent",
-        &[(
-            "subscription_details",
-            Field::Object("invoice.subscription_details"),
-        )],
-    ),
-    (
-        "invoice.subscription_details",
-        &[("subscription", Field::Id("subscription"))],
-    ),
-    (
         "line_item",
         &[
             ("subscription", Field::Id("subscription")),
-            ("pricing", Field::Object("line_item.pricing")),
+            (
+                "pricing",
+                Field::Hash(&[(
+                    "price_details",
+                    Field::Hash(&[("price", Field::Id("price"))]),
+                )]),
+            ),
+            ("discount_amounts", DISCOUNT_AMOUNT),
             ("discounts", Field::Null),
+            ("pretax_credit_amounts", PRETAX_CREDIT_AMOUNT),
         ],
     ),
-    (
-        "line_item.pricing",
-        &[("price_details", Field::Object("line_item.price_details"))],
-    ),
-    ("line_item.price_details", &[("price", Field::Id("price"))]),
-];
-
-/// Hashes of an object, which cannot be expanded themselves.
-const HASHES: [&str; 4] = [
-    "invoice.parent",
-    "invoice.subscription_details",
-    "line_item.pricing",
-    "line_item.price_details",
 ];
 
 /// The checked paths of a request.
@@ -177,7 +220,7 @@ impl Expansion {
                 ))
                 .param("expand"));
             }
-            check(kind, is_list, &path, &levels)?;
+            check(fields_of(kind), is_list, &path, &levels)?;
             paths.push(levels);
         }
         Ok(Expansion { paths, kind })
@@ -187,7 +230,7 @@ impl Expansion {
     pub(crate) fn apply(&self, body: &mut Value, objects: Objects<'_>) {
         for path in &self.paths {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            expand(body, self.kind, &path, objects);
+            expand(body, fields_of(self.kind), &path, objects);
         }
     }
 }
@@ -199,6 +242,7 @@ fn returned(method: &str, path: &str) -> (&'static str, bool) {
     let kind = match (method, segments.as_slice()) {
         ("DELETE", [resource, ..]) if *resource != "subscriptions" => "",
         (_, ["invoices", _, "lines"]) => "line_item",
+        (_, ["account"]) => "account",
         (_, ["customers", ..]) => "customer",
         (_, ["products", ..]) => "product",
         (_, ["prices", ..]) => "price",
@@ -209,21 +253,23 @@ fn returned(method: &str, path: &str) -> (&'static str, bool) {
     };
     let last = segments.last().copied().unwrap_or_default();
     let is_list = method == "GET"
-        && (segments.len() == 1
+        && ((segments.len() == 1 && !matches!(last, "account" | "balance"))
             || matches!(last, "search" | "lines" | "event_summaries")
             || path == "/v1/billing/meters");
     (kind, is_list)
 }
 
-fn field(kind: &str, name: &str) -> Option<Field> {
-    let (_, fields) = FIELDS.iter().find(|(one, _)| *one == kind)?;
-    fields
-        .iter()
-        .find(|(one, _)| *one == name)
-        .map(|(_, field)| *field)
+fn fields_of(kind: &str) -> Fields {
+    let known = KINDS.iter().find(|(one, _)| *one == kind);
+    known.map_or(&[], |(_, fields)| *fields)
 }
 
-fn check(kind: &str, is_list: bool, path: &str, levels: &[String]) -> Result<(), StripeError> {
+fn field(fields: Fields, name: &str) -> Option<Field> {
+    let known = fields.iter().find(|(one, _)| *one == name);
+    known.map(|(_, field)| *field)
+}
+
+fn check(fields: Fields, is_list: bool, path: &str, levels: &[String]) -> Result<(), StripeError> {
     let refuse = |hint: String| {
         Err(
             StripeError::invalid(format!("This property cannot be expanded ({path}).{hint}"))
@@ -231,7 +277,7 @@ fn check(kind: &str, is_list: bool, path: &str, levels: &[String]) -> Result<(),
         )
     };
     let mut levels = levels.iter().map(String::as_str);
-    let mut kind = kind;
+    let mut fields = fields;
     let mut expects_data = is_list;
     loop {
         let Some(mut name) = levels.next() else {
@@ -240,7 +286,7 @@ fn check(kind: &str, is_list: bool, path: &str, levels: &[String]) -> Result<(),
         if expects_data {
             if name != "data" {
                 let hint = format!(" You may want to try expanding 'data.{path}' instead.");
-                let helps = is_list && field(kind, name).is_some();
+                let helps = is_list && field(fields, name).is_some();
                 return refuse(if helps { hint } else { String::new() });
             }
             let Some(next) = levels.next() else {
@@ -249,7 +295,7 @@ fn check(kind: &str, is_list: bool, path: &str, levels: &[String]) -> Result<(),
             name = next;
         }
         expects_data = false;
-        match field(kind, name) {
+        match field(fields, name) {
             None => return refuse(String::new()),
             Some(Field::Unsupported) => {
                 return Err(StripeError::unsupported(format!("expand={path}")).param("expand"));
@@ -261,26 +307,25 @@ fn check(kind: &str, is_list: bool, path: &str, levels: &[String]) -> Result<(),
                     Some(_) => refuse(String::new()),
                 };
             }
-            Some(Field::Object(next)) if HASHES.contains(&next) && levels.len() == 0 => {
-                return refuse(String::new());
-            }
-            Some(Field::Id(next) | Field::Object(next)) => kind = next,
-            Some(Field::List(next)) => (kind, expects_data) = (next, true),
+            Some(Field::Hash(_)) if levels.len() == 0 => return refuse(String::new()),
+            Some(Field::Hash(next)) => fields = next,
+            Some(Field::Id(next) | Field::Object(next)) => fields = fields_of(next),
+            Some(Field::List(next)) => (fields, expects_data) = (fields_of(next), true),
         }
     }
 }
 
-fn expand(value: &mut Value, kind: &str, path: &[&str], objects: Objects<'_>) {
+fn expand(value: &mut Value, fields: Fields, path: &[&str], objects: Objects<'_>) {
     let Some((first, rest)) = path.split_first() else {
         return;
     };
     if let Some(Value::Array(data)) = value.get_mut("data").filter(|_| *first == "data") {
         for item in data {
-            expand(item, kind, rest, objects);
+            expand(item, fields, rest, objects);
         }
         return;
     }
-    match field(kind, first) {
+    match field(fields, first) {
         Some(Field::Id(next)) => {
             let Some(inner) = value.get_mut(*first) else {
                 return;
@@ -288,9 +333,14 @@ fn expand(value: &mut Value, kind: &str, path: &[&str], objects: Objects<'_>) {
             if let Some(found) = inner.as_str().and_then(|id| objects.find(next, id)) {
                 *inner = found;
             }
-            expand(inner, next, rest, objects);
+            expand(inner, fields_of(next), rest, objects);
         }
         Some(Field::Object(next) | Field::List(next)) => {
+            if let Some(inner) = value.get_mut(*first) {
+                expand(inner, fields_of(next), rest, objects);
+            }
+        }
+        Some(Field::Hash(next)) => {
             if let Some(inner) = value.get_mut(*first) {
                 expand(inner, next, rest, objects);
             }

@@ -14,6 +14,11 @@ async fn ids_become_objects_at_any_level() {
         ("expand[]", "items.data.price.product"),
         ("expand[]", "items.data.price.tiers"),
         ("expand[]", "default_payment_method"),
+        ("expand[]", "automatic_tax.liability.account"),
+        (
+            "expand[]",
+            "customer.invoice_settings.default_payment_method",
+        ),
     ];
     let subscription = world.get(SUB, &paths).await.ok();
     let customer = world.get("/v1/customers/cus_1", &[]).await.ok();
@@ -63,6 +68,9 @@ async fn what_cannot_be_expanded_is_refused_and_changes_nothing() {
         (SUB, "items.price"),
         (SUB, "items.data"),
         (SUB, "customer.name"),
+        (SUB, "automatic_tax"),
+        (SUB, "automatic_tax.status"),
+        ("/v1/account", "business_profile"),
         (SUB, "items.data.price.tiers.up_to"),
         ("/v1/customers/cus_1", "subscriptions.data.id.x.y"),
         ("/v1/billing/meters/mtr_1", "customer"),
@@ -94,6 +102,7 @@ async fn what_cannot_be_expanded_is_refused_and_changes_nothing() {
         "Invalid array"
     );
     for (path, expand) in [
+        ("/v1/account", "settings.branding.icon"),
         ("/v1/customers/cus_1", "tax"),
         ("/v1/prices/price_basic", "currency_options"),
         (SUB, "latest_invoice.payments"),
