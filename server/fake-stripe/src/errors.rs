@@ -58,6 +58,13 @@ impl StripeError {
         .code(UNSUPPORTED)
     }
 
+    /// Parameters that Stripe takes and the fake Stripe does not.
+    pub(crate) fn unsupported_params(params: &[String]) -> Self {
+        let first = params.first().cloned().unwrap_or_default();
+        let noun = noun_for(params);
+        StripeError::unsupported(format!("the {noun} {}", params.join(", "))).param(first)
+    }
+
     pub(crate) fn is_unsupported(&self) -> bool {
         self.code.as_deref() == Some(UNSUPPORTED)
     }
@@ -85,11 +92,7 @@ impl StripeError {
 
     pub(crate) fn unknown_param(params: &[String]) -> Self {
         let first = params.first().cloned().unwrap_or_default();
-        let noun = if params.len() == 1 {
-            "parameter"
-        } else {
-            "parameters"
-        };
+        let noun = noun_for(params);
         StripeError::invalid(format!("Received unknown {noun}: {}", params.join(", ")))
             .code("parameter_unknown")
             .param(first)
@@ -158,5 +161,13 @@ impl StripeError {
         );
         error.insert("type".to_owned(), json!(self.kind));
         json!({ "error": error })
+    }
+}
+
+fn noun_for(params: &[String]) -> &'static str {
+    if params.len() == 1 {
+        "parameter"
+    } else {
+        "parameters"
     }
 }

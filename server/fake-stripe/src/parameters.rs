@@ -1,6 +1,7 @@
 //! The check of a request's parameters against what Stripe's endpoint takes, before the endpoint runs: unknown names,
-//! empty values, and limits on lengths and counts. `parameters.txt` is the list. What Stripe takes and an endpoint here
-//! does not is refused later, by [`Params::finish`], as unsupported.
+//! empty values, limits on lengths and counts, and what Stripe takes and the fake Stripe does not. `parameters.txt` is the
+//! list. What is unsupported is named before the endpoint runs, so that it cannot find another parameter missing: where
+//! Stripe takes a `price_data` instead of a `price`, the caller made no mistake.
 //!
 //! Stripe documents the limits, not the messages of their errors: those about lengths and empty values are as seen in
 //! production, that about counts is ours.
@@ -39,11 +40,12 @@ struct Parameter {
     can_be_empty: bool,
     /// Whether all names below it are known.
     open: bool,
+    unsupported: bool,
 }
 
 impl Parameter {
     fn parse(entry: &'static str) -> (&'static str, Parameter) {
-        let end = entry.find(['*', '<', '#', '?']).unwrap_or(entry.len());
+        let end = entry.find(['*', '<', '#', '?', '!']).unwrap_or(entry.len());
         let (name, marks) = entry.split_at(end);
         let number = |mark: &str| {
             let (_, after) = marks.split_once(mark)?;
@@ -55,8 +57,21 @@ impl Parameter {
             max_entries: number("#").unwrap_or(usize::MAX),
             can_be_empty: marks.contains('?'),
             open: marks.contains('*'),
+            unsupported: marks.contains('!'),
         };
         (name, parameter)
+    }
+
+    /// The parameter itself, or what is not listed below it: any text, also an empty one.
+    fn of_values(self, is_below: bool) -> Parameter {
+        if !is_below {
+            return self;
+        }
+        Parameter {
+            max_chars: MAX_CHARS,
+            can_be_empty: true,
+            ..self
+        }
     }
 }
 
@@ -71,17 +86,28 @@ pub(crate) fn check(method: &str, path: &str, params: &Params) -> Result<(), Str
         return Ok(());
     };
     let mut unknown = Vec::new();
+    let mut unsupported = Vec::new();
+    let mut values = Vec::new();
     for leaf in params.leaves() {
-        match find(known, &leaf) {
+        match find(known, &leaf.name) {
             None => unknown.push(leaf.name),
-            Some(Below::Open) => check_length(&leaf, MAX_CHARS)?,
-            Some(Below::Listed(parameter)) => {
-                check_value(&leaf, parameter)?;
+            Some(found) if found.parameter.unsupported => {
+                let name = found.name.to_owned();
+                if !unsupported.contains(&name) {
+                    unsupported.push(name);
+                }
             }
+            Some(found) => values.push((found.parameter.of_values(found.is_below), leaf)),
         }
     }
     if !unknown.is_empty() {
         return Err(StripeError::unknown_param(&unknown));
+    }
+    if !unsupported.is_empty() {
+        return Err(StripeError::unsupported_params(&unsupported));
+    }
+    for (parameter, leaf) in &values {
+        check_value(leaf, *parameter)?;
     }
     for (name, entries) in params.counts() {
         let limit = known.get(normal(&name).as_str()).map(|one| one.max_entries);
@@ -95,24 +121,35 @@ pub(crate) fn check(method: &str, path: &str, params: &Params) -> Result<(), Str
     Ok(())
 }
 
-enum Below {
-    /// A name below one whose names are not listed.
-    Open,
-    Listed(Parameter),
+/// What is listed for a name.
+#[derive(Debug, Clone, Copy)]
+struct Found<'a> {
+    parameter: Parameter,
+    /// The listed part of the name, with its indices.
+    name: &'a str,
+    /// Whether the name goes on below the listed one, which is open.
+    is_below: bool,
 }
 
-fn find(known: &HashMap<&str, Parameter>, leaf: &Leaf) -> Option<Below> {
-    let name = normal(&leaf.name);
-    if let Some(parameter) = known.get(name.as_str()) {
-        return Some(Below::Listed(*parameter));
+fn find<'a>(known: &HashMap<&str, Parameter>, name: &'a str) -> Option<Found<'a>> {
+    if let Some(parameter) = known.get(normal(name).as_str()) {
+        return Some(Found {
+            parameter: *parameter,
+            name,
+            is_below: false,
+        });
     }
-    let mut end = name.len();
-    while let Some(at) = name.get(..end).and_then(|before| before.rfind('[')) {
-        let above = known.get(name.get(..at).unwrap_or_default());
-        if above.is_some_and(|above| above.open) {
-            return Some(Below::Open);
+    let mut above = name;
+    while let Some(at) = above.rfind('[') {
+        above = above.get(..at).unwrap_or_default();
+        let parameter = known.get(normal(above).as_str());
+        if let Some(parameter) = parameter.filter(|parameter| parameter.open) {
+            return Some(Found {
+                parameter: *parameter,
+                name: above,
+                is_below: true,
+            });
         }
-        end = at;
     }
     None
 }
@@ -236,14 +273,25 @@ mod tests {
     }
 
     #[test]
+    fn the_unsupported_is_named_before_the_endpoint_runs() {
+        let endpoint = "POST /v1/subscriptions/sub_1";
+        let form = "discounts=&automatic_tax[enabled]=true&automatic_tax[liability][type]=self\
+                    &items[0][price_data][currency]=usd&trial_end=";
+        let error = check_form(endpoint, form).unwrap_err();
+        assert_eq!(
+            error.message,
+            "fake-stripe does not support the parameters automatic_tax, discounts, items[0][price_data]"
+        );
+        // What Stripe does not know either comes first.
+        let error = check_form(endpoint, "discounts=&size=3").unwrap_err();
+        assert_eq!(error.message, "Received unknown parameter: size");
+    }
+
+    #[test]
     fn names_values_and_counts_are_checked() {
         let update = "POST /v1/subscriptions/sub_1";
         check_form(update, "items[0][price]=p&items[1][id]=i&metadata[any]=").unwrap();
-        check_form(
-            update,
-            "automatic_tax[enabled]=true&cancel_at=&trial_end=now",
-        )
-        .unwrap();
+        check_form(update, "cancel_at=&trial_end=now").unwrap();
         let error = check_form(update, "items[0][colour]=red&size=3").unwrap_err();
         assert_eq!(
             error.message,

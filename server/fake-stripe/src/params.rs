@@ -248,16 +248,10 @@ impl Params {
     /// Rejects the parameters that were not taken: Stripe knows them, the fake Stripe does not support them.
     pub(crate) fn finish(self) -> Result<(), StripeError> {
         let left: Vec<String> = self.map.keys().map(|name| self.name(name)).collect();
-        let Some(first) = left.first() else {
+        if left.is_empty() {
             return Ok(());
-        };
-        let noun = if left.len() == 1 {
-            "parameter"
-        } else {
-            "parameters"
-        };
-        let all = left.join(", ");
-        Err(StripeError::unsupported(format!("the {noun} {all}")).param(first.as_str()))
+        }
+        Err(StripeError::unsupported_params(&left))
     }
 
     /// The full name of a parameter with its brackets.
