@@ -110,9 +110,9 @@ fn subscriptions(
         ("GET", []) => subscription_endpoints::list(billing, params),
         ("GET", ["search"]) => subscription_endpoints::find_by_query(billing, params),
         ("GET", [id]) => subscription_endpoints::retrieve(billing, id, params),
-        ("POST", [id]) => update::update(billing, metering, now, id, params),
+        ("POST", [id]) => update::update(billing, metering, now, id, version, params),
         ("DELETE", [id]) => cancellation::cancel(billing, metering, now, id, params),
-        ("POST", [id, "resume"]) => resume::resume(billing, metering, now, id, params),
+        ("POST", [id, "resume"]) => resume::resume(billing, metering, now, id, version, params),
         ("POST", [id, "migrate"]) => subscription_endpoints::migrate(billing, now, id, params),
         _ => return None,
     })

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
+use crate::api_version::ApiVersion;
 use crate::clock::Clock;
 use crate::customers::Customer;
 use crate::errors::StripeError;
@@ -25,6 +26,7 @@ use crate::params::Params;
 pub(crate) const UNIQUE_FOR_MS: i64 = 24 * 60 * 60 * 1_000;
 const OLDEST_SECS: i64 = 35 * 24 * 60 * 60;
 const NEWEST_SECS: i64 = 5 * 60;
+const TOO_MANY_DIGITS: &str = "meter_event_value_too_many_digits";
 const MAX_VALUE_DIGITS: usize = 15;
 
 /// One accepted event.
@@ -129,6 +131,7 @@ pub(crate) fn create(
     meters: &Collection<Meter>,
     customers: &Collection<Customer>,
     clock: &Clock,
+    version: ApiVersion,
     mut params: Params,
 ) -> Result<Value, StripeError> {
     let event_name = params.required("event_name")?;
@@ -141,6 +144,7 @@ pub(crate) fn create(
 
     let bare = events.bare_error_codes;
     let (meter, customer, value) = read_payload(meters, customers, &event_name, &payload)
+        .map_err(|error| apply_version(error, version))
         .map_err(|error| apply_code_setting(error, bare))?;
     let now = clock.now_secs();
     let timestamp = timestamp.unwrap_or(now);
@@ -262,12 +266,20 @@ fn parse_value(text: &str) -> Result<i64, StripeError> {
         StripeError::refused(format!(
             "The value in the event payload can have at most {MAX_VALUE_DIGITS} digits. Received {text}."
         ))
-        .code("meter_event_value_too_many_digits")
+        .code(TOO_MANY_DIGITS)
     };
     if digits.len() > MAX_VALUE_DIGITS {
         return Err(too_long());
     }
     text.parse().map_err(|_| too_long())
+}
+
+/// Older versions took more digits, and rounded them; how is not documented.
+fn apply_version(error: StripeError, version: ApiVersion) -> StripeError {
+    if version.long_values && error.code.as_deref() == Some(TOO_MANY_DIGITS) {
+        return StripeError::unsupported(format!("a value of more than {MAX_VALUE_DIGITS} digits"));
+    }
+    error
 }
 
 fn check_timestamp(timestamp: i64, now: i64) -> Result<(), StripeError> {
@@ -290,7 +302,7 @@ fn check_timestamp(timestamp: i64, now: i64) -> Result<(), StripeError> {
 
 /// Removes the codes that only Stripe's error reports are known to carry.
 fn apply_code_setting(mut error: StripeError, bare: bool) -> StripeError {
-    if bare && error.code.as_deref() != Some("resource_missing") {
+    if bare && !error.is_unsupported() && error.code.as_deref() != Some("resource_missing") {
         error.code = None;
     }
     error

@@ -25,6 +25,8 @@ use crate::state::{App, State};
 use crate::{ids, routes};
 
 const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Beyond this the connection breaks.
+const MAX_READ_BYTES: usize = 32 * MAX_BODY_BYTES;
 
 /// Answers a request, or breaks its connection.
 pub(crate) async fn handle(
@@ -33,12 +35,16 @@ pub(crate) async fn handle(
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+    // Read as a whole, so that the client is there for the refusal of a long one.
+    let Ok(body) = to_bytes(body, MAX_READ_BYTES).await else {
         breaker.break_connection();
         return Response::default();
     };
     let mut pairs = params::pairs(parts.uri.query().unwrap_or_default().as_bytes());
-    pairs.extend(params::pairs(&body));
+    let too_long = body.len() > MAX_BODY_BYTES;
+    if !too_long {
+        pairs.extend(params::pairs(&body));
+    }
     let path = parts.uri.path().to_owned();
     let (customer, event_name) = app.read(|state| subject_of(state, &path, &pairs));
     let call = Call {
@@ -50,6 +56,11 @@ pub(crate) async fn handle(
         customer,
         event_name,
     };
+    if too_long {
+        let what = format!("a request of more than {MAX_BODY_BYTES} bytes");
+        let answer = refuse(&StripeError::unsupported(what), &call);
+        return respond(&app.read(|state| state.clock.http_date()), &answer, &call);
+    }
     let sent = tokio::spawn(process(Arc::clone(&app), call)).await;
     if let Ok((Some(answer), call)) = sent {
         respond(&app.read(|state| state.clock.http_date()), &answer, &call)

@@ -101,6 +101,7 @@ fn dispatch(
             &state.meters,
             &state.customers,
             &state.clock,
+            version,
             params,
         ),
         ("POST", ["billing", "meter_event_adjustments"]) => {

@@ -1,5 +1,5 @@
 //! What Stripe's API has and the fake Stripe does not: these paths are refused as unsupported, all others are unknown. The
-//! list is from the API reference.
+//! list is from the API reference and Stripe's client libraries.
 
 /// Resources of which nothing is supported, by the first part of their path.
 const RESOURCES: &[&str] = &[
@@ -44,6 +44,7 @@ const RESOURCES: &[&str] = &[
     "payment_records",
     "payouts",
     "plans",
+    "product_catalog",
     "promotion_codes",
     "quotes",
     "radar",
@@ -62,6 +63,7 @@ const RESOURCES: &[&str] = &[
     "tax_rates",
     "terminal",
     "test_helpers",
+    "three_d_secure",
     "tokens",
     "topups",
     "transfers",
@@ -76,6 +78,9 @@ const ENDPOINTS: &[&str] = &[
     "* billing/alerts",
     "* billing/alerts/*",
     "POST billing/alerts/*/*",
+    "* billing/feedback_options",
+    "* billing/feedback_options/*",
+    "POST billing/feedback_options/*/deactivate",
     "GET billing/credit_balance_summary",
     "GET billing/credit_balance_transactions",
     "GET billing/credit_balance_transactions/*",
@@ -96,6 +101,7 @@ const ENDPOINTS: &[&str] = &[
     "GET customers/*/payment_methods/*",
     "* customers/*/sources",
     "* customers/*/sources/*",
+    "POST customers/*/sources/*/verify",
     "* customers/*/subscriptions",
     "* customers/*/subscriptions/*",
     "* customers/*/tax_ids",
@@ -112,6 +118,7 @@ const ENDPOINTS: &[&str] = &[
     "* products/*/features",
     "* products/*/features/*",
     "DELETE subscriptions/*/discount",
+    "POST subscriptions/*/pause",
 ];
 
 /// Whether Stripe has this endpoint, and the fake Stripe does not.

@@ -27,4 +27,5 @@ mod replaced_prices;
 mod trials;
 mod unsupported;
 mod usage;
+mod versions;
 mod webhooks;

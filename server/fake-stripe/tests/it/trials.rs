@@ -274,7 +274,7 @@ async fn a_trial_without_a_payment_method_can_pause_the_subscription() {
         world.use_at("paused", 5, TRIAL_END + DAY).await.ok();
         let path = format!("{SUB}/resume");
         let resumed = world
-            .post(&path, &[("billing_cycle_anchor", anchor)])
+            .post(&path, &[("billing_cycle_anchor[type]", anchor)])
             .await
             .ok();
         assert_eq!(resumed["status"], "active");

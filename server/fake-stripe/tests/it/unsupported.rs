@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::billing_world::SUB;
 use crate::client::{NOW, Reply, World, answer, event};
 
-fn check(reply: &Reply, what: &str) {
+pub(crate) fn check(reply: &Reply, what: &str) {
     assert_eq!(
         (reply.refusal(), reply.message()),
         (
@@ -18,100 +18,178 @@ fn check(reply: &Reply, what: &str) {
     assert_eq!(reply.header("stripe-should-retry"), Some("false"));
 }
 
+/// A request as method, path and form, and what of it is not supported.
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
+/// What Stripe takes.
+const TAKEN: &[Case] = &[
+    (
+        "POST",
+        "/v1/customers",
+        "test_clock=clock_1",
+        "the parameter test_clock",
+    ),
+    (
+        "GET",
+        "/v1/subscriptions",
+        "test_clock=clock_1",
+        "the parameter test_clock",
+    ),
+    (
+        "POST",
+        SUB,
+        "automatic_tax[enabled]=true&discounts=",
+        "the parameters automatic_tax, discounts",
+    ),
+    (
+        "POST",
+        SUB,
+        "items[0][price_data][currency]=usd",
+        "the parameter items[0][price_data]",
+    ),
+    (
+        "POST",
+        SUB,
+        "payment_behavior=default_incomplete",
+        "payment_behavior=default_incomplete",
+    ),
+    (
+        "POST",
+        SUB,
+        "payment_behavior=pending_if_incomplete",
+        "payment_behavior=pending_if_incomplete",
+    ),
+    (
+        "POST",
+        SUB,
+        "collection_method=send_invoice",
+        "collection_method=send_invoice",
+    ),
+    (
+        "POST",
+        SUB,
+        "billing_cycle_anchor[type]=now",
+        "billing_cycle_anchor=now",
+    ),
+    (
+        "POST",
+        SUB,
+        "trial_end=1800000000",
+        "trial_end on a subscription whose status is active",
+    ),
+    (
+        "POST",
+        "/v1/invoices/create_preview",
+        "preview_mode=recurring",
+        "preview_mode=recurring",
+    ),
+    (
+        "POST",
+        "/v1/prices",
+        "currency=usd&product=prod_calls&unit_amount=1&tax_behavior=inclusive",
+        "tax_behavior=inclusive",
+    ),
+    (
+        "POST",
+        "/v1/prices",
+        "currency=usd&product=prod_calls&unit_amount=1&recurring[interval]=month&recurring[trial_period_days]=3",
+        "the parameter recurring[trial_period_days]",
+    ),
+    (
+        "POST",
+        SUB,
+        "cancel_at=max_billed_until",
+        "cancel_at=max_billed_until",
+    ),
+    (
+        "POST",
+        "/v1/subscriptions",
+        "customer=cus_1&items[0][price]=price_basic&cancel_at=min_period_end",
+        "cancel_at=min_period_end of a new subscription",
+    ),
+    (
+        "POST",
+        SUB,
+        "payment_behavior=error_if_incomplete",
+        "payment_behavior=error_if_incomplete",
+    ),
+];
+
+/// What Stripe takes instead of something that is missing here.
+const TAKEN_INSTEAD: &[Case] = &[
+    (
+        "POST",
+        "/v1/prices",
+        "currency=usd&product=prod_calls&custom_unit_amount[enabled]=true",
+        "the parameter custom_unit_amount",
+    ),
+    (
+        "POST",
+        "/v1/subscriptions",
+        "customer=cus_1&items[0][price_data][currency]=usd&items[0][price_data][unit_amount]=5",
+        "the parameter items[0][price_data]",
+    ),
+    (
+        "POST",
+        "/v1/subscriptions",
+        "customer_account=acct_1&add_invoice_items[0][price]=price_1",
+        "the parameters add_invoice_items, customer_account",
+    ),
+    (
+        "POST",
+        "/v1/subscription_items",
+        "subscription=sub_1&plan=price_basic",
+        "the parameter plan",
+    ),
+    (
+        "POST",
+        "/v1/invoices/create_preview",
+        "schedule=sub_sched_1",
+        "the parameter schedule",
+    ),
+];
+
 #[tokio::test]
 async fn parameters_that_stripe_takes_are_named() {
     let world = World::billing().await;
     world.subscribe(&["price_basic", "price_seat"]).await;
-    let cases: [(&str, &str, &[(&str, &str)], &str); 12] = [
-        (
-            "POST",
-            "/v1/customers",
-            &[("test_clock", "clock_1")],
-            "the parameter test_clock",
-        ),
-        (
-            "GET",
-            "/v1/subscriptions",
-            &[("test_clock", "clock_1")],
-            "the parameter test_clock",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("automatic_tax[enabled]", "true"), ("discounts", "")],
-            "the parameters automatic_tax, discounts",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("items[0][price_data][currency]", "usd")],
-            "the parameter items[0][price_data]",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("payment_behavior", "default_incomplete")],
-            "payment_behavior=default_incomplete",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("payment_behavior", "pending_if_incomplete")],
-            "payment_behavior=pending_if_incomplete",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("collection_method", "send_invoice")],
-            "collection_method=send_invoice",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("billing_cycle_anchor", "now")],
-            "billing_cycle_anchor=now",
-        ),
-        (
-            "POST",
-            SUB,
-            &[("trial_end", "1800000000")],
-            "trial_end on a subscription whose status is active",
-        ),
-        (
-            "POST",
-            "/v1/invoices/create_preview",
-            &[("preview_mode", "recurring")],
-            "preview_mode=recurring",
-        ),
-        (
-            "POST",
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("product", "prod_calls"),
-                ("unit_amount", "1"),
-                ("tax_behavior", "inclusive"),
-            ],
-            "tax_behavior=inclusive",
-        ),
-        (
-            "POST",
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("product", "prod_calls"),
-                ("unit_amount", "1"),
-                ("recurring[interval]", "month"),
-                ("recurring[trial_period_days]", "3"),
-            ],
-            "the parameter recurring[trial_period_days]",
-        ),
-    ];
     let before = world.get(SUB, &[]).await.ok();
-    for (method, path, pairs, what) in cases {
-        check(&world.call(method, path, pairs).await, what);
+    for (method, path, form, what) in TAKEN.iter().chain(TAKEN_INSTEAD) {
+        let pairs: Vec<(&str, &str)> = form
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .collect();
+        check(&world.call(method, path, &pairs).await, what);
     }
     assert_eq!(world.get(SUB, &[]).await.ok(), before);
+}
+
+#[tokio::test]
+async fn an_incomplete_subscription_is_refused_where_it_would_be_one() {
+    let world = World::billing().await;
+    for behavior in ["default_incomplete", "error_if_incomplete"] {
+        let with = |price: &'static str| {
+            [
+                ("customer", "cus_1"),
+                ("items[0][price]", price),
+                ("payment_behavior", behavior),
+            ]
+        };
+        let metered = world.post("/v1/subscriptions", &with("price_basic")).await;
+        assert_eq!(metered.ok()["status"], "active");
+        let fee = world.post("/v1/subscriptions", &with("price_seat")).await;
+        let what = format!("payment_behavior={behavior} where the first invoice has to be paid");
+        check(&fee, &what);
+    }
+    let all = world.get("/v1/subscriptions", &[]).await.ok();
+    assert_eq!(all["data"].as_array().unwrap().len(), 2);
+    let pending = [
+        ("customer", "cus_1"),
+        ("items[0][price]", "price_basic"),
+        ("payment_behavior", "pending_if_incomplete"),
+    ];
+    let reply = world.post("/v1/subscriptions", &pending).await;
+    check(&reply, "payment_behavior=pending_if_incomplete");
 }
 
 #[tokio::test]
@@ -148,6 +226,7 @@ async fn endpoints_that_stripe_has_are_named() {
         ("GET", "/v1/customers/cus_1/balance_transactions"),
         ("POST", "/v1/invoices"),
         ("POST", "/v1/invoices/in_1/send"),
+        ("POST", "/v1/subscriptions/sub_1/pause"),
         ("POST", "/v1/billing/credit_grants"),
         ("POST", "/v2/billing/meter_events"),
     ] {
@@ -171,28 +250,12 @@ async fn another_account_is_refused() {
 }
 
 #[tokio::test]
-async fn api_versions_are_accepted_refused_or_unknown() {
-    let world = World::billing().await;
-    let list = |version: &'static str| {
-        let request = world.request("GET", "/v1/subscriptions", &[]);
-        answer(request.header("stripe-version", version))
-    };
-    for version in ["2025-03-31.basil", "2026-09-30.endive", "2026-10-28.endive"] {
-        list(version).await.ok();
-    }
-    for version in [
-        "2024-06-20",
-        "2024-12-18.acacia",
-        "2025-09-30.preview",
-        "2027-03-25.fennel",
-    ] {
-        check(&list(version).await, &format!("Stripe-Version {version}"));
-    }
-    for version in ["", "latest", "2025-13-01.basil", "2026-01-01"] {
-        let reply = list(version).await;
-        assert_eq!(reply.status, 400, "{version}");
-        assert!(reply.message().starts_with("Invalid Stripe API version"));
-    }
+async fn a_request_of_too_many_bytes_is_refused() {
+    let world = World::new().await;
+    let long = "x".repeat(256 * 1_024);
+    let pairs = [("description", long.as_str())];
+    let reply = answer(world.request("POST", "/v1/customers", &pairs)).await;
+    check(&reply, "a request of more than 262144 bytes");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The parameters that creating a subscription, updating it and changing its items have in common.
 
+use crate::api_version::ApiVersion;
 use crate::errors::StripeError;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
@@ -82,15 +83,11 @@ impl Proration {
     }
 }
 
-/// Payment is not modelled: invoices stay open, and no subscription becomes `incomplete` or `past_due` for it. So what
-/// says how a failed payment is treated is refused, but for the default, with which callers cannot mean more than Stripe
-/// does anyway. `off_session` changes nothing without a payment.
+/// Payment is not modelled: an invoice stays open, as with a payment that takes days, and no subscription becomes
+/// `incomplete` or `past_due` for it. So what says how a failed payment is treated is refused, but for the default, with
+/// which callers cannot mean more than Stripe does anyway.
 pub(crate) fn check_payment_params(params: &mut Params) -> Result<(), StripeError> {
-    params.one_of_supported(
-        "collection_method",
-        &["charge_automatically"],
-        &["send_invoice"],
-    )?;
+    check_collection(params)?;
     params.one_of_supported(
         "payment_behavior",
         &["allow_incomplete"],
@@ -100,8 +97,37 @@ pub(crate) fn check_payment_params(params: &mut Params) -> Result<(), StripeErro
             "pending_if_incomplete",
         ],
     )?;
+    Ok(())
+}
+
+/// Takes the other parameters of payment. `off_session` changes nothing without a payment.
+pub(crate) fn check_collection(params: &mut Params) -> Result<(), StripeError> {
+    params.one_of_supported(
+        "collection_method",
+        &["charge_automatically"],
+        &["send_invoice"],
+    )?;
     params.boolean("off_session")?;
     Ok(())
+}
+
+/// Takes the change of the anchor: `billing_cycle_anchor[type]`, or under older versions `billing_cycle_anchor`.
+pub(crate) fn take_anchor(
+    params: &mut Params,
+    version: ApiVersion,
+) -> Result<Option<&'static str>, StripeError> {
+    let types = ["now", "unchanged"];
+    if !version.typed_anchors {
+        return params.one_of("billing_cycle_anchor", &types);
+    }
+    let Some(mut anchor) = params.nested("billing_cycle_anchor")? else {
+        return Ok(None);
+    };
+    let kind = anchor
+        .one_of("type", &types)?
+        .ok_or_else(|| StripeError::missing_param("billing_cycle_anchor[type]"))?;
+    anchor.finish()?;
+    Ok(Some(kind))
 }
 
 /// Takes `billing_mode`, and returns its type.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Subscription;
 use super::change_checks::{check_intervals, usable};
-use super::change_request::{Change, billing_mode, check_payment_params};
+use super::change_request::{Change, billing_mode, check_collection};
 use super::item::Item;
 use super::trial::{self, AtEnd, Phase, TrialEnd};
 use crate::api_version::ApiVersion;
@@ -14,6 +14,7 @@ use crate::billing::invoices::{InvoiceDraft, issue};
 use crate::billing::prices::{Price, price_of};
 use crate::billing::state::Billing;
 use crate::billing::usage::Usage;
+use crate::customer_balances::apply_balance;
 use crate::customers::Customer;
 use crate::errors::StripeError;
 use crate::ids;
@@ -36,6 +37,8 @@ pub(crate) struct SubscriptionRequest {
     pub(crate) at_trial_end: AtEnd,
     pub(crate) classic: bool,
     pub(crate) prorate: bool,
+    /// What differs from the default, `allow_incomplete`.
+    pub(crate) payment_behavior: Option<&'static str>,
     pub(crate) cancel_at: Option<i64>,
     pub(crate) cancel_at_period_end: bool,
     pub(crate) description: Option<String>,
@@ -82,6 +85,7 @@ pub(crate) fn create(
         prorate: behavior != Some("none"),
         trial_end: TrialEnd::take_new(&mut params, now)?,
         at_trial_end: AtEnd::take(&mut params)?.unwrap_or_default(),
+        payment_behavior: take_payment_behavior(&mut params)?,
         cancel_at: take_cancel_at(&mut params)?,
         cancel_at_period_end: params.boolean("cancel_at_period_end")?.unwrap_or(false),
         description: params.text("description")?,
@@ -91,18 +95,31 @@ pub(crate) fn create(
     if params.boolean("trial_from_plan")? == Some(true) {
         return Err(StripeError::unsupported("trial_from_plan=true").param("trial_from_plan"));
     }
-    check_payment_params(&mut params)?;
     params.finish()?;
     create_from(billing, metering, customers, now, request)
 }
 
+/// Takes the payment parameters; what the default says is left out.
+fn take_payment_behavior(params: &mut Params) -> Result<Option<&'static str>, StripeError> {
+    check_collection(params)?;
+    let behavior = params.one_of_supported(
+        "payment_behavior",
+        &[
+            "allow_incomplete",
+            "default_incomplete",
+            "error_if_incomplete",
+        ],
+        &["pending_if_incomplete"],
+    )?;
+    Ok(behavior.filter(|behavior| *behavior != "allow_incomplete"))
+}
+
 fn take_cancel_at(params: &mut Params) -> Result<Option<i64>, StripeError> {
     let text = params.clone().text("cancel_at")?;
-    if let Some("min_period_end" | "max_period_end") = text.as_deref() {
-        return Err(StripeError::unsupported(
-            "cancel_at=min_period_end and max_period_end of a new subscription",
-        )
-        .param("cancel_at"));
+    if let Some(end @ ("min_period_end" | "max_period_end" | "max_billed_until")) = text.as_deref()
+    {
+        let what = format!("cancel_at={end} of a new subscription");
+        return Err(StripeError::unsupported(what).param("cancel_at"));
     }
     params.integer("cancel_at")
 }
@@ -140,6 +157,12 @@ pub(crate) fn create_from(
         subscription.cancel_at = subscription.last_period_end();
         subscription.canceled_at = Some(now);
     }
+    check_payment_behavior(
+        billing,
+        &subscription,
+        request.payment_behavior,
+        &first_lines,
+    )?;
     billing
         .balances
         .start(&subscription.customer, &subscription.currency)?;
@@ -160,6 +183,27 @@ pub(crate) fn create_from(
     )?;
     trial::schedule_notice(billing, &subscription, now);
     billing.save_subscription(subscription, "customer.subscription.created", now)
+}
+
+/// A subscription whose first invoice has to be paid is `incomplete` at first with `default_incomplete`, and fails with
+/// `error_if_incomplete`. Otherwise it starts as active, whatever was asked for.
+fn check_payment_behavior(
+    billing: &Billing,
+    subscription: &Subscription,
+    behavior: Option<&'static str>,
+    lines: &[Line],
+) -> Result<(), StripeError> {
+    let Some(behavior) = behavior else {
+        return Ok(());
+    };
+    let amounts = lines.iter().map(|line| line.amount);
+    let total = amounts.fold(0, i64::saturating_add);
+    let balance = billing.balances.amount(&subscription.customer);
+    if apply_balance(total, balance, &subscription.currency).due == 0 {
+        return Ok(());
+    }
+    let what = format!("payment_behavior={behavior} where the first invoice has to be paid");
+    Err(StripeError::unsupported(what).param("payment_behavior"))
 }
 
 /// Stripe's limit; the message of its error is ours.

@@ -5,7 +5,9 @@
 
 use serde_json::Value;
 
+use super::change_request::take_anchor;
 use super::trial::{self, Phase};
+use crate::api_version::ApiVersion;
 use crate::billing::prices::price_of;
 use crate::billing::state::Billing;
 use crate::errors::StripeError;
@@ -17,13 +19,19 @@ pub(crate) fn resume(
     metering: Metering<'_>,
     now: i64,
     id: &str,
+    version: ApiVersion,
     mut params: Params,
 ) -> Result<Value, StripeError> {
-    let anchor = params.one_of("billing_cycle_anchor", &["now", "unchanged"])?;
+    let anchor = take_anchor(&mut params, version)?;
     // Without fees there is nothing to prorate.
     params.one_of(
         "proration_behavior",
         &["always_invoice", "create_prorations", "none"],
+    )?;
+    // Nor is there a payment to wait for.
+    params.one_of(
+        "payment_behavior",
+        &["resume_on_payment_attempt", "resume_on_payment_success"],
     )?;
     params.finish()?;
     let mut subscription = billing.subscription(id)?;

@@ -3,10 +3,11 @@
 
 use serde_json::Value;
 
-use super::change_request::{Change, Proration, check_payment_params};
+use super::change_request::{Change, Proration, check_payment_params, take_anchor};
 use super::pause_collection::PauseChange;
 use super::trial::{self, AtEnd, Phase, TrialEnd};
 use super::{Subscription, item_changes};
+use crate::api_version::ApiVersion;
 use crate::billing::state::Billing;
 use crate::errors::StripeError;
 use crate::metadata::MetadataChange;
@@ -30,6 +31,11 @@ impl CancelAt {
             "" => CancelAt::Never,
             "min_period_end" => CancelAt::FirstPeriodEnd,
             "max_period_end" => CancelAt::LastPeriodEnd,
+            "max_billed_until" => {
+                return Err(
+                    StripeError::unsupported("cancel_at=max_billed_until").param("cancel_at")
+                );
+            }
             moment => CancelAt::At(moment.parse().map_err(|_| {
                 StripeError::invalid(format!("Invalid integer: {moment}"))
                     .code("parameter_invalid_integer")
@@ -44,6 +50,7 @@ pub(crate) fn update(
     metering: Metering<'_>,
     now: i64,
     id: &str,
+    version: ApiVersion,
     mut params: Params,
 ) -> Result<Value, StripeError> {
     let changes = params
@@ -60,7 +67,7 @@ pub(crate) fn update(
     let trial_end = TrialEnd::take(&mut params, now)?;
     let at_trial_end = AtEnd::take(&mut params)?;
     let pause = PauseChange::take(&mut params, now)?;
-    params.one_of_supported("billing_cycle_anchor", &["unchanged"], &["now"])?;
+    check_anchor(&mut params, version)?;
     check_payment_params(&mut params)?;
     params.finish()?;
 
@@ -115,6 +122,16 @@ pub(crate) fn update(
     };
     set_cancellation(&mut subscription, cancel_at, at_period_end, now);
     billing.save_subscription(subscription, kind, now)
+}
+
+/// A moved anchor would end the present period early, and bill it.
+fn check_anchor(params: &mut Params, version: ApiVersion) -> Result<(), StripeError> {
+    match take_anchor(params, version)? {
+        Some("now") => {
+            Err(StripeError::unsupported("billing_cycle_anchor=now").param("billing_cycle_anchor"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Ends a trial now, or moves its end; returns the type of the event.
