@@ -63,6 +63,14 @@ pub enum Reason {
     ReportNotFound,
     /// The report needs no decision, was resolved with another action, or cannot be billed as requested.
     NotResolvable,
+    /// The deadline passed in the server. The call may have taken effect.
+    DeadlineExceeded,
+    /// The server could not read the message.
+    MalformedMessage,
+    /// The message is too large; send less in one call.
+    MessageTooLarge,
+    /// The server does not know the method, or the compression of the message.
+    Unimplemented,
     /// A reason that this version of the client does not know.
     Unknown(String),
 }
@@ -99,7 +107,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 27] = [
+static KNOWN: [(ErrorReason, Reason); 31] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -133,6 +141,10 @@ static KNOWN: [(ErrorReason, Reason); 27] = [
     (ErrorReason::BelowZero, Reason::BelowZero),
     (ErrorReason::ReportNotFound, Reason::ReportNotFound),
     (ErrorReason::NotResolvable, Reason::NotResolvable),
+    (ErrorReason::DeadlineExceeded, Reason::DeadlineExceeded),
+    (ErrorReason::MalformedMessage, Reason::MalformedMessage),
+    (ErrorReason::MessageTooLarge, Reason::MessageTooLarge),
+    (ErrorReason::Unimplemented, Reason::Unimplemented),
 ];
 
 fn short_name(reason: ErrorReason) -> &'static str {

@@ -52,6 +52,8 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         Some(Reason::CustomerTaken) => return ErrorKind::CustomerTaken,
         Some(Reason::EtagMismatch) => return ErrorKind::EtagMismatch,
         Some(Reason::ReportingDisabled) => return ErrorKind::ReportingDisabled,
+        // It has the code of an overload, but the same message is never accepted.
+        Some(Reason::MessageTooLarge) => return ErrorKind::Invalid,
         _ => {}
     }
     if has_cause::<tonic::TimeoutExpired>(status) {
@@ -70,7 +72,7 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         Code::ResourceExhausted => ErrorKind::Overloaded,
         Code::Unavailable => ErrorKind::Unavailable,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
-        // A tonic server returns CANCELLED when the call's deadline has passed.
+        // A tonic server without this one's layer, such as a proxy, returns CANCELLED when the deadline has passed.
         Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Deadline,
         Code::Unimplemented => ErrorKind::Unimplemented,
         Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => ErrorKind::Internal,

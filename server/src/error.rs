@@ -12,7 +12,7 @@ use crate::{
     domain::{
         clock_check::Doubt,
         period::rfc3339,
-        violation::{Reason, Violation},
+        violation::{Reason, Violation, quoted},
         window::Interval,
     },
     metrics,
@@ -52,7 +52,7 @@ pub enum Error {
     #[error("account {0:?} not found; create it with PutAccount")]
     AccountNotFound(String),
     /// The report run does not exist.
-    #[error("report run {0:?} not found")]
+    #[error("report run {} not found", quoted(.0))]
     RunNotFound(String),
     /// The correction would make its billing period negative: correct less.
     #[error(
@@ -68,7 +68,7 @@ pub enum Error {
         period: Interval,
     },
     /// The usage report does not exist.
-    #[error("usage report {0:?} not found")]
+    #[error("usage report {} not found", quoted(.0))]
     ReportNotFound(String),
     /// The report's state allows no decision.
     #[error(
@@ -145,6 +145,20 @@ pub enum Error {
     /// Stripe did not show the usage in time: retry.
     #[error("nothing was changed: {0}")]
     ChangeTimedOut(String),
+    /// The call's deadline passed before its answer: retry with the same idempotency key.
+    #[error(
+        "the deadline passed before the answer; the call may have taken effect, so retry it with the same idempotency key"
+    )]
+    DeadlineExceeded,
+    /// The message is not what gRPC or protobuf demand: fix the caller.
+    #[error("the message cannot be read: {0}")]
+    MalformedMessage(String),
+    /// The message is too large: send less in one call.
+    #[error("the message is too large, send less in one call: {0}")]
+    MessageTooLarge(String),
+    /// The method or the compression of the message is not known here.
+    #[error("{0}")]
+    Unimplemented(String),
     /// A defect; the log has the cause.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -213,21 +227,28 @@ impl Error {
             Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
             Self::UsageNeedsDecision { .. } => "USAGE_NEEDS_DECISION",
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::MalformedMessage(_) => "MALFORMED_MESSAGE",
+            Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
+            Self::Unimplemented(_) => "UNIMPLEMENTED",
             Self::Internal(_) => "INTERNAL",
         }
     }
 
     fn code(&self) -> Code {
         match self {
-            Self::Invalid(_) => Code::InvalidArgument,
+            Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
             Self::AccountNotFound(_) | Self::RunNotFound(_) | Self::ReportNotFound(_) => {
                 Code::NotFound
             }
-            Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::Overloaded { .. }
+            | Self::TooManyChanges { .. }
+            | Self::AnswersUnread { .. }
+            | Self::MessageTooLarge(_) => Code::ResourceExhausted,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Unimplemented(_) => Code::Unimplemented,
             Self::DatabaseUnavailable(_)
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown

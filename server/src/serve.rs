@@ -2,6 +2,7 @@
 
 mod answers;
 mod error;
+mod grpc_errors;
 mod services;
 mod sockets;
 

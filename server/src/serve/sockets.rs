@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Server;
+use tonic::{codec::CompressionEncoding, transport::server::Server};
 use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
@@ -12,7 +12,7 @@ use usage_proto::v1::{
     usage_service_server::UsageServiceServer,
 };
 
-use super::{answers::AnswerLimit, error::ServeError};
+use super::{answers::AnswerLimit, error::ServeError, grpc_errors::GrpcErrors};
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol},
@@ -31,6 +31,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Open gRPC connections. A new one takes the place of the longest one without a call.
 const MAX_CONNECTIONS: usize = 4_096;
 
+/// A service that reads compressed messages, up to the limit. Each is a type without a common trait.
+macro_rules! limited {
+    ($service:expr) => {
+        $service
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    };
+}
+
 /// Serves gRPC until the shutdown, then waits a limited time for open calls.
 pub(super) async fn serve_rpc(
     listener: TcpListener,
@@ -39,25 +49,27 @@ pub(super) async fn serve_rpc(
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
     let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    let reflection = reflection_builder()
         .build_v1()
+        .map_err(|error| io(Box::new(error)))?;
+    // Older tools know only this one.
+    let old_reflection = reflection_builder()
+        .build_v1alpha()
         .map_err(|error| io(Box::new(error)))?;
     let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
     let router = Server::builder()
         .max_concurrent_streams(config.streams_per_connection)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
         .layer(AnswerLimit::default())
-        .add_service(HealthServer::new(health))
-        .add_service(reflection)
-        .add_service(UsageServiceServer::new(usage).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(
-            AccountServiceServer::new(accounts).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        );
+        .add_service(limited!(HealthServer::new(health)))
+        .add_service(limited!(reflection))
+        .add_service(limited!(old_reflection))
+        .add_service(limited!(UsageServiceServer::new(usage)))
+        .add_service(limited!(AccountServiceServer::new(accounts)));
     tracing::info!(%address, "serving");
     let listener = LimitedListener::new(listener, Protocol::Http2, MAX_CONNECTIONS);
     let closing_stalled = listener.close_stalled();
@@ -96,6 +108,16 @@ pub(super) async fn serve_http(
             Ok(())
         }
     }
+}
+
+/// Describes the services, both versions of reflection, and the `google.rpc` types of error details.
+fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
 }
 
 /// Resolves when the time for open calls is over.

@@ -1,8 +1,10 @@
-//! The contract: the reasons of errors, and gRPC reflection and health.
+//! The contract: the reasons of errors, gRPC reflection and health, and the rules for its files.
 
 use std::time::Duration;
 
 use futures_util::stream;
+use prost::Message as _;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use sea_orm::DbErr;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -12,6 +14,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 use usage_client::{Error, ErrorKind, Reason};
+use usage_proto::v1::FILE_DESCRIPTOR_SET;
 use usage_server::{
     domain::{
         clock_check::Doubt,
@@ -25,7 +28,8 @@ use crate::support::world::{World, on_both_engines};
 
 on_both_engines!(
     the_health_service_reports_serving,
-    reflection_describes_the_services
+    reflection_describes_the_services,
+    reflection_also_answers_older_tools,
 );
 
 /// Converts a server error to an error of the shipped client.
@@ -76,6 +80,10 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         }
         ServerError::UsageNeedsDecision { .. } => (Reason::UsageNeedsDecision, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
+        ServerError::DeadlineExceeded => (Reason::DeadlineExceeded, Kind::Deadline),
+        ServerError::MalformedMessage(_) => (Reason::MalformedMessage, Kind::Invalid),
+        ServerError::MessageTooLarge(_) => (Reason::MessageTooLarge, Kind::Invalid),
+        ServerError::Unimplemented(_) => (Reason::Unimplemented, Kind::Unimplemented),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
         ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
         ServerError::ReportNotFound(_) => (Reason::ReportNotFound, Kind::NotFound),
@@ -125,6 +133,10 @@ fn every_server_error_has_a_reason_in_the_contract() {
             reports: 1,
         },
         ServerError::ChangeTimedOut(text()),
+        ServerError::DeadlineExceeded,
+        ServerError::MalformedMessage(text()),
+        ServerError::MessageTooLarge(text()),
+        ServerError::Unimplemented(text()),
         ServerError::Internal(text().into()),
         ServerError::BelowZero {
             quantity: -2,
@@ -191,47 +203,156 @@ async fn the_health_service_reports_serving(world: World) {
 
 async fn reflection_describes_the_services(world: World) {
     let mut reflection = ServerReflectionClient::new(world.grpc_channel().await);
-    let ask = |message_request| ServerReflectionRequest {
+    let questions = questions().map(|question| ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(message_request),
-    };
-    let questions = stream::iter([
-        ask(MessageRequest::ListServices(String::new())),
-        ask(MessageRequest::FileContainingSymbol(
-            "usage.v1.UsageService.Increment".to_owned(),
-        )),
-    ]);
-    let mut answers = reflection
-        .server_reflection_info(questions)
-        .await
-        .unwrap()
-        .into_inner();
-    let mut next = async || {
-        answers
-            .message()
-            .await
-            .unwrap()
-            .unwrap()
-            .message_response
-            .unwrap()
-    };
-    let MessageResponse::ListServicesResponse(list) = next().await else {
-        panic!("no list of services")
-    };
-    let services: Vec<&str> = list.service.iter().map(|service| &*service.name).collect();
-    for service in [
-        "usage.v1.UsageService",
-        "usage.v1.AccountService",
-        "grpc.health.v1.Health",
-    ] {
-        assert!(
-            services.contains(&service),
-            "{service} is not in {services:?}"
-        );
+        message_request: Some(match question {
+            Question::Services => MessageRequest::ListServices(String::new()),
+            Question::File(symbol) => MessageRequest::FileContainingSymbol(symbol.to_owned()),
+        }),
+    });
+    let call = reflection.server_reflection_info(stream::iter(questions));
+    let mut answers = call.await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        seen.push(match answer.message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => {
+                Described::Services(list.service.into_iter().map(|one| one.name).collect())
+            }
+            MessageResponse::FileDescriptorResponse(file) => {
+                Described::Files(file.file_descriptor_proto)
+            }
+            other => panic!("{other:?}"),
+        });
     }
-    let MessageResponse::FileDescriptorResponse(file) = next().await else {
-        panic!("no description of Increment")
-    };
-    assert!(!file.file_descriptor_proto.is_empty());
+    assert_described(seen);
     world.finish().await;
+}
+
+async fn reflection_also_answers_older_tools(world: World) {
+    use tonic_reflection::pb::v1alpha::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let mut reflection = ServerReflectionClient::new(world.grpc_channel().await);
+    let questions = questions().map(|question| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(match question {
+            Question::Services => MessageRequest::ListServices(String::new()),
+            Question::File(symbol) => MessageRequest::FileContainingSymbol(symbol.to_owned()),
+        }),
+    });
+    let call = reflection.server_reflection_info(stream::iter(questions));
+    let mut answers = call.await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        seen.push(match answer.message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => {
+                Described::Services(list.service.into_iter().map(|one| one.name).collect())
+            }
+            MessageResponse::FileDescriptorResponse(file) => {
+                Described::Files(file.file_descriptor_proto)
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_described(seen);
+    world.finish().await;
+}
+
+/// What both versions of reflection are asked.
+enum Question {
+    Services,
+    File(&'static str),
+}
+
+enum Described {
+    Services(Vec<String>),
+    Files(Vec<Vec<u8>>),
+}
+
+/// A symbol of the contract, and the types in the details of its errors.
+const SYMBOLS: [&str; 5] = [
+    "usage.v1.UsageService.Increment",
+    "google.rpc.Status",
+    "google.rpc.ErrorInfo",
+    "google.rpc.BadRequest",
+    "google.rpc.RetryInfo",
+];
+
+fn questions() -> impl Iterator<Item = Question> + Send + 'static {
+    std::iter::once(Question::Services).chain(SYMBOLS.into_iter().map(Question::File))
+}
+
+fn assert_described(seen: Vec<Described>) {
+    assert_eq!(seen.len(), SYMBOLS.len() + 1);
+    for described in seen {
+        match described {
+            Described::Services(names) => {
+                for service in [
+                    "usage.v1.UsageService",
+                    "usage.v1.AccountService",
+                    "grpc.health.v1.Health",
+                    "grpc.reflection.v1.ServerReflection",
+                    "grpc.reflection.v1alpha.ServerReflection",
+                ] {
+                    let listed = names.iter().filter(|name| *name == service).count();
+                    assert_eq!(listed, 1, "{service} in {names:?}");
+                }
+            }
+            Described::Files(files) => assert!(files.iter().all(|file| !file.is_empty())),
+        }
+    }
+}
+
+/// The files of the contract, without the ones of Google that they import.
+fn contract_files() -> Vec<FileDescriptorProto> {
+    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let files = set.file.into_iter();
+    files.filter(|file| file.package() == "usage.v1").collect()
+}
+
+#[test]
+fn every_proto_file_names_its_package_in_other_languages() {
+    let files = contract_files();
+    assert_eq!(files.len(), 6);
+    for file in files {
+        let options = file.options.as_ref().unwrap();
+        let name = file.name();
+        assert_eq!(options.go_package(), "usage/v1;usagev1", "{name}");
+        assert_eq!(options.java_package(), "usage.v1", "{name}");
+        assert!(options.java_multiple_files(), "{name}");
+        assert_eq!(options.csharp_namespace(), "Usage.V1", "{name}");
+        assert_eq!(options.php_namespace(), "Usage\\V1", "{name}");
+        assert_eq!(options.ruby_package(), "Usage::V1", "{name}");
+        let outer = options.java_outer_classname().to_lowercase();
+        let file = name.trim_start_matches("usage/v1/").replace('_', "");
+        assert_eq!(outer, file.replace(".proto", "proto"), "{name}");
+    }
+}
+
+#[test]
+fn a_gap_between_numbers_of_the_contract_is_reserved() {
+    for file in contract_files() {
+        for item in &file.enum_type {
+            let used = item.value.iter().map(|value| value.number());
+            // Both ends of a reserved range of an enum are part of it.
+            let reserved = item.reserved_range.iter();
+            let reserved = reserved.flat_map(|range| range.start()..=range.end());
+            assert_gapless(item.name(), 0, used.chain(reserved));
+        }
+        for item in &file.message_type {
+            let used = item.field.iter().map(|field| field.number());
+            let reserved = item.reserved_range.iter();
+            let reserved = reserved.flat_map(|range| range.start()..range.end());
+            assert_gapless(item.name(), 1, used.chain(reserved));
+        }
+    }
+}
+
+fn assert_gapless(item: &str, first: i32, numbers: impl Iterator<Item = i32>) {
+    let mut numbers: Vec<i32> = numbers.collect();
+    numbers.sort_unstable();
+    let count = i32::try_from(numbers.len()).unwrap();
+    let expected: Vec<i32> = (first..first + count).collect();
+    assert_eq!(numbers, expected, "{item} has a gap that is not reserved");
 }

@@ -3,6 +3,7 @@
 mod clocks;
 mod contract;
 pub(crate) mod doctor;
+mod grpc_errors;
 mod grpc_server;
 mod http_server;
 mod setup;
