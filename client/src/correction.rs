@@ -18,21 +18,22 @@ pub struct Correct {
     meter: String,
     quantity: i64,
     reason: String,
-    time: Option<DateTime<Utc>>,
+    timestamp: Option<DateTime<Utc>>,
     requested_by: String,
     key: Key,
 }
 
 impl Correct {
     /// Adds a quantity to the account's usage, or subtracts it if it is negative: -1,000,000,000,000 to
-    /// 1,000,000,000,000, not 0. The reason, of 1 to 500 characters, is stored with the report.
+    /// 1,000,000,000,000, not 0. The reason, of 1 to 500 characters and not only spaces, is stored with the
+    /// report.
     pub fn new(account_id: impl Into<String>, quantity: i64, reason: impl Into<String>) -> Self {
         Self {
             account_id: account_id.into(),
             meter: String::new(),
             quantity,
             reason: reason.into(),
-            time: None,
+            timestamp: None,
             requested_by: String::new(),
             key: Key::Unset,
         }
@@ -45,9 +46,9 @@ impl Correct {
     }
 
     /// The time that the correction applies to, and so its billing period: at most 34 days ago and 5 minutes in the
-    /// future. By default the time at which the server enters it.
-    pub fn time(mut self, time: impl Into<DateTime<Utc>>) -> Self {
-        self.time = Some(time.into());
+    /// future, truncated to milliseconds. By default the time at which the server enters it.
+    pub fn timestamp(mut self, timestamp: impl Into<DateTime<Utc>>) -> Self {
+        self.timestamp = Some(timestamp.into());
         self
     }
 
@@ -72,13 +73,16 @@ impl Correct {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::CorrectRequest, Error> {
-        let time = self.time.map(|time| wire::time_to_wire(time, "time"));
+        let timestamp = self
+            .timestamp
+            .map(|at| wire::time_to_wire(at, "timestamp"))
+            .transpose()?;
         Ok(proto::CorrectRequest {
             account_id: self.account_id,
             meter: self.meter,
             quantity: self.quantity,
             reason: self.reason,
-            time: time.transpose()?,
+            timestamp,
             requested_by: self.requested_by,
             idempotency_key: self.key.into_wire()?,
         })

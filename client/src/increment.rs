@@ -98,8 +98,8 @@ impl Increment {
         self
     }
 
-    /// When it was used: at most 34 days ago and 5 minutes in the future. By default the time at which the server counts
-    /// it.
+    /// When it was used: at most 34 days ago and 5 minutes in the future, truncated to milliseconds. By default the time
+    /// at which the server counts it.
     pub fn timestamp(mut self, timestamp: impl Into<DateTime<Utc>>) -> Self {
         self.timestamp = Some(timestamp.into());
         self

@@ -80,7 +80,10 @@ impl Correction {
         violations.extend(check_reason(&raw.reason).err());
         violations.extend(check_requested_by(&raw.requested_by).err());
         violations.extend(check_key(&raw.key).err());
-        violations.extend(raw.stated_at.and_then(|at| check_time("time", at, now)));
+        violations.extend(
+            raw.stated_at
+                .and_then(|at| check_time("timestamp", at, now)),
+        );
         match parsed {
             Some((account_id, meter)) if violations.is_empty() => Ok(Self {
                 account_id,
@@ -120,7 +123,7 @@ impl CorrectionContent<'_> {
         } else if self.reason != other.reason {
             "reason"
         } else if self.stated_at != other.stated_at {
-            "time"
+            "timestamp"
         } else {
             return None;
         };
@@ -136,30 +139,40 @@ impl CorrectionContent<'_> {
     }
 }
 
-/// Validates a reason: 1 to 500 characters without NUL.
+/// Validates a reason: 1 to 500 characters without NUL, not only spaces.
 pub fn check_reason(reason: &str) -> Result<(), Violation> {
     let chars = reason.chars().count();
-    if (1..=MAX_REASON_CHARS).contains(&chars) && !reason.contains('\0') {
+    let is_blank = reason.trim().is_empty();
+    if (1..=MAX_REASON_CHARS).contains(&chars) && !is_blank && !reason.contains('\0') {
         return Ok(());
     }
+    let blank = if is_blank && chars > 0 {
+        ", all of them spaces"
+    } else {
+        ""
+    };
     Err(Violation::invalid(
         "reason",
         format!(
-            "reason has {chars} characters; it must have 1 to {MAX_REASON_CHARS}, none of them NUL"
+            "reason has {chars} characters{blank}; it must have 1 to {MAX_REASON_CHARS}, \
+             not only spaces, none of them NUL"
         ),
     ))
 }
 
-/// Validates a requester name: at most 128 characters without NUL.
+/// Validates a requester name: at most 128 characters without NUL. It may be empty, but not only spaces.
 pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
     let chars = requested_by.chars().count();
-    if chars <= MAX_REQUESTED_BY_CHARS && !requested_by.contains('\0') {
+    let is_blank = chars > 0 && requested_by.trim().is_empty();
+    if chars <= MAX_REQUESTED_BY_CHARS && !is_blank && !requested_by.contains('\0') {
         return Ok(());
     }
+    let blank = if is_blank { ", all of them spaces" } else { "" };
     Err(Violation::invalid(
         "requested_by",
         format!(
-            "requested_by has {chars} characters; it must have at most {MAX_REQUESTED_BY_CHARS}, none of them NUL"
+            "requested_by has {chars} characters{blank}; it must have at most {MAX_REQUESTED_BY_CHARS}, \
+             not only spaces, none of them NUL"
         ),
     ))
 }
@@ -236,7 +249,7 @@ mod tests {
                 "reason",
                 "requested_by",
                 "idempotency_key",
-                "time"
+                "timestamp"
             ]
         );
     }

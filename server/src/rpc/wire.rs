@@ -187,9 +187,9 @@ pub(super) fn raw_correction(
     address: String,
 ) -> Result<RawCorrection, Violation> {
     let stated_at = request
-        .time
+        .timestamp
         .as_ref()
-        .map(|at| millis("time", at))
+        .map(|at| millis("timestamp", at))
         .transpose()?;
     Ok(RawCorrection {
         account_id: request.account_id,

@@ -23,11 +23,11 @@ async fn a_correction_is_a_separate_report_and_reaches_stripe(world: World) {
     world.count("acct", 10, used).await;
     world.report_all().await;
     let correction = Correct::new("acct", -4, "a worker counted twice")
-        .time(used + TimeDelta::minutes(5))
+        .timestamp(used + TimeDelta::minutes(5))
         .requested_by("ann");
     let corrected = world.client().correct(correction).await.unwrap();
     assert!(!corrected.duplicate);
-    let added = Correct::new("acct", 7, "a log was lost").time(used);
+    let added = Correct::new("acct", 7, "a log was lost").timestamp(used);
     let added = world.client().correct(added).await.unwrap().report;
     assert_ne!(added.entered_by, None, "the caller's address");
     world
@@ -71,7 +71,7 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     world.count("acct", 100, edge - TimeDelta::hours(1)).await;
     world.count("acct", 10, edge).await;
     world.count_of("acct", "tokens", 50, edge).await;
-    let take = |quantity| Correct::new("acct", quantity, "too much").time(hours_ago(1));
+    let take = |quantity| Correct::new("acct", quantity, "too much").timestamp(hours_ago(1));
     let refused = client.correct(take(-11)).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::BelowZero));
     assert_eq!(refused.kind(), ErrorKind::Precondition);
@@ -80,7 +80,8 @@ async fn a_correction_that_would_take_its_period_below_zero_is_refused(world: Wo
     assert!(client.correct(take(-1)).await.is_err());
     assert_eq!(world.usage("acct").await.0, 100);
     // No earlier period is known, so the whole time of the link is used.
-    let early = |quantity| Correct::new("acct", quantity, "x").time(edge - TimeDelta::hours(2));
+    let early =
+        |quantity| Correct::new("acct", quantity, "x").timestamp(edge - TimeDelta::hours(2));
     assert!(client.correct(early(-101)).await.is_err());
     client.correct(early(-100)).await.unwrap();
     world.report_all().await;
@@ -94,7 +95,7 @@ async fn concurrent_corrections_never_take_a_period_below_zero(world: World) {
     world.count("acct", 100, hours_ago(2)).await;
     let (replica, two) = world.second_client().await;
     let one = world.client();
-    let take = || Correct::new("acct", -11, "too much").time(hours_ago(2));
+    let take = || Correct::new("acct", -11, "too much").timestamp(hours_ago(2));
     let calls = (0..20).map(|n| {
         let client = if n % 2 == 0 { one.clone() } else { two.clone() };
         async move { client.correct(take()).await }
@@ -118,7 +119,7 @@ async fn usage_that_needs_a_decision_cannot_be_corrected_away(world: World) {
     world
         .wait_until_reports_are("acct", &[ReportState::Rejected])
         .await;
-    let take = Correct::new("acct", -1, "too much").time(hours_ago(2));
+    let take = Correct::new("acct", -1, "too much").timestamp(hours_ago(2));
     let refused = world.client().correct(take).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::BelowZero));
     world.finish().await;
@@ -129,18 +130,26 @@ async fn a_repeated_correction_key_corrects_once(world: World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     let used = hours_ago(2);
     world.count("acct", 10, used).await;
-    let take = Correct::new("acct", -6, "too much").time(used).key("k");
+    let take = Correct::new("acct", -6, "too much")
+        .timestamp(used)
+        .key("k");
     let first = client.correct(take.clone()).await.unwrap();
     let again = client.correct(take).await.unwrap();
     assert!(!first.duplicate && again.duplicate);
     assert_eq!(first.report.id, again.report.id);
     for (other, field) in [
-        (Correct::new("acct", -5, "too much").time(used), "quantity"),
-        (Correct::new("acct", -6, "too many").time(used), "reason"),
-        (Correct::new("acct", -6, "too much"), "time"),
+        (
+            Correct::new("acct", -5, "too much").timestamp(used),
+            "quantity",
+        ),
+        (
+            Correct::new("acct", -6, "too many").timestamp(used),
+            "reason",
+        ),
+        (Correct::new("acct", -6, "too much"), "timestamp"),
         (
             Correct::new("acct", -6, "too much")
-                .time(used)
+                .timestamp(used)
                 .meter("tokens"),
             "meter",
         ),
@@ -166,9 +175,11 @@ async fn a_correction_outside_its_limits_is_refused_with_its_field(world: World)
         (Correct::new("acct", -1_000_000_000_001, "why"), "quantity"),
         (Correct::new("acct", 1, ""), "reason"),
         (Correct::new("acct", 1, "x".repeat(501)), "reason"),
-        (correction().time(hours_ago(34 * 24 + 1)), "time"),
-        (correction().time(hours_ago(-2)), "time"),
+        (Correct::new("acct", 1, " \t\u{a0}\n"), "reason"),
+        (correction().timestamp(hours_ago(34 * 24 + 1)), "timestamp"),
+        (correction().timestamp(hours_ago(-2)), "timestamp"),
         (correction().requested_by("x".repeat(129)), "requested_by"),
+        (correction().requested_by("  "), "requested_by"),
         (correction().key("k".repeat(256)), "idempotency_key"),
     ] {
         let refused = world.client().correct(wrong).await.unwrap_err();

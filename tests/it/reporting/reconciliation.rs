@@ -73,7 +73,7 @@ async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: 
             let at = edge() + TimeDelta::milliseconds(at);
             world
                 .client()
-                .correct(Correct::new("acct", quantity, "more").time(at))
+                .correct(Correct::new("acct", quantity, "more").timestamp(at))
                 .await
                 .unwrap();
         }

@@ -168,7 +168,7 @@ async fn reports_that_stripe_shows_late_are_not_missing_meanwhile(mut world: Wor
     world.stripe().set_summary_delay(late).await.unwrap();
     world.count("acct", 50, start() - TimeDelta::hours(3)).await;
     world.report_all().await;
-    let take = Correct::new("acct", -8, "too much").time(start() - TimeDelta::hours(2));
+    let take = Correct::new("acct", -8, "too much").timestamp(start() - TimeDelta::hours(2));
     world.client().correct(take).await.unwrap();
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])

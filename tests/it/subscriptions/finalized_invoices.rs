@@ -97,7 +97,7 @@ async fn late_usage_goes_to_the_current_period_when_configured(mut world: World)
 async fn negative_correction_after_finalization_needs_decision(mut world: World) {
     world.reconfigure(&["--late-usage=current_period"]).await;
     late(&mut world).await;
-    let back = Correct::new("acct", -3, "counted twice").time(at(END) - TimeDelta::hours(3));
+    let back = Correct::new("acct", -3, "counted twice").timestamp(at(END) - TimeDelta::hours(3));
     let id = world.client().correct(back).await.unwrap().report.id;
     world
         .advance_to(at("2027-05-10T14:40:00Z"), TimeDelta::days(5))

@@ -112,7 +112,7 @@ impl<'a> Sequence<'a> {
         let correct = |quantity| {
             Correct::new(&name, quantity, "as the model says")
                 .meter(METERS[unit.meter].0)
-                .time(unit.at)
+                .timestamp(unit.at)
         };
         let client = self.world.client();
         let too_much = client.correct(correct(-1_000_000_000_000)).await;
