@@ -42,6 +42,15 @@ assert not increment(quantity=1200, idempotency_key="one").duplicate
 assert increment(quantity=1200, idempotency_key="one").duplicate
 assert not increment(quantity=7, idempotency_key="two").duplicate
 
+# A compressed message counts too.
+compressed = messages.IncrementRequest(account_id="acct-python", meter="tokens", idempotency_key="three")
+assert not usage.Increment(compressed, timeout=20, compression=grpc.Compression.Gzip).duplicate
+
+# A correction and an increment name their time alike.
+correction = messages.CorrectRequest(account_id="acct-python", meter="tokens", quantity=-1, reason="counted to test")
+correction.timestamp.FromSeconds(int(time.time()))
+assert usage.Correct(correction, timeout=20).report.quantity == -1
+
 # What is refused names its field, in the standard's own details.
 try:
     increment(quantity=0)
@@ -56,11 +65,14 @@ except grpc.RpcError as refused:
     assert [one.field for one in violations.field_violations] == ["quantity"], violations
     assert isinstance(kinds["ErrorInfo"], any_pb2.Any)
 
-# A stated period: the default one changes when a month turns.
-query = messages.GetRequest(account_id="acct-python", meter="tokens")
-hour = int(time.time()) // 3600 * 3600
-query.period.start.FromSeconds(hour - 24 * 3600)
-query.period.end.FromSeconds(hour + 24 * 3600)
+# The last 7 days, rounded outward to slots. The response has the period that was used.
+query = messages.GetRequest(account_id="acct-python", meter="tokens", round_outward=True)
+now = int(time.time()) + 1
+query.period.start.FromSeconds(now - 7 * 24 * 3600)
+query.period.end.FromSeconds(now)
 answer = usage.Get(query, timeout=20)
+assert answer.period.start.seconds % 3600 == 0 and answer.period.end.seconds % 3600 == 0, answer.period
+assert answer.period.start.seconds <= query.period.start.seconds, answer.period
+assert answer.period.end.seconds >= now, answer.period
 total = answer.meters[0].quantities.total
 print(f"counted {total} once")

@@ -92,6 +92,12 @@ impl GetCall<'_> {
         self.get = self.get.time_zone(time_zone);
         self
     }
+
+    /// Rounds the period outward; see [`Get::round_outward`].
+    pub fn round_outward(mut self) -> Self {
+        self.get = self.get.round_outward();
+        self
+    }
 }
 
 impl<'a> IntoFuture for GetCall<'a> {

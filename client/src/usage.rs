@@ -24,6 +24,7 @@ pub struct Get {
     period: Option<Period>,
     granularity: Granularity,
     time_zone: String,
+    round_outward: bool,
 }
 
 impl Get {
@@ -35,6 +36,7 @@ impl Get {
             period: None,
             granularity: Granularity::Total,
             time_zone: String::new(),
+            round_outward: false,
         }
     }
 
@@ -45,7 +47,7 @@ impl Get {
     }
 
     /// From `start` until just before `end`, at most 3,660 days. Each must be the start of a slot (by default a full hour
-    /// in UTC), or the start or end of one of the account's billing periods.
+    /// in UTC), or the start or end of one of the account's billing periods, unless it is [rounded](Self::round_outward).
     pub fn period(
         mut self,
         start: impl Into<DateTime<Utc>>,
@@ -67,6 +69,21 @@ impl Get {
         self
     }
 
+    /// Moves a start or end that lies inside a slot outward, to the nearest one that is possible. [`Usage::period`] is
+    /// the period that was used.
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use usage_client::Get;
+    ///
+    /// let now = Utc::now();
+    /// let last_week = Get::account("acct_42").period(now - TimeDelta::days(7), now).round_outward();
+    /// ```
+    pub fn round_outward(mut self) -> Self {
+        self.round_outward = true;
+        self
+    }
+
     pub(crate) fn into_wire(self) -> Result<proto::GetRequest, Error> {
         let period = self
             .period
@@ -77,6 +94,7 @@ impl Get {
             period: period.transpose()?,
             granularity: self.granularity.to_wire().into(),
             time_zone: self.time_zone,
+            round_outward: self.round_outward,
         })
     }
 }
@@ -102,7 +120,7 @@ pub enum Granularity {
     Total,
     /// One point per slot: an aligned hour in UTC, or the server's configured `window_mins`.
     Slot,
-    /// One point per hour.
+    /// One point per hour of UTC, in every time zone.
     Hour,
     /// One point per day in the time zone.
     Day,
@@ -141,7 +159,7 @@ impl Granularity {
 pub struct Usage {
     /// The account.
     pub account_id: String,
-    /// The period that the response covers.
+    /// The period that the response covers; longer than the requested one if that was rounded outward.
     pub period: Period,
     /// How the period is split.
     pub granularity: Granularity,

@@ -9,7 +9,10 @@ use crate::{
         Millis,
         account_id::AccountId,
         meter::{Meter, Meters},
-        period::{Granularity, MAX_POINTS, check_edges, month_around, parse_zone, split},
+        period::{
+            Granularity, MAX_POINTS, check_edges, check_length, check_month, month_around,
+            parse_zone, round_outward, split,
+        },
         report::State,
         window::{Interval, Slots},
     },
@@ -28,6 +31,8 @@ pub(crate) struct UsageQuery {
     pub(crate) granularity: Granularity,
     /// Empty means UTC.
     pub(crate) zone: String,
+    /// Whether edges inside a slot are moved outward; otherwise they are refused.
+    pub(crate) round_outward: bool,
 }
 
 /// The usage of one account in a period.
@@ -109,7 +114,18 @@ pub(crate) async fn query(
         .iter()
         .flat_map(|period| [period.start, period.end])
         .collect();
-    check_edges(period, slots, &edges)?;
+    if query.period.is_some() {
+        check_length(period)?;
+    }
+    let period = if query.round_outward {
+        round_outward(period, slots, &edges)
+    } else if query.period.is_some() {
+        check_edges(period, slots, &edges)?;
+        period
+    } else {
+        check_month(period, zone, slots, &edges)?;
+        period
+    };
     let points = split(period, query.granularity, zone, slots, configured.len())?;
     let sums = store
         .sum_usage(&account_id, only.map(|meter| &*meter.name), period)

@@ -29,6 +29,12 @@ pub(super) struct Arguments {
     /// The end, exclusive; by default the next full hour
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse, requires = "start")]
     end: Option<TimeArg>,
+    /// Move --start and --end outward to full slots, where usage can be split; the period that was used is shown
+    #[arg(long, requires = "start")]
+    round: bool,
+    /// The last days or hours until now, such as 7d or 24h, rounded as by --round
+    #[arg(long, value_name = "TIME", value_parser = last, conflicts_with = "start")]
+    last: Option<TimeDelta>,
     /// Split the period into points of this length
     #[arg(long, value_enum, default_value_t = By::Total)]
     by: By,
@@ -49,6 +55,19 @@ pub(super) struct Arguments {
 fn width(text: &str) -> Result<usize, String> {
     let width: usize = text.parse().map_err(|_| "it is not a number".to_owned())?;
     Ok(width.clamp(40, 1_000))
+}
+
+/// Reads a number of days or hours, such as 7d or 24h.
+fn last(text: &str) -> Result<TimeDelta, String> {
+    let number = |digits: &str| digits.parse::<u32>().ok().filter(|number| *number > 0);
+    let time = text
+        .strip_suffix('d')
+        .and_then(|days| TimeDelta::try_days(number(days)?.into()))
+        .or_else(|| {
+            let hours = text.strip_suffix('h')?;
+            TimeDelta::try_hours(number(hours)?.into())
+        });
+    time.ok_or_else(|| "expected days or hours, such as 7d or 24h".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,6 +120,14 @@ pub(super) async fn run(
         };
         get = get.period(edge(start)?, end);
     }
+    if let Some(last) = arguments.last {
+        let now = now();
+        let start = now.checked_sub_signed(last).ok_or_else(too_early)?;
+        get = get.period(start, now);
+    }
+    if arguments.round || arguments.last.is_some() {
+        get = get.round_outward();
+    }
     let usage = client.get(get).await?;
     if arguments.format.json {
         return print_json(&as_json(&usage), streams);
@@ -120,13 +147,21 @@ pub(super) async fn run(
     Ok(())
 }
 
+fn too_early() -> Failure {
+    Failure::arguments("--last begins before all times; choose a shorter one")
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "an edge of the program, where the clock may be read"
 )]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
 fn next_hour() -> Result<DateTime<Utc>, Failure> {
     let hour = TimeDelta::hours(1);
-    let hour_start = Utc::now().duration_trunc(hour).ok();
+    let hour_start = now().duration_trunc(hour).ok();
     hour_start
         .and_then(|hour_start| hour_start.checked_add_signed(hour))
         .ok_or_else(|| Failure::arguments("this machine's clock is out of range; set --end"))
@@ -308,4 +343,18 @@ fn draw_bars(
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_is_a_number_of_days_or_hours() {
+        assert_eq!(last("7d"), Ok(TimeDelta::days(7)));
+        assert_eq!(last("24h"), Ok(TimeDelta::hours(24)));
+        for wrong in ["", "7", "d", "0d", "-1d", "7w", "1.5h", "99999999999d"] {
+            assert!(last(wrong).is_err(), "{wrong}");
+        }
+    }
 }

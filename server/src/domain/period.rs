@@ -91,7 +91,8 @@ pub fn month_around(at: Millis, zone: Tz) -> Option<Interval> {
     })
 }
 
-/// Validates that usage of a period can be returned exactly: its edges are edges of slots or of billing periods.
+/// Validates that usage of a requested period can be returned exactly: its edges are edges of slots or of billing
+/// periods.
 ///
 /// # Errors
 /// A violation that names the field and, for an edge inside a slot, the nearest allowed edges.
@@ -100,6 +101,13 @@ pub fn check_edges(
     slots: Slots,
     billing_edges: &[Millis],
 ) -> Result<(), Violation> {
+    check_length(period)?;
+    check_edge("period.start", period.start, slots, billing_edges)?;
+    check_edge("period.end", period.end, slots, billing_edges)
+}
+
+/// Validates that a requested period is neither empty nor too long.
+pub fn check_length(period: Interval) -> Result<(), Violation> {
     if period.start >= period.end {
         return Err(Violation::invalid(
             "period",
@@ -120,8 +128,70 @@ pub fn check_edges(
             ),
         ));
     }
-    check_edge("period.start", period.start, slots, billing_edges)?;
-    check_edge("period.end", period.end, slots, billing_edges)
+    Ok(())
+}
+
+/// The default period if none was requested: edges inside a slot are those of the time zone's month.
+pub fn check_month(
+    month: Interval,
+    zone: Tz,
+    slots: Slots,
+    billing_edges: &[Millis],
+) -> Result<(), Violation> {
+    let inside = [month.start, month.end]
+        .into_iter()
+        .find(|edge| !is_edge(*edge, slots, billing_edges));
+    inside.map_or(Ok(()), |edge| {
+        let instead = "set round_outward, give a period";
+        Err(begins_inside_slot(zone, "month", edge, slots, instead))
+    })
+}
+
+/// The smallest period around one whose usage can be returned exactly.
+pub fn round_outward(period: Interval, slots: Slots, billing_edges: &[Millis]) -> Interval {
+    Interval {
+        start: edges_around(period.start, slots, billing_edges).start,
+        end: edges_around(period.end, slots, billing_edges).end,
+    }
+}
+
+fn is_edge(edge: Millis, slots: Slots, billing_edges: &[Millis]) -> bool {
+    slots.is_edge(edge) || billing_edges.contains(&edge)
+}
+
+/// The nearest edges before and after a time. Both are the time itself if it is an edge.
+fn edges_around(at: Millis, slots: Slots, billing_edges: &[Millis]) -> Interval {
+    if is_edge(at, slots, billing_edges) {
+        return Interval { start: at, end: at };
+    }
+    let slot = slots.around(at);
+    let before = billing_edges.iter().copied().filter(|known| *known < at);
+    let after = billing_edges.iter().copied().filter(|known| *known > at);
+    Interval {
+        start: before.fold(slot.start, Millis::max),
+        end: after.fold(slot.end, Millis::min),
+    }
+}
+
+/// A day or month of a zone begins inside a slot; `instead` is what the caller can do.
+fn begins_inside_slot(
+    zone: Tz,
+    what: &str,
+    edge: Millis,
+    slots: Slots,
+    instead: &str,
+) -> Violation {
+    Violation::new(
+        Reason::PeriodNotAligned,
+        "time_zone",
+        format!(
+            "in time_zone {zone} a {what} begins at {}, inside a slot of {} minutes; \
+             {}, or run the server with window_mins 30 or 15",
+            rfc3339(edge),
+            slots.width_ms() / super::MINUTE_MS,
+            instead
+        ),
+    )
 }
 
 fn check_edge(
@@ -130,21 +200,20 @@ fn check_edge(
     slots: Slots,
     billing_edges: &[Millis],
 ) -> Result<(), Violation> {
-    if slots.is_edge(edge) || billing_edges.contains(&edge) {
+    if is_edge(edge, slots, billing_edges) {
         return Ok(());
     }
-    let slot = slots.around(edge);
-    let before = billing_edges.iter().copied().filter(|known| *known < edge);
-    let after = billing_edges.iter().copied().filter(|known| *known > edge);
+    let nearest = edges_around(edge, slots, billing_edges);
     Err(Violation::new(
         Reason::PeriodNotAligned,
         field,
         format!(
-            "{field} {} lies inside a slot of {} minutes, and usage is not kept finer; the nearest edges are {} and {}",
+            "{field} {} lies inside a slot of {} minutes, and usage is not kept finer; \
+             the nearest edges are {} and {}; set round_outward to use them",
             rfc3339(edge),
             slots.width_ms() / super::MINUTE_MS,
-            rfc3339(before.fold(slot.start, Millis::max)),
-            rfc3339(after.fold(slot.end, Millis::min)),
+            rfc3339(nearest.start),
+            rfc3339(nearest.end),
         ),
     ))
 }
@@ -186,16 +255,8 @@ pub fn split(
         ));
     };
     if let Some(edge) = inner.iter().find(|edge| !slots.is_edge(**edge)) {
-        return Err(Violation::new(
-            Reason::PeriodNotAligned,
-            "time_zone",
-            format!(
-                "in time_zone {zone} a day begins at {}, inside a slot of {} minutes; \
-                 run the server with window_mins 30 or 15, or ask for hours or UTC",
-                rfc3339(*edge),
-                slots.width_ms() / super::MINUTE_MS
-            ),
-        ));
+        let instead = "ask for hours or UTC";
+        return Err(begins_inside_slot(zone, "day", *edge, slots, instead));
     }
     let starts = std::iter::once(period.start).chain(inner.iter().copied());
     let ends = inner.iter().copied().chain(std::iter::once(period.end));

@@ -20,7 +20,7 @@ use crate::{
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
         meter::Meters,
         report::Report,
-        violation::Violation,
+        violation::{Violation, quoted},
         window::Slots,
     },
     error::{Error, Result},
@@ -199,6 +199,7 @@ impl UsageService for UsageRpc {
             period,
             granularity,
             zone: request.time_zone,
+            round_outward: request.round_outward,
         };
         let summary = usage_query::query(
             &self.store,
@@ -336,7 +337,7 @@ fn address<T>(request: &Request<T>) -> String {
 
 fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
     let report_id = Uuid::parse_str(&request.report_id)
-        .map_err(|_| Error::ReportNotFound(crate::domain::violation::quoted(&request.report_id)))?;
+        .map_err(|_| Error::ReportNotFound(request.report_id.clone()))?;
     let action = wire::action(request.action)?;
     check_reason(&request.reason)?;
     check_requested_by(&request.requested_by)?;
@@ -349,7 +350,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
 }
 
 fn run_id(text: &str) -> Result<Uuid> {
-    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(crate::domain::violation::quoted(text)))
+    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(text.to_owned()))
 }
 
 fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
@@ -357,8 +358,12 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
         .then(|| AccountId::parse(&request.account_id))
         .transpose()?;
     let run_id = (!request.run_id.is_empty())
-        .then(|| run_id(&request.run_id))
-        .transpose()?;
+        .then(|| Uuid::parse_str(&request.run_id))
+        .transpose()
+        .map_err(|_| {
+            let given = quoted(&request.run_id);
+            Violation::invalid("run_id", format!("run_id {given} is not a UUID"))
+        })?;
     let mut states = request
         .states
         .iter()

@@ -13,6 +13,8 @@ on_both_engines!(
     a_usage_response_states_its_account_period_and_zone,
     an_unknown_account_has_zero_usage,
     a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges,
+    a_period_is_rounded_outward_on_request,
+    the_default_month_of_a_zone_inside_a_slot_is_refused_with_the_zone,
     a_billing_period_edge_is_exact_to_the_millisecond,
     a_series_has_at_most_ten_thousand_points,
     an_invalid_usage_query_is_refused_with_its_field,
@@ -164,6 +166,72 @@ async fn a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges(world: Wo
         "{text}"
     );
     get(&world, asked(edge, next)).await;
+    world.finish().await;
+}
+
+async fn a_period_is_rounded_outward_on_request(mut world: World) {
+    world.set_time("2026-06-10T12:34:56.789Z").await;
+    let now = at("2026-06-10T12:34:56.789Z");
+    let week = Get::account("acct").period(now - TimeDelta::days(7), now);
+    let text = refusal(
+        &world,
+        week.clone(),
+        "period.start",
+        Reason::PeriodNotAligned,
+    )
+    .await;
+    assert!(text.contains("round_outward"), "{text}");
+    let week = week.round_outward();
+    let (start, end) = (at("2026-06-03T12:00:00Z"), at("2026-06-10T13:00:00Z"));
+    let millisecond = TimeDelta::milliseconds(1);
+    for (quantity, time) in [(1, start - millisecond), (2, start), (4, now)] {
+        world.count("acct", quantity, time).await;
+    }
+    let usage = get(&world, week.clone().granularity(Granularity::Day)).await;
+    assert_eq!(usage.period, Period::new(start, end));
+    assert_eq!(usage.meters[0].quantities.total, 2 + 4);
+    let points = &usage.meters[0].points;
+    assert_eq!((points[0].period.start, points.len()), (start, 8));
+    // Edges that are exact stay.
+    let exact = Get::account("acct").period(start, end).round_outward();
+    assert_eq!(get(&world, exact).await.period, Period::new(start, end));
+    // A billing period's edge is nearer than the slot's, and leaves out what is billed before it.
+    let edge = at("2026-06-03T12:20:00Z");
+    let put = PutAccount::stripe("acct", "cus_a").current_period(edge, edge + TimeDelta::days(30));
+    world.client().put_account(put).await.unwrap();
+    assert_eq!(get(&world, week).await.period, Period::new(edge, end));
+    // The limit is that of the requested period, and rounding saves no empty one.
+    let longest = Get::account("acct").period(now - TimeDelta::days(3_660), now);
+    get(&world, longest.round_outward()).await;
+    let empty = Get::account("acct").period(now, now).round_outward();
+    refusal(&world, empty, "period", Reason::InvalidField).await;
+    world.finish().await;
+}
+
+async fn the_default_month_of_a_zone_inside_a_slot_is_refused_with_the_zone(mut world: World) {
+    world.set_time("2026-06-10T12:00:00Z").await;
+    let asked = Get::account("acct").time_zone("Asia/Kathmandu");
+    let text = refusal(&world, asked.clone(), "time_zone", Reason::PeriodNotAligned).await;
+    assert!(
+        text.contains("a month begins at 2026-05-31T18:15:00Z") && text.contains("round_outward"),
+        "{text}"
+    );
+    let rounded = get(&world, asked.clone().round_outward()).await.period;
+    let (start, end) = (at("2026-05-31T18:00:00Z"), at("2026-06-30T19:00:00Z"));
+    assert_eq!(rounded, Period::new(start, end));
+    // Hours are those of UTC in every zone.
+    let hours = asked.clone().round_outward().granularity(Granularity::Hour);
+    let points = calls(&world, hours).await.points;
+    let second = at("2026-05-31T19:00:00Z");
+    assert_eq!(points[0].period, Period::new(start, second));
+    world.reconfigure(&["--window-mins=15"]).await;
+    let month = get(&world, asked.clone()).await.period;
+    let start = at("2026-05-31T18:15:00Z");
+    assert_eq!(month, Period::new(start, at("2026-06-30T18:15:00Z")));
+    let points = calls(&world, asked.granularity(Granularity::Hour))
+        .await
+        .points;
+    assert_eq!(points[0].period, Period::new(start, second));
     world.finish().await;
 }
 

@@ -114,6 +114,27 @@ fn the_limit_of_points_counts_every_meter() {
 }
 
 proptest! {
+    #[test]
+    fn a_rounded_period_is_the_smallest_possible_one_around_it(
+        start in 0_i64..100_000_000, length in 1_i64..100_000_000,
+        mins in prop_oneof![Just(15), Just(30), Just(60)],
+        billing_edges in proptest::collection::vec(0_i64..200_000_000, 0..20),
+    ) {
+        let slots = Slots::from_mins(mins).unwrap();
+        let period = Interval { start, end: start + length };
+        let rounded = round_outward(period, slots, &billing_edges);
+        prop_assert!(check_edges(rounded, slots, &billing_edges).is_ok());
+        prop_assert!(rounded.start <= period.start && period.end <= rounded.end);
+        // No edge lies between a rounded end and the one that was asked for.
+        let between = |from: i64, to: i64| {
+            let slot_edge = to.div_euclid(slots.width_ms()) * slots.width_ms();
+            slot_edge > from || billing_edges.iter().any(|edge| from < *edge && *edge <= to)
+        };
+        prop_assert!(!between(rounded.start, period.start));
+        prop_assert!(!between(period.end - 1, rounded.end - 1));
+        prop_assert_eq!(round_outward(rounded, slots, &billing_edges), rounded);
+    }
+
     /// Against a plain model: walk the period hour by hour and ask the zone for each hour's date.
     #[test]
     fn days_and_months_hold_exactly_the_hours_of_their_dates(

@@ -21,6 +21,7 @@ use crate::support::{
 on_both_engines!(
     counted_usage_is_printed,
     usage_by_day_is_drawn_in_the_local_time_zone,
+    the_last_days_are_shown_with_the_period_used,
     the_report_command_watches_a_run_to_its_end,
     accounts_are_put_and_listed,
     the_watch_option_prints_growth,
@@ -167,6 +168,44 @@ async fn usage_by_day_is_drawn_in_the_local_time_zone(mut world: World) {
     let vienna = drawn("Europe/Vienna").await;
     assert_eq!(vienna[0], "2026-03-02 0");
     assert!(vienna[1].starts_with("2026-03-03 4 ████"), "{vienna:?}");
+    world.finish().await;
+}
+
+async fn the_last_days_are_shown_with_the_period_used(world: World) {
+    world.count("acct", 3, hours_ago(2)).await;
+    let shown = json(&world, &["get", "acct", "--last", "7d", "--json"]).await;
+    assert_eq!(shown["meters"][0]["quantities"]["total"], 3);
+    let edge = |name: &str| at(shown[name].as_str().unwrap());
+    // A week, and an hour more unless it is now a full hour.
+    let length = (edge("end") - edge("start")).num_hours();
+    assert!((7 * 24..=7 * 24 + 1).contains(&length), "{shown}");
+    let table = done(&world, &["get", "acct", "--last", "24h"]).await;
+    assert!(table.starts_with("acct from "), "{table}");
+
+    let start = "2026-03-02T10:20:30Z";
+    let end = "2026-03-02T12:00:00Z";
+    let inside = ["get", "acct", "--start", start, "--end", end];
+    let refused = usagectl(world.endpoint(), &inside).await;
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.err.contains("PERIOD_NOT_ALIGNED"),
+        "{}",
+        refused.err
+    );
+    let args: Vec<&str> = inside.into_iter().chain(["--round", "--json"]).collect();
+    let rounded = json(&world, &args).await;
+    assert_eq!(
+        at(rounded["start"].as_str().unwrap()),
+        at("2026-03-02T10:00:00Z")
+    );
+    for wrong in [
+        &["--last", "7"][..],
+        &["--round"],
+        &["--last", "7d", "--start", start],
+    ] {
+        let args: Vec<&str> = ["get", "acct"].iter().chain(wrong).copied().collect();
+        assert_eq!(usagectl(world.endpoint(), &args).await.code, 2, "{wrong:?}");
+    }
     world.finish().await;
 }
 
