@@ -17,6 +17,14 @@ impl AccountId {
     /// # Errors
     /// A violation of the field `account_id`.
     pub fn parse(text: &str) -> Result<Self, Violation> {
+        Self::parse_field("account_id", text)
+    }
+
+    /// Parses an account id that was sent in another field.
+    ///
+    /// # Errors
+    /// A violation of that field.
+    pub fn parse_field(field: &str, text: &str) -> Result<Self, Violation> {
         let is_valid = (1..=MAX_ACCOUNT_CHARS).contains(&text.len())
             && text
                 .bytes()
@@ -25,9 +33,9 @@ impl AccountId {
             return Ok(Self(text.into()));
         }
         Err(Violation::invalid(
-            "account_id",
+            field,
             format!(
-                "account_id {} ({} bytes) must be 1 to {MAX_ACCOUNT_CHARS} characters out of A-Z a-z 0-9 . _ : @ / + = -",
+                "{field} {} ({} bytes) must be 1 to {MAX_ACCOUNT_CHARS} characters out of A-Z a-z 0-9 . _ : @ / + = -",
                 quoted(text),
                 text.len()
             ),

@@ -49,16 +49,26 @@ impl Stream for ReportStream {
 pub(super) fn scope(
     request: &v1::ForceReportRequest,
 ) -> std::result::Result<Option<Scope>, Violation> {
-    let named = [
-        !request.account_ids.is_empty(),
-        request.all,
-        !request.run_id.is_empty(),
+    let fields = [
+        ("account_ids", !request.account_ids.is_empty()),
+        ("all", request.all),
+        ("run_id", !request.run_id.is_empty()),
     ];
-    if named.iter().filter(|is_given| **is_given).count() != 1 {
-        return Err(Violation::invalid(
-            "account_ids",
-            "give exactly one of account_ids, all and run_id",
-        ));
+    let given: Vec<&str> = fields
+        .iter()
+        .filter_map(|(field, is_given)| is_given.then_some(*field))
+        .collect();
+    if given.len() != 1 {
+        let message = if given.is_empty() {
+            "account_ids is missing: give exactly one of account_ids, all and run_id".to_owned()
+        } else {
+            format!(
+                "{} are given; give exactly one of account_ids, all and run_id",
+                given.join(" and ")
+            )
+        };
+        let field = given.last().copied().unwrap_or("account_ids");
+        return Err(Violation::invalid(field, message));
     }
     if !request.run_id.is_empty() {
         return if request.dry_run {
@@ -85,7 +95,7 @@ pub(super) fn scope(
     let accounts: std::result::Result<Vec<AccountId>, Violation> = request
         .account_ids
         .iter()
-        .map(|account| AccountId::parse(account))
+        .map(|account| AccountId::parse_field("account_ids", account))
         .collect();
     Ok(Some(Scope::Accounts(accounts?)))
 }

@@ -3,8 +3,9 @@
 use chrono::TimeDelta;
 use fake_stripe::Fault;
 use usage_client::{
-    ErrorKind, ForceReport, PutAccount, ReportEvent, ReportRun, ReportState, ReportSummary,
+    Error, ErrorKind, ForceReport, PutAccount, ReportEvent, ReportRun, ReportState, ReportSummary,
 };
+use usage_proto::v1::{ForceReportRequest, usage_service_client::UsageServiceClient};
 
 use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, on_postgres, within};
 
@@ -14,6 +15,7 @@ const EVENTS: &str = "/v1/billing/meter_events";
 on_both_engines!(
     a_run_continues_when_its_caller_disconnects,
     an_unknown_run_is_not_found,
+    a_wrong_scope_is_refused_with_the_field_that_was_sent,
     a_run_of_some_accounts_does_not_report_the_others,
     a_dry_report_lists_what_it_would_send_and_changes_nothing,
     a_dry_report_of_accounts_lists_their_open_and_unsent_reports,
@@ -115,6 +117,38 @@ async fn an_unknown_run_is_not_found(world: World) {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        // Quoted once.
+        let text = format!("report run \"{id}\" not found");
+        assert_eq!(error.status().unwrap().message(), text);
+    }
+    world.finish().await;
+}
+
+async fn a_wrong_scope_is_refused_with_the_field_that_was_sent(world: World) {
+    let mut usage = UsageServiceClient::new(world.grpc_channel().await);
+    let wrong = |account_ids: &[&str], all, run_id: &str, dry_run| ForceReportRequest {
+        account_ids: account_ids.iter().map(|&id| id.to_owned()).collect(),
+        all,
+        run_id: run_id.to_owned(),
+        dry_run,
+    };
+    for (request, field, named) in [
+        (
+            wrong(&["a", "no good"], false, "", false),
+            "account_ids",
+            "account_ids \"no good\"",
+        ),
+        (wrong(&["a"], true, "", false), "all", "account_ids and all"),
+        (wrong(&[], true, "x", false), "run_id", "all and run_id"),
+        (wrong(&[], false, "", false), "account_ids", "missing"),
+        (wrong(&[], false, "x", true), "dry_run", "run_id"),
+    ] {
+        let refused = Error::from(usage.force_report(request).await.unwrap_err());
+        let [violation] = refused.violations() else {
+            panic!("{refused}")
+        };
+        assert_eq!(violation.field, field, "{refused}");
+        assert!(violation.description.contains(named), "{refused}");
     }
     world.finish().await;
 }

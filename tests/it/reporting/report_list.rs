@@ -46,6 +46,9 @@ async fn reports_are_listed_newest_first_and_filtered(world: World) {
         list(of_a.clone().run(&run).states([ReportState::Open])).await,
         Vec::<i64>::new()
     );
+    let no_run = ListReports::new().run("nonsense");
+    let error = world.client().list_reports(no_run).await.unwrap_err();
+    assert_eq!(error.violations()[0].field, "run_id", "{error}");
 
     let (mut paged, mut token) = (Vec::new(), None::<String>);
     loop {

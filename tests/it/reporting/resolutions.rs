@@ -163,10 +163,16 @@ async fn a_report_that_needs_no_decision_cannot_be_resolved(world: World) {
         let refused = client.resolve_report(unknown).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NotFound);
         assert_eq!(refused.reason(), Some(&Reason::ReportNotFound));
+        let text = format!("usage report \"{id}\" not found");
+        assert_eq!(refused.status().unwrap().message(), text);
     }
     for (wrong, field) in [
         (
             ResolveReport::new(&open.id, ResolveAction::Retry, ""),
+            "reason",
+        ),
+        (
+            ResolveReport::new(&open.id, ResolveAction::Retry, "   "),
             "reason",
         ),
         (
@@ -245,7 +251,7 @@ async fn a_correction_is_not_moved_below_zero(world: World) {
         .script(Fault::status(400).on_path(EVENTS))
         .await
         .unwrap();
-    let take = Correct::new("acct", -50, "too much").time(edge - TimeDelta::hours(4));
+    let take = Correct::new("acct", -50, "too much").timestamp(edge - TimeDelta::hours(4));
     let taken = client.correct(take).await.unwrap().report;
     let sent = [ReportState::Accepted, ReportState::Rejected];
     world.wait_until_reports_are("acct", &sent).await;
