@@ -215,7 +215,7 @@ impl<B: HttpBody + Unpin> HttpBody for Either<B> {
     }
 }
 
-/// A body that ends with DEADLINE_EXCEEDED if the deadline passes while it waits for its next part.
+/// A body that ends with `DEADLINE_EXCEEDED` if the deadline passes while it waits for its next part.
 struct UntilDeadline<B> {
     /// Absent after the deadline.
     body: Option<B>,

@@ -63,23 +63,30 @@ async fn a_deadline_ends_a_stream_with_deadline_exceeded(world: World) {
         all: true,
         ..ForceReportRequest::default()
     };
-    let headers = [GRPC, ("grpc-timeout", "1S")];
     let path = "/usage.v1.UsageService/ForceReport";
-    let answer = post(&world, path, &headers, frame(PLAIN, &all.encode_to_vec())).await;
-    let mut body = answer.into_body();
     let mut read = Vec::new();
-    while let Some(data) = within("a message", body.data()).await {
-        read.extend_from_slice(&data.unwrap());
+    // On a busy machine even the first message can take longer than a second.
+    for timeout in ["1S", "4S", "16S"] {
+        let headers = [GRPC, ("grpc-timeout", timeout)];
+        let answer = post(&world, path, &headers, frame(PLAIN, &all.encode_to_vec())).await;
+        let ended_before = answer.headers().clone();
+        let mut body = answer.into_body();
+        while let Some(data) = within("a message", body.data()).await {
+            read.extend_from_slice(&data.unwrap());
+        }
+        let trailers = within("trailers", body.trailers()).await.unwrap();
+        let (code, reason) = code_and_reason(&trailers.unwrap_or(ended_before));
+        assert_eq!(
+            (code, &*reason),
+            (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+        );
+        if !read.is_empty() {
+            break;
+        }
     }
     // The first message names the run; it goes on without its watcher.
     let started = ForceReportResponse::decode(&read[5..5 + usize::from(read[4])]).unwrap();
     assert!(started.event.is_some());
-    let trailers = within("trailers", body.trailers()).await.unwrap().unwrap();
-    let (code, reason) = code_and_reason(&trailers);
-    assert_eq!(
-        (code, &*reason),
-        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
-    );
     let stripe = world.stripe();
     stripe.wait_for_blocked("gate", 1, TIMEOUT).await.unwrap();
     stripe.release("gate").await.unwrap();
