@@ -197,19 +197,12 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
 async fn a_link_without_a_date_bills_from_now(mut world: World) {
     let now = hours_ago(2) + TimeDelta::minutes(20);
     world.freeze(now).await;
-    world
-        .stripe()
-        .create_subscribed_customer("cus_acct")
-        .await
-        .unwrap();
+    let subscription = world.customer_without_known_periods("cus_acct").await;
     world
         .count("acct", 3, now - TimeDelta::milliseconds(1))
         .await;
-    let account = world
-        .client()
-        .put_account(PutAccount::stripe("acct", "cus_acct"))
-        .await
-        .unwrap();
+    let link = PutAccount::stripe("acct", "cus_acct").subscription(subscription);
+    let account = world.client().put_account(link).await.unwrap();
     assert_eq!(account.valid_from, now);
     world.count("acct", 5, now).await;
     world.report_all().await;

@@ -68,9 +68,6 @@ async fn force_report_ends_the_pause_after_a_refused_key(mut world: World) {
 
 /// Asserts that usage of a meter that Stripe does not accept waits, while usage of the other meter is sent.
 async fn check_meter_waits_alone(world: &World, account: &str) {
-    world
-        .link_to_new_customer(account, &format!("cus_{account}"))
-        .await;
     for (meter, hours) in [
         ("tokens", 1),
         ("api_calls", 1),
@@ -120,9 +117,18 @@ async fn a_missing_meter_does_not_delay_other_meters(mut world: World) {
             (summary.accepted.quantity, summary.retried_later.quantity),
             (5, 3)
         );
-        world.stripe().create_meter(&name).await.unwrap();
+        let (stripe, customer) = (world.stripe(), format!("cus_{name}"));
+        stripe.create_meter(&name).await.unwrap();
+        // Its price is new too.
+        let subscription = format!("sub_of_{name}");
+        let subscribed = stripe.subscribe_to_all_meters(&customer, &subscription);
+        subscribed.await.unwrap();
         world.report_all().await;
-        assert_eq!(world.stripe_total(&format!("cus_{name}"), &name).await, 3);
+        world
+            .wait_until("the new meter's usage", async || {
+                world.stripe_total(&customer, &name).await == 3
+            })
+            .await;
     }
     world.finish().await;
 }
@@ -130,8 +136,11 @@ async fn a_missing_meter_does_not_delay_other_meters(mut world: World) {
 async fn an_archived_meter_does_not_delay_other_meters(world: World) {
     for bare in [false, true] {
         world.stripe().set_bare_error_codes(bare).await.unwrap();
+        let account = format!("acct-{bare}");
+        let customer = format!("cus_{account}");
+        world.link_to_new_customer(&account, &customer).await;
         world.stripe().deactivate_meter("llm_tokens").await.unwrap();
-        check_meter_waits_alone(&world, &format!("acct-{bare}")).await;
+        check_meter_waits_alone(&world, &account).await;
     }
     world.finish().await;
 }

@@ -41,14 +41,11 @@ fn figures(row: &ReconciledUsage) -> (i64, i64, Result<i64, String>) {
 /// An account with 10 units up to an edge of its billing periods and 7 from it on, all reported.
 async fn around_an_edge(world: &World) {
     let client = world.client();
-    world
-        .stripe()
-        .create_subscribed_customer("cus_acct")
-        .await
-        .unwrap();
+    let subscription = world.customer_without_known_periods("cus_acct").await;
     let start = edge() - TimeDelta::days(20);
     let link = |start, end| {
         PutAccount::stripe("acct", "cus_acct")
+            .subscription(&subscription)
             .bill_from(edge() - TimeDelta::days(20))
             .current_period(start, end)
     };
@@ -156,7 +153,10 @@ async fn each_difference_names_its_side(world: World) {
 async fn reconciled_accounts_are_paged(world: World) {
     for number in 0..5 {
         let (account, customer) = (format!("acct-{number}"), format!("cus_{number}"));
-        world.link_to_new_customer(&account, &customer).await;
+        let subscription = world.customer_without_known_periods(&customer).await;
+        let link = PutAccount::stripe(&account, &customer).subscription(subscription);
+        let link = link.bill_from(hours_ago(24));
+        world.client().put_account(link).await.unwrap();
         world.count(&account, 10 + number, hours_ago(1)).await;
         world.count_of(&account, "tokens", 5, hours_ago(1)).await;
     }

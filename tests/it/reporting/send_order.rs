@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
-use usage_client::ChangePlan;
+use usage_client::{ChangePlan, PutAccount};
 
 use crate::support::world::{
     World, at,
@@ -47,12 +47,8 @@ async fn sent_to(world: &World) -> Vec<String> {
 
 async fn link_without_subscription(world: &World, account: &str) {
     let customer = format!("cus_{account}");
-    world
-        .stripe()
-        .create_subscribed_customer(&customer)
-        .await
-        .unwrap();
-    let put = usage_client::PutAccount::stripe(account, customer);
+    let subscription = world.customer_without_known_periods(&customer).await;
+    let put = PutAccount::stripe(account, customer).subscription(subscription);
     let put = put.bill_from(at(NOW) - TimeDelta::days(9));
     world.client().put_account(put).await.unwrap();
 }

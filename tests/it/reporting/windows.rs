@@ -31,12 +31,10 @@ async fn windows(world: &World) -> Vec<(Period, i64)> {
 }
 
 async fn usage_around_a_link_is_in_different_reports(mut world: World) {
-    world
-        .stripe()
-        .create_subscribed_customer("cus_a")
-        .await
-        .unwrap();
     let clock = world.set_time(HOUR).await;
+    let stripe = world.stripe();
+    stripe.set_clock(clock.now()).await.unwrap();
+    stripe.create_subscribed_customer("cus_a").await.unwrap();
     let go_to = |moment: DateTime<Utc>| clock.set(moment.timestamp_millis());
     go_to(minute(10));
     world

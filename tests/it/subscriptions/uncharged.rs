@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::NewSubscription;
-use usage_client::{ChangePlan, PutAccount, Reason, Reconcile, ReportState, ResolveAction, ResolveReport};
+use usage_client::{
+    ChangePlan, PutAccount, Reason, Reconcile, ReportState, ResolveAction, ResolveReport,
+};
 use usage_server::commands::doctor::Severity;
 
 use crate::support::world::{
@@ -19,6 +21,7 @@ on_both_engines!(
     usage_of_a_paused_subscription_waits,
     uncharged_usage_can_be_written_off,
     uncharged_usage_does_not_prevent_a_plan_change,
+    a_replaced_price_is_a_boundary,
 );
 
 const NOW: &str = "2027-03-20T08:30:10Z";
@@ -50,14 +53,19 @@ async fn usage_without_a_subscription_waits_for_one(mut world: World) {
     let (severity, line) = world.doctor_says(None, "reports").await;
     assert_eq!(severity, Severity::Bad, "{line}");
     assert!(line.starts_with("uncharged: 1 reports, 5 units"), "{line}");
-    let page = world.client().reconcile(Reconcile::new().account("acct")).await;
+    let page = world
+        .client()
+        .reconcile(Reconcile::new().account("acct"))
+        .await;
     let rows = page.unwrap().rows;
     assert_eq!((rows[0].counted, rows[0].reported), (5, 0), "a difference");
     assert_eq!(rows[0].states[0].state, ReportState::Uncharged);
     assert_eq!(world.usage("acct").await, (5, 0, 5, 0));
 
     // A subscription that began before charges it.
-    world.subscribe("acct", &[BASIC], now - TimeDelta::days(2)).await;
+    world
+        .subscribe("acct", &[BASIC], now - TimeDelta::days(2))
+        .await;
     let later = now + TimeDelta::minutes(1);
     world.move_clocks(later).await;
     world
@@ -141,8 +149,13 @@ async fn usage_of_a_trial_is_not_billable(mut world: World) {
     world.move_clocks(now + TimeDelta::hours(1)).await;
     world.count("acct", 5, now + TimeDelta::minutes(10)).await;
     world.report_all().await;
-    assert_eq!(in_state(&world, "acct", ReportState::NotBillable).await, [5]);
-    world.advance_to(end + TimeDelta::hours(1), TimeDelta::hours(6)).await;
+    assert_eq!(
+        in_state(&world, "acct", ReportState::NotBillable).await,
+        [5]
+    );
+    world
+        .advance_to(end + TimeDelta::hours(1), TimeDelta::hours(6))
+        .await;
     world.count("acct", 7, world.now()).await;
     world.report_all().await;
     world.wait_until_all_sent().await;
@@ -168,7 +181,11 @@ async fn usage_of_a_paused_subscription_waits(mut world: World) {
     assert!(world.all_attempts().await.is_empty(), "nothing is sent");
     // Resuming begins a period that does not charge what was before.
     world
-        .call_stripe("POST", "/v1/subscriptions/sub_acct/resume", &[("billing_cycle_anchor", "now")])
+        .call_stripe(
+            "POST",
+            "/v1/subscriptions/sub_acct/resume",
+            &[("billing_cycle_anchor", "now")],
+        )
         .await;
     world.move_clocks(paused + TimeDelta::hours(2)).await;
     world.count("acct", 6, world.now()).await;
@@ -205,7 +222,9 @@ async fn uncharged_usage_can_be_written_off(mut world: World) {
 
 async fn uncharged_usage_does_not_prevent_a_plan_change(mut world: World) {
     let now = at(NOW);
-    world.start_subscribed(now, &[BASIC], now - TimeDelta::days(2)).await;
+    world
+        .start_subscribed(now, &[BASIC], now - TimeDelta::days(2))
+        .await;
     world.count("acct", 3, now).await;
     world.count_of("acct", "tokens", 7, now).await;
     world.report_all().await;
@@ -216,5 +235,45 @@ async fn uncharged_usage_does_not_prevent_a_plan_change(mut world: World) {
     assert!(changed.change.is_some());
     world.assert_invoiced(&[3]).await;
     assert_eq!(in_state(&world, "acct", ReportState::Uncharged).await, [7]);
+    world.finish().await;
+}
+
+async fn a_replaced_price_is_a_boundary(mut world: World) {
+    let now = at(NOW);
+    world
+        .start_subscribed(now, &[BASIC], now - TimeDelta::days(2))
+        .await;
+    world.count("acct", 4, now).await;
+    world.report_all().await;
+    world.wait_until_all_sent().await;
+    world.count("acct", 2, now + TimeDelta::minutes(1)).await;
+    // In Stripe's dashboard the price of the item is replaced. The item and its period stay.
+    let item = world.stripe().subscriptions().await.unwrap()[0].items[0]
+        .id
+        .clone();
+    world
+        .call_stripe(
+            "POST",
+            "/v1/subscriptions/sub_acct",
+            &[("items[0][id]", item.as_str()), ("items[0][price]", PRO)],
+        )
+        .await;
+    world.move_clocks(now + TimeDelta::minutes(2)).await;
+    world
+        .wait_until_subscription("acct", |known| known.periods[0].price == PRO)
+        .await;
+    world.count("acct", 5, world.now()).await;
+    world.report_all().await;
+    // What was counted before and not sent is decided on.
+    assert_eq!(in_state(&world, "acct", ReportState::TooLate).await, [2]);
+    let periods = world.subscription("acct").await.unwrap().periods;
+    let events = world.meter_events("cus_acct").await;
+    let boundary = periods[0].period.start;
+    assert_eq!(boundary, periods[1].period.end);
+    assert!(
+        events
+            .iter()
+            .any(|event| event.timestamp >= boundary.timestamp())
+    );
     world.finish().await;
 }

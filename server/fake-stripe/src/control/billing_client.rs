@@ -20,16 +20,25 @@ impl Control {
     /// since two months ago.
     pub async fn create_subscribed_customer(&self, id: &str) -> Result<(), ControlError> {
         self.create_customer(id).await?;
+        self.subscribe_to_all_meters(id, &format!("sub_{id}")).await
+    }
+
+    /// Creates such a subscription of a customer under its id.
+    pub async fn subscribe_to_all_meters(
+        &self,
+        customer: &str,
+        id: &str,
+    ) -> Result<(), ControlError> {
         let meters = self.meters().await?;
         let mut prices = Vec::new();
         for meter in meters.iter().filter(|meter| meter.active) {
             let price = NewPrice {
                 interval: "year".to_owned(),
-                ..NewPrice::per_unit(
+                ..NewPrice::volume(
                     &format!("price_{id}_{}", meter.id),
                     "prod_yearly",
                     &meter.id,
-                    "1",
+                    &[(None, "1")],
                 )
             };
             self.create_price(&price).await?;
@@ -37,8 +46,8 @@ impl Control {
         }
         let anchor = self.clock().await?.now_ms / 1_000 - TWO_MONTHS_SECS;
         let new = NewSubscription {
-            id: format!("sub_{id}"),
-            customer: id.to_owned(),
+            id: id.to_owned(),
+            customer: customer.to_owned(),
             prices,
             anchor: Some(anchor),
             ..NewSubscription::default()

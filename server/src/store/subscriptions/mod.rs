@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub(crate) use periods::InvoicedPeriod;
+use periods::is_price_replaced;
 pub(super) use periods::read_periods_around;
 pub(super) use snapshot::{record_change, record_snapshot};
 pub(super) use sync_request::request_sync;
@@ -240,9 +241,11 @@ pub(crate) fn is_up_to_date(
         && stored.customer == snapshot.customer;
     let has_all = snapshot.items.iter().all(|item| {
         snapshot.ended_at.is_some()
-            || periods
-                .iter()
-                .any(|period| period.item == item.item && period.period_end == item.period.end)
+            || periods.iter().any(|period| {
+                period.item == item.item
+                    && period.period_end == item.period.end
+                    && !is_price_replaced(period, item)
+            })
     });
     let items: HashSet<&str> = snapshot
         .items

@@ -187,6 +187,23 @@ pub(super) async fn move_periods(
     }
     for item in &snapshot.items {
         let charged = item.charged();
+        let latest = known
+            .iter()
+            .filter(|row| row.item == item.item)
+            .max_by_key(|row| row.period_start);
+        let replaced_at = latest
+            .filter(|row| is_price_replaced(row, item))
+            .map(|row| row.period_end)
+            .filter(|at| charged.start < *at && *at < charged.end);
+        if let Some(start) = replaced_at {
+            let mut row = period_row(account_id, snapshot, item, now);
+            row.period_start = Set(start);
+            row.bills_from = Set(Some(start));
+            if insert_period(tx, row).await? {
+                moved.extend([start, charged.end]);
+            }
+            continue;
+        }
         let is_up_to_date = known.iter().any(|row| {
             row.item == item.item
                 && (row.period_end > charged.start || row.period_end == charged.end)
@@ -281,6 +298,10 @@ fn end_of(
             (Ord::min(end, row.period_end), true)
         }
         Some(_) if row.period_end <= now => return None,
+        // Stripe invoices what it has at the old price, or in classic mode not at all. It does not say since when.
+        Some(item) if is_price_replaced(row, item) => {
+            (Ord::max(now, row.period_start.saturating_add(1)), true)
+        }
         Some(item) => {
             let charged = item.charged();
             // The item of a plan change is stored with the change's boundary as its start, before Stripe creates the
@@ -294,6 +315,11 @@ fn end_of(
         }
     };
     (end != row.period_end).then_some((end, is_charged))
+}
+
+/// Whether an item charges another price than in a period: usage from then on is of a period of its own.
+pub(super) fn is_price_replaced(row: &BillingPeriod, item: &ItemSnapshot) -> bool {
+    row.item == item.item && row.price.as_ref().is_some_and(|price| *price != item.price)
 }
 
 /// An invoice's state as the columns `invoice_state` and `draft_until`.

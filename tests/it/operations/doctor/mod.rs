@@ -113,8 +113,9 @@ async fn subscribe_in(
 /// Links an account to a customer with a subscription to a volume price.
 async fn healthy(world: &World) {
     volume_price(world).await;
-    world.link_to_new_customer("acct", "cus_acct").await;
+    world.stripe().create_customer("cus_acct").await.unwrap();
     subscribe(world, "cus_acct", "sub_acct", &["price_calls"]).await;
+    world.link_to("acct", "cus_acct").await;
 }
 
 async fn a_postgresql_without_fsync_is_refused_and_reported(world: World) {
@@ -247,7 +248,9 @@ async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
 
 async fn doctor_fails_each_check_that_stripe_does_not_answer(world: World) {
     healthy(&world).await;
-    world.link_to_new_customer("other", "cus_other").await;
+    world
+        .link_to_unsubscribed_customer("other", "cus_other")
+        .await;
     for (path, check) in [
         ("/v1/balance", "stripe key"),
         ("/v1/billing/meters", "meter"),

@@ -59,7 +59,9 @@ async fn doctor_reports_prices_without_volume_tiers(world: World) {
     ] {
         stripe.create_price(&price).await.unwrap();
     }
-    world.link_to_new_customer("other", "cus_other").await;
+    world
+        .link_to_unsubscribed_customer("other", "cus_other")
+        .await;
     subscribe(
         &world,
         "cus_other",
@@ -84,13 +86,15 @@ async fn doctor_reports_deleted_or_unsubscribed_customers(world: World) {
     for number in 0..7 {
         let customer = format!("cus_deleted_{number}");
         world
-            .link_to_new_customer(&format!("deleted_{number}"), &customer)
+            .link_to_unsubscribed_customer(&format!("deleted_{number}"), &customer)
             .await;
         world.stripe().delete_customer(&customer).await.unwrap();
     }
     let ghost = PutAccount::stripe("ghost", "cus_ghost");
     world.client().put_account(ghost).await.unwrap();
-    world.link_to_new_customer("idle", "cus_idle").await;
+    world
+        .link_to_unsubscribed_customer("idle", "cus_idle")
+        .await;
     let diagnosis = examine(&world).await;
     assert_bad(
         &diagnosis,
@@ -116,7 +120,9 @@ async fn doctor_reports_subscriptions_without_a_metered_item(world: World) {
     healthy(&world).await;
     let seat = NewPrice::licensed("price_seat", "prod_seats", "100");
     world.stripe().create_price(&seat).await.unwrap();
-    world.link_to_new_customer("seats", "cus_seats").await;
+    world
+        .link_to_unsubscribed_customer("seats", "cus_seats")
+        .await;
     subscribe(&world, "cus_seats", "sub_seats", &["price_seat"]).await;
     let diagnosis = examine(&world).await;
     assert_only_bad(
@@ -145,7 +151,7 @@ async fn doctor_reports_usage_billed_twice(world: World) {
     let meter = meter_id(&world, "api_calls").await;
     let other = NewPrice::volume("price_more", "prod_calls", &meter, &[(None, "2")]);
     world.stripe().create_price(&other).await.unwrap();
-    world.link_to_new_customer("two", "cus_two").await;
+    world.link_to_unsubscribed_customer("two", "cus_two").await;
     subscribe(&world, "cus_two", "sub_two", &["price_calls", "price_more"]).await;
     let words = [
         "more than once",
@@ -161,13 +167,11 @@ async fn doctor_reports_usage_billed_twice(world: World) {
 
 async fn doctor_reports_classic_subscriptions_on_every_page(world: World) {
     volume_price(&world).await;
-    world.link_to_new_customer("acct", "cus_acct").await;
-    subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
     world
-        .stripe()
-        .create_subscribed_customer("cus_many")
-        .await
-        .unwrap();
+        .link_to_unsubscribed_customer("acct", "cus_acct")
+        .await;
+    subscribe_in(&world, "cus_acct", "sub_classic", &["price_calls"], true).await;
+    world.stripe().create_customer("cus_many").await.unwrap();
     for number in 0..101 {
         // A customer without an account is ignored.
         let id = format!("sub_{number}");

@@ -19,7 +19,7 @@ use std::{
 };
 
 use clap::Parser;
-use fake_stripe::{Control, FakeStripe, Settings};
+use fake_stripe::{Control, FakeStripe, NewPrice, NewSubscription, Settings};
 use sea_orm::DatabaseConnection;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -235,15 +235,43 @@ impl World {
 
     /// Creates a Stripe customer and links an account to it, billed from 30 days ago.
     pub(crate) async fn link_to_new_customer(&self, account: &str, customer: &str) {
-        self.stripe()
-            .create_subscribed_customer(customer)
-            .await
-            .expect("a customer");
+        let created = self.stripe().create_subscribed_customer(customer).await;
+        created.expect("a customer");
+        self.link_to(account, customer).await;
+    }
+
+    /// The same without a subscription.
+    pub(crate) async fn link_to_unsubscribed_customer(&self, account: &str, customer: &str) {
+        let created = self.stripe().create_customer(customer).await;
+        created.expect("a customer");
+        self.link_to(account, customer).await;
+    }
+
+    /// Links an account to a customer, since a month ago.
+    pub(crate) async fn link_to(&self, account: &str, customer: &str) {
         let from = hours_ago(30 * 24);
         self.client()
             .put_account(PutAccount::stripe(account, customer).bill_from(from))
             .await
             .expect("a link");
+    }
+
+    /// Creates a customer whose usage is charged by another subscription than the named one, which is returned: no
+    /// billing period is known.
+    pub(crate) async fn customer_without_known_periods(&self, customer: &str) -> String {
+        let stripe = self.stripe();
+        let created = stripe.create_subscribed_customer(customer).await;
+        created.expect("a customer");
+        let price = NewPrice::licensed(&format!("seat_{customer}"), "prod_seats", "1000");
+        stripe.create_price(&price).await.expect("a price");
+        let new = NewSubscription {
+            id: format!("sub_seats_{customer}"),
+            customer: customer.to_owned(),
+            prices: vec![price.id],
+            ..NewSubscription::default()
+        };
+        let created = stripe.create_subscription(&new).await;
+        created.expect("a subscription").id
     }
 
     /// Stops everything and asserts that the ledger is balanced and that the plan of every statement is checked.
