@@ -47,10 +47,12 @@ impl Store {
     /// Stores when due reports of some meters should be sent, where that is not known.
     pub(crate) async fn set_send_by(&self, meters: &[&str]) -> Result<()> {
         for meter in meters {
-            // Usually there are none, which takes no turn of SQLite's only writer to find out.
+            // Usually there are none, which takes no turn of SQLite's only writer to find out. In the order of the index,
+            // because PostgreSQL would rather read the table until it finds one.
             let first: Option<Uuid> = without_send_by(meter)
                 .select_only()
                 .column(Column::Id)
+                .order_by_asc(Column::SendBy)
                 .limit(1)
                 .into_tuple()
                 .one(&self.reader)

@@ -5,7 +5,7 @@ use fake_stripe::Fault;
 use usage_client::{ChangePlan, PutAccount};
 
 use crate::support::world::{
-    World, at,
+    TIMEOUT, World, at,
     billing::{BASIC, PRO},
     on_both_engines,
 };
@@ -45,23 +45,26 @@ async fn sent_to(world: &World) -> Vec<String> {
         .collect()
 }
 
-async fn link_without_subscription(world: &World, account: &str) {
+/// Links an account to a customer, who may have no subscription yet.
+async fn link_from_days_ago(world: &World, account: &str) {
     let customer = format!("cus_{account}");
-    let subscription = world.customer_without_known_periods(&customer).await;
-    let put = PutAccount::stripe(account, customer).subscription(subscription);
+    let put = PutAccount::stripe(account, customer);
     let put = put.bill_from(at(NOW) - TimeDelta::days(9));
     world.client().put_account(put).await.unwrap();
 }
 
 async fn what_is_due_soonest_is_sent_first(mut world: World) {
     start(&mut world).await;
-    link_without_subscription(&world, "a").await;
+    // By the year.
+    let stripe = world.stripe();
+    stripe.create_subscribed_customer("cus_a").await.unwrap();
+    link_from_days_ago(&world, "a").await;
     for (account, since) in [("b", "2027-03-10T10:00:00Z"), ("c", "2027-02-22T10:00:00Z")] {
         world.subscribe(account, &[BASIC], at(since)).await;
         world.link_to_subscription(account).await;
     }
     count_and_close(&world, &["a", "b", "c"]).await;
-    world.wait_until_all_sent().await;
+    world.stripe().wait_for_events(6, TIMEOUT).await.unwrap();
     let expected = ["cus_c", "cus_c", "cus_b", "cus_b", "cus_a", "cus_a"];
     assert_eq!(sent_to(&world).await, expected);
     world.finish().await;
@@ -82,8 +85,7 @@ async fn usage_before_a_plan_change_is_sent_before_other_usage(mut world: World)
     world.stripe().script(hold).await.unwrap();
     count_and_close(&world, &["a", "b", "c"]).await;
     let stripe = world.stripe();
-    let wait = std::time::Duration::from_secs(30);
-    stripe.wait_for_blocked("first", 1, wait).await.unwrap();
+    stripe.wait_for_blocked("first", 1, TIMEOUT).await.unwrap();
 
     let client = world.client();
     let change = ChangePlan::new("c", PRO).requested_by("admin");
@@ -119,14 +121,14 @@ async fn a_period_that_becomes_known_moves_its_usage_forward(mut world: World) {
     for account in ["a", "b"] {
         world.link_to_subscription(account).await;
     }
-    link_without_subscription(&world, "c").await;
+    world.stripe().create_customer("cus_c").await.unwrap();
+    link_from_days_ago(&world, "c").await;
     let hold = Fault::block_until_released("first").on_customer("cus_a");
     let hold = hold.on_path("/v1/billing/meter_events");
     world.stripe().script(hold).await.unwrap();
     count_and_close(&world, &["a", "b", "c"]).await;
     let stripe = world.stripe();
-    let wait = std::time::Duration::from_secs(30);
-    stripe.wait_for_blocked("first", 1, wait).await.unwrap();
+    stripe.wait_for_blocked("first", 1, TIMEOUT).await.unwrap();
 
     // Its period ends before that of `b`.
     world

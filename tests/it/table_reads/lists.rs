@@ -4,10 +4,12 @@
 /// The most values that the store puts in one list, if it is none of the following.
 const LONG: usize = 1_000;
 /// The lists of other lengths: a part of the statement, and the most values. Meters have no limit; a service has few.
-const LENGTHS: [(&str, usize); 7] = [
+const LENGTHS: [(&str, usize); 8] = [
     (r#""commits"."id" IN"#, 2_000),
     // Closes a page of reports.
     (r#"SET "period_end" = "window_end""#, 200),
+    // The reports whose place in the queue is stored in one transaction.
+    (r#"UPDATE "usage_reports" SET "send_by""#, 256),
     // The reports that the sender marks at a time, before as many requests.
     (
         r#"FROM "subscription_changes" WHERE "subscription_changes"."account_id" IN"#,

@@ -139,7 +139,6 @@ async fn one_request_at_a_time_tries_to_reach_stripe() {
 
 #[tokio::test]
 async fn refusals_of_too_many_meter_events_are_counted() {
-    use stripe::StripeRequest as _;
     use stripe_billing::{billing_meter::ListBillingMeter, invoice::ListInvoice};
 
     let (listener, address) = listen().await;
