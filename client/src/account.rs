@@ -24,6 +24,7 @@ pub struct PutAccount {
     current_period: Option<Period>,
     bill_from: Option<DateTime<Utc>>,
     etag: String,
+    validate_only: bool,
 }
 
 impl PutAccount {
@@ -44,6 +45,7 @@ impl PutAccount {
             current_period: None,
             bill_from: None,
             etag: String::new(),
+            validate_only: false,
         }
     }
 
@@ -65,7 +67,7 @@ impl PutAccount {
     }
 
     /// Usage from this time on is billed to the customer. By default the start of the current period if it is known,
-    /// else the time of the call. Not for a free account.
+    /// else the time of the call, but no time in which the account was free. Not for a free account.
     pub fn bill_from(mut self, bill_from: impl Into<DateTime<Utc>>) -> Self {
         self.bill_from = Some(bill_from.into());
         self
@@ -74,6 +76,12 @@ impl PutAccount {
     /// Only takes effect if the account still has this [`Account::etag`].
     pub fn etag(mut self, etag: impl Into<String>) -> Self {
         self.etag = etag.into();
+        self
+    }
+
+    /// Changes nothing, and returns what would be.
+    pub fn validate_only(mut self) -> Self {
+        self.validate_only = true;
         self
     }
 
@@ -114,6 +122,43 @@ impl PutAccount {
             account_id: self.account_id,
             etag: self.etag,
             billing: Some(billing),
+            validate_only: self.validate_only,
+        })
+    }
+}
+
+/// The result of [`PutAccount`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountPut {
+    /// The account after the call.
+    pub account: Account,
+    /// Usage from before the account's first link, by meter: it waited for a customer, and is not billed from now on. An
+    /// earlier [`PutAccount::bill_from`] bills it.
+    pub not_billed: Vec<UnbilledUsage>,
+}
+
+/// Usage of one meter that is not billed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnbilledUsage {
+    /// The meter.
+    pub meter: String,
+    /// The units.
+    pub quantity: i64,
+}
+
+impl AccountPut {
+    pub(crate) fn from_wire(response: proto::PutAccountResponse) -> Result<Self, Error> {
+        let not_billed = response.not_billed.into_iter();
+        Ok(Self {
+            account: Account::from_wire(response.account)?,
+            not_billed: not_billed
+                .map(|usage| UnbilledUsage {
+                    meter: usage.meter,
+                    quantity: usage.quantity,
+                })
+                .collect(),
         })
     }
 }

@@ -31,7 +31,10 @@ mod subscription;
 mod usage;
 mod wire;
 
-pub use account::{Account, AccountPage, Billing, ListAccounts, PutAccount, StripeBilling};
+pub use account::{
+    Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,
+    UnbilledUsage,
+};
 pub use batch::{Batch, BatchOutcome, IncrementResult};
 pub use call::{GetCall, IncrementCall};
 pub use client::UsageClient;

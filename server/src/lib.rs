@@ -7,7 +7,7 @@
 //! | word | meaning |
 //! | --- | --- |
 //! | account | the caller's own id for who used something; linked to a Stripe customer, or free |
-//! | free account | counted and shown, never reported to Stripe; usage from a free time is never billed later |
+//! | free account | counted and shown, never reported to Stripe; a later link bills usage from a free time only if its `bill_from` says so |
 //! | account without a customer | not linked yet: counted and shown; its reports wait in state `no_customer` |
 //! | link | what an account bills to (a Stripe customer, or free) from a time on; the history is kept |
 //! | meter | what is counted, such as `api_calls`; each has one Stripe meter `event_name` |

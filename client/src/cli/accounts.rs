@@ -6,10 +6,11 @@ use super::{
     output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
     time_arg,
 };
-use crate::{Account, ListAccounts, PutAccount, UsageClient};
-use chrono::{DateTime, Utc};
+use crate::{Account, AccountPut, ListAccounts, PutAccount, UsageClient};
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Read as _};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -61,12 +62,20 @@ struct Put {
     /// Only if the account still has this etag
     #[arg(long)]
     etag: Option<String>,
+    /// Show what would be, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask, also if earlier usage will not be billed
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     format: Format,
 }
 
 /// The largest page that the server returns.
 const MAX_PAGE_SIZE: u32 = 1_000;
+/// The longest answer to a question.
+const MAX_ANSWER_BYTES: u64 = 64;
 
 pub(super) async fn run(
     client: &UsageClient,
@@ -80,11 +89,53 @@ pub(super) async fn run(
             rows([account]).print(format, streams)
         }
         Some(Command::Put(put)) => {
-            let format = put.format;
-            let account = client.put_account(put.into_call()).await?;
-            rows([account]).print(format, streams)
+            let (format, is_dry_run, is_asked) = (put.format, put.dry_run, !put.yes);
+            let put = put.into_call();
+            let preview = client.put_account(put.clone().validate_only()).await?;
+            tell_not_billed(&preview, streams)?;
+            if is_dry_run {
+                return rows([preview.account]).print(format, streams);
+            }
+            if is_asked && !preview.not_billed.is_empty() {
+                confirm(streams)?;
+            }
+            let done = client.put_account(put).await?;
+            rows([done.account]).print(format, streams)
         }
     }
+}
+
+/// Says which usage from before the link is not billed.
+fn tell_not_billed(put: &AccountPut, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let since = put.account.valid_from;
+    for usage in &put.not_billed {
+        writeln!(
+            streams.err,
+            "{} units of {} from before {} will not be billed",
+            usage.quantity,
+            usage.meter,
+            since.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+        )?;
+    }
+    Ok(())
+}
+
+/// Asks whether to go on, on a terminal.
+fn confirm(streams: &mut Streams<'_>) -> Result<(), Failure> {
+    const NOTHING_CHANGED: &str =
+        "nothing was changed: give an earlier --bill-from, or --yes to go on without asking";
+    if streams.are_terminals {
+        write!(streams.err, "Go on? [y/N] ")?;
+        streams.err.flush()?;
+        let mut answer = String::new();
+        BufReader::new(&mut streams.input)
+            .take(MAX_ANSWER_BYTES)
+            .read_line(&mut answer)?;
+        if matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(());
+        }
+    }
+    Err(Failure::Local(NOTHING_CHANGED.to_owned()))
 }
 
 impl Put {

@@ -2,8 +2,8 @@
 
 use super::UsageClient;
 use crate::{
-    Account, AccountPage, CancelSubscription, ChangePlan, Changed, Error, ListAccounts, PutAccount,
-    proto, retry::Repeatable,
+    Account, AccountPage, AccountPut, CancelSubscription, ChangePlan, Changed, Error, ListAccounts,
+    PutAccount, proto, retry::Repeatable,
 };
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ const MIN_CHANGE_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl UsageClient {
     /// Links an account to a Stripe customer, or marks it as free. A request that matches the account's current
-    /// billing changes nothing.
-    pub async fn put_account(&self, account: PutAccount) -> Result<Account, Error> {
+    /// billing changes nothing. The result says which usage from before the link is not billed.
+    pub async fn put_account(&self, account: PutAccount) -> Result<AccountPut, Error> {
         let request = account.into_wire()?;
         // A first attempt that took effect would have changed the etag.
         let repeatable = Repeatable::always_if(request.etag.is_empty());
@@ -23,7 +23,7 @@ impl UsageClient {
             request,
             |mut accounts, request| async move { accounts.put_account(request).await },
         );
-        Account::from_wire(response.await?.account)
+        AccountPut::from_wire(response.await?)
     }
 
     /// Returns one account; [`NotFound`](crate::ErrorKind::NotFound) if it was never put.

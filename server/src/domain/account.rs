@@ -111,22 +111,26 @@ impl BillingTarget {
 /// because no boundary lies in between. If a boundary became known late, usage that is entirely after it is still
 /// billed as after it.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
-    let in_force = links
-        .iter()
-        .filter(|link| link.valid_from <= at)
-        .max_by_key(|link| link.version);
-    match in_force.map(|link| &link.billing) {
+    match in_force_at(links, at).map(|link| &link.billing) {
         Some(Billing::Stripe { customer, .. }) => BillingTarget::Billed(customer.clone()),
         None if links.is_empty() => BillingTarget::NoCustomer,
         Some(Billing::Free | Billing::Ended { .. }) | None => BillingTarget::NotBillable,
     }
 }
 
+fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
+    links
+        .iter()
+        .filter(|link| link.valid_from <= at)
+        .max_by_key(|link| link.version)
+}
+
 /// The time from which a new link to `customer` bills.
 ///
 /// `bill_from` if given, else the start of the current period if it is known, else `now`. The link may cover earlier
-/// time that was free, without a link or billed to the same customer. It never covers time that is billed to another
-/// customer, nor time before `taken_until`, when the customer belonged to another account.
+/// time without a link or billed to the same customer, and time that was free only if `bill_from` says so. It never
+/// covers time that is billed to another customer, nor time before `taken_until`, when the customer belonged to another
+/// account.
 ///
 /// # Errors
 /// `bill_from` is in the future, or in time that is billed to another customer.
@@ -159,13 +163,29 @@ pub fn link_start(
         Some(from) => Ok(from),
         None => {
             let from = period_start.filter(|start| *start <= now).unwrap_or(now);
-            Ok(from.max(earliest))
+            Ok(from.max(earliest).max(free_until(links, now)))
         }
     }
 }
 
 /// The end of the last time up to `now` that the links bill to a matching customer; `Millis::MIN` if there is none.
 pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
+    let is_billed = |at| match billing_target_at(links, at) {
+        BillingTarget::Billed(customer) => is_such(&customer),
+        BillingTarget::NoCustomer | BillingTarget::NotBillable => false,
+    };
+    end_of_last(links, now, is_billed)
+}
+
+/// The end of the last time up to `now` that the account was made free; `Millis::MIN` if there is none.
+fn free_until(links: &[Link], now: Millis) -> Millis {
+    let is_free =
+        |at| in_force_at(links, at).is_some_and(|link| matches!(link.billing, Billing::Free));
+    end_of_last(links, now, is_free)
+}
+
+/// The end of the last time up to `now` between two starts of links for which a condition holds at its beginning.
+fn end_of_last(links: &[Link], now: Millis, holds_at: impl Fn(Millis) -> bool) -> Millis {
     let mut changes: Vec<Millis> = links
         .iter()
         .map(|link| link.valid_from)
@@ -176,14 +196,21 @@ pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool)
     changes
         .windows(2)
         .filter_map(|pair| match pair {
-            [start, end] => match billing_target_at(links, *start) {
-                BillingTarget::Billed(customer) if is_such(&customer) => Some(*end),
-                _ => None,
-            },
+            [start, end] if holds_at(*start) => Some(*end),
             _ => None,
         })
         .max()
         .unwrap_or(Millis::MIN)
+}
+
+/// The time before the account had any link, if its latest link is its earliest. Usage from then waited for a link, and
+/// is not billed, although it was never made free.
+pub fn not_billed_before(links: &[Link]) -> Option<Millis> {
+    let latest = links.iter().max_by_key(|link| link.version)?;
+    let is_first = links
+        .iter()
+        .all(|link| latest.valid_from <= link.valid_from);
+    is_first.then_some(latest.valid_from)
 }
 
 /// Checks a Stripe id: 1 to 255 visible ASCII characters.
@@ -254,13 +281,19 @@ mod tests {
         assert!(taken(Some(399)).is_err());
         assert_eq!(from(&[], None, Some(300)), Ok(300));
         assert_eq!(from(&[], Some(100), Some(300)), Ok(100));
-        assert_eq!(from(&[link(1, 0, None)], None, Some(300)), Ok(300));
+        let free = [link(1, 0, None)];
+        assert_eq!(from(&free, None, Some(300)), Ok(500));
+        assert_eq!(from(&free, Some(300), None), Ok(300), "it was said so");
         let billed = [link(1, 0, Some("cus_a"))];
         assert_eq!(from(&billed, None, Some(300)), Ok(500));
         assert!(from(&billed, Some(499), None).is_err());
         let freed = [link(1, 0, Some("cus_a")), link(2, 400, None)];
         assert_eq!(from(&freed, None, Some(300)), Ok(400));
         assert!(from(&freed, Some(399), None).is_err());
+        let own = [link(1, 0, Some("cus_b")), link(2, 350, None)];
+        assert_eq!(from(&own, None, Some(300)), Ok(500), "it was made free");
+        let again = [own[0].clone(), own[1].clone(), link(3, 450, Some("cus_b"))];
+        assert_eq!(from(&again, None, Some(300)), Ok(450), "free until 450");
         let own = [link(1, 400, Some("cus_b"))];
         assert_eq!(
             from(&own, Some(100), None),
@@ -271,5 +304,16 @@ mod tests {
             from(&[], Some(501), None).is_err(),
             "a link starts now at the latest"
         );
+    }
+
+    #[test]
+    fn only_the_first_link_leaves_usage_before_it_unbilled() {
+        assert_eq!(not_billed_before(&[]), None);
+        let first = link(1, 300, Some("cus_a"));
+        assert_eq!(not_billed_before(std::slice::from_ref(&first)), Some(300));
+        let later = [first.clone(), link(2, 400, None)];
+        assert_eq!(not_billed_before(&later), None);
+        let earlier = [first, link(2, 100, Some("cus_a"))];
+        assert_eq!(not_billed_before(&earlier), Some(100));
     }
 }

@@ -23,7 +23,10 @@ use crate::{
         window::Slots,
     },
     error::{Error, Result},
-    store::{Store, accounts::PutAccount},
+    store::{
+        Store,
+        accounts::{AccountPut, PutAccount, UnbilledUsage},
+    },
     workers::{
         subscription_change::{SubscriptionChanges, change::RequestedChange},
         subscription_sync::SubscriptionSync,
@@ -54,6 +57,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
         live: None,
         bill_from: None,
         etag: (!request.etag.is_empty()).then_some(request.etag),
+        validate_only: request.validate_only,
     };
     match request.billing {
         None => Err(Violation::invalid(
@@ -157,6 +161,13 @@ fn billing_period(row: BillingPeriod) -> v1::BillingPeriod {
     }
 }
 
+fn unbilled_usage(usage: UnbilledUsage) -> v1::UnbilledUsage {
+    v1::UnbilledUsage {
+        meter: usage.meter,
+        quantity: usage.quantity,
+    }
+}
+
 fn change(change: SubscriptionChange) -> v1::SubscriptionChange {
     v1::SubscriptionChange {
         id: change.id.to_string(),
@@ -222,7 +233,7 @@ impl AccountRpc {
 
     /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
     /// bills.
-    async fn put(&self, mut put: PutAccount) -> Result<Account> {
+    async fn put(&self, mut put: PutAccount) -> Result<AccountPut> {
         let snapshot = match (&self.subscription_sync, &put.billing) {
             (Some(sync), Billing::Stripe { .. }) => {
                 match sync.look_up(&put.billing).await {
@@ -237,17 +248,17 @@ impl AccountRpc {
         };
         let live = snapshot.filter(SubscriptionSnapshot::is_live);
         put.live.clone_from(&live);
-        let account = self
+        let done = self
             .store
             .put_account(&put, self.slots, || self.clock.now())
             .await?;
-        if let Some(snapshot) = live {
+        if let Some(snapshot) = live.filter(|_| !put.validate_only) {
             let now = self.clock.now();
             self.store
                 .apply_snapshot(&put.account_id, &snapshot, self.slots, now)
                 .await?;
         }
-        Ok(account)
+        Ok(done)
     }
 
     async fn is_up_to_date(&self, put: &PutAccount) -> Result<bool> {
@@ -264,9 +275,16 @@ impl AccountService for AccountRpc {
     ) -> std::result::Result<Response<v1::PutAccountResponse>, Status> {
         let put = parse_put(request.into_inner()).map_err(Error::from)?;
         let rpc = self.clone();
-        let put = to_its_end(async move { rpc.put(put).await }).await?;
+        let is_preview = put.validate_only;
+        let done = to_its_end(async move { rpc.put(put).await }).await?;
+        let account = if is_preview {
+            self.to_wire(done.account).await?
+        } else {
+            self.wire_by_id(&done.account.id).await?
+        };
         Ok(Response::new(v1::PutAccountResponse {
-            account: Some(self.wire_by_id(&put.id).await?),
+            account: Some(account),
+            not_billed: done.not_billed.into_iter().map(unbilled_usage).collect(),
         }))
     }
 

@@ -3,7 +3,7 @@
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    sea_query::{Alias, Expr, ExprTrait as _, OnConflict, Query},
+    sea_query::{Alias, Expr, ExprTrait as _, Func, OnConflict, Query},
 };
 
 use super::{
@@ -20,12 +20,15 @@ use super::{
 use crate::{
     domain::{
         Millis,
-        account::{Account, Billing, link_start},
+        account::{Account, Billing, Link, link_start, not_billed_before},
         account_id::AccountId,
         subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
     },
-    entity::{account_link, billing_period, customer},
+    entity::{
+        account_link, billing_period, customer,
+        usage_report::{self, UsageReportState},
+    },
     error::{Error, Result},
 };
 
@@ -49,6 +52,24 @@ pub(crate) struct PutAccount {
     pub(crate) bill_from: Option<Millis>,
     /// The etag that the caller read, if it gave one.
     pub(crate) etag: Option<String>,
+    /// Whether to change nothing, and only to return what would be.
+    pub(crate) validate_only: bool,
+}
+
+/// The result of [`Store::put_account`].
+#[derive(Clone, Debug)]
+pub(crate) struct AccountPut {
+    /// The account.
+    pub(crate) account: Account,
+    /// Usage from before the account's first link, which is not billed, by meter.
+    pub(crate) not_billed: Vec<UnbilledUsage>,
+}
+
+/// Usage of a meter that is not billed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnbilledUsage {
+    pub(crate) meter: String,
+    pub(crate) quantity: i64,
 }
 
 impl Store {
@@ -63,7 +84,7 @@ impl Store {
         put: &PutAccount,
         slots: Slots,
         clock: impl FnOnce() -> Millis + Send,
-    ) -> Result<Account> {
+    ) -> Result<AccountPut> {
         let tx = self.begin_requested_change().await?;
         let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
@@ -81,8 +102,12 @@ impl Store {
                 .is_some_and(|account| account.current_period == put.current_period);
         if let (Some(account), true, true) = (&before, is_same_link, is_same_period) {
             let account = account.clone();
+            let not_billed = not_billed(&tx, &put.account_id, &links).await?;
             tx.rollback().await?;
-            return Ok(account);
+            return Ok(AccountPut {
+                account,
+                not_billed,
+            });
         }
         if !is_same_link {
             let from = match &put.billing {
@@ -129,8 +154,18 @@ impl Store {
         }
         bump_version(&tx).await?;
         let after = find_account(&tx, &put.account_id).await?;
-        tx.commit().await?;
-        after.ok_or_else(|| Error::AccountNotFound(put.account_id.to_string()))
+        let links = read_links_of(&tx, &put.account_id).await?;
+        let not_billed = not_billed(&tx, &put.account_id, &links).await?;
+        if put.validate_only {
+            tx.rollback().await?;
+        } else {
+            tx.commit().await?;
+        }
+        let account = after.ok_or_else(|| Error::AccountNotFound(put.account_id.to_string()))?;
+        Ok(AccountPut {
+            account,
+            not_billed,
+        })
     }
 
     /// The account, if it exists.
@@ -192,6 +227,41 @@ impl Store {
             .await?;
         Ok(rows.iter().map(interval).collect())
     }
+}
+
+/// Usage from before the account's first link, by meter.
+async fn not_billed(
+    tx: &Transaction,
+    account_id: &AccountId,
+    links: &[Link],
+) -> std::result::Result<Vec<UnbilledUsage>, DbErr> {
+    use usage_report::Column;
+    let Some(before) = not_billed_before(links) else {
+        return Ok(Vec::new());
+    };
+    // An open report is closed by the link in force at its first increment.
+    let free = [UsageReportState::Open, UsageReportState::NotBillable];
+    let sums: Vec<(String, Option<i64>)> = usage_report::Entity::find()
+        .select_only()
+        .column(Column::Meter)
+        .column_as(
+            Func::sum(Expr::col(Column::Quantity)).cast_as("bigint"),
+            "quantity",
+        )
+        .filter(Column::AccountId.eq(account_id))
+        .filter(Column::WindowStart.lt(before))
+        .filter(Column::FirstAt.lt(before))
+        .filter(Column::State.is_in(free))
+        .group_by(Column::Meter)
+        .order_by_asc(Column::Meter)
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let usage = sums.into_iter().map(|(meter, quantity)| UnbilledUsage {
+        meter,
+        quantity: quantity.unwrap_or_default(),
+    });
+    Ok(usage.filter(|usage| usage.quantity != 0).collect())
 }
 
 /// Whether the request changes nothing. A link that ended with its subscription stays ended until the subscription is

@@ -202,7 +202,7 @@ async fn a_link_without_a_date_bills_from_now(mut world: World) {
         .count("acct", 3, now - TimeDelta::milliseconds(1))
         .await;
     let link = PutAccount::stripe("acct", "cus_acct").subscription(subscription);
-    let account = world.client().put_account(link).await.unwrap();
+    let account = world.client().put_account(link).await.unwrap().account;
     assert_eq!(account.valid_from, now);
     world.count("acct", 5, now).await;
     world.report_all().await;
@@ -226,7 +226,7 @@ async fn a_link_with_a_known_period_bills_from_its_start(world: World) {
     world.report_all().await;
     let link =
         PutAccount::stripe("acct", "cus_acct").current_period(start, start + TimeDelta::days(30));
-    let account = world.client().put_account(link).await.unwrap();
+    let account = world.client().put_account(link).await.unwrap().account;
     assert_eq!(account.valid_from, start);
     world.wait_until_sent("acct").await;
     assert_eq!(world.usage("acct").await, (8, 5, 0, 3));

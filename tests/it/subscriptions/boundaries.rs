@@ -78,7 +78,8 @@ async fn usage_around_an_unlink_is_billed_until_the_unlink(mut world: World) {
         .client()
         .put_account(PutAccount::free("acct"))
         .await
-        .unwrap();
+        .unwrap()
+        .account;
     assert_eq!(account.valid_from, middle());
     world.count("acct", 3, middle() - MS).await;
     world.count("acct", 5, middle()).await;
@@ -290,7 +291,12 @@ async fn a_new_customer_is_not_billed_for_another_customers_usage(world: World) 
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let known_period =
         PutAccount::stripe("acct", "cus_new").current_period(hours_ago(6), hours_ago(-600));
-    let account = world.client().put_account(known_period).await.unwrap();
+    let account = world
+        .client()
+        .put_account(known_period)
+        .await
+        .unwrap()
+        .account;
     assert!(
         account.valid_from > hours_ago(0),
         "the default stops where the other is billed"

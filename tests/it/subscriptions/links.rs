@@ -16,6 +16,7 @@ on_both_engines!(
     an_account_changed_meanwhile_is_not_overwritten,
     a_customer_belongs_to_one_account_at_a_time,
     a_link_bills_from_its_stated_time,
+    a_late_link_says_which_usage_it_does_not_bill,
     an_account_outside_its_limits_is_refused_with_its_field,
     accounts_are_listed_page_by_page_in_the_order_of_their_ids,
     a_damaged_page_token_is_refused,
@@ -23,7 +24,7 @@ on_both_engines!(
 );
 
 pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Account {
-    world.client().put_account(account).await.unwrap()
+    world.client().put_account(account).await.unwrap().account
 }
 
 async fn an_account_has_the_values_of_the_last_put(mut world: World) {
@@ -349,5 +350,64 @@ async fn a_page_token_of_another_listing_is_refused(world: World) {
     let rest = of_a.page_size(9).page_token(&reports);
     let rest = world.client().list_reports(rest).await.unwrap();
     assert_eq!(rest.reports.len(), 2);
+    world.finish().await;
+}
+
+async fn a_late_link_says_which_usage_it_does_not_bill(world: World) {
+    let client = world.client();
+    let answer = async |put: PutAccount| {
+        let done = client.put_account(put).await.unwrap();
+        let usage = done.not_billed.into_iter();
+        usage
+            .map(|usage| (usage.meter, usage.quantity))
+            .collect::<Vec<_>>()
+    };
+    let units = |units: &[(&str, i64)]| {
+        let units = units.iter();
+        units
+            .map(|(meter, quantity)| ((*meter).to_owned(), *quantity))
+            .collect::<Vec<_>>()
+    };
+    world.count("acct", 3, hours_ago(9)).await;
+    world.count_of("acct", "tokens", 7, hours_ago(5)).await;
+    world.report_all().await;
+    world.count("acct", 5, hours_ago(3)).await;
+    world.count("other", 11, hours_ago(3)).await;
+    world
+        .stripe()
+        .create_subscribed_customer("cus_acct")
+        .await
+        .unwrap();
+    // Without a time, the subscription's period would decide.
+    let (hour_ago, earlier) = (hours_ago(1), hours_ago(6));
+    let link = || PutAccount::stripe("acct", "cus_acct").bill_from(hour_ago);
+    let all = units(&[("api_calls", 8), ("tokens", 7)]);
+
+    // Asked first, it changes nothing.
+    assert_eq!(answer(link().validate_only()).await, all);
+    let missing = client.get_account("acct").await.unwrap_err();
+    assert_eq!(missing.reason(), Some(&Reason::AccountNotFound));
+    assert_eq!(world.usage("acct").await, (8, 0, 8, 0));
+    let preview = client.put_account(link().bill_from(earlier).validate_only());
+    let preview = preview.await.unwrap();
+    assert_eq!(preview.account.valid_from, earlier);
+    assert_eq!(preview.not_billed[0].quantity, 3);
+
+    assert_eq!(answer(link()).await, all);
+    assert_eq!(answer(link()).await, all, "the answer may have been lost");
+    assert_eq!(world.usage("acct").await.1, 0);
+    // An earlier time bills it after all.
+    assert_eq!(
+        answer(link().bill_from(earlier)).await,
+        units(&[("api_calls", 3)])
+    );
+    world.report_all().await;
+    assert_eq!(world.usage("acct").await, (8, 5, 0, 3));
+    assert_eq!(answer(PutAccount::free("acct")).await, []);
+    assert_eq!(
+        answer(PutAccount::free("other")).await,
+        units(&[("api_calls", 11)])
+    );
+    assert_eq!(answer(PutAccount::free("unused")).await, []);
     world.finish().await;
 }

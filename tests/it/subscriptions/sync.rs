@@ -21,6 +21,7 @@ on_both_engines!(
     a_customer_that_stripe_does_not_answer_for_does_not_delay_others,
     a_customer_whose_calls_hang_delays_neither_others_nor_jobs,
     an_account_made_free_and_linked_again_is_billed_by_each_link,
+    free_time_is_not_billed_by_a_later_link_without_a_date,
     two_meters_are_billed_each_by_its_own_item,
     a_link_fails_when_stripe_does_not_answer,
 );
@@ -318,6 +319,31 @@ async fn an_account_made_free_and_linked_again_is_billed_by_each_link(mut world:
     world.finish().await;
 }
 
+async fn free_time_is_not_billed_by_a_later_link_without_a_date(mut world: World) {
+    let now = at("2027-03-20T08:30:10Z");
+    world.start_subscribed(now, &[BASIC], at(START)).await;
+    world.count("acct", 1, now).await;
+    let client = world.client();
+    client.put_account(PutAccount::free("acct")).await.unwrap();
+    let freed = now + TimeDelta::minutes(10);
+    world.move_clocks(freed).await;
+    world.count("acct", 10, freed).await;
+    world.move_clocks(freed + TimeDelta::minutes(10)).await;
+    // The period began before the free time.
+    let linked = world.link_to_subscription("acct").await;
+    assert_eq!(linked.valid_from, world.now());
+    world.count("acct", 100, world.now()).await;
+    // Linked to its subscription by name, which is another link, it was free all the same.
+    let named = PutAccount::stripe("acct", "cus_acct").subscription("sub_acct");
+    let named = client.put_account(named).await.unwrap().account;
+    assert_eq!(named.valid_from, linked.valid_from);
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[101]).await;
+    assert_eq!(world.usage("acct").await, (111, 101, 0, 10));
+    world.finish().await;
+}
+
 async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world.with_prices_at(now).await;
@@ -358,7 +384,7 @@ async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
     );
     assert!(refused.is_retryable());
     world.stripe().clear_faults().await.unwrap();
-    let account = world.client().put_account(put).await.unwrap();
+    let account = world.client().put_account(put).await.unwrap().account;
     assert_eq!(account.valid_from, at(START));
     world.finish().await;
 }

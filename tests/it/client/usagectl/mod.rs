@@ -24,6 +24,7 @@ on_both_engines!(
     the_last_days_are_shown_with_the_period_used,
     the_report_command_watches_a_run_to_its_end,
     accounts_are_put_and_listed,
+    a_link_that_leaves_usage_unbilled_is_confirmed_first,
     the_watch_option_prints_growth,
     every_failure_has_its_exit_code,
 );
@@ -47,6 +48,21 @@ async fn usagectl_with(
     input: impl io::Read + Send + 'static,
     stop: impl Future<Output = u8> + Send + 'static,
 ) -> Ran {
+    run(server, args, input, stop, false).await
+}
+
+/// Runs a command on a terminal.
+async fn usagectl_on_terminal(server: &str, args: &[&str], input: &'static str) -> Ran {
+    run(server, args, input.as_bytes(), future::pending(), true).await
+}
+
+async fn run(
+    server: &str,
+    args: &[&str],
+    input: impl io::Read + Send + 'static,
+    stop: impl Future<Output = u8> + Send + 'static,
+    are_terminals: bool,
+) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let fixed = ["usagectl", "--server", server, "--timeout", "20"];
     let args = fixed.iter().chain(args).copied();
@@ -54,7 +70,7 @@ async fn usagectl_with(
         input: Box::new(input),
         out: &mut out,
         err: &mut err,
-        are_terminals: false,
+        are_terminals,
         stop: Box::pin(stop),
     };
     let code = cli::run(args, streams).await;
@@ -270,6 +286,46 @@ async fn accounts_are_put_and_listed(world: World) {
         rest.contains("\nb,free,") && !rest.contains("\na,"),
         "{rest}"
     );
+    world.finish().await;
+}
+
+async fn a_link_that_leaves_usage_unbilled_is_confirmed_first(world: World) {
+    let server = world.endpoint();
+    for (account, customer) in [("a", "cus_a"), ("b", "cus_b"), ("c", "cus_c")] {
+        world.stripe().create_customer(customer).await.unwrap();
+        world.count(account, 4, hours_ago(3)).await;
+    }
+    let link = |account: &'static str, customer: &'static str| {
+        ["accounts", "put", account, "--customer", customer]
+    };
+    let told = "4 units of api_calls from before ";
+    let is_put = async |account: &str| world.client().get_account(account).await.is_ok();
+
+    let script = usagectl(server, &link("a", "cus_a")).await;
+    assert_eq!(script.code, 1);
+    assert!(script.err.contains(told), "{}", script.err);
+    assert!(script.err.contains("nothing was changed"), "{}", script.err);
+    let dry = usagectl(server, &[&link("a", "cus_a")[..], &["--dry-run"]].concat()).await;
+    assert_eq!((dry.code, dry.out.contains("cus_a")), (0, true));
+    assert!(dry.err.contains(told), "{}", dry.err);
+    for answer in ["n\n", "", "\n"] {
+        let refused = usagectl_on_terminal(server, &link("a", "cus_a"), answer).await;
+        assert_eq!(refused.code, 1, "{answer:?}");
+        assert!(refused.err.contains("Go on? [y/N]"), "{}", refused.err);
+    }
+    assert!(!is_put("a").await);
+
+    let confirmed = usagectl_on_terminal(server, &link("a", "cus_a"), "y\n").await;
+    assert_eq!(confirmed.code, 0, "{}", confirmed.err);
+    let yes = usagectl(server, &[&link("b", "cus_b")[..], &["--yes"]].concat()).await;
+    assert_eq!(yes.code, 0, "{}", yes.err);
+    assert!(yes.err.contains(told), "{}", yes.err);
+    // Nothing is left unbilled, so nothing is asked.
+    let from = hours_ago(4).to_rfc3339();
+    let billed = [&link("c", "cus_c")[..], &["--bill-from", &from]].concat();
+    let billed = usagectl(server, &billed).await;
+    assert_eq!((billed.code, billed.err.as_str()), (0, ""));
+    assert!(is_put("a").await && is_put("b").await && is_put("c").await);
     world.finish().await;
 }
 

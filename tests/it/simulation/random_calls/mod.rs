@@ -263,7 +263,7 @@ impl<'a> Sequence<'a> {
             }
         };
         let account = match self.world.client().put_account(put).await {
-            Ok(account) => account,
+            Ok(done) => done.account,
             Err(error) if error.kind() == ErrorKind::Invalid && bill_from.is_some() => return,
             Err(error) => panic!("{error:?}"),
         };

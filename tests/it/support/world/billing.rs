@@ -93,7 +93,8 @@ impl World {
     /// Links an account to the customer with its name.
     pub(crate) async fn link_to_subscription(&self, name: &str) -> Account {
         let put = PutAccount::stripe(name, format!("cus_{name}"));
-        self.client().put_account(put).await.expect("a link")
+        let done = self.client().put_account(put).await;
+        done.expect("a link").account
     }
 
     /// The stored subscription of an account.

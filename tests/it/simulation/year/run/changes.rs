@@ -173,12 +173,19 @@ impl Year<'_> {
     pub(super) async fn link(&mut self, account: usize) {
         let is_stated = self.random.one_in(3);
         let one = &mut self.accounts[account];
+        let was_free = one.is_known && !one.is_linked;
         one.is_known = true;
         one.is_linked = true;
         one.learn(self.now);
-        let since = one.model.charges_since(self.now.timestamp_millis());
+        let now = self.now.timestamp_millis();
+        let since = one.model.charges_since(now);
         let mut put = PutAccount::stripe(&one.name, one.customer());
-        let mut from = since;
+        // Free time is billed only if the link says so.
+        let mut from = if was_free {
+            one.model.behind_usage(now)
+        } else {
+            since
+        };
         if is_stated {
             let since = DateTime::from_timestamp_millis(since).expect("a time");
             // Sometimes from before the current period, for which invoices are final or do not exist.
@@ -187,7 +194,8 @@ impl Year<'_> {
             from = stated.timestamp_millis();
             put = put.bill_from(stated);
         }
-        let linked = self.world.client().put_account(put).await.expect("a link");
+        let linked = self.world.client().put_account(put).await;
+        let linked = linked.expect("a link").account;
         assert_eq!(linked.valid_from.timestamp_millis(), from, "{linked:?}");
         let one = &mut self.accounts[account];
         one.model.link(from, true);
@@ -198,7 +206,8 @@ impl Year<'_> {
         let one = &mut self.accounts[account];
         let from = one.model.behind_usage(self.now.timestamp_millis());
         let put = PutAccount::free(&one.name);
-        let freed = self.world.client().put_account(put).await.expect("a link");
+        let freed = self.world.client().put_account(put).await;
+        let freed = freed.expect("a link").account;
         assert_eq!(freed.valid_from.timestamp_millis(), from, "{freed:?}");
         one.is_linked = false;
         one.model.link(from, false);
