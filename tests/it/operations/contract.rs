@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::stream;
 use prost::Message as _;
-use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use prost_types::{
+    EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+};
 use sea_orm::DbErr;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -334,14 +336,14 @@ fn every_proto_file_names_its_package_in_other_languages() {
 fn a_gap_between_numbers_of_the_contract_is_reserved() {
     for file in contract_files() {
         for item in &file.enum_type {
-            let used = item.value.iter().map(|value| value.number());
+            let used = item.value.iter().map(EnumValueDescriptorProto::number);
             // Both ends of a reserved range of an enum are part of it.
             let reserved = item.reserved_range.iter();
             let reserved = reserved.flat_map(|range| range.start()..=range.end());
             assert_gapless(item.name(), 0, used.chain(reserved));
         }
         for item in &file.message_type {
-            let used = item.field.iter().map(|field| field.number());
+            let used = item.field.iter().map(FieldDescriptorProto::number);
             let reserved = item.reserved_range.iter();
             let reserved = reserved.flat_map(|range| range.start()..range.end());
             assert_gapless(item.name(), 1, used.chain(reserved));
