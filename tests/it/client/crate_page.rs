@@ -2,7 +2,10 @@
 //! compares the two.
 #![allow(clippy::print_stdout, reason = "the page's snippets print")]
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use chrono::{TimeZone as _, Utc};
 use fake_stripe::NewSubscription;
@@ -217,6 +220,15 @@ async fn show(client: UsageClient) -> Result<(), Error> {
     for point in week.meters.iter().flat_map(|meter| &meter.points) {
         println!("{} {}", point.period.start, point.quantities.total);
     }
+
+    // The last 7 days: a start or end inside a slot is moved outward, and the answer has the period that was used.
+    let (now, days) = (SystemTime::now(), Duration::from_hours(7 * 24));
+    let last = client
+        .get("acct_42")
+        .period(now - days, now)
+        .round_outward()
+        .await?;
+    println!("{} to {}", last.period.start, last.period.end);
     Ok(())
 }
 
