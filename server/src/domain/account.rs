@@ -288,7 +288,11 @@ mod tests {
         assert_eq!(from(&billed, None, Some(300)), Ok(500));
         assert!(from(&billed, Some(499), None).is_err());
         let freed = [link(1, 0, Some("cus_a")), link(2, 400, None)];
-        assert_eq!(from(&freed, None, Some(300)), Ok(400));
+        assert_eq!(
+            from(&freed, None, Some(300)),
+            Ok(500),
+            "it is free until now"
+        );
         assert!(from(&freed, Some(399), None).is_err());
         let own = [link(1, 0, Some("cus_b")), link(2, 350, None)];
         assert_eq!(from(&own, None, Some(300)), Ok(500), "it was made free");

@@ -55,7 +55,8 @@ impl SendRate {
     pub(super) fn take_turn(&mut self, now: Instant) -> Instant {
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let turn = self.next_turn.max(earliest);
-        let nanos = MILLI.saturating_mul(1_000_000_000).div_euclid(self.current);
+        // Rounded up: never more turns in a second than the rate.
+        let nanos = MILLI.saturating_mul(1_000_000_000).div_ceil(self.current);
         self.next_turn = after(turn, Duration::from_nanos(nanos));
         turn.max(now)
     }
