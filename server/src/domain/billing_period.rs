@@ -72,17 +72,6 @@ pub fn periods_of_meter(periods: &[BillingPeriod], meter: &str, at: Millis) -> V
         .collect()
 }
 
-/// Whether Stripe charges the usage of a billing period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Charging {
-    /// It does.
-    Charged,
-    /// It is a trial: no invoice charges its usage.
-    Trial,
-    /// Its subscription is paused: it makes no invoice until it is resumed.
-    Paused,
-}
-
 /// A billing period with the state of its invoice and subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvoicePeriod {
@@ -90,8 +79,10 @@ pub struct InvoicePeriod {
     pub interval: Interval,
     /// The time from which Stripe charges usage to it, if that is later than its start.
     pub bills_from: Option<Millis>,
-    /// Whether Stripe charges its usage.
-    pub charging: Charging,
+    /// Whether it is a trial, of which no invoice charges the usage.
+    pub is_trial: bool,
+    /// Whether its subscription is paused, so that it makes no invoice until it is resumed.
+    pub is_paused: bool,
     /// The state of its invoice.
     pub invoice_state: InvoiceState,
     /// `sub_...`
@@ -108,6 +99,11 @@ impl InvoicePeriod {
     /// Whether its invoice still takes usage.
     pub(super) fn timing(&self, now: Millis) -> Timing {
         self.invoice_state.timing(self.interval.end, now)
+    }
+
+    /// Whether an invoice charges its usage.
+    pub(super) fn is_charged(&self) -> bool {
+        !self.is_trial && !self.is_paused
     }
 
     /// The time from which Stripe charges usage to it.

@@ -6,7 +6,7 @@
 use super::{
     DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     billed_usage::BilledUsage,
-    billing_period::{Charging, InvoicePeriod, latest, period_at, period_of},
+    billing_period::{InvoicePeriod, latest, period_at, period_of},
     closing::CLOSE_AT_ONCE_MS,
     invoice_draft::Timing,
     late_usage::{LateUsage, LateUsageDecision},
@@ -124,7 +124,7 @@ impl BillingContext {
     /// Whether Stripe charges for usage at `now`.
     pub fn is_charged(&self, now: Millis) -> bool {
         match period_at(&self.periods, now) {
-            Some(period) => period.charging == Charging::Charged,
+            Some(period) => period.is_charged(),
             None => self.is_charged_elsewhere(),
         }
     }
@@ -163,10 +163,8 @@ pub fn decide(
         return outside_periods(usage, context, late_usage, now);
     };
     match period.timing(now) {
-        _ if period.charging == Charging::Trial => SendDecision::NotBillable,
-        Timing::InTime | Timing::AskFirst if period.charging == Charging::Paused => {
-            context.uncharged(now)
-        }
+        _ if period.is_trial => SendDecision::NotBillable,
+        Timing::InTime | Timing::AskFirst if period.is_paused => context.uncharged(now),
         Timing::InTime => SendDecision::Send {
             not_before: period.bills_from,
         },
@@ -201,7 +199,7 @@ fn outside_periods(
     let Some(last) = latest(&context.periods, |period| period.interval.end <= at) else {
         return context.uncharged(now);
     };
-    if last.charging == Charging::Paused {
+    if last.is_paused {
         return context.uncharged(now);
     }
     let is_over =
@@ -231,9 +229,9 @@ fn after_final_invoice(
 ) -> SendDecision {
     if usage.bill_at.is_none() && usage.last_at >= period.interval.end {
         let later = period_at(&context.periods, usage.last_at);
-        if let Some(later) = later.filter(|later| {
-            later.timing(now) == Timing::InTime && later.charging == Charging::Charged
-        }) {
+        if let Some(later) =
+            later.filter(|later| later.timing(now) == Timing::InTime && later.is_charged())
+        {
             return SendDecision::SendAt(later.billed_from());
         }
     }
@@ -248,7 +246,7 @@ fn decide_late_usage(
     now: Millis,
 ) -> SendDecision {
     let charged_from = period_at(&context.periods, now)
-        .filter(|period| period.charging == Charging::Charged)
+        .filter(|period| period.is_charged())
         .map(InvoicePeriod::billed_from);
     match late_usage.decide(usage, charged_from, now) {
         LateUsageDecision::BillAt(at) => SendDecision::SendAt(at),

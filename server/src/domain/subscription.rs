@@ -103,6 +103,7 @@ impl SubscriptionSnapshot {
     }
 
     /// This subscription with the meters that the others of its customer charge and it does not.
+    #[must_use]
     pub fn among(&self, all: &[Self]) -> Self {
         let is_own = |meter: &str| self.items.iter().any(|item| item.meter == meter);
         let others = all.iter().filter(|other| {

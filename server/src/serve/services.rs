@@ -173,15 +173,7 @@ impl Services {
             return Ok(runner);
         };
         let (store, reporter, signals) = (self.store, self.reporter, self.signals);
-        let key = config.stripe.key().map_err(ServeError::Config)?;
-        let events_per_sec = config.sending.events_per_sec(key);
-        send_load::warn_if_too_slow(
-            &store,
-            (&self.schedule, config.schedule.window_mins),
-            events_per_sec,
-            clock.now(),
-        )
-        .await;
+        let events_per_sec = sending_rate(&store, &self.schedule, config, clock).await?;
         // Before anything asks Stripe.
         let check = AccountCheck::new(store.clone(), stripe.clone(), interval, signals.clone());
         let _ = runner.start(check).await;
@@ -228,6 +220,20 @@ impl Services {
         let _ = runner.start(schedule).await;
         Ok(runner)
     }
+}
+
+/// The highest rate of meter events. Logs whether it suffices.
+async fn sending_rate(
+    store: &Store,
+    schedule: &Schedule,
+    config: &Config,
+    clock: &Clock,
+) -> Result<u32, ServeError> {
+    let key = config.stripe.key().map_err(ServeError::Config)?;
+    let rate = config.sending.events_per_sec(key);
+    let reporting = (schedule, config.schedule.window_mins);
+    send_load::warn_if_too_slow(store, reporting, rate, clock.now()).await;
+    Ok(rate)
 }
 
 /// Starts the jobs that sync subscriptions.

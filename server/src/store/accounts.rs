@@ -72,6 +72,33 @@ pub(crate) struct UnbilledUsage {
     pub(crate) quantity: i64,
 }
 
+/// The time from which a new link applies.
+async fn start_of_link(
+    tx: &Transaction,
+    put: &PutAccount,
+    links: &[Link],
+    now: Millis,
+) -> Result<Millis> {
+    let Billing::Stripe { customer, .. } = &put.billing else {
+        return Ok(now);
+    };
+    let live = put.live.as_ref();
+    let period_start = put
+        .current_period
+        .map(|period| period.start)
+        .or_else(|| live.and_then(SubscriptionSnapshot::charges_since));
+    let taken_until = taken_until(tx, customer, &put.account_id, now).await?;
+    let from = put.bill_from;
+    Ok(link_start(
+        links,
+        customer,
+        taken_until,
+        from,
+        period_start,
+        now,
+    )?)
+}
+
 impl Store {
     /// Links an account to a customer or makes it free. Repeating the same request changes nothing.
     ///
@@ -110,26 +137,7 @@ impl Store {
             });
         }
         if !is_same_link {
-            let from = match &put.billing {
-                Billing::Stripe { customer, .. } => {
-                    let period_start =
-                        put.current_period.map(|period| period.start).or_else(|| {
-                            put.live
-                                .as_ref()
-                                .and_then(SubscriptionSnapshot::charges_since)
-                        });
-                    let taken_until = taken_until(&tx, customer, &put.account_id, now).await?;
-                    link_start(
-                        &links,
-                        customer,
-                        taken_until,
-                        put.bill_from,
-                        period_start,
-                        now,
-                    )?
-                }
-                Billing::Ended { .. } | Billing::Free => now,
-            };
+            let from = start_of_link(&tx, put, &links, now).await?;
             let version = links
                 .last()
                 .map_or(1, |last| last.version.saturating_add(1));

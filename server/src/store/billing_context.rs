@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billing_period::{Charging, InvoicePeriod},
+        billing_period::InvoicePeriod,
         invoice_deadline::{BillingContext, ChangeInProgress, SendDecision, SyncedElsewhere},
         report::Report,
         subscription_status::SubscriptionStatus,
@@ -162,7 +162,8 @@ pub(super) async fn read_contexts(
                     end: row.period_end,
                 },
                 bills_from: row.bills_from,
-                charging: charging(row.is_trial, &row.status),
+                is_trial: row.is_trial,
+                is_paused: SubscriptionStatus::parse(&row.status) == SubscriptionStatus::Paused,
                 invoice_state: row.invoice_state.with_draft_end(row.draft_until),
                 subscription: row.subscription,
                 ended_at: row.ended_at,
@@ -174,16 +175,6 @@ pub(super) async fn read_contexts(
     }
     contexts.subscriptions = read_subscriptions_without_period(db, reports, &contexts).await?;
     Ok(contexts)
-}
-
-fn charging(is_trial: bool, status: &str) -> Charging {
-    if is_trial {
-        Charging::Trial
-    } else if SubscriptionStatus::parse(status) == SubscriptionStatus::Paused {
-        Charging::Paused
-    } else {
-        Charging::Charged
-    }
 }
 
 /// The latest synced subscriptions that have not ended, of the customers of reports whose meters have no period.

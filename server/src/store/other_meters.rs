@@ -123,16 +123,15 @@ impl Store {
             }
             tx.commit().await?;
         }
-        *cursor = match end {
-            Some(end) => end,
-            // The next meter, or the first one again.
-            None => {
-                let meter = self.next_other_meter(meters, &cursor.meter).await?;
-                OtherMetersCursor {
-                    meter: meter.unwrap_or_default(),
-                    ..OtherMetersCursor::default()
-                }
-            }
+        if let Some(end) = end {
+            *cursor = end;
+            return Ok(());
+        }
+        // The next meter, or the first one again.
+        let meter = self.next_other_meter(meters, &cursor.meter).await?;
+        *cursor = OtherMetersCursor {
+            meter: meter.unwrap_or_default(),
+            ..OtherMetersCursor::default()
         };
         Ok(())
     }

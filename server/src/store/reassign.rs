@@ -1,8 +1,8 @@
 //! Updates existing reports after a boundary moved or a link changed: splits, closes or relinks them.
 
 use sea_orm::{
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    UpdateMany,
+    ColumnTrait as _, Condition, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, UpdateMany,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -117,6 +117,11 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
         };
         if to == from {
             continue;
+        }
+        let mut range = Condition::all().add(range);
+        if let (State::Uncharged, Some(customer)) = (from, target.customer()) {
+            // Of the same customer it stays as it is.
+            range = range.add(usage_report::Column::Customer.ne(customer));
         }
         usage_report::Entity::update_many()
             .col_expr(

@@ -42,8 +42,9 @@ impl Summary {
                 State::NotBillable => &mut summary.not_billable,
                 State::NoCustomer => &mut summary.no_customer,
                 State::Unknown => &mut summary.retried_later,
-                State::Uncharged if count.is_waiting => &mut summary.retried_later,
-                State::Closed | State::Sending if count.is_waiting => &mut summary.retried_later,
+                State::Closed | State::Sending | State::Uncharged if count.is_waiting => {
+                    &mut summary.retried_later
+                }
                 State::Open | State::Closed | State::Sending | State::Uncharged => {
                     &mut summary.pending
                 }

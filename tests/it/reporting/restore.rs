@@ -227,6 +227,9 @@ async fn a_restored_database_pauses_when_stripe_knows_what_it_has_not_sent(mut w
         totals_line.contains("usage-server restore"),
         "{totals_line}"
     );
+    // The key may not read the marks that databases leave at products, which would be found first.
+    let no_marks = Fault::status(403).on_path("/v1/prices").always();
+    world.stripe().script(no_marks).await.unwrap();
     world.start_server().await;
     world.report_all().await;
     let grown = world.reports("grown").await.remove(0);

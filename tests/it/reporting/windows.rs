@@ -32,9 +32,8 @@ async fn windows(world: &World) -> Vec<(Period, i64)> {
 
 async fn usage_around_a_link_is_in_different_reports(mut world: World) {
     let clock = world.set_time(HOUR).await;
-    let stripe = world.stripe();
-    stripe.set_clock(clock.now()).await.unwrap();
-    stripe.create_subscribed_customer("cus_a").await.unwrap();
+    world.stripe().set_clock(clock.now()).await.unwrap();
+    let subscription = world.customer_without_known_periods("cus_a").await;
     let go_to = |moment: DateTime<Utc>| clock.set(moment.timestamp_millis());
     go_to(minute(10));
     world
@@ -47,7 +46,11 @@ async fn usage_around_a_link_is_in_different_reports(mut world: World) {
         minute(40) + TimeDelta::milliseconds(7),
     );
     go_to(link);
-    put(&world, PutAccount::stripe("acct", "cus_a")).await;
+    put(
+        &world,
+        PutAccount::stripe("acct", "cus_a").subscription(subscription),
+    )
+    .await;
     world
         .client()
         .increment(Increment::new("acct").quantity(10))

@@ -23,7 +23,7 @@ const EXCEPTIONS: [Exception; 22] = [
         "a run closes every open report page by page, and the windows of nearly all have begun",
     ),
     (
-        r#"'unknown')) AND "window_start" < ?) AS "sub_query""#,
+        r#"'uncharged')) AND "window_start" < ?) AS "sub_query""#,
         Fault::ReadsInFull,
         "counts the reports that wait and are older than 33 days, of which there are none in normal operation",
     ),
@@ -73,7 +73,7 @@ const EXCEPTIONS: [Exception; 22] = [
         "`ForceReport` of all accounts makes every report due that waits, about a thousand at a time",
     ),
     (
-        r#"SET "last_error" = ? WHERE state IN ('closed', 'sending', 'unknown')"#,
+        r#"SET "last_error" = ? WHERE state IN ('closed', 'sending', 'unknown', 'uncharged')"#,
         Fault::ReadsInFull,
         "a pause is explained in every report that waits, in about a thousand at a time",
     ),
@@ -121,7 +121,7 @@ const EXCEPTIONS: [Exception; 22] = [
 
 /// What else the plan of a statement may do without statistics, and why.
 const WITHOUT_STATISTICS: [Exception; 1] = [(
-    r#"AND (state IN ('closed', 'sending', 'unknown')) AND "usage_reports"."state" <> ? ORDER BY COALESCE(id, id)"#,
+    r#"AND (state IN ('closed', 'sending', 'unknown', 'uncharged')) AND "usage_reports"."state" <> ? ORDER BY COALESCE(id, id)"#,
     Fault::ReadsInFull,
     "PostgreSQL expects a thousand accounts to have nearly all reports that wait, and reads all that do",
 )];

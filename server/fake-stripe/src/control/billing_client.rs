@@ -44,12 +44,12 @@ impl Control {
             self.create_price(&price).await?;
             prices.push(price.id);
         }
-        let anchor = self.clock().await?.now_ms / 1_000 - TWO_MONTHS_SECS;
+        let now = self.clock().await?.now_ms.div_euclid(1_000);
         let new = NewSubscription {
             id: id.to_owned(),
             customer: customer.to_owned(),
             prices,
-            anchor: Some(anchor),
+            anchor: Some(now.saturating_sub(TWO_MONTHS_SECS)),
             ..NewSubscription::default()
         };
         self.post("subscriptions", &new).await.map(ignore_body)
