@@ -183,6 +183,7 @@ async fn usage_of_a_paused_subscription_waits(mut world: World) {
     assert_eq!(in_state(&world, "acct", ReportState::Uncharged).await, [5]);
     assert!(world.all_attempts().await.is_empty(), "nothing is sent");
     // Resuming begins a period that does not charge what was before.
+    world.move_clocks(paused + TimeDelta::hours(1)).await;
     world
         .call_stripe("POST", "/v1/subscriptions/sub_acct/resume", &[])
         .await;
