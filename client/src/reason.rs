@@ -174,7 +174,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 27);
+        assert_eq!(known, 31);
     }
 
     #[test]
