@@ -321,7 +321,7 @@ async fn two_meters_go_to_two_stripe_meters(world: World) {
 
 async fn each_customer_has_one_call_in_flight(world: World) {
     let names: Vec<String> = (0..100).map(|number| format!("acct-{number:02}")).collect();
-    for some in names.chunks(30) {
+    for some in names.chunks(8) {
         futures_util::future::join_all(some.iter().map(async |name| {
             world
                 .link_to_new_customer(name, &format!("cus_{name}"))
