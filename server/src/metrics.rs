@@ -177,7 +177,12 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
     let name = match transition {
         None => "retried",
         // Part of a transaction that may still fail.
-        Some(Transition::Close(_) | Transition::Relink(_) | Transition::Send) => return,
+        Some(
+            Transition::Close(_)
+            | Transition::Relink(_)
+            | Transition::Send
+            | Transition::DecideAgain,
+        ) => return,
         Some(Transition::Accept) => "accepted",
         Some(Transition::Reject) => "rejected",
         Some(Transition::MarkCustomerDeleted) => "customer_deleted",

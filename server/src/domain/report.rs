@@ -122,6 +122,8 @@ pub enum Transition {
     SendAfterLookUp,
     /// No item of a living subscription charges its time.
     MarkUncharged,
+    /// The customer's subscription changed: it is decided again whether an item charges its time.
+    DecideAgain,
     /// Its time is in a trial.
     MarkNotBillable,
     /// It is too old for Stripe, or its invoice is final.
@@ -165,6 +167,7 @@ impl State {
             (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkUncharged) => {
                 Some(Self::Uncharged)
             }
+            (Self::Uncharged, Transition::DecideAgain) => Some(Self::Closed),
             (Self::Closed | Self::Sending | Self::Uncharged, Transition::MarkNotBillable) => {
                 Some(Self::NotBillable)
             }
@@ -320,6 +323,7 @@ mod tests {
             Transition::SendUnderNewIdentifier,
             Transition::SendAfterLookUp,
             Transition::MarkUncharged,
+            Transition::DecideAgain,
             Transition::MarkNotBillable,
             Transition::MarkTooLate,
             Transition::Confirm,
@@ -356,9 +360,9 @@ mod tests {
                     event,
                     Transition::SendUnderNewIdentifier | Transition::SendAfterLookUp
                 );
-            // It was never sent.
-            let is_relinked = state == State::Uncharged && matches!(event, Transition::Relink(_));
-            if state.after(&event) == Some(State::Closed) && !is_proven_absent && !is_relinked {
+            let was_never_sent = state == State::Uncharged
+                && matches!(event, Transition::Relink(_) | Transition::DecideAgain);
+            if state.after(&event) == Some(State::Closed) && !is_proven_absent && !was_never_sent {
                 assert_eq!(event, Transition::Retry, "{state:?}");
             }
         }

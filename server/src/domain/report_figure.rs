@@ -35,15 +35,11 @@ impl Outstanding {
     /// States of usage that is sent without a decision.
     pub const WAITING: [State; 3] = [State::Open, State::Closed, State::Sending];
 
-    /// States of usage that is on an invoice only after a decision. What no subscription charges is not lost by a change
-    /// of it.
-    pub const UNDECIDED: [State; 5] = [
-        State::Missing,
-        State::Rejected,
-        State::CustomerDeleted,
-        State::Unknown,
-        State::TooLate,
-    ];
+    /// Whether usage in a state is on an invoice only after a decision. What no subscription charges is not lost by a
+    /// change of one.
+    fn needs_decision(state: State) -> bool {
+        State::NEEDS_DECISION.contains(&state) && state != State::Uncharged
+    }
 
     /// The outstanding reports that are billed before a time. Those that need a decision and are billed before `since`
     /// do not count.
@@ -59,7 +55,7 @@ impl Outstanding {
                 if figure.state == State::Open {
                     outstanding.open = outstanding.open.saturating_add(1);
                 }
-            } else if Self::UNDECIDED.contains(&figure.state) && at >= since {
+            } else if Self::needs_decision(figure.state) && at >= since {
                 outstanding.needs_decision = outstanding.needs_decision.saturating_add(1);
             }
         }

@@ -17,8 +17,8 @@ use crate::{
 };
 
 const CALLS: usize = 40;
-/// How long a call waits for its commit, and then its answer on a busy machine. Trying each call would take longer.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// How long a call waits for its commit, and then its answer on a busy machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10 + 5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_between_single_commits_answers_every_call() {
@@ -41,7 +41,6 @@ async fn a_disk_that_fails_between_single_commits_answers_every_call() {
         async move { client.increment("first").await }
     });
     wait_until("a sync that waits", || async { disk.faults.hits(0) > 0 }).await;
-    let begun = Instant::now();
     let mut answers: FuturesUnordered<_> = (0..CALLS)
         .map(|number| {
             let client = client.clone();
@@ -54,6 +53,7 @@ async fn a_disk_that_fails_between_single_commits_answers_every_call() {
         process.waiting_increments().await == CALLS + 1
     })
     .await;
+    let begun = Instant::now();
     // Some single commits succeed, and one waits while the disk begins to fail.
     // The second rule: a call that waits goes on when its own rule changes.
     let none = Rule::fail(LOG, SYNC, EIO).after(i32::MAX);

@@ -11,10 +11,6 @@ use sea_orm::DbErr;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-};
 use usage_client::{Error, ErrorKind, Reason};
 use usage_proto::v1::FILE_DESCRIPTOR_SET;
 use usage_server::{
@@ -203,61 +199,46 @@ async fn the_health_service_reports_serving(world: World) {
     world.finish().await;
 }
 
-async fn reflection_describes_the_services(world: World) {
-    let mut reflection = ServerReflectionClient::new(world.grpc_channel().await);
-    let questions = questions().map(|question| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(match question {
-            Question::Services => MessageRequest::ListServices(String::new()),
-            Question::File(symbol) => MessageRequest::FileContainingSymbol(symbol.to_owned()),
-        }),
-    });
-    let call = reflection.server_reflection_info(stream::iter(questions));
-    let mut answers = call.await.unwrap().into_inner();
-    let mut seen = Vec::new();
-    while let Some(answer) = answers.message().await.unwrap() {
-        seen.push(match answer.message_response.unwrap() {
-            MessageResponse::ListServicesResponse(list) => {
-                Described::Services(list.service.into_iter().map(|one| one.name).collect())
-            }
-            MessageResponse::FileDescriptorResponse(file) => {
-                Described::Files(file.file_descriptor_proto)
-            }
-            other => panic!("{other:?}"),
+/// Asks the reflection service of one version, whose types differ only by their module.
+macro_rules! assert_reflects {
+    ($world:expr, $version:ident) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let mut reflection = ServerReflectionClient::new($world.grpc_channel().await);
+        let questions = questions().map(|question| ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(match question {
+                Question::Services => MessageRequest::ListServices(String::new()),
+                Question::File(symbol) => MessageRequest::FileContainingSymbol(symbol.to_owned()),
+            }),
         });
-    }
-    assert_described(seen);
+        let call = reflection.server_reflection_info(stream::iter(questions));
+        let mut answers = call.await.unwrap().into_inner();
+        let mut seen = Vec::new();
+        while let Some(answer) = answers.message().await.unwrap() {
+            seen.push(match answer.message_response.unwrap() {
+                MessageResponse::ListServicesResponse(list) => {
+                    Described::Services(list.service.into_iter().map(|one| one.name).collect())
+                }
+                MessageResponse::FileDescriptorResponse(file) => {
+                    Described::Files(file.file_descriptor_proto)
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_described(seen);
+    }};
+}
+
+async fn reflection_describes_the_services(world: World) {
+    assert_reflects!(world, v1);
     world.finish().await;
 }
 
 async fn reflection_also_answers_older_tools(world: World) {
-    use tonic_reflection::pb::v1alpha::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-    };
-    let mut reflection = ServerReflectionClient::new(world.grpc_channel().await);
-    let questions = questions().map(|question| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(match question {
-            Question::Services => MessageRequest::ListServices(String::new()),
-            Question::File(symbol) => MessageRequest::FileContainingSymbol(symbol.to_owned()),
-        }),
-    });
-    let call = reflection.server_reflection_info(stream::iter(questions));
-    let mut answers = call.await.unwrap().into_inner();
-    let mut seen = Vec::new();
-    while let Some(answer) = answers.message().await.unwrap() {
-        seen.push(match answer.message_response.unwrap() {
-            MessageResponse::ListServicesResponse(list) => {
-                Described::Services(list.service.into_iter().map(|one| one.name).collect())
-            }
-            MessageResponse::FileDescriptorResponse(file) => {
-                Described::Files(file.file_descriptor_proto)
-            }
-            other => panic!("{other:?}"),
-        });
-    }
-    assert_described(seen);
+    assert_reflects!(world, v1alpha);
     world.finish().await;
 }
 

@@ -36,6 +36,16 @@ async fn count_and_close(world: &World, accounts: &[&str]) {
     world.start_run().await;
 }
 
+/// Counts usage of the three accounts, and holds the first event of account `a`: the others wait meanwhile.
+async fn count_with_the_first_held(world: &World) {
+    let hold = Fault::block_until_released("first").on_customer("cus_a");
+    let hold = hold.on_path("/v1/billing/meter_events");
+    world.stripe().script(hold).await.unwrap();
+    count_and_close(world, &["a", "b", "c"]).await;
+    let stripe = world.stripe();
+    stripe.wait_for_blocked("first", 1, TIMEOUT).await.unwrap();
+}
+
 /// The customers of the requests that sent meter events, in order.
 async fn sent_to(world: &World) -> Vec<String> {
     let attempts = world.all_attempts().await;
@@ -80,12 +90,7 @@ async fn usage_before_a_plan_change_is_sent_before_other_usage(mut world: World)
         world.subscribe(account, &[BASIC], at(since)).await;
         world.link_to_subscription(account).await;
     }
-    let hold = Fault::block_until_released("first").on_customer("cus_a");
-    let hold = hold.on_path("/v1/billing/meter_events");
-    world.stripe().script(hold).await.unwrap();
-    count_and_close(&world, &["a", "b", "c"]).await;
-    let stripe = world.stripe();
-    stripe.wait_for_blocked("first", 1, TIMEOUT).await.unwrap();
+    count_with_the_first_held(&world).await;
 
     let client = world.client();
     let change = ChangePlan::new("c", PRO).requested_by("admin");
@@ -123,12 +128,7 @@ async fn a_period_that_becomes_known_moves_its_usage_forward(mut world: World) {
     }
     world.stripe().create_customer("cus_c").await.unwrap();
     link_from_days_ago(&world, "c").await;
-    let hold = Fault::block_until_released("first").on_customer("cus_a");
-    let hold = hold.on_path("/v1/billing/meter_events");
-    world.stripe().script(hold).await.unwrap();
-    count_and_close(&world, &["a", "b", "c"]).await;
-    let stripe = world.stripe();
-    stripe.wait_for_blocked("first", 1, TIMEOUT).await.unwrap();
+    count_with_the_first_held(&world).await;
 
     // Its period ends before that of `b`.
     world

@@ -10,7 +10,7 @@ use crate::support::world::Engine;
 /// A table or index with more rows is large.
 const LARGE_ROWS: i64 = 20_000;
 /// What a statement may cost in `PostgreSQL`'s estimate: about what reading 20,000 rows by an index costs.
-const MAX_COST: f64 = 25_000.0;
+const MAX_COST: f64 = 20_000.0;
 
 /// The steps of a statement's plan, for values that the planner does not know.
 pub(super) struct Plan(pub(super) Vec<String>);

@@ -187,7 +187,7 @@ async fn outstanding(
         .add(Column::AccountId.eq(account_id))
         .add(Column::State.is_in(Outstanding::WAITING.map(UsageReportState::from)));
     let undecided = passes_prefilter(account_id, prefilter_from(since))
-        .add(Column::State.is_in(Outstanding::UNDECIDED.map(UsageReportState::from)));
+        .add(Column::State.is_in(State::NEEDS_DECISION.map(UsageReportState::from)));
     // One statement: a decision in between would move a report from one group to the other.
     let figures = read_figures(db, Condition::any().add(waiting).add(undecided)).await?;
     Ok(Outstanding::of(&figures, since, before))

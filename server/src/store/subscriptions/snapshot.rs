@@ -16,6 +16,7 @@ use crate::{
         Millis, SECOND_MS,
         account::{Account, Billing, link_start},
         account_id::AccountId,
+        report::{State, Transition},
         subscription::SubscriptionSnapshot,
         window::Slots,
     },
@@ -154,7 +155,7 @@ pub(in crate::store) async fn record_snapshot(
     let (is_new, has_other_meters) = upsert_subscription(tx, account_id, snapshot, now).await?;
     let moved = move_periods(tx, account_id, snapshot, now).await?;
     if is_new || has_other_meters || !moved.is_empty() {
-        look_again_at_uncharged(tx, account_id).await?;
+        decide_uncharged_again(tx, account_id).await?;
     }
     Ok((is_new, moved))
 }
@@ -169,7 +170,7 @@ pub(in crate::store) async fn record_change(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     upsert_subscription(tx, account_id, snapshot, now).await?;
-    look_again_at_uncharged(tx, account_id).await?;
+    decide_uncharged_again(tx, account_id).await?;
     if !snapshot.is_live() {
         return Ok(());
     }
@@ -187,16 +188,24 @@ pub(in crate::store) async fn record_change(
     Ok(())
 }
 
-/// Ends the wait of reports that no subscription charged.
-async fn look_again_at_uncharged(
+/// Ends the wait of reports that no subscription charged: they are closed again, so that a change of the subscription
+/// waits until it is decided whether they are charged now.
+async fn decide_uncharged_again(
     tx: &Transaction,
     account_id: &AccountId,
 ) -> std::result::Result<(), DbErr> {
+    use usage_report::Column;
+    let uncharged = State::Uncharged;
+    let Some(next) = uncharged.after(&Transition::DecideAgain) else {
+        return Ok(());
+    };
     usage_report::Entity::update_many()
-        .col_expr(usage_report::Column::NextAttemptAt, at_once())
-        .filter(usage_report::Column::AccountId.eq(account_id))
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .col_expr(Column::NextAttemptAt, at_once())
+        .col_expr(Column::LastError, Expr::value(None::<String>))
+        .filter(Column::AccountId.eq(account_id))
         .filter(is_due())
-        .filter(usage_report::Column::State.eq(UsageReportState::Uncharged))
+        .filter(Column::State.eq(UsageReportState::from(uncharged)))
         .exec(tx)
         .await
         .map(|_| ())
