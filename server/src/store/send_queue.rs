@@ -106,11 +106,12 @@ impl Store {
     /// be sent is read again: they may have waited for what decides that.
     pub(crate) async fn end_waits(&self, now: Millis) -> Result<()> {
         let due = state_in(&State::DUE);
+        // A range with two ends: of one with a single end, PostgreSQL expects a third of the table if it has no statistics.
         for (comparison, bound) in due_bounds(now) {
             let ended = |place: &str| {
                 format!(
                     "SELECT {place} FROM usage_reports WHERE {due} AND next_attempt_at {comparison} $1 \
-                     ORDER BY next_attempt_at LIMIT"
+                     AND next_attempt_at > 0 ORDER BY next_attempt_at LIMIT"
                 )
             };
             let statement =
@@ -201,17 +202,16 @@ impl Store {
             return Ok(false);
         }
         let after = range.until.take();
-        let last: Option<AccountId> = usage_report::Entity::find()
-            .select_only()
-            .column(Column::AccountId)
-            .filter(is_due())
-            .filter(Column::AccountId.gt(after.as_ref().map_or("", AccountId::as_str)))
-            .order_by_asc(Column::AccountId)
-            .offset(CHANGED_AT_ONCE.saturating_sub(1))
-            .limit(1)
-            .into_tuple()
-            .one(&self.reader)
-            .await?;
+        // The offset stands in the text: of a bound one, PostgreSQL expects a tenth of the table.
+        let sql = format!(
+            "SELECT account_id FROM usage_reports WHERE {} AND account_id > $1 ORDER BY account_id LIMIT 1 OFFSET {}",
+            state_in(&State::DUE),
+            CHANGED_AT_ONCE.saturating_sub(1)
+        );
+        let first = after.as_ref().map_or("", AccountId::as_str);
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [first.into()]);
+        let last = self.reader.query_one_raw(statement).await?;
+        let last: Option<AccountId> = last.map(|row| row.try_get("", "account_id")).transpose()?;
         *range = AccountRange {
             is_last: last.is_none(),
             after,
