@@ -41,8 +41,8 @@
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
 //! `accepted` means that Stripe took the event, `confirmed` that its totals contain it. `not_billable` and `written_off`
-//! are never billed. `no_customer` waits for a link. `rejected`, `customer_deleted`, `unknown`, `missing` and `too_late`
-//! wait for a decision.
+//! are never billed. `no_customer` waits for a link, `uncharged` for a subscription that charges it. `rejected`,
+//! `customer_deleted`, `unknown`, `missing` and `too_late` wait for a decision.
 //!
 //! # From a call to an invoice
 //!
