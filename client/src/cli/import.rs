@@ -171,12 +171,12 @@ pub(super) async fn run(
     let input = std::mem::replace(&mut streams.input, Box::new(io::empty()));
     let events = {
         let (source, read) = (source.clone(), Arc::clone(&read));
-        reader::start(move || {
+        reader::start(move |wanted| {
             let plain = match source {
                 Source::File(path) | Source::Pipe(path) => source::open_path(&path, read)?,
                 Source::Input => source::open(input)?,
             };
-            Lines::open(plain, rules)
+            Lines::open(wanted.limit(plain), rules)
         })
     };
     let events = events.map_err(|error| Failure::file(path, error))?;
