@@ -6,6 +6,7 @@
 
 mod outcomes;
 mod progress;
+mod repeats;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +28,7 @@ use uuid::Uuid;
 use outcomes::record_metrics;
 pub(crate) use progress::Progress;
 use progress::WriterProgress;
+use repeats::Repeats;
 
 use crate::{
     clock::Clock,
@@ -111,6 +113,7 @@ impl WriteBatcher {
                 clock: clock.clone(),
                 cache: cache.clone(),
                 slots: options.slots,
+                repeats: Repeats::default(),
             };
             let writing = writer.run(receiver);
             writers.push(if store.has_parallel_writers() {
@@ -216,10 +219,11 @@ struct Writer {
     clock: Clock,
     cache: BoundaryCache,
     slots: Slots,
+    repeats: Repeats,
 }
 
 impl Writer {
-    async fn run(self, mut queue: mpsc::UnboundedReceiver<QueuedCall>) {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<QueuedCall>) {
         let mut waiting: VecDeque<QueuedCall> = VecDeque::new();
         let mut received = Vec::new();
         loop {
@@ -244,7 +248,7 @@ impl Writer {
     }
 
     /// Commits calls in one transaction and responds to their callers.
-    async fn commit(&self, calls: Vec<QueuedCall>) {
+    async fn commit(&mut self, calls: Vec<QueuedCall>) {
         let (entries, replies): (Vec<Entry>, Vec<_>) = calls
             .into_iter()
             .map(|call| (call.entry, (call.reply, call.permit)))
@@ -257,6 +261,7 @@ impl Writer {
         match self.commit_group(&group).await {
             Ok(outcomes) => {
                 self.progress.committed();
+                self.repeats.observe(&outcomes);
                 record_metrics(&outcomes, started);
                 for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
                     let _ = reply.send(Ok(outcome));
@@ -327,6 +332,7 @@ impl Writer {
                 slots: self.slots,
                 now: self.clock.now(),
                 is_retry: ambiguous.is_some(),
+                expects_known_keys: self.repeats.are_likely() || ambiguous.is_some(),
             };
             let error = match self.store.commit_group(group, &self.cache, options).await {
                 Ok(outcomes) => return Ok(outcomes),

@@ -1,7 +1,7 @@
 //! One transaction a call: a good implementation of a usage counter in the team's database.
 //!
-//! It has the schema and durability of the service, and a key counts once. Each call inserts the key, adds to the report's
-//! row and commits.
+//! It has the schema and durability of the service, and a key counts once. Each call adds to the report's row, inserts
+//! the key and commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -12,7 +12,10 @@ use sea_orm::{
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use tonic::Status;
 use usage_proto::v1;
-use usage_server::{clock::Clock, domain::window::Slots};
+use usage_server::{
+    clock::Clock,
+    domain::{account_id::AccountId, stored_key::stored_key, window::Slots},
+};
 use uuid::Uuid;
 
 /// The meter of calls that name none.
@@ -26,12 +29,13 @@ mod key {
     #[sea_orm(table_name = "idempotency_keys")]
     pub(super) struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
-        pub(super) account_id: String,
+        pub(super) key: Uuid,
         #[sea_orm(primary_key, auto_increment = false)]
-        pub(super) key: String,
+        pub(super) account_id: String,
         pub(super) meter: String,
         pub(super) quantity: i64,
         pub(super) created_at: i64,
+        pub(super) report_id: Uuid,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -108,25 +112,12 @@ impl Naive {
     async fn try_count(&self, request: v1::IncrementRequest) -> Result<bool, DbErr> {
         let now = Clock::system().now();
         let quantity = request.quantity.unwrap_or(1);
+        let account = AccountId::parse(&request.account_id)
+            .map_err(|violation| DbErr::Custom(violation.message))?;
         let tx = self.db.begin().await?;
-        let key = key::ActiveModel {
-            account_id: Set(request.account_id.clone()),
-            key: Set(request.idempotency_key),
-            meter: Set(METER.to_owned()),
-            quantity: Set(quantity),
-            created_at: Set(now),
-        };
-        let inserted = key::Entity::insert(key)
-            .on_conflict_do_nothing()
-            .exec_without_returning(&tx)
-            .await?;
-        if !matches!(inserted, TryInsertResult::Inserted(1)) {
-            tx.rollback().await?;
-            return Ok(true);
-        }
         let window = self.slots.around(now);
         let report = report::ActiveModel {
-            account_id: Set(request.account_id),
+            account_id: Set(request.account_id.clone()),
             id: Set(Uuid::now_v7()),
             meter: Set(METER.to_owned()),
             window_start: Set(window.start),
@@ -152,10 +143,26 @@ impl Naive {
                 Expr::col(("excluded", report::Column::LastAt)),
             )
             .to_owned();
-        report::Entity::insert(report)
+        let report = report::Entity::insert(report)
             .on_conflict(add)
+            .exec_with_returning(&tx)
+            .await?;
+        let key = key::ActiveModel {
+            key: Set(stored_key(&account, &request.idempotency_key)),
+            account_id: Set(request.account_id),
+            meter: Set(METER.to_owned()),
+            quantity: Set(quantity),
+            created_at: Set(now),
+            report_id: Set(report.id),
+        };
+        let inserted = key::Entity::insert(key)
+            .on_conflict_do_nothing()
             .exec_without_returning(&tx)
             .await?;
+        if !matches!(inserted, TryInsertResult::Inserted(1)) {
+            tx.rollback().await?;
+            return Ok(true);
+        }
         tx.commit().await?;
         Ok(false)
     }

@@ -27,6 +27,7 @@ pub mod restore;
 pub mod run;
 pub mod send_load;
 pub mod sender_mark;
+pub mod stored_key;
 pub mod stream;
 pub mod stripe_account;
 pub mod subscription;

@@ -1,6 +1,9 @@
 //! The increments of a group, summed by account, meter and window.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use sea_orm::DbErr;
 
@@ -9,7 +12,7 @@ use crate::domain::{
     Millis,
     account_id::AccountId,
     increment::Increment,
-    window::{Interval, Slots},
+    window::{Boundaries, Interval, Slots},
 };
 
 /// The quantity that is added to one open report.
@@ -23,22 +26,41 @@ pub(super) struct Addition {
     pub(super) last_at: Millis,
 }
 
-/// Sums increments by account, meter and window, so that a busy account is written once per group.
-pub(super) async fn sum_by_window(
-    tx: &Transaction,
-    counted: Vec<&Increment>,
-    cache: &BoundaryCache,
+/// The windows of the accounts of a group, split at their boundaries.
+#[derive(Debug)]
+pub(super) struct Windows {
     slots: Slots,
-    now: Millis,
-) -> Result<Vec<Addition>, DbErr> {
-    let accounts = counted.iter().map(|increment| increment.account_id.clone());
-    let boundaries = cache.load(tx, accounts, now).await?;
+    boundaries: HashMap<AccountId, Arc<Boundaries>>,
+}
+
+impl Windows {
+    /// Reads the boundaries of the accounts of some increments.
+    pub(super) async fn read(
+        tx: &Transaction,
+        counted: &[&Increment],
+        cache: &BoundaryCache,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<Self, DbErr> {
+        let accounts = counted.iter().map(|increment| increment.account_id.clone());
+        let boundaries = cache.load(tx, accounts, now).await?;
+        Ok(Self { slots, boundaries })
+    }
+
+    /// The window in which an increment counts.
+    pub(super) fn around(&self, increment: &Increment) -> Interval {
+        self.boundaries.get(&increment.account_id).map_or_else(
+            || self.slots.around(increment.at),
+            |own| own.window_around(self.slots, increment.at),
+        )
+    }
+}
+
+/// Sums increments by account, meter and window, so that a busy account is written once per group.
+pub(super) fn sum_by_window(counted: &[&Increment], windows: &Windows) -> Vec<Addition> {
     let mut sums: BTreeMap<(&AccountId, Millis, &str), Addition> = BTreeMap::new();
     for increment in counted {
-        let window = boundaries.get(&increment.account_id).map_or_else(
-            || slots.around(increment.at),
-            |own| own.window_around(slots, increment.at),
-        );
+        let window = windows.around(increment);
         let sum = sums
             .entry((&increment.account_id, window.start, &increment.meter))
             .or_insert_with(|| Addition {
@@ -54,5 +76,5 @@ pub(super) async fn sum_by_window(
         sum.first_at = Ord::min(sum.first_at, increment.at);
         sum.last_at = Ord::max(sum.last_at, increment.at);
     }
-    Ok(sums.into_values().collect())
+    sums.into_values().collect()
 }

@@ -1,4 +1,4 @@
-//! Deleting old keys, webhook events and verifications, and rolling up old commits.
+//! Deleting old batch keys, webhook events and verifications, and rolling up old commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -33,11 +33,10 @@ struct RollUp {
 }
 
 impl Store {
-    /// Deletes one step of old keys and verifications; false when none are left.
-    pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
+    /// Deletes one step of old batch keys and verifications; false when none are left.
+    pub(crate) async fn forget_old_batches(&self, now: Millis) -> Result<bool> {
         let mut forgot = false;
         for (table, age, kept_ms) in [
-            ("idempotency_keys", "created_at", KEYS_KEPT_MS),
             ("batch_keys", "created_at", KEYS_KEPT_MS),
             ("verifications", "day", VERIFICATIONS_KEPT_MS),
         ] {

@@ -4,18 +4,19 @@
 
 use std::time::Duration;
 
-use sea_orm::{ActiveValue::Set, DbErr, EntityTrait as _};
+use sea_orm::{ActiveValue::Set, DbErr, EntityTrait as _, RuntimeErr};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
     Store,
-    additions::sum_by_window,
-    batch_sql::add_to_open_reports,
+    additions::{Windows, sum_by_window},
     boundaries::BoundaryCache,
     connection::Transaction,
     dedupe::Dedupe,
     group::{EntryOutcome, Group},
+    keys::insert_keys,
+    open_reports::add_to_open_reports,
     report_rollover,
 };
 use crate::{
@@ -30,6 +31,9 @@ use crate::{
 /// How long the statements of a group may take, and then its COMMIT. A connection that died silently never responds; the
 /// group is run again on another one.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(4);
+/// How often a group is counted until no other server stores one of its keys meanwhile. Each attempt sees the keys that
+/// stopped the one before.
+const MAX_ATTEMPTS: usize = 8;
 
 /// Why it is not certain that a group is committed.
 #[derive(Debug)]
@@ -58,6 +62,28 @@ pub(crate) struct CommitOptions {
     /// Whether an earlier attempt may have been committed. A group that counts nothing is recorded too then, so that it
     /// conflicts with the row of that attempt.
     pub(crate) is_retry: bool,
+    /// Whether repeated keys are likely: they are looked up then before anything is counted. Otherwise a key that is
+    /// known shows when the keys are stored, and the group is counted again.
+    pub(crate) expects_known_keys: bool,
+}
+
+/// A group that is counted and not committed.
+enum Counted {
+    /// The transaction, and the outcomes once it is committed.
+    Changed(Transaction, Vec<EntryOutcome>),
+    /// There is nothing to commit.
+    Unchanged(Vec<EntryOutcome>),
+    /// A key is stored that was taken for new. Nothing was changed.
+    KnownKeys,
+}
+
+/// How a group is counted.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    /// Whether reports that would exceed fifteen digits are closed.
+    is_careful: bool,
+    /// Whether stored keys are looked up before anything is counted.
+    looks_up_keys: bool,
 }
 
 impl Store {
@@ -68,13 +94,26 @@ impl Store {
         cache: &BoundaryCache,
         options: CommitOptions,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
-        match self.try_commit(group, cache, options, false).await {
-            // A report would exceed fifteen digits: close it and open another.
-            Err(CommitError::Failed(error)) if is_check_violation(&error) => {
-                self.try_commit(group, cache, options, true).await
+        let mut way = Way {
+            is_careful: false,
+            looks_up_keys: options.expects_known_keys,
+        };
+        for _ in 0..MAX_ATTEMPTS {
+            match self.try_commit(group, cache, options, way).await {
+                // A report would exceed fifteen digits: close it and open another.
+                Err(CommitError::Failed(error))
+                    if is_check_violation(&error) && !way.is_careful =>
+                {
+                    way.is_careful = true;
+                }
+                Ok(None) => way.looks_up_keys = true,
+                Ok(Some(outcomes)) => return Ok(outcomes),
+                Err(error) => return Err(error),
             }
-            done => done,
         }
+        Err(CommitError::Failed(DbErr::Conn(RuntimeErr::Internal(
+            "other servers store the same idempotency keys at the same time".to_owned(),
+        ))))
     }
 
     /// Waits until what is committed is durable, also on a synchronous standby, which takes commits in their order.
@@ -97,23 +136,25 @@ impl Store {
         confirmed.unwrap_or_else(|| Err(self.writer.unresponsive()))
     }
 
+    /// Makes one attempt. Absent when nothing was committed because a key is stored that was taken for new.
     async fn try_commit(
         &self,
         group: &Group,
         cache: &BoundaryCache,
         options: CommitOptions,
-        careful: bool,
-    ) -> Result<Vec<EntryOutcome>, CommitError> {
-        let counting = self.count(group, cache, options, careful);
+        way: Way,
+    ) -> Result<Option<Vec<EntryOutcome>>, CommitError> {
+        let counting = self.count(group, cache, options, way);
         let Some(counted) = self.limited(counting).await else {
             return Err(CommitError::Failed(self.counter.unresponsive()));
         };
-        let (tx, outcomes) = counted?;
-        let Some(tx) = tx else {
-            return Ok(outcomes);
+        let (tx, outcomes) = match counted? {
+            Counted::Changed(tx, outcomes) => (tx, outcomes),
+            Counted::Unchanged(outcomes) => return Ok(Some(outcomes)),
+            Counted::KnownKeys => return Ok(None),
         };
         match self.limited(tx.commit()).await {
-            Some(Ok(())) => Ok(outcomes),
+            Some(Ok(())) => Ok(Some(outcomes)),
             Some(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
             None => Err(CommitError::Ambiguous(self.writer.unresponsive(), outcomes)),
         }
@@ -129,21 +170,26 @@ impl Store {
         }
     }
 
-    /// Counts a group without COMMIT; without a transaction when there is nothing to commit.
+    /// Counts a group without COMMIT.
     async fn count(
         &self,
         group: &Group,
         cache: &BoundaryCache,
         options: CommitOptions,
-        careful: bool,
-    ) -> Result<(Option<Transaction>, Vec<EntryOutcome>), CommitError> {
+        way: Way,
+    ) -> Result<Counted, CommitError> {
         let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
-        dedupe.dedupe_keys(&tx, options.now).await?;
-        let additions =
-            sum_by_window(&tx, dedupe.counted(), cache, options.slots, options.now).await?;
-        if careful
+        if way.looks_up_keys {
+            dedupe.look_up_keys(&tx).await?;
+        } else {
+            dedupe.find_repeats();
+        }
+        let counted = dedupe.counted();
+        let windows = Windows::read(&tx, &counted, cache, options.slots, options.now).await?;
+        let additions = sum_by_window(&counted, &windows);
+        if way.is_careful
             || additions
                 .iter()
                 .any(|row| row.quantity > MAX_REPORT_QUANTITY)
@@ -152,6 +198,12 @@ impl Store {
         } else {
             add_to_open_reports(&tx, &additions).await?;
         }
+        // After the reports, whose ids they name.
+        let keys = dedupe.counted_keys();
+        if insert_keys(&tx, &keys, &windows, options.now).await? < keys.len() {
+            tx.rollback().await?;
+            return Ok(Counted::KnownKeys);
+        }
         for late in additions
             .iter()
             .filter(|row| closes_at_once(row.window.start, options.now))
@@ -159,7 +211,6 @@ impl Store {
             report_rollover::close_open_report(&tx, late, options.now).await?;
         }
         dedupe.store_batch_results(&tx).await?;
-        let counted = dedupe.counted();
         if counted.is_empty()
             && !dedupe.has_new_batch_keys()
             && !options.is_retry
@@ -168,10 +219,10 @@ impl Store {
             // Nothing was written, and everything that was read is already committed. On PostgreSQL, it may not have
             // reached a synchronous standby if its server restarted meanwhile, so the answer waits for a later commit.
             tx.rollback().await?;
-            return Ok((None, dedupe.outcomes()));
+            return Ok(Counted::Unchanged(dedupe.outcomes()));
         }
         record_commit(&tx, group.id, &counted, options.now).await?;
-        Ok((Some(tx), dedupe.outcomes()))
+        Ok(Counted::Changed(tx, dedupe.outcomes()))
     }
 }
 

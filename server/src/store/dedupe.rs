@@ -6,18 +6,20 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
     sea_query::Expr,
 };
+use uuid::Uuid;
 
 use super::{
     batch_results::{decode_results, encode_results},
-    batch_sql::{insert_keys, stored_keys},
-    connection::{Pool, Transaction},
+    connection::Transaction,
     group::{Entry, EntryOutcome, Group},
+    keys::{Keyed, find_keys},
 };
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
         increment::{Batch, Increment, KeyedContent, Outcome},
+        stored_key::stored_key,
         violation::{Reason, Violation, quoted},
     },
     entity::{batch_key, idempotency_key},
@@ -25,10 +27,10 @@ use crate::{
 
 /// The position of one increment in a group.
 type Place = (usize, usize);
-/// An increment with its position and its key.
-type Keyed<'a> = (Place, &'a Increment, &'a str);
-/// The stored keys, by account and key.
-type KnownKeys = HashMap<(AccountId, String), idempotency_key::Model>;
+/// An increment with its key and its position.
+type Placed<'a> = (Place, Keyed<'a>);
+/// The stored keys.
+type KnownKeys = HashMap<(Uuid, AccountId), idempotency_key::Model>;
 
 /// The outcome of each increment of a group, as far as it is known.
 pub(super) struct Dedupe<'a> {
@@ -186,57 +188,56 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
-    /// Stores the keys of single increments. An increment with a key that was already stored is a duplicate or a
-    /// violation.
-    pub(super) async fn dedupe_keys(&mut self, tx: &Transaction, now: Millis) -> Result<(), DbErr> {
+    /// Finds the increments that repeat a stored key, and those that repeat a key of the group.
+    pub(super) async fn look_up_keys(&mut self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
         let keyed = self.keyed();
-        let firsts = firsts_of(&keyed);
-        let old: Vec<&Increment> = insert_keys(tx, &firsts, now)
-            .await?
-            .into_iter()
-            .filter_map(|place| firsts.get(place).copied())
-            .collect();
-        if old.is_empty() && firsts.len() == keyed.len() {
-            return Ok(());
-        }
-        let known = read_known(tx, &old).await?;
-        self.set_repeated(&keyed, &known);
+        let rows = find_keys(db, &firsts_of(&keyed)).await?;
+        let known = rows.into_iter();
+        let known = known.map(|row| ((row.key, row.account_id.clone()), row));
+        self.set_repeated(&keyed, &known.collect());
         Ok(())
     }
 
-    /// The same outcomes as after `dedupe_keys`, without storing a key.
-    pub(super) async fn look_up_keys(&mut self, reader: &Pool) -> Result<(), DbErr> {
+    /// Finds the increments that repeat a key of the group. Of two calls with the same key, the earlier one counts.
+    pub(super) fn find_repeats(&mut self) {
         let keyed = self.keyed();
-        let known = read_known(reader, &firsts_of(&keyed)).await?;
-        self.set_repeated(&keyed, &known);
-        Ok(())
+        self.set_repeated(&keyed, &KnownKeys::new());
     }
 
-    /// The increments with a key. Key order is lock order. Of two calls with the same key in one group, the earlier one
-    /// counts.
-    fn keyed(&self) -> Vec<Keyed<'a>> {
-        let mut keyed: Vec<Keyed<'a>> = self
+    /// The keys of the increments that count, in their order.
+    pub(super) fn counted_keys(&self) -> Vec<Keyed<'a>> {
+        let keyed = self.keyed().into_iter();
+        keyed
+            .filter(|(place, _)| self.outcome(*place) == Some(&Outcome::Counted))
+            .map(|(_, keyed)| keyed)
+            .collect()
+    }
+
+    /// The increments with a key, in the order of the keys, which is the order of their locks.
+    fn keyed(&self) -> Vec<Placed<'a>> {
+        let mut keyed: Vec<Placed<'a>> = self
             .increments()
-            .filter_map(|(place, increment)| Some((place, increment, increment.key.as_deref()?)))
+            .filter_map(|(place, increment)| {
+                let key = stored_key(&increment.account_id, increment.key.as_deref()?);
+                Some((place, Keyed { key, increment }))
+            })
             .collect();
-        keyed.sort_by(|(place, left, key), (other_place, right, other_key)| {
-            (&left.account_id, key, place).cmp(&(&right.account_id, other_key, other_place))
-        });
+        keyed.sort_by_key(|(place, keyed)| (keyed.key, &keyed.increment.account_id, *place));
         keyed
     }
 
     /// Sets the outcome of each increment whose key is stored, or is used by an earlier one of the group.
-    fn set_repeated(&mut self, keyed: &[Keyed<'a>], known: &KnownKeys) {
+    fn set_repeated(&mut self, keyed: &[Placed<'a>], known: &KnownKeys) {
         let mut repeated = Vec::new();
         for same in keyed.chunk_by(have_same_key) {
-            let Some(((_, first, key), rest)) = same.split_first() else {
+            let Some(((_, first), rest)) = same.split_first() else {
                 continue;
             };
-            let name = (first.account_id.clone(), (*key).to_owned());
-            let stored = known.get(&name);
-            let used_for = stored.map_or_else(|| first.content(), content);
+            let stored = known.get(&(first.key, first.increment.account_id.clone()));
+            let used_for = stored.map_or_else(|| first.increment.content(), content);
             let repeats = if stored.is_some() { same } else { rest };
-            for (place, increment, key) in repeats {
+            for (place, Keyed { increment, .. }) in repeats {
+                let key = increment.key.as_deref().unwrap_or_default();
                 let outcome = used_for
                     .differs_from(&increment.content(), key)
                     .map_or(Outcome::Duplicate, Outcome::Refused);
@@ -293,15 +294,15 @@ impl<'a> Dedupe<'a> {
     }
 }
 
-fn have_same_key((_, left, key): &Keyed<'_>, (_, right, other): &Keyed<'_>) -> bool {
-    left.account_id == right.account_id && key == other
+fn have_same_key((_, left): &Placed<'_>, (_, right): &Placed<'_>) -> bool {
+    left.key == right.key && left.increment.account_id == right.increment.account_id
 }
 
 /// The first increment of each key.
-fn firsts_of<'a>(keyed: &[Keyed<'a>]) -> Vec<&'a Increment> {
+fn firsts_of<'a>(keyed: &[Placed<'a>]) -> Vec<Keyed<'a>> {
     keyed
         .chunk_by(have_same_key)
-        .filter_map(|same| same.first().map(|(_, increment, _)| *increment))
+        .filter_map(|same| same.first().map(|(_, keyed)| *keyed))
         .collect()
 }
 
@@ -327,13 +328,4 @@ fn content(row: &idempotency_key::Model) -> KeyedContent<'_> {
         quantity: row.quantity,
         stated_at: row.stated_at,
     }
-}
-
-/// The content that the stored keys were used with.
-async fn read_known(db: &impl ConnectionTrait, old: &[&Increment]) -> Result<KnownKeys, DbErr> {
-    let rows = stored_keys(db, old).await?;
-    let named = rows
-        .into_iter()
-        .map(|row| ((row.account_id.clone(), row.key.clone()), row));
-    Ok(named.collect())
 }

@@ -4,14 +4,14 @@
 //! share one schema and one set of functions. Where their SQL differs, both texts are side by side.
 //!
 //! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
-//! close, exclusive to move a boundary), then keys in key order, then open reports in the order of their unique key,
-//! then closed reports in the order of their ids, then single rows by primary key.
+//! close, exclusive to move a boundary), then batch keys in key order, then open reports in the order of their unique
+//! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then
+//! single rows by primary key.
 
 pub(crate) mod accounts;
 mod additions;
 mod as_read;
 mod batch_results;
-mod batch_sql;
 mod billing_context;
 pub(crate) mod boundaries;
 pub(crate) mod cleanup;
@@ -32,12 +32,16 @@ mod dry_run;
 mod durability;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
+mod keys;
 pub(crate) mod leases;
 pub mod ledger_check;
 mod links;
 mod mark_sending;
 pub(crate) mod near_deadlines;
+mod old_keys;
+mod open_reports;
 pub(crate) mod other_meters;
+mod postgres_arrays;
 mod reassign;
 pub(crate) mod reconciliation;
 mod report_figures;
@@ -56,6 +60,7 @@ pub(crate) mod stripe_account;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
 mod unfinished_changes;
+mod value_rows;
 pub(crate) mod verification;
 pub mod webhooks;
 

@@ -4,8 +4,8 @@
 use sea_orm::{ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _};
 
 use super::{
-    additions::Addition, batch_sql::add_to_open_reports, close::close_reports,
-    connection::Transaction,
+    additions::Addition, close::close_reports, connection::Transaction,
+    open_reports::add_to_open_reports,
 };
 use crate::{
     domain::{Millis, report::MAX_REPORT_QUANTITY},

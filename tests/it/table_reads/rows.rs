@@ -135,9 +135,9 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
     ),
     (
         "idempotency_keys",
-        "account_id, key, meter, quantity, created_at",
+        "key, account_id, meter, quantity, created_at, report_id",
         500_000,
-        "'account-' || (i / 10), 'key-' || i, 'api_calls', 1, NOW - i % 10 * HOUR - i / 10",
+        "ID(i!), 'account-' || (i / 10), 'api_calls', 1, NOW - i % 10 * HOUR - i / 10, ID(i!)",
     ),
     (
         "batch_keys",

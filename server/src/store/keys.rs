@@ -1,0 +1,138 @@
+//! Idempotency keys of increments: storing new ones, and looking stored ones up.
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait as _, Statement, Value};
+use uuid::Uuid;
+
+use super::{
+    additions::Windows,
+    connection::Transaction,
+    postgres_arrays::{NO_TIME, numbers, texts, uuids},
+    value_rows::ValueRows,
+};
+use crate::{
+    domain::{Millis, increment::Increment},
+    entity::idempotency_key,
+};
+
+/// An increment with the stored form of its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keyed<'a> {
+    pub(super) key: Uuid,
+    pub(super) increment: &'a Increment,
+}
+
+const INSERT_POSTGRES: &str = "INSERT INTO idempotency_keys \
+    (key, account_id, meter, quantity, stated_at, created_at, report_id) \
+    SELECT k, a, m, q, NULLIF(s, $7), $8, (SELECT r.id FROM usage_reports AS r \
+        WHERE r.account_id = a AND r.window_start = w AND r.meter = m AND r.period_end IS NULL) \
+    FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+        AS t(k, a, m, q, s, w) \
+    ON CONFLICT DO NOTHING";
+
+static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
+    ValueRows::<7>::texts(
+        "INSERT INTO idempotency_keys \
+        (key, account_id, meter, quantity, stated_at, created_at, report_id) \
+        SELECT column1, column2, column3, column4, column5, column6, (SELECT r.id FROM usage_reports AS r \
+            WHERE r.account_id = column2 AND r.window_start = column7 AND r.meter = column3 \
+            AND r.period_end IS NULL) FROM ",
+        " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
+    )
+});
+
+/// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
+const FIND_POSTGRES: &str = "SELECT k.* FROM UNNEST($1::uuid[], $2::text[]) AS t(n, a) \
+    CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE key = t.n AND account_id = t.a OFFSET 0) AS k";
+
+static FIND_SQLITE: ValueRows<2> = ValueRows::new(|| {
+    ValueRows::<2>::texts(
+        "SELECT k.* FROM ",
+        " CROSS JOIN idempotency_keys AS k WHERE k.key = column1 AND k.account_id = column2",
+    )
+});
+
+/// Stores the keys of increments that were added to the open reports of their windows. Returns how many of them are new.
+///
+/// Keys are distinct and in order, which is the order of their locks.
+pub(super) async fn insert_keys(
+    tx: &Transaction,
+    keyed: &[Keyed<'_>],
+    windows: &Windows,
+    now: Millis,
+) -> Result<usize, DbErr> {
+    if keyed.is_empty() {
+        return Ok(0);
+    }
+    let increments = || keyed.iter().map(|keyed| keyed.increment);
+    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
+        let nulls = [const { Value::BigInt(None) }; 7];
+        let rows = keyed.iter().map(|Keyed { key, increment }| {
+            [
+                (*key).into(),
+                (&increment.account_id).into(),
+                (&*increment.meter).into(),
+                increment.quantity.into(),
+                increment.stated_at.into(),
+                now.into(),
+                windows.around(increment).start.into(),
+            ]
+        });
+        INSERT_SQLITE.statements(rows, &nulls)
+    } else {
+        let stated = |increment: &Increment| increment.stated_at.unwrap_or(NO_TIME);
+        let values = [
+            uuids(keyed.iter().map(|keyed| keyed.key)),
+            texts(increments().map(|increment| &*increment.account_id)),
+            texts(increments().map(|increment| &*increment.meter)),
+            numbers(increments().map(|increment| increment.quantity)),
+            numbers(increments().map(stated)),
+            numbers(increments().map(|increment| windows.around(increment).start)),
+            NO_TIME.into(),
+            now.into(),
+        ];
+        vec![Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            INSERT_POSTGRES,
+            values,
+        )]
+    };
+    let mut inserted = 0_usize;
+    for statement in statements {
+        let rows = tx.execute_raw(statement).await?.rows_affected();
+        inserted = inserted.saturating_add(usize::try_from(rows).unwrap_or(usize::MAX));
+    }
+    Ok(inserted)
+}
+
+/// The stored keys among some.
+pub(super) async fn find_keys(
+    db: &impl ConnectionTrait,
+    keyed: &[Keyed<'_>],
+) -> Result<Vec<idempotency_key::Model>, DbErr> {
+    if keyed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statements = if db.get_database_backend() == DbBackend::Sqlite {
+        let nulls = [const { Value::BigInt(None) }; 2];
+        let rows = keyed
+            .iter()
+            .map(|Keyed { key, increment }| [(*key).into(), (&increment.account_id).into()]);
+        FIND_SQLITE.statements(rows, &nulls)
+    } else {
+        let values = [
+            uuids(keyed.iter().map(|keyed| keyed.key)),
+            texts(keyed.iter().map(|keyed| &*keyed.increment.account_id)),
+        ];
+        vec![Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            FIND_POSTGRES,
+            values,
+        )]
+    };
+    let mut found = Vec::new();
+    for statement in statements {
+        let rows = idempotency_key::Entity::find().from_raw_sql(statement);
+        found.extend(rows.all(db).await?);
+    }
+    Ok(found)
+}

@@ -1,0 +1,96 @@
+//! Adding to open reports: the statement that counts.
+
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
+use uuid::Uuid;
+
+use super::{
+    additions::Addition,
+    connection::Transaction,
+    postgres_arrays::{numbers, texts, uuids},
+    value_rows::ValueRows,
+};
+
+const POSTGRES: &str = "INSERT INTO usage_reports \
+    (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
+    SELECT t.*, 'open' FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \
+        $6::bigint[], $7::bigint[], $8::bigint[]) AS t \
+    ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
+        quantity = usage_reports.quantity + excluded.quantity, \
+        first_at = LEAST(usage_reports.first_at, excluded.first_at), \
+        last_at = GREATEST(usage_reports.last_at, excluded.last_at), \
+        window_end = GREATEST(usage_reports.window_end, excluded.window_end)";
+
+static SQLITE: ValueRows<8> = ValueRows::new(|| {
+    ValueRows::<8>::texts(
+        "INSERT INTO usage_reports \
+        (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
+        SELECT column1, column2, column3, column4, column5, column6, column7, column8, 'open' FROM ",
+        " WHERE column1 IS NOT NULL \
+        ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
+            quantity = usage_reports.quantity + excluded.quantity, \
+            first_at = MIN(usage_reports.first_at, excluded.first_at), \
+            last_at = MAX(usage_reports.last_at, excluded.last_at), \
+            window_end = MAX(usage_reports.window_end, excluded.window_end)",
+    )
+});
+
+/// Adds to the open reports of some windows, and creates those that do not exist.
+///
+/// `additions` contain each account, window and meter once, in that order. A window can end later than its open report
+/// only if the slots were made wider in between; no boundary lies in either.
+///
+/// # Errors
+/// A CHECK fails if a report would exceed fifteen digits.
+pub(super) async fn add_to_open_reports(
+    tx: &Transaction,
+    additions: &[Addition],
+) -> Result<(), DbErr> {
+    if additions.is_empty() {
+        return Ok(());
+    }
+    if tx.get_database_backend() == DbBackend::Sqlite {
+        for statement in SQLITE.statements(additions.iter().map(row), &no_row()) {
+            tx.execute_raw(statement).await?;
+        }
+        return Ok(());
+    }
+    let values = [
+        texts(additions.iter().map(|row| &*row.account_id)),
+        uuids(additions.iter().map(|_| Uuid::now_v7())),
+        texts(additions.iter().map(|row| &*row.meter)),
+        numbers(additions.iter().map(|row| row.window.start)),
+        numbers(additions.iter().map(|row| row.window.end)),
+        numbers(additions.iter().map(|row| row.quantity)),
+        numbers(additions.iter().map(|row| row.first_at)),
+        numbers(additions.iter().map(|row| row.last_at)),
+    ];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES, values);
+    tx.execute_raw(statement).await.map(|_| ())
+}
+
+fn row(addition: &Addition) -> [Value; 8] {
+    [
+        (&addition.account_id).into(),
+        Uuid::now_v7().into(),
+        (&*addition.meter).into(),
+        addition.window.start.into(),
+        addition.window.end.into(),
+        addition.quantity.into(),
+        addition.first_at.into(),
+        addition.last_at.into(),
+    ]
+}
+
+fn no_row() -> [Value; 8] {
+    let (text, number) = (Value::String(None), Value::BigInt(None));
+    [
+        text.clone(),
+        Value::Uuid(None),
+        text,
+        number.clone(),
+        number.clone(),
+        number.clone(),
+        number.clone(),
+        number,
+    ]
+}

@@ -1,0 +1,116 @@
+//! Many rows of values in one SQLite statement, in few fixed sizes.
+//!
+//! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
+//! are cached per connection. As one JSON text, each value of each row is parsed again.
+
+use std::{fmt::Write as _, sync::LazyLock};
+
+use sea_orm::{DbBackend, Statement, Value};
+
+/// The most rows of one statement.
+const MAX_ROWS: usize = 512;
+
+/// The texts of a statement over rows of `COLUMNS` values: for 1, 2, 4 rows and so on.
+///
+/// The rows are a table with the columns `column1`, `column2` and so on. It may have rows of nulls beside those that are
+/// meant.
+pub(super) struct ValueRows<const COLUMNS: usize> {
+    texts: LazyLock<Vec<String>, fn() -> Vec<String>>,
+}
+
+impl<const COLUMNS: usize> ValueRows<COLUMNS> {
+    pub(super) const fn new(texts: fn() -> Vec<String>) -> Self {
+        Self {
+            texts: LazyLock::new(texts),
+        }
+    }
+
+    /// The texts of a statement, with the rows between `before` and `after`.
+    pub(super) fn texts(before: &str, after: &str) -> Vec<String> {
+        let row = format!("({})", vec!["?"; COLUMNS].join(", "));
+        let sizes = std::iter::successors(Some(1_usize), |size| size.checked_mul(2));
+        sizes
+            .take_while(|size| *size <= MAX_ROWS)
+            .map(|size| {
+                let rows = vec![row.as_str(); size].join(", ");
+                let mut text = String::new();
+                let _ = write!(text, "{before}(VALUES {rows}){after}");
+                text
+            })
+            .collect()
+    }
+
+    /// The statements for some rows: one for each 512 of them.
+    pub(super) fn statements(
+        &self,
+        rows: impl Iterator<Item = [Value; COLUMNS]>,
+        nulls: &[Value; COLUMNS],
+    ) -> Vec<Statement> {
+        let mut statements = Vec::new();
+        let mut rows = rows.peekable();
+        while rows.peek().is_some() {
+            let mut values: Vec<Value> = Vec::new();
+            let mut count = 0_usize;
+            for row in rows.by_ref().take(MAX_ROWS) {
+                values.extend(row);
+                count = count.saturating_add(1);
+            }
+            let Some((size, text)) = self.text_for(count) else {
+                continue;
+            };
+            for _ in count..size {
+                values.extend(nulls.iter().cloned());
+            }
+            statements.push(Statement::from_sql_and_values(
+                DbBackend::Sqlite,
+                text,
+                values,
+            ));
+        }
+        statements
+    }
+
+    fn text_for(&self, rows: usize) -> Option<(usize, &str)> {
+        let size = rows.next_power_of_two();
+        let place = usize::try_from(size.trailing_zeros()).ok()?;
+        Some((size, self.texts.get(place)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static PAIRS: ValueRows<2> =
+        ValueRows::new(|| ValueRows::<2>::texts("SELECT * FROM ", " WHERE column1 > 0"));
+
+    fn statements(rows: usize) -> Vec<(usize, usize)> {
+        let rows = (0..rows).map(|_| [1_i64.into(), 2_i64.into()]);
+        let nulls = [Value::BigInt(None), Value::BigInt(None)];
+        let statements = PAIRS.statements(rows, &nulls);
+        let sizes = statements.iter().map(|statement| {
+            let marks = statement.sql.matches('?').count();
+            (marks, statement.values.as_ref().unwrap().0.len())
+        });
+        sizes.collect()
+    }
+
+    #[test]
+    fn every_mark_of_a_statement_has_a_value() {
+        assert_eq!(statements(0), []);
+        assert_eq!(statements(1), [(2, 2)]);
+        assert_eq!(statements(3), [(8, 8)]);
+        assert_eq!(statements(512), [(1_024, 1_024)]);
+        assert_eq!(statements(513), [(1_024, 1_024), (2, 2)]);
+    }
+
+    #[test]
+    fn a_text_has_its_rows_in_place() {
+        let (size, text) = PAIRS.text_for(2).unwrap();
+        assert_eq!(size, 2);
+        assert_eq!(
+            text,
+            "SELECT * FROM (VALUES (?, ?), (?, ?)) WHERE column1 > 0"
+        );
+    }
+}
