@@ -14,6 +14,8 @@ on_both_engines!(
     a_repeated_key_counts_once,
     concurrent_calls_with_one_key_count_once,
     a_key_is_remembered_across_a_restart,
+    a_key_names_the_report_that_it_was_added_to,
+    spellings_of_a_uuid_are_different_keys,
     a_reused_key_with_other_content_is_refused,
     only_the_known_keys_of_a_batch_are_duplicates,
     sixty_four_concurrent_callers_on_one_account_lose_nothing,
@@ -75,6 +77,51 @@ async fn a_key_is_remembered_across_a_restart(mut world: World) {
     world.start_server().await;
     assert!(world.client().increment(increment).await.unwrap().duplicate);
     assert_eq!(world.usage("acct").await.0, 5);
+    world.finish().await;
+}
+
+async fn a_key_names_the_report_that_it_was_added_to(world: World) {
+    let keyed = |key: &str, quantity: i64, hours: i64| {
+        let increment = Increment::new("acct").quantity(quantity).key(key);
+        increment.timestamp(hours_ago(hours))
+    };
+    let client = world.client();
+    client.increment(keyed("one", 1, 3)).await.unwrap();
+    // A report so old closes at once, and the next increment of its window opens another.
+    for key in ["old", "older"] {
+        client
+            .increment(keyed(key, 10, 33 * 24 + 20))
+            .await
+            .unwrap();
+    }
+    let items = [("one", 1), ("two", 100), ("three", 1_000)];
+    let items = items.map(|(key, quantity)| keyed(key, quantity, 3));
+    let batch = items.into_iter().collect::<Batch>().without_key();
+    let results = client.increment_batch(batch).await.unwrap().results;
+    assert_eq!(results[0], IncrementResult::Duplicate);
+    // What the keys of each report counted is its quantity.
+    let reports = "usage_reports AS r WHERE r.quantity = \
+        (SELECT SUM(k.quantity) FROM idempotency_keys AS k WHERE k.account_id = r.account_id AND k.report_id = r.id)";
+    assert_eq!(world.count_rows("usage_reports").await, 3);
+    assert_eq!(world.count_rows(reports).await, 3);
+    world.finish().await;
+}
+
+async fn spellings_of_a_uuid_are_different_keys(world: World) {
+    let usual = "0192f0c1-2b3c-7d4e-8f50-61728394a5b6";
+    let keys = [
+        usual.to_owned(),
+        usual.to_uppercase(),
+        usual.replace('-', ""),
+    ];
+    for key in keys {
+        for repeated in [false, true] {
+            let increment = Increment::new("acct").key(key.clone());
+            let counted = world.client().increment(increment).await.unwrap();
+            assert_eq!(counted.duplicate, repeated, "{key}");
+        }
+    }
+    assert_eq!(world.usage("acct").await.0, 3);
     world.finish().await;
 }
 
