@@ -17,6 +17,8 @@ use crate::params::Params;
 pub(crate) struct Customer {
     pub(crate) id: String,
     pub(crate) deleted: bool,
+    /// The id of the test clock that it belongs to: plain lists leave it out.
+    pub(crate) test_clock: Option<String>,
     created: i64,
     name: Option<String>,
     email: Option<String>,
@@ -66,7 +68,7 @@ impl Customer {
             "preferred_locales": [],
             "shipping": null,
             "tax_exempt": "none",
-            "test_clock": null,
+            "test_clock": self.test_clock,
         })
     }
 }
@@ -160,6 +162,7 @@ pub(crate) fn list(
     params.finish()?;
     let all: Vec<Value> = customers
         .newest_first()
+        .filter(|customer| customer.test_clock.is_none())
         .filter(|customer| !customer.deleted && (email.is_none() || customer.email == email))
         .filter(|customer| created.contains(customer.created))
         .map(|customer| customer.json(balances))

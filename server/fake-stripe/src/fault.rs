@@ -71,6 +71,16 @@ pub enum FaultKind {
     Drop,
     /// The meter event is accepted and answered, then dropped by asynchronous validation: it is in no total.
     Lose,
+    /// The request is executed, and one field of an object in the response is changed.
+    Alter {
+        /// The id of the object.
+        object: String,
+        /// The field.
+        field: String,
+        /// Its value as JSON; without it, the field is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        json: Option<String>,
+    },
     /// The request is executed and answered with 200 and truncated JSON.
     Undecodable,
     /// The request is not executed and is answered with 502 and HTML, as by a gateway.
@@ -149,6 +159,16 @@ impl Fault {
     /// Breaks the connection without executing the request.
     pub fn drop_connection() -> Fault {
         Fault::new(FaultKind::Drop)
+    }
+
+    /// Executes the request, and sets a field of the object with this id in the response to a value in JSON; without a
+    /// value, the field is missing.
+    pub fn alter(object: &str, field: &str, json: Option<&str>) -> Fault {
+        Fault::new(FaultKind::Alter {
+            object: object.to_owned(),
+            field: field.to_owned(),
+            json: json.map(str::to_owned),
+        })
     }
 
     /// Executes the request and answers 200 with truncated JSON.

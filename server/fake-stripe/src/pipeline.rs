@@ -188,9 +188,11 @@ async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
     let runs = match fault.kind {
         FaultKind::Drop | FaultKind::UndecodableError => false,
         FaultKind::Status { .. } => fault.after,
-        FaultKind::Pass | FaultKind::AcceptThenDrop | FaultKind::Undecodable | FaultKind::Lose => {
-            true
-        }
+        FaultKind::Pass
+        | FaultKind::AcceptThenDrop
+        | FaultKind::Alter { .. }
+        | FaultKind::Undecodable
+        | FaultKind::Lose => true,
     };
     let response = runs.then(|| execute(app, call));
     if fault.kind == FaultKind::Lose {
@@ -202,6 +204,14 @@ async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
             Outcome::answered(Answer::error(&scripted_error(*status, error), call))
         }
         (FaultKind::Pass | FaultKind::Lose, Some(response)) => Outcome::answered(response),
+        (
+            FaultKind::Alter {
+                object,
+                field,
+                json,
+            },
+            Some(response),
+        ) => Outcome::answered(altered(response, object, field, json.as_deref())),
         (FaultKind::AcceptThenDrop, Some(response)) => Outcome::answered(response).with_sent(None),
         (FaultKind::Undecodable, Some(response)) => {
             let half = response.body.len().div_euclid(2);
@@ -219,6 +229,39 @@ async fn run_with_fault(app: &App, call: &Call, fault: &Fault) -> Outcome {
         outcome
     } else {
         outcome.with_sent(None)
+    }
+}
+
+/// The response with another value of a field, or without it.
+fn altered(response: Answer, object: &str, field: &str, json: Option<&str>) -> Answer {
+    let value = json.and_then(|json| serde_json::from_str(json).ok());
+    let Ok(mut body) = serde_json::from_slice(&response.body) else {
+        return response;
+    };
+    alter(&mut body, object, field, value.as_ref());
+    Answer {
+        body: body.to_string().into(),
+        ..response
+    }
+}
+
+fn alter(body: &mut Value, object: &str, field: &str, value: Option<&Value>) {
+    match body {
+        Value::Object(fields) => {
+            if fields.get("id").and_then(Value::as_str) == Some(object) {
+                match value {
+                    Some(value) => fields.insert(field.to_owned(), value.clone()),
+                    None => fields.remove(field),
+                };
+            }
+            fields
+                .values_mut()
+                .for_each(|inner| alter(inner, object, field, value));
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| alter(item, object, field, value)),
+        _ => {}
     }
 }
 

@@ -66,7 +66,27 @@ impl Control {
 
     /// Creates a customer under this id.
     pub async fn create_customer(&self, id: &str) -> Result<(), ControlError> {
-        self.post("customers", &NewCustomer { id: id.to_owned() })
+        self.create_customer_of(id, None).await
+    }
+
+    /// Creates a customer of a test clock under this id: plain lists leave it and its subscriptions out. Its time is that
+    /// of the fake Stripe all the same.
+    pub async fn create_customer_of_test_clock(
+        &self,
+        id: &str,
+        test_clock: &str,
+    ) -> Result<(), ControlError> {
+        self.create_customer_of(id, Some(test_clock.to_owned()))
+            .await
+    }
+
+    async fn create_customer_of(
+        &self,
+        id: &str,
+        test_clock: Option<String>,
+    ) -> Result<(), ControlError> {
+        let id = id.to_owned();
+        self.post("customers", &NewCustomer { id, test_clock })
             .await
             .map(ignore_body)
     }

@@ -48,7 +48,8 @@ async fn create_customer(
                 format!("The customer id \"{}\" is empty or taken.", new.id),
             ));
         }
-        let customer = Customer::new(&new.id, state.clock.now_secs());
+        let mut customer = Customer::new(&new.id, state.clock.now_secs());
+        customer.test_clock = new.test_clock;
         state.customers.insert(&new.id, customer);
         Ok(Json(CustomerSnapshot {
             id: new.id,

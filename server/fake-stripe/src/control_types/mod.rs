@@ -157,6 +157,9 @@ pub(crate) struct SettingsChange {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewCustomer {
     pub(crate) id: String,
+    /// The id of the test clock that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) test_clock: Option<String>,
 }
 
 /// A meter to create, under a chosen id where one is given.

@@ -143,6 +143,9 @@ pub(crate) fn create_from(
         );
     }
     let mut subscription = new_subscription(&billing.prices, &request, now)?;
+    subscription.test_clock = customers
+        .get(&request.customer)
+        .and_then(|customer| customer.test_clock.clone());
     check_number(billing, &subscription.customer)?;
     check_currency(billing, &subscription)?;
     let first_lines = add_items(

@@ -36,6 +36,8 @@ use crate::metadata::Metadata;
 pub(crate) struct Subscription {
     pub(crate) id: String,
     pub(crate) customer: String,
+    /// The test clock of its customer.
+    pub(crate) test_clock: Option<String>,
     pub(crate) currency: String,
     pub(crate) created: i64,
     pub(crate) start_date: i64,
@@ -250,6 +252,7 @@ impl Subscription {
             "pause_collection": self.pause_collection.map(PauseCollection::json),
             "start_date": self.start_date,
             "status": self.status(),
+            "test_clock": self.test_clock,
             "trial_end": self.trial.map(|trial| trial.end),
             "trial_settings": {
                 "end_behavior": {
@@ -301,7 +304,6 @@ fn unmodelled_fields() -> Value {
         "pending_setup_intent": null,
         "pending_update": null,
         "schedule": null,
-        "test_clock": null,
         "transfer_data": null,
     })
 }
