@@ -28,6 +28,8 @@ const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
 /// Failed requests to Stripe, by `kind`: `not_sent`, `no_answer`, `denied`, `no_meter`,
 /// `no_customer`, `key_reused`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
+/// Objects in Stripe's lists that cannot be read and were skipped, by `object`, such as `subscription`.
+const STRIPE_UNREADABLE: &str = "usage_stripe_unreadable_objects_total";
 /// The highest rate of meter events to Stripe at present.
 const EVENTS_PER_SEC: &str = "usage_stripe_events_per_second_limit";
 /// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
@@ -123,6 +125,10 @@ fn describe() {
         "Duration of requests to Stripe, by call"
     );
     describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
+    describe_counter!(
+        STRIPE_UNREADABLE,
+        "Objects in Stripe's lists that cannot be read and were skipped, by object"
+    );
     describe_gauge!(
         EVENTS_PER_SEC,
         "Highest rate of meter events to Stripe at present"
@@ -208,6 +214,11 @@ pub(crate) fn stripe_request(call: &'static str, took: Duration) {
 /// Counts a failed request to Stripe.
 pub(crate) fn stripe_failure(kind: &'static str) {
     counter!(STRIPE_FAILURES, "kind" => kind).increment(1);
+}
+
+/// Counts an object in one of Stripe's lists that cannot be read.
+pub(crate) fn stripe_unreadable(object: &'static str) {
+    counter!(STRIPE_UNREADABLE, "object" => object).increment(1);
 }
 
 /// Records the highest rate of meter events at present.

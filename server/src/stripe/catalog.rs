@@ -24,10 +24,11 @@ use stripe_product::{
     },
     product::{CreateProduct, RetrieveProduct},
 };
-use stripe_types::{Currency, List};
+use stripe_types::Currency;
 
 use super::{
-    Failure, MAX_METERS, PAGE_SIZE, Stripe, failure, idempotent, is_not_found,
+    Failure, MAX_METERS, METER, PAGE_SIZE, PRICE, Stripe, failure, idempotent, is_not_found,
+    object_list::{ListPage, Unreadable},
     transport::RequestError,
 };
 use crate::domain::tier::{Amount, Tier};
@@ -48,6 +49,8 @@ pub(crate) struct BoundedList<T> {
     pub(crate) items: Vec<T>,
     /// Whether these are all items.
     pub(crate) is_complete: bool,
+    /// Items that cannot be read.
+    pub(crate) unreadable: Vec<Unreadable>,
 }
 
 /// A Stripe meter.
@@ -136,15 +139,9 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.send(client).await }
+            async move { client.list(&query, METER).await }
         };
-        read_pages(
-            MAX_METERS,
-            page,
-            |meter| Some(meter.id.to_string()),
-            read_meter,
-        )
-        .await
+        read_pages(MAX_METERS, page, read_meter).await
     }
 
     /// The product with an id, if it exists.
@@ -187,15 +184,9 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.send(client).await }
+            async move { client.list(&query, PRICE).await }
         };
-        read_pages(
-            MAX_PRICES,
-            page,
-            |price| Some(price.id.to_string()),
-            read_price,
-        )
-        .await
+        read_pages(MAX_PRICES, page, read_price).await
     }
 
     /// Creates a meter that sums raw events.
@@ -264,24 +255,24 @@ impl Stripe {
 pub(super) async fn read_pages<T, U, F>(
     limit: usize,
     fetch: impl Fn(Option<String>) -> F,
-    id: impl Fn(&T) -> Option<String>,
     read: impl Fn(T) -> U,
 ) -> Result<BoundedList<U>, Failure>
 where
-    F: Future<Output = Result<List<T>, RequestError>>,
+    F: Future<Output = Result<ListPage<T>, RequestError>>,
 {
-    let mut items = Vec::new();
+    let (mut items, mut unreadable) = (Vec::new(), Vec::new());
     let mut after = None;
     loop {
         let page = fetch(after.take()).await.map_err(|error| failure(&error))?;
-        let last = page.data.last().and_then(&id);
-        items.extend(page.data.into_iter().map(&read));
-        match last {
-            Some(last) if page.has_more && items.len() < limit => after = Some(last),
-            _ => {
+        items.extend(page.items.into_iter().map(&read));
+        unreadable.extend(page.unreadable);
+        match page.next {
+            Some(next) if items.len() < limit => after = Some(next),
+            next => {
                 return Ok(BoundedList {
                     items,
-                    is_complete: !page.has_more,
+                    is_complete: next.is_none(),
+                    unreadable,
                 });
             }
         }

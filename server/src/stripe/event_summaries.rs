@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use stripe_billing::billing_meter_event_summary::{
-    ListIdBillingMeterEventSummary, ListIdBillingMeterEventSummaryValueGroupingWindow as Window,
+use stripe_billing::{
+    BillingMeterEventSummary,
+    billing_meter_event_summary::{
+        ListIdBillingMeterEventSummary, ListIdBillingMeterEventSummaryValueGroupingWindow as Window,
+    },
 };
 
-use super::{Failure, PAGE_SIZE, Stripe, failure, timed, whole_number};
+use super::{Failure, PAGE_SIZE, SUMMARY, Stripe, failure, timed, whole_number};
 use crate::domain::{DAY_MS, HOUR_MS, Millis, SECOND_MS, window::Interval};
 
 /// Pages of summaries that are read.
@@ -63,16 +66,27 @@ impl Stripe {
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("event_summaries", query.send(self.client()?))
-                .await
-                .map_err(|error| failure(&error))?;
-            for summary in &page.data {
+            let client = self.client()?;
+            let page = timed(
+                "event_summaries",
+                client.list::<_, BillingMeterEventSummary>(&query, SUMMARY),
+            )
+            .await
+            .map_err(|error| failure(&error))?;
+            for unreadable in &page.unreadable {
+                // The total of its group is not known, and others are.
+                let start = unreadable
+                    .whole("start_time")
+                    .ok_or_else(|| Failure::Unreadable(unreadable.to_string()))?;
+                totals.insert(start.saturating_mul(SECOND_MS), None);
+            }
+            for summary in &page.items {
                 let start = summary.start_time.saturating_mul(SECOND_MS);
                 totals.insert(start, whole_number(summary.aggregated_value).ok());
             }
-            match page.data.last() {
-                Some(last) if page.has_more => after = Some(last.id.to_string()),
-                _ => return Ok(totals),
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(totals),
             }
         }
         Err(Failure::NoAnswer(format!(

@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     NotSent(String),
     /// No definite answer: Stripe may or may not have done it. Repeat the request.
     NoAnswer(String),
+    /// Stripe has the object, but not as it is expected. Until it is changed there, or this service, so is every answer.
+    Unreadable(String),
     /// The key is invalid or lacks a permission: every request fails until that is fixed.
     Denied(String),
     /// No active meter has this event name: every event of the meter fails until that is fixed.
@@ -30,6 +32,7 @@ impl Failure {
         match self {
             Self::NotSent(_) => "not_sent",
             Self::NoAnswer(_) => "no_answer",
+            Self::Unreadable(_) => "unreadable",
             Self::Denied(_) => "denied",
             Self::NoMeter(_) => "no_meter",
             Self::NoCustomer(_) => "no_customer",
@@ -40,7 +43,10 @@ impl Failure {
 
     /// Whether there is no answer of Stripe that decides: a repetition may succeed.
     pub(crate) fn is_undecided(&self) -> bool {
-        matches!(self, Self::NotSent(_) | Self::NoAnswer(_))
+        matches!(
+            self,
+            Self::NotSent(_) | Self::NoAnswer(_) | Self::Unreadable(_)
+        )
     }
 
     /// What went wrong, with Stripe's message.
@@ -48,6 +54,7 @@ impl Failure {
         match self {
             Self::NotSent(message)
             | Self::NoAnswer(message)
+            | Self::Unreadable(message)
             | Self::Denied(message)
             | Self::NoMeter(message)
             | Self::NoCustomer(message)
@@ -83,7 +90,7 @@ fn failure_of(error: &RequestError) -> Failure {
     let (status, code) = match error {
         RequestError::NotSent(_) => return Failure::NotSent(text),
         // A broken connection or an unreadable body may follow a success.
-        RequestError::NoAnswer(_) => return Failure::NoAnswer(text),
+        RequestError::NoAnswer(_) | RequestError::Unreadable(_) => return Failure::NoAnswer(text),
         RequestError::Answered { status, code, .. } => (*status, code.as_str()),
     };
     match status {

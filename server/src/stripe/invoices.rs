@@ -1,10 +1,15 @@
 //! Reads invoices: which period of which subscription item each one charges, and whether it is still a draft.
 
-use stripe::StripeRequest as _;
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
 
-use super::{Failure, PAGE_SIZE, Stripe, catalog::read_pages, from_secs, timed};
+use super::{
+    Failure, INVOICE, LINE, PAGE_SIZE, Stripe,
+    catalog::{BoundedList, read_pages},
+    from_secs,
+    object_list::Unreadable,
+    timed,
+};
 use crate::domain::{Millis, SECOND_MS, invoice_draft::InvoiceState, window::Interval};
 
 /// Invoices, or lines of one invoice, that are read.
@@ -33,7 +38,7 @@ impl Stripe {
         &self,
         subscription: &str,
         since: Millis,
-    ) -> Result<Vec<Invoice>, Failure> {
+    ) -> Result<BoundedList<Invoice>, Failure> {
         let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListInvoice::new()
@@ -43,17 +48,27 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { timed("invoices", query.customize().send(client)).await }
+            async move { timed("invoices", client.list(&query, INVOICE)).await }
         };
-        let id = |invoice: &stripe_shared::Invoice| invoice.id.as_ref().map(ToString::to_string);
+        let found: BoundedList<stripe_shared::Invoice> =
+            read_pages(MAX_READ, page, |one| one).await?;
+        let mut unreadable = found.unreadable;
         let mut invoices = Vec::new();
-        for invoice in read_pages(MAX_READ, page, id, |one| one).await?.items {
-            invoices.push(self.invoice(invoice).await?);
+        for invoice in found.items {
+            invoices.push(self.invoice(invoice, &mut unreadable).await?);
         }
-        Ok(invoices)
+        Ok(BoundedList {
+            items: invoices,
+            is_complete: found.is_complete,
+            unreadable,
+        })
     }
 
-    async fn invoice(&self, from: stripe_shared::Invoice) -> Result<Invoice, Failure> {
+    async fn invoice(
+        &self,
+        from: stripe_shared::Invoice,
+        unreadable: &mut Vec<Unreadable>,
+    ) -> Result<Invoice, Failure> {
         let id = from
             .id
             .as_ref()
@@ -67,23 +82,23 @@ impl Stripe {
         };
         let mut lines: Vec<Line> = from.lines.data.iter().filter_map(line).collect();
         if from.lines.has_more {
-            lines = self.lines_of(&id).await?;
+            let all = self.lines_of(&id).await?;
+            lines = all.items.into_iter().flatten().collect();
+            unreadable.extend(all.unreadable);
         }
         Ok(Invoice { id, state, lines })
     }
 
-    async fn lines_of(&self, invoice: &str) -> Result<Vec<Line>, Failure> {
+    async fn lines_of(&self, invoice: &str) -> Result<BoundedList<Option<Line>>, Failure> {
         let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListInvoiceInvoiceLineItem::new(invoice).limit(PAGE_SIZE);
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { timed("invoices", query.customize().send(client)).await }
+            async move { timed("invoices", client.list(&query, LINE)).await }
         };
-        let id = |line: &stripe_shared::InvoiceLineItem| Some(line.id.to_string());
-        let lines = read_pages(MAX_READ, page, id, |one| line(&one)).await?;
-        Ok(lines.items.into_iter().flatten().collect())
+        read_pages(MAX_READ, page, |one| line(&one)).await
     }
 }
 

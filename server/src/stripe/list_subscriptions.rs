@@ -1,15 +1,15 @@
-//! All live subscriptions of the Stripe account, and whether a customer exists: for the command `doctor`.
+//! All live subscriptions of the Stripe account, and whether a customer exists: for the command `doctor`, and for
+//! links.
 //!
 //! Lists are read up to a limit, and the result says whether it is complete. Billing does not depend on them.
 
-use stripe::StripeRequest as _;
 use stripe_billing::{Subscription, SubscriptionItem, subscription::ListSubscription};
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 
 use super::{
-    Failure, PAGE_SIZE, Stripe,
+    Failure, PAGE_SIZE, SUBSCRIPTION, Stripe,
     catalog::{BoundedList, CatalogPrice, read_pages, read_price},
-    failure, is_not_found,
+    failure, is_not_found, timed,
 };
 use crate::domain::subscription_status::{BillingMode, SubscriptionStatus};
 
@@ -34,7 +34,10 @@ pub(crate) struct LiveSubscription {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     /// It exists.
-    Exists,
+    Exists {
+        /// Whether it belongs to a test clock: then lists leave it and its subscriptions out, but those of one customer.
+        has_test_clock: bool,
+    },
     /// It was deleted.
     Deleted,
     /// The account has no customer with this id, in the mode of the key.
@@ -52,29 +55,42 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { query.customize().send(client).await }
+            async move { client.list(&query, SUBSCRIPTION).await }
         };
         let read = |subscription: Subscription| {
             let status = SubscriptionStatus::parse(subscription.status.as_str());
             status.is_live().then(|| read_subscription(subscription))
         };
-        let all = read_pages(
-            MAX_SUBSCRIPTIONS,
-            page,
-            |one| Some(one.id.to_string()),
-            read,
-        )
-        .await?;
+        let all = read_pages(MAX_SUBSCRIPTIONS, page, read).await?;
         Ok(BoundedList {
             items: all.items.into_iter().flatten().collect(),
             is_complete: all.is_complete,
+            unreadable: all.unreadable,
+        })
+    }
+
+    /// The subscriptions of a customer that have not ended, the newest: also of one that the list of all leaves out.
+    pub(crate) async fn live_subscriptions_of(
+        &self,
+        customer: &str,
+    ) -> Result<BoundedList<LiveSubscription>, Failure> {
+        let query = ListSubscription::new().customer(customer).limit(PAGE_SIZE);
+        let page = self.client()?.list(&query, SUBSCRIPTION).await;
+        let page = page.map_err(|error| failure(&error))?;
+        Ok(BoundedList {
+            items: page.items.into_iter().map(read_subscription).collect(),
+            is_complete: page.next.is_none(),
+            unreadable: page.unreadable,
         })
     }
 
     /// Whether a customer exists.
     pub(crate) async fn find_customer(&self, id: &str) -> Result<Presence, Failure> {
-        match RetrieveCustomer::new(id).send(self.client()?).await {
-            Ok(RetrieveCustomerReturned::Customer(_)) => Ok(Presence::Exists),
+        let query = RetrieveCustomer::new(id);
+        match timed("customers", query.send(self.client()?)).await {
+            Ok(RetrieveCustomerReturned::Customer(found)) => Ok(Presence::Exists {
+                has_test_clock: found.test_clock.is_some(),
+            }),
             Ok(RetrieveCustomerReturned::DeletedCustomer(_)) => Ok(Presence::Deleted),
             Err(error) if is_not_found(&error) => Ok(Presence::NotFound),
             Err(error) => Err(failure(&error)),

@@ -10,6 +10,7 @@ mod failure;
 pub(crate) mod invoices;
 pub(crate) mod key_check;
 pub(crate) mod list_subscriptions;
+pub(crate) mod object_list;
 pub(crate) mod sender_marks;
 pub(crate) mod subscriptions;
 mod transport;
@@ -22,7 +23,8 @@ use std::{
 use moka::sync::Cache;
 use stripe::{IdempotencyKey, RequestStrategy, StripeRequest as _};
 use stripe_billing::{
-    billing_meter::ListBillingMeter, billing_meter_event::CreateBillingMeterEvent,
+    BillingMeter, BillingMeterEventSummary, billing_meter::ListBillingMeter,
+    billing_meter_event::CreateBillingMeterEvent,
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
@@ -44,6 +46,13 @@ const METER_ID_TTL: Duration = Duration::from_mins(10);
 const PAGE_SIZE: i64 = 100;
 /// Meters of the Stripe account that are read.
 const MAX_METERS: usize = 1_000;
+/// The names of Stripe's objects in messages and metrics.
+const METER: &str = "meter";
+const SUMMARY: &str = "event summary";
+const SUBSCRIPTION: &str = "subscription";
+const INVOICE: &str = "invoice";
+const LINE: &str = "invoice line";
+const PRICE: &str = "price";
 /// 2^53: a double represents every whole number up to it.
 const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
 /// One meter event.
@@ -156,10 +165,18 @@ impl Stripe {
             range.end.div_euclid(SECOND_MS),
             range.start.div_euclid(SECOND_MS),
         );
-        let page = timed("event_summaries", query.send(self.client()?))
-            .await
-            .map_err(|error| failure(&error))?;
-        page.data.iter().try_fold(0_i64, |sum, summary| {
+        let client = self.client()?;
+        let page = timed(
+            "event_summaries",
+            client.list::<_, BillingMeterEventSummary>(&query, SUMMARY),
+        )
+        .await
+        .map_err(|error| failure(&error))?;
+        // Without it, the total would be too low.
+        if let Some(unreadable) = page.unreadable.first() {
+            return Err(Failure::Unreadable(unreadable.to_string()));
+        }
+        page.items.iter().try_fold(0_i64, |sum, summary| {
             let part = whole_number(summary.aggregated_value)?;
             sum.checked_add(part)
                 .ok_or_else(|| Failure::NoAnswer("Stripe's total is out of range".to_owned()))
@@ -171,19 +188,21 @@ impl Stripe {
         if let Some(id) = self.meter_ids.get(event_name) {
             return Ok(id);
         }
+        let client = self.client()?;
         let mut seen = 0_usize;
+        let mut unreadable = None;
         let mut after: Option<String> = None;
         while seen < MAX_METERS {
             let mut query = ListBillingMeter::new().limit(PAGE_SIZE);
             if let Some(after) = after.take() {
                 query = query.starting_after(after);
             }
-            let page = timed("meters", query.send(self.client()?))
+            let page = timed("meters", client.list::<_, BillingMeter>(&query, METER))
                 .await
                 .map_err(|error| failure(&error))?;
             // A name can be reused once its meter is archived.
             let mut named = page
-                .data
+                .items
                 .iter()
                 .filter(|meter| meter.event_name == event_name);
             let active = named
@@ -194,11 +213,19 @@ impl Stripe {
                 self.meter_ids.insert(event_name.to_owned(), id.clone());
                 return Ok(id);
             }
-            seen = seen.saturating_add(page.data.len());
-            match page.data.last() {
-                Some(last) if page.has_more => after = Some(last.id.to_string()),
-                _ => break,
+            seen = seen.saturating_add(page.items.len());
+            unreadable = unreadable.or_else(|| {
+                let mut unreadable = page.unreadable.into_iter();
+                unreadable.find(|one| one.may_have("event_name", event_name))
+            });
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
             }
+        }
+        // It may be the one.
+        if let Some(unreadable) = unreadable {
+            return Err(Failure::Unreadable(unreadable.to_string()));
         }
         Err(Failure::NoMeter(format!(
             "Stripe has no meter with the event name {event_name:?}"

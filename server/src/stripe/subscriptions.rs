@@ -11,11 +11,19 @@ use stripe_client_core::CustomizableStripeRequest;
 use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use stripe_product::price::RetrievePrice;
 
-use super::{Failure, PAGE_SIZE, Stripe, failure, from_secs, idempotent, is_not_found, timed};
-use crate::domain::{
-    Millis,
-    subscription_status::{BillingMode, SubscriptionStatus},
-    window::Interval,
+use super::{
+    Failure, PAGE_SIZE, SUBSCRIPTION, Stripe, failure, from_secs, idempotent, is_not_found,
+    object_list::{ListPage, Unreadable},
+    timed,
+    transport::RequestError,
+};
+use crate::{
+    domain::{
+        Millis,
+        subscription_status::{BillingMode, SubscriptionStatus},
+        window::Interval,
+    },
+    metrics,
 };
 
 /// The metadata key with the id of the last subscription change that this service made.
@@ -72,6 +80,8 @@ pub(crate) struct Price {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) subscriptions: Vec<Subscription>,
+    /// Subscriptions that cannot be read.
+    pub(crate) unreadable: Vec<Unreadable>,
     /// The start of the next page; `None` on the last one.
     pub(crate) next: Option<String>,
 }
@@ -94,33 +104,31 @@ impl Stripe {
     }
 
     /// The newest subscriptions of a customer, also ended ones. Empty if the customer does not exist.
-    pub(crate) async fn subscriptions_of(
-        &self,
-        customer: &str,
-    ) -> Result<Vec<Subscription>, Failure> {
+    pub(crate) async fn subscriptions_of(&self, customer: &str) -> Result<Page, Failure> {
         let query = ListSubscription::new()
             .customer(customer)
             .status(ListSubscriptionStatus::All)
             .limit(PAGE_SIZE);
         match self.page(query).await {
-            Ok(page) => Ok(page.subscriptions),
-            Err(Failure::NoCustomer(_)) => Ok(Vec::new()),
-            Err(failure) => Err(failure),
+            Err(Failure::NoCustomer(_)) => Ok(Page {
+                subscriptions: Vec::new(),
+                unreadable: Vec::new(),
+                next: None,
+            }),
+            other => other,
         }
     }
 
     async fn page(&self, query: ListSubscription) -> Result<Page, Failure> {
-        let page = timed("subscriptions", query.send(self.client()?))
-            .await
-            .map_err(|error| failure(&error))?;
-        let next = page
-            .data
-            .last()
-            .filter(|_| page.has_more)
-            .map(|last| last.id.to_string());
+        let client = self.client()?;
+        let page: ListPage<stripe_shared::Subscription> =
+            timed("subscriptions", client.list(&query, SUBSCRIPTION))
+                .await
+                .map_err(|error| failure(&error))?;
         Ok(Page {
-            subscriptions: page.data.iter().map(subscription).collect(),
-            next,
+            subscriptions: page.items.iter().map(subscription).collect(),
+            unreadable: page.unreadable,
+            next: page.next,
         })
     }
 
@@ -133,6 +141,11 @@ impl Stripe {
         match timed("subscriptions", query.send(self.client()?)).await {
             Ok(found) => Ok(Some(subscription(&found))),
             Err(error) if is_not_found(&error) => Ok(None),
+            Err(RequestError::Unreadable(_)) => {
+                metrics::stripe_unreadable(SUBSCRIPTION);
+                let why = format!("{SUBSCRIPTION} {id} cannot be read");
+                Err(Failure::Unreadable(why))
+            }
             Err(error) => Err(failure(&error)),
         }
     }

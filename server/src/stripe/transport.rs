@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 use stripe_client_core::{
-    CustomizedStripeRequest, StripeClient, StripeClientErr, StripeMethod, VERSION,
+    CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod, VERSION,
 };
 use tokio::{
     net::TcpStream,
@@ -107,6 +107,9 @@ pub(super) enum RequestError {
     /// Stripe may have got the request.
     #[error("{0}")]
     NoAnswer(String),
+    /// Stripe's answer is a success, but not what was expected.
+    #[error("{0}")]
+    Unreadable(String),
     /// Stripe's answer is an error.
     #[error("Stripe answered {status}{}{code}: {message}", if code.is_empty() { "" } else { " " })]
     Answered {
@@ -120,7 +123,7 @@ pub(super) enum RequestError {
 impl StripeClientErr for RequestError {
     /// An answer that cannot be read may follow a success.
     fn deserialize_err(message: impl Display) -> Self {
-        Self::NoAnswer(format!("Stripe's answer cannot be read: {message}"))
+        Self::Unreadable(format!("Stripe's answer cannot be read: {message}"))
     }
 }
 
@@ -279,6 +282,26 @@ impl StripeClient for Transport {
     /// Sends a request once. Its strategy gives it a key, and no repetition.
     async fn execute(&self, request: CustomizedStripeRequest) -> Result<Bytes, RequestError> {
         let (request, config) = request.into_pieces();
+        let key = config
+            .request_strategy
+            .and_then(|strategy| strategy.get_key());
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let key = HeaderValue::try_from(key.as_str())
+                .map_err(|error| RequestError::NotSent(with_causes(&error)))?;
+            headers.insert("idempotency-key", key);
+        }
+        self.send(request, headers).await
+    }
+}
+
+impl Transport {
+    /// Sends a request once. Returns the body of a success.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        headers: HeaderMap,
+    ) -> Result<Bytes, RequestError> {
         let method = match request.method {
             StripeMethod::Get => Method::GET,
             StripeMethod::Post => Method::POST,
@@ -287,15 +310,6 @@ impl StripeClient for Transport {
         let query = request.query.filter(|query| !query.is_empty());
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         let path = format!("/v1{}{query}", request.path);
-        let mut headers = HeaderMap::new();
-        let key = config
-            .request_strategy
-            .and_then(|strategy| strategy.get_key());
-        if let Some(key) = key {
-            let key = HeaderValue::try_from(key.as_str())
-                .map_err(|error| RequestError::NotSent(with_causes(&error)))?;
-            headers.insert("idempotency-key", key);
-        }
         let answer = self.request(method, &path, request.body, headers).await?;
         if answer.status.is_success() {
             Ok(answer.body)

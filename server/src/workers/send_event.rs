@@ -129,7 +129,9 @@ impl Requests {
                 (None, Some(Pause::Unreachable(why.clone())))
             }
             // Unsent, while others reach Stripe; or without an answer.
-            Err(Failure::NotSent(_) | Failure::NoAnswer(_)) => (None, None),
+            Err(Failure::NotSent(_) | Failure::NoAnswer(_) | Failure::Unreadable(_)) => {
+                (None, None)
+            }
             Err(Failure::Denied(_)) => (None, Some(Pause::KeyRefused)),
             Err(Failure::NoMeter(_)) => (None, Some(Pause::Meter(meter))),
             Err(Failure::NoCustomer(_) | Failure::Refused(_)) if may_have_arrived => (None, None),

@@ -140,7 +140,12 @@ impl SubscriptionChanges {
                 self.undo(change, Step::Refused, &why).await
             }
             // A rejected API key does not tell whether an earlier request was successful.
-            Err(Failure::NotSent(why) | Failure::NoAnswer(why) | Failure::Denied(why)) => {
+            Err(
+                Failure::NotSent(why)
+                | Failure::NoAnswer(why)
+                | Failure::Unreadable(why)
+                | Failure::Denied(why),
+            ) => {
                 tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
                 Ok(Progress::Repeat)
             }
