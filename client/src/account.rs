@@ -136,6 +136,10 @@ pub struct AccountPut {
     /// Usage from before the account's first link, by meter: it waited for a customer, and is not billed from now on. An
     /// earlier [`PutAccount::bill_from`] bills it.
     pub not_billed: Vec<UnbilledUsage>,
+    /// Whether Stripe could not be asked about the customer and the subscription. The server asks it later. If neither
+    /// [`PutAccount::bill_from`] nor [`PutAccount::current_period`] was given, the start of the link moves back then to
+    /// the start of the subscription's current period.
+    pub is_unverified: bool,
 }
 
 /// Usage of one meter that is not billed.
@@ -152,6 +156,7 @@ impl AccountPut {
     pub(crate) fn from_wire(response: proto::PutAccountResponse) -> Result<Self, Error> {
         let not_billed = response.not_billed.into_iter();
         Ok(Self {
+            is_unverified: response.unverified,
             account: Account::from_wire(response.account)?,
             not_billed: not_billed
                 .map(|usage| UnbilledUsage {

@@ -69,6 +69,10 @@ pub enum Reason {
     MalformedMessage,
     /// The message is too large; send less in one call.
     MessageTooLarge,
+    /// Stripe has no such customer, or it was deleted there.
+    UnknownCustomer,
+    /// Stripe has no such subscription, or it belongs to another customer.
+    UnknownSubscription,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -107,7 +111,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 31] = [
+static KNOWN: [(ErrorReason, Reason); 33] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -145,6 +149,11 @@ static KNOWN: [(ErrorReason, Reason); 31] = [
     (ErrorReason::MalformedMessage, Reason::MalformedMessage),
     (ErrorReason::MessageTooLarge, Reason::MessageTooLarge),
     (ErrorReason::Unimplemented, Reason::Unimplemented),
+    (ErrorReason::UnknownCustomer, Reason::UnknownCustomer),
+    (
+        ErrorReason::UnknownSubscription,
+        Reason::UnknownSubscription,
+    ),
 ];
 
 fn short_name(reason: ErrorReason) -> &'static str {
@@ -174,7 +183,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 31);
+        assert_eq!(known, 33);
     }
 
     #[test]

@@ -100,6 +100,12 @@ pub(super) async fn run(
                 confirm(streams)?;
             }
             let done = client.put_account(put).await?;
+            if done.is_unverified {
+                writeln!(
+                    streams.err,
+                    "unverified: Stripe could not be asked about the customer; the server asks later, and `usage-server doctor` tells"
+                )?;
+            }
             rows([done.account]).print(format, streams)
         }
     }

@@ -12,7 +12,8 @@ const MIN_CHANGE_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl UsageClient {
     /// Links an account to a Stripe customer, or marks it as free. A request that matches the account's current
-    /// billing changes nothing. The result says which usage from before the link is not billed.
+    /// billing changes nothing. The result says which usage from before the link is not billed, and whether Stripe could
+    /// not be asked about the customer.
     pub async fn put_account(&self, account: PutAccount) -> Result<AccountPut, Error> {
         let request = account.into_wire()?;
         // A first attempt that took effect would have changed the etag.

@@ -24,6 +24,9 @@ enum Customers {
     Table,
     Customer,
     AccountId,
+    Watch,
+    Problem,
+    IsStartOpen,
 }
 
 #[derive(DeriveIden)]
@@ -76,6 +79,21 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .table(Customers::Table)
                 .col(name(manager, Customers::Customer).primary_key())
                 .col(name(manager, Customers::AccountId))
+                // `unverified`, `test_clock` or `problem`: it is read by itself.
+                .col(text_null(Customers::Watch))
+                .col(text_null(Customers::Problem))
+                .col(boolean(Customers::IsStartOpen).default(false))
+                .to_owned(),
+        )
+        .await?;
+    // Customers that are read by themselves are few.
+    manager
+        .create_index(
+            Index::create()
+                .name("customers_watched")
+                .table(Customers::Table)
+                .col(Customers::AccountId)
+                .and_where(Expr::cust("watch IS NOT NULL"))
                 .to_owned(),
         )
         .await?;

@@ -10,6 +10,7 @@ pub mod billing_period;
 pub mod clock_check;
 pub mod closing;
 pub mod correction;
+pub mod customer_watch;
 pub mod decision;
 pub mod event_time;
 pub mod increment;

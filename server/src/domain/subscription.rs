@@ -171,6 +171,22 @@ pub fn choose_subscription<'a>(
     }
 }
 
+/// Whether the chosen subscription can be applied although others of its customer cannot be read: it is live, and none of
+/// the others is the one that is named or that the account was synced with. Else one of them might be the right one, and
+/// a wrong choice ends or moves what is billed.
+pub fn is_certain_beside(
+    chosen: &SubscriptionSnapshot,
+    named: Option<&str>,
+    synced: &[&str],
+    unreadable: &[Option<&str>],
+) -> bool {
+    let is_other = |id: &Option<&str>| match id {
+        Some(id) => Some(*id) != named && !synced.contains(id),
+        None => false,
+    };
+    chosen.is_live() && unreadable.iter().all(is_other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +245,19 @@ mod tests {
             choose_subscription(&all[2..], None).map(|snapshot| snapshot.created),
             Some(0)
         );
+    }
+
+    #[test]
+    fn a_choice_is_certain_unless_an_unreadable_one_may_be_the_right_one() {
+        let live = snapshot("a", 1, None);
+        let ended = snapshot("a", 1, Some(5));
+        let foreign = [Some("other")];
+        assert!(is_certain_beside(&live, None, &["a"], &foreign));
+        assert!(is_certain_beside(&live, Some("a"), &[], &foreign));
+        assert!(!is_certain_beside(&ended, None, &["a"], &foreign));
+        assert!(!is_certain_beside(&live, Some("other"), &[], &foreign));
+        assert!(!is_certain_beside(&live, None, &["a", "other"], &foreign));
+        assert!(!is_certain_beside(&live, None, &[], &[None]));
     }
 
     #[test]

@@ -21,10 +21,14 @@ pub enum Reason {
     PageTokenInvalid,
     /// The idempotency key was used for other content.
     KeyReused,
+    /// Stripe has no such customer.
+    UnknownCustomer,
+    /// Stripe has no such subscription of the customer.
+    UnknownSubscription,
 }
 
 /// The name of each reason in the contract.
-const NAMES: [(Reason, &str); 9] = [
+const NAMES: [(Reason, &str); 11] = [
     (Reason::InvalidField, "INVALID_FIELD"),
     (Reason::UnknownMeter, "UNKNOWN_METER"),
     (Reason::TimestampTooOld, "TIMESTAMP_TOO_OLD"),
@@ -34,6 +38,8 @@ const NAMES: [(Reason, &str); 9] = [
     (Reason::TooManyPoints, "TOO_MANY_POINTS"),
     (Reason::PageTokenInvalid, "PAGE_TOKEN_INVALID"),
     (Reason::KeyReused, "KEY_REUSED"),
+    (Reason::UnknownCustomer, "UNKNOWN_CUSTOMER"),
+    (Reason::UnknownSubscription, "UNKNOWN_SUBSCRIPTION"),
 ];
 
 impl Reason {

@@ -11,6 +11,14 @@ pub(crate) struct Model {
     pub(crate) customer: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) account_id: AccountId,
+    /// Why it is read from Stripe by itself at each poll: `unverified`, `test_clock` or `problem`.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) watch: Option<String>,
+    /// In one sentence, for `problem`.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) problem: Option<String>,
+    /// Whether the link's start is not decided: it was stored without a time and without Stripe's answer.
+    pub(crate) is_start_open: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

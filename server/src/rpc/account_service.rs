@@ -17,7 +17,7 @@ use crate::{
         billing_period::BillingPeriod,
         correction::check_requested_by,
         invoice_draft::InvoiceState,
-        subscription::{SubscriptionSnapshot, SyncedSubscription},
+        subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
         violation::Violation,
         window::Slots,
@@ -29,7 +29,7 @@ use crate::{
     },
     workers::{
         subscription_change::{SubscriptionChanges, change::RequestedChange},
-        subscription_sync::SubscriptionSync,
+        subscription_sync::{CheckedLink, SubscriptionSync},
     },
 };
 
@@ -58,6 +58,7 @@ fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, 
         bill_from: None,
         etag: (!request.etag.is_empty()).then_some(request.etag),
         validate_only: request.validate_only,
+        watch: None,
     };
     match request.billing {
         None => Err(Violation::invalid(
@@ -234,20 +235,12 @@ impl AccountRpc {
     /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
     /// bills.
     async fn put(&self, mut put: PutAccount) -> Result<AccountPut> {
-        let snapshot = match (&self.subscription_sync, &put.billing) {
-            (Some(sync), Billing::Stripe { .. }) => {
-                match sync.look_up(&put.billing).await {
-                    Ok(snapshot) => snapshot,
-                    // The request has `bill_from`, so the sync can read the subscription later.
-                    Err(_) if put.bill_from.is_some() || put.current_period.is_some() => None,
-                    Err(_) if self.is_up_to_date(&put).await? => None,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            _ => None,
+        let CheckedLink { live, watch } = match &self.subscription_sync {
+            Some(sync) => sync.check_link(&put.account_id, &put.billing).await?,
+            None => CheckedLink::UNVERIFIED,
         };
-        let live = snapshot.filter(SubscriptionSnapshot::is_live);
         put.live.clone_from(&live);
+        put.watch = watch;
         let done = self
             .store
             .put_account(&put, self.slots, || self.clock.now())
@@ -259,11 +252,6 @@ impl AccountRpc {
                 .await?;
         }
         Ok(done)
-    }
-
-    async fn is_up_to_date(&self, put: &PutAccount) -> Result<bool> {
-        let before = self.store.find_account(&put.account_id).await?;
-        Ok(before.is_some_and(|before| before.link.billing == put.billing))
     }
 }
 
@@ -285,6 +273,7 @@ impl AccountService for AccountRpc {
         Ok(Response::new(v1::PutAccountResponse {
             account: Some(account),
             not_billed: done.not_billed.into_iter().map(unbilled_usage).collect(),
+            unverified: done.is_unverified,
         }))
     }
 

@@ -16,12 +16,14 @@ use super::{
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     subscriptions::record_snapshot,
     unfinished_changes::has_unfinished,
+    watched_customers::{find_watch, new_row},
 };
 use crate::{
     domain::{
         Millis,
         account::{Account, Billing, Link, link_start, not_billed_before},
         account_id::AccountId,
+        customer_watch::Watch,
         subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
     },
@@ -54,6 +56,8 @@ pub(crate) struct PutAccount {
     pub(crate) etag: Option<String>,
     /// Whether to change nothing, and only to return what would be.
     pub(crate) validate_only: bool,
+    /// Why the customer is read by itself from now on, if it is.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// The result of [`Store::put_account`].
@@ -63,6 +67,8 @@ pub(crate) struct AccountPut {
     pub(crate) account: Account,
     /// Usage from before the account's first link, which is not billed, by meter.
     pub(crate) not_billed: Vec<UnbilledUsage>,
+    /// Whether Stripe was not asked about the customer and the subscription.
+    pub(crate) is_unverified: bool,
 }
 
 /// Usage of a meter that is not billed.
@@ -130,10 +136,12 @@ impl Store {
         if let (Some(account), true, true) = (&before, is_same_link, is_same_period) {
             let account = account.clone();
             let not_billed = not_billed(&tx, &put.account_id, &links).await?;
+            let is_unverified = is_unverified(&tx, put).await?;
             tx.rollback().await?;
             return Ok(AccountPut {
                 account,
                 not_billed,
+                is_unverified,
             });
         }
         if !is_same_link {
@@ -164,6 +172,7 @@ impl Store {
         let after = find_account(&tx, &put.account_id).await?;
         let links = read_links_of(&tx, &put.account_id).await?;
         let not_billed = not_billed(&tx, &put.account_id, &links).await?;
+        let is_unverified = is_unverified(&tx, put).await?;
         if put.validate_only {
             tx.rollback().await?;
         } else {
@@ -173,6 +182,7 @@ impl Store {
         Ok(AccountPut {
             account,
             not_billed,
+            is_unverified,
         })
     }
 
@@ -234,6 +244,16 @@ impl Store {
             .all(&self.reader)
             .await?;
         Ok(rows.iter().map(interval).collect())
+    }
+}
+
+/// Whether Stripe was neither asked now nor before about the customer that the account is linked to.
+async fn is_unverified(tx: &Transaction, put: &PutAccount) -> std::result::Result<bool, DbErr> {
+    match put.billing.customer() {
+        Some(customer) if put.watch == Some(Watch::Unverified) => {
+            Ok(find_watch(tx, customer).await? == Some(Watch::Unverified))
+        }
+        _ => Ok(false),
     }
 }
 
@@ -321,10 +341,12 @@ async fn move_customer(tx: &Transaction, put: &PutAccount) -> Result<()> {
         .exec(tx)
         .await?;
     if let Some(customer) = customer {
-        let row = customer::ActiveModel {
-            customer: Set(customer.to_owned()),
-            account_id: Set(put.account_id.clone()),
-        };
+        // Stripe did not say whether there is a subscription, or which.
+        let is_start_open = matches!(put.watch, Some(Watch::Unverified | Watch::Problem(_)))
+            && put.live.is_none()
+            && put.bill_from.is_none()
+            && put.current_period.is_none();
+        let row = new_row(&put.account_id, customer, put.watch.as_ref(), is_start_open);
         customer::Entity::insert(row)
             .exec_without_returning(tx)
             .await?;

@@ -62,6 +62,7 @@ pub(crate) mod subscriptions;
 mod unfinished_changes;
 mod value_rows;
 pub(crate) mod verification;
+pub(crate) mod watched_customers;
 pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
