@@ -24,8 +24,9 @@ impl SubscriptionChanges {
             |why: &str| Error::SubscriptionNotChangeable(format!("account {account_id:?} {why}"));
         let snapshot = self
             .sync
-            .look_up(billing)
+            .look_up(account_id, billing)
             .await?
+            .chosen
             .filter(SubscriptionSnapshot::is_live)
             .ok_or_else(|| {
                 not_changeable("has no live subscription that bills for a configured meter")

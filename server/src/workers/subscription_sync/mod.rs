@@ -5,6 +5,8 @@
 //! [`webhooks`] and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes
 //! that an admin requests are in `subscription_change`, which uses this module; nothing here uses that one.
 
+mod link_check;
+mod look_up;
 pub(crate) mod poll;
 pub(crate) mod requested;
 pub(crate) mod scheduled_cancels;
@@ -12,6 +14,8 @@ pub(crate) mod sync;
 pub(crate) mod webhooks;
 
 use std::{collections::HashMap, sync::Arc};
+
+pub(crate) use link_check::CheckedLink;
 
 use crate::{
     domain::{

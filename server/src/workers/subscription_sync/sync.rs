@@ -11,6 +11,7 @@ use crate::{
         account::{Billing, Link},
         account_id::AccountId,
         billing_period::BillingPeriod,
+        customer_watch::Watch,
         invoice_draft::InvoiceState,
         subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
     },
@@ -25,8 +26,25 @@ const NO_INVOICE_MS: Millis = 3 * DAY_MS;
 /// How long before a period's end its invoice may have been created, because clocks differ.
 const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 
-/// The subscriptions of customers, as read from Stripe.
-pub(super) type ByCustomer = HashMap<String, Vec<SubscriptionSnapshot>>;
+/// The subscriptions of a customer on a page, as read from Stripe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CustomerPage {
+    pub(super) snapshots: Vec<SubscriptionSnapshot>,
+    /// Whether one of them cannot be read.
+    pub(super) has_unreadable: bool,
+}
+
+/// By customer.
+pub(super) type ByCustomer = HashMap<String, CustomerPage>;
+
+/// The result of the sync of an account.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Synced {
+    /// Since when its subscription charges, if it has one.
+    pub(super) charges_since: Option<Millis>,
+    /// What is wrong, if something is.
+    pub(super) problem: Option<String>,
+}
 
 /// Why an account could not be synced.
 #[derive(Debug, thiserror::Error)]
@@ -55,34 +73,49 @@ impl From<SyncError> for Error {
 }
 
 impl SubscriptionSync {
-    /// Reads the subscription that an account with this billing is synced with.
-    pub(crate) async fn look_up(
-        &self,
-        billing: &Billing,
-    ) -> Result<Option<SubscriptionSnapshot>, SyncError> {
-        let Some(customer) = billing.customer() else {
-            return Ok(None);
-        };
-        let all = self.snapshots_of(customer).await?;
-        Ok(choose_subscription(&all, billing.subscription()).map(|chosen| chosen.among(&all)))
-    }
-
-    async fn snapshots_of(&self, customer: &str) -> Result<Vec<SubscriptionSnapshot>, SyncError> {
-        let meters = self.meters().await?;
-        let found = self.stripe.subscriptions_of(customer).await?;
-        Ok(found.iter().map(|found| snapshot(found, &meters)).collect())
-    }
-
     /// Reads an account's subscription and invoices from Stripe and stores them.
     pub(crate) async fn sync_account(&self, account_id: &AccountId) -> Result<(), SyncError> {
+        self.sync_once(account_id).await.map(|_| ())
+    }
+
+    /// Does the same, and returns what was found.
+    pub(super) async fn sync_once(&self, account_id: &AccountId) -> Result<Synced, SyncError> {
         let Some(account) = self.store.find_account(account_id).await? else {
-            return Ok(());
+            return Ok(Synced::default());
         };
-        let Some(snapshot) = self.look_up(&account.link.billing).await? else {
-            return Ok(());
+        let billing = &account.link.billing;
+        let found = self.look_up(account_id, billing).await?;
+        let mut synced = Synced {
+            charges_since: None,
+            problem: found.problem(),
         };
-        self.apply(account_id, &snapshot).await?;
-        self.sync_invoices(account_id, &snapshot.subscription).await
+        if let (Some(problem), Some(customer)) = (&synced.problem, billing.customer()) {
+            self.record_problem(account_id, customer, problem).await?;
+        }
+        if let Some(snapshot) = found.chosen {
+            self.apply(account_id, &snapshot).await?;
+            let invoices = self.sync_invoices(account_id, &snapshot.subscription);
+            let unreadable = invoices.await?;
+            synced.problem = synced.problem.or(unreadable);
+            if snapshot.is_live() {
+                synced.charges_since = snapshot.charges_since();
+            }
+        }
+        Ok(synced)
+    }
+
+    /// Records that an account cannot be synced as its link says. Its customer is read by itself until it can.
+    async fn record_problem(
+        &self,
+        account_id: &AccountId,
+        customer: &str,
+        problem: &str,
+    ) -> Result<()> {
+        tracing::warn!(account = %account_id, customer, problem, "an account cannot be synced as its link says");
+        let watch = Watch::Problem(problem.to_owned());
+        self.store
+            .watch_customer(account_id, customer, Some(&watch))
+            .await
     }
 
     /// Syncs the account of a customer that may have been deleted at Stripe. If it was, ends the account's billing.
@@ -109,7 +142,16 @@ impl SubscriptionSync {
     /// Syncs one subscription, even if its account is linked to another one now: its last invoices may still be drafts.
     pub(super) async fn sync_one(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
         let meters = self.meters().await?;
-        if let Some(found) = self.stripe.find_subscription(&row.subscription).await? {
+        let found = match self.stripe.find_subscription(&row.subscription).await {
+            Err(Failure::Unreadable(why)) => {
+                // The account stays as it was last synced.
+                self.record_problem(&row.account_id, &row.customer, &why)
+                    .await?;
+                return Err(Failure::Unreadable(why).into());
+            }
+            found => found?,
+        };
+        if let Some(found) = found {
             let snapshot = snapshot(&found, &meters);
             self.apply(&row.account_id, &snapshot).await?;
             let has_all = meters
@@ -119,8 +161,13 @@ impl SubscriptionSync {
                 // Another subscription may have replaced it, or charge the other meters.
                 self.sync_account(&row.account_id).await?;
             }
+        } else {
+            // The customer may have another one.
+            self.sync_account(&row.account_id).await?;
         }
-        self.sync_invoices(&row.account_id, &row.subscription).await
+        self.sync_invoices(&row.account_id, &row.subscription)
+            .await?;
+        Ok(())
     }
 
     async fn mark_customer_deleted(&self, account_id: &AccountId, customer: &str) -> Result<()> {
@@ -167,19 +214,21 @@ impl SubscriptionSync {
             .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none()))
     }
 
-    /// Reads the invoices of a subscription's periods that have ended, unless they are known to be final.
+    /// Reads the invoices of a subscription's periods that have ended, unless they are known to be final. Returns what is
+    /// wrong, if one cannot be read.
     pub(super) async fn sync_invoices(
         &self,
         account_id: &AccountId,
         subscription: &str,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Option<String>, SyncError> {
         let now = self.store.now().await?;
         let rows = self.store.stored_subscriptions(&[account_id], now).await?;
-        let periods: Vec<BillingPeriod> = rows
+        let Some((row, periods)) = rows
             .into_iter()
-            .filter(|(row, _)| row.subscription == subscription)
-            .flat_map(|(_, periods)| periods)
-            .collect();
+            .find(|(row, _)| row.subscription == subscription)
+        else {
+            return Ok(None);
+        };
         let open: Vec<&BillingPeriod> = periods
             .iter()
             .filter(|period| period.period_end <= now && !is_final(period))
@@ -191,13 +240,15 @@ impl SubscriptionSync {
             .map(|period| period.period_end)
             .chain(unseen_since.filter(|end| *end <= now))
             .min();
-        let Some(since) = since else { return Ok(()) };
+        let Some(since) = since else {
+            return Ok(None);
+        };
         let invoices = self
             .stripe
             .invoices_of(subscription, since.saturating_sub(CLOCK_DIFFERENCE_MS))
             .await?;
         let mut found_periods = Vec::new();
-        for invoice in &invoices {
+        for invoice in &invoices.items {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
                 // Only items that are stored. Others, such as seats, are not synced.
                 if periods.iter().any(|period| period.item == line.item) {
@@ -215,6 +266,13 @@ impl SubscriptionSync {
         self.store
             .record_invoices((account_id, subscription), &found_periods, self.slots, now)
             .await?;
+        if let Some(unreadable) = invoices.unreadable.first() {
+            // It may be the invoice of a period, so none is given up.
+            let problem = format!("{unreadable}: its period waits for it");
+            self.record_problem(account_id, &row.customer, &problem)
+                .await?;
+            return Ok(Some(problem));
+        }
         for period in open {
             let is_found = found_periods
                 .iter()
@@ -228,7 +286,7 @@ impl SubscriptionSync {
                 self.store.give_up_on_invoice(period).await?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Stores the subscriptions on a page whose customers belong to accounts. Returns, for each of these accounts, the
@@ -245,7 +303,7 @@ impl SubscriptionSync {
         let stored = self.store.stored_subscriptions(&accounts, now).await?;
         let mut syncing = Vec::new();
         for (customer, account_id) in &owners {
-            let (Some(snapshots), Some(link)) = (page.get(customer), links.get(account_id)) else {
+            let (Some(found), Some(link)) = (page.get(customer), links.get(account_id)) else {
                 continue;
             };
             let own: Vec<&(SyncedSubscription, Vec<BillingPeriod>)> = stored
@@ -253,7 +311,7 @@ impl SubscriptionSync {
                 .filter(|(row, _)| row.account_id == *account_id)
                 .collect();
             syncing.push(async move {
-                let synced = self.sync_listed(account_id, link, snapshots, &own).await;
+                let synced = self.sync_listed(account_id, link, found, &own).await;
                 (account_id.clone(), synced)
             });
         }
@@ -268,9 +326,17 @@ impl SubscriptionSync {
         &self,
         account_id: &AccountId,
         link: &Link,
-        snapshots: &[SubscriptionSnapshot],
+        found: &CustomerPage,
         stored: &[&(SyncedSubscription, Vec<BillingPeriod>)],
     ) -> Result<Option<String>, SyncError> {
+        let snapshots = &found.snapshots;
+        let is_elsewhere = |named| snapshots.iter().all(|one| one.subscription != named);
+        if found.has_unreadable || link.billing.subscription().is_some_and(is_elsewhere) {
+            // The subscription that the link names may have ended, so that another one follows it. The list of all
+            // subscriptions of the customer shows which.
+            self.sync_account(account_id).await?;
+            return Ok(None);
+        }
         let Some(snapshot) = choose_subscription(snapshots, link.billing.subscription()) else {
             return Ok(None);
         };
