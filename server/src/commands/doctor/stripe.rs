@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use futures_util::{StreamExt as _, stream};
 
 use self::subscriptions::{AccountData, CUSTOMERS, PRICES, SUBSCRIPTIONS};
-use super::finding::{Finding, cause_of};
+use super::finding::{Finding, cause_of, first_names};
 use crate::{
     commands::setup::meter_difference,
     domain::{
         Millis,
+        customer_watch::Watch,
         meter::{Meter, Meters},
         report::MAX_EVENT_AGE_MS,
     },
@@ -21,13 +22,18 @@ use crate::{
     stripe::{
         Failure, Stripe,
         catalog::{BoundedList, CatalogMeter},
-        list_subscriptions::{MAX_SUBSCRIPTIONS, Presence},
+        list_subscriptions::{LiveSubscription, MAX_SUBSCRIPTIONS, Presence},
+        object_list::Unreadable,
     },
 };
 
 const METER: &str = "meter";
+/// Customers of test clocks that are read from Stripe, one request each.
+const MAX_WATCHED: u64 = 1_000;
 /// Customers without a subscription that are read from Stripe, one request each.
 const MAX_CUSTOMERS: usize = 1_000;
+/// Failed requests for customers after which the others are not read.
+const MAX_FAILURES: usize = 3;
 /// Concurrent requests for customers.
 const CUSTOMER_CONCURRENCY: usize = 8;
 
@@ -47,6 +53,7 @@ pub(super) async fn check(
         }
     };
     findings.extend(meters.all().iter().map(|meter| check_meter(meter, &known)));
+    findings.extend(unreadable(METER, &known.unreadable));
     let names = names_by_id(meters, &known);
     let Some(store) = store else { return };
     let linked = match store.linked_customers().await {
@@ -59,7 +66,7 @@ pub(super) async fn check(
     if u64::try_from(linked.len()).is_ok_and(|read| read >= MAX_LINKED_CUSTOMERS) {
         findings.push(limit_hit(CUSTOMERS, "linked customers", linked.len()));
     }
-    let all = match stripe.list_live_subscriptions().await {
+    let mut all = match stripe.list_live_subscriptions().await {
         Ok(all) => all,
         Err(failure) => {
             findings.push(Finding::unchecked(SUBSCRIPTIONS, failure.message()));
@@ -73,6 +80,10 @@ pub(super) async fn check(
             MAX_SUBSCRIPTIONS,
         ));
     }
+    if let Err(why) = add_test_clocks(stripe, store, &mut all).await {
+        findings.push(Finding::unchecked(SUBSCRIPTIONS, &why));
+    }
+    findings.extend(subscriptions::check_unreadable(&all.unreadable, &linked));
     let data = AccountData {
         linked: &linked,
         subscriptions: &all.items,
@@ -82,6 +93,37 @@ pub(super) async fn check(
     findings.extend(check_items(&data, meters, store, now).await);
     findings.extend(data.check_billing_modes());
     findings.extend(check_prices(stripe, &data).await);
+}
+
+/// Adds the subscriptions of customers of test clocks, which the list of all leaves out.
+async fn add_test_clocks(
+    stripe: &Stripe,
+    store: &Store,
+    all: &mut BoundedList<LiveSubscription>,
+) -> Result<(), String> {
+    let watched = store.watched_customers(None, MAX_WATCHED).await;
+    for row in watched.map_err(|error| cause_of(&error))? {
+        if row.watch != Watch::TestClock {
+            continue;
+        }
+        let own = stripe.live_subscriptions_of(&row.customer).await;
+        let own = own.map_err(|failure| failure.message().to_owned())?;
+        all.items.extend(own.items);
+        all.unreadable.extend(own.unreadable);
+    }
+    Ok(())
+}
+
+/// Names objects of a list that cannot be read.
+fn unreadable(check: &'static str, objects: &[Unreadable]) -> Option<Finding> {
+    let names: Vec<String> = objects.iter().map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| {
+        Finding::warn(
+            check,
+            first_names(&names, names.len()),
+            "look at them in Stripe's dashboard: they are skipped",
+        )
+    })
 }
 
 fn limit_hit(check: &'static str, what: &str, number: usize) -> Finding {
@@ -150,7 +192,7 @@ async fn check_customers(
 ) -> Vec<Finding> {
     let without = data.without_subscription();
     let (mut existing, mut deleted, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-    let mut failure: Option<Failure> = None;
+    let mut failures: Vec<(String, Failure)> = Vec::new();
     let answers = stream::iter(without.iter().copied().take(MAX_CUSTOMERS))
         .map(|linked| async move { (linked, stripe.find_customer(&linked.customer).await) })
         .buffered(CUSTOMER_CONCURRENCY);
@@ -158,20 +200,26 @@ async fn check_customers(
     while let Some((linked, presence)) = answers.next().await {
         match presence {
             // No subscription is expected after the last one ended.
-            Ok(Presence::Exists) if linked.has_ended => {}
-            Ok(Presence::Exists) => existing.push(linked),
+            Ok(Presence::Exists { .. }) if linked.has_ended => {}
+            Ok(Presence::Exists { .. }) => existing.push(linked),
             Ok(Presence::Deleted) => deleted.push(linked),
             Ok(Presence::NotFound) => unknown.push(linked),
-            Err(error) => {
-                failure = Some(error);
-                break;
+            Err(failure) => {
+                // One that fails hides no other.
+                let is_of_all = matches!(failure, Failure::Denied(_) | Failure::NotSent(_));
+                failures.push((linked.customer.clone(), failure));
+                if is_of_all || failures.len() >= MAX_FAILURES {
+                    break;
+                }
             }
         }
     }
     let mut findings = subscriptions::check_customers(&existing, &deleted, &unknown, is_complete);
-    if let Some(failure) = failure {
-        findings.push(Finding::unchecked(CUSTOMERS, failure.message()));
-    } else if without.len() > MAX_CUSTOMERS {
+    for (customer, failure) in &failures {
+        let why = format!("{customer}: {}", failure.message());
+        findings.push(Finding::unchecked(CUSTOMERS, &why));
+    }
+    if failures.is_empty() && without.len() > MAX_CUSTOMERS {
         findings.push(limit_hit(
             CUSTOMERS,
             "linked customers without a subscription",
@@ -228,6 +276,7 @@ async fn check_prices(stripe: &Stripe, data: &AccountData<'_>) -> Vec<Finding> {
                 if !prices.is_complete {
                     findings.push(limit_hit(PRICES, "prices of a meter", prices.items.len()));
                 }
+                findings.extend(unreadable(PRICES, &prices.unreadable));
                 listed.extend(prices.items);
             }
             Err(failure) => findings.push(Finding::unchecked(PRICES, failure.message())),

@@ -6,7 +6,9 @@ use crate::{
     commands::doctor::finding::{Finding, MAX_NAMES, first_names},
     domain::subscription_status::BillingMode,
     store::doctor::LinkedCustomer,
-    stripe::{catalog::CatalogPrice, list_subscriptions::LiveSubscription},
+    stripe::{
+        catalog::CatalogPrice, list_subscriptions::LiveSubscription, object_list::Unreadable,
+    },
 };
 
 pub(super) const CUSTOMERS: &str = "customers";
@@ -53,6 +55,31 @@ pub(super) fn check_customers(
         findings.push(Finding::warn(CUSTOMERS, fact, advice));
     }
     findings
+}
+
+/// Checks for subscriptions that cannot be read. Those of linked customers may bill usage.
+pub(super) fn check_unreadable(
+    objects: &[Unreadable],
+    linked: &[LinkedCustomer],
+) -> Option<Finding> {
+    let is_linked = |customer: &str| linked.iter().any(|linked| linked.customer == customer);
+    let may_bill = objects
+        .iter()
+        .any(|one| one.customer.as_deref().is_none_or(is_linked));
+    let names: Vec<String> = objects
+        .iter()
+        .map(|one| match &one.customer {
+            Some(customer) => format!("{one} ({customer})"),
+            None => one.to_string(),
+        })
+        .collect();
+    let advice = "look at them in Stripe's dashboard: they are skipped, and an account that is synced with one stays as it was";
+    let fact = first_names(&names, names.len());
+    match (names.is_empty(), may_bill) {
+        (true, _) => None,
+        (false, true) => Some(Finding::bad(SUBSCRIPTIONS, fact, advice)),
+        (false, false) => Some(Finding::warn(SUBSCRIPTIONS, fact, advice)),
+    }
 }
 
 impl<'a> AccountData<'a> {
