@@ -44,6 +44,7 @@ pub(crate) fn by(granularity: Granularity, start: &str, end: &str) -> Get {
 async fn the_default_period_is_the_known_billing_period(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let (start, end) = (at("2026-06-10T10:20:30Z"), at("2026-07-10T10:20:30Z"));
+    world.create_customers(&["cus_a"]).await;
     let put = PutAccount::stripe("acct", "cus_a").current_period(start, end);
     world.client().put_account(put).await.unwrap();
     world
@@ -152,6 +153,7 @@ async fn a_period_edge_inside_a_slot_is_refused_with_the_nearest_edges(world: Wo
     }
     // A billing period's edge is nearer.
     let edge = hour + TimeDelta::minutes(20);
+    world.create_customers(&["cus_a"]).await;
     let put = PutAccount::stripe("acct", "cus_a").current_period(edge, edge + TimeDelta::days(30));
     world.client().put_account(put).await.unwrap();
     let text = refusal(
@@ -197,6 +199,7 @@ async fn a_period_is_rounded_outward_on_request(mut world: World) {
     assert_eq!(get(&world, exact).await.period, Period::new(start, end));
     // A billing period's edge is nearer than the slot's, and leaves out what is billed before it.
     let edge = at("2026-06-03T12:20:00Z");
+    world.create_customers(&["cus_a"]).await;
     let put = PutAccount::stripe("acct", "cus_a").current_period(edge, edge + TimeDelta::days(30));
     world.client().put_account(put).await.unwrap();
     assert_eq!(get(&world, week).await.period, Period::new(edge, end));
@@ -239,6 +242,7 @@ async fn a_billing_period_edge_is_exact_to_the_millisecond(mut world: World) {
     world.set_time("2026-06-10T12:00:00Z").await;
     let edge = at("2026-06-10T10:20:00.123Z");
     let end = at("2026-06-10T11:40:00.456Z");
+    world.create_customers(&["cus_a"]).await;
     let put = PutAccount::stripe("acct", "cus_a").current_period(edge, end);
     world.client().put_account(put).await.unwrap();
     let millisecond = TimeDelta::milliseconds(1);

@@ -157,8 +157,10 @@ impl Case {
 async fn try_case(world: &World, account: &str, case: &Case) {
     let client = world.client();
     if let Some(edge) = case.edge.map(Case::moment) {
-        let put = PutAccount::stripe(account, format!("cus_{account}"))
-            .current_period(edge, edge + TimeDelta::days(31));
+        let customer = format!("cus_{account}");
+        world.create_customers(&[&customer]).await;
+        let put =
+            PutAccount::stripe(account, customer).current_period(edge, edge + TimeDelta::days(31));
         client.put_account(put).await.unwrap();
     }
     if !case.increments.is_empty() {

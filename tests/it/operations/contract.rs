@@ -51,6 +51,8 @@ fn reason_of(reason: ServerReason) -> Reason {
         ServerReason::TooManyPoints => Reason::TooManyPoints,
         ServerReason::PageTokenInvalid => Reason::PageTokenInvalid,
         ServerReason::KeyReused => Reason::KeyReused,
+        ServerReason::UnknownCustomer => Reason::UnknownCustomer,
+        ServerReason::UnknownSubscription => Reason::UnknownSubscription,
     }
 }
 
@@ -102,6 +104,8 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerReason::TooManyPoints,
         ServerReason::PageTokenInvalid,
         ServerReason::KeyReused,
+        ServerReason::UnknownCustomer,
+        ServerReason::UnknownSubscription,
     ];
     let others = [
         ServerError::CustomerTaken { customer: text() },

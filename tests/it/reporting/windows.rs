@@ -104,6 +104,7 @@ async fn usage_around_a_link_is_in_different_reports(mut world: World) {
 async fn usage_around_a_known_period_end_is_in_different_reports(mut world: World) {
     let clock = world.set_time(HOUR).await;
     let end = minute(30) + TimeDelta::milliseconds(500);
+    world.create_customers(&["cus_a"]).await;
     let period =
         PutAccount::stripe("acct", "cus_a").current_period(at(HOUR) - TimeDelta::days(30), end);
     put(&world, period).await;
@@ -128,6 +129,7 @@ async fn usage_around_a_known_period_end_is_in_different_reports(mut world: Worl
 
 async fn a_late_boundary_moves_the_edge_of_a_report_on_one_side(mut world: World) {
     world.set_time("2026-06-20T12:00:00Z").await;
+    world.create_customers(&["cus_a"]).await;
     world.count("acct", 1, minute(30)).await;
     world.count("acct", 2, minute(50)).await;
     let edge = minute(30);
@@ -155,6 +157,7 @@ async fn a_late_boundary_moves_the_edge_of_a_report_on_one_side(mut world: World
 
 async fn a_late_boundary_does_not_split_a_straddling_report(mut world: World) {
     world.set_time("2026-06-20T12:00:00Z").await;
+    world.create_customers(&["cus_a"]).await;
     let edge = minute(30);
     world
         .count("acct", 1, edge - TimeDelta::milliseconds(1))

@@ -1,6 +1,7 @@
 //! Accounts: the customer that usage is billed to, from what time, and the effect of changes.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::{NewPrice, NewSubscription};
 use usage_client::{
     Error, ErrorKind, Increment, ListAccounts, ListReports, Period, PutAccount, Reason,
     ReportState,
@@ -23,6 +24,24 @@ on_both_engines!(
     a_page_token_of_another_listing_is_refused,
 );
 
+/// Creates a customer with a subscription that has ended, and returns that.
+async fn customer_with_ended_subscription(world: &World, customer: &str) -> String {
+    world.create_customers(&[customer]).await;
+    let stripe = world.stripe();
+    let price = NewPrice::licensed("price_seats", "prod_seats", "1000");
+    stripe.create_price(&price).await.unwrap();
+    let new = NewSubscription {
+        id: format!("sub_{customer}"),
+        customer: customer.to_owned(),
+        prices: vec![price.id],
+        ..NewSubscription::default()
+    };
+    let id = stripe.create_subscription(&new).await.unwrap().id;
+    let path = format!("/v1/subscriptions/{id}");
+    world.call_stripe("DELETE", &path, &[]).await;
+    id
+}
+
 pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Account {
     world.client().put_account(account).await.unwrap().account
 }
@@ -31,15 +50,16 @@ async fn an_account_has_the_values_of_the_last_put(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let now = at("2026-06-20T12:00:00.123Z");
     let (start, end) = (now - TimeDelta::days(10), now + TimeDelta::days(20));
+    let subscription = customer_with_ended_subscription(&world, "cus_a").await;
     let stripe = PutAccount::stripe("acct", "cus_a")
-        .subscription("sub_a")
+        .subscription(&subscription)
         .current_period(start, end);
     let linked = put(&world, stripe).await;
     assert_eq!(linked.account_id, "acct");
     assert_eq!((linked.valid_from, linked.updated_at), (start, now));
     let billing = linked.stripe().unwrap();
     assert_eq!(billing.customer, "cus_a");
-    assert_eq!(billing.subscription.as_deref(), Some("sub_a"));
+    assert_eq!(billing.subscription, Some(subscription));
     assert_eq!(billing.current_period, Some(Period::new(start, end)));
     assert_eq!(billing.bill_from, Some(start));
     assert_eq!(world.client().get_account("acct").await.unwrap(), linked);
@@ -58,8 +78,10 @@ async fn an_account_has_the_values_of_the_last_put(mut world: World) {
 async fn an_identical_put_changes_nothing(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
+    let subscription = customer_with_ended_subscription(&world, "cus_a").await;
+    world.create_customers(&["cus_b"]).await;
     let stripe = PutAccount::stripe("acct", "cus_a")
-        .subscription("sub_a")
+        .subscription(subscription)
         .current_period(now - TimeDelta::days(1), now + TimeDelta::days(29))
         .bill_from(now - TimeDelta::days(2));
     for account in [
@@ -89,6 +111,7 @@ async fn an_unknown_account_is_not_found(world: World) {
 }
 
 async fn an_account_changed_meanwhile_is_not_overwritten(world: World) {
+    world.create_customers(&["cus_a", "cus_b", "cus_c"]).await;
     let free = || PutAccount::free("acct");
     let mismatch = |error: Error| {
         assert_eq!(error.kind(), ErrorKind::EtagMismatch);
@@ -131,6 +154,7 @@ async fn a_customer_belongs_to_one_account_at_a_time(world: World) {
         assert_eq!(error.reason(), Some(&Reason::CustomerTaken));
         assert!(error.to_string().contains("\"cus_a\""));
     };
+    world.create_customers(&["cus_a", "cus_b"]).await;
     put(&world, PutAccount::stripe("acct", "cus_a")).await;
     let other = || PutAccount::stripe("other", "cus_a");
     taken(world.client().put_account(other()).await.unwrap_err());
@@ -163,6 +187,9 @@ async fn a_link_bills_from_its_stated_time(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
     let day = TimeDelta::days(1);
+    world
+        .create_customers(&["cus_a", "cus_b", "cus_c", "cus_d"])
+        .await;
     // From now, from the start of its period, and from `bill_from`.
     let bare = put(&world, PutAccount::stripe("a", "cus_a")).await;
     assert_eq!(bare.valid_from, now);
@@ -189,6 +216,7 @@ async fn a_link_bills_from_its_stated_time(mut world: World) {
 
 async fn an_account_outside_its_limits_is_refused_with_its_field(world: World) {
     let longest = format!("cus_{}", "x".repeat(251));
+    world.create_customers(&[&longest, "cus_b"]).await;
     put(&world, PutAccount::stripe("acct", &longest)).await;
     let stripe = |customer: &str| PutAccount::stripe("acct", customer);
     let (start, end) = (hours_ago(2), hours_ago(1));
@@ -237,6 +265,7 @@ async fn five_accounts(world: &World) -> Vec<String> {
     for account in ["b", "a.2", "c", "a", "a.1"] {
         put(world, PutAccount::free(account)).await;
     }
+    world.create_customers(&["cus_b"]).await;
     put(world, PutAccount::stripe("b", "cus_b")).await;
     ["a", "a.1", "a.2", "b", "c"].map(str::to_owned).to_vec()
 }

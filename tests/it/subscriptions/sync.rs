@@ -23,7 +23,6 @@ on_both_engines!(
     an_account_made_free_and_linked_again_is_billed_by_each_link,
     free_time_is_not_billed_by_a_later_link_without_a_date,
     two_meters_are_billed_each_by_its_own_item,
-    a_link_fails_when_stripe_does_not_answer,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -368,24 +367,6 @@ async fn two_meters_are_billed_each_by_its_own_item(mut world: World) {
         world.invoiced_quantities("cus_acct", "llm_tokens").await,
         [9_000]
     );
-    world.finish().await;
-}
-
-async fn a_link_fails_when_stripe_does_not_answer(mut world: World) {
-    let now = at("2027-03-20T08:30:10Z");
-    world.with_prices_at(now).await;
-    world.subscribe("acct", &[BASIC], at(START)).await;
-    world.stripe().script(no_subscriptions()).await.unwrap();
-    let put = PutAccount::stripe("acct", "cus_acct");
-    let refused = world.client().put_account(put.clone()).await.unwrap_err();
-    assert_eq!(
-        refused.reason(),
-        Some(&usage_client::Reason::StripeUnavailable)
-    );
-    assert!(refused.is_retryable());
-    world.stripe().clear_faults().await.unwrap();
-    let account = world.client().put_account(put).await.unwrap().account;
-    assert_eq!(account.valid_from, at(START));
     world.finish().await;
 }
 

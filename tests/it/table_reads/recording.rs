@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 40] = [
+const TESTS: [(&str, &str); 42] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -125,6 +125,14 @@ const TESTS: [(&str, &str); 40] = [
     (
         "subscriptions::finalized_invoices",
         "a_period_that_ended_during_downtime_is_billed",
+    ),
+    (
+        "subscriptions::link_checks",
+        "a_checked_link_can_be_repeated_whatever_became_of_the_customer",
+    ),
+    (
+        "subscriptions::link_checks",
+        "an_unverified_link_bills_from_the_period_once_it_is_known",
     ),
     (
         "subscriptions::late_usage",

@@ -165,9 +165,9 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
     ),
     (
         "customers",
-        "customer, account_id",
+        "customer, account_id, watch",
         50_000,
-        "'cus_' || i, 'account-' || i",
+        "'cus_' || i, 'account-' || i, CASE WHEN i % 1000 = 0 THEN 'unverified' END",
     ),
     (
         "billing_periods",

@@ -1,6 +1,6 @@
 //! The doctor's checks of Stripe: meters, prices, customers and their subscriptions.
 
-use fake_stripe::NewPrice;
+use fake_stripe::{Fault, NewPrice};
 use usage_client::PutAccount;
 use usage_server::commands::doctor::Severity;
 
@@ -90,8 +90,13 @@ async fn doctor_reports_deleted_or_unsubscribed_customers(world: World) {
             .await;
         world.stripe().delete_customer(&customer).await.unwrap();
     }
+    // It was linked while Stripe did not answer.
+    let silent = Fault::status(503).on_method("GET").always();
+    world.stripe().script(silent).await.unwrap();
     let ghost = PutAccount::stripe("ghost", "cus_ghost");
-    world.client().put_account(ghost).await.unwrap();
+    let ghost = world.client().put_account(ghost).await.unwrap();
+    assert!(ghost.is_unverified);
+    world.stripe().clear_faults().await.unwrap();
     world
         .link_to_unsubscribed_customer("idle", "cus_idle")
         .await;

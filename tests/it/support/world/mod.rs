@@ -256,6 +256,14 @@ impl World {
             .expect("a link");
     }
 
+    /// Creates Stripe customers without a subscription.
+    pub(crate) async fn create_customers(&self, customers: &[&str]) {
+        for customer in customers {
+            let created = self.stripe().create_customer(customer).await;
+            created.expect("a customer");
+        }
+    }
+
     /// Creates a customer whose usage is charged by another subscription than the named one, which is returned: no
     /// billing period is known.
     pub(crate) async fn customer_without_known_periods(&self, customer: &str) -> String {
