@@ -277,6 +277,11 @@ pub struct Config {
     #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
     pub stripe_retry_ms: i64,
 
+    /// How long `PutAccount` asks Stripe about a customer and a subscription before it links the account unverified, in
+    /// milliseconds, 100 to 60,000.
+    #[arg(long, env = "STRIPE_LINK_CHECK_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub stripe_link_check_ms: u64,
+
     /// Increments that may wait for a commit, 1,000 to 10,000,000. More are rejected with `RESOURCE_EXHAUSTED`.
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,

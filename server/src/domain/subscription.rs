@@ -180,11 +180,8 @@ pub fn is_certain_beside(
     synced: &[&str],
     unreadable: &[Option<&str>],
 ) -> bool {
-    let is_other = |id: &Option<&str>| match id {
-        Some(id) => Some(*id) != named && !synced.contains(id),
-        None => false,
-    };
-    chosen.is_live() && unreadable.iter().all(is_other)
+    let is_other = |id: &str| Some(id) != named && !synced.contains(&id);
+    chosen.is_live() && unreadable.iter().all(|id| id.is_some_and(is_other))
 }
 
 #[cfg(test)]

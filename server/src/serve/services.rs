@@ -91,7 +91,9 @@ impl Services {
         let reconciler = Reconciler::new(store.clone(), stripe.clone(), Arc::clone(&meters));
         let sync = stripe.clone().map(|stripe| {
             let meters = Arc::clone(&meters);
-            SubscriptionSync::new(store.clone(), stripe, meters, config.schedule.window_mins)
+            let link_check_time = Duration::from_millis(config.stripe_link_check_ms);
+            let slots = config.schedule.window_mins;
+            SubscriptionSync::new(store.clone(), stripe, meters, slots, link_check_time)
         });
         let changes = sync.clone().map(|sync| {
             SubscriptionChanges::new(subscription_change::Deps {

@@ -87,6 +87,7 @@ async fn release_stripe(world: &World) {
 
 async fn a_link_is_stored_unverified_while_stripe_does_not_answer(mut world: World) {
     let now = at(NOW);
+    world.reconfigure(&["--stripe-link-check-ms"]).await;
     world.with_prices_at(now).await;
     world.create_customers(&["cus_acct"]).await;
     block_stripe(&world).await;

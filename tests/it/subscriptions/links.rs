@@ -1,7 +1,6 @@
 //! Accounts: the customer that usage is billed to, from what time, and the effect of changes.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fake_stripe::{NewPrice, NewSubscription};
 use usage_client::{
     Error, ErrorKind, Increment, ListAccounts, ListReports, Period, PutAccount, Reason,
     ReportState,
@@ -24,24 +23,6 @@ on_both_engines!(
     a_page_token_of_another_listing_is_refused,
 );
 
-/// Creates a customer with a subscription that has ended, and returns that.
-async fn customer_with_ended_subscription(world: &World, customer: &str) -> String {
-    world.create_customers(&[customer]).await;
-    let stripe = world.stripe();
-    let price = NewPrice::licensed("price_seats", "prod_seats", "1000");
-    stripe.create_price(&price).await.unwrap();
-    let new = NewSubscription {
-        id: format!("sub_{customer}"),
-        customer: customer.to_owned(),
-        prices: vec![price.id],
-        ..NewSubscription::default()
-    };
-    let id = stripe.create_subscription(&new).await.unwrap().id;
-    let path = format!("/v1/subscriptions/{id}");
-    world.call_stripe("DELETE", &path, &[]).await;
-    id
-}
-
 pub(crate) async fn put(world: &World, account: PutAccount) -> usage_client::Account {
     world.client().put_account(account).await.unwrap().account
 }
@@ -50,7 +31,7 @@ async fn an_account_has_the_values_of_the_last_put(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00.123Z").await;
     let now = at("2026-06-20T12:00:00.123Z");
     let (start, end) = (now - TimeDelta::days(10), now + TimeDelta::days(20));
-    let subscription = customer_with_ended_subscription(&world, "cus_a").await;
+    let subscription = world.customer_with_ended_subscription("cus_a").await;
     let stripe = PutAccount::stripe("acct", "cus_a")
         .subscription(&subscription)
         .current_period(start, end);
@@ -78,7 +59,7 @@ async fn an_account_has_the_values_of_the_last_put(mut world: World) {
 async fn an_identical_put_changes_nothing(mut world: World) {
     let clock = world.set_time("2026-06-20T12:00:00Z").await;
     let now = at("2026-06-20T12:00:00Z");
-    let subscription = customer_with_ended_subscription(&world, "cus_a").await;
+    let subscription = world.customer_with_ended_subscription("cus_a").await;
     world.create_customers(&["cus_b"]).await;
     let stripe = PutAccount::stripe("acct", "cus_a")
         .subscription(subscription)

@@ -1,7 +1,5 @@
 //! Asks Stripe about a link: before it is stored, for a short time, and at each poll if something about it is open.
 
-use std::time::Duration;
-
 use tokio::time::timeout;
 
 use super::{SubscriptionSync, sync::SyncError};
@@ -16,9 +14,6 @@ use crate::{
     store::watched_customers::WatchedCustomer,
     stripe::list_subscriptions::Presence,
 };
-
-/// How long Stripe is asked before a link is stored. A caller waits for it.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What Stripe said about a link.
 #[derive(Debug, Default)]
@@ -82,8 +77,8 @@ impl SubscriptionSync {
         customer: &str,
     ) -> Result<CheckedLink> {
         let (presence, found) = tokio::join!(
-            timeout(ASK_TIMEOUT, self.stripe.find_customer(customer)),
-            timeout(ASK_TIMEOUT, self.look_up(account_id, billing)),
+            timeout(self.link_check_time, self.stripe.find_customer(customer)),
+            timeout(self.link_check_time, self.look_up(account_id, billing)),
         );
         let presence = match presence {
             Ok(Ok(Presence::NotFound)) => return Err(unknown_customer(customer, false).into()),

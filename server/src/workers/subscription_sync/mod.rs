@@ -13,7 +13,7 @@ pub(crate) mod scheduled_cancels;
 pub(crate) mod sync;
 pub(crate) mod webhooks;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub(crate) use link_check::CheckedLink;
 
@@ -41,11 +41,20 @@ pub(crate) struct SubscriptionSync {
     pub(super) stripe: Stripe,
     pub(super) configured: Arc<Meters>,
     pub(super) slots: Slots,
+    /// How long Stripe is asked before a link is stored. A caller waits for it.
+    link_check_time: Duration,
 }
 
 impl SubscriptionSync {
-    pub(crate) fn new(store: Store, stripe: Stripe, configured: Arc<Meters>, slots: Slots) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        stripe: Stripe,
+        configured: Arc<Meters>,
+        slots: Slots,
+        link_check_time: Duration,
+    ) -> Self {
         Self {
+            link_check_time,
             store,
             stripe,
             configured,

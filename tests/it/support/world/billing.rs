@@ -90,6 +90,23 @@ impl World {
             .expect("a subscription");
     }
 
+    /// Creates a customer with a subscription that has ended, and returns that.
+    pub(crate) async fn customer_with_ended_subscription(&self, customer: &str) -> String {
+        let price = NewPrice::licensed(SEATS, "prod_seats", "1000");
+        self.stripe().create_price(&price).await.expect("a price");
+        let new = NewSubscription {
+            id: format!("sub_{customer}"),
+            customer: customer.to_owned(),
+            prices: vec![price.id],
+            ..NewSubscription::default()
+        };
+        let id = new.id.clone();
+        self.subscribe_as(new).await;
+        let path = format!("/v1/subscriptions/{id}");
+        self.call_stripe("DELETE", &path, &[]).await;
+        id
+    }
+
     /// Links an account to the customer with its name.
     pub(crate) async fn link_to_subscription(&self, name: &str) -> Account {
         let put = PutAccount::stripe(name, format!("cus_{name}"));

@@ -40,7 +40,7 @@ pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 /// schedule that never fires is refused. A test of the server's schedule checks the year.
 const NEVER: &str = "--report-schedule=0 0 * 2 4#5";
 /// Two meters, the first one as the default, short retry delays, and no scheduled runs.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=200",
@@ -52,6 +52,8 @@ const FLAGS: [&str; 10] = [
     "--database-connections=6",
     "--window-mins=60",
     "--stripe-webhook-secrets=whsec_world",
+    // A busy machine may be slow. A test of the limit has the default.
+    "--stripe-link-check-ms=60000",
     // The tests' PostgreSQL does not wait for the disk.
     "--insecure-durability",
 ];
