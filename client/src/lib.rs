@@ -47,7 +47,10 @@ pub use increment::{Counted, Increment};
 pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageService};
 pub use period::Period;
 pub use reason::Reason;
-pub use reconcile::{Reconcile, ReconcilePage, ReconciledUsage, StateCount};
+pub use reconcile::{
+    ComparedInvoice, InvoiceComparison, InvoiceFinding, Reconcile, ReconcilePage, ReconciledUsage,
+    StateCount,
+};
 pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
 pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;

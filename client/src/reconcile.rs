@@ -101,6 +101,60 @@ pub struct ReconciledUsage {
     pub stripe_total: Result<i64, String>,
     /// The reports of the row, by state.
     pub states: Vec<StateCount>,
+    /// The comparison with invoices, one for each subscription item and price; empty until the invoices are final.
+    pub invoices: Vec<InvoiceComparison>,
+}
+
+/// What a comparison with invoices found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InvoiceFinding {
+    /// The final invoices charge exactly what Stripe's meter totals contain.
+    Equal,
+    /// They charge more or less.
+    Differs,
+    /// A line has no quantity, or none that is a whole number.
+    Unreadable,
+    /// They would charge it, but one of them is uncollectible.
+    Uncollectible,
+    /// They would charge it, but one of them is void.
+    Void,
+    /// Days after the period's last invoice, one is still a draft.
+    Overdue,
+    /// A finding that this version of the client does not know, by its number.
+    Unrecognised(i32),
+}
+
+/// The usage of one subscription item, price and billing period, and what invoices charge of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvoiceComparison {
+    /// The subscription item, `si_...`.
+    pub item: String,
+    /// The price, `price_...`.
+    pub price: String,
+    /// The billing period.
+    pub period: Period,
+    /// What was found.
+    pub finding: InvoiceFinding,
+    /// The usage that Stripe's meter totals contain.
+    pub reported: i64,
+    /// The quantity on final invoices that are neither void nor uncollectible; none if it could not be read.
+    pub invoiced: Option<i64>,
+    /// The invoices with a line for it.
+    pub invoices: Vec<ComparedInvoice>,
+    /// When the finding or a figure last changed.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// An invoice that was compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComparedInvoice {
+    /// `in_...`.
+    pub id: String,
+    /// Stripe's name of its status, such as `paid`.
+    pub status: String,
 }
 
 /// The reports in one state.
@@ -116,9 +170,14 @@ pub struct StateCount {
 }
 
 impl ReconciledUsage {
-    /// Whether all three totals are equal.
+    /// Whether all three totals are equal, and invoices charge them as far as they are final.
     pub fn is_equal(&self) -> bool {
-        self.counted == self.reported && self.stripe_total.as_ref() == Ok(&self.reported)
+        self.counted == self.reported
+            && self.stripe_total.as_ref() == Ok(&self.reported)
+            && self
+                .invoices
+                .iter()
+                .all(|one| one.finding == InvoiceFinding::Equal)
     }
 
     fn from_wire(row: proto::ReconciledUsage) -> Result<Self, Error> {
@@ -130,7 +189,9 @@ impl ReconciledUsage {
                 quantity: count.quantity,
             }
         });
+        let invoices = row.invoices.into_iter().map(InvoiceComparison::from_wire);
         Ok(Self {
+            invoices: invoices.collect::<Result<_, _>>()?,
             account_id: row.account_id,
             stripe_customer: row.stripe_customer,
             meter: row.meter,
@@ -140,6 +201,40 @@ impl ReconciledUsage {
             reported: row.reported,
             stripe_total: row.stripe_total.ok_or(row.stripe_error),
             states: states.collect(),
+        })
+    }
+}
+
+impl InvoiceFinding {
+    fn from_wire(number: i32) -> Self {
+        use proto::InvoiceFinding as Wire;
+        match Wire::try_from(number) {
+            Ok(Wire::Equal) => Self::Equal,
+            Ok(Wire::Differs) => Self::Differs,
+            Ok(Wire::Unreadable) => Self::Unreadable,
+            Ok(Wire::Uncollectible) => Self::Uncollectible,
+            Ok(Wire::Void) => Self::Void,
+            Ok(Wire::Overdue) => Self::Overdue,
+            Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
+        }
+    }
+}
+
+impl InvoiceComparison {
+    fn from_wire(from: proto::InvoiceComparison) -> Result<Self, Error> {
+        let invoices = from.invoices.into_iter().map(|one| ComparedInvoice {
+            id: one.id,
+            status: one.status,
+        });
+        Ok(Self {
+            item: from.item,
+            price: from.price,
+            period: wire::required_period(from.period, "rows.invoices.period")?,
+            finding: InvoiceFinding::from_wire(from.finding),
+            reported: from.reported,
+            invoiced: from.invoiced,
+            invoices: invoices.collect(),
+            changed_at: wire::required_time(from.changed_at, "rows.invoices.changed_at")?,
         })
     }
 }

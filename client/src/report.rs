@@ -29,7 +29,7 @@ pub struct UsageReport {
     pub quantity: i64,
     /// Its state.
     pub state: ReportState,
-    /// Whether Stripe has it: true if it is accepted or confirmed.
+    /// Whether Stripe has it: true if it is accepted, confirmed or invoiced.
     pub reported: bool,
     /// The `identifier` of its Stripe meter event, the same on every retry.
     pub identifier: String,

@@ -19,6 +19,8 @@ pub enum ReportState {
     Accepted,
     /// Stripe's own meter totals include it.
     Confirmed,
+    /// The final invoices of its billing period charge all usage that Stripe's meter totals include.
+    Invoiced,
     /// Stripe accepted it, but a day later its meter totals do not include it.
     Missing,
     /// Stripe rejected it permanently.
@@ -58,6 +60,7 @@ impl ReportState {
         Self::TooLate,
         Self::WrittenOff,
         Self::Uncharged,
+        Self::Invoiced,
     ];
 
     /// Whether Stripe may still accept it without an admin's decision.
@@ -105,6 +108,7 @@ impl ReportState {
             Self::Sending => Wire::Sending,
             Self::Accepted => Wire::Accepted,
             Self::Confirmed => Wire::Confirmed,
+            Self::Invoiced => Wire::Invoiced,
             Self::Missing => Wire::Missing,
             Self::Rejected => Wire::Rejected,
             Self::CustomerDeleted => Wire::CustomerDeleted,

@@ -23,7 +23,7 @@
 //! | `period_end` | of a usage report: the end of its window, set when it closes; of a billing period: its own end |
 //! | meter event | what Stripe receives: exactly one for each closed report |
 //! | claim | a replica's record that it is about to send a report; valid no longer than a lease |
-//! | reported | of usage: Stripe has accepted its meter event |
+//! | reported | of usage: Stripe has accepted its meter event; the report is accepted, confirmed or invoiced |
 //! | identifier | the meter event's unique name at Stripe; every retry uses the same one |
 //! | correction | an admin's addition or subtraction: a usage report by itself |
 //! | decision | what an admin chose for a report that cannot proceed: retry, bill in the current period, write off; that of the service on a due report is a `SendDecision` |
@@ -35,13 +35,14 @@
 //! | adoption | going on with another Stripe account or mode |
 //! | restore | putting a backup of the database in place, and comparing it with Stripe before anything is sent |
 //! | verification | the comparison of Stripe's totals with what was sent |
-//! | reconciliation | counted, reported and Stripe's total side by side, for people |
+//! | comparison with invoices | that of the usage in Stripe's totals with the lines of final invoices, by subscription item, price and billing period |
+//! | reconciliation | counted, reported, Stripe's total and what invoices charge side by side, for people |
 //! | ledger check | what was committed equals what all reports without corrections contain |
 //! | lease | a replica's right to run a job, on the database's clock |
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
-//! `accepted` means that Stripe took the event, `confirmed` that its totals contain it. `not_billable` and `written_off`
-//! are never billed. `no_customer` waits for a link, `uncharged` for a subscription that charges it. `rejected`,
+//! `accepted` means that Stripe took the event, `confirmed` that its totals contain it, `invoiced` that final invoices
+//! charge it. `not_billable` and `written_off` are never billed. `no_customer` waits for a link, `uncharged` for a subscription that charges it. `rejected`,
 //! `customer_deleted`, `unknown`, `missing` and `too_late` wait for a decision.
 //!
 //! # From a call to an invoice
@@ -58,6 +59,8 @@
 //!    window crosses it, and its usage is sent while the invoice is a draft. A plan change or a cancel first waits until
 //!    Stripe shows the usage before it.
 //! 7. The job `verifier` compares Stripe's totals with what was sent: `accepted` becomes `confirmed` or `missing`.
+//! 8. The job `invoice_comparison` compares the lines of final invoices with the confirmed reports of their billing
+//!    periods: `confirmed` becomes `invoiced`, or the difference is recorded and told.
 //!
 //! Webhooks arrive in `http`, which verifies their signature, stores them and wakes the job that reads the object again
 //! from Stripe. Their contents are never trusted.
@@ -71,9 +74,9 @@
 //! | `http` | webhooks, health and metrics over HTTP |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
-//! | [`reconciliation`] | counted, reported and Stripe's total side by side |
+//! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
-//! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, cleanup |
+//! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup |
 //! | [`commands`] | the commands besides `serve`: adopt, demo, doctor, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |

@@ -9,7 +9,7 @@ use ::metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::domain::{Millis, SECOND_MS, report::Transition};
+use crate::domain::{Millis, SECOND_MS, invoice_comparison::InvoiceFinding, report::Transition};
 
 /// Increments committed, by `outcome`: `counted`, `duplicate`, `refused`.
 const INCREMENTS: &str = "usage_increments_total";
@@ -36,6 +36,9 @@ const EVENTS_PER_SEC: &str = "usage_stripe_events_per_second_limit";
 const WEBHOOKS: &str = "usage_webhooks_total";
 /// Changes of a customer's daily total at Stripe to more than this service ever sent.
 const VERIFICATION_OVER: &str = "usage_verification_over_total";
+/// Billing periods whose invoices were found not to charge what was reported, by `finding`: the names of
+/// [`InvoiceFinding`] but `equal`.
+const INVOICE_DIFFERENCES: &str = "usage_invoice_differences_total";
 /// Reports near a deadline, counted at each check, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 /// Seconds by which a clock is ahead of another one, by `clocks`: `machine_database`, `database_stripe`.
@@ -137,6 +140,10 @@ fn describe() {
         VERIFICATION_OVER,
         "Changes of a customer's daily total at Stripe to more than was sent"
     );
+    describe_counter!(
+        INVOICE_DIFFERENCES,
+        "Billing periods whose invoices do not charge what was reported, by finding"
+    );
     describe_counter!(WEBHOOKS, "Webhooks received, by outcome");
     describe_gauge!(
         CLOCK_AHEAD,
@@ -180,7 +187,21 @@ pub(crate) fn call_refused(reason: &'static str) {
 
 /// Counts what happened to a usage report at Stripe or by a decision; `None` is an attempt that will be retried.
 pub(crate) fn count_transition(transition: Option<&Transition>) {
-    let name = match transition {
+    if let Some(name) = transition_name(transition) {
+        counter!(REPORTS, "transition" => name).increment(1);
+    }
+}
+
+/// Counts the same transition of several reports.
+pub(crate) fn count_transitions(transition: &Transition, reports: usize) {
+    if let Some(name) = transition_name(Some(transition)) {
+        let number = u64::try_from(reports).unwrap_or(u64::MAX);
+        counter!(REPORTS, "transition" => name).increment(number);
+    }
+}
+
+fn transition_name(transition: Option<&Transition>) -> Option<&'static str> {
+    Some(match transition {
         None => "retried",
         // Part of a transaction that may still fail.
         Some(
@@ -188,7 +209,7 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
             | Transition::Relink(_)
             | Transition::Send
             | Transition::DecideAgain,
-        ) => return,
+        ) => return None,
         Some(Transition::Accept) => "accepted",
         Some(Transition::Reject) => "rejected",
         Some(Transition::MarkCustomerDeleted) => "customer_deleted",
@@ -200,10 +221,11 @@ pub(crate) fn count_transition(transition: Option<&Transition>) {
         Some(Transition::MarkTooLate) => "too_late",
         Some(Transition::Confirm) => "confirmed",
         Some(Transition::MarkMissing) => "missing",
+        Some(Transition::Invoice) => "invoiced",
+        Some(Transition::TakeOffInvoice) => "taken_off_invoice",
         Some(Transition::Retry) => "decided_retry",
         Some(Transition::WriteOff) => "written_off",
-    };
-    counter!(REPORTS, "transition" => name).increment(1);
+    })
 }
 
 /// Records a request to Stripe, answered or timed out.
@@ -229,6 +251,11 @@ pub(crate) fn events_per_sec(limit: u32) {
 /// Counts a daily total at Stripe that is more than was sent.
 pub(crate) fn verification_over() {
     counter!(VERIFICATION_OVER).increment(1);
+}
+
+/// Counts a billing period whose invoices do not charge what was reported.
+pub(crate) fn invoice_difference(finding: InvoiceFinding) {
+    counter!(INVOICE_DIFFERENCES, "finding" => finding.name()).increment(1);
 }
 
 /// Records the size of SQLite's write-ahead log in bytes, up to 4 GiB.

@@ -1,5 +1,5 @@
-//! Reconciliation: what was counted, what was reported and Stripe's total, side by side, for each account, customer,
-//! meter and period. It only reads.
+//! Reconciliation: what was counted, what was reported, Stripe's total and what invoices charge, side by side, for each
+//! account, customer, meter and period. It only reads.
 //!
 //! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges
 //! that belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
@@ -15,6 +15,7 @@ use crate::{
         MINUTE_MS, Millis,
         account::{Link, billing_target_at},
         account_id::AccountId,
+        invoice_comparison::PeriodComparison,
         meter::{Meter, Meters},
         period::month_around,
         report::State,
@@ -67,12 +68,16 @@ pub struct Row {
     pub stripe_total: std::result::Result<i64, String>,
     /// The number of reports and their quantity, by state.
     pub states: BTreeMap<State, (i64, i64)>,
+    /// The comparisons with invoices, by subscription item and price; empty until those are final.
+    pub invoices: Vec<PeriodComparison>,
 }
 
 impl Row {
-    /// Whether all three figures are equal.
+    /// Whether all three figures are equal, and invoices charge them as far as they are final.
     pub fn is_equal(&self) -> bool {
-        self.counted == self.reported && self.stripe_total.as_ref() == Ok(&self.reported)
+        self.counted == self.reported
+            && self.stripe_total.as_ref() == Ok(&self.reported)
+            && !self.invoices.iter().any(PeriodComparison::is_difference)
     }
 }
 
@@ -185,6 +190,7 @@ impl Reconciler {
             end: now.saturating_add(1),
         });
         let (links, known) = self.store.links_and_periods(account, range).await?;
+        let compared = self.store.comparisons_of(account, range).await?;
         let mut rows = Vec::new();
         for meter in self.meters.all() {
             let (periods, is_billing_period) = periods_of(&known, &meter.name, range);
@@ -195,14 +201,26 @@ impl Reconciler {
                     .account_id
                     .as_ref()
                     .and_then(|_| customer_at(&links, period.end.min(now)));
-                for (customer, own) in by_customer(figures, &links, &meter.name, period, named) {
+                let invoices: Vec<&PeriodComparison> = compared
+                    .iter()
+                    .filter(|one| *one.meter == *meter.name && one.period.start == period.start)
+                    .collect();
+                let mut customers = by_customer(figures, &links, &meter.name, period, named);
+                // Stripe may charge usage that nobody reported.
+                for one in invoices.iter().filter(|one| one.is_difference()) {
+                    customers.entry(one.customer.clone()).or_default();
+                }
+                for (customer, own) in customers {
                     let mut row = sum(own);
+                    let of_customer = invoices.iter().filter(|one| one.customer == customer);
+                    row.invoices = of_customer.copied().cloned().collect();
                     row.account_id = account.to_string();
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
                     row.stripe_total = self.stripe_total(stripe, account, &row, meter).await?;
-                    if !(row.states.is_empty() && row.stripe_total == Ok(0)) {
+                    let is_empty = row.states.is_empty() && row.stripe_total == Ok(0);
+                    if !is_empty || !row.is_equal() {
                         rows.push(row);
                     }
                 }
@@ -318,6 +336,7 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         reported: 0,
         stripe_total: Ok(0),
         states: BTreeMap::new(),
+        invoices: Vec::new(),
     };
     for figure in figures {
         let (state, added) = (figure.state, figure.usage.quantity);

@@ -45,6 +45,8 @@ enum BillingPeriods {
     Invoice,
     InvoiceState,
     DraftUntil,
+    ComparedAt,
+    CompareAgainAt,
 }
 
 #[derive(DeriveIden)]
@@ -140,6 +142,9 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 // `unknown`, `draft` or `final`.
                 .col(text(P::InvoiceState).default("unknown"))
                 .col(big_integer_null(P::DraftUntil))
+                // When its invoices were last read for the comparison, and when they are read again.
+                .col(big_integer_null(P::ComparedAt))
+                .col(big_integer_null(P::CompareAgainAt))
                 .primary_key(
                     Index::create()
                         .col(P::AccountId)
@@ -173,7 +178,23 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .and_where(Expr::cust("invoice_state <> 'final'"))
                 .to_owned(),
         )
-        .await
+        .await?;
+    // Periods whose invoices were never compared, by their ends, and those that are compared again, by that time.
+    let never_compared = Index::create()
+        .name("billing_periods_never_compared")
+        .table(P::Table)
+        .col(P::PeriodEnd)
+        .and_where(Expr::col(P::ComparedAt).is_null())
+        .and_where(Expr::col(P::Subscription).is_not_null())
+        .to_owned();
+    let compared_again = Index::create()
+        .name("billing_periods_compared_again")
+        .table(P::Table)
+        .col(P::CompareAgainAt)
+        .and_where(Expr::col(P::CompareAgainAt).is_not_null())
+        .to_owned();
+    manager.create_index(never_compared).await?;
+    manager.create_index(compared_again).await
 }
 
 async fn create_boundary_version(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

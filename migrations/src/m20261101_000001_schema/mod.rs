@@ -2,6 +2,7 @@
 
 mod accounts;
 mod counting;
+mod invoices;
 mod jobs;
 mod subscriptions;
 mod usage_reports;
@@ -17,6 +18,7 @@ impl MigrationTrait for Migration {
         usage_reports::create(manager).await?;
         accounts::create(manager).await?;
         subscriptions::create(manager).await?;
+        invoices::create(manager).await?;
         counting::create(manager).await?;
         jobs::create(manager).await
     }

@@ -4,7 +4,7 @@
 use crate::{
     clock::Clock,
     config::CommandConfig,
-    domain::{Millis, period::rfc3339, window::Interval},
+    domain::{Millis, invoice_comparison::PeriodComparison, period::rfc3339, window::Interval},
     reconciliation::{ReconciliationQuery, Row, reconcile},
 };
 use chrono::{DateTime, Months, NaiveDate, NaiveTime};
@@ -78,6 +78,7 @@ fn table(rows: &[Row]) -> Table {
         "reported",
         "Stripe",
         "difference",
+        "invoices",
         "reports",
     ]);
     for row in rows {
@@ -104,6 +105,7 @@ fn table(rows: &[Row]) -> Table {
             row.reported.to_string(),
             stripe_total,
             difference,
+            invoices(row),
             states.join(", "),
         ]);
     }
@@ -130,6 +132,59 @@ fn difference(row: &Row, stripe_total: i64) -> String {
     format!("{from_counted:+}")
 }
 
+/// What invoices charge; with both figures and the invoices where that is not what was reported.
+fn invoices(row: &Row) -> String {
+    let all = row.invoices.iter().map(|one| {
+        if one.is_difference() {
+            describe_difference(one)
+        } else {
+            one.compared.reported.to_string()
+        }
+    });
+    all.collect::<Vec<_>>().join("; ")
+}
+
+/// Such as `differs: 11 reported, 5 invoiced (in_1 paid)`.
+pub(super) fn describe_difference(one: &PeriodComparison) -> String {
+    let invoiced = one
+        .compared
+        .invoiced
+        .map_or("unknown".to_owned(), |units| units.to_string());
+    let ids: Vec<String> = one
+        .invoices
+        .iter()
+        .map(|(id, status)| format!("{id} {}", status.name()))
+        .collect();
+    let ids = if ids.is_empty() {
+        "no invoice".to_owned()
+    } else {
+        ids.join(", ")
+    };
+    format!(
+        "{}: {} reported, {invoiced} invoiced ({ids})",
+        one.compared.finding.name(),
+        one.compared.reported
+    )
+}
+
+fn invoice_json(one: &PeriodComparison) -> serde_json::Value {
+    let invoices: Vec<_> = one
+        .invoices
+        .iter()
+        .map(|(id, status)| json!({ "id": id, "status": status.name() }))
+        .collect();
+    json!({
+        "item": one.item,
+        "price": one.price,
+        "period": { "start": rfc3339(one.period.start), "end": rfc3339(one.period.end) },
+        "finding": one.compared.finding.name(),
+        "reported": one.compared.reported,
+        "invoiced": one.compared.invoiced,
+        "invoices": invoices,
+        "changed_at": rfc3339(one.changed_at),
+    })
+}
+
 fn as_json(row: &Row) -> serde_json::Value {
     let states: serde_json::Map<String, serde_json::Value> = row
         .states
@@ -153,6 +208,7 @@ fn as_json(row: &Row) -> serde_json::Value {
         "stripe_error": row.stripe_total.as_ref().err(),
         "equal": row.is_equal(),
         "states": states,
+        "invoices": row.invoices.iter().map(invoice_json).collect::<Vec<_>>(),
     })
 }
 

@@ -30,6 +30,8 @@ pub enum State {
     Accepted,
     /// Stripe's totals include it.
     Confirmed,
+    /// Final invoices charge the usage of its billing period, as Stripe's totals contain it.
+    Invoiced,
     /// Stripe accepted it, but its totals do not include it.
     Missing,
     /// Stripe rejected it permanently.
@@ -57,6 +59,7 @@ names!(State {
     Sending = "sending",
     Accepted = "accepted",
     Confirmed = "confirmed",
+    Invoiced = "invoiced",
     Missing = "missing",
     Rejected = "rejected",
     CustomerDeleted = "customer_deleted",
@@ -90,7 +93,9 @@ impl State {
         Self::TooLate,
     ];
     /// States in which Stripe has accepted the report.
-    pub const REPORTED: [Self; 2] = [Self::Accepted, Self::Confirmed];
+    pub const REPORTED: [Self; 3] = [Self::Accepted, Self::Confirmed, Self::Invoiced];
+    /// States in which Stripe's totals were found to include the report.
+    pub const IN_TOTALS: [Self; 2] = [Self::Confirmed, Self::Invoiced];
 
     /// Whether Stripe has accepted the report.
     pub fn is_reported(self) -> bool {
@@ -132,6 +137,10 @@ pub enum Transition {
     Confirm,
     /// A day later Stripe's totals still do not include it.
     MarkMissing,
+    /// The final invoices of its billing period charge all usage that Stripe's totals contain.
+    Invoice,
+    /// They no longer do: one became void or uncollectible, or the totals changed.
+    TakeOffInvoice,
     /// An admin decided to send it again under a new identifier.
     Retry,
     /// An admin decided not to bill it.
@@ -181,6 +190,8 @@ impl State {
             ) => Some(Self::TooLate),
             (Self::Accepted | Self::Missing, Transition::Confirm) => Some(Self::Confirmed),
             (Self::Accepted, Transition::MarkMissing) => Some(Self::Missing),
+            (Self::Confirmed, Transition::Invoice) => Some(Self::Invoiced),
+            (Self::Invoiced, Transition::TakeOffInvoice) => Some(Self::Confirmed),
             (state, Transition::Retry) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::Closed)
             }
@@ -328,6 +339,8 @@ mod tests {
             Transition::MarkTooLate,
             Transition::Confirm,
             Transition::MarkMissing,
+            Transition::Invoice,
+            Transition::TakeOffInvoice,
             Transition::Retry,
             Transition::WriteOff,
         ]);
@@ -336,14 +349,22 @@ mod tests {
 
     #[test]
     fn an_accepted_or_written_off_report_is_never_sent_again() {
-        let final_states = [State::Accepted, State::Confirmed, State::WrittenOff];
+        let final_states = [
+            State::Accepted,
+            State::Confirmed,
+            State::Invoiced,
+            State::WrittenOff,
+        ];
         for (state, event) in final_states
             .iter()
             .flat_map(|state| transitions().into_iter().map(move |event| (*state, event)))
         {
             let next = state.after(&event);
             assert!(
-                matches!(next, None | Some(State::Confirmed | State::Missing)),
+                matches!(
+                    next,
+                    None | Some(State::Confirmed | State::Invoiced | State::Missing)
+                ),
                 "{state:?} {event:?} {next:?}"
             );
         }
@@ -366,6 +387,21 @@ mod tests {
                 assert_eq!(event, Transition::Retry, "{state:?}");
             }
         }
+    }
+
+    #[test]
+    fn only_what_the_totals_contain_is_invoiced() {
+        for (state, event) in State::ALL
+            .iter()
+            .flat_map(|state| transitions().into_iter().map(move |event| (*state, event)))
+        {
+            if state.after(&event) == Some(State::Invoiced) {
+                assert_eq!((state, event), (State::Confirmed, Transition::Invoice));
+            } else if state == State::Invoiced && state.after(&event).is_some() {
+                assert_eq!(event, Transition::TakeOffInvoice);
+            }
+        }
+        assert!(State::IN_TOTALS.iter().all(|state| state.is_reported()));
     }
 
     #[test]

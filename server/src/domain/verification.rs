@@ -51,7 +51,7 @@ impl Certainty {
         now: Millis,
     ) -> Option<Self> {
         match state {
-            State::Confirmed => Some(Self::Confirmed),
+            State::Confirmed | State::Invoiced => Some(Self::Confirmed),
             State::Accepted if reported_at.is_some_and(|at| overdue_at(at) <= now) => {
                 Some(Self::Overdue)
             }

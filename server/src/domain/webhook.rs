@@ -58,6 +58,11 @@ impl WebhookKind {
         !matches!(self, Self::Other(_))
     }
 
+    /// Whether an invoice was created or changed.
+    pub fn is_of_invoice(&self) -> bool {
+        matches!(self, Self::InvoiceCreated | Self::OtherOfInvoice(_))
+    }
+
     /// Whether Stripe says that it did not count events which it had accepted.
     pub fn is_of_meter(&self) -> bool {
         matches!(self, Self::MeterErrors | Self::NoMeter)
@@ -91,6 +96,7 @@ mod tests {
             let kind = WebhookKind::parse(name);
             assert_eq!(kind.is_relevant(), is_relevant, "{name}");
             assert_eq!(kind.name(), name, "the name stays as Stripe sent it");
+            assert_eq!(kind.is_of_invoice(), name.starts_with("invoice."));
         }
     }
 }

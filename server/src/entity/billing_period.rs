@@ -64,6 +64,10 @@ pub(crate) struct Model {
     pub(crate) invoice: Option<String>,
     pub(crate) invoice_state: BillingPeriodInvoiceState,
     pub(crate) draft_until: Option<i64>,
+    /// When its invoices were last read for the comparison; null if never.
+    pub(crate) compared_at: Option<i64>,
+    /// When they are read again; null if never compared, or if nothing can change any more.
+    pub(crate) compare_again_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

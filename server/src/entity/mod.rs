@@ -11,6 +11,8 @@ pub(crate) mod commit;
 pub(crate) mod correction_key;
 pub(crate) mod customer;
 pub(crate) mod idempotency_key;
+pub(crate) mod invoice_comparison;
+pub(crate) mod invoice_line;
 pub(crate) mod job_cursor;
 pub(crate) mod lease;
 pub(crate) mod report_decision;

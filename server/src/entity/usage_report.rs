@@ -14,6 +14,7 @@ stored_enum! {
         Sending,
         Accepted,
         Confirmed,
+        Invoiced,
         Missing,
         Rejected,
         CustomerDeleted,

@@ -108,12 +108,13 @@ pub(super) fn reason(reason: Reason) -> v1::ErrorReason {
         .unwrap_or(v1::ErrorReason::InvalidField)
 }
 
-const STATES: [(State, v1::UsageReportState); 14] = [
+const STATES: [(State, v1::UsageReportState); 15] = [
     (State::Open, v1::UsageReportState::Open),
     (State::Closed, v1::UsageReportState::Closed),
     (State::Sending, v1::UsageReportState::Sending),
     (State::Accepted, v1::UsageReportState::Accepted),
     (State::Confirmed, v1::UsageReportState::Confirmed),
+    (State::Invoiced, v1::UsageReportState::Invoiced),
     (State::Missing, v1::UsageReportState::Missing),
     (State::Rejected, v1::UsageReportState::Rejected),
     (

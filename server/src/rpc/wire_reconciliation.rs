@@ -7,6 +7,7 @@ use crate::{
     domain::{
         DAY_MS,
         account_id::AccountId,
+        invoice_comparison::{InvoiceFinding, PeriodComparison},
         period::{MAX_PERIOD_MS, rfc3339},
         violation::Violation,
     },
@@ -79,6 +80,7 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
         });
     v1::ReconciledUsage {
         states: states.collect(),
+        invoices: row.invoices.into_iter().map(comparison).collect(),
         account_id: row.account_id,
         stripe_customer: row.customer,
         meter: row.meter,
@@ -88,5 +90,30 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
         reported: row.reported,
         stripe_total,
         stripe_error,
+    }
+}
+
+fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
+    let finding = match from.compared.finding {
+        InvoiceFinding::Equal => v1::InvoiceFinding::Equal,
+        InvoiceFinding::Differs => v1::InvoiceFinding::Differs,
+        InvoiceFinding::Unreadable => v1::InvoiceFinding::Unreadable,
+        InvoiceFinding::Uncollectible => v1::InvoiceFinding::Uncollectible,
+        InvoiceFinding::Void => v1::InvoiceFinding::Void,
+        InvoiceFinding::Overdue => v1::InvoiceFinding::Overdue,
+    };
+    let invoices = from.invoices.into_iter().map(|(id, status)| {
+        let status = status.name().to_owned();
+        v1::ComparedInvoice { id, status }
+    });
+    v1::InvoiceComparison {
+        item: from.item,
+        price: from.price.unwrap_or_default(),
+        period: Some(wire::period(from.period)),
+        finding: finding.into(),
+        reported: from.compared.reported,
+        invoiced: from.compared.invoiced,
+        invoices: invoices.collect(),
+        changed_at: Some(wire::timestamp(from.changed_at)),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         cleanup::Cleanup,
         clock_comparison::{ClockComparison, StripeClock},
         closing::{self, Closing},
+        invoice_comparison::InvoiceComparison,
         period_end::PeriodEnd,
         reporter::{self, Reporter},
         runner::Runner,
@@ -206,6 +207,12 @@ impl Services {
             changes,
             self.begun_changes,
             interval,
+        ));
+        runner.start(InvoiceComparison::new(
+            store.clone(),
+            stripe.clone(),
+            interval,
+            shutdown.clone(),
         ));
         start_syncs(&mut runner, sync, &reporter, &signals, config, shutdown);
         runner.start(Verifier::new(

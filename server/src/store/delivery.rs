@@ -58,7 +58,7 @@ impl Store {
         let mut sum = MinuteSum::default();
         for (state, quantity, last_at) in rows {
             match state {
-                UsageReportState::Accepted | UsageReportState::Confirmed => {
+                state if State::from(state).is_reported() => {
                     sum.arrived = sum.arrived.saturating_add(quantity);
                     sum.last_arrived_at = Ord::max(sum.last_arrived_at, last_at);
                 }

@@ -32,6 +32,7 @@ mod dry_run;
 mod durability;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
+pub(crate) mod invoice_comparison;
 mod keys;
 pub(crate) mod leases;
 pub mod ledger_check;

@@ -8,6 +8,7 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         decision::Decision,
+        invoice_comparison::{Compared, PeriodComparison},
         report::Report,
         run::{Run, Scope},
         subscription::SyncedSubscription,
@@ -15,10 +16,11 @@ use crate::{
         subscription_status::{BillingMode, SubscriptionStatus},
         verification::{DayResult, VerifiedDay},
         violation::Violation,
+        window::Interval,
     },
     entity::{
-        account_link, billing_period, report_decision, report_run, subscription,
-        subscription_change, usage_report, verification,
+        account_link, billing_period, invoice_comparison, report_decision, report_run,
+        subscription, subscription_change, usage_report, verification,
     },
 };
 
@@ -174,6 +176,36 @@ impl From<verification::Model> for VerifiedDay {
             },
             changed_at: row.changed_at,
             verified_at: row.verified_at,
+        }
+    }
+}
+
+impl From<&invoice_comparison::Model> for Compared {
+    fn from(row: &invoice_comparison::Model) -> Self {
+        Self {
+            finding: row.finding.into(),
+            reported: row.reported,
+            invoiced: row.invoiced,
+        }
+    }
+}
+
+/// Without the invoices, which are in another table.
+impl From<invoice_comparison::Model> for PeriodComparison {
+    fn from(row: invoice_comparison::Model) -> Self {
+        Self {
+            compared: Compared::from(&row),
+            period: Interval {
+                start: row.period_start,
+                end: row.period_end,
+            },
+            account_id: row.account_id,
+            item: row.item,
+            price: row.price,
+            meter: row.meter,
+            customer: row.customer,
+            changed_at: row.changed_at,
+            invoices: Vec::new(),
         }
     }
 }

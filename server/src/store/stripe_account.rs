@@ -91,7 +91,7 @@ impl Store {
     /// What becomes of the usage of each account and meter when another Stripe account is adopted.
     pub(crate) async fn adoption_totals(&self, limit: u64) -> Result<Vec<AdoptionTotals>> {
         let sending = state_in(&[State::Sending]);
-        let confirmed = state_in(&[State::Confirmed]);
+        let confirmed = state_in(&State::IN_TOTALS);
         // They arrived at Stripe or may have, and its totals were not seen to include them.
         let may_have_arrived = format!(
             "{} OR ({sending} AND first_sent_at IS NOT NULL)",

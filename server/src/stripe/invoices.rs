@@ -1,4 +1,4 @@
-//! Reads invoices: which period of which subscription item each one charges, and whether it is still a draft.
+//! Reads the invoices of a subscription with the lines that it caused.
 
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
@@ -10,27 +10,14 @@ use super::{
     object_list::Unreadable,
     timed,
 };
-use crate::domain::{Millis, SECOND_MS, invoice_draft::InvoiceState, window::Interval};
+use crate::domain::{
+    Millis, SECOND_MS,
+    invoice_line::{Invoice, InvoiceLine, InvoiceStatus, is_flat_fee, parse_quantity},
+    window::Interval,
+};
 
 /// Invoices, or lines of one invoice, that are read.
 const MAX_READ: usize = 1_000;
-
-/// An invoice of a subscription.
-#[derive(Clone, Debug)]
-pub(crate) struct Invoice {
-    pub(crate) id: String,
-    pub(crate) state: InvoiceState,
-    pub(crate) lines: Vec<Line>,
-}
-
-/// An invoice line of a subscription item.
-#[derive(Clone, Debug)]
-pub(crate) struct Line {
-    pub(crate) item: String,
-    pub(crate) period: Interval,
-    /// Whether it prorates a licensed item.
-    pub(crate) is_proration: bool,
-}
 
 impl Stripe {
     /// The invoices of a subscription created at or after a time, newest first.
@@ -52,6 +39,9 @@ impl Stripe {
         };
         let found: BoundedList<stripe_shared::Invoice> =
             read_pages(MAX_READ, page, |one| one).await?;
+        if !found.is_complete {
+            return Err(too_many(&format!("invoices of {subscription}")));
+        }
         let mut unreadable = found.unreadable;
         let mut invoices = Vec::new();
         for invoice in found.items {
@@ -59,7 +49,7 @@ impl Stripe {
         }
         Ok(BoundedList {
             items: invoices,
-            is_complete: found.is_complete,
+            is_complete: true,
             unreadable,
         })
     }
@@ -74,22 +64,24 @@ impl Stripe {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default();
-        let state = match &from.status {
-            Some(stripe_shared::InvoiceStatus::Draft) | None => InvoiceState::Draft {
-                until: from.automatically_finalizes_at.map(from_secs),
-            },
-            Some(_) => InvoiceState::Final,
-        };
-        let mut lines: Vec<Line> = from.lines.data.iter().filter_map(line).collect();
+        let mut lines: Vec<InvoiceLine> = from.lines.data.iter().filter_map(line).collect();
         if from.lines.has_more {
             let all = self.lines_of(&id).await?;
             lines = all.items.into_iter().flatten().collect();
             unreadable.extend(all.unreadable);
         }
-        Ok(Invoice { id, state, lines })
+        let reason = from.billing_reason.as_ref();
+        Ok(Invoice {
+            id,
+            status: InvoiceStatus::parse(from.status.as_ref().map(|status| status.as_str())),
+            draft_until: from.automatically_finalizes_at.map(from_secs),
+            created: from_secs(from.created),
+            is_of_cycle: reason.is_some_and(|reason| reason.as_str() == "subscription_cycle"),
+            lines,
+        })
     }
 
-    async fn lines_of(&self, invoice: &str) -> Result<BoundedList<Option<Line>>, Failure> {
+    async fn lines_of(&self, invoice: &str) -> Result<BoundedList<Option<InvoiceLine>>, Failure> {
         let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListInvoiceInvoiceLineItem::new(invoice).limit(PAGE_SIZE);
@@ -98,19 +90,47 @@ impl Stripe {
             }
             async move { timed("invoices", client.list(&query, LINE)).await }
         };
-        read_pages(MAX_READ, page, |one| line(&one)).await
+        let lines = read_pages(MAX_READ, page, |one| line(&one)).await?;
+        if !lines.is_complete {
+            return Err(too_many(&format!("lines of invoice {invoice}")));
+        }
+        Ok(lines)
     }
 }
 
-fn line(from: &stripe_shared::InvoiceLineItem) -> Option<Line> {
+/// What was not read could change every result.
+fn too_many(what: &str) -> Failure {
+    Failure::Refused(format!("there are more than {MAX_READ} {what}"))
+}
+
+/// A line that a subscription caused: one of a subscription item, or an invoice item of a subscription.
+fn line(from: &stripe_shared::InvoiceLineItem) -> Option<InvoiceLine> {
     let parent = from.parent.as_ref()?;
-    let details = parent.subscription_item_details.as_ref()?;
-    Some(Line {
-        item: details.subscription_item.clone(),
+    let (item, is_proration) = match (
+        &parent.subscription_item_details,
+        &parent.invoice_item_details,
+    ) {
+        (Some(details), _) => (Some(details.subscription_item.clone()), details.proration),
+        (None, Some(details)) if details.subscription.is_some() => (None, details.proration),
+        _ => return None,
+    };
+    let price = from
+        .pricing
+        .as_ref()
+        .and_then(|pricing| pricing.price_details.as_ref())
+        .map(|details| details.price.id().to_string());
+    Some(InvoiceLine {
+        id: from.id.to_string(),
+        item,
+        price,
         period: Interval {
             start: from_secs(from.period.start),
             end: from_secs(from.period.end),
         },
-        is_proration: details.proration,
+        quantity: parse_quantity(from.quantity_decimal.as_deref(), from.quantity),
+        amount: from.amount,
+        currency: from.currency.to_string(),
+        is_proration,
+        is_flat_fee: is_flat_fee(from.description.as_deref()),
     })
 }

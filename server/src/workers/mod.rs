@@ -9,6 +9,7 @@ pub(crate) mod cleanup;
 pub(crate) mod clock_comparison;
 pub(crate) mod closing;
 mod delivery_check;
+pub(crate) mod invoice_comparison;
 pub(crate) mod job;
 mod lease;
 pub(crate) mod period_end;

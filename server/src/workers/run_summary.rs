@@ -35,7 +35,9 @@ impl Summary {
         for count in counts {
             summary.closed.add(count.reports, count.quantity);
             let part = match count.state {
-                State::Accepted | State::Confirmed | State::Missing => &mut summary.accepted,
+                State::Accepted | State::Confirmed | State::Invoiced | State::Missing => {
+                    &mut summary.accepted
+                }
                 State::Rejected | State::CustomerDeleted | State::TooLate | State::WrittenOff => {
                     &mut summary.rejected
                 }

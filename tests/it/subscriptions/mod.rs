@@ -6,6 +6,7 @@ mod cancels;
 mod changes;
 mod finalized_invoices;
 mod following;
+mod invoice_comparison;
 mod late_usage;
 mod link_checks;
 pub(crate) mod links;

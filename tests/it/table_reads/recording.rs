@@ -127,6 +127,14 @@ const TESTS: [(&str, &str); 42] = [
         "a_period_that_ended_during_downtime_is_billed",
     ),
     (
+        "subscriptions::invoice_comparison",
+        "a_void_invoice_takes_its_usage_back",
+    ),
+    (
+        "subscriptions::invoice_comparison",
+        "invoices_that_cannot_be_read_are_read_later",
+    ),
+    (
         "subscriptions::link_checks",
         "a_checked_link_can_be_repeated_whatever_became_of_the_customer",
     ),

@@ -110,7 +110,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 14] = [
+const TABLES: [(&str, &str, u64, &str); 16] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -171,11 +171,28 @@ const TABLES: [(&str, &str, u64, &str); 14] = [
     ),
     (
         "billing_periods",
-        "account_id, item, period_start, period_end, recorded_at, subscription, meter, price, invoice, invoice_state, draft_until",
+        "account_id, item, period_start, period_end, recorded_at, subscription, meter, price, invoice, invoice_state, draft_until, \
+         compared_at, compare_again_at",
         150_000,
         "'account-' || (i / 3), 'si_' || (i / 3), NOW - (i % 3) * 720 * HOUR - (i / 3 % 720) * HOUR, \
          NOW - (i % 3 - 1) * 720 * HOUR - (i / 3 % 720) * HOUR, NOW - 100 * HOUR, 'sub_' || (i / 3), 'api_calls', \
-         'price', 'in_' || i, CASE WHEN i % 3 = 0 THEN 'unknown' ELSE 'final' END, NULL",
+         'price', 'in_' || i, CASE WHEN i % 3 = 0 THEN 'unknown' ELSE 'final' END, NULL, \
+         CASE WHEN i % 3 > 0 THEN NOW - HOUR END, CASE WHEN i % 30 = 1 THEN NOW + i % 700 * HOUR END",
+    ),
+    (
+        "invoice_lines",
+        "account_id, invoice, line, invoice_status, invoice_created, item, period_start, price, line_start, line_end, quantity, \
+         amount, currency, read_at",
+        100_000,
+        "'account-' || (i / 2), 'in_' || i, 'il_' || i, 'paid', NOW - (i % 3) * 720 * HOUR, 'si_' || (i / 2), \
+         NOW - (1 + i % 2) * 720 * HOUR, 'price', NOW, NOW, 7, 7, 'usd', NOW",
+    ),
+    (
+        "invoice_comparisons",
+        "account_id, item, period_start, period_end, subscription, customer, meter, price, finding, reported, invoiced, changed_at",
+        100_000,
+        "'account-' || (i / 2), 'si_' || (i / 2), NOW - (1 + i % 2) * 720 * HOUR, NOW - i % 2 * 720 * HOUR, 'sub_' || (i / 2), \
+         'cus_' || (i / 2), 'api_calls', 'price', CASE WHEN i % 1000 = 0 THEN 'differs' ELSE 'equal' END, 7, 7, NOW - i * 1000",
     ),
     (
         "subscriptions",

@@ -41,6 +41,10 @@ pub(crate) struct Billing {
     pub(crate) webhooks: Webhooks,
     /// How long the invoice of a period stays a draft.
     pub(crate) grace_secs: i64,
+    /// Whether final invoices lack usage that is not aggregated yet. Stripe does not document that they have it.
+    pub(crate) invoices_lag: bool,
+    /// Whether lines are shown without a quantity, which Stripe's description allows.
+    pub(crate) hides_quantities: bool,
     /// The number of finalized invoices.
     pub(crate) invoice_count: u64,
 }
@@ -58,6 +62,8 @@ impl Default for Billing {
             events: EventLog::default(),
             webhooks: Webhooks::default(),
             grace_secs: 3_600,
+            invoices_lag: false,
+            hides_quantities: false,
             invoice_count: 0,
         }
     }
@@ -152,9 +158,25 @@ impl Billing {
             .subscriptions
             .get(&invoice.subscription)
             .map(|subscription| &subscription.metadata);
-        invoice
+        let mut body = invoice
             .measured(metering, &self.prices, &self.balances)
-            .json(&self.products, &self.prices, metadata)
+            .json(&self.products, &self.prices, metadata);
+        if let Some(lines) = body
+            .pointer_mut("/lines/data")
+            .and_then(Value::as_array_mut)
+        {
+            self.hide_quantities(lines);
+        }
+        body
+    }
+
+    /// Removes the quantities of lines, if they are hidden.
+    pub(crate) fn hide_quantities(&self, lines: &mut [Value]) {
+        let lines = lines.iter_mut().filter(|_| self.hides_quantities);
+        for line in lines.filter_map(Value::as_object_mut) {
+            line.insert("quantity".to_owned(), Value::Null);
+            line.insert("quantity_decimal".to_owned(), Value::Null);
+        }
     }
 
     /// Discards the usage of an invoice that is void.

@@ -272,6 +272,12 @@ async fn change_billing(Shared(app): Control, Json(change): Json<BillingChange>)
         if let Some(secs) = change.grace_secs {
             state.billing.grace_secs = i64::try_from(secs).unwrap_or(i64::MAX);
         }
+        if let Some(lag) = change.invoices_lag {
+            state.billing.invoices_lag = lag;
+        }
+        if let Some(hide) = change.hide_quantities {
+            state.billing.hides_quantities = hide;
+        }
     });
     Json(Value::Null)
 }

@@ -87,6 +87,25 @@ impl Control {
     pub async fn set_grace(&self, grace: Duration) -> Result<(), ControlError> {
         let change = BillingChange {
             grace_secs: Some(grace.as_secs()),
+            ..BillingChange::default()
+        };
+        self.post("billing", &change).await.map(ignore_body)
+    }
+
+    /// Sets whether invoices that become final from now on lack usage that is not in summaries yet.
+    pub async fn set_invoices_lag(&self, lag: bool) -> Result<(), ControlError> {
+        let change = BillingChange {
+            invoices_lag: Some(lag),
+            ..BillingChange::default()
+        };
+        self.post("billing", &change).await.map(ignore_body)
+    }
+
+    /// Sets whether the lines of all invoices are shown without a quantity.
+    pub async fn set_hide_quantities(&self, hide: bool) -> Result<(), ControlError> {
+        let change = BillingChange {
+            hide_quantities: Some(hide),
+            ..BillingChange::default()
         };
         self.post("billing", &change).await.map(ignore_body)
     }

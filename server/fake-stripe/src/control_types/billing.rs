@@ -290,6 +290,10 @@ pub(crate) struct NewThinEvent {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BillingChange {
     pub(crate) grace_secs: Option<u64>,
+    /// Whether final invoices lack usage that is not in summaries yet.
+    pub(crate) invoices_lag: Option<bool>,
+    /// Whether lines have no quantity.
+    pub(crate) hide_quantities: Option<bool>,
 }
 
 /// A number of deliveries.

@@ -8,6 +8,7 @@
 mod accounts;
 mod clocks;
 mod finding;
+mod invoices;
 mod reports;
 mod sending;
 mod stripe;
@@ -77,6 +78,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     if let Some(store) = store {
         accounts::check(&store, now, &mut findings).await;
         reports::check(&store, &meters, now, &mut findings).await;
+        invoices::check(&store, now, &mut findings).await;
         if let Some(key) = key {
             let rate = config.sending.events_per_sec(Some(key));
             let reporting = (&schedule, config.schedule.window_mins);

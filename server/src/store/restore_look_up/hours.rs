@@ -66,10 +66,14 @@ impl HourReports {
         let quantity = report.quantity;
         let is_recent = restored_at.is_some() && report.reported_at >= restored_at;
         match report.state {
-            State::Accepted | State::Confirmed if report.kind == Kind::AlreadySent => {
+            State::Accepted | State::Confirmed | State::Invoiced
+                if report.kind == Kind::AlreadySent =>
+            {
                 self.already_sent = self.already_sent.saturating_add(quantity);
             }
-            State::Confirmed => self.accepted = self.accepted.saturating_add(quantity),
+            State::Confirmed | State::Invoiced => {
+                self.accepted = self.accepted.saturating_add(quantity);
+            }
             State::Accepted if !is_recent => {
                 self.accepted = self.accepted.saturating_add(quantity);
             }

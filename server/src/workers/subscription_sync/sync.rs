@@ -7,11 +7,12 @@ use futures_util::{StreamExt as _, stream};
 use super::{SYNCS_AT_ONCE, SubscriptionSync, snapshot};
 use crate::{
     domain::{
-        DAY_MS, MINUTE_MS, Millis,
+        DAY_MS, Millis,
         account::{Billing, Link},
         account_id::AccountId,
         billing_period::BillingPeriod,
         customer_watch::Watch,
+        invoice_comparison::CLOCK_DIFFERENCE_MS,
         invoice_draft::InvoiceState,
         subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
     },
@@ -23,8 +24,6 @@ use crate::{
 /// Stripe creates an invoice shortly after its period's end. After this time, an invoice that is not found does not
 /// exist.
 const NO_INVOICE_MS: Millis = 3 * DAY_MS;
-/// How long before a period's end its invoice may have been created, because clocks differ.
-const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 
 /// The subscriptions of a customer on a page, as read from Stripe.
 #[derive(Clone, Debug, Default)]
@@ -251,13 +250,15 @@ impl SubscriptionSync {
         for invoice in &invoices.items {
             for line in invoice.lines.iter().filter(|line| !line.is_proration) {
                 // Only items that are stored. Others, such as seats, are not synced.
-                if periods.iter().any(|period| period.item == line.item) {
+                let item = line.item.as_ref();
+                if let Some(item) = item.filter(|item| periods.iter().any(|own| own.item == **item))
+                {
                     found_periods.push(InvoicedPeriod {
-                        item: line.item.clone(),
+                        item: item.clone(),
                         start: line.period.start,
                         end: line.period.end,
                         invoice: invoice.id.clone(),
-                        state: invoice.state,
+                        state: invoice.state(),
                     });
                 }
             }

@@ -210,10 +210,18 @@ async fn sync_customer_of(
         return sync.sync_customer(customer).await;
     }
     let owners = sync.store.accounts_of_customers(&[customer]).await?;
-    match owners.get(customer) {
-        Some(account_id) => sync.sync_account(account_id).await,
-        None => Ok(()),
+    let Some(account_id) = owners.get(customer) else {
+        return Ok(());
+    };
+    sync.sync_account(account_id).await?;
+    if events
+        .iter()
+        .any(|stored| stored.event.kind.is_of_invoice())
+    {
+        let now = sync.store.now().await?;
+        sync.store.compare_again(account_id, now).await?;
     }
+    Ok(())
 }
 
 async fn mark_handled(sync: &SubscriptionSync, events: &[WebhookEvent]) -> Result<()> {

@@ -354,6 +354,7 @@ impl<'a> Sequence<'a> {
             let ends = [
                 ReportState::Accepted,
                 ReportState::Confirmed,
+                ReportState::Invoiced,
                 ReportState::NotBillable,
                 ReportState::NoCustomer,
             ];
@@ -393,7 +394,11 @@ impl<'a> Sequence<'a> {
 
     /// The number of accepted reports of all accounts.
     async fn accepted(&self) -> usize {
-        let reported = [ReportState::Accepted, ReportState::Confirmed];
+        let reported = [
+            ReportState::Accepted,
+            ReportState::Confirmed,
+            ReportState::Invoiced,
+        ];
         let filter = usage_client::ListReports::new().states(reported);
         let client = self.world.client();
         let all = client.list_all_reports(filter, 1_000_000).await.unwrap();

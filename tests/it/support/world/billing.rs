@@ -217,6 +217,41 @@ impl World {
         }
     }
 
+    /// Waits until no billing period is left whose invoices are due to be compared.
+    pub(crate) async fn wait_until_compared(&self) {
+        let now = self.clock.now();
+        let first_read = TimeDelta::minutes(65).num_milliseconds();
+        let due = format!(
+            "billing_periods WHERE compare_again_at <= {now} OR (compared_at IS NULL AND subscription IS NOT NULL \
+             AND period_end <= {now} - {first_read})"
+        );
+        self.wait_until("all comparisons with invoices", async || {
+            self.count_rows(&due).await == 0
+        })
+        .await;
+    }
+
+    /// Moves both clocks by hours, until rows of a table or of a part of it are found. In each hour, Stripe's totals and
+    /// invoices are compared.
+    pub(crate) async fn advance_until_found(&self, table: &str) {
+        const MAX_HOURS: usize = 30;
+        for _ in 0..MAX_HOURS {
+            self.wait_until_compared().await;
+            if self.count_rows(table).await > 0 {
+                return;
+            }
+            self.move_clocks(self.now() + TimeDelta::minutes(61)).await;
+            self.wait_until_idle().await;
+            let now = self.clock.now();
+            let verified = format!("leases WHERE name = 'verification' AND last_run_at >= {now}");
+            self.wait_until("a verification", async || {
+                self.count_rows(&verified).await == 1
+            })
+            .await;
+        }
+        panic!("not found: {table}");
+    }
+
     /// Awaits a change of a subscription, and moves the clocks by two seconds after it has begun.
     pub(crate) fn while_clock_moves<'a, T: 'a>(
         &'a self,

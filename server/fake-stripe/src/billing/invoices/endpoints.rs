@@ -67,10 +67,11 @@ pub(crate) fn lines(
 ) -> Result<Value, StripeError> {
     let paging = Paging::take(&mut params)?;
     params.finish()?;
-    let all = billing
+    let mut all = billing
         .invoice(id)?
         .measured(metering, &billing.prices, &billing.balances)
         .lines_json(&billing.products, &billing.prices);
+    billing.hide_quantities(&mut all);
     paging.page("line_item", &format!("/v1/invoices/{id}/lines"), &all)
 }
 

@@ -85,7 +85,11 @@ fn finalize_as(
     ends_as: Option<Status>,
 ) -> Result<(), StripeError> {
     let mut invoice = billing.invoice(id)?.clone();
-    let visibility = Visibility::received(metering);
+    let visibility = if billing.invoices_lag {
+        Visibility::aggregated(metering)
+    } else {
+        Visibility::received(metering)
+    };
     for line in &mut invoice.lines {
         let Some(usage) = line.usage.clone() else {
             continue;

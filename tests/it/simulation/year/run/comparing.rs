@@ -41,10 +41,25 @@ impl Year<'_> {
         }
         let discarded = self.world.stripe().discarded_usage().await.expect("usage");
         assert_eq!(discarded, [], "nothing is lost, seed {seed}");
+        self.compare_with_service(lines).await;
         eprintln!(
             "seed {seed}: {lines} lines of invoices are as they must be; {too_late} accounts had some too late, {free} had some free"
         );
         assert!(lines > self.accounts.len(), "hardly anything was charged");
+    }
+
+    /// The service has read the invoices itself, and found the same.
+    async fn compare_with_service(&self, lines: usize) {
+        self.world.wait_until_compared().await;
+        let found = "invoice_comparisons WHERE finding";
+        let differences = self.world.count_rows(&format!("{found} <> 'equal'")).await;
+        let equal = self.world.count_rows(&format!("{found} = 'equal'")).await;
+        assert_eq!(differences, 0, "seed {}", self.seed);
+        let lines = i64::try_from(lines).expect("few lines");
+        assert!(
+            equal >= lines / 2,
+            "only {equal} of {lines} lines were compared"
+        );
     }
 
     /// Compares the sums of an account's reports in each state. Returns the sum of one fate.
@@ -76,7 +91,9 @@ impl Year<'_> {
                     account.model
                 );
             }
-            let sent = sum(ReportState::Accepted) + sum(ReportState::Confirmed);
+            let sent = sum(ReportState::Accepted)
+                + sum(ReportState::Confirmed)
+                + sum(ReportState::Invoiced);
             let fated = account
                 .model
                 .sum(meter, |fate| matches!(fate, Fate::Sent(_)));

@@ -1,0 +1,202 @@
+//! Queries of the comparison with invoices: which billing periods to compare, their reports, and the results.
+
+mod results;
+
+use sea_orm::{
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+
+use super::{Store, report_figures::read_figures, rows, stripe_account::sent_since, unindexed};
+use crate::{
+    domain::{
+        DAY_MS, Millis, SECOND_MS,
+        account_id::AccountId,
+        billing_period::BillingPeriod,
+        invoice_comparison::{FIRST_READ_MS, LONGEST_WAIT_MS, OLDEST_MS, PeriodComparison},
+        invoice_line::InvoiceStatus,
+        report_figure::ReportFigure,
+        stream::Stream,
+        window::Interval,
+    },
+    entity::{
+        billing_period::{self, Column},
+        invoice_comparison, invoice_line, subscription, usage_report,
+    },
+    error::Result,
+};
+
+pub(crate) use results::{ComparisonResult, Recorded};
+
+/// How long after a period's end a webhook about an invoice leads to another comparison. Later ones are left to the job.
+const AGAIN_AFTER_WEBHOOK_MS: Millis = 70 * DAY_MS;
+
+/// A subscription whose periods are compared.
+#[derive(Clone, Debug)]
+pub(crate) struct ComparedSubscription {
+    /// `cus_...`
+    pub(crate) customer: String,
+    /// When it ended.
+    pub(crate) ended_at: Option<Millis>,
+    /// Its periods, oldest first.
+    pub(crate) periods: Vec<BillingPeriod>,
+}
+
+impl Store {
+    /// Billing periods whose invoices are to be read now: those never read first, then those due again.
+    pub(crate) async fn periods_to_compare(
+        &self,
+        now: Millis,
+        limit: u64,
+    ) -> Result<Vec<BillingPeriod>> {
+        let again = Column::CompareAgainAt;
+        // A clock was ahead.
+        let ahead = now.saturating_add(LONGEST_WAIT_MS).saturating_add(DAY_MS);
+        let queries = [
+            billing_period::Entity::find()
+                .filter(Column::ComparedAt.is_null())
+                .filter(Column::Subscription.is_not_null())
+                .filter(Column::PeriodEnd.lte(now.saturating_sub(FIRST_READ_MS)))
+                .filter(Column::PeriodEnd.gt(now.saturating_sub(OLDEST_MS)))
+                .order_by_asc(Column::PeriodEnd),
+            billing_period::Entity::find()
+                .filter(again.lte(now))
+                .order_by_asc(again),
+            billing_period::Entity::find()
+                .filter(again.gt(ahead))
+                .order_by_asc(again),
+        ];
+        let mut found: Vec<billing_period::Model> = Vec::new();
+        for query in queries {
+            let left = limit.saturating_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
+            if left > 0 {
+                found.extend(query.limit(left).all(&self.reader).await?);
+            }
+        }
+        Ok(rows::all(found))
+    }
+
+    /// An account's subscription with its periods that ended after a time.
+    pub(crate) async fn find_compared_subscription(
+        &self,
+        account_id: &AccountId,
+        subscription: &str,
+        since: Millis,
+    ) -> Result<Option<ComparedSubscription>> {
+        let key = (account_id.clone(), subscription.to_owned());
+        let row = subscription::Entity::find_by_id(key)
+            .one(&self.reader)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let periods = billing_period::Entity::find()
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::Subscription.eq(subscription))
+            .filter(unindexed(Column::PeriodEnd).gt(since))
+            .order_by_asc(Column::PeriodStart)
+            .all(&self.reader)
+            .await?;
+        Ok(Some(ComparedSubscription {
+            customer: row.customer,
+            ended_at: row.ended_at,
+            periods: rows::all(periods),
+        }))
+    }
+
+    /// The reports of a stream that the present Stripe account may bill in an interval, of whatever account: Stripe sums
+    /// by customer.
+    pub(crate) async fn reports_to_compare(
+        &self,
+        stream: &Stream,
+        time: Interval,
+    ) -> Result<Vec<ReportFigure>> {
+        use usage_report::Column as R;
+        let adopted_at = self.sending().await?.adopted_at;
+        // If a window contains no whole second, the event's second begins before it.
+        let start = time.start.saturating_sub(SECOND_MS);
+        let condition = sent_since(adopted_at)
+            .add(R::Customer.eq(&stream.customer))
+            .add(R::Meter.eq(&stream.meter))
+            .add(R::EventTimestamp.gte(start))
+            .add(R::EventTimestamp.lt(time.end));
+        Ok(read_figures(&self.reader, condition).await?)
+    }
+
+    /// Makes the compared periods of an account due, because one of its invoices changed.
+    pub(crate) async fn compare_again(&self, account_id: &AccountId, now: Millis) -> Result<()> {
+        let since = now.saturating_sub(AGAIN_AFTER_WEBHOOK_MS);
+        billing_period::Entity::update_many()
+            .col_expr(Column::CompareAgainAt, Expr::value(now))
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::ComparedAt.is_not_null())
+            .filter(unindexed(Column::PeriodEnd).gt(since))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// The comparisons of an account's periods that overlap an interval, with their invoices.
+    pub(crate) async fn comparisons_of(
+        &self,
+        account_id: &AccountId,
+        time: Interval,
+    ) -> Result<Vec<PeriodComparison>> {
+        use invoice_comparison::Column as C;
+        let found = invoice_comparison::Entity::find()
+            .filter(C::AccountId.eq(account_id))
+            .filter(C::PeriodStart.lt(time.end))
+            .filter(C::PeriodEnd.gt(time.start))
+            .order_by_asc(C::PeriodStart)
+            .all(&self.reader)
+            .await?;
+        let mut comparisons = Vec::new();
+        for row in found {
+            comparisons.push(self.with_invoices(row).await?);
+        }
+        Ok(comparisons)
+    }
+
+    /// Differences that changed since a time, the latest first: their number, and the first of them.
+    pub(crate) async fn invoice_differences(
+        &self,
+        since: Millis,
+        limit: usize,
+    ) -> Result<(usize, Vec<PeriodComparison>)> {
+        use invoice_comparison::Column as C;
+        /// With more, the number is a lower bound.
+        const MAX_READ: u64 = 10_000;
+        let found = invoice_comparison::Entity::find()
+            .filter(Expr::cust("finding <> 'equal'"))
+            .filter(C::ChangedAt.gt(since))
+            .order_by_desc(C::ChangedAt)
+            .limit(MAX_READ)
+            .all(&self.reader)
+            .await?;
+        let number = found.len();
+        let mut first = Vec::new();
+        for row in found.into_iter().take(limit) {
+            first.push(self.with_invoices(row).await?);
+        }
+        Ok((number, first))
+    }
+
+    async fn with_invoices(&self, row: invoice_comparison::Model) -> Result<PeriodComparison> {
+        use invoice_line::Column as L;
+        let lines = invoice_line::Entity::find()
+            .filter(L::AccountId.eq(&row.account_id))
+            .filter(L::Item.eq(&row.item))
+            .filter(L::PeriodStart.eq(row.period_start))
+            .order_by_asc(L::InvoiceCreated)
+            .order_by_asc(L::Invoice)
+            .all(&self.reader)
+            .await?;
+        let mut invoices: Vec<(String, InvoiceStatus)> = lines
+            .into_iter()
+            .map(|line| (line.invoice, line.invoice_status.into()))
+            .collect();
+        invoices.dedup();
+        Ok(PeriodComparison {
+            invoices,
+            ..row.into()
+        })
+    }
+}

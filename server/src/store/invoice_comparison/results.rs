@@ -1,0 +1,267 @@
+//! Records the results of comparisons with invoices: the lines, the finding, and the states of the reports.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    sea_query::{Expr, OnConflict},
+};
+
+use crate::{
+    domain::{
+        Millis,
+        billing_period::BillingPeriod,
+        invoice_comparison::{Compared, InvoiceFinding, Judgement},
+        invoice_line::{Invoice, InvoiceLine},
+        report::{State, Transition},
+        report_figure::ReportFigure,
+    },
+    entity::{
+        billing_period, invoice_comparison, invoice_line,
+        usage_report::{self, UsageReportState},
+    },
+    error::Result,
+    store::{Store, connection::Transaction},
+};
+
+/// The number of reports that one statement changes.
+const REPORTS_PER_STATEMENT: usize = 500;
+
+/// The comparison of one billing period.
+#[derive(Debug)]
+pub(crate) struct ComparisonResult<'a> {
+    /// The billing period.
+    pub(crate) period: &'a BillingPeriod,
+    /// `cus_...`
+    pub(crate) customer: &'a str,
+    /// Its reports that Stripe's totals contain.
+    pub(crate) reports: &'a [ReportFigure],
+    /// The lines that bill its usage, with their invoices.
+    pub(crate) lines: &'a [(&'a Invoice, &'a InvoiceLine)],
+    /// What was found, and when it is compared again.
+    pub(crate) judgement: Judgement,
+}
+
+/// What became of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// A report changed since it was read: nothing was recorded.
+    Stale,
+    /// Nothing was found yet, or the same as before.
+    Same,
+    /// The finding or a figure is new. With the transition that it led to, and the number of reports.
+    New(Option<(Transition, usize)>),
+}
+
+impl Store {
+    /// Records a comparison, if its reports are still as they were read.
+    pub(crate) async fn record_comparison(
+        &self,
+        result: &ComparisonResult<'_>,
+        now: Millis,
+    ) -> Result<Recorded> {
+        let period = result.period;
+        let tx = self.begin().await?;
+        let mut recorded = Recorded::Same;
+        if let Some(compared) = result.judgement.compared {
+            let key = (
+                period.account_id.clone(),
+                period.item.clone(),
+                period.period_start,
+            );
+            let before = invoice_comparison::Entity::find_by_id(key).one(&tx).await?;
+            let before = before.as_ref().map(Compared::from);
+            let Some(moved) = move_reports(&tx, result, before, compared).await? else {
+                tx.rollback().await?;
+                return Ok(Recorded::Stale);
+            };
+            replace_lines(&tx, result, now).await?;
+            if before != Some(compared) {
+                upsert(&tx, result, compared, now).await?;
+                recorded = Recorded::New(moved);
+            }
+        }
+        set_times(period, now, result.judgement.again_at)
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(recorded)
+    }
+
+    /// Records that periods could not be compared, and when they are compared again.
+    pub(crate) async fn delay_comparison(
+        &self,
+        periods: &[BillingPeriod],
+        until: Option<Millis>,
+        now: Millis,
+    ) -> Result<()> {
+        for period in periods {
+            set_times(period, now, until).exec(&self.writer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Changes the states of the reports as a finding says. `None` if a report changed meanwhile.
+async fn move_reports(
+    tx: &Transaction,
+    result: &ComparisonResult<'_>,
+    before: Option<Compared>,
+    compared: Compared,
+) -> std::result::Result<Option<Option<(Transition, usize)>>, DbErr> {
+    let is_equal = |compared: Compared| compared.finding == InvoiceFinding::Equal;
+    // Reports that another period also contains stay as that one left them.
+    let transition = if is_equal(compared) {
+        Transition::Invoice
+    } else if before.is_some_and(is_equal) {
+        Transition::TakeOffInvoice
+    } else {
+        return Ok(Some(None));
+    };
+    let changes = |state: State| state.after(&transition).map(|next| (state, next));
+    let Some((from, next)) = State::IN_TOTALS.into_iter().find_map(changes) else {
+        return Ok(Some(None));
+    };
+    let of_state = result.reports.iter().filter(|report| report.state == from);
+    let mut reports: Vec<&ReportFigure> = of_state.collect();
+    // In the order in which all transactions lock reports.
+    reports.sort_unstable_by_key(|report| report.id);
+    for own in reports.chunk_by(|one, other| one.account_id == other.account_id) {
+        for chunk in own.chunks(REPORTS_PER_STATEMENT) {
+            let changed = set_state(tx, chunk, (from, next)).await?;
+            if usize::try_from(changed) != Ok(chunk.len()) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(
+        (!reports.is_empty()).then_some((transition, reports.len())),
+    ))
+}
+
+/// Changes the state of reports of one account. Returns how many were in the former one.
+
+async fn set_state(
+    tx: &Transaction,
+    reports: &[&ReportFigure],
+    (from, next): (State, State),
+) -> std::result::Result<u64, DbErr> {
+    use usage_report::Column;
+    let Some(first) = reports.first() else {
+        return Ok(0);
+    };
+    let ids = reports.iter().map(|report| report.id);
+    let changed = usage_report::Entity::update_many()
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .filter(Column::AccountId.eq(&first.account_id))
+        .filter(Column::State.eq(UsageReportState::from(from)))
+        .filter(Column::Id.is_in(ids))
+        .exec(tx)
+        .await?;
+    Ok(changed.rows_affected)
+}
+
+async fn replace_lines(
+    tx: &Transaction,
+    result: &ComparisonResult<'_>,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    use invoice_line::Column as L;
+    let period = result.period;
+    invoice_line::Entity::delete_many()
+        .filter(L::AccountId.eq(&period.account_id))
+        .filter(L::Item.eq(&period.item))
+        .filter(L::PeriodStart.eq(period.period_start))
+        .exec(tx)
+        .await?;
+    for (invoice, line) in result.lines {
+        let row = invoice_line::ActiveModel {
+            account_id: Set(period.account_id.clone()),
+            invoice: Set(invoice.id.clone()),
+            line: Set(line.id.clone()),
+            invoice_status: Set(invoice.status.into()),
+            invoice_created: Set(invoice.created),
+            item: Set(period.item.clone()),
+            period_start: Set(period.period_start),
+            price: Set(line.price.clone()),
+            line_start: Set(line.period.start),
+            line_end: Set(line.period.end),
+            quantity: Set(line.quantity),
+            amount: Set(line.amount),
+            currency: Set(line.currency.clone()),
+            read_at: Set(now),
+        };
+        // Of another period before, whose edge moved.
+        let replace = OnConflict::columns([L::AccountId, L::Invoice, L::Line])
+            .update_columns([
+                L::InvoiceStatus,
+                L::Item,
+                L::PeriodStart,
+                L::Price,
+                L::LineStart,
+                L::LineEnd,
+                L::Quantity,
+                L::Amount,
+                L::ReadAt,
+            ])
+            .to_owned();
+        invoice_line::Entity::insert(row)
+            .on_conflict(replace)
+            .exec_without_returning(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn upsert(
+    tx: &Transaction,
+    result: &ComparisonResult<'_>,
+    compared: Compared,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    use invoice_comparison::Column as C;
+    let period = result.period;
+    let row = invoice_comparison::ActiveModel {
+        account_id: Set(period.account_id.clone()),
+        item: Set(period.item.clone()),
+        period_start: Set(period.period_start),
+        period_end: Set(period.period_end),
+        subscription: Set(period.subscription.clone().unwrap_or_default()),
+        customer: Set(result.customer.to_owned()),
+        meter: Set(period.meter.clone().unwrap_or_default()),
+        price: Set(period.price.clone()),
+        finding: Set(compared.finding.into()),
+        reported: Set(compared.reported),
+        invoiced: Set(compared.invoiced),
+        changed_at: Set(now),
+    };
+    let replace = OnConflict::columns([C::AccountId, C::Item, C::PeriodStart])
+        .update_columns([
+            C::PeriodEnd,
+            C::Customer,
+            C::Price,
+            C::Finding,
+            C::Reported,
+            C::Invoiced,
+            C::ChangedAt,
+        ])
+        .to_owned();
+    invoice_comparison::Entity::insert(row)
+        .on_conflict(replace)
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+}
+
+fn set_times(
+    period: &BillingPeriod,
+    now: Millis,
+    again_at: Option<Millis>,
+) -> sea_orm::UpdateMany<billing_period::Entity> {
+    use billing_period::Column as P;
+    billing_period::Entity::update_many()
+        .col_expr(P::ComparedAt, Expr::value(now))
+        .col_expr(P::CompareAgainAt, Expr::value(again_at))
+        .filter(P::AccountId.eq(&period.account_id))
+        .filter(P::Item.eq(&period.item))
+        .filter(P::PeriodStart.eq(period.period_start))
+}
