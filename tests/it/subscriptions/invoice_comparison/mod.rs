@@ -4,7 +4,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Fault, InvoiceSnapshot};
 use usage_client::{
-    ChangePlan, InvoiceComparison, InvoiceFinding, Reconcile, ReconciledUsage, ReportState,
+    ChangePlan, InvoiceComparison, InvoiceFinding, PutAccount, Reconcile, ReconciledUsage,
+    ReportState,
 };
 use usage_server::commands::doctor::Severity;
 
@@ -25,6 +26,7 @@ on_both_engines!(
     usage_on_a_final_invoice_is_invoiced,
     usage_around_a_replaced_price_is_invoiced,
     a_plan_change_is_invoiced_at_once,
+    usage_of_a_customer_that_changed_accounts_is_invoiced,
     a_void_invoice_takes_its_usage_back,
     an_uncollectible_invoice_is_shown_until_it_is_paid,
     invoices_that_cannot_be_read_are_read_later,
@@ -232,6 +234,31 @@ async fn a_plan_change_is_invoiced_at_once(mut world: World) {
         .await;
     assert!(world.now() < at(END));
     assert_eq!(states(&world).await, [ReportState::Invoiced]);
+    world.finish().await;
+}
+
+async fn usage_of_a_customer_that_changed_accounts_is_invoiced(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    world.count("acct", USED, world.now()).await;
+    world.report_all().await;
+    let client = world.client();
+    client.put_account(PutAccount::free("acct")).await.unwrap();
+    world.move_clocks(world.now() + TimeDelta::hours(1)).await;
+    let now = world.now();
+    let link = PutAccount::stripe("heir", "cus_acct").bill_from(now);
+    client.put_account(link).await.unwrap();
+    world.count("heir", 7, world.now()).await;
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[USED + 7]).await;
+    // Stripe sums by customer, so both accounts are compared with the whole line.
+    let both = "(SELECT COUNT(*) AS number FROM invoice_comparisons WHERE finding = 'equal' AND reported = 127) c \
+                WHERE number = 2";
+    world.advance_until_found(both).await;
+    assert_eq!(world.count_rows("invoice_comparisons").await, 2);
+    for account in ["acct", "heir"] {
+        let invoiced = [ReportState::Invoiced];
+        world.wait_until_reports_are(account, &invoiced).await;
+    }
     world.finish().await;
 }
 
