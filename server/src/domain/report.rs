@@ -188,10 +188,10 @@ impl State {
                 Self::Closed | Self::Sending | Self::NoCustomer | Self::Unknown | Self::Uncharged,
                 Transition::MarkTooLate,
             ) => Some(Self::TooLate),
-            (Self::Accepted | Self::Missing, Transition::Confirm) => Some(Self::Confirmed),
+            (Self::Accepted | Self::Missing, Transition::Confirm)
+            | (Self::Invoiced, Transition::TakeOffInvoice) => Some(Self::Confirmed),
             (Self::Accepted, Transition::MarkMissing) => Some(Self::Missing),
             (Self::Confirmed, Transition::Invoice) => Some(Self::Invoiced),
-            (Self::Invoiced, Transition::TakeOffInvoice) => Some(Self::Confirmed),
             (state, Transition::Retry) if Self::NEEDS_DECISION.contains(&state) => {
                 Some(Self::Closed)
             }

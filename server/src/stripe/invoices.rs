@@ -73,7 +73,11 @@ impl Stripe {
         let reason = from.billing_reason.as_ref();
         Ok(Invoice {
             id,
-            status: InvoiceStatus::parse(from.status.as_ref().map(|status| status.as_str())),
+            status: InvoiceStatus::parse(
+                from.status
+                    .as_ref()
+                    .map(stripe_shared::InvoiceStatus::as_str),
+            ),
             draft_until: from.automatically_finalizes_at.map(from_secs),
             created: from_secs(from.created),
             is_of_cycle: reason.is_some_and(|reason| reason.as_str() == "subscription_cycle"),

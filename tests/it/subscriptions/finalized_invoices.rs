@@ -55,6 +55,7 @@ async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
             &[
                 ReportState::Accepted,
                 ReportState::Confirmed,
+                ReportState::Invoiced,
                 ReportState::TooLate,
             ],
         )

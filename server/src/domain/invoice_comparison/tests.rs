@@ -50,11 +50,10 @@ fn reports(reported: i64) -> PeriodReports {
 }
 
 fn with_lines(invoices: &[Invoice]) -> Vec<(&Invoice, &InvoiceLine)> {
-    let lines = |invoice| {
-        let Invoice { lines, .. } = invoice;
-        lines.iter().map(move |line| (invoice, line))
-    };
-    invoices.iter().flat_map(lines).collect()
+    invoices
+        .iter()
+        .flat_map(|invoice| invoice.lines.iter().map(move |line| (invoice, line)))
+        .collect()
 }
 
 fn judge_at(

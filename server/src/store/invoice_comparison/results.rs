@@ -117,8 +117,8 @@ async fn move_reports(
     } else {
         return Ok(Some(None));
     };
-    let changes = |state: State| state.after(&transition).map(|next| (state, next));
-    let Some((from, next)) = State::IN_TOTALS.into_iter().find_map(changes) else {
+    let step = |state: State| state.after(&transition).map(|next| (state, next));
+    let Some((from, next)) = State::IN_TOTALS.into_iter().find_map(step) else {
         return Ok(Some(None));
     };
     let of_state = result.reports.iter().filter(|report| report.state == from);
@@ -139,7 +139,6 @@ async fn move_reports(
 }
 
 /// Changes the state of reports of one account. Returns how many were in the former one.
-
 async fn set_state(
     tx: &Transaction,
     reports: &[&ReportFigure],
