@@ -204,7 +204,12 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
                 || reports.is_unverified
                 || reports.has_missing;
             let is_done = compared.finding == InvoiceFinding::Equal && is_settled && !may_change;
-            (!is_done).then(|| repeat_at(period.end, now)).flatten()
+            match is_done {
+                true if is_late => None,
+                // Usage may still arrive that is sent for a draft which somebody finalized.
+                true => Some(deadline.min(now.saturating_add(LONGEST_WAIT_MS))),
+                false => repeat_at(period.end, now),
+            }
         }
     };
     Judgement { compared, again_at }

@@ -206,7 +206,13 @@ fn what_can_still_change_is_compared_again() {
         let invoices = [invoice(status, PERIOD.end, Some(5))];
         judge_at(now, PERIOD, &reports(5), &invoices).1
     };
-    assert_eq!(again(FINAL_AT, InvoiceStatus::Paid), None);
+    let late = PERIOD.end + LONGEST_DRAFT_MS;
+    assert_eq!(
+        again(FINAL_AT, InvoiceStatus::Paid),
+        Some(late),
+        "once more"
+    );
+    assert_eq!(again(late, InvoiceStatus::Paid), None);
     assert_eq!(
         again(FINAL_AT, InvoiceStatus::Open),
         Some(FINAL_AT + DAY_MS)

@@ -162,8 +162,11 @@ async fn usage_on_a_final_invoice_is_invoiced(mut world: World) {
     );
     assert_eq!(world.count_rows(&line).await, 1);
     assert_eq!(world.count_rows("invoice_lines").await, 1);
-    // A paid invoice stays as it is, and is not read again.
+    // A paid invoice stays as it is, and is read for the last time some days later.
     change_invoice(&world, "pay", &[("paid_out_of_band", "true")]).await;
+    world
+        .advance_to(at(END) + TimeDelta::days(5), TimeDelta::hours(20))
+        .await;
     world
         .advance_until_found(
             "billing_periods WHERE compared_at IS NOT NULL AND compare_again_at IS NULL",
