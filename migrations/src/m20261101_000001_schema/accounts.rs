@@ -50,6 +50,15 @@ enum BillingPeriods {
 }
 
 #[derive(DeriveIden)]
+enum BoundaryChanges {
+    Table,
+    Version,
+    Previous,
+    AccountId,
+    RecordedAt,
+}
+
+#[derive(DeriveIden)]
 enum BoundaryVersion {
     Table,
     Id,
@@ -118,7 +127,8 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         )
         .await?;
     create_billing_periods(manager).await?;
-    create_boundary_version(manager).await
+    create_boundary_version(manager).await?;
+    create_boundary_changes(manager).await
 }
 
 async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -213,6 +223,31 @@ async fn create_boundary_version(manager: &SchemaManager<'_>) -> Result<(), DbEr
                 .into_table(BoundaryVersion::Table)
                 .columns([BoundaryVersion::Id, BoundaryVersion::Version])
                 .values_panic([1.into(), 1_i64.into()])
+                .to_owned(),
+        )
+        .await
+}
+
+/// Found by version, of which replicas know the last one they have seen; old ones are deleted by age.
+async fn create_boundary_changes(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use BoundaryChanges as C;
+    manager
+        .create_table(
+            Table::create()
+                .table(C::Table)
+                .col(big_integer(C::Version).primary_key())
+                .col(big_integer(C::Previous))
+                .col(name(manager, C::AccountId))
+                .col(big_integer(C::RecordedAt))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("boundary_changes_by_age")
+                .table(C::Table)
+                .col(C::RecordedAt)
                 .to_owned(),
         )
         .await

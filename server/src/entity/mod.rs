@@ -6,6 +6,7 @@ mod stored_enum;
 pub(crate) mod account_link;
 pub(crate) mod batch_key;
 pub(crate) mod billing_period;
+pub(crate) mod boundary_change;
 pub(crate) mod boundary_version;
 pub(crate) mod commit;
 pub(crate) mod correction_key;

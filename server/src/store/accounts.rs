@@ -8,7 +8,7 @@ use sea_orm::{
 
 use super::{
     Store,
-    boundaries::bump_version,
+    boundaries::record_boundary_change,
     connection::Transaction,
     links::{
         account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
@@ -168,7 +168,7 @@ impl Store {
         if !is_same_link {
             relink_reports(&tx, &put.account_id).await?;
         }
-        bump_version(&tx).await?;
+        record_boundary_change(&tx, &put.account_id, now).await?;
         let after = find_account(&tx, &put.account_id).await?;
         let links = read_links_of(&tx, &put.account_id).await?;
         let not_billed = not_billed(&tx, &put.account_id, &links).await?;

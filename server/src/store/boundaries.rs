@@ -1,17 +1,23 @@
 //! The boundaries of accounts, and their cache in each replica.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use moka::sync::Cache;
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
+use uuid::Uuid;
 
 use super::{connection::Transaction, unindexed};
 use crate::{
     domain::{Millis, account_id::AccountId, billing_period::RELEVANT_MS, window::Boundaries},
-    entity::{account_link, billing_period, boundary_version},
+    entity::{account_link, billing_period, boundary_change, boundary_version},
 };
 
 /// The number of accounts whose boundaries a replica caches.
@@ -19,15 +25,41 @@ const REMEMBERED_ACCOUNTS: u64 = 100_000;
 /// The number of accounts in one query, well below the limit of bound values of either engine.
 const ACCOUNTS_PER_QUERY: usize = 1_000;
 
-/// A replica's cache of boundaries. Each entry has the version at which it was read.
+/// The most changes that a replica catches up with. After more of them it reads all boundaries again.
+const MAX_CHANGES: u64 = 10_000;
+
+/// A replica's cache of boundaries.
 ///
-/// Every group commit reads the version, and reads entries of another version again.
+/// Every group commit reads the version of the last change. If it is another one than the cache knows, the accounts that
+/// changed since are forgotten, or all of them if the log of changes does not go back so far.
 #[derive(Clone, Debug)]
-pub(crate) struct BoundaryCache(Cache<AccountId, (i64, Arc<Boundaries>)>);
+pub(crate) struct BoundaryCache {
+    /// Each with the generation in which it was read.
+    known: Cache<AccountId, (u64, Arc<Boundaries>)>,
+    /// Locked while `known` is changed, so that nothing older than its version is added.
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// The version that the cache is of; absent before the first commit.
+    version: Option<i64>,
+    /// Grows when everything is forgotten.
+    generation: u64,
+}
+
+impl State {
+    fn forget_all(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+}
 
 impl Default for BoundaryCache {
     fn default() -> Self {
-        Self(Cache::new(REMEMBERED_ACCOUNTS))
+        Self {
+            known: Cache::new(REMEMBERED_ACCOUNTS),
+            state: Arc::default(),
+        }
     }
 }
 
@@ -39,18 +71,16 @@ impl BoundaryCache {
         accounts: impl Iterator<Item = AccountId>,
         now: Millis,
     ) -> Result<HashMap<AccountId, Arc<Boundaries>>, DbErr> {
-        let version = boundary_version::Entity::find_by_id(1)
-            .one(tx)
-            .await?
-            .map_or(0, |row| row.version);
+        let version = current_version(tx).await?;
+        let generation = self.catch_up(tx, version).await?;
         let mut known = HashMap::new();
         let mut missing = Vec::new();
         for account in accounts {
             if known.contains_key(&account) {
                 continue;
             }
-            match self.0.get(&account) {
-                Some((read_at, boundaries)) if read_at == version => {
+            match self.known.get(&account) {
+                Some((read_in, boundaries)) if read_in == generation => {
                     known.insert(account, boundaries);
                 }
                 _ => {
@@ -60,14 +90,79 @@ impl BoundaryCache {
             }
         }
         for accounts in missing.chunks(ACCOUNTS_PER_QUERY) {
-            for (account, boundaries) in read_boundaries(tx, accounts, now).await? {
-                self.0
-                    .insert(account.clone(), (version, Arc::clone(&boundaries)));
+            let read = read_boundaries(tx, accounts, now).await?;
+            let state = self.lock();
+            for (account, boundaries) in read {
+                if state.version == Some(version) {
+                    let entry = (state.generation, Arc::clone(&boundaries));
+                    self.known.insert(account.clone(), entry);
+                }
                 known.insert(account, boundaries);
             }
         }
         Ok(known)
     }
+
+    /// Forgets what changed between the cache's version and the current one. Returns the generation of what is valid. No
+    /// boundary changes while a transaction counts, so the log is complete up to the current version.
+    async fn catch_up(&self, tx: &Transaction, version: i64) -> Result<u64, DbErr> {
+        let before = *self.lock();
+        if before.version == Some(version) {
+            return Ok(before.generation);
+        }
+        let changes = match before.version {
+            Some(cached) => changes_after(tx, cached).await?,
+            None => Vec::new(),
+        };
+        let mut state = self.lock();
+        // Otherwise another writer has caught up meanwhile.
+        if state.version != Some(version) {
+            let is_known = state.version == before.version;
+            let from = before.version.filter(|_| is_known);
+            if from.is_some_and(|from| is_complete(&changes, from, version)) {
+                for change in &changes {
+                    self.known.invalidate(&change.account_id);
+                }
+            } else {
+                state.forget_all();
+            }
+            state.version = Some(version);
+        }
+        Ok(state.generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether changes lead from one version to another without a gap.
+fn is_complete(changes: &[boundary_change::Model], from: i64, to: i64) -> bool {
+    let mut at = from;
+    for change in changes {
+        if change.previous != at {
+            return false;
+        }
+        at = change.version;
+    }
+    at == to
+}
+
+async fn changes_after(
+    tx: &Transaction,
+    version: i64,
+) -> Result<Vec<boundary_change::Model>, DbErr> {
+    boundary_change::Entity::find()
+        .filter(boundary_change::Column::Version.gt(version))
+        .order_by_asc(boundary_change::Column::Version)
+        .limit(MAX_CHANGES)
+        .all(tx)
+        .await
+}
+
+async fn current_version(tx: &Transaction) -> Result<i64, DbErr> {
+    let row = boundary_version::Entity::find_by_id(1).one(tx).await?;
+    Ok(row.map_or(0, |row| row.version))
 }
 
 /// Reads the boundaries of some accounts that can still split a window.
@@ -107,14 +202,107 @@ pub(super) async fn read_boundaries(
         .collect())
 }
 
-/// Invalidates the boundary caches of all replicas.
-pub(super) async fn bump_version(tx: &Transaction) -> Result<(), DbErr> {
+/// Makes all replicas read the boundaries of an account again. The caller has the boundary lock.
+///
+/// A version is greater than the one before by a random number. If a failover loses changes, those that follow are not
+/// mistaken for them.
+pub(super) async fn record_boundary_change(
+    tx: &Transaction,
+    account_id: &AccountId,
+    now: Millis,
+) -> Result<(), DbErr> {
+    let previous = current_version(tx).await?;
+    let [step, ..] = Uuid::new_v4().into_bytes().map(i64::from);
+    let version = previous.saturating_add(1).saturating_add(step);
     boundary_version::Entity::update_many()
-        .col_expr(
-            boundary_version::Column::Version,
-            Expr::col(boundary_version::Column::Version).add(1),
-        )
+        .col_expr(boundary_version::Column::Version, Expr::value(version))
         .exec(tx)
-        .await
-        .map(|_| ())
+        .await?;
+    let row = boundary_change::ActiveModel {
+        version: Set(version),
+        previous: Set(previous),
+        account_id: Set(account_id.clone()),
+        recorded_at: Set(now),
+    };
+    boundary_change::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn account(name: &str) -> AccountId {
+        AccountId::parse(name).unwrap()
+    }
+
+    fn changes(versions: &[i64]) -> Vec<boundary_change::Model> {
+        let pairs = versions.windows(2);
+        let change = |pair: &[i64]| boundary_change::Model {
+            version: pair[1],
+            previous: pair[0],
+            account_id: account("acct"),
+            recorded_at: 0,
+        };
+        pairs.map(change).collect()
+    }
+
+    #[test]
+    fn changes_without_a_gap_are_complete() {
+        assert!(is_complete(&[], 4, 4));
+        assert!(is_complete(&changes(&[4, 9, 11]), 4, 11));
+        assert!(
+            !is_complete(&changes(&[4, 9, 11]), 4, 12),
+            "more than were read"
+        );
+        assert!(!is_complete(&changes(&[6, 9, 11]), 4, 11), "deleted ones");
+        assert!(!is_complete(&[], 9, 4), "a failover lost some");
+    }
+
+    #[tokio::test]
+    async fn a_change_of_one_account_leaves_what_is_known_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
+        let store = Store::open(&url, 1).await.unwrap();
+        store.migrate().await.unwrap();
+        let cache = BoundaryCache::default();
+        let (left, right) = (account("left"), account("right"));
+        let load = async || {
+            let tx = store.begin_counting().await.unwrap();
+            let accounts = [left.clone(), right.clone()].into_iter();
+            let known = cache.load(&tx, accounts, 0).await.unwrap();
+            tx.rollback().await.unwrap();
+            [Arc::clone(&known[&left]), Arc::clone(&known[&right])]
+        };
+        let change = async |accounts: &[&AccountId]| {
+            let tx = store.begin_moving_boundaries().await.unwrap();
+            for account in accounts {
+                record_boundary_change(&tx, account, 0).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+        };
+        let kept = |before: &[Arc<Boundaries>; 2], after: &[Arc<Boundaries>; 2]| {
+            [0, 1].map(|place: usize| Arc::ptr_eq(&before[place], &after[place]))
+        };
+        let first = load().await;
+        assert_eq!(kept(&first, &load().await), [true, true]);
+        change(&[&left]).await;
+        let second = load().await;
+        assert_eq!(kept(&first, &second), [false, true]);
+        change(&[&left, &right]).await;
+        let third = load().await;
+        assert_eq!(kept(&second, &third), [false, false]);
+        // A log that does not go back far enough.
+        change(&[&left, &left]).await;
+        let tx = store.begin().await.unwrap();
+        let oldest = boundary_change::Entity::delete_many()
+            .filter(boundary_change::Column::Version.lt(current_version(&tx).await.unwrap()));
+        oldest.exec(&tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(kept(&third, &load().await), [false, false]);
+        store.close().await.unwrap();
+    }
 }

@@ -1,4 +1,4 @@
-//! Deleting old batch keys, webhook events and verifications, and rolling up old commits.
+//! Deleting old batch keys, webhook events, verifications and changes of boundaries, and rolling up old commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -21,6 +21,8 @@ pub(crate) const KEYS_KEPT_MS: Millis = 36 * DAY_MS;
 const WEBHOOKS_KEPT_MS: Millis = 36 * DAY_MS;
 /// How long verifications are kept: longer than an event is verified.
 const VERIFICATIONS_KEPT_MS: Millis = 100 * DAY_MS;
+/// How long changes of boundaries are kept: far longer than a replica that counts needs to notice one.
+const BOUNDARY_CHANGES_KEPT_MS: Millis = DAY_MS;
 /// How long commits are kept one by one: far longer than a lost answer is retried.
 const COMMITS_KEPT_MS: Millis = DAY_MS;
 /// How many rows one transaction deletes, so that counting never waits long.
@@ -33,12 +35,13 @@ struct RollUp {
 }
 
 impl Store {
-    /// Deletes one step of old batch keys and verifications; false when none are left.
-    pub(crate) async fn forget_old_batches(&self, now: Millis) -> Result<bool> {
+    /// Deletes one step of old batch keys, verifications and changes of boundaries; false when none are left.
+    pub(crate) async fn forget_old_rows(&self, now: Millis) -> Result<bool> {
         let mut forgot = false;
         for (table, age, kept_ms) in [
             ("batch_keys", "created_at", KEYS_KEPT_MS),
             ("verifications", "day", VERIFICATIONS_KEPT_MS),
+            ("boundary_changes", "recorded_at", BOUNDARY_CHANGES_KEPT_MS),
         ] {
             forgot |= self.forget(table, age, now.saturating_sub(kept_ms)).await?;
         }

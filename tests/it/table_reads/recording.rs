@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 40] = [
+const TESTS: [(&str, &str); 44] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",

@@ -110,7 +110,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 16] = [
+const TABLES: [(&str, &str, u64, &str); 17] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -162,6 +162,12 @@ const TABLES: [(&str, &str, u64, &str); 16] = [
         "account_id, version, valid_from, customer, recorded_at, ended",
         60_000,
         "'account-' || (i % 50000), 1 + i / 50000, NOW - 100 * HOUR, 'cus_' || (i % 50000), NOW - 100 * HOUR, false",
+    ),
+    (
+        "boundary_changes",
+        "version, previous, account_id, recorded_at",
+        50_000,
+        "(i + 1) * 1000, i * 1000, 'account-' || i, NOW - i * 1000",
     ),
     (
         "customers",

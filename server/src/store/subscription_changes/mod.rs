@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    boundaries::bump_version,
+    boundaries::record_boundary_change,
     close::close_account,
     heartbeat::is_abandoned,
     links::{end_link, find_account, first_free_instant, insert_link},
@@ -119,7 +119,7 @@ impl Store {
         close_account(&tx, &new.account_id, now).await?;
         // The change waits for usage from before it.
         forget_send_by(&tx, &new.account_id).await?;
-        bump_version(&tx).await?;
+        record_boundary_change(&tx, &new.account_id, now).await?;
         tx.commit().await?;
         Ok((begun.into(), true))
     }
@@ -238,7 +238,7 @@ impl Store {
         }
         record_change(&tx, &seen.account_id, snapshot, boundary, now).await?;
         reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
-        bump_version(&tx).await?;
+        record_boundary_change(&tx, &seen.account_id, now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -278,7 +278,7 @@ impl Store {
             .await?;
             reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
             relink_reports(&tx, &seen.account_id).await?;
-            bump_version(&tx).await?;
+            record_boundary_change(&tx, &seen.account_id, now).await?;
         }
         tx.commit().await?;
         Ok(())

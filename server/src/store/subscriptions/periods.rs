@@ -20,7 +20,7 @@ use crate::{
     entity::billing_period::{self, BillingPeriodInvoiceState},
     error::Result,
     store::{
-        Store, boundaries::bump_version, reassign::reassign_open_reports, rows,
+        Store, boundaries::record_boundary_change, reassign::reassign_open_reports, rows,
         send_order::forget_send_by,
     },
 };
@@ -138,7 +138,7 @@ impl Store {
         if has_new {
             reassign_open_reports(&tx, account_id, slots, now).await?;
             forget_send_by(&tx, account_id).await?;
-            bump_version(&tx).await?;
+            record_boundary_change(&tx, account_id, now).await?;
         }
         tx.commit().await?;
         Ok(())

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     store::{
         Store,
-        boundaries::bump_version,
+        boundaries::record_boundary_change,
         links::{end_link, find_account, insert_link, read_links_of, taken_until},
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
         report_states::{at_once, is_due},
@@ -69,11 +69,11 @@ impl Store {
                 relink_reports(&tx, account_id).await?;
             }
             forget_send_by(&tx, account_id).await?;
-            bump_version(&tx).await?;
+            record_boundary_change(&tx, account_id, now).await?;
         } else if is_relinked {
             reassign_open_reports(&tx, account_id, slots, now).await?;
             relink_reports(&tx, account_id).await?;
-            bump_version(&tx).await?;
+            record_boundary_change(&tx, account_id, now).await?;
         }
         tx.commit().await?;
         Ok(is_new || is_relinked || !moved.is_empty())
@@ -103,7 +103,7 @@ impl Store {
                 mark_straddled(&tx, &row.account_id, at).await?;
                 reassign_open_reports(&tx, &row.account_id, slots, now).await?;
                 relink_reports(&tx, &row.account_id).await?;
-                bump_version(&tx).await?;
+                record_boundary_change(&tx, &row.account_id, now).await?;
                 ended = ended.saturating_add(1);
             }
             // Request a sync, to learn whether it ended at Stripe too.
@@ -137,7 +137,7 @@ impl Store {
         if ended {
             reassign_open_reports(&tx, account_id, slots, now).await?;
             relink_reports(&tx, account_id).await?;
-            bump_version(&tx).await?;
+            record_boundary_change(&tx, account_id, now).await?;
         }
         tx.commit().await?;
         Ok(ended)
