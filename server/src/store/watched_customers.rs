@@ -7,7 +7,7 @@ use sea_orm::{
 
 use super::{
     Store,
-    boundaries::bump_version,
+    boundaries::record_boundary_change,
     links::{find_account, insert_link, read_links_of, taken_until},
     reassign::{reassign_open_reports, relink_reports},
 };
@@ -181,7 +181,7 @@ impl Store {
                 insert_link(&tx, account_id, billing, (version, from), now).await?;
                 reassign_open_reports(&tx, account_id, slots, now).await?;
                 relink_reports(&tx, account_id).await?;
-                bump_version(&tx).await?;
+                record_boundary_change(&tx, account_id, now).await?;
             }
         }
         tx.commit().await?;
