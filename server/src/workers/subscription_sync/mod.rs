@@ -54,11 +54,11 @@ impl SubscriptionSync {
         link_check_time: Duration,
     ) -> Self {
         Self {
-            link_check_time,
             store,
             stripe,
             configured,
             slots,
+            link_check_time,
         }
     }
 
