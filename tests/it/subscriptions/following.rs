@@ -86,8 +86,8 @@ async fn a_customer_of_a_test_clock_is_followed(mut world: World) {
         .await;
     assert_billed(&world, "acct", now + TimeDelta::minutes(2)).await;
     for check in ["customers", "subscriptions", "links"] {
-        let (severity, line) = world.doctor_says(None, check).await;
-        assert_eq!(severity, Severity::Ok, "{line}");
+        let (severity, told) = world.doctor_says(None, check).await;
+        assert_eq!(severity, Severity::Ok, "{told}");
     }
     world.finish().await;
 }
@@ -134,10 +134,10 @@ async fn an_unreadable_subscription_hides_no_other(mut world: World) {
         assert_billed(&world, &name, now).await;
         let bad = world.subscription("bad").await.unwrap();
         assert_eq!((bad.status.as_str(), bad.ended_at), ("active", None));
-        let (severity, line) = world.doctor_says(None, "subscriptions").await;
-        assert_eq!(severity, Severity::Bad, "{line}");
+        let (severity, told) = world.doctor_says(None, "subscriptions").await;
+        assert_eq!(severity, Severity::Bad, "{told}");
         let named = "subscription sub_bad cannot be read (cus_bad)";
-        assert!(line.contains(named), "{line}");
+        assert!(told.contains(named), "{told}");
         world.stripe().clear_faults().await.unwrap();
     }
     let (_, metrics) = world.http_get("/metrics").await;
@@ -166,11 +166,11 @@ async fn an_account_stays_as_it_was_while_its_subscription_is_unreadable(mut wor
         .await;
     let known = world.subscription("acct").await.unwrap();
     assert_eq!((known.id.as_str(), known.ended_at), ("sub_acct", None));
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Bad, "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Bad, "{told}");
     assert!(
-        line.contains("subscription sub_acct cannot be read"),
-        "{line}"
+        told.contains("subscription sub_acct cannot be read"),
+        "{told}"
     );
     world.stripe().clear_faults().await.unwrap();
     world.move_clocks(now + TimeDelta::minutes(2)).await;
@@ -223,14 +223,14 @@ async fn an_invoice_is_not_given_up_while_one_is_unreadable(mut world: World) {
         let of_end = known.periods.into_iter();
         of_end
             .filter(|period| period.period.end == end)
-            .last()
+            .next_back()
             .unwrap()
     };
     assert_ne!(period().await.invoice_state, InvoiceState::Final);
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Bad, "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Bad, "{told}");
     let named = format!("invoice {invoice} cannot be read");
-    assert!(line.contains(&named), "{line}");
+    assert!(told.contains(&named), "{told}");
     world.stripe().clear_faults().await.unwrap();
     world.move_clocks(world.now() + TimeDelta::minutes(1)).await;
     world
@@ -258,8 +258,8 @@ async fn an_unreadable_meter_hides_no_other(mut world: World) {
     world.subscribe("acct", &[BASIC], at(START)).await;
     world.link_to_subscription("acct").await;
     assert_billed(&world, "acct", now + TimeDelta::minutes(1)).await;
-    let (severity, line) = world.doctor_says(None, "meter").await;
-    assert_eq!(severity, Severity::Ok, "{line}");
+    let (severity, told) = world.doctor_says(None, "meter").await;
+    assert_eq!(severity, Severity::Ok, "{told}");
     world.finish().await;
 }
 

@@ -114,9 +114,9 @@ async fn a_link_is_stored_unverified_while_stripe_does_not_answer(mut world: Wor
             .is_unverified
     );
     release_stripe(&world).await;
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Warn, "{line}");
-    assert!(line.contains("cus_acct (acct)"), "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Warn, "{told}");
+    assert!(told.contains("cus_acct (acct)"), "{told}");
     world.finish().await;
 }
 
@@ -149,13 +149,13 @@ async fn an_unverified_link_is_checked_later_and_told(mut world: World) {
     }
     world.move_clocks(now + TimeDelta::minutes(1)).await;
     wait_until_watched(&world, 1).await;
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Bad, "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Bad, "{told}");
     assert!(
-        line.contains("cus_ghost (ghost): Stripe has no customer"),
-        "{line}"
+        told.contains("cus_ghost (ghost): Stripe has no customer"),
+        "{told}"
     );
-    assert!(!line.contains("cus_acct"), "{line}");
+    assert!(!told.contains("cus_acct"), "{told}");
     // A call that repeats it is told too.
     let link = PutAccount::stripe("ghost", "cus_ghost").bill_from(now);
     let refused = world.client().put_account(link).await.unwrap_err();
@@ -163,8 +163,8 @@ async fn an_unverified_link_is_checked_later_and_told(mut world: World) {
     world.create_customers(&["cus_ghost"]).await;
     world.move_clocks(now + TimeDelta::minutes(2)).await;
     wait_until_watched(&world, 0).await;
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Ok, "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Ok, "{told}");
     world.finish().await;
 }
 
@@ -182,9 +182,9 @@ async fn an_unverified_link_to_an_unknown_subscription_follows_the_customer(mut 
     world.report_all().await;
     world.wait_until_sent("acct").await;
     assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
-    let (severity, line) = world.doctor_says(None, "links").await;
-    assert_eq!(severity, Severity::Bad, "{line}");
-    assert!(line.contains("no subscription \"sub_none\""), "{line}");
+    let (severity, told) = world.doctor_says(None, "links").await;
+    assert_eq!(severity, Severity::Bad, "{told}");
+    assert!(told.contains("no subscription \"sub_none\""), "{told}");
     world.finish().await;
 }
 
