@@ -274,6 +274,9 @@ async fn correct(client: UsageClient) -> Result<(), Error> {
         .rows
     {
         println!("{} {} {:?}", row.counted, row.reported, row.stripe_total);
+        for invoiced in row.invoices {
+            println!("{:?}: {:?} invoiced", invoiced.finding, invoiced.invoiced);
+        }
     }
     Ok(())
 }
