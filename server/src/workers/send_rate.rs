@@ -95,6 +95,8 @@ fn after(at: Instant, wait: Duration) -> Instant {
 }
 
 #[cfg(test)]
+mod month_end;
+#[cfg(test)]
 mod tests {
     use super::*;
 

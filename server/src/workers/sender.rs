@@ -326,7 +326,7 @@ impl Sender {
 }
 
 /// The requests that can be sent at a rate before the lease could end.
-fn in_turn(per_sec: u32) -> usize {
+pub(super) fn in_turn(per_sec: u32) -> usize {
     usize::try_from(per_sec.saturating_mul(RATE_WAIT_SECS)).unwrap_or(usize::MAX)
 }
 
