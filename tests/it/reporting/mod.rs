@@ -14,6 +14,7 @@ mod restore;
 mod restore_many;
 mod schedule;
 mod send_order;
+mod send_rate;
 mod stripe_accounts;
 mod stripe_faults;
 mod verification;
