@@ -94,7 +94,7 @@ enum Command {
     Report(report::Arguments),
     /// List usage reports, newest first
     Reports(reports::Arguments),
-    /// List accounts, show one, or set how one is billed
+    /// List accounts, show one, set how one is billed, or abort a change of its subscription
     Accounts(accounts::Arguments),
     /// Count past usage from a file or a pipe; importing it twice counts it once
     Import(import::Arguments),

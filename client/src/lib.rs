@@ -57,8 +57,8 @@ pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
 pub use state::ReportState;
 pub use subscription::{
-    BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState, Subscription,
-    SubscriptionChange,
+    AbortSubscriptionChange, BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState,
+    Subscription, SubscriptionChange,
 };
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
 

@@ -55,6 +55,10 @@ pub enum Reason {
     UsageNeedsDecision,
     /// Stripe did not show all usage in time. Nothing was changed.
     ChangeTimedOut,
+    /// No change of the account's subscription is in progress.
+    NoChangeInProgress,
+    /// An admin aborted the change. Nothing was changed.
+    ChangeAborted,
     /// A bug in the server; its log contains the cause.
     Internal,
     /// The correction would make the total of its billing period negative.
@@ -111,7 +115,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 33] = [
+static KNOWN: [(ErrorReason, Reason); 35] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -141,6 +145,8 @@ static KNOWN: [(ErrorReason, Reason); 33] = [
     ),
     (ErrorReason::UsageNeedsDecision, Reason::UsageNeedsDecision),
     (ErrorReason::ChangeTimedOut, Reason::ChangeTimedOut),
+    (ErrorReason::NoChangeInProgress, Reason::NoChangeInProgress),
+    (ErrorReason::ChangeAborted, Reason::ChangeAborted),
     (ErrorReason::Internal, Reason::Internal),
     (ErrorReason::BelowZero, Reason::BelowZero),
     (ErrorReason::ReportNotFound, Reason::ReportNotFound),
@@ -183,7 +189,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 33);
+        assert_eq!(known, 35);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum InvoiceState {
     Unrecognised(i32),
 }
 
-/// A completed change of a subscription.
+/// A change of a subscription that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionChange {
@@ -69,7 +69,7 @@ pub struct SubscriptionChange {
     pub subscription: String,
     /// Usage before this time is charged as before the change, usage from it on as after the change.
     pub boundary: DateTime<Utc>,
-    /// When the change was completed.
+    /// When the change ended.
     pub finished_at: Option<DateTime<Utc>>,
     /// Who first requested it.
     pub requested_by: String,
@@ -193,6 +193,43 @@ impl CancelSubscription {
         proto::CancelSubscriptionRequest {
             account_id: self.account_id,
             when: Some(self.when),
+            requested_by: self.requested_by,
+        }
+    }
+}
+
+/// Aborts the change of an account's subscription that is in progress: one that waits, or is stuck.
+///
+/// ```
+/// use usage_client::AbortSubscriptionChange;
+///
+/// let abort = AbortSubscriptionChange::new("acct_42").requested_by("billing-admin");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "nothing is aborted until it is sent"]
+pub struct AbortSubscriptionChange {
+    account_id: String,
+    requested_by: String,
+}
+
+impl AbortSubscriptionChange {
+    /// Aborts the change of this account's subscription.
+    pub fn new(account_id: impl Into<String>) -> Self {
+        Self {
+            account_id: account_id.into(),
+            requested_by: String::new(),
+        }
+    }
+
+    /// Who aborts it, kept for the record; at most 128 characters.
+    pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
+        self.requested_by = requested_by.into();
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> proto::AbortSubscriptionChangeRequest {
+        proto::AbortSubscriptionChangeRequest {
+            account_id: self.account_id,
             requested_by: self.requested_by,
         }
     }

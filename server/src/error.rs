@@ -142,6 +142,12 @@ pub enum Error {
         /// How many reports.
         reports: u64,
     },
+    /// No change of the subscription is in progress.
+    #[error("no change of the subscription of account {0:?} is in progress")]
+    NoChangeInProgress(String),
+    /// An admin aborted the change.
+    #[error("nothing was changed: {0}")]
+    ChangeAborted(String),
     /// Stripe did not show the usage in time: retry.
     #[error("nothing was changed: {0}")]
     ChangeTimedOut(String),
@@ -227,6 +233,8 @@ impl Error {
             Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
             Self::UsageNeedsDecision { .. } => "USAGE_NEEDS_DECISION",
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
+            Self::ChangeAborted(_) => "CHANGE_ABORTED",
+            Self::NoChangeInProgress(_) => "NO_CHANGE_IN_PROGRESS",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::MalformedMessage(_) => "MALFORMED_MESSAGE",
             Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
@@ -256,6 +264,8 @@ impl Error {
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
             | Self::ChangeInProgress(_)
+            | Self::NoChangeInProgress(_)
+            | Self::ChangeAborted(_)
             | Self::SubscriptionNotChangeable(_)
             | Self::UsageNeedsDecision { .. }
             | Self::BelowZero { .. }

@@ -6,7 +6,7 @@ use super::{
     output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
     time_arg,
 };
-use crate::{Account, AccountPut, ListAccounts, PutAccount, UsageClient};
+use crate::{AbortSubscriptionChange, Account, AccountPut, ListAccounts, PutAccount, UsageClient};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
@@ -32,6 +32,19 @@ enum Command {
     },
     /// Set how an account is billed
     Put(Put),
+    /// Abort the change of its subscription that waits or is stuck; everything is as before the change
+    AbortChange(AbortChange),
+}
+
+#[derive(Debug, Args)]
+struct AbortChange {
+    /// The account
+    account: String,
+    /// Who aborts it, kept for the record
+    #[arg(long, value_name = "NAME", default_value = "usagectl")]
+    requested_by: String,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +120,18 @@ pub(super) async fn run(
                 )?;
             }
             rows([done.account]).print(format, streams)
+        }
+        Some(Command::AbortChange(abort)) => {
+            let call = AbortSubscriptionChange::new(abort.account).requested_by(abort.requested_by);
+            let aborted = client.abort_subscription_change(call).await?;
+            if let Some(change) = aborted.change {
+                writeln!(
+                    streams.err,
+                    "the change {} of {} was aborted; everything is as before it",
+                    change.id, change.subscription
+                )?;
+            }
+            rows([aborted.account]).print(abort.format, streams)
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::UsageClient;
 use crate::{
-    Account, AccountPage, AccountPut, CancelSubscription, ChangePlan, Changed, Error, ListAccounts,
-    PutAccount, proto, retry::Repeatable,
+    AbortSubscriptionChange, Account, AccountPage, AccountPut, CancelSubscription, ChangePlan,
+    Changed, Error, ListAccounts, PutAccount, proto, retry::Repeatable,
 };
 use std::time::Duration;
 
@@ -78,6 +78,27 @@ impl UsageClient {
             Repeatable::Always,
             cancel.into_wire(),
             |mut accounts, request| async move { accounts.cancel_subscription(request).await },
+        );
+        let response = response.await?;
+        Changed::from_wire(response.change, response.account)
+    }
+
+    /// Aborts the change of an account's subscription that is in progress. Everything is as before the change, and calls
+    /// that wait for it fail with [`ChangeAborted`](crate::Reason::ChangeAborted).
+    ///
+    /// A change that Stripe has made is not aborted:
+    /// [`SubscriptionNotChangeable`](crate::Reason::SubscriptionNotChangeable). To find out, the call may take half a
+    /// minute; its deadline is at least 5 minutes, as for [`change_plan`](Self::change_plan). Safe to retry at any time.
+    pub async fn abort_subscription_change(
+        &self,
+        abort: AbortSubscriptionChange,
+    ) -> Result<Changed, Error> {
+        let response = self.unary_within(
+            self.timeout.max(MIN_CHANGE_TIMEOUT),
+            &self.accounts,
+            Repeatable::Always,
+            abort.into_wire(),
+            |mut accounts, request| async move { accounts.abort_subscription_change(request).await },
         );
         let response = response.await?;
         Changed::from_wire(response.change, response.account)

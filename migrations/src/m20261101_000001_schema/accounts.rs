@@ -45,6 +45,7 @@ enum BillingPeriods {
     Invoice,
     InvoiceState,
     DraftUntil,
+    InvoiceReadAt,
     ComparedAt,
     CompareAgainAt,
 }
@@ -152,6 +153,8 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 // `unknown`, `draft` or `final`.
                 .col(text(P::InvoiceState).default("unknown"))
                 .col(big_integer_null(P::DraftUntil))
+                // The moment of the reading at Stripe that the invoice's state is from.
+                .col(big_integer_null(P::InvoiceReadAt))
                 // When its invoices were last read for the comparison, and when they are read again.
                 .col(big_integer_null(P::ComparedAt))
                 .col(big_integer_null(P::CompareAgainAt))

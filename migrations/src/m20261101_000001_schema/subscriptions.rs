@@ -145,7 +145,7 @@ async fn create_subscription_changes(manager: &SchemaManager<'_>) -> Result<(), 
                 .col(text(C::Request))
                 .col(text(C::RequestedBy))
                 .col(text(C::Subscription))
-                // `draining`, `changing`, `done`, `undone` or `refused`.
+                // `draining`, `changing`, `done`, `undone`, `refused` or `aborted`.
                 .col(text(C::Step))
                 .col(big_integer(C::BoundaryAt))
                 .col(big_integer(C::StartedAt))

@@ -39,6 +39,8 @@ pub struct BillingPeriod {
     pub invoice: Option<String>,
     /// The state of its invoice.
     pub invoice_state: InvoiceState,
+    /// When that state was read from Stripe, by the database's clock.
+    pub invoice_read_at: Option<Millis>,
 }
 
 impl BillingPeriod {
@@ -152,6 +154,7 @@ mod tests {
             bills_from: None,
             invoice: None,
             invoice_state: InvoiceState::Unknown,
+            invoice_read_at: None,
         }
     }
 

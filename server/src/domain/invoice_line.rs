@@ -175,6 +175,7 @@ mod tests {
             bills_from: None,
             invoice: None,
             invoice_state: InvoiceState::Unknown,
+            invoice_read_at: None,
         }
     }
 

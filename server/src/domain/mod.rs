@@ -24,6 +24,7 @@ mod names;
 pub mod next_step;
 pub mod pause;
 pub mod period;
+pub mod read_order;
 pub mod report;
 pub mod report_figure;
 pub mod restore;

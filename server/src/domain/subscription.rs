@@ -12,6 +12,8 @@ use super::{
 /// A subscription, as read from Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionSnapshot {
+    /// When it was read, by the database's clock before the request; after the answer, if that was to an own change.
+    pub read_at: Millis,
     /// `sub_...`
     pub subscription: String,
     /// `cus_...`
@@ -194,6 +196,7 @@ mod tests {
         ended_at: Option<Millis>,
     ) -> SubscriptionSnapshot {
         SubscriptionSnapshot {
+            read_at: created,
             subscription: subscription.to_owned(),
             customer: "cus".to_owned(),
             status: if ended_at.is_none() {

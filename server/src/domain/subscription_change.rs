@@ -31,6 +31,8 @@ pub enum Step {
     Undone,
     /// Stripe rejected it; nothing was changed.
     Refused,
+    /// An admin ended it before Stripe made it; nothing was changed.
+    Aborted,
 }
 
 names!(Step {
@@ -39,6 +41,7 @@ names!(Step {
     Done = "done",
     Undone = "undone",
     Refused = "refused",
+    Aborted = "aborted",
 });
 
 /// A change of an account's subscription.
@@ -64,7 +67,7 @@ pub struct SubscriptionChange {
     pub started_at: Millis,
     /// When draining gives up.
     pub deadline_at: Millis,
-    /// When Stripe was first asked to make it. Before that, a refusal is certain to leave everything as it was.
+    /// When Stripe was last asked to make it. Before the first time, a refusal is certain to leave everything as it was.
     pub requested_at: Option<Millis>,
     /// When a replica last worked on it.
     pub heartbeat_at: Millis,
@@ -72,7 +75,7 @@ pub struct SubscriptionChange {
     pub holder: String,
     /// When it ended.
     pub finished_at: Option<Millis>,
-    /// Why it was undone or rejected.
+    /// Why it waits, or was undone, rejected or aborted.
     pub error: Option<String>,
 }
 

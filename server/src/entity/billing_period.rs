@@ -64,6 +64,8 @@ pub(crate) struct Model {
     pub(crate) invoice: Option<String>,
     pub(crate) invoice_state: BillingPeriodInvoiceState,
     pub(crate) draft_until: Option<i64>,
+    /// The moment of the reading at Stripe that the invoice's state is from. An older answer is not applied.
+    pub(crate) invoice_read_at: Option<i64>,
     /// When its invoices were last read for the comparison; null if never.
     pub(crate) compared_at: Option<i64>,
     /// When they are read again; null if never compared, or if nothing can change any more.

@@ -24,6 +24,7 @@ pub(crate) struct Model {
     pub(crate) cancel_at: Option<i64>,
     /// When it ended.
     pub(crate) ended_at: Option<i64>,
+    /// The moment of the reading at Stripe that the row is from. An older answer is not applied.
     pub(crate) synced_at: i64,
     /// When a sync earlier than the next poll was requested.
     pub(crate) sync_requested_at: Option<i64>,

@@ -22,6 +22,7 @@ stored_enum! {
         Done,
         Undone,
         Refused,
+        Aborted,
     }
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Model {
     pub(crate) started_at: i64,
     /// When draining gives up.
     pub(crate) deadline_at: i64,
-    /// When Stripe was first asked to make it.
+    /// When Stripe was last asked to make it.
     pub(crate) requested_at: Option<i64>,
     /// When a replica last worked on it.
     pub(crate) heartbeat_at: i64,
@@ -54,6 +55,7 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text")]
     pub(crate) holder: String,
     pub(crate) finished_at: Option<i64>,
+    /// Why it waits, or why it was not made.
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) error: Option<String>,
 }

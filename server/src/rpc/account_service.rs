@@ -226,9 +226,9 @@ impl AccountRpc {
         self.to_wire(find(&self.store, account_id).await?).await
     }
 
-    fn changes(&self) -> Result<&SubscriptionChanges> {
+    fn changes(&self) -> Result<&Arc<SubscriptionChanges>> {
         self.subscription_changes
-            .as_deref()
+            .as_ref()
             .ok_or(Error::ReportingDisabled)
     }
 
@@ -334,6 +334,22 @@ impl AccountService for AccountRpc {
             .await?;
         Ok(Response::new(v1::CancelSubscriptionResponse {
             change: done.map(change),
+            account: Some(self.wire_by_id(&account_id).await?),
+        }))
+    }
+
+    async fn abort_subscription_change(
+        &self,
+        request: Request<v1::AbortSubscriptionChangeRequest>,
+    ) -> std::result::Result<Response<v1::AbortSubscriptionChangeResponse>, Status> {
+        let request = request.into_inner();
+        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
+        check_requested_by(&request.requested_by).map_err(Error::from)?;
+        let changes = Arc::clone(self.changes()?);
+        let (of, by) = (account_id.clone(), request.requested_by);
+        let aborted = to_its_end(async move { changes.abort(&of, &by).await }).await?;
+        Ok(Response::new(v1::AbortSubscriptionChangeResponse {
+            change: Some(change(aborted)),
             account: Some(self.wire_by_id(&account_id).await?),
         }))
     }

@@ -159,8 +159,8 @@ impl Store {
         if let Some(snapshot) = &put.live
             && !has_unfinished(&tx, &put.account_id).await?
         {
-            let (_, moved) = record_snapshot(&tx, &put.account_id, snapshot, now).await?;
-            for boundary in moved {
+            let recorded = record_snapshot(&tx, &put.account_id, snapshot, now).await?;
+            for boundary in recorded.map(|(_, moved)| moved).unwrap_or_default() {
                 mark_straddled(&tx, &put.account_id, boundary).await?;
             }
         }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sea_orm::{ActiveValue::Set, DbErr, EntityTrait as _, RuntimeErr};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
@@ -31,8 +31,8 @@ use crate::{
 /// How long the statements of a group may take, and then its COMMIT. A connection that died silently never responds; the
 /// group is run again on another one.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(4);
-/// How often a group is counted until no other server stores one of its keys meanwhile. Each attempt sees the keys that
-/// stopped the one before.
+/// How often a group is counted until no other server stores one of its keys meanwhile, within [`ATTEMPT_LIMIT`]. Each
+/// attempt sees the keys that stopped the one before.
 const MAX_ATTEMPTS: usize = 8;
 
 /// Why it is not certain that a group is committed.
@@ -98,7 +98,11 @@ impl Store {
             is_careful: false,
             looks_up_keys: options.expects_known_keys,
         };
+        let started = Instant::now();
         for _ in 0..MAX_ATTEMPTS {
+            if started.elapsed() > ATTEMPT_LIMIT {
+                break;
+            }
             match self.try_commit(group, cache, options, way).await {
                 // A report would exceed fifteen digits: close it and open another.
                 Err(CommitError::Failed(error))

@@ -77,7 +77,7 @@ pub(super) async fn insert_keys(
                 windows.around(increment).start.into(),
             ]
         });
-        INSERT_SQLITE.statements(rows, &nulls)
+        INSERT_SQLITE.statements(rows, &nulls)?
     } else {
         let stated = |increment: &Increment| increment.stated_at.unwrap_or(NO_TIME);
         let values = [
@@ -117,7 +117,7 @@ pub(super) async fn find_keys(
         let rows = keyed
             .iter()
             .map(|Keyed { key, increment }| [(*key).into(), (&increment.account_id).into()]);
-        FIND_SQLITE.statements(rows, &nulls)
+        FIND_SQLITE.statements(rows, &nulls)?
     } else {
         let values = [
             uuids(keyed.iter().map(|keyed| keyed.key)),

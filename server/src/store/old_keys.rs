@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Store, cleanup::KEYS_KEPT_MS};
 use crate::{
     domain::{DAY_MS, Millis, account_id::AccountId},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// The cursor's name in `job_cursors`.
@@ -39,16 +39,15 @@ fn is_due_after(begun_at: Millis, now: Millis) -> bool {
 impl Store {
     /// Searches the next keys for old ones and deletes them; false when all keys were searched lately.
     pub(crate) async fn forget_old_keys(&self, now: Millis) -> Result<bool> {
-        let sweep: Option<Sweep> = self.find_cursor(CURSOR).await?;
+        let sweep = self.find_sweep().await?;
         let (begun_at, after) = match sweep {
             Some(Sweep {
                 begun_at,
                 after: Some((key, account)),
-            }) => {
-                let key = Uuid::try_parse(&key)
-                    .map_err(|_| DbErr::Type(format!("invalid key in cursor {CURSOR}: {key}")))?;
-                (begun_at, (key, account))
-            }
+            }) => (
+                begun_at,
+                (Uuid::try_parse(&key).unwrap_or_default(), account),
+            ),
             Some(Sweep { begun_at, .. }) if !is_due_after(begun_at, now) => return Ok(false),
             _ => (now, (Uuid::nil(), String::new())),
         };
@@ -64,6 +63,17 @@ impl Store {
         };
         self.set_cursor(CURSOR, Some(&sweep)).await?;
         Ok(has_more)
+    }
+
+    /// The sweep in progress. A damaged place must not stop every cleanup: all keys are read again then.
+    async fn find_sweep(&self) -> Result<Option<Sweep>> {
+        match self.find_cursor(CURSOR).await {
+            Err(Error::Internal(why)) => {
+                tracing::error!(%why, "the search for old keys begins again");
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     /// The last of the next keys; absent after the last key of all.
@@ -92,8 +102,10 @@ impl Store {
         last: &Place,
         oldest: Millis,
     ) -> std::result::Result<(), DbErr> {
-        const OLD: &str = "FROM idempotency_keys WHERE (key, account_id) > ($1, $2) \
-            AND (key, account_id) <= ($3, $4) AND created_at < $5";
+        // PostgreSQL takes two comparisons of pairs for two conditions that half of the rows meet each. It knows what
+        // BETWEEN is.
+        const OLD: &str = "FROM idempotency_keys WHERE key BETWEEN $1 AND $3 \
+            AND (key, account_id) > ($1, $2) AND (key, account_id) <= ($3, $4) AND created_at < $5";
         let statement = |sql: String| {
             let values: [Value; 5] = [
                 after.0.into(),

@@ -49,7 +49,7 @@ pub(super) async fn add_to_open_reports(
         return Ok(());
     }
     if tx.get_database_backend() == DbBackend::Sqlite {
-        for statement in SQLITE.statements(additions.iter().map(row), &no_row()) {
+        for statement in SQLITE.statements(additions.iter().map(row), &no_row())? {
             tx.execute_raw(statement).await?;
         }
         return Ok(());

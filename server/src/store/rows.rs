@@ -91,6 +91,7 @@ impl From<billing_period::Model> for BillingPeriod {
             bills_from: row.bills_from,
             invoice: row.invoice,
             invoice_state: row.invoice_state.with_draft_end(row.draft_until),
+            invoice_read_at: row.invoice_read_at,
         }
     }
 }

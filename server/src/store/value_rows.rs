@@ -3,9 +3,9 @@
 //! A statement for each number of rows would have to be prepared each time: only about a hundred prepared statements
 //! are cached per connection. As one JSON text, each value of each row is parsed again.
 
-use std::{fmt::Write as _, sync::LazyLock};
+use std::sync::LazyLock;
 
-use sea_orm::{DbBackend, Statement, Value};
+use sea_orm::{DbBackend, DbErr, Statement, Value};
 
 /// The most rows of one statement.
 const MAX_ROWS: usize = 512;
@@ -33,9 +33,7 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
             .take_while(|size| *size <= MAX_ROWS)
             .map(|size| {
                 let rows = vec![row.as_str(); size].join(", ");
-                let mut text = String::new();
-                let _ = write!(text, "{before}(VALUES {rows}){after}");
-                text
+                format!("{before}(VALUES {rows}){after}")
             })
             .collect()
     }
@@ -45,7 +43,7 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
         &self,
         rows: impl Iterator<Item = [Value; COLUMNS]>,
         nulls: &[Value; COLUMNS],
-    ) -> Vec<Statement> {
+    ) -> Result<Vec<Statement>, DbErr> {
         let mut statements = Vec::new();
         let mut rows = rows.peekable();
         while rows.peek().is_some() {
@@ -55,9 +53,8 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
                 values.extend(row);
                 count = count.saturating_add(1);
             }
-            let Some((size, text)) = self.text_for(count) else {
-                continue;
-            };
+            let too_many = || DbErr::Custom(format!("a statement of {count} rows"));
+            let (size, text) = self.text_for(count).ok_or_else(too_many)?;
             for _ in count..size {
                 values.extend(nulls.iter().cloned());
             }
@@ -67,7 +64,7 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
                 values,
             ));
         }
-        statements
+        Ok(statements)
     }
 
     fn text_for(&self, rows: usize) -> Option<(usize, &str)> {
@@ -87,7 +84,7 @@ mod tests {
     fn statements(rows: usize) -> Vec<(usize, usize)> {
         let rows = (0..rows).map(|_| [1_i64.into(), 2_i64.into()]);
         let nulls = [Value::BigInt(None), Value::BigInt(None)];
-        let statements = PAIRS.statements(rows, &nulls);
+        let statements = PAIRS.statements(rows, &nulls).unwrap();
         let sizes = statements.iter().map(|statement| {
             let marks = statement.sql.matches('?').count();
             (marks, statement.values.as_ref().unwrap().0.len())

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     domain::{
         Millis,
+        read_order::is_outdated,
         report::{Report, State, Transition},
         stream::Stream,
         verification::{DayResult, VerifiedDay},
@@ -130,15 +131,28 @@ impl Store {
         Ok(rows::all(events))
     }
 
-    /// Records the verification of a day and the transitions of its reports. A report that changed meanwhile keeps its
-    /// state.
+    /// Records the verification of a day and the transitions of its reports, unless a later one was recorded. A report that
+    /// changed meanwhile keeps its state.
     pub(crate) async fn record_verification(
         &self,
         verified: &DayVerification,
         now: Millis,
     ) -> Result<()> {
         use verification::Column as S;
+        let current = self.shared_now().await?;
         let tx = self.begin().await?;
+        let stream = &verified.stream;
+        let key = (stream.customer.clone(), stream.meter.clone(), verified.day);
+        let recorded = verification::Entity::find_by_id(key)
+            .lock_exclusive()
+            .one(&tx)
+            .await?;
+        // A replica may have stood still after it read the totals.
+        let recorded_at = recorded.map(|recorded| recorded.verified_at);
+        if is_outdated(now, recorded_at, current) {
+            tx.rollback().await?;
+            return Ok(());
+        }
         let mut in_order: Vec<&(Report, Transition)> = verified.transitions.iter().collect();
         in_order.sort_unstable_by_key(|(report, _)| report.id);
         for (report, transition) in in_order {

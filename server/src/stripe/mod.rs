@@ -17,9 +17,12 @@ mod transport;
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use stripe::{IdempotencyKey, RequestStrategy, StripeRequest as _};
 use stripe_billing::{
@@ -40,6 +43,8 @@ use crate::{
     metrics,
 };
 
+/// Reads of totals, and of subscriptions that a change waits for, in a second. Stripe limits them together with others.
+const READS_PER_SEC: u32 = 10;
 /// How long a meter's id is cached.
 const METER_ID_TTL: Duration = Duration::from_mins(10);
 /// Items on one page: Stripe's limit.
@@ -86,6 +91,8 @@ pub(crate) struct Stripe {
     is_live: Option<bool>,
     /// Meter ids by event name. An id does not change while its meter is active.
     meter_ids: Cache<String, String>,
+    /// The rate of reads that are repeated while something waits.
+    reads: Arc<DefaultDirectRateLimiter>,
 }
 
 impl std::fmt::Debug for Stripe {
@@ -110,7 +117,15 @@ impl Stripe {
             guard: AccountGuard::default(),
             is_live: is_live_key(secret_key),
             meter_ids,
+            reads: Arc::new(RateLimiter::direct(Quota::per_second(
+                NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
+            ))),
         })
+    }
+
+    /// Waits for the next turn of the rate that repeated reads share.
+    pub(crate) async fn read_turn(&self) {
+        self.reads.until_ready().await;
     }
 
     /// The client, unless requests are refused.

@@ -80,6 +80,8 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         }
         ServerError::UsageNeedsDecision { .. } => (Reason::UsageNeedsDecision, Kind::Precondition),
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
+        ServerError::NoChangeInProgress(_) => (Reason::NoChangeInProgress, Kind::Precondition),
+        ServerError::ChangeAborted(_) => (Reason::ChangeAborted, Kind::Precondition),
         ServerError::DeadlineExceeded => (Reason::DeadlineExceeded, Kind::Deadline),
         ServerError::MalformedMessage(_) => (Reason::MalformedMessage, Kind::Invalid),
         ServerError::MessageTooLarge(_) => (Reason::MessageTooLarge, Kind::Invalid),
@@ -135,6 +137,8 @@ fn every_server_error_has_a_reason_in_the_contract() {
             reports: 1,
         },
         ServerError::ChangeTimedOut(text()),
+        ServerError::NoChangeInProgress(text()),
+        ServerError::ChangeAborted(text()),
         ServerError::DeadlineExceeded,
         ServerError::MalformedMessage(text()),
         ServerError::MessageTooLarge(text()),

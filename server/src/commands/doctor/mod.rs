@@ -6,6 +6,7 @@
 //! so.
 
 mod accounts;
+mod changes;
 mod clocks;
 mod finding;
 mod invoices;
@@ -77,6 +78,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
     }
     if let Some(store) = store {
         accounts::check(&store, now, &mut findings).await;
+        changes::check(&store, now, &mut findings).await;
         reports::check(&store, &meters, now, &mut findings).await;
         invoices::check(&store, now, &mut findings).await;
         if let Some(key) = key {

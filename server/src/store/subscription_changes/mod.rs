@@ -5,7 +5,7 @@ mod drain;
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    QuerySelect as _, UpdateMany,
     sea_query::{Expr, ExprTrait as _},
 };
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use super::{
     reassign::{reassign_open_reports, relink_reports},
     rows,
     send_order::forget_send_by,
-    subscriptions::record_change,
+    subscriptions::{finalize_period, record_change},
     unfinished_changes::find_unfinished,
     unindexed,
 };
@@ -28,12 +28,13 @@ use crate::{
         Millis,
         account::Billing,
         account_id::AccountId,
+        billing_period::BillingPeriod,
         subscription::SubscriptionSnapshot,
         subscription_change::{ChangeKind, Step, SubscriptionChange},
         window::Slots,
     },
     entity::{
-        billing_period::{self, BillingPeriodInvoiceState},
+        billing_period,
         subscription_change::{self, SubscriptionChangeStep},
     },
     error::{Error, Result},
@@ -168,28 +169,36 @@ impl Store {
         holder: &str,
         now: Millis,
     ) -> Result<bool> {
-        let done = subscription_change::Entity::update_many()
+        let done = update_held(seen)
             .col_expr(subscription_change::Column::Holder, Expr::value(holder))
             .col_expr(subscription_change::Column::HeartbeatAt, Expr::value(now))
-            .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
-            .filter(subscription_change::Column::Id.eq(seen.id))
-            .filter(subscription_change::Column::Holder.eq(&seen.holder))
-            .filter(subscription_change::Column::FinishedAt.is_null())
             .exec(&self.writer)
             .await?;
         Ok(done.rows_affected == 1)
     }
 
-    /// Records that Stripe is asked to make a change from now on.
+    /// Records that Stripe is asked to make a change now. Returns false if it is no longer the holder's: then Stripe must
+    /// not be asked.
     pub(crate) async fn set_change_requested(
         &self,
         change: &SubscriptionChange,
         now: Millis,
-    ) -> Result<()> {
-        subscription_change::Entity::update_many()
+    ) -> Result<bool> {
+        let done = update_held(change)
             .col_expr(subscription_change::Column::RequestedAt, Expr::value(now))
-            .filter(subscription_change::Column::AccountId.eq(&change.account_id))
-            .filter(subscription_change::Column::Id.eq(change.id))
+            .exec(&self.writer)
+            .await?;
+        Ok(done.rows_affected == 1)
+    }
+
+    /// Records why a change waits.
+    pub(crate) async fn set_change_error(
+        &self,
+        change: &SubscriptionChange,
+        why: &str,
+    ) -> Result<()> {
+        update_held(change)
+            .col_expr(subscription_change::Column::Error, Expr::value(why))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -222,17 +231,10 @@ impl Store {
             .filter(unindexed(billing_period::Column::PeriodEnd).gt(boundary))
             .all(&tx)
             .await?;
-        for row in removed {
+        for row in rows::all::<_, BillingPeriod>(removed) {
             let end = Ord::max(boundary, row.period_start.saturating_add(1));
-            billing_period::Entity::update_many()
+            finalize_period(&row, snapshot.read_at)
                 .col_expr(billing_period::Column::PeriodEnd, Expr::value(end))
-                .col_expr(
-                    billing_period::Column::InvoiceState,
-                    Expr::value(BillingPeriodInvoiceState::Final),
-                )
-                .filter(billing_period::Column::AccountId.eq(&row.account_id))
-                .filter(billing_period::Column::Item.eq(&row.item))
-                .filter(billing_period::Column::PeriodStart.eq(row.period_start))
                 .exec(&tx)
                 .await?;
         }
@@ -243,18 +245,19 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a change was not made. Usage from its boundary on is billed as before.
+    /// Records that a change was not made. Usage from its boundary on is billed as before. Returns false if its holder or
+    /// step is another one now.
     pub(crate) async fn undo_change(
         &self,
         seen: &SubscriptionChange,
         (step, why): (Step, &str),
         slots: Slots,
         now: Millis,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let tx = self.begin_moving_boundaries().await?;
         if !finish(&tx, seen, step, Some(why), now).await? {
             tx.rollback().await?;
-            return Ok(());
+            return Ok(false);
         }
         if let Some(account) = find_account(&tx, &seen.account_id).await?
             && let Billing::Ended {
@@ -281,7 +284,7 @@ impl Store {
             record_boundary_change(&tx, &seen.account_id, now).await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(true)
     }
 
     /// The newest change of an account.
@@ -296,6 +299,15 @@ impl Store {
             .await?;
         Ok(last.map(SubscriptionChange::from))
     }
+}
+
+/// Updates an unfinished change that is still its holder's.
+fn update_held(seen: &SubscriptionChange) -> UpdateMany<subscription_change::Entity> {
+    subscription_change::Entity::update_many()
+        .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
+        .filter(subscription_change::Column::Id.eq(seen.id))
+        .filter(subscription_change::Column::Holder.eq(&seen.holder))
+        .filter(subscription_change::Column::FinishedAt.is_null())
 }
 
 /// Ends a change if its holder and step are still as they were read.

@@ -34,7 +34,7 @@ use crate::{
 
 pub(crate) use periods::InvoicedPeriod;
 use periods::is_price_replaced;
-pub(super) use periods::read_periods_around;
+pub(super) use periods::{finalize_period, read_periods_around};
 pub(super) use snapshot::{record_change, record_snapshot};
 pub(super) use sync_request::request_sync;
 
@@ -165,14 +165,18 @@ impl Store {
         Ok(rows::all(found))
     }
 
-    /// Records that subscriptions were read from Stripe and had not changed.
+    /// Records that subscriptions were read from Stripe and had not changed. Those that were read later stay as they are,
+    /// unless a clock was ahead.
     pub(crate) async fn touch_subscriptions(&self, seen: &[String], now: Millis) -> Result<()> {
         if seen.is_empty() {
             return Ok(());
         }
+        let synced_at = || unindexed(subscription::Column::SyncedAt);
+        let ahead = synced_at().gt(now.saturating_add(MAX_WAIT_MS));
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
             .filter(subscription::Column::Subscription.is_in(seen))
+            .filter(synced_at().lt(now).or(ahead))
             .exec(&self.writer)
             .await?;
         Ok(())

@@ -14,6 +14,7 @@ use crate::{
         account_id::AccountId,
         billing_period::{BillingPeriod, RELEVANT_MS},
         invoice_draft::InvoiceState,
+        read_order::is_outdated,
         subscription::{ItemSnapshot, SubscriptionSnapshot},
         window::Slots,
     },
@@ -83,13 +84,14 @@ impl Store {
         Ok(rows::all(periods))
     }
 
-    /// Records the invoices of an account's periods. A period that was not known yet adds boundaries.
+    /// Records the invoices of an account's periods, as read at a time. A period that was not known yet adds boundaries.
+    /// One whose invoice was read later keeps its state.
     pub(crate) async fn record_invoices(
         &self,
         synced: (&AccountId, &str),
         invoiced: &[InvoicedPeriod],
         slots: Slots,
-        now: Millis,
+        (read_at, now): (Millis, Millis),
     ) -> Result<()> {
         let (account_id, subscription) = synced;
         let tx = self.begin_moving_boundaries().await?;
@@ -101,7 +103,11 @@ impl Store {
                 .iter()
                 .find(|row| row.item == period.item && row.period_end == period.end);
             if let Some(row) = row {
+                if is_outdated(read_at, row.invoice_read_at, now) {
+                    continue;
+                }
                 update_period(row)
+                    .col_expr(billing_period::Column::InvoiceReadAt, Expr::value(read_at))
                     .col_expr(
                         billing_period::Column::Invoice,
                         Expr::value(&period.invoice),
@@ -131,6 +137,7 @@ impl Store {
                 invoice: Set(Some(period.invoice.clone())),
                 invoice_state: Set(state),
                 draft_until: Set(until),
+                invoice_read_at: Set(Some(read_at)),
                 ..Default::default()
             };
             has_new |= insert_period(&tx, row).await?;
@@ -144,16 +151,25 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a period will have no invoice, so that no usage can be added to it.
-    pub(crate) async fn give_up_on_invoice(&self, period: &BillingPeriod) -> Result<()> {
+    /// Records that a period will have no invoice, so that no usage can be added to it, unless its invoice was read later.
+    pub(crate) async fn give_up_on_invoice(
+        &self,
+        period: &BillingPeriod,
+        (read_at, now): (Millis, Millis),
+    ) -> Result<()> {
         let tx = self.begin().await?;
-        update_period(period)
-            .col_expr(
-                billing_period::Column::InvoiceState,
-                Expr::value(BillingPeriodInvoiceState::Final),
-            )
-            .exec(&tx)
+        let key = (
+            period.account_id.clone(),
+            period.item.clone(),
+            period.period_start,
+        );
+        let row = billing_period::Entity::find_by_id(key)
+            .lock_exclusive()
+            .one(&tx)
             .await?;
+        if row.is_some_and(|row| !is_outdated(read_at, row.invoice_read_at, now)) {
+            finalize_period(period, read_at).exec(&tx).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -173,12 +189,15 @@ pub(super) async fn move_periods(
         let Some((end, is_charged)) = end_of(row, snapshot, now) else {
             continue;
         };
-        let mut change = update_period(row).col_expr(Column::PeriodEnd, Expr::value(end));
-        if is_charged {
-            let state = BillingPeriodInvoiceState::Final;
-            change = change.col_expr(Column::InvoiceState, Expr::value(state));
-        }
-        change.exec(tx).await?;
+        let change = if is_charged {
+            finalize_period(row, snapshot.read_at)
+        } else {
+            update_period(row)
+        };
+        change
+            .col_expr(Column::PeriodEnd, Expr::value(end))
+            .exec(tx)
+            .await?;
         row.period_end = end;
         moved.push(end);
     }
@@ -257,6 +276,19 @@ fn update_period(row: &BillingPeriod) -> sea_orm::UpdateMany<billing_period::Ent
         .filter(billing_period::Column::AccountId.eq(&row.account_id))
         .filter(billing_period::Column::Item.eq(&row.item))
         .filter(billing_period::Column::PeriodStart.eq(row.period_start))
+}
+
+/// Updates a period whose invoice takes no more usage, as read at a time.
+pub(in crate::store) fn finalize_period(
+    row: &BillingPeriod,
+    read_at: Millis,
+) -> sea_orm::UpdateMany<billing_period::Entity> {
+    update_period(row)
+        .col_expr(
+            billing_period::Column::InvoiceState,
+            Expr::value(BillingPeriodInvoiceState::Final),
+        )
+        .col_expr(billing_period::Column::InvoiceReadAt, Expr::value(read_at))
 }
 
 pub(super) fn period_row(

@@ -16,6 +16,7 @@ use crate::{
         Millis, SECOND_MS,
         account::{Account, Billing, link_start},
         account_id::AccountId,
+        read_order::is_outdated,
         report::{State, Transition},
         subscription::SubscriptionSnapshot,
         window::Slots,
@@ -37,7 +38,8 @@ use crate::{
 };
 
 impl Store {
-    /// Applies a snapshot of an account's subscription. Returns false if nothing changed.
+    /// Applies a snapshot of an account's subscription. Returns false if nothing changed, also because something newer
+    /// was applied since it was read.
     pub(crate) async fn apply_snapshot(
         &self,
         account_id: &AccountId,
@@ -55,7 +57,11 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         }
-        let (is_new, mut moved) = record_snapshot(&tx, account_id, snapshot, now).await?;
+        let recorded = record_snapshot(&tx, account_id, snapshot, now).await?;
+        let Some((is_new, mut moved)) = recorded else {
+            tx.rollback().await?;
+            return Ok(false);
+        };
         let is_relinked = end_or_resume_link(&tx, &account, snapshot, now).await?;
         if is_relinked {
             moved.extend(snapshot.ended_at);
@@ -91,6 +97,13 @@ impl Store {
         let mut ended = 0_u64;
         for row in due {
             let tx = self.begin_moving_boundaries().await?;
+            let key = (row.account_id.clone(), row.subscription.clone());
+            let current = subscription::Entity::find_by_id(key).one(&tx).await?;
+            // A sync may have found meanwhile that it goes on.
+            if current.is_none_or(|current| current.cancel_at != row.cancel_at) {
+                tx.rollback().await?;
+                continue;
+            }
             let account = find_account(&tx, &row.account_id).await?;
             let at = row.cancel_at.unwrap_or(now);
             let is_ended = match &account {
@@ -119,17 +132,20 @@ impl Store {
         Ok(ended)
     }
 
-    /// Ends the link to a customer that was deleted at Stripe.
+    /// Ends the link to a customer that was found deleted at Stripe, unless it was linked since that was read.
     pub(crate) async fn end_customer(
         &self,
-        account_id: &AccountId,
-        customer: &str,
+        (account_id, customer): (&AccountId, &str),
         slots: Slots,
+        read_at: Millis,
         now: Millis,
     ) -> Result<bool> {
         let tx = self.begin_moving_boundaries().await?;
         let ended = match find_account(&tx, account_id).await? {
-            Some(account) if bills_to(&account, customer) => {
+            Some(account)
+                if bills_to(&account, customer)
+                    && !is_outdated(read_at, Some(account.link.recorded_at), now) =>
+            {
                 end_link(&tx, &account, now, now).await?
             }
             _ => false,
@@ -145,19 +161,32 @@ impl Store {
 }
 
 /// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new
-/// or moved.
+/// or moved; `None` if something newer was applied since it was read.
 pub(in crate::store) async fn record_snapshot(
     tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
-) -> std::result::Result<(bool, Vec<Millis>), DbErr> {
-    let (is_new, has_other_meters) = upsert_subscription(tx, account_id, snapshot, now).await?;
+) -> std::result::Result<Option<(bool, Vec<Millis>)>, DbErr> {
+    let before = lock_subscription(tx, account_id, snapshot).await?;
+    let applied = before.as_ref().map(|before| before.synced_at);
+    if is_outdated(snapshot.read_at, applied, now) {
+        tracing::info!(
+            account = %account_id,
+            subscription = %snapshot.subscription,
+            read_at = snapshot.read_at,
+            applied,
+            "what Stripe answered came late and is not applied: something newer was"
+        );
+        return Ok(None);
+    }
+    let (is_new, has_other_meters) =
+        upsert_subscription(tx, account_id, snapshot, before.as_ref()).await?;
     let moved = move_periods(tx, account_id, snapshot, now).await?;
     if is_new || has_other_meters || !moved.is_empty() {
         decide_uncharged_again(tx, account_id).await?;
     }
-    Ok((is_new, moved))
+    Ok(Some((is_new, moved)))
 }
 
 /// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
@@ -169,7 +198,8 @@ pub(in crate::store) async fn record_change(
     boundary: Millis,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    upsert_subscription(tx, account_id, snapshot, now).await?;
+    let before = lock_subscription(tx, account_id, snapshot).await?;
+    upsert_subscription(tx, account_id, snapshot, before.as_ref()).await?;
     decide_uncharged_again(tx, account_id).await?;
     if !snapshot.is_live() {
         return Ok(());
@@ -211,18 +241,26 @@ async fn decide_uncharged_again(
         .map(|_| ())
 }
 
+/// The stored subscription of a snapshot. It stays as it is until the end of the transaction.
+async fn lock_subscription(
+    tx: &Transaction,
+    account_id: &AccountId,
+    snapshot: &SubscriptionSnapshot,
+) -> std::result::Result<Option<subscription::Model>, DbErr> {
+    subscription::Entity::find_by_id((account_id.clone(), snapshot.subscription.clone()))
+        .lock_exclusive()
+        .one(tx)
+        .await
+}
+
 /// Returns whether the status is new, and whether the meters of the customer's other subscriptions are.
 async fn upsert_subscription(
     tx: &Transaction,
     account_id: &AccountId,
     snapshot: &SubscriptionSnapshot,
-    now: Millis,
+    before: Option<&subscription::Model>,
 ) -> std::result::Result<(bool, bool), DbErr> {
     use subscription::Column;
-    let before =
-        subscription::Entity::find_by_id((account_id.clone(), snapshot.subscription.clone()))
-            .one(tx)
-            .await?;
     let other_meters = snapshot
         .other_meters
         .as_ref()
@@ -235,7 +273,7 @@ async fn upsert_subscription(
         billing_mode: Set(snapshot.billing_mode.name().to_owned()),
         cancel_at: Set(snapshot.cancel_at.filter(|_| snapshot.is_live())),
         ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live())),
-        synced_at: Set(now),
+        synced_at: Set(snapshot.read_at),
         sync_requested_at: Set(None),
         other_meters: Set(other_meters.clone().unwrap_or_default()),
         customer_deleted_at: Set(None),
@@ -256,23 +294,23 @@ async fn upsert_subscription(
         .on_conflict(same)
         .exec_without_returning(tx)
         .await?;
-    let is_new = before
-        .as_ref()
-        .is_none_or(|before| before.status != snapshot.status.name());
-    let has_other_meters = other_meters.is_some_and(|meters| {
-        before.map_or_else(String::new, |before| before.other_meters) != meters
-    });
+    let is_new = before.is_none_or(|before| before.status != snapshot.status.name());
+    let has_other_meters = other_meters
+        .is_some_and(|meters| before.map_or("", |before| &before.other_meters) != meters);
     Ok((is_new, has_other_meters))
 }
 
-/// Ends the account's link if its subscription ended, and starts it again if the subscription is live again.
+/// Ends the account's link if its subscription ended, and starts it again if the subscription is live again. What was read
+/// before the link was recorded says nothing about it.
 async fn end_or_resume_link(
     tx: &Transaction,
     account: &Account,
     snapshot: &SubscriptionSnapshot,
     now: Millis,
 ) -> std::result::Result<bool, DbErr> {
-    if account.link.billing.customer() != Some(&snapshot.customer) {
+    if account.link.billing.customer() != Some(&snapshot.customer)
+        || is_outdated(snapshot.read_at, Some(account.link.recorded_at), now)
+    {
         return Ok(false);
     }
     match (&account.link.billing, snapshot.is_live()) {

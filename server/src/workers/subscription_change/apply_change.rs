@@ -23,7 +23,7 @@ use crate::{
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often Stripe is asked for a change that waits for it.
-const ASK_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How far a step of a change has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +85,16 @@ impl SubscriptionChanges {
                     wait = CHECK_INTERVAL;
                     format!("{} reports are not at Stripe yet", outstanding.waiting)
                 } else {
-                    "Stripe does not show all earlier usage yet".to_owned()
+                    let why = "Stripe does not show all earlier usage yet";
+                    self.note_wait(change, why).await?;
+                    why.to_owned()
                 }
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                let why = error.to_string();
+                self.note_wait(change, &why).await?;
+                why
+            }
         };
         if change.is_overdue(self.store.now().await?) {
             return self.undo(change, Step::Undone, &why).await.map(Some);
@@ -110,9 +116,14 @@ impl SubscriptionChanges {
             return Ok(Drained::NotYet(here));
         }
         let meters = self.sync.meters().await?;
+        let read_at = self.sync.read_at().await?;
+        self.stripe.read_turn().await;
         let found = self.stripe.find_subscription(&change.subscription).await?;
         match found {
-            Some(found) => self.drained(change, &snapshot(&found, &meters)).await,
+            Some(found) => {
+                let snapshot = snapshot(&found, &meters, read_at);
+                self.drained(change, &snapshot).await
+            }
             None => Ok(Drained::ShownAtStripe(change.boundary_at, Vec::new())),
         }
     }
@@ -147,6 +158,7 @@ impl SubscriptionChanges {
                 | Failure::Denied(why),
             ) => {
                 tracing::warn!(change = %change.id, why, "it is unknown whether Stripe changed the subscription");
+                self.note_wait(change, &why).await?;
                 Ok(Progress::Repeat)
             }
             Err(failure) => self.undo(change, Step::Refused, failure.message()).await,
@@ -160,25 +172,27 @@ impl SubscriptionChanges {
         requested: &RequestedChange,
     ) -> std::result::Result<Subscription, Failure> {
         let missing = || Failure::Refused("Stripe does not have the subscription".to_owned());
+        self.stripe.read_turn().await;
         let found = self.stripe.find_subscription(&change.subscription).await?;
         let found = found.ok_or_else(missing)?;
         let id = change.id.to_string();
         // Stripe replays the first response to a key, so each request has a new one. The id of the change in the
         // metadata prevents a second change.
         let key = format!("change-{id}-{}", Uuid::now_v7());
+        if is_made(change, requested, &found) {
+            return Ok(found);
+        }
         let answer = match requested {
-            RequestedChange::Prices(_) if found.change.as_deref() == Some(&id) => return Ok(found),
-            _ if !found.is_live() => {
-                return match requested {
-                    RequestedChange::Prices(_) => Err(Failure::Refused(
-                        "the subscription ended before the change".to_owned(),
-                    )),
-                    _ => Ok(found),
-                };
+            RequestedChange::Prices(_) if !found.is_live() => {
+                let why = "the subscription ended before the change".to_owned();
+                return Err(Failure::Refused(why));
             }
             RequestedChange::Prices(prices) => {
+                let (removed, added) = self.items_to_replace(&found, prices).await?;
                 self.note_request(change).await?;
-                self.replace_items(&found, prices, &id, &key).await
+                self.stripe
+                    .change_items(&found.id, &removed, &added, &id, &key)
+                    .await
             }
             RequestedChange::CancelNow {
                 invoice_now,
@@ -200,43 +214,46 @@ impl SubscriptionChanges {
             // also that of a key which may read and not write.
             Err(refused) => {
                 let now = self.stripe.find_subscription(&change.subscription).await?;
-                now.filter(|now| match requested {
-                    RequestedChange::Prices(_) => now.change.as_deref() == Some(&id),
-                    _ => !now.is_live(),
-                })
-                .ok_or_else(|| Failure::Refused(refused.message().to_owned()))
+                now.filter(|now| is_made(change, requested, now))
+                    .ok_or_else(|| Failure::Refused(refused.message().to_owned()))
             }
         }
     }
 
-    /// Records that Stripe may have got a request for the change from now on.
+    /// Records, immediately before each request for the change, that Stripe may get one. It gets none if the change was
+    /// aborted, or belongs to another replica.
     async fn note_request(
         &self,
         change: &mut SubscriptionChange,
     ) -> std::result::Result<(), Failure> {
-        if change.requested_at.is_some() {
-            return Ok(());
-        }
         let noted = async {
             let now = self.store.now().await?;
-            self.store.set_change_requested(change, now).await?;
-            Ok::<_, Error>(now)
+            let is_held = self.store.set_change_requested(change, now).await?;
+            Ok::<_, Error>(is_held.then_some(now))
         };
         let now = noted
             .await
             .map_err(|error| Failure::NotSent(error.to_string()))?;
-        change.requested_at = Some(now);
+        let lost = || Failure::NotSent("another replica or an abort has the change".to_owned());
+        change.requested_at = Some(now.ok_or_else(lost)?);
         Ok(())
     }
 
-    /// Replaces the items of the prices' meters.
-    async fn replace_items(
+    /// Records why the change waits, for the doctor.
+    async fn note_wait(&self, change: &mut SubscriptionChange, why: &str) -> Result<()> {
+        if change.error.as_deref() != Some(why) {
+            self.store.set_change_error(change, why).await?;
+            change.error = Some(why.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The items of the prices' meters that are removed, and the prices that are added.
+    async fn items_to_replace(
         &self,
         found: &Subscription,
         prices: &[String],
-        change: &str,
-        key: &str,
-    ) -> std::result::Result<Subscription, Failure> {
+    ) -> std::result::Result<(Vec<String>, Vec<String>), Failure> {
         let meters = self.sync.meters().await?;
         let (mut removed, mut added) = (Vec::new(), Vec::new());
         for price in prices {
@@ -258,20 +275,20 @@ impl SubscriptionChanges {
                 added.push(price.clone());
             }
         }
-        self.stripe
-            .change_items(&found.id, &removed, &added, change, key)
-            .await
+        Ok((removed, added))
     }
 
-    async fn finish_with(
+    /// Records that Stripe made the change.
+    pub(super) async fn finish_with(
         &self,
         change: &SubscriptionChange,
         changed: &Subscription,
     ) -> Result<Progress> {
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
-        let snapshot = snapshot(changed, &meters);
+        let now = self.sync.changed_at().await?;
+        let snapshot = snapshot(changed, &meters, now);
         self.store
-            .finish_change(change, &snapshot, self.sync.slots, self.store.now().await?)
+            .finish_change(change, &snapshot, self.sync.slots, now)
             .await?;
         self.signals.send.wake();
         tracing::info!(change = %change.id, kind = ?change.kind, "the subscription was changed");
@@ -290,5 +307,19 @@ impl SubscriptionChanges {
             .await?;
         self.signals.send.wake();
         Ok(Progress::Ended)
+    }
+}
+
+/// Whether a subscription, as read from Stripe, shows that the change was made.
+pub(super) fn is_made(
+    change: &SubscriptionChange,
+    requested: &RequestedChange,
+    found: &Subscription,
+) -> bool {
+    match requested {
+        RequestedChange::Prices(_) => {
+            found.change.as_deref() == Some(change.id.to_string().as_str())
+        }
+        _ => !found.is_live(),
     }
 }

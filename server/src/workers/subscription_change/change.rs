@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often a waiting caller reads the change's row.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a caller waits for Stripe's change, in addition to the draining.
 const STRIPE_WAIT_MS: Millis = 60 * SECOND_MS;
 
@@ -142,9 +142,10 @@ impl SubscriptionChanges {
             .cancel_at_period_end(&found.id, &key)
             .await
             .map_err(|failure| refused_or_unavailable(&failure))?;
+        let changed_at = self.sync.changed_at().await?;
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
         self.sync
-            .apply(account_id, &snapshot(&changed, &meters))
+            .apply(account_id, &snapshot(&changed, &meters, changed_at))
             .await?;
         Ok(())
     }
@@ -176,6 +177,9 @@ impl SubscriptionChanges {
             if seen.step == Step::Undone {
                 return Err(Error::ChangeTimedOut(why()));
             }
+            if seen.step == Step::Aborted {
+                return Err(Error::ChangeAborted(why()));
+            }
             if self.store.now().await? >= until {
                 let why = "the change is still being made; repeat the call to wait for it";
                 return Err(Error::StripeUnavailable(why.to_owned()));
@@ -188,7 +192,7 @@ impl SubscriptionChanges {
     }
 }
 
-fn refused_or_unavailable(failure: &Failure) -> Error {
+pub(super) fn refused_or_unavailable(failure: &Failure) -> Error {
     let why = failure.message().to_owned();
     if failure.is_undecided() {
         Error::StripeUnavailable(why)

@@ -66,6 +66,7 @@ impl SubscriptionChanges {
             if ours.reports == 0 {
                 continue;
             }
+            self.stripe.read_turn().await;
             let shown = self
                 .stripe
                 .total(&meter.event_name, &snapshot.customer, range)

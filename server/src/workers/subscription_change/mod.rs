@@ -1,12 +1,13 @@
 //! Changes of subscriptions that an admin requests: another plan, or a cancellation.
 //!
 //! A change loses no usage: Stripe has all usage before the subscription changes, or nothing changes. A change is a row
-//! with the steps `draining` -> `changing` -> `done`, or `undone` from either. Each step is stored before it is
-//! executed, so a replica that continues it after a crash knows what may have happened.
+//! with the steps `draining` -> `changing` -> `done`, or from either to `undone`, `refused` or `aborted`. Each step is stored
+//! before it is executed, so a replica that continues it after a crash knows what may have happened.
 //!
-//! [`change`] begins changes and waits for them, [`validate`] rejects invalid ones, and the job [`unfinished`] applies
-//! them ([`apply_change`], [`drain`]).
+//! [`change`] begins changes and waits for them, [`validate`] rejects invalid ones, the job [`unfinished`] applies them
+//! ([`apply_change`], [`drain`]), and [`abort`] ends one for an admin.
 
+mod abort;
 mod apply_change;
 pub(crate) mod change;
 mod drain;

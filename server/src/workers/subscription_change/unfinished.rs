@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     SubscriptionChanges,
-    apply_change::{CHECK_INTERVAL, Progress},
+    apply_change::{ASK_INTERVAL, Progress},
 };
 use crate::{
     domain::{Millis, subscription_change::SubscriptionChange},
@@ -62,7 +62,7 @@ impl OwnChange {
             Progress::CheckAfter(wait) => Some(wait),
             Progress::Repeat => {
                 self.requests = self.requests.saturating_add(1);
-                let wait = after_failures(CHECK_INTERVAL, self.requests).min(MAX_BACKOFF);
+                let wait = after_failures(ASK_INTERVAL, self.requests).min(MAX_BACKOFF);
                 (self.requests < MAX_REQUESTS).then_some(wait)
             }
         }

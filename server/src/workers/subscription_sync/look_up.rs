@@ -51,10 +51,12 @@ impl SubscriptionSync {
             return Ok(LookUp::default());
         };
         let meters = self.meters().await?;
+        let read_at = self.read_at().await?;
         let page = self.stripe.subscriptions_of(customer).await?;
         let found = page.subscriptions.iter();
-        let mut all: Vec<SubscriptionSnapshot> =
-            found.map(|found| snapshot(found, &meters)).collect();
+        let mut all: Vec<SubscriptionSnapshot> = found
+            .map(|found| snapshot(found, &meters, read_at))
+            .collect();
         let unreadable: Vec<Option<&str>> = page
             .unreadable
             .iter()
@@ -68,7 +70,9 @@ impl SubscriptionSync {
             // It is none of the newest, or not the customer's.
             match self.stripe.find_subscription(id).await? {
                 None => named = NamedSubscription::NotFound(id.to_owned()),
-                Some(found) if found.customer == customer => all.push(snapshot(&found, &meters)),
+                Some(found) if found.customer == customer => {
+                    all.push(snapshot(&found, &meters, read_at))
+                }
                 Some(found) => {
                     named = NamedSubscription::OfAnother {
                         subscription: id.to_owned(),

@@ -24,6 +24,7 @@ use crate::{
         subscription::{ItemSnapshot, SubscriptionSnapshot},
         window::Slots,
     },
+    error::Error,
     store::Store,
     stripe::{Failure, Stripe, subscriptions::Subscription},
 };
@@ -62,6 +63,17 @@ impl SubscriptionSync {
         }
     }
 
+    /// The moment of a reading, for what is read after it. All replicas share the clock, right or wrong, so it shows which
+    /// of two readings was first.
+    pub(super) async fn read_at(&self) -> Result<Millis, Error> {
+        self.store.shared_now().await
+    }
+
+    /// The moment after an answer of Stripe to an own change: whatever was read before may lack the change.
+    pub(super) async fn changed_at(&self) -> Result<Millis, Error> {
+        self.store.now_as_read().await
+    }
+
     /// The configured meters by their ids at Stripe. Meters that do not exist at Stripe are left out.
     pub(super) async fn meters(&self) -> Result<HashMap<String, String>, Failure> {
         let mut meters = HashMap::new();
@@ -81,10 +93,11 @@ impl SubscriptionSync {
     }
 }
 
-/// The parts of a Stripe subscription that matter here.
+/// The parts of a Stripe subscription that matter here, as read at a time.
 pub(super) fn snapshot(
     from: &Subscription,
     meters: &HashMap<String, String>,
+    read_at: Millis,
 ) -> SubscriptionSnapshot {
     let items = from.items.iter().filter_map(|item| {
         let meter = meters.get(item.price.meter.as_ref()?)?;
@@ -104,6 +117,7 @@ pub(super) fn snapshot(
         })
     });
     SubscriptionSnapshot {
+        read_at,
         subscription: from.id.clone(),
         customer: from.customer.clone(),
         status: from.status.clone(),

@@ -124,6 +124,7 @@ impl SubscriptionPoll {
         let meters = self.sync.meters().await?;
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
+            let read_at = self.sync.read_at().await?;
             let page = self
                 .sync
                 .stripe
@@ -131,7 +132,7 @@ impl SubscriptionPoll {
                 .await?;
             let mut by_customer = ByCustomer::new();
             for found in &page.subscriptions {
-                let snapshot = snapshot(found, &meters);
+                let snapshot = snapshot(found, &meters, read_at);
                 let own = by_customer.entry(snapshot.customer.clone()).or_default();
                 own.snapshots.push(snapshot);
             }

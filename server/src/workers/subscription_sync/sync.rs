@@ -124,12 +124,14 @@ impl SubscriptionSync {
             return Ok(());
         };
         self.sync_account(account_id).await?;
+        let read_at = self.read_at().await?;
         if self.stripe.is_customer_deleted(customer).await? {
+            // It is never undeleted, so this cannot come late.
             self.mark_customer_deleted(account_id, customer).await?;
-            let (slots, now) = (self.slots, self.store.now().await?);
+            let (slots, now) = (self.slots, self.store.now_as_read().await?);
             if self
                 .store
-                .end_customer(account_id, customer, slots, now)
+                .end_customer((account_id, customer), slots, read_at, now)
                 .await?
             {
                 tracing::warn!(account = %account_id, customer, "the customer was deleted at Stripe and is no longer billed");
@@ -141,6 +143,7 @@ impl SubscriptionSync {
     /// Syncs one subscription, even if its account is linked to another one now: its last invoices may still be drafts.
     pub(super) async fn sync_one(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
         let meters = self.meters().await?;
+        let read_at = self.read_at().await?;
         let found = match self.stripe.find_subscription(&row.subscription).await {
             Err(Failure::Unreadable(why)) => {
                 // The account stays as it was last synced.
@@ -151,7 +154,7 @@ impl SubscriptionSync {
             found => found?,
         };
         if let Some(found) = found {
-            let snapshot = snapshot(&found, &meters);
+            let snapshot = snapshot(&found, &meters, read_at);
             self.apply(&row.account_id, &snapshot).await?;
             let has_all = meters
                 .values()
@@ -189,7 +192,8 @@ impl SubscriptionSync {
             self.mark_customer_deleted(account_id, &snapshot.customer)
                 .await?;
         }
-        let (slots, now) = (self.slots, self.store.now().await?);
+        // Read from the database, because this machine may have stood still since it read from Stripe.
+        let (slots, now) = (self.slots, self.store.now_as_read().await?);
         let changed = self
             .store
             .apply_snapshot(account_id, snapshot, slots, now)
@@ -220,8 +224,11 @@ impl SubscriptionSync {
         account_id: &AccountId,
         subscription: &str,
     ) -> Result<Option<String>, SyncError> {
-        let now = self.store.now().await?;
-        let rows = self.store.stored_subscriptions(&[account_id], now).await?;
+        let read_at = self.store.now().await?;
+        let rows = self
+            .store
+            .stored_subscriptions(&[account_id], read_at)
+            .await?;
         let Some((row, periods)) = rows
             .into_iter()
             .find(|(row, _)| row.subscription == subscription)
@@ -230,14 +237,14 @@ impl SubscriptionSync {
         };
         let open: Vec<&BillingPeriod> = periods
             .iter()
-            .filter(|period| period.period_end <= now && !is_final(period))
+            .filter(|period| period.period_end <= read_at && !is_final(period))
             .collect();
         // A period that was never synced is later than the last one that is stored.
         let unseen_since = periods.iter().map(|period| period.period_end).max();
         let since = open
             .iter()
             .map(|period| period.period_end)
-            .chain(unseen_since.filter(|end| *end <= now))
+            .chain(unseen_since.filter(|end| *end <= read_at))
             .min();
         let Some(since) = since else {
             return Ok(None);
@@ -264,8 +271,10 @@ impl SubscriptionSync {
             }
         }
         found_periods.sort_by_key(|period| period.end);
+        let moments = (read_at, self.store.now_as_read().await?);
+        let synced = (account_id, subscription);
         self.store
-            .record_invoices((account_id, subscription), &found_periods, self.slots, now)
+            .record_invoices(synced, &found_periods, self.slots, moments)
             .await?;
         if let Some(unreadable) = invoices.unreadable.first() {
             // It may be the invoice of a period, so none is given up.
@@ -278,13 +287,13 @@ impl SubscriptionSync {
             let is_found = found_periods
                 .iter()
                 .any(|found| found.item == period.item && found.end == period.period_end);
-            if !is_found && now.saturating_sub(period.period_end) > NO_INVOICE_MS {
+            if !is_found && read_at.saturating_sub(period.period_end) > NO_INVOICE_MS {
                 tracing::warn!(
                     account = %account_id,
                     subscription,
                     "no invoice was found for a period"
                 );
-                self.store.give_up_on_invoice(period).await?;
+                self.store.give_up_on_invoice(period, moments).await?;
             }
         }
         Ok(None)

@@ -6,9 +6,8 @@
 
 mod stream;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,8 +27,7 @@ const NAME: &str = "verification";
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The number of days that one query of the database returns.
 const DAYS_PER_PAGE: u64 = 1_000;
-/// The maximum number of requests to Stripe per second, and per run. The next run continues where the last one ended.
-const READS_PER_SEC: u32 = 10;
+/// The maximum number of requests to Stripe per run. The next run continues where the last one ended.
 const READS_PER_RUN: u32 = 5_000;
 /// Older events are on final invoices and no longer verified.
 const MAX_AGE_MS: Millis = 70 * DAY_MS;
@@ -41,7 +39,6 @@ pub(crate) struct Verifier {
     meters: Arc<Meters>,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
-    rate: DefaultDirectRateLimiter,
 }
 
 /// One run: its time, whether it was requested, the number of requests it has left, and the last stream that was
@@ -79,14 +76,12 @@ impl Verifier {
         signals: Arc<Signals>,
         shutdown: CancellationToken,
     ) -> Self {
-        let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
         Self {
             store,
             stripe,
             meters,
             signals,
             shutdown,
-            rate: RateLimiter::direct(Quota::per_second(per_second)),
         }
     }
 
@@ -147,7 +142,7 @@ impl Verifier {
             .checked_sub(1)
             .ok_or(Stopped::BudgetExhausted)?;
         let read = async {
-            self.rate.until_ready().await;
+            self.stripe.read_turn().await;
             total.await
         };
         let read = self.shutdown.run_until_cancelled(read).await;
