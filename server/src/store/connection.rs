@@ -10,8 +10,8 @@ use std::{
 
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    ExecResult, QueryResult, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait as _, prelude::async_trait::async_trait,
+    ExecResult, IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait as _, prelude::async_trait::async_trait,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -126,10 +126,26 @@ impl Pool {
     /// Begins a transaction that may write. On SQLite, one that reads first and writes later could fail immediately,
     /// regardless of the busy timeout.
     pub(super) async fn begin(&self) -> Result<Transaction, DbErr> {
-        let options = TransactionOptions {
+        self.begin_with(TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
-        };
+        })
+        .await
+    }
+
+    /// Begins a transaction whose reads all see the same state of the database.
+    pub(super) async fn begin_reading(&self) -> Result<Transaction, DbErr> {
+        // Every transaction on SQLite is like that.
+        let is_postgres = self.inner.get_database_backend() == DbBackend::Postgres;
+        self.begin_with(TransactionOptions {
+            isolation_level: is_postgres.then_some(IsolationLevel::RepeatableRead),
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Deferred),
+            ..TransactionOptions::default()
+        })
+        .await
+    }
+
+    async fn begin_with(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
         if let Some(file) = &self.file {
             file.check()?;
         }

@@ -233,6 +233,11 @@ impl Store {
         self.writer.begin().await
     }
 
+    /// Begins several reads of one state of the database: none of them sees what is committed meanwhile.
+    async fn begin_reading(&self) -> Result<Transaction, DbErr> {
+        self.reader.begin_reading().await
+    }
+
     /// Begins a transaction that counts, during which no boundary can move.
     async fn begin_counting(&self) -> Result<Transaction, DbErr> {
         self.exclude_boundary_changes(self.counter.begin().await?)

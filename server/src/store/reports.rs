@@ -135,7 +135,8 @@ impl Store {
     }
 
     /// The reports that a query with an order and a limit finds in each of some states. All states at once could not
-    /// be read in order: every report in these states would be sorted for each page.
+    /// be read in order: every report in these states would be sorted for each page. A report that moves from one of them
+    /// to another meanwhile is found once.
     async fn in_states(
         &self,
         query: Select<usage_report::Entity>,
@@ -143,10 +144,12 @@ impl Store {
     ) -> Result<Vec<Report>> {
         let mut reports = Vec::new();
         let states: HashSet<State> = states.iter().copied().collect();
+        let tx = self.begin_reading().await?;
         for state in states {
             let found = query.clone().filter(is_in_state(&[state]));
-            reports.extend(rows::all(found.all(&self.reader).await?));
+            reports.extend(rows::all(found.all(&tx).await?));
         }
+        tx.rollback().await?;
         Ok(reports)
     }
 

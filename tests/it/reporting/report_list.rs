@@ -7,6 +7,7 @@ use crate::support::world::{World, hours_ago, on_both_engines};
 on_both_engines!(
     reports_are_listed_newest_first_and_filtered,
     a_page_token_belongs_to_its_filter,
+    a_report_that_changes_its_state_is_listed_once,
 );
 
 async fn reports_are_listed_newest_first_and_filtered(world: World) {
@@ -101,5 +102,36 @@ async fn a_page_token_belongs_to_its_filter(world: World) {
             .len(),
         2
     );
+    world.finish().await;
+}
+
+async fn a_report_that_changes_its_state_is_listed_once(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world.report_all().await;
+    let states = [
+        ReportState::Accepted,
+        ReportState::Confirmed,
+        ReportState::Invoiced,
+    ];
+    let client = world.client();
+    let list = async || {
+        for _ in 0..200 {
+            let found = client.list_all_reports(ListReports::new().states(states), 10);
+            assert_eq!(found.await.unwrap().reports.len(), 1);
+        }
+    };
+    let change = async || {
+        loop {
+            for state in ["confirmed", "invoiced", "accepted"] {
+                let sql = format!("UPDATE usage_reports SET state = '{state}'");
+                world.execute_sql(&sql).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = list() => {}
+        () = change() => {}
+    }
     world.finish().await;
 }
