@@ -206,7 +206,7 @@ impl Reconciler {
                     .filter(|one| *one.meter == *meter.name && one.period.start == period.start)
                     .collect();
                 let mut customers = by_customer(figures, &links, &meter.name, period, named);
-                // Stripe may charge usage that nobody reported.
+                // Stripe may charge usage that was not reported.
                 for one in invoices.iter().filter(|one| one.is_difference()) {
                     customers.entry(one.customer.clone()).or_default();
                 }

@@ -184,10 +184,10 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
         (None, None) => period.end.saturating_add(NO_INVOICE_MS),
     };
     let is_late = now >= deadline;
-    let is_settled = last.is_some() || is_late;
+    let has_all_invoices = last.is_some() || is_late;
     let both = compare(reports.reported, lines);
     let is_whole = both.finding == InvoiceFinding::Equal && !lines.is_empty();
-    let is_soon = is_settled || now < period.end.saturating_add(DAY_MS);
+    let is_soon = has_all_invoices || now < period.end.saturating_add(DAY_MS);
     let compared = match draft {
         Some(_) => is_late.then_some(Compared {
             finding: InvoiceFinding::Overdue,
@@ -195,7 +195,7 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
         }),
         None if reports.is_unverified && !is_late => None,
         // Without an invoice after the period, only what is complete already is known.
-        None => (is_settled || is_whole).then_some(both),
+        None => (has_all_invoices || is_whole).then_some(both),
     };
     let again_at = match compared {
         None => Some(wait_until(draft, is_soon, deadline, now)),
@@ -203,7 +203,8 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
             let may_change = lines.iter().any(|(invoice, _)| invoice.status.may_change())
                 || reports.is_unverified
                 || reports.has_missing;
-            let is_done = compared.finding == InvoiceFinding::Equal && is_settled && !may_change;
+            let is_done =
+                compared.finding == InvoiceFinding::Equal && has_all_invoices && !may_change;
             match is_done {
                 true if is_late => None,
                 // Usage may still arrive that is sent for a draft which somebody finalized.

@@ -220,11 +220,8 @@ async fn an_invoice_is_not_given_up_while_one_is_unreadable(mut world: World) {
         .await;
     let period = async || {
         let known = world.subscription("acct").await.unwrap();
-        let of_end = known.periods.into_iter();
-        of_end
-            .filter(|period| period.period.end == end)
-            .next_back()
-            .unwrap()
+        let mut periods = known.periods.into_iter();
+        periods.rfind(|period| period.period.end == end).unwrap()
     };
     assert_ne!(period().await.invoice_state, InvoiceState::Final);
     let (severity, told) = world.doctor_says(None, "links").await;

@@ -170,7 +170,7 @@ fn reports_that_the_totals_may_show_later_are_waited_for() {
 }
 
 #[test]
-fn a_period_that_was_cut_is_settled_by_the_invoice_of_the_whole() {
+fn a_period_that_was_cut_is_compared_with_the_invoice_of_the_whole() {
     let cut = Interval {
         start: 0,
         end: 10 * DAY_MS,

@@ -71,7 +71,7 @@ impl SubscriptionSync {
             match self.stripe.find_subscription(id).await? {
                 None => named = NamedSubscription::NotFound(id.to_owned()),
                 Some(found) if found.customer == customer => {
-                    all.push(snapshot(&found, &meters, read_at))
+                    all.push(snapshot(&found, &meters, read_at));
                 }
                 Some(found) => {
                     named = NamedSubscription::OfAnother {

@@ -14,6 +14,7 @@ use crate::{
         customer_watch::Watch,
         invoice_comparison::CLOCK_DIFFERENCE_MS,
         invoice_draft::InvoiceState,
+        invoice_line::Invoice,
         subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
     },
     error::{Error, Result},
@@ -69,6 +70,27 @@ impl From<SyncError> for Error {
             SyncError::Store(error) => error,
         }
     }
+}
+
+/// The periods of stored items that invoices charge, by their ends. Other items, such as seats, are not synced.
+fn invoiced_periods(invoices: &[Invoice], periods: &[BillingPeriod]) -> Vec<InvoicedPeriod> {
+    let mut found = Vec::new();
+    for invoice in invoices {
+        for line in invoice.lines.iter().filter(|line| !line.is_proration) {
+            let is_stored = |item: &&String| periods.iter().any(|own| own.item == **item);
+            if let Some(item) = line.item.as_ref().filter(is_stored) {
+                found.push(InvoicedPeriod {
+                    item: item.clone(),
+                    start: line.period.start,
+                    end: line.period.end,
+                    invoice: invoice.id.clone(),
+                    state: invoice.state(),
+                });
+            }
+        }
+    }
+    found.sort_by_key(|period| period.end);
+    found
 }
 
 impl SubscriptionSync {
@@ -253,24 +275,7 @@ impl SubscriptionSync {
             .stripe
             .invoices_of(subscription, since.saturating_sub(CLOCK_DIFFERENCE_MS))
             .await?;
-        let mut found_periods = Vec::new();
-        for invoice in &invoices.items {
-            for line in invoice.lines.iter().filter(|line| !line.is_proration) {
-                // Only items that are stored. Others, such as seats, are not synced.
-                let item = line.item.as_ref();
-                if let Some(item) = item.filter(|item| periods.iter().any(|own| own.item == **item))
-                {
-                    found_periods.push(InvoicedPeriod {
-                        item: item.clone(),
-                        start: line.period.start,
-                        end: line.period.end,
-                        invoice: invoice.id.clone(),
-                        state: invoice.state(),
-                    });
-                }
-            }
-        }
-        found_periods.sort_by_key(|period| period.end);
+        let found_periods = invoiced_periods(&invoices.items, &periods);
         let moments = (read_at, self.store.now_as_read().await?);
         let synced = (account_id, subscription);
         self.store

@@ -49,11 +49,7 @@ async fn usage_of_a_removed_item_is_told(mut world: World) {
     let rows = rows(&world, at(END) - TimeDelta::days(1)).await;
     let told = rows.iter().find(|row| !row.invoices.is_empty()).unwrap();
     assert!(!told.is_equal());
-    assert_eq!(
-        told.stripe_total,
-        Ok(USED),
-        "Stripe has it and charges nobody"
-    );
+    assert_eq!(told.stripe_total, Ok(USED), "Stripe has it, on no invoice");
     assert!(told.invoices[0].invoices.is_empty());
     let (severity, line) = world.doctor_says(None, "invoices").await;
     assert_eq!(severity, Severity::Bad);
