@@ -192,10 +192,13 @@ async fn lines_of_a_slow_pipe_are_counted_before_it_ends(world: World) {
     })
     .await;
     assert_eq!(ran.code, 130, "{}", ran.err);
-    assert_eq!(
-        ran.out,
-        "5 lines counted (5 units), 0 had been counted before, 0 bad\n"
-    );
+    // The server has counted them. Its last answer may still be on its way when the import is stopped.
+    let summary = |lines: u64| {
+        format!("{lines} lines counted ({lines} units), 0 had been counted before, 0 bad\n")
+    };
+    let is_answered = ran.out == summary(5);
+    let is_told = ran.out == summary(3) && ran.err.contains("2 more, up to line 6, were sent");
+    assert!(is_answered || is_told, "{}{}", ran.out, ran.err);
     assert!(ran.err.starts_with("stopped after line "), "{}", ran.err);
     assert!(
         ran.err.contains(
