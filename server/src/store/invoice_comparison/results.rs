@@ -2,16 +2,17 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
     sea_query::{Expr, OnConflict},
 };
 
 use crate::{
     domain::{
-        Millis,
+        HOUR_MS, Millis,
         billing_period::BillingPeriod,
         invoice_comparison::{Compared, InvoiceFinding, Judgement},
         invoice_line::{Invoice, InvoiceLine},
+        read_order::is_outdated,
         report::{State, Transition},
         report_figure::ReportFigure,
     },
@@ -53,13 +54,15 @@ pub(crate) enum Recorded {
 }
 
 impl Store {
-    /// Records a comparison, if its reports are still as they were read.
+    /// Records a comparison that began at a time, if its reports are still as they were read and nothing that was read
+    /// later is recorded.
     pub(crate) async fn record_comparison(
         &self,
         result: &ComparisonResult<'_>,
         now: Millis,
     ) -> Result<Recorded> {
         let period = result.period;
+        let recorded_at = self.now().await?;
         let tx = self.begin().await?;
         let mut recorded = Recorded::Same;
         if let Some(compared) = result.judgement.compared {
@@ -80,9 +83,15 @@ impl Store {
                 recorded = Recorded::New(moved);
             }
         }
-        set_times(period, now, result.judgement.again_at)
-            .exec(&tx)
-            .await?;
+        // Locked after the reports, as in every transaction.
+        let stored = lock_period(&tx, period).await?;
+        if is_outdated(now, stored.compared_at, recorded_at) {
+            // A replica that took over meanwhile has read them later.
+            tx.rollback().await?;
+            return Ok(Recorded::Same);
+        }
+        let again_at = next_comparison(stored.compare_again_at, result.judgement.again_at, now);
+        set_times(period, now, again_at).exec(&tx).await?;
         tx.commit().await?;
         Ok(recorded)
     }
@@ -99,6 +108,33 @@ impl Store {
         }
         Ok(())
     }
+}
+
+async fn lock_period(
+    tx: &Transaction,
+    period: &BillingPeriod,
+) -> std::result::Result<billing_period::Model, DbErr> {
+    let key = (
+        period.account_id.clone(),
+        period.item.clone(),
+        period.period_start,
+    );
+    let row = billing_period::Entity::find_by_id(key)
+        .lock_exclusive()
+        .one(tx)
+        .await?;
+    row.ok_or_else(|| DbErr::RecordNotFound(format!("a billing period of item {}", period.item)))
+}
+
+/// When a period is compared again: what a webhook has asked for while its invoices were read comes first. Times far
+/// ahead were stored by a wrong clock.
+fn next_comparison(
+    stored: Option<Millis>,
+    judged: Option<Millis>,
+    begun_at: Millis,
+) -> Option<Millis> {
+    let asked = stored.filter(|at| *at > begun_at && *at < begun_at.saturating_add(HOUR_MS));
+    [asked, judged].into_iter().flatten().min()
 }
 
 /// Changes the states of the reports as a finding says. `None` if a report changed meanwhile.
@@ -263,4 +299,27 @@ fn set_times(
         .filter(P::AccountId.eq(&period.account_id))
         .filter(P::Item.eq(&period.item))
         .filter(P::PeriodStart.eq(period.period_start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_webhook_during_a_comparison_leads_to_another_one() {
+        let (begun, judged) = (1_000 * HOUR_MS, Some(1_024 * HOUR_MS));
+        for (stored, expected) in [
+            (Some(begun - 1), judged),
+            (Some(begun + 5), Some(begun + 5)),
+            (Some(2_000 * HOUR_MS), judged),
+            (None, judged),
+        ] {
+            assert_eq!(next_comparison(stored, judged, begun), expected);
+        }
+        assert_eq!(
+            next_comparison(Some(begun + 5), None, begun),
+            Some(begun + 5)
+        );
+        assert_eq!(next_comparison(Some(begun - 5), None, begun), None);
+    }
 }

@@ -121,7 +121,9 @@ impl Store {
             let own = || known.iter().filter(|row| row.item == period.item);
             let is_known =
                 own().any(|row| row.period_start < period.end && row.period_end > period.start);
-            let Some(like) = own().next().filter(|_| !is_known) else {
+            // The nearest one before it: earlier ones may be of a price that was replaced.
+            let before = own().rfind(|row| row.period_start <= period.start);
+            let Some(like) = before.or_else(|| own().next()).filter(|_| !is_known) else {
                 continue;
             };
             // A whole period passed between two syncs. Only its invoice shows that it existed.
