@@ -1,4 +1,5 @@
-//! The rate of meter events: it falls when Stripe gets too many, rises slowly afterwards, and no unit is lost or sent twice.
+//! More meter events than Stripe accepts in a second: no unit is lost or sent twice. That the rate falls and rises is shown
+//! in simulated time, in the unit tests of `workers/send_rate.rs`: here it would depend on the speed of the machine.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +8,12 @@ use usage_client::{Batch, Increment};
 
 use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines};
 
-on_both_engines!(the_rate_falls_when_stripe_gets_too_many_and_rises_slowly);
+on_both_engines!(what_stripe_gets_too_fast_is_sent_later_and_once);
 
 const ACCOUNTS: usize = 10;
 /// Windows of each account.
 const FIRST_WINDOWS: usize = 4;
-const LATER_WINDOWS: usize = 25;
+const LATER_WINDOWS: usize = 5;
 /// What the server may send at most, and what Stripe accepts at first, a second.
 const HIGHEST: &str = "--stripe-events-per-sec=200";
 const ACCEPTED: u32 = 10;
@@ -34,16 +35,7 @@ async fn count_and_close(world: &World, windows: usize, hours: usize) {
     world.start_run().await;
 }
 
-/// When Stripe got each meter event request, in milliseconds, and whether there were too many.
-async fn requests(world: &World) -> Vec<(i64, bool)> {
-    let attempts = world.all_attempts().await;
-    let received = attempts
-        .iter()
-        .map(|attempt| (attempt.received_at_ms, attempt.status == Some(429)));
-    received.collect()
-}
-
-async fn the_rate_falls_when_stripe_gets_too_many_and_rises_slowly(mut world: World) {
+async fn what_stripe_gets_too_fast_is_sent_later_and_once(mut world: World) {
     world.reconfigure(&[HIGHEST, CONCURRENCY]).await;
     for account in 0..ACCOUNTS {
         world
@@ -56,10 +48,10 @@ async fn the_rate_falls_when_stripe_gets_too_many_and_rises_slowly(mut world: Wo
     let first = ACCOUNTS * FIRST_WINDOWS;
     stripe.wait_for_events(first, TIMEOUT).await.unwrap();
     world.wait_until_all_sent().await;
-    let sent = requests(&world).await;
-    assert!(sent.iter().any(|(_, is_refused)| *is_refused));
+    let attempts = world.all_attempts().await;
+    assert!(attempts.iter().any(|attempt| attempt.status == Some(429)));
 
-    // Stripe would accept everything at once. The sender begins at the rate to which it fell, and gets faster.
+    // Stripe accepts everything at once now.
     stripe.set_events_per_sec(1_000).await.unwrap();
     count_and_close(&world, LATER_WINDOWS, 10).await;
     let later = ACCOUNTS * LATER_WINDOWS;
@@ -68,16 +60,6 @@ async fn the_rate_falls_when_stripe_gets_too_many_and_rises_slowly(mut world: Wo
         .await
         .unwrap();
     world.wait_until_all_sent().await;
-    let rising = requests(&world).await.split_off(sent.len());
-    let times: Vec<i64> = rising.iter().map(|(at, _)| *at).collect();
-    let quarter = times.len() / 4;
-    let first_quarter = times[quarter] - times[0];
-    let last_quarter = times[times.len() - 1] - times[times.len() - 1 - quarter];
-    let took = format!("{first_quarter} ms for the first quarter, {last_quarter} ms for the last");
-    // 80 a second, which is far from the highest rate.
-    let at_80_per_sec = i64::try_from(quarter * 1_000 / 80).unwrap();
-    assert!(first_quarter > at_80_per_sec, "it fell: {took}");
-    assert!(20 * first_quarter > 21 * last_quarter, "it rises: {took}");
 
     let events = stripe.events().await.unwrap();
     let identifiers: BTreeSet<&String> = events.iter().map(|event| &event.identifier).collect();
