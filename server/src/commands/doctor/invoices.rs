@@ -27,7 +27,10 @@ pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding
 
 fn check_differences(number: usize, first: &[PeriodComparison]) -> Finding {
     if number == 0 {
-        return Finding::ok(CHECK, "those that are final charge what was reported");
+        return Finding::ok(
+            CHECK,
+            "those that were compared charge what was reported; one that cannot be read is in the log",
+        );
     }
     let shown: Vec<String> = first.iter().map(describe).collect();
     let more = number.saturating_sub(shown.len());
