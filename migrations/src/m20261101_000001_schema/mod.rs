@@ -4,6 +4,7 @@ mod accounts;
 mod counting;
 mod invoices;
 mod jobs;
+mod open_reports;
 mod subscriptions;
 mod usage_reports;
 
@@ -16,6 +17,7 @@ pub(crate) struct Migration;
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         usage_reports::create(manager).await?;
+        open_reports::create(manager).await?;
         accounts::create(manager).await?;
         subscriptions::create(manager).await?;
         invoices::create(manager).await?;

@@ -1,4 +1,4 @@
-//! Usage reports, and the decisions of admins on them.
+//! Closed usage reports, and the decisions of admins on them. Those that are open are in `open_reports`.
 
 use sea_orm_migration::{
     prelude::*,
@@ -8,7 +8,7 @@ use sea_orm_migration::{
 use crate::columns::name;
 
 /// Fifteen digits: the largest quantity that Stripe accepts in one meter event.
-const MAX_QUANTITY: i64 = 999_999_999_999_999;
+pub(super) const MAX_QUANTITY: i64 = 999_999_999_999_999;
 
 #[derive(DeriveIden)]
 enum UsageReports {
@@ -74,8 +74,8 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(name(manager, C::Meter))
                 .col(big_integer(C::WindowStart))
                 .col(big_integer(C::WindowEnd))
-                .col(big_integer_null(C::PeriodEnd))
-                .col(big_integer_null(C::ClosedAt))
+                .col(big_integer(C::PeriodEnd))
+                .col(big_integer(C::ClosedAt))
                 .col(big_integer(C::Quantity))
                 .col(big_integer(C::FirstAt))
                 .col(big_integer(C::LastAt))
@@ -122,8 +122,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     for index in [BY_STATE, UNVERIFIED, OTHER_KINDS] {
         manager.get_connection().execute_unprepared(index).await?;
     }
-    // The last index: of two that suit a query equally well, SQLite takes the newer one.
-    manager.create_index(open_reports_index()).await
+    Ok(())
 }
 
 /// Reports in a state. An index of the state alone would be taken for every query with a condition on it, without
@@ -135,21 +134,6 @@ const UNVERIFIED: &str = "CREATE INDEX usage_reports_unverified ON usage_reports
 /// Corrections, and what Stripe was found to have already. They are few.
 const OTHER_KINDS: &str =
     "CREATE INDEX usage_reports_other_kinds ON usage_reports (kind, id) WHERE kind <> 'usage'";
-
-/// At most one open report for each window, any number of closed ones. The window comes before the meter, because
-/// ended windows of an account are looked for.
-fn open_reports_index() -> IndexCreateStatement {
-    use UsageReports as C;
-    Index::create()
-        .name("usage_reports_open")
-        .table(C::Table)
-        .unique()
-        .col(C::AccountId)
-        .col(C::WindowStart)
-        .col(C::Meter)
-        .and_where(Expr::col(C::PeriodEnd).is_null())
-        .to_owned()
-}
 
 fn usage_report_indexes() -> Vec<IndexCreateStatement> {
     use UsageReports as C;

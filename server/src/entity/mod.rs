@@ -16,6 +16,7 @@ pub(crate) mod invoice_comparison;
 pub(crate) mod invoice_line;
 pub(crate) mod job_cursor;
 pub(crate) mod lease;
+pub(crate) mod open_report;
 pub(crate) mod report_decision;
 pub(crate) mod report_run;
 pub(crate) mod sending;

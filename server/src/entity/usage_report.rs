@@ -1,4 +1,5 @@
-//! One row of the usage table: an account and meter in one window.
+//! A closed report: what an account used of a meter in one window. The view `all_reports` has the same columns for those
+//! that are open.
 
 use sea_orm::entity::prelude::*;
 
@@ -48,10 +49,11 @@ pub(crate) struct Model {
     pub(crate) meter: String,
     /// The first moment of the window.
     pub(crate) window_start: i64,
-    /// The window's bound, as far as it is known while it counts.
+    /// The window's bound.
     pub(crate) window_end: i64,
-    /// The end of the window, set when the report is closed; null while it is open.
+    /// The end of the window; null in the view while the report is open.
     pub(crate) period_end: Option<i64>,
+    /// Null in the view while the report is open.
     pub(crate) closed_at: Option<i64>,
     pub(crate) quantity: i64,
     /// The earliest time of its increments.

@@ -8,6 +8,7 @@ use sea_orm::{
 
 use super::{
     Store,
+    all_reports::and_open,
     boundaries::record_boundary_change,
     connection::Transaction,
     links::{
@@ -269,7 +270,7 @@ async fn not_billed(
     };
     // An open report is closed by the link in force at its first increment.
     let free = [UsageReportState::Open, UsageReportState::NotBillable];
-    let sums: Vec<(String, Option<i64>)> = usage_report::Entity::find()
+    let sums: Vec<(String, Option<i64>)> = and_open(usage_report::Entity::find())
         .select_only()
         .column(Column::Meter)
         .column_as(

@@ -1,7 +1,4 @@
-//! Closing reports: fixes quantity and window, and sets the customer by the links in force. When reports close is in
-//! `domain::closing`.
-
-use std::collections::HashMap;
+//! Which open reports a run, a change or a restore closes. When reports close is in `domain::closing`.
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
@@ -11,25 +8,21 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Store, connection::Transaction, links::read_links, report_states::at_once, reports::in_scope,
+    Store,
+    close_reports::{Closing, close_reports},
+    connection::Transaction,
+    reports::in_scope,
 };
 use crate::{
-    domain::{
-        Millis,
-        account::billing_target_at,
-        account_id::AccountId,
-        closing::period_ends_to_close,
-        report::{State, Transition},
-        run::Scope,
-    },
+    domain::{Millis, account_id::AccountId, closing::period_ends_to_close, run::Scope},
     entity::{
+        open_report::{self, Column},
         report_run,
-        usage_report::{self, UsageReportState},
     },
 };
 
 /// The number of open reports that one transaction closes.
-const REPORTS_PER_PAGE: u64 = 200;
+const REPORTS_PER_PAGE: u64 = 1_000;
 
 /// The last open report of a page, in lock order: the next page begins after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,13 +45,13 @@ impl Store {
         now: Millis,
     ) -> Result<ClosedPage, DbErr> {
         let tx = self.begin_within_boundaries().await?;
-        let mut query = in_scope(scope, open_reports(now));
+        let mut query = in_scope(scope, open_reports(now), Column::AccountId);
         if let Some(OpenCursor(account, start, meter)) = after {
             query = query.filter(
                 Expr::tuple([
-                    Expr::col(usage_report::Column::AccountId),
-                    Expr::col(usage_report::Column::WindowStart),
-                    Expr::col(usage_report::Column::Meter),
+                    Expr::col(Column::AccountId),
+                    Expr::col(Column::WindowStart),
+                    Expr::col(Column::Meter),
                 ])
                 .gt(Expr::tuple([
                     Expr::value(account),
@@ -72,7 +65,11 @@ impl Store {
             .lock_exclusive()
             .all(&tx)
             .await?;
-        let closed = close_reports(&tx, &reports, now, Some(run)).await?;
+        let closing = Closing {
+            run: Some(run),
+            ..Closing::at(now)
+        };
+        let closed = close_reports(&tx, &reports, closing).await?;
         report_run::Entity::update_many()
             .col_expr(
                 report_run::Column::ClosedReports,
@@ -111,7 +108,7 @@ impl Store {
         // every period.
         const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
             WHERE p.period_end >= $1 AND p.period_end < $2 AND EXISTS (\
-            SELECT 1 FROM usage_reports r WHERE r.account_id = p.account_id AND r.period_end IS NULL \
+            SELECT 1 FROM open_reports r WHERE r.account_id = p.account_id \
             AND r.window_start >= p.period_start AND r.window_start < p.period_end LIMIT 1 OFFSET 0) LIMIT $3";
         let ends = period_ends_to_close(now);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -124,13 +121,12 @@ impl Store {
 }
 
 /// The open reports whose windows have begun, in lock order.
-pub(super) fn open_reports(now: Millis) -> Select<usage_report::Entity> {
-    usage_report::Entity::find()
-        .filter(usage_report::Column::PeriodEnd.is_null())
-        .filter(usage_report::Column::WindowStart.lte(now))
-        .order_by_asc(usage_report::Column::AccountId)
-        .order_by_asc(usage_report::Column::WindowStart)
-        .order_by_asc(usage_report::Column::Meter)
+pub(super) fn open_reports(now: Millis) -> Select<open_report::Entity> {
+    open_report::Entity::find()
+        .filter(Column::WindowStart.lte(now))
+        .order_by_asc(Column::AccountId)
+        .order_by_asc(Column::WindowStart)
+        .order_by_asc(Column::Meter)
 }
 
 /// Closes an account's usage from before a time. The caller has the boundary lock, so nothing is counted meanwhile.
@@ -140,65 +136,12 @@ pub(super) async fn close_account(
     before: Millis,
 ) -> Result<(), DbErr> {
     let reports = open_reports(before)
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(usage_report::Column::WindowStart.lt(before))
+        .filter(Column::AccountId.eq(account_id))
+        .filter(Column::WindowStart.lt(before))
         .lock_exclusive()
         .all(tx)
         .await?;
-    close_reports(tx, &reports, before, None).await.map(|_| ())
-}
-
-/// Closes reports that this transaction has locked. Returns their number and total.
-pub(super) async fn close_reports(
-    tx: &Transaction,
-    reports: &[usage_report::Model],
-    now: Millis,
-    run: Option<Uuid>,
-) -> Result<(i64, i64), DbErr> {
-    if reports.is_empty() {
-        return Ok((0, 0));
-    }
-    let links = read_links(tx, reports.iter().map(|report| &report.account_id)).await?;
-    // One statement for all reports of a page that get the same state and customer.
-    let mut alike: HashMap<(State, Option<String>), Vec<&usage_report::Model>> = HashMap::new();
-    for report in reports {
-        let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
-        let target = billing_target_at(own, report.first_at);
-        let customer = target.customer().map(str::to_owned);
-        let Some(state) = State::Open.after(&Transition::Close(target)) else {
-            continue;
-        };
-        alike.entry((state, customer)).or_default().push(report);
-    }
-    let mut closed = (0_i64, 0_i64);
-    for ((state, customer), reports) in alike {
-        let ids = reports.iter().map(|report| report.id);
-        let accounts = reports.iter().map(|report| &report.account_id);
-        let updated = usage_report::Entity::update_many()
-            .col_expr(
-                usage_report::Column::PeriodEnd,
-                Expr::col(usage_report::Column::WindowEnd),
-            )
-            .col_expr(usage_report::Column::ClosedAt, Expr::value(now))
-            .col_expr(
-                usage_report::Column::State,
-                Expr::value(UsageReportState::from(state)),
-            )
-            .col_expr(usage_report::Column::Customer, Expr::value(customer))
-            .col_expr(usage_report::Column::NextAttemptAt, at_once())
-            .col_expr(usage_report::Column::RunId, Expr::value(run))
-            .filter(usage_report::Column::AccountId.is_in(accounts))
-            .filter(usage_report::Column::Id.is_in(ids))
-            .filter(usage_report::Column::PeriodEnd.is_null())
-            .exec(tx)
-            .await?;
-        let quantity = reports
-            .iter()
-            .fold(0_i64, |sum, report| sum.saturating_add(report.quantity));
-        closed.0 = closed
-            .0
-            .saturating_add(i64::try_from(updated.rows_affected).unwrap_or(i64::MAX));
-        closed.1 = closed.1.saturating_add(quantity);
-    }
-    Ok(closed)
+    close_reports(tx, &reports, Closing::at(before))
+        .await
+        .map(|_| ())
 }

@@ -9,7 +9,7 @@ use super::{
     boundaries::read_boundaries,
     connection::Transaction,
     links::read_links_of,
-    report_figures::{passes_prefilter, read_figures},
+    report_figures::{passes_prefilter, read_all_figures},
     subscriptions::read_periods_around,
 };
 use crate::{
@@ -184,7 +184,7 @@ async fn sum_period(
 ) -> std::result::Result<i64, DbErr> {
     let prefilter = passes_prefilter(change.account_id, UsagePrefilter::of(period))
         .add(Column::Meter.eq(change.meter));
-    let mut figures = read_figures(tx, prefilter).await?;
+    let mut figures = read_all_figures(tx, prefilter).await?;
     figures.retain(|figure| Some(figure.id) != change.except);
     Ok(total_to_bill(&figures, target, period))
 }

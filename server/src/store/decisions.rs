@@ -28,7 +28,7 @@ use crate::{
         report::{MAX_EVENT_AGE_MS, Report, State},
     },
     entity::{
-        report_decision,
+        open_report, report_decision,
         usage_report::{self, Column, UsageReportState},
     },
     error::{Error, Result},
@@ -58,12 +58,8 @@ impl Store {
     /// the report.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
-        let report = usage_report::Entity::find()
-            .filter(Column::Id.eq(new.report_id))
-            .lock_exclusive()
-            .one(&tx)
+        let report = find_report(&tx, new.report_id)
             .await?
-            .map(Report::from)
             .ok_or_else(|| Error::ReportNotFound(new.report_id.to_string()))?;
         let last = last_decision(&tx, &report).await?;
         let Some(next) = report.state.after(&new.action.transition()) else {
@@ -192,6 +188,23 @@ fn retry(
     change
         .col_expr(Column::EventTimestamp, Expr::value(stamp))
         .col_expr(Column::Attempts, Expr::value(attempts))
+}
+
+/// A report by its id. A closed one is locked.
+async fn find_report(tx: &Transaction, id: Uuid) -> std::result::Result<Option<Report>, DbErr> {
+    let closed = usage_report::Entity::find()
+        .filter(Column::Id.eq(id))
+        .lock_exclusive()
+        .one(tx)
+        .await?;
+    if let Some(closed) = closed {
+        return Ok(Some(closed.into()));
+    }
+    let open = open_report::Entity::find()
+        .filter(open_report::Column::Id.eq(id))
+        .one(tx)
+        .await?;
+    Ok(open.map(Report::from))
 }
 
 async fn last_decision(

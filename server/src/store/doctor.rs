@@ -10,6 +10,7 @@ use sea_orm::{
 
 use super::{
     Store,
+    all_reports::and_open,
     database_clock::MAX_WAIT_MS,
     report_states::{is_due, is_in_state},
 };
@@ -121,7 +122,8 @@ impl Store {
     pub(crate) async fn group_totals(&self, group: &ReportGroup) -> Result<GroupTotals> {
         use usage_report::Column;
         let which = condition(group);
-        let sums = usage_report::Entity::find()
+        let reports = || and_open(usage_report::Entity::find());
+        let sums = reports()
             .select_only()
             .column_as(
                 Expr::expr(Func::count_distinct(Expr::col(Column::AccountId))),
@@ -138,7 +140,7 @@ impl Store {
             .into_model::<Sums>()
             .one(&self.reader)
             .await?;
-        let first = usage_report::Entity::find()
+        let first = reports()
             .select_only()
             .column(Column::AccountId)
             .distinct()

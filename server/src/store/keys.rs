@@ -23,8 +23,8 @@ pub(super) struct Keyed<'a> {
 
 const INSERT_POSTGRES: &str = "INSERT INTO idempotency_keys \
     (key, account_id, meter, quantity, stated_at, created_at, report_id) \
-    SELECT k, a, m, q, NULLIF(s, $7), $8, (SELECT r.id FROM usage_reports AS r \
-        WHERE r.account_id = a AND r.window_start = w AND r.meter = m AND r.period_end IS NULL) \
+    SELECT k, a, m, q, NULLIF(s, $7), $8, (SELECT r.id FROM open_reports AS r \
+        WHERE r.account_id = a AND r.window_start = w AND r.meter = m) \
     FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[]) \
         AS t(k, a, m, q, s, w) \
     ON CONFLICT DO NOTHING";
@@ -33,9 +33,8 @@ static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
     ValueRows::<7>::texts(
         "INSERT INTO idempotency_keys \
         (key, account_id, meter, quantity, stated_at, created_at, report_id) \
-        SELECT column1, column2, column3, column4, column5, column6, (SELECT r.id FROM usage_reports AS r \
-            WHERE r.account_id = column2 AND r.window_start = column7 AND r.meter = column3 \
-            AND r.period_end IS NULL) FROM ",
+        SELECT column1, column2, column3, column4, column5, column6, (SELECT r.id FROM open_reports AS r \
+            WHERE r.account_id = column2 AND r.window_start = column7 AND r.meter = column3) FROM ",
         " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
     )
 });

@@ -45,7 +45,7 @@ impl Store {
         const SUMS: &str = "\
             SELECT NULL AS kind, NULL AS state, CAST(SUM(quantity) AS bigint) AS quantity FROM commits \
             UNION ALL \
-            SELECT kind, state, CAST(SUM(quantity) AS bigint) FROM usage_reports GROUP BY kind, state";
+            SELECT kind, state, CAST(SUM(quantity) AS bigint) FROM all_reports GROUP BY kind, state";
         let statement = Statement::from_string(self.backend(), SUMS);
         let mut totals = LedgerTotals {
             committed: 0,

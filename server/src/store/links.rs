@@ -17,7 +17,7 @@ use crate::{
         account_id::AccountId,
         window::Interval,
     },
-    entity::{account_link, billing_period, usage_report},
+    entity::{account_link, billing_period, open_report},
 };
 
 /// The maximum difference of replicas' clocks at which a boundary is still exact.
@@ -164,12 +164,11 @@ pub(super) async fn first_free_instant(
     account_id: &AccountId,
     now: Millis,
 ) -> Result<Millis, DbErr> {
-    let latest: Option<Option<Millis>> = usage_report::Entity::find()
+    let latest: Option<Option<Millis>> = open_report::Entity::find()
         .select_only()
-        .column_as(usage_report::Column::LastAt.max(), "latest")
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(usage_report::Column::PeriodEnd.is_null())
-        .filter(usage_report::Column::LastAt.lte(now.saturating_add(CLOCK_SKEW_MS)))
+        .column_as(open_report::Column::LastAt.max(), "latest")
+        .filter(open_report::Column::AccountId.eq(account_id))
+        .filter(open_report::Column::LastAt.lte(now.saturating_add(CLOCK_SKEW_MS)))
         .into_tuple()
         .one(tx)
         .await?;

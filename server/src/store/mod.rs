@@ -4,18 +4,20 @@
 //! share one schema and one set of functions. Where their SQL differs, both texts are side by side.
 //!
 //! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
-//! close, exclusive to move a boundary), then batch keys in key order, then open reports in the order of their unique
+//! close, exclusive to move a boundary), then batch keys in key order, then open reports in the order of their primary
 //! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then
 //! single rows by primary key.
 
 pub(crate) mod accounts;
 mod additions;
+mod all_reports;
 mod as_read;
 mod batch_results;
 mod billing_context;
 pub(crate) mod boundaries;
 pub(crate) mod cleanup;
 pub(crate) mod close;
+mod close_reports;
 pub(crate) mod commit;
 mod commit_warning;
 mod connect;

@@ -21,7 +21,7 @@ use crate::{
         report::{Report, State},
         send_load::PeriodEnds,
     },
-    entity::usage_report,
+    entity::{open_report, usage_report},
     error::Result,
 };
 
@@ -38,32 +38,17 @@ impl Store {
         now: Millis,
     ) -> Result<Vec<Report>> {
         let until = now.saturating_add(NEAR_DRAFT_END_MS);
-        // Few invoices are drafts, so their periods come first: SQLite keeps the order of a CROSS JOIN, and PostgreSQL
-        // does not join a subquery with an offset.
-        // Reads the unsent reports of accounts with such a draft. Which of them the draft would charge is decided below.
-        let unsent = format!(
-            "r.account_id = p.account_id AND r.meter = p.meter AND {}",
-            state_in(states)
-        );
-        let (reports, condition) = if self.backend() == DbBackend::Postgres {
-            let reports =
-                format!("LATERAL (SELECT r.* FROM usage_reports r WHERE {unsent} OFFSET 0)");
-            (reports, "TRUE".to_owned())
-        } else {
-            ("usage_reports".to_owned(), unsent)
-        };
-        let query = format!(
-            "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN {reports} r WHERE {condition} \
-             AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
-             AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}"
-        );
-        let values = [now, now.saturating_sub(RELEVANT_MS), until].map(Into::into);
-        let statement = Statement::from_sql_and_values(self.backend(), query, values);
-        let rows = usage_report::Entity::find()
-            .from_raw_sql(statement)
-            .all(&self.reader)
-            .await?;
-        let mut reports: Vec<Report> = super::rows::all(rows);
+        // A report that is closed meanwhile is found once.
+        let tx = self.begin_reading().await?;
+        let closed = unsent_of_drafts(self.backend(), "usage_reports", &state_in(states), now);
+        let closed = usage_report::Entity::find().from_raw_sql(closed);
+        let mut reports: Vec<Report> = super::rows::all(closed.all(&tx).await?);
+        if states.contains(&State::Open) {
+            let open = unsent_of_drafts(self.backend(), "open_reports", "TRUE", now);
+            let open = open_report::Entity::find().from_raw_sql(open);
+            reports.extend(super::rows::all(open.all(&tx).await?));
+        }
+        tx.rollback().await?;
         if reports.is_empty() {
             return Ok(reports);
         }
@@ -108,4 +93,26 @@ impl Store {
             streams: u64::try_from(streams).unwrap_or_default(),
         })
     }
+}
+
+/// The reports of a table that fulfil a condition, and whose account and meter have a draft that is finalized by
+/// [`NEAR_DRAFT_END_MS`] from now. Which of them the draft would charge is for the domain to decide.
+fn unsent_of_drafts(backend: DbBackend, table: &str, condition: &str, now: Millis) -> Statement {
+    // Few invoices are drafts, so their periods come first: SQLite keeps the order of a CROSS JOIN, and PostgreSQL
+    // does not join a subquery with an offset.
+    let unsent = format!("r.account_id = p.account_id AND r.meter = p.meter AND {condition}");
+    let (reports, condition) = if backend == DbBackend::Postgres {
+        let reports = format!("LATERAL (SELECT r.* FROM {table} r WHERE {unsent} OFFSET 0)");
+        (reports, "TRUE".to_owned())
+    } else {
+        (table.to_owned(), unsent)
+    };
+    let query = format!(
+        "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN {reports} r WHERE {condition} \
+         AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
+         AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}"
+    );
+    let until = now.saturating_add(NEAR_DRAFT_END_MS);
+    let values = [now, now.saturating_sub(RELEVANT_MS), until].map(Into::into);
+    Statement::from_sql_and_values(backend, query, values)
 }

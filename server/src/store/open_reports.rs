@@ -10,27 +10,27 @@ use super::{
     value_rows::ValueRows,
 };
 
-const POSTGRES: &str = "INSERT INTO usage_reports \
-    (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
-    SELECT t.*, 'open' FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \
-        $6::bigint[], $7::bigint[], $8::bigint[]) AS t \
-    ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
-        quantity = usage_reports.quantity + excluded.quantity, \
-        first_at = LEAST(usage_reports.first_at, excluded.first_at), \
-        last_at = GREATEST(usage_reports.last_at, excluded.last_at), \
-        window_end = GREATEST(usage_reports.window_end, excluded.window_end)";
+const POSTGRES: &str = "INSERT INTO open_reports \
+    (account_id, id, meter, window_start, window_end, quantity, first_at, last_at) \
+    SELECT * FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \
+        $6::bigint[], $7::bigint[], $8::bigint[]) \
+    ON CONFLICT (account_id, window_start, meter) DO UPDATE SET \
+        quantity = open_reports.quantity + excluded.quantity, \
+        first_at = LEAST(open_reports.first_at, excluded.first_at), \
+        last_at = GREATEST(open_reports.last_at, excluded.last_at), \
+        window_end = GREATEST(open_reports.window_end, excluded.window_end)";
 
 static SQLITE: ValueRows<8> = ValueRows::new(|| {
     ValueRows::<8>::texts(
-        "INSERT INTO usage_reports \
-        (account_id, id, meter, window_start, window_end, quantity, first_at, last_at, state) \
-        SELECT column1, column2, column3, column4, column5, column6, column7, column8, 'open' FROM ",
+        "INSERT INTO open_reports \
+        (account_id, id, meter, window_start, window_end, quantity, first_at, last_at) \
+        SELECT * FROM ",
         " WHERE column1 IS NOT NULL \
-        ON CONFLICT (account_id, meter, window_start) WHERE period_end IS NULL DO UPDATE SET \
-            quantity = usage_reports.quantity + excluded.quantity, \
-            first_at = MIN(usage_reports.first_at, excluded.first_at), \
-            last_at = MAX(usage_reports.last_at, excluded.last_at), \
-            window_end = MAX(usage_reports.window_end, excluded.window_end)",
+        ON CONFLICT (account_id, window_start, meter) DO UPDATE SET \
+            quantity = open_reports.quantity + excluded.quantity, \
+            first_at = MIN(open_reports.first_at, excluded.first_at), \
+            last_at = MAX(open_reports.last_at, excluded.last_at), \
+            window_end = MAX(open_reports.window_end, excluded.window_end)",
     )
 });
 

@@ -7,8 +7,11 @@ use sea_orm::{
 };
 
 use super::{
-    boundaries::read_boundaries, close::close_reports, connection::Transaction,
-    links::read_links_of, report_states::at_once,
+    boundaries::read_boundaries,
+    close_reports::{Closing, close_reports},
+    connection::Transaction,
+    links::read_links_of,
+    report_states::at_once,
 };
 use crate::{
     domain::{
@@ -18,7 +21,10 @@ use crate::{
         report::{State, Transition},
         window::{Interval, Slots},
     },
-    entity::usage_report::{self, UsageReportState},
+    entity::{
+        open_report,
+        usage_report::{self, UsageReportState},
+    },
 };
 
 /// Splits the account's open reports at its boundaries.
@@ -31,11 +37,11 @@ pub(super) async fn reassign_open_reports(
     slots: Slots,
     now: Millis,
 ) -> Result<(), DbErr> {
-    let open = usage_report::Entity::find()
-        .filter(usage_report::Column::AccountId.eq(account_id))
-        .filter(usage_report::Column::PeriodEnd.is_null())
-        .order_by_asc(usage_report::Column::WindowStart)
-        .order_by_asc(usage_report::Column::Meter)
+    use open_report::Column;
+    let open = open_report::Entity::find()
+        .filter(Column::AccountId.eq(account_id))
+        .order_by_asc(Column::WindowStart)
+        .order_by_asc(Column::Meter)
         .lock_exclusive()
         .all(tx)
         .await?;
@@ -58,23 +64,24 @@ pub(super) async fn reassign_open_reports(
         if part.start == report.window_start && part.end == report.window_end {
             continue;
         }
-        let is_straddled = report.last_at >= part.end;
-        let mut update = usage_report::Entity::update_many()
-            .filter(usage_report::Column::AccountId.eq(account_id))
-            .filter(usage_report::Column::Id.eq(report.id));
-        update = if is_straddled {
-            update.col_expr(usage_report::Column::Straddled, Expr::value(true))
-        } else {
-            update
-                .col_expr(usage_report::Column::WindowStart, Expr::value(part.start))
-                .col_expr(usage_report::Column::WindowEnd, Expr::value(part.end))
-        };
-        update.exec(tx).await?;
-        if is_straddled {
+        if report.last_at >= part.end {
             straddling.push(report);
+            continue;
         }
+        open_report::Entity::update_many()
+            .col_expr(Column::WindowStart, Expr::value(part.start))
+            .col_expr(Column::WindowEnd, Expr::value(part.end))
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::WindowStart.eq(report.window_start))
+            .filter(Column::Meter.eq(report.meter))
+            .exec(tx)
+            .await?;
     }
-    close_reports(tx, &straddling, now, None).await.map(|_| ())
+    let closing = Closing {
+        is_straddled: true,
+        ..Closing::at(now)
+    };
+    close_reports(tx, &straddling, closing).await.map(|_| ())
 }
 
 /// Applies a new link to reports that waited for a link, and to reports that were not billable but are in the time that

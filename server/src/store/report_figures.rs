@@ -2,9 +2,11 @@
 
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _,
+    QuerySelect as _, Select,
 };
 use uuid::Uuid;
+
+use super::all_reports::and_open;
 
 use crate::{
     domain::{
@@ -31,12 +33,28 @@ type FigureColumns = (
     Option<Millis>,
 );
 
-/// The figures of the reports that a condition selects.
+/// The figures of the closed reports that a condition selects.
 pub(super) async fn read_figures(
     db: &impl ConnectionTrait,
     condition: Condition,
 ) -> Result<Vec<ReportFigure>, DbErr> {
-    let rows: Vec<FigureColumns> = usage_report::Entity::find()
+    read(db, usage_report::Entity::find(), condition).await
+}
+
+/// The figures of the open and closed reports that a condition selects.
+pub(super) async fn read_all_figures(
+    db: &impl ConnectionTrait,
+    condition: Condition,
+) -> Result<Vec<ReportFigure>, DbErr> {
+    read(db, and_open(usage_report::Entity::find()), condition).await
+}
+
+async fn read(
+    db: &impl ConnectionTrait,
+    from: Select<usage_report::Entity>,
+    condition: Condition,
+) -> Result<Vec<ReportFigure>, DbErr> {
+    let rows: Vec<FigureColumns> = from
         .select_only()
         .columns([
             Column::AccountId,

@@ -4,12 +4,14 @@
 use sea_orm::{ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _};
 
 use super::{
-    additions::Addition, close::close_reports, connection::Transaction,
+    additions::Addition,
+    close_reports::{Closing, close_reports},
+    connection::Transaction,
     open_reports::add_to_open_reports,
 };
 use crate::{
     domain::{Millis, report::MAX_REPORT_QUANTITY},
-    entity::usage_report,
+    entity::open_report,
 };
 
 /// Adds like [`add_to_open_reports`]. A report that would exceed fifteen digits is closed, and another one of the same
@@ -53,7 +55,7 @@ pub(super) async fn close_open_report(
     now: Millis,
 ) -> Result<(), DbErr> {
     let open = find_open_report(tx, addition).await?;
-    close_reports(tx, open.as_slice(), now, None)
+    close_reports(tx, open.as_slice(), Closing::at(now))
         .await
         .map(|_| ())
 }
@@ -61,12 +63,11 @@ pub(super) async fn close_open_report(
 async fn find_open_report(
     tx: &Transaction,
     addition: &Addition,
-) -> Result<Option<usage_report::Model>, DbErr> {
-    usage_report::Entity::find()
-        .filter(usage_report::Column::AccountId.eq(&addition.account_id))
-        .filter(usage_report::Column::Meter.eq(&*addition.meter))
-        .filter(usage_report::Column::WindowStart.eq(addition.window.start))
-        .filter(usage_report::Column::PeriodEnd.is_null())
+) -> Result<Option<open_report::Model>, DbErr> {
+    open_report::Entity::find()
+        .filter(open_report::Column::AccountId.eq(&addition.account_id))
+        .filter(open_report::Column::Meter.eq(&*addition.meter))
+        .filter(open_report::Column::WindowStart.eq(addition.window.start))
         .lock_exclusive()
         .one(tx)
         .await

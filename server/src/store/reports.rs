@@ -6,7 +6,7 @@ use std::{
 };
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, Order, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     Select,
     sea_query::{Expr, ExprTrait as _, Func},
 };
@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    all_reports::and_open,
+    connection::Transaction,
     links::read_links,
     report_states::{is_due, is_in_state},
     rows, unindexed,
@@ -27,7 +29,10 @@ use crate::{
         run::Scope,
         window::Interval,
     },
-    entity::usage_report::{self, UsageReportState},
+    entity::{
+        open_report,
+        usage_report::{self, UsageReportState},
+    },
     error::Result,
 };
 
@@ -67,7 +72,7 @@ impl Store {
         period: Interval,
     ) -> Result<Vec<UsageSum>> {
         use usage_report::Column;
-        let mut query = usage_report::Entity::find()
+        let mut query = and_open(usage_report::Entity::find())
             .select_only()
             .column(Column::Meter)
             .column(Column::WindowStart)
@@ -105,51 +110,31 @@ impl Store {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Report>> {
-        use usage_report::Column;
-        let mut query = usage_report::Entity::find();
-        let is_narrow = filter.account_id.is_some() || filter.run_id.is_some();
-        if let Some(account) = &filter.account_id {
-            query = query.filter(Column::AccountId.eq(account));
-        }
-        if is_narrow && !filter.states.is_empty() {
-            let states = filter.states.iter().copied().map(UsageReportState::from);
-            query = query.filter(Column::State.is_in(states));
-        }
-        if let Some(run) = filter.run_id {
-            query = query.filter(Column::RunId.eq(run));
-        }
-        if let Some(kind) = filter.kind {
-            query = query.filter(is_of_kind(kind));
-        }
-        if let Some(before) = before {
-            query = query.filter(Column::Id.lt(before));
-        }
-        query = query.order_by_desc(Column::Id).limit(limit);
-        if is_narrow || filter.states.is_empty() {
-            return Ok(rows::all(query.all(&self.reader).await?));
-        }
-        let mut reports = self.in_states(query, &filter.states).await?;
-        reports.sort_unstable_by_key(|report| Reverse(report.id));
-        reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(reports)
-    }
-
-    /// The reports that a query with an order and a limit finds in each of some states. All states at once could not
-    /// be read in order: every report in these states would be sorted for each page. A report that moves from one of them
-    /// to another meanwhile is found once.
-    async fn in_states(
-        &self,
-        query: Select<usage_report::Entity>,
-        states: &[State],
-    ) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
-        let states: HashSet<State> = states.iter().copied().collect();
+        // A report that is closed meanwhile is found once.
         let tx = self.begin_reading().await?;
-        for state in states {
-            let found = query.clone().filter(is_in_state(&[state]));
-            reports.extend(rows::all(found.all(&tx).await?));
+        let mut reports = Vec::new();
+        if filter.includes_open() {
+            let mut query = open_report::Entity::find();
+            if let Some(account) = &filter.account_id {
+                query = query.filter(open_report::Column::AccountId.eq(account));
+            }
+            if let Some(before) = before {
+                query = query.filter(open_report::Column::Id.lt(before));
+            }
+            let order = match filter.account_id {
+                // The account's are few, and its own key finds them.
+                Some(_) => without_index_of_ids(),
+                None => Expr::col(open_report::Column::Id),
+            };
+            let query = query.order_by_desc(order).limit(limit);
+            reports.extend(rows::all(query.all(&tx).await?));
+        }
+        if let Some(states) = filter.closed_states() {
+            reports.extend(list_closed(&tx, filter, &states, before, limit).await?);
         }
         tx.rollback().await?;
+        reports.sort_unstable_by_key(|report| Reverse(report.id));
+        reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(reports)
     }
 
@@ -162,47 +147,12 @@ impl Store {
         now: Millis,
         limit: u64,
     ) -> Result<Vec<Report>> {
-        use usage_report::Column;
-        let mut reports = if *scope == Scope::All {
-            let mut query = usage_report::Entity::find().filter(Column::WindowStart.lte(now));
-            if let Some(after) = after {
-                query = query.filter(Column::Id.gt(after));
-            }
-            let query = query.order_by_asc(Column::Id).limit(limit);
-            let states = [State::Open, State::Closed, State::Sending];
-            self.in_states(query, &states).await?
-        } else {
-            self.preview_of_accounts(scope, after, now, limit).await?
-        };
+        let tx = self.begin_reading().await?;
+        let mut reports = preview_open(&tx, scope, after, now, limit).await?;
+        reports.extend(preview_closed(&tx, scope, after, now, limit).await?);
+        tx.rollback().await?;
         reports.sort_unstable_by_key(|report| report.id);
         reports.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(reports)
-    }
-
-    /// The first open reports of a scope's accounts, and the first closed ones that were not sent. Either is found by
-    /// its own index of accounts: an account's history is not read.
-    async fn preview_of_accounts(
-        &self,
-        scope: &Scope,
-        after: Option<Uuid>,
-        now: Millis,
-        limit: u64,
-    ) -> Result<Vec<Report>> {
-        use usage_report::Column;
-        // No index has this expression. PostgreSQL would read that of all ids instead.
-        let id = || Expr::cust("COALESCE(id, id)");
-        let mut query = in_scope(scope, usage_report::Entity::find())
-            .filter(unindexed(Column::WindowStart).lte(now));
-        if let Some(after) = after {
-            query = query.filter(id().gt(after));
-        }
-        let query = query.order_by(id(), Order::Asc).limit(limit);
-        let open = query.clone().filter(Column::PeriodEnd.is_null());
-        let unsent = query
-            .filter(is_due())
-            .filter(Column::State.ne(UsageReportState::Unknown));
-        let mut reports = rows::all(open.all(&self.reader).await?);
-        reports.extend(rows::all(unsent.all(&self.reader).await?));
         Ok(reports)
     }
 
@@ -216,6 +166,132 @@ impl Store {
     }
 }
 
+impl ReportFilter {
+    /// Whether open reports may match.
+    fn includes_open(&self) -> bool {
+        (self.states.is_empty() || self.states.contains(&State::Open))
+            && self.run_id.is_none()
+            && self.kind.is_none_or(|kind| kind == Kind::Usage)
+    }
+
+    /// The states of closed reports that match, none meaning any; `None` if no closed report can.
+    fn closed_states(&self) -> Option<Vec<State>> {
+        let closed = self.states.iter().copied();
+        let closed: Vec<State> = closed.filter(|state| *state != State::Open).collect();
+        (self.states.is_empty() || !closed.is_empty()).then_some(closed)
+    }
+}
+
+/// Closed reports in some states that are older than the given one, newest first, or any of them in no order.
+async fn list_closed(
+    tx: &Transaction,
+    filter: &ReportFilter,
+    states: &[State],
+    before: Option<Uuid>,
+    limit: u64,
+) -> std::result::Result<Vec<Report>, DbErr> {
+    use usage_report::Column;
+    let mut query = usage_report::Entity::find();
+    let is_narrow = filter.account_id.is_some() || filter.run_id.is_some();
+    if let Some(account) = &filter.account_id {
+        query = query.filter(Column::AccountId.eq(account));
+    }
+    if is_narrow && !states.is_empty() {
+        let states = states.iter().copied().map(UsageReportState::from);
+        query = query.filter(Column::State.is_in(states));
+    }
+    if let Some(run) = filter.run_id {
+        query = query.filter(Column::RunId.eq(run));
+    }
+    if let Some(kind) = filter.kind {
+        query = query.filter(is_of_kind(kind));
+    }
+    if let Some(before) = before {
+        query = query.filter(Column::Id.lt(before));
+    }
+    query = query.order_by_desc(Column::Id).limit(limit);
+    if is_narrow || states.is_empty() {
+        return Ok(rows::all(query.all(tx).await?));
+    }
+    in_states(tx, query, states).await
+}
+
+/// The reports that a query with an order and a limit finds in each of some states. All states at once could not be read
+/// in order: every report in these states would be sorted for each page.
+async fn in_states(
+    tx: &Transaction,
+    query: Select<usage_report::Entity>,
+    states: &[State],
+) -> std::result::Result<Vec<Report>, DbErr> {
+    let mut reports = Vec::new();
+    let states: HashSet<State> = states.iter().copied().collect();
+    for state in states {
+        let found = query.clone().filter(is_in_state(&[state]));
+        reports.extend(rows::all(found.all(tx).await?));
+    }
+    Ok(reports)
+}
+
+/// The first open reports of a scope after the given one, of windows that have begun.
+async fn preview_open(
+    tx: &Transaction,
+    scope: &Scope,
+    after: Option<Uuid>,
+    now: Millis,
+    limit: u64,
+) -> std::result::Result<Vec<Report>, DbErr> {
+    use open_report::Column;
+    let mut query = in_scope(scope, open_report::Entity::find(), Column::AccountId)
+        .filter(unindexed(Column::WindowStart).lte(now));
+    if let Some(after) = after {
+        query = query.filter(Column::Id.gt(after));
+    }
+    let order = match scope {
+        Scope::All => Expr::col(Column::Id),
+        Scope::Accounts(_) => without_index_of_ids(),
+    };
+    let open = query.order_by_asc(order).limit(limit).all(tx).await?;
+    Ok(rows::all(open))
+}
+
+/// The first closed reports of a scope that were not sent, after the given one. Those of accounts are found by their own
+/// index: an account's history is not read.
+async fn preview_closed(
+    tx: &Transaction,
+    scope: &Scope,
+    after: Option<Uuid>,
+    now: Millis,
+    limit: u64,
+) -> std::result::Result<Vec<Report>, DbErr> {
+    use usage_report::Column;
+    let query = in_scope(scope, usage_report::Entity::find(), Column::AccountId)
+        .filter(unindexed(Column::WindowStart).lte(now));
+    if *scope == Scope::All {
+        let query = match after {
+            Some(after) => query.filter(Column::Id.gt(after)),
+            None => query,
+        };
+        let query = query.order_by_asc(Column::Id).limit(limit);
+        return in_states(tx, query, &[State::Closed, State::Sending]).await;
+    }
+    let query = match after {
+        Some(after) => query.filter(without_index_of_ids().gt(after)),
+        None => query,
+    };
+    let unsent = query
+        .filter(is_due())
+        .filter(Column::State.ne(UsageReportState::Unknown))
+        .order_by_asc(without_index_of_ids())
+        .limit(limit);
+    Ok(rows::all(unsent.all(tx).await?))
+}
+
+/// The id, as an expression that no index has: both engines would read the index of all ids in order, rather than sort the
+/// few that another index finds.
+fn without_index_of_ids() -> Expr {
+    Expr::cust("COALESCE(id, id)")
+}
+
 /// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition
 /// without bound values, and that of the few reports of other kinds than usage only for its own condition.
 fn is_of_kind(kind: Kind) -> Expr {
@@ -227,12 +303,13 @@ fn is_of_kind(kind: Kind) -> Expr {
 }
 
 /// Narrows a query to the accounts of a scope.
-pub(super) fn in_scope(
+pub(super) fn in_scope<E: EntityTrait>(
     scope: &Scope,
-    query: Select<usage_report::Entity>,
-) -> Select<usage_report::Entity> {
+    query: Select<E>,
+    account: E::Column,
+) -> Select<E> {
     match scope {
         Scope::All => query,
-        Scope::Accounts(accounts) => query.filter(usage_report::Column::AccountId.is_in(accounts)),
+        Scope::Accounts(accounts) => query.filter(account.is_in(accounts)),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         billing_period::BillingPeriod,
         decision::Decision,
         invoice_comparison::{Compared, PeriodComparison},
-        report::Report,
+        report::{Kind, Report, State},
         run::{Run, Scope},
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
@@ -19,7 +19,7 @@ use crate::{
         window::Interval,
     },
     entity::{
-        account_link, billing_period, invoice_comparison, report_decision, report_run,
+        account_link, billing_period, invoice_comparison, open_report, report_decision, report_run,
         subscription, subscription_change, usage_report, verification,
     },
 };
@@ -59,6 +59,40 @@ impl From<usage_report::Model> for Report {
             bill_at: row.bill_at,
             confirmed_at: row.confirmed_at,
             looked_up_at: row.looked_up_at,
+        }
+    }
+}
+
+impl From<open_report::Model> for Report {
+    fn from(row: open_report::Model) -> Self {
+        Self {
+            account_id: row.account_id,
+            id: row.id,
+            meter: row.meter,
+            window_start: row.window_start,
+            window_end: row.window_end,
+            period_end: None,
+            closed_at: None,
+            quantity: row.quantity,
+            first_at: row.first_at,
+            last_at: row.last_at,
+            state: State::Open,
+            straddled: false,
+            generation: 0,
+            event_timestamp: None,
+            customer: None,
+            attempts: 0,
+            first_sent_at: None,
+            last_sent_at: None,
+            reported_at: None,
+            last_error: None,
+            run_id: None,
+            kind: Kind::Usage,
+            note: None,
+            entered_by: None,
+            bill_at: None,
+            confirmed_at: None,
+            looked_up_at: None,
         }
     }
 }

@@ -164,14 +164,16 @@ impl Store {
     ) -> Result<u64> {
         use sea_orm::PaginatorTrait as _;
         use usage_report::Column;
-        Ok(in_scope(&run.scope, usage_report::Entity::find())
-            .filter(is_due())
-            .filter(Column::State.ne(UsageReportState::Unknown))
-            .filter(Column::LastError.is_null())
-            .filter(Column::Meter.is_in(meters.iter().copied()))
-            .filter(Column::ClosedAt.lte(until))
-            .filter(Column::RunId.is_null().or(Column::RunId.ne(run.id)))
-            .count(&self.reader)
-            .await?)
+        Ok(
+            in_scope(&run.scope, usage_report::Entity::find(), Column::AccountId)
+                .filter(is_due())
+                .filter(Column::State.ne(UsageReportState::Unknown))
+                .filter(Column::LastError.is_null())
+                .filter(Column::Meter.is_in(meters.iter().copied()))
+                .filter(Column::ClosedAt.lte(until))
+                .filter(Column::RunId.is_null().or(Column::RunId.ne(run.id)))
+                .count(&self.reader)
+                .await?,
+        )
     }
 }

@@ -163,7 +163,7 @@ impl Store {
             Expr::col(Column::LastError),
         )
         .finally(Expr::value(None::<String>));
-        let waiting = in_scope(scope, usage_report::Entity::find())
+        let waiting = in_scope(scope, usage_report::Entity::find(), Column::AccountId)
             .select_only()
             .column(Column::AccountId)
             .column(Column::Id)

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    close::{close_reports, open_reports},
+    close::open_reports,
+    close_reports::{Closing, close_reports},
     connection::Transaction,
     report_rules::needs_look_up,
     report_states::{at_once, is_due, state_in},
@@ -179,7 +180,7 @@ impl Store {
             .lock_exclusive()
             .all(&tx)
             .await?;
-        close_reports(&tx, &reports, restored_at, None).await?;
+        close_reports(&tx, &reports, Closing::at(restored_at)).await?;
         tx.commit().await?;
         Ok(reports.len())
     }

@@ -116,7 +116,7 @@ impl Store {
         })
         .join(", ");
         let sql = format!(
-            "SELECT account_id, meter, {sums} FROM usage_reports \
+            "SELECT account_id, meter, {sums} FROM all_reports \
              WHERE COALESCE(reported_at, first_sent_at, $1) >= $1 \
              GROUP BY account_id, meter ORDER BY account_id, meter LIMIT $2"
         );

@@ -71,7 +71,7 @@ async fn record_changes_before_first_increment(world: &World) {
     world.execute_sql(table).await;
     match world.engine {
         Engine::Sqlite => {
-            let trigger = "CREATE TRIGGER opened AFTER INSERT ON usage_reports";
+            let trigger = "CREATE TRIGGER opened AFTER INSERT ON open_reports";
             world
                 .execute_sql(&format!("{trigger} BEGIN {copy}; END"))
                 .await;
@@ -82,7 +82,7 @@ async fn record_changes_before_first_increment(world: &World) {
             world
                 .execute_sql(&format!("{function} AS $${body}$$"))
                 .await;
-            let trigger = "CREATE TRIGGER opened AFTER INSERT ON usage_reports";
+            let trigger = "CREATE TRIGGER opened AFTER INSERT ON open_reports";
             world
                 .execute_sql(&format!("{trigger} EXECUTE FUNCTION keep_changes()"))
                 .await;

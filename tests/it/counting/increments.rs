@@ -100,9 +100,9 @@ async fn a_key_names_the_report_that_it_was_added_to(world: World) {
     let results = client.increment_batch(batch).await.unwrap().results;
     assert_eq!(results[0], IncrementResult::Duplicate);
     // What the keys of each report counted is its quantity.
-    let reports = "usage_reports AS r WHERE r.quantity = \
+    let reports = "all_reports AS r WHERE r.quantity = \
         (SELECT SUM(k.quantity) FROM idempotency_keys AS k WHERE k.account_id = r.account_id AND k.report_id = r.id)";
-    assert_eq!(world.count_rows("usage_reports").await, 3);
+    assert_eq!(world.count_rows("all_reports").await, 3);
     assert_eq!(world.count_rows(reports).await, 3);
     world.finish().await;
 }

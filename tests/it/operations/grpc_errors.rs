@@ -112,7 +112,7 @@ async fn a_message_that_is_not_protobuf_is_an_invalid_argument(world: World) {
             (Code::InvalidArgument, "MALFORMED_MESSAGE")
         );
     }
-    assert_eq!(world.count_rows("usage_reports").await, 0);
+    assert_eq!(world.count_rows("all_reports").await, 0);
     world.finish().await;
 }
 
@@ -138,7 +138,7 @@ async fn a_message_that_is_too_large_is_refused_for_good(world: World) {
     assert_eq!(refused.reason(), Some(&Reason::MessageTooLarge));
     assert_eq!(refused.kind(), ErrorKind::Invalid);
     assert!(!refused.is_retryable() && !refused.may_have_taken_effect());
-    assert_eq!(world.count_rows("usage_reports").await, 0);
+    assert_eq!(world.count_rows("all_reports").await, 0);
     world.finish().await;
 }
 
@@ -158,7 +158,7 @@ async fn an_unknown_method_or_compression_is_unimplemented(world: World) {
     assert_eq!((code, &*reason), (Code::Unimplemented, "UNIMPLEMENTED"));
     let accepted = &answer.headers()["grpc-accept-encoding"];
     assert_eq!(accepted, "gzip,zstd,identity");
-    assert_eq!(world.count_rows("usage_reports").await, 0);
+    assert_eq!(world.count_rows("all_reports").await, 0);
     world.finish().await;
 }
 
@@ -185,7 +185,7 @@ async fn other_content_types_are_not_counted(world: World) {
     let got = send(&world, "GET", INCREMENT, &[GRPC], body()).await;
     assert_eq!(got.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(got.headers()["allow"], "POST");
-    assert_eq!(world.count_rows("usage_reports").await, 0);
+    assert_eq!(world.count_rows("all_reports").await, 0);
 
     for ours in [
         "application/grpc",

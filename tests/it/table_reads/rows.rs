@@ -110,7 +110,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 17] = [
+const TABLES: [(&str, &str, u64, &str); 18] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -118,20 +118,25 @@ const TABLES: [(&str, &str, u64, &str); 17] = [
         1_000_000,
         "'account-' || (i / 20), ID(i % 20 * 50000 + i / 20!), 'api_calls', \
          NOW - (20 - i % 20) * HOUR, NOW - (19 - i % 20) * HOUR, \
-         CASE WHEN i % 20 < 19 THEN NOW - (19 - i % 20) * HOUR END, \
-         CASE WHEN i % 20 < 19 THEN NOW - (19 - i % 20) * HOUR END, \
+         NOW - (19 - i % 20) * HOUR, NOW - (19 - i % 20) * HOUR, \
          7, NOW - (20 - i % 20) * HOUR, NOW - (20 - i % 20) * HOUR + 1000, \
-         CASE WHEN i % 20 = 19 THEN 'open' WHEN i % 20 >= 15 THEN 'closed' \
+         CASE WHEN i % 20 >= 15 THEN 'closed' \
             WHEN i % 20 < 13 AND i % 2000 = 0 THEN 'sending' WHEN i % 2000 = 1 THEN 'unknown' \
             WHEN i % 20 >= 13 AND i % 2000 = 13 THEN 'missing' WHEN i % 20 >= 13 THEN 'accepted' \
             WHEN i % 20 = 2 AND i % 1000 < 200 THEN 'not_billable' WHEN i % 1000 = 3 THEN 'no_customer' \
             WHEN i % 1000 = 4 THEN 'rejected' ELSE 'confirmed' END, \
          false, 0, CASE WHEN i % 20 < 15 THEN NOW - (20 - i % 20) * HOUR END, \
-         CASE WHEN i % 20 < 19 THEN 'cus_' || (i / 20) END, 1, CASE WHEN i % 20 >= 17 THEN NOW + HOUR END, \
-         CASE WHEN i % 20 < 19 AND i % 1000 <> 15 THEN NOW + i / 20 % 720 * HOUR END, \
+         'cus_' || (i / 20), 1, CASE WHEN i % 20 >= 17 THEN NOW + HOUR END, \
+         CASE WHEN i % 1000 <> 15 THEN NOW + i / 20 % 720 * HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
          CASE WHEN i % 20 < 15 THEN NOW - (19 - i % 20) * HOUR END, \
-         CASE WHEN i % 20 < 19 THEN ID(i % 20 * 1000 + i / 1000!) END, 'usage'",
+         ID(i % 20 * 1000 + i / 1000!), 'usage'",
+    ),
+    (
+        "open_reports",
+        "account_id, window_start, meter, id, window_end, quantity, first_at, last_at",
+        50_000,
+        "'account-' || i, NOW - HOUR / 2, 'api_calls', ID(1000000 + i!), NOW + HOUR / 2, 7, NOW - 1000, NOW",
     ),
     (
         "idempotency_keys",

@@ -20,7 +20,7 @@ use crate::{
     store::{
         Store,
         close::close_account,
-        report_figures::{passes_prefilter, read_figures},
+        report_figures::{passes_prefilter, read_all_figures},
         sending_state::read_sending,
         stripe_account::sent_since,
         subscriptions::read_periods_around,
@@ -128,7 +128,7 @@ impl Store {
         let free = [UsageReportState::NotBillable, UsageReportState::WrittenOff];
         let condition = passes_prefilter(account_id, prefilter_from(since))
             .add(usage_report::Column::State.is_not_in(free));
-        let figures = read_figures(&self.reader, condition).await?;
+        let figures = read_all_figures(&self.reader, condition).await?;
         Ok(figures
             .iter()
             .any(|figure| figure.usage.billed_until() >= since))
@@ -189,6 +189,6 @@ async fn outstanding(
     let undecided = passes_prefilter(account_id, prefilter_from(since))
         .add(Column::State.is_in(State::NEEDS_DECISION.map(UsageReportState::from)));
     // One statement: a decision in between would move a report from one group to the other.
-    let figures = read_figures(db, Condition::any().add(waiting).add(undecided)).await?;
+    let figures = read_all_figures(db, Condition::any().add(waiting).add(undecided)).await?;
     Ok(Outstanding::of(&figures, since, before))
 }

@@ -285,7 +285,7 @@ async fn doctor_reports_a_failed_ledger_check(world: World) {
         .unwrap();
     world.count("acct", 6, hours_ago(3)).await;
     world
-        .execute_sql("UPDATE usage_reports SET quantity = 7")
+        .execute_sql("UPDATE open_reports SET quantity = 7")
         .await;
     assert_only_bad(
         &examine(&world).await,
@@ -293,7 +293,7 @@ async fn doctor_reports_a_failed_ledger_check(world: World) {
         &["6 units", "7 in reports", "difference 1"],
     );
     world
-        .execute_sql("UPDATE usage_reports SET quantity = 6")
+        .execute_sql("UPDATE open_reports SET quantity = 6")
         .await;
     assert!(examine(&world).await.is_healthy());
     world.finish().await;
