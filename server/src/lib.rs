@@ -51,8 +51,8 @@
 //! 2. `ingest` groups it with others, and [`store`] commits the group in one transaction: the idempotency keys, the
 //!    quantities added to the open reports of their windows, and one row in `commits`. Then the callers are answered.
 //! 3. `usage_query` answers `Get` from the sums of the usage reports.
-//! 4. A run closes reports: on the schedule, on `ForceReport` or five minutes after a billing period's end. Quantity and
-//!    window are frozen, and the link in force at the report's first increment determines the Stripe customer.
+//! 4. A run closes reports: on the schedule, on `ForceReport` or five minutes after a billing period's end. Each moves from
+//!    the table of open reports to that of closed ones. Quantity and window are frozen, and the link in force at the report's first increment determines the Stripe customer.
 //! 5. The job `sender` records a report as `sending`, commits that, and sends one meter event through `stripe`. Retries use
 //!    the same identifier, so Stripe keeps the event once. Stripe's answer becomes the report's next state.
 //! 6. The subscription jobs copy subscriptions and invoices from Stripe. The end of a billing period is a boundary: no

@@ -4,6 +4,7 @@ mod account_id;
 mod stored_enum;
 
 pub(crate) mod account_link;
+pub(crate) mod any_report;
 pub(crate) mod batch_key;
 pub(crate) mod billing_period;
 pub(crate) mod boundary_change;

@@ -8,7 +8,6 @@ use sea_orm::{
 
 use super::{
     Store,
-    all_reports::and_open,
     boundaries::record_boundary_change,
     connection::Transaction,
     links::{
@@ -28,10 +27,7 @@ use crate::{
         subscription::SubscriptionSnapshot,
         window::{Interval, Slots},
     },
-    entity::{
-        account_link, billing_period, customer,
-        usage_report::{self, UsageReportState},
-    },
+    entity::{account_link, any_report, billing_period, customer, usage_report::UsageReportState},
     error::{Error, Result},
 };
 
@@ -264,13 +260,13 @@ async fn not_billed(
     account_id: &AccountId,
     links: &[Link],
 ) -> std::result::Result<Vec<UnbilledUsage>, DbErr> {
-    use usage_report::Column;
+    use any_report::Column;
     let Some(before) = not_billed_before(links) else {
         return Ok(Vec::new());
     };
     // An open report is closed by the link in force at its first increment.
     let free = [UsageReportState::Open, UsageReportState::NotBillable];
-    let sums: Vec<(String, Option<i64>)> = and_open(usage_report::Entity::find())
+    let sums: Vec<(String, Option<i64>)> = any_report::Entity::find()
         .select_only()
         .column(Column::Meter)
         .column_as(

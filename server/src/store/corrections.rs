@@ -9,7 +9,7 @@ use super::{
     boundaries::read_boundaries,
     connection::Transaction,
     links::read_links_of,
-    report_figures::{passes_prefilter, read_all_figures},
+    report_figures::{passes_prefilter, read_any_figures},
     subscriptions::read_periods_around,
 };
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
         window::{Interval, Slots},
     },
     entity::{
-        correction_key,
-        usage_report::{self, Column, UsageReportKind},
+        any_report, correction_key,
+        usage_report::{self, UsageReportKind},
     },
     error::{Error, Result},
 };
@@ -183,8 +183,8 @@ async fn sum_period(
     period: Interval,
 ) -> std::result::Result<i64, DbErr> {
     let prefilter = passes_prefilter(change.account_id, UsagePrefilter::of(period))
-        .add(Column::Meter.eq(change.meter));
-    let mut figures = read_all_figures(tx, prefilter).await?;
+        .add(any_report::Column::Meter.eq(change.meter));
+    let mut figures = read_any_figures(tx, prefilter).await?;
     figures.retain(|figure| Some(figure.id) != change.except);
     Ok(total_to_bill(&figures, target, period))
 }

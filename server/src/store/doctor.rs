@@ -10,7 +10,6 @@ use sea_orm::{
 
 use super::{
     Store,
-    all_reports::and_open,
     database_clock::MAX_WAIT_MS,
     report_states::{is_due, is_in_state},
 };
@@ -22,7 +21,7 @@ use crate::{
         report::{Report, State},
     },
     entity::{
-        account_link, customer, lease,
+        account_link, any_report, customer, lease,
         report_run::{self, ReportRunTrigger},
         subscription, usage_report,
     },
@@ -120,10 +119,9 @@ pub(crate) struct LastRun {
 impl Store {
     /// The totals of a group of reports, and its first accounts.
     pub(crate) async fn group_totals(&self, group: &ReportGroup) -> Result<GroupTotals> {
-        use usage_report::Column;
+        use any_report::Column;
         let which = condition(group);
-        let reports = || and_open(usage_report::Entity::find());
-        let sums = reports()
+        let sums = any_report::Entity::find()
             .select_only()
             .column_as(
                 Expr::expr(Func::count_distinct(Expr::col(Column::AccountId))),
@@ -140,7 +138,7 @@ impl Store {
             .into_model::<Sums>()
             .one(&self.reader)
             .await?;
-        let first = reports()
+        let first = any_report::Entity::find()
             .select_only()
             .column(Column::AccountId)
             .distinct()
@@ -291,7 +289,7 @@ impl Store {
 }
 
 fn condition(group: &ReportGroup) -> Condition {
-    use usage_report::Column;
+    use any_report::Column;
     match group {
         ReportGroup::InState(state) => Condition::all().add(is_in_state(&[*state])),
         ReportGroup::WithoutLink => {
@@ -300,7 +298,7 @@ fn condition(group: &ReportGroup) -> Condition {
                 .from(account_link::Entity)
                 .and_where(
                     Expr::col((account_link::Entity, account_link::Column::AccountId))
-                        .equals((usage_report::Entity, Column::AccountId)),
+                        .equals((any_report::Entity, Column::AccountId)),
                 )
                 .to_owned();
             Condition::all()

@@ -10,7 +10,6 @@
 
 pub(crate) mod accounts;
 mod additions;
-mod all_reports;
 mod as_read;
 mod batch_results;
 mod billing_context;

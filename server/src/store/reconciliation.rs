@@ -7,7 +7,7 @@ use sea_orm::{
 use super::{
     Store,
     links::read_links_of,
-    report_figures::{passes_prefilter, read_all_figures, read_figures},
+    report_figures::{passes_prefilter, read_any_figures, read_figures},
     stripe_account::sent_since,
 };
 use crate::{
@@ -77,7 +77,7 @@ impl Store {
         time: Interval,
     ) -> Result<Vec<ReportFigure>> {
         let condition = passes_prefilter(account_id, UsagePrefilter::of(time));
-        Ok(read_all_figures(&self.reader, condition).await?)
+        Ok(read_any_figures(&self.reader, condition).await?)
     }
 
     /// The reports of a stream whose meter events are in an interval, and that the present Stripe account accepted.

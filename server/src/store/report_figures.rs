@@ -1,12 +1,10 @@
 //! Reads the parts of reports that totals of billing periods need. The domain decides which of them belong to a period.
 
 use sea_orm::{
-    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _, Select,
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter as _,
+    QuerySelect as _,
 };
 use uuid::Uuid;
-
-use super::all_reports::and_open;
 
 use crate::{
     domain::{
@@ -15,7 +13,10 @@ use crate::{
         billed_usage::{BilledUsage, UsagePrefilter},
         report_figure::ReportFigure,
     },
-    entity::usage_report::{self, Column, UsageReportState},
+    entity::{
+        any_report::{self, Column},
+        usage_report::{self, UsageReportState},
+    },
 };
 
 /// The columns of a [`ReportFigure`].
@@ -38,37 +39,53 @@ pub(super) async fn read_figures(
     db: &impl ConnectionTrait,
     condition: Condition,
 ) -> Result<Vec<ReportFigure>, DbErr> {
-    read(db, usage_report::Entity::find(), condition).await
+    use usage_report::Column as C;
+    let columns = [
+        C::AccountId,
+        C::Id,
+        C::Meter,
+        C::State,
+        C::Customer,
+        C::Quantity,
+        C::WindowStart,
+        C::FirstAt,
+        C::LastAt,
+        C::BillAt,
+        C::EventTimestamp,
+    ];
+    read::<usage_report::Entity>(db, columns, condition).await
 }
 
 /// The figures of the open and closed reports that a condition selects.
-pub(super) async fn read_all_figures(
+pub(super) async fn read_any_figures(
     db: &impl ConnectionTrait,
     condition: Condition,
 ) -> Result<Vec<ReportFigure>, DbErr> {
-    read(db, and_open(usage_report::Entity::find()), condition).await
+    use any_report::Column as C;
+    let columns = [
+        C::AccountId,
+        C::Id,
+        C::Meter,
+        C::State,
+        C::Customer,
+        C::Quantity,
+        C::WindowStart,
+        C::FirstAt,
+        C::LastAt,
+        C::BillAt,
+        C::EventTimestamp,
+    ];
+    read::<any_report::Entity>(db, columns, condition).await
 }
 
-async fn read(
+async fn read<E: EntityTrait>(
     db: &impl ConnectionTrait,
-    from: Select<usage_report::Entity>,
+    columns: [E::Column; 11],
     condition: Condition,
 ) -> Result<Vec<ReportFigure>, DbErr> {
-    let rows: Vec<FigureColumns> = from
+    let rows: Vec<FigureColumns> = E::find()
         .select_only()
-        .columns([
-            Column::AccountId,
-            Column::Id,
-            Column::Meter,
-            Column::State,
-            Column::Customer,
-            Column::Quantity,
-            Column::WindowStart,
-            Column::FirstAt,
-            Column::LastAt,
-            Column::BillAt,
-            Column::EventTimestamp,
-        ])
+        .columns(columns)
         .filter(condition)
         .into_tuple()
         .all(db)
@@ -76,16 +93,21 @@ async fn read(
     Ok(rows.into_iter().map(figure).collect())
 }
 
-/// The condition that an account's reports pass the prefilter.
+/// The condition that an account's reports, open or closed, pass the prefilter.
 pub(super) fn passes_prefilter(account_id: &AccountId, prefilter: UsagePrefilter) -> Condition {
+    Condition::all()
+        .add(Column::AccountId.eq(account_id))
+        .add(is_in_windows(prefilter))
+}
+
+/// The condition that reports pass the prefilter, of whatever account.
+pub(super) fn is_in_windows(prefilter: UsagePrefilter) -> Condition {
     let in_window = Condition::all()
         .add(Column::WindowStart.gte(prefilter.windows.start))
         .add(Column::WindowStart.lt(prefilter.windows.end));
-    Condition::all().add(Column::AccountId.eq(account_id)).add(
-        Condition::any()
-            .add(in_window)
-            .add(Column::BillAt.gte(prefilter.bill_at_from)),
-    )
+    Condition::any()
+        .add(in_window)
+        .add(Column::BillAt.gte(prefilter.bill_at_from))
 }
 
 fn figure(columns: FigureColumns) -> ReportFigure {

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    all_reports::and_open,
     connection::Transaction,
     links::read_links,
     report_states::{is_due, is_in_state},
@@ -30,7 +29,7 @@ use crate::{
         window::Interval,
     },
     entity::{
-        open_report,
+        any_report, open_report,
         usage_report::{self, UsageReportState},
     },
     error::Result,
@@ -71,8 +70,8 @@ impl Store {
         meter: Option<&str>,
         period: Interval,
     ) -> Result<Vec<UsageSum>> {
-        use usage_report::Column;
-        let mut query = and_open(usage_report::Entity::find())
+        use any_report::Column;
+        let mut query = any_report::Entity::find()
             .select_only()
             .column(Column::Meter)
             .column(Column::WindowStart)

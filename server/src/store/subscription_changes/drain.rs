@@ -13,6 +13,7 @@ use crate::{
         subscription_change::SubscriptionChange, window::Interval,
     },
     entity::{
+        any_report,
         subscription_change::{self, SubscriptionChangeStep},
         usage_report::{self, UsageReportState},
     },
@@ -20,7 +21,7 @@ use crate::{
     store::{
         Store,
         close::close_account,
-        report_figures::{passes_prefilter, read_all_figures},
+        report_figures::{is_in_windows, passes_prefilter, read_any_figures},
         sending_state::read_sending,
         stripe_account::sent_since,
         subscriptions::read_periods_around,
@@ -127,8 +128,8 @@ impl Store {
     ) -> Result<bool> {
         let free = [UsageReportState::NotBillable, UsageReportState::WrittenOff];
         let condition = passes_prefilter(account_id, prefilter_from(since))
-            .add(usage_report::Column::State.is_not_in(free));
-        let figures = read_all_figures(&self.reader, condition).await?;
+            .add(any_report::Column::State.is_not_in(free));
+        let figures = read_any_figures(&self.reader, condition).await?;
         Ok(figures
             .iter()
             .any(|figure| figure.usage.billed_until() >= since))
@@ -182,13 +183,15 @@ async fn outstanding(
     since: Millis,
     before: Millis,
 ) -> std::result::Result<Outstanding, DbErr> {
-    use usage_report::Column;
-    let waiting = Condition::all()
-        .add(Column::AccountId.eq(account_id))
-        .add(Column::State.is_in(Outstanding::WAITING.map(UsageReportState::from)));
-    let undecided = passes_prefilter(account_id, prefilter_from(since))
+    use any_report::Column;
+    let waiting = Column::State.is_in(Outstanding::WAITING.map(UsageReportState::from));
+    let undecided = Condition::all()
+        .add(is_in_windows(prefilter_from(since)))
         .add(Column::State.is_in(State::NEEDS_DECISION.map(UsageReportState::from)));
     // One statement: a decision in between would move a report from one group to the other.
-    let figures = read_all_figures(db, Condition::any().add(waiting).add(undecided)).await?;
+    let either = Condition::all()
+        .add(Column::AccountId.eq(account_id))
+        .add(Condition::any().add(waiting).add(undecided));
+    let figures = read_any_figures(db, either).await?;
     Ok(Outstanding::of(&figures, since, before))
 }
