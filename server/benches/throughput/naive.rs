@@ -5,8 +5,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectOptions, Database, DatabaseConnection, DbErr, EntityTrait as _,
-    TransactionTrait as _, TryInsertResult,
+    ConnectOptions, Database, DatabaseConnection, DbErr, EntityTrait as _, TransactionTrait as _,
+    TryInsertResult,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
@@ -44,25 +44,24 @@ mod key {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// The columns of `usage_reports` that a new row needs.
+/// The columns of `open_reports`.
 mod report {
     use sea_orm::entity::prelude::*;
 
     #[derive(Clone, Debug, DeriveEntityModel)]
-    #[sea_orm(table_name = "usage_reports")]
+    #[sea_orm(table_name = "open_reports")]
     pub(super) struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
         pub(super) account_id: String,
         #[sea_orm(primary_key, auto_increment = false)]
-        pub(super) id: Uuid,
-        pub(super) meter: String,
         pub(super) window_start: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub(super) meter: String,
+        pub(super) id: Uuid,
         pub(super) window_end: i64,
-        pub(super) period_end: Option<i64>,
         pub(super) quantity: i64,
         pub(super) first_at: i64,
         pub(super) last_at: i64,
-        pub(super) state: String,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -125,18 +124,15 @@ impl Naive {
             quantity: Set(quantity),
             first_at: Set(now),
             last_at: Set(now),
-            state: Set("open".to_owned()),
-            ..Default::default()
         };
         let sum = Expr::col((report::Entity, report::Column::Quantity))
             .add(Expr::col(("excluded", report::Column::Quantity)));
         let open = [
             report::Column::AccountId,
-            report::Column::Meter,
             report::Column::WindowStart,
+            report::Column::Meter,
         ];
         let add = OnConflict::columns(open)
-            .target_and_where(report::Column::PeriodEnd.is_null())
             .value(report::Column::Quantity, sum)
             .value(
                 report::Column::LastAt,
