@@ -47,6 +47,18 @@ impl Windows {
         Ok(Self { slots, boundaries })
     }
 
+    /// The windows of the accounts of some increments, and the version of their boundaries; absent if not all are
+    /// remembered.
+    pub(super) fn remembered(
+        counted: &[&Increment],
+        cache: &BoundaryCache,
+        slots: Slots,
+    ) -> Option<(Self, i64)> {
+        let accounts = counted.iter().map(|increment| &increment.account_id);
+        let (boundaries, version) = cache.remembered(accounts)?;
+        Some((Self { slots, boundaries }, version))
+    }
+
     /// The window in which an increment counts.
     pub(super) fn around(&self, increment: &Increment) -> Interval {
         self.boundaries.get(&increment.account_id).map_or_else(

@@ -103,6 +103,28 @@ impl BoundaryCache {
         Ok(known)
     }
 
+    /// The boundaries of some accounts in the cache, and its version, which a transaction has to compare with the database's;
+    /// absent if not all are there.
+    pub(super) fn remembered<'a>(
+        &self,
+        accounts: impl Iterator<Item = &'a AccountId>,
+    ) -> Option<(HashMap<AccountId, Arc<Boundaries>>, i64)> {
+        let state = self.lock();
+        let version = state.version?;
+        let mut known = HashMap::new();
+        for account in accounts {
+            if known.contains_key(account) {
+                continue;
+            }
+            let (read_in, boundaries) = self.known.get(account)?;
+            if read_in != state.generation {
+                return None;
+            }
+            known.insert(account.clone(), boundaries);
+        }
+        Some((known, version))
+    }
+
     /// Forgets what changed between the cache's version and the current one. Returns the generation of what is valid. No
     /// boundary changes while a transaction counts, so the log is complete up to the current version.
     async fn catch_up(&self, tx: &Transaction, version: i64) -> Result<u64, DbErr> {

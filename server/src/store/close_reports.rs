@@ -55,7 +55,7 @@ const INSERT_POSTGRES: &str = "INSERT INTO usage_reports \
         $8::bigint[], $9::text[], $10::text[]) AS r(a, i, m, s, e, q, f, l, t, c)";
 
 static INSERT_SQLITE: ValueRows<14> = ValueRows::new(|| {
-    ValueRows::<14>::texts(
+    ValueRows::<14>::around_rows(
         "INSERT INTO usage_reports \
         (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, last_at, state, customer, \
         closed_at, run_id, straddled) SELECT * FROM ",
@@ -66,7 +66,7 @@ static INSERT_SQLITE: ValueRows<14> = ValueRows::new(|| {
 const DELETE_POSTGRES: &str = "DELETE FROM open_reports WHERE id = ANY($1)";
 
 static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
-    ValueRows::<1>::texts(
+    ValueRows::<1>::around_rows(
         "DELETE FROM open_reports WHERE id IN (SELECT column1 FROM ",
         ")",
     )

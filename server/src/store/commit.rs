@@ -13,6 +13,7 @@ use super::{
     additions::{Windows, sum_by_window},
     boundaries::BoundaryCache,
     connection::Transaction,
+    count_at_once::AtOnce,
     dedupe::Dedupe,
     group::{EntryOutcome, Group},
     keys::insert_keys,
@@ -73,13 +74,16 @@ enum Counted {
     Changed(Transaction, Vec<EntryOutcome>),
     /// There is nothing to commit.
     Unchanged(Vec<EntryOutcome>),
-    /// A key is stored that was taken for new. Nothing was changed.
-    KnownKeys,
+    /// It has to be counted in another way: not all of it is new, or not all that was remembered is true any more. Nothing
+    /// was changed.
+    Otherwise,
 }
 
 /// How a group is counted.
 #[derive(Clone, Copy, Debug)]
 struct Way {
+    /// Whether one statement counts it.
+    is_at_once: bool,
     /// Whether reports that would exceed fifteen digits are closed.
     is_careful: bool,
     /// Whether stored keys are looked up before anything is counted.
@@ -95,6 +99,7 @@ impl Store {
         options: CommitOptions,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         let mut way = Way {
+            is_at_once: !options.expects_known_keys,
             is_careful: false,
             looks_up_keys: options.expects_known_keys,
         };
@@ -109,8 +114,12 @@ impl Store {
                     if is_check_violation(&error) && !way.is_careful =>
                 {
                     way.is_careful = true;
+                    way.is_at_once = false;
                 }
-                Ok(None) => way.looks_up_keys = true,
+                Ok(None) => {
+                    way.looks_up_keys = true;
+                    way.is_at_once = false;
+                }
                 Ok(Some(outcomes)) => return Ok(outcomes),
                 Err(error) => return Err(error),
             }
@@ -140,7 +149,7 @@ impl Store {
         confirmed.unwrap_or_else(|| Err(self.writer.unresponsive()))
     }
 
-    /// Makes one attempt. Absent when nothing was committed because a key is stored that was taken for new.
+    /// Makes one attempt. Absent when nothing was committed because the group has to be counted in another way.
     async fn try_commit(
         &self,
         group: &Group,
@@ -155,7 +164,7 @@ impl Store {
         let (tx, outcomes) = match counted? {
             Counted::Changed(tx, outcomes) => (tx, outcomes),
             Counted::Unchanged(outcomes) => return Ok(Some(outcomes)),
-            Counted::KnownKeys => return Ok(None),
+            Counted::Otherwise => return Ok(None),
         };
         match self.limited(tx.commit()).await {
             Some(Ok(())) => Ok(Some(outcomes)),
@@ -182,6 +191,20 @@ impl Store {
         options: CommitOptions,
         way: Way,
     ) -> Result<Counted, CommitError> {
+        if way.is_at_once
+            && let Some(write) = AtOnce::prepare(group, self.backend(), cache, options)
+        {
+            let tx = self.begin_counting().await?;
+            return match write.count(&tx).await {
+                Ok(true) => Ok(Counted::Changed(tx, write.outcomes())),
+                Ok(false) => {
+                    tx.rollback().await?;
+                    Ok(Counted::Otherwise)
+                }
+                Err(error) if is_unique_violation(&error) => Err(CommitError::AlreadyCommitted),
+                Err(error) => Err(CommitError::Failed(error)),
+            };
+        }
         let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
@@ -206,7 +229,7 @@ impl Store {
         let keys = dedupe.counted_keys();
         if insert_keys(&tx, &keys, &windows, options.now).await? < keys.len() {
             tx.rollback().await?;
-            return Ok(Counted::KnownKeys);
+            return Ok(Counted::Otherwise);
         }
         for late in additions
             .iter()

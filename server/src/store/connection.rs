@@ -1,6 +1,7 @@
 //! The connections and transactions of the store. They check each error, and whether its connection can be used again.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{commit_warning::with_warning, connection_trust::Trust, sqlite_file::SqliteFile};
+use super::{
+    commit_warning::with_warning,
+    connection_trust::{Trust, Unfinished},
+    sqlite_file::SqliteFile,
+};
 use crate::database_error::{breaks_connection, is_busy};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
@@ -36,6 +41,8 @@ pub(super) type Transaction = Examined<DatabaseTransaction>;
 /// Runs statements and checks their errors.
 #[derive(Clone, Debug)]
 pub(super) struct Examined<C> {
+    /// Of a transaction: that it has not ended. Dropped before its connection goes back to the pool.
+    unfinished: Unfinished,
     inner: C,
     trust: Arc<Trust>,
     /// The SQLite file, if this writes to one.
@@ -60,7 +67,11 @@ impl<C: ConnectionTrait> Examined<C> {
     ) -> Result<T, DbErr> {
         let _permit = self.pass_gate().await?;
         let limit = limit_since(self.begun);
+        // If this is given up, `unfinished` is dropped before the statement gives its connection back.
+        let statement = pin!(statement);
+        let mut unfinished = self.trust.expect_end();
         let result = limited(self.inner.get_database_backend(), limit, statement).await;
+        unfinished.end();
         if result.is_err() {
             self.has_failed.store(true, Ordering::Relaxed);
         }
@@ -119,6 +130,7 @@ impl Pool {
             begun: None,
             has_failed: Arc::default(),
             gate: None,
+            unfinished: Unfinished::nothing(),
             permits: Vec::new(),
         }
     }
@@ -166,6 +178,7 @@ impl Pool {
             begun: Some(Instant::now()),
             has_failed: Arc::default(),
             gate: None,
+            unfinished: self.trust.expect_end(),
             permits,
         })
     }
@@ -211,6 +224,7 @@ impl Transaction {
             trust,
             file,
             begun,
+            mut unfinished,
             permits: _permits,
             ..
         } = self;
@@ -218,6 +232,7 @@ impl Transaction {
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let (committed, warning) = with_warning(limited(backend, limit, inner.commit())).await;
         watch.end(committed.is_err());
+        unfinished.end();
         committed?;
         if let Some(warning) = warning {
             // For example: committed here, but no longer waiting for the synchronous standby.
@@ -232,12 +247,14 @@ impl Transaction {
         let Self {
             inner,
             trust,
+            mut unfinished,
             permits: _permits,
             ..
         } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());
         let rolled_back = limited(backend, STATEMENT_LIMIT, inner.rollback()).await;
         watch.end(rolled_back.is_err());
+        unfinished.end();
         rolled_back
     }
 

@@ -6,7 +6,7 @@
 //! transaction as a savepoint. Such a transaction is acknowledged but never committed, and lost with the connection.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,12 @@ use tokio::time::timeout;
 
 /// The shortest time between two renewals after failed statements. With a full disk, every statement fails.
 const RENEW_INTERVAL: Duration = Duration::from_millis(200);
+/// How long after a statement or transaction was given up each connection is asked whether it responds before it is used
+/// again.
+const DOUBT: Duration = Duration::from_secs(10);
+/// A connection that was used so recently is not asked whether it responds: each question is a message to the server and
+/// back, and the next statement would show it as well.
+const RECENT: Duration = Duration::from_millis(100);
 /// The response time after which a connection counts as dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -26,6 +32,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Trust {
     /// Connections that were opened before this time are closed.
     opened_after: Mutex<Option<Instant>>,
+    /// When a statement or transaction was last given up before its end.
+    given_up_at: Mutex<Option<Instant>>,
 }
 
 impl Trust {
@@ -38,6 +46,16 @@ impl Trust {
     /// the connections are renewed.
     pub(super) fn watch(&self) -> Watch<'_> {
         Watch(Some(self))
+    }
+
+    /// Watches a statement or transaction. If it is given up before its end, its connection still has to finish it.
+    pub(super) fn expect_end(self: &Arc<Self>) -> Unfinished {
+        Unfinished(Some(Arc::clone(self)))
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        let given_up_at = *lock(&self.given_up_at);
+        given_up_at.is_some_and(|moment| moment.elapsed() < DOUBT)
     }
 
     /// Renews the connections after a failed statement, at most once per interval.
@@ -63,7 +81,8 @@ impl Trust {
                     if !trust.is_new_enough(opened) || connection.is_in_transaction() {
                         return Ok(false);
                     }
-                    let is_alive = !has_server || responds(connection).await;
+                    let is_trusted = found.idle_for < RECENT && !trust.is_in_doubt();
+                    let is_alive = !has_server || is_trusted || responds(connection).await;
                     if !is_alive {
                         // The others are probably dead too, and each check takes until its timeout.
                         trust.renew_after_error();
@@ -75,8 +94,9 @@ impl Trust {
                 let (trust, opened) = (Arc::clone(&after), opened_at(&found));
                 Box::pin(async move {
                     // After the response, the ROLLBACK of a dropped transaction has also been executed.
-                    let responds = responds(connection).await;
-                    Ok(responds && trust.is_new_enough(opened) && !connection.is_in_transaction())
+                    let has_ended = (!trust.is_in_doubt() && !connection.is_in_transaction())
+                        || responds(connection).await;
+                    Ok(has_ended && trust.is_new_enough(opened) && !connection.is_in_transaction())
                 })
             })
     }
@@ -86,15 +106,40 @@ impl Trust {
         opened_after.is_none_or(|moment| opened.is_some_and(|opened| opened > moment))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.opened_after
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        lock(&self.opened_after)
     }
+}
+
+fn lock(moment: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    moment.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn opened_at(connection: &PoolConnectionMetadata) -> Option<Instant> {
     Instant::now().checked_sub(connection.age)
+}
+
+/// Raises doubts about all connections when it is dropped, unless it has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Unfinished(Option<Arc<Trust>>);
+
+impl Unfinished {
+    /// Of what cannot be given up.
+    pub(super) fn nothing() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(trust) = &self.0 {
+            *lock(&trust.given_up_at) = Some(Instant::now());
+        }
+    }
 }
 
 /// Renews the connections when it is dropped, unless it was cleared.

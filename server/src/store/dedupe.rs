@@ -126,6 +126,12 @@ impl<'a> Dedupe<'a> {
         batches
     }
 
+    /// Whether a batch has a key.
+    pub(super) fn has_batch_keys(&self) -> bool {
+        let has_key = |entry: &Entry| matches!(entry, Entry::Batch(batch) if batch.key.is_some());
+        self.entries.iter().any(has_key)
+    }
+
     /// Whether a batch with a key is new. Its results are stored then, even if it counted nothing.
     pub(super) fn has_new_batch_keys(&self) -> bool {
         self.keyed_batches().iter().any(|(index, _)| {

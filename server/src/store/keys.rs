@@ -29,8 +29,8 @@ const INSERT_POSTGRES: &str = "INSERT INTO idempotency_keys \
         AS t(k, a, m, q, s, w) \
     ON CONFLICT DO NOTHING";
 
-static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
-    ValueRows::<7>::texts(
+pub(super) static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
+    ValueRows::<7>::around_rows(
         "INSERT INTO idempotency_keys \
         (key, account_id, meter, quantity, stated_at, created_at, report_id) \
         SELECT column1, column2, column3, column4, column5, column6, (SELECT r.id FROM open_reports AS r \
@@ -44,7 +44,7 @@ const FIND_POSTGRES: &str = "SELECT k.* FROM UNNEST($1::uuid[], $2::text[]) AS t
     CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE key = t.n AND account_id = t.a OFFSET 0) AS k";
 
 static FIND_SQLITE: ValueRows<2> = ValueRows::new(|| {
-    ValueRows::<2>::texts(
+    ValueRows::<2>::around_rows(
         "SELECT k.* FROM ",
         " CROSS JOIN idempotency_keys AS k WHERE k.key = column1 AND k.account_id = column2",
     )
@@ -64,19 +64,8 @@ pub(super) async fn insert_keys(
     }
     let increments = || keyed.iter().map(|keyed| keyed.increment);
     let statements = if tx.get_database_backend() == DbBackend::Sqlite {
-        let nulls = [const { Value::BigInt(None) }; 7];
-        let rows = keyed.iter().map(|Keyed { key, increment }| {
-            [
-                (*key).into(),
-                (&increment.account_id).into(),
-                (&*increment.meter).into(),
-                increment.quantity.into(),
-                increment.stated_at.into(),
-                now.into(),
-                windows.around(increment).start.into(),
-            ]
-        });
-        INSERT_SQLITE.statements(rows, &nulls)?
+        let rows = keyed.iter().map(|keyed| row(keyed, windows, now));
+        INSERT_SQLITE.statements(rows, &NO_ROW)?
     } else {
         let stated = |increment: &Increment| increment.stated_at.unwrap_or(NO_TIME);
         let values = [
@@ -102,6 +91,26 @@ pub(super) async fn insert_keys(
     }
     Ok(inserted)
 }
+
+/// The values of one row of the statement for SQLite.
+pub(super) fn row(
+    Keyed { key, increment }: &Keyed<'_>,
+    windows: &Windows,
+    now: Millis,
+) -> [Value; 7] {
+    [
+        (*key).into(),
+        (&increment.account_id).into(),
+        (&*increment.meter).into(),
+        increment.quantity.into(),
+        increment.stated_at.into(),
+        now.into(),
+        windows.around(increment).start.into(),
+    ]
+}
+
+/// Those of a row that is not meant.
+pub(super) const NO_ROW: [Value; 7] = [const { Value::BigInt(None) }; 7];
 
 /// The stored keys among some.
 pub(super) async fn find_keys(

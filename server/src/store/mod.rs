@@ -23,6 +23,7 @@ mod connect;
 mod connection;
 mod connection_trust;
 pub(crate) mod corrections;
+mod count_at_once;
 mod cursors;
 mod database_clock;
 pub(crate) mod decisions;

@@ -10,7 +10,7 @@ use super::{
     value_rows::ValueRows,
 };
 
-const POSTGRES: &str = "INSERT INTO open_reports \
+pub(super) const POSTGRES: &str = "INSERT INTO open_reports \
     (account_id, id, meter, window_start, window_end, quantity, first_at, last_at) \
     SELECT * FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], \
         $6::bigint[], $7::bigint[], $8::bigint[]) \
@@ -20,8 +20,8 @@ const POSTGRES: &str = "INSERT INTO open_reports \
         last_at = GREATEST(open_reports.last_at, excluded.last_at), \
         window_end = GREATEST(open_reports.window_end, excluded.window_end)";
 
-static SQLITE: ValueRows<8> = ValueRows::new(|| {
-    ValueRows::<8>::texts(
+pub(super) static SQLITE: ValueRows<8> = ValueRows::new(|| {
+    ValueRows::<8>::around_rows(
         "INSERT INTO open_reports \
         (account_id, id, meter, window_start, window_end, quantity, first_at, last_at) \
         SELECT * FROM ",
@@ -54,7 +54,14 @@ pub(super) async fn add_to_open_reports(
         }
         return Ok(());
     }
-    let values = [
+    let values = arrays(additions);
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES, values);
+    tx.execute_raw(statement).await.map(|_| ())
+}
+
+/// The values of the statement for PostgreSQL.
+pub(super) fn arrays(additions: &[Addition]) -> [Value; 8] {
+    [
         texts(additions.iter().map(|row| &*row.account_id)),
         uuids(additions.iter().map(|_| Uuid::now_v7())),
         texts(additions.iter().map(|row| &*row.meter)),
@@ -63,12 +70,11 @@ pub(super) async fn add_to_open_reports(
         numbers(additions.iter().map(|row| row.quantity)),
         numbers(additions.iter().map(|row| row.first_at)),
         numbers(additions.iter().map(|row| row.last_at)),
-    ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, POSTGRES, values);
-    tx.execute_raw(statement).await.map(|_| ())
+    ]
 }
 
-fn row(addition: &Addition) -> [Value; 8] {
+/// The values of one row of the statements for SQLite.
+pub(super) fn row(addition: &Addition) -> [Value; 8] {
     [
         (&addition.account_id).into(),
         Uuid::now_v7().into(),
@@ -81,7 +87,8 @@ fn row(addition: &Addition) -> [Value; 8] {
     ]
 }
 
-fn no_row() -> [Value; 8] {
+/// Those of a row that is not meant.
+pub(super) fn no_row() -> [Value; 8] {
     let (text, number) = (Value::String(None), Value::BigInt(None));
     [
         text.clone(),

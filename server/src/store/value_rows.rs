@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use sea_orm::{DbBackend, DbErr, Statement, Value};
 
 /// The most rows of one statement.
-const MAX_ROWS: usize = 512;
+pub(super) const MAX_ROWS: usize = 512;
 
 /// The texts of a statement over rows of `COLUMNS` values: for 1, 2, 4 rows and so on.
 ///
@@ -25,8 +25,13 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
         }
     }
 
+    /// The texts, from one row on.
+    pub(super) fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// The texts of a statement, with the rows between `before` and `after`.
-    pub(super) fn texts(before: &str, after: &str) -> Vec<String> {
+    pub(super) fn around_rows(before: &str, after: &str) -> Vec<String> {
         let row = format!("({})", vec!["?"; COLUMNS].join(", "));
         let sizes = std::iter::successors(Some(1_usize), |size| size.checked_mul(2));
         sizes
@@ -47,17 +52,11 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
         let mut statements = Vec::new();
         let mut rows = rows.peekable();
         while rows.peek().is_some() {
-            let mut values: Vec<Value> = Vec::new();
-            let mut count = 0_usize;
-            for row in rows.by_ref().take(MAX_ROWS) {
-                values.extend(row);
-                count = count.saturating_add(1);
-            }
+            let some: Vec<[Value; COLUMNS]> = rows.by_ref().take(MAX_ROWS).collect();
+            let count = some.len();
             let too_many = || DbErr::Custom(format!("a statement of {count} rows"));
             let (size, text) = self.text_for(count).ok_or_else(too_many)?;
-            for _ in count..size {
-                values.extend(nulls.iter().cloned());
-            }
+            let values: Vec<Value> = padded(some.into_iter(), nulls, size).collect();
             statements.push(Statement::from_sql_and_values(
                 DbBackend::Sqlite,
                 text,
@@ -68,10 +67,27 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
     }
 
     fn text_for(&self, rows: usize) -> Option<(usize, &str)> {
-        let size = rows.next_power_of_two();
-        let place = usize::try_from(size.trailing_zeros()).ok()?;
+        let (size, place) = place_of(rows)?;
         Some((size, self.texts.get(place)?))
     }
+}
+
+/// The number of rows of the smallest statement that has room for some, and the place of its text.
+pub(super) fn place_of(rows: usize) -> Option<(usize, usize)> {
+    let size = rows.next_power_of_two();
+    let place = usize::try_from(size.trailing_zeros()).ok()?;
+    (size <= MAX_ROWS).then_some((size, place))
+}
+
+/// The values of some rows, and those of as many other rows as a statement of a size needs.
+pub(super) fn padded<const COLUMNS: usize>(
+    rows: impl Iterator<Item = [Value; COLUMNS]>,
+    nulls: &[Value; COLUMNS],
+    size: usize,
+) -> impl Iterator<Item = Value> {
+    rows.chain(std::iter::repeat(nulls.clone()))
+        .take(size)
+        .flatten()
 }
 
 #[cfg(test)]
@@ -79,7 +95,7 @@ mod tests {
     use super::*;
 
     static PAIRS: ValueRows<2> =
-        ValueRows::new(|| ValueRows::<2>::texts("SELECT * FROM ", " WHERE column1 > 0"));
+        ValueRows::new(|| ValueRows::<2>::around_rows("SELECT * FROM ", " WHERE column1 > 0"));
 
     fn statements(rows: usize) -> Vec<(usize, usize)> {
         let rows = (0..rows).map(|_| [1_i64.into(), 2_i64.into()]);
