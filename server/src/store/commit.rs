@@ -192,11 +192,11 @@ impl Store {
         way: Way,
     ) -> Result<Counted, CommitError> {
         if way.is_at_once
-            && let Some(write) = AtOnce::prepare(group, self.backend(), cache, options)
+            && let Some(at_once) = AtOnce::prepare(group, self.backend(), cache, options)
         {
             let tx = self.begin_counting().await?;
-            return match write.count(&tx).await {
-                Ok(true) => Ok(Counted::Changed(tx, write.outcomes())),
+            return match at_once.write(&tx).await {
+                Ok(true) => Ok(Counted::Changed(tx, at_once.outcomes())),
                 Ok(false) => {
                     tx.rollback().await?;
                     Ok(Counted::Otherwise)

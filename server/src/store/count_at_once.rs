@@ -117,7 +117,7 @@ impl<'a> AtOnce<'a> {
     ///
     /// # Errors
     /// A CHECK fails if a report would exceed fifteen digits; a unique violation shows that the group's commit exists.
-    pub(super) async fn count(&self, tx: &Transaction) -> Result<bool, DbErr> {
+    pub(super) async fn write(&self, tx: &Transaction) -> Result<bool, DbErr> {
         if tx.get_database_backend() == DbBackend::Sqlite {
             let written = tx.execute_raw(self.sqlite()?).await?.rows_affected();
             let all = self.additions.len().saturating_add(self.keyed.len());
