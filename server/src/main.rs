@@ -34,6 +34,10 @@ use usage_server::{
     store::Store,
 };
 
+/// A call allocates many small things on one thread and frees them on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Counts what customers use, shows it and bills it through Stripe.
 #[derive(Debug, Parser)]
 #[command(version, about)]

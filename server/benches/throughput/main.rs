@@ -35,6 +35,10 @@ use support::{
 };
 use table::Row;
 
+/// That of the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures increments a second.
 #[derive(Parser)]
 struct Cli {

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use sea_orm::{DbBackend, DbErr, Statement, Value};
 
-/// The most rows of one statement.
-pub(super) const MAX_ROWS: usize = 512;
+/// The most rows of one statement. SQLite takes 32,766 values.
+pub(super) const MAX_ROWS: usize = 2_048;
 
 /// The texts of a statement over rows of `COLUMNS` values: for 1, 2, 4 rows and so on.
 ///
@@ -43,7 +43,7 @@ impl<const COLUMNS: usize> ValueRows<COLUMNS> {
             .collect()
     }
 
-    /// The statements for some rows: one for each 512 of them.
+    /// The statements for some rows: one for each 2,048 of them.
     pub(super) fn statements(
         &self,
         rows: impl Iterator<Item = [Value; COLUMNS]>,
@@ -113,8 +113,8 @@ mod tests {
         assert_eq!(statements(0), []);
         assert_eq!(statements(1), [(2, 2)]);
         assert_eq!(statements(3), [(8, 8)]);
-        assert_eq!(statements(512), [(1_024, 1_024)]);
-        assert_eq!(statements(513), [(1_024, 1_024), (2, 2)]);
+        assert_eq!(statements(2_048), [(4_096, 4_096)]);
+        assert_eq!(statements(2_049), [(4_096, 4_096), (2, 2)]);
     }
 
     #[test]
