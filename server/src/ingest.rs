@@ -7,9 +7,9 @@
 mod outcomes;
 mod progress;
 mod repeats;
+mod waiting;
 
 use std::{
-    collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
@@ -29,6 +29,7 @@ use outcomes::record_metrics;
 pub(crate) use progress::Progress;
 use progress::WriterProgress;
 use repeats::Repeats;
+use waiting::{Call, Waiting};
 
 use crate::{
     clock::Clock,
@@ -46,8 +47,6 @@ use crate::{
     },
 };
 
-/// Increments in one transaction: enough to share a disk sync, few enough for a short transaction.
-const MAX_GROUP_INCREMENTS: usize = 8_192;
 /// The maximum number of calls that a writer takes from its queue at once.
 const MAX_CALLS_PER_READ: usize = 1_024;
 /// The retry delay for callers that are rejected because the queue is full.
@@ -91,6 +90,19 @@ struct QueuedCall {
     reply: oneshot::Sender<Result<EntryOutcome>>,
     /// Released when the caller gets the response.
     permit: OwnedSemaphorePermit,
+}
+
+impl Call for QueuedCall {
+    fn size(&self) -> usize {
+        match &self.entry {
+            Entry::One(_) => 1,
+            Entry::Batch(batch) => batch.items.len(),
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.reply.is_closed()
+    }
 }
 
 impl WriteBatcher {
@@ -224,7 +236,7 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<QueuedCall>) {
-        let mut waiting: VecDeque<QueuedCall> = VecDeque::new();
+        let mut waiting = Waiting::default();
         let mut received = Vec::new();
         loop {
             if waiting.is_empty() {
@@ -238,8 +250,8 @@ impl Writer {
             {
                 received.push(call);
             }
-            waiting.extend(received.drain(..));
-            let group = next_group(&mut waiting);
+            waiting.add(received.drain(..), Instant::now());
+            let group = waiting.next_group(Instant::now());
             if !group.is_empty() {
                 self.progress.begin();
                 self.commit(group).await;
@@ -374,29 +386,6 @@ impl Writer {
             tokio::time::sleep(wait).await;
         }
     }
-}
-
-/// Takes the calls at the head of the queue that fit into one group: at least one, unless no caller waits any more.
-fn next_group(waiting: &mut VecDeque<QueuedCall>) -> Vec<QueuedCall> {
-    let mut increments = 0_usize;
-    let mut group = Vec::new();
-    while let Some(call) = waiting.front() {
-        if call.reply.is_closed() {
-            // Its caller's deadline has passed, or its connection is gone: it may be repeated elsewhere.
-            waiting.pop_front();
-            continue;
-        }
-        let size = match &call.entry {
-            Entry::One(_) => 1,
-            Entry::Batch(batch) => batch.items.len(),
-        };
-        increments = increments.saturating_add(size);
-        if increments > MAX_GROUP_INCREMENTS && !group.is_empty() {
-            break;
-        }
-        group.extend(waiting.pop_front());
-    }
-    group
 }
 
 /// A copy of the error for each call of a group.

@@ -47,6 +47,7 @@ mod tests {
             window_start: Set(window_start),
             window_end: Set(100),
             period_end: Set(Some(100)),
+            closed_at: Set(Some(100)),
             quantity: Set(1),
             first_at: Set(first_at),
             last_at: Set(first_at),
