@@ -9,8 +9,10 @@ use tokio::runtime::Runtime;
 use usage_client::{Batch, Increment, IncrementResult, UsageClient};
 use uuid::Uuid;
 
-/// Accounts that the usage is spread over.
-const ACCOUNTS: u64 = 1_000;
+/// Accounts that the usage is spread over, unless a row says otherwise.
+pub(crate) const ACCOUNTS: u64 = 1_000;
+/// The accounts of the rows that show how cost grows with their number.
+pub(crate) const MANY_ACCOUNTS: u64 = 1_000_000;
 /// How long the load runs before measuring, to open connections, fill caches and prepare statements.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// Concurrent batches.
@@ -18,44 +20,105 @@ const BATCHES_IN_FLIGHT: usize = 8;
 /// The highest recorded latency in microseconds. The client's deadline is shorter.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
+/// The keys of the increments of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// UUIDv7: each is greater than the one before.
+    Ordered,
+    /// UUIDv4.
+    Random,
+}
+
 /// The kind of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Single increments, each with a key; the number is how many are concurrent.
-    Unary(usize),
+    /// Single increments, each with a key.
+    Unary {
+        /// How many are concurrent.
+        in_flight: usize,
+        /// The number of accounts.
+        accounts: u64,
+    },
     /// Batches of 1,000 increments, each with a key.
-    BatchOfKeys,
+    BatchOfKeys {
+        /// What the keys are.
+        keys: Keys,
+        /// The number of accounts.
+        accounts: u64,
+    },
     /// Batches of 1,000 increments with one key for the batch.
     Batch,
 }
 
 impl Work {
     /// The rows of the table.
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Unary(1),
-        Self::Unary(128),
-        Self::BatchOfKeys,
+    pub(crate) const ALL: [Self; 8] = [
+        Self::unary(1, ACCOUNTS),
+        Self::unary(128, ACCOUNTS),
+        Self::unary(128, 1),
+        Self::unary(128, MANY_ACCOUNTS),
+        Self::keyed(Keys::Ordered, ACCOUNTS),
+        Self::keyed(Keys::Random, ACCOUNTS),
+        Self::keyed(Keys::Ordered, MANY_ACCOUNTS),
         Self::Batch,
     ];
 
+    const fn unary(in_flight: usize, accounts: u64) -> Self {
+        Self::Unary {
+            in_flight,
+            accounts,
+        }
+    }
+
+    const fn keyed(keys: Keys, accounts: u64) -> Self {
+        Self::BatchOfKeys { keys, accounts }
+    }
+
     /// Its name in the table.
     pub(crate) fn name(self) -> String {
-        match self {
-            Self::Unary(in_flight) => format!("unary-{in_flight}"),
-            Self::BatchOfKeys => format!("batch-{}-keys", Batch::MAX_LEN),
+        let name = match self {
+            Self::Unary { in_flight, .. } => format!("unary-{in_flight}"),
+            Self::BatchOfKeys { keys, .. } => {
+                let kind = match keys {
+                    Keys::Ordered => "keys",
+                    Keys::Random => "random-keys",
+                };
+                format!("batch-{}-{kind}", Batch::MAX_LEN)
+            }
             Self::Batch => format!("batch-{}", Batch::MAX_LEN),
+        };
+        match self.accounts() {
+            ACCOUNTS => name,
+            accounts => format!("{name}-of-{accounts}"),
+        }
+    }
+
+    /// The number of accounts.
+    pub(crate) fn accounts(self) -> u64 {
+        match self {
+            Self::Unary { accounts, .. } | Self::BatchOfKeys { accounts, .. } => accounts,
+            Self::Batch => ACCOUNTS,
         }
     }
 
     /// Whether one transaction a call is a useful comparison. A batch is one transaction in any implementation.
     pub(crate) fn has_naive(self) -> bool {
-        matches!(self, Self::Unary(_))
+        matches!(self, Self::Unary { .. }) && self.accounts() == ACCOUNTS
+    }
+
+    /// The work that costs as much for a server that does nothing: neither accounts nor keys matter to it.
+    pub(crate) fn for_nothing(self) -> Self {
+        match self {
+            Self::Unary { in_flight, .. } => Self::unary(in_flight, ACCOUNTS),
+            Self::BatchOfKeys { .. } => Self::keyed(Keys::Ordered, ACCOUNTS),
+            Self::Batch => Self::Batch,
+        }
     }
 
     fn in_flight(self) -> usize {
         match self {
-            Self::Unary(in_flight) => in_flight,
-            Self::BatchOfKeys | Self::Batch => BATCHES_IN_FLIGHT,
+            Self::Unary { in_flight, .. } => in_flight,
+            Self::BatchOfKeys { .. } | Self::Batch => BATCHES_IN_FLIGHT,
         }
     }
 }
@@ -125,7 +188,7 @@ impl Load {
     /// One caller: the next call starts when the last one is answered.
     async fn call(self, client: UsageClient, begin: Instant, seed: u64) -> CallerResult {
         let end = begin + self.duration;
-        let mut accounts = Accounts(seed);
+        let mut accounts = Accounts::new(seed, self.work.accounts());
         let mut result = CallerResult {
             measured: 0,
             acknowledged: 0,
@@ -150,19 +213,23 @@ impl Load {
 }
 
 /// One call, prepared before its latency is measured.
-enum Call {
+pub(crate) enum Call {
     Unary(Increment),
     Batch(Batch),
 }
 
 impl Work {
-    fn request(self, accounts: &mut Accounts) -> Call {
+    pub(crate) fn request(self, accounts: &mut Accounts) -> Call {
         let mut increments =
             std::iter::repeat_with(|| Increment::new(accounts.next())).take(Batch::MAX_LEN);
         match self {
-            Self::Unary(_) => Call::Unary(increments.next().expect("the first of them")),
-            Self::BatchOfKeys => {
-                let keyed = increments.map(|item| item.key(Uuid::now_v7().to_string()));
+            Self::Unary { .. } => Call::Unary(increments.next().expect("the first of them")),
+            Self::BatchOfKeys { keys, .. } => {
+                let key = match keys {
+                    Keys::Ordered => Uuid::now_v7,
+                    Keys::Random => Uuid::new_v4,
+                };
+                let keyed = increments.map(|item| item.key(key().to_string()));
                 Call::Batch(keyed.collect::<Batch>().without_key())
             }
             Self::Batch => Call::Batch(increments.collect()),
@@ -172,7 +239,7 @@ impl Work {
 
 impl Call {
     /// Sends the call; returns the number of acknowledged increments, which must be all.
-    async fn send(self, client: &UsageClient) -> u64 {
+    pub(crate) async fn send(self, client: &UsageClient) -> u64 {
         match self {
             Self::Unary(increment) => {
                 let counted = client
@@ -200,18 +267,33 @@ impl Call {
 }
 
 /// Accounts in a pseudo-random order that is the same in every run: splitmix64.
-struct Accounts(u64);
+pub(crate) struct Accounts {
+    state: u64,
+    number: u64,
+}
 
 impl Accounts {
-    fn next(&mut self) -> String {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
+        Self {
+            state: seed,
+            number,
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> String {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("account-{:04}", (mixed ^ (mixed >> 31)) % ACCOUNTS)
+        account((mixed ^ (mixed >> 31)) % self.number)
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// The name of an account.
+pub(crate) fn account(number: u64) -> String {
+    format!("account-{number:07}")
+}
+
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(MAX_LATENCY_US, 3).expect("valid bounds")
 }

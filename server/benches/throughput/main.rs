@@ -17,9 +17,11 @@
     reason = "a benchmark prints, rounds, and panics on an unexpected result"
 )]
 
+mod beside;
 mod load;
 mod naive;
 mod servers;
+mod stored;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -27,7 +29,7 @@ mod table;
 use std::time::Duration;
 
 use clap::Parser;
-use load::{Load, Measured, Work};
+use load::{Load, MANY_ACCOUNTS, Measured, Work};
 use servers::{Running, Side};
 use support::{
     engines::{Database, Engine, Engines},
@@ -48,6 +50,9 @@ struct Cli {
     /// Connections that the calls are spread over.
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// Measure the rows of a million accounts too. They need minutes.
+    #[arg(long)]
+    full: bool,
     /// Measure only the service, without the two bounds.
     #[arg(long)]
     ours: bool,
@@ -77,13 +82,14 @@ fn main() {
         for work in Work::ALL
             .into_iter()
             .filter(|work| is_selected(engine, *work))
+            .filter(|work| cli.full || work.accounts() < MANY_ACCOUNTS)
         {
             eprintln!("measuring {} {} ...", engine.name(), work.name());
             let database = || engines.database(engine);
             // The call that does nothing needs no database: measure it once for both engines.
             let earlier = rows
                 .iter()
-                .find(|row| row.work == work)
+                .find(|row| row.work.for_nothing() == work.for_nothing())
                 .and_then(|row| row.noop.clone());
             let noop = (!cli.ours)
                 .then(|| earlier.unwrap_or_else(|| measure(&cli, work, Side::Noop, None)));
@@ -100,10 +106,26 @@ fn main() {
         }
     }
     table::print(&rows, cli.seconds);
+    let besides = engines.available().filter(|engine| {
+        cli.filter
+            .as_ref()
+            .is_none_or(|filter| beside::name(*engine).contains(filter))
+    });
+    for engine in besides.collect::<Vec<_>>() {
+        eprintln!("measuring {} ...", beside::name(engine));
+        let duration = Duration::from_secs_f64(cli.seconds);
+        beside::measure(engine, engines.database(engine), duration);
+    }
 }
 
 /// Measures one cell on a new database.
 fn measure(cli: &Cli, work: Work, side: Side, database: Option<Database>) -> Measured {
+    let stored = match &database {
+        Some(database) if work.accounts() >= MANY_ACCOUNTS => {
+            stored::open_reports(database, work.accounts())
+        }
+        _ => 0,
+    };
     let server = Running::start(side, database);
     let load = Load {
         work,
@@ -111,6 +133,6 @@ fn measure(cli: &Cli, work: Work, side: Side, database: Option<Database>) -> Mea
         duration: Duration::from_secs_f64(cli.seconds),
     };
     let measured = load.run(server.endpoint());
-    server.stop_and_verify(measured.acknowledged);
+    server.stop_and_verify(stored + measured.acknowledged);
     measured
 }

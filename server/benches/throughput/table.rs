@@ -65,7 +65,7 @@ pub(crate) fn print(rows: &[Row], seconds: f64) {
     }
 }
 
-fn latencies(micros: &Histogram<u64>) -> String {
+pub(crate) fn latencies(micros: &Histogram<u64>) -> String {
     let millis = |quantile: f64| micros.value_at_quantile(quantile) as f64 / 1_000.0;
     format!("{:.2} / {:.2}", millis(0.5), millis(0.99))
 }
