@@ -117,15 +117,15 @@ impl Store {
             if let Some(account) = &filter.account_id {
                 query = query.filter(open_report::Column::AccountId.eq(account));
             }
-            if let Some(before) = before {
-                query = query.filter(open_report::Column::Id.lt(before));
-            }
-            let order = match filter.account_id {
+            let id = match filter.account_id {
                 // The account's are few, and its own key finds them.
                 Some(_) => without_index_of_ids(),
                 None => Expr::col(open_report::Column::Id),
             };
-            let query = query.order_by_desc(order).limit(limit);
+            if let Some(before) = before {
+                query = query.filter(id.clone().lt(before));
+            }
+            let query = query.order_by_desc(id).limit(limit);
             reports.extend(rows::all(query.all(&tx).await?));
         }
         if let Some(states) = filter.closed_states() {
@@ -242,14 +242,14 @@ async fn preview_open(
     use open_report::Column;
     let mut query = in_scope(scope, open_report::Entity::find(), Column::AccountId)
         .filter(unindexed(Column::WindowStart).lte(now));
-    if let Some(after) = after {
-        query = query.filter(Column::Id.gt(after));
-    }
-    let order = match scope {
+    let id = match scope {
         Scope::All => Expr::col(Column::Id),
         Scope::Accounts(_) => without_index_of_ids(),
     };
-    let open = query.order_by_asc(order).limit(limit).all(tx).await?;
+    if let Some(after) = after {
+        query = query.filter(id.clone().gt(after));
+    }
+    let open = query.order_by_asc(id).limit(limit).all(tx).await?;
     Ok(rows::all(open))
 }
 
