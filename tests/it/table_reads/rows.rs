@@ -155,7 +155,8 @@ const TABLES: [(&str, &str, u64, &str); 18] = [
         "commits",
         "id, increments, quantity, committed_at",
         100_000,
-        "ID(i + 1!), 10, 70, NOW - i * 500",
+        // As much as the reports contain.
+        "ID(i + 1!), 10, 70 + i % 2 * 7, NOW - i * 500",
     ),
     (
         "correction_keys",
