@@ -1,9 +1,6 @@
 //! The increments of a group, summed by account, meter and window.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use sea_orm::DbErr;
 
@@ -24,6 +21,13 @@ pub(super) struct Addition {
     pub(super) quantity: i64,
     pub(super) first_at: Millis,
     pub(super) last_at: Millis,
+}
+
+impl Addition {
+    /// The primary key of its open report.
+    pub(super) fn key(&self) -> (&AccountId, Millis, &str) {
+        (&self.account_id, self.window.start, &self.meter)
+    }
 }
 
 /// The windows of the accounts of a group, split at their boundaries.
@@ -68,25 +72,36 @@ impl Windows {
     }
 }
 
-/// Sums increments by account, meter and window, so that a busy account is written once per group.
+/// Sums increments by account, window and meter, so that a busy account is written once per group. In the order of the
+/// primary key of open reports.
 pub(super) fn sum_by_window(counted: &[&Increment], windows: &Windows) -> Vec<Addition> {
-    let mut sums: BTreeMap<(&AccountId, Millis, &str), Addition> = BTreeMap::new();
+    let mut sums: Vec<Addition> = Vec::new();
+    // Each account has few: of each the meters that it uses, in a window or two.
+    let mut of_account: HashMap<&AccountId, Vec<usize>> = HashMap::new();
     for increment in counted {
-        let window = windows.around(increment);
-        let sum = sums
-            .entry((&increment.account_id, window.start, &increment.meter))
-            .or_insert_with(|| Addition {
-                account_id: increment.account_id.clone(),
-                meter: Arc::clone(&increment.meter),
-                window,
-                quantity: 0,
-                first_at: increment.at,
-                last_at: increment.at,
-            });
-        // The limits of a group keep this far below the maximum of an i64.
-        sum.quantity = sum.quantity.saturating_add(increment.quantity);
-        sum.first_at = Ord::min(sum.first_at, increment.at);
-        sum.last_at = Ord::max(sum.last_at, increment.at);
+        let own = of_account.entry(&increment.account_id).or_default();
+        let same = own.iter().copied().find(|place| {
+            sums.get(*place).is_some_and(|sum| {
+                sum.window.contains(increment.at) && sum.meter == increment.meter
+            })
+        });
+        if let Some(sum) = same.and_then(|place| sums.get_mut(place)) {
+            // The limits of a group keep this far below the maximum of an i64.
+            sum.quantity = sum.quantity.saturating_add(increment.quantity);
+            sum.first_at = Ord::min(sum.first_at, increment.at);
+            sum.last_at = Ord::max(sum.last_at, increment.at);
+            continue;
+        }
+        own.push(sums.len());
+        sums.push(Addition {
+            account_id: increment.account_id.clone(),
+            meter: Arc::clone(&increment.meter),
+            window: windows.around(increment),
+            quantity: increment.quantity,
+            first_at: increment.at,
+            last_at: increment.at,
+        });
     }
-    sums.into_values().collect()
+    sums.sort_unstable_by(|left, right| left.key().cmp(&right.key()));
+    sums
 }

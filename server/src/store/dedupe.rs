@@ -41,6 +41,9 @@ pub(super) struct Dedupe<'a> {
     answered: HashMap<usize, EntryOutcome>,
     /// Batches that repeat an earlier one of the same group.
     repeats: HashMap<usize, usize>,
+    /// The increments with a key, in the order of the keys, which is the order of their locks; known once repeats were
+    /// looked for.
+    keyed: Vec<Placed<'a>>,
 }
 
 impl<'a> Dedupe<'a> {
@@ -67,6 +70,7 @@ impl<'a> Dedupe<'a> {
             outcomes,
             answered: HashMap::new(),
             repeats: HashMap::new(),
+            keyed: Vec::new(),
         }
     }
 
@@ -196,31 +200,32 @@ impl<'a> Dedupe<'a> {
 
     /// Finds the increments that repeat a stored key, and those that repeat a key of the group.
     pub(super) async fn look_up_keys(&mut self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
-        let keyed = self.keyed();
+        let keyed = self.read_keys();
         let rows = find_keys(db, &firsts_of(&keyed)).await?;
         let known = rows.into_iter();
         let known = known.map(|row| ((row.key, row.account_id.clone()), row));
         self.set_repeated(&keyed, &known.collect());
+        self.keyed = keyed;
         Ok(())
     }
 
     /// Finds the increments that repeat a key of the group. Of two calls with the same key, the earlier one counts.
     pub(super) fn find_repeats(&mut self) {
-        let keyed = self.keyed();
+        let keyed = self.read_keys();
         self.set_repeated(&keyed, &KnownKeys::new());
+        self.keyed = keyed;
     }
 
     /// The keys of the increments that count, in their order.
     pub(super) fn counted_keys(&self) -> Vec<Keyed<'a>> {
-        let keyed = self.keyed().into_iter();
+        let keyed = self.keyed.iter();
         keyed
             .filter(|(place, _)| self.outcome(*place) == Some(&Outcome::Counted))
-            .map(|(_, keyed)| keyed)
+            .map(|(_, keyed)| *keyed)
             .collect()
     }
 
-    /// The increments with a key, in the order of the keys, which is the order of their locks.
-    fn keyed(&self) -> Vec<Placed<'a>> {
+    fn read_keys(&self) -> Vec<Placed<'a>> {
         let mut keyed: Vec<Placed<'a>> = self
             .increments()
             .filter_map(|(place, increment)| {
@@ -228,7 +233,10 @@ impl<'a> Dedupe<'a> {
                 Some((place, Keyed { key, increment }))
             })
             .collect();
-        keyed.sort_by_key(|(place, keyed)| (keyed.key, &keyed.increment.account_id, *place));
+        keyed.sort_unstable_by(|(a, left), (b, right)| {
+            let accounts = || left.increment.account_id.cmp(&right.increment.account_id);
+            left.key.cmp(&right.key).then_with(accounts).then(a.cmp(b))
+        });
         keyed
     }
 
@@ -239,7 +247,11 @@ impl<'a> Dedupe<'a> {
             let Some(((_, first), rest)) = same.split_first() else {
                 continue;
             };
-            let stored = known.get(&(first.key, first.increment.account_id.clone()));
+            let stored = if known.is_empty() {
+                None
+            } else {
+                known.get(&(first.key, first.increment.account_id.clone()))
+            };
             let used_for = stored.map_or_else(|| first.increment.content(), content);
             let repeats = if stored.is_some() { same } else { rest };
             for (place, Keyed { increment, .. }) in repeats {
