@@ -76,25 +76,33 @@ impl Windows {
 /// primary key of open reports.
 pub(super) fn sum_by_window(counted: &[&Increment], windows: &Windows) -> Vec<Addition> {
     let mut sums: Vec<Addition> = Vec::new();
-    // Each account has few: of each the meters that it uses, in a window or two.
-    let mut of_account: HashMap<&AccountId, Vec<usize>> = HashMap::new();
+    // Most accounts have one. Of the others, the last one is kept here, and all of them below.
+    let mut last_of_account: HashMap<&AccountId, usize> = HashMap::new();
+    let mut places: HashMap<(&AccountId, Millis, &str), usize> = HashMap::new();
     for increment in counted {
-        let own = of_account.entry(&increment.account_id).or_default();
-        let same = own.iter().copied().find(|place| {
+        let account = &increment.account_id;
+        let last = last_of_account.get(account).copied();
+        let is_last = |place: &usize| {
             sums.get(*place).is_some_and(|sum| {
                 sum.window.contains(increment.at) && sum.meter == increment.meter
             })
-        });
+        };
+        let key = || (account, windows.around(increment).start, &*increment.meter);
+        let same = last
+            .filter(is_last)
+            .or_else(|| last.and_then(|_| places.get(&key()).copied()));
         if let Some(sum) = same.and_then(|place| sums.get_mut(place)) {
             // The limits of a group keep this far below the maximum of an i64.
             sum.quantity = sum.quantity.saturating_add(increment.quantity);
             sum.first_at = Ord::min(sum.first_at, increment.at);
             sum.last_at = Ord::max(sum.last_at, increment.at);
+            last_of_account.extend(same.map(|place| (account, place)));
             continue;
         }
-        own.push(sums.len());
+        last_of_account.insert(account, sums.len());
+        places.insert(key(), sums.len());
         sums.push(Addition {
-            account_id: increment.account_id.clone(),
+            account_id: account.clone(),
             meter: Arc::clone(&increment.meter),
             window: windows.around(increment),
             quantity: increment.quantity,

@@ -200,9 +200,7 @@ impl<'a> AtOnce<'a> {
             self.windows.around(increment).start,
             &*increment.meter,
         );
-        let found = self
-            .additions
-            .binary_search_by(|row| (&row.account_id, row.window.start, &*row.meter).cmp(&key));
+        let found = self.additions.binary_search_by(|row| row.key().cmp(&key));
         // Each increment is in one of them.
         let place = found.unwrap_or_else(|place| place).saturating_add(1);
         i64::try_from(place).unwrap_or(i64::MAX)
