@@ -95,7 +95,7 @@ impl<'a> AtOnce<'a> {
         let is_usual = additions.iter().all(|row| {
             row.quantity <= MAX_REPORT_QUANTITY && !closes_at_once(row.window.start, options.now)
         });
-        (fits && is_usual && !additions.is_empty()).then(|| Self {
+        (fits && is_usual && !additions.is_empty()).then_some(Self {
             id: group.id,
             increments: counted.len(),
             dedupe,
