@@ -36,17 +36,17 @@ pub(crate) fn measure(engine: Engine, database: Database, duration: Duration) {
         let (_, first) = paced(&client, duration / 4).await;
         let (alone, second) = paced(&client, duration).await;
         let stop = CancellationToken::new();
-        let mut batches = JoinSet::new();
+        let mut callers = JoinSet::new();
         for seed in 1..=BATCH_CALLERS {
             let client = UsageClient::connect(server.endpoint())
                 .await
                 .expect("a connection");
-            batches.spawn(send_batches(client, seed, stop.clone()));
+            callers.spawn(send_batches(client, seed, stop.clone()));
         }
         let (beside, third) = paced(&client, duration).await;
         stop.cancel();
-        let batched: u64 = batches.join_all().await.into_iter().sum();
-        (alone, beside, first + second + third + batched)
+        let in_batches: u64 = callers.join_all().await.into_iter().sum();
+        (alone, beside, first + second + third + in_batches)
     });
     server.stop_and_verify(acknowledged);
     println!(

@@ -23,9 +23,9 @@ const MAX_LATENCY_US: u64 = 60_000_000;
 /// The keys of the increments of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keys {
-    /// UUIDv7: each is greater than the one before.
+    /// `UUIDv7`: each is greater than the one before.
     Ordered,
-    /// UUIDv4.
+    /// `UUIDv4`.
     Random,
 }
 
