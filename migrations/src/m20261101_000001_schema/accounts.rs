@@ -17,6 +17,7 @@ enum AccountLinks {
     Subscription,
     RecordedAt,
     Ended,
+    EndRequested,
 }
 
 #[derive(DeriveIden)]
@@ -81,6 +82,8 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer(L::RecordedAt))
                 // The customer's subscription ended: nothing is billed to it from `valid_from` on.
                 .col(boolean(L::Ended).default(false))
+                // Whether that end was requested here.
+                .col(boolean(L::EndRequested).default(false))
                 .primary_key(Index::create().col(L::AccountId).col(L::Version))
                 .to_owned(),
         )

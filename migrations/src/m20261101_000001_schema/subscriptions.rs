@@ -19,7 +19,8 @@ enum Subscriptions {
     EndedAt,
     SyncedAt,
     SyncRequestedAt,
-    OtherMeters,
+    IsCompanion,
+    EndRequested,
     CustomerDeletedAt,
 }
 
@@ -78,8 +79,10 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(big_integer(S::SyncedAt))
                 // Set when a sync earlier than the next poll is requested.
                 .col(big_integer_null(S::SyncRequestedAt))
-                // The meters that other living subscriptions of the customer charge, separated by spaces.
-                .col(text(S::OtherMeters).default(""))
+                // Whether the account's link follows another subscription of the customer.
+                .col(boolean(S::IsCompanion).default(false))
+                // Whether its end was requested here.
+                .col(boolean(S::EndRequested).default(false))
                 // Set when a sync found that the customer was deleted at Stripe.
                 .col(big_integer_null(S::CustomerDeletedAt))
                 .primary_key(Index::create().col(S::AccountId).col(S::Subscription))

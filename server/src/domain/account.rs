@@ -20,12 +20,15 @@ pub enum Billing {
         /// `sub_...`
         subscription: Option<String>,
     },
-    /// Not billed: the customer's subscription ended. A new subscription bills to the customer again.
+    /// The customer's subscription ended. A new subscription bills to the customer again.
     Ended {
         /// `cus_...`
         customer: String,
         /// The subscription that ended, `sub_...`
         subscription: Option<String>,
+        /// Whether the end was requested here: then usage after it is not billable. Else it was found at Stripe, and the
+        /// usage is the customer's, which nothing charges.
+        is_requested: bool,
     },
     /// Counted and shown, never billed.
     Free,
@@ -89,7 +92,7 @@ impl Account {
 pub enum BillingTarget {
     /// The account has no link yet: its reports wait.
     NoCustomer,
-    /// Free, from before the account's first link, or after the subscription ended.
+    /// Free, from before the account's first link, or after an end that was requested here.
     NotBillable,
     /// Billed to this Stripe customer.
     Billed(String),
@@ -112,7 +115,14 @@ impl BillingTarget {
 /// billed as after it.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     match in_force_at(links, at).map(|link| &link.billing) {
-        Some(Billing::Stripe { customer, .. }) => BillingTarget::Billed(customer.clone()),
+        Some(
+            Billing::Stripe { customer, .. }
+            | Billing::Ended {
+                customer,
+                is_requested: false,
+                ..
+            },
+        ) => BillingTarget::Billed(customer.clone()),
         None if links.is_empty() => BillingTarget::NoCustomer,
         Some(Billing::Free | Billing::Ended { .. }) | None => BillingTarget::NotBillable,
     }
@@ -168,13 +178,31 @@ pub fn link_start(
     }
 }
 
-/// The end of the last time up to `now` that the links bill to a matching customer; `Millis::MIN` if there is none.
+/// The end of the last time up to `now` that the links bill to a matching customer; `Millis::MIN` if there is none. After
+/// the customer's subscription ended, nothing is billed to it, so another link may cover that time.
 pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool) -> Millis {
-    let is_billed = |at| match billing_target_at(links, at) {
-        BillingTarget::Billed(customer) => is_such(&customer),
-        BillingTarget::NoCustomer | BillingTarget::NotBillable => false,
+    let is_billed = |at| match in_force_at(links, at).map(|link| &link.billing) {
+        Some(Billing::Stripe { customer, .. }) => is_such(customer),
+        Some(Billing::Free | Billing::Ended { .. }) | None => false,
     };
     end_of_last(links, now, is_billed)
+}
+
+/// The time from which an account is free that is made free now: where its subscription was found to have ended at Stripe,
+/// since that end, because nobody was to be billed for the usage since then.
+pub fn free_since(links: &[Link], now: Millis) -> Millis {
+    let latest = links.iter().max_by_key(|link| link.version);
+    latest
+        .filter(|link| {
+            matches!(
+                link.billing,
+                Billing::Ended {
+                    is_requested: false,
+                    ..
+                }
+            )
+        })
+        .map_or(now, |link| link.valid_from.min(now))
 }
 
 /// The end of the last time up to `now` that the account was made free; `Millis::MIN` if there is none.
@@ -259,6 +287,36 @@ mod tests {
         assert_eq!(billing_target_at(&links, 200), BillingTarget::NotBillable);
         assert_eq!(billing_target_at(&links, 999), billed("cus_b"));
         assert_eq!(billing_target_at(&[], 999), BillingTarget::NoCustomer);
+    }
+
+    #[test]
+    fn the_cause_of_an_end_decides_on_usage_after_it() {
+        let ended = |is_requested| Link {
+            billing: Billing::Ended {
+                customer: "cus_a".to_owned(),
+                subscription: None,
+                is_requested,
+            },
+            ..link(2, 200, None)
+        };
+        let links = |is_requested| [link(1, 100, Some("cus_a")), ended(is_requested)];
+        let billed = BillingTarget::Billed("cus_a".to_owned());
+        assert_eq!(billing_target_at(&links(false), 250), billed);
+        assert_eq!(
+            billing_target_at(&links(true), 250),
+            BillingTarget::NotBillable
+        );
+        for is_requested in [false, true] {
+            let links = links(is_requested);
+            assert_eq!(billing_target_at(&links, 150), billed);
+            let from = |at| link_start(&links, "cus_b", Millis::MIN, Some(at), None, 500);
+            assert_eq!(from(200), Ok(200), "nothing is billed since the end");
+            assert!(from(199).is_err());
+        }
+        assert_eq!(free_since(&links(false), 500), 200);
+        assert_eq!(free_since(&links(true), 500), 500);
+        assert_eq!(free_since(&links(false)[..1], 500), 500);
+        assert_eq!(free_since(&[], 500), 500);
     }
 
     #[test]

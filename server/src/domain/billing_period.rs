@@ -91,6 +91,8 @@ pub struct InvoicePeriod {
     pub subscription: String,
     /// When the subscription ended.
     pub ended_at: Option<Millis>,
+    /// Whether that end was requested here.
+    pub is_end_requested: bool,
     /// When the subscription was last synced.
     pub synced_at: Millis,
     /// When a sync found that the customer was deleted at Stripe.
@@ -121,9 +123,13 @@ pub fn period_of(periods: &[InvoicePeriod], usage: BilledUsage) -> Option<&Invoi
     period_at(periods, usage.billed_at())
 }
 
-/// The period that usage of a time belongs to: the latest one that contains it.
+/// The period that usage of a time belongs to: the latest one that contains it. One that an invoice charges comes first:
+/// while a subscription is paused or in its trial, another one of the customer may charge the meter.
 pub fn period_at(periods: &[InvoicePeriod], at: Millis) -> Option<&InvoicePeriod> {
-    latest(periods, |period| period.interval.contains(at))
+    periods
+        .iter()
+        .filter(|period| period.interval.contains(at))
+        .max_by_key(|period| (period.is_charged(), period.interval.start))
 }
 
 /// The latest of the periods that fulfil a condition.

@@ -31,17 +31,9 @@ pub struct BillingContext {
     pub periods: Vec<InvoicePeriod>,
     /// The subscription change in progress, if any.
     pub change: Option<ChangeInProgress>,
-    /// The subscription that the account is synced with, if there is one.
-    pub synced: Option<SyncedElsewhere>,
-}
-
-/// What is known of a meter without a billing period.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncedElsewhere {
-    /// The subscription that the account is synced with, `sub_...`
-    pub subscription: String,
-    /// Whether another living subscription of the customer charges the meter. Its periods are not known.
-    pub is_charged: bool,
+    /// If there is no period, a living subscription that the account is synced with, `sub_...`: its sync shows whether one
+    /// charges the meter now.
+    pub synced: Option<String>,
 }
 
 /// A change of a subscription that is in progress.
@@ -77,7 +69,7 @@ pub enum SendDecision {
         /// The subscription to sync until then, if there is one.
         sync: Option<String>,
     },
-    /// It is of a trial.
+    /// It is of a trial, or after an end of the subscription that was requested here.
     NotBillable,
     /// No invoice can charge it.
     TooLate,
@@ -123,24 +115,13 @@ impl BillingContext {
 
     /// Whether Stripe charges for usage at `now`.
     pub fn is_charged(&self, now: Millis) -> bool {
-        match period_at(&self.periods, now) {
-            Some(period) => period.is_charged(),
-            None => self.is_charged_elsewhere(),
-        }
-    }
-
-    /// Whether only a subscription whose periods are not known charges the meter.
-    fn is_charged_elsewhere(&self) -> bool {
-        self.periods.is_empty() && self.synced.as_ref().is_some_and(|synced| synced.is_charged)
+        period_at(&self.periods, now).is_some_and(InvoicePeriod::is_charged)
     }
 
     fn uncharged(&self, now: Millis) -> SendDecision {
         SendDecision::Uncharged {
             until: now.saturating_add(UNCHARGED_WAIT_MS),
-            sync: self
-                .synced
-                .as_ref()
-                .map(|synced| synced.subscription.clone()),
+            sync: self.synced.clone(),
         }
     }
 }
@@ -177,8 +158,8 @@ pub fn decide(
     }
 }
 
-/// Decides on usage outside all known periods. If the subscription charges only from a later time, or no longer, Stripe
-/// would accept the event without charging it on any invoice.
+/// Decides on usage outside all known periods. If no subscription charges its time, Stripe would accept the event without
+/// charging it on any invoice. One that begins later charges only from then on, so no other one will charge it.
 fn outside_periods(
     usage: BilledUsage,
     context: &BillingContext,
@@ -186,8 +167,9 @@ fn outside_periods(
     now: Millis,
 ) -> SendDecision {
     let at = usage.billed_at();
-    if context.is_charged_elsewhere() {
-        return SendDecision::Send { not_before: None };
+    let last = latest(&context.periods, |period| period.interval.end <= at);
+    if last.is_some_and(|last| is_after_requested_end(last, &context.periods)) {
+        return SendDecision::NotBillable;
     }
     if context
         .periods
@@ -196,7 +178,7 @@ fn outside_periods(
     {
         return decide_late_usage(usage, context, late_usage, now);
     }
-    let Some(last) = latest(&context.periods, |period| period.interval.end <= at) else {
+    let Some(last) = last else {
         return context.uncharged(now);
     };
     if last.is_paused {
@@ -214,8 +196,16 @@ fn outside_periods(
     if last.customer_deleted_at.is_some() {
         SendDecision::CustomerDeleted
     } else {
-        decide_late_usage(usage, context, late_usage, now)
+        context.uncharged(now)
     }
+}
+
+/// Whether usage after a period is after an end of its subscription that was requested here.
+fn is_after_requested_end(last: &InvoicePeriod, periods: &[InvoicePeriod]) -> bool {
+    let is_later = |period: &InvoicePeriod| {
+        period.subscription == last.subscription && period.interval.start > last.interval.start
+    };
+    last.ended_at.is_some() && last.is_end_requested && !periods.iter().any(is_later)
 }
 
 /// Decides on usage whose period's invoice is final. A report that extends into the next period, because their boundary

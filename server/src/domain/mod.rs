@@ -13,6 +13,7 @@ pub mod correction;
 pub mod customer_watch;
 pub mod decision;
 pub mod event_time;
+pub mod followed_subscriptions;
 pub mod increment;
 pub mod invoice_comparison;
 pub mod invoice_deadline;

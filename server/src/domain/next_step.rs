@@ -75,7 +75,7 @@ pub fn next_step(
         }
         SendDecision::NotBillable => skip(
             Transition::MarkNotBillable,
-            "its time is in a trial, which no invoice charges",
+            "its time is in a trial or after a requested cancel, which no invoice charges",
         ),
         SendDecision::Wait { until, .. } => {
             end_of_wait(report, now).map_or(NextStep::Wait(*until), NextStep::Skip)

@@ -1,6 +1,5 @@
-//! The parts of a subscription that counting and billing depend on, and the choice of the subscription that is synced.
-
-use std::collections::BTreeSet;
+//! The parts of a subscription that counting and billing depend on. Which subscriptions of a customer are synced is decided
+//! in `followed_subscriptions`.
 
 use super::{
     Millis,
@@ -30,10 +29,10 @@ pub struct SubscriptionSnapshot {
     pub ended_at: Option<Millis>,
     /// The end of its trial, which may be over.
     pub trial_end: Option<Millis>,
-    /// The meters that other living subscriptions of the customer charge, if those were read.
-    pub other_meters: Option<Vec<String>>,
-    /// Its items that charge for a configured meter.
+    /// Its items that charge for a configured meter. Of a companion, those of the meters that it is followed for.
     pub items: Vec<ItemSnapshot>,
+    /// Items of the customer's other subscriptions that charge a meter which no item above does.
+    pub elsewhere: Vec<ItemSnapshot>,
     /// The ids of all its items, including those without a configured meter.
     pub all_items: Vec<String>,
 }
@@ -55,6 +54,10 @@ pub struct SyncedSubscription {
     pub cancel_at: Option<Millis>,
     /// When it ended.
     pub ended_at: Option<Millis>,
+    /// Whether its end was requested here.
+    pub is_end_requested: bool,
+    /// Whether the account's link follows another one.
+    pub is_companion: bool,
     /// When it was last read from Stripe.
     pub synced_at: Millis,
     /// When a sync earlier than the next poll was requested.
@@ -104,31 +107,22 @@ impl SubscriptionSnapshot {
         self.trial_end.is_some_and(|end| period_end <= end)
     }
 
-    /// This subscription with the meters that the others of its customer charge and it does not.
-    #[must_use]
-    pub fn among(&self, all: &[Self]) -> Self {
-        let is_own = |meter: &str| self.items.iter().any(|item| item.meter == meter);
-        let others = all.iter().filter(|other| {
-            other.subscription != self.subscription
-                && other.is_live()
-                && other.status != SubscriptionStatus::Paused
-        });
-        let meters: BTreeSet<&String> = others
-            .flat_map(|other| other.items.iter().map(|item| &item.meter))
-            .filter(|meter| !is_own(meter))
-            .collect();
-        Self {
-            other_meters: Some(meters.into_iter().cloned().collect()),
-            ..self.clone()
-        }
+    /// Whether Stripe charges the usage of its items now: it is live, and neither paused nor in its trial.
+    pub fn is_charging(&self) -> bool {
+        self.is_live()
+            && !matches!(
+                self.status,
+                SubscriptionStatus::Paused | SubscriptionStatus::Trialing
+            )
     }
 
-    /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, or else at
-    /// the time of the sync that noticed it.
+    /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, also of another
+    /// subscription, or else at the time of the sync that noticed it.
     pub fn gone_since(&self, meter: Option<&str>, began: Millis, now: Millis) -> Millis {
         let replaced = self
             .items
             .iter()
+            .chain(&self.elsewhere)
             .filter(|item| meter.is_none_or(|meter| meter == item.meter) && item.created > began)
             .map(|item| item.created)
             .min();
@@ -138,52 +132,6 @@ impl SubscriptionSnapshot {
             .unwrap_or(now)
             .min(now)
     }
-}
-
-/// The subscription that an account is synced with: the one that its link names, else the oldest one that bills for a
-/// configured meter, else the one that ended last.
-pub fn choose_subscription<'a>(
-    all: &'a [SubscriptionSnapshot],
-    named: Option<&str>,
-) -> Option<&'a SubscriptionSnapshot> {
-    if let Some(named) = named
-        && let Some(snapshot) = all.iter().find(|snapshot| snapshot.subscription == named)
-        && snapshot.is_live()
-    {
-        return Some(snapshot);
-    }
-    let charging = || all.iter().filter(|snapshot| !snapshot.items.is_empty());
-    let live = charging()
-        .filter(|snapshot| snapshot.is_live())
-        .min_by_key(|snapshot| (snapshot.created, &snapshot.subscription));
-    let ended = || {
-        all.iter()
-            .filter(|snapshot| {
-                !snapshot.is_live()
-                    && named.map_or(!snapshot.items.is_empty(), |named| {
-                        named == snapshot.subscription
-                    })
-            })
-            .max_by_key(|snapshot| (snapshot.ended_at, &snapshot.subscription))
-    };
-    // A named subscription that has not ended was returned above. Another one replaces it only after its end.
-    match named {
-        Some(named) if all.iter().all(|snapshot| snapshot.subscription != named) => None,
-        _ => live.or_else(ended),
-    }
-}
-
-/// Whether the chosen subscription can be applied although others of its customer cannot be read: it is live, and none of
-/// the others is the one that is named or that the account was synced with. Else one of them might be the right one, and
-/// a wrong choice ends or moves what is billed.
-pub fn is_certain_beside(
-    chosen: &SubscriptionSnapshot,
-    named: Option<&str>,
-    synced: &[&str],
-    unreadable: &[Option<&str>],
-) -> bool {
-    let is_other = |id: &str| Some(id) != named && !synced.contains(&id);
-    chosen.is_live() && unreadable.iter().all(|id| id.is_some_and(is_other))
 }
 
 #[cfg(test)]
@@ -209,7 +157,6 @@ mod tests {
             cancel_at: None,
             ended_at,
             trial_end: None,
-            other_meters: None,
             items: vec![ItemSnapshot {
                 item: format!("si_{subscription}"),
                 price: "price".to_owned(),
@@ -220,44 +167,9 @@ mod tests {
                     end: created + 100,
                 },
             }],
+            elsewhere: Vec::new(),
             all_items: vec![format!("si_{subscription}")],
         }
-    }
-
-    #[test]
-    fn the_oldest_live_subscription_is_synced_unless_one_is_named() {
-        let all = [
-            snapshot("b", 2, None),
-            snapshot("a", 1, None),
-            snapshot("z", 0, Some(5)),
-        ];
-        let name =
-            |named| choose_subscription(&all, named).map(|snapshot| snapshot.subscription.as_str());
-        assert_eq!(name(None), Some("a"));
-        assert_eq!(name(Some("b")), Some("b"));
-        assert_eq!(
-            name(Some("z")),
-            Some("a"),
-            "another takes over after its end"
-        );
-        assert_eq!(name(Some("foreign")), None);
-        assert_eq!(
-            choose_subscription(&all[2..], None).map(|snapshot| snapshot.created),
-            Some(0)
-        );
-    }
-
-    #[test]
-    fn a_choice_is_certain_unless_an_unreadable_one_may_be_the_right_one() {
-        let live = snapshot("a", 1, None);
-        let ended = snapshot("a", 1, Some(5));
-        let foreign = [Some("other")];
-        assert!(is_certain_beside(&live, None, &["a"], &foreign));
-        assert!(is_certain_beside(&live, Some("a"), &[], &foreign));
-        assert!(!is_certain_beside(&ended, None, &["a"], &foreign));
-        assert!(!is_certain_beside(&live, Some("other"), &[], &foreign));
-        assert!(!is_certain_beside(&live, None, &["a", "other"], &foreign));
-        assert!(!is_certain_beside(&live, None, &[], &[None]));
     }
 
     #[test]
@@ -277,6 +189,16 @@ mod tests {
             "it took the place"
         );
         assert_eq!(one.gone_since(Some("other"), 10, 5_000), 5_000);
+        one.elsewhere = vec![ItemSnapshot {
+            meter: "other".to_owned(),
+            created: 3_000,
+            ..one.items[0].clone()
+        }];
+        assert_eq!(
+            one.gone_since(Some("other"), 10, 5_000),
+            3_000,
+            "another subscription charges it since then"
+        );
         let ended = snapshot("a", 1_000, Some(2_000));
         assert_eq!(ended.gone_since(Some("m"), 10, 5_000), 2_000);
     }

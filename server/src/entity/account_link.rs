@@ -21,6 +21,8 @@ pub(crate) struct Model {
     pub(crate) recorded_at: i64,
     /// The subscription ended: nothing is billed to the customer from `valid_from` on.
     pub(crate) ended: bool,
+    /// Whether that end was requested here.
+    pub(crate) end_requested: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

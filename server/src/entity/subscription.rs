@@ -28,9 +28,10 @@ pub(crate) struct Model {
     pub(crate) synced_at: i64,
     /// When a sync earlier than the next poll was requested.
     pub(crate) sync_requested_at: Option<i64>,
-    /// The meters that other living subscriptions of the customer charge, separated by spaces.
-    #[sea_orm(column_type = "Text")]
-    pub(crate) other_meters: String,
+    /// Whether the account's link follows another one.
+    pub(crate) is_companion: bool,
+    /// Whether its end was requested here.
+    pub(crate) end_requested: bool,
     /// When a sync found that its customer was deleted at Stripe.
     pub(crate) customer_deleted_at: Option<i64>,
 }

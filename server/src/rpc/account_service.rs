@@ -103,6 +103,7 @@ fn account(account: Account, synced: Option<v1::Subscription>) -> v1::Account {
         | Billing::Ended {
             customer,
             subscription,
+            ..
         } => v1::account::Billing::Stripe(v1::StripeBilling {
             customer,
             subscription: subscription.unwrap_or_default(),
@@ -125,8 +126,16 @@ fn with_subscription(
     mut rows: Vec<(SyncedSubscription, Vec<BillingPeriod>)>,
 ) -> v1::Account {
     rows.retain(|(row, _)| Some(row.customer.as_str()) == of.link.billing.customer());
-    // The live subscription, else the one that ended last.
-    rows.sort_by_key(|(row, _)| (row.ended_at.is_none(), row.ended_at, row.synced_at));
+    // The live subscription that the link follows, else another one, else the one that ended last.
+    rows.sort_by_key(|(row, _)| {
+        let is_live = row.ended_at.is_none();
+        (
+            is_live,
+            is_live && !row.is_companion,
+            row.ended_at,
+            row.synced_at,
+        )
+    });
     account(of, rows.pop().map(subscription))
 }
 
@@ -245,10 +254,10 @@ impl AccountRpc {
             .store
             .put_account(&put, self.slots, || self.clock.now())
             .await?;
-        if let Some(snapshot) = live.filter(|_| !put.validate_only) {
+        if let Some(followed) = live.filter(|_| !put.validate_only) {
             let now = self.clock.now();
             self.store
-                .apply_snapshot(&put.account_id, &snapshot, self.slots, now)
+                .apply_followed(&put.account_id, &followed, self.slots, now)
                 .await?;
         }
         Ok(done)

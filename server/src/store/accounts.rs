@@ -1,5 +1,7 @@
 //! Queries of accounts: create or change one, and read them. Links alone are in `links`.
 
+use std::collections::HashSet;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -14,20 +16,23 @@ use super::{
         account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
-    subscriptions::record_snapshot,
+    subscriptions::record_followed,
     unfinished_changes::has_unfinished,
     watched_customers::{find_watch, new_row},
 };
 use crate::{
     domain::{
         Millis,
-        account::{Account, Billing, Link, link_start, not_billed_before},
+        account::{Account, Billing, Link, free_since, link_start, not_billed_before},
         account_id::AccountId,
         customer_watch::Watch,
-        subscription::SubscriptionSnapshot,
+        followed_subscriptions::FollowedSubscriptions,
         window::{Interval, Slots},
     },
-    entity::{account_link, any_report, billing_period, customer, usage_report::UsageReportState},
+    entity::{
+        account_link, any_report, billing_period, customer, subscription,
+        usage_report::UsageReportState,
+    },
     error::{Error, Result},
 };
 
@@ -45,8 +50,8 @@ pub(crate) struct PutAccount {
     pub(crate) billing: Billing,
     /// The current billing period, if it is known.
     pub(crate) current_period: Option<Interval>,
-    /// Its live subscription at Stripe, if that was read.
-    pub(crate) live: Option<SubscriptionSnapshot>,
+    /// Its live subscription at Stripe with its companions, if that was read.
+    pub(crate) live: Option<FollowedSubscriptions>,
     /// The time from which the link bills, if the caller gave one.
     pub(crate) bill_from: Option<Millis>,
     /// The etag that the caller read, if it gave one.
@@ -83,13 +88,13 @@ async fn start_of_link(
     now: Millis,
 ) -> Result<Millis> {
     let Billing::Stripe { customer, .. } = &put.billing else {
-        return Ok(now);
+        return Ok(free_since(links, now));
     };
     let live = put.live.as_ref();
     let period_start = put
         .current_period
         .map(|period| period.start)
-        .or_else(|| live.and_then(SubscriptionSnapshot::charges_since));
+        .or_else(|| live.and_then(FollowedSubscriptions::charges_since));
     let taken_until = taken_until(tx, customer, &put.account_id, now).await?;
     let from = put.bill_from;
     Ok(link_start(
@@ -153,11 +158,11 @@ impl Store {
             upsert_period(&tx, &put.account_id, period, now).await?;
         }
         // In the same transaction, because a report that becomes billable needs its billing period.
-        if let Some(snapshot) = &put.live
+        if let Some(followed) = &put.live
             && !has_unfinished(&tx, &put.account_id).await?
         {
-            let recorded = record_snapshot(&tx, &put.account_id, snapshot, now).await?;
-            for boundary in recorded.map(|(_, moved)| moved).unwrap_or_default() {
+            let recorded = record_followed(&tx, &put.account_id, followed, now).await?;
+            for boundary in recorded.map(|recorded| recorded.moved).unwrap_or_default() {
                 mark_straddled(&tx, &put.account_id, boundary).await?;
             }
         }
@@ -221,11 +226,23 @@ impl Store {
             .order_by_asc(billing_period::Column::PeriodStart)
             .all(&self.reader)
             .await?;
+        let companions = subscription::Entity::find()
+            .filter(subscription::Column::AccountId.is_in(rows.iter().map(|row| &row.account_id)))
+            .all(&self.reader)
+            .await?;
+        let companions: HashSet<(&AccountId, Option<&str>)> = companions
+            .iter()
+            .filter(|row| row.is_companion)
+            .map(|row| (&row.account_id, Some(row.subscription.as_str())))
+            .collect();
         Ok(rows
             .into_iter()
             .map(|row| {
                 let last = periods.iter().rfind(|period| {
-                    period.account_id == row.account_id && period.recorded_at >= row.recorded_at
+                    let of = (&period.account_id, period.subscription.as_deref());
+                    period.account_id == row.account_id
+                        && period.recorded_at >= row.recorded_at
+                        && !companions.contains(&of)
                 });
                 account_of(row, last)
             })

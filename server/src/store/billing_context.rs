@@ -13,7 +13,7 @@ use crate::{
         Millis,
         account_id::AccountId,
         billing_period::InvoicePeriod,
-        invoice_deadline::{BillingContext, ChangeInProgress, SendDecision, SyncedElsewhere},
+        invoice_deadline::{BillingContext, ChangeInProgress, SendDecision},
         report::Report,
         subscription_status::SubscriptionStatus,
         window::Interval,
@@ -42,6 +42,7 @@ struct PeriodRow {
     customer: String,
     status: String,
     ended_at: Option<Millis>,
+    end_requested: bool,
     synced_at: Millis,
     customer_deleted_at: Option<Millis>,
 }
@@ -84,13 +85,7 @@ impl BillingContexts {
         BillingContext {
             periods: periods.unwrap_or_default(),
             change: self.changes.get(&report.account_id).copied(),
-            synced: synced.map(|row| SyncedElsewhere {
-                subscription: row.subscription.clone(),
-                is_charged: row
-                    .other_meters
-                    .split(' ')
-                    .any(|meter| meter == report.meter),
-            }),
+            synced: synced.map(|row| row.subscription.clone()),
         }
     }
 }
@@ -167,6 +162,7 @@ pub(super) async fn read_contexts(
                 invoice_state: row.invoice_state.with_draft_end(row.draft_until),
                 subscription: row.subscription,
                 ended_at: row.ended_at,
+                is_end_requested: row.end_requested,
                 synced_at: row.synced_at,
                 customer_deleted_at: row.customer_deleted_at,
             };
@@ -233,6 +229,7 @@ async fn read_periods(
         .column(subscription::Column::Customer)
         .column(subscription::Column::Status)
         .column(subscription::Column::EndedAt)
+        .column(subscription::Column::EndRequested)
         .column(subscription::Column::SyncedAt)
         .column(subscription::Column::CustomerDeletedAt)
         .join(JoinType::InnerJoin, subscription_of_period())

@@ -101,7 +101,7 @@ pub(crate) struct LinkedCustomer {
     pub(crate) customer: String,
     /// The account.
     pub(crate) account_id: AccountId,
-    /// Whether its subscription has ended, so that nothing is billed to it.
+    /// Whether its subscription has ended as requested here, so that nothing is to be billed to it.
     pub(crate) has_ended: bool,
 }
 
@@ -159,8 +159,8 @@ impl Store {
         })
     }
 
-    /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers with an ended
-    /// subscription come last.
+    /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers whose subscription was
+    /// ended here come last.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
         let newest = Query::select()
             .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())
@@ -177,7 +177,7 @@ impl Store {
                 Expr::col((account_link::Entity, account_link::Column::AccountId))
                     .equals((customer::Entity, customer::Column::AccountId)),
             )
-            .and_where(account_link::Column::Ended.eq(true))
+            .and_where(account_link::Column::EndRequested.eq(true))
             .and_where(account_link::Column::Version.in_subquery(newest))
             .to_owned();
         Ok(customer::Entity::find()

@@ -5,8 +5,10 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+    sea_query::{ExprTrait as _, Query},
 };
 
 use super::connection::Transaction;
@@ -17,7 +19,7 @@ use crate::{
         account_id::AccountId,
         window::Interval,
     },
-    entity::{account_link, billing_period, open_report},
+    entity::{account_link, billing_period, open_report, subscription},
 };
 
 /// The maximum difference of replicas' clocks at which a boundary is still exact.
@@ -63,8 +65,21 @@ pub(super) async fn find_account(
         .one(db)
         .await?;
     let Some(row) = row else { return Ok(None) };
+    let companions = Query::select()
+        .column(subscription::Column::Subscription)
+        .from(subscription::Entity)
+        .and_where(subscription::Column::AccountId.eq(account_id))
+        .and_where(subscription::Column::IsCompanion.eq(true))
+        .to_owned();
+    let of_another = billing_period::Column::Subscription.in_subquery(companions);
     let period = billing_period::Entity::find()
         .filter(billing_period::Column::AccountId.eq(account_id))
+        // A period that the caller gave has no subscription.
+        .filter(
+            billing_period::Column::Subscription
+                .is_null()
+                .or(of_another.not()),
+        )
         .filter(billing_period::Column::RecordedAt.gte(row.recorded_at))
         .order_by_desc(billing_period::Column::PeriodStart)
         .one(db)
@@ -72,8 +87,8 @@ pub(super) async fn find_account(
     Ok(Some(account_of(row, period.as_ref())))
 }
 
-/// An account by its latest link, with the latest period that was recorded since then. Earlier periods belong to
-/// another customer or subscription.
+/// An account by its latest link, with the latest period of its own subscription that was recorded since then. Earlier
+/// periods belong to another customer or subscription.
 pub(super) fn account_of(
     row: account_link::Model,
     period: Option<&billing_period::Model>,
@@ -104,6 +119,13 @@ pub(super) async fn insert_link(
         subscription: Set(billing.subscription().map(str::to_owned)),
         recorded_at: Set(now),
         ended: Set(matches!(billing, Billing::Ended { .. })),
+        end_requested: Set(matches!(
+            billing,
+            Billing::Ended {
+                is_requested: true,
+                ..
+            }
+        )),
     };
     account_link::Entity::insert(row)
         .exec_without_returning(tx)
@@ -111,11 +133,12 @@ pub(super) async fn insert_link(
         .map(|_| ())
 }
 
-/// Ends the link to the customer from a time on. Returns false if it has already ended.
+/// Ends the link to the customer from a time on, as requested here or as found at Stripe. Returns false if it has already
+/// ended.
 pub(super) async fn end_link(
     tx: &Transaction,
     account: &Account,
-    at: Millis,
+    (at, is_requested): (Millis, bool),
     now: Millis,
 ) -> Result<bool, DbErr> {
     let Billing::Stripe {
@@ -128,6 +151,7 @@ pub(super) async fn end_link(
     let billing = Billing::Ended {
         customer,
         subscription,
+        is_requested,
     };
     let version = account.link.version.saturating_add(1);
     insert_link(tx, &account.id, &billing, (version, at), now).await?;

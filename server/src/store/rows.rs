@@ -140,6 +140,8 @@ impl From<subscription::Model> for SyncedSubscription {
             billing_mode: BillingMode::parse(&row.billing_mode),
             cancel_at: row.cancel_at,
             ended_at: row.ended_at,
+            is_end_requested: row.end_requested,
+            is_companion: row.is_companion,
             synced_at: row.synced_at,
             sync_requested_at: row.sync_requested_at,
             customer_deleted_at: row.customer_deleted_at,
@@ -251,6 +253,7 @@ impl From<account_link::Model> for Link {
             Some(customer) if row.ended => Billing::Ended {
                 customer,
                 subscription: row.subscription,
+                is_requested: row.end_requested,
             },
             Some(customer) => Billing::Stripe {
                 customer,

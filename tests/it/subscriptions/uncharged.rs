@@ -112,26 +112,35 @@ async fn count_with_one_item(world: &mut World) -> (DateTime<Utc>, DateTime<Utc>
 async fn a_meter_without_an_item_waits_for_another_subscription(mut world: World) {
     let (now, since) = count_with_one_item(&mut world).await;
     assert_eq!(world.meter_events("cus_acct").await.len(), 1);
-    // Another subscription of the customer has an item of the meter. It is not the one that the account is synced with.
+    // Another subscription of the customer has an item of the meter, with a period of its own. The account's link does not
+    // follow it.
     let other = NewSubscription {
         id: "sub_other".to_owned(),
         customer: "cus_acct".to_owned(),
         prices: vec![TOKENS.to_owned()],
-        anchor: Some(since.timestamp()),
+        anchor: Some((since - TimeDelta::days(3)).timestamp()),
         ..NewSubscription::default()
     };
     world.stripe().create_subscription(&other).await.unwrap();
     world.move_clocks(now + TimeDelta::minutes(1)).await;
-    world.report_all().await;
     world
-        .wait_until_reports_are("acct", &[ReportState::Accepted, ReportState::Confirmed])
+        .wait_until("the tokens at Stripe", async || {
+            world.stripe_total("cus_acct", "llm_tokens").await == 7
+        })
         .await;
-    let end = at("2027-04-18T08:30:10Z");
+    let known = "billing_periods WHERE meter = 'tokens' AND subscription = 'sub_other'";
+    assert_eq!(world.count_rows(known).await, 1);
+    // Its end is a boundary, and nobody asks for a report.
+    let end = at("2027-04-15T08:30:10Z");
+    world.move_clocks(end - TimeDelta::seconds(1)).await;
+    world.count_of("acct", "tokens", 5, world.now()).await;
     world.move_clocks(end).await;
+    world.count_of("acct", "tokens", 2, end).await;
     world.advance_past_draft(end).await;
-    world.assert_invoiced(&[3]).await;
     let tokens = world.invoiced_quantities("cus_acct", "llm_tokens").await;
-    assert_eq!(tokens, [7]);
+    assert_eq!(tokens, [12]);
+    world.advance_past_draft(at("2027-04-18T08:30:10Z")).await;
+    world.assert_invoiced(&[3]).await;
     world.finish().await;
 }
 

@@ -199,7 +199,7 @@ async fn check_customers(
     let mut answers = std::pin::pin!(answers);
     while let Some((linked, presence)) = answers.next().await {
         match presence {
-            // No subscription is expected after the last one ended.
+            // No subscription is expected after the last one was ended here.
             Ok(Presence::Exists { .. }) if linked.has_ended => {}
             Ok(Presence::Exists { .. }) => existing.push(linked),
             Ok(Presence::Deleted) => deleted.push(linked),

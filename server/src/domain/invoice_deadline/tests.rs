@@ -19,7 +19,11 @@ fn invoice_state() -> impl Strategy<Value = InvoiceState> {
 
 fn period() -> impl Strategy<Value = InvoicePeriod> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    let charging = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    let charging = (
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        any::<bool>(),
+    );
     (
         time(),
         1_i64..12,
@@ -28,7 +32,13 @@ fn period() -> impl Strategy<Value = InvoicePeriod> {
         (flags, charging),
     )
         .prop_map(
-            |(start, length, invoice_state, synced_at, (flags, (is_trial, is_paused)))| {
+            |(
+                start,
+                length,
+                invoice_state,
+                synced_at,
+                (flags, (is_trial, is_paused, is_end_requested)),
+            )| {
                 let (is_later, has_ended, is_deleted) = flags;
                 let end = start + length * 10 * MINUTE_MS;
                 InvoicePeriod {
@@ -39,6 +49,7 @@ fn period() -> impl Strategy<Value = InvoicePeriod> {
                     invoice_state,
                     subscription: "sub".to_owned(),
                     ended_at: has_ended.then_some(end),
+                    is_end_requested,
                     synced_at,
                     customer_deleted_at: is_deleted.then_some(end),
                 }
@@ -183,24 +194,52 @@ proptest! {
     }
 
     #[test]
-    fn a_report_without_periods_waits_unless_another_subscription_charges_it(
-        usage in usage(), late in late_usage(), now in time(), is_charged: bool,
+    fn a_report_without_periods_waits(
+        usage in usage(), late in late_usage(), now in time(),
+        synced in proptest::option::of(Just("sub".to_owned())),
     ) {
-        let nothing = decide(usage, &BillingContext::default(), late, now);
-        let held = matches!(nothing, SendDecision::Uncharged { until, sync: None } if until > now);
-        prop_assert!(held);
-        let subscription = "sub".to_owned();
-        let context = BillingContext {
-            synced: Some(SyncedElsewhere { subscription: subscription.clone(), is_charged }),
-            ..BillingContext::default()
-        };
+        let context = BillingContext { synced: synced.clone(), ..BillingContext::default() };
         let until = now + UNCHARGED_WAIT_MS;
-        let expected = if is_charged {
-            SendDecision::Send { not_before: None }
-        } else {
-            SendDecision::Uncharged { until, sync: Some(subscription) }
+        let held = SendDecision::Uncharged { until, sync: synced };
+        prop_assert_eq!(decide(usage, &context, late, now), held);
+    }
+
+    #[test]
+    fn the_cause_of_an_end_decides_on_usage_after_it(
+        usage in usage(), late in late_usage(), period in period(), now in time(),
+        is_end_requested: bool,
+    ) {
+        let end = period.interval.end;
+        let ended = InvoicePeriod {
+            ended_at: Some(end),
+            is_end_requested,
+            customer_deleted_at: None,
+            ..period
         };
-        prop_assert_eq!(decide(usage, &context, late, now), expected);
+        let context = BillingContext { periods: vec![ended.clone()], ..BillingContext::default() };
+        let until = now + UNCHARGED_WAIT_MS;
+        let held = SendDecision::Uncharged { until, sync: None };
+        if usage.billed_at() >= end {
+            let expected = if is_end_requested { SendDecision::NotBillable } else { held };
+            prop_assert_eq!(decide(usage, &context, late, now), expected);
+            // What another subscription of the customer charges is charged all the same.
+            let other = InvoicePeriod {
+                interval: Interval { start: end, end: usage.billed_at() + 1 + HOUR_MS * 100 },
+                bills_from: None,
+                is_trial: false,
+                is_paused: false,
+                invoice_state: InvoiceState::Unknown,
+                subscription: "other".to_owned(),
+                ended_at: None,
+                ..ended
+            };
+            let context = BillingContext {
+                periods: vec![context.periods[0].clone(), other],
+                ..BillingContext::default()
+            };
+            let sent = SendDecision::Send { not_before: None };
+            prop_assert_eq!(decide(usage, &context, late, now), sent);
+        }
     }
 
     #[test]
@@ -239,6 +278,7 @@ fn usage_should_be_sent_by_the_end_of_its_draft() {
         invoice_state,
         subscription: "sub".to_owned(),
         ended_at: None,
+        is_end_requested: false,
         synced_at: 0,
         customer_deleted_at: None,
     };

@@ -19,7 +19,7 @@ use super::{
     reassign::{reassign_open_reports, relink_reports},
     rows,
     send_order::forget_send_by,
-    subscriptions::{finalize_period, record_change},
+    subscriptions::{finalize_period, record_change, record_requested_end},
     unfinished_changes::find_unfinished,
     unindexed,
 };
@@ -100,7 +100,7 @@ impl Store {
         match new.kind {
             // Usage after the boundary is not billed until the change ends.
             ChangeKind::Cancel => {
-                end_link(&tx, &account, now, now).await?;
+                end_link(&tx, &account, (now, true), now).await?;
             }
             // The same customer as before: the link is the boundary.
             ChangeKind::ChangePlan => {
@@ -239,6 +239,9 @@ impl Store {
                 .await?;
         }
         record_change(&tx, &seen.account_id, snapshot, boundary, now).await?;
+        if seen.kind == ChangeKind::Cancel {
+            record_requested_end(&tx, &seen.account_id, snapshot, now).await?;
+        }
         reassign_open_reports(&tx, &seen.account_id, slots, now).await?;
         record_boundary_change(&tx, &seen.account_id, now).await?;
         tx.commit().await?;
@@ -263,6 +266,7 @@ impl Store {
             && let Billing::Ended {
                 customer,
                 subscription,
+                ..
             } = account.link.billing.clone()
             && account.link.valid_from == seen.boundary_at
         {

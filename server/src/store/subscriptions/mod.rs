@@ -1,12 +1,13 @@
 //! Queries of subscriptions: their last synced state, and which of them to sync next.
 
+mod link_end;
 mod periods;
 mod snapshot;
 mod sync_request;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -35,7 +36,8 @@ use crate::{
 pub(crate) use periods::InvoicedPeriod;
 use periods::is_price_replaced;
 pub(super) use periods::{finalize_period, read_periods_around};
-pub(super) use snapshot::{record_change, record_snapshot};
+use snapshot::is_end_taken_back;
+pub(super) use snapshot::{record_change, record_followed, record_requested_end};
 pub(super) use sync_request::request_sync;
 
 impl Store {
@@ -173,10 +175,42 @@ impl Store {
         }
         let synced_at = || unindexed(subscription::Column::SyncedAt);
         let ahead = synced_at().gt(now.saturating_add(MAX_WAIT_MS));
+        let tx = self.begin().await?;
+        // In the order in which others lock them.
+        subscription::Entity::find()
+            .select_only()
+            .column(subscription::Column::Subscription)
+            .filter(subscription::Column::Subscription.is_in(seen))
+            .order_by_asc(subscription::Column::AccountId)
+            .order_by_asc(subscription::Column::Subscription)
+            .lock_exclusive()
+            .into_tuple::<String>()
+            .all(&tx)
+            .await?;
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
             .filter(subscription::Column::Subscription.is_in(seen))
             .filter(synced_at().lt(now).or(ahead))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Records before an end is requested at Stripe that it was requested here, or that Stripe refused.
+    pub(crate) async fn note_requested_end(
+        &self,
+        account_id: &AccountId,
+        subscription: &str,
+        is_requested: bool,
+    ) -> Result<()> {
+        subscription::Entity::update_many()
+            .col_expr(
+                subscription::Column::EndRequested,
+                Expr::value(is_requested),
+            )
+            .filter(subscription::Column::AccountId.eq(account_id))
+            .filter(subscription::Column::Subscription.eq(subscription))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -231,18 +265,22 @@ impl Store {
     }
 }
 
-/// Whether the stored subscription equals the one from Stripe, so that no lock is needed.
+/// Whether the stored subscription equals the one from Stripe, so that no lock is needed. `link_ended` is whether the
+/// account's link has ended, for the one that it follows.
 pub(crate) fn is_up_to_date(
     stored: &SyncedSubscription,
     periods: &[BillingPeriod],
-    link_ended: bool,
+    link_ended: Option<bool>,
     snapshot: &SubscriptionSnapshot,
 ) -> bool {
+    let is_taken_back = stored.is_end_requested && is_end_taken_back(snapshot);
     let is_same = stored.status == snapshot.status
         && stored.billing_mode == snapshot.billing_mode
         && (stored.cancel_at == snapshot.cancel_at || snapshot.ended_at.is_some())
         && stored.ended_at == snapshot.ended_at
-        && stored.customer == snapshot.customer;
+        && stored.customer == snapshot.customer
+        && stored.is_companion == link_ended.is_none()
+        && !is_taken_back;
     let has_all = snapshot.items.iter().all(|item| {
         snapshot.ended_at.is_some()
             || periods.iter().any(|period| {
@@ -251,17 +289,13 @@ pub(crate) fn is_up_to_date(
                     && !is_price_replaced(period, item)
             })
     });
-    let items: HashSet<&str> = snapshot
-        .items
-        .iter()
-        .map(|item| item.item.as_str())
-        .collect();
-    let last = snapshot.items.iter().map(|item| item.period.end).min();
+    // An item that was removed has a period that goes on.
     let has_more = periods.iter().any(|period| {
-        !items.contains(period.item.as_str()) && last.is_some_and(|last| period.period_end >= last)
+        !snapshot.all_items.contains(&period.item) && period.period_end > snapshot.read_at
     });
     is_same
         && has_all
         && !has_more
-        && (link_ended != snapshot.is_live() || snapshot.items.is_empty())
+        && link_ended
+            .is_none_or(|link_ended| link_ended != snapshot.is_live() || snapshot.items.is_empty())
 }

@@ -1,4 +1,5 @@
-//! Applies a snapshot of a subscription: its row, its periods and the account's link, in one transaction.
+//! Applies what was read of an account's subscriptions: their rows, their periods and the account's link, in one
+//! transaction.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -7,6 +8,7 @@ use sea_orm::{
 };
 
 use super::{
+    link_end::end_or_resume_link,
     periods::{insert_period, move_periods, period_row},
     sync_request::request_sync,
 };
@@ -14,8 +16,8 @@ use crate::store::connection::Transaction;
 use crate::{
     domain::{
         Millis, SECOND_MS,
-        account::{Account, Billing, link_start},
         account_id::AccountId,
+        followed_subscriptions::FollowedSubscriptions,
         read_order::is_outdated,
         report::{State, Transition},
         subscription::SubscriptionSnapshot,
@@ -29,7 +31,7 @@ use crate::{
     store::{
         Store,
         boundaries::record_boundary_change,
-        links::{end_link, find_account, insert_link, read_links_of, taken_until},
+        links::find_account,
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
         report_states::{at_once, is_due},
         send_order::forget_send_by,
@@ -37,13 +39,24 @@ use crate::{
     },
 };
 
+/// What changed when subscriptions were recorded.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Recorded {
+    /// Whether a status changed.
+    is_new: bool,
+    /// The boundaries that are new or moved.
+    pub(in crate::store) moved: Vec<Millis>,
+    /// Whether the end of the chosen one was requested here.
+    is_end_requested: bool,
+}
+
 impl Store {
-    /// Applies a snapshot of an account's subscription. Returns false if nothing changed, also because something newer
+    /// Applies what was read of an account's subscriptions. Returns false if nothing changed, also because something newer
     /// was applied since it was read.
-    pub(crate) async fn apply_snapshot(
+    pub(crate) async fn apply_followed(
         &self,
         account_id: &AccountId,
-        snapshot: &SubscriptionSnapshot,
+        followed: &FollowedSubscriptions,
         slots: Slots,
         now: Millis,
     ) -> Result<bool> {
@@ -57,17 +70,21 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         }
-        let recorded = record_snapshot(&tx, account_id, snapshot, now).await?;
-        let Some((is_new, mut moved)) = recorded else {
+        let Some(mut recorded) = record_followed(&tx, account_id, followed, now).await? else {
             tx.rollback().await?;
             return Ok(false);
         };
-        let is_relinked = end_or_resume_link(&tx, &account, snapshot, now).await?;
-        if is_relinked {
-            moved.extend(snapshot.ended_at);
+        let mut is_relinked = false;
+        if let Some(chosen) = &followed.chosen {
+            let is_requested = recorded.is_end_requested;
+            is_relinked = end_or_resume_link(&tx, &account, (chosen, is_requested), now).await?;
+            if is_relinked {
+                recorded.moved.extend(chosen.ended_at);
+            }
         }
+        let moved = &recorded.moved;
         if !moved.is_empty() {
-            for boundary in &moved {
+            for boundary in moved {
                 mark_straddled(&tx, account_id, *boundary).await?;
             }
             reassign_open_reports(&tx, account_id, slots, now).await?;
@@ -82,111 +99,52 @@ impl Store {
             record_boundary_change(&tx, account_id, now).await?;
         }
         tx.commit().await?;
-        Ok(is_new || is_relinked || !moved.is_empty())
-    }
-
-    /// Ends the links of accounts whose subscriptions were scheduled to end by now.
-    pub(crate) async fn end_due_subscriptions(&self, slots: Slots, now: Millis) -> Result<u64> {
-        const BATCH_SIZE: u64 = 500;
-        let due = subscription::Entity::find()
-            .filter(subscription::Column::CancelAt.lte(now))
-            .filter(subscription::Column::EndedAt.is_null())
-            .limit(BATCH_SIZE)
-            .all(&self.reader)
-            .await?;
-        let mut ended = 0_u64;
-        for row in due {
-            let tx = self.begin_moving_boundaries().await?;
-            let key = (row.account_id.clone(), row.subscription.clone());
-            let current = subscription::Entity::find_by_id(key).one(&tx).await?;
-            // A sync may have found meanwhile that it goes on.
-            if current.is_none_or(|current| current.cancel_at != row.cancel_at) {
-                tx.rollback().await?;
-                continue;
-            }
-            let account = find_account(&tx, &row.account_id).await?;
-            let at = row.cancel_at.unwrap_or(now);
-            let is_ended = match &account {
-                Some(account) if bills_to(account, &row.customer) => {
-                    end_link(&tx, account, at, now).await?
-                }
-                _ => false,
-            };
-            if is_ended {
-                mark_straddled(&tx, &row.account_id, at).await?;
-                reassign_open_reports(&tx, &row.account_id, slots, now).await?;
-                relink_reports(&tx, &row.account_id).await?;
-                record_boundary_change(&tx, &row.account_id, now).await?;
-                ended = ended.saturating_add(1);
-            }
-            // Request a sync, to learn whether it ended at Stripe too.
-            request_sync(&tx, &row.account_id, &row.subscription, now).await?;
-            subscription::Entity::update_many()
-                .col_expr(subscription::Column::CancelAt, Expr::value(None::<i64>))
-                .filter(subscription::Column::AccountId.eq(&row.account_id))
-                .filter(subscription::Column::Subscription.eq(&row.subscription))
-                .exec(&tx)
-                .await?;
-            tx.commit().await?;
-        }
-        Ok(ended)
-    }
-
-    /// Ends the link to a customer that was found deleted at Stripe, unless it was linked since that was read.
-    pub(crate) async fn end_customer(
-        &self,
-        (account_id, customer): (&AccountId, &str),
-        slots: Slots,
-        read_at: Millis,
-        now: Millis,
-    ) -> Result<bool> {
-        let tx = self.begin_moving_boundaries().await?;
-        let ended = match find_account(&tx, account_id).await? {
-            Some(account)
-                if bills_to(&account, customer)
-                    && !is_outdated(read_at, Some(account.link.recorded_at), now) =>
-            {
-                end_link(&tx, &account, now, now).await?
-            }
-            _ => false,
-        };
-        if ended {
-            reassign_open_reports(&tx, account_id, slots, now).await?;
-            relink_reports(&tx, account_id).await?;
-            record_boundary_change(&tx, account_id, now).await?;
-        }
-        tx.commit().await?;
-        Ok(ended)
+        Ok(recorded.is_new || is_relinked || !moved.is_empty())
     }
 }
 
-/// Records a snapshot of an account's subscription. Returns whether its status changed, and the boundaries that are new
-/// or moved; `None` if something newer was applied since it was read.
-pub(in crate::store) async fn record_snapshot(
+/// Records what was read of an account's subscriptions; `None` if something newer was applied since then. Which of them
+/// charges a meter was read together, so it is applied together.
+pub(in crate::store) async fn record_followed(
     tx: &Transaction,
     account_id: &AccountId,
-    snapshot: &SubscriptionSnapshot,
+    followed: &FollowedSubscriptions,
     now: Millis,
-) -> std::result::Result<Option<(bool, Vec<Millis>)>, DbErr> {
-    let before = lock_subscription(tx, account_id, snapshot).await?;
-    let applied = before.as_ref().map(|before| before.synced_at);
-    if is_outdated(snapshot.read_at, applied, now) {
-        tracing::info!(
-            account = %account_id,
-            subscription = %snapshot.subscription,
-            read_at = snapshot.read_at,
-            applied,
-            "what Stripe answered came late and is not applied: something newer was"
-        );
-        return Ok(None);
+) -> std::result::Result<Option<Recorded>, DbErr> {
+    let mut known = Vec::new();
+    let mut all: Vec<&SubscriptionSnapshot> = followed.all().collect();
+    // In the order in which others lock them.
+    all.sort_by_key(|snapshot| &snapshot.subscription);
+    for snapshot in all {
+        let before = lock_subscription(tx, account_id, snapshot).await?;
+        let applied = before.as_ref().map(|before| before.synced_at);
+        if is_outdated(snapshot.read_at, applied, now) {
+            tracing::info!(
+                account = %account_id,
+                subscription = %snapshot.subscription,
+                read_at = snapshot.read_at,
+                applied,
+                "what Stripe answered came late and is not applied: something newer was"
+            );
+            return Ok(None);
+        }
+        known.push((snapshot, before));
     }
-    let (is_new, has_other_meters) =
-        upsert_subscription(tx, account_id, snapshot, before.as_ref()).await?;
-    let moved = move_periods(tx, account_id, snapshot, now).await?;
-    if is_new || has_other_meters || !moved.is_empty() {
+    let mut recorded = Recorded::default();
+    for (snapshot, before) in known {
+        let is_chosen = followed.is_chosen(&snapshot.subscription);
+        if is_chosen {
+            recorded.is_end_requested = before.as_ref().is_some_and(|before| before.end_requested);
+        }
+        let of = (snapshot, !is_chosen);
+        recorded.is_new |= upsert_subscription(tx, account_id, of, before.as_ref()).await?;
+        let moved = move_periods(tx, account_id, snapshot, now).await?;
+        recorded.moved.extend(moved);
+    }
+    if recorded.is_new || !recorded.moved.is_empty() {
         decide_uncharged_again(tx, account_id).await?;
     }
-    Ok(Some((is_new, moved)))
+    Ok(Some(recorded))
 }
 
 /// Records a subscription after a change. Usage belongs to its new items from the boundary on. Stripe charges it from
@@ -199,7 +157,7 @@ pub(in crate::store) async fn record_change(
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
     let before = lock_subscription(tx, account_id, snapshot).await?;
-    upsert_subscription(tx, account_id, snapshot, before.as_ref()).await?;
+    upsert_subscription(tx, account_id, (snapshot, false), before.as_ref()).await?;
     decide_uncharged_again(tx, account_id).await?;
     if !snapshot.is_live() {
         return Ok(());
@@ -214,6 +172,36 @@ pub(in crate::store) async fn record_change(
         row.period_start = Set(boundary);
         row.bills_from = Set(Some(Ord::max(charged.start, boundary)));
         insert_period(tx, row).await?;
+    }
+    Ok(())
+}
+
+/// Records that a subscription was cancelled here, so that usage after its end is not billable. Other subscriptions of the
+/// customer go on: the account's link follows one of them after their next sync, which is requested.
+pub(in crate::store) async fn record_requested_end(
+    tx: &Transaction,
+    account_id: &AccountId,
+    snapshot: &SubscriptionSnapshot,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    use subscription::Column;
+    subscription::Entity::update_many()
+        .col_expr(Column::EndRequested, Expr::value(true))
+        .filter(Column::AccountId.eq(account_id))
+        .filter(Column::Subscription.eq(&snapshot.subscription))
+        .exec(tx)
+        .await?;
+    let others = subscription::Entity::find()
+        .filter(Column::AccountId.eq(account_id))
+        .all(tx)
+        .await?;
+    let is_live = |row: &&subscription::Model| {
+        row.ended_at.is_none()
+            && row.subscription != snapshot.subscription
+            && row.customer == snapshot.customer
+    };
+    for other in others.iter().filter(is_live) {
+        request_sync(tx, account_id, &other.subscription, now).await?;
     }
     Ok(())
 }
@@ -253,18 +241,20 @@ async fn lock_subscription(
         .await
 }
 
-/// Returns whether the status is new, and whether the meters of the customer's other subscriptions are.
+/// Whether an end that was requested here was taken back in Stripe's dashboard.
+pub(super) fn is_end_taken_back(snapshot: &SubscriptionSnapshot) -> bool {
+    snapshot.is_live() && snapshot.cancel_at.is_none()
+}
+
+/// Stores a subscription and whether it is a companion. Returns whether the status is new.
 async fn upsert_subscription(
     tx: &Transaction,
     account_id: &AccountId,
-    snapshot: &SubscriptionSnapshot,
+    (snapshot, is_companion): (&SubscriptionSnapshot, bool),
     before: Option<&subscription::Model>,
-) -> std::result::Result<(bool, bool), DbErr> {
+) -> std::result::Result<bool, DbErr> {
     use subscription::Column;
-    let other_meters = snapshot
-        .other_meters
-        .as_ref()
-        .map(|meters| meters.join(" "));
+    let was_requested = before.is_some_and(|before| before.end_requested);
     let row = subscription::ActiveModel {
         account_id: Set(account_id.clone()),
         subscription: Set(snapshot.subscription.clone()),
@@ -275,7 +265,8 @@ async fn upsert_subscription(
         ended_at: Set(snapshot.ended_at.filter(|_| !snapshot.is_live())),
         synced_at: Set(snapshot.read_at),
         sync_requested_at: Set(None),
-        other_meters: Set(other_meters.clone().unwrap_or_default()),
+        is_companion: Set(is_companion),
+        end_requested: Set(was_requested && !is_end_taken_back(snapshot)),
         customer_deleted_at: Set(None),
     };
     let mut same = OnConflict::columns([Column::AccountId, Column::Subscription]);
@@ -286,62 +277,12 @@ async fn upsert_subscription(
         Column::CancelAt,
         Column::EndedAt,
         Column::SyncedAt,
+        Column::IsCompanion,
+        Column::EndRequested,
     ]);
-    if other_meters.is_some() {
-        same.update_column(Column::OtherMeters);
-    }
     subscription::Entity::insert(row)
         .on_conflict(same)
         .exec_without_returning(tx)
         .await?;
-    let is_new = before.is_none_or(|before| before.status != snapshot.status.name());
-    let has_other_meters = other_meters
-        .is_some_and(|meters| before.map_or("", |before| &before.other_meters) != meters);
-    Ok((is_new, has_other_meters))
-}
-
-/// Ends the account's link if its subscription ended, and starts it again if the subscription is live again. What was read
-/// before the link was recorded says nothing about it.
-async fn end_or_resume_link(
-    tx: &Transaction,
-    account: &Account,
-    snapshot: &SubscriptionSnapshot,
-    now: Millis,
-) -> std::result::Result<bool, DbErr> {
-    if account.link.billing.customer() != Some(&snapshot.customer)
-        || is_outdated(snapshot.read_at, Some(account.link.recorded_at), now)
-    {
-        return Ok(false);
-    }
-    match (&account.link.billing, snapshot.is_live()) {
-        (Billing::Stripe { .. }, false) => {
-            let at = Ord::min(snapshot.ended_at.unwrap_or(now), now);
-            end_link(tx, account, at, now).await
-        }
-        // A subscription that was scheduled to end by now is not started again, because Stripe may end it slightly
-        // late.
-        (Billing::Ended { subscription, .. }, true)
-            if snapshot.cancel_at.is_none_or(|at| at > now) =>
-        {
-            let Some(since) = snapshot.charges_since() else {
-                return Ok(false);
-            };
-            let links = read_links_of(tx, &account.id).await?;
-            let taken = taken_until(tx, &snapshot.customer, &account.id, now).await?;
-            let from = link_start(&links, &snapshot.customer, taken, None, Some(since), now)
-                .map_err(|violation| DbErr::Custom(violation.message))?;
-            let version = account.link.version.saturating_add(1);
-            let billing = Billing::Stripe {
-                customer: snapshot.customer.clone(),
-                subscription: subscription.as_ref().map(|_| snapshot.subscription.clone()),
-            };
-            insert_link(tx, &account.id, &billing, (version, from), now).await?;
-            Ok(true)
-        }
-        _ => Ok(false),
-    }
-}
-
-fn bills_to(account: &Account, customer: &str) -> bool {
-    matches!(&account.link.billing, Billing::Stripe { customer: own, .. } if own == customer)
+    Ok(before.is_none_or(|before| before.status != snapshot.status.name()))
 }

@@ -63,6 +63,7 @@ fn context(end: Millis) -> BillingContext {
             invoice_state: draft,
             subscription: "sub".to_owned(),
             ended_at: None,
+            is_end_requested: false,
             synced_at: END,
             customer_deleted_at: None,
         }],

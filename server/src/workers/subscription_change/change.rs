@@ -11,6 +11,7 @@ use crate::{
         Millis, SECOND_MS,
         account::Billing,
         account_id::AccountId,
+        followed_subscriptions::FollowedSubscriptions,
         run::Scope,
         subscription_change::{ChangeKind, Step, SubscriptionChange},
     },
@@ -87,7 +88,7 @@ impl SubscriptionChanges {
         if cancels && matches!(account.link.billing, Billing::Ended { .. }) {
             return self.store.last_change(account_id).await;
         }
-        let (found, live_snapshot) = self
+        let (found, live_snapshot, followed) = self
             .live_subscription(account_id, &account.link.billing)
             .await?;
         if requested == RequestedChange::CancelAtPeriodEnd {
@@ -96,7 +97,7 @@ impl SubscriptionChanges {
         }
         let kind = match &requested {
             RequestedChange::Prices(prices) => {
-                if self.check_prices(&found, &live_snapshot, prices).await? {
+                if self.check_prices(&found, &followed, prices).await? {
                     return Ok(None);
                 }
                 ChangeKind::ChangePlan
@@ -136,18 +137,37 @@ impl SubscriptionChanges {
         account_id: &AccountId,
         found: &Subscription,
     ) -> Result<()> {
+        // Noted first: usage after the end is not billable, whoever finds it.
+        self.note_requested_end(account_id, found, true).await?;
         let key = format!("cancel-at-end-{}-{}", found.id, Uuid::now_v7());
-        let changed = self
-            .stripe
-            .cancel_at_period_end(&found.id, &key)
-            .await
-            .map_err(|failure| refused_or_unavailable(&failure))?;
+        let changed = match self.stripe.cancel_at_period_end(&found.id, &key).await {
+            Ok(changed) => changed,
+            Err(failure) => {
+                // Unless one that was requested before is still to come.
+                if !failure.is_undecided() && found.cancel_at.is_none() {
+                    self.note_requested_end(account_id, found, false).await?;
+                }
+                return Err(refused_or_unavailable(&failure));
+            }
+        };
+        // A sync before Stripe made the change has forgotten it.
+        self.note_requested_end(account_id, found, true).await?;
         let changed_at = self.sync.changed_at().await?;
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
-        self.sync
-            .apply(account_id, &snapshot(&changed, &meters, changed_at))
-            .await?;
+        let changed = FollowedSubscriptions::only(snapshot(&changed, &meters, changed_at));
+        self.sync.apply(account_id, &changed).await?;
         Ok(())
+    }
+
+    async fn note_requested_end(
+        &self,
+        account_id: &AccountId,
+        of: &Subscription,
+        is_requested: bool,
+    ) -> Result<()> {
+        self.store
+            .note_requested_end(account_id, &of.id, is_requested)
+            .await
     }
 
     /// Waits for a change in progress, if it is the requested one.

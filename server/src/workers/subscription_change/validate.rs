@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::{SubscriptionChanges, change::RequestedChange};
 use crate::{
     domain::{
-        account::Billing, account_id::AccountId, subscription::SubscriptionSnapshot,
-        subscription_status::BillingMode, violation::Violation,
+        account::Billing, account_id::AccountId, followed_subscriptions::FollowedSubscriptions,
+        subscription::SubscriptionSnapshot, subscription_status::BillingMode, violation::Violation,
     },
     error::{Error, Result},
     stripe::subscriptions::Subscription,
@@ -14,19 +14,17 @@ use crate::{
 };
 
 impl SubscriptionChanges {
-    /// The live subscription that an account is synced with.
+    /// The live subscription that an account's link follows, and what it is synced with besides.
     pub(super) async fn live_subscription(
         &self,
         account_id: &AccountId,
         billing: &Billing,
-    ) -> Result<(Subscription, SubscriptionSnapshot)> {
+    ) -> Result<(Subscription, SubscriptionSnapshot, FollowedSubscriptions)> {
         let not_changeable =
             |why: &str| Error::SubscriptionNotChangeable(format!("account {account_id:?} {why}"));
-        let snapshot = self
-            .sync
-            .look_up(account_id, billing)
-            .await?
-            .chosen
+        let followed = self.sync.look_up(account_id, billing, None).await?.followed;
+        let chosen = followed.chosen.clone();
+        let snapshot = chosen
             .filter(SubscriptionSnapshot::is_live)
             .ok_or_else(|| {
                 not_changeable("has no live subscription that bills for a configured meter")
@@ -39,23 +37,23 @@ impl SubscriptionChanges {
             .ok_or_else(|| {
                 not_changeable("is synced with a subscription that Stripe does not have")
             })?;
-        self.sync.apply(account_id, &snapshot).await?;
-        Ok((found, snapshot))
+        self.sync.apply(account_id, &followed).await?;
+        Ok((found, snapshot, followed))
     }
 
     /// Validates that the subscription can change to these prices. Returns whether it already has them.
     pub(super) async fn check_prices(
         &self,
         found: &Subscription,
-        live_snapshot: &SubscriptionSnapshot,
+        followed: &FollowedSubscriptions,
         prices: &[String],
     ) -> Result<bool> {
         let not_changeable = |why: String| Err(Error::SubscriptionNotChangeable(why));
-        if live_snapshot.billing_mode != BillingMode::Flexible {
+        if found.billing_mode != BillingMode::Flexible {
             return not_changeable(format!(
                 "subscription {} is in the billing mode {:?}, in which Stripe does not bill the usage of an item that is removed; migrate it to `flexible` first",
                 found.id,
-                live_snapshot.billing_mode.name()
+                found.billing_mode.name()
             ));
         }
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
@@ -87,6 +85,15 @@ impl SubscriptionChanges {
                 return not_changeable(format!(
                     "price {id} is in {}, the subscription is not",
                     price.currency
+                ));
+            }
+            let charges = |one: &&SubscriptionSnapshot| {
+                one.is_charging() && one.items.iter().any(|item| item.meter == *meter)
+            };
+            if let Some(other) = followed.companions.iter().find(charges) {
+                return not_changeable(format!(
+                    "subscription {} of the same customer charges the meter {meter:?}: its usage would be billed twice; remove that item first",
+                    other.subscription
                 ));
             }
             if !of_meters.insert(meter.clone()) {

@@ -8,6 +8,7 @@ use crate::{
         account::Billing,
         account_id::AccountId,
         customer_watch::{Watch, unknown_customer},
+        followed_subscriptions::FollowedSubscriptions,
         subscription::SubscriptionSnapshot,
     },
     error::{Error, Result},
@@ -18,8 +19,8 @@ use crate::{
 /// What Stripe said about a link.
 #[derive(Debug, Default)]
 pub(crate) struct CheckedLink {
-    /// The live subscription that the account will be synced with.
-    pub(crate) live: Option<SubscriptionSnapshot>,
+    /// The live subscription that the account will be synced with, and its companions.
+    pub(crate) live: Option<FollowedSubscriptions>,
     /// Why the customer is read by itself from now on, if it is.
     pub(crate) watch: Option<Watch>,
 }
@@ -78,7 +79,10 @@ impl SubscriptionSync {
     ) -> Result<CheckedLink> {
         let (presence, found) = tokio::join!(
             timeout(self.link_check_time, self.stripe.find_customer(customer)),
-            timeout(self.link_check_time, self.look_up(account_id, billing)),
+            timeout(
+                self.link_check_time,
+                self.look_up(account_id, billing, None)
+            ),
         );
         let presence = match presence {
             Ok(Ok(Presence::NotFound)) => return Err(unknown_customer(customer, false).into()),
@@ -122,9 +126,12 @@ impl SubscriptionSync {
             (Some(presence), Some(found)) => watch(presence, found.problem()),
             _ => Some(Watch::Unverified),
         };
-        let live = found.and_then(|found| found.chosen);
+        let is_live = |followed: &FollowedSubscriptions| {
+            let chosen = followed.chosen.as_ref();
+            chosen.is_some_and(SubscriptionSnapshot::is_live)
+        };
         Ok(CheckedLink {
-            live: live.filter(SubscriptionSnapshot::is_live),
+            live: found.map(|found| found.followed).filter(is_live),
             watch,
         })
     }
@@ -141,7 +148,7 @@ impl SubscriptionSync {
             Presence::NotFound => Some(Watch::Problem(unknown_customer(customer, false).message)),
             Presence::Deleted => Some(Watch::Problem(unknown_customer(customer, true).message)),
             Presence::Exists { .. } => {
-                let synced = self.sync_once(account_id).await?;
+                let synced = self.sync_once(account_id, None).await?;
                 let is_known = synced.problem.is_none() || synced.charges_since.is_some();
                 if row.is_start_open && is_known {
                     let (slots, now) = (self.slots, self.store.now().await?);

@@ -1,4 +1,4 @@
-//! Finds the subscription that an account is synced with, among those of its customer at Stripe.
+//! Finds the subscriptions that an account is synced with, among those of its customer at Stripe.
 
 use super::{SubscriptionSync, snapshot, sync::SyncError};
 use crate::{
@@ -6,7 +6,8 @@ use crate::{
         account::Billing,
         account_id::AccountId,
         customer_watch::NamedSubscription,
-        subscription::{SubscriptionSnapshot, choose_subscription, is_certain_beside},
+        followed_subscriptions::{FollowedSubscriptions, is_certain_beside},
+        subscription::SubscriptionSnapshot,
     },
     stripe::object_list::Unreadable,
 };
@@ -14,8 +15,8 @@ use crate::{
 /// What was found at Stripe for an account.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LookUp {
-    /// The subscription that the account is synced with, if there is one and it is certain which.
-    pub(crate) chosen: Option<SubscriptionSnapshot>,
+    /// The subscriptions that the account is synced with. There is none if it is not certain which.
+    pub(crate) followed: FollowedSubscriptions,
     /// Whether the subscription that the link names is the customer's. Else the account is synced by its customer.
     pub(crate) named: NamedSubscription,
     /// A subscription of the customer that cannot be read.
@@ -41,11 +42,13 @@ impl LookUp {
 }
 
 impl SubscriptionSync {
-    /// Reads the subscription that an account with this billing is synced with.
+    /// Reads the subscriptions that an account with this billing is synced with. `also` is one that is followed although it
+    /// may be none of the newest.
     pub(crate) async fn look_up(
         &self,
         account_id: &AccountId,
         billing: &Billing,
+        also: Option<&str>,
     ) -> Result<LookUp, SyncError> {
         let Some(customer) = billing.customer() else {
             return Ok(LookUp::default());
@@ -63,16 +66,21 @@ impl SubscriptionSync {
             .map(|one| one.id.as_deref())
             .collect();
         let mut named = NamedSubscription::Fits;
-        if let Some(id) = billing.subscription()
-            && all.iter().all(|one| one.subscription != id)
-            && !unreadable.contains(&Some(id))
+        let own_name = billing.subscription();
+        for id in own_name
+            .into_iter()
+            .chain(also.filter(|id| own_name != Some(id)))
         {
+            if all.iter().any(|one| one.subscription == id) || unreadable.contains(&Some(id)) {
+                continue;
+            }
             // It is none of the newest, or not the customer's.
             match self.stripe.find_subscription(id).await? {
-                None => named = NamedSubscription::NotFound(id.to_owned()),
                 Some(found) if found.customer == customer => {
                     all.push(snapshot(&found, &meters, read_at));
                 }
+                _ if own_name != Some(id) => {}
+                None => named = NamedSubscription::NotFound(id.to_owned()),
                 Some(found) => {
                     named = NamedSubscription::OfAnother {
                         subscription: id.to_owned(),
@@ -81,39 +89,36 @@ impl SubscriptionSync {
                 }
             }
         }
-        let name = billing
-            .subscription()
-            .filter(|_| named == NamedSubscription::Fits);
+        let name = own_name.filter(|_| named == NamedSubscription::Fits);
+        let stored = self.live_stored(account_id, customer).await?;
+        let stored: Vec<&str> = stored.iter().map(String::as_str).collect();
         // One that is named and unreadable is in no list to choose from.
-        let chosen = choose_subscription(&all, name.filter(|id| !unreadable.contains(&Some(id))));
-        let mut chosen = chosen.map(|chosen| chosen.among(&all));
-        let mut is_held = false;
-        if !unreadable.is_empty() {
-            let synced = self.synced_subscriptions(account_id).await?;
-            let synced: Vec<&str> = synced.iter().map(String::as_str).collect();
-            is_held = chosen
-                .as_ref()
-                .is_none_or(|chosen| !is_certain_beside(chosen, name, &synced, &unreadable));
-            if is_held {
-                chosen = None;
-            } else if let Some(chosen) = &mut chosen {
-                // What the unreadable one charges is not known.
-                chosen.other_meters = None;
-            }
+        let readable_name = name.filter(|id| !unreadable.contains(&Some(id)));
+        let mut followed = FollowedSubscriptions::among(&all, readable_name, &stored);
+        let is_certain = |chosen| is_certain_beside(chosen, name, &stored, &unreadable);
+        let is_held = !unreadable.is_empty() && !followed.chosen.as_ref().is_some_and(is_certain);
+        if is_held {
+            followed = FollowedSubscriptions::default();
         }
         Ok(LookUp {
-            chosen,
+            followed,
             named,
             unreadable: page.unreadable.into_iter().next(),
             is_held,
         })
     }
 
-    /// The subscriptions of an account that are stored as live.
-    async fn synced_subscriptions(&self, account_id: &AccountId) -> Result<Vec<String>, SyncError> {
+    /// The subscriptions of an account's customer that are stored as live.
+    async fn live_stored(
+        &self,
+        account_id: &AccountId,
+        customer: &str,
+    ) -> Result<Vec<String>, SyncError> {
         let now = self.store.now().await?;
         let stored = self.store.stored_subscriptions(&[account_id], now).await?;
-        let live = stored.into_iter().filter(|(row, _)| row.ended_at.is_none());
+        let live = stored
+            .into_iter()
+            .filter(|(row, _)| row.ended_at.is_none() && row.customer == customer);
         Ok(live.map(|(row, _)| row.subscription).collect())
     }
 }

@@ -126,8 +126,8 @@ pub(super) fn snapshot(
         cancel_at: from.cancel_at,
         ended_at: from.ended_at,
         trial_end: from.trial_end,
-        other_meters: None,
         items: items.collect(),
+        elsewhere: Vec::new(),
         all_items: from.items.iter().map(|item| item.id.clone()).collect(),
     }
 }

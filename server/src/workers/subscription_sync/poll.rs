@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     SYNCS_AT_ONCE, SubscriptionSync, snapshot,
-    sync::{ByCustomer, SyncError},
+    sync::{ByCustomer, CustomerPage, Listed, SyncError},
 };
 use crate::{
     domain::{
@@ -30,6 +30,8 @@ use crate::{
 
 /// The maximum number of pages, of a hundred subscriptions each, that one poll reads.
 const MAX_PAGES: usize = 10_000;
+/// The number of customers on lists that are synced at once.
+const CUSTOMERS_AT_ONCE: usize = 100;
 /// The number of rows that one query reads.
 const BATCH_SIZE: u64 = 200;
 /// The number of consecutive syncs without a response from Stripe after which a poll pauses. It continues behind them: it
@@ -123,6 +125,8 @@ impl SubscriptionPoll {
     async fn poll_lists(&self, now: Millis, outcomes: &Outcomes) -> Result<(), SyncError> {
         let meters = self.sync.meters().await?;
         let mut after: Option<String> = None;
+        // Customers whose subscriptions are on several pages.
+        let mut incomplete = ByCustomer::new();
         for _ in 0..MAX_PAGES {
             let read_at = self.sync.read_at().await?;
             let page = self
@@ -133,20 +137,24 @@ impl SubscriptionPoll {
             let mut by_customer = ByCustomer::new();
             for found in &page.subscriptions {
                 let snapshot = snapshot(found, &meters, read_at);
-                let own = by_customer.entry(snapshot.customer.clone()).or_default();
+                let own = entry(&mut by_customer, &mut incomplete, &snapshot.customer);
                 own.snapshots.push(snapshot);
             }
             // One without a customer is read by a single request, if it was synced before.
             for customer in page.unreadable.into_iter().filter_map(|one| one.customer) {
-                by_customer.entry(customer).or_default().has_unreadable = true;
+                entry(&mut by_customer, &mut incomplete, &customer).has_unreadable = true;
             }
-            let mut up_to_date = Vec::new();
-            for (account_id, synced) in self.sync.sync_page(&by_customer).await? {
-                let synced = synced.map(|subscription| up_to_date.extend(subscription));
-                outcomes.add(account_id.as_str(), synced);
+            let is_last = page.next.is_none();
+            if is_last {
+                by_customer.extend(incomplete.drain());
             }
-            let store = &self.sync.store;
-            store.touch_subscriptions(&up_to_date, now).await?;
+            let mut left: Vec<(String, CustomerPage)> = by_customer.into_iter().collect();
+            while !left.is_empty() {
+                let rest = left.split_off(left.len().min(CUSTOMERS_AT_ONCE));
+                let page = std::mem::replace(&mut left, rest).into_iter().collect();
+                let others = self.sync_listed(page, is_last, now, outcomes).await?;
+                incomplete.extend(others);
+            }
             // Also after failures: they are of single customers, and the next page has others.
             match page.next {
                 Some(next) if !self.shutdown.is_cancelled() => after = Some(next),
@@ -154,6 +162,28 @@ impl SubscriptionPoll {
             }
         }
         Ok(())
+    }
+
+    /// Syncs the customers of a page. Returns those of which others may be on a later page.
+    async fn sync_listed(
+        &self,
+        mut page: ByCustomer,
+        is_last: bool,
+        now: Millis,
+        outcomes: &Outcomes,
+    ) -> Result<ByCustomer, SyncError> {
+        let mut incomplete = ByCustomer::new();
+        let mut up_to_date = Vec::new();
+        for (customer, synced) in self.sync.sync_page(&page, is_last).await? {
+            let synced = synced.map(|listed| match listed {
+                Listed::UpToDate(subscriptions) => up_to_date.extend(subscriptions),
+                Listed::Incomplete => incomplete.extend(page.remove_entry(&customer)),
+            });
+            outcomes.add(&customer, synced);
+        }
+        let store = &self.sync.store;
+        store.touch_subscriptions(&up_to_date, now).await?;
+        Ok(incomplete)
     }
 
     /// Makes single syncs from a place on. Returns the place at which it paused, if it did.
@@ -287,6 +317,16 @@ impl SubscriptionPoll {
     fn should_stop(&self, outcomes: &Outcomes) -> bool {
         outcomes.is_pausing.load(Ordering::Relaxed) || self.shutdown.is_cancelled()
     }
+}
+
+/// What was read of a customer so far, on this page and earlier ones.
+fn entry<'a>(
+    page: &'a mut ByCustomer,
+    earlier: &mut ByCustomer,
+    customer: &str,
+) -> &'a mut CustomerPage {
+    page.entry(customer.to_owned())
+        .or_insert_with(|| earlier.remove(customer).unwrap_or_default())
 }
 
 /// Makes several syncs concurrently. Each returns whether it was made. Returns the number that was: they begin in their

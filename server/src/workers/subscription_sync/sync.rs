@@ -1,4 +1,4 @@
-//! Syncs one account: reads its subscription, billing periods and invoices from Stripe and stores them.
+//! Syncs one account: reads its subscriptions, billing periods and invoices from Stripe and stores them.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,11 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         customer_watch::Watch,
+        followed_subscriptions::FollowedSubscriptions,
         invoice_comparison::CLOCK_DIFFERENCE_MS,
         invoice_draft::InvoiceState,
         invoice_line::Invoice,
-        subscription::{SubscriptionSnapshot, SyncedSubscription, choose_subscription},
+        subscription::{SubscriptionSnapshot, SyncedSubscription},
     },
     error::{Error, Result},
     store::subscriptions::{InvoicedPeriod, is_up_to_date},
@@ -26,7 +27,7 @@ use crate::{
 /// exist.
 const NO_INVOICE_MS: Millis = 3 * DAY_MS;
 
-/// The subscriptions of a customer on a page, as read from Stripe.
+/// The subscriptions of a customer on the pages of a list that were read so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CustomerPage {
     pub(super) snapshots: Vec<SubscriptionSnapshot>,
@@ -44,6 +45,17 @@ pub(super) struct Synced {
     pub(super) charges_since: Option<Millis>,
     /// What is wrong, if something is.
     pub(super) problem: Option<String>,
+    /// The subscriptions that were synced.
+    subscriptions: Vec<String>,
+}
+
+/// The result of the sync of an account's subscriptions on a list.
+#[derive(Debug)]
+pub(super) enum Listed {
+    /// These are up to date.
+    UpToDate(Vec<String>),
+    /// Others of the customer may be on a later page.
+    Incomplete,
 }
 
 /// Why an account could not be synced.
@@ -94,34 +106,38 @@ fn invoiced_periods(invoices: &[Invoice], periods: &[BillingPeriod]) -> Vec<Invo
 }
 
 impl SubscriptionSync {
-    /// Reads an account's subscription and invoices from Stripe and stores them.
+    /// Reads an account's subscriptions and invoices from Stripe and stores them.
     pub(crate) async fn sync_account(&self, account_id: &AccountId) -> Result<(), SyncError> {
-        self.sync_once(account_id).await.map(|_| ())
+        self.sync_once(account_id, None).await.map(|_| ())
     }
 
-    /// Does the same, and returns what was found.
-    pub(super) async fn sync_once(&self, account_id: &AccountId) -> Result<Synced, SyncError> {
+    /// Does the same, and returns what was found. `also` is a subscription that may be none of the newest.
+    pub(super) async fn sync_once(
+        &self,
+        account_id: &AccountId,
+        also: Option<&str>,
+    ) -> Result<Synced, SyncError> {
         let Some(account) = self.store.find_account(account_id).await? else {
             return Ok(Synced::default());
         };
         let billing = &account.link.billing;
-        let found = self.look_up(account_id, billing).await?;
+        let found = self.look_up(account_id, billing, also).await?;
         let mut synced = Synced {
-            charges_since: None,
             problem: found.problem(),
+            ..Synced::default()
         };
         if let (Some(problem), Some(customer)) = (&synced.problem, billing.customer()) {
             self.record_problem(account_id, customer, problem).await?;
         }
-        if let Some(snapshot) = found.chosen {
-            self.apply(account_id, &snapshot).await?;
+        let followed = found.followed;
+        self.apply(account_id, &followed).await?;
+        for snapshot in followed.all() {
             let invoices = self.sync_invoices(account_id, &snapshot.subscription);
             let unreadable = invoices.await?;
             synced.problem = synced.problem.or(unreadable);
-            if snapshot.is_live() {
-                synced.charges_since = snapshot.charges_since();
-            }
+            synced.subscriptions.push(snapshot.subscription.clone());
         }
+        synced.charges_since = followed.charges_since();
         Ok(synced)
     }
 
@@ -162,13 +178,38 @@ impl SubscriptionSync {
         Ok(())
     }
 
-    /// Syncs one subscription, even if its account is linked to another one now: its last invoices may still be drafts.
+    /// Syncs one subscription with the others of its account, or by itself if its account is linked to another customer now:
+    /// its last invoices may still be drafts.
     pub(super) async fn sync_one(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
+        let account = self.store.find_account(&row.account_id).await?;
+        let is_linked = account
+            .is_some_and(|account| account.link.billing.customer() == Some(row.customer.as_str()));
+        if is_linked {
+            // Which subscription charges a meter depends on all of them.
+            let synced = self
+                .sync_once(&row.account_id, Some(&row.subscription))
+                .await?;
+            if synced.subscriptions.contains(&row.subscription) {
+                return Ok(());
+            }
+            if let Some(problem) = synced.problem {
+                // The account stays as it was last synced.
+                return Err(Failure::Unreadable(problem).into());
+            }
+        } else {
+            self.sync_former(row).await?;
+        }
+        self.sync_invoices(&row.account_id, &row.subscription)
+            .await?;
+        Ok(())
+    }
+
+    /// Syncs a subscription of a customer that the account is no longer linked to.
+    async fn sync_former(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
         let meters = self.meters().await?;
         let read_at = self.read_at().await?;
         let found = match self.stripe.find_subscription(&row.subscription).await {
             Err(Failure::Unreadable(why)) => {
-                // The account stays as it was last synced.
                 self.record_problem(&row.account_id, &row.customer, &why)
                     .await?;
                 return Err(Failure::Unreadable(why).into());
@@ -177,20 +218,9 @@ impl SubscriptionSync {
         };
         if let Some(found) = found {
             let snapshot = snapshot(&found, &meters, read_at);
-            self.apply(&row.account_id, &snapshot).await?;
-            let has_all = meters
-                .values()
-                .all(|meter| snapshot.items.iter().any(|item| item.meter == *meter));
-            if !snapshot.is_live() || !has_all {
-                // Another subscription may have replaced it, or charge the other meters.
-                self.sync_account(&row.account_id).await?;
-            }
-        } else {
-            // The customer may have another one.
-            self.sync_account(&row.account_id).await?;
+            let followed = FollowedSubscriptions::only_companion(snapshot);
+            self.apply(&row.account_id, &followed).await?;
         }
-        self.sync_invoices(&row.account_id, &row.subscription)
-            .await?;
         Ok(())
     }
 
@@ -204,39 +234,47 @@ impl SubscriptionSync {
     pub(in crate::workers) async fn apply(
         &self,
         account_id: &AccountId,
-        snapshot: &SubscriptionSnapshot,
+        followed: &FollowedSubscriptions,
     ) -> Result<(), SyncError> {
-        // Before the end is stored and usage is assigned by it, check whether the customer still exists.
-        if !snapshot.is_live()
-            && self.is_unknown_end(account_id, snapshot).await?
-            && self.stripe.is_customer_deleted(&snapshot.customer).await?
+        // Before an end is stored and usage is assigned by it, check whether the customer still exists.
+        let ended = || followed.all().filter(|snapshot| !snapshot.is_live());
+        if let Some(first) = ended().next()
+            && self.is_unknown_end(account_id, ended()).await?
+            && self.stripe.is_customer_deleted(&first.customer).await?
         {
-            self.mark_customer_deleted(account_id, &snapshot.customer)
+            self.mark_customer_deleted(account_id, &first.customer)
                 .await?;
         }
         // Read from the database, because this machine may have stood still since it read from Stripe.
         let (slots, now) = (self.slots, self.store.now_as_read().await?);
         let changed = self
             .store
-            .apply_snapshot(account_id, snapshot, slots, now)
+            .apply_followed(account_id, followed, slots, now)
             .await?;
         if changed {
-            tracing::info!(account = %account_id, subscription = %snapshot.subscription, status = snapshot.status.name(), "subscription synced");
+            let statuses: Vec<String> = followed
+                .all()
+                .map(|snapshot| format!("{} {}", snapshot.subscription, snapshot.status))
+                .collect();
+            let statuses = statuses.join(", ");
+            tracing::info!(account = %account_id, statuses, "subscriptions synced");
         }
         Ok(())
     }
 
-    /// Whether the subscription ended and that is not stored yet.
+    /// Whether one of these subscriptions is not stored as ended yet.
     async fn is_unknown_end(
         &self,
         account_id: &AccountId,
-        snapshot: &SubscriptionSnapshot,
+        mut ended: impl Iterator<Item = &SubscriptionSnapshot>,
     ) -> Result<bool> {
         let now = self.store.now().await?;
         let stored = self.store.stored_subscriptions(&[account_id], now).await?;
-        Ok(stored
-            .iter()
-            .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none()))
+        Ok(ended.any(|snapshot| {
+            stored
+                .iter()
+                .any(|(row, _)| row.subscription == snapshot.subscription && row.ended_at.is_none())
+        }))
     }
 
     /// Reads the invoices of a subscription's periods that have ended, unless they are known to be final. Returns what is
@@ -304,12 +342,13 @@ impl SubscriptionSync {
         Ok(None)
     }
 
-    /// Stores the subscriptions on a page whose customers belong to accounts. Returns, for each of these accounts, the
-    /// subscription that is up to date then, or why there is none: one that fails does not hold up the others.
+    /// Stores the subscriptions of a list whose customers belong to accounts. Returns the result for each of these
+    /// customers: one that fails does not hold up the others. On the last page nothing is incomplete.
     pub(super) async fn sync_page(
         &self,
         page: &ByCustomer,
-    ) -> Result<Vec<(AccountId, Result<Option<String>, SyncError>)>> {
+        is_last: bool,
+    ) -> Result<Vec<(String, Result<Listed, SyncError>)>> {
         let customers: Vec<&str> = page.keys().map(String::as_str).collect();
         let owners = self.store.accounts_of_customers(&customers).await?;
         let accounts: Vec<&AccountId> = owners.values().collect();
@@ -323,11 +362,11 @@ impl SubscriptionSync {
             };
             let own: Vec<&(SyncedSubscription, Vec<BillingPeriod>)> = stored
                 .iter()
-                .filter(|(row, _)| row.account_id == *account_id)
+                .filter(|(row, _)| row.account_id == *account_id && row.customer == *customer)
                 .collect();
             syncing.push(async move {
-                let synced = self.sync_listed(account_id, link, found, &own).await;
-                (account_id.clone(), synced)
+                let synced = self.sync_listed(account_id, link, found, &own, is_last);
+                (customer.clone(), synced.await)
             });
         }
         Ok(stream::iter(syncing)
@@ -336,39 +375,49 @@ impl SubscriptionSync {
             .await)
     }
 
-    /// Stores an account's subscription from a list. Returns the subscription that is up to date then.
+    /// Stores an account's subscriptions from a list.
     async fn sync_listed(
         &self,
         account_id: &AccountId,
         link: &Link,
         found: &CustomerPage,
         stored: &[&(SyncedSubscription, Vec<BillingPeriod>)],
-    ) -> Result<Option<String>, SyncError> {
+        is_last: bool,
+    ) -> Result<Listed, SyncError> {
         let snapshots = &found.snapshots;
-        let is_elsewhere = |named| snapshots.iter().all(|one| one.subscription != named);
-        if found.has_unreadable || link.billing.subscription().is_some_and(is_elsewhere) {
-            // The subscription that the link names may have ended, so that another one follows it. The list of all
-            // subscriptions of the customer shows which.
-            self.sync_account(account_id).await?;
-            return Ok(None);
-        }
-        let Some(snapshot) = choose_subscription(snapshots, link.billing.subscription()) else {
-            return Ok(None);
-        };
-        let row = stored
+        let is_elsewhere = |id: &str| snapshots.iter().all(|one| one.subscription != id);
+        let live: Vec<&str> = stored
             .iter()
-            .find(|(row, _)| row.subscription == snapshot.subscription);
-        if row.is_none() && stored.iter().any(|(row, _)| row.ended_at.is_none()) {
-            // The synced subscription is on another page or has ended. The list of all subscriptions of the customer
+            .filter(|(row, _)| row.ended_at.is_none())
+            .map(|(row, _)| row.subscription.as_str())
+            .collect();
+        let named = link.billing.subscription();
+        let is_complete = !live.iter().copied().chain(named).any(is_elsewhere);
+        if !is_complete && !found.has_unreadable && !is_last {
+            return Ok(Listed::Incomplete);
+        }
+        if !is_complete || found.has_unreadable {
+            // One of them may have ended, so that another one follows it. The list of all subscriptions of the customer
             // shows which.
             self.sync_account(account_id).await?;
-            return Ok(None);
+            return Ok(Listed::UpToDate(Vec::new()));
         }
-        let is_ended = matches!(link.billing, Billing::Ended { .. });
-        if !row.is_some_and(|(row, periods)| is_up_to_date(row, periods, is_ended, snapshot)) {
-            self.apply(account_id, snapshot).await?;
+        let followed = FollowedSubscriptions::among(snapshots, named, &live);
+        let has_ended = matches!(link.billing, Billing::Ended { .. });
+        let is_known = |snapshot: &SubscriptionSnapshot| {
+            let row = stored
+                .iter()
+                .find(|(row, _)| row.subscription == snapshot.subscription);
+            let link_ended = followed
+                .is_chosen(&snapshot.subscription)
+                .then_some(has_ended);
+            row.is_some_and(|(row, periods)| is_up_to_date(row, periods, link_ended, snapshot))
+        };
+        if !followed.all().all(is_known) {
+            self.apply(account_id, &followed).await?;
         }
-        Ok(Some(snapshot.subscription.clone()))
+        let ids = followed.all().map(|one| one.subscription.clone());
+        Ok(Listed::UpToDate(ids.collect()))
     }
 }
 
