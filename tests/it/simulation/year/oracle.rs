@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
+/// What Stripe accepts.
+const MAX_AGE: i64 = 35 * 24 * HOUR;
+/// How long uncharged usage may wait until it is looked at again.
+const UNCHARGED_WAIT: i64 = HOUR;
 
 /// A line of an invoice: the subscription, the meter's number, and the second from which it charges.
 pub(super) type LineKey = (String, usize, i64);
@@ -33,6 +37,8 @@ pub(super) enum Fate {
     /// Accepted by Stripe, charged by the segment with this number.
     Sent(usize),
     TooLate,
+    /// No segment charges its time, and none that begins later exists yet.
+    Uncharged,
     NotBillable,
     NoCustomer,
 }
@@ -233,17 +239,18 @@ impl Account {
     /// Sends closed usage to Stripe, or marks it as too late.
     pub(super) fn send(&mut self, now: i64) {
         for index in 0..self.rows.len() {
-            if self.rows[index].fate != Fate::Closed {
+            if !matches!(self.rows[index].fate, Fate::Closed | Fate::Uncharged) {
                 continue;
             }
             let row = &self.rows[index];
             let Some(own) = self.segment_at(row.meter, row.first) else {
-                // It is billed from before any segment charges for it, so no invoice can charge it.
-                assert!(
-                    self.segments.iter().any(|later| row.first < later.start),
-                    "nothing charges for {row:?}: {self:#?}"
-                );
-                self.rows[index].fate = Fate::TooLate;
+                // It is from before a segment that charges for it, or after the last one.
+                let is_before = self.segments.iter().any(|later| row.first < later.start);
+                let is_old = row.end + MAX_AGE < now;
+                self.rows[index].fate = match is_before || is_old {
+                    true => Fate::TooLate,
+                    false => Fate::Uncharged,
+                };
                 continue;
             };
             let segment = &self.segments[own];
@@ -287,6 +294,15 @@ impl Account {
             }
         }
         charged
+    }
+
+    /// Whether uncharged usage became too old so recently that the service may not have looked at it since.
+    pub(super) fn is_getting_too_old(&self, now: i64) -> bool {
+        let recently = now - UNCHARGED_WAIT..=now;
+        self.rows.iter().any(|row| {
+            let is_held = matches!(row.fate, Fate::Uncharged | Fate::TooLate);
+            is_held && recently.contains(&(row.end + MAX_AGE))
+        })
     }
 
     /// The total of usage with some fate, by meter.

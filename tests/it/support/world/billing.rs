@@ -173,7 +173,7 @@ impl World {
             "subscriptions WHERE sync_requested_at IS NOT NULL".to_owned(),
             "report_runs WHERE closing_finished_at IS NULL".to_owned(),
             format!(
-                "usage_reports WHERE state IN ('closed', 'sending') AND COALESCE(next_attempt_at, 0) <= {now}"
+                "usage_reports WHERE state IN ('closed', 'sending', 'uncharged') AND COALESCE(next_attempt_at, 0) <= {now}"
             ),
             // Sent at this moment, without a response yet.
             format!(

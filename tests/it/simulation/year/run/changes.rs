@@ -156,7 +156,8 @@ impl Year<'_> {
                 for meter in 0..one.meters {
                     one.model.end(meter, at);
                 }
-                one.model.link(at, false);
+                // Nobody requested it here: what follows is still the customer's, and uncharged.
+                one.model.link(at, true);
             }
             _ => {
                 one.is_live = true;

@@ -75,8 +75,21 @@ impl Year<'_> {
             };
             let of = |fate: Fate| account.model.sum(meter, |own| own == fate);
             answer += of(asked);
+            let is_getting_too_old = account
+                .model
+                .is_getting_too_old(self.now.timestamp_millis());
+            assert_eq!(
+                sum(ReportState::TooLate) + sum(ReportState::Uncharged),
+                of(Fate::TooLate) + of(Fate::Uncharged),
+                "held usage of {} and {in_service}, seed {}: {:#?}\n{reports:#?}",
+                account.name,
+                self.seed,
+                account.model
+            );
+            if !is_getting_too_old {
+                assert_eq!(sum(ReportState::Uncharged), of(Fate::Uncharged));
+            }
             for (state, fate) in [
-                (ReportState::TooLate, Fate::TooLate),
                 (ReportState::NotBillable, Fate::NotBillable),
                 (ReportState::NoCustomer, Fate::NoCustomer),
                 (ReportState::Closed, Fate::Closed),
