@@ -29,7 +29,8 @@
 //! | decision | what an admin chose for a report that cannot proceed: retry, bill in the current period, write off; that of the service on a due report is a `SendDecision` |
 //! | billing period | `current_period_start` to `current_period_end` of the subscription item whose price uses the meter |
 //! | draft | an invoice before it is final; until then Stripe adds usage of its period to it |
-//! | sync | reading a subscription and its invoices from Stripe into the database |
+//! | sync | reading an account's subscriptions and their invoices from Stripe into the database |
+//! | companion | a subscription of the customer that is synced for meters which the one that the link follows does not charge |
 //! | subscription change | a plan change or a cancel that this service makes, in steps that survive a crash |
 //! | mark | what the sender leaves at Stripe, so that an old or a second copy of its database is noticed |
 //! | adoption | going on with another Stripe account or mode |

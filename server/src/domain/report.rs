@@ -129,7 +129,7 @@ pub enum Transition {
     MarkUncharged,
     /// The customer's subscription changed: it is decided again whether an item charges its time.
     DecideAgain,
-    /// Its time is in a trial.
+    /// Its time is in a trial, or after an end of the subscription that was requested here.
     MarkNotBillable,
     /// It is too old for Stripe, or its invoice is final.
     MarkTooLate,
