@@ -122,12 +122,12 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
         let Some(to) = from.after(&Transition::Relink(target.clone())) else {
             continue;
         };
-        if to == from {
+        if to == from && target.customer().is_none() {
             continue;
         }
         let mut range = Condition::all().add(range);
-        if let (State::Uncharged, Some(customer)) = (from, target.customer()) {
-            // Of the same customer it stays as it is.
+        if let (State::Closed | State::Uncharged, Some(customer)) = (from, target.customer()) {
+            // Of the same customer it stays as it is. Of another one it is after the end of that one's subscription.
             range = range.add(usage_report::Column::Customer.ne(customer));
         }
         usage_report::Entity::update_many()
@@ -140,6 +140,7 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
                 Expr::value(target.customer()),
             )
             .col_expr(usage_report::Column::NextAttemptAt, at_once())
+            .col_expr(usage_report::Column::SendBy, Expr::value(None::<i64>))
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
             .filter(range)

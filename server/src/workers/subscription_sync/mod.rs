@@ -1,11 +1,12 @@
 //! Syncs subscriptions: keeps the stored subscriptions, billing periods and invoices of linked accounts equal to
 //! Stripe's.
 //!
-//! [`sync`] syncs one account. Four jobs decide which account and when: [`poll`] all of them once per interval,
+//! [`sync`] syncs one account, [`listed`] those on a list. Four jobs decide which account and when: [`poll`] all of them once per interval,
 //! [`webhooks`] and [`requested`] single ones immediately, and [`ended`] those whose scheduled end has passed. Changes
 //! that an admin requests are in `subscription_change`, which uses this module; nothing here uses that one.
 
 mod link_check;
+mod listed;
 mod look_up;
 pub(crate) mod poll;
 pub(crate) mod requested;

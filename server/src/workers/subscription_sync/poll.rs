@@ -11,8 +11,10 @@ use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SYNCS_AT_ONCE, SubscriptionSync, snapshot,
-    sync::{ByCustomer, CustomerPage, Listed, SyncError},
+    SYNCS_AT_ONCE, SubscriptionSync,
+    listed::{ByCustomer, CustomerPage, Listed, entry},
+    snapshot,
+    sync::SyncError,
 };
 use crate::{
     domain::{
@@ -317,16 +319,6 @@ impl SubscriptionPoll {
     fn should_stop(&self, outcomes: &Outcomes) -> bool {
         outcomes.is_pausing.load(Ordering::Relaxed) || self.shutdown.is_cancelled()
     }
-}
-
-/// What was read of a customer so far, on this page and earlier ones.
-fn entry<'a>(
-    page: &'a mut ByCustomer,
-    earlier: &mut ByCustomer,
-    customer: &str,
-) -> &'a mut CustomerPage {
-    page.entry(customer.to_owned())
-        .or_insert_with(|| earlier.remove(customer).unwrap_or_default())
 }
 
 /// Makes several syncs concurrently. Each returns whether it was made. Returns the number that was: they begin in their
