@@ -330,13 +330,15 @@ async fn a_cancel_leaves_a_companion_as_it_is(mut world: World) {
     world.count_of("acct", "tokens", 9, now).await;
     let client = world.client().clone();
     let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
-    world.while_clock_moves(cancel).await.unwrap();
+    let cancelled = world.while_clock_moves(cancel).await.unwrap();
     world.assert_invoiced(&[3]).await;
     let later = now + TimeDelta::hours(1);
     world.move_clocks(later).await;
     world
         .wait_until_subscription("acct", |known| known.id == "sub_other")
         .await;
+    let again = client.cancel_subscription(CancelSubscription::now("acct"));
+    assert_eq!(again.await.unwrap().change, cancelled.change, "the same");
     world.count("acct", 100, later).await;
     world.count_of("acct", "tokens", 4, later).await;
     world.report_all().await;

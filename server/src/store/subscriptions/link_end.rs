@@ -5,12 +5,13 @@ use sea_orm::{
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _, sea_query::Expr,
 };
 
-use super::sync_request::request_sync;
+use super::{periods::read_periods_around, sync_request::request_sync};
 use crate::{
     domain::{
         Millis,
         account::{Account, Billing, link_start},
         account_id::AccountId,
+        billing_period::BillingPeriod,
         read_order::is_outdated,
         subscription::SubscriptionSnapshot,
         window::Slots,
@@ -126,9 +127,18 @@ pub(super) async fn end_or_resume_link(
         (Billing::Ended { subscription, .. }, true)
             if snapshot.cancel_at.is_none_or(|at| at > now) =>
         {
-            let Some(since) = snapshot.charges_since() else {
+            let Some(mut since) = snapshot.charges_since() else {
                 return Ok(false);
             };
+            // One that was a companion when the other one ended has charged ever since.
+            let ended_at = account.link.valid_from;
+            let around = read_periods_around(tx, &account.id, ended_at).await?;
+            let is_own = |period: &BillingPeriod| {
+                period.subscription.as_ref() == Some(&snapshot.subscription)
+            };
+            if around.iter().any(is_own) {
+                since = Ord::min(since, ended_at);
+            }
             let links = read_links_of(tx, &account.id).await?;
             let taken = taken_until(tx, &snapshot.customer, &account.id, now).await?;
             let from = link_start(&links, &snapshot.customer, taken, None, Some(since), now)

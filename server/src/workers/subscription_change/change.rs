@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::SubscriptionChanges;
 use crate::{
     domain::{
-        Millis, SECOND_MS,
+        DAY_MS, Millis, SECOND_MS,
         account::Billing,
         account_id::AccountId,
         followed_subscriptions::FollowedSubscriptions,
@@ -25,6 +25,9 @@ use crate::{
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a caller waits for Stripe's change, in addition to the draining.
 const STRIPE_WAIT_MS: Millis = 60 * SECOND_MS;
+
+/// How long after a cancel the same call is a repetition of it.
+const REPEATED_MS: Millis = DAY_MS;
 
 /// A requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,9 @@ impl SubscriptionChanges {
         let (found, live_snapshot, followed) = self
             .live_subscription(account_id, &account.link.billing)
             .await?;
+        if cancels && let Some(made) = self.made_before(account_id, &requested, &found).await? {
+            return Ok(Some(made));
+        }
         if requested == RequestedChange::CancelAtPeriodEnd {
             self.cancel_at_period_end(account_id, &found).await?;
             return Ok(None);
@@ -130,6 +136,29 @@ impl SubscriptionChanges {
             self.signals.change.wake();
         }
         self.join(begun, &requested).await.map(Some)
+    }
+
+    /// The cancel that a call repeats: since it was made, the account's link follows a subscription that lived beside the one
+    /// that was cancelled. It is not cancelled too.
+    async fn made_before(
+        &self,
+        account_id: &AccountId,
+        requested: &RequestedChange,
+        found: &Subscription,
+    ) -> Result<Option<SubscriptionChange>> {
+        let last = self.store.last_change(account_id).await?;
+        let now = self.store.now().await?;
+        let is_repeated = |last: &SubscriptionChange| {
+            last.kind == ChangeKind::Cancel
+                && last.step == Step::Done
+                && last.request == requested.encode()
+                && last.subscription != found.id
+                && found.created < last.boundary_at
+                && last
+                    .finished_at
+                    .is_some_and(|at| now.saturating_sub(at) < REPEATED_MS)
+        };
+        Ok(last.filter(is_repeated))
     }
 
     async fn cancel_at_period_end(
