@@ -8,7 +8,7 @@ use usage_server::commands::doctor::Severity;
 
 use crate::support::world::{
     TIMEOUT, World, at,
-    billing::{BASIC, PRO, TOKENS},
+    billing::{BASIC, PRO, SEATS, TOKENS},
     on_both_engines,
 };
 
@@ -23,6 +23,7 @@ on_both_engines!(
     what_was_read_before_a_companion_ended_is_not_applied,
     a_cancel_leaves_a_companion_as_it_is,
     a_plan_change_leaves_a_companion_as_it_is,
+    subscriptions_on_several_pages_are_read_from_the_lists,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -385,5 +386,43 @@ async fn a_plan_change_leaves_a_companion_as_it_is(mut world: World) {
     let put = world.client().put_account(named).await.unwrap();
     assert_eq!(put.account.subscription.unwrap().id, "sub_other");
     assert_calls_are_sent(&world, 7, 15).await;
+    world.finish().await;
+}
+
+async fn subscriptions_on_several_pages_are_read_from_the_lists(mut world: World) {
+    // More than a page between the account's own subscription and its companion.
+    const OTHERS: usize = 120;
+    let now = at(NOW);
+    world.with_prices_at(now).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.create_customers(&["cus_others"]).await;
+    for number in 0..OTHERS {
+        let other = NewSubscription {
+            id: format!("sub_{number:03}"),
+            customer: "cus_others".to_owned(),
+            prices: vec![SEATS.to_owned()],
+            ..NewSubscription::default()
+        };
+        world.stripe().create_subscription(&other).await.unwrap();
+    }
+    world.subscribe_as(companion()).await;
+    world.link_to_subscription("acct").await;
+    world.move_clocks(now + TimeDelta::seconds(11)).await;
+    world.wait_until_idle().await;
+    let before = world.stripe().requests().await.unwrap().len();
+    world.move_clocks(now + TimeDelta::seconds(22)).await;
+    world.wait_until_idle().await;
+    let requests = world.stripe().requests().await.unwrap().split_off(before);
+    let pages: Vec<Option<String>> = requests
+        .into_iter()
+        .filter(|request| request.path.starts_with("/v1/subscriptions"))
+        .map(|request| request.customer)
+        .collect();
+    assert_eq!(pages, [None, None], "two pages, and no request for one");
+    assert_calls_are_sent(&world, 3, 3).await;
+    world.count_of("acct", "tokens", 9, world.now()).await;
+    world.report_all().await;
+    world.wait_until_all_sent().await;
+    assert_eq!(world.stripe_total("cus_acct", "llm_tokens").await, 9);
     world.finish().await;
 }
