@@ -14,14 +14,14 @@ const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
 
 on_both_engines!(
-    usage_without_a_metered_item_needs_a_decision,
+    usage_after_an_item_was_removed_waits,
     usage_of_a_final_invoice_needs_a_decision,
     late_usage_goes_to_the_current_period_when_configured,
     negative_correction_after_finalization_needs_decision,
     a_period_that_ended_during_downtime_is_billed,
 );
 
-async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
+async fn usage_after_an_item_was_removed_waits(mut world: World) {
     let now = at("2027-03-20T08:30:10Z");
     world
         .start_subscribed(now, &[BASIC, TOKENS], at(START))
@@ -56,10 +56,11 @@ async fn usage_without_a_metered_item_needs_a_decision(mut world: World) {
                 ReportState::Accepted,
                 ReportState::Confirmed,
                 ReportState::Invoiced,
-                ReportState::TooLate,
+                ReportState::Uncharged,
             ],
         )
         .await;
+    assert_eq!(world.usage("acct").await, (10, 4, 6, 0));
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
     world.assert_invoiced(&[4]).await;
     world.finish().await;

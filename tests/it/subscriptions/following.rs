@@ -277,9 +277,12 @@ async fn failing_accounts_delay_no_others(mut world: World) {
         let path = format!("/v1/subscriptions/sub_{name}");
         world.call_stripe("DELETE", &path, &[]).await;
     }
-    let fault = Fault::status(503).on_method("GET");
-    let fault = fault.on_path("/v1/subscriptions/sub_z_").always();
-    world.stripe().script(fault).await.unwrap();
+    for name in &failing {
+        let fault = Fault::status(503).on_method("GET");
+        let fault = fault.on_path("/v1/subscriptions");
+        let fault = fault.on_customer(format!("cus_{name}")).always();
+        world.stripe().script(fault).await.unwrap();
+    }
     world.move_clocks(now + TimeDelta::minutes(1)).await;
     // No list shows those that have ended.
     world

@@ -167,36 +167,36 @@ impl SubscriptionSync {
             if synced.subscriptions.contains(&row.subscription) {
                 return Ok(());
             }
-            if let Some(problem) = synced.problem {
-                // The account stays as it was last synced.
-                return Err(Failure::Unreadable(problem).into());
-            }
-        } else {
-            self.sync_former(row).await?;
         }
+        self.sync_alone(row, is_linked).await?;
         self.sync_invoices(&row.account_id, &row.subscription)
             .await?;
         Ok(())
     }
 
-    /// Syncs a subscription of a customer that the account is no longer linked to.
-    async fn sync_former(&self, row: &SyncedSubscription) -> Result<(), SyncError> {
+    /// Syncs a subscription of a customer that the account is no longer linked to, or one beside another that cannot be
+    /// read. What a live companion of that one charges is not known.
+    async fn sync_alone(&self, row: &SyncedSubscription, is_linked: bool) -> Result<(), SyncError> {
         let meters = self.meters().await?;
         let read_at = self.read_at().await?;
         let found = match self.stripe.find_subscription(&row.subscription).await {
             Err(Failure::Unreadable(why)) => {
+                // The account stays as it was last synced.
                 self.record_problem(&row.account_id, &row.customer, &why)
                     .await?;
                 return Err(Failure::Unreadable(why).into());
             }
             found => found?,
         };
-        if let Some(found) = found {
-            let snapshot = snapshot(&found, &meters, read_at);
-            let followed = FollowedSubscriptions::only_companion(snapshot);
-            self.apply(&row.account_id, &followed).await?;
-        }
-        Ok(())
+        let Some(snapshot) = found.map(|found| snapshot(&found, &meters, read_at)) else {
+            return Ok(());
+        };
+        let followed = match is_linked {
+            true if !row.is_companion => FollowedSubscriptions::only(snapshot),
+            true if snapshot.is_live() => return Ok(()),
+            _ => FollowedSubscriptions::only_companion(snapshot),
+        };
+        self.apply(&row.account_id, &followed).await
     }
 
     async fn mark_customer_deleted(&self, account_id: &AccountId, customer: &str) -> Result<()> {
