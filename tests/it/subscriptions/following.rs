@@ -280,7 +280,7 @@ async fn failing_accounts_delay_no_others(mut world: World) {
     for name in &failing {
         let fault = Fault::status(503).on_method("GET");
         let fault = fault.on_path("/v1/subscriptions");
-        let fault = fault.on_customer(format!("cus_{name}")).always();
+        let fault = fault.on_customer(&format!("cus_{name}")).always();
         world.stripe().script(fault).await.unwrap();
     }
     world.move_clocks(now + TimeDelta::minutes(1)).await;

@@ -191,10 +191,12 @@ impl SubscriptionSync {
         let Some(snapshot) = found.map(|found| snapshot(&found, &meters, read_at)) else {
             return Ok(());
         };
-        let followed = match is_linked {
-            true if !row.is_companion => FollowedSubscriptions::only(snapshot),
-            true if snapshot.is_live() => return Ok(()),
-            _ => FollowedSubscriptions::only_companion(snapshot),
+        let followed = if is_linked && !row.is_companion {
+            FollowedSubscriptions::only(snapshot)
+        } else if is_linked && snapshot.is_live() {
+            return Ok(());
+        } else {
+            FollowedSubscriptions::only_companion(snapshot)
         };
         self.apply(&row.account_id, &followed).await
     }

@@ -247,9 +247,10 @@ impl Account {
                 // It is from before a segment that charges for it, or after the last one.
                 let is_before = self.segments.iter().any(|later| row.first < later.start);
                 let is_old = row.end + MAX_AGE < now;
-                self.rows[index].fate = match is_before || is_old {
-                    true => Fate::TooLate,
-                    false => Fate::Uncharged,
+                self.rows[index].fate = if is_before || is_old {
+                    Fate::TooLate
+                } else {
+                    Fate::Uncharged
                 };
                 continue;
             };
