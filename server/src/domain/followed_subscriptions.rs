@@ -91,15 +91,10 @@ impl FollowedSubscriptions {
             .is_some_and(|chosen| chosen.subscription == subscription)
     }
 
-    /// When their current charge began: that of the chosen one, if it charges for a configured meter.
+    /// When the current charge of the live chosen one began: from then on, a link without a date bills.
     pub fn charges_since(&self) -> Option<Millis> {
-        let companions = self.companions.iter().filter(|one| one.is_live());
         let chosen = self.chosen.as_ref().filter(|chosen| chosen.is_live())?;
-        chosen.charges_since().or_else(|| {
-            companions
-                .filter_map(SubscriptionSnapshot::charges_since)
-                .min()
-        })
+        chosen.charges_since()
     }
 }
 

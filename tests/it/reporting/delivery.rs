@@ -197,7 +197,7 @@ async fn an_account_without_a_customer_is_reported_once_it_is_linked(world: Worl
 async fn a_link_without_a_date_bills_from_now(mut world: World) {
     let now = hours_ago(2) + TimeDelta::minutes(20);
     world.freeze(now).await;
-    let subscription = world.customer_without_known_periods("cus_acct").await;
+    let subscription = world.customer_with_another_subscription("cus_acct").await;
     world
         .count("acct", 3, now - TimeDelta::milliseconds(1))
         .await;

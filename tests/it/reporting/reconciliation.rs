@@ -24,9 +24,13 @@ on_both_engines!(
     a_missing_database_is_not_created_by_the_command,
 );
 
-/// The rows of an account.
+/// The rows of an account, without that of the year, which the subscription bills.
 async fn rows(world: &World, question: Reconcile) -> Vec<ReconciledUsage> {
-    world.client().reconcile(question).await.unwrap().rows
+    let mut rows = world.client().reconcile(question).await.unwrap().rows;
+    let all = rows.len();
+    rows.retain(|row| row.period.start == edge() || row.period.end == edge());
+    assert_eq!(rows.len() + 1, all, "the year is one row");
+    rows
 }
 
 /// The edge between two billing periods, in the middle of an hour, a minute and a second.
@@ -41,7 +45,7 @@ fn figures(row: &ReconciledUsage) -> (i64, i64, Result<i64, String>) {
 /// An account with 10 units up to an edge of its billing periods and 7 from it on, all reported.
 async fn around_an_edge(world: &World) {
     let client = world.client();
-    let subscription = world.customer_without_known_periods("cus_acct").await;
+    let subscription = world.customer_with_another_subscription("cus_acct").await;
     let start = edge() - TimeDelta::days(20);
     let link = |start, end| {
         PutAccount::stripe("acct", "cus_acct")
@@ -89,9 +93,10 @@ async fn complete_usage_reconciles_to_the_last_millisecond_of_the_period(world: 
     assert_eq!((now.len(), now[0].period.start), (1, edge()));
     // The command returns the same while the server is running.
     let asked = ReconciliationQuery::default();
-    let found = reconcile(&command(&world), &world.clock, &asked)
+    let mut found = reconcile(&command(&world), &world.clock, &asked)
         .await
         .unwrap();
+    found.retain(|row| row.period.start == edge().timestamp_millis());
     assert_eq!(found.len(), 1);
     assert!(found[0].is_equal());
     assert_eq!(
@@ -153,7 +158,7 @@ async fn each_difference_names_its_side(world: World) {
 async fn reconciled_accounts_are_paged(world: World) {
     for number in 0..5 {
         let (account, customer) = (format!("acct-{number}"), format!("cus_{number}"));
-        let subscription = world.customer_without_known_periods(&customer).await;
+        let subscription = world.customer_with_another_subscription(&customer).await;
         let link = PutAccount::stripe(&account, &customer).subscription(subscription);
         let link = link.bill_from(hours_ago(24));
         world.client().put_account(link).await.unwrap();
@@ -189,11 +194,10 @@ async fn reconciled_accounts_are_paged(world: World) {
             .await
             .unwrap();
     }
-    // A query around the turn of a month names two months; one of them may have no usage.
     assert_eq!(seen.len(), 10, "{seen:#?}");
     assert!(
         seen.iter()
-            .all(|row| row.is_equal() && !row.is_billing_period)
+            .all(|row| row.is_equal() && row.is_billing_period)
     );
     let total: i64 = seen.iter().map(|row| row.counted).sum();
     assert_eq!(total, 10 + 11 + 12 + 13 + 14 + 25);

@@ -33,7 +33,7 @@ async fn windows(world: &World) -> Vec<(Period, i64)> {
 async fn usage_around_a_link_is_in_different_reports(mut world: World) {
     let clock = world.set_time(HOUR).await;
     world.stripe().set_clock(clock.now()).await.unwrap();
-    let subscription = world.customer_without_known_periods("cus_a").await;
+    let subscription = world.customer_with_another_subscription("cus_a").await;
     let go_to = |moment: DateTime<Utc>| clock.set(moment.timestamp_millis());
     go_to(minute(10));
     world

@@ -266,9 +266,9 @@ impl World {
         }
     }
 
-    /// Creates a customer whose usage is charged by another subscription than the named one, which is returned: no
-    /// billing period is known.
-    pub(crate) async fn customer_without_known_periods(&self, customer: &str) -> String {
+    /// Creates a customer whose usage is charged by another subscription than the named one, which is returned: that one
+    /// has no billing period.
+    pub(crate) async fn customer_with_another_subscription(&self, customer: &str) -> String {
         let stripe = self.stripe();
         let created = stripe.create_subscribed_customer(customer).await;
         created.expect("a customer");
