@@ -165,6 +165,32 @@ mod tests {
     }
 
     #[test]
+    fn usage_belongs_to_a_period_that_is_charged_if_there_is_one() {
+        let period = |start, is_trial, is_paused| InvoicePeriod {
+            interval: Interval { start, end: 30 },
+            bills_from: None,
+            is_trial,
+            is_paused,
+            invoice_state: InvoiceState::Unknown,
+            subscription: format!("sub_{start}"),
+            ended_at: None,
+            is_end_requested: false,
+            synced_at: 0,
+            customer_deleted_at: None,
+        };
+        let charged = [period(10, false, false), period(5, false, false)];
+        let start =
+            |periods: &[InvoicePeriod]| period_at(periods, 25).map(|period| period.interval.start);
+        assert_eq!(start(&charged), Some(10), "the latest one");
+        for (is_trial, is_paused) in [(true, false), (false, true)] {
+            let later = period(20, is_trial, is_paused);
+            let all = [charged.to_vec(), vec![later.clone()]].concat();
+            assert_eq!(start(&all), Some(10));
+            assert_eq!(start(&[later]), Some(20), "there is no other one");
+        }
+    }
+
+    #[test]
     fn items_charge_since_the_first_of_their_periods_that_contains_the_time() {
         let periods = [
             period("a", None, 10, 20),

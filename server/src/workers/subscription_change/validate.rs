@@ -87,15 +87,7 @@ impl SubscriptionChanges {
                     price.currency
                 ));
             }
-            let charges = |one: &&SubscriptionSnapshot| {
-                one.is_charging() && one.items.iter().any(|item| item.meter == *meter)
-            };
-            if let Some(other) = followed.companions.iter().find(charges) {
-                return not_changeable(format!(
-                    "subscription {} of the same customer charges the meter {meter:?}: its usage would be billed twice; remove that item first",
-                    other.subscription
-                ));
-            }
+            check_not_elsewhere(followed, meter)?;
             if !of_meters.insert(meter.clone()) {
                 return not_changeable(format!("two of the prices are of the meter {meter:?}"));
             }
@@ -148,5 +140,19 @@ impl SubscriptionChanges {
             )));
         }
         Ok(())
+    }
+}
+
+/// Rejects a meter that another subscription of the customer charges: its usage would be billed twice.
+fn check_not_elsewhere(followed: &FollowedSubscriptions, meter: &str) -> Result<()> {
+    let charges = |one: &&SubscriptionSnapshot| {
+        one.is_charging() && one.items.iter().any(|item| item.meter == meter)
+    };
+    match followed.companions.iter().find(charges) {
+        None => Ok(()),
+        Some(other) => Err(Error::SubscriptionNotChangeable(format!(
+            "subscription {} of the same customer charges the meter {meter:?}: its usage would be billed twice; remove that item first",
+            other.subscription
+        ))),
     }
 }
