@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 46] = [
+const TESTS: [(&str, &str); 45] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -153,10 +153,6 @@ const TESTS: [(&str, &str); 46] = [
     (
         "subscriptions::late_usage",
         "usage_moved_to_the_current_period_is_not_lost_by_a_cancel",
-    ),
-    (
-        "reporting::delivery",
-        "usage_of_a_removed_meter_is_given_up_in_time",
     ),
     (
         "subscriptions::uncharged",
