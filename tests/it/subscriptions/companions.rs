@@ -200,6 +200,7 @@ async fn a_companions_end_ends_only_its_own_meter(mut world: World) {
     assert_eq!(tokens_in(&world, ReportState::Uncharged).await, [6]);
     let account = world.client().get_account("acct").await.unwrap();
     assert_eq!(account.subscription.unwrap().status, "active");
+    assert_eq!(world.count_rows("account_links WHERE ended").await, 0);
     world.advance_past_draft(at(END)).await;
     world.assert_invoiced(&[3]).await;
     assert_eq!(invoiced_tokens(&world).await, [9]);
@@ -314,10 +315,15 @@ async fn what_was_read_before_a_companion_ended_is_not_applied(mut world: World)
     world
         .wait_until("its end", async || world.count_rows(ended).await == 1)
         .await;
+    // The poll with the late answer ends, and the next one begins.
+    let next = Fault::block_until_released("next").after_executing();
+    let next = next.on_method("GET").on_path("/v1/subscriptions");
+    stripe.script(next).await.unwrap();
     stripe.release("late").await.unwrap();
     world.move_clocks(later + TimeDelta::seconds(11)).await;
-    world.wait_until_idle().await;
+    stripe.wait_for_blocked("next", 1, TIMEOUT).await.unwrap();
     assert_eq!(world.count_rows(ended).await, 1);
+    stripe.release("next").await.unwrap();
     world.count_of("acct", "tokens", 6, world.now()).await;
     world.report_all().await;
     assert_eq!(tokens_in(&world, ReportState::Uncharged).await, [6]);
