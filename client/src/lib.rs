@@ -49,7 +49,7 @@ pub use period::Period;
 pub use reason::Reason;
 pub use reconcile::{
     ComparedInvoice, InvoiceComparison, InvoiceFinding, Reconcile, ReconcilePage, ReconciledUsage,
-    StateCount,
+    StateCount, WaitingComparison,
 };
 pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
 pub use report::{ListReports, ReportKind, ReportPage, UsageReport};

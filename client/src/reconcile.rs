@@ -103,6 +103,22 @@ pub struct ReconciledUsage {
     pub states: Vec<StateCount>,
     /// The comparison with invoices, one for each subscription item and price; empty until the invoices are final.
     pub invoices: Vec<InvoiceComparison>,
+    /// The comparisons with invoices that are due and were not made.
+    pub waiting: Vec<WaitingComparison>,
+}
+
+/// A comparison with invoices that is due and was not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WaitingComparison {
+    /// The subscription item, `si_...`.
+    pub item: String,
+    /// The billing period.
+    pub period: Period,
+    /// Since when it waits.
+    pub since: DateTime<Utc>,
+    /// Why its invoices cannot be read; none if nobody has tried.
+    pub reason: Option<String>,
 }
 
 /// What a comparison with invoices found.
@@ -121,6 +137,14 @@ pub enum InvoiceFinding {
     Void,
     /// Days after the period's last invoice, one is still a draft.
     Overdue,
+    /// They charge all usage of the item, but divided otherwise between its prices. Nothing is lost.
+    PriceSplit,
+    /// Stripe's totals contain the usage, but it is in no billing period that is known.
+    NoPeriod,
+    /// The same, but another subscription of the customer charges the meter.
+    OtherSubscription,
+    /// They charge more or less, and Stripe's totals were not seen to contain everything that it accepted.
+    Unverified,
     /// A finding that this version of the client does not know, by its number.
     Unrecognised(i32),
 }
@@ -129,7 +153,7 @@ pub enum InvoiceFinding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvoiceComparison {
-    /// The subscription item, `si_...`.
+    /// The subscription item, `si_...`; empty if no billing period contains the usage.
     pub item: String,
     /// The price, `price_...`.
     pub price: String,
@@ -178,6 +202,7 @@ impl ReconciledUsage {
                 .invoices
                 .iter()
                 .all(|one| one.finding == InvoiceFinding::Equal)
+            && self.waiting.is_empty()
     }
 
     fn from_wire(row: proto::ReconciledUsage) -> Result<Self, Error> {
@@ -190,8 +215,10 @@ impl ReconciledUsage {
             }
         });
         let invoices = row.invoices.into_iter().map(InvoiceComparison::from_wire);
+        let waiting = row.waiting.into_iter().map(WaitingComparison::from_wire);
         Ok(Self {
             invoices: invoices.collect::<Result<_, _>>()?,
+            waiting: waiting.collect::<Result<_, _>>()?,
             account_id: row.account_id,
             stripe_customer: row.stripe_customer,
             meter: row.meter,
@@ -215,8 +242,23 @@ impl InvoiceFinding {
             Ok(Wire::Uncollectible) => Self::Uncollectible,
             Ok(Wire::Void) => Self::Void,
             Ok(Wire::Overdue) => Self::Overdue,
+            Ok(Wire::PriceSplit) => Self::PriceSplit,
+            Ok(Wire::NoPeriod) => Self::NoPeriod,
+            Ok(Wire::OtherSubscription) => Self::OtherSubscription,
+            Ok(Wire::Unverified) => Self::Unverified,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
         }
+    }
+}
+
+impl WaitingComparison {
+    fn from_wire(from: proto::WaitingComparison) -> Result<Self, Error> {
+        Ok(Self {
+            item: from.item,
+            period: wire::required_period(from.period, "rows.waiting.period")?,
+            since: wire::required_time(from.since, "rows.waiting.since")?,
+            reason: non_empty(from.reason),
+        })
     }
 }
 

@@ -39,6 +39,11 @@ const VERIFICATION_OVER: &str = "usage_verification_over_total";
 /// Billing periods whose invoices were found not to charge what was reported, by `finding`: the names of
 /// [`InvoiceFinding`] but `equal`.
 const INVOICE_DIFFERENCES: &str = "usage_invoice_differences_total";
+/// Differences with invoices that nobody has acknowledged, of the last 70 days, by `finding`: the names of
+/// [`InvoiceFinding`] but `equal`.
+const OPEN_INVOICE_DIFFERENCES: &str = "usage_invoice_differences_open";
+/// Comparisons with invoices that are due and were not made.
+const WAITING_COMPARISONS: &str = "usage_invoice_comparisons_waiting";
 /// Reports near a deadline, counted at each check, by `deadline`: `draft_end`, `33_days`.
 const DEADLINE_WARNINGS: &str = "usage_deadline_warnings_total";
 /// Seconds by which a clock is ahead of another one, by `clocks`: `machine_database`, `database_stripe`.
@@ -143,6 +148,14 @@ fn describe() {
     describe_counter!(
         INVOICE_DIFFERENCES,
         "Billing periods whose invoices do not charge what was reported, by finding"
+    );
+    describe_gauge!(
+        OPEN_INVOICE_DIFFERENCES,
+        "Differences with invoices that nobody has acknowledged, by finding"
+    );
+    describe_gauge!(
+        WAITING_COMPARISONS,
+        "Comparisons with invoices that are due and were not made"
     );
     describe_counter!(WEBHOOKS, "Webhooks received, by outcome");
     describe_gauge!(
@@ -258,6 +271,20 @@ pub(crate) fn invoice_difference(finding: InvoiceFinding) {
     counter!(INVOICE_DIFFERENCES, "finding" => finding.name()).increment(1);
 }
 
+/// Records how many differences of a finding are open.
+pub(crate) fn open_invoice_differences(finding: InvoiceFinding, number: usize) {
+    gauge!(OPEN_INVOICE_DIFFERENCES, "finding" => finding.name()).set(whole(number));
+}
+
+/// Records how many comparisons with invoices wait.
+pub(crate) fn waiting_comparisons(number: usize) {
+    gauge!(WAITING_COMPARISONS).set(whole(number));
+}
+
+fn whole(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
 /// Records the size of SQLite's write-ahead log in bytes, up to 4 GiB.
 pub(crate) fn sqlite_log(bytes: u64) {
     gauge!(SQLITE_LOG).set(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
@@ -265,7 +292,7 @@ pub(crate) fn sqlite_log(bytes: u64) {
 
 /// Records how many increments are queued or being committed.
 pub(crate) fn waiting_increments(count: usize) {
-    gauge!(WAITING_INCREMENTS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    gauge!(WAITING_INCREMENTS).set(whole(count));
 }
 
 /// Counts reports near a deadline.
@@ -288,7 +315,7 @@ pub(crate) fn clocks(machine: Millis, of_stripe: Option<Millis>, is_in_doubt: bo
 
 /// Records how many other databases sent to the same meters lately.
 pub(crate) fn other_databases(number: usize) {
-    gauge!(OTHER_DATABASES).set(f64::from(u32::try_from(number).unwrap_or(u32::MAX)));
+    gauge!(OTHER_DATABASES).set(whole(number));
 }
 
 /// Records whether sending is paused in the database or by another Stripe account.

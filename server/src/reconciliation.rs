@@ -22,6 +22,7 @@ use crate::{
         report_figure::{ReportFigure, total},
         start_of,
         stream::Stream,
+        waiting_comparison::WaitingComparison,
         window::Interval,
     },
     error::{Error, Result},
@@ -70,14 +71,18 @@ pub struct Row {
     pub states: BTreeMap<State, (i64, i64)>,
     /// The comparisons with invoices, by subscription item and price; empty until those are final.
     pub invoices: Vec<PeriodComparison>,
+    /// The comparisons that are due and were not made.
+    pub waiting: Vec<WaitingComparison>,
 }
 
 impl Row {
-    /// Whether all three figures are equal, and invoices charge them as far as they are final.
+    /// Whether all three figures are equal, and invoices charge them as far as they are final. A difference that somebody
+    /// has acknowledged remains one.
     pub fn is_equal(&self) -> bool {
         self.counted == self.reported
             && self.stripe_total.as_ref() == Ok(&self.reported)
             && !self.invoices.iter().any(PeriodComparison::is_difference)
+            && self.waiting.is_empty()
     }
 }
 
@@ -191,6 +196,10 @@ impl Reconciler {
         });
         let (links, known) = self.store.links_and_periods(account, range).await?;
         let compared = self.store.comparisons_of(account, range).await?;
+        let waiting = self
+            .store
+            .waiting_comparisons_of(account, range, now)
+            .await?;
         let mut rows = Vec::new();
         for meter in self.meters.all() {
             let (periods, is_billing_period) = periods_of(&known, &meter.name, range);
@@ -210,6 +219,10 @@ impl Reconciler {
                 for one in invoices.iter().filter(|one| one.is_difference()) {
                     customers.entry(one.customer.clone()).or_default();
                 }
+                let waits = |one: &&WaitingComparison| {
+                    *one.meter == *meter.name && one.period.start == period.start
+                };
+                let waiting: Vec<&WaitingComparison> = waiting.iter().filter(waits).collect();
                 for (customer, own) in customers {
                     let mut row = sum(own);
                     let of_customer = invoices.iter().filter(|one| one.customer == customer);
@@ -218,6 +231,7 @@ impl Reconciler {
                     row.meter = meter.name.to_string();
                     (row.period, row.is_billing_period) = (period, is_billing_period);
                     row.customer = customer;
+                    row.waiting = waiting.iter().copied().cloned().collect();
                     row.stripe_total = self.stripe_total(stripe, account, &row, meter).await?;
                     let is_empty = row.states.is_empty() && row.stripe_total == Ok(0);
                     if !is_empty || !row.is_equal() {
@@ -226,7 +240,36 @@ impl Reconciler {
                 }
             }
         }
+        for one in compared {
+            let is_shown = rows.iter().any(|row| row.invoices.contains(&one));
+            if one.is_difference() && !is_shown {
+                rows.push(self.difference(stripe, one).await?);
+            }
+        }
+        rows.sort_by(|one, other| order_of(one).cmp(&order_of(other)));
         Ok(rows)
+    }
+
+    /// The row of a difference by itself: of usage that is in no billing period, or of a meter that is not configured.
+    async fn difference(&self, stripe: &Stripe, one: PeriodComparison) -> Result<Row> {
+        let account = one.account_id.clone();
+        let mut figures = self.store.figures(&account, one.period).await?;
+        figures.retain(|figure| {
+            figure.meter == one.meter
+                && figure.customer.as_ref() == Some(&one.customer)
+                && one.period.contains(figure.usage.billed_at_stripe())
+        });
+        let mut row = sum(figures);
+        row.account_id = account.to_string();
+        row.meter.clone_from(&one.meter);
+        row.customer.clone_from(&one.customer);
+        (row.period, row.is_billing_period) = (one.period, !one.item.is_empty());
+        row.stripe_total = match self.meters.find(&one.meter) {
+            Some(meter) => self.stripe_total(stripe, &account, &row, meter).await?,
+            None => Err(format!("meter {} is not configured", one.meter)),
+        };
+        row.invoices = vec![one];
+        Ok(row)
     }
 
     /// Stripe's total of a row: the whole minutes around the period, minus usage known to belong to other periods or
@@ -287,6 +330,12 @@ fn periods_of(known: &[KnownPeriod], meter: &str, range: Interval) -> (Vec<Inter
     (months, false)
 }
 
+/// The order of rows of one account.
+fn order_of(row: &Row) -> (&str, Millis, Millis, &str) {
+    let period = row.period;
+    (&row.meter, period.start, period.end, &row.customer)
+}
+
 fn customer_at(links: &[Link], at: Millis) -> Option<String> {
     billing_target_at(links, at).customer().map(str::to_owned)
 }
@@ -337,6 +386,7 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
         stripe_total: Ok(0),
         states: BTreeMap::new(),
         invoices: Vec::new(),
+        waiting: Vec::new(),
     };
     for figure in figures {
         let (state, added) = (figure.state, figure.usage.quantity);

@@ -49,6 +49,8 @@ enum BillingPeriods {
     InvoiceReadAt,
     ComparedAt,
     CompareAgainAt,
+    CompareFailingSince,
+    CompareError,
 }
 
 #[derive(DeriveIden)]
@@ -161,6 +163,9 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 // When its invoices were last read for the comparison, and when they are read again.
                 .col(big_integer_null(P::ComparedAt))
                 .col(big_integer_null(P::CompareAgainAt))
+                // Since when and why they cannot be compared; null if they can, or were never tried.
+                .col(big_integer_null(P::CompareFailingSince))
+                .col(text_null(P::CompareError))
                 .primary_key(
                     Index::create()
                         .col(P::AccountId)
@@ -209,8 +214,16 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
         .col(P::CompareAgainAt)
         .and_where(Expr::col(P::CompareAgainAt).is_not_null())
         .to_owned();
+    // Those that cannot be compared, since when.
+    let failing = Index::create()
+        .name("billing_periods_comparison_failing")
+        .table(P::Table)
+        .col(P::CompareFailingSince)
+        .and_where(Expr::col(P::CompareFailingSince).is_not_null())
+        .to_owned();
     manager.create_index(never_compared).await?;
-    manager.create_index(compared_again).await
+    manager.create_index(compared_again).await?;
+    manager.create_index(failing).await
 }
 
 async fn create_boundary_version(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

@@ -41,6 +41,9 @@ enum InvoiceComparisons {
     Reported,
     Invoiced,
     ChangedAt,
+    AcknowledgedAt,
+    AcknowledgedBy,
+    AcknowledgedReason,
 }
 
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -102,14 +105,16 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
             Table::create()
                 .table(C::Table)
                 .col(name(manager, C::AccountId))
+                // Of usage in no billing period: the customer.
                 .col(name(manager, C::Item))
                 .col(big_integer(C::PeriodStart))
                 .col(big_integer(C::PeriodEnd))
                 .col(text(C::Subscription))
                 .col(name(manager, C::Customer))
-                .col(text(C::Meter))
+                .col(name(manager, C::Meter))
                 .col(text_null(C::Price))
-                // `equal`, `differs`, `unreadable`, `uncollectible`, `void` or `overdue`.
+                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`,
+                // `no_period` or `other_subscription`.
                 .col(text(C::Finding))
                 // The units that Stripe's totals contain.
                 .col(big_integer(C::Reported))
@@ -117,12 +122,30 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer_null(C::Invoiced))
                 // When the finding or a figure last changed.
                 .col(big_integer(C::ChangedAt))
+                // When, by whom and why it was acknowledged as it is.
+                .col(big_integer_null(C::AcknowledgedAt))
+                .col(text_null(C::AcknowledgedBy))
+                .col(text_null(C::AcknowledgedReason))
                 .primary_key(
                     Index::create()
                         .col(C::AccountId)
                         .col(C::Item)
-                        .col(C::PeriodStart),
+                        .col(C::PeriodStart)
+                        .col(C::Meter),
                 )
+                .to_owned(),
+        )
+        .await?;
+    // Usage in no billing period is rare.
+    manager
+        .create_index(
+            Index::create()
+                .name("invoice_comparisons_without_period")
+                .table(C::Table)
+                .col(C::Customer)
+                .col(C::Meter)
+                .col(C::PeriodStart)
+                .and_where(Expr::cust("finding IN ('no_period', 'other_subscription')"))
                 .to_owned(),
         )
         .await?;
@@ -134,6 +157,7 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .table(C::Table)
                 .col(C::ChangedAt)
                 .and_where(Expr::cust("finding <> 'equal'"))
+                .and_where(Expr::col(C::AcknowledgedAt).is_null())
                 .to_owned(),
         )
         .await

@@ -4,7 +4,10 @@
 use crate::{
     clock::Clock,
     config::CommandConfig,
-    domain::{Millis, invoice_comparison::PeriodComparison, period::rfc3339, window::Interval},
+    domain::{
+        Millis, invoice_comparison::PeriodComparison, period::rfc3339,
+        waiting_comparison::WaitingComparison, window::Interval,
+    },
     reconciliation::{ReconciliationQuery, Row, reconcile},
 };
 use chrono::{DateTime, Months, NaiveDate, NaiveTime};
@@ -141,7 +144,17 @@ fn invoices(row: &Row) -> String {
             one.compared.reported.to_string()
         }
     });
-    all.collect::<Vec<_>>().join("; ")
+    let waiting = row.waiting.iter().map(describe_waiting);
+    all.chain(waiting).collect::<Vec<_>>().join("; ")
+}
+
+/// Such as `not compared since 2026-11-01T01:00:00Z: invoice in_1 cannot be read`.
+pub(super) fn describe_waiting(one: &WaitingComparison) -> String {
+    let since = rfc3339(one.since);
+    match &one.why {
+        Some(why) => format!("not compared since {since}: {why}"),
+        None => format!("not compared since {since}: the job has not tried"),
+    }
 }
 
 /// Such as `differs: 11 reported, 5 invoiced (in_1 paid)`.
@@ -185,6 +198,15 @@ fn invoice_json(one: &PeriodComparison) -> serde_json::Value {
     })
 }
 
+fn waiting_json(one: &WaitingComparison) -> serde_json::Value {
+    json!({
+        "item": one.item,
+        "period": { "start": rfc3339(one.period.start), "end": rfc3339(one.period.end) },
+        "since": rfc3339(one.since),
+        "reason": one.why,
+    })
+}
+
 fn as_json(row: &Row) -> serde_json::Value {
     let states: serde_json::Map<String, serde_json::Value> = row
         .states
@@ -209,6 +231,7 @@ fn as_json(row: &Row) -> serde_json::Value {
         "equal": row.is_equal(),
         "states": states,
         "invoices": row.invoices.iter().map(invoice_json).collect::<Vec<_>>(),
+        "waiting": row.waiting.iter().map(waiting_json).collect::<Vec<_>>(),
     })
 }
 

@@ -22,13 +22,15 @@ pub const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 pub const FIRST_READ_MS: Millis = HOUR_MS.saturating_add(CLOCK_DIFFERENCE_MS);
 /// How long after its last invoice a period waits for a draft to become final, and for reports to be verified. Stripe
 /// keeps drafts for at most three days.
-const LONGEST_DRAFT_MS: Millis = 4 * DAY_MS;
+pub const LONGEST_DRAFT_MS: Millis = 4 * DAY_MS;
 /// How long a period waits for an invoice at the end of another one.
 const NO_INVOICE_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is compared once a week, because its invoice may still become void.
 const RECENT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is not compared again.
 pub const OLDEST_MS: Millis = 400 * DAY_MS;
+/// How long a difference is shown after it last changed, unless somebody acknowledges it.
+pub const SHOWN_MS: Millis = 70 * DAY_MS;
 /// The longest time between two comparisons.
 pub const LONGEST_WAIT_MS: Millis = 7 * DAY_MS;
 
@@ -41,21 +43,33 @@ pub enum InvoiceFinding {
     Differs,
     /// The quantity of a line is absent or no whole number.
     Unreadable,
+    /// They charge more or less, but Stripe's totals were not seen to contain everything that it accepted.
+    Unverified,
     /// They would, but one of them is uncollectible.
     Uncollectible,
     /// They would, but one of them is void.
     Void,
     /// After days, an invoice is still a draft.
     Overdue,
+    /// They charge all usage of the item, divided otherwise between prices: one was replaced before the sync found it.
+    PriceSplit,
+    /// Stripe's totals contain the usage, and it is in no billing period that is compared.
+    NoPeriod,
+    /// The same, but another subscription of the customer charges the meter.
+    OtherSubscription,
 }
 
 names!(InvoiceFinding {
     Equal = "equal",
     Differs = "differs",
     Unreadable = "unreadable",
+    Unverified = "unverified",
     Uncollectible = "uncollectible",
     Void = "void",
     Overdue = "overdue",
+    PriceSplit = "price_split",
+    NoPeriod = "no_period",
+    OtherSubscription = "other_subscription",
 });
 
 /// The two figures of a billing period, compared.
@@ -65,7 +79,8 @@ pub struct Compared {
     pub finding: InvoiceFinding,
     /// The units that Stripe's totals contain.
     pub reported: i64,
-    /// The units on final invoices that are neither void nor uncollectible; `None` if a quantity cannot be read.
+    /// The units on final invoices that are neither void nor uncollectible; `None` if a quantity cannot be read, or no
+    /// invoice was compared.
     pub invoiced: Option<i64>,
 }
 
@@ -97,12 +112,23 @@ pub struct Candidate<'a> {
     pub ended_at: Option<Millis>,
 }
 
+/// An admin's statement that a difference is known and was dealt with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// When.
+    pub at: Millis,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// The last comparison of a billing period of a subscription item and price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeriodComparison {
     /// The account.
     pub account_id: AccountId,
-    /// `si_...`
+    /// `si_...`; empty for usage in no billing period.
     pub item: String,
     /// `price_...`
     pub price: Option<String>,
@@ -118,12 +144,19 @@ pub struct PeriodComparison {
     pub changed_at: Millis,
     /// The invoices with a line for it, and their statuses when they were last read.
     pub invoices: Vec<(String, InvoiceStatus)>,
+    /// Who has acknowledged it as it is.
+    pub acknowledged: Option<Acknowledgement>,
 }
 
 impl PeriodComparison {
     /// Whether invoices do not charge what Stripe's totals contain.
     pub fn is_difference(&self) -> bool {
         self.compared.finding != InvoiceFinding::Equal
+    }
+
+    /// Whether they do not, and nobody has acknowledged it.
+    pub fn is_open(&self) -> bool {
+        self.is_difference() && self.acknowledged.is_none()
     }
 }
 
@@ -195,7 +228,14 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
         }),
         None if reports.is_unverified && !is_late => None,
         // Without an invoice after the period, only what is complete already is known.
-        None => (has_all_invoices || is_whole).then_some(both),
+        None => (has_all_invoices || is_whole).then_some(Compared {
+            // What is not verified may be the difference.
+            finding: match both.finding {
+                InvoiceFinding::Differs if reports.is_unverified => InvoiceFinding::Unverified,
+                found => found,
+            },
+            ..both
+        }),
     };
     let again_at = match compared {
         None => Some(wait_until(draft, is_soon, deadline, now)),
@@ -224,7 +264,7 @@ pub fn compare(reported: i64, lines: &[(&Invoice, &InvoiceLine)]) -> Compared {
             .filter(|(invoice, _)| counts(invoice.status))
             .try_fold(0_i64, |sum, (_, line)| sum.checked_add(line.quantity?))
     };
-    let charged = total(|status| matches!(status, InvoiceStatus::Open | InvoiceStatus::Paid));
+    let charged = total(InvoiceStatus::is_charged);
     let final_ones = total(InvoiceStatus::is_final);
     let not_void = total(|status| status.is_final() && status != InvoiceStatus::Void);
     let finding = if charged.is_none() || final_ones.is_none() {

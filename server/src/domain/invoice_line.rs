@@ -49,6 +49,11 @@ impl InvoiceStatus {
         !matches!(self, Self::Draft | Self::Unknown)
     }
 
+    /// Whether its lines are charged: it is final, and neither void nor uncollectible.
+    pub fn is_charged(self) -> bool {
+        matches!(self, Self::Open | Self::Paid)
+    }
+
     /// Whether it may still become void or uncollectible.
     pub fn may_change(self) -> bool {
         !matches!(self, Self::Paid | Self::Void)
@@ -79,6 +84,8 @@ impl Invoice {
             InvoiceStatus::Draft => InvoiceState::Draft {
                 until: self.draft_until,
             },
+            // It is read again, until its status is known or the usage is too old.
+            InvoiceStatus::Unknown => InvoiceState::Unknown,
             _ => InvoiceState::Final,
         }
     }
@@ -137,6 +144,27 @@ pub fn billed_period<'a>(
     periods
         .iter()
         .filter(|period| line.is_like(period) && shared(period) >= least)
+        .max_by_key(|period| (shared(period), std::cmp::Reverse(period.period_start)))
+}
+
+/// The billing period that the line of an item bills with a price that the item has in other periods only: the price was
+/// replaced, and the sync found it later. Of the item's periods, the one that it shares the most time with.
+pub fn split_period<'a>(
+    line: &InvoiceLine,
+    periods: &'a [BillingPeriod],
+) -> Option<&'a BillingPeriod> {
+    let (item, price) = (line.item.as_ref()?, line.price.as_ref()?);
+    if line.is_proration || line.is_flat_fee || billed_period(line, periods).is_some() {
+        return None;
+    }
+    let own = || periods.iter().filter(|period| period.item == *item);
+    let priced = own().find(|period| period.price.as_ref() == Some(price))?;
+    let shared = |period: &BillingPeriod| {
+        let end = line.period.end.min(period.period_end);
+        end.saturating_sub(line.period.start.max(period.period_start))
+    };
+    own()
+        .filter(|period| period.meter == priced.meter && shared(period) > 0)
         .max_by_key(|period| (shared(period), std::cmp::Reverse(period.period_start)))
 }
 
@@ -262,6 +290,40 @@ mod tests {
         assert!(!is_final(None) && !is_final(Some("draft")) && !is_final(Some("new one")));
         assert!(is_final(Some("open")) && is_final(Some("void")));
         assert!(InvoiceStatus::Uncollectible.may_change() && !InvoiceStatus::Void.may_change());
+    }
+
+    #[test]
+    fn an_unknown_status_is_final_neither_for_the_sync_nor_for_the_comparison() {
+        for status in InvoiceStatus::ALL {
+            let invoice = Invoice {
+                id: "in".to_owned(),
+                status,
+                draft_until: None,
+                created: 0,
+                is_of_cycle: true,
+                lines: Vec::new(),
+            };
+            let is_final = invoice.state() == InvoiceState::Final;
+            assert_eq!(is_final, status.is_final(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_at_a_price_that_was_learned_later_is_of_the_period_of_its_time() {
+        // The price was replaced at 14, and the sync found it after the period's end.
+        let periods = [period("si", "old", 10, 20), period("si", "new", 20, 30)];
+        let of = |price, start, end| {
+            split_period(&line(Some("si"), Some(price), start, end), &periods)
+                .map(|period| period.period_start)
+        };
+        assert_eq!(of("new", 14, 20), Some(10));
+        assert_eq!(of("new", 20, 30), None, "billed in its own period");
+        assert_eq!(of("seat", 14, 20), None, "a licensed price");
+        assert_eq!(of("new", 30, 40), None, "of a period that is not known");
+        assert_eq!(
+            split_period(&line(None, Some("new"), 14, 20), &periods),
+            None
+        );
     }
 
     proptest! {

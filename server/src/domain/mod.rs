@@ -25,6 +25,7 @@ mod names;
 pub mod next_step;
 pub mod pause;
 pub mod period;
+pub mod price_split;
 pub mod read_order;
 pub mod report;
 pub mod report_figure;
@@ -40,8 +41,10 @@ pub mod subscription_change;
 pub mod subscription_status;
 pub mod subset_sum;
 pub mod tier;
+pub mod uncompared_usage;
 pub mod verification;
 pub mod violation;
+pub mod waiting_comparison;
 pub mod webhook;
 pub mod window;
 

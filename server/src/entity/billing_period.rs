@@ -70,6 +70,11 @@ pub(crate) struct Model {
     pub(crate) compared_at: Option<i64>,
     /// When they are read again; null if never compared, or if nothing can change any more.
     pub(crate) compare_again_at: Option<i64>,
+    /// Since when they cannot be compared; null if they can, or were never tried.
+    pub(crate) compare_failing_since: Option<i64>,
+    /// Why not.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) compare_error: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -11,9 +11,13 @@ stored_enum! {
         Equal,
         Differs,
         Unreadable,
+        Unverified,
         Uncollectible,
         Void,
         Overdue,
+        PriceSplit,
+        NoPeriod,
+        OtherSubscription,
     }
 }
 
@@ -22,6 +26,7 @@ stored_enum! {
 pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) account_id: AccountId,
+    /// The subscription item; of usage in no billing period, the customer.
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) item: String,
     #[sea_orm(primary_key, auto_increment = false)]
@@ -31,7 +36,7 @@ pub(crate) struct Model {
     pub(crate) subscription: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) customer: String,
-    #[sea_orm(column_type = "Text")]
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) meter: String,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) price: Option<String>,
@@ -42,6 +47,12 @@ pub(crate) struct Model {
     pub(crate) invoiced: Option<i64>,
     /// When the finding or a figure last changed.
     pub(crate) changed_at: i64,
+    /// When, by whom and why it was acknowledged; null once the finding or a figure changed.
+    pub(crate) acknowledged_at: Option<i64>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) acknowledged_by: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) acknowledged_reason: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -10,6 +10,7 @@ use crate::{
         invoice_comparison::{InvoiceFinding, PeriodComparison},
         period::{MAX_PERIOD_MS, rfc3339},
         violation::Violation,
+        waiting_comparison::WaitingComparison,
     },
     error::Result,
     reconciliation::{ReconciliationQuery, Row},
@@ -81,6 +82,7 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
     v1::ReconciledUsage {
         states: states.collect(),
         invoices: row.invoices.into_iter().map(comparison).collect(),
+        waiting: row.waiting.into_iter().map(waiting).collect(),
         account_id: row.account_id,
         stripe_customer: row.customer,
         meter: row.meter,
@@ -93,14 +95,27 @@ pub(super) fn row(row: Row) -> v1::ReconciledUsage {
     }
 }
 
+fn waiting(from: WaitingComparison) -> v1::WaitingComparison {
+    v1::WaitingComparison {
+        item: from.item,
+        period: Some(wire::period(from.period)),
+        since: Some(wire::timestamp(from.since)),
+        reason: from.why.unwrap_or_default(),
+    }
+}
+
 fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
     let finding = match from.compared.finding {
         InvoiceFinding::Equal => v1::InvoiceFinding::Equal,
         InvoiceFinding::Differs => v1::InvoiceFinding::Differs,
         InvoiceFinding::Unreadable => v1::InvoiceFinding::Unreadable,
+        InvoiceFinding::Unverified => v1::InvoiceFinding::Unverified,
         InvoiceFinding::Uncollectible => v1::InvoiceFinding::Uncollectible,
         InvoiceFinding::Void => v1::InvoiceFinding::Void,
         InvoiceFinding::Overdue => v1::InvoiceFinding::Overdue,
+        InvoiceFinding::PriceSplit => v1::InvoiceFinding::PriceSplit,
+        InvoiceFinding::NoPeriod => v1::InvoiceFinding::NoPeriod,
+        InvoiceFinding::OtherSubscription => v1::InvoiceFinding::OtherSubscription,
     };
     let invoices = from.invoices.into_iter().map(|(id, status)| {
         let status = status.name().to_owned();

@@ -24,6 +24,7 @@ use crate::{
         clock_comparison::{ClockComparison, StripeClock},
         closing::{self, Closing},
         invoice_comparison::InvoiceComparison,
+        invoice_watch::InvoiceWatch,
         period_end::PeriodEnd,
         reporter::{self, Reporter},
         runner::Runner,
@@ -39,6 +40,7 @@ use crate::{
             SubscriptionSync, poll::SubscriptionPoll, requested::RequestedSyncs,
             scheduled_cancels::ScheduledCancels, webhooks::WebhookSyncs,
         },
+        uncompared_usage::UncomparedUsageCheck,
         upkeep::Upkeep,
         verifier::Verifier,
         wake::Signals,
@@ -214,6 +216,8 @@ impl Services {
             interval,
             shutdown.clone(),
         ));
+        runner.start(InvoiceWatch::new(store.clone()));
+        runner.start(UncomparedUsageCheck::new(store.clone()));
         start_syncs(&mut runner, sync, &reporter, &signals, config, shutdown);
         runner.start(Verifier::new(
             store,

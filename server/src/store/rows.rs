@@ -8,7 +8,7 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         decision::Decision,
-        invoice_comparison::{Compared, PeriodComparison},
+        invoice_comparison::{Acknowledgement, Compared, PeriodComparison},
         report::{Kind, Report, State},
         run::{Run, Scope},
         subscription::SyncedSubscription,
@@ -230,6 +230,11 @@ impl From<&invoice_comparison::Model> for Compared {
 /// Without the invoices, which are in another table.
 impl From<invoice_comparison::Model> for PeriodComparison {
     fn from(row: invoice_comparison::Model) -> Self {
+        let acknowledged = row.acknowledged_at.map(|at| Acknowledgement {
+            at,
+            by: row.acknowledged_by.clone().unwrap_or_default(),
+            reason: row.acknowledged_reason.clone().unwrap_or_default(),
+        });
         Self {
             compared: Compared::from(&row),
             period: Interval {
@@ -237,11 +242,16 @@ impl From<invoice_comparison::Model> for PeriodComparison {
                 end: row.period_end,
             },
             account_id: row.account_id,
-            item: row.item,
+            item: if row.item == row.customer {
+                String::new()
+            } else {
+                row.item
+            },
             price: row.price,
             meter: row.meter,
             customer: row.customer,
             changed_at: row.changed_at,
+            acknowledged,
             invoices: Vec::new(),
         }
     }

@@ -8,12 +8,15 @@ use sea_orm::{
 };
 
 use super::{
-    Store, as_read::update_in_state, connection::Transaction, report_states::state_in, rows,
+    Store, as_read::update_in_state, connection::Transaction,
+    invoice_comparison::compare_again_around, report_states::state_in, rows,
     stripe_account::sent_since,
 };
 use crate::{
     domain::{
         Millis,
+        billed_usage::BilledUsage,
+        invoice_comparison::LONGEST_DRAFT_MS,
         read_order::is_outdated,
         report::{Report, State, Transition},
         stream::Stream,
@@ -158,6 +161,10 @@ impl Store {
         for (report, transition) in in_order {
             record_transition(&tx, report, transition, now).await?;
         }
+        // Locked after the reports, as in every transaction.
+        for at in confirmed_late(verified, now) {
+            compare_again_around(&tx, stream, at, now).await?;
+        }
         let result = verified.result;
         let changed_at = match &verified.before {
             Some(before) if !result.is_new(Some(before)) => before.changed_at,
@@ -189,6 +196,15 @@ impl Store {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// When confirmed usage is billed whose period may have been compared for the last time.
+fn confirmed_late(verified: &DayVerification, now: Millis) -> impl Iterator<Item = Millis> {
+    let confirmed = verified.transitions.iter();
+    confirmed
+        .filter(|(_, transition)| *transition == Transition::Confirm)
+        .map(|(report, _)| BilledUsage::of(report).billed_at_stripe())
+        .filter(move |at| now.saturating_sub(*at) >= LONGEST_DRAFT_MS)
 }
 
 async fn record_transition(

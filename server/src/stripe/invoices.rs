@@ -1,5 +1,6 @@
 //! Reads the invoices of a subscription with the lines that it caused.
 
+use serde_json::Value;
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
 use stripe_types::RangeQueryTs;
 
@@ -35,7 +36,10 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { timed("invoices", client.list(&query, INVOICE)).await }
+            async move {
+                let list = client.list_prepared(&query, INVOICE, prepare_invoice);
+                timed("invoices", list).await
+            }
         };
         let found: BoundedList<stripe_shared::Invoice> =
             read_pages(MAX_READ, page, |one| one).await?;
@@ -92,13 +96,42 @@ impl Stripe {
             if let Some(after) = after {
                 query = query.starting_after(after);
             }
-            async move { timed("invoices", client.list(&query, LINE)).await }
+            async move {
+                let list = client.list_prepared(&query, LINE, prepare_line);
+                timed("invoices", list).await
+            }
         };
         let lines = read_pages(MAX_READ, page, |one| line(&one)).await?;
         if !lines.is_complete {
             return Err(too_many(&format!("lines of invoice {invoice}")));
         }
         Ok(lines)
+    }
+}
+
+/// Prepares the lines of an invoice.
+fn prepare_invoice(invoice: &mut Value) {
+    let lines = invoice.pointer_mut("/lines/data");
+    let lines = lines.and_then(Value::as_array_mut);
+    lines.into_iter().flatten().for_each(prepare_line);
+}
+
+/// Makes a quantity of a wrong type one that cannot be read: a difference of this line only.
+fn prepare_line(line: &mut Value) {
+    let is_wrong = |value: Option<&Value>, is_right: fn(&Value) -> bool| {
+        value.is_some_and(|value| !value.is_null() && !is_right(value))
+    };
+    let has_wrong_decimal = is_wrong(line.get("quantity_decimal"), Value::is_string);
+    let has_wrong_quantity = is_wrong(line.get("quantity"), Value::is_u64);
+    let Some(line) = line.as_object_mut() else {
+        return;
+    };
+    if has_wrong_quantity {
+        line.insert("quantity".to_owned(), Value::Null);
+    }
+    if has_wrong_decimal || has_wrong_quantity {
+        let unreadable = Value::from("unreadable");
+        line.insert("quantity_decimal".to_owned(), unreadable);
     }
 }
 
@@ -137,4 +170,36 @@ fn line(from: &stripe_shared::InvoiceLineItem) -> Option<InvoiceLine> {
         is_proration,
         is_flat_fee: is_flat_fee(from.description.as_deref()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_quantity_of_a_wrong_type_becomes_unreadable() {
+        let unreadable = json!({"quantity": null, "quantity_decimal": "unreadable"});
+        for (quantity, decimal, expected) in [
+            (json!("12"), json!("12"), Some(&unreadable)),
+            (json!(1.5), json!(null), Some(&unreadable)),
+            (json!(-1), json!(null), Some(&unreadable)),
+            (json!([]), json!(null), Some(&unreadable)),
+            (json!(12), json!("12"), None),
+            (json!(null), json!(null), None),
+        ] {
+            let line = json!({"quantity": quantity, "quantity_decimal": decimal});
+            let mut invoice = json!({"lines": {"data": [line.clone(), {}, 7]}});
+            prepare_invoice(&mut invoice);
+            let lines = &invoice["lines"]["data"];
+            assert_eq!(lines[0], *expected.unwrap_or(&line));
+            assert_eq!((&lines[1], &lines[2]), (&json!({}), &json!(7)));
+        }
+        let mut line = json!({"quantity": 12, "quantity_decimal": 12.5});
+        prepare_line(&mut line);
+        assert_eq!(line["quantity_decimal"], "unreadable");
+        for mut other in [json!({}), json!({"lines": 7}), json!(null)] {
+            prepare_invoice(&mut other);
+        }
+    }
 }

@@ -82,8 +82,23 @@ impl Transport {
         R: StripeRequest<Output = List<T>> + Sync,
         T: miniserde::Deserialize,
     {
+        self.list_prepared(query, object, |_| {}).await
+    }
+
+    /// Reads a page of a list. Each object is prepared before it is read, so that a part of it that is not as promised
+    /// does not hide the rest.
+    pub(super) async fn list_prepared<R, T>(
+        &self,
+        query: &R,
+        object: &'static str,
+        prepare: fn(&mut Value),
+    ) -> Result<ListPage<T>, RequestError>
+    where
+        R: StripeRequest<Output = List<T>> + Sync,
+        T: miniserde::Deserialize,
+    {
         let body = self.send(query.build(), HeaderMap::new()).await?;
-        let page: ListPage<T> = read_page(&body, object)?;
+        let page: ListPage<T> = read_page(&body, object, prepare)?;
         for skipped in &page.unreadable {
             tracing::warn!(
                 object,
@@ -100,15 +115,15 @@ impl Transport {
 fn read_page<T: miniserde::Deserialize>(
     body: &[u8],
     object: &'static str,
+    prepare: fn(&mut Value),
 ) -> Result<ListPage<T>, RequestError> {
     let unreadable =
         |why: String| RequestError::Unreadable(format!("Stripe's answer cannot be read: {why}"));
-    let page: Value =
+    let mut page: Value =
         serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()))?;
-    let (Some(data), Some(has_more)) = (
-        page.get("data").and_then(Value::as_array),
-        page.get("has_more").and_then(Value::as_bool),
-    ) else {
+    let has_more = page.get("has_more").and_then(Value::as_bool);
+    let data = page.get_mut("data").and_then(Value::as_array_mut);
+    let (Some(data), Some(has_more)) = (data, has_more) else {
         return Err(unreadable("it is not a list".to_owned()));
     };
     let mut read = ListPage {
@@ -116,7 +131,8 @@ fn read_page<T: miniserde::Deserialize>(
         unreadable: Vec::new(),
         next: None,
     };
-    for raw in data {
+    data.iter_mut().for_each(prepare);
+    for raw in data.iter() {
         match json::from_str(&raw.to_string()) {
             Ok(item) => read.items.push(item),
             Err(_) => read.unreadable.push(Unreadable::new(object, raw)),
@@ -138,7 +154,7 @@ mod tests {
 
     /// Reads texts as a list of objects.
     fn page(body: &str) -> Result<ListPage<Named>, RequestError> {
-        read_page(body.as_bytes(), "thing")
+        read_page(body.as_bytes(), "thing", |_| {})
     }
 
     #[derive(miniserde::Deserialize)]

@@ -22,8 +22,9 @@ use crate::{
             CLOCK_DIFFERENCE_MS, Candidate, Compared, InvoiceFinding, Judgement, OLDEST_MS,
             PeriodReports, judge,
         },
-        invoice_line::{Invoice, InvoiceLine, billed_period},
+        invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
         period::rfc3339,
+        price_split::{join, periods_around},
         stream::Stream,
     },
     error::{Error, Result},
@@ -45,6 +46,8 @@ const REFUSED_WAIT_MS: Millis = DAY_MS;
 const DENIED_WAIT_MS: Millis = HOUR_MS;
 /// The wait before a period is compared again whose reports changed meanwhile.
 const STALE_WAIT_MS: Millis = MINUTE_MS;
+/// The wait before a period is compared again of which too little is stored.
+const UNKNOWN_WAIT_MS: Millis = DAY_MS;
 
 /// Compares usage with invoices.
 pub(crate) struct InvoiceComparison {
@@ -53,6 +56,13 @@ pub(crate) struct InvoiceComparison {
     interval: Duration,
     shutdown: CancellationToken,
     rate: DefaultDirectRateLimiter,
+}
+
+/// A period with its reports, the lines that bill it, and the result.
+struct Judged<'a> {
+    reports: PeriodReports,
+    lines: Vec<(&'a Invoice, &'a InvoiceLine)>,
+    judgement: Judgement,
 }
 
 /// Why the comparison of a subscription stopped.
@@ -97,9 +107,18 @@ impl InvoiceComparison {
             .store
             .find_compared_subscription(account_id, subscription, since)
             .await?;
-        let oldest = due.iter().map(|period| period.period_start).min();
-        let (Some(known), Some(oldest)) = (known, oldest) else {
-            return Ok(self.store.delay_comparison(due, None, now).await?);
+        let Some(known) = known else {
+            let why = "its subscription is not stored";
+            let later = now.saturating_add(UNKNOWN_WAIT_MS);
+            return Ok(self.store.delay_comparison(due, (later, why), now).await?);
+        };
+        // A price that was replaced is compared together with its successor.
+        let around = due
+            .iter()
+            .flat_map(|period| periods_around(period, &known.periods));
+        let oldest = due.iter().chain(around).map(|period| period.period_start);
+        let Some(oldest) = oldest.min() else {
+            return Ok(());
         };
         let invoices = self
             .stripe
@@ -126,39 +145,26 @@ impl InvoiceComparison {
         now: Millis,
     ) -> Result<()> {
         let only = std::slice::from_ref(period);
-        let Some(meter) = period.meter.as_deref() else {
-            return self.store.delay_comparison(only, None, now).await;
+        let Some(mut own) = self.judge_period(period, known, invoices, now).await? else {
+            let why = "the meter of its subscription item is not stored";
+            let later = now.saturating_add(UNKNOWN_WAIT_MS);
+            return self.store.delay_comparison(only, (later, why), now).await;
         };
-        let time = period.interval();
-        let stream = Stream {
-            customer: known.customer.clone(),
-            meter: meter.to_owned(),
-        };
-        let figures = self.store.reports_to_compare(&stream, time).await?;
-        let reports = PeriodReports::of(figures, time);
-        let lines = lines_of(period, &known.periods, invoices);
-        let judgement = judge(
-            &Candidate {
-                period: time,
-                reports: &reports,
-                invoices,
-                lines: &lines,
-                ended_at: known.ended_at,
-            },
-            now,
-        );
+        own.judgement = self.join_prices(period, &own, known, invoices, now).await?;
+        let judgement = own.judgement;
         let result = ComparisonResult {
             period,
             customer: &known.customer,
-            reports: &reports.confirmed,
-            lines: &lines,
+            reports: &own.reports.confirmed,
+            lines: &own.lines,
             judgement,
         };
         match self.store.record_comparison(&result, now).await? {
             Recorded::Same => {}
             Recorded::Stale => {
-                let soon = Some(now.saturating_add(STALE_WAIT_MS));
-                self.store.delay_comparison(only, soon, now).await?;
+                let why = "its reports changed while they were compared";
+                let soon = now.saturating_add(STALE_WAIT_MS);
+                self.store.delay_comparison(only, (soon, why), now).await?;
             }
             Recorded::New(moved) => {
                 if let Some((transition, number)) = moved {
@@ -170,6 +176,73 @@ impl InvoiceComparison {
         Ok(())
     }
 
+    /// Judges a period by itself. `None` if its meter is not known.
+    async fn judge_period<'a>(
+        &self,
+        period: &BillingPeriod,
+        known: &ComparedSubscription,
+        invoices: &'a [Invoice],
+        now: Millis,
+    ) -> Result<Option<Judged<'a>>> {
+        let Some(meter) = period.meter.as_deref() else {
+            return Ok(None);
+        };
+        let time = period.interval();
+        let stream = Stream {
+            customer: known.customer.clone(),
+            meter: meter.to_owned(),
+        };
+        let figures = self.store.reports_to_compare(&stream, time).await?;
+        let reports = PeriodReports::of(figures, time);
+        let lines = lines_of(period, invoices, |line| billed_period(line, &known.periods));
+        let candidate = Candidate {
+            period: time,
+            reports: &reports,
+            invoices,
+            lines: &lines,
+            ended_at: known.ended_at,
+        };
+        let judgement = judge(&candidate, now);
+        Ok(Some(Judged {
+            reports,
+            lines,
+            judgement,
+        }))
+    }
+
+    /// The result for a period, together with those before and after a replacement of its price.
+    async fn join_prices(
+        &self,
+        period: &BillingPeriod,
+        own: &Judged<'_>,
+        known: &ComparedSubscription,
+        invoices: &[Invoice],
+        now: Millis,
+    ) -> Result<Judgement> {
+        let is_different = own
+            .judgement
+            .compared
+            .is_some_and(|compared| compared.finding == InvoiceFinding::Differs);
+        let around = periods_around(period, &known.periods);
+        if !is_different || around.iter().any(|other| other.period_end > now) {
+            return Ok(own.judgement);
+        }
+        let mut judgements = Vec::new();
+        for other in &around {
+            let judged = self.judge_period(other, known, invoices, now).await?;
+            judgements.extend(judged.map(|judged| judged.judgement));
+        }
+        let of_other_prices = around
+            .iter()
+            .copied()
+            .chain([period])
+            .flat_map(|one| lines_of(one, invoices, |line| split_period(line, &known.periods)));
+        let split = of_other_prices
+            .filter(|(invoice, _)| invoice.status.is_charged())
+            .try_fold(0_i64, |sum, (_, line)| sum.checked_add(line.quantity?));
+        Ok(join(own.judgement, &judgements, split))
+    }
+
     /// Delays the periods of a subscription whose invoices could not be read. Returns whether others may be.
     async fn delay(&self, failure: &Failure, due: &[BillingPeriod], now: Millis) -> Result<bool> {
         let (wait, may_go_on) = match failure {
@@ -177,8 +250,9 @@ impl InvoiceComparison {
             failure if failure.is_undecided() => (NO_ANSWER_WAIT_MS, false),
             _ => (REFUSED_WAIT_MS, true),
         };
-        let until = Some(now.saturating_add(wait));
-        self.store.delay_comparison(due, until, now).await?;
+        let until = now.saturating_add(wait);
+        let why = failure.message();
+        self.store.delay_comparison(due, (until, why), now).await?;
         Ok(may_go_on)
     }
 }
@@ -225,17 +299,17 @@ impl Job for InvoiceComparison {
     }
 }
 
-/// The lines that bill the usage of a period, with their invoices.
-fn lines_of<'a>(
+/// The lines that a rule assigns to a period, with their invoices.
+fn lines_of<'a, 'p>(
     period: &BillingPeriod,
-    periods: &[BillingPeriod],
     invoices: &'a [Invoice],
+    rule: impl Fn(&InvoiceLine) -> Option<&'p BillingPeriod>,
 ) -> Vec<(&'a Invoice, &'a InvoiceLine)> {
     let all = invoices
         .iter()
         .flat_map(|invoice| invoice.lines.iter().map(move |line| (invoice, line)));
     all.filter(|(_, line)| {
-        billed_period(line, periods).is_some_and(|billed| {
+        rule(line).is_some_and(|billed| {
             billed.item == period.item && billed.period_start == period.period_start
         })
     })

@@ -1,60 +1,171 @@
 //! Checks whether invoices charge what was reported.
 
-use super::finding::{Finding, cause_of};
+use std::collections::BTreeMap;
+
+use super::finding::{Finding, Severity, cause_of};
 use crate::{
-    commands::reconcile::describe_difference,
+    commands::reconcile::{describe_difference, describe_waiting},
     domain::{
         DAY_MS, Millis,
-        invoice_comparison::{InvoiceFinding, PeriodComparison},
+        invoice_comparison::{InvoiceFinding, PeriodComparison, SHOWN_MS},
         period::rfc3339,
+        waiting_comparison::WaitingComparison,
     },
-    store::Store,
+    store::{Store, invoice_comparison::Differences},
 };
 
 const CHECK: &str = "invoices";
-/// How long a difference is shown after it last changed.
-const SHOWN_MS: Millis = 70 * DAY_MS;
+const WAITING: &str = "comparisons";
 /// Differences in one line.
 const MAX_SHOWN: usize = 3;
+/// From then on a comparison that waits is bad.
+const WAITS_LONG_MS: Millis = DAY_MS;
+
+/// Findings with the same advice.
+struct Group {
+    check: &'static str,
+    severity: Severity,
+    findings: &'static [InvoiceFinding],
+    fact: &'static str,
+    advice: &'static str,
+}
+
+const GROUPS: [Group; 5] = [
+    Group {
+        check: CHECK,
+        severity: Severity::Bad,
+        findings: &[
+            InvoiceFinding::Differs,
+            InvoiceFinding::Unreadable,
+            InvoiceFinding::Unverified,
+            InvoiceFinding::Overdue,
+        ],
+        fact: "billing periods do not charge what was reported",
+        advice: "compare the invoice with the customer's usage (`reconcile`), and charge or credit the rest by an invoice item in Stripe's dashboard; what is unverified is first to be verified",
+    },
+    // A person has decided that these are not paid.
+    Group {
+        check: CHECK,
+        severity: Severity::Warn,
+        findings: &[InvoiceFinding::Void, InvoiceFinding::Uncollectible],
+        fact: "billing periods do not charge what was reported, because their invoices are void or uncollectible",
+        advice: "charge it by another invoice, unless it is not to be paid",
+    },
+    Group {
+        check: "price splits",
+        severity: Severity::Warn,
+        findings: &[InvoiceFinding::PriceSplit],
+        fact: "billing periods charge all usage, but some of it at another price: a price was replaced before the sync found it",
+        advice: "nothing was lost, so charge nothing again; a tier may differ: compare the amounts of both prices, and credit a difference if you want",
+    },
+    Group {
+        check: "unassigned usage",
+        severity: Severity::Bad,
+        findings: &[InvoiceFinding::NoPeriod],
+        fact: "times without a billing period have usage in Stripe's totals that is compared with no invoice",
+        advice: "look in Stripe's dashboard for an invoice that charges it; if there is none, charge it by an invoice item",
+    },
+    Group {
+        check: "other subscriptions",
+        severity: Severity::Warn,
+        findings: &[InvoiceFinding::OtherSubscription],
+        fact: "months have usage that another subscription of the customer charges, whose invoices are not read",
+        advice: "compare that subscription's invoices in Stripe's dashboard, or give each customer one subscription with all meters",
+    },
+];
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
     let since = now.saturating_sub(SHOWN_MS);
-    findings.push(match store.invoice_differences(since, MAX_SHOWN).await {
-        Ok((number, first)) => check_differences(number, &first),
-        Err(error) => Finding::unchecked(CHECK, &cause_of(&error)),
+    match store.invoice_differences(since, MAX_SHOWN).await {
+        Ok(differences) => findings.extend(check_differences(&differences)),
+        Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
+    }
+    findings.push(match store.waiting_comparisons(now, MAX_SHOWN).await {
+        Ok((number, first)) => check_waiting(number, &first, now),
+        Err(error) => Finding::unchecked(WAITING, &cause_of(&error)),
     });
 }
 
-fn check_differences(number: usize, first: &[PeriodComparison]) -> Finding {
-    if number == 0 {
-        return Finding::ok(
-            CHECK,
-            "those that were compared charge what was reported; one that cannot be read is in the log",
-        );
+fn check_differences(differences: &BTreeMap<InvoiceFinding, Differences>) -> Vec<Finding> {
+    let found: Vec<Finding> = GROUPS
+        .iter()
+        .filter_map(|group| check_group(group, differences))
+        .collect();
+    if found.iter().any(|finding| finding.check == CHECK) {
+        return found;
     }
-    let shown: Vec<String> = first.iter().map(describe).collect();
-    let more = number.saturating_sub(shown.len());
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!("; and {more} more")
-    };
-    let fact = format!(
-        "of {number} billing periods they do not charge what was reported: {}{more}",
-        shown.join("; ")
+    let ok = Finding::ok(
+        CHECK,
+        "those that were compared charge what was reported, or the difference is acknowledged",
     );
-    // A person has decided that these are not paid.
-    let is_decided = |one: &PeriodComparison| {
-        matches!(
-            one.compared.finding,
-            InvoiceFinding::Void | InvoiceFinding::Uncollectible
-        )
+    [ok].into_iter().chain(found).collect()
+}
+
+fn check_group(
+    group: &Group,
+    differences: &BTreeMap<InvoiceFinding, Differences>,
+) -> Option<Finding> {
+    let own = group.findings.iter().filter_map(|one| differences.get(one));
+    let (mut number, mut units, mut shown) = (0_usize, 0_i64, Vec::new());
+    for one in own {
+        number = number.saturating_add(one.number);
+        units = units.saturating_add(one.units);
+        shown.extend(one.first.iter().map(describe));
+    }
+    shown.truncate(MAX_SHOWN);
+    if number == 0 {
+        return None;
+    }
+    let fact = format!(
+        "{number} {}, {units} units: {}{}",
+        group.fact,
+        shown.join("; "),
+        and_more(number, shown.len())
+    );
+    Some(Finding {
+        check: group.check,
+        severity: group.severity,
+        fact,
+        advice: Some(group.advice.to_owned()),
+    })
+}
+
+fn check_waiting(number: usize, first: &[WaitingComparison], now: Millis) -> Finding {
+    let Some(oldest) = first.first() else {
+        return Finding::ok(
+            WAITING,
+            "every comparison with invoices that is due was made",
+        );
     };
-    let advice = "compare the invoice with the customer's usage (`reconcile`), and charge or credit the rest by an invoice item in Stripe's dashboard";
-    if first.iter().all(is_decided) && first.len() == number {
-        Finding::warn(CHECK, fact, advice)
+    let shown: Vec<String> = first
+        .iter()
+        .map(|one| {
+            format!(
+                "{}, {} until {}: {}",
+                one.account_id,
+                one.meter,
+                rfc3339(one.period.end),
+                describe_waiting(one)
+            )
+        })
+        .collect();
+    let fact = format!(
+        "{number} billing periods are due and not compared with their invoices: {}{}",
+        shown.join("; "),
+        and_more(number, shown.len())
+    );
+    let advice = "check that a server runs, and that its key may read invoices; correct the object that is named at Stripe, or compare by hand";
+    if now.saturating_sub(oldest.since) >= WAITS_LONG_MS {
+        Finding::bad(WAITING, fact, advice)
     } else {
-        Finding::bad(CHECK, fact, advice)
+        Finding::warn(WAITING, fact, advice)
+    }
+}
+
+fn and_more(number: usize, shown: usize) -> String {
+    match number.saturating_sub(shown) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
     }
 }
 
@@ -94,29 +205,69 @@ mod tests {
             },
             changed_at: 0,
             invoices: vec![("in_1".to_owned(), InvoiceStatus::Paid)],
+            acknowledged: None,
         }
     }
 
     #[test]
     fn a_difference_is_shown_with_both_figures_and_the_invoice() {
-        assert_eq!(check_differences(0, &[]).severity, Severity::Ok);
-        let finding = check_differences(2, &[difference(InvoiceFinding::Differs)]);
-        assert_eq!(finding.severity, Severity::Bad);
+        let ok = check_differences(&BTreeMap::new());
+        assert_eq!(ok[0].severity, Severity::Ok);
+        let found = |finding, number| {
+            let differences = Differences {
+                number,
+                units: 22,
+                first: vec![difference(finding)],
+            };
+            let mut found = check_differences(&[(finding, differences)].into());
+            found.pop().unwrap()
+        };
+        let bad = found(InvoiceFinding::Differs, 2);
+        assert_eq!(bad.severity, Severity::Bad);
         for part in [
             "2 billing periods",
+            "22 units",
             "acct",
             "11 reported, 5 invoiced",
             "in_1 paid",
             "1 more",
         ] {
-            assert!(finding.fact.contains(part), "{finding}");
+            assert!(bad.fact.contains(part), "{bad}");
         }
-        let void = [difference(InvoiceFinding::Void)];
-        assert_eq!(check_differences(1, &void).severity, Severity::Warn);
-        assert_eq!(
-            check_differences(4, &void).severity,
-            Severity::Bad,
-            "not all are known"
-        );
+        assert_eq!(found(InvoiceFinding::Void, 4).severity, Severity::Warn);
+        let split = found(InvoiceFinding::PriceSplit, 1).to_string();
+        assert!(split.contains("charge nothing again"), "{split}");
+    }
+
+    #[test]
+    fn every_finding_but_equal_has_an_advice() {
+        for finding in InvoiceFinding::ALL {
+            let groups = GROUPS
+                .iter()
+                .filter(|group| group.findings.contains(&finding));
+            let expected = usize::from(finding != InvoiceFinding::Equal);
+            assert_eq!(groups.count(), expected, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_comparison_that_waits_for_a_day_is_bad() {
+        let waiting = WaitingComparison {
+            account_id: AccountId::parse("acct").unwrap(),
+            item: "si".to_owned(),
+            meter: "calls".to_owned(),
+            period: Interval { start: 0, end: 1 },
+            since: 5,
+            why: Some("invoice in_1 cannot be read".to_owned()),
+        };
+        assert_eq!(check_waiting(0, &[], 9).severity, Severity::Ok);
+        let waiting = [waiting];
+        let early = check_waiting(1, &waiting, 4 + DAY_MS);
+        assert_eq!(early.severity, Severity::Warn);
+        let late = check_waiting(7, &waiting, 5 + DAY_MS);
+        assert_eq!(late.severity, Severity::Bad);
+        for part in ["7 billing periods", "acct", "in_1 cannot be read", "6 more"] {
+            assert!(late.fact.contains(part), "{late}");
+        }
     }
 }

@@ -167,6 +167,16 @@ fn reports_that_the_totals_may_show_later_are_waited_for() {
     let (found, again) = judge_at(days_later, PERIOD, &unverified, &paid);
     assert_eq!(found, Some(InvoiceFinding::Equal), "not for ever");
     assert_eq!(again, Some(days_later + DAY_MS), "and looked at again");
+    let less = PeriodReports {
+        is_unverified: true,
+        ..reports(3)
+    };
+    let (found, _) = judge_at(days_later, PERIOD, &less, &paid);
+    assert_eq!(
+        found,
+        Some(InvoiceFinding::Unverified),
+        "the rest may be there"
+    );
 }
 
 #[test]

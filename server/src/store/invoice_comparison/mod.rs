@@ -1,19 +1,28 @@
 //! Queries of the comparison with invoices: which billing periods to compare, their reports, and the results.
 
 mod results;
+pub(crate) mod uncompared;
+mod waiting;
+
+use std::collections::BTreeMap;
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{Store, report_figures::read_figures, rows, stripe_account::sent_since, unindexed};
+use super::{
+    Store, connection::Transaction, report_figures::read_figures, rows, stripe_account::sent_since,
+    unindexed,
+};
 use crate::{
     domain::{
         DAY_MS, Millis, SECOND_MS,
         account_id::AccountId,
         billing_period::BillingPeriod,
-        invoice_comparison::{FIRST_READ_MS, LONGEST_WAIT_MS, OLDEST_MS, PeriodComparison},
+        invoice_comparison::{
+            FIRST_READ_MS, InvoiceFinding, LONGEST_WAIT_MS, OLDEST_MS, PeriodComparison,
+        },
         invoice_line::InvoiceStatus,
         report_figure::ReportFigure,
         stream::Stream,
@@ -30,6 +39,20 @@ pub(crate) use results::{ComparisonResult, Recorded};
 
 /// How long after a period's end a webhook about an invoice leads to another comparison. Later ones are left to the job.
 const AGAIN_AFTER_WEBHOOK_MS: Millis = 70 * DAY_MS;
+
+/// Differences that are read at most. With more, their number is a lower bound.
+const MAX_DIFFERENCES_READ: u64 = 10_000;
+
+/// Differences of one finding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differences {
+    /// Their number.
+    pub(crate) number: usize,
+    /// The units of them that Stripe's totals contain.
+    pub(crate) units: i64,
+    /// The latest of them.
+    pub(crate) first: Vec<PeriodComparison>,
+}
 
 /// A subscription whose periods are compared.
 #[derive(Clone, Debug)]
@@ -155,28 +178,31 @@ impl Store {
         Ok(comparisons)
     }
 
-    /// Differences that changed since a time, the latest first: their number, and the first of them.
+    /// Differences that changed since a time and are not acknowledged, by finding: their number, and the latest of them.
     pub(crate) async fn invoice_differences(
         &self,
         since: Millis,
         limit: usize,
-    ) -> Result<(usize, Vec<PeriodComparison>)> {
+    ) -> Result<BTreeMap<InvoiceFinding, Differences>> {
         use invoice_comparison::Column as C;
-        /// With more, the number is a lower bound.
-        const MAX_READ: u64 = 10_000;
         let found = invoice_comparison::Entity::find()
             .filter(Expr::cust("finding <> 'equal'"))
+            .filter(C::AcknowledgedAt.is_null())
             .filter(C::ChangedAt.gt(since))
             .order_by_desc(C::ChangedAt)
-            .limit(MAX_READ)
+            .limit(MAX_DIFFERENCES_READ)
             .all(&self.reader)
             .await?;
-        let number = found.len();
-        let mut first = Vec::new();
-        for row in found.into_iter().take(limit) {
-            first.push(self.with_invoices(row).await?);
+        let mut by_finding: BTreeMap<InvoiceFinding, Differences> = BTreeMap::new();
+        for row in found {
+            let own = by_finding.entry(row.finding.into()).or_default();
+            own.number = own.number.saturating_add(1);
+            own.units = own.units.saturating_add(row.reported);
+            if own.first.len() < limit {
+                own.first.push(self.with_invoices(row).await?);
+            }
         }
-        Ok((number, first))
+        Ok(by_finding)
     }
 
     async fn with_invoices(&self, row: invoice_comparison::Model) -> Result<PeriodComparison> {
@@ -199,4 +225,31 @@ impl Store {
             ..row.into()
         })
     }
+}
+
+/// Makes compared periods due again that contain a time of a stream, because usage was confirmed there late.
+pub(super) async fn compare_again_around(
+    tx: &Transaction,
+    stream: &Stream,
+    at: Millis,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    let subscriptions = subscription::Entity::find()
+        .filter(subscription::Column::Customer.eq(&stream.customer))
+        .all(tx)
+        .await?;
+    for row in subscriptions {
+        billing_period::Entity::update_many()
+            .col_expr(Column::CompareAgainAt, Expr::value(now))
+            .filter(Column::AccountId.eq(&row.account_id))
+            .filter(Column::Subscription.eq(&row.subscription))
+            .filter(Column::Meter.eq(&stream.meter))
+            .filter(Column::PeriodStart.lte(at))
+            .filter(unindexed(Column::PeriodEnd).gt(at))
+            .filter(Column::ComparedAt.is_not_null())
+            .filter(Column::CompareAgainAt.is_null())
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
 }

@@ -17,7 +17,8 @@ use crate::{
         report_figure::ReportFigure,
     },
     entity::{
-        billing_period, invoice_comparison, invoice_line,
+        billing_period::{self, Column as P},
+        invoice_comparison, invoice_line,
         usage_report::{self, UsageReportState},
     },
     error::Result,
@@ -70,6 +71,7 @@ impl Store {
                 period.account_id.clone(),
                 period.item.clone(),
                 period.period_start,
+                period.meter.clone().unwrap_or_default(),
             );
             let before = invoice_comparison::Entity::find_by_id(key).one(&tx).await?;
             let before = before.as_ref().map(Compared::from);
@@ -91,20 +93,38 @@ impl Store {
             return Ok(Recorded::Same);
         }
         let again_at = next_comparison(stored.compare_again_at, result.judgement.again_at, now);
-        set_times(period, now, again_at).exec(&tx).await?;
+        set_times(period, now, again_at)
+            .col_expr(P::CompareFailingSince, Expr::value(None::<i64>))
+            .col_expr(P::CompareError, Expr::value(None::<String>))
+            .exec(&tx)
+            .await?;
         tx.commit().await?;
         Ok(recorded)
     }
 
-    /// Records that periods could not be compared, and when they are compared again.
+    /// Records why periods could not be compared by a comparison that began at a time, and when they are compared again,
+    /// unless a later one is recorded.
     pub(crate) async fn delay_comparison(
         &self,
         periods: &[BillingPeriod],
-        until: Option<Millis>,
+        (until, why): (Millis, &str),
         now: Millis,
     ) -> Result<()> {
         for period in periods {
-            set_times(period, now, until).exec(&self.writer).await?;
+            let recorded_at = self.now().await?;
+            let tx = self.begin().await?;
+            let stored = lock_period(&tx, period).await?;
+            if is_outdated(now, stored.compared_at, recorded_at) {
+                tx.rollback().await?;
+                continue;
+            }
+            let since = stored.compare_failing_since.unwrap_or(now);
+            set_times(period, now, Some(until))
+                .col_expr(P::CompareFailingSince, Expr::value(since))
+                .col_expr(P::CompareError, Expr::value(why))
+                .exec(&tx)
+                .await?;
+            tx.commit().await?;
         }
         Ok(())
     }
@@ -253,7 +273,6 @@ async fn upsert(
     compared: Compared,
     now: Millis,
 ) -> std::result::Result<(), DbErr> {
-    use invoice_comparison::Column as C;
     let period = result.period;
     let row = invoice_comparison::ActiveModel {
         account_id: Set(period.account_id.clone()),
@@ -264,12 +283,32 @@ async fn upsert(
         customer: Set(result.customer.to_owned()),
         meter: Set(period.meter.clone().unwrap_or_default()),
         price: Set(period.price.clone()),
+        ..columns_of(compared, now)
+    };
+    upsert_row(tx, row).await
+}
+
+/// The columns of a new result. Nobody has acknowledged it.
+pub(super) fn columns_of(compared: Compared, now: Millis) -> invoice_comparison::ActiveModel {
+    invoice_comparison::ActiveModel {
         finding: Set(compared.finding.into()),
         reported: Set(compared.reported),
         invoiced: Set(compared.invoiced),
         changed_at: Set(now),
-    };
-    let replace = OnConflict::columns([C::AccountId, C::Item, C::PeriodStart])
+        acknowledged_at: Set(None),
+        acknowledged_by: Set(None),
+        acknowledged_reason: Set(None),
+        ..Default::default()
+    }
+}
+
+/// Inserts a result, or replaces the one before it.
+pub(super) async fn upsert_row(
+    tx: &Transaction,
+    row: invoice_comparison::ActiveModel,
+) -> std::result::Result<(), DbErr> {
+    use invoice_comparison::Column as C;
+    let replace = OnConflict::columns([C::AccountId, C::Item, C::PeriodStart, C::Meter])
         .update_columns([
             C::PeriodEnd,
             C::Customer,
@@ -278,6 +317,9 @@ async fn upsert(
             C::Reported,
             C::Invoiced,
             C::ChangedAt,
+            C::AcknowledgedAt,
+            C::AcknowledgedBy,
+            C::AcknowledgedReason,
         ])
         .to_owned();
     invoice_comparison::Entity::insert(row)
@@ -292,7 +334,6 @@ fn set_times(
     now: Millis,
     again_at: Option<Millis>,
 ) -> sea_orm::UpdateMany<billing_period::Entity> {
-    use billing_period::Column as P;
     billing_period::Entity::update_many()
         .col_expr(P::ComparedAt, Expr::value(now))
         .col_expr(P::CompareAgainAt, Expr::value(again_at))

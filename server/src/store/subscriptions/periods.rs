@@ -34,6 +34,8 @@ const MAX_PERIODS_AROUND: u64 = 1_000;
 pub(crate) struct InvoicedPeriod {
     /// The subscription item.
     pub(crate) item: String,
+    /// The price that it charges, if the invoice says so.
+    pub(crate) price: Option<String>,
     /// The period's start, for a period that is not stored yet.
     pub(crate) start: Millis,
     /// The period's end.
@@ -135,7 +137,7 @@ impl Store {
                 recorded_at: Set(now),
                 subscription: Set(Some(subscription.to_owned())),
                 meter: Set(like.meter.clone()),
-                price: Set(like.price.clone()),
+                price: Set(period.price.clone().or_else(|| like.price.clone())),
                 invoice: Set(Some(period.invoice.clone())),
                 invoice_state: Set(state),
                 draft_until: Set(until),

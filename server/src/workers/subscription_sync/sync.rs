@@ -68,6 +68,7 @@ fn invoiced_periods(invoices: &[Invoice], periods: &[BillingPeriod]) -> Vec<Invo
             if let Some(item) = line.item.as_ref().filter(is_stored) {
                 found.push(InvoicedPeriod {
                     item: item.clone(),
+                    price: line.price.clone(),
                     start: line.period.start,
                     end: line.period.end,
                     invoice: invoice.id.clone(),

@@ -1,0 +1,219 @@
+//! Usage that invoices charge at another price than the sync expected: the price of an item was replaced at Stripe, and
+//! the sync found that later. The comparisons of the two prices differ, and their sums agree.
+
+use super::{
+    Millis,
+    billing_period::BillingPeriod,
+    invoice_comparison::{Compared, InvoiceFinding, Judgement},
+};
+
+/// The periods between replacements of an item's price, before and after a period, without itself. No end of a billing
+/// period at Stripe is between them.
+pub fn periods_around<'a>(
+    period: &BillingPeriod,
+    periods: &'a [BillingPeriod],
+) -> Vec<&'a BillingPeriod> {
+    let mut own: Vec<&BillingPeriod> = periods
+        .iter()
+        .filter(|other| {
+            other.item == period.item
+                && other.meter == period.meter
+                && other.subscription == period.subscription
+        })
+        .collect();
+    own.sort_unstable_by_key(|other| other.period_start);
+    own.chunk_by(|one, next| is_replaced(one, next))
+        .find(|chunk| {
+            chunk
+                .iter()
+                .any(|one| one.period_start == period.period_start)
+        })
+        .unwrap_or_default()
+        .iter()
+        .copied()
+        .filter(|one| one.period_start != period.period_start)
+        .collect()
+}
+
+/// Whether a period follows another one because the item's price was replaced.
+fn is_replaced(before: &BillingPeriod, next: &BillingPeriod) -> bool {
+    before.period_end == next.period_start
+        && next.bills_from == Some(next.period_start)
+        && before.price != next.price
+}
+
+/// The result for a period, once those around it are judged too: if all of them together are charged what was reported,
+/// a difference is a price split. `split` are the units charged in their time at a price that was learned later; `None` if
+/// a quantity cannot be read.
+pub fn join(own: Judgement, others: &[Judgement], split: Option<i64>) -> Judgement {
+    let Some(compared) = own
+        .compared
+        .filter(|compared| compared.finding == InvoiceFinding::Differs)
+    else {
+        return own;
+    };
+    if others.is_empty() && split == Some(0) {
+        return own;
+    }
+    let waits: Vec<Millis> = others
+        .iter()
+        .filter(|other| other.compared.is_none())
+        .filter_map(|other| other.again_at)
+        .collect();
+    if let Some(again_at) = waits.into_iter().min() {
+        return Judgement {
+            compared: None,
+            again_at: Some(again_at),
+        };
+    }
+    let all = || {
+        others
+            .iter()
+            .filter_map(|other| other.compared)
+            .chain([compared])
+    };
+    let is_decided =
+        |one: Compared| matches!(one.finding, InvoiceFinding::Equal | InvoiceFinding::Differs);
+    let reported = all().try_fold(0_i64, |sum, one| sum.checked_add(one.reported));
+    let charged = all().try_fold(split.unwrap_or(0), |sum, one| {
+        sum.checked_add(one.invoiced?)
+    });
+    let is_split =
+        split.is_some() && all().all(is_decided) && charged.is_some() && reported == charged;
+    if !is_split {
+        return own;
+    }
+    Judgement {
+        compared: Some(Compared {
+            finding: InvoiceFinding::PriceSplit,
+            ..compared
+        }),
+        ..own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{account_id::AccountId, invoice_draft::InvoiceState};
+    use proptest::prelude::*;
+
+    fn period(price: &str, start: Millis, end: Millis, is_replaced: bool) -> BillingPeriod {
+        BillingPeriod {
+            account_id: AccountId::parse("acct").unwrap(),
+            item: "si".to_owned(),
+            period_start: start,
+            period_end: end,
+            recorded_at: 0,
+            subscription: Some("sub".to_owned()),
+            meter: Some("m".to_owned()),
+            price: Some(price.to_owned()),
+            bills_from: is_replaced.then_some(start),
+            invoice: None,
+            invoice_state: InvoiceState::Unknown,
+            invoice_read_at: None,
+        }
+    }
+
+    fn judged(reported: i64, invoiced: i64) -> Judgement {
+        let finding = if reported == invoiced {
+            InvoiceFinding::Equal
+        } else {
+            InvoiceFinding::Differs
+        };
+        Judgement {
+            compared: Some(Compared {
+                finding,
+                reported,
+                invoiced: Some(invoiced),
+            }),
+            again_at: None,
+        }
+    }
+
+    fn finding(judgement: Judgement) -> Option<InvoiceFinding> {
+        judgement.compared.map(|compared| compared.finding)
+    }
+
+    #[test]
+    fn only_periods_between_replacements_are_joined() {
+        let periods = [
+            period("a", 0, 10, false),
+            period("a", 10, 14, false),
+            period("b", 14, 17, true),
+            period("c", 17, 20, true),
+            period("c", 20, 30, false),
+            period("d", 30, 40, false),
+        ];
+        let around = |index: usize| -> Vec<Millis> {
+            let found = periods_around(&periods[index], &periods);
+            found.iter().map(|one| one.period_start).collect()
+        };
+        assert_eq!(around(0), []);
+        assert_eq!(around(1), [14, 17]);
+        assert_eq!(around(2), [10, 17]);
+        assert_eq!(around(4), []);
+        let other = BillingPeriod {
+            meter: Some("other".to_owned()),
+            ..periods[2].clone()
+        };
+        assert_eq!(periods_around(&other, &periods).len(), 3, "its own meter");
+    }
+
+    #[test]
+    fn opposite_differences_are_a_price_split() {
+        let split = Some(InvoiceFinding::PriceSplit);
+        let differs = Some(InvoiceFinding::Differs);
+        assert_eq!(
+            finding(join(judged(10, 7), &[judged(5, 8)], Some(0))),
+            split
+        );
+        assert_eq!(
+            finding(join(judged(10, 7), &[judged(5, 7)], Some(0))),
+            differs
+        );
+        assert_eq!(finding(join(judged(10, 7), &[], Some(3))), split);
+        assert_eq!(finding(join(judged(10, 7), &[], Some(0))), differs);
+        assert_eq!(finding(join(judged(10, 7), &[], None)), differs);
+        assert_eq!(
+            finding(join(judged(7, 7), &[judged(5, 8)], Some(0))),
+            Some(InvoiceFinding::Equal)
+        );
+        let mut void = judged(5, 8);
+        void.compared = void.compared.map(|compared| Compared {
+            finding: InvoiceFinding::Void,
+            ..compared
+        });
+        assert_eq!(finding(join(judged(10, 7), &[void], Some(0))), differs);
+    }
+
+    #[test]
+    fn a_difference_waits_for_the_other_price() {
+        let open = Judgement {
+            compared: None,
+            again_at: Some(9),
+        };
+        let joined = join(judged(10, 7), &[open], Some(0));
+        assert_eq!((joined.compared, joined.again_at), (None, Some(9)));
+    }
+
+    proptest! {
+        /// A split is told only if nothing is lost, and the figures stay.
+        #[test]
+        fn a_split_loses_nothing(
+            own in (0_i64..5, 0_i64..5),
+            others in proptest::collection::vec((0_i64..5, 0_i64..5), 0..3),
+            split in 0_i64..5,
+        ) {
+            let judgements: Vec<Judgement> = others.iter().map(|(r, i)| judged(*r, *i)).collect();
+            let joined = join(judged(own.0, own.1), &judgements, Some(split));
+            let reported: i64 = own.0 + others.iter().map(|(r, _)| r).sum::<i64>();
+            let charged: i64 = own.1 + others.iter().map(|(_, i)| i).sum::<i64>() + split;
+            if finding(joined) == Some(InvoiceFinding::PriceSplit) {
+                prop_assert_eq!(reported, charged);
+            }
+            let figures = joined.compared.map(|one| (one.reported, one.invoiced));
+            prop_assert_eq!(figures, Some((own.0, Some(own.1))));
+        }
+    }
+}

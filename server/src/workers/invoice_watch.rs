@@ -1,0 +1,57 @@
+//! The job of every replica that shows in the metrics which differences with invoices are open, and how many comparisons
+//! wait.
+
+use std::time::Duration;
+
+use super::{
+    job::{Job, Next, Spec, Turn},
+    wake::Wake,
+};
+use crate::{
+    domain::{
+        Millis,
+        invoice_comparison::{InvoiceFinding, SHOWN_MS},
+    },
+    error::Result,
+    metrics,
+    store::Store,
+};
+
+/// Differences change about once an hour.
+const INTERVAL: Duration = Duration::from_mins(1);
+
+/// Shows what is open.
+pub(crate) struct InvoiceWatch {
+    store: Store,
+}
+
+impl InvoiceWatch {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+impl Job for InvoiceWatch {
+    fn spec(&self) -> Spec {
+        Spec {
+            name: "invoice watch",
+            interval: INTERVAL,
+            turn: Turn::EveryReplica,
+            wake: Wake::default(),
+        }
+    }
+
+    async fn run(&mut self, now: Millis) -> Result<Next> {
+        let since = now.saturating_sub(SHOWN_MS);
+        let differences = self.store.invoice_differences(since, 0).await?;
+        for finding in InvoiceFinding::ALL {
+            if finding != InvoiceFinding::Equal {
+                let number = differences.get(&finding).map_or(0, |found| found.number);
+                metrics::open_invoice_differences(finding, number);
+            }
+        }
+        let (waiting, _) = self.store.waiting_comparisons(now, 0).await?;
+        metrics::waiting_comparisons(waiting);
+        Ok(Next::Wait)
+    }
+}
