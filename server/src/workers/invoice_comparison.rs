@@ -19,8 +19,8 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         invoice_comparison::{
-            CLOCK_DIFFERENCE_MS, Candidate, Compared, InvoiceFinding, Judgement, OLDEST_MS,
-            PeriodReports, judge,
+            CLOCK_DIFFERENCE_MS, Candidate, Compared, InvoiceFinding, Judgement, LONGEST_DRAFT_MS,
+            OLDEST_MS, PeriodReports, judge,
         },
         invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
         period::rfc3339,
@@ -145,6 +145,13 @@ impl InvoiceComparison {
         now: Millis,
     ) -> Result<()> {
         let only = std::slice::from_ref(period);
+        let is_young = now.saturating_sub(period.period_end) < LONGEST_DRAFT_MS;
+        if known.ended_at.is_none() && known.synced_at < period.period_end && is_young {
+            // A price may have been replaced, or the period may have been cut.
+            let why = "its subscription was not read since the period's end";
+            let later = now.saturating_add(NO_ANSWER_WAIT_MS);
+            return self.store.delay_comparison(only, (later, why), now).await;
+        }
         let Some(mut own) = self.judge_period(period, known, invoices, now).await? else {
             let why = "the meter of its subscription item is not stored";
             let later = now.saturating_add(UNKNOWN_WAIT_MS);

@@ -210,6 +210,7 @@ fn invoice_snapshot(state: &State, invoice: &Invoice) -> InvoiceSnapshot {
     let metering = state.metering();
     let invoice = invoice.measured(metering, &state.billing.prices, &state.billing.balances);
     let lines = invoice.lines.iter().map(|line| InvoiceLineSnapshot {
+        id: line.id.clone(),
         item: line.item.clone(),
         price: line.price.clone(),
         event_name: line.meter.as_ref().map(|meter| metering.event_name(meter)),

@@ -175,6 +175,8 @@ pub struct InvoiceSnapshot {
 /// A line of an invoice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvoiceLineSnapshot {
+    /// The line's id.
+    pub id: String,
     /// The subscription item's id.
     pub item: String,
     /// The price's id.

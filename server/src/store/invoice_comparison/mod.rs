@@ -61,6 +61,8 @@ pub(crate) struct ComparedSubscription {
     pub(crate) customer: String,
     /// When it ended.
     pub(crate) ended_at: Option<Millis>,
+    /// When it was last read from Stripe.
+    pub(crate) synced_at: Millis,
     /// Its periods, oldest first.
     pub(crate) periods: Vec<BillingPeriod>,
 }
@@ -121,6 +123,7 @@ impl Store {
         Ok(Some(ComparedSubscription {
             customer: row.customer,
             ended_at: row.ended_at,
+            synced_at: row.synced_at,
             periods: rows::all(periods),
         }))
     }

@@ -16,6 +16,10 @@ use crate::support::world::{
 };
 
 mod differences;
+mod late_answers;
+mod price_splits;
+mod uncompared;
+mod waiting;
 
 const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";

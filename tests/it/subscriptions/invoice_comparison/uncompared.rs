@@ -1,0 +1,117 @@
+//! Usage in Stripe's totals that lies in no billing period: no comparison reaches it, so it is told by itself.
+
+use chrono::TimeDelta;
+use fake_stripe::Fault;
+use sea_orm::ConnectionTrait as _;
+use usage_client::{InvoiceFinding, ReportState};
+use usage_server::commands::doctor::Severity;
+
+use super::{END, USED, begin, rows, states};
+use crate::support::world::{World, at, billing::BASIC, on_both_engines};
+
+on_both_engines!(
+    usage_after_an_end_that_was_found_late_is_told,
+    usage_that_is_confirmed_after_the_last_comparison_is_compared,
+);
+
+const FOUND: &str = "invoice_comparisons WHERE finding = 'no_period' AND reported = 7 \
+                     AND item = 'cus_acct' AND meter = 'api_calls' AND acknowledged_at IS NULL";
+
+async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    world.count("acct", USED, world.now()).await;
+    world.report_all().await;
+    let broken = Fault::status(500).on_path("/v1/subscriptions");
+    let broken = broken.on_method("GET").always();
+    world.stripe().script(broken).await.unwrap();
+    let bill = [("invoice_now", "true")];
+    world
+        .call_stripe("DELETE", "/v1/subscriptions/sub_acct", &bill)
+        .await;
+    // In another window.
+    world
+        .move_clocks(world.now() + TimeDelta::minutes(70))
+        .await;
+    let used_at = world.now();
+    world.count("acct", 7, used_at).await;
+    world.report_all().await;
+    world.stripe().clear_faults().await.unwrap();
+    world.advance_until_found(FOUND).await;
+    world.assert_invoiced(&[USED]).await;
+    let rows = rows(&world, used_at).await;
+    let told = rows.iter().find(|row| {
+        row.invoices
+            .iter()
+            .any(|one| one.finding == InvoiceFinding::NoPeriod)
+    });
+    let told = told.unwrap_or_else(|| panic!("{rows:#?}"));
+    assert!(!told.is_equal());
+    assert_eq!(told.stripe_customer, "cus_acct");
+    assert_eq!(
+        (told.counted, told.reported, &told.stripe_total),
+        (7, 7, &Ok(7))
+    );
+    let one = &told.invoices[0];
+    assert_eq!(
+        (one.item.as_str(), one.reported, one.invoiced),
+        ("", 7, None)
+    );
+    assert!(one.period.start <= used_at && used_at < one.period.end);
+    let (severity, line) = world.doctor_says(None, "unassigned usage").await;
+    assert_eq!(severity, Severity::Bad);
+    for part in ["acct", "api_calls", "7 units", "7 reported"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let (_, metrics) = world.http_get("/metrics").await;
+    for metric in [
+        "usage_invoice_differences_total",
+        "usage_invoice_differences_open",
+    ] {
+        let metric = format!(r#"{metric}{{finding="no_period"}}"#);
+        assert!(metrics.contains(&metric), "no {metric}");
+    }
+    // It is told until a period contains it.
+    let database = world.connect_to_database().await;
+    let found = format!(
+        "UPDATE billing_periods SET period_end = {} WHERE account_id = 'acct'",
+        world.now().timestamp_millis()
+    );
+    database.execute_unprepared(&found).await.unwrap();
+    world
+        .move_clocks(world.now() + TimeDelta::minutes(61))
+        .await;
+    world
+        .wait_until("it is forgotten", async || {
+            world.count_rows(FOUND).await == 0
+        })
+        .await;
+    world.finish().await;
+}
+
+async fn usage_that_is_confirmed_after_the_last_comparison_is_compared(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    world.count("acct", USED, world.now()).await;
+    world.report_all().await;
+    world.advance_past_draft(at(END)).await;
+    let equal = format!("invoice_comparisons WHERE finding = 'equal' AND reported = {USED}");
+    world.advance_until_found(&equal).await;
+    let pay = [("paid_out_of_band", "true")];
+    super::change_invoice(&world, "pay", &pay).await;
+    world
+        .advance_to(at(END) + TimeDelta::days(5), TimeDelta::hours(20))
+        .await;
+    let done = "billing_periods WHERE compared_at IS NOT NULL AND compare_again_at IS NULL";
+    world.advance_until_found(done).await;
+    assert_eq!(states(&world).await, [ReportState::Invoiced]);
+    // As if Stripe's totals had lacked it until now.
+    let database = world.connect_to_database().await;
+    let lost = "UPDATE usage_reports SET state = 'missing'";
+    database.execute_unprepared(lost).await.unwrap();
+    world
+        .advance_until_found("usage_reports WHERE state = 'confirmed' OR state = 'invoiced'")
+        .await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Invoiced])
+        .await;
+    world.finish().await;
+}
