@@ -4,6 +4,7 @@
 //! [`EXIT_CODES`]. Flags and output are versioned with the crate. This module is only for the binary and its tests.
 
 mod accounts;
+mod acknowledge;
 mod chart;
 mod connection;
 mod exit;
@@ -96,6 +97,8 @@ enum Command {
     Reports(reports::Arguments),
     /// List accounts, show one, set how one is billed, or abort a change of its subscription
     Accounts(accounts::Arguments),
+    /// Acknowledge a difference with invoices: it is known and was dealt with
+    Acknowledge(acknowledge::Arguments),
     /// Count past usage from a file or a pipe; importing it twice counts it once
     Import(import::Arguments),
     /// Show usage as it grows
@@ -136,6 +139,7 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
         Command::Report(arguments) => report::run(&client, arguments, streams).await,
         Command::Reports(arguments) => reports::run(&client, arguments, streams).await,
         Command::Accounts(arguments) => accounts::run(&client, arguments, streams).await,
+        Command::Acknowledge(arguments) => acknowledge::run(&client, arguments, streams).await,
         Command::Import(arguments) => import::run(&client, arguments, streams).await,
         Command::Watch(arguments) => watch::run(&client, arguments, streams).await,
     }

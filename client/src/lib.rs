@@ -14,6 +14,7 @@ mod client;
 mod connect;
 mod correction;
 mod decision;
+mod difference;
 mod error;
 mod increment;
 #[cfg(feature = "tower")]
@@ -41,6 +42,7 @@ pub use client::UsageClient;
 pub use connect::UsageClientBuilder;
 pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
+pub use difference::{AcknowledgeDifference, AcknowledgedDifference, DifferenceAcknowledgement};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]

@@ -65,6 +65,8 @@ pub enum Reason {
     BelowZero,
     /// No usage report has this id.
     ReportNotFound,
+    /// The account has no such difference with its invoices, or it has changed.
+    DifferenceNotFound,
     /// The report needs no decision, was resolved with another action, or cannot be billed as requested.
     NotResolvable,
     /// The deadline passed in the server. The call may have taken effect.
@@ -115,7 +117,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 35] = [
+static KNOWN: [(ErrorReason, Reason); 36] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -150,6 +152,7 @@ static KNOWN: [(ErrorReason, Reason); 35] = [
     (ErrorReason::Internal, Reason::Internal),
     (ErrorReason::BelowZero, Reason::BelowZero),
     (ErrorReason::ReportNotFound, Reason::ReportNotFound),
+    (ErrorReason::DifferenceNotFound, Reason::DifferenceNotFound),
     (ErrorReason::NotResolvable, Reason::NotResolvable),
     (ErrorReason::DeadlineExceeded, Reason::DeadlineExceeded),
     (ErrorReason::MalformedMessage, Reason::MalformedMessage),

@@ -1,7 +1,7 @@
 //! The comparison of counted usage, reported usage and Stripe's totals.
 
 use crate::{
-    Error, Period, ReportState, proto,
+    DifferenceAcknowledgement, Error, Period, ReportState, proto,
     wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
@@ -169,6 +169,10 @@ pub struct InvoiceComparison {
     pub invoices: Vec<ComparedInvoice>,
     /// When the finding or a figure last changed.
     pub changed_at: DateTime<Utc>,
+    /// Names this result for [`AcknowledgeDifference`](crate::AcknowledgeDifference); none if the figures are equal.
+    pub difference_id: Option<String>,
+    /// Who has acknowledged this result.
+    pub acknowledged: Option<DifferenceAcknowledgement>,
 }
 
 /// An invoice that was compared.
@@ -263,7 +267,7 @@ impl WaitingComparison {
 }
 
 impl InvoiceComparison {
-    fn from_wire(from: proto::InvoiceComparison) -> Result<Self, Error> {
+    pub(crate) fn from_wire(from: proto::InvoiceComparison) -> Result<Self, Error> {
         let invoices = from.invoices.into_iter().map(|one| ComparedInvoice {
             id: one.id,
             status: one.status,
@@ -277,6 +281,11 @@ impl InvoiceComparison {
             invoiced: from.invoiced,
             invoices: invoices.collect(),
             changed_at: wire::required_time(from.changed_at, "rows.invoices.changed_at")?,
+            difference_id: non_empty(from.difference_id),
+            acknowledged: from
+                .acknowledged
+                .map(DifferenceAcknowledgement::from_wire)
+                .transpose()?,
         })
     }
 }

@@ -70,6 +70,9 @@ pub enum Error {
     /// The usage report does not exist.
     #[error("usage report {} not found", quoted(.0))]
     ReportNotFound(String),
+    /// There is no such difference with invoices, or it has changed.
+    #[error("difference {} not found, or it has changed; reconcile again", quoted(.0))]
+    DifferenceNotFound(String),
     /// The report's state allows no decision.
     #[error(
         "report {report} is {state}{}; a decision needs a report that is missing, rejected, customer_deleted, unknown or too_late",
@@ -220,6 +223,7 @@ impl Error {
             Self::RunNotFound(_) => "RUN_NOT_FOUND",
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) => "REPORT_NOT_FOUND",
+            Self::DifferenceNotFound(_) => "DIFFERENCE_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
                 "OVERLOADED"
@@ -248,9 +252,10 @@ impl Error {
             Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
-            Self::AccountNotFound(_) | Self::RunNotFound(_) | Self::ReportNotFound(_) => {
-                Code::NotFound
-            }
+            Self::AccountNotFound(_)
+            | Self::RunNotFound(_)
+            | Self::ReportNotFound(_)
+            | Self::DifferenceNotFound(_) => Code::NotFound,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
             | Self::AnswersUnread { .. }

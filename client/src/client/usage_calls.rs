@@ -2,9 +2,9 @@
 
 use super::UsageClient;
 use crate::{
-    Batch, BatchOutcome, Correct, Corrected, Counted, Error, ForceReport, Get, GetCall, Increment,
-    IncrementCall, ListReports, Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun,
-    ResolveReport, Resolved, Usage,
+    AcknowledgeDifference, AcknowledgedDifference, Batch, BatchOutcome, Correct, Corrected,
+    Counted, Error, ForceReport, Get, GetCall, Increment, IncrementCall, ListReports, Reconcile,
+    ReconcilePage, RecorderBuilder, ReportPage, ReportRun, ResolveReport, Resolved, Usage,
     retry::{Repeatable, call_with_retry},
 };
 
@@ -186,6 +186,21 @@ impl UsageClient {
             |mut usage, request| async move { usage.resolve_report(request).await },
         );
         Resolved::from_wire(response.await?)
+    }
+
+    /// Acknowledges a difference between invoices and what was reported: it is known and was dealt with. Repeating it
+    /// changes nothing.
+    pub async fn acknowledge_difference(
+        &self,
+        acknowledgement: AcknowledgeDifference,
+    ) -> Result<AcknowledgedDifference, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            acknowledgement.into_wire(),
+            |mut usage, request| async move { usage.acknowledge_difference(request).await },
+        );
+        AcknowledgedDifference::from_wire(response.await?)
     }
 
     /// Compares counted usage, usage that Stripe accepted, and Stripe's own totals, for one page of accounts.

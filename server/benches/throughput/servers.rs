@@ -180,6 +180,13 @@ impl UsageService for Reference {
         Err(Status::unimplemented("not measured"))
     }
 
+    async fn acknowledge_difference(
+        &self,
+        _: Request<v1::AcknowledgeDifferenceRequest>,
+    ) -> Result<Response<v1::AcknowledgeDifferenceResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     async fn reconcile(
         &self,
         _: Request<v1::ReconcileRequest>,

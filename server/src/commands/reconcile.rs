@@ -5,7 +5,7 @@ use crate::{
     clock::Clock,
     config::CommandConfig,
     domain::{
-        Millis, invoice_comparison::PeriodComparison, period::rfc3339,
+        Millis, difference_id::DifferenceId, invoice_comparison::PeriodComparison, period::rfc3339,
         waiting_comparison::WaitingComparison, window::Interval,
     },
     reconciliation::{ReconciliationQuery, Row, reconcile},
@@ -139,7 +139,9 @@ fn difference(row: &Row, stripe_total: i64) -> String {
 fn invoices(row: &Row) -> String {
     let all = row.invoices.iter().map(|one| {
         if one.is_difference() {
-            describe_difference(one)
+            let known = one.acknowledged.as_ref();
+            let known = known.map(|own| format!(", acknowledged by {}: {}", own.by, own.reason));
+            describe_difference(one) + &known.unwrap_or_default()
         } else {
             one.compared.reported.to_string()
         }
@@ -195,6 +197,12 @@ fn invoice_json(one: &PeriodComparison) -> serde_json::Value {
         "invoiced": one.compared.invoiced,
         "invoices": invoices,
         "changed_at": rfc3339(one.changed_at),
+        "difference_id": one.is_difference().then(|| DifferenceId::of(one).to_string()),
+        "acknowledged": one.acknowledged.as_ref().map(|own| json!({
+            "reason": own.reason,
+            "requested_by": own.by,
+            "acknowledged_at": rfc3339(own.at),
+        })),
     })
 }
 

@@ -153,11 +153,6 @@ impl PeriodComparison {
     pub fn is_difference(&self) -> bool {
         self.compared.finding != InvoiceFinding::Equal
     }
-
-    /// Whether they do not, and nobody has acknowledged it.
-    pub fn is_open(&self) -> bool {
-        self.is_difference() && self.acknowledged.is_none()
-    }
 }
 
 /// What follows from a comparison.

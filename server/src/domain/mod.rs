@@ -12,6 +12,7 @@ pub mod closing;
 pub mod correction;
 pub mod customer_watch;
 pub mod decision;
+pub mod difference_id;
 pub mod event_time;
 pub mod followed_subscriptions;
 pub mod increment;

@@ -149,10 +149,10 @@ mod tests {
             let found = periods_around(&periods[index], &periods);
             found.iter().map(|one| one.period_start).collect()
         };
-        assert_eq!(around(0), []);
+        assert!(around(0).is_empty());
         assert_eq!(around(1), [14, 17]);
         assert_eq!(around(2), [10, 17]);
-        assert_eq!(around(4), []);
+        assert!(around(4).is_empty());
         let other = BillingPeriod {
             meter: Some("other".to_owned()),
             ..periods[2].clone()

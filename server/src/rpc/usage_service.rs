@@ -283,6 +283,21 @@ impl UsageService for UsageRpc {
         }))
     }
 
+    async fn acknowledge_difference(
+        &self,
+        request: Request<v1::AcknowledgeDifferenceRequest>,
+    ) -> std::result::Result<Response<v1::AcknowledgeDifferenceResponse>, Status> {
+        let address = address(&request);
+        let new = wire_reconciliation::new_acknowledgement(request.into_inner(), address)?;
+        let (store, now) = (self.store.clone(), self.clock.now());
+        let acknowledged = async move { store.acknowledge(&new, now).await };
+        let (difference, duplicate) = to_its_end(acknowledged).await?;
+        Ok(Response::new(v1::AcknowledgeDifferenceResponse {
+            difference: Some(wire_reconciliation::comparison(difference)),
+            duplicate,
+        }))
+    }
+
     async fn reconcile(
         &self,
         request: Request<v1::ReconcileRequest>,

@@ -7,13 +7,16 @@ use crate::{
     domain::{
         DAY_MS,
         account_id::AccountId,
+        correction::{check_reason, check_requested_by},
+        difference_id::DifferenceId,
         invoice_comparison::{InvoiceFinding, PeriodComparison},
         period::{MAX_PERIOD_MS, rfc3339},
         violation::Violation,
         waiting_comparison::WaitingComparison,
     },
-    error::Result,
+    error::{Error, Result},
     reconciliation::{ReconciliationQuery, Row},
+    store::invoice_comparison::acknowledge::NewAcknowledgement,
 };
 
 /// Accounts on a page if the request does not say. Each costs requests to Stripe.
@@ -104,7 +107,36 @@ fn waiting(from: WaitingComparison) -> v1::WaitingComparison {
     }
 }
 
-fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
+/// The acknowledgement of a request.
+pub(super) fn new_acknowledgement(
+    request: v1::AcknowledgeDifferenceRequest,
+    address: String,
+) -> Result<NewAcknowledgement> {
+    let account_id = AccountId::parse(&request.account_id)?;
+    check_reason(&request.reason)?;
+    check_requested_by(&request.requested_by)?;
+    let id = DifferenceId::parse(&request.difference_id)
+        .ok_or(Error::DifferenceNotFound(request.difference_id))?;
+    Ok(NewAcknowledgement {
+        account_id,
+        id,
+        reason: request.reason,
+        requested_by: wire::requester(request.requested_by, address),
+    })
+}
+
+/// A comparison on the wire.
+pub(super) fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
+    let difference_id = if from.is_difference() {
+        DifferenceId::of(&from).to_string()
+    } else {
+        String::new()
+    };
+    let acknowledged = from.acknowledged.map(|own| v1::DifferenceAcknowledgement {
+        reason: own.reason,
+        requested_by: own.by,
+        acknowledged_at: Some(wire::timestamp(own.at)),
+    });
     let finding = match from.compared.finding {
         InvoiceFinding::Equal => v1::InvoiceFinding::Equal,
         InvoiceFinding::Differs => v1::InvoiceFinding::Differs,
@@ -130,5 +162,7 @@ fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
         invoiced: from.compared.invoiced,
         invoices: invoices.collect(),
         changed_at: Some(wire::timestamp(from.changed_at)),
+        difference_id,
+        acknowledged,
     }
 }

@@ -89,6 +89,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
         ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
         ServerError::ReportNotFound(_) => (Reason::ReportNotFound, Kind::NotFound),
+        ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
     }
 }
@@ -150,6 +151,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             period: Interval { start: 0, end: 1 },
         },
         ServerError::ReportNotFound(text()),
+        ServerError::DifferenceNotFound(text()),
         ServerError::NotResolvable {
             report: text(),
             state: text(),

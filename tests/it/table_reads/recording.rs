@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 45] = [
+const TESTS: [(&str, &str); 48] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -133,6 +133,18 @@ const TESTS: [(&str, &str); 45] = [
     (
         "subscriptions::invoice_comparison",
         "invoices_that_cannot_be_read_are_read_later",
+    ),
+    (
+        "subscriptions::invoice_comparison::acknowledgements",
+        "an_acknowledged_difference_is_told_again_only_if_it_changes",
+    ),
+    (
+        "subscriptions::invoice_comparison::uncompared",
+        "usage_after_an_end_that_was_found_late_is_told",
+    ),
+    (
+        "subscriptions::invoice_comparison::uncompared",
+        "usage_that_is_confirmed_after_the_last_comparison_is_compared",
     ),
     (
         "subscriptions::link_checks",

@@ -185,12 +185,13 @@ const TABLES: [(&str, &str, u64, &str); 18] = [
     (
         "billing_periods",
         "account_id, item, period_start, period_end, recorded_at, subscription, meter, price, invoice, invoice_state, draft_until, \
-         compared_at, compare_again_at",
+         compared_at, compare_again_at, compare_failing_since",
         150_000,
         "'account-' || (i / 3), 'si_' || (i / 3), NOW - (i % 3) * 720 * HOUR - (i / 3 % 720) * HOUR, \
          NOW - (i % 3 - 1) * 720 * HOUR - (i / 3 % 720) * HOUR, NOW - 100 * HOUR, 'sub_' || (i / 3), 'api_calls', \
          'price', 'in_' || i, CASE WHEN i % 3 = 0 THEN 'unknown' ELSE 'final' END, NULL, \
-         CASE WHEN i % 3 > 0 THEN NOW - HOUR END, CASE WHEN i % 30 = 1 THEN NOW + i % 700 * HOUR END",
+         CASE WHEN i % 3 > 0 THEN NOW - HOUR END, CASE WHEN i % 30 = 1 THEN NOW + i % 700 * HOUR END, \
+         CASE WHEN i % 3000 = 1 THEN NOW - i END",
     ),
     (
         "invoice_lines",
@@ -205,7 +206,7 @@ const TABLES: [(&str, &str, u64, &str); 18] = [
         "account_id, item, period_start, period_end, subscription, customer, meter, price, finding, reported, invoiced, changed_at",
         100_000,
         "'account-' || (i / 2), 'si_' || (i / 2), NOW - (1 + i % 2) * 720 * HOUR, NOW - i % 2 * 720 * HOUR, 'sub_' || (i / 2), \
-         'cus_' || (i / 2), 'api_calls', 'price', CASE WHEN i % 1000 = 0 THEN 'differs' ELSE 'equal' END, 7, 7, NOW - i * 1000",
+         'cus_' || (i / 2), 'api_calls', 'price', CASE WHEN i % 1000 = 0 THEN 'differs' WHEN i % 1000 = 1 THEN 'no_period' ELSE 'equal' END, 7, 7, NOW - i * 1000",
     ),
     (
         "subscriptions",

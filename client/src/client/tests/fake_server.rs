@@ -101,6 +101,13 @@ impl UsageService for FakeServer {
         Err(Status::unimplemented(""))
     }
 
+    async fn acknowledge_difference(
+        &self,
+        _: Request<proto::AcknowledgeDifferenceRequest>,
+    ) -> Result<Response<proto::AcknowledgeDifferenceResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_reports(
         &self,
         request: Request<proto::ListReportsRequest>,

@@ -7,6 +7,7 @@ use crate::{
     commands::reconcile::{describe_difference, describe_waiting},
     domain::{
         DAY_MS, Millis,
+        difference_id::DifferenceId,
         invoice_comparison::{InvoiceFinding, PeriodComparison, SHOWN_MS},
         period::rfc3339,
         waiting_comparison::WaitingComparison,
@@ -126,7 +127,10 @@ fn check_group(
         check: group.check,
         severity: group.severity,
         fact,
-        advice: Some(group.advice.to_owned()),
+        advice: Some(format!(
+            "{}; then `usagectl acknowledge` it by the name in brackets",
+            group.advice
+        )),
     })
 }
 
@@ -171,11 +175,12 @@ fn and_more(number: usize, shown: usize) -> String {
 
 fn describe(one: &PeriodComparison) -> String {
     format!(
-        "{}, {} since {}: {}",
+        "{}, {} since {}: {} [{}]",
         one.account_id,
         one.meter,
         rfc3339(one.period.start),
-        describe_difference(one)
+        describe_difference(one),
+        DifferenceId::of(one)
     )
 }
 

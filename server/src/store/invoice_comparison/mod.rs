@@ -1,5 +1,6 @@
 //! Queries of the comparison with invoices: which billing periods to compare, their reports, and the results.
 
+pub(crate) mod acknowledge;
 mod results;
 pub(crate) mod uncompared;
 mod waiting;

@@ -1,5 +1,6 @@
 //! The command line `usagectl`: its output, its effect and its exit codes.
 
+mod admin;
 mod import;
 mod import_bad_lines;
 mod import_cases;

@@ -15,6 +15,7 @@ use crate::support::world::{
     on_both_engines,
 };
 
+mod acknowledgements;
 mod differences;
 mod late_answers;
 mod price_splits;

@@ -152,7 +152,11 @@ async fn a_period_known_by_its_invoice_alone_has_the_price_of_its_line(mut world
         let rows = format!("billing_periods WHERE period_start >= {after} AND price = '{price}'");
         world.count_rows(&rows).await
     };
-    assert_eq!(prices(BASIC).await, 1, "until it was replaced");
+    world
+        .wait_until("the price before it was replaced", async || {
+            prices(BASIC).await == 1
+        })
+        .await;
     for (price, units) in [(BASIC, 4), (PRO, 9)] {
         let found = format!(
             "invoice_comparisons WHERE finding = 'differs' AND reported = 0 AND invoiced = {units} AND price = '{price}'"
