@@ -141,8 +141,6 @@ pub enum InvoiceFinding {
     PriceSplit,
     /// Stripe's totals contain the usage, but it is in no billing period that is known.
     NoPeriod,
-    /// The same, but another subscription of the customer charges the meter.
-    OtherSubscription,
     /// They charge more or less, and Stripe's totals were not seen to contain everything that it accepted.
     Unverified,
     /// A finding that this version of the client does not know, by its number.
@@ -248,7 +246,6 @@ impl InvoiceFinding {
             Ok(Wire::Overdue) => Self::Overdue,
             Ok(Wire::PriceSplit) => Self::PriceSplit,
             Ok(Wire::NoPeriod) => Self::NoPeriod,
-            Ok(Wire::OtherSubscription) => Self::OtherSubscription,
             Ok(Wire::Unverified) => Self::Unverified,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
         }

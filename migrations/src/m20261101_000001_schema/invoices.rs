@@ -113,8 +113,8 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(name(manager, C::Customer))
                 .col(name(manager, C::Meter))
                 .col(text_null(C::Price))
-                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`,
-                // `no_period` or `other_subscription`.
+                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`
+                // or `no_period`.
                 .col(text(C::Finding))
                 // The units that Stripe's totals contain.
                 .col(big_integer(C::Reported))
@@ -145,7 +145,7 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(C::Customer)
                 .col(C::Meter)
                 .col(C::PeriodStart)
-                .and_where(Expr::cust("finding IN ('no_period', 'other_subscription')"))
+                .and_where(Expr::cust("finding = 'no_period'"))
                 .to_owned(),
         )
         .await?;

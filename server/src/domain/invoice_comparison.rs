@@ -55,8 +55,6 @@ pub enum InvoiceFinding {
     PriceSplit,
     /// Stripe's totals contain the usage, and it is in no billing period that is compared.
     NoPeriod,
-    /// The same, but another subscription of the customer charges the meter.
-    OtherSubscription,
 }
 
 names!(InvoiceFinding {
@@ -69,7 +67,6 @@ names!(InvoiceFinding {
     Overdue = "overdue",
     PriceSplit = "price_split",
     NoPeriod = "no_period",
-    OtherSubscription = "other_subscription",
 });
 
 /// The two figures of a billing period, compared.

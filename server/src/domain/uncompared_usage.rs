@@ -6,13 +6,8 @@ use std::collections::BTreeMap;
 use chrono_tz::Tz;
 
 use super::{
-    HOUR_MS, Millis,
-    account_id::AccountId,
-    invoice_comparison::{InvoiceFinding, OLDEST_MS},
-    period::month_around,
-    report::State,
-    report_figure::ReportFigure,
-    window::Interval,
+    HOUR_MS, Millis, account_id::AccountId, invoice_comparison::OLDEST_MS, period::month_around,
+    report::State, report_figure::ReportFigure, window::Interval,
 };
 
 /// How old usage is before it is told: until then the sync may find its period.
@@ -81,15 +76,6 @@ pub fn uncompared(figures: &[ReportFigure], gap: Interval) -> Vec<UncomparedUsag
             quantity,
         })
         .collect()
-}
-
-/// What usage without a billing period is, by whether another living subscription of the customer charges its meter.
-pub fn finding(is_charged_elsewhere: bool) -> InvoiceFinding {
-    if is_charged_elsewhere {
-        InvoiceFinding::OtherSubscription
-    } else {
-        InvoiceFinding::NoPeriod
-    }
 }
 
 #[cfg(test)]

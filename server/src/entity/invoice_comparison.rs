@@ -17,7 +17,6 @@ stored_enum! {
         Overdue,
         PriceSplit,
         NoPeriod,
-        OtherSubscription,
     }
 }
 

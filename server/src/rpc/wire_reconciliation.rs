@@ -147,7 +147,6 @@ pub(super) fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
         InvoiceFinding::Overdue => v1::InvoiceFinding::Overdue,
         InvoiceFinding::PriceSplit => v1::InvoiceFinding::PriceSplit,
         InvoiceFinding::NoPeriod => v1::InvoiceFinding::NoPeriod,
-        InvoiceFinding::OtherSubscription => v1::InvoiceFinding::OtherSubscription,
     };
     let invoices = from.invoices.into_iter().map(|(id, status)| {
         let status = status.name().to_owned();

@@ -15,7 +15,7 @@ use crate::{
         invoice_comparison::InvoiceFinding,
         period::rfc3339,
         stream::Stream,
-        uncompared_usage::{UncomparedUsage, finding, gaps, looked_at, uncompared},
+        uncompared_usage::{UncomparedUsage, gaps, looked_at, uncompared},
     },
     error::Result,
     metrics,
@@ -44,19 +44,18 @@ impl UncomparedUsageCheck {
         let Some(time) = looked_at(first_event, now) else {
             return Ok(());
         };
-        let known = self.store.periods_of_stream(stream, time.start).await?;
+        let periods = self.store.periods_of_stream(stream, time.start).await?;
         let mut found = Vec::new();
-        for gap in gaps(&known.periods, time) {
+        for gap in gaps(&periods, time) {
             let figures = self.store.reports_to_compare(stream, gap).await?;
             found.extend(uncompared(&figures, gap));
         }
-        let finding = finding(known.is_charged_elsewhere);
         let new = self
             .store
-            .record_uncompared(stream, time.start, (finding, &found), now)
+            .record_uncompared(stream, time.start, &found, now)
             .await?;
         for usage in &new {
-            tell(stream, finding, usage);
+            tell(stream, usage);
         }
         Ok(())
     }
@@ -100,7 +99,8 @@ impl Job for UncomparedUsageCheck {
 }
 
 /// Logs and counts usage that is new.
-fn tell(stream: &Stream, finding: InvoiceFinding, usage: &UncomparedUsage) {
+fn tell(stream: &Stream, usage: &UncomparedUsage) {
+    let finding = InvoiceFinding::NoPeriod;
     metrics::invoice_difference(finding);
     tracing::error!(
         account = %usage.account_id,

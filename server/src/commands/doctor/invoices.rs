@@ -31,7 +31,7 @@ struct Group {
     advice: &'static str,
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 4] = [
     Group {
         check: CHECK,
         severity: Severity::Bad,
@@ -65,13 +65,6 @@ const GROUPS: [Group; 5] = [
         findings: &[InvoiceFinding::NoPeriod],
         fact: "times without a billing period have usage in Stripe's totals that is compared with no invoice",
         advice: "look in Stripe's dashboard for an invoice that charges it; if there is none, charge it by an invoice item",
-    },
-    Group {
-        check: "other subscriptions",
-        severity: Severity::Warn,
-        findings: &[InvoiceFinding::OtherSubscription],
-        fact: "months have usage that another subscription of the customer charges, whose invoices are not read",
-        advice: "compare that subscription's invoices in Stripe's dashboard, or give each customer one subscription with all meters",
     },
 ];
 

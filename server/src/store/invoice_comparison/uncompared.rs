@@ -31,15 +31,6 @@ pub(crate) struct FirstEvent {
     pub(crate) event_timestamp: Millis,
 }
 
-/// What is known of the billing periods of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StreamPeriods {
-    /// Those that are or will be compared, of whatever account.
-    pub(crate) periods: Vec<Interval>,
-    /// Whether another living subscription of the customer charges the meter.
-    pub(crate) is_charged_elsewhere: bool,
-}
-
 impl Store {
     /// The stream after another one, in the order of customers and meters.
     pub(crate) async fn next_stream(&self, after: Option<&Stream>) -> Result<Option<FirstEvent>> {
@@ -54,22 +45,19 @@ impl Store {
             .await?)
     }
 
-    /// The billing periods of a stream that end after a time.
+    /// The billing periods of a stream, of whatever account, that end after a time: those that are or will be compared.
     pub(crate) async fn periods_of_stream(
         &self,
         stream: &Stream,
         since: Millis,
-    ) -> Result<StreamPeriods> {
+    ) -> Result<Vec<Interval>> {
         use billing_period::Column as P;
         let subscriptions = subscription::Entity::find()
             .filter(subscription::Column::Customer.eq(&stream.customer))
             .all(&self.reader)
             .await?;
-        let mut found = StreamPeriods::default();
+        let mut found = Vec::new();
         for row in subscriptions {
-            let mut others = row.other_meters.split(' ');
-            found.is_charged_elsewhere |=
-                row.ended_at.is_none() && others.any(|meter| meter == stream.meter);
             let periods = billing_period::Entity::find()
                 .filter(P::AccountId.eq(&row.account_id))
                 .filter(P::Subscription.eq(&row.subscription))
@@ -77,12 +65,10 @@ impl Store {
                 .filter(unindexed(P::PeriodEnd).gt(since))
                 .all(&self.reader)
                 .await?;
-            found
-                .periods
-                .extend(periods.into_iter().map(|row| Interval {
-                    start: row.period_start,
-                    end: row.period_end,
-                }));
+            found.extend(periods.into_iter().map(|row| Interval {
+                start: row.period_start,
+                end: row.period_end,
+            }));
         }
         Ok(found)
     }
@@ -93,13 +79,13 @@ impl Store {
         &self,
         stream: &Stream,
         since: Millis,
-        (finding, found): (InvoiceFinding, &[UncomparedUsage]),
+        found: &[UncomparedUsage],
         now: Millis,
     ) -> Result<Vec<UncomparedUsage>> {
         use invoice_comparison::Column as C;
         let stored = invoice_comparison::Entity::find()
             // For the partial index.
-            .filter(Expr::cust("finding IN ('no_period', 'other_subscription')"))
+            .filter(Expr::cust("finding = 'no_period'"))
             .filter(C::Customer.eq(&stream.customer))
             .filter(C::Meter.eq(&stream.meter))
             .filter(C::PeriodStart.gte(since))
@@ -113,7 +99,7 @@ impl Store {
         let mut changed = Vec::new();
         for usage in found {
             let compared = Compared {
-                finding,
+                finding: InvoiceFinding::NoPeriod,
                 reported: usage.quantity,
                 invoiced: None,
             };
@@ -122,7 +108,7 @@ impl Store {
             if before != Some(compared) {
                 changed.push((usage, compared));
             }
-            if before.is_none_or(|before| before.finding != finding) {
+            if before.is_none() {
                 new.push(usage.clone());
             }
         }
