@@ -194,7 +194,10 @@ pub(super) async fn forget_send_by(
     tx: &Transaction,
     account_id: &AccountId,
 ) -> std::result::Result<(), DbErr> {
-    let of_account = format!("account_id = $1 AND {}", state_in(&State::DUE));
+    let of_account = format!(
+        "account_id = $1 AND {} AND send_by IS NOT NULL",
+        state_in(&State::DUE)
+    );
     forget(tx, &of_account, account_id.as_str(), MAX_REORDERED).await
 }
 
@@ -205,8 +208,9 @@ pub(super) async fn forget_send_by_of_meter(
     meter: &str,
     limit: u32,
 ) -> std::result::Result<(), DbErr> {
+    // In the order of the index: PostgreSQL would read all reports where most are of this meter.
     let of_meter = format!(
-        "meter = $1 AND {} AND next_attempt_at IS NULL",
+        "meter = $1 AND {} AND next_attempt_at IS NULL AND send_by IS NOT NULL ORDER BY send_by",
         state_in(&State::DUE)
     );
     forget(tx, &of_meter, meter, limit).await
@@ -218,11 +222,8 @@ async fn forget(
     value: &str,
     limit: u32,
 ) -> std::result::Result<(), DbErr> {
-    let found = |place: &str| {
-        format!(
-            "SELECT {place} FROM usage_reports WHERE {condition} AND send_by IS NOT NULL LIMIT {limit}"
-        )
-    };
+    let found =
+        |place: &str| format!("SELECT {place} FROM usage_reports WHERE {condition} LIMIT {limit}");
     let backend = tx.get_database_backend();
     let places = if backend == DbBackend::Postgres {
         // As in `end_waits`. The sender has those that are locked.

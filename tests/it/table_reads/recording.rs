@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 48] = [
+const TESTS: [(&str, &str); 49] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -29,6 +29,10 @@ const TESTS: [(&str, &str); 48] = [
     ("operations::http_server", "health_and_metrics_are_served"),
     ("operations::webhooks", "a_replayed_webhook_changes_nothing"),
     ("operations::webhooks", "old_webhooks_are_deleted"),
+    (
+        "reporting::delivery",
+        "usage_of_a_removed_meter_is_given_up_in_time",
+    ),
     (
         "reporting::corrections",
         "a_correction_is_a_separate_report_and_reaches_stripe",
