@@ -144,7 +144,7 @@ async fn a_period_known_by_its_invoice_alone_has_the_price_of_its_line(mut world
     replace_price(&world, PRO).await;
     world.move_clocks(at(END) + TimeDelta::days(12)).await;
     send_foreign(&world, "9").await;
-    world.move_clocks(at(END) + TimeDelta::days(70)).await;
+    world.move_clocks(at(END) + TimeDelta::days(36)).await;
     world.start_server().await;
     world.wait_until_idle().await;
     let periods_of = |price: &str| {
