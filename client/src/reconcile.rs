@@ -117,7 +117,7 @@ pub struct WaitingComparison {
     pub period: Period,
     /// Since when it waits.
     pub since: DateTime<Utc>,
-    /// Why its invoices cannot be read; none if nobody has tried.
+    /// Why its invoices cannot be read; none if they were not tried yet.
     pub reason: Option<String>,
 }
 

@@ -179,6 +179,11 @@ async fn create_billing_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .to_owned(),
         )
         .await?;
+    create_indexes_of_periods(manager).await
+}
+
+async fn create_indexes_of_periods(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use BillingPeriods as P;
     // Periods that ended lately are read all the time.
     manager
         .create_index(

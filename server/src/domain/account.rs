@@ -189,7 +189,7 @@ pub fn billed_until(links: &[Link], now: Millis, is_such: impl Fn(&str) -> bool)
 }
 
 /// The time from which an account is free that is made free now: where its subscription was found to have ended at Stripe,
-/// since that end, because nobody was to be billed for the usage since then.
+/// since that end, because the usage since then was to be billed to no customer.
 pub fn free_since(links: &[Link], now: Millis) -> Millis {
     let latest = links.iter().max_by_key(|link| link.version);
     latest

@@ -1,5 +1,5 @@
 //! The name of a difference between invoices and what was reported, by which an admin acknowledges it. It contains when the
-//! result last changed, so that nobody acknowledges what he has not seen.
+//! result last changed, so that only what was seen is acknowledged.
 
 use std::fmt;
 

@@ -1,10 +1,10 @@
-//! Comparisons with invoices that are due and were not made: the invoices cannot be read, or nobody has tried.
+//! Comparisons with invoices that are due and were not made: the invoices cannot be read, or they were not tried.
 
 use super::{
     HOUR_MS, Millis, account_id::AccountId, invoice_comparison::FIRST_READ_MS, window::Interval,
 };
 
-/// How long after it was due a comparison that nobody has tried counts as waiting.
+/// How long after it was due a comparison that was not tried counts as waiting.
 pub const OVERDUE_MS: Millis = 2 * HOUR_MS;
 
 /// A comparison that waits.
@@ -20,7 +20,7 @@ pub struct WaitingComparison {
     pub period: Interval,
     /// Since when.
     pub since: Millis,
-    /// Why; `None` if nobody has tried.
+    /// Why; `None` if it was not tried.
     pub why: Option<String>,
 }
 
@@ -61,7 +61,7 @@ mod tests {
     };
 
     #[test]
-    fn a_comparison_waits_if_it_fails_or_nobody_has_tried() {
+    fn a_comparison_waits_if_it_fails_or_was_not_tried() {
         let due = FIRST_READ_MS;
         assert_eq!(TIMES.waits_since(due + OVERDUE_MS - 1), None);
         assert_eq!(TIMES.waits_since(due + OVERDUE_MS), Some(due));

@@ -156,7 +156,7 @@ async fn usage_in_a_companions_trial_is_not_billable(mut world: World) {
 async fn each_period_of_a_companion_is_sent_in_time_and_invoiced(mut world: World) {
     let (end, next) = (at("2027-04-04T09:20:30Z"), at("2027-05-04T09:20:30Z"));
     start_with_companion(&mut world, at("2027-03-04T09:20:30Z")).await;
-    // Nobody asks for a report: the end of its own period closes and sends.
+    // No report is requested: the end of its own period closes and sends.
     world.move_clocks(end - TimeDelta::seconds(1)).await;
     world.count_of("acct", "tokens", 70, world.now()).await;
     world.move_clocks(end).await;

@@ -227,7 +227,7 @@ async fn a_deleted_customer_is_not_billed_again(mut world: World) {
     assert_eq!(
         world.usage("acct").await,
         (11, 0, 11, 0),
-        "a person decides on what nobody requested"
+        "a person decides on what was not requested"
     );
     world.finish().await;
 }

@@ -130,7 +130,7 @@ async fn a_meter_without_an_item_waits_for_another_subscription(mut world: World
         .await;
     let known = "billing_periods WHERE meter = 'tokens' AND subscription = 'sub_other'";
     assert_eq!(world.count_rows(known).await, 1);
-    // Its end is a boundary, and nobody asks for a report.
+    // Its end is a boundary, and no report is requested.
     let end = at("2027-04-15T08:30:10Z");
     world.move_clocks(end - TimeDelta::seconds(1)).await;
     world.count_of("acct", "tokens", 5, world.now()).await;

@@ -288,7 +288,7 @@ async fn upsert(
     upsert_row(tx, row).await
 }
 
-/// The columns of a new result. Nobody has acknowledged it.
+/// The columns of a new result. It is not acknowledged.
 pub(super) fn columns_of(compared: Compared, now: Millis) -> invoice_comparison::ActiveModel {
     invoice_comparison::ActiveModel {
         finding: Set(compared.finding.into()),

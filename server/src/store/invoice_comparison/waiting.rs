@@ -1,4 +1,4 @@
-//! Queries of comparisons that are due and were not made: their invoices cannot be read, or nobody has tried.
+//! Queries of comparisons that are due and were not made: their invoices cannot be read, or they were not tried.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! A price that was replaced at Stripe before the sync found it: the usage between is charged at the new price. Nothing is
-//! lost, and nobody is told to bill it again.
+//! lost, and no advice is to bill it again.
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;

@@ -1,4 +1,4 @@
-//! Comparisons that wait because something at Stripe cannot be read, or because nobody compares: they are told with the
+//! Comparisons that wait because something at Stripe cannot be read, or because no server compares: they are told with the
 //! reason, and made as soon as they can be.
 
 use chrono::TimeDelta;
@@ -12,7 +12,7 @@ use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 on_both_engines!(
     comparisons_of_unreadable_invoices_are_told_with_the_reason,
     a_refused_key_is_told,
-    a_comparison_that_nobody_makes_is_told,
+    a_comparison_that_is_not_made_is_told,
     a_quantity_of_a_wrong_type_is_a_difference_of_its_line,
     usage_that_cannot_be_verified_is_no_loss,
 );
@@ -102,7 +102,7 @@ async fn a_refused_key_is_told(mut world: World) {
     world.finish().await;
 }
 
-async fn a_comparison_that_nobody_makes_is_told(mut world: World) {
+async fn a_comparison_that_is_not_made_is_told(mut world: World) {
     ended(&mut world).await;
     world.stop().await;
     for (hours, expected) in [(2, Severity::Ok), (5, Severity::Warn), (26, Severity::Bad)] {

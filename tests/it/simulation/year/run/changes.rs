@@ -156,7 +156,7 @@ impl Year<'_> {
                 for meter in 0..one.meters {
                     one.model.end(meter, at);
                 }
-                // Nobody requested it here: what follows is still the customer's, and uncharged.
+                // It was not requested here: what follows is still the customer's, and uncharged.
                 one.model.link(at, true);
             }
             _ => {
