@@ -210,14 +210,7 @@ impl Services {
             self.begun_changes,
             interval,
         ));
-        runner.start(InvoiceComparison::new(
-            store.clone(),
-            stripe.clone(),
-            interval,
-            shutdown.clone(),
-        ));
-        runner.start(InvoiceWatch::new(store.clone()));
-        runner.start(UncomparedUsageCheck::new(store.clone()));
+        start_comparisons(&mut runner, &store, &stripe, config, shutdown);
         start_syncs(&mut runner, sync, &reporter, &signals, config, shutdown);
         runner.start(Verifier::new(
             store,
@@ -247,6 +240,24 @@ async fn sending_rate(
     let reporting = (schedule, config.schedule.window_mins);
     send_load::warn_if_too_slow(store, reporting, rate, clock.now()).await;
     Ok(rate)
+}
+
+/// Starts the jobs that compare usage with invoices.
+fn start_comparisons(
+    runner: &mut Runner,
+    store: &Store,
+    stripe: &Stripe,
+    config: &Config,
+    shutdown: &CancellationToken,
+) {
+    runner.start(InvoiceComparison::new(
+        store.clone(),
+        stripe.clone(),
+        job_interval(config),
+        shutdown.clone(),
+    ));
+    runner.start(InvoiceWatch::new(store.clone()));
+    runner.start(UncomparedUsageCheck::new(store.clone()));
 }
 
 /// Starts the jobs that sync subscriptions.
