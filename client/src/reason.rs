@@ -192,7 +192,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 35);
+        assert_eq!(known, 36);
     }
 
     #[test]
