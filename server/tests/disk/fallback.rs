@@ -27,7 +27,7 @@ async fn a_disk_that_fails_between_single_commits_answers_every_call() {
     let database = Database::connect(url(&disk.database())).await.unwrap();
     database
         .execute_unprepared(
-            "CREATE TRIGGER refused BEFORE INSERT ON usage_reports WHEN NEW.account_id = 'refused' \
+            "CREATE TRIGGER refused BEFORE INSERT ON open_reports WHEN NEW.account_id = 'refused' \
              BEGIN SELECT RAISE(ABORT, 'refused'); END",
         )
         .await
