@@ -143,7 +143,9 @@ impl<'a> AtOnce<'a> {
         let has_keys = !self.keyed.is_empty();
         let [without_keys, with_keys] = &*SQLITE;
         let texts = if has_keys { with_keys } else { without_keys };
-        let text = texts.get(place).map_or("", String::as_str);
+        let text = texts
+            .get(place)
+            .ok_or_else(|| DbErr::Custom(format!("no statement of {size} rows")))?;
         let mut values: Vec<Value> = Vec::new();
         let additions = self.additions.iter().map(open_reports::row);
         values.extend(padded(additions, &open_reports::no_row(), size));
@@ -201,8 +203,8 @@ impl<'a> AtOnce<'a> {
             &*increment.meter,
         );
         let found = self.additions.binary_search_by(|row| row.key().cmp(&key));
-        // Each increment is in one of them.
-        let place = found.unwrap_or_else(|place| place).saturating_add(1);
-        i64::try_from(place).unwrap_or(i64::MAX)
+        // Each increment is in one of them. If not, it gets a place without an id, which the database refuses.
+        let place = found.map_or(0, |place| place.saturating_add(1));
+        i64::try_from(place).unwrap_or(0)
     }
 }

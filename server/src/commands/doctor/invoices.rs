@@ -90,7 +90,7 @@ fn check_differences(differences: &BTreeMap<InvoiceFinding, Differences>) -> Vec
     }
     let ok = Finding::ok(
         CHECK,
-        "those that were compared charge what was reported, or the difference is acknowledged",
+        "no difference that changed in the last 70 days and is not acknowledged",
     );
     [ok].into_iter().chain(found).collect()
 }
