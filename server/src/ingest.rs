@@ -88,7 +88,7 @@ struct QueuedCall {
     entry: Entry,
     /// Closed if the caller no longer waits. Then the increment is committed only if its group has begun.
     reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Released when the caller gets the response.
+    /// Released just before the caller gets the response.
     permit: OwnedSemaphorePermit,
 }
 
@@ -275,7 +275,9 @@ impl Writer {
                 self.progress.committed();
                 self.repeats.observe(&outcomes);
                 record_metrics(&outcomes, started);
-                for ((reply, _permit), outcome) in replies.into_iter().zip(outcomes) {
+                for ((reply, permit), outcome) in replies.into_iter().zip(outcomes) {
+                    // Before the answer: the caller's next call may need its place in the queue.
+                    drop(permit);
                     let _ = reply.send(Ok(outcome));
                 }
             }
