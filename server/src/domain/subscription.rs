@@ -29,12 +29,21 @@ pub struct SubscriptionSnapshot {
     pub ended_at: Option<Millis>,
     /// The end of its trial, which may be over.
     pub trial_end: Option<Millis>,
-    /// Its items that charge for a configured meter. Of a companion, those of the meters that it is followed for.
+    /// Its items that charge for a configured meter.
     pub items: Vec<ItemSnapshot>,
     /// Items of the customer's other subscriptions that charge a meter which no item above does.
     pub elsewhere: Vec<ItemSnapshot>,
-    /// The ids of all its items, including those without a configured meter.
-    pub all_items: Vec<String>,
+    /// All its items, including those without a configured meter.
+    pub all_items: Vec<PricedItem>,
+}
+
+/// An item of a subscription and its price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PricedItem {
+    /// `si_...`
+    pub item: String,
+    /// `price_...`
+    pub price: String,
 }
 
 /// A subscription of an account as it was last synced.
@@ -116,6 +125,13 @@ impl SubscriptionSnapshot {
             )
     }
 
+    /// Whether it has an item with this price; with whatever price, if none is known.
+    pub fn has_item(&self, item: &str, price: Option<&str>) -> bool {
+        self.all_items
+            .iter()
+            .any(|one| one.item == item && price.is_none_or(|price| price == one.price))
+    }
+
     /// When a removed item stopped charging: at the end of the subscription, when another item replaced it, also of another
     /// subscription, or else at the time of the sync that noticed it.
     pub fn gone_since(&self, meter: Option<&str>, began: Millis, now: Millis) -> Millis {
@@ -168,7 +184,10 @@ mod tests {
                 },
             }],
             elsewhere: Vec::new(),
-            all_items: vec![format!("si_{subscription}")],
+            all_items: vec![PricedItem {
+                item: format!("si_{subscription}"),
+                price: "price".to_owned(),
+            }],
         }
     }
 

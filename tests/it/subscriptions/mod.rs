@@ -13,6 +13,7 @@ mod late_answers;
 mod late_usage;
 mod link_checks;
 pub(crate) mod links;
+mod replaced_prices;
 mod sync;
 mod uncharged;
 mod unfinished_changes;

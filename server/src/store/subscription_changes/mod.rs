@@ -219,7 +219,11 @@ impl Store {
         }
         let boundary = seen.boundary_at;
         let kept: Vec<&str> = if snapshot.is_live() {
-            snapshot.all_items.iter().map(String::as_str).collect()
+            snapshot
+                .all_items
+                .iter()
+                .map(|one| one.item.as_str())
+                .collect()
         } else {
             Vec::new()
         };

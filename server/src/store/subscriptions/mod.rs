@@ -289,9 +289,10 @@ pub(crate) fn is_up_to_date(
                     && !is_price_replaced(period, item)
             })
     });
-    // An item that was removed has a period that goes on.
+    // The period of an item that was removed, or of a price that was replaced, goes on.
     let has_more = periods.iter().any(|period| {
-        !snapshot.all_items.contains(&period.item) && period.period_end > snapshot.read_at
+        !snapshot.has_item(&period.item, period.price.as_deref())
+            && period.period_end > snapshot.read_at
     });
     is_same
         && has_all

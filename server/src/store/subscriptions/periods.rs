@@ -214,11 +214,17 @@ pub(super) async fn move_periods(
             .iter()
             .filter(|row| row.item == item.item)
             .max_by_key(|row| row.period_start);
-        let replaced_at = latest
-            .filter(|row| is_price_replaced(row, item))
-            .map(|row| row.period_end)
-            .filter(|at| charged.start < *at && *at < charged.end);
-        if let Some(start) = replaced_at {
+        let is_within = |at: &Millis| charged.start < *at && *at < charged.end;
+        let cut = latest.filter(|row| is_within(&row.period_end));
+        let starts_at = cut.and_then(|row| {
+            if is_price_replaced(row, item) {
+                return Some(row.period_end);
+            }
+            // It had another price since, of no configured meter. Stripe does not say until when.
+            let is_back = row.invoice_state == InvoiceState::Final && row.period_end <= now;
+            Some(now).filter(|now| is_back && is_within(now))
+        });
+        if let Some(start) = starts_at {
             let mut row = period_row(account_id, snapshot, item, now);
             row.period_start = Set(start);
             row.bills_from = Set(Some(start));
@@ -323,8 +329,9 @@ fn end_of(
     now: Millis,
 ) -> Option<(Millis, bool)> {
     let current = snapshot.items.iter().find(|item| item.item == row.item);
-    // The item exists, but no longer charges for a configured meter. The period stays as it is.
-    if snapshot.is_live() && current.is_none() && snapshot.all_items.contains(&row.item) {
+    // Stripe charges what it did; only its meter is no longer configured. The period stays as it is.
+    let price = row.price.as_deref();
+    if snapshot.is_live() && current.is_none() && snapshot.has_item(&row.item, price) {
         return None;
     }
     let (end, is_charged) = match current.filter(|_| snapshot.is_live()) {

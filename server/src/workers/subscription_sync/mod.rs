@@ -22,7 +22,7 @@ use crate::{
     domain::{
         Millis, SECOND_MS,
         meter::Meters,
-        subscription::{ItemSnapshot, SubscriptionSnapshot},
+        subscription::{ItemSnapshot, PricedItem, SubscriptionSnapshot},
         window::Slots,
     },
     error::Error,
@@ -117,6 +117,10 @@ pub(super) fn snapshot(
             period: item.period,
         })
     });
+    let all_items = from.items.iter().map(|item| PricedItem {
+        item: item.id.clone(),
+        price: item.price.id.clone(),
+    });
     SubscriptionSnapshot {
         read_at,
         subscription: from.id.clone(),
@@ -129,6 +133,6 @@ pub(super) fn snapshot(
         trial_end: from.trial_end,
         items: items.collect(),
         elsewhere: Vec::new(),
-        all_items: from.items.iter().map(|item| item.id.clone()).collect(),
+        all_items: all_items.collect(),
     }
 }
