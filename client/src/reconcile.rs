@@ -139,6 +139,8 @@ pub enum InvoiceFinding {
     Overdue,
     /// They charge all usage of the item, but divided otherwise between its prices. Nothing is lost.
     PriceSplit,
+    /// They also charge usage that another item of the customer charges.
+    ChargedTwice,
     /// Stripe's totals contain the usage, but it is in no billing period that is known.
     NoPeriod,
     /// They charge more or less, and Stripe's totals were not seen to contain everything that it accepted.
@@ -245,6 +247,7 @@ impl InvoiceFinding {
             Ok(Wire::Void) => Self::Void,
             Ok(Wire::Overdue) => Self::Overdue,
             Ok(Wire::PriceSplit) => Self::PriceSplit,
+            Ok(Wire::ChargedTwice) => Self::ChargedTwice,
             Ok(Wire::NoPeriod) => Self::NoPeriod,
             Ok(Wire::Unverified) => Self::Unverified,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),

@@ -113,8 +113,8 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(name(manager, C::Customer))
                 .col(name(manager, C::Meter))
                 .col(text_null(C::Price))
-                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`
-                // or `no_period`.
+                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`,
+                // `charged_twice` or `no_period`.
                 .col(text(C::Finding))
                 // The units that Stripe's totals contain.
                 .col(big_integer(C::Reported))

@@ -1,5 +1,5 @@
 //! Which subscriptions of a customer are synced: the one that the account's link follows, and its companions, which charge
-//! meters that it does not. Pure.
+//! configured meters too. Pure.
 
 use super::{
     Millis,
@@ -11,8 +11,8 @@ use super::{
 pub struct FollowedSubscriptions {
     /// The one that the account's link follows, if that was read.
     pub chosen: Option<SubscriptionSnapshot>,
-    /// Others of the customer. Each has only the items of the meters that none before it charges: Stripe bills a meter by
-    /// every item of it, and its usage is followed by one.
+    /// Others of the customer. Several may charge one meter: Stripe then bills its usage by every item of it, and the
+    /// comparison with the invoices tells that.
     pub companions: Vec<SubscriptionSnapshot>,
 }
 
@@ -20,47 +20,57 @@ impl FollowedSubscriptions {
     /// Those of a customer. `stored` are its subscriptions that are stored as live: their ends and changes are followed
     /// too.
     pub fn among(all: &[SubscriptionSnapshot], named: Option<&str>, stored: &[&str]) -> Self {
-        let Some(chosen) = choose_subscription(all, named, stored) else {
-            return Self::default();
+        let chosen = choose_subscription(all, named, stored);
+        let is_other = |one: &&SubscriptionSnapshot| {
+            chosen.is_some_and(|chosen| chosen.subscription != one.subscription)
         };
-        let mut others: Vec<&SubscriptionSnapshot> = all
-            .iter()
-            .filter(|other| other.subscription != chosen.subscription)
+        Self::with_companions(chosen, all.iter().filter(is_other), stored)
+    }
+
+    /// Those of a customer while it is not certain which one the account's link follows. `own` is the one that it followed,
+    /// which stays as it was.
+    pub fn without_choice(
+        all: &[SubscriptionSnapshot],
+        own: Option<&str>,
+        stored: &[&str],
+    ) -> Self {
+        let is_other = |one: &&SubscriptionSnapshot| own != Some(&one.subscription);
+        Self::with_companions(None, all.iter().filter(is_other), stored)
+    }
+
+    fn with_companions<'a>(
+        chosen: Option<&SubscriptionSnapshot>,
+        others: impl Iterator<Item = &'a SubscriptionSnapshot>,
+        stored: &[&str],
+    ) -> Self {
+        let is_followed = |one: &&SubscriptionSnapshot| {
+            stored.contains(&one.subscription.as_str()) || (one.is_live() && !one.items.is_empty())
+        };
+        let mut companions: Vec<SubscriptionSnapshot> =
+            others.filter(is_followed).cloned().collect();
+        companions.sort_by(|one, other| {
+            (one.created, &one.subscription).cmp(&(other.created, &other.subscription))
+        });
+        let mut followed = Self {
+            chosen: chosen.cloned(),
+            companions,
+        };
+        let charging = followed.all().filter(|one| one.is_charging());
+        let charged: Vec<(String, ItemSnapshot)> = charging
+            .flat_map(|one| {
+                let items = one.items.iter().cloned();
+                items.map(|item| (one.subscription.clone(), item))
+            })
             .collect();
-        others.sort_by_key(|other| (other.created, &other.subscription));
-        let mut charged: Vec<(&str, ItemSnapshot)> = Vec::new();
-        let mut followed: Vec<SubscriptionSnapshot> = Vec::new();
-        for one in std::iter::once(chosen).chain(others) {
-            let is_free =
-                |item: &&ItemSnapshot| charged.iter().all(|(_, by)| by.meter != item.meter);
-            let items: Vec<ItemSnapshot> = one.items.iter().filter(is_free).cloned().collect();
-            let is_followed = one.subscription == chosen.subscription
-                || stored.contains(&one.subscription.as_str())
-                || (one.is_live() && !items.is_empty());
-            if !is_followed {
-                continue;
-            }
-            if one.is_charging() {
-                let own = items.iter().cloned();
-                charged.extend(own.map(|item| (one.subscription.as_str(), item)));
-            }
-            followed.push(SubscriptionSnapshot {
-                items,
-                ..one.clone()
-            });
-        }
-        for one in &mut followed {
-            let is_elsewhere = |by: &&(&str, ItemSnapshot)| {
-                by.0 != one.subscription && one.items.iter().all(|own| own.meter != by.1.meter)
+        for one in followed.chosen.iter_mut().chain(&mut followed.companions) {
+            let is_elsewhere = |(subscription, by): &&(String, ItemSnapshot)| {
+                *subscription != one.subscription
+                    && one.items.iter().all(|own| own.meter != by.meter)
             };
             let elsewhere = charged.iter().filter(is_elsewhere);
             one.elsewhere = elsewhere.map(|(_, item)| item.clone()).collect();
         }
-        let companions = followed.split_off(1);
-        Self {
-            chosen: followed.pop(),
-            companions,
-        }
+        followed
     }
 
     /// A subscription that the account's link follows, read alone.
@@ -189,10 +199,7 @@ mod tests {
             trial_end: None,
             items: meters.iter().map(item).collect(),
             elsewhere: Vec::new(),
-            all_items: meters
-                .iter()
-                .map(|meter| format!("si_{subscription}_{meter}"))
-                .collect(),
+            all_items: Vec::new(),
         }
     }
 
@@ -278,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_companion_is_followed_for_the_meters_that_none_before_it_charges() {
+    fn every_living_subscription_with_a_configured_meter_is_a_companion() {
         use SubscriptionStatus::{Active, Canceled, Paused};
         let all = [
             with_items("third", 3, Active, &["c", "b"]),
@@ -286,32 +293,41 @@ mod tests {
             with_items("own", 4, Active, &["a"]),
             with_items("seats", 1, Active, &[]),
             with_items("gone", 0, Canceled, &["d"]),
+            with_items("paused", 5, Paused, &["e"]),
         ];
         let followed = FollowedSubscriptions::among(&all, Some("own"), &[]);
         assert!(followed.is_chosen("own"));
-        assert_eq!(
-            companions(&followed),
-            [("second", vec!["b"]), ("third", vec!["c"])]
-        );
+        let found = companions(&followed);
+        assert_eq!(found[0], ("second", vec!["a", "b"]));
+        assert_eq!(found[1], ("third", vec!["c", "b"]));
+        assert_eq!(found[2], ("paused", vec!["e"]));
+        assert_eq!(found.len(), 3);
         let meters = |one: &SubscriptionSnapshot| -> Vec<String> {
             one.elsewhere
                 .iter()
                 .map(|item| item.meter.clone())
                 .collect()
         };
-        assert_eq!(meters(&followed.companions[0]), ["a", "c"]);
+        assert_eq!(meters(&followed.companions[0]), ["c"]);
+        assert_eq!(meters(&followed.companions[1]), ["a", "a"]);
         // Those that were followed before are followed to their ends.
         let followed = FollowedSubscriptions::among(&all, Some("own"), &["gone", "seats"]);
         let names: Vec<&str> = companions(&followed).iter().map(|one| one.0).collect();
-        assert_eq!(names, ["gone", "seats", "second", "third"]);
-        // A paused subscription charges nothing, so another one is followed for its meter.
+        assert_eq!(names, ["gone", "seats", "second", "third", "paused"]);
+    }
+
+    #[test]
+    fn without_a_choice_the_others_are_followed() {
+        use SubscriptionStatus::{Active, Canceled};
         let all = [
-            with_items("own", 1, Paused, &["a"]),
-            with_items("other", 2, Active, &["a"]),
+            with_items("own", 1, Canceled, &["a"]),
+            with_items("other", 2, Active, &["b"]),
+            with_items("ended", 3, Canceled, &["c"]),
         ];
-        let followed = FollowedSubscriptions::among(&all, None, &[]);
-        assert_eq!(companions(&followed), [("other", vec!["a"])]);
-        assert_eq!(followed.chosen.unwrap().items.len(), 1);
+        let followed = FollowedSubscriptions::without_choice(&all, Some("own"), &["own", "ended"]);
+        assert_eq!(followed.chosen, None);
+        let names: Vec<&str> = companions(&followed).iter().map(|one| one.0).collect();
+        assert_eq!(names, ["other", "ended"]);
     }
 
     fn status() -> impl Strategy<Value = SubscriptionStatus> {
@@ -321,7 +337,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_meter_that_is_charged_is_followed_by_one_that_charges_it(
+        fn every_item_that_charges_is_followed(
             made in proptest::collection::vec(
                 (0_i64..3, status(), proptest::sample::subsequence(vec!["a", "b", "c"], 0..=3)), 0..6,
             ),
@@ -343,17 +359,13 @@ mod tests {
             };
             let original = all.iter().find(|one| one.subscription == chosen.subscription);
             prop_assert_eq!(&original.unwrap().items, &chosen.items, "the chosen one has all");
-            let charging = |all: Vec<&SubscriptionSnapshot>| -> Vec<String> {
+            let charging = |all: Vec<&SubscriptionSnapshot>| -> BTreeSet<String> {
                 let charging = all.into_iter().filter(|one| one.is_charging());
-                let mut meters: Vec<String> = charging
-                    .flat_map(|one| one.items.iter().map(|item| item.meter.clone()))
-                    .collect();
-                meters.sort_unstable();
-                meters
+                charging
+                    .flat_map(|one| one.items.iter().map(|item| item.item.clone()))
+                    .collect()
             };
-            let at_stripe: BTreeSet<String> = charging(all.iter().collect()).into_iter().collect();
-            let at_stripe: Vec<String> = at_stripe.into_iter().collect();
-            prop_assert_eq!(charging(followed.all().collect()), at_stripe);
+            prop_assert_eq!(charging(followed.all().collect()), charging(all.iter().collect()));
             let mut reversed = all.clone();
             reversed.reverse();
             prop_assert_eq!(

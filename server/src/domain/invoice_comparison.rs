@@ -25,6 +25,8 @@ pub const FIRST_READ_MS: Millis = HOUR_MS.saturating_add(CLOCK_DIFFERENCE_MS);
 pub const LONGEST_DRAFT_MS: Millis = 4 * DAY_MS;
 /// How long a period waits for an invoice at the end of another one.
 const NO_INVOICE_MS: Millis = 40 * DAY_MS;
+/// How long a difference waits until it is known whether another item charges the usage.
+pub const OVERLAP_WAIT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is compared once a week, because its invoice may still become void.
 const RECENT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is not compared again.
@@ -53,6 +55,8 @@ pub enum InvoiceFinding {
     Overdue,
     /// They charge all usage of the item, divided otherwise between prices: one was replaced before the sync found it.
     PriceSplit,
+    /// They also charge usage that an item of another period charges.
+    ChargedTwice,
     /// Stripe's totals contain the usage, and it is in no billing period that is compared.
     NoPeriod,
 }
@@ -66,6 +70,7 @@ names!(InvoiceFinding {
     Void = "void",
     Overdue = "overdue",
     PriceSplit = "price_split",
+    ChargedTwice = "charged_twice",
     NoPeriod = "no_period",
 });
 

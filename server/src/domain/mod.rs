@@ -24,6 +24,7 @@ pub mod late_usage;
 pub mod meter;
 mod names;
 pub mod next_step;
+pub mod overlapping_periods;
 pub mod pause;
 pub mod period;
 pub mod price_split;

@@ -16,6 +16,7 @@ stored_enum! {
         Void,
         Overdue,
         PriceSplit,
+        ChargedTwice,
         NoPeriod,
     }
 }

@@ -146,6 +146,7 @@ pub(super) fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
         InvoiceFinding::Void => v1::InvoiceFinding::Void,
         InvoiceFinding::Overdue => v1::InvoiceFinding::Overdue,
         InvoiceFinding::PriceSplit => v1::InvoiceFinding::PriceSplit,
+        InvoiceFinding::ChargedTwice => v1::InvoiceFinding::ChargedTwice,
         InvoiceFinding::NoPeriod => v1::InvoiceFinding::NoPeriod,
     };
     let invoices = from.invoices.into_iter().map(|(id, status)| {

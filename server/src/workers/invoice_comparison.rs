@@ -23,6 +23,7 @@ use crate::{
             OLDEST_MS, PeriodReports, judge,
         },
         invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
+        overlapping_periods::{OtherPeriod, settle},
         period::rfc3339,
         price_split::{join, periods_around},
         stream::Stream,
@@ -157,6 +158,7 @@ impl InvoiceComparison {
             let later = now.saturating_add(UNKNOWN_WAIT_MS);
             return self.store.delay_comparison(only, (later, why), now).await;
         };
+        own = self.settle_overlaps(period, own, known, now).await?;
         own.judgement = self.join_prices(period, &own, known, invoices, now).await?;
         let judgement = own.judgement;
         let result = ComparisonResult {
@@ -191,19 +193,13 @@ impl InvoiceComparison {
         invoices: &'a [Invoice],
         now: Millis,
     ) -> Result<Option<Judged<'a>>> {
-        let Some(meter) = period.meter.as_deref() else {
+        if period.meter.is_none() {
             return Ok(None);
-        };
-        let time = period.interval();
-        let stream = Stream {
-            customer: known.customer.clone(),
-            meter: meter.to_owned(),
-        };
-        let figures = self.store.reports_to_compare(&stream, time).await?;
-        let reports = PeriodReports::of(figures, time);
+        }
+        let reports = self.reports_of(period, &known.customer).await?;
         let lines = lines_of(period, invoices, |line| billed_period(line, &known.periods));
         let candidate = Candidate {
-            period: time,
+            period: period.interval(),
             reports: &reports,
             invoices,
             lines: &lines,
@@ -215,6 +211,44 @@ impl InvoiceComparison {
             lines,
             judgement,
         }))
+    }
+
+    /// The result for a period, once it is known which of its usage the items of other subscriptions charge.
+    async fn settle_overlaps<'a>(
+        &self,
+        period: &BillingPeriod,
+        own: Judged<'a>,
+        known: &ComparedSubscription,
+        now: Millis,
+    ) -> Result<Judged<'a>> {
+        let customer = &known.customer;
+        let overlapping = self.store.overlapping_periods(period, customer).await?;
+        let mut others = Vec::new();
+        for (other, compared) in overlapping {
+            let reported = self.reports_of(&other, customer).await?.reported;
+            let charges_all = compared.map(|compared| compared.invoiced == Some(reported));
+            others.push(OtherPeriod {
+                period: other,
+                charges_all,
+            });
+        }
+        let (judgement, reports) = settle(period, own.judgement, own.reports, &others, now);
+        Ok(Judged {
+            reports,
+            judgement,
+            ..own
+        })
+    }
+
+    /// The reports of a period, whichever items charge them.
+    async fn reports_of(&self, period: &BillingPeriod, customer: &str) -> Result<PeriodReports> {
+        let stream = Stream {
+            customer: customer.to_owned(),
+            meter: period.meter.clone().unwrap_or_default(),
+        };
+        let time = period.interval();
+        let figures = self.store.reports_to_compare(&stream, time).await?;
+        Ok(PeriodReports::of(figures, time))
     }
 
     /// The result for a period, together with those before and after a replacement of its price.

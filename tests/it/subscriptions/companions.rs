@@ -4,7 +4,6 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::{Fault, NewSubscription};
 use usage_client::{CancelSubscription, ChangePlan, PutAccount, Reason, ReportState};
-use usage_server::commands::doctor::Severity;
 
 use crate::support::world::{
     TIMEOUT, World, at,
@@ -19,7 +18,6 @@ on_both_engines!(
     a_companions_end_ends_only_its_own_meter,
     usage_of_a_paused_companion_waits,
     the_accounts_own_subscription_takes_a_meter_over,
-    a_meter_on_two_subscriptions_is_followed_on_one_and_told,
     what_was_read_before_a_companion_ended_is_not_applied,
     a_cancel_leaves_a_companion_as_it_is,
     a_plan_change_leaves_a_companion_as_it_is,
@@ -263,38 +261,6 @@ async fn the_accounts_own_subscription_takes_a_meter_over(mut world: World) {
     world.advance_past_draft(at(END)).await;
     assert_eq!(invoiced_tokens(&world).await, [9, 6]);
     assert_eq!(world.stripe().discarded_usage().await.unwrap(), []);
-    world.finish().await;
-}
-
-async fn a_meter_on_two_subscriptions_is_followed_on_one_and_told(mut world: World) {
-    let now = start_with_companion(&mut world, at("2027-03-04T09:20:30Z")).await;
-    world.count_of("acct", "tokens", 9, now).await;
-    world.report_all().await;
-    world.wait_until_all_sent().await;
-    let taken = now + TimeDelta::minutes(5);
-    world.move_clocks(taken).await;
-    let form = [("items[0][price]", TOKENS)];
-    world
-        .call_stripe("POST", "/v1/subscriptions/sub_acct", &form)
-        .await;
-    world.move_clocks(taken + TimeDelta::minutes(1)).await;
-    world
-        .wait_until_subscription("acct", |known| {
-            known.periods.iter().any(|period| period.meter == "tokens")
-        })
-        .await;
-    let (severity, told) = world.doctor_says(None, "subscriptions").await;
-    assert_eq!(severity, Severity::Bad, "{told}");
-    assert!(told.contains("billed more than once"), "{told}");
-    // The companion's period goes to its end, because Stripe still charges what was before. No next one is followed.
-    let end = at("2027-04-04T09:20:30Z");
-    world.advance_past_draft(end).await;
-    let periods = "billing_periods WHERE meter = 'tokens' AND subscription = 'sub_other'";
-    assert_eq!(world.count_rows(periods).await, 1);
-    world.count_of("acct", "tokens", 6, world.now()).await;
-    world.report_all().await;
-    world.wait_until_all_sent().await;
-    assert_eq!(world.stripe_total("cus_acct", "llm_tokens").await, 15);
     world.finish().await;
 }
 

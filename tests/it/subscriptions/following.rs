@@ -166,6 +166,11 @@ async fn an_account_stays_as_it_was_while_its_subscription_is_unreadable(mut wor
         .await;
     let known = world.subscription("acct").await.unwrap();
     assert_eq!((known.id.as_str(), known.ended_at), ("sub_acct", None));
+    // The other one is followed meanwhile.
+    world.count_of("acct", "tokens", 4, world.now()).await;
+    world.report_all().await;
+    world.wait_until_all_sent().await;
+    assert_eq!(world.stripe_total("cus_acct", "llm_tokens").await, 4);
     let (severity, told) = world.doctor_says(None, "links").await;
     assert_eq!(severity, Severity::Bad, "{told}");
     assert!(

@@ -31,7 +31,7 @@ struct Group {
     advice: &'static str,
 }
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     Group {
         check: CHECK,
         severity: Severity::Bad,
@@ -58,6 +58,13 @@ const GROUPS: [Group; 4] = [
         findings: &[InvoiceFinding::PriceSplit],
         fact: "billing periods charge all usage, but some of it at another price: a price was replaced before the sync found it",
         advice: "nothing was lost, so charge nothing again; a tier may differ: compare the amounts of both prices, and credit a difference if you want",
+    },
+    Group {
+        check: "charged twice",
+        severity: Severity::Bad,
+        findings: &[InvoiceFinding::ChargedTwice],
+        fact: "billing periods charge usage that another item of the customer charges too",
+        advice: "credit what is charged above the figure that is reported here, and remove one of the items of the meter (line `subscriptions`)",
     },
     Group {
         check: "unassigned usage",

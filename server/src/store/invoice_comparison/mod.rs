@@ -1,6 +1,7 @@
 //! Queries of the comparison with invoices: which billing periods to compare, their reports, and the results.
 
 pub(crate) mod acknowledge;
+mod overlapping;
 mod results;
 pub(crate) mod uncompared;
 mod waiting;

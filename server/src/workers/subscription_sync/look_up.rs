@@ -7,7 +7,7 @@ use crate::{
         account_id::AccountId,
         customer_watch::NamedSubscription,
         followed_subscriptions::{FollowedSubscriptions, is_certain_beside},
-        subscription::SubscriptionSnapshot,
+        subscription::{SubscriptionSnapshot, SyncedSubscription},
     },
     stripe::object_list::Unreadable,
 };
@@ -15,7 +15,7 @@ use crate::{
 /// What was found at Stripe for an account.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LookUp {
-    /// The subscriptions that the account is synced with. There is none if it is not certain which.
+    /// The subscriptions that the account is synced with. None is chosen if it is not certain which.
     pub(crate) followed: FollowedSubscriptions,
     /// Whether the subscription that the link names is the customer's. Else the account is synced by its customer.
     pub(crate) named: NamedSubscription,
@@ -30,7 +30,7 @@ impl LookUp {
     pub(crate) fn problem(&self) -> Option<String> {
         if let Some(unreadable) = &self.unreadable {
             let effect = if self.is_held {
-                "the account stays as it was last synced"
+                "the subscription that the account follows stays as it was last synced"
             } else {
                 "the customer's others are used"
             };
@@ -90,15 +90,17 @@ impl SubscriptionSync {
             }
         }
         let name = own_name.filter(|_| named == NamedSubscription::Fits);
-        let stored = self.live_stored(account_id, customer).await?;
-        let stored: Vec<&str> = stored.iter().map(String::as_str).collect();
+        let live = self.live_stored(account_id, customer).await?;
+        let stored: Vec<&str> = live.iter().map(|row| row.subscription.as_str()).collect();
         // One that is named and unreadable is in no list to choose from.
         let readable_name = name.filter(|id| !unreadable.contains(&Some(id)));
         let mut followed = FollowedSubscriptions::among(&all, readable_name, &stored);
         let is_certain = |chosen| is_certain_beside(chosen, name, &stored, &unreadable);
         let is_held = !unreadable.is_empty() && !followed.chosen.as_ref().is_some_and(is_certain);
         if is_held {
-            followed = FollowedSubscriptions::default();
+            let own = live.iter().find(|row| !row.is_companion);
+            let own = own.map(|row| row.subscription.as_str());
+            followed = FollowedSubscriptions::without_choice(&all, own, &stored);
         }
         Ok(LookUp {
             followed,
@@ -113,12 +115,13 @@ impl SubscriptionSync {
         &self,
         account_id: &AccountId,
         customer: &str,
-    ) -> Result<Vec<String>, SyncError> {
+    ) -> Result<Vec<SyncedSubscription>, SyncError> {
         let now = self.store.now().await?;
         let stored = self.store.stored_subscriptions(&[account_id], now).await?;
         let live = stored
             .into_iter()
-            .filter(|(row, _)| row.ended_at.is_none() && row.customer == customer);
-        Ok(live.map(|(row, _)| row.subscription).collect())
+            .map(|(row, _)| row)
+            .filter(|row| row.ended_at.is_none() && row.customer == customer);
+        Ok(live.collect())
     }
 }

@@ -18,6 +18,7 @@ use crate::support::world::{
 mod acknowledgements;
 mod differences;
 mod late_answers;
+mod overlapping;
 mod price_splits;
 mod uncompared;
 mod waiting;
