@@ -27,7 +27,7 @@ fn place(period: &BillingPeriod) -> (Millis, Millis, &str) {
 }
 
 /// Takes the usage of a period out that other items charge, and changes the judgement as that says.
-pub fn settle(
+pub fn without_shared(
     period: &BillingPeriod,
     own: Judgement,
     reports: PeriodReports,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     /// The result for the period from day 10 to day 20 with usage on days 11 and 15, whose invoices charge some units.
-    fn settled(
+    fn result(
         invoiced: i64,
         others: &[OtherPeriod],
         now: Millis,
@@ -218,7 +218,7 @@ mod tests {
         };
         let own = judged(finding, 26, invoiced);
         let (judgement, rest) =
-            settle(&period("own", 10, 20), own, reports(&[11, 15]), others, now);
+            without_shared(&period("own", 10, 20), own, reports(&[11, 15]), others, now);
         let found = judgement.compared.map(|one| (one.finding, one.reported));
         (found, judgement.again_at, rest.confirmed.len())
     }
@@ -227,29 +227,29 @@ mod tests {
     fn usage_that_an_earlier_invoice_charges_is_charged_twice() {
         use InvoiceFinding::{ChargedTwice, Equal};
         let earlier = |charges_all| other("b", 13, 19, charges_all);
-        assert_eq!(settled(26, &[], NOW), (Some((Equal, 26)), None, 2));
+        assert_eq!(result(26, &[], NOW), (Some((Equal, 26)), None, 2));
         assert_eq!(
-            settled(26, &[earlier(Some(true))], NOW),
+            result(26, &[earlier(Some(true))], NOW),
             (Some((ChargedTwice, 11)), None, 1)
         );
         assert_eq!(
-            settled(26, &[earlier(Some(false))], NOW),
+            result(26, &[earlier(Some(false))], NOW),
             (Some((Equal, 26)), None, 2)
         );
         // It is looked at again once the other one is known.
         let at = NOW + HOUR_MS;
         assert_eq!(
-            settled(26, &[earlier(None)], NOW),
+            result(26, &[earlier(None)], NOW),
             (Some((Equal, 26)), Some(at), 2)
         );
         // The later one tells it.
         let later = |charges_all| other("b", 13, 23, charges_all);
         assert_eq!(
-            settled(26, &[later(Some(true))], NOW),
+            result(26, &[later(Some(true))], NOW),
             (Some((Equal, 26)), None, 2)
         );
         assert_eq!(
-            settled(26, &[later(None)], NOW),
+            result(26, &[later(None)], NOW),
             (Some((Equal, 26)), None, 2)
         );
         // Of two with the same period, that with the greater id.
@@ -257,11 +257,11 @@ mod tests {
             other("a", 10, 20, Some(true)),
             other("z", 10, 20, Some(true)),
         );
-        assert_eq!(settled(26, &[a], NOW), (Some((ChargedTwice, 0)), None, 0));
-        assert_eq!(settled(26, &[z], NOW), (Some((Equal, 26)), None, 2));
+        assert_eq!(result(26, &[a], NOW), (Some((ChargedTwice, 0)), None, 0));
+        assert_eq!(result(26, &[z], NOW), (Some((Equal, 26)), None, 2));
         // Time without usage is of no matter.
         assert_eq!(
-            settled(26, &[other("b", 12, 14, Some(true))], NOW),
+            result(26, &[other("b", 12, 14, Some(true))], NOW),
             (Some((Equal, 26)), None, 2)
         );
     }
@@ -272,26 +272,26 @@ mod tests {
         for end in [19, 23] {
             let of = |charges_all| [other("b", 13, end, charges_all)];
             assert_eq!(
-                settled(11, &of(Some(true)), NOW),
+                result(11, &of(Some(true)), NOW),
                 (Some((Equal, 11)), None, 1)
             );
             assert_eq!(
-                settled(11, &of(Some(false)), NOW),
+                result(11, &of(Some(false)), NOW),
                 (Some((Differs, 26)), None, 2)
             );
             assert_eq!(
-                settled(10, &of(Some(true)), NOW),
+                result(10, &of(Some(true)), NOW),
                 (Some((Differs, 26)), None, 2)
             );
             // It waits for the other one, and not for ever.
-            assert_eq!(settled(11, &of(None), NOW), (None, Some(NOW + HOUR_MS), 2));
+            assert_eq!(result(11, &of(None), NOW), (None, Some(NOW + HOUR_MS), 2));
             let late = 20 * DAY_MS + OVERLAP_WAIT_MS;
-            assert_eq!(settled(11, &of(None), late), (Some((Differs, 26)), None, 2));
+            assert_eq!(result(11, &of(None), late), (Some((Differs, 26)), None, 2));
         }
         let both = [
             other("b", 10, 12, Some(true)),
             other("c", 15, 40, Some(true)),
         ];
-        assert_eq!(settled(0, &both, NOW), (Some((Equal, 0)), None, 0));
+        assert_eq!(result(0, &both, NOW), (Some((Equal, 0)), None, 0));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
             OLDEST_MS, PeriodReports, judge,
         },
         invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
-        overlapping_periods::{OtherPeriod, settle},
+        overlapping_periods::{OtherPeriod, without_shared},
         period::rfc3339,
         price_split::{join, periods_around},
         stream::Stream,
@@ -158,7 +158,7 @@ impl InvoiceComparison {
             let later = now.saturating_add(UNKNOWN_WAIT_MS);
             return self.store.delay_comparison(only, (later, why), now).await;
         };
-        own = self.settle_overlaps(period, own, known, now).await?;
+        own = self.judge_overlaps(period, own, known, now).await?;
         own.judgement = self.join_prices(period, &own, known, invoices, now).await?;
         let judgement = own.judgement;
         let result = ComparisonResult {
@@ -214,7 +214,7 @@ impl InvoiceComparison {
     }
 
     /// The result for a period, once it is known which of its usage the items of other subscriptions charge.
-    async fn settle_overlaps<'a>(
+    async fn judge_overlaps<'a>(
         &self,
         period: &BillingPeriod,
         own: Judged<'a>,
@@ -232,7 +232,7 @@ impl InvoiceComparison {
                 charges_all,
             });
         }
-        let (judgement, reports) = settle(period, own.judgement, own.reports, &others, now);
+        let (judgement, reports) = without_shared(period, own.judgement, own.reports, &others, now);
         Ok(Judged {
             reports,
             judgement,
