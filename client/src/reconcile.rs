@@ -137,6 +137,8 @@ pub enum InvoiceFinding {
     Void,
     /// Days after the period's last invoice, one is still a draft.
     Overdue,
+    /// The same, because the automatic finalization of the draft is off: the collection is paused, or an invoice is unpaid.
+    KeptDraft,
     /// They charge all usage of the item, but divided otherwise between its prices. Nothing is lost.
     PriceSplit,
     /// They also charge usage that another item of the customer charges.
@@ -246,6 +248,7 @@ impl InvoiceFinding {
             Ok(Wire::Uncollectible) => Self::Uncollectible,
             Ok(Wire::Void) => Self::Void,
             Ok(Wire::Overdue) => Self::Overdue,
+            Ok(Wire::KeptDraft) => Self::KeptDraft,
             Ok(Wire::PriceSplit) => Self::PriceSplit,
             Ok(Wire::ChargedTwice) => Self::ChargedTwice,
             Ok(Wire::NoPeriod) => Self::NoPeriod,

@@ -209,6 +209,11 @@ impl From<DbErr> for Error {
 }
 
 impl Error {
+    /// What lies behind it, for those who run the service: callers are not told.
+    pub(crate) fn cause(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), ToString::to_string)
+    }
+
     /// The reason's name in the contract, see `usage.v1.ErrorReason`.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -39,8 +39,7 @@ const VERIFICATION_OVER: &str = "usage_verification_over_total";
 /// Billing periods whose invoices were found not to charge what was reported, by `finding`: the names of
 /// [`InvoiceFinding`] but `equal`.
 const INVOICE_DIFFERENCES: &str = "usage_invoice_differences_total";
-/// Differences with invoices that are not acknowledged, of the last 70 days, by `finding`: the names of
-/// [`InvoiceFinding`] but `equal`.
+/// Differences with invoices that are not acknowledged, by `finding`: the names of [`InvoiceFinding`] but `equal`.
 const OPEN_INVOICE_DIFFERENCES: &str = "usage_invoice_differences_open";
 /// Comparisons with invoices that are due and were not made.
 const WAITING_COMPARISONS: &str = "usage_invoice_comparisons_waiting";

@@ -113,8 +113,8 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(name(manager, C::Customer))
                 .col(name(manager, C::Meter))
                 .col(text_null(C::Price))
-                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `price_split`,
-                // `charged_twice` or `no_period`.
+                // `equal`, `differs`, `unreadable`, `unverified`, `uncollectible`, `void`, `overdue`, `kept_draft`,
+                // `price_split`, `charged_twice` or `no_period`.
                 .col(text(C::Finding))
                 // The units that Stripe's totals contain.
                 .col(big_integer(C::Reported))
@@ -155,6 +155,7 @@ async fn create_comparisons(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
             Index::create()
                 .name("invoice_comparisons_differences")
                 .table(C::Table)
+                .col(C::Finding)
                 .col(C::ChangedAt)
                 .and_where(Expr::cust("finding <> 'equal'"))
                 .and_where(Expr::col(C::AcknowledgedAt).is_null())

@@ -9,6 +9,7 @@ mod tests;
 use super::{
     DAY_MS, HOUR_MS, MINUTE_MS, Millis,
     account_id::AccountId,
+    invoice_cycle::{closing_invoice, may_be_of},
     invoice_line::{Invoice, InvoiceLine, InvoiceStatus},
     names::names,
     report::State,
@@ -20,19 +21,18 @@ use super::{
 pub const CLOCK_DIFFERENCE_MS: Millis = 5 * MINUTE_MS;
 /// How long after a period's end its invoice is first read. It usually is a draft for an hour.
 pub const FIRST_READ_MS: Millis = HOUR_MS.saturating_add(CLOCK_DIFFERENCE_MS);
-/// How long after its last invoice a period waits for a draft to become final, and for reports to be verified. Stripe
-/// keeps drafts for at most three days.
+/// How long after its last invoice a period waits for a draft to become final, and for reports to be verified; and how long
+/// after the end of a billing period for its invoice. Stripe makes that within hours, and keeps drafts for at most three
+/// days.
 pub const LONGEST_DRAFT_MS: Millis = 4 * DAY_MS;
-/// How long a period waits for an invoice at the end of another one.
-const NO_INVOICE_MS: Millis = 40 * DAY_MS;
+/// How long a period waits for an invoice if it is not known when its subscription's next billing period ends.
+const UNKNOWN_CYCLE_MS: Millis = 40 * DAY_MS;
 /// How long a difference waits until it is known whether another item charges the usage.
 pub const OVERLAP_WAIT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is compared once a week, because its invoice may still become void.
 const RECENT_MS: Millis = 40 * DAY_MS;
-/// A period that ended longer ago is not compared again.
+/// A period that ended longer ago is not compared again. What differs then stays told until it is acknowledged.
 pub const OLDEST_MS: Millis = 400 * DAY_MS;
-/// How long a difference is shown after it last changed, unless somebody acknowledges it.
-pub const SHOWN_MS: Millis = 70 * DAY_MS;
 /// The longest time between two comparisons.
 pub const LONGEST_WAIT_MS: Millis = 7 * DAY_MS;
 
@@ -53,6 +53,8 @@ pub enum InvoiceFinding {
     Void,
     /// After days, an invoice is still a draft.
     Overdue,
+    /// The same, because its automatic finalization is off: somebody has paused the collection, or it is unpaid.
+    KeptDraft,
     /// They charge all usage of the item, divided otherwise between prices: one was replaced before the sync found it.
     PriceSplit,
     /// They also charge usage that an item of another period charges.
@@ -69,6 +71,7 @@ names!(InvoiceFinding {
     Uncollectible = "uncollectible",
     Void = "void",
     Overdue = "overdue",
+    KeptDraft = "kept_draft",
     PriceSplit = "price_split",
     ChargedTwice = "charged_twice",
     NoPeriod = "no_period",
@@ -112,6 +115,8 @@ pub struct Candidate<'a> {
     pub lines: &'a [(&'a Invoice, &'a InvoiceLine)],
     /// When the subscription ended.
     pub ended_at: Option<Millis>,
+    /// When its next billing period ends, at or after the end of this one, if that is known.
+    pub cycle_end: Option<Millis>,
 }
 
 /// An admin's statement that a difference is known and was dealt with.
@@ -196,61 +201,82 @@ pub fn judge(candidate: &Candidate<'_>, now: Millis) -> Judgement {
         invoices,
         lines,
         ended_at,
+        cycle_end,
     } = *candidate;
-    // The invoice of the end of this period, or of the one that it was cut from. Pending lines are on it, at the latest.
-    let last = invoices
+    let last = closing_invoice(invoices, period.end);
+    let drafts: Vec<&Invoice> = invoices
         .iter()
-        .filter(|invoice| invoice.is_of_cycle && is_created_since(invoice, period.end))
-        .min_by_key(|invoice| invoice.created);
-    let mut drafts = invoices.iter().filter(|invoice| {
-        !invoice.status.is_final()
-            && is_created_since(invoice, period.start)
-            && last.is_none_or(|last| invoice.created <= last.created)
-    });
-    let draft = drafts.next();
-    let deadline = match (last, ended_at) {
-        (Some(last), _) => last.created.saturating_add(LONGEST_DRAFT_MS),
-        (None, Some(ended_at)) => ended_at.max(period.end).saturating_add(LONGEST_DRAFT_MS),
-        (None, None) => period.end.saturating_add(NO_INVOICE_MS),
+        .filter(|invoice| {
+            !invoice.status.is_final()
+                && last.is_none_or(|last| invoice.created <= last.created)
+                && (may_be_of(invoice, period) || has_line(invoice, lines))
+        })
+        .collect();
+    let deadline = match (last, ended_at, cycle_end) {
+        (Some(last), _, _) => last.created.saturating_add(LONGEST_DRAFT_MS),
+        (None, Some(ended_at), _) => ended_at.max(period.end).saturating_add(LONGEST_DRAFT_MS),
+        (None, None, Some(cycle_end)) => cycle_end.saturating_add(LONGEST_DRAFT_MS),
+        (None, None, None) => period.end.saturating_add(UNKNOWN_CYCLE_MS),
     };
     let is_late = now >= deadline;
     let has_all_invoices = last.is_some() || is_late;
     let both = compare(reports.reported, lines);
     let is_whole = both.finding == InvoiceFinding::Equal && !lines.is_empty();
     let is_soon = has_all_invoices || now < period.end.saturating_add(DAY_MS);
-    let compared = match draft {
-        Some(_) => is_late.then_some(Compared {
-            finding: InvoiceFinding::Overdue,
+    let compared = if !drafts.is_empty() {
+        is_late.then_some(Compared {
+            finding: finding_of_drafts(&drafts),
             ..both
-        }),
-        None if reports.is_unverified && !is_late => None,
+        })
+    } else if reports.is_unverified && !is_late {
+        None
+    } else {
         // Without an invoice after the period, only what is complete already is known.
-        None => (has_all_invoices || is_whole).then_some(Compared {
+        (has_all_invoices || is_whole).then_some(Compared {
             // What is not verified may be the difference.
             finding: match both.finding {
                 InvoiceFinding::Differs if reports.is_unverified => InvoiceFinding::Unverified,
                 found => found,
             },
             ..both
-        }),
+        })
     };
+    // An invoice that was expected may be late.
+    let may_follow =
+        last.is_none() && ended_at.is_none() && now < period.end.saturating_add(UNKNOWN_CYCLE_MS);
     let again_at = match compared {
-        None => Some(wait_until(draft, is_soon, deadline, now)),
+        None => Some(wait_until(drafts.first().copied(), is_soon, deadline, now)),
         Some(compared) => {
             let may_change = lines.iter().any(|(invoice, _)| invoice.status.may_change())
                 || reports.is_unverified
                 || reports.has_missing;
             let is_done =
                 compared.finding == InvoiceFinding::Equal && has_all_invoices && !may_change;
-            match is_done {
-                true if is_late => None,
+            match (is_done, is_late) {
+                (true, true) if !may_follow => None,
                 // Usage may still arrive that is sent for a draft which somebody finalized.
-                true => Some(deadline.min(now.saturating_add(LONGEST_WAIT_MS))),
-                false => repeat_at(period.end, now),
+                (true, false) => Some(deadline.min(now.saturating_add(LONGEST_WAIT_MS))),
+                _ => repeat_at(period.end, now),
             }
         }
     };
     Judgement { compared, again_at }
+}
+
+/// Whether some lines are on an invoice.
+fn has_line(invoice: &Invoice, lines: &[(&Invoice, &InvoiceLine)]) -> bool {
+    lines.iter().any(|(of, _)| std::ptr::eq(*of, invoice))
+}
+
+/// What drafts mean that should be final.
+fn finding_of_drafts(drafts: &[&Invoice]) -> InvoiceFinding {
+    let is_kept =
+        |draft: &&Invoice| draft.status == InvoiceStatus::Draft && draft.draft_until.is_none();
+    if drafts.iter().all(is_kept) {
+        InvoiceFinding::KeptDraft
+    } else {
+        InvoiceFinding::Overdue
+    }
 }
 
 /// Compares the units that Stripe's totals contain with those on final invoices.
@@ -280,10 +306,6 @@ pub fn compare(reported: i64, lines: &[(&Invoice, &InvoiceLine)]) -> Compared {
         reported,
         invoiced: charged,
     }
-}
-
-fn is_created_since(invoice: &Invoice, since: Millis) -> bool {
-    invoice.created >= since.saturating_sub(CLOCK_DIFFERENCE_MS)
 }
 
 /// When a period that cannot be compared yet is looked at again.

@@ -135,16 +135,19 @@ pub fn billed_period<'a>(
     if line.is_proration || line.is_flat_fee {
         return None;
     }
-    let shared = |period: &BillingPeriod| {
-        let end = line.period.end.min(period.period_end);
-        end.saturating_sub(line.period.start.max(period.period_start))
-    };
-    // The line of an item that was removed at once has no length.
-    let least = i64::from(line.period.start < line.period.end);
+    let shared = |period: &BillingPeriod| shared_time(line.period, period);
     periods
         .iter()
-        .filter(|period| line.is_like(period) && shared(period) >= least)
+        .filter(|period| line.is_like(period) && shared(period).is_some())
         .max_by_key(|period| (shared(period), std::cmp::Reverse(period.period_start)))
+}
+
+/// How much time a line shares with a period; `None` if it charges none of it. The line of an item that was removed at
+/// once has no length.
+pub(super) fn shared_time(line: Interval, period: &BillingPeriod) -> Option<Millis> {
+    let both = line.intersection(period.interval());
+    let shared = both.end.saturating_sub(both.start);
+    (shared >= i64::from(line.start < line.end)).then_some(shared)
 }
 
 /// The billing period that the line of an item bills with a price that the item has in other periods only: the price was
@@ -159,10 +162,7 @@ pub fn split_period<'a>(
     }
     let own = || periods.iter().filter(|period| period.item == *item);
     let priced = own().find(|period| period.price.as_ref() == Some(price))?;
-    let shared = |period: &BillingPeriod| {
-        let end = line.period.end.min(period.period_end);
-        end.saturating_sub(line.period.start.max(period.period_start))
-    };
+    let shared = |period: &BillingPeriod| shared_time(line.period, period).unwrap_or(0);
     own()
         .filter(|period| period.meter == priced.meter && shared(period) > 0)
         .max_by_key(|period| (shared(period), std::cmp::Reverse(period.period_start)))

@@ -15,6 +15,7 @@ stored_enum! {
         Uncollectible,
         Void,
         Overdue,
+        KeptDraft,
         PriceSplit,
         ChargedTwice,
         NoPeriod,

@@ -145,6 +145,7 @@ pub(super) fn comparison(from: PeriodComparison) -> v1::InvoiceComparison {
         InvoiceFinding::Uncollectible => v1::InvoiceFinding::Uncollectible,
         InvoiceFinding::Void => v1::InvoiceFinding::Void,
         InvoiceFinding::Overdue => v1::InvoiceFinding::Overdue,
+        InvoiceFinding::KeptDraft => v1::InvoiceFinding::KeptDraft,
         InvoiceFinding::PriceSplit => v1::InvoiceFinding::PriceSplit,
         InvoiceFinding::ChargedTwice => v1::InvoiceFinding::ChargedTwice,
         InvoiceFinding::NoPeriod => v1::InvoiceFinding::NoPeriod,

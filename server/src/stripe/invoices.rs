@@ -1,4 +1,4 @@
-//! Reads the invoices of a subscription with the lines that it caused.
+//! Reads the invoices of a subscription with the lines that it caused, and what cannot be read of them.
 
 use serde_json::Value;
 use stripe_billing::{invoice::ListInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
@@ -14,19 +14,29 @@ use super::{
 use crate::domain::{
     Millis, SECOND_MS,
     invoice_line::{Invoice, InvoiceLine, InvoiceStatus, is_flat_fee, parse_quantity},
+    unread_invoice::{UnreadInvoice, UnreadLine},
     window::Interval,
 };
 
 /// Invoices, or lines of one invoice, that are read.
 const MAX_READ: usize = 1_000;
 
+/// The invoices of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invoices {
+    /// Those that were read in full, newest first.
+    pub(crate) items: Vec<Invoice>,
+    /// The others, also those beyond the limit.
+    pub(crate) unreadable: Vec<UnreadInvoice>,
+}
+
 impl Stripe {
-    /// The invoices of a subscription created at or after a time, newest first.
+    /// The invoices of a subscription created at or after a time.
     pub(crate) async fn invoices_of(
         &self,
         subscription: &str,
         since: Millis,
-    ) -> Result<BoundedList<Invoice>, Failure> {
+    ) -> Result<Invoices, Failure> {
         let client = self.client()?;
         let page = |after: Option<String>| {
             let mut query = ListInvoice::new()
@@ -43,39 +53,54 @@ impl Stripe {
         };
         let found: BoundedList<stripe_shared::Invoice> =
             read_pages(MAX_READ, page, |one| one).await?;
+        let mut unreadable: Vec<UnreadInvoice> = found.unreadable.iter().map(unread).collect();
         if !found.is_complete {
-            return Err(too_many(&format!("invoices of {subscription}")));
+            // They are older than those that were read.
+            unreadable.push(UnreadInvoice {
+                why: format!("there are more than {MAX_READ} invoices of {subscription}"),
+                created: found.items.iter().map(|one| from_secs(one.created)).min(),
+                lines: None,
+            });
         }
-        let mut unreadable = found.unreadable;
-        let mut invoices = Vec::new();
+        let mut items = Vec::new();
         for invoice in found.items {
-            invoices.push(self.invoice(invoice, &mut unreadable).await?);
+            items.extend(self.invoice(invoice, &mut unreadable).await?);
         }
-        Ok(BoundedList {
-            items: invoices,
-            is_complete: true,
-            unreadable,
-        })
+        Ok(Invoices { items, unreadable })
     }
 
+    /// An invoice with all of its lines; `None` if it has too many.
     async fn invoice(
         &self,
         from: stripe_shared::Invoice,
-        unreadable: &mut Vec<Unreadable>,
-    ) -> Result<Invoice, Failure> {
+        unreadable: &mut Vec<UnreadInvoice>,
+    ) -> Result<Option<Invoice>, Failure> {
         let id = from
             .id
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default();
+        let created = from_secs(from.created);
         let mut lines: Vec<InvoiceLine> = from.lines.data.iter().filter_map(line).collect();
         if from.lines.has_more {
             let all = self.lines_of(&id).await?;
+            if !all.is_complete {
+                unreadable.push(UnreadInvoice {
+                    why: format!("there are more than {MAX_READ} lines of invoice {id}"),
+                    created: Some(created),
+                    lines: None,
+                });
+                return Ok(None);
+            }
             lines = all.items.into_iter().flatten().collect();
-            unreadable.extend(all.unreadable);
+            unreadable.extend(all.unreadable.iter().map(|skipped| UnreadInvoice {
+                why: format!("{skipped}, of invoice {id}"),
+                created: Some(created),
+                lines: Some(vec![unread_line(skipped.raw())]),
+            }));
         }
         let reason = from.billing_reason.as_ref();
-        Ok(Invoice {
+        Ok(Some(Invoice {
             id,
             status: InvoiceStatus::parse(
                 from.status
@@ -83,10 +108,10 @@ impl Stripe {
                     .map(stripe_shared::InvoiceStatus::as_str),
             ),
             draft_until: from.automatically_finalizes_at.map(from_secs),
-            created: from_secs(from.created),
+            created,
             is_of_cycle: reason.is_some_and(|reason| reason.as_str() == "subscription_cycle"),
             lines,
-        })
+        }))
     }
 
     async fn lines_of(&self, invoice: &str) -> Result<BoundedList<Option<InvoiceLine>>, Failure> {
@@ -101,11 +126,35 @@ impl Stripe {
                 timed("invoices", list).await
             }
         };
-        let lines = read_pages(MAX_READ, page, |one| line(&one)).await?;
-        if !lines.is_complete {
-            return Err(too_many(&format!("lines of invoice {invoice}")));
-        }
-        Ok(lines)
+        read_pages(MAX_READ, page, |one| line(&one)).await
+    }
+}
+
+/// What can be read of an invoice that cannot be read in full.
+fn unread(skipped: &Unreadable) -> UnreadInvoice {
+    UnreadInvoice {
+        why: skipped.to_string(),
+        created: skipped.whole("created").map(from_secs),
+        lines: unread_lines(skipped.raw()),
+    }
+}
+
+/// The lines of an invoice, if it has no others.
+fn unread_lines(invoice: &Value) -> Option<Vec<UnreadLine>> {
+    let lines = invoice.get("lines")?;
+    let has_all = lines.get("has_more").and_then(Value::as_bool) == Some(false);
+    let data = lines.get("data").and_then(Value::as_array)?;
+    has_all.then(|| data.iter().map(unread_line).collect())
+}
+
+fn unread_line(line: &Value) -> UnreadLine {
+    let item = line.pointer("/parent/subscription_item_details/subscription_item");
+    let edge = |name| line.pointer(name).and_then(Value::as_i64).map(from_secs);
+    UnreadLine {
+        item: item.and_then(Value::as_str).map(str::to_owned),
+        time: edge("/period/start")
+            .zip(edge("/period/end"))
+            .map(|(start, end)| Interval { start, end }),
     }
 }
 
@@ -133,11 +182,6 @@ fn prepare_line(line: &mut Value) {
         let unreadable = Value::from("unreadable");
         line.insert("quantity_decimal".to_owned(), unreadable);
     }
-}
-
-/// What was not read could change every result.
-fn too_many(what: &str) -> Failure {
-    Failure::Refused(format!("there are more than {MAX_READ} {what}"))
 }
 
 /// A line that a subscription caused: one of a subscription item, or an invoice item of a subscription.
@@ -176,6 +220,40 @@ fn line(from: &stripe_shared::InvoiceLineItem) -> Option<InvoiceLine> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_an_unreadable_invoice_may_charge_is_read_from_it() {
+        let line = |details: Value| json!({"parent": details, "period": {"start": 1, "end": 2}});
+        let own = line(json!({"subscription_item_details": {"subscription_item": "si"}}));
+        let pending = line(json!({"invoice_item_details": {}}));
+        let of = |lines: Value| unread_lines(&json!({"lines": lines}));
+        let read = |item: Option<&str>| UnreadLine {
+            item: item.map(str::to_owned),
+            time: Some(Interval {
+                start: 1_000,
+                end: 2_000,
+            }),
+        };
+        assert_eq!(
+            of(json!({"has_more": false, "data": [own, pending, 7]})),
+            Some(vec![
+                read(Some("si")),
+                read(None),
+                UnreadLine {
+                    item: None,
+                    time: None
+                }
+            ])
+        );
+        for partial in [
+            json!({"has_more": true, "data": [own]}),
+            json!({"data": [own]}),
+            json!({"has_more": false}),
+            json!(null),
+        ] {
+            assert_eq!(of(partial), None);
+        }
+    }
 
     #[test]
     fn only_a_quantity_of_a_wrong_type_becomes_unreadable() {

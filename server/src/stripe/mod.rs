@@ -37,7 +37,7 @@ use self::{
     failure::{failure, is_not_found, message_contains},
     transport::{RequestError, Transport},
 };
-pub(crate) use self::{failure::Failure, transport::ShownDate};
+pub(crate) use self::{failure::Failure, invoices::Invoices, transport::ShownDate};
 use crate::{
     domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
     metrics,

@@ -56,6 +56,11 @@ impl Unreadable {
         found.is_none_or(|found| found == value)
     }
 
+    /// It as Stripe wrote it.
+    pub(super) fn raw(&self) -> &Value {
+        &self.raw
+    }
+
     /// A field that is a whole number.
     pub(super) fn whole(&self, field: &str) -> Option<i64> {
         self.raw.get(field).and_then(Value::as_i64)

@@ -2,13 +2,20 @@
 //! final invoices. Equal usage becomes `invoiced`; anything else is recorded, logged and counted once.
 //!
 //! When a period is compared next is in the database, so that the next run continues where this one ended, on whichever
-//! replica. Nothing is corrected or sent.
+//! replica. Nothing is corrected or sent. What cannot be read holds up only the periods that it may concern.
+
+mod lines;
+mod tell;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    lines::{lines_of, unread_of},
+    tell::tell,
+};
 use super::{
     job::{Job, Next, Spec, Turn},
     wake::Wake,
@@ -19,12 +26,12 @@ use crate::{
         account_id::AccountId,
         billing_period::BillingPeriod,
         invoice_comparison::{
-            CLOCK_DIFFERENCE_MS, Candidate, Compared, InvoiceFinding, Judgement, LONGEST_DRAFT_MS,
-            OLDEST_MS, PeriodReports, judge,
+            CLOCK_DIFFERENCE_MS, Candidate, InvoiceFinding, Judgement, LONGEST_DRAFT_MS, OLDEST_MS,
+            PeriodReports, judge,
         },
+        invoice_cycle::next_cycle_end,
         invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
         overlapping_periods::{OtherPeriod, without_shared},
-        period::rfc3339,
         price_split::{join, periods_around},
         stream::Stream,
     },
@@ -96,22 +103,31 @@ impl InvoiceComparison {
     }
 
     /// Compares the due periods of one subscription. Its invoices are read first: what is confirmed meanwhile is found
-    /// by the next comparison.
+    /// by the next comparison. Returns what the database refused, if it did.
     async fn compare_subscription(
         &self,
         (account_id, subscription): (&AccountId, &str),
         due: &[BillingPeriod],
         now: Millis,
-    ) -> std::result::Result<(), Stopped> {
-        let since = now.saturating_sub(OLDEST_MS);
+    ) -> std::result::Result<Option<Error>, Stopped> {
+        let oldest = due.iter().map(|period| period.period_start).min();
+        let since = now.saturating_sub(OLDEST_MS).min(oldest.unwrap_or(now));
         let known = self
             .store
             .find_compared_subscription(account_id, subscription, since)
-            .await?;
-        let Some(known) = known else {
-            let why = "its subscription is not stored";
-            let later = now.saturating_add(UNKNOWN_WAIT_MS);
-            return Ok(self.store.delay_comparison(due, (later, why), now).await?);
+            .await;
+        let known = match known {
+            Ok(Some(known)) => known,
+            Ok(None) => {
+                let why = "its subscription is not stored";
+                let later = now.saturating_add(UNKNOWN_WAIT_MS);
+                self.store.delay_comparison(due, (later, why), now).await?;
+                return Ok(None);
+            }
+            Err(error) => {
+                self.delay_refused(due, &error, now).await?;
+                return Ok(Some(error));
+            }
         };
         // A price that was replaced is compared together with its successor.
         let around = due
@@ -119,23 +135,45 @@ impl InvoiceComparison {
             .flat_map(|period| periods_around(period, &known.periods));
         let oldest = due.iter().chain(around).map(|period| period.period_start);
         let Some(oldest) = oldest.min() else {
-            return Ok(());
+            return Ok(None);
         };
         let invoices = self
             .stripe
             .invoices_of(subscription, oldest.saturating_sub(CLOCK_DIFFERENCE_MS))
             .await
             .map_err(Stopped::Stripe)?;
-        if let Some(unreadable) = invoices.unreadable.first() {
-            // It may be the invoice of any of these periods.
-            let failure = Failure::Refused(unreadable.to_string());
-            return Err(Stopped::Stripe(failure));
-        }
+        let mut refused = None;
         for period in due {
-            let invoices = &invoices.items;
-            self.compare_period(period, &known, invoices, now).await?;
+            let only = std::slice::from_ref(period);
+            if let Some(unread) = unread_of(period, &known, &invoices) {
+                tracing::warn!(account = %account_id, subscription, why = unread.why, "an invoice could not be read; a period that it may charge is compared later");
+                let until = now.saturating_add(REFUSED_WAIT_MS);
+                self.store
+                    .delay_comparison(only, (until, &unread.why), now)
+                    .await?;
+                continue;
+            }
+            let compared = self.compare_period(period, &known, &invoices.items, now);
+            if let Err(error) = compared.await {
+                self.delay_refused(only, &error, now).await?;
+                refused.get_or_insert(error);
+            }
         }
-        Ok(())
+        Ok(refused)
+    }
+
+    /// Delays periods whose comparison the database refused. If it refuses this too, nothing else is tried.
+    async fn delay_refused(&self, due: &[BillingPeriod], error: &Error, now: Millis) -> Result<()> {
+        let why = format!("the database refused: {}", error.cause());
+        let first = due.first();
+        tracing::error!(
+            account = first.map(|period| period.account_id.as_str()),
+            item = first.map(|period| period.item.as_str()),
+            why,
+            "a billing period could not be compared with its invoices; it is compared later"
+        );
+        let until = now.saturating_add(NO_ANSWER_WAIT_MS);
+        self.store.delay_comparison(due, (until, &why), now).await
     }
 
     async fn compare_period(
@@ -204,6 +242,7 @@ impl InvoiceComparison {
             invoices,
             lines: &lines,
             ended_at: known.ended_at,
+            cycle_end: next_cycle_end(period, &known.periods, known.synced_at),
         };
         let judgement = judge(&candidate, now);
         Ok(Some(Judged {
@@ -318,6 +357,7 @@ impl Job for InvoiceComparison {
             let key = (period.account_id.clone(), subscription);
             by_subscription.entry(key).or_default().push(period);
         }
+        let mut refused = None;
         for ((account_id, subscription), due) in by_subscription {
             let turn = self.rate.until_ready();
             if self.shutdown.run_until_cancelled(turn).await.is_none() {
@@ -325,71 +365,21 @@ impl Job for InvoiceComparison {
             }
             let compared = self.compare_subscription((&account_id, &subscription), &due, now);
             match compared.await {
-                Ok(()) => {}
+                Ok(error) => refused = refused.or(error),
                 Err(Stopped::Store(error)) => return Err(error),
                 Err(Stopped::Stripe(failure)) => {
                     tracing::warn!(account = %account_id, subscription, why = failure.message(), "the invoices of a subscription could not be read; they are read again later");
                     // While Stripe does not answer, it is asked once a run.
                     if !self.delay(&failure, &due, now).await? {
-                        return Ok(Next::Wait);
+                        return refused.map_or(Ok(Next::Wait), Err);
                     }
                 }
             }
         }
+        if let Some(error) = refused {
+            // The others were compared.
+            return Err(error);
+        }
         Ok(if is_full { Next::RunAgain } else { Next::Wait })
     }
-}
-
-/// The lines that a rule assigns to a period, with their invoices.
-fn lines_of<'a, 'p>(
-    period: &BillingPeriod,
-    invoices: &'a [Invoice],
-    rule: impl Fn(&InvoiceLine) -> Option<&'p BillingPeriod>,
-) -> Vec<(&'a Invoice, &'a InvoiceLine)> {
-    let all = invoices
-        .iter()
-        .flat_map(|invoice| invoice.lines.iter().map(move |line| (invoice, line)));
-    all.filter(|(_, line)| {
-        rule(line).is_some_and(|billed| {
-            billed.item == period.item && billed.period_start == period.period_start
-        })
-    })
-    .collect()
-}
-
-/// Logs and counts a new difference.
-fn tell(result: &ComparisonResult<'_>, judgement: Judgement) {
-    let Some(Compared {
-        finding,
-        reported,
-        invoiced,
-    }) = judgement.compared
-    else {
-        return;
-    };
-    if finding == InvoiceFinding::Equal {
-        return;
-    }
-    metrics::invoice_difference(finding);
-    let mut invoices: Vec<&str> = result
-        .lines
-        .iter()
-        .map(|(invoice, _)| invoice.id.as_str())
-        .collect();
-    invoices.dedup();
-    let period = result.period;
-    tracing::error!(
-        account = %period.account_id,
-        customer = result.customer,
-        meter = period.meter,
-        item = period.item,
-        price = period.price,
-        start = %rfc3339(period.period_start),
-        end = %rfc3339(period.period_end),
-        finding = finding.name(),
-        reported,
-        invoiced,
-        invoices = invoices.join(" "),
-        "invoices do not charge what was reported; nothing is corrected automatically"
-    );
 }

@@ -8,10 +8,7 @@ use super::{
     wake::Wake,
 };
 use crate::{
-    domain::{
-        Millis,
-        invoice_comparison::{InvoiceFinding, SHOWN_MS},
-    },
+    domain::{Millis, invoice_comparison::InvoiceFinding},
     error::Result,
     metrics,
     store::Store,
@@ -42,16 +39,17 @@ impl Job for InvoiceWatch {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        let since = now.saturating_sub(SHOWN_MS);
-        let differences = self.store.invoice_differences(since, 0).await?;
+        let differences = self.store.open_differences(0).await?;
         for finding in InvoiceFinding::ALL {
             if finding != InvoiceFinding::Equal {
-                let number = differences.get(&finding).map_or(0, |found| found.number);
+                let number = differences
+                    .get(&finding)
+                    .map_or(0, |found| found.count.number);
                 metrics::open_invoice_differences(finding, number);
             }
         }
         let (waiting, _) = self.store.waiting_comparisons(now, 0).await?;
-        metrics::waiting_comparisons(waiting);
+        metrics::waiting_comparisons(waiting.number);
         Ok(Next::Wait)
     }
 }

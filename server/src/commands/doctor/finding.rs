@@ -167,7 +167,7 @@ pub(super) fn first_names<S: AsRef<str>>(names: &[S], total: usize) -> String {
 
 /// The cause of a database error; the error itself is worded for callers of the service.
 pub(super) fn cause_of(error: &Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+    error.cause()
 }
 
 #[cfg(test)]

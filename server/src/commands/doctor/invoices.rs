@@ -8,11 +8,14 @@ use crate::{
     domain::{
         DAY_MS, Millis,
         difference_id::DifferenceId,
-        invoice_comparison::{InvoiceFinding, PeriodComparison, SHOWN_MS},
+        invoice_comparison::{InvoiceFinding, PeriodComparison},
         period::rfc3339,
         waiting_comparison::WaitingComparison,
     },
-    store::{Store, invoice_comparison::Differences},
+    store::{
+        Store,
+        invoice_comparison::{Differences, RowCount},
+    },
 };
 
 const CHECK: &str = "invoices";
@@ -31,7 +34,7 @@ struct Group {
     advice: &'static str,
 }
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     Group {
         check: CHECK,
         severity: Severity::Bad,
@@ -43,6 +46,14 @@ const GROUPS: [Group; 5] = [
         ],
         fact: "billing periods do not charge what was reported",
         advice: "compare the invoice with the customer's usage (`reconcile`), and charge or credit the rest by an invoice item in Stripe's dashboard; what is unverified is first to be verified",
+    },
+    // A person has paused the collection, or does not charge who does not pay.
+    Group {
+        check: "kept drafts",
+        severity: Severity::Warn,
+        findings: &[InvoiceFinding::KeptDraft],
+        fact: "billing periods are not charged, because their invoices are kept as drafts: their automatic finalization is off, as while collection is paused (pause_collection with keep_as_draft) or a subscription is unpaid",
+        advice: "resume the collection and finalize the drafts in Stripe's dashboard, unless they are not to be charged",
     },
     // A person has decided that these are not paid.
     Group {
@@ -76,13 +87,13 @@ const GROUPS: [Group; 5] = [
 ];
 
 pub(super) async fn check(store: &Store, now: Millis, findings: &mut Vec<Finding>) {
-    let since = now.saturating_sub(SHOWN_MS);
-    match store.invoice_differences(since, MAX_SHOWN).await {
+    let limit = u64::try_from(MAX_SHOWN).unwrap_or(u64::MAX);
+    match store.open_differences(limit).await {
         Ok(differences) => findings.extend(check_differences(&differences)),
         Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
     }
     findings.push(match store.waiting_comparisons(now, MAX_SHOWN).await {
-        Ok((number, first)) => check_waiting(number, &first, now),
+        Ok((count, first)) => check_waiting(count, &first, now),
         Err(error) => Finding::unchecked(WAITING, &cause_of(&error)),
     });
 }
@@ -95,10 +106,7 @@ fn check_differences(differences: &BTreeMap<InvoiceFinding, Differences>) -> Vec
     if found.iter().any(|finding| finding.check == CHECK) {
         return found;
     }
-    let ok = Finding::ok(
-        CHECK,
-        "no difference that changed in the last 70 days and is not acknowledged",
-    );
+    let ok = Finding::ok(CHECK, "no difference that is not acknowledged");
     [ok].into_iter().chain(found).collect()
 }
 
@@ -107,21 +115,22 @@ fn check_group(
     differences: &BTreeMap<InvoiceFinding, Differences>,
 ) -> Option<Finding> {
     let own = group.findings.iter().filter_map(|one| differences.get(one));
-    let (mut number, mut units, mut shown) = (0_usize, 0_i64, Vec::new());
+    let (mut count, mut units, mut shown) = (RowCount::default(), 0_i64, Vec::new());
     for one in own {
-        number = number.saturating_add(one.number);
+        count.number = count.number.saturating_add(one.count.number);
+        count.is_more |= one.count.is_more;
         units = units.saturating_add(one.units);
         shown.extend(one.first.iter().map(describe));
     }
     shown.truncate(MAX_SHOWN);
-    if number == 0 {
+    if count.number == 0 {
         return None;
     }
     let fact = format!(
-        "{number} {}, {units} units: {}{}",
+        "{count} {}, {units} units: {}{}",
         group.fact,
         shown.join("; "),
-        and_more(number, shown.len())
+        and_more(count, shown.len())
     );
     Some(Finding {
         check: group.check,
@@ -134,7 +143,7 @@ fn check_group(
     })
 }
 
-fn check_waiting(number: usize, first: &[WaitingComparison], now: Millis) -> Finding {
+fn check_waiting(count: RowCount, first: &[WaitingComparison], now: Millis) -> Finding {
     let Some(oldest) = first.first() else {
         return Finding::ok(
             WAITING,
@@ -154,9 +163,9 @@ fn check_waiting(number: usize, first: &[WaitingComparison], now: Millis) -> Fin
         })
         .collect();
     let fact = format!(
-        "{number} billing periods are due and not compared with their invoices: {}{}",
+        "{count} billing periods are due and not compared with their invoices: {}{}",
         shown.join("; "),
-        and_more(number, shown.len())
+        and_more(count, shown.len())
     );
     let advice = "check that a server runs, and that its key may read invoices; correct the object that is named at Stripe, or compare by hand";
     if now.saturating_sub(oldest.since) >= WAITS_LONG_MS {
@@ -166,11 +175,15 @@ fn check_waiting(number: usize, first: &[WaitingComparison], now: Millis) -> Fin
     }
 }
 
-fn and_more(number: usize, shown: usize) -> String {
-    match number.saturating_sub(shown) {
-        0 => String::new(),
-        more => format!("; and {more} more"),
+fn and_more(count: RowCount, shown: usize) -> String {
+    let rest = RowCount {
+        number: count.number.saturating_sub(shown),
+        ..count
+    };
+    if rest.number == 0 {
+        return String::new();
     }
+    format!("; and {rest} more")
 }
 
 fn describe(one: &PeriodComparison) -> String {
@@ -220,7 +233,10 @@ mod tests {
         assert_eq!(ok[0].severity, Severity::Ok);
         let found = |finding, number| {
             let differences = Differences {
-                number,
+                count: RowCount {
+                    number,
+                    is_more: number > 9,
+                },
                 units: 22,
                 first: vec![difference(finding)],
             };
@@ -240,6 +256,10 @@ mod tests {
             assert!(bad.fact.contains(part), "{bad}");
         }
         assert_eq!(found(InvoiceFinding::Void, 4).severity, Severity::Warn);
+        let kept = found(InvoiceFinding::KeptDraft, 10).to_string();
+        for part in ["at least 10 billing", "pause_collection", "at least 9 more"] {
+            assert!(kept.contains(part), "{kept}");
+        }
         let split = found(InvoiceFinding::PriceSplit, 1).to_string();
         assert!(split.contains("charge nothing again"), "{split}");
     }
@@ -265,11 +285,15 @@ mod tests {
             since: 5,
             why: Some("invoice in_1 cannot be read".to_owned()),
         };
-        assert_eq!(check_waiting(0, &[], 9).severity, Severity::Ok);
+        let count = |number| RowCount {
+            number,
+            is_more: false,
+        };
+        assert_eq!(check_waiting(count(0), &[], 9).severity, Severity::Ok);
         let waiting = [waiting];
-        let early = check_waiting(1, &waiting, 4 + DAY_MS);
+        let early = check_waiting(count(1), &waiting, 4 + DAY_MS);
         assert_eq!(early.severity, Severity::Warn);
-        let late = check_waiting(7, &waiting, 5 + DAY_MS);
+        let late = check_waiting(count(7), &waiting, 5 + DAY_MS);
         assert_eq!(late.severity, Severity::Bad);
         for part in ["7 billing periods", "acct", "in_1 cannot be read", "6 more"] {
             assert!(late.fact.contains(part), "{late}");

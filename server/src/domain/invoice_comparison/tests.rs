@@ -62,6 +62,16 @@ fn judge_at(
     reports: &PeriodReports,
     invoices: &[Invoice],
 ) -> (Option<InvoiceFinding>, Option<Millis>) {
+    judge_in_cycle(now, (period, None), reports, invoices)
+}
+
+/// The same, if it is known when the next billing period ends.
+fn judge_in_cycle(
+    now: Millis,
+    (period, cycle_end): (Interval, Option<Millis>),
+    reports: &PeriodReports,
+    invoices: &[Invoice],
+) -> (Option<InvoiceFinding>, Option<Millis>) {
     let lines = with_lines(invoices);
     let candidate = Candidate {
         period,
@@ -69,6 +79,7 @@ fn judge_at(
         invoices,
         lines: &lines,
         ended_at: None,
+        cycle_end,
     };
     let judged = judge(&candidate, now);
     (
@@ -122,7 +133,6 @@ fn nothing_is_compared_before_every_invoice_is_final() {
     let draft = invoice(InvoiceStatus::Draft, PERIOD.end, Some(4));
     let early = Invoice {
         created: 10 * DAY_MS,
-        draft_until: None,
         ..draft.clone()
     };
     let (found, again) = judge_at(
@@ -142,6 +152,16 @@ fn nothing_is_compared_before_every_invoice_is_final() {
         Some(InvoiceFinding::Overdue),
         "a draft that stays one is told"
     );
+    let kept = both.map(|invoice| Invoice {
+        draft_until: None,
+        ..invoice
+    });
+    assert_eq!(
+        finding(days_later, 8, &kept),
+        Some(InvoiceFinding::KeptDraft),
+        "or that it is kept as one"
+    );
+    let [_, last] = kept;
     // That of the next period holds up nothing.
     let next = Invoice {
         created: PERIOD.end + 30 * DAY_MS,
@@ -202,12 +222,56 @@ fn a_period_that_was_cut_is_compared_with_the_invoice_of_the_whole() {
     ];
     assert_eq!(judged(6, FINAL_AT, &both), Some(InvoiceFinding::Equal));
     assert_eq!(judged(5, FINAL_AT, &both), Some(InvoiceFinding::Differs));
-    let forty_days = cut.end + NO_INVOICE_MS;
+    let forty_days = cut.end + UNKNOWN_CYCLE_MS;
     assert_eq!(
-        judged(6, forty_days, &[change]),
+        judged(6, forty_days, std::slice::from_ref(&change)),
         Some(InvoiceFinding::Differs),
         "told although no invoice follows"
     );
+    let in_cycle = |now| {
+        let cycle = (cut, Some(PERIOD.end));
+        judge_in_cycle(now, cycle, &reports(6), std::slice::from_ref(&change)).0
+    };
+    let days_later = PERIOD.end + LONGEST_DRAFT_MS;
+    assert_eq!(in_cycle(days_later - 1), None);
+    assert_eq!(in_cycle(days_later), Some(InvoiceFinding::Differs));
+}
+
+#[test]
+fn an_invoice_that_never_appears_is_told_within_days() {
+    let cycle = (PERIOD, Some(PERIOD.end));
+    let at = |now, reported| judge_in_cycle(now, cycle, &reports(reported), &[]);
+    let days_later = PERIOD.end + LONGEST_DRAFT_MS;
+    assert_eq!(
+        at(days_later - 1, 5),
+        (None, Some(days_later - 1 + MINUTE_MS))
+    );
+    let told = (Some(InvoiceFinding::Differs), Some(days_later + DAY_MS));
+    assert_eq!(at(days_later, 5), told);
+    // One that appears later may charge something.
+    let unused = (Some(InvoiceFinding::Equal), Some(days_later + DAY_MS));
+    assert_eq!(at(days_later, 0), unused);
+    assert_eq!(at(PERIOD.end + UNKNOWN_CYCLE_MS, 0).1, None);
+}
+
+#[test]
+fn a_draft_of_another_period_holds_up_nothing() {
+    let paid = invoice(InvoiceStatus::Paid, PERIOD.end, Some(5));
+    // Of the period before, kept as a draft, and created at the start of this one.
+    let before = Invoice {
+        draft_until: None,
+        lines: Vec::new(),
+        ..invoice(InvoiceStatus::Draft, PERIOD.start, None)
+    };
+    let both = [paid.clone(), before];
+    assert_eq!(finding(FINAL_AT, 5, &both), Some(InvoiceFinding::Equal));
+    let of_own_plan_change = Invoice {
+        is_of_cycle: false,
+        lines: Vec::new(),
+        ..invoice(InvoiceStatus::Draft, 10 * DAY_MS, None)
+    };
+    let both = [paid, of_own_plan_change];
+    assert_eq!(finding(FINAL_AT, 5, &both), None, "it may have usage");
 }
 
 #[test]
@@ -242,6 +306,7 @@ fn an_ended_subscription_without_an_invoice_is_told() {
             invoices: &[],
             lines: &[],
             ended_at: Some(PERIOD.end),
+            cycle_end: None,
         };
         judge(&candidate, now).compared
     };
@@ -298,12 +363,14 @@ proptest! {
         ),
         reported in 0_i64..8,
         now in PERIOD.end..PERIOD.end + 60 * DAY_MS,
+        cycle_end in proptest::option::of(PERIOD.end..PERIOD.end + 30 * DAY_MS),
     ) {
         let invoices: Vec<Invoice> = invoices
             .into_iter()
             .map(|(status, created, quantity)| invoice(status, created, quantity))
             .collect();
-        let (found, again) = judge_at(now, PERIOD, &reports(reported), &invoices);
+        let cycle = (PERIOD, cycle_end);
+        let (found, again) = judge_in_cycle(now, cycle, &reports(reported), &invoices);
         let valid = |status| matches!(status, InvoiceStatus::Open | InvoiceStatus::Paid);
         let charged: Option<i64> = with_lines(&invoices)
             .iter()
@@ -314,7 +381,9 @@ proptest! {
             prop_assert_eq!(charged, Some(reported));
         }
         // Nothing waits for ever, and nothing is asked all the time.
-        if now >= PERIOD.end + NO_INVOICE_MS {
+        let longest = cycle_end.map_or(PERIOD.end + UNKNOWN_CYCLE_MS, |end| end + LONGEST_DRAFT_MS);
+        let last = closing_invoice(&invoices, PERIOD.end);
+        if now >= last.map_or(longest, |last| last.created + LONGEST_DRAFT_MS) {
             prop_assert!(found.is_some());
         }
         prop_assert!(found.is_some() || again.is_some());

@@ -1,12 +1,13 @@
 //! Queries of the comparison with invoices: which billing periods to compare, their reports, and the results.
 
 pub(crate) mod acknowledge;
+mod differences;
 mod overlapping;
 mod results;
 pub(crate) mod uncompared;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use sea_orm::{
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -22,9 +23,7 @@ use crate::{
         DAY_MS, Millis, SECOND_MS,
         account_id::AccountId,
         billing_period::BillingPeriod,
-        invoice_comparison::{
-            FIRST_READ_MS, InvoiceFinding, LONGEST_WAIT_MS, OLDEST_MS, PeriodComparison,
-        },
+        invoice_comparison::{FIRST_READ_MS, LONGEST_WAIT_MS, PeriodComparison},
         invoice_line::InvoiceStatus,
         report_figure::ReportFigure,
         stream::Stream,
@@ -37,23 +36,26 @@ use crate::{
     error::Result,
 };
 
+pub(crate) use differences::Differences;
 pub(crate) use results::{ComparisonResult, Recorded};
 
 /// How long after a period's end a webhook about an invoice leads to another comparison. Later ones are left to the job.
 const AGAIN_AFTER_WEBHOOK_MS: Millis = 70 * DAY_MS;
 
-/// Differences that are read at most. With more, their number is a lower bound.
-const MAX_DIFFERENCES_READ: u64 = 10_000;
-
-/// Differences of one finding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Differences {
-    /// Their number.
+/// A number of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RowCount {
+    /// The number; a lower bound if not all were read.
     pub(crate) number: usize,
-    /// The units of them that Stripe's totals contain.
-    pub(crate) units: i64,
-    /// The latest of them.
-    pub(crate) first: Vec<PeriodComparison>,
+    /// Whether not all were read.
+    pub(crate) is_more: bool,
+}
+
+impl fmt::Display for RowCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at_least = if self.is_more { "at least " } else { "" };
+        write!(f, "{at_least}{}", self.number)
+    }
 }
 
 /// A subscription whose periods are compared.
@@ -84,7 +86,6 @@ impl Store {
                 .filter(Column::ComparedAt.is_null())
                 .filter(Column::Subscription.is_not_null())
                 .filter(Column::PeriodEnd.lte(now.saturating_sub(FIRST_READ_MS)))
-                .filter(Column::PeriodEnd.gt(now.saturating_sub(OLDEST_MS)))
                 .order_by_asc(Column::PeriodEnd),
             billing_period::Entity::find()
                 .filter(again.lte(now))
@@ -181,33 +182,6 @@ impl Store {
             comparisons.push(self.with_invoices(row).await?);
         }
         Ok(comparisons)
-    }
-
-    /// Differences that changed since a time and are not acknowledged, by finding: their number, and the latest of them.
-    pub(crate) async fn invoice_differences(
-        &self,
-        since: Millis,
-        limit: usize,
-    ) -> Result<BTreeMap<InvoiceFinding, Differences>> {
-        use invoice_comparison::Column as C;
-        let found = invoice_comparison::Entity::find()
-            .filter(Expr::cust("finding <> 'equal'"))
-            .filter(C::AcknowledgedAt.is_null())
-            .filter(C::ChangedAt.gt(since))
-            .order_by_desc(C::ChangedAt)
-            .limit(MAX_DIFFERENCES_READ)
-            .all(&self.reader)
-            .await?;
-        let mut by_finding: BTreeMap<InvoiceFinding, Differences> = BTreeMap::new();
-        for row in found {
-            let own = by_finding.entry(row.finding.into()).or_default();
-            own.number = own.number.saturating_add(1);
-            own.units = own.units.saturating_add(row.reported);
-            if own.first.len() < limit {
-                own.first.push(self.with_invoices(row).await?);
-            }
-        }
-        Ok(by_finding)
     }
 
     async fn with_invoices(&self, row: invoice_comparison::Model) -> Result<PeriodComparison> {

@@ -6,11 +6,12 @@ use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 
+use super::RowCount;
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        invoice_comparison::{FIRST_READ_MS, OLDEST_MS},
+        invoice_comparison::FIRST_READ_MS,
         waiting_comparison::{ComparisonTimes, OVERDUE_MS, WaitingComparison},
         window::Interval,
     },
@@ -50,7 +51,7 @@ impl Store {
         &self,
         now: Millis,
         limit: usize,
-    ) -> Result<(usize, Vec<WaitingComparison>)> {
+    ) -> Result<(RowCount, Vec<WaitingComparison>)> {
         let overdue = now.saturating_sub(OVERDUE_MS);
         let queries = [
             billing_period::Entity::find()
@@ -60,15 +61,16 @@ impl Store {
                 .filter(Column::ComparedAt.is_null())
                 .filter(Column::Subscription.is_not_null())
                 .filter(Column::PeriodEnd.lte(overdue.saturating_sub(FIRST_READ_MS)))
-                .filter(Column::PeriodEnd.gt(now.saturating_sub(OLDEST_MS)))
                 .order_by_asc(Column::PeriodEnd),
             billing_period::Entity::find()
                 .filter(Column::CompareAgainAt.lte(overdue))
                 .order_by_asc(Column::CompareAgainAt),
         ];
-        let mut found = BTreeMap::new();
+        let (mut found, mut is_more) = (BTreeMap::new(), false);
         for query in queries {
-            for row in query.limit(MAX_READ).all(&self.reader).await? {
+            let rows = query.limit(MAX_READ).all(&self.reader).await?;
+            is_more |= u64::try_from(rows.len()).is_ok_and(|len| len >= MAX_READ);
+            for row in rows {
                 let Some(one) = waiting(row, now) else {
                     continue;
                 };
@@ -82,7 +84,8 @@ impl Store {
             }
         }
         let number = found.len();
-        Ok((number, found.into_values().take(limit).collect()))
+        let count = RowCount { number, is_more };
+        Ok((count, found.into_values().take(limit).collect()))
     }
 
     /// The comparisons of an account that wait, of periods that overlap an interval.
@@ -96,7 +99,6 @@ impl Store {
             .filter(Column::AccountId.eq(account_id))
             .filter(Column::PeriodStart.lt(time.end))
             .filter(Column::PeriodEnd.gt(time.start))
-            .filter(Column::PeriodEnd.gt(now.saturating_sub(OLDEST_MS)))
             .order_by_asc(Column::PeriodStart)
             .limit(MAX_READ)
             .all(&self.reader)

@@ -12,6 +12,7 @@ use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 
 on_both_engines!(
     an_acknowledged_difference_is_told_again_only_if_it_changes,
+    a_difference_is_told_until_it_is_acknowledged,
     a_difference_of_a_meter_that_is_not_configured_is_shown,
 );
 
@@ -79,6 +80,41 @@ async fn an_acknowledged_difference_is_told_again_only_if_it_changes(mut world: 
     assert_eq!(changed.acknowledged, None);
     let stale = call(&id, "not seen").await.unwrap_err();
     assert_eq!(stale.reason(), Some(&Reason::DifferenceNotFound));
+    world.finish().await;
+}
+
+async fn a_difference_is_told_until_it_is_acknowledged(mut world: World) {
+    with_difference(&mut world).await;
+    // It is compared for the last time, and years pass.
+    let years_ago = (world.now() - TimeDelta::days(1_000)).timestamp_millis();
+    for sql in [
+        "UPDATE billing_periods SET compare_again_at = NULL".to_owned(),
+        format!("UPDATE invoice_comparisons SET changed_at = {years_ago}"),
+    ] {
+        world.execute_sql(&sql).await;
+    }
+    assert_doctor(&world, Severity::Bad).await;
+    world.move_clocks(world.now() + TimeDelta::minutes(2)).await;
+    let open = async |number: &str| {
+        let metric = format!(r#"usage_invoice_differences_open{{finding="differs"}} {number}"#);
+        let is_shown = async || {
+            let (_, metrics) = world.http_get("/metrics").await;
+            metrics.lines().any(|line| line == metric)
+        };
+        world.wait_until(&metric, is_shown).await;
+    };
+    open("1").await;
+    let id = comparison(&world, END)
+        .await
+        .0
+        .difference_id
+        .expect("an id");
+    let call = AcknowledgeDifference::new("acct", &id, "charged by hand");
+    let client = world.client();
+    client.acknowledge_difference(call).await.unwrap();
+    assert_doctor(&world, Severity::Ok).await;
+    world.move_clocks(world.now() + TimeDelta::minutes(2)).await;
+    open("0").await;
     world.finish().await;
 }
 

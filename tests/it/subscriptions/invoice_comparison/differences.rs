@@ -24,6 +24,8 @@ on_both_engines!(
     usage_that_a_replaced_price_loses_is_told,
     a_line_without_a_quantity_is_told_until_it_has_one,
     a_draft_that_is_kept_is_told,
+    an_invoice_that_never_appears_is_told_within_days,
+    a_replaced_price_waits_for_the_invoice_of_the_period,
 );
 
 async fn usage_of_a_removed_item_is_told(mut world: World) {
@@ -163,6 +165,93 @@ async fn a_draft_that_is_kept_is_told(mut world: World) {
     world
         .advance_to(at(END) + TimeDelta::days(4), TimeDelta::hours(20))
         .await;
-    expect_found(&world, InvoiceFinding::Overdue, USED, Some(0)).await;
+    let kept = format!(
+        "invoice_comparisons WHERE finding = 'kept_draft' AND reported = {USED} AND invoiced = 0"
+    );
+    world.advance_until_found(&kept).await;
+    let (found, is_equal) = comparison(&world, END).await;
+    assert_eq!(
+        (found.finding, is_equal),
+        (InvoiceFinding::KeptDraft, false)
+    );
+    // Somebody wants it so: it is told, and is no defect.
+    let (severity, line) = world.doctor_says(None, "kept drafts").await;
+    assert_eq!(severity, Severity::Warn);
+    for part in [
+        "pause_collection",
+        "120 reported, 0 invoiced",
+        &found.invoices[0].id,
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let (severity, line) = world.doctor_says(None, "invoices").await;
+    assert_eq!(severity, Severity::Ok, "{line}");
+    assert_eq!(states(&world).await, [ReportState::Confirmed]);
+    change_invoice(&world, "finalize", &[]).await;
+    expect_found(&world, InvoiceFinding::Equal, USED, Some(USED)).await;
+    world.finish().await;
+}
+
+/// Usage two days after the start of a billing period.
+async fn begin_early(world: &mut World) {
+    let now = at(START) + TimeDelta::days(2);
+    world.start_subscribed(now, &[BASIC], at(START)).await;
+    world.count("acct", USED, world.now()).await;
+    world.report_all().await;
+}
+
+async fn an_invoice_that_never_appears_is_told_within_days(mut world: World) {
+    begin_early(&mut world).await;
+    world.move_clocks(world.now() + TimeDelta::hours(2)).await;
+    world.wait_until_idle().await;
+    // As if Stripe had begun another period, and made no invoice.
+    let end = (world.now() - TimeDelta::hours(1)).timestamp_millis();
+    for sql in [
+        format!(
+            "INSERT INTO billing_periods (account_id, item, period_start, period_end, recorded_at, subscription, meter, price, \
+             is_trial, invoice_state) SELECT account_id, item, {end}, period_end, recorded_at, subscription, meter, price, \
+             is_trial, invoice_state FROM billing_periods"
+        ),
+        format!(
+            "UPDATE billing_periods SET period_end = {end}, invoice_state = 'final' WHERE period_start < {end}"
+        ),
+    ] {
+        world.execute_sql(&sql).await;
+    }
+    world
+        .advance_to(world.now() + TimeDelta::hours(94), TimeDelta::hours(20))
+        .await;
+    world.wait_until_compared().await;
+    assert_eq!(world.count_rows("invoice_comparisons").await, 0);
+    let told = format!(
+        "invoice_comparisons WHERE finding = 'differs' AND reported = {USED} AND invoiced = 0"
+    );
+    world.advance_until_found(&told).await;
+    assert!(world.now() < at(START) + TimeDelta::days(7));
+    let (severity, line) = world.doctor_says(None, "invoices").await;
+    assert_eq!(severity, Severity::Bad);
+    assert!(line.contains("0 invoiced (no invoice)"), "{line}");
+    world.finish().await;
+}
+
+async fn a_replaced_price_waits_for_the_invoice_of_the_period(mut world: World) {
+    begin_early(&mut world).await;
+    replace_price(&world).await;
+    world.count("acct", 7, world.now()).await;
+    // What was used before is on no invoice for weeks.
+    world
+        .advance_to(world.now() + TimeDelta::days(10), TimeDelta::days(1))
+        .await;
+    world.wait_until_compared().await;
+    assert_eq!(world.count_rows("invoice_comparisons").await, 0);
+    let tried = "billing_periods WHERE compared_at IS NOT NULL";
+    assert_eq!(world.count_rows(tried).await, 1);
+    world
+        .advance_to(at(END) - TimeDelta::hours(12), TimeDelta::days(5))
+        .await;
+    world.advance_past_draft(at(END)).await;
+    let equal = "(SELECT COUNT(*) AS number FROM invoice_comparisons WHERE finding = 'equal' AND reported IN (120, 7)) c \
+                 WHERE number = 2";
+    world.advance_until_found(equal).await;
     world.finish().await;
 }

@@ -6,8 +6,12 @@ use fake_stripe::Fault;
 use usage_client::{InvoiceFinding, ReportState};
 use usage_server::commands::doctor::Severity;
 
-use super::{END, USED, begin, expect_found, last_invoice, rows, states};
-use crate::support::world::{World, at, billing::BASIC, on_both_engines};
+use super::{END, START, USED, begin, expect_found, invoiced, last_invoice, rows, states};
+use crate::support::world::{
+    World, at,
+    billing::{BASIC, SEATS},
+    on_both_engines,
+};
 
 on_both_engines!(
     comparisons_of_unreadable_invoices_are_told_with_the_reason,
@@ -15,7 +19,12 @@ on_both_engines!(
     a_comparison_that_is_not_made_is_told,
     a_quantity_of_a_wrong_type_is_a_difference_of_its_line,
     usage_that_cannot_be_verified_is_no_loss,
+    an_unreadable_invoice_delays_only_what_it_may_charge,
+    more_invoices_than_are_read_are_told,
+    an_account_that_the_database_refuses_delays_no_other,
 );
+
+const NEXT_END: &str = "2027-05-10T13:12:34Z";
 
 /// A period that has ended, with usage on its final invoice, shortly before the comparison.
 async fn ended(world: &mut World) {
@@ -158,5 +167,120 @@ async fn usage_that_cannot_be_verified_is_no_loss(mut world: World) {
     assert!(line.contains("unverified: 0 reported"), "{line}");
     assert_recovers(&world).await;
     assert_eq!(states(&world).await, [ReportState::Invoiced]);
+    world.finish().await;
+}
+
+/// Usage in the next billing period, and a final invoice of it.
+async fn advance_past_next(world: &World) {
+    world.count("acct", 5, world.now()).await;
+    world
+        .advance_to(at(NEXT_END) - TimeDelta::hours(12), TimeDelta::days(5))
+        .await;
+    world
+        .advance_past(at(NEXT_END), TimeDelta::minutes(63))
+        .await;
+}
+
+fn waiting_until(end: &str) -> String {
+    let end = at(end).timestamp_millis();
+    format!("billing_periods WHERE compare_failing_since IS NOT NULL AND period_end = {end}")
+}
+
+async fn an_unreadable_invoice_delays_only_what_it_may_charge(mut world: World) {
+    invoiced(&mut world, &[BASIC]).await;
+    let first = last_invoice(&world).await;
+    advance_past_next(&world).await;
+    alter(&world, &last_invoice(&world).await.id, "status", Some("7")).await;
+    world.advance_until_found(&waiting_until(NEXT_END)).await;
+    // The earlier period is still compared.
+    let path = format!("/v1/invoices/{}/void", first.id);
+    world.call_stripe("POST", &path, &[]).await;
+    let void = format!("invoice_comparisons WHERE finding = 'void' AND reported = {USED}");
+    world.advance_until_found(&void).await;
+    assert_eq!(world.count_rows(&waiting_until(NEXT_END)).await, 1);
+    assert_eq!(world.count_rows(&waiting_until(END)).await, 0);
+    world.stripe().clear_faults().await.unwrap();
+    let equal = "invoice_comparisons WHERE finding = 'equal' AND reported = 5";
+    world.advance_until_found(equal).await;
+    assert_eq!(world.count_rows(&waiting_until(NEXT_END)).await, 0);
+    world.finish().await;
+}
+
+async fn more_invoices_than_are_read_are_told(mut world: World) {
+    const MAX_READ: usize = 1_000;
+    begin(&mut world, &[BASIC, SEATS]).await;
+    world.count("acct", USED, world.now()).await;
+    world.report_all().await;
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    let mut items = subscriptions[0].items.iter();
+    let seats = items.find(|item| item.price == SEATS).unwrap().id.clone();
+    // Each change of the seats makes an invoice.
+    for number in 0..=MAX_READ {
+        let quantity = if number % 2 == 0 { "2" } else { "1" };
+        let change = [
+            ("items[0][id]", seats.as_str()),
+            ("items[0][quantity]", quantity),
+            ("proration_behavior", "always_invoice"),
+        ];
+        world
+            .call_stripe("POST", "/v1/subscriptions/sub_acct", &change)
+            .await;
+    }
+    let invoices = world.stripe().invoices().await.unwrap();
+    assert!(invoices.len() > MAX_READ, "{}", invoices.len());
+    world.advance_past(at(END), TimeDelta::minutes(63)).await;
+    world
+        .advance_to(world.now() + TimeDelta::hours(3), TimeDelta::hours(1))
+        .await;
+    let reason = format!("there are more than {MAX_READ} invoices of sub_acct");
+    assert_waits(&world, Severity::Warn, &reason).await;
+    assert_eq!(states(&world).await, [ReportState::Confirmed]);
+    // Those of the next period can all be read.
+    advance_past_next(&world).await;
+    let equal = "invoice_comparisons WHERE finding = 'equal' AND reported = 5";
+    world.advance_until_found(equal).await;
+    let (severity, line) = world.doctor_says(None, "comparisons").await;
+    assert_eq!(severity, Severity::Bad);
+    assert!(line.contains(&reason), "{line}");
+    assert_eq!(world.count_rows(&waiting_until(END)).await, 1);
+    world.finish().await;
+}
+
+async fn an_account_that_the_database_refuses_delays_no_other(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    world.subscribe("other", &[BASIC], at(START)).await;
+    world.link_to_subscription("other").await;
+    world.count("acct", USED, world.now()).await;
+    world.count("other", 5, world.now()).await;
+    world.advance_past(at(END), TimeDelta::minutes(63)).await;
+    let end = at(END).timestamp_millis();
+    let unknown = format!(
+        "INSERT INTO invoice_comparisons (account_id, item, period_start, period_end, subscription, customer, meter, finding, \
+         reported, changed_at) SELECT account_id, item, period_start, period_end, 'sub_acct', 'cus_acct', meter, 'nonsense', 1, 1 \
+         FROM billing_periods WHERE account_id = 'acct' AND period_end = {end}"
+    );
+    world.execute_sql(&unknown).await;
+    // It comes first, by its name.
+    let equal =
+        "invoice_comparisons WHERE account_id = 'other' AND finding = 'equal' AND reported = 5";
+    world.advance_until_found(equal).await;
+    let (severity, line) = world.doctor_says(None, "comparisons").await;
+    assert_eq!(severity, Severity::Warn, "{line}");
+    for part in [
+        "1 billing periods",
+        "acct, api_calls",
+        "the database refused",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert_eq!(world.count_rows(&waiting_until(END)).await, 1);
+    world
+        .execute_sql("DELETE FROM invoice_comparisons WHERE finding = 'nonsense'")
+        .await;
+    let repaired = format!(
+        "invoice_comparisons WHERE account_id = 'acct' AND finding = 'equal' AND reported = {USED}"
+    );
+    world.advance_until_found(&repaired).await;
+    assert_eq!(world.count_rows(&waiting_until(END)).await, 0);
     world.finish().await;
 }
