@@ -24,6 +24,26 @@ pub struct UncomparedUsage {
     pub quantity: i64,
 }
 
+/// Usage as an earlier look has recorded it: an open difference, or one that an admin has acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedUsage {
+    /// The usage.
+    pub usage: UncomparedUsage,
+    /// Whether it was acknowledged.
+    pub is_acknowledged: bool,
+}
+
+/// How found usage relates to what was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuation {
+    /// It is the recorded usage with this index, or a part of it: an acknowledgement applies to it.
+    Same(usize),
+    /// It is told already, with another quantity.
+    Changed,
+    /// It was not told, or it is more than was acknowledged.
+    New,
+}
+
 /// The time of a stream that is looked at: whole months, from that of its first event on. `None` if it is too young.
 pub fn looked_at(first_event: Millis, now: Millis) -> Option<Interval> {
     let since = first_event.max(now.saturating_sub(OLDEST_MS));
@@ -76,6 +96,65 @@ pub fn uncompared(figures: &[ReportFigure], gap: Interval) -> Vec<UncomparedUsag
             quantity,
         })
         .collect()
+}
+
+/// How each found usage relates to what was recorded. The edges of its time move when a period is found or cut; it still
+/// overlaps the time in which the same usage was recorded. Each acknowledged unit counts once.
+pub fn continuations(found: &[UncomparedUsage], recorded: &[RecordedUsage]) -> Vec<Continuation> {
+    let mut left: Vec<i64> = recorded.iter().map(|one| one.usage.quantity).collect();
+    found
+        .iter()
+        .map(|usage| {
+            let overlapping: Vec<usize> = recorded
+                .iter()
+                .enumerate()
+                .filter(|(_, before)| overlaps(usage, &before.usage))
+                .map(|(index, _)| index)
+                .collect();
+            let is_acknowledged =
+                |index: &usize| recorded.get(*index).is_some_and(|one| one.is_acknowledged);
+            let (known, open): (Vec<usize>, Vec<usize>) =
+                overlapping.into_iter().partition(is_acknowledged);
+            let taken = take(usage.quantity, &known, &mut left);
+            let same_open = open.iter().find(|index| {
+                recorded
+                    .get(**index)
+                    .is_some_and(|one| one.usage.quantity == usage.quantity)
+            });
+            match (taken, same_open) {
+                (Some(index), _) => Continuation::Same(index),
+                (None, Some(index)) => Continuation::Same(*index),
+                (None, None) if !open.is_empty() => Continuation::Changed,
+                (None, None) => Continuation::New,
+            }
+        })
+        .collect()
+}
+
+fn overlaps(one: &UncomparedUsage, other: &UncomparedUsage) -> bool {
+    let both = one.time.intersection(other.time);
+    one.account_id == other.account_id && both.start < both.end
+}
+
+/// Takes a quantity from what is left of acknowledged ones, if they suffice. Returns the last one that it is taken from.
+fn take(quantity: i64, known: &[usize], left: &mut [i64]) -> Option<usize> {
+    let sum = known
+        .iter()
+        .filter_map(|index| left.get(*index))
+        .fold(0_i64, |sum, own| sum.saturating_add(*own));
+    let is_within = (0..=sum).contains(&quantity) || (sum..=0).contains(&quantity);
+    if !is_within {
+        return None;
+    }
+    let mut rest = quantity;
+    for index in known {
+        if let Some(own) = left.get_mut(*index) {
+            let part = rest.clamp((*own).min(0), (*own).max(0));
+            *own = own.saturating_sub(part);
+            rest = rest.saturating_sub(part);
+        }
+    }
+    known.last().copied()
 }
 
 #[cfg(test)]
@@ -156,7 +235,88 @@ mod tests {
         assert_eq!(found, [("a", 2), ("b", 4)]);
     }
 
+    fn usage(days: (Millis, Millis), quantity: i64) -> UncomparedUsage {
+        UncomparedUsage {
+            account_id: AccountId::parse("a").unwrap(),
+            time: interval(JANUARY + days.0 * DAY_MS, JANUARY + days.1 * DAY_MS),
+            quantity,
+        }
+    }
+
+    fn recorded(days: (Millis, Millis), quantity: i64, is_acknowledged: bool) -> RecordedUsage {
+        RecordedUsage {
+            usage: usage(days, quantity),
+            is_acknowledged,
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_holds_while_the_edges_move_and_until_there_is_more() {
+        use Continuation::{New, Same};
+        let known = [recorded((0, 20), 7, true)];
+        let of = |found: &[UncomparedUsage]| continuations(found, &known);
+        assert_eq!(of(&[usage((0, 21), 7)]), [Same(0)], "time goes on");
+        assert_eq!(of(&[usage((10, 20), 7)]), [Same(0)], "a period was found");
+        assert_eq!(of(&[usage((10, 20), 5)]), [Same(0)], "it has some of it");
+        assert_eq!(of(&[usage((0, 20), 8)]), [New], "there is more");
+        assert_eq!(of(&[usage((20, 25), 1)]), [New], "at another time");
+        assert_eq!(of(&[usage((0, 20), -1)]), [New]);
+        let halves = [usage((0, 8), 3), usage((9, 20), 4)];
+        assert_eq!(of(&halves), [Same(0), Same(0)]);
+        let more = [usage((0, 8), 3), usage((9, 20), 5)];
+        assert_eq!(of(&more), [Same(0), New], "each unit counts once");
+        let other = UncomparedUsage {
+            account_id: AccountId::parse("b").unwrap(),
+            ..usage((0, 20), 7)
+        };
+        assert_eq!(of(&[other]), [New]);
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_stays_told() {
+        use Continuation::{Changed, Same};
+        let open = [recorded((0, 20), 7, false)];
+        let of = |quantity| continuations(&[usage((10, 20), quantity)], &open);
+        assert_eq!(
+            (of(7), of(8), of(6)),
+            ([Same(0)].into(), [Changed].into(), [Changed].into())
+        );
+        let both = [recorded((0, 8), 3, true), recorded((9, 20), 4, false)];
+        let joined = continuations(&[usage((0, 20), 7)], &both);
+        assert_eq!(joined, [Changed], "four units of it are not acknowledged");
+        let taken_back = [recorded((0, 20), -7, true)];
+        let of = |quantity| continuations(&[usage((0, 20), quantity)], &taken_back);
+        assert_eq!((of(-7), of(-3)), ([Same(0)].into(), [Same(0)].into()));
+        assert_eq!(of(-8), [Continuation::New]);
+    }
+
     proptest! {
+        /// Not more units stay acknowledged than were.
+        #[test]
+        fn no_unit_is_acknowledged_twice(
+            found in proptest::collection::vec((0_i64..20, 1_i64..10, 1_i64..9), 0..5),
+            known in proptest::collection::vec((0_i64..20, 1_i64..10, 1_i64..9, any::<bool>()), 0..5),
+        ) {
+            let found: Vec<UncomparedUsage> = found
+                .into_iter()
+                .map(|(start, length, quantity)| usage((start, start + length), quantity))
+                .collect();
+            let known: Vec<RecordedUsage> = known
+                .into_iter()
+                .map(|(start, length, quantity, is_known)| {
+                    recorded((start, start + length), quantity, is_known)
+                })
+                .collect();
+            let continued = continuations(&found, &known);
+            let covered = found.iter().zip(&continued).filter(|(_, one)| {
+                matches!(one, Continuation::Same(index) if known[*index].is_acknowledged)
+            });
+            let covered: i64 = covered.map(|(usage, _)| usage.quantity).sum();
+            let acknowledged = known.iter().filter(|one| one.is_acknowledged);
+            let acknowledged: i64 = acknowledged.map(|one| one.usage.quantity).sum();
+            prop_assert!(covered <= acknowledged);
+        }
+
         /// Each moment is in a period or in a gap, never in both.
         #[test]
         fn each_moment_is_in_a_period_or_in_one_gap(

@@ -24,7 +24,7 @@ mod connection;
 mod connection_trust;
 pub(crate) mod corrections;
 mod count_at_once;
-mod cursors;
+pub(crate) mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;

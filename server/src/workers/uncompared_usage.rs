@@ -1,7 +1,8 @@
 //! The job that looks for usage in Stripe's totals that lies in no billing period: no comparison with invoices reaches it.
 //! It is recorded as a difference, logged and counted once.
 //!
-//! Each hour it passes all streams, in small steps. The place is in the database.
+//! Each hour it passes all streams, in small steps. The place is in the database. A stream that cannot be looked at is
+//! logged, and the others are looked at.
 
 use std::time::Duration;
 
@@ -17,12 +18,15 @@ use crate::{
         stream::Stream,
         uncompared_usage::{UncomparedUsage, gaps, looked_at, uncompared},
     },
-    error::Result,
+    error::{Error, Result},
     metrics,
-    store::{Store, invoice_comparison::uncompared::FirstEvent},
+    store::{
+        Store,
+        cursors::StepPlace,
+        invoice_comparison::uncompared::{FirstEvent, UNCOMPARED_USAGE as NAME},
+    },
 };
 
-const NAME: &str = "uncompared usage";
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Streams in one step.
@@ -54,7 +58,7 @@ impl UncomparedUsageCheck {
             .store
             .record_uncompared(stream, time.start, &found, now)
             .await?;
-        for usage in &new {
+        for usage in new.iter().flatten() {
             tell(stream, usage);
         }
         Ok(())
@@ -78,11 +82,21 @@ impl Job for UncomparedUsageCheck {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        let mut after: Option<Stream> = self.store.find_cursor(NAME).await?;
+        let place: Option<StepPlace<Stream>> = self.store.find_cursor(NAME).await?;
+        let mut place = StepPlace {
+            begun_at: now,
+            after: place.and_then(|place| place.after),
+        };
+        // What a replica read that was replaced meanwhile is dropped from now on.
+        let mut is_latest = self.store.set_step(NAME, &place).await?;
+        let mut is_done = false;
         for _ in 0..STREAMS_PER_STEP {
-            let Some(next) = self.store.next_stream(after.as_ref()).await? else {
-                self.store.set_cursor::<Stream>(NAME, None).await?;
-                return Ok(Next::Wait);
+            if !is_latest {
+                break;
+            }
+            let Some(next) = self.store.next_stream(place.after.as_ref()).await? else {
+                (place.after, is_done) = (None, true);
+                break;
             };
             let FirstEvent {
                 customer,
@@ -90,11 +104,25 @@ impl Job for UncomparedUsageCheck {
                 event_timestamp,
             } = next;
             let stream = Stream { customer, meter };
-            self.check_stream(&stream, event_timestamp, now).await?;
-            after = Some(stream);
+            if let Err(error) = self.check_stream(&stream, event_timestamp, now).await {
+                if matches!(error, Error::DatabaseUnavailable(_)) {
+                    return Err(error);
+                }
+                tracing::error!(
+                    customer = stream.customer,
+                    meter = stream.meter,
+                    why = error.cause(),
+                    "usage without a billing period could not be looked for; it is looked for again in an hour"
+                );
+            }
+            place.after = Some(stream);
         }
-        self.store.set_cursor(NAME, after.as_ref()).await?;
-        Ok(Next::ContinueAfter(STEP_INTERVAL))
+        is_latest = is_latest && self.store.set_step(NAME, &place).await?;
+        Ok(if is_latest && is_done {
+            Next::Wait
+        } else {
+            Next::ContinueAfter(STEP_INTERVAL)
+        })
     }
 }
 

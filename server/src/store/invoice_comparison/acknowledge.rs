@@ -1,8 +1,8 @@
 //! Records that an admin knows a difference and has dealt with it.
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, IntoActiveModel as _,
-    QuerySelect as _,
+    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DbErr, EntityTrait as _,
+    IntoActiveModel as _, QueryFilter as _, QuerySelect as _, sea_query::Expr,
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     },
     entity::invoice_comparison,
     error::{Error, Result},
-    store::Store,
+    store::{Store, connection::Transaction},
 };
 
 /// An acknowledgement to record.
@@ -53,6 +53,10 @@ impl Store {
             row.changed_at == id.changed_at
                 && InvoiceFinding::from(row.finding) != InvoiceFinding::Equal
         });
+        let row = match row {
+            None => find_moved(&tx, new).await?,
+            found => found,
+        };
         let Some(row) = row else {
             tx.rollback().await?;
             return Err(Error::DifferenceNotFound(id.to_string()));
@@ -69,4 +73,25 @@ impl Store {
         tx.commit().await?;
         Ok((self.with_invoices(row).await?, false))
     }
+}
+
+/// The difference of usage in no billing period whose start has moved since its name was read: the only one of the same
+/// age.
+async fn find_moved(
+    tx: &Transaction,
+    new: &NewAcknowledgement,
+) -> std::result::Result<Option<invoice_comparison::Model>, DbErr> {
+    use invoice_comparison::Column as C;
+    let mut found = invoice_comparison::Entity::find()
+        // For the partial index.
+        .filter(Expr::cust("finding = 'no_period'"))
+        .filter(C::Customer.eq(&new.id.item))
+        .filter(C::Meter.eq(&new.id.meter))
+        .filter(C::AccountId.eq(&new.account_id))
+        .filter(C::ChangedAt.eq(new.id.changed_at))
+        .limit(2)
+        .lock_exclusive()
+        .all(tx)
+        .await?;
+    Ok(found.pop().filter(|_| found.is_empty()))
 }

@@ -4,6 +4,8 @@ pub(crate) mod acknowledge;
 mod differences;
 mod overlapping;
 mod results;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uncompared;
 mod waiting;
 

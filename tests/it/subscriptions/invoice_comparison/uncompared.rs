@@ -1,9 +1,9 @@
 //! Usage in Stripe's totals that lies in no billing period: no comparison reaches it, so it is told by itself.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Fault;
 use sea_orm::ConnectionTrait as _;
-use usage_client::{InvoiceFinding, ReportState};
+use usage_client::{AcknowledgeDifference, InvoiceFinding, ReconciledUsage, ReportState};
 use usage_server::commands::doctor::Severity;
 
 use super::{END, USED, begin, rows, states};
@@ -70,6 +70,7 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
         let metric = format!(r#"{metric}{{finding="no_period"}}"#);
         assert!(metrics.contains(&metric), "no {metric}");
     }
+    stays_acknowledged_while_it_moves(&world, used_at, told).await;
     // It is told until a period contains it.
     let database = world.connect_to_database().await;
     let found = format!(
@@ -86,6 +87,47 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
         })
         .await;
     world.finish().await;
+}
+
+/// Acknowledges the usage. Its time moves, and later it becomes more.
+async fn stays_acknowledged_while_it_moves(
+    world: &World,
+    used_at: DateTime<Utc>,
+    told: &ReconciledUsage,
+) {
+    let id = told.invoices[0].difference_id.clone().expect("an id");
+    let call = AcknowledgeDifference::new("acct", &id, "a test").requested_by("ann");
+    world.client().acknowledge_difference(call).await.unwrap();
+    let start = (used_at - TimeDelta::minutes(40)).timestamp_millis();
+    let of_account = "WHERE account_id = 'acct'";
+    world
+        .execute_sql(&format!(
+            "UPDATE billing_periods SET period_end = {start} {of_account}"
+        ))
+        .await;
+    let look_again = async |found: &str| {
+        world
+            .move_clocks(world.now() + TimeDelta::minutes(61))
+            .await;
+        world
+            .wait_until(found, async || world.count_rows(found).await == 1)
+            .await;
+        let all = "invoice_comparisons WHERE finding = 'no_period'";
+        assert_eq!(world.count_rows(all).await, 1);
+    };
+    let known = "acknowledged_by = 'ann' AND reported = 7";
+    let moved = format!("invoice_comparisons WHERE {known} AND period_start = {start}");
+    assert_eq!(world.count_rows(&moved).await, 0);
+    look_again(&moved).await;
+    let of_report = format!("{of_account} AND window_start >= {start}");
+    let set = async |quantity: i64| {
+        let sql = format!("UPDATE usage_reports SET quantity = {quantity} {of_report}");
+        world.execute_sql(&sql).await;
+    };
+    set(9).await;
+    look_again("invoice_comparisons WHERE reported = 9 AND acknowledged_at IS NULL").await;
+    set(7).await;
+    look_again(FOUND).await;
 }
 
 async fn usage_that_is_confirmed_after_the_last_comparison_is_compared(mut world: World) {
