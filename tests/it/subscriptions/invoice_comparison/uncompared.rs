@@ -6,11 +6,12 @@ use sea_orm::ConnectionTrait as _;
 use usage_client::{AcknowledgeDifference, InvoiceFinding, ReconciledUsage, ReportState};
 use usage_server::commands::doctor::Severity;
 
-use super::{END, USED, begin, rows, states};
+use super::{END, START, USED, begin, rows, states};
 use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 
 on_both_engines!(
     usage_after_an_end_that_was_found_late_is_told,
+    a_stream_that_cannot_be_looked_at_stops_no_other,
     usage_that_is_confirmed_after_the_last_comparison_is_compared,
 );
 
@@ -86,6 +87,49 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
             world.count_rows(FOUND).await == 0
         })
         .await;
+    world.finish().await;
+}
+
+async fn a_stream_that_cannot_be_looked_at_stops_no_other(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    world.subscribe("other", &[BASIC], at(START)).await;
+    world.link_to_subscription("other").await;
+    for account in ["acct", "other"] {
+        world.count(account, 7, world.now()).await;
+    }
+    world.report_all().await;
+    let confirmed = "(SELECT COUNT(*) AS number FROM usage_reports WHERE state = 'confirmed') c WHERE number = 2";
+    world.advance_until_found(confirmed).await;
+    let now = world.now().timestamp_millis();
+    let broken = format!(
+        "INSERT INTO invoice_comparisons (account_id, item, period_start, period_end, subscription, customer, meter, finding, \
+         reported, changed_at, acknowledged_at) VALUES ('', 'cus_acct', {now}, {now} + 1, '', 'cus_acct', 'api_calls', \
+         'no_period', 1, 1, 1)"
+    );
+    // No period contains the usage of either.
+    let cut = "UPDATE billing_periods SET period_end = period_start + 1";
+    for sql in [broken.as_str(), cut] {
+        world.execute_sql(sql).await;
+    }
+    world
+        .move_clocks(world.now() + TimeDelta::minutes(125))
+        .await;
+    // The customer of `acct` comes first.
+    let of_other =
+        "invoice_comparisons WHERE finding = 'no_period' AND reported = 7 AND account_id = 'other'";
+    let is_found = async || world.count_rows(of_other).await == 1;
+    world
+        .wait_until("the usage of the other one", is_found)
+        .await;
+    assert_eq!(world.count_rows(FOUND).await, 0);
+    world
+        .execute_sql("DELETE FROM invoice_comparisons WHERE account_id = ''")
+        .await;
+    world
+        .move_clocks(world.now() + TimeDelta::minutes(61))
+        .await;
+    let is_repaired = async || world.count_rows(FOUND).await == 1;
+    world.wait_until("the usage of both", is_repaired).await;
     world.finish().await;
 }
 
