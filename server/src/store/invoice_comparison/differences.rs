@@ -1,4 +1,4 @@
-//! Queries of open differences with invoices: those that nobody has acknowledged, however old they are.
+//! Queries of open differences with invoices: those that are not acknowledged, however old they are.
 
 use std::collections::BTreeMap;
 
