@@ -61,7 +61,12 @@ fn is_uncut(period: &BillingPeriod, periods: &[BillingPeriod], synced_at: Millis
         .filter(|other| other.item == period.item && other.period_start >= period.period_end)
         .min_by_key(|other| other.period_start);
     match next {
-        Some(next) => !is_replaced(period, next),
+        Some(next) => {
+            // In between, the item had a price of no configured meter.
+            let is_back =
+                next.bills_from == Some(next.period_start) && next.period_start > period.period_end;
+            !is_replaced(period, next) && !is_back
+        }
         None => period.period_end > synced_at,
     }
 }
@@ -171,6 +176,9 @@ mod tests {
         let removed = period("si", (0, 10), false);
         let alone = std::slice::from_ref(&removed);
         assert_eq!(next_cycle_end(&removed, alone, day(11)), None, "not known");
+        // Its price came back after a while.
+        let back = [removed.clone(), period("si", (15, 30), true)];
+        assert_eq!(next_cycle_end(&removed, &back, day(16)), Some(day(30)));
         let monthly = period("other", (0, 30), false);
         let both = [removed.clone(), monthly];
         assert_eq!(next_cycle_end(&removed, &both, day(11)), Some(day(30)));

@@ -7,7 +7,7 @@ use usage_client::{ReportState, Subscription};
 
 use crate::support::world::{
     World, at,
-    billing::{BASIC, SEATS},
+    billing::{BASIC, PRO, SEATS},
     on_both_engines,
 };
 
@@ -15,6 +15,8 @@ on_both_engines!(
     a_licensed_price_ends_what_is_charged,
     a_price_of_another_meter_ends_what_is_charged,
     a_price_that_comes_back_charges_from_then_on,
+    another_price_charges_from_then_on,
+    the_invoice_of_a_licensed_price_is_no_billing_period,
 );
 
 const NOW: &str = "2027-03-20T08:30:10Z";
@@ -89,10 +91,18 @@ async fn a_price_of_another_meter_ends_what_is_charged(mut world: World) {
     world.finish().await;
 }
 
-async fn a_price_that_comes_back_charges_from_then_on(mut world: World) {
+async fn a_price_that_comes_back_charges_from_then_on(world: World) {
+    charges_again_at(world, BASIC).await;
+}
+
+async fn another_price_charges_from_then_on(world: World) {
+    charges_again_at(world, PRO).await;
+}
+
+async fn charges_again_at(mut world: World, price: &str) {
     begin(&mut world).await;
     assert_uncharged_after(&world, SEATS).await;
-    let back = replace_price(&world, BASIC, |known| {
+    let back = replace_price(&world, price, |known| {
         known
             .periods
             .iter()
@@ -115,5 +125,28 @@ async fn a_price_that_comes_back_charges_from_then_on(mut world: World) {
              WHERE number = 2",
         )
         .await;
+    world.finish().await;
+}
+
+async fn the_invoice_of_a_licensed_price_is_no_billing_period(mut world: World) {
+    begin(&mut world).await;
+    assert_uncharged_after(&world, SEATS).await;
+    world.receive_webhooks().await;
+    // Its invoice charges seats of the next period in advance.
+    world.advance_past_draft(at(END)).await;
+    world.count("acct", 8, world.now()).await;
+    world.report_all().await;
+    world
+        .wait_until("a decision on what nothing charges", async || {
+            in_state(&world, ReportState::Uncharged).await.contains(&8)
+        })
+        .await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
+    assert_eq!(
+        world
+            .count_rows("billing_periods WHERE price = 'price_seats'")
+            .await,
+        0
+    );
     world.finish().await;
 }

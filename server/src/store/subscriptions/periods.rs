@@ -123,9 +123,15 @@ impl Store {
             let own = || known.iter().filter(|row| row.item == period.item);
             let is_known =
                 own().any(|row| row.period_start < period.end && row.period_end > period.start);
+            // The price says which meter the line charges. Of a price that no period has, that is not known.
+            let is_priced =
+                |row: &&BillingPeriod| period.price.is_none() || row.price == period.price;
             // The nearest one before it: earlier ones may be of a price that was replaced.
-            let before = own().rfind(|row| row.period_start <= period.start);
-            let Some(like) = before.or_else(|| own().next()).filter(|_| !is_known) else {
+            let before = own()
+                .filter(is_priced)
+                .rfind(|row| row.period_start <= period.start);
+            let like = before.or_else(|| own().find(is_priced));
+            let Some(like) = like.filter(|_| !is_known) else {
                 continue;
             };
             // A whole period passed between two syncs. Only its invoice shows that it existed.
@@ -217,7 +223,7 @@ pub(super) async fn move_periods(
         let is_within = |at: &Millis| charged.start < *at && *at < charged.end;
         let cut = latest.filter(|row| is_within(&row.period_end));
         let starts_at = cut.and_then(|row| {
-            if is_price_replaced(row, item) {
+            if is_price_replaced(row, item) && moved.contains(&row.period_end) {
                 return Some(row.period_end);
             }
             // It had another price since, of no configured meter. Stripe does not say until when.
