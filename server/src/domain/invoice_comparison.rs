@@ -27,8 +27,6 @@ pub const FIRST_READ_MS: Millis = HOUR_MS.saturating_add(CLOCK_DIFFERENCE_MS);
 pub const LONGEST_DRAFT_MS: Millis = 4 * DAY_MS;
 /// How long a period waits for an invoice if it is not known when its subscription's next billing period ends.
 const UNKNOWN_CYCLE_MS: Millis = 40 * DAY_MS;
-/// How long a difference waits until it is known whether another item charges the usage.
-pub const OVERLAP_WAIT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is compared once a week, because its invoice may still become void.
 const RECENT_MS: Millis = 40 * DAY_MS;
 /// A period that ended longer ago is not compared again. What differs then stays told until it is acknowledged.

@@ -2,23 +2,49 @@
 //! Stripe bills it by each of them that is neither paused nor in its trial. Each unit is compared with one invoice line:
 //! that of the item that charged it first. Another line that charges it too is a difference. Pure.
 
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
 use super::{
-    HOUR_MS, Millis,
+    DAY_MS, HOUR_MS, Millis,
     billing_period::BillingPeriod,
     invoice_comparison::{
-        Compared, FIRST_READ_MS, InvoiceFinding, Judgement, LONGEST_WAIT_MS, OVERLAP_WAIT_MS,
-        PeriodReports,
+        Compared, FIRST_READ_MS, InvoiceFinding, Judgement, LONGEST_DRAFT_MS, LONGEST_WAIT_MS,
+        PeriodReports, compare,
     },
+    invoice_line::{Invoice, InvoiceLine},
+    report::State,
     report_figure::ReportFigure,
 };
+
+/// How long a difference waits until it is known whether another item charges the usage.
+const MAX_WAIT_MS: Millis = 40 * DAY_MS;
 
 /// A billing period of another item of the same customer and meter that shares time with the one that is compared.
 #[derive(Clone, Debug)]
 pub struct OtherPeriod {
     /// The period.
     pub period: BillingPeriod,
-    /// Whether its invoices charge all usage of its time; `None` while that is not compared.
-    pub charges_all: Option<bool>,
+    /// The reports that its invoices charge, as far as that is certain; `None` while it is not compared.
+    pub charged: Option<HashSet<Uuid>>,
+}
+
+/// The reports of a period that its invoices charge: all of them, or those that were found on them before others came.
+pub fn charged_reports(reports: &PeriodReports, invoiced: Option<i64>) -> HashSet<Uuid> {
+    let is_invoiced = |report: &&ReportFigure| report.state == State::Invoiced;
+    let quantities = |all: &[&ReportFigure]| {
+        let quantities = all.iter().map(|report| report.usage.quantity);
+        quantities.fold(0, i64::saturating_add)
+    };
+    let all: Vec<&ReportFigure> = reports.confirmed.iter().collect();
+    let found: Vec<&ReportFigure> = reports.confirmed.iter().filter(is_invoiced).collect();
+    let charged = [all, found];
+    let charged = charged
+        .iter()
+        .find(|some| Some(quantities(some)) == invoiced);
+    let ids = charged.into_iter().flatten().map(|report| report.id);
+    ids.collect()
 }
 
 /// Places periods in the order in which their invoices charge usage.
@@ -26,9 +52,10 @@ fn place(period: &BillingPeriod) -> (Millis, Millis, &str) {
     (period.period_end, period.period_start, &period.item)
 }
 
-/// Takes the usage of a period out that other items charge, and changes the judgement as that says.
+/// Takes the usage of a period out that other items charge, and changes the judgement as that says. `lines` are those of
+/// the period.
 pub fn without_shared(
-    period: &BillingPeriod,
+    (period, lines): (&BillingPeriod, &[(&Invoice, &InvoiceLine)]),
     own: Judgement,
     reports: PeriodReports,
     others: &[OtherPeriod],
@@ -38,77 +65,112 @@ pub fn without_shared(
         return (own, reports);
     };
     let is_earlier = |other: &&OtherPeriod| place(&other.period) < place(period);
-    let undecided_at = |is_one: &dyn Fn(&&OtherPeriod) -> bool| {
-        let undecided = others.iter().filter(|other| other.charges_all.is_none());
-        let shared = undecided
-            .filter(|other| is_one(other))
-            .filter(|other| reports.confirmed.iter().any(|report| is_in(report, other)));
-        let ends = shared.map(|other| other.period.period_end);
-        ends.min().map(|end| look_at(end, now))
-    };
-    let charging = |is_one: &dyn Fn(&&OtherPeriod) -> bool| -> Vec<&OtherPeriod> {
-        let all = others
-            .iter()
-            .filter(|other| other.charges_all == Some(true));
-        all.filter(|other| is_one(other)).collect()
-    };
-    match compared.finding {
-        InvoiceFinding::Equal => {
-            let again_at = [own.again_at, undecided_at(&is_earlier)];
-            let judgement = Judgement {
-                again_at: again_at.into_iter().flatten().min(),
-                ..own
-            };
-            let rest = without(&reports, &charging(&is_earlier));
-            if rest.reported == reports.reported {
-                return (judgement, reports);
-            }
-            let finding = InvoiceFinding::ChargedTwice;
-            (found(judgement, compared, finding, &rest), rest)
+    if compared.finding == InvoiceFinding::Equal {
+        let earlier: Vec<&OtherPeriod> = others.iter().filter(is_earlier).collect();
+        let undecided = Undecided::of(&reports, &earlier, now);
+        let judgement = Judgement {
+            again_at: [own.again_at, undecided.look_at]
+                .into_iter()
+                .flatten()
+                .min(),
+            ..own
+        };
+        let rest = without_charged(&reports, &earlier);
+        if rest.confirmed.len() == reports.confirmed.len() {
+            return (judgement, reports);
         }
-        InvoiceFinding::Differs => {
-            let rest = without(&reports, &charging(&|_| true));
-            if compared.invoiced == Some(rest.reported) && rest.reported != reports.reported {
-                return (found(own, compared, InvoiceFinding::Equal, &rest), rest);
-            }
-            let may_wait = now < period.period_end.saturating_add(OVERLAP_WAIT_MS);
-            match undecided_at(&|_| true).filter(|_| may_wait) {
-                Some(again_at) => {
-                    let waits = Judgement {
-                        compared: None,
-                        again_at: Some(again_at),
-                    };
-                    (waits, reports)
-                }
-                None => (own, reports),
-            }
-        }
-        _ => (own, reports),
-    }
-}
-
-fn found(
-    own: Judgement,
-    compared: Compared,
-    finding: InvoiceFinding,
-    rest: &PeriodReports,
-) -> Judgement {
-    Judgement {
-        compared: Some(Compared {
-            finding,
+        let twice = Compared {
+            finding: InvoiceFinding::ChargedTwice,
             reported: rest.reported,
             ..compared
-        }),
+        };
+        return (with(judgement, twice), rest);
+    }
+    let all: Vec<&OtherPeriod> = others.iter().collect();
+    let rest = without_charged(&reports, &all);
+    // It charges what was found on its invoices before other usage came late, which others charge.
+    let own_ones = charged_reports(&reports, compared.invoiced);
+    let are_all_charged = rest
+        .confirmed
+        .iter()
+        .all(|report| own_ones.contains(&report.id));
+    if compared.finding == InvoiceFinding::Differs && !own_ones.is_empty() && are_all_charged {
+        let found = only(&reports, |report| own_ones.contains(&report.id));
+        let equal = Compared {
+            finding: InvoiceFinding::Equal,
+            reported: found.reported,
+            ..compared
+        };
+        return (with(own, equal), found);
+    }
+    let finding = match compared.finding {
+        // Whatever a person decides on these says what is charged.
+        found @ (InvoiceFinding::Overdue | InvoiceFinding::KeptDraft) => found,
+        _ => match compare(rest.reported, lines).finding {
+            InvoiceFinding::Differs if reports.is_unverified => InvoiceFinding::Unverified,
+            found => found,
+        },
+    };
+    let undecided = Undecided::of(&rest, &all, now);
+    let may_explain = compared.invoiced.is_some_and(|invoiced| {
+        let lacks = rest.reported.saturating_sub(invoiced);
+        0 < lacks && lacks <= undecided.units
+    });
+    let may_wait = now < period.period_end.saturating_add(MAX_WAIT_MS) && may_explain;
+    if finding == InvoiceFinding::Differs
+        && let Some(again_at) = undecided.look_at.filter(|_| may_wait)
+    {
+        let waits = Judgement {
+            compared: None,
+            again_at: Some(again_at),
+        };
+        return (waits, reports);
+    }
+    let without = Compared {
+        finding,
+        reported: rest.reported,
+        ..compared
+    };
+    (with(own, without), rest)
+}
+
+fn with(own: Judgement, compared: Compared) -> Judgement {
+    Judgement {
+        compared: Some(compared),
         ..own
     }
 }
 
-/// When the result of another period is looked at.
-fn look_at(period_end: Millis, now: Millis) -> Millis {
-    period_end
-        .saturating_add(FIRST_READ_MS)
-        .min(now.saturating_add(LONGEST_WAIT_MS))
-        .max(now.saturating_add(HOUR_MS))
+/// Usage of which it is not known yet whether other items charge it.
+struct Undecided {
+    units: i64,
+    /// When their results are looked at; `None` if there is nothing to wait for.
+    look_at: Option<Millis>,
+}
+
+impl Undecided {
+    fn of(reports: &PeriodReports, others: &[&OtherPeriod], now: Millis) -> Self {
+        let is_awaited = |other: &&&OtherPeriod| {
+            let latest = other.period.period_end.saturating_add(LONGEST_DRAFT_MS);
+            other.charged.is_none() && now < latest.saturating_add(DAY_MS)
+        };
+        let awaited: Vec<&&OtherPeriod> = others.iter().filter(is_awaited).collect();
+        let in_one = |report: &&ReportFigure| awaited.iter().any(|other| is_in(report, other));
+        let shared: Vec<&ReportFigure> = reports.confirmed.iter().filter(in_one).collect();
+        let quantities = shared.iter().map(|report| report.usage.quantity);
+        let ends = awaited
+            .iter()
+            .filter(|other| shared.iter().any(|report| is_in(report, other)))
+            .map(|other| other.period.period_end);
+        Self {
+            units: quantities.fold(0, i64::saturating_add),
+            look_at: ends.min().map(|end| {
+                end.saturating_add(FIRST_READ_MS)
+                    .min(now.saturating_add(LONGEST_WAIT_MS))
+                    .max(now.saturating_add(HOUR_MS))
+            }),
+        }
+    }
 }
 
 fn is_in(report: &ReportFigure, other: &OtherPeriod) -> bool {
@@ -118,10 +180,18 @@ fn is_in(report: &ReportFigure, other: &OtherPeriod) -> bool {
         .contains(report.usage.billed_at_stripe())
 }
 
-/// Reports without those in the time of other periods.
-fn without(reports: &PeriodReports, others: &[&OtherPeriod]) -> PeriodReports {
-    let is_own = |report: &&ReportFigure| others.iter().all(|other| !is_in(report, other));
-    let confirmed: Vec<ReportFigure> = reports.confirmed.iter().filter(is_own).cloned().collect();
+/// Reports without those that other items charge.
+fn without_charged(reports: &PeriodReports, others: &[&OtherPeriod]) -> PeriodReports {
+    only(reports, |report| {
+        let mut charged = others.iter().filter_map(|other| other.charged.as_ref());
+        charged.all(|charged| !charged.contains(&report.id))
+    })
+}
+
+/// The reports that fulfil a condition.
+fn only(reports: &PeriodReports, is_one: impl Fn(&ReportFigure) -> bool) -> PeriodReports {
+    let some = reports.confirmed.iter().filter(|report| is_one(report));
+    let confirmed: Vec<ReportFigure> = some.cloned().collect();
     let quantities = confirmed.iter().map(|report| report.usage.quantity);
     PeriodReports {
         reported: quantities.fold(0, i64::saturating_add),
@@ -131,167 +201,4 @@ fn without(reports: &PeriodReports, others: &[&OtherPeriod]) -> PeriodReports {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{
-        DAY_MS, account_id::AccountId, billed_usage::BilledUsage, invoice_draft::InvoiceState,
-        report::State,
-    };
-    use uuid::Uuid;
-
-    const NOW: Millis = 50 * DAY_MS;
-
-    fn period(item: &str, start: Millis, end: Millis) -> BillingPeriod {
-        BillingPeriod {
-            account_id: AccountId::parse("acct").unwrap(),
-            item: item.to_owned(),
-            period_start: start * DAY_MS,
-            period_end: end * DAY_MS,
-            recorded_at: 0,
-            subscription: Some(format!("sub_{item}")),
-            meter: Some("m".to_owned()),
-            price: Some("price".to_owned()),
-            bills_from: None,
-            invoice: None,
-            invoice_state: InvoiceState::Unknown,
-            invoice_read_at: None,
-        }
-    }
-
-    fn other(item: &str, start: Millis, end: Millis, charges_all: Option<bool>) -> OtherPeriod {
-        OtherPeriod {
-            period: period(item, start, end),
-            charges_all,
-        }
-    }
-
-    /// Reports of some days, with a unit of each day's number.
-    fn reports(days: &[i64]) -> PeriodReports {
-        let confirmed = days.iter().map(|day| ReportFigure {
-            account_id: AccountId::parse("acct").unwrap(),
-            id: Uuid::nil(),
-            meter: "m".to_owned(),
-            state: State::Confirmed,
-            customer: Some("cus".to_owned()),
-            usage: usage(*day),
-        });
-        PeriodReports {
-            reported: days.iter().sum(),
-            confirmed: confirmed.collect(),
-            ..PeriodReports::default()
-        }
-    }
-
-    fn usage(day: i64) -> BilledUsage {
-        let at = day * DAY_MS;
-        BilledUsage {
-            window_start: at,
-            first_at: at,
-            last_at: at,
-            bill_at: None,
-            event_timestamp: Some(at),
-            quantity: day,
-        }
-    }
-
-    fn judged(finding: InvoiceFinding, reported: i64, invoiced: i64) -> Judgement {
-        Judgement {
-            compared: Some(Compared {
-                finding,
-                reported,
-                invoiced: Some(invoiced),
-            }),
-            again_at: None,
-        }
-    }
-
-    /// The result for the period from day 10 to day 20 with usage on days 11 and 15, whose invoices charge some units.
-    fn result(
-        invoiced: i64,
-        others: &[OtherPeriod],
-        now: Millis,
-    ) -> (Option<(InvoiceFinding, i64)>, Option<Millis>, usize) {
-        let finding = if invoiced == 26 {
-            InvoiceFinding::Equal
-        } else {
-            InvoiceFinding::Differs
-        };
-        let own = judged(finding, 26, invoiced);
-        let (judgement, rest) =
-            without_shared(&period("own", 10, 20), own, reports(&[11, 15]), others, now);
-        let found = judgement.compared.map(|one| (one.finding, one.reported));
-        (found, judgement.again_at, rest.confirmed.len())
-    }
-
-    #[test]
-    fn usage_that_an_earlier_invoice_charges_is_charged_twice() {
-        use InvoiceFinding::{ChargedTwice, Equal};
-        let earlier = |charges_all| other("b", 13, 19, charges_all);
-        assert_eq!(result(26, &[], NOW), (Some((Equal, 26)), None, 2));
-        assert_eq!(
-            result(26, &[earlier(Some(true))], NOW),
-            (Some((ChargedTwice, 11)), None, 1)
-        );
-        assert_eq!(
-            result(26, &[earlier(Some(false))], NOW),
-            (Some((Equal, 26)), None, 2)
-        );
-        // It is looked at again once the other one is known.
-        let at = NOW + HOUR_MS;
-        assert_eq!(
-            result(26, &[earlier(None)], NOW),
-            (Some((Equal, 26)), Some(at), 2)
-        );
-        // The later one tells it.
-        let later = |charges_all| other("b", 13, 23, charges_all);
-        assert_eq!(
-            result(26, &[later(Some(true))], NOW),
-            (Some((Equal, 26)), None, 2)
-        );
-        assert_eq!(
-            result(26, &[later(None)], NOW),
-            (Some((Equal, 26)), None, 2)
-        );
-        // Of two with the same period, that with the greater id.
-        let (a, z) = (
-            other("a", 10, 20, Some(true)),
-            other("z", 10, 20, Some(true)),
-        );
-        assert_eq!(result(26, &[a], NOW), (Some((ChargedTwice, 0)), None, 0));
-        assert_eq!(result(26, &[z], NOW), (Some((Equal, 26)), None, 2));
-        // Time without usage is of no matter.
-        assert_eq!(
-            result(26, &[other("b", 12, 14, Some(true))], NOW),
-            (Some((Equal, 26)), None, 2)
-        );
-    }
-
-    #[test]
-    fn usage_that_only_another_item_charges_is_no_difference() {
-        use InvoiceFinding::{Differs, Equal};
-        for end in [19, 23] {
-            let of = |charges_all| [other("b", 13, end, charges_all)];
-            assert_eq!(
-                result(11, &of(Some(true)), NOW),
-                (Some((Equal, 11)), None, 1)
-            );
-            assert_eq!(
-                result(11, &of(Some(false)), NOW),
-                (Some((Differs, 26)), None, 2)
-            );
-            assert_eq!(
-                result(10, &of(Some(true)), NOW),
-                (Some((Differs, 26)), None, 2)
-            );
-            // It waits for the other one, and not for ever.
-            assert_eq!(result(11, &of(None), NOW), (None, Some(NOW + HOUR_MS), 2));
-            let late = 20 * DAY_MS + OVERLAP_WAIT_MS;
-            assert_eq!(result(11, &of(None), late), (Some((Differs, 26)), None, 2));
-        }
-        let both = [
-            other("b", 10, 12, Some(true)),
-            other("c", 15, 40, Some(true)),
-        ];
-        assert_eq!(result(0, &both, NOW), (Some((Equal, 0)), None, 0));
-    }
-}
+mod tests;

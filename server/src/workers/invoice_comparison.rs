@@ -31,7 +31,7 @@ use crate::{
         },
         invoice_cycle::next_cycle_end,
         invoice_line::{Invoice, InvoiceLine, billed_period, split_period},
-        overlapping_periods::{OtherPeriod, without_shared},
+        overlapping_periods::{OtherPeriod, charged_reports, without_shared},
         price_split::{join, periods_around},
         stream::Stream,
     },
@@ -218,6 +218,10 @@ impl InvoiceComparison {
                     metrics::count_transitions(&transition, number);
                 }
                 tell(&result, judgement);
+                // What this one charges is not charged by others.
+                self.store
+                    .compare_overlapping_again(period, &known.customer, now)
+                    .await?;
             }
         }
         Ok(())
@@ -264,14 +268,14 @@ impl InvoiceComparison {
         let overlapping = self.store.overlapping_periods(period, customer).await?;
         let mut others = Vec::new();
         for (other, compared) in overlapping {
-            let reported = self.reports_of(&other, customer).await?.reported;
-            let charges_all = compared.map(|compared| compared.invoiced == Some(reported));
+            let reports = self.reports_of(&other, customer).await?;
             others.push(OtherPeriod {
                 period: other,
-                charges_all,
+                charged: compared.map(|compared| charged_reports(&reports, compared.invoiced)),
             });
         }
-        let (judgement, reports) = without_shared(period, own.judgement, own.reports, &others, now);
+        let of = (period, own.lines.as_slice());
+        let (judgement, reports) = without_shared(of, own.judgement, own.reports, &others, now);
         Ok(Judged {
             reports,
             judgement,

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    sea_query::ExprTrait as _,
+    sea_query::{Expr, ExprTrait as _},
 };
 
 use crate::{
-    domain::{account_id::AccountId, billing_period::BillingPeriod, invoice_comparison::Compared},
+    domain::{
+        Millis, account_id::AccountId, billing_period::BillingPeriod, invoice_comparison::Compared,
+    },
     entity::{
         billing_period::{self, Column as P},
         invoice_comparison, subscription,
@@ -27,6 +29,47 @@ impl Store {
         period: &BillingPeriod,
         customer: &str,
     ) -> Result<Vec<(BillingPeriod, Option<Compared>)>> {
+        let found = self.overlapping(period, customer).await?;
+        let mut periods = Vec::new();
+        for other in found {
+            let key = (
+                other.account_id.clone(),
+                other.item.clone(),
+                other.period_start,
+                other.meter.clone().unwrap_or_default(),
+            );
+            let row = invoice_comparison::Entity::find_by_id(key)
+                .one(&self.reader)
+                .await?;
+            periods.push((other, row.as_ref().map(Compared::from)));
+        }
+        Ok(periods)
+    }
+    /// Makes the compared periods due that share time with a period, because its result is new.
+    pub(crate) async fn compare_overlapping_again(
+        &self,
+        period: &BillingPeriod,
+        customer: &str,
+        now: Millis,
+    ) -> Result<()> {
+        for other in self.overlapping(period, customer).await? {
+            billing_period::Entity::update_many()
+                .col_expr(P::CompareAgainAt, Expr::value(now))
+                .filter(P::AccountId.eq(&other.account_id))
+                .filter(P::Item.eq(&other.item))
+                .filter(P::PeriodStart.eq(other.period_start))
+                .filter(P::ComparedAt.is_not_null())
+                .exec(&self.writer)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn overlapping(
+        &self,
+        period: &BillingPeriod,
+        customer: &str,
+    ) -> Result<Vec<BillingPeriod>> {
         let subscriptions = subscription::Entity::find()
             .filter(subscription::Column::Customer.eq(customer))
             .limit(MAX_PERIODS)
@@ -46,19 +89,6 @@ impl Store {
             .limit(MAX_PERIODS)
             .all(&self.reader)
             .await?;
-        let mut periods = Vec::new();
-        for other in rows::all::<_, BillingPeriod>(found) {
-            let key = (
-                other.account_id.clone(),
-                other.item.clone(),
-                other.period_start,
-                other.meter.clone().unwrap_or_default(),
-            );
-            let row = invoice_comparison::Entity::find_by_id(key)
-                .one(&self.reader)
-                .await?;
-            periods.push((other, row.as_ref().map(Compared::from)));
-        }
-        Ok(periods)
+        Ok(rows::all(found))
     }
 }

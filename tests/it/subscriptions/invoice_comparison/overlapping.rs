@@ -10,6 +10,7 @@ use crate::support::world::{World, at, billing::TOKENS, on_both_engines};
 
 on_both_engines!(
     usage_that_two_items_charge_is_told_once,
+    usage_that_two_items_charge_is_told_beside_late_usage,
     usage_beside_a_trial_is_on_the_other_invoice,
     usage_beside_a_pause_is_on_the_other_invoice,
 );
@@ -119,6 +120,39 @@ async fn usage_that_two_items_charge_is_told_once(mut world: World) {
     }
     assert_eq!(world.stripe_total("cus_acct", "llm_tokens").await, 13);
     assert!(now < own_end);
+    world.finish().await;
+}
+
+async fn usage_that_two_items_charge_is_told_beside_late_usage(mut world: World) {
+    let own = NewSubscription {
+        anchor: Some(at("2027-03-12T13:12:34Z").timestamp()),
+        ..with_tokens("sub_acct")
+    };
+    begin(&mut world, own).await;
+    send(&world, 9).await;
+    world.advance_past_draft(at(END)).await;
+    world
+        .advance_until_found(
+            "invoice_comparisons WHERE finding = 'equal' AND reported = 9 AND invoiced = 9",
+        )
+        .await;
+    // The other subscription's invoice of March is final.
+    let late = at("2027-04-03T12:00:00Z");
+    world.count_of("acct", "tokens", 2, late).await;
+    world.report_all().await;
+    world.wait_until_all_sent().await;
+    world.advance_past_draft(at("2027-04-12T13:12:34Z")).await;
+    let twice =
+        "invoice_comparisons WHERE finding = 'charged_twice' AND reported = 2 AND invoiced = 11";
+    world.advance_until_found(twice).await;
+    world.wait_until_compared().await;
+    assert_eq!(
+        found(&world).await,
+        [
+            (InvoiceFinding::Equal, 9, Some(9)),
+            (InvoiceFinding::ChargedTwice, 2, Some(11)),
+        ]
+    );
     world.finish().await;
 }
 

@@ -73,7 +73,7 @@ pub(super) fn check_unreadable(
             None => one.to_string(),
         })
         .collect();
-    let advice = "look at them in Stripe's dashboard: they are skipped, and an account that is synced with one stays as it was";
+    let advice = "look at them in Stripe's dashboard: they are skipped: one that an account follows stays as it was, and the others of its customer are followed";
     let fact = first_names(&names, names.len());
     match (names.is_empty(), may_bill) {
         (true, _) => None,
