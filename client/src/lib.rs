@@ -6,6 +6,7 @@
 )]
 
 mod account;
+mod archive;
 mod batch;
 mod call;
 #[cfg(feature = "cli")]
@@ -36,6 +37,7 @@ pub use account::{
     Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,
     UnbilledUsage,
 };
+pub use archive::ReportArchive;
 pub use batch::{Batch, BatchOutcome, IncrementResult};
 pub use call::{GetCall, IncrementCall};
 pub use client::UsageClient;

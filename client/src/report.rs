@@ -1,7 +1,7 @@
 //! Usage reports, and lists of them.
 
 use crate::{
-    Error, Period, ReportDecision, ReportState, proto,
+    Error, Period, ReportArchive, ReportDecision, ReportState, proto,
     wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
@@ -227,6 +227,8 @@ pub struct ReportPage {
     pub reports: Vec<UsageReport>,
     /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
+    /// On the last page of an account's reports: where its older reports are, which were folded into sums. Newest first.
+    pub archives: Vec<ReportArchive>,
 }
 
 impl ReportPage {
@@ -234,6 +236,7 @@ impl ReportPage {
         Self {
             reports: Vec::new(),
             next_page_token: None,
+            archives: Vec::new(),
         }
     }
 
@@ -241,6 +244,11 @@ impl ReportPage {
         Ok(Self {
             reports: UsageReport::all_from_wire(response.reports)?,
             next_page_token: non_empty(response.next_page_token),
+            archives: response
+                .archives
+                .into_iter()
+                .map(ReportArchive::from_wire)
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Every setting of the service, with its default, unit and limit. Each is a flag and an environment variable.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use url::Url;
@@ -9,6 +9,7 @@ use crate::{
     domain::{
         late_usage::LateUsage,
         meter::{Meter, Meters},
+        report_fold::MIN_FOLD_DAYS,
         stripe_account::is_live_key,
         window::Slots,
     },
@@ -180,6 +181,19 @@ impl SendingConfig {
     }
 }
 
+/// Where old reports are archived, and when they are folded.
+#[derive(Args, Clone, Debug)]
+pub struct ArchiveConfig {
+    /// The folder of the archives that old reports are written to before they are folded. Every replica needs the same one.
+    /// Default: none, nothing is folded.
+    #[arg(long, env = "ARCHIVE_DIR")]
+    pub archive_dir: Option<PathBuf>,
+
+    /// The age in days from which reports are folded that are `invoiced`, `not_billable` or `written_off`, 60 to 36,500.
+    #[arg(long, env = "FOLD_AFTER_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_FOLD_DAYS..=36_500))]
+    pub fold_after_days: i64,
+}
+
 /// The settings that the commands besides `serve` share.
 #[derive(Args, Clone, Debug)]
 pub struct CommandConfig {
@@ -281,6 +295,10 @@ pub struct Config {
     /// milliseconds, 100 to 60,000.
     #[arg(long, env = "STRIPE_LINK_CHECK_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub stripe_link_check_ms: u64,
+
+    /// Where old reports are archived, and when they are folded.
+    #[command(flatten)]
+    pub archive: ArchiveConfig,
 
     /// Increments that may wait for a commit, 1,000 to 10,000,000. More are rejected with `RESOURCE_EXHAUSTED`.
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]

@@ -70,6 +70,17 @@ pub enum Error {
     /// The usage report does not exist.
     #[error("usage report {} not found", quoted(.0))]
     ReportNotFound(String),
+    /// The usage report does not exist, and may be one that was folded.
+    #[error(
+        "usage report {report} not found; if it was folded, it is in one of the archives {}",
+        archives.join(", ")
+    )]
+    ReportMayBeFolded {
+        /// The id.
+        report: String,
+        /// Some of the archives that may have it, each with its SHA-256.
+        archives: Vec<String>,
+    },
     /// There is no such difference with invoices, or it has changed.
     #[error("difference {} not found, or it has changed; reconcile again", quoted(.0))]
     DifferenceNotFound(String),
@@ -227,7 +238,7 @@ impl Error {
             Self::AccountNotFound(_) => "ACCOUNT_NOT_FOUND",
             Self::RunNotFound(_) => "RUN_NOT_FOUND",
             Self::BelowZero { .. } => "BELOW_ZERO",
-            Self::ReportNotFound(_) => "REPORT_NOT_FOUND",
+            Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
             Self::DifferenceNotFound(_) => "DIFFERENCE_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
@@ -260,6 +271,7 @@ impl Error {
             Self::AccountNotFound(_)
             | Self::RunNotFound(_)
             | Self::ReportNotFound(_)
+            | Self::ReportMayBeFolded { .. }
             | Self::DifferenceNotFound(_) => Code::NotFound,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }

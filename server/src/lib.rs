@@ -38,6 +38,8 @@
 //! | verification | the comparison of Stripe's totals with what was sent |
 //! | comparison with invoices | that of the usage in Stripe's totals with the lines of final invoices, by subscription item, price and billing period |
 //! | reconciliation | counted, reported, Stripe's total and what invoices charge side by side, for people |
+//! | fold | to replace old finished reports by one row an account, meter, window, state and customer, once they are in an archive |
+//! | archive | a file with the reports that were folded, one by one; its SHA-256 is stored |
 //! | ledger check | what was committed equals what all reports without corrections contain |
 //! | lease | a replica's right to run a job, on the database's clock |
 //!
@@ -77,10 +79,11 @@
 //! | `usage_query` | the answer of `Get` |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
-//! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup |
-//! | [`commands`] | the commands besides `serve`: adopt, demo, doctor, reconcile, restore, stripe setup |
+//! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
+//! | [`commands`] | the commands besides `serve`: adopt, archives, demo, doctor, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
+//! | `report_archive_file` | the files of archives: writing and reading one |
 //! | `restore_look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
@@ -115,6 +118,7 @@ mod ingest;
 mod metrics;
 mod readiness;
 pub mod reconciliation;
+mod report_archive_file;
 mod restore_look_up;
 mod rpc;
 mod send_load;

@@ -24,7 +24,7 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
-        adopt,
+        adopt, archives,
         doctor::{DoctorConfig, diagnose},
         reconcile, restore,
         setup::{SetupConfig, set_up},
@@ -69,6 +69,9 @@ enum Command {
     /// Manage the Stripe account.
     #[command(subcommand)]
     Stripe(StripeCommand),
+    /// The archives of old reports that were folded.
+    #[command(subcommand)]
+    Archives(ArchivesCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(DoctorCommand),
 }
@@ -78,6 +81,13 @@ enum StripeCommand {
     /// Create the meter, product and volume price of each configured meter, or check the existing ones; exits with 1
     /// if an existing one differs.
     Setup(SetupConfig),
+}
+
+#[derive(Debug, Subcommand)]
+enum ArchivesCommand {
+    /// Compare each archive with its SHA-256, and its reports with the sums that they were folded into; exits with 1 on any
+    /// difference.
+    Verify(archives::VerifyCommand),
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +190,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let report = set_up(&config).await?;
             print_line(&report)?;
             return Ok(exit_code(report.is_healthy()));
+        }
+        Command::Archives(ArchivesCommand::Verify(command)) => {
+            let are_equal = archives::verify(&command, &mut std::io::stdout()).await?;
+            return Ok(exit_code(are_equal));
         }
         Command::Doctor(command) => {
             let diagnosis = diagnose(&command.config, &Clock::system()).await?;

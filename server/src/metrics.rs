@@ -57,6 +57,11 @@ const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
 /// Other databases that sent to the same meters lately.
 const OTHER_DATABASES: &str = "usage_other_databases";
 
+/// Reports that were written to an archive and folded.
+const FOLDED_REPORTS: &str = "usage_folded_reports_total";
+/// Archives that were written.
+const REPORT_ARCHIVES: &str = "usage_report_archives_total";
+
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
     0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0,
@@ -179,6 +184,24 @@ fn describe() {
         OTHER_DATABASES,
         "Other databases that sent to the same meters lately"
     );
+    describe_archives();
+}
+
+fn describe_archives() {
+    describe_counter!(
+        FOLDED_REPORTS,
+        "Usage reports that were written to an archive and folded"
+    );
+    describe_counter!(
+        REPORT_ARCHIVES,
+        "Archives of usage reports that were written"
+    );
+}
+
+/// Counts an archive and its reports, which were folded.
+pub(crate) fn reports_folded(reports: usize) {
+    counter!(FOLDED_REPORTS).increment(u64::try_from(reports).unwrap_or(u64::MAX));
+    counter!(REPORT_ARCHIVES).increment(1);
 }
 
 /// Records a group commit.

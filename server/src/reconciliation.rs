@@ -397,7 +397,7 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
             row.reported = row.reported.saturating_add(added);
         }
         let (reports, quantity) = row.states.entry(state).or_default();
-        *reports = reports.saturating_add(1);
+        *reports = reports.saturating_add(figure.reports);
         *quantity = quantity.saturating_add(added);
     }
     row

@@ -5,9 +5,12 @@ use super::{
     exit::Failure,
     output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
 };
-use crate::{ListReports, ReportKind, ReportState, UsageClient};
+use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+
+/// How many archives are named, the newest ones.
+const MAX_ARCHIVES: usize = 20;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -104,5 +107,26 @@ pub(super) async fn run(
         ]);
     }
     rows.print(arguments.format, streams)?;
+    print_archives(&page.archives, streams)?;
     print_next_page(page.next_page_token, streams)
+}
+
+/// Says where older reports are, if some were folded.
+fn print_archives(archives: &[ReportArchive], streams: &mut Streams<'_>) -> Result<(), Failure> {
+    for archive in archives.iter().take(MAX_ARCHIVES) {
+        writeln!(
+            streams.err,
+            "folded: {} reports, {} units, windows from {} to {}, are in {} (SHA-256 {})",
+            archive.reports,
+            archive.quantity,
+            rfc3339(archive.windows.start).as_str().unwrap_or_default(),
+            rfc3339(archive.windows.end).as_str().unwrap_or_default(),
+            archive.file,
+            archive.sha256
+        )?;
+    }
+    match archives.len().saturating_sub(MAX_ARCHIVES) {
+        0 => Ok(()),
+        more => Ok(writeln!(streams.err, "folded: and {more} more archives")?),
+    }
 }

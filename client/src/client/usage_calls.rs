@@ -123,6 +123,7 @@ impl UsageClient {
             let received = page.reports.len();
             all.reports.extend(page.reports);
             all.next_page_token = page.next_page_token;
+            all.archives = page.archives;
             let Some(token) = &all.next_page_token else {
                 break;
             };

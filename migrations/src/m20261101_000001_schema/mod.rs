@@ -2,6 +2,7 @@
 
 mod accounts;
 mod counting;
+mod folded_reports;
 mod invoices;
 mod jobs;
 mod open_reports;
@@ -18,6 +19,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         usage_reports::create(manager).await?;
         open_reports::create(manager).await?;
+        folded_reports::create(manager).await?;
         accounts::create(manager).await?;
         subscriptions::create(manager).await?;
         invoices::create(manager).await?;

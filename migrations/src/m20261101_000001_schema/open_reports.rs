@@ -1,4 +1,4 @@
-//! Open usage reports, and the view of all reports.
+//! Open usage reports.
 //!
 //! Each increment writes one row here. A narrow table in the order of its primary key, of nothing but what still counts,
 //! keeps that row on few pages, and with one index that a count does not change. Closing moves the row to
@@ -67,19 +67,5 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .unique()
         .col(C::Id)
         .to_owned();
-    manager.create_index(by_id).await?;
-    let view = manager.get_connection();
-    view.execute_unprepared(ALL_REPORTS).await.map(|_| ())
+    manager.create_index(by_id).await
 }
-
-/// All reports as one usage table.
-const ALL_REPORTS: &str = "CREATE VIEW all_reports AS \
-    SELECT account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
-        straddled, generation, event_timestamp, customer, attempts, next_attempt_at, send_by, first_sent_at, \
-        last_sent_at, reported_at, last_error, run_id, kind, note, entered_by, bill_at, confirmed_at, looked_up_at \
-    FROM usage_reports \
-    UNION ALL \
-    SELECT account_id, id, meter, window_start, window_end, NULL, NULL, quantity, first_at, last_at, 'open', \
-        FALSE, 0, NULL, NULL, 0, NULL, NULL, NULL, \
-        NULL, NULL, NULL, NULL, 'usage', NULL, NULL, NULL, NULL, NULL \
-    FROM open_reports";

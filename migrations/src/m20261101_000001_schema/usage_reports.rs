@@ -119,7 +119,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     for index in usage_report_indexes() {
         manager.create_index(index).await?;
     }
-    for index in [BY_STATE, UNVERIFIED, OTHER_KINDS] {
+    for index in [BY_STATE, UNVERIFIED, OTHER_KINDS, FINISHED] {
         manager.get_connection().execute_unprepared(index).await?;
     }
     Ok(())
@@ -134,6 +134,10 @@ const UNVERIFIED: &str = "CREATE INDEX usage_reports_unverified ON usage_reports
 /// Corrections, and what Stripe was found to have already. They are few.
 const OTHER_KINDS: &str =
     "CREATE INDEX usage_reports_other_kinds ON usage_reports (kind, id) WHERE kind <> 'usage'";
+
+/// Reports that are folded when they are old, the oldest windows first.
+const FINISHED: &str = "CREATE INDEX usage_reports_finished ON usage_reports (window_start, account_id, id) \
+    WHERE kind = 'usage' AND state IN ('invoiced', 'not_billable', 'written_off')";
 
 fn usage_report_indexes() -> Vec<IndexCreateStatement> {
     use UsageReports as C;

@@ -1,6 +1,7 @@
 //! The commands besides `serve`: one file or folder a command. `main.rs` parses their flags.
 
 pub mod adopt;
+pub mod archives;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;

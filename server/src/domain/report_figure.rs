@@ -18,6 +18,10 @@ pub struct ReportFigure {
     pub customer: Option<String>,
     /// Its times and its quantity.
     pub usage: BilledUsage,
+    /// How many reports it is: more than one only if they were folded.
+    pub reports: i64,
+    /// Whether it is of the folded ones.
+    pub is_folded: bool,
 }
 
 /// Usage from before a time that Stripe has not accepted.

@@ -222,6 +222,8 @@ mod tests {
                 event_timestamp: Some(at),
                 quantity: 2,
             },
+            reports: 1,
+            is_folded: false,
         };
         let mut figures: Vec<ReportFigure> = State::ALL.map(|state| figure("a", state, 5)).into();
         figures.push(figure("b", State::Confirmed, 6));

@@ -94,6 +94,14 @@ impl Boundaries {
         Self(moments)
     }
 
+    /// Whether one of them lies strictly inside a window.
+    pub fn splits(&self, window: Interval) -> bool {
+        let first = self.0.partition_point(|moment| *moment <= window.start);
+        self.0
+            .get(first)
+            .is_some_and(|moment| window.is_split_by(*moment))
+    }
+
     /// The window that contains a time: its slot, split at the last boundary at or before the time and at the first one
     /// after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {

@@ -1,4 +1,4 @@
-//! A report, open or closed: those columns of the view `all_reports` that sums need.
+//! A report, open, closed or folded: those columns of the view `all_reports` that sums need.
 
 use sea_orm::entity::prelude::*;
 
@@ -25,6 +25,10 @@ pub(crate) struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) last_error: Option<String>,
     pub(crate) bill_at: Option<i64>,
+    /// How many reports it is: more than one only if they were folded.
+    pub(crate) reports: i64,
+    /// The number of the archive that has them, if they were folded.
+    pub(crate) archive: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,10 +1,11 @@
 //! Opaque page tokens. A token is bound to its filter, and a damaged one is rejected.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::violation::{Reason, Violation};
+use crate::domain::{
+    hex::hex,
+    violation::{Reason, Violation},
+};
 
 /// Hexadecimal digits of the digest of filter and position in a token.
 const DIGEST_CHARS: usize = 16;
@@ -61,15 +62,6 @@ fn digest(filter: &str, position: &str) -> String {
     ));
     text.truncate(DIGEST_CHARS);
     text
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

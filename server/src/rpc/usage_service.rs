@@ -17,6 +17,7 @@ use crate::{
     domain::{
         account_id::AccountId,
         correction::{Correction, check_reason, check_requested_by},
+        hex::hex,
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
         meter::Meters,
         report::Report,
@@ -125,7 +126,7 @@ fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
             text(&mut digest, value);
         }
     }
-    page_token::hex(&digest.finalize())
+    hex(&digest.finalize())
 }
 
 fn increment_result(outcome: Outcome) -> v1::IncrementResult {
@@ -243,9 +244,16 @@ impl UsageService for UsageRpc {
             _ => String::new(),
         };
         let reports = self.with_decisions(reports).await?;
+        let archives = match (&filter.account_id, filter.folded_states()) {
+            (Some(account), Some(states)) if !has_more => {
+                self.store.archives_of(account, &states).await?
+            }
+            _ => Vec::new(),
+        };
         Ok(Response::new(v1::ListReportsResponse {
             reports,
             next_page_token,
+            archives: archives.into_iter().map(wire::archive).collect(),
         }))
     }
 

@@ -11,6 +11,7 @@ use crate::{
         increment::RawIncrement,
         period::Granularity,
         report::{Kind, Report, State, identifier},
+        report_archive::AccountArchive,
         violation::{Reason, Violation},
         window::Interval,
     },
@@ -49,6 +50,18 @@ pub(super) fn millis(field: &str, timestamp: &Timestamp) -> Result<Millis, Viola
 }
 
 /// A period on the wire.
+pub(super) fn archive(of_account: AccountArchive) -> v1::ReportArchive {
+    let archive = of_account.archive;
+    v1::ReportArchive {
+        file: archive.file.name,
+        sha256: archive.file.sha256,
+        reports: of_account.reports,
+        quantity: of_account.quantity,
+        windows: Some(period(of_account.windows)),
+        folded_at: Some(timestamp(archive.created_at)),
+    }
+}
+
 pub(super) fn period(interval: Interval) -> v1::Period {
     v1::Period {
         start: Some(timestamp(interval.start)),

@@ -10,7 +10,9 @@ use super::error::ServeError;
 use crate::{
     clock::Clock,
     config::Config,
-    domain::{Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange},
+    domain::{
+        DAY_MS, Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange,
+    },
     ingest::WriteBatcher,
     metrics::Exporter,
     reconciliation::Reconciler,
@@ -26,6 +28,7 @@ use crate::{
         invoice_comparison::InvoiceComparison,
         invoice_watch::InvoiceWatch,
         period_end::PeriodEnd,
+        report_folding::{FoldOptions, ReportFolding},
         reporter::{self, Reporter},
         runner::Runner,
         schedule::Schedule,
@@ -173,6 +176,10 @@ impl Services {
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
         runner.start(Cleanup::new(self.store.clone(), clock.clone()));
+        if let Some(options) = fold_options(config) {
+            let (store, clock) = (self.store.clone(), clock.clone());
+            runner.start(ReportFolding::new(store, clock, options));
+        }
         let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
         else {
             return Ok(runner);
@@ -299,6 +306,14 @@ fn sender_options(config: &Config, events_per_sec: u32) -> SenderOptions {
         events_per_sec,
         concurrency: size(config.stripe_concurrency),
     }
+}
+
+/// Without a folder for archives, nothing is folded.
+fn fold_options(config: &Config) -> Option<FoldOptions> {
+    Some(FoldOptions {
+        folder: config.archive.archive_dir.clone()?,
+        age_ms: config.archive.fold_after_days.saturating_mul(DAY_MS),
+    })
 }
 
 fn stripe_clock(config: &Config, stripe: Stripe) -> Option<StripeClock> {

@@ -16,6 +16,7 @@ use super::{
         account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
+    report_archives::check_not_folded,
     subscriptions::record_followed,
     unfinished_changes::has_unfinished,
     watched_customers::{find_watch, new_row},
@@ -97,6 +98,7 @@ async fn start_of_link(
         .or_else(|| live.and_then(FollowedSubscriptions::charges_since));
     let taken_until = taken_until(tx, customer, &put.account_id, now).await?;
     let from = put.bill_from;
+    check_not_folded(tx, &put.account_id, from).await?;
     Ok(link_start(
         links,
         customer,

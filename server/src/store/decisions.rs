@@ -58,9 +58,10 @@ impl Store {
     /// the report.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
-        let report = find_report(&tx, new.report_id)
-            .await?
-            .ok_or_else(|| Error::ReportNotFound(new.report_id.to_string()))?;
+        let Some(report) = find_report(&tx, new.report_id).await? else {
+            tx.rollback().await?;
+            return Err(self.not_found(new.report_id).await?);
+        };
         let last = last_decision(&tx, &report).await?;
         let Some(next) = report.state.after(&new.action.transition()) else {
             tx.rollback().await?;
@@ -110,6 +111,22 @@ impl Store {
         tx.commit().await?;
         metrics::count_transition(Some(&new.action.transition()));
         Ok((after.map_or(report, Report::from), false))
+    }
+
+    /// The error that a report does not exist: with the archives that may have it.
+    async fn not_found(&self, id: Uuid) -> Result<Error> {
+        let archives = self.archives_around(id).await?;
+        if archives.is_empty() {
+            return Ok(Error::ReportNotFound(id.to_string()));
+        }
+        let named = archives.into_iter().map(|archive| {
+            let file = archive.file;
+            format!("{} (SHA-256 {})", file.name, file.sha256)
+        });
+        Ok(Error::ReportMayBeFolded {
+            report: id.to_string(),
+            archives: named.collect(),
+        })
     }
 
     /// Rejects billing in the current period if that period's total would become negative.

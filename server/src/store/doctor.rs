@@ -21,9 +21,9 @@ use crate::{
         report::{Report, State},
     },
     entity::{
-        account_link, any_report, customer, lease,
+        account_link, customer, lease,
         report_run::{self, ReportRunTrigger},
-        subscription, usage_report,
+        subscription, unfolded_report, usage_report,
     },
     error::Result,
 };
@@ -119,9 +119,9 @@ pub(crate) struct LastRun {
 impl Store {
     /// The totals of a group of reports, and its first accounts.
     pub(crate) async fn group_totals(&self, group: &ReportGroup) -> Result<GroupTotals> {
-        use any_report::Column;
+        use unfolded_report::Column;
         let which = condition(group);
-        let sums = any_report::Entity::find()
+        let sums = unfolded_report::Entity::find()
             .select_only()
             .column_as(
                 Expr::expr(Func::count_distinct(Expr::col(Column::AccountId))),
@@ -138,7 +138,7 @@ impl Store {
             .into_model::<Sums>()
             .one(&self.reader)
             .await?;
-        let first = any_report::Entity::find()
+        let first = unfolded_report::Entity::find()
             .select_only()
             .column(Column::AccountId)
             .distinct()
@@ -289,7 +289,7 @@ impl Store {
 }
 
 fn condition(group: &ReportGroup) -> Condition {
-    use any_report::Column;
+    use unfolded_report::Column;
     match group {
         ReportGroup::InState(state) => Condition::all().add(is_in_state(&[*state])),
         ReportGroup::WithoutLink => {
@@ -298,7 +298,7 @@ fn condition(group: &ReportGroup) -> Condition {
                 .from(account_link::Entity)
                 .and_where(
                     Expr::col((account_link::Entity, account_link::Column::AccountId))
-                        .equals((any_report::Entity, Column::AccountId)),
+                        .equals((unfolded_report::Entity, Column::AccountId)),
                 )
                 .to_owned();
             Condition::all()

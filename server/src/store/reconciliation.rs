@@ -7,18 +7,14 @@ use sea_orm::{
 use super::{
     Store,
     links::read_links_of,
-    report_figures::{passes_prefilter, read_any_figures, read_figures},
-    stripe_account::sent_since,
+    report_figures::{passes_prefilter, read_any_figures},
 };
 use crate::{
     domain::{
-        account::Link, account_id::AccountId, billed_usage::UsagePrefilter, report::State,
+        account::Link, account_id::AccountId, billed_usage::UsagePrefilter,
         report_figure::ReportFigure, stream::Stream, window::Interval,
     },
-    entity::{
-        account_link, billing_period,
-        usage_report::{Column, UsageReportState},
-    },
+    entity::{account_link, billing_period},
     error::Result,
 };
 
@@ -86,13 +82,8 @@ impl Store {
         stream: &Stream,
         range: Interval,
     ) -> Result<Vec<ReportFigure>> {
-        let adopted_at = self.sending().await?.adopted_at;
-        let condition = sent_since(adopted_at)
-            .add(Column::Customer.eq(&stream.customer))
-            .add(Column::Meter.eq(&stream.meter))
-            .add(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
-            .add(Column::EventTimestamp.gte(range.start))
-            .add(Column::EventTimestamp.lt(range.end));
-        Ok(read_figures(&self.reader, condition).await?)
+        let mut figures = self.figures_of_stream(stream, range).await?;
+        figures.retain(|figure| figure.state.is_reported());
+        Ok(figures)
     }
 }

@@ -173,6 +173,12 @@ impl ReportFilter {
             && self.kind.is_none_or(|kind| kind == Kind::Usage)
     }
 
+    /// The states of folded reports that match, none meaning any; `None` if no folded report can.
+    pub(crate) fn folded_states(&self) -> Option<Vec<State>> {
+        let is_folded = self.run_id.is_none() && self.kind.is_none_or(|kind| kind == Kind::Usage);
+        self.closed_states().filter(|_| is_folded)
+    }
+
     /// The states of closed reports that match, none meaning any; `None` if no closed report can.
     fn closed_states(&self) -> Option<Vec<State>> {
         let closed = self.states.iter().copied();

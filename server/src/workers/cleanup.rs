@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use super::{
     job::{FirstRun, Job, Next, Spec, Turn},
+    steady_clock::SteadyClock,
     wake::Wake,
 };
-use crate::{
-    clock::Clock,
-    domain::{DAY_MS, HOUR_MS, Millis},
-    error::Result,
-    store::Store,
-};
+use crate::{clock::Clock, domain::Millis, error::Result, store::Store};
 
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -19,20 +15,11 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const STEPS_PER_RUN: usize = 20_000;
 /// The wait between steps leaves the database to the counting of usage.
 const STEP_INTERVAL: Duration = Duration::from_millis(20);
-/// If the last run is longer ago than this, the clock may have jumped while no server ran.
-const LONG_GAP_MS: Millis = DAY_MS;
-/// How long the job waits then, so that a wrong clock is noticed before a key is deleted that a caller may repeat.
-const WAIT_AFTER_GAP_MS: Millis = HOUR_MS;
-/// How long the job waits after the database's clock jumped forward and Stripe did not confirm it: callers repeat their
-/// calls within a day.
-const WAIT_AFTER_JUMP_MS: Millis = DAY_MS;
 
 /// Deletes rows that are no longer needed.
 pub(crate) struct Cleanup {
     store: Store,
-    clock: Clock,
-    /// By the monotonic clock.
-    started: Millis,
+    clock: SteadyClock,
     /// The number of steps of the run that is not complete.
     steps: usize,
 }
@@ -41,8 +28,7 @@ impl Cleanup {
     pub(crate) fn new(store: Store, clock: Clock) -> Self {
         Self {
             store,
-            started: clock.elapsed(),
-            clock,
+            clock: SteadyClock::new(clock),
             steps: 0,
         }
     }
@@ -61,13 +47,7 @@ impl Job for Cleanup {
     }
 
     fn is_due(&self, last_run_at: Millis, now: Millis) -> bool {
-        let gap = now.saturating_sub(last_run_at);
-        let elapsed = self.clock.elapsed();
-        let uptime = elapsed.saturating_sub(self.started);
-        let jumped = self.clock.check().trusted_jump_at();
-        let is_steady =
-            jumped.is_none_or(|jumped| elapsed.saturating_sub(jumped) >= WAIT_AFTER_JUMP_MS);
-        is_steady && gap >= HOUR_MS && (gap < LONG_GAP_MS || uptime >= WAIT_AFTER_GAP_MS)
+        self.clock.is_due(last_run_at, now)
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {

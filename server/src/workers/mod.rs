@@ -1,4 +1,4 @@
-//! Background jobs: closing, sending, syncing subscriptions, verifying, cleaning up.
+//! Background jobs: closing, sending, syncing subscriptions, verifying, cleaning up, folding.
 //!
 //! [`runner`] runs them all. A job is a [`job::Job`]: a name, an interval and `run(now)`. No job has a loop or a timer
 //! of its own, but for the clockwork of the report schedule.
@@ -14,6 +14,7 @@ pub(crate) mod invoice_watch;
 pub(crate) mod job;
 mod lease;
 pub(crate) mod period_end;
+pub(crate) mod report_folding;
 pub(crate) mod reporter;
 mod retries;
 pub(crate) mod run_observation;
@@ -26,6 +27,7 @@ pub(crate) mod send_event;
 mod send_rate;
 pub(crate) mod sender;
 pub(crate) mod sender_mark;
+mod steady_clock;
 pub(crate) mod subscription_change;
 pub(crate) mod subscription_sync;
 mod tasks;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 49] = [
+const TESTS: [(&str, &str); 53] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -48,6 +48,22 @@ const TESTS: [(&str, &str); 49] = [
     (
         "reporting::delivery_check",
         "an_event_proven_lost_is_sent_again_once",
+    ),
+    (
+        "reporting::folding::explained",
+        "a_folded_report_is_found_in_its_archive",
+    ),
+    (
+        "reporting::folding::explained",
+        "a_list_names_the_archives_of_older_reports",
+    ),
+    (
+        "reporting::folding::limits",
+        "usage_that_was_folded_is_not_billed_by_a_later_link",
+    ),
+    (
+        "reporting::folding::totals",
+        "folded_usage_is_reconciled_as_before",
     ),
     (
         "reporting::forced_runs",

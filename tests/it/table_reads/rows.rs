@@ -110,7 +110,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 18] = [
+const TABLES: [(&str, &str, u64, &str); 20] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -137,6 +137,25 @@ const TABLES: [(&str, &str, u64, &str); 18] = [
         "account_id, window_start, meter, id, window_end, quantity, first_at, last_at",
         50_000,
         "'account-' || i, NOW - HOUR / 2, 'api_calls', ID(1000000 + i!), NOW + HOUR / 2, 7, NOW - 1000, NOW",
+    ),
+    (
+        "folded_reports",
+        "account_id, window_start, id, meter, window_end, state, customer, event_timestamp, sent_at, quantity, reports, \
+         first_at, last_at, archive",
+        // An account has one for each of ten hours of more than a year ago.
+        500_000,
+        "'account-' || (i / 10), NOW - (10000 - i % 10) * HOUR, ID(i + 1!), 'api_calls', NOW - (9999 - i % 10) * HOUR, \
+         CASE WHEN i % 100 = 0 THEN 'not_billable' ELSE 'invoiced' END, 'cus_' || (i / 10), \
+         CASE WHEN i % 100 > 0 THEN NOW - (10000 - i % 10) * HOUR END, NOW - 9999 * HOUR, 7, 1 + i % 2, \
+         NOW - (10000 - i % 10) * HOUR, NOW - (10000 - i % 10) * HOUR, 1 + i / 100",
+    ),
+    (
+        "report_archives",
+        "number, file, sha256, bytes, reports, folded_reports, quantity, first_window, last_window_end, first_id, last_id, \
+         created_at",
+        5_000,
+        "i + 1, 'usage-reports_' || i, 'sha', 70000, 150, 100, 700, NOW - 10000 * HOUR, NOW - 9989 * HOUR, ID(i * 100 + 1!), \
+         ID(i * 100 + 100!), NOW - 1000 * HOUR",
     ),
     (
         "idempotency_keys",

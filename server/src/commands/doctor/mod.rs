@@ -1,11 +1,12 @@
 //! `usage-server doctor`: checks the database, the Stripe account and the schedule for known problems, and says how to fix
 //! them.
 //!
-//! It only reads, with or without a running server, and sends few requests to Stripe. Each group of checks first reads,
+//! It only reads (but for an empty file, to see whether the folder of archives can be written), with or without a running server, and sends few requests to Stripe. Each group of checks first reads,
 //! then decides in pure `check_*` functions. A check that could not run counts as bad. Long lists are truncated and say
 //! so.
 
 mod accounts;
+mod archives;
 mod changes;
 mod clocks;
 mod finding;
@@ -20,7 +21,7 @@ use clap::Args;
 pub use self::finding::{Diagnosis, Finding, Severity};
 use crate::{
     clock::Clock,
-    config::{CommandConfig, DatabaseConfig, ScheduleConfig, SendingConfig},
+    config::{ArchiveConfig, CommandConfig, DatabaseConfig, ScheduleConfig, SendingConfig},
     domain::Millis,
     store::Store,
 };
@@ -39,6 +40,10 @@ pub struct DoctorConfig {
     /// How fast usage is sent.
     #[command(flatten)]
     pub sending: SendingConfig,
+
+    /// Where old reports are archived.
+    #[command(flatten)]
+    pub archive: ArchiveConfig,
 }
 
 /// A wrong setting, in one sentence.
@@ -80,6 +85,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
         accounts::check(&store, now, &mut findings).await;
         changes::check(&store, now, &mut findings).await;
         reports::check(&store, &meters, now, &mut findings).await;
+        archives::check(&store, &config.archive, &mut findings).await;
         invoices::check(&store, now, &mut findings).await;
         if let Some(key) = key {
             let rate = config.sending.events_per_sec(Some(key));

@@ -337,6 +337,8 @@ fn only_reports_that_the_totals_contain_are_compared() {
             event_timestamp: Some(at),
             quantity: 1,
         },
+        reports: 1,
+        is_folded: false,
     };
     let all = State::ALL.map(|state| figure(state, 5));
     let later = figure(State::Confirmed, PERIOD.end);

@@ -16,10 +16,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{
-    Store, connection::Transaction, report_figures::read_figures, rows, stripe_account::sent_since,
-    unindexed,
-};
+use super::{Store, connection::Transaction, rows, unindexed};
 use crate::{
     domain::{
         DAY_MS, Millis, SECOND_MS,
@@ -33,7 +30,7 @@ use crate::{
     },
     entity::{
         billing_period::{self, Column},
-        invoice_comparison, invoice_line, subscription, usage_report,
+        invoice_comparison, invoice_line, subscription,
     },
     error::Result,
 };
@@ -140,16 +137,12 @@ impl Store {
         stream: &Stream,
         time: Interval,
     ) -> Result<Vec<ReportFigure>> {
-        use usage_report::Column as R;
-        let adopted_at = self.sending().await?.adopted_at;
         // If a window contains no whole second, the event's second begins before it.
-        let start = time.start.saturating_sub(SECOND_MS);
-        let condition = sent_since(adopted_at)
-            .add(R::Customer.eq(&stream.customer))
-            .add(R::Meter.eq(&stream.meter))
-            .add(R::EventTimestamp.gte(start))
-            .add(R::EventTimestamp.lt(time.end));
-        Ok(read_figures(&self.reader, condition).await?)
+        let range = Interval {
+            start: time.start.saturating_sub(SECOND_MS),
+            ..time
+        };
+        self.figures_of_stream(stream, range).await
     }
 
     /// Makes the compared periods of an account due, because one of its invoices changed.

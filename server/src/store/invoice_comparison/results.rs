@@ -18,7 +18,7 @@ use crate::{
     },
     entity::{
         billing_period::{self, Column as P},
-        invoice_comparison, invoice_line,
+        folded_report, invoice_comparison, invoice_line,
         usage_report::{self, UsageReportState},
     },
     error::Result,
@@ -178,7 +178,8 @@ async fn move_reports(
         return Ok(Some(None));
     };
     let of_state = result.reports.iter().filter(|report| report.state == from);
-    let mut reports: Vec<&ReportFigure> = of_state.collect();
+    let (folded, mut reports): (Vec<&ReportFigure>, Vec<&ReportFigure>) =
+        of_state.partition(|report| report.is_folded);
     // In the order in which all transactions lock reports.
     reports.sort_unstable_by_key(|report| report.id);
     for own in reports.chunk_by(|one, other| one.account_id == other.account_id) {
@@ -189,9 +190,15 @@ async fn move_reports(
             }
         }
     }
-    Ok(Some(
-        (!reports.is_empty()).then_some((transition, reports.len())),
-    ))
+    for row in &folded {
+        if !set_folded_state(tx, row, (from, next)).await? {
+            return Ok(None);
+        }
+    }
+    let of_folded = folded.iter().map(|row| usize::try_from(row.reports));
+    let of_folded = of_folded.map(|number| number.unwrap_or(usize::MAX));
+    let moved = of_folded.fold(reports.len(), usize::saturating_add);
+    Ok(Some((moved > 0).then_some((transition, moved))))
 }
 
 /// Changes the state of reports of one account. Returns how many were in the former one.
@@ -213,6 +220,24 @@ async fn set_state(
         .exec(tx)
         .await?;
     Ok(changed.rows_affected)
+}
+
+/// Changes the state of a folded row. Returns whether it was in the former one.
+async fn set_folded_state(
+    tx: &Transaction,
+    row: &ReportFigure,
+    (from, next): (State, State),
+) -> std::result::Result<bool, DbErr> {
+    use folded_report::Column;
+    let changed = folded_report::Entity::update_many()
+        .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
+        .filter(Column::AccountId.eq(&row.account_id))
+        .filter(Column::WindowStart.eq(row.usage.window_start))
+        .filter(Column::Id.eq(row.id))
+        .filter(Column::State.eq(UsageReportState::from(from)))
+        .exec(tx)
+        .await?;
+    Ok(changed.rows_affected == 1)
 }
 
 async fn replace_lines(

@@ -8,9 +8,15 @@ use sea_orm::{
 
 use crate::{
     domain::{
-        Millis, account_id::AccountId, billed_usage::UsagePrefilter, billing_period::BillingPeriod,
-        report::State, report_figure::Outstanding, stream::Stream,
-        subscription_change::SubscriptionChange, window::Interval,
+        Millis,
+        account_id::AccountId,
+        billed_usage::UsagePrefilter,
+        billing_period::BillingPeriod,
+        report::State,
+        report_figure::{Outstanding, total},
+        stream::Stream,
+        subscription_change::SubscriptionChange,
+        window::Interval,
     },
     entity::{
         any_report,
@@ -23,7 +29,7 @@ use crate::{
         close::close_account,
         report_figures::{is_in_windows, passes_prefilter, read_any_figures},
         sending_state::read_sending,
-        stripe_account::sent_since,
+        stream_figures::{events, read_folded_events},
         subscriptions::read_periods_around,
     },
 };
@@ -160,19 +166,19 @@ async fn sent_sum(
             "quantity",
         )
         .column_as(Column::Quantity.min(), "least")
-        .filter(Column::Customer.eq(&stream.customer))
-        .filter(Column::Meter.eq(&stream.meter))
-        .filter(Column::EventTimestamp.gte(range.start))
-        .filter(Column::EventTimestamp.lt(range.end))
+        .filter(events(stream, range, adopted_at))
         .filter(Column::State.is_in(State::REPORTED.map(UsageReportState::from)))
-        .filter(sent_since(adopted_at))
         .into_tuple()
         .one(db)
         .await?;
     let (reports, quantity, least) = row.unwrap_or_default();
+    // Of the period before, in the minute that a period of years began in.
+    let mut folded = read_folded_events(db, stream, range, adopted_at).await?;
+    folded.retain(|figure| figure.state.is_reported());
+    let of_folded = folded.iter().map(|figure| figure.reports);
     Ok(SentSum {
-        reports,
-        quantity: quantity.unwrap_or(0),
+        reports: of_folded.fold(reports, i64::saturating_add),
+        quantity: quantity.unwrap_or(0).saturating_add(total(&folded)),
         has_negative: least.is_some_and(|least| least < 0),
     })
 }

@@ -11,6 +11,7 @@ impl World {
         DoctorConfig {
             schedule: config.schedule.clone(),
             sending: config.sending.clone(),
+            archive: config.archive.clone(),
             shared: config.into(),
         }
     }

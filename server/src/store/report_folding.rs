@@ -1,0 +1,416 @@
+//! Folding of old reports: reads those that are finished, and replaces them by their sums once they are in an archive.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait as _, Statement, Value};
+use uuid::Uuid;
+
+use super::{
+    Store,
+    boundaries::read_boundaries,
+    connection::Transaction,
+    postgres_arrays::{NO_TIME, numbers, texts, uuids},
+    report_archives::insert_archive,
+    report_states::state_in,
+    sending_state::read_sending,
+    value_rows::ValueRows,
+};
+use crate::{
+    domain::{
+        Millis,
+        account_id::AccountId,
+        decision::Decision,
+        report::{Kind, Report},
+        report_archive::{ArchiveFile, ArchiveTotals},
+        report_fold::{FINISHED, FinishedReport, Fold, FoldContext, FoldedReport, fold},
+        window::Boundaries,
+    },
+    entity::{folded_report, usage_report},
+    error::{Error, Result},
+};
+
+/// The most reports of one archive, and of one transaction, so that counting never waits long.
+pub(crate) const REPORTS_PER_ARCHIVE: usize = 2_000;
+/// How many reports or accounts are in one list.
+const PER_LIST: usize = 1_000;
+
+/// The last report of a page, in the order of folding: the next page begins after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoldCursor(Millis, AccountId, Uuid);
+
+/// Reports that are in a file, and what they are folded into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewFold<'a> {
+    pub(crate) reports: &'a [FinishedReport],
+    pub(crate) fold: &'a Fold,
+    pub(crate) file: &'a ArchiveFile,
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub(crate) enum FoldResult {
+    Folded,
+    /// Some changed meanwhile: nothing was folded.
+    Changed,
+    /// Nothing was folded.
+    Failed(Error),
+}
+
+/// Some finished reports.
+#[derive(Debug)]
+pub(crate) struct FinishedPage {
+    pub(crate) reports: Vec<FinishedReport>,
+    /// Where the next page begins; `None` after the last page.
+    pub(crate) next: Option<FoldCursor>,
+}
+
+impl Store {
+    /// The next finished reports whose windows began before a time, the oldest windows first. All of an account and window
+    /// are on one page, unless they alone are more than a page.
+    pub(crate) async fn finished_reports(
+        &self,
+        after: Option<&FoldCursor>,
+        before: Millis,
+    ) -> Result<FinishedPage> {
+        // The condition of the index, word for word.
+        let sql = format!(
+            "SELECT * FROM usage_reports WHERE kind = '{}' AND {} AND window_start < $1 \
+             AND (window_start, account_id, id) > ($2, $3, $4) ORDER BY window_start, account_id, id LIMIT $5",
+            Kind::Usage.name(),
+            state_in(&FINISHED)
+        );
+        let start = (Millis::MIN, "", Uuid::nil());
+        let (window, account, id) = after.map_or(start, |FoldCursor(window, account, id)| {
+            (*window, account.as_str(), *id)
+        });
+        let limit = i64::try_from(REPORTS_PER_ARCHIVE).unwrap_or(i64::MAX);
+        let values: [Value; 5] = [
+            before.into(),
+            window.into(),
+            account.into(),
+            id.into(),
+            limit.into(),
+        ];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let mut rows = usage_report::Entity::find()
+            .from_raw_sql(statement)
+            .all(&self.reader)
+            .await?;
+        let is_full = rows.len() >= REPORTS_PER_ARCHIVE;
+        if is_full {
+            drop_last_window(&mut rows);
+        }
+        let next = rows
+            .last()
+            .filter(|_| is_full)
+            .map(|last| FoldCursor(last.window_start, last.account_id.clone(), last.id));
+        let reports = self.with_decisions(rows).await?;
+        Ok(FinishedPage { reports, next })
+    }
+
+    async fn with_decisions(&self, rows: Vec<usage_report::Model>) -> Result<Vec<FinishedReport>> {
+        let mut finished: Vec<FinishedReport> = rows.into_iter().map(finished).collect();
+        for some in finished.chunks_mut(PER_LIST) {
+            let reports: Vec<Report> = some.iter().map(|one| one.report.clone()).collect();
+            let mut decisions: HashMap<Uuid, Vec<Decision>> = self.decisions_on(&reports).await?;
+            for one in some {
+                one.decisions = decisions.remove(&one.report.id).unwrap_or_default();
+            }
+        }
+        Ok(finished)
+    }
+
+    /// What decides which of some reports are folded together.
+    pub(crate) async fn fold_context(&self, reports: &[FinishedReport]) -> Result<FoldContext> {
+        Ok(read_context(&self.reader, reports).await?)
+    }
+
+    /// Replaces reports by their sums and records the archive that has them, in one transaction. Changes nothing if one of
+    /// them is not as it was read, or they would be folded otherwise now.
+    ///
+    /// # Errors
+    /// The answer to the COMMIT was lost: they may be folded.
+    pub(crate) async fn fold_reports(&self, new: &NewFold<'_>, now: Millis) -> Result<FoldResult> {
+        let tx = match self.begin_within_boundaries().await {
+            Ok(tx) => tx,
+            Err(error) => return Ok(FoldResult::Failed(error.into())),
+        };
+        match replace(&tx, new, now).await {
+            Ok(true) => {
+                tx.commit().await?;
+                Ok(FoldResult::Folded)
+            }
+            Ok(false) => Ok(match tx.rollback().await {
+                Ok(()) => FoldResult::Changed,
+                Err(error) => FoldResult::Failed(error.into()),
+            }),
+            Err(error) => Ok(FoldResult::Failed(error)),
+        }
+    }
+
+    /// The folded rows with these keys, as far as they are stored: account, window and id.
+    pub(crate) async fn folded_reports(
+        &self,
+        keys: &[(AccountId, Millis, Uuid)],
+    ) -> Result<Vec<FoldedReport>> {
+        let statements = if self.backend() == DbBackend::Sqlite {
+            let nulls = [const { Value::BigInt(None) }; 3];
+            let rows = keys
+                .iter()
+                .map(|(account, window, id)| [account.into(), (*window).into(), (*id).into()]);
+            FIND_SQLITE.statements(rows, &nulls)?
+        } else {
+            let values = [
+                texts(keys.iter().map(|(account, ..)| account.as_str())),
+                numbers(keys.iter().map(|(_, window, _)| *window)),
+                uuids(keys.iter().map(|(.., id)| *id)),
+            ];
+            vec![Statement::from_sql_and_values(
+                DbBackend::Postgres,
+                FIND_POSTGRES,
+                values,
+            )]
+        };
+        let mut found = Vec::new();
+        for statement in statements {
+            let rows = folded_report::Entity::find().from_raw_sql(statement);
+            found.extend(rows.all(&self.reader).await?);
+        }
+        Ok(super::rows::all(found))
+    }
+}
+
+async fn replace(tx: &Transaction, new: &NewFold<'_>, now: Millis) -> Result<bool> {
+    let Some(totals) = ArchiveTotals::of(new.reports) else {
+        return Ok(false);
+    };
+    let mut as_read: Vec<&FinishedReport> = new.reports.iter().collect();
+    as_read.sort_unstable_by_key(|one| one.report.id);
+    let stored = lock_reports(tx, &as_read).await?;
+    let is_as_read = |(row, read): (usage_report::Model, &&FinishedReport)| {
+        let decisions = read.decisions.clone();
+        let stored = FinishedReport {
+            decisions,
+            ..finished(row)
+        };
+        stored == **read
+    };
+    let are_as_read =
+        stored.len() == as_read.len() && stored.into_iter().zip(&as_read).all(is_as_read);
+    if !are_as_read || fold(new.reports, &read_context(tx, new.reports).await?) != *new.fold {
+        return Ok(false);
+    }
+    let rows = &new.fold.rows;
+    let archive = insert_archive(tx, new.file, &totals, rows.len(), now).await?;
+    insert_folded(tx, rows, archive).await?;
+    let deleted = delete_reports(tx, &as_read).await?;
+    Ok(usize::try_from(deleted) == Ok(as_read.len()))
+}
+
+/// Leaves the last account and window to the next page, which may have more of it.
+fn drop_last_window(rows: &mut Vec<usage_report::Model>) {
+    let Some(last) = rows.last() else { return };
+    let (window, account) = (last.window_start, last.account_id.clone());
+    let is_before =
+        |row: &usage_report::Model| row.window_start != window || row.account_id != account;
+    let kept = rows.iter().rposition(is_before);
+    if let Some(kept) = kept {
+        rows.truncate(kept.saturating_add(1));
+    }
+}
+
+fn finished(row: usage_report::Model) -> FinishedReport {
+    FinishedReport {
+        next_attempt_at: row.next_attempt_at,
+        send_by: row.send_by,
+        report: row.into(),
+        decisions: Vec::new(),
+    }
+}
+
+async fn read_context(
+    db: &impl ConnectionTrait,
+    reports: &[FinishedReport],
+) -> std::result::Result<FoldContext, DbErr> {
+    let mut accounts: Vec<AccountId> = reports
+        .iter()
+        .map(|one| one.report.account_id.clone())
+        .collect();
+    accounts.sort_unstable();
+    accounts.dedup();
+    let windows = reports.iter().map(|one| one.report.window_start);
+    let oldest = windows.min().unwrap_or_default();
+    let mut boundaries: HashMap<AccountId, Arc<Boundaries>> = HashMap::new();
+    for some in accounts.chunks(PER_LIST) {
+        boundaries.extend(read_boundaries(db, some, oldest).await?);
+    }
+    Ok(FoldContext {
+        boundaries,
+        adopted_at: read_sending(db).await?.adopted_at,
+    })
+}
+
+const LOCK_POSTGRES: &str = "SELECT * FROM usage_reports WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+
+static LOCK_SQLITE: ValueRows<1> = ValueRows::new(|| {
+    ValueRows::<1>::around_rows(
+        "SELECT * FROM usage_reports WHERE id IN (SELECT column1 FROM ",
+        ") ORDER BY id",
+    )
+});
+
+const DELETE_POSTGRES: &str = "DELETE FROM usage_reports WHERE id = ANY($1)";
+
+static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
+    ValueRows::<1>::around_rows(
+        "DELETE FROM usage_reports WHERE id IN (SELECT column1 FROM ",
+        ")",
+    )
+});
+
+const INSERT_POSTGRES: &str = "INSERT INTO folded_reports \
+    (account_id, window_start, id, meter, window_end, state, customer, event_timestamp, bill_at, sent_at, quantity, \
+    reports, first_at, last_at, archive) \
+    SELECT a, w, i, m, e, s, NULLIF(c, ''), NULLIF(t, $15), NULLIF(b, $15), NULLIF(r, $15), q, n, f, l, $16 \
+    FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[], \
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]) \
+        AS rows(a, w, i, m, e, s, c, t, b, r, q, n, f, l)";
+
+static INSERT_SQLITE: ValueRows<15> = ValueRows::new(|| {
+    ValueRows::<15>::around_rows(
+        "INSERT INTO folded_reports \
+        (account_id, window_start, id, meter, window_end, state, customer, event_timestamp, bill_at, sent_at, quantity, \
+        reports, first_at, last_at, archive) SELECT * FROM ",
+        " WHERE column1 IS NOT NULL",
+    )
+});
+
+/// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
+const FIND_POSTGRES: &str = "SELECT f.* FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]) AS t(a, w, i) \
+    CROSS JOIN LATERAL (SELECT * FROM folded_reports \
+    WHERE account_id = t.a AND window_start = t.w AND id = t.i OFFSET 0) AS f";
+
+static FIND_SQLITE: ValueRows<3> = ValueRows::new(|| {
+    ValueRows::<3>::around_rows(
+        "SELECT f.* FROM ",
+        " CROSS JOIN folded_reports AS f \
+        WHERE f.account_id = column1 AND f.window_start = column2 AND f.id = column3",
+    )
+});
+
+fn ids<'a>(reports: &'a [&FinishedReport]) -> impl Iterator<Item = Uuid> + 'a {
+    reports.iter().map(|one| one.report.id)
+}
+
+/// Locks reports in the order of their ids, in which they are given.
+async fn lock_reports(
+    tx: &Transaction,
+    reports: &[&FinishedReport],
+) -> std::result::Result<Vec<usage_report::Model>, DbErr> {
+    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
+        let rows = ids(reports).map(|id| [id.into()]);
+        LOCK_SQLITE.statements(rows, &[Value::BigInt(None)])?
+    } else {
+        let values = [uuids(ids(reports))];
+        vec![Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            LOCK_POSTGRES,
+            values,
+        )]
+    };
+    let mut locked = Vec::new();
+    for statement in statements {
+        let rows = usage_report::Entity::find().from_raw_sql(statement);
+        locked.extend(rows.all(tx).await?);
+    }
+    Ok(locked)
+}
+
+async fn delete_reports(
+    tx: &Transaction,
+    reports: &[&FinishedReport],
+) -> std::result::Result<u64, DbErr> {
+    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
+        let rows = ids(reports).map(|id| [id.into()]);
+        DELETE_SQLITE.statements(rows, &[Value::BigInt(None)])?
+    } else {
+        let values = [uuids(ids(reports))];
+        vec![Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            DELETE_POSTGRES,
+            values,
+        )]
+    };
+    let mut deleted = 0_u64;
+    for statement in statements {
+        let rows = tx.execute_raw(statement).await?.rows_affected();
+        deleted = deleted.saturating_add(rows);
+    }
+    Ok(deleted)
+}
+
+async fn insert_folded(
+    tx: &Transaction,
+    rows: &[FoldedReport],
+    archive: i64,
+) -> std::result::Result<(), DbErr> {
+    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
+        let nulls = [const { Value::BigInt(None) }; 15];
+        INSERT_SQLITE.statements(rows.iter().map(|row| values_of(row, archive)), &nulls)?
+    } else {
+        let all = |number: fn(&FoldedReport) -> i64| numbers(rows.iter().map(number));
+        let values = [
+            texts(rows.iter().map(|row| row.account_id.as_str())),
+            all(|row| row.window.start),
+            uuids(rows.iter().map(|row| row.id)),
+            texts(rows.iter().map(|row| row.meter.as_str())),
+            all(|row| row.window.end),
+            texts(rows.iter().map(|row| row.state.name())),
+            texts(
+                rows.iter()
+                    .map(|row| row.customer.as_deref().unwrap_or_default()),
+            ),
+            all(|row| row.event_timestamp.unwrap_or(NO_TIME)),
+            all(|row| row.bill_at.unwrap_or(NO_TIME)),
+            all(|row| row.sent_at.unwrap_or(NO_TIME)),
+            all(|row| row.quantity),
+            all(|row| row.reports),
+            all(|row| row.first_at),
+            all(|row| row.last_at),
+            NO_TIME.into(),
+            archive.into(),
+        ];
+        vec![Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            INSERT_POSTGRES,
+            values,
+        )]
+    };
+    for statement in statements {
+        tx.execute_raw(statement).await?;
+    }
+    Ok(())
+}
+
+fn values_of(row: &FoldedReport, archive: i64) -> [Value; 15] {
+    [
+        (&row.account_id).into(),
+        row.window.start.into(),
+        row.id.into(),
+        row.meter.as_str().into(),
+        row.window.end.into(),
+        row.state.name().into(),
+        row.customer.clone().into(),
+        row.event_timestamp.into(),
+        row.bill_at.into(),
+        row.sent_at.into(),
+        row.quantity.into(),
+        row.reports.into(),
+        row.first_at.into(),
+        row.last_at.into(),
+        archive.into(),
+    ]
+}
