@@ -5,7 +5,8 @@
 //!
 //! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
 //! close, exclusive to move a boundary), then batch keys in key order, then open reports in the order of their primary
-//! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then
+//! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then folded
+//! ones, then
 //! single rows by primary key.
 
 pub(crate) mod accounts;

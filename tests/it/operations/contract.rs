@@ -88,7 +88,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::Unimplemented(_) => (Reason::Unimplemented, Kind::Unimplemented),
         ServerError::Internal(_) => (Reason::Internal, Kind::Internal),
         ServerError::BelowZero { .. } => (Reason::BelowZero, Kind::Precondition),
-        ServerError::ReportNotFound(_) => (Reason::ReportNotFound, Kind::NotFound),
+        ServerError::ReportNotFound(_) | ServerError::ReportMayBeFolded { .. } => {
+            (Reason::ReportNotFound, Kind::NotFound)
+        }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
     }
@@ -151,6 +153,10 @@ fn every_server_error_has_a_reason_in_the_contract() {
             period: Interval { start: 0, end: 1 },
         },
         ServerError::ReportNotFound(text()),
+        ServerError::ReportMayBeFolded {
+            report: text(),
+            archives: vec![text()],
+        },
         ServerError::DifferenceNotFound(text()),
         ServerError::NotResolvable {
             report: text(),

@@ -41,8 +41,9 @@ async fn begin(world: &mut World) -> TempDir {
     folder
 }
 
-/// Counts usage, and closes it.
+/// Counts usage, not before its time, and closes it.
 async fn use_and_close(world: &World, quantity: i64, at: DateTime<Utc>) {
+    world.move_clocks(world.now().max(at)).await;
     world.count("free", quantity, at).await;
     world.report_all().await;
 }

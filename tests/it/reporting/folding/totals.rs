@@ -6,7 +6,7 @@ use usage_client::{Correct, Get, Granularity, MeterUsage, PutAccount, Reason, Re
 
 use super::{
     AGE, COUNTED, begin, files, fold_in_a_folder, ledger, let_pass, use_and_close, verified,
-    wait_until_folded, with_stripe,
+    with_stripe,
 };
 use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 
@@ -100,9 +100,10 @@ async fn folded_usage_is_reconciled_as_before(mut world: World) {
         world.wait_until_sent("acct").await;
         world.move_clocks(world.now() + TimeDelta::minutes(1)).await;
     }
-    world
-        .count("acct", 5, at(END) - TimeDelta::milliseconds(1))
-        .await;
+    let soon = at(END) - TimeDelta::minutes(2);
+    world.advance_to(soon, TimeDelta::hours(6)).await;
+    let last = at(END) - TimeDelta::milliseconds(1);
+    world.count("acct", 5, last).await;
     world.advance_past_draft(at(END)).await;
     let invoiced = "usage_reports WHERE state = 'invoiced'";
     world.advance_until_found(invoiced).await;
@@ -120,6 +121,8 @@ async fn folded_usage_is_reconciled_as_before(mut world: World) {
     let (is_well, printed) = verified(&world, folder.path()).await;
     assert!(is_well, "{printed}");
     with_stripe(&mut world).await;
+    // Compared with its invoices once more, it is equal as before.
+    world.wait_until_compared().await;
     assert_eq!(reconciled(&world).await, before);
 
     // The invoice becomes void: its usage is taken back, and found in the comparison.
