@@ -6,8 +6,7 @@
 //! To prevent deadlocks, locks are always taken in the same order: first the boundary lock (shared to count and to
 //! close, exclusive to move a boundary), then batch keys in key order, then open reports in the order of their primary
 //! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then folded
-//! ones, then
-//! single rows by primary key.
+//! ones, then single rows by primary key.
 
 pub(crate) mod accounts;
 mod additions;
@@ -33,6 +32,7 @@ pub(crate) mod delivery;
 pub(crate) mod doctor;
 mod dry_run;
 mod durability;
+mod folded_reports;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod invoice_comparison;

@@ -18,7 +18,6 @@ use crate::{
         period::rfc3339,
         report::State,
         report_archive::{AccountArchive, ArchiveFile, ArchiveTotals, ReportArchive},
-        report_fold::FoldedReport,
         violation::Violation,
         window::Interval,
     },
@@ -255,29 +254,6 @@ impl From<report_archive::Model> for ReportArchive {
             },
             folded_reports: row.folded_reports,
             created_at: row.created_at,
-        }
-    }
-}
-
-impl From<folded_report::Model> for FoldedReport {
-    fn from(row: folded_report::Model) -> Self {
-        Self {
-            account_id: row.account_id,
-            id: row.id,
-            meter: row.meter,
-            window: Interval {
-                start: row.window_start,
-                end: row.window_end,
-            },
-            state: row.state.into(),
-            customer: row.customer,
-            event_timestamp: row.event_timestamp,
-            bill_at: row.bill_at,
-            sent_at: row.sent_at,
-            quantity: row.quantity,
-            reports: row.reports,
-            first_at: row.first_at,
-            last_at: row.last_at,
         }
     }
 }

@@ -12,7 +12,8 @@ use super::{
     Store,
     boundaries::read_boundaries,
     connection::Transaction,
-    postgres_arrays::{NO_TIME, numbers, texts, uuids},
+    folded_reports::insert_folded,
+    postgres_arrays::{texts, uuids},
     report_archives::insert_archive,
     report_states::state_in,
     sending_state::read_sending,
@@ -25,10 +26,10 @@ use crate::{
         decision::Decision,
         report::{Kind, Report},
         report_archive::{ArchiveFile, ArchiveTotals},
-        report_fold::{FINISHED, FinishedReport, Fold, FoldContext, FoldedReport, fold},
+        report_fold::{FINISHED, FinishedReport, Fold, FoldContext, fold},
         window::Boundaries,
     },
-    entity::{folded_report, usage_report},
+    entity::usage_report,
     error::{Error, Result},
 };
 
@@ -150,37 +151,6 @@ impl Store {
             Err(error) => Ok(FoldResult::Failed(error)),
         }
     }
-
-    /// The folded rows with these keys, as far as they are stored: account, window and id.
-    pub(crate) async fn folded_reports(
-        &self,
-        keys: &[(AccountId, Millis, Uuid)],
-    ) -> Result<Vec<FoldedReport>> {
-        let statements = if self.backend() == DbBackend::Sqlite {
-            let nulls = [const { Value::BigInt(None) }; 3];
-            let rows = keys
-                .iter()
-                .map(|(account, window, id)| [account.into(), (*window).into(), (*id).into()]);
-            FIND_SQLITE.statements(rows, &nulls)?
-        } else {
-            let values = [
-                texts(keys.iter().map(|(account, ..)| account.as_str())),
-                numbers(keys.iter().map(|(_, window, _)| *window)),
-                uuids(keys.iter().map(|(.., id)| *id)),
-            ];
-            vec![Statement::from_sql_and_values(
-                DbBackend::Postgres,
-                FIND_POSTGRES,
-                values,
-            )]
-        };
-        let mut found = Vec::new();
-        for statement in statements {
-            let rows = folded_report::Entity::find().from_raw_sql(statement);
-            found.extend(rows.all(&self.reader).await?);
-        }
-        Ok(super::rows::all(found))
-    }
 }
 
 async fn replace(tx: &Transaction, new: &NewFold<'_>, now: Millis) -> Result<bool> {
@@ -253,7 +223,9 @@ async fn read_context(
     })
 }
 
-const LOCK_POSTGRES: &str = "SELECT * FROM usage_reports WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+/// One is looked up after the other, by its primary key: for a thousand, PostgreSQL would rather read the whole table.
+const LOCK_POSTGRES: &str = "SELECT r.* FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) \
+    CROSS JOIN LATERAL (SELECT * FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0 FOR UPDATE) AS r";
 
 static LOCK_SQLITE: ValueRows<1> = ValueRows::new(|| {
     ValueRows::<1>::around_rows(
@@ -262,7 +234,10 @@ static LOCK_SQLITE: ValueRows<1> = ValueRows::new(|| {
     )
 });
 
-const DELETE_POSTGRES: &str = "DELETE FROM usage_reports WHERE id = ANY($1)";
+/// They are locked, so their places do not change.
+const DELETE_POSTGRES: &str = "DELETE FROM usage_reports WHERE ctid = ANY (ARRAY(\
+    SELECT r.place FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
+    SELECT ctid AS place FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0) AS r))";
 
 static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
     ValueRows::<1>::around_rows(
@@ -271,38 +246,14 @@ static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
     )
 });
 
-const INSERT_POSTGRES: &str = "INSERT INTO folded_reports \
-    (account_id, window_start, id, meter, window_end, state, customer, event_timestamp, bill_at, sent_at, quantity, \
-    reports, first_at, last_at, archive) \
-    SELECT a, w, i, m, e, s, NULLIF(c, ''), NULLIF(t, $15), NULLIF(b, $15), NULLIF(r, $15), q, n, f, l, $16 \
-    FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[], \
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]) \
-        AS rows(a, w, i, m, e, s, c, t, b, r, q, n, f, l)";
-
-static INSERT_SQLITE: ValueRows<15> = ValueRows::new(|| {
-    ValueRows::<15>::around_rows(
-        "INSERT INTO folded_reports \
-        (account_id, window_start, id, meter, window_end, state, customer, event_timestamp, bill_at, sent_at, quantity, \
-        reports, first_at, last_at, archive) SELECT * FROM ",
-        " WHERE column1 IS NOT NULL",
-    )
-});
-
-/// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
-const FIND_POSTGRES: &str = "SELECT f.* FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]) AS t(a, w, i) \
-    CROSS JOIN LATERAL (SELECT * FROM folded_reports \
-    WHERE account_id = t.a AND window_start = t.w AND id = t.i OFFSET 0) AS f";
-
-static FIND_SQLITE: ValueRows<3> = ValueRows::new(|| {
-    ValueRows::<3>::around_rows(
-        "SELECT f.* FROM ",
-        " CROSS JOIN folded_reports AS f \
-        WHERE f.account_id = column1 AND f.window_start = column2 AND f.id = column3",
-    )
-});
-
 fn ids<'a>(reports: &'a [&FinishedReport]) -> impl Iterator<Item = Uuid> + 'a {
     reports.iter().map(|one| one.report.id)
+}
+
+/// The accounts and the ids of reports, as arrays.
+fn keys(reports: &[&FinishedReport]) -> [Value; 2] {
+    let accounts = reports.iter().map(|one| one.report.account_id.as_str());
+    [texts(accounts), uuids(ids(reports))]
 }
 
 /// Locks reports in the order of their ids, in which they are given.
@@ -314,7 +265,7 @@ async fn lock_reports(
         let rows = ids(reports).map(|id| [id.into()]);
         LOCK_SQLITE.statements(rows, &[Value::BigInt(None)])?
     } else {
-        let values = [uuids(ids(reports))];
+        let values = keys(reports);
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,
             LOCK_POSTGRES,
@@ -326,6 +277,7 @@ async fn lock_reports(
         let rows = usage_report::Entity::find().from_raw_sql(statement);
         locked.extend(rows.all(tx).await?);
     }
+    locked.sort_unstable_by_key(|row| row.id);
     Ok(locked)
 }
 
@@ -337,7 +289,7 @@ async fn delete_reports(
         let rows = ids(reports).map(|id| [id.into()]);
         DELETE_SQLITE.statements(rows, &[Value::BigInt(None)])?
     } else {
-        let values = [uuids(ids(reports))];
+        let values = keys(reports);
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,
             DELETE_POSTGRES,
@@ -350,67 +302,4 @@ async fn delete_reports(
         deleted = deleted.saturating_add(rows);
     }
     Ok(deleted)
-}
-
-async fn insert_folded(
-    tx: &Transaction,
-    rows: &[FoldedReport],
-    archive: i64,
-) -> std::result::Result<(), DbErr> {
-    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
-        let nulls = [const { Value::BigInt(None) }; 15];
-        INSERT_SQLITE.statements(rows.iter().map(|row| values_of(row, archive)), &nulls)?
-    } else {
-        let all = |number: fn(&FoldedReport) -> i64| numbers(rows.iter().map(number));
-        let values = [
-            texts(rows.iter().map(|row| row.account_id.as_str())),
-            all(|row| row.window.start),
-            uuids(rows.iter().map(|row| row.id)),
-            texts(rows.iter().map(|row| row.meter.as_str())),
-            all(|row| row.window.end),
-            texts(rows.iter().map(|row| row.state.name())),
-            texts(
-                rows.iter()
-                    .map(|row| row.customer.as_deref().unwrap_or_default()),
-            ),
-            all(|row| row.event_timestamp.unwrap_or(NO_TIME)),
-            all(|row| row.bill_at.unwrap_or(NO_TIME)),
-            all(|row| row.sent_at.unwrap_or(NO_TIME)),
-            all(|row| row.quantity),
-            all(|row| row.reports),
-            all(|row| row.first_at),
-            all(|row| row.last_at),
-            NO_TIME.into(),
-            archive.into(),
-        ];
-        vec![Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            INSERT_POSTGRES,
-            values,
-        )]
-    };
-    for statement in statements {
-        tx.execute_raw(statement).await?;
-    }
-    Ok(())
-}
-
-fn values_of(row: &FoldedReport, archive: i64) -> [Value; 15] {
-    [
-        (&row.account_id).into(),
-        row.window.start.into(),
-        row.id.into(),
-        row.meter.as_str().into(),
-        row.window.end.into(),
-        row.state.name().into(),
-        row.customer.clone().into(),
-        row.event_timestamp.into(),
-        row.bill_at.into(),
-        row.sent_at.into(),
-        row.quantity.into(),
-        row.reports.into(),
-        row.first_at.into(),
-        row.last_at.into(),
-        archive.into(),
-    ]
 }

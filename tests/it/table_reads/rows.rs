@@ -146,7 +146,7 @@ const TABLES: [(&str, &str, u64, &str); 20] = [
         500_000,
         "'account-' || (i / 10), NOW - (10000 - i % 10) * HOUR, ID(i + 1!), 'api_calls', NOW - (9999 - i % 10) * HOUR, \
          CASE WHEN i % 100 = 0 THEN 'not_billable' ELSE 'invoiced' END, 'cus_' || (i / 10), \
-         CASE WHEN i % 100 > 0 THEN NOW - (10000 - i % 10) * HOUR END, NOW - 9999 * HOUR, 7, 1 + i % 2, \
+         CASE WHEN i % 100 > 0 THEN NOW - (10000 - i % 10) * HOUR END, NOW - (9999 + i % 1) * HOUR, 7, 1 + i % 2, \
          NOW - (10000 - i % 10) * HOUR, NOW - (10000 - i % 10) * HOUR, 1 + i / 100",
     ),
     (
@@ -154,8 +154,8 @@ const TABLES: [(&str, &str, u64, &str); 20] = [
         "number, file, sha256, bytes, reports, folded_reports, quantity, first_window, last_window_end, first_id, last_id, \
          created_at",
         5_000,
-        "i + 1, 'usage-reports_' || i, 'sha', 70000, 150, 100, 700, NOW - 10000 * HOUR, NOW - 9989 * HOUR, ID(i * 100 + 1!), \
-         ID(i * 100 + 100!), NOW - 1000 * HOUR",
+        "i + 1, 'usage-reports_' || i, 'sha', 70000, 150, 100, 700, NOW - (10000 + i % 1) * HOUR, NOW - (9989 + i % 1) * HOUR, ID(i * 100 + 1!), \
+         ID(i * 100 + 100!), NOW - (1000 + i % 1) * HOUR",
     ),
     (
         "idempotency_keys",
@@ -175,7 +175,7 @@ const TABLES: [(&str, &str, u64, &str); 20] = [
         "id, increments, quantity, committed_at",
         100_000,
         // As much as the reports contain.
-        "ID(i + 1!), 10, 70 + i % 2 * 7, NOW - i * 500",
+        "ID(i + 1!), 10, 105 + i % 2 * 7, NOW - i * 500",
     ),
     (
         "correction_keys",
