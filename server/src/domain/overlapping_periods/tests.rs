@@ -55,6 +55,8 @@ fn report(day: i64, state: State) -> ReportFigure {
             event_timestamp: Some(at),
             quantity: day,
         },
+        reports: 1,
+        is_folded: false,
     }
 }
 
