@@ -96,6 +96,13 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
     }
 }
 
+fn may_be_folded() -> ServerError {
+    ServerError::ReportMayBeFolded {
+        report: "x".to_owned(),
+        archives: vec!["x".to_owned()],
+    }
+}
+
 #[test]
 fn every_server_error_has_a_reason_in_the_contract() {
     let text = || "x".to_owned();
@@ -153,10 +160,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             period: Interval { start: 0, end: 1 },
         },
         ServerError::ReportNotFound(text()),
-        ServerError::ReportMayBeFolded {
-            report: text(),
-            archives: vec![text()],
-        },
+        may_be_folded(),
         ServerError::DifferenceNotFound(text()),
         ServerError::NotResolvable {
             report: text(),

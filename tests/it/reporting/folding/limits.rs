@@ -67,8 +67,8 @@ async fn only_finished_usage_is_folded(mut world: World) {
     let_pass(&mut world, AGE + TimeDelta::days(1)).await;
     assert_eq!(world.count_rows("usage_reports").await, 5);
     assert_eq!(world.count_rows("folded_reports").await, 2);
-    let folded = "folded_reports WHERE (quantity = 4 AND state = 'written_off') OR (quantity = 5 AND state = 'not_billable')";
-    assert_eq!(world.count_rows(folded).await, 2);
+    let sums = "folded_reports WHERE (quantity = 4 AND state = 'written_off') OR (quantity = 5 AND state = 'not_billable')";
+    assert_eq!(world.count_rows(sums).await, 2);
     assert_eq!(ledger(&world).await, totals);
     let (is_well, printed) = verified(&world, folder.path()).await;
     assert!(is_well, "{printed}");
