@@ -14,7 +14,7 @@ pub(crate) const ACCOUNTS: u64 = 1_000;
 /// The accounts of the rows that show how cost grows with their number.
 pub(crate) const MANY_ACCOUNTS: u64 = 1_000_000;
 /// How long the load runs before measuring, to open connections, fill caches and prepare statements.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 /// Concurrent batches.
 const BATCHES_IN_FLIGHT: usize = 8;
 /// The highest recorded latency in microseconds. The client's deadline is shorter.
@@ -63,7 +63,7 @@ impl Work {
         Self::Batch,
     ];
 
-    const fn unary(in_flight: usize, accounts: u64) -> Self {
+    pub(crate) const fn unary(in_flight: usize, accounts: u64) -> Self {
         Self::Unary {
             in_flight,
             accounts,
@@ -115,7 +115,7 @@ impl Work {
         }
     }
 
-    fn in_flight(self) -> usize {
+    pub(crate) fn in_flight(self) -> usize {
         match self {
             Self::Unary { in_flight, .. } => in_flight,
             Self::BatchOfKeys { .. } | Self::Batch => BATCHES_IN_FLIGHT,

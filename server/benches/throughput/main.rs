@@ -17,9 +17,13 @@
     reason = "a benchmark prints, rounds, and panics on an unexpected result"
 )]
 
+mod background;
 mod beside;
+mod boundaries;
+mod closing;
 mod load;
 mod naive;
+mod reading;
 mod servers;
 mod stored;
 #[path = "../support/mod.rs"]
@@ -50,7 +54,7 @@ struct Cli {
     /// Connections that the calls are spread over.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Measure the rows of a million accounts too. They need minutes.
+    /// Measure the rows of a million accounts too, and close a million reports. They need minutes.
     #[arg(long)]
     full: bool,
     /// Measure only the service, without the two bounds.
@@ -106,16 +110,47 @@ fn main() {
         }
     }
     table::print(&rows, cli.seconds);
-    let besides = engines.available().filter(|engine| {
-        cli.filter
-            .as_ref()
-            .is_none_or(|filter| beside::name(*engine).contains(filter))
-    });
-    for engine in besides.collect::<Vec<_>>() {
-        eprintln!("measuring {} ...", beside::name(engine));
-        let duration = Duration::from_secs_f64(cli.seconds);
-        beside::measure(engine, engines.database(engine), duration);
+    let duration = Duration::from_secs_f64(cli.seconds);
+    for engine in engines.available() {
+        for (name, measure) in others(&cli, engine, duration) {
+            if cli
+                .filter
+                .as_ref()
+                .is_none_or(|filter| name.contains(filter))
+            {
+                eprintln!("measuring {name} ...");
+                measure(engines.database(engine));
+            }
+        }
     }
+}
+
+/// The measurement of a row that has no bounds, on a new database.
+type Other = Box<dyn FnOnce(Database)>;
+
+/// The rows that have no bounds, with their names.
+fn others(cli: &Cli, engine: Engine, duration: Duration) -> Vec<(String, Other)> {
+    let size = |brief: u64, full: u64| if cli.full { full } else { brief };
+    let reports = size(closing::REPORTS, closing::MANY_REPORTS);
+    let accounts = size(reading::ACCOUNTS_READ, reading::MANY_ACCOUNTS_READ);
+    vec![
+        (
+            beside::name(engine),
+            Box::new(move |database| beside::measure(engine, database, duration)),
+        ),
+        (
+            boundaries::name(engine),
+            Box::new(move |database| boundaries::measure(engine, database, duration)),
+        ),
+        (
+            closing::name(engine),
+            Box::new(move |database| closing::measure(engine, database, duration, reports)),
+        ),
+        (
+            reading::name(engine),
+            Box::new(move |database| reading::measure(engine, database, duration, accounts)),
+        ),
+    ]
 }
 
 /// Measures one cell on a new database.

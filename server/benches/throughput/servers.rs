@@ -46,6 +46,10 @@ pub(crate) struct Running {
 impl Running {
     /// Starts one side. All but the one that does nothing need a database.
     pub(crate) fn start(side: Side, database: Option<Database>) -> Self {
+        let database = match (side, database) {
+            (Side::Ours, Some(database)) => return Self::start_ours(database, &[]),
+            (_, database) => database,
+        };
         let runtime = Runtime::new().expect("a runtime");
         let listener = runtime
             .block_on(TcpListener::bind("127.0.0.1:0"))
@@ -54,10 +58,6 @@ impl Running {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let serving = match (side, &database) {
-            (Side::Ours, Some(database)) => {
-                let config = service::config(database, &[]);
-                runtime.spawn(service::run(listener, config, token))
-            }
             (Side::Naive, Some(database)) => {
                 let naive = runtime.block_on(async {
                     let store = Store::open(&database.url, 1).await.expect("the database");
@@ -77,6 +77,25 @@ impl Running {
             shutdown,
             serving,
             database: database.map(|database| (side, database)),
+        }
+    }
+
+    /// Starts the service with flags.
+    pub(crate) fn start_ours(database: Database, flags: &[String]) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let listener = runtime
+            .block_on(TcpListener::bind("127.0.0.1:0"))
+            .expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let shutdown = CancellationToken::new();
+        let config = service::config(&database, flags);
+        let serving = runtime.spawn(service::run(listener, config, shutdown.clone()));
+        Self {
+            runtime,
+            endpoint,
+            shutdown,
+            serving,
+            database: Some((Side::Ours, database)),
         }
     }
 
