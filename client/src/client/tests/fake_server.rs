@@ -117,6 +117,7 @@ impl UsageService for FakeServer {
             return Ok(Response::new(proto::ListReportsResponse {
                 reports: Vec::new(),
                 next_page_token: "0".to_owned(),
+                archives: Vec::new(),
             }));
         }
         let instant = Some(prost_types::Timestamp::default());
@@ -132,6 +133,7 @@ impl UsageService for FakeServer {
         };
         Ok(Response::new(proto::ListReportsResponse {
             reports: (start..end).map(report).collect(),
+            archives: Vec::new(),
             next_page_token: if end < REPORTS {
                 end.to_string()
             } else {

@@ -113,8 +113,8 @@ fn reports_of_a_window_become_one_row() {
 
 #[test]
 fn what_a_reader_tells_apart_stays_apart() {
-    for change in [
-        (|report: &mut Report| report.meter = "tokens".to_owned()) as fn(&mut Report),
+    let changes: [fn(&mut Report); 8] = [
+        |report| report.meter = "tokens".to_owned(),
         |report| report.customer = None,
         |report| report.state = State::WrittenOff,
         |report| report.window_end = HOUR_MS / 2,
@@ -122,7 +122,8 @@ fn what_a_reader_tells_apart_stays_apart() {
         |report| report.straddled = true,
         |report| report.event_timestamp = Some(HOUR_MS),
         |report| (report.window_start, report.event_timestamp) = (1_000, Some(1_000)),
-    ] {
+    ];
+    for change in changes {
         let mut other = report(2);
         change(&mut other);
         let reports = [finished(report(1)), finished(other)];
