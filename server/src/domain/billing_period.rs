@@ -4,7 +4,7 @@
 //! in `invoice_deadline`.
 
 use super::{
-    DAY_MS, Millis,
+    DAY_MS, HOUR_MS, Millis,
     account_id::AccountId,
     billed_usage::BilledUsage,
     invoice_draft::{InvoiceState, Timing},
@@ -13,6 +13,9 @@ use super::{
 
 /// A period that ended longer ago changes nothing any more: its invoice is final, and increments are at most 34 days old.
 pub const RELEVANT_MS: Millis = 40 * DAY_MS;
+
+/// How long after a period's end Stripe may still show it as the current one.
+pub const ROLLOVER_MS: Millis = HOUR_MS;
 
 /// A billing period.
 #[derive(Clone, Debug, PartialEq, Eq)]

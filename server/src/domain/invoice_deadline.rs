@@ -6,7 +6,7 @@
 use super::{
     DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
     billed_usage::BilledUsage,
-    billing_period::{InvoicePeriod, latest, period_at, period_of},
+    billing_period::{InvoicePeriod, ROLLOVER_MS, latest, period_at, period_of},
     closing::CLOSE_AT_ONCE_MS,
     invoice_draft::Timing,
     late_usage::{LateUsage, LateUsageDecision},
@@ -21,8 +21,6 @@ const UNCHARGED_WAIT_MS: Millis = HOUR_MS;
 const INVOICE_WAIT_MS: Millis = 5 * SECOND_MS;
 /// How long a report waits for a sync of the next billing period.
 const NEXT_PERIOD_WAIT_MS: Millis = MINUTE_MS;
-/// How long after a period's end Stripe may still show it as the current one.
-const ROLLOVER_MS: Millis = HOUR_MS;
 
 /// The known billing periods and subscription change of one account, customer and meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,7 @@ on_both_engines!(
     a_price_that_comes_back_charges_from_then_on,
     another_price_charges_from_then_on,
     the_invoice_of_a_licensed_price_is_no_billing_period,
+    a_price_that_comes_back_in_a_later_period_charges_from_then_on,
 );
 
 const NOW: &str = "2027-03-20T08:30:10Z";
@@ -148,5 +149,30 @@ async fn the_invoice_of_a_licensed_price_is_no_billing_period(mut world: World) 
             .await,
         0
     );
+    world.finish().await;
+}
+
+async fn a_price_that_comes_back_in_a_later_period_charges_from_then_on(mut world: World) {
+    begin(&mut world).await;
+    assert_uncharged_after(&world, SEATS).await;
+    world.advance_past(at(END), TimeDelta::hours(30)).await;
+    world.count("acct", 8, world.now()).await;
+    world.report_all().await;
+    let end = at("2027-05-10T13:12:34Z");
+    let back = replace_price(&world, BASIC, |known| {
+        known.periods.iter().any(|period| period.period.end == end)
+    })
+    .await;
+    world.count("acct", 5, back + TimeDelta::seconds(1)).await;
+    world.report_all().await;
+    world
+        .wait_until("a decision on what nothing charged", async || {
+            let mut late = in_state(&world, ReportState::TooLate).await;
+            late.sort_unstable();
+            late == [7, 8]
+        })
+        .await;
+    world.wait_until_all_sent().await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 9);
     world.finish().await;
 }

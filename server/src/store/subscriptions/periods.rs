@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billing_period::{BillingPeriod, RELEVANT_MS},
+        billing_period::{BillingPeriod, RELEVANT_MS, ROLLOVER_MS},
         invoice_draft::InvoiceState,
         read_order::is_outdated,
         subscription::{ItemSnapshot, SubscriptionSnapshot},
@@ -185,11 +185,11 @@ impl Store {
     }
 }
 
-/// Updates the account's billing periods from a snapshot. Returns the boundaries that are new or moved.
+/// Updates the account's billing periods from a snapshot. It was synced before at a time. Returns the boundaries that are new or moved.
 pub(super) async fn move_periods(
     tx: &Transaction,
     account_id: &AccountId,
-    snapshot: &SubscriptionSnapshot,
+    (snapshot, synced_at): (&SubscriptionSnapshot, Option<Millis>),
     now: Millis,
 ) -> std::result::Result<Vec<Millis>, DbErr> {
     use billing_period::Column;
@@ -221,13 +221,18 @@ pub(super) async fn move_periods(
             .filter(|row| row.item == item.item)
             .max_by_key(|row| row.period_start);
         let is_within = |at: &Millis| charged.start < *at && *at < charged.end;
-        let cut = latest.filter(|row| is_within(&row.period_end));
-        let starts_at = cut.and_then(|row| {
-            if is_price_replaced(row, item) && moved.contains(&row.period_end) {
+        let starts_at = latest.and_then(|row| {
+            let is_cut = is_within(&row.period_end);
+            let is_final = row.invoice_state == InvoiceState::Final;
+            let is_cut_now = moved.contains(&row.period_end);
+            if is_price_replaced(row, item) && is_cut && (is_cut_now || !is_final) {
                 return Some(row.period_end);
             }
             // It had another price since, of no configured meter. Stripe does not say until when.
-            let is_back = row.invoice_state == InvoiceState::Final && row.period_end <= now;
+            let was_read =
+                synced_at.is_some_and(|at| at > charged.start.saturating_add(ROLLOVER_MS));
+            let is_away = is_cut || row.period_end < charged.start && was_read;
+            let is_back = is_away && is_final && row.period_end <= now;
             Some(now).filter(|now| is_back && is_within(now))
         });
         if let Some(start) = starts_at {

@@ -138,7 +138,8 @@ pub(in crate::store) async fn record_followed(
         }
         let of = (snapshot, !is_chosen);
         recorded.is_new |= upsert_subscription(tx, account_id, of, before.as_ref()).await?;
-        let moved = move_periods(tx, account_id, snapshot, now).await?;
+        let synced_at = before.as_ref().map(|before| before.synced_at);
+        let moved = move_periods(tx, account_id, (snapshot, synced_at), now).await?;
         recorded.moved.extend(moved);
     }
     if recorded.is_new || !recorded.moved.is_empty() {
