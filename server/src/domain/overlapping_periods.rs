@@ -30,6 +30,14 @@ pub struct OtherPeriod {
     pub charged: Option<HashSet<Uuid>>,
 }
 
+impl OtherPeriod {
+    /// Whether its invoices are known to charge a report.
+    fn charges(&self, report: &ReportFigure) -> bool {
+        let charged = self.charged.as_ref();
+        charged.is_some_and(|charged| charged.contains(&report.id))
+    }
+}
+
 /// The reports of a period that its invoices charge: all of them, or those that were found on them before others came.
 pub fn charged_reports(reports: &PeriodReports, invoiced: Option<i64>) -> HashSet<Uuid> {
     let is_invoiced = |report: &&ReportFigure| report.state == State::Invoiced;
@@ -64,32 +72,68 @@ pub fn without_shared(
     let Some(compared) = own.compared else {
         return (own, reports);
     };
-    let is_earlier = |other: &&OtherPeriod| place(&other.period) < place(period);
     if compared.finding == InvoiceFinding::Equal {
-        let earlier: Vec<&OtherPeriod> = others.iter().filter(is_earlier).collect();
-        let undecided = Undecided::of(&reports, &earlier, now);
-        let judgement = Judgement {
-            again_at: [own.again_at, undecided.look_at]
-                .into_iter()
-                .flatten()
-                .min(),
-            ..own
-        };
-        let rest = without_charged(&reports, &earlier);
-        if rest.confirmed.len() == reports.confirmed.len() {
-            return (judgement, reports);
-        }
-        let twice = Compared {
-            finding: InvoiceFinding::ChargedTwice,
-            reported: rest.reported,
-            ..compared
-        };
-        return (with(judgement, twice), rest);
+        judge_equal(period, (own, compared), reports, others, now)
+    } else {
+        judge_different((period, lines), (own, compared), reports, others, now)
     }
+}
+
+/// Whether the invoices of another period charge usage before those of a period.
+fn is_earlier(other: &OtherPeriod, period: &BillingPeriod) -> bool {
+    place(&other.period) < place(period)
+}
+
+/// The judgement of a period whose invoices charge all of its usage: earlier ones may charge some of it too.
+fn judge_equal(
+    period: &BillingPeriod,
+    (own, compared): (Judgement, Compared),
+    reports: PeriodReports,
+    others: &[OtherPeriod],
+    now: Millis,
+) -> (Judgement, PeriodReports) {
+    let all = others.iter();
+    let earlier: Vec<&OtherPeriod> = all.filter(|other| is_earlier(other, period)).collect();
+    let undecided = Undecided::of(&reports, &earlier, now);
+    let judgement = Judgement {
+        again_at: [own.again_at, undecided.look_at]
+            .into_iter()
+            .flatten()
+            .min(),
+        ..own
+    };
+    let rest = without_charged(&reports, &earlier);
+    if rest.confirmed.len() == reports.confirmed.len() {
+        return (judgement, reports);
+    }
+    let twice = Compared {
+        finding: InvoiceFinding::ChargedTwice,
+        reported: rest.reported,
+        ..compared
+    };
+    (with(judgement, twice), rest)
+}
+
+/// The judgement of a period whose invoices charge more or less than its usage: other items may charge the rest.
+fn judge_different(
+    (period, lines): (&BillingPeriod, &[(&Invoice, &InvoiceLine)]),
+    (own, compared): (Judgement, Compared),
+    reports: PeriodReports,
+    others: &[OtherPeriod],
+    now: Millis,
+) -> (Judgement, PeriodReports) {
     let all: Vec<&OtherPeriod> = others.iter().collect();
-    let rest = without_charged(&reports, &all);
-    // It charges what was found on its invoices before other usage came late, which others charge.
+    // It charges what was found on its invoices before other usage came late. If later invoices charge that too, those are
+    // told.
     let own_ones = charged_reports(&reports, compared.invoiced);
+    let rest = only(&reports, |report| {
+        let is_own = own_ones.contains(&report.id);
+        let charging = others.iter().filter(|other| other.charges(report));
+        charging
+            .filter(|other| !is_own || is_earlier(other, period))
+            .count()
+            == 0
+    });
     let are_all_charged = rest
         .confirmed
         .iter()
@@ -183,8 +227,7 @@ fn is_in(report: &ReportFigure, other: &OtherPeriod) -> bool {
 /// Reports without those that other items charge.
 fn without_charged(reports: &PeriodReports, others: &[&OtherPeriod]) -> PeriodReports {
     only(reports, |report| {
-        let mut charged = others.iter().filter_map(|other| other.charged.as_ref());
-        charged.all(|charged| !charged.contains(&report.id))
+        others.iter().all(|other| !other.charges(report))
     })
 }
 

@@ -71,6 +71,8 @@ struct Judged<'a> {
     reports: PeriodReports,
     lines: Vec<(&'a Invoice, &'a InvoiceLine)>,
     judgement: Judgement,
+    /// The periods of other items that may charge the usage.
+    others: Vec<BillingPeriod>,
 }
 
 /// Why the comparison of a subscription stopped.
@@ -205,6 +207,7 @@ impl InvoiceComparison {
             reports: &own.reports.confirmed,
             lines: &own.lines,
             judgement,
+            others: &own.others,
         };
         match self.store.record_comparison(&result, now).await? {
             Recorded::Same => {}
@@ -218,10 +221,6 @@ impl InvoiceComparison {
                     metrics::count_transitions(&transition, number);
                 }
                 tell(&result, judgement);
-                // What this one charges is not charged by others.
-                self.store
-                    .compare_overlapping_again(period, &known.customer, now)
-                    .await?;
             }
         }
         Ok(())
@@ -253,6 +252,7 @@ impl InvoiceComparison {
             reports,
             lines,
             judgement,
+            others: Vec::new(),
         }))
     }
 
@@ -279,6 +279,7 @@ impl InvoiceComparison {
         Ok(Judged {
             reports,
             judgement,
+            others: others.into_iter().map(|other| other.period).collect(),
             ..own
         })
     }
@@ -313,8 +314,10 @@ impl InvoiceComparison {
         }
         let mut judgements = Vec::new();
         for other in &around {
-            let judged = self.judge_period(other, known, invoices, now).await?;
-            judgements.extend(judged.map(|judged| judged.judgement));
+            if let Some(judged) = self.judge_period(other, known, invoices, now).await? {
+                let judged = self.judge_overlaps(other, judged, known, now).await?;
+                judgements.push(judged.judgement);
+            }
         }
         let of_other_prices = around
             .iter()

@@ -212,6 +212,12 @@ fn late_usage_leaves_what_was_found_on_the_invoice() {
         found(&later(Some(&[]))),
         (Some((InvoiceFinding::Differs, 26)), None, 2)
     );
+    // What an invoice charged first is told by the later one, not here.
+    let twice: &[i64] = &[11];
+    assert_eq!(
+        found(&later(Some(twice))),
+        (Some((InvoiceFinding::Differs, 26)), None, 2)
+    );
     // The other one is told which.
     assert_eq!(
         charged_reports(&with_late(State::Confirmed), Some(11)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sea_orm::{
-    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -16,7 +16,7 @@ use crate::{
         invoice_comparison, subscription,
     },
     error::Result,
-    store::{Store, rows, unindexed},
+    store::{Store, connection::Transaction, rows, unindexed},
 };
 
 /// The number of other periods that are read.
@@ -45,26 +45,6 @@ impl Store {
         }
         Ok(periods)
     }
-    /// Makes the compared periods due that share time with a period, because its result is new.
-    pub(crate) async fn compare_overlapping_again(
-        &self,
-        period: &BillingPeriod,
-        customer: &str,
-        now: Millis,
-    ) -> Result<()> {
-        for other in self.overlapping(period, customer).await? {
-            billing_period::Entity::update_many()
-                .col_expr(P::CompareAgainAt, Expr::value(now))
-                .filter(P::AccountId.eq(&other.account_id))
-                .filter(P::Item.eq(&other.item))
-                .filter(P::PeriodStart.eq(other.period_start))
-                .filter(P::ComparedAt.is_not_null())
-                .exec(&self.writer)
-                .await?;
-        }
-        Ok(())
-    }
-
     async fn overlapping(
         &self,
         period: &BillingPeriod,
@@ -91,4 +71,23 @@ impl Store {
             .await?;
         Ok(rows::all(found))
     }
+}
+
+/// Makes those of some periods due that were compared.
+pub(super) async fn compare_again(
+    tx: &Transaction,
+    periods: &[BillingPeriod],
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    for period in periods {
+        billing_period::Entity::update_many()
+            .col_expr(P::CompareAgainAt, Expr::value(now))
+            .filter(P::AccountId.eq(&period.account_id))
+            .filter(P::Item.eq(&period.item))
+            .filter(P::PeriodStart.eq(period.period_start))
+            .filter(P::ComparedAt.is_not_null())
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
         usage_report::{self, UsageReportState},
     },
     error::Result,
-    store::{Store, connection::Transaction},
+    store::{Store, connection::Transaction, invoice_comparison::overlapping::compare_again},
 };
 
 /// The number of reports that one statement changes.
@@ -41,6 +41,8 @@ pub(crate) struct ComparisonResult<'a> {
     pub(crate) lines: &'a [(&'a Invoice, &'a InvoiceLine)],
     /// What was found, and when it is compared again.
     pub(crate) judgement: Judgement,
+    /// The periods of other items that may charge its usage. They are compared again if the result is new.
+    pub(crate) others: &'a [BillingPeriod],
 }
 
 /// What became of a result.
@@ -75,7 +77,7 @@ impl Store {
             );
             let before = invoice_comparison::Entity::find_by_id(key).one(&tx).await?;
             let before = before.as_ref().map(Compared::from);
-            let Some(moved) = move_reports(&tx, result, before, compared).await? else {
+            let Some(moved) = move_reports(&tx, result, compared).await? else {
                 tx.rollback().await?;
                 return Ok(Recorded::Stale);
             };
@@ -91,6 +93,10 @@ impl Store {
             // A replica that took over meanwhile has read them later.
             tx.rollback().await?;
             return Ok(Recorded::Same);
+        }
+        if recorded != Recorded::Same {
+            // What this one charges is not charged by others.
+            compare_again(&tx, result.others, now).await?;
         }
         let again_at = next_comparison(stored.compare_again_at, result.judgement.again_at, now);
         set_times(period, now, again_at)
@@ -161,17 +167,21 @@ fn next_comparison(
 async fn move_reports(
     tx: &Transaction,
     result: &ComparisonResult<'_>,
-    before: Option<Compared>,
     compared: Compared,
 ) -> std::result::Result<Option<Option<(Transition, usize)>>, DbErr> {
-    let is_equal = |compared: Compared| compared.finding == InvoiceFinding::Equal;
-    // Reports that another period also contains stay as that one left them.
-    let transition = if is_equal(compared) {
+    let found = result
+        .reports
+        .iter()
+        .filter(|report| report.state == State::Invoiced);
+    let quantities = found.map(|report| report.usage.quantity);
+    let invoiced = quantities.fold(0, i64::saturating_add);
+    let transition = if compared.finding == InvoiceFinding::Equal {
         Transition::Invoice
-    } else if before.is_some_and(is_equal) {
-        Transition::TakeOffInvoice
-    } else {
+    } else if compared.invoiced == Some(invoiced) {
+        // Others came late. These are still on its invoices.
         return Ok(Some(None));
+    } else {
+        Transition::TakeOffInvoice
     };
     let step = |state: State| state.after(&transition).map(|next| (state, next));
     let Some((from, next)) = State::IN_TOTALS.into_iter().find_map(step) else {
