@@ -38,28 +38,29 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Reads the boundaries of the accounts of some increments.
+    /// The windows of the accounts of some increments, and the version of their boundaries, as seen by this transaction.
     pub(super) async fn read(
         tx: &Transaction,
         counted: &[&Increment],
         cache: &BoundaryCache,
         slots: Slots,
         now: Millis,
-    ) -> Result<Self, DbErr> {
+    ) -> Result<(Self, i64), DbErr> {
         let accounts = counted.iter().map(|increment| increment.account_id.clone());
-        let boundaries = cache.load(tx, accounts, now).await?;
-        Ok(Self { slots, boundaries })
+        let (boundaries, version) = cache.load(tx, accounts, now).await?;
+        Ok((Self { slots, boundaries }, version))
     }
 
     /// The windows of the accounts of some increments, and the version of their boundaries; absent if not all are
-    /// remembered.
+    /// remembered, or if a change has ended since.
     pub(super) fn remembered(
         counted: &[&Increment],
         cache: &BoundaryCache,
         slots: Slots,
+        moves: u64,
     ) -> Option<(Self, i64)> {
         let accounts = counted.iter().map(|increment| &increment.account_id);
-        let (boundaries, version) = cache.remembered(accounts)?;
+        let (boundaries, version) = cache.remembered(accounts, moves)?;
         Some((Self { slots, boundaries }, version))
     }
 

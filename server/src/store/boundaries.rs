@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use moka::sync::Cache;
@@ -46,6 +49,8 @@ struct State {
     version: Option<i64>,
     /// Grows when everything is forgotten.
     generation: u64,
+    /// How many changes of boundaries of this replica had ended when the version was read.
+    moves: u64,
 }
 
 impl State {
@@ -70,7 +75,7 @@ impl BoundaryCache {
         tx: &Transaction,
         accounts: impl Iterator<Item = AccountId>,
         now: Millis,
-    ) -> Result<HashMap<AccountId, Arc<Boundaries>>, DbErr> {
+    ) -> Result<(HashMap<AccountId, Arc<Boundaries>>, i64), DbErr> {
         let version = current_version(tx).await?;
         let generation = self.catch_up(tx, version).await?;
         let mut known = HashMap::new();
@@ -100,16 +105,28 @@ impl BoundaryCache {
                 known.insert(account, boundaries);
             }
         }
-        Ok(known)
+        Ok((known, version))
+    }
+
+    /// Takes note of how many changes of this replica had ended before a version was read.
+    pub(super) fn has_seen(&self, moves: u64, version: i64) {
+        let mut state = self.lock();
+        if state.version == Some(version) {
+            state.moves = Ord::max(state.moves, moves);
+        }
     }
 
     /// The boundaries of some accounts in the cache, and its version, which a transaction has to compare with the database's;
-    /// absent if not all are there.
+    /// absent if not all are there, or if it is known that there are newer ones.
     pub(super) fn remembered<'a>(
         &self,
         accounts: impl Iterator<Item = &'a AccountId>,
+        moves: u64,
     ) -> Option<(HashMap<AccountId, Arc<Boundaries>>, i64)> {
         let state = self.lock();
+        if state.moves != moves {
+            return None;
+        }
         let version = state.version?;
         let mut known = HashMap::new();
         for account in accounts {
@@ -158,6 +175,16 @@ impl BoundaryCache {
     }
 }
 
+/// A change of boundaries, which its transaction holds until it ends.
+#[derive(Debug)]
+pub(super) struct BoundaryMove(pub(super) Arc<AtomicU64>);
+
+impl Drop for BoundaryMove {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// Whether changes lead from one version to another without a gap.
 fn is_complete(changes: &[boundary_change::Model], from: i64, to: i64) -> bool {
     let mut at = from;
@@ -182,7 +209,8 @@ async fn changes_after(
         .await
 }
 
-async fn current_version(tx: &Transaction) -> Result<i64, DbErr> {
+/// The version of the last change of a boundary or link.
+pub(super) async fn current_version(tx: &Transaction) -> Result<i64, DbErr> {
     let row = boundary_version::Entity::find_by_id(1).one(tx).await?;
     Ok(row.map_or(0, |row| row.version))
 }
@@ -295,7 +323,7 @@ mod tests {
         let load = async || {
             let tx = store.begin_counting().await.unwrap();
             let accounts = [left.clone(), right.clone()].into_iter();
-            let known = cache.load(&tx, accounts, 0).await.unwrap();
+            let (known, _) = cache.load(&tx, accounts, 0).await.unwrap();
             tx.rollback().await.unwrap();
             [Arc::clone(&known[&left]), Arc::clone(&known[&right])]
         };

@@ -2,7 +2,7 @@
 //!
 //! Keys, counts and the `commits` row are stored together or not at all.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use sea_orm::{ActiveValue::Set, DbErr, EntityTrait as _, RuntimeErr};
 use tokio::time::{Instant, timeout};
@@ -13,7 +13,7 @@ use super::{
     additions::{Windows, sum_by_window},
     boundaries::BoundaryCache,
     connection::Transaction,
-    count_at_once::AtOnce,
+    count_at_once::{AtOnce, Written},
     dedupe::Dedupe,
     group::{EntryOutcome, Group},
     keys::insert_keys,
@@ -74,9 +74,10 @@ enum Counted {
     Changed(Transaction, Vec<EntryOutcome>),
     /// There is nothing to commit.
     Unchanged(Vec<EntryOutcome>),
-    /// It has to be counted in another way: not all of it is new, or not all that was remembered is true any more. Nothing
-    /// was changed.
-    Otherwise,
+    /// Nothing was changed: keys that were taken for new have to be looked up, and it is counted step by step.
+    StepByStep,
+    /// Nothing was changed: boundaries were remembered that have changed.
+    WithNewBoundaries,
 }
 
 /// How a group is counted.
@@ -84,6 +85,8 @@ enum Counted {
 struct Way {
     /// Whether one statement counts it.
     is_at_once: bool,
+    /// Whether its boundaries are read, even if they are remembered.
+    reads_boundaries: bool,
     /// Whether reports that would exceed fifteen digits are closed.
     is_careful: bool,
     /// Whether stored keys are looked up before anything is counted.
@@ -100,6 +103,7 @@ impl Store {
     ) -> Result<Vec<EntryOutcome>, CommitError> {
         let mut way = Way {
             is_at_once: !options.expects_known_keys,
+            reads_boundaries: false,
             is_careful: false,
             looks_up_keys: options.expects_known_keys,
         };
@@ -108,7 +112,8 @@ impl Store {
             if started.elapsed() > ATTEMPT_LIMIT {
                 break;
             }
-            match self.try_commit(group, cache, options, way).await {
+            let attempt = self.try_commit(group, cache, options, &mut way);
+            match attempt.await {
                 // A report would exceed fifteen digits: close it and open another.
                 Err(CommitError::Failed(error))
                     if is_check_violation(&error) && !way.is_careful =>
@@ -116,10 +121,7 @@ impl Store {
                     way.is_careful = true;
                     way.is_at_once = false;
                 }
-                Ok(None) => {
-                    way.looks_up_keys = true;
-                    way.is_at_once = false;
-                }
+                Ok(None) => {}
                 Ok(Some(outcomes)) => return Ok(outcomes),
                 Err(error) => return Err(error),
             }
@@ -149,22 +151,31 @@ impl Store {
         confirmed.unwrap_or_else(|| Err(self.writer.unresponsive()))
     }
 
-    /// Makes one attempt. Absent when nothing was committed because the group has to be counted in another way.
+    /// Makes one attempt. Absent when nothing was committed because the group has to be counted in another way, which is
+    /// chosen then.
     async fn try_commit(
         &self,
         group: &Group,
         cache: &BoundaryCache,
         options: CommitOptions,
-        way: Way,
+        way: &mut Way,
     ) -> Result<Option<Vec<EntryOutcome>>, CommitError> {
-        let counting = self.count(group, cache, options, way);
+        let counting = self.count(group, cache, options, *way);
         let Some(counted) = self.limited(counting).await else {
             return Err(CommitError::Failed(self.counter.unresponsive()));
         };
         let (tx, outcomes) = match counted? {
             Counted::Changed(tx, outcomes) => (tx, outcomes),
             Counted::Unchanged(outcomes) => return Ok(Some(outcomes)),
-            Counted::Otherwise => return Ok(None),
+            Counted::StepByStep => {
+                way.looks_up_keys = true;
+                way.is_at_once = false;
+                return Ok(None);
+            }
+            Counted::WithNewBoundaries => {
+                way.reads_boundaries = true;
+                return Ok(None);
+            }
         };
         match self.limited(tx.commit()).await {
             Some(Ok(())) => Ok(Some(outcomes)),
@@ -183,6 +194,59 @@ impl Store {
         }
     }
 
+    /// Counts a group by one statement, without COMMIT; absent if it needs more of them.
+    async fn count_at_once(
+        &self,
+        group: &Group,
+        cache: &BoundaryCache,
+        options: CommitOptions,
+        way: Way,
+    ) -> Result<Option<Counted>, CommitError> {
+        let mut dedupe = Dedupe::new(group);
+        if dedupe.has_batch_keys() {
+            return Ok(None);
+        }
+        dedupe.find_repeats();
+        let counted = dedupe.counted();
+        // Before the transaction: a change that ends meanwhile counts as a later one.
+        let moves = self.boundary_moves.load(Ordering::Acquire);
+        let remembered = if way.reads_boundaries {
+            None
+        } else {
+            Windows::remembered(&counted, cache, options.slots, moves)
+        };
+        let (begun, windows) = match remembered {
+            Some(windows) => (None, windows),
+            None => {
+                let tx = self.begin_counting().await?;
+                let windows = Windows::read(&tx, &counted, cache, options.slots, options.now);
+                let windows = windows.await?;
+                cache.has_seen(moves, windows.1);
+                (Some(tx), windows)
+            }
+        };
+        let at_once = AtOnce::new((group, dedupe), self.backend(), windows, options);
+        let Some(at_once) = at_once else {
+            if let Some(tx) = begun {
+                tx.rollback().await?;
+            }
+            return Ok(None);
+        };
+        let tx = match begun {
+            Some(tx) => tx,
+            None => self.begin_counting().await?,
+        };
+        let unchanged = match at_once.write(&tx).await {
+            Ok(Written::All) => return Ok(Some(Counted::Changed(tx, at_once.outcomes()))),
+            Ok(Written::KnownKeys) => Counted::StepByStep,
+            Ok(Written::OldBoundaries) => Counted::WithNewBoundaries,
+            Err(error) if is_unique_violation(&error) => return Err(CommitError::AlreadyCommitted),
+            Err(error) => return Err(CommitError::Failed(error)),
+        };
+        tx.rollback().await?;
+        Ok(Some(unchanged))
+    }
+
     /// Counts a group without COMMIT.
     async fn count(
         &self,
@@ -192,18 +256,9 @@ impl Store {
         way: Way,
     ) -> Result<Counted, CommitError> {
         if way.is_at_once
-            && let Some(at_once) = AtOnce::prepare(group, self.backend(), cache, options)
+            && let Some(counted) = self.count_at_once(group, cache, options, way).await?
         {
-            let tx = self.begin_counting().await?;
-            return match at_once.write(&tx).await {
-                Ok(true) => Ok(Counted::Changed(tx, at_once.outcomes())),
-                Ok(false) => {
-                    tx.rollback().await?;
-                    Ok(Counted::Otherwise)
-                }
-                Err(error) if is_unique_violation(&error) => Err(CommitError::AlreadyCommitted),
-                Err(error) => Err(CommitError::Failed(error)),
-            };
+            return Ok(counted);
         }
         let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
@@ -214,7 +269,8 @@ impl Store {
             dedupe.find_repeats();
         }
         let counted = dedupe.counted();
-        let windows = Windows::read(&tx, &counted, cache, options.slots, options.now).await?;
+        let read = Windows::read(&tx, &counted, cache, options.slots, options.now);
+        let (windows, _) = read.await?;
         let additions = sum_by_window(&counted, &windows);
         if way.is_careful
             || additions
@@ -229,7 +285,7 @@ impl Store {
         let keys = dedupe.counted_keys();
         if insert_keys(&tx, &keys, &windows, options.now).await? < keys.len() {
             tx.rollback().await?;
-            return Ok(Counted::Otherwise);
+            return Ok(Counted::StepByStep);
         }
         for late in additions
             .iter()

@@ -129,6 +129,7 @@ impl Store {
                 reader: Pool::new(reader, trust, None),
                 file: Some(file),
                 clock: Arc::default(),
+                boundary_moves: Arc::default(),
                 boundary_turn: one_at_a_time(),
                 requested_changes: requested_changes(),
             });
@@ -140,6 +141,7 @@ impl Store {
             reader: pool,
             file: None,
             clock: Arc::default(),
+            boundary_moves: Arc::default(),
             boundary_turn: one_at_a_time(),
             requested_changes: requested_changes(),
         })

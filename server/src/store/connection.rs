@@ -1,6 +1,7 @@
 //! The connections and transactions of the store. They check each error, and whether its connection can be used again.
 
 use std::{
+    fmt::Debug,
     pin::pin,
     sync::{
         Arc,
@@ -56,9 +57,13 @@ pub(super) struct Examined<C> {
     /// On SQLite: one transaction at a time that does not count waits for the only connection that writes. Counting does
     /// not take this permit, so it waits for one of the others at most.
     gate: Option<Arc<Semaphore>>,
-    /// What a transaction holds until its end.
-    permits: Vec<Arc<OwnedSemaphorePermit>>,
+    held: Vec<Arc<dyn Held>>,
 }
+
+/// What a transaction holds until its end.
+pub(super) trait Held: Debug + Send + Sync {}
+
+impl<T: Debug + Send + Sync> Held for T {}
 
 impl<C: ConnectionTrait> Examined<C> {
     async fn examined<T>(
@@ -131,7 +136,7 @@ impl Pool {
             has_failed: Arc::default(),
             gate: None,
             unfinished: Unfinished::nothing(),
-            permits: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -161,7 +166,8 @@ impl Pool {
         if let Some(file) = &self.file {
             file.check()?;
         }
-        let permits = self.pass_gate().await?.into_iter().collect();
+        let permit = self.pass_gate().await?;
+        let held = permit.into_iter().map(|permit| permit as Arc<dyn Held>);
         let watch = self.trust.watch();
         let begun = limited(
             self.inner.get_database_backend(),
@@ -179,7 +185,7 @@ impl Pool {
             has_failed: Arc::default(),
             gate: None,
             unfinished: self.trust.expect_end(),
-            permits,
+            held: held.collect(),
         })
     }
 
@@ -205,9 +211,9 @@ impl Pool {
 }
 
 impl Transaction {
-    /// Keeps a permit until the end of the transaction.
-    pub(super) fn keep(&mut self, permit: OwnedSemaphorePermit) {
-        self.permits.push(Arc::new(permit));
+    /// Holds something until the end of the transaction.
+    pub(super) fn keep(&mut self, held: impl Held + 'static) {
+        self.held.push(Arc::new(held));
     }
 
     /// Commits. After an error the outcome is unknown.
@@ -225,7 +231,7 @@ impl Transaction {
             file,
             begun,
             mut unfinished,
-            permits: _permits,
+            held: _held,
             ..
         } = self;
         let limit = limit_since(begun);
@@ -248,7 +254,7 @@ impl Transaction {
             inner,
             trust,
             mut unfinished,
-            permits: _permits,
+            held: _held,
             ..
         } = self;
         let (backend, watch) = (inner.get_database_backend(), trust.watch());

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     additions::{Addition, Windows, sum_by_window},
-    boundaries::BoundaryCache,
+    boundaries::current_version,
     commit::CommitOptions,
     connection::Transaction,
     dedupe::Dedupe,
@@ -32,6 +32,16 @@ pub(super) struct AtOnce<'a> {
     /// The version of the boundaries that the windows are of.
     version: i64,
     options: CommitOptions,
+}
+
+/// What of a group was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    All,
+    /// A key is stored that was taken for new.
+    KnownKeys,
+    /// A boundary has changed since the windows were chosen.
+    OldBoundaries,
 }
 
 /// The n-th id is that of the n-th addition: both are in the order of the primary key. All reports are locked before the
@@ -74,20 +84,14 @@ const RECORD_SQLITE: &str = "INSERT INTO commits (id, increments, quantity, comm
     SELECT ?, ?, ?, ? FROM boundary_version WHERE id = 1 AND version = ?";
 
 impl<'a> AtOnce<'a> {
-    /// What to write for a group; absent if it needs more than one statement, or if not all boundaries are remembered.
-    pub(super) fn prepare(
-        group: &'a Group,
+    /// What to write for a group whose repeated keys were found; absent if it needs more than one statement.
+    pub(super) fn new(
+        (group, dedupe): (&'a Group, Dedupe<'a>),
         backend: DbBackend,
-        cache: &BoundaryCache,
+        (windows, version): (Windows, i64),
         options: CommitOptions,
     ) -> Option<Self> {
-        let mut dedupe = Dedupe::new(group);
-        if dedupe.has_batch_keys() {
-            return None;
-        }
-        dedupe.find_repeats();
         let counted = dedupe.counted();
-        let (windows, version) = Windows::remembered(&counted, cache, options.slots)?;
         let additions = sum_by_window(&counted, &windows);
         let keyed = dedupe.counted_keys();
         let rows = Ord::max(additions.len(), keyed.len());
@@ -112,12 +116,21 @@ impl<'a> AtOnce<'a> {
         self.dedupe.outcomes()
     }
 
-    /// Counts the group. Returns false if a key is stored that was taken for new, or if a boundary has changed since the
-    /// windows were chosen: then the transaction must be rolled back.
+    /// Counts the group. Unless it is all written, the transaction must be rolled back.
     ///
     /// # Errors
     /// A CHECK fails if a report would exceed fifteen digits; a unique violation shows that the group's commit exists.
-    pub(super) async fn write(&self, tx: &Transaction) -> Result<bool, DbErr> {
+    pub(super) async fn write(&self, tx: &Transaction) -> Result<Written, DbErr> {
+        if self.is_all_written(tx).await? {
+            return Ok(Written::All);
+        }
+        if current_version(tx).await? == self.version {
+            return Ok(Written::KnownKeys);
+        }
+        Ok(Written::OldBoundaries)
+    }
+
+    async fn is_all_written(&self, tx: &Transaction) -> Result<bool, DbErr> {
         if tx.get_database_backend() == DbBackend::Sqlite {
             let written = tx.execute_raw(self.sqlite()?).await?.rows_affected();
             let all = self.additions.len().saturating_add(self.keyed.len());

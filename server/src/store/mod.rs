@@ -72,7 +72,10 @@ pub(crate) mod verification;
 pub(crate) mod watched_customers;
 pub mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use sea_orm::{
     ColumnTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, Statement, sea_query::Expr,
@@ -81,6 +84,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use usage_migrations::{Migrator, MigratorTrait as _};
 
 use crate::{clock::Clock, error::Error};
+use boundaries::BoundaryMove;
 use connect::MAX_REQUESTED_CHANGES;
 use connection::{Pool, Transaction};
 use database_clock::DatabaseClock;
@@ -109,6 +113,8 @@ pub struct Store {
     writer: Pool,
     /// The connections for single queries. PostgreSQL uses one pool for these and for the other transactions.
     reader: Pool,
+    /// How many changes of boundaries have ended here. After one, what is remembered of boundaries is old.
+    boundary_moves: Arc<AtomicU64>,
     /// One change of boundaries at a time. Each excludes counting, so several in a row would delay it by all of them.
     boundary_turn: Arc<Semaphore>,
     /// A permit for each change of boundaries that a caller requested.
@@ -277,6 +283,7 @@ impl Store {
         let turn = timeout(BOUNDARY_TURN_LIMIT, turn).await;
         let turn = turn.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
         let mut tx = self.begin().await?;
+        tx.keep(BoundaryMove(Arc::clone(&self.boundary_moves)));
         if let Ok(turn) = turn {
             tx.keep(turn);
         }
