@@ -45,6 +45,9 @@ pub(super) async fn reassign_open_reports(
         .lock_exclusive()
         .all(tx)
         .await?;
+    if open.is_empty() {
+        return Ok(());
+    }
     let boundaries = read_boundaries(
         tx,
         std::slice::from_ref(account_id),
@@ -91,34 +94,43 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
     let Some(latest) = links.last() else {
         return Ok(());
     };
-    // A report that was closed before the boundary was known cannot be split.
-    mark_on_both_sides(account_id, latest.valid_from)
-        .filter(
-            usage_report::Column::State
-                .is_in([UsageReportState::NoCustomer, UsageReportState::NotBillable]),
-        )
-        .exec(tx)
-        .await?;
+    let recent = recent_states(tx, account_id, latest.valid_from).await?;
+    let split = [UsageReportState::NoCustomer, UsageReportState::NotBillable];
+    if split.iter().any(|state| recent.contains(state)) {
+        // A report that was closed before the boundary was known cannot be split.
+        mark_on_both_sides(account_id, latest.valid_from)
+            .filter(usage_report::Column::State.is_in(split))
+            .exec(tx)
+            .await?;
+    }
     let newly_in_force = billing_target_at(&links, latest.valid_from);
     let older = BillingTarget::NotBillable;
     let never_sent = usage_report::Column::FirstSentAt.is_null();
     // No window is longer than an hour. Without its start, all reports of the account would be read.
-    let since = usage_report::Column::WindowStart
-        .gt(latest.valid_from.saturating_sub(HOUR_MS))
-        .and(usage_report::Column::FirstAt.gte(latest.valid_from));
+    let since =
+        is_recent(latest.valid_from).and(usage_report::Column::FirstAt.gte(latest.valid_from));
     let before = usage_report::Column::FirstAt.lt(latest.valid_from);
-    for (from, target, range) in [
-        (State::NoCustomer, &newly_in_force, since.clone()),
-        (State::NoCustomer, &older, before),
-        (State::NotBillable, &newly_in_force, since.clone()),
+    for (from, target, range, is_of_any_age) in [
+        (State::NoCustomer, &newly_in_force, since.clone(), false),
+        (State::NoCustomer, &older, before, true),
+        (State::NotBillable, &newly_in_force, since.clone(), false),
         // Usage after a subscription's end is not sent, even if the end became known late.
         (
             State::Closed,
             &newly_in_force,
             since.clone().and(never_sent.clone()),
+            false,
         ),
-        (State::Uncharged, &newly_in_force, since.and(never_sent)),
+        (
+            State::Uncharged,
+            &newly_in_force,
+            since.and(never_sent),
+            false,
+        ),
     ] {
+        if !is_of_any_age && !recent.contains(&UsageReportState::from(from)) {
+            continue;
+        }
         let Some(to) = from.after(&Transition::Relink(target.clone())) else {
             continue;
         };
@@ -148,6 +160,29 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
             .await?;
     }
     Ok(())
+}
+
+/// Whether a window may reach beyond a time: none is longer than an hour.
+fn is_recent(at: Millis) -> Expr {
+    usage_report::Column::WindowStart.gt(at.saturating_sub(HOUR_MS))
+}
+
+/// The states of an account's reports whose windows may reach beyond a time. Most new links have none, and no report to
+/// change.
+async fn recent_states(
+    tx: &Transaction,
+    account_id: &AccountId,
+    at: Millis,
+) -> Result<Vec<UsageReportState>, DbErr> {
+    usage_report::Entity::find()
+        .select_only()
+        .column(usage_report::Column::State)
+        .distinct()
+        .filter(usage_report::Column::AccountId.eq(account_id))
+        .filter(is_recent(at))
+        .into_tuple()
+        .all(tx)
+        .await
 }
 
 /// Marks closed reports with a boundary inside their window: it became known too late to split them.
