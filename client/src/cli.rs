@@ -93,7 +93,7 @@ enum Command {
     Get(get::Arguments),
     /// Close open usage reports, send them to Stripe and show the result
     Report(report::Arguments),
-    /// List usage reports, newest first
+    /// List usage reports: open ones first, then the latest closed first; of one account the newest first
     Reports(reports::Arguments),
     /// List accounts, show one, set how one is billed, or abort a change of its subscription
     Accounts(accounts::Arguments),

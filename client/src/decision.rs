@@ -72,12 +72,13 @@ impl ReportDecision {
 /// ```
 /// use usage_client::{ResolveAction, ResolveReport};
 ///
-/// let decision = ResolveReport::new("0190a5b2-...", ResolveAction::WriteOff, "a test customer")
+/// let decision = ResolveReport::new("acct_1", "0190a5b2-...", ResolveAction::WriteOff, "a test customer")
 ///     .requested_by("ann");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "nothing is decided until it is sent"]
 pub struct ResolveReport {
+    account_id: String,
     report_id: String,
     action: ResolveAction,
     reason: String,
@@ -85,13 +86,15 @@ pub struct ResolveReport {
 }
 
 impl ResolveReport {
-    /// Resolves the report with this id.
+    /// Resolves the report of an account with this id.
     pub fn new(
+        account_id: impl Into<String>,
         report_id: impl Into<String>,
         action: ResolveAction,
         reason: impl Into<String>,
     ) -> Self {
         Self {
+            account_id: account_id.into(),
             report_id: report_id.into(),
             action,
             reason: reason.into(),
@@ -107,6 +110,7 @@ impl ResolveReport {
 
     pub(crate) fn into_wire(self) -> proto::ResolveReportRequest {
         proto::ResolveReportRequest {
+            account_id: self.account_id,
             report_id: self.report_id,
             action: self.action.to_wire(),
             reason: self.reason,

@@ -144,7 +144,8 @@ impl UsageReport {
     }
 }
 
-/// Selects usage reports: by default all of them, newest first.
+/// Selects usage reports: by default all of them. Those of one account are listed newest first; those of all accounts the
+/// open ones first, then the closed ones, the latest closed first.
 ///
 /// ```
 /// use usage_client::{ListReports, ReportState};
@@ -219,7 +220,7 @@ impl ListReports {
     }
 }
 
-/// A page of usage reports, newest first.
+/// A page of usage reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReportPage {

@@ -60,12 +60,5 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         // Room for the next versions of the rows of a page: an update beside its row changes no index.
         _ => table.extra("WITH (fillfactor = 50)"),
     };
-    manager.create_table(table).await?;
-    let by_id = Index::create()
-        .name("open_reports_by_id")
-        .table(C::Table)
-        .unique()
-        .col(C::Id)
-        .to_owned();
-    manager.create_index(by_id).await
+    manager.create_table(table).await
 }

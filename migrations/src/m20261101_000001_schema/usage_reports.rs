@@ -3,6 +3,7 @@
 use sea_orm_migration::{
     prelude::*,
     schema::{big_integer, big_integer_null, boolean, integer, text, text_null, uuid, uuid_null},
+    sea_orm::DbBackend,
 };
 
 use crate::columns::name;
@@ -13,6 +14,7 @@ pub(super) const MAX_QUANTITY: i64 = 999_999_999_999_999;
 #[derive(DeriveIden)]
 enum UsageReports {
     Table,
+    Number,
     AccountId,
     Id,
     Meter,
@@ -65,10 +67,22 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
 
 async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use UsageReports as C;
+    let is_sqlite = manager.get_database_backend() == DbBackend::Sqlite;
+    let mut by_id = Index::create();
+    by_id.col(C::AccountId).col(C::Id);
+    if is_sqlite {
+        // The number is the place of the row itself.
+        by_id.unique();
+    } else {
+        by_id.primary();
+    }
     manager
         .create_table(
             Table::create()
                 .table(C::Table)
+                // In the order in which reports close. Indexes that end with it grow at their end; with the id, which is
+                // as old as the open report, each report of a run would change another page of each of them.
+                .col(number(is_sqlite, C::Number))
                 .col(name(manager, C::AccountId))
                 .col(uuid(C::Id))
                 .col(name(manager, C::Meter))
@@ -104,7 +118,7 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(big_integer_null(C::ConfirmedAt))
                 // When it was looked up at Stripe after a restore.
                 .col(big_integer_null(C::LookedUpAt))
-                .primary_key(Index::create().col(C::AccountId).col(C::Id))
+                .index(&mut by_id)
                 .check((
                     "usage_reports_quantity",
                     Expr::col(C::Quantity).between(-MAX_QUANTITY, MAX_QUANTITY),
@@ -119,6 +133,14 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     for index in usage_report_indexes() {
         manager.create_index(index).await?;
     }
+    if !is_sqlite {
+        let newest = Index::create()
+            .name("usage_reports_newest")
+            .table(C::Table)
+            .col(C::Number)
+            .to_owned();
+        manager.create_index(newest).await?;
+    }
     for index in [BY_STATE, UNVERIFIED, OTHER_KINDS, FINISHED] {
         manager.get_connection().execute_unprepared(index).await?;
     }
@@ -127,13 +149,14 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
 
 /// Reports in a state. An index of the state alone would be taken for every query with a condition on it, without
 /// statistics even if that state has a million reports. This one is only used by queries with the same expression.
-const BY_STATE: &str = "CREATE INDEX usage_reports_by_state ON usage_reports ((state || ''), id)";
+const BY_STATE: &str =
+    "CREATE INDEX usage_reports_by_state ON usage_reports ((state || ''), number)";
 /// Accepted reports that are not confirmed, by stream and UTC day.
 const UNVERIFIED: &str = "CREATE INDEX usage_reports_unverified ON usage_reports \
     (customer, meter, (event_timestamp / 86400000)) WHERE state IN ('accepted', 'missing')";
 /// Corrections, and what Stripe was found to have already. They are few.
 const OTHER_KINDS: &str =
-    "CREATE INDEX usage_reports_other_kinds ON usage_reports (kind, id) WHERE kind <> 'usage'";
+    "CREATE INDEX usage_reports_other_kinds ON usage_reports (kind, number) WHERE kind <> 'usage'";
 
 /// Reports that are folded when they are old, the oldest windows first.
 const FINISHED: &str = "CREATE INDEX usage_reports_finished ON usage_reports (window_start, account_id, id) \
@@ -161,27 +184,32 @@ fn usage_report_indexes() -> Vec<IndexCreateStatement> {
         .name("usage_reports_by_run")
         .table(C::Table)
         .col(C::RunId)
-        .col(C::Id)
+        .col(C::Number)
         .and_where(Expr::col(C::RunId).is_not_null())
-        .to_owned();
-    let newest = Index::create()
-        .name("usage_reports_newest")
-        .table(C::Table)
-        .col(C::Id)
         .to_owned();
     let mut all = vec![by_window];
     all.extend(indexes_of_due_reports());
-    all.extend([by_event, by_run, newest]);
+    all.extend([by_event, by_run]);
     all
 }
 
 /// The states in which the sender sends a report or checks its delivery, in the order of the queries.
 const DUE: [&str; 4] = ["closed", "sending", "unknown", "uncharged"];
 
-fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
+fn indexes_of_due_reports() -> [IndexCreateStatement; 6] {
     use UsageReports as C;
     // Reports that the sender has to send or check at once, what is due soonest first. Those that wait are in another
-    // index, by the end of the wait.
+    // index, by the end of the wait, and those that have no place in the queue yet in a third one, to which closing only
+    // appends.
+    let unplaced = Index::create()
+        .name("usage_reports_unplaced")
+        .table(C::Table)
+        .col(C::Meter)
+        .col(C::Number)
+        .and_where(Expr::col(C::State).is_in(DUE))
+        .and_where(Expr::col(C::NextAttemptAt).is_null())
+        .and_where(Expr::col(C::SendBy).is_null())
+        .to_owned();
     let due = Index::create()
         .name("usage_reports_due")
         .table(C::Table)
@@ -191,6 +219,7 @@ fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
         .col(C::Id)
         .and_where(Expr::col(C::State).is_in(DUE))
         .and_where(Expr::col(C::NextAttemptAt).is_null())
+        .and_where(Expr::col(C::SendBy).is_not_null())
         .to_owned();
     let waiting = Index::create()
         .name("usage_reports_waiting")
@@ -224,7 +253,21 @@ fn indexes_of_due_reports() -> [IndexCreateStatement; 5] {
         .col(C::Id)
         .and_where(Expr::col(C::State).eq("unknown"))
         .to_owned();
-    [due, waiting, due_by_account, due_by_age, unknown]
+    [unplaced, due, waiting, due_by_account, due_by_age, unknown]
+}
+
+/// A number that the engine gives to each new row: larger than those before it.
+fn number(is_sqlite: bool, column: UsageReports) -> ColumnDef {
+    let mut number = ColumnDef::new(column);
+    if is_sqlite {
+        number.integer().primary_key();
+    } else {
+        number
+            .big_integer()
+            .not_null()
+            .extra("GENERATED BY DEFAULT AS IDENTITY");
+    }
+    number
 }
 
 async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

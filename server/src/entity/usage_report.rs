@@ -40,6 +40,8 @@ stored_enum! {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "usage_reports")]
 pub(crate) struct Model {
+    /// Grows in the order in which reports close. The engine gives it.
+    pub(crate) number: i64,
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) account_id: AccountId,
     /// A UUIDv7.

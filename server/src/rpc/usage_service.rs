@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
-    store::{Store, decisions::NewDecision, reports::ReportFilter},
+    store::{Store, decisions::NewDecision, report_list::ReportFilter, report_place::ReportPlace},
     usage_query,
     workers::reporter::Reporter,
 };
@@ -228,21 +228,22 @@ impl UsageService for UsageRpc {
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = report_filter(&request)?;
         let name = format!("reports {filter:?}");
-        let before = page_token::decode(&name, &request.page_token)
+        let after: Option<ReportPlace> = page_token::decode(&name, &request.page_token)
             .map_err(Error::from)?
-            .and_then(|position| Uuid::parse_str(&position).ok());
+            .and_then(|position| position.parse().ok());
         let mut reports = self
             .store
-            .list_reports(&filter, before, limit.saturating_add(1))
+            .list_reports(&filter, after.as_ref(), limit.saturating_add(1))
             .await?;
         let has_more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
         if has_more {
             reports.pop();
         }
         let next_page_token = match reports.last() {
-            Some(last) if has_more => page_token::encode(&name, &last.id.to_string()),
+            Some(last) if has_more => page_token::encode(&name, &last.place.to_string()),
             _ => String::new(),
         };
+        let reports = reports.into_iter().map(|one| one.report).collect();
         let reports = self.with_decisions(reports).await?;
         let archives = match (&filter.account_id, filter.folded_states()) {
             (Some(account), Some(states)) if !has_more => {
@@ -359,12 +360,14 @@ fn address<T>(request: &Request<T>) -> String {
 }
 
 fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
+    let account_id = AccountId::parse(&request.account_id)?;
     let report_id = Uuid::parse_str(&request.report_id)
         .map_err(|_| Error::ReportNotFound(request.report_id.clone()))?;
     let action = wire::action(request.action)?;
     check_reason(&request.reason)?;
     check_requested_by(&request.requested_by)?;
     Ok(NewDecision {
+        account_id,
         report_id,
         action,
         reason: request.reason,

@@ -1,7 +1,7 @@
 //! Which open reports a run, a change or a restore closes. When reports close is in `domain::closing`.
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _, Select, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
@@ -9,8 +9,11 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    close_reports::{Closing, close_reports},
+    boundaries::current_version,
+    close_reports::{ClosedTotals, Closing, Decided, close_reports, decide, keys, move_decided},
     connection::Transaction,
+    links::read_links,
+    report_place::OpenPlace,
     reports::in_scope,
 };
 use crate::{
@@ -22,78 +25,157 @@ use crate::{
 };
 
 /// The number of open reports that one transaction closes.
-const REPORTS_PER_PAGE: u64 = 1_000;
-
-/// The last open report of a page, in lock order: the next page begins after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OpenCursor(AccountId, Millis, String);
+const REPORTS_PER_PAGE: usize = 1_000;
+const LIMIT: u64 = 1_000;
 
 /// The result of closing one page.
 #[derive(Debug)]
 pub(crate) struct ClosedPage {
     /// Where the next page begins; `None` after the last page.
-    pub(crate) next: Option<OpenCursor>,
+    pub(crate) next: Option<OpenPlace>,
 }
 
 impl Store {
     /// Closes one page of the open reports whose windows have begun, for a run.
+    ///
+    /// What becomes of them is decided before the transaction, so that counting waits less. It is decided again if a
+    /// link changed meanwhile, or the first increment of a report.
     pub(crate) async fn close_page(
         &self,
         run: Uuid,
         scope: &Scope,
-        after: Option<&OpenCursor>,
+        after: Option<&OpenPlace>,
         now: Millis,
     ) -> Result<ClosedPage, DbErr> {
-        let tx = self.begin_within_boundaries().await?;
-        let mut query = in_scope(scope, open_reports(now), Column::AccountId);
-        if let Some(OpenCursor(account, start, meter)) = after {
-            query = query.filter(
-                Expr::tuple([
-                    Expr::col(Column::AccountId),
-                    Expr::col(Column::WindowStart),
-                    Expr::col(Column::Meter),
-                ])
-                .gt(Expr::tuple([
-                    Expr::value(account),
-                    Expr::value(*start),
-                    Expr::value(meter.as_str()),
-                ])),
-            );
-        }
-        let reports = query
-            .limit(REPORTS_PER_PAGE)
-            .lock_exclusive()
-            .all(&tx)
-            .await?;
+        let page = Page { scope, after, now };
+        let seen = self.read_page(page).await?;
+        self.close_seen(run, page, seen).await
+    }
+
+    async fn close_seen(
+        &self,
+        run: Uuid,
+        page: Page<'_>,
+        seen: SeenPage,
+    ) -> Result<ClosedPage, DbErr> {
+        let now = page.now;
         let closing = Closing {
             run: Some(run),
             ..Closing::at(now)
         };
-        let closed = close_reports(&tx, &reports, closing).await?;
+        let tx = self.begin_within_boundaries().await?;
+        let is_current = current_version(&tx).await? == seen.version;
+        let (mut closed, until) = if is_current {
+            lock(&tx, &seen.decided).await?;
+            let closed = move_decided(&tx, &seen.decided, closing).await?;
+            (closed, seen.decided.last().map(|last| last.place.clone()))
+        } else {
+            (ClosedTotals::default(), None)
+        };
+        let read = i64::try_from(seen.decided.len()).unwrap_or(i64::MAX);
+        let mut is_full = seen.decided.len() == REPORTS_PER_PAGE;
+        let mut last = until.clone();
+        if !is_current || closed.reports < read {
+            let mut rest = page.query();
+            if let Some(until) = &until {
+                rest = rest.filter(place().lte(place_of(until)));
+            }
+            let rest = rest.limit(LIMIT).lock_exclusive().all(&tx).await?;
+            closed = closed.plus(close_reports(&tx, &rest, closing).await?);
+            if until.is_none() {
+                is_full = rest.len() == REPORTS_PER_PAGE;
+                last = rest.last().map(OpenPlace::of);
+            }
+        }
         report_run::Entity::update_many()
             .col_expr(
                 report_run::Column::ClosedReports,
-                Expr::col(report_run::Column::ClosedReports).add(closed.0),
+                Expr::col(report_run::Column::ClosedReports).add(closed.reports),
             )
             .col_expr(
                 report_run::Column::ClosedQuantity,
-                Expr::col(report_run::Column::ClosedQuantity).add(closed.1),
+                Expr::col(report_run::Column::ClosedQuantity).add(closed.quantity),
             )
             .col_expr(report_run::Column::HeartbeatAt, Expr::value(now))
             .filter(report_run::Column::Id.eq(run))
             .exec(&tx)
             .await?;
         tx.commit().await?;
-        let is_full = u64::try_from(reports.len()).is_ok_and(|len| len == REPORTS_PER_PAGE);
-        let next = reports.last().filter(|_| is_full).map(|last| {
-            OpenCursor(
-                last.account_id.clone(),
-                last.window_start,
-                last.meter.clone(),
-            )
-        });
-        Ok(ClosedPage { next })
+        Ok(ClosedPage {
+            next: last.filter(|_| is_full),
+        })
     }
+
+    /// Reads a page, and decides what becomes of its reports.
+    async fn read_page(&self, page: Page<'_>) -> Result<SeenPage, DbErr> {
+        let tx = self.begin_reading().await?;
+        let version = current_version(&tx).await?;
+        let rows: Vec<(AccountId, Millis, String, Millis)> = page
+            .query()
+            .select_only()
+            .columns([
+                Column::AccountId,
+                Column::WindowStart,
+                Column::Meter,
+                Column::FirstAt,
+            ])
+            .limit(LIMIT)
+            .into_tuple()
+            .all(&tx)
+            .await?;
+        let links = read_links(&tx, rows.iter().map(|(account, ..)| account)).await?;
+        tx.rollback().await?;
+        let decided = rows
+            .into_iter()
+            .filter_map(|(account_id, window_start, meter, first_at)| {
+                let place = OpenPlace {
+                    account_id,
+                    window_start,
+                    meter,
+                };
+                decide(place, first_at, &links)
+            });
+        Ok(SeenPage {
+            version,
+            decided: decided.collect(),
+        })
+    }
+}
+
+/// Which open reports a page has.
+#[derive(Clone, Copy)]
+struct Page<'a> {
+    scope: &'a Scope,
+    after: Option<&'a OpenPlace>,
+    now: Millis,
+}
+
+impl Page<'_> {
+    fn query(self) -> Select<open_report::Entity> {
+        let query = in_scope(self.scope, open_report::Entity::find(), Column::AccountId)
+            .filter(Column::WindowStart.lte(self.now));
+        open_after(query, self.after)
+    }
+}
+
+/// A page as it was read, and the version of the boundaries and links by which it was decided.
+struct SeenPage {
+    version: i64,
+    decided: Vec<Decided>,
+}
+
+/// Locks the reports in the order in which counting locks them. On SQLite nothing else writes.
+async fn lock(tx: &Transaction, decided: &[Decided]) -> Result<(), DbErr> {
+    const SQL: &str = "SELECT COUNT(*) AS reports FROM (SELECT 1 FROM UNNEST($1::text[], $2::bigint[], $3::text[]) \
+        AS d(account_id, window_start, meter) JOIN open_reports o USING (account_id, window_start, meter) \
+        ORDER BY o.account_id, o.window_start, o.meter FOR UPDATE OF o) AS locked";
+    if tx.get_database_backend() == DbBackend::Sqlite {
+        return Ok(());
+    }
+    let [accounts, starts, meters, _] = keys(decided);
+    let values = [accounts, starts, meters];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, SQL, values);
+    tx.query_one_raw(statement).await.map(|_| ())
 }
 
 impl Store {
@@ -120,13 +202,35 @@ impl Store {
     }
 }
 
-/// The open reports whose windows have begun, in lock order.
-pub(super) fn open_reports(now: Millis) -> Select<open_report::Entity> {
-    open_report::Entity::find()
-        .filter(Column::WindowStart.lte(now))
+/// Open reports after one of them, in the order in which they are locked.
+pub(super) fn open_after(
+    query: Select<open_report::Entity>,
+    after: Option<&OpenPlace>,
+) -> Select<open_report::Entity> {
+    let query = match after {
+        Some(after) => query.filter(place().gt(place_of(after))),
+        None => query,
+    };
+    query
         .order_by_asc(Column::AccountId)
         .order_by_asc(Column::WindowStart)
         .order_by_asc(Column::Meter)
+}
+
+fn place() -> Expr {
+    Expr::tuple([
+        Expr::col(Column::AccountId),
+        Expr::col(Column::WindowStart),
+        Expr::col(Column::Meter),
+    ])
+}
+
+fn place_of(place: &OpenPlace) -> Expr {
+    Expr::tuple([
+        Expr::value(&place.account_id),
+        Expr::value(place.window_start),
+        Expr::value(place.meter.as_str()),
+    ])
 }
 
 /// Closes an account's usage from before a time. The caller has the boundary lock, so nothing is counted meanwhile.
@@ -135,7 +239,7 @@ pub(super) async fn close_account(
     account_id: &AccountId,
     before: Millis,
 ) -> Result<(), DbErr> {
-    let reports = open_reports(before)
+    let reports = open_after(open_report::Entity::find(), None)
         .filter(Column::AccountId.eq(account_id))
         .filter(Column::WindowStart.lt(before))
         .lock_exclusive()
@@ -145,3 +249,6 @@ pub(super) async fn close_account(
         .await
         .map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,22 @@
 //! Moves open reports to the closed ones, with the state and customer that the links in force give them.
 
+use std::collections::HashMap;
+
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
 use super::{
     connection::Transaction,
     links::read_links,
-    postgres_arrays::{numbers, texts, uuids},
+    postgres_arrays::{numbers, texts},
+    report_place::OpenPlace,
     value_rows::ValueRows,
 };
 use crate::{
     domain::{
         Millis,
-        account::billing_target_at,
+        account::{Link, billing_target_at},
+        account_id::AccountId,
         report::{State, Transition},
     },
     entity::open_report,
@@ -40,139 +44,206 @@ impl Closing {
     }
 }
 
-/// A report, and what becomes of it.
-struct Closed<'a> {
-    report: &'a open_report::Model,
+/// An open report, and what becomes of it.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) place: OpenPlace,
+    /// Its first increment, by which that was decided.
+    pub(super) first_at: Millis,
     state: State,
     customer: Option<String>,
 }
 
-const INSERT_POSTGRES: &str = "INSERT INTO usage_reports \
-    (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, last_at, state, customer, \
-    closed_at, run_id, straddled) \
-    SELECT a, i, m, s, e, e, q, f, l, t, NULLIF(c, ''), $11, $12, $13 \
-    FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], \
-        $8::bigint[], $9::text[], $10::text[]) AS r(a, i, m, s, e, q, f, l, t, c)";
+/// How many reports were closed, and their total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ClosedTotals {
+    pub(super) reports: i64,
+    pub(super) quantity: i64,
+}
 
-static INSERT_SQLITE: ValueRows<14> = ValueRows::new(|| {
-    ValueRows::<14>::around_rows(
-        "INSERT INTO usage_reports \
-        (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, last_at, state, customer, \
-        closed_at, run_id, straddled) SELECT * FROM ",
-        " WHERE column1 IS NOT NULL",
+impl ClosedTotals {
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            reports: self.reports.saturating_add(other.reports),
+            quantity: self.quantity.saturating_add(other.quantity),
+        }
+    }
+}
+
+/// The rows do not cross to the program and back: only what was decided does. The caller has locked them.
+const MOVE_POSTGRES: &str = "WITH d AS (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[], \
+        $5::text[], $6::text[]) AS d(account_id, window_start, meter, first_at, state, customer)), \
+    gone AS (DELETE FROM open_reports o USING d WHERE o.account_id = d.account_id \
+        AND o.window_start = d.window_start AND o.meter = d.meter AND o.first_at = d.first_at \
+        RETURNING o.*, d.state, d.customer), \
+    closed AS (INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, quantity, \
+        first_at, last_at, state, customer, closed_at, run_id, straddled) \
+        SELECT account_id, id, meter, window_start, window_end, window_end, quantity, first_at, last_at, state, \
+            NULLIF(customer, ''), $7, $8, $9 \
+        FROM gone ORDER BY account_id, window_start, meter RETURNING quantity) \
+    SELECT COUNT(*) AS reports, CAST(COALESCE(SUM(quantity), 0) AS bigint) AS quantity FROM closed";
+
+/// As [`MOVE_POSTGRES`], in three statements. The values of all rows come first.
+static INSERT_SQLITE: ValueRows<6> = ValueRows::new(|| {
+    ValueRows::<6>::around_rows(
+        "INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, \
+        last_at, state, customer, closed_at, run_id, straddled) \
+        SELECT o.account_id, o.id, o.meter, o.window_start, o.window_end, o.window_end, o.quantity, o.first_at, \
+            o.last_at, d.column5, d.column6, h.closed_at, h.run_id, h.straddled FROM ",
+        " AS d CROSS JOIN open_reports o CROSS JOIN \
+            (SELECT ? AS closed_at, ? AS run_id, ? AS straddled) AS h \
+        WHERE o.account_id = d.column1 AND o.window_start = d.column2 AND o.meter = d.column3 \
+            AND o.first_at = d.column4",
     )
 });
 
-const DELETE_POSTGRES: &str = "DELETE FROM open_reports WHERE id = ANY($1)";
+const LAST_SQLITE: &str = "SELECT COALESCE(MAX(number), 0) AS number FROM usage_reports";
 
-static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
-    ValueRows::<1>::around_rows(
-        "DELETE FROM open_reports WHERE id IN (SELECT column1 FROM ",
-        ")",
-    )
-});
+const TOTALS_SQLITE: &str = "SELECT COUNT(*) AS reports, COALESCE(SUM(quantity), 0) AS quantity \
+    FROM usage_reports WHERE number > ?";
+
+const DELETE_SQLITE: &str = "DELETE FROM open_reports WHERE (account_id, window_start, meter) IN \
+    (SELECT account_id, window_start, meter FROM usage_reports WHERE number > ?)";
 
 /// Closes reports that this transaction has locked. Returns their number and total.
 pub(super) async fn close_reports(
     tx: &Transaction,
     reports: &[open_report::Model],
     closing: Closing,
-) -> Result<(i64, i64), DbErr> {
+) -> Result<ClosedTotals, DbErr> {
     if reports.is_empty() {
-        return Ok((0, 0));
+        return Ok(ClosedTotals::default());
     }
     let links = read_links(tx, reports.iter().map(|report| &report.account_id)).await?;
-    let mut closed = Vec::with_capacity(reports.len());
-    let mut total = 0_i64;
-    for report in reports {
-        let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
-        let target = billing_target_at(own, report.first_at);
-        let customer = target.customer().map(str::to_owned);
-        let Some(state) = State::Open.after(&Transition::Close(target)) else {
-            continue;
-        };
-        total = total.saturating_add(report.quantity);
-        closed.push(Closed {
-            report,
-            state,
-            customer,
-        });
+    let decided = reports
+        .iter()
+        .filter_map(|report| decide(OpenPlace::of(report), report.first_at, &links));
+    let decided: Vec<Decided> = decided.collect();
+    let moved = move_decided(tx, &decided, closing).await?;
+    // One that was closed by another would be counted twice.
+    if usize::try_from(moved.reports).ok() != Some(reports.len()) {
+        let error = format!(
+            "{} open reports to close, {} found",
+            reports.len(),
+            moved.reports
+        );
+        return Err(DbErr::Custom(error));
     }
-    insert(tx, &closed, closing).await?;
-    delete(tx, &closed).await?;
-    Ok((i64::try_from(closed.len()).unwrap_or(i64::MAX), total))
+    Ok(moved)
 }
 
-async fn insert(tx: &Transaction, closed: &[Closed<'_>], closing: Closing) -> Result<(), DbErr> {
+/// What becomes of an open report.
+pub(super) fn decide(
+    place: OpenPlace,
+    first_at: Millis,
+    links: &HashMap<AccountId, Vec<Link>>,
+) -> Option<Decided> {
+    let own = links.get(&place.account_id).map_or(&[][..], Vec::as_slice);
+    let target = billing_target_at(own, first_at);
+    let customer = target.customer().map(str::to_owned);
+    let state = State::Open.after(&Transition::Close(target))?;
+    Some(Decided {
+        place,
+        first_at,
+        state,
+        customer,
+    })
+}
+
+/// Moves those reports whose first increment is still that by which it was decided what becomes of them.
+pub(super) async fn move_decided(
+    tx: &Transaction,
+    decided: &[Decided],
+    closing: Closing,
+) -> Result<ClosedTotals, DbErr> {
     if tx.get_database_backend() == DbBackend::Sqlite {
-        let nulls = [const { Value::BigInt(None) }; 14];
-        let rows = closed.iter().map(|closed| row(closed, closing));
-        for statement in INSERT_SQLITE.statements(rows, &nulls)? {
-            tx.execute_raw(statement).await?;
-        }
-        return Ok(());
+        return move_in_sqlite(tx, decided, closing).await;
     }
-    let reports = || closed.iter().map(|closed| closed.report);
-    let customers = closed
+    let [accounts, starts, meters, firsts] = keys(decided);
+    let customers = decided
         .iter()
-        .map(|closed| closed.customer.as_deref().unwrap_or_default());
+        .map(|one| one.customer.as_deref().unwrap_or_default());
     let values = [
-        texts(reports().map(|report| &*report.account_id)),
-        uuids(reports().map(|report| report.id)),
-        texts(reports().map(|report| &*report.meter)),
-        numbers(reports().map(|report| report.window_start)),
-        numbers(reports().map(|report| report.window_end)),
-        numbers(reports().map(|report| report.quantity)),
-        numbers(reports().map(|report| report.first_at)),
-        numbers(reports().map(|report| report.last_at)),
-        texts(closed.iter().map(|closed| closed.state.name())),
+        accounts,
+        starts,
+        meters,
+        firsts,
+        texts(decided.iter().map(|one| one.state.name())),
         texts(customers),
         closing.now.into(),
         closing.run.into(),
         closing.is_straddled.into(),
     ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, INSERT_POSTGRES, values);
-    tx.execute_raw(statement).await.map(|_| ())
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, MOVE_POSTGRES, values);
+    totals(tx, statement).await
 }
 
-fn row(closed: &Closed<'_>, closing: Closing) -> [Value; 14] {
-    let report = closed.report;
+/// The arrays of accounts, starts of windows, meters and first increments.
+pub(super) fn keys(decided: &[Decided]) -> [Value; 4] {
     [
-        (&report.account_id).into(),
-        report.id.into(),
-        (&*report.meter).into(),
-        report.window_start.into(),
-        report.window_end.into(),
-        report.window_end.into(),
-        report.quantity.into(),
-        report.first_at.into(),
-        report.last_at.into(),
-        closed.state.name().into(),
-        closed.customer.as_deref().into(),
-        closing.now.into(),
-        closing.run.into(),
-        closing.is_straddled.into(),
+        texts(decided.iter().map(|one| one.place.account_id.as_str())),
+        numbers(decided.iter().map(|one| one.place.window_start)),
+        texts(decided.iter().map(|one| one.place.meter.as_str())),
+        numbers(decided.iter().map(|one| one.first_at)),
     ]
 }
 
-async fn delete(tx: &Transaction, closed: &[Closed<'_>]) -> Result<(), DbErr> {
-    let ids = || closed.iter().map(|closed| closed.report.id);
-    let statements = if tx.get_database_backend() == DbBackend::Sqlite {
-        DELETE_SQLITE.statements(ids().map(|id| [id.into()]), &[Value::Uuid(None)])?
-    } else {
-        let ids = [uuids(ids())];
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, DELETE_POSTGRES, ids);
-        vec![statement]
-    };
-    let mut deleted = 0_u64;
-    for statement in statements {
-        let result = tx.execute_raw(statement).await?;
-        deleted = deleted.saturating_add(result.rows_affected());
+async fn move_in_sqlite(
+    tx: &Transaction,
+    decided: &[Decided],
+    closing: Closing,
+) -> Result<ClosedTotals, DbErr> {
+    let statement = Statement::from_string(DbBackend::Sqlite, LAST_SQLITE);
+    let row = tx.query_one_raw(statement).await?;
+    let last: i64 = row.map_or(Ok(0), |row| row.try_get("", "number"))?;
+    let (text, number) = (Value::String(None), Value::BigInt(None));
+    let nulls = [
+        text.clone(),
+        number.clone(),
+        text.clone(),
+        number,
+        text.clone(),
+        text,
+    ];
+    let rows = decided.iter().map(|one| {
+        [
+            (&one.place.account_id).into(),
+            one.place.window_start.into(),
+            one.place.meter.as_str().into(),
+            one.first_at.into(),
+            one.state.name().into(),
+            one.customer.as_deref().into(),
+        ]
+    });
+    let shared: [Value; 3] = [
+        closing.now.into(),
+        closing.run.into(),
+        closing.is_straddled.into(),
+    ];
+    for mut statement in INSERT_SQLITE.statements(rows, &nulls)? {
+        if let Some(values) = &mut statement.values {
+            values.0.extend(shared.clone());
+        }
+        tx.execute_raw(statement).await?;
     }
-    // One that was closed by another would be counted twice.
-    if usize::try_from(deleted).ok() != Some(closed.len()) {
-        let error = format!("{} open reports to close, {deleted} found", closed.len());
+    let after = |sql| Statement::from_sql_and_values(DbBackend::Sqlite, sql, [last.into()]);
+    let moved = totals(tx, after(TOTALS_SQLITE)).await?;
+    let deleted = tx.execute_raw(after(DELETE_SQLITE)).await?.rows_affected();
+    if i64::try_from(deleted) != Ok(moved.reports) {
+        let error = format!(
+            "{} reports closed, {deleted} open ones deleted",
+            moved.reports
+        );
         return Err(DbErr::Custom(error));
     }
-    Ok(())
+    Ok(moved)
+}
+
+async fn totals(tx: &Transaction, statement: Statement) -> Result<ClosedTotals, DbErr> {
+    let row = tx.query_one_raw(statement).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("totals of closed reports".to_owned()))?;
+    Ok(ClosedTotals {
+        reports: row.try_get("", "reports")?,
+        quantity: row.try_get("", "quantity")?,
+    })
 }

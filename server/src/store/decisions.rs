@@ -43,6 +43,8 @@ const MAY_HAVE_ARRIVED: [State; 2] = [State::Unknown, State::Missing];
 /// A decision to record.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDecision {
+    /// The report's account.
+    pub(crate) account_id: AccountId,
     /// The report.
     pub(crate) report_id: Uuid,
     /// The action.
@@ -58,7 +60,7 @@ impl Store {
     /// the report.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
         let tx = self.begin().await?;
-        let Some(report) = find_report(&tx, new.report_id).await? else {
+        let Some(report) = find_report(&tx, &new.account_id, new.report_id).await? else {
             tx.rollback().await?;
             return Err(self.not_found(new.report_id).await?);
         };
@@ -207,10 +209,13 @@ fn retry(
         .col_expr(Column::Attempts, Expr::value(attempts))
 }
 
-/// A report by its id. A closed one is locked.
-async fn find_report(tx: &Transaction, id: Uuid) -> std::result::Result<Option<Report>, DbErr> {
-    let closed = usage_report::Entity::find()
-        .filter(Column::Id.eq(id))
+/// A report of an account. A closed one is locked.
+async fn find_report(
+    tx: &Transaction,
+    account_id: &AccountId,
+    id: Uuid,
+) -> std::result::Result<Option<Report>, DbErr> {
+    let closed = usage_report::Entity::find_by_id((account_id.clone(), id))
         .lock_exclusive()
         .one(tx)
         .await?;
@@ -218,6 +223,7 @@ async fn find_report(tx: &Transaction, id: Uuid) -> std::result::Result<Option<R
         return Ok(Some(closed.into()));
     }
     let open = open_report::Entity::find()
+        .filter(open_report::Column::AccountId.eq(account_id))
         .filter(open_report::Column::Id.eq(id))
         .one(tx)
         .await?;

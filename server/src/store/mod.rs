@@ -51,6 +51,8 @@ pub(crate) mod reconciliation;
 pub(crate) mod report_archives;
 mod report_figures;
 pub(crate) mod report_folding;
+pub(crate) mod report_list;
+pub(crate) mod report_place;
 mod report_rollover;
 mod report_rules;
 mod report_states;

@@ -2,13 +2,14 @@
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    sea_query::{Expr, ExprTrait as _},
+    sea_query::SimpleExpr,
 };
-use uuid::Uuid;
 
 use super::{
-    Store, mark_sending::record_skip, report_states::is_due, rows,
-    send_order::forget_send_by_of_meter,
+    Store,
+    mark_sending::record_skip,
+    report_states::is_due,
+    send_order::{forget_send_by_of_meter, unplaced},
 };
 use crate::{
     domain::{Millis, next_step::end_of_wait, report::Report},
@@ -23,12 +24,11 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 /// Meters that are named.
 const MAX_NAMED: usize = 20;
 
-/// How far the reports of other meters were read: the last one's meter, customer and id.
+/// How far the reports of other meters were read: the last one's meter and number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OtherMetersCursor {
     meter: String,
-    customer: String,
-    id: Uuid,
+    number: i64,
 }
 
 impl Store {
@@ -49,23 +49,32 @@ impl Store {
         let mut after = after.to_owned();
         // Each configured meter is skipped once.
         for _ in 0..=meters.len() {
-            let next: Option<String> = usage_report::Entity::find()
-                .select_only()
-                .column(Column::Meter)
-                .filter(is_due())
-                .filter(Column::NextAttemptAt.is_null())
-                .filter(Column::Meter.gt(after))
-                .order_by_asc(Column::Meter)
-                .limit(1)
-                .into_tuple()
-                .one(&self.reader)
+            // Each has an index of its own.
+            let unplaced = self.first_meter(Column::SendBy.is_null(), &after).await?;
+            let placed = self
+                .first_meter(Column::SendBy.is_not_null(), &after)
                 .await?;
-            match next {
+            match unplaced.into_iter().chain(placed).min() {
                 Some(next) if meters.contains(&next.as_str()) => after = next,
                 other => return Ok(other),
             }
         }
         Ok(None)
+    }
+
+    /// The first meter after another one that has reports to send at once of one kind.
+    async fn first_meter(&self, kind: SimpleExpr, after: &str) -> Result<Option<String>> {
+        let first = usage_report::Entity::find()
+            .select_only()
+            .column(Column::Meter)
+            .filter(is_due())
+            .filter(Column::NextAttemptAt.is_null())
+            .filter(kind)
+            .filter(Column::Meter.gt(after))
+            .order_by_asc(Column::Meter)
+            .limit(1)
+            .into_tuple();
+        Ok(first.one(&self.reader).await?)
     }
 
     /// Reads the next reports of other meters than the configured ones, and gives up those that Stripe would refuse as
@@ -89,31 +98,19 @@ impl Store {
         let tx = self.begin().await?;
         forget_send_by_of_meter(&tx, &cursor.meter, FORGOTTEN_AT_ONCE).await?;
         tx.commit().await?;
-        let after =
-            Expr::tuple([Expr::col(Column::Customer), Expr::col(Column::Id)]).gt(Expr::tuple([
-                Expr::value(cursor.customer.as_str()),
-                Expr::value(cursor.id),
-            ]));
-        let page: Vec<Report> = rows::all(
-            usage_report::Entity::find()
-                .filter(is_due())
-                .filter(Column::NextAttemptAt.is_null())
-                .filter(Column::Meter.eq(cursor.meter.as_str()))
-                .filter(Column::SendBy.is_null())
-                .filter(after)
-                .order_by_asc(Column::SendBy)
-                .order_by_asc(Column::Customer)
-                .order_by_asc(Column::Id)
-                .limit(AT_ONCE)
-                .all(&self.reader)
-                .await?,
-        );
+        let page = unplaced(&cursor.meter)
+            .filter(Column::Number.gt(cursor.number))
+            .limit(AT_ONCE)
+            .all(&self.reader)
+            .await?;
         let end = page.last().map(|last| OtherMetersCursor {
             meter: cursor.meter.clone(),
-            customer: last.customer.clone().unwrap_or_default(),
-            id: last.id,
+            number: last.number,
         });
-        let with_end = |report| end_of_wait(&report, now).map(|skip| (report, skip));
+        let with_end = |row| {
+            let report = Report::from(row);
+            end_of_wait(&report, now).map(|skip| (report, skip))
+        };
         let mut ended: Vec<_> = page.into_iter().filter_map(with_end).collect();
         ended.sort_unstable_by_key(|(report, _)| report.id);
         if !ended.is_empty() {

@@ -227,10 +227,10 @@ async fn read_context(
 const LOCK_POSTGRES: &str = "SELECT r.* FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) \
     CROSS JOIN LATERAL (SELECT * FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0 FOR UPDATE) AS r";
 
-static LOCK_SQLITE: ValueRows<1> = ValueRows::new(|| {
-    ValueRows::<1>::around_rows(
-        "SELECT * FROM usage_reports WHERE id IN (SELECT column1 FROM ",
-        ") ORDER BY id",
+static LOCK_SQLITE: ValueRows<2> = ValueRows::new(|| {
+    ValueRows::<2>::around_rows(
+        "SELECT * FROM usage_reports WHERE (account_id, id) IN (SELECT column1, column2 FROM ",
+        ")",
     )
 });
 
@@ -239,21 +239,29 @@ const DELETE_POSTGRES: &str = "DELETE FROM usage_reports WHERE ctid = ANY (ARRAY
     SELECT r.place FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
     SELECT ctid AS place FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0) AS r))";
 
-static DELETE_SQLITE: ValueRows<1> = ValueRows::new(|| {
-    ValueRows::<1>::around_rows(
-        "DELETE FROM usage_reports WHERE id IN (SELECT column1 FROM ",
+static DELETE_SQLITE: ValueRows<2> = ValueRows::new(|| {
+    ValueRows::<2>::around_rows(
+        "DELETE FROM usage_reports WHERE (account_id, id) IN (SELECT column1, column2 FROM ",
         ")",
     )
 });
 
-fn ids<'a>(reports: &'a [&FinishedReport]) -> impl Iterator<Item = Uuid> + 'a {
-    reports.iter().map(|one| one.report.id)
+/// The values of a row that is not meant.
+const NO_KEY: [Value; 2] = [Value::String(None), Value::Uuid(None)];
+
+/// The accounts and the ids of reports, as rows.
+fn key_rows<'a>(reports: &'a [&FinishedReport]) -> impl Iterator<Item = [Value; 2]> + 'a {
+    let reports = reports.iter().map(|one| &one.report);
+    reports.map(|report| [(&report.account_id).into(), report.id.into()])
 }
 
 /// The accounts and the ids of reports, as arrays.
 fn keys(reports: &[&FinishedReport]) -> [Value; 2] {
     let accounts = reports.iter().map(|one| one.report.account_id.as_str());
-    [texts(accounts), uuids(ids(reports))]
+    [
+        texts(accounts),
+        uuids(reports.iter().map(|one| one.report.id)),
+    ]
 }
 
 /// Locks reports in the order of their ids, in which they are given.
@@ -262,8 +270,7 @@ async fn lock_reports(
     reports: &[&FinishedReport],
 ) -> std::result::Result<Vec<usage_report::Model>, DbErr> {
     let statements = if tx.get_database_backend() == DbBackend::Sqlite {
-        let rows = ids(reports).map(|id| [id.into()]);
-        LOCK_SQLITE.statements(rows, &[Value::BigInt(None)])?
+        LOCK_SQLITE.statements(key_rows(reports), &NO_KEY)?
     } else {
         let values = keys(reports);
         vec![Statement::from_sql_and_values(
@@ -286,8 +293,7 @@ async fn delete_reports(
     reports: &[&FinishedReport],
 ) -> std::result::Result<u64, DbErr> {
     let statements = if tx.get_database_backend() == DbBackend::Sqlite {
-        let rows = ids(reports).map(|id| [id.into()]);
-        DELETE_SQLITE.statements(rows, &[Value::BigInt(None)])?
+        DELETE_SQLITE.statements(key_rows(reports), &NO_KEY)?
     } else {
         let values = keys(reports);
         vec![Statement::from_sql_and_values(

@@ -3,13 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Select, Statement,
-    sea_query::{Expr, ExprTrait as _, LockBehavior, LockType},
-};
-use uuid::Uuid;
-
 use super::{
     Store,
     billing_context::read_contexts_and_changes,
@@ -26,6 +19,11 @@ use crate::{
     },
     entity::usage_report::{self, Column},
     error::Result,
+};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select, Statement,
+    sea_query::{Expr, ExprTrait as _, LockBehavior, LockType},
 };
 
 /// The reports of one transaction that stores when they should be sent.
@@ -47,12 +45,11 @@ impl Store {
     /// Stores when due reports of some meters should be sent, where that is not known.
     pub(crate) async fn set_send_by(&self, meters: &[&str]) -> Result<()> {
         for meter in meters {
-            // Usually there are none, which takes no turn of SQLite's only writer to find out. In the order of the index,
-            // because PostgreSQL would rather read the table until it finds one.
-            let first: Option<Uuid> = without_send_by(meter)
+            // Usually there are none, which takes no turn of SQLite's only writer to find out.
+            let first: Option<i64> = unplaced(meter)
+                .filter(Column::Customer.is_not_null())
                 .select_only()
-                .column(Column::Id)
-                .order_by_asc(Column::SendBy)
+                .column(Column::Number)
                 .limit(1)
                 .into_tuple()
                 .one(&self.reader)
@@ -73,10 +70,8 @@ impl Store {
     async fn set_send_by_of_page(&self, meter: &str) -> Result<bool> {
         let tx = self.begin().await?;
         // Locked reports get their place the next time, so that no lock is waited for while others are held.
-        let page = without_send_by(meter)
-            .order_by_asc(Column::SendBy)
-            .order_by_asc(Column::Customer)
-            .order_by_asc(Column::Id)
+        let page = unplaced(meter)
+            .filter(Column::Customer.is_not_null())
             .limit(ORDERED_AT_ONCE)
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .all(&tx)
@@ -164,7 +159,8 @@ impl Store {
         let due = state_in(&State::DUE);
         let next = |comparison: &str, last: &str| {
             format!(
-                "SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL AND d.meter = $1 \
+                "SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL \
+                 AND d.send_by IS NOT NULL AND d.meter = $1 \
                  AND COALESCE(d.reported_at, d.first_sent_at, $2) >= $2 AND d.customer IS NOT NULL \
                  AND (d.send_by, d.customer) {comparison} ({last}) ORDER BY d.send_by, d.customer, d.id LIMIT 1"
             )
@@ -172,21 +168,22 @@ impl Store {
         let first = next(if includes { ">=" } else { ">" }, "$3, $4");
         let others = next(">", "h.send_by, h.customer");
         format!(
-            "WITH RECURSIVE heads(place, number) AS (SELECT ({first}), 1 UNION ALL SELECT ({others}), number + 1 \
-             FROM heads JOIN usage_reports h ON h.{place} = heads.place WHERE number < {limit}) \
+            "WITH RECURSIVE heads(place, nth) AS (SELECT ({first}), 1 UNION ALL SELECT ({others}), nth + 1 \
+             FROM heads JOIN usage_reports h ON h.{place} = heads.place WHERE nth < {limit}) \
              SELECT r.* FROM heads JOIN usage_reports r ON r.{place} = heads.place"
         )
     }
 }
 
-/// Due reports of a meter that have no place in the queue yet.
-fn without_send_by(meter: &str) -> Select<usage_report::Entity> {
+/// Due reports of a meter that have no place in the queue yet, the earliest closed first. In the order of the index,
+/// because PostgreSQL would rather read the table until it finds one.
+pub(super) fn unplaced(meter: &str) -> Select<usage_report::Entity> {
     usage_report::Entity::find()
         .filter(is_due())
         .filter(Column::NextAttemptAt.is_null())
-        .filter(Column::Meter.eq(meter))
         .filter(Column::SendBy.is_null())
-        .filter(Column::Customer.is_not_null())
+        .filter(Column::Meter.eq(meter))
+        .order_by_asc(Column::Number)
 }
 
 /// Forgets when reports of an account should be sent, because that may have changed. The sender reads it again.

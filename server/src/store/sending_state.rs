@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
-    close::open_reports,
+    close::open_after,
     close_reports::{Closing, close_reports},
     connection::Transaction,
     report_rules::needs_look_up,
@@ -22,7 +22,7 @@ use crate::{
         stripe_account::StripeAccount,
     },
     entity::{
-        commit, lease,
+        commit, lease, open_report,
         sending::{self, Column, SendingPausedWhy},
         usage_report::{self, UsageReportState},
     },
@@ -175,7 +175,7 @@ impl Store {
     /// Closes one page of the open reports, so that new usage gets new reports. Returns the number of reports.
     pub(crate) async fn close_restored_page(&self, restored_at: Millis) -> Result<usize> {
         let tx = self.begin_within_boundaries().await?;
-        let reports = open_reports(Millis::MAX)
+        let reports = open_after(open_report::Entity::find(), None)
             .limit(REPORTS_PER_PAGE)
             .lock_exclusive()
             .all(&tx)

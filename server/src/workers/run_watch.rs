@@ -139,10 +139,11 @@ impl Reporter {
         loop {
             let page = self
                 .store
-                .preview_reports(&scope, after, now, PREVIEWS_PER_PAGE)
+                .preview_reports(&scope, after.as_ref(), now, PREVIEWS_PER_PAGE)
                 .await?;
             let Some(last) = page.last() else { break };
-            after = Some(last.id);
+            after = Some(last.place.clone());
+            let page: Vec<_> = page.into_iter().map(|one| one.report).collect();
             let links = self.store.links_of(&page).await?;
             let mut sent = Vec::new();
             for mut report in page {

@@ -264,7 +264,12 @@ async fn correct(client: UsageClient) -> Result<(), Error> {
 
     let refused = ListReports::new().states([ReportState::Rejected]);
     for report in client.list_reports(refused).await?.reports {
-        let again = ResolveReport::new(&report.id, ResolveAction::Retry, "the meter is fixed");
+        let again = ResolveReport::new(
+            &report.account_id,
+            &report.id,
+            ResolveAction::Retry,
+            "the meter is fixed",
+        );
         client.resolve_report(again).await?;
     }
 

@@ -143,7 +143,12 @@ async fn each_difference_names_its_side(world: World) {
         .iter()
         .find(|one| one.state == ReportState::Rejected)
         .unwrap();
-    let write_off = ResolveReport::new(&rejected.id, ResolveAction::WriteOff, "a test");
+    let write_off = ResolveReport::new(
+        &rejected.account_id,
+        &rejected.id,
+        ResolveAction::WriteOff,
+        "a test",
+    );
     world.client().resolve_report(write_off).await.unwrap();
     let row = rows(&world, Reconcile::new()).await.remove(0);
     assert_eq!(figures(&row), (8, 8, Ok(7)));

@@ -41,7 +41,8 @@ async fn only_report(world: &World) -> UsageReport {
 }
 
 fn resolve(report: &UsageReport, action: ResolveAction) -> ResolveReport {
-    ResolveReport::new(&report.id, action, "checked by hand").requested_by("ann")
+    ResolveReport::new(&report.account_id, &report.id, action, "checked by hand")
+        .requested_by("ann")
 }
 
 async fn a_rejected_report_is_retried_under_a_new_identifier(world: World) {
@@ -159,7 +160,7 @@ async fn a_report_that_needs_no_decision_cannot_be_resolved(world: World) {
     let refused = client.resolve_report(retry).await.unwrap_err();
     assert!(refused.to_string().contains("is accepted"), "{refused}");
     for id in ["0190a5b2-0000-7000-8000-000000000000", "nonsense"] {
-        let unknown = ResolveReport::new(id, ResolveAction::Retry, "why");
+        let unknown = ResolveReport::new("acct", id, ResolveAction::Retry, "why");
         let refused = client.resolve_report(unknown).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NotFound);
         assert_eq!(refused.reason(), Some(&Reason::ReportNotFound));
@@ -168,15 +169,20 @@ async fn a_report_that_needs_no_decision_cannot_be_resolved(world: World) {
     }
     for (wrong, field) in [
         (
-            ResolveReport::new(&open.id, ResolveAction::Retry, ""),
+            ResolveReport::new(&open.account_id, &open.id, ResolveAction::Retry, ""),
             "reason",
         ),
         (
-            ResolveReport::new(&open.id, ResolveAction::Retry, "   "),
+            ResolveReport::new(&open.account_id, &open.id, ResolveAction::Retry, "   "),
             "reason",
         ),
         (
-            ResolveReport::new(&open.id, ResolveAction::Unrecognised(9), "why"),
+            ResolveReport::new(
+                &open.account_id,
+                &open.id,
+                ResolveAction::Unrecognised(9),
+                "why",
+            ),
             "action",
         ),
         (

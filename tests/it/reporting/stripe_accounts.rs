@@ -245,7 +245,12 @@ async fn check_former_reports(world: &World) {
     let error = unknown.last_error.clone().unwrap_or_default();
     assert!(error.contains("acct_fake"), "{error}");
     let decide = async |action| {
-        let decision = ResolveReport::new(&unknown.id, action, "the former account has it");
+        let decision = ResolveReport::new(
+            &unknown.account_id,
+            &unknown.id,
+            action,
+            "the former account has it",
+        );
         world.client().resolve_report(decision).await
     };
     let refused = decide(ResolveAction::Retry).await.unwrap_err();

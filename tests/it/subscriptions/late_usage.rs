@@ -138,7 +138,12 @@ async fn missed(world: &mut World) -> UsageReport {
 }
 
 fn bill_now(report: &UsageReport) -> ResolveReport {
-    ResolveReport::new(&report.id, ResolveAction::BillInCurrentPeriod, "it is owed")
+    ResolveReport::new(
+        &report.account_id,
+        &report.id,
+        ResolveAction::BillInCurrentPeriod,
+        "it is owed",
+    )
 }
 
 async fn usage_moved_to_the_current_period_is_not_lost_by_a_cancel(mut world: World) {

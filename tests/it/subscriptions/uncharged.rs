@@ -221,7 +221,14 @@ async fn uncharged_usage_can_be_written_off(mut world: World) {
     let report = world.reports("acct").await.remove(0);
     assert_eq!(report.state, ReportState::Uncharged);
     let client = world.client();
-    let resolve = |action| client.resolve_report(ResolveReport::new(&report.id, action, "a gift"));
+    let resolve = |action| {
+        client.resolve_report(ResolveReport::new(
+            &report.account_id,
+            &report.id,
+            action,
+            "a gift",
+        ))
+    };
     let refused = resolve(ResolveAction::BillInCurrentPeriod).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::NotResolvable), "{refused}");

@@ -1,7 +1,9 @@
 //! Records what Stripe has of the reports of an hour.
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, DbErr, EntityTrait as _, IntoActiveModel as _,
+    ActiveModelTrait as _,
+    ActiveValue::{NotSet, Set},
+    DbErr, EntityTrait as _, IntoActiveModel as _,
     sea_query::Expr,
 };
 use uuid::Uuid;
@@ -136,6 +138,7 @@ async fn split_off(
     let row = usage_report::Entity::find_by_id(id).one(tx).await?;
     let row = row.ok_or_else(|| DbErr::RecordNotFound("a report that was changed".to_owned()))?;
     let row = usage_report::ActiveModel {
+        number: NotSet,
         id: Set(Uuid::now_v7()),
         quantity: Set(part),
         state: Set(UsageReportState::Confirmed),

@@ -84,7 +84,7 @@ async fn a_folded_report_is_found_in_its_archive(mut world: World) {
     let archive = "report_archives WHERE sha256 <> ''";
     assert_eq!(world.count_rows(archive).await, 1);
     let decide = async |id: &str| {
-        let decision = ResolveReport::new(id, ResolveAction::WriteOff, "why");
+        let decision = ResolveReport::new("free", id, ResolveAction::WriteOff, "why");
         world.client().resolve_report(decision).await.unwrap_err()
     };
     for report in reports {
