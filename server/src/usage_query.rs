@@ -1,6 +1,6 @@
 //! The query behind `Get`: usage by meter and time, from the sums of usage reports in the database.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 
@@ -10,14 +10,14 @@ use crate::{
         account_id::AccountId,
         meter::{Meter, Meters},
         period::{
-            Granularity, MAX_POINTS, check_edges, check_length, check_month, month_around,
-            parse_zone, round_outward, split,
+            Granularity, MAX_POINTS, check_edges, check_length, check_month, is_of_slots,
+            month_around, parse_zone, round_outward, split,
         },
         report::State,
         window::{Interval, Slots},
     },
     error::{Error, Result},
-    store::{Store, reports::UsageSum},
+    store::{Store, usage_sums::UsageSum},
 };
 
 /// The parsed request.
@@ -57,17 +57,31 @@ pub(crate) struct MeterUsage {
 /// Quantities by progress towards an invoice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Quantities {
-    pub(crate) reported: i64,
-    pub(crate) not_yet_reported: i64,
-    pub(crate) not_billable: i64,
+    reported: i128,
+    not_yet_reported: i128,
+    not_billable: i128,
 }
 
 impl Quantities {
     /// The total counted.
     pub(crate) fn total(&self) -> i64 {
-        self.reported
-            .saturating_add(self.not_yet_reported)
-            .saturating_add(self.not_billable)
+        let total = self.reported.saturating_add(self.not_yet_reported);
+        in_64_bits(total.saturating_add(self.not_billable))
+    }
+
+    /// What Stripe has accepted.
+    pub(crate) fn reported(&self) -> i64 {
+        in_64_bits(self.reported)
+    }
+
+    /// What Stripe will get.
+    pub(crate) fn not_yet_reported(&self) -> i64 {
+        in_64_bits(self.not_yet_reported)
+    }
+
+    /// What Stripe never gets.
+    pub(crate) fn not_billable(&self) -> i64 {
+        in_64_bits(self.not_billable)
     }
 
     fn add(&mut self, sum: &UsageSum) {
@@ -78,6 +92,12 @@ impl Quantities {
         };
         *part = part.saturating_add(sum.quantity);
     }
+}
+
+/// A sum, or what is nearest to it if it has more than 64 bits.
+fn in_64_bits(sum: i128) -> i64 {
+    let limit = if sum < 0 { i64::MIN } else { i64::MAX };
+    i64::try_from(sum).unwrap_or(limit)
 }
 
 /// Runs a query. An unknown account has zero usage.
@@ -97,7 +117,6 @@ pub(crate) async fn query(
     };
     let configured: Vec<&Meter> =
         only.map_or_else(|| meters.all().iter().collect(), |meter| vec![meter]);
-    let periods = store.billing_periods(&account_id).await?;
     let account = match query.period {
         Some(_) => None,
         None => store.find_account(&account_id).await?,
@@ -110,13 +129,10 @@ pub(crate) async fn query(
             .or_else(|| month_around(now, zone))
             .ok_or_else(|| Error::Internal("the clock is outside the calendar".into()))?,
     };
-    let edges: Vec<Millis> = periods
-        .iter()
-        .flat_map(|period| [period.start, period.end])
-        .collect();
     if query.period.is_some() {
         check_length(period)?;
     }
+    let edges = billing_edges(store, &account_id, period, slots).await?;
     let period = if query.round_outward {
         round_outward(period, slots, &edges)
     } else if query.period.is_some() {
@@ -127,13 +143,12 @@ pub(crate) async fn query(
         period
     };
     let points = split(period, query.granularity, zone, slots, configured.len())?;
-    let sums = store
-        .sum_usage(&account_id, only.map(|meter| &*meter.name), period)
-        .await?;
-    let mut by_meter: BTreeMap<&str, Vec<&UsageSum>> = BTreeMap::new();
-    for sum in &sums {
-        by_meter.entry(&sum.meter).or_default().push(sum);
-    }
+    let only = only.map(|meter| &*meter.name);
+    let mut by_meter = if query.granularity == Granularity::Total {
+        store.usage_in_total(&account_id, only, period).await?
+    } else {
+        store.usage_by_window(&account_id, only, period).await?
+    };
     let mut usage: Vec<MeterUsage> = configured
         .into_iter()
         .map(|meter| {
@@ -145,7 +160,7 @@ pub(crate) async fn query(
     usage.extend(
         by_meter
             .iter()
-            .map(|(meter, own)| meter_usage(&Arc::from(*meter), &Arc::default(), own, &points)),
+            .map(|(meter, own)| meter_usage(&Arc::from(&**meter), &Arc::default(), own, &points)),
     );
     if usage.len().saturating_mul(points.len()) > MAX_POINTS {
         split(period, query.granularity, zone, slots, usage.len())?;
@@ -159,10 +174,25 @@ pub(crate) async fn query(
     })
 }
 
+/// The edges of the account's billing periods, if they matter to a period.
+async fn billing_edges(
+    store: &Store,
+    account_id: &AccountId,
+    period: Interval,
+    slots: Slots,
+) -> Result<Vec<Millis>> {
+    if is_of_slots(period, slots) {
+        return Ok(Vec::new());
+    }
+    let periods = store.billing_periods(account_id).await?;
+    let edges = periods.iter().map(|period| [period.start, period.end]);
+    Ok(edges.flatten().collect())
+}
+
 fn meter_usage(
     meter: &Arc<str>,
     unit: &Arc<str>,
-    sums: &[&UsageSum],
+    sums: &[UsageSum],
     points: &[Interval],
 ) -> MeterUsage {
     let mut quantities = Quantities::default();

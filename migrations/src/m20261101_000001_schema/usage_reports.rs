@@ -164,12 +164,15 @@ const FINISHED: &str = "CREATE INDEX usage_reports_finished ON usage_reports (wi
 
 fn usage_report_indexes() -> Vec<IndexCreateStatement> {
     use UsageReports as C;
-    // Usage of an account in a period.
+    // Usage of an account in a period: all that its sums need, or each report would be read from a page of its own.
     let by_window = Index::create()
         .name("usage_reports_by_window")
         .table(C::Table)
         .col(C::AccountId)
         .col(C::WindowStart)
+        .col(C::Meter)
+        .col(C::State)
+        .col(C::Quantity)
         .to_owned();
     // Which minutes have an event of a customer and meter already.
     let by_event = Index::create()

@@ -106,6 +106,11 @@ pub fn check_edges(
     check_edge("period.end", period.end, slots, billing_edges)
 }
 
+/// Whether only slots decide about a period: both of its edges are edges of slots, whatever the billing periods are.
+pub fn is_of_slots(period: Interval, slots: Slots) -> bool {
+    slots.is_edge(period.start) && slots.is_edge(period.end)
+}
+
 /// Validates that a requested period is neither empty nor too long.
 pub fn check_length(period: Interval) -> Result<(), Violation> {
     if period.start >= period.end {

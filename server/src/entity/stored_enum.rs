@@ -36,7 +36,7 @@ macro_rules! stored_enum {
         }
 
         impl $name {
-            fn from_text(text: &str) -> Result<Self, sea_orm::DbErr> {
+            pub(crate) fn from_text(text: &str) -> Result<Self, sea_orm::DbErr> {
                 let found = $domain::ALL.into_iter().find(|value| value.name() == text);
                 found.map(Self::from).ok_or_else(|| {
                     let name = stringify!($name);

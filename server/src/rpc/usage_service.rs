@@ -424,8 +424,8 @@ fn meter_usage(meter: usage_query::MeterUsage) -> v1::MeterUsage {
 fn quantities(sums: usage_query::Quantities) -> v1::Quantities {
     v1::Quantities {
         total: sums.total(),
-        reported: sums.reported,
-        not_yet_reported: sums.not_yet_reported,
-        not_billable: sums.not_billable,
+        reported: sums.reported(),
+        not_yet_reported: sums.not_yet_reported(),
+        not_billable: sums.not_billable(),
     }
 }

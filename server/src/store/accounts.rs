@@ -253,13 +253,20 @@ impl Store {
 
     /// The edges of an account's billing periods, latest first.
     pub(crate) async fn billing_periods(&self, account_id: &AccountId) -> Result<Vec<Interval>> {
-        let rows = billing_period::Entity::find()
+        let rows: Vec<(Millis, Millis)> = billing_period::Entity::find()
+            .select_only()
+            .column(billing_period::Column::PeriodStart)
+            .column(billing_period::Column::PeriodEnd)
             .filter(billing_period::Column::AccountId.eq(account_id))
             .order_by_desc(billing_period::Column::PeriodStart)
             .limit(EDGES_READ)
+            .into_tuple()
             .all(&self.reader)
             .await?;
-        Ok(rows.iter().map(interval).collect())
+        let periods = rows.into_iter();
+        Ok(periods
+            .map(|(start, end)| Interval { start, end })
+            .collect())
     }
 }
 
@@ -317,13 +324,6 @@ fn is_same_billing(current: &Billing, requested: &Billing) -> bool {
                 && current.subscription() == requested.subscription()
         }
         _ => current == requested,
-    }
-}
-
-fn interval(row: &billing_period::Model) -> Interval {
-    Interval {
-        start: row.period_start,
-        end: row.period_end,
     }
 }
 

@@ -38,9 +38,11 @@ const POSTGRES_TIMEOUTS: [(&str, &str); 7] = [
 ];
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
-/// The page cache, 64 MiB: a group of random keys changes thousands of pages, and pages that do not fit are written to
-/// the log twice.
+/// The page cache of the connection that writes, 64 MiB: a group of random keys changes thousands of pages, and pages that
+/// do not fit are written to the log twice.
 const SQLITE_CACHE: &str = "-65536";
+/// That of each connection that reads, 8 MiB: SQLite empties it after each commit of another connection.
+const SQLITE_READER_CACHE: &str = "-8192";
 /// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
 /// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
@@ -108,7 +110,7 @@ impl Store {
         let trust = Arc::<Trust>::default();
         if is_sqlite(url) {
             // Not "rwc": a connection that is replaced later must not create an empty file where the file was deleted.
-            let mut writer = sqlite_options(url, "rw", 1, &trust);
+            let mut writer = sqlite_options(url, "rw", 1, SQLITE_CACHE, &trust);
             if serves {
                 writer.map_sqlx_sqlite_pool_opts({
                     let trust = Arc::clone(&trust);
@@ -119,8 +121,8 @@ impl Store {
                 });
             }
             let writer = Database::connect(writer).await?;
-            let reader =
-                Database::connect(sqlite_options(url, "ro", SQLITE_READERS, &trust)).await?;
+            let reader = sqlite_options(url, "ro", SQLITE_READERS, SQLITE_READER_CACHE, &trust);
+            let reader = Database::connect(reader).await?;
             let file = Arc::new(SqliteFile::opened(url)?);
             let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
             return Ok(Self {
@@ -234,7 +236,13 @@ async fn sync_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> 
         .map(|_| ())
 }
 
-fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -> ConnectOptions {
+fn sqlite_options(
+    url: &str,
+    mode: &str,
+    connections: u32,
+    cache: &'static str,
+    trust: &Arc<Trust>,
+) -> ConnectOptions {
     let trust = Arc::clone(trust);
     let separator = if url.contains('?') { '&' } else { '?' };
     let mut options = ConnectOptions::new(format!("{url}{separator}mode={mode}"));
@@ -246,13 +254,13 @@ fn sqlite_options(url: &str, mode: &str, connections: u32, trust: &Arc<Trust>) -
         .max_lifetime(NEVER)
         .sqlx_logging(false)
         .map_sqlx_sqlite_pool_opts(move |pool| trust.guard(pool, false))
-        .map_sqlx_sqlite_opts(|sqlite| {
+        .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)
                 // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(ACQUIRE_TIMEOUT)
-                .pragma("cache_size", SQLITE_CACHE)
+                .pragma("cache_size", cache)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)
         });
     options

@@ -69,6 +69,7 @@ pub(crate) mod stripe_account;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
 mod unfinished_changes;
+pub(crate) mod usage_sums;
 mod value_rows;
 pub(crate) mod verification;
 pub(crate) mod watched_customers;

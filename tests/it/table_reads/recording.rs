@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 53] = [
+const TESTS: [(&str, &str); 54] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -17,6 +17,10 @@ const TESTS: [(&str, &str); 53] = [
     (
         "counting::batches",
         "item_keys_are_shared_by_batches_and_single_calls",
+    ),
+    (
+        "counting::usage_query",
+        "the_default_month_of_a_zone_inside_a_slot_is_refused_with_the_zone",
     ),
     (
         "operations::doctor",
