@@ -82,7 +82,7 @@ impl Cell {
     }
 }
 
-async fn wait_for_events(control: &Control, reports: usize) {
+pub(crate) async fn wait_for_events(control: &Control, reports: usize) {
     // The caller limits the time of all attempts.
     while let Err(error) = control.wait_for_events(reports, MAX_WAIT).await {
         let is_sending = matches!(error, fake_stripe::ControlError::TimedOut { .. });
@@ -91,7 +91,7 @@ async fn wait_for_events(control: &Control, reports: usize) {
 }
 
 /// The rate between the receipts of the first and the last event: without the start of the run.
-fn per_sec(events: &[StoredEvent]) -> u64 {
+pub(crate) fn per_sec(events: &[StoredEvent]) -> u64 {
     let received = || events.iter().map(|event| event.received_at_ms);
     let first = received().min().expect("an event");
     let last = received().max().expect("an event");

@@ -10,14 +10,18 @@ use usage_server::clock::Clock;
 
 /// The service's default meter, and its event name at Stripe.
 pub(crate) const METER: &str = "api_calls";
-/// Accounts with a Stripe customer. More than the concurrent requests, so that no request waits for a customer's last.
+/// Accounts with a Stripe customer, or more if each would have too many reports. More than the concurrent requests, so that
+/// no request waits for a customer's last.
 const ACCOUNTS: u32 = 250;
+/// The most reports of an account: hours.
+const MAX_HOURS: u32 = 200;
 /// Concurrent calls that link accounts.
 const CONCURRENT: usize = 16;
 
 /// One increment for each report: an account and an hour.
 #[derive(Debug)]
 pub(crate) struct Usage {
+    accounts: u32,
     hours: u32,
     now: DateTime<Utc>,
 }
@@ -25,15 +29,17 @@ pub(crate) struct Usage {
 impl Usage {
     /// Usage of this many reports, less what does not fill an hour of all accounts.
     pub(crate) fn of(reports: u32) -> Self {
+        let accounts = ACCOUNTS.max(reports.div_ceil(MAX_HOURS));
         Self {
-            hours: reports / ACCOUNTS,
+            accounts,
+            hours: reports / accounts,
             now: DateTime::from_timestamp_millis(Clock::system().now()).expect("a date"),
         }
     }
 
     /// How many reports it makes.
     pub(crate) fn reports(&self) -> usize {
-        usize::try_from(self.hours * ACCOUNTS).expect("a number of reports")
+        usize::try_from(self.hours * self.accounts).expect("a number of reports")
     }
 
     /// The total of all reports.
@@ -45,14 +51,14 @@ impl Usage {
     fn increments(&self) -> impl Iterator<Item = (u32, DateTime<Utc>, i64)> + '_ {
         (1..=self.hours).flat_map(move |hour| {
             let at = self.now - TimeDelta::hours(i64::from(hour));
-            (0..ACCOUNTS).map(move |account| (account, at, i64::from(hour * 1_000 + account)))
+            (0..self.accounts).map(move |account| (account, at, i64::from(hour * 10_000 + account)))
         })
     }
 
     /// Creates a customer for each account, and links it.
     pub(crate) async fn link(&self, client: &UsageClient, control: &Control) {
         let from = self.now - TimeDelta::days(30);
-        stream::iter(0..ACCOUNTS)
+        stream::iter(0..self.accounts)
             .for_each_concurrent(CONCURRENT, |number| async move {
                 let customer = customer(number);
                 control
@@ -116,9 +122,9 @@ impl Usage {
 }
 
 fn account(number: u32) -> String {
-    format!("account-{number:03}")
+    format!("account-{number:04}")
 }
 
 fn customer(number: u32) -> String {
-    format!("cus_{number:03}")
+    format!("cus_{number:04}")
 }

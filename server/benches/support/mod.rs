@@ -1,9 +1,10 @@
-//! What the benchmarks share: the engines with their databases, the service in this process, and the log.
+//! What the benchmarks share: the engines with their databases, the service in this process or one of its own, and the log.
 
 pub(crate) mod engines;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod postgres;
+pub(crate) mod process;
 pub(crate) mod service;
 
 use tracing_subscriber::{EnvFilter, fmt::writer::MakeWriterExt as _};

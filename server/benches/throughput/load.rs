@@ -70,7 +70,7 @@ impl Work {
         }
     }
 
-    const fn keyed(keys: Keys, accounts: u64) -> Self {
+    pub(crate) const fn keyed(keys: Keys, accounts: u64) -> Self {
         Self::BatchOfKeys { keys, accounts }
     }
 
@@ -281,11 +281,16 @@ impl Accounts {
     }
 
     pub(crate) fn next(&mut self) -> String {
+        account(self.number())
+    }
+
+    /// The number of the next one.
+    pub(crate) fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        account((mixed ^ (mixed >> 31)) % self.number)
+        (mixed ^ (mixed >> 31)) % self.number
     }
 }
 

@@ -21,7 +21,9 @@ mod background;
 mod beside;
 mod boundaries;
 mod closing;
+mod growth;
 mod load;
+mod memory;
 mod naive;
 mod reading;
 mod servers;
@@ -54,9 +56,13 @@ struct Cli {
     /// Connections that the calls are spread over.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Measure the rows of a million accounts too, and close a million reports. They need minutes.
+    /// Measure the rows of a million accounts and of growth too, and close a million reports. They need many minutes, and
+    /// 15 GB on the disk.
     #[arg(long)]
     full: bool,
+    /// The keys that the rows of growth store before; there is a report for five of them.
+    #[arg(long, default_value_t = growth::KEYS, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    stored_keys: u64,
     /// Measure only the service, without the two bounds.
     #[arg(long)]
     ours: bool,
@@ -112,7 +118,7 @@ fn main() {
     table::print(&rows, cli.seconds);
     let duration = Duration::from_secs_f64(cli.seconds);
     for engine in engines.available() {
-        for (name, measure) in others(&cli, engine, duration) {
+        for (name, measure) in others(&cli, &engines, engine, duration) {
             if cli
                 .filter
                 .as_ref()
@@ -126,14 +132,19 @@ fn main() {
 }
 
 /// The measurement of a row that has no bounds, on a new database.
-type Other = Box<dyn FnOnce(Database)>;
+type Other<'a> = Box<dyn FnOnce(Database) + 'a>;
 
 /// The rows that have no bounds, with their names.
-fn others(cli: &Cli, engine: Engine, duration: Duration) -> Vec<(String, Other)> {
+fn others<'a>(
+    cli: &'a Cli,
+    engines: &'a Engines,
+    engine: Engine,
+    duration: Duration,
+) -> Vec<(String, Other<'a>)> {
     let size = |brief: u64, full: u64| if cli.full { full } else { brief };
     let reports = size(closing::REPORTS, closing::MANY_REPORTS);
     let accounts = size(reading::ACCOUNTS_READ, reading::MANY_ACCOUNTS_READ);
-    vec![
+    let mut all: Vec<(String, Other<'a>)> = vec![
         (
             beside::name(engine),
             Box::new(move |database| beside::measure(engine, database, duration)),
@@ -150,7 +161,31 @@ fn others(cli: &Cli, engine: Engine, duration: Duration) -> Vec<(String, Other)>
             reading::name(engine),
             Box::new(move |database| reading::measure(engine, database, duration, accounts)),
         ),
-    ]
+        (
+            memory::name(engine),
+            Box::new(move |database| memory::measure(engine, &database, duration, accounts)),
+        ),
+    ];
+    if cli.full {
+        let on_empty = move |work| measure(cli, work, Side::Ours, Some(engines.database(engine)));
+        all.push((
+            growth::name(engine),
+            Box::new(move |database| {
+                growth::measure(engine, database, cli.stored_keys, on_empty, |work| {
+                    load(cli, work)
+                });
+            }),
+        ));
+    }
+    all
+}
+
+fn load(cli: &Cli, work: Work) -> Load {
+    Load {
+        work,
+        connections: cli.connections,
+        duration: Duration::from_secs_f64(cli.seconds),
+    }
 }
 
 /// Measures one cell on a new database.
@@ -162,12 +197,7 @@ fn measure(cli: &Cli, work: Work, side: Side, database: Option<Database>) -> Mea
         _ => 0,
     };
     let server = Running::start(side, database);
-    let load = Load {
-        work,
-        connections: cli.connections,
-        duration: Duration::from_secs_f64(cli.seconds),
-    };
-    let measured = load.run(server.endpoint());
+    let measured = load(cli, work).run(server.endpoint());
     server.stop_and_verify(stored + measured.acknowledged);
     measured
 }

@@ -15,8 +15,8 @@ use usage_server::clock::Clock;
 use crate::{
     background::{self, Background},
     load::{ACCOUNTS, Work, histogram},
-    servers::Running,
-    stored::{HOURS_OF_MONTH, OBSERVED, history},
+    servers::{Running, Side},
+    stored::{HOURS_OF_MONTH, OBSERVED, history, settle},
     support::engines::{Database, Engine},
     table::latencies,
 };
@@ -35,6 +35,8 @@ pub(crate) fn name(engine: Engine) -> String {
 /// Measures and prints it.
 pub(crate) fn measure(engine: Engine, database: Database, duration: Duration, accounts: u64) {
     let stored = history(&database, accounts);
+    settle(&database);
+    let nothing = read_nothing(duration);
     let server = Running::start_ours(database, &[]);
     let (alone, half, beside, counted) = background::run(async {
         let client = UsageClient::connect(server.endpoint())
@@ -53,21 +55,38 @@ pub(crate) fn measure(engine: Engine, database: Database, duration: Duration, ac
     });
     server.stop_and_verify(stored + counted);
     println!(
-        "{}: one account of {accounts}, {} calls a second: alone p50 / p99 {} ms, beside {half:.0} increments a second {} ms",
+        "{}: one account of {accounts}, {} calls a second: p50 / p99 of a server without a database {} ms, alone {} ms, \
+         beside {half:.0} increments a second {} ms",
         name(engine),
         1_000 / PACE.as_millis(),
+        latencies(&nothing),
         latencies(&alone),
         latencies(&beside),
     );
     let at = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile);
     println!(
-        "bench: {} accounts={accounts} p50_alone={} p99_alone={} p50={} p99={} increments={half:.0}",
+        "bench: {} accounts={accounts} p50_nothing={} p99_nothing={} p50_alone={} p99_alone={} p50={} p99={} increments={half:.0}",
         name(engine),
+        at(&nothing, 0.5),
+        at(&nothing, 0.99),
         at(&alone, 0.5),
         at(&alone, 0.99),
         at(&beside, 0.5),
         at(&beside, 0.99),
     );
+}
+
+/// The same calls to a server that does nothing but send as long an answer.
+fn read_nothing(duration: Duration) -> Histogram<u64> {
+    let server = Running::start(Side::Noop, None);
+    let latencies = background::run(async {
+        let client = UsageClient::connect(server.endpoint()).await;
+        let client = client.expect("a connection");
+        read(&client, duration / 4).await;
+        read(&client, duration).await
+    });
+    server.stop_and_verify(0);
+    latencies
 }
 
 /// Calls at a pace, whether or not the earlier ones are answered. Returns the latencies in microseconds.

@@ -2,6 +2,7 @@
 //!
 //! Each has a separate runtime, a real socket and a new database.
 
+use prost_types::Timestamp;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
@@ -109,22 +110,30 @@ impl Running {
         self.shutdown.cancel();
         self.runtime.block_on(async {
             self.serving.await.expect("no panic in the server");
-            let Some((side, database)) = &self.database else {
-                return;
-            };
-            let totals = service::ledger_totals(database).await;
-            assert_eq!(
-                totals.counted(),
-                i128::from(acknowledged),
-                "acknowledged and counted increments differ"
-            );
-            // One transaction a call writes no row to `commits`.
-            assert!(
-                totals.is_balanced() || *side == Side::Naive,
-                "the ledger check fails: {totals:?}"
-            );
+            if let Some((side, database)) = &self.database {
+                verify_counted(*side, database, acknowledged).await;
+            }
         });
     }
+}
+
+/// The database of a stopped server must contain exactly the acknowledged increments.
+pub(crate) async fn verify(database: &Database, acknowledged: u64) {
+    verify_counted(Side::Ours, database, acknowledged).await;
+}
+
+async fn verify_counted(side: Side, database: &Database, acknowledged: u64) {
+    let totals = service::ledger_totals(database).await;
+    assert_eq!(
+        totals.counted(),
+        i128::from(acknowledged),
+        "acknowledged and counted increments differ"
+    );
+    // One transaction a call writes no row to `commits`.
+    assert!(
+        totals.is_balanced() || side == Side::Naive,
+        "the ledger check fails: {totals:?}"
+    );
 }
 
 /// A plain tonic server with the same contract.
@@ -144,6 +153,49 @@ impl Reference {
             .await
             .expect("a server that runs");
     }
+}
+
+/// The answer of the service to a query for hours, with a unit in each of them.
+fn month_by_hour(request: v1::GetRequest) -> v1::GetResponse {
+    let unit = Some(v1::Quantities {
+        total: 1,
+        not_billable: 1,
+        ..v1::Quantities::default()
+    });
+    let period = request.period.unwrap_or_default();
+    let (first, last) = (seconds(period.start), seconds(period.end));
+    let hours = (first - first.rem_euclid(HOUR)..last).step_by(3_600);
+    let points = hours.map(|start| v1::UsagePoint {
+        period: Some(v1::Period {
+            start: Some(timestamp(start)),
+            end: Some(timestamp(start + HOUR)),
+        }),
+        quantities: unit,
+    });
+    v1::GetResponse {
+        account_id: request.account_id,
+        period: Some(period),
+        granularity: request.granularity,
+        time_zone: "UTC".to_owned(),
+        as_of: period.end,
+        meters: vec![v1::MeterUsage {
+            meter: request.meter,
+            unit: String::new(),
+            quantities: unit,
+            points: points.collect(),
+        }],
+    }
+}
+
+/// Seconds of an hour.
+const HOUR: i64 = 3_600;
+
+fn seconds(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, |at| at.seconds)
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 0 }
 }
 
 #[tonic::async_trait]
@@ -174,8 +226,12 @@ impl UsageService for Reference {
         }))
     }
 
-    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        Err(Status::unimplemented("not measured"))
+    /// A month by hour that is in no database.
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        Ok(Response::new(month_by_hour(request.into_inner())))
     }
 
     async fn list_reports(
