@@ -150,6 +150,10 @@ impl Store {
 
     /// Jumps from each first report to the next one in the index, instead of reading all between them: an account may
     /// have hundreds. Rows are joined by their places, which both engines find at once.
+    ///
+    /// The next stream at the same time comes before the streams of later times, each by a query of its own. For one
+    /// comparison with both columns, SQLite reads all earlier streams of that time again: of 1,000 streams with 200
+    /// reports each, the first 256 took 404 ms instead of 1.2.
     fn first_of_streams(&self, includes: bool, limit: usize) -> String {
         let place = if self.has_parallel_writers() {
             "ctid"
@@ -157,18 +161,27 @@ impl Store {
             "rowid"
         };
         let due = state_in(&State::DUE);
-        let next = |comparison: &str, last: &str| {
+        let first_where = |condition: String| {
             format!(
-                "SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL \
+                "(SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL \
                  AND d.send_by IS NOT NULL AND d.meter = $1 \
                  AND COALESCE(d.reported_at, d.first_sent_at, $2) >= $2 AND d.customer IS NOT NULL \
-                 AND (d.send_by, d.customer) {comparison} ({last}) ORDER BY d.send_by, d.customer, d.id LIMIT 1"
+                 AND {condition} ORDER BY d.send_by, d.customer, d.id LIMIT 1)"
             )
         };
-        let first = next(if includes { ">=" } else { ">" }, "$3, $4");
-        let others = next(">", "h.send_by, h.customer");
+        let next = |comparison: &str, send_by: &str, customer: &str| {
+            let same_time = format!("d.send_by = {send_by} AND d.customer {comparison} {customer}");
+            let later = format!("d.send_by > {send_by}");
+            format!(
+                "COALESCE({}, {})",
+                first_where(same_time),
+                first_where(later)
+            )
+        };
+        let first = next(if includes { ">=" } else { ">" }, "$3", "$4");
+        let others = next(">", "h.send_by", "h.customer");
         format!(
-            "WITH RECURSIVE heads(place, nth) AS (SELECT ({first}), 1 UNION ALL SELECT ({others}), nth + 1 \
+            "WITH RECURSIVE heads(place, nth) AS (SELECT {first}, 1 UNION ALL SELECT {others}, nth + 1 \
              FROM heads JOIN usage_reports h ON h.{place} = heads.place WHERE nth < {limit}) \
              SELECT r.* FROM heads JOIN usage_reports r ON r.{place} = heads.place"
         )
