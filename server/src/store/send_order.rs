@@ -248,3 +248,6 @@ async fn forget(
     let statement = Statement::from_sql_and_values(backend, sql, [value.into()]);
     tx.execute_raw(statement).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;
