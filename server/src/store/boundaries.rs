@@ -10,10 +10,8 @@ use std::{
 
 use moka::sync::Cache;
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
-    sea_query::{Expr, ExprTrait as _},
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Statement, sea_query::ExprTrait as _,
 };
 use uuid::Uuid;
 
@@ -261,13 +259,15 @@ pub(super) async fn record_boundary_change(
     account_id: &AccountId,
     now: Millis,
 ) -> Result<(), DbErr> {
-    let previous = current_version(tx).await?;
-    let [step, ..] = Uuid::new_v4().into_bytes().map(i64::from);
-    let version = previous.saturating_add(1).saturating_add(step);
-    boundary_version::Entity::update_many()
-        .col_expr(boundary_version::Column::Version, Expr::value(version))
-        .exec(tx)
-        .await?;
+    const NEXT: &str =
+        "UPDATE boundary_version SET version = version + $1 WHERE id = 1 RETURNING version";
+    let [random, ..] = Uuid::new_v4().into_bytes().map(i64::from);
+    let step = random.saturating_add(1);
+    let next = Statement::from_sql_and_values(tx.get_database_backend(), NEXT, [step.into()]);
+    let row = tx.query_one_raw(next).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the version of boundaries".to_owned()))?;
+    let version: i64 = row.try_get("", "version")?;
+    let previous = version.saturating_sub(step);
     let row = boundary_change::ActiveModel {
         version: Set(version),
         previous: Set(previous),
