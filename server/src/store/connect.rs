@@ -38,9 +38,9 @@ const POSTGRES_TIMEOUTS: [(&str, &str); 7] = [
 ];
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
-/// The page cache of the connection that writes, 64 MiB: a group of random keys changes thousands of pages, and pages that
+/// The page cache of the connection that writes, 40 MiB: a group of random keys changes thousands of pages, and pages that
 /// do not fit are written to the log twice.
-const SQLITE_CACHE: &str = "-65536";
+const SQLITE_CACHE: &str = "-40960";
 /// That of each connection that reads, 8 MiB: SQLite empties it after each commit of another connection.
 const SQLITE_READER_CACHE: &str = "-8192";
 /// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
