@@ -133,14 +133,6 @@ async fn create_usage_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     for index in usage_report_indexes() {
         manager.create_index(index).await?;
     }
-    if !is_sqlite {
-        let newest = Index::create()
-            .name("usage_reports_newest")
-            .table(C::Table)
-            .col(C::Number)
-            .to_owned();
-        manager.create_index(newest).await?;
-    }
     for index in [BY_STATE, UNVERIFIED, OTHER_KINDS, FINISHED] {
         manager.get_connection().execute_unprepared(index).await?;
     }

@@ -205,7 +205,7 @@ async fn list_of_all(
         query = query.filter(Column::State.is_in(states));
     }
     query = query.order_by_desc(Column::Number).limit(left);
-    let mut closed = if filter.run_id.is_some() || states.is_empty() {
+    let mut closed = if filter.run_id.is_some() {
         query.all(tx).await?
     } else {
         in_states(tx, query, &states).await?
@@ -227,15 +227,18 @@ fn left_of(limit: u64, page: &Page) -> u64 {
     limit.saturating_sub(u64::try_from(page.len()).unwrap_or(u64::MAX))
 }
 
-/// The reports that a query with an order and a limit finds in each of some states. All states at once could not be read
-/// in order: every report in these states would be sorted for each page.
+/// The reports that a query with an order and a limit finds in each of some states, or of all if there are none. All at
+/// once could not be read in order: every report in these states would be sorted for each page.
 async fn in_states(
     tx: &Transaction,
     query: Select<usage_report::Entity>,
     states: &[State],
 ) -> std::result::Result<Vec<usage_report::Model>, DbErr> {
     let mut reports = Vec::new();
-    let states: HashSet<State> = states.iter().copied().collect();
+    let all = State::ALL.into_iter();
+    let any = states.is_empty();
+    let all = all.filter(|state| *state != State::Open);
+    let states: HashSet<State> = all.filter(|state| any || states.contains(state)).collect();
     for state in states {
         let found = query.clone().filter(is_in_state(&[state]));
         reports.extend(found.all(tx).await?);

@@ -7,7 +7,7 @@ const ALL: &str = "SELECT 1 FROM usage_reports r";
 const PAGE: &str = "SELECT 1 FROM usage_reports r WHERE id > ? ORDER BY id LIMIT ?";
 const SORT: &str = "USE TEMP B-TREE FOR ORDER BY";
 const BY_STATE: &str = "SEARCH r USING INDEX usage_reports_by_state (<expr>=?)";
-const RANGE: &str = "SEARCH r USING INDEX usage_reports_newest (id>?)";
+const RANGE: &str = "SEARCH r USING INDEX usage_reports_by_age (id>?)";
 
 fn fault(engine: Engine, sql: &str, steps: &[&str]) -> Option<Fault> {
     fault_if(engine, sql, true, steps)
@@ -16,7 +16,7 @@ fn fault(engine: Engine, sql: &str, steps: &[&str]) -> Option<Fault> {
 fn fault_if(engine: Engine, sql: &str, is_estimated: bool, steps: &[&str]) -> Option<Fault> {
     let rows = [
         ("usage_reports", vec![1_000_000]),
-        ("usage_reports_newest", vec![1_000_000, 1]),
+        ("usage_reports_by_age", vec![1_000_000, 1]),
         ("usage_reports_by_state", vec![1_000_000, 90_000, 1]),
         ("usage_reports_due", vec![200_000, 4, 4, 1]),
         ("leases", vec![12]),
@@ -30,7 +30,7 @@ fn fault_if(engine: Engine, sql: &str, is_estimated: bool, steps: &[&str]) -> Op
 #[test]
 fn a_plan_of_sqlite_that_reads_a_large_table_in_full_has_a_fault() {
     let count = "SELECT COUNT(*) FROM usage_reports r LIMIT ?";
-    let newest = "SCAN r USING COVERING INDEX usage_reports_newest";
+    let newest = "SCAN r USING COVERING INDEX usage_reports_by_age";
     for (sql, steps) in [
         (ALL, &["SCAN r"][..]),
         (ALL, &[newest]),
@@ -55,10 +55,10 @@ fn a_plan_of_sqlite_that_finds_its_rows_by_an_index_has_no_fault() {
     for (sql, steps) in [
         (PAGE, &[RANGE][..]),
         (PAGE, &[BY_STATE]),
-        (first, &["SCAN r USING INDEX usage_reports_newest"]),
+        (first, &["SCAN r USING INDEX usage_reports_by_age"]),
         (
             latest,
-            &["SEARCH r USING COVERING INDEX usage_reports_newest"],
+            &["SEARCH r USING COVERING INDEX usage_reports_by_age"],
         ),
         (
             ALL,
@@ -66,11 +66,11 @@ fn a_plan_of_sqlite_that_finds_its_rows_by_an_index_has_no_fault() {
         ),
         (
             ALL,
-            &["SEARCH r USING INDEX usage_reports_newest (id>? AND id<?)"],
+            &["SEARCH r USING INDEX usage_reports_by_age (id>? AND id<?)"],
         ),
         (
             ALL,
-            &["SEARCH r USING INDEX usage_reports_newest (id=?)", SORT],
+            &["SEARCH r USING INDEX usage_reports_by_age (id=?)", SORT],
         ),
         ("SELECT 1 FROM leases", &["SCAN leases"]),
     ] {
@@ -83,8 +83,8 @@ fn step(what: &str, cost: u32) -> String {
     format!("->  {what}  (cost=0.42..{cost}.00 rows=1 width=8)")
 }
 
-const BY_INDEX: &str = "Index Scan using usage_reports_newest on usage_reports r";
-const BY_BITMAP: &str = "Bitmap Index Scan on usage_reports_newest";
+const BY_INDEX: &str = "Index Scan using usage_reports_by_age on usage_reports r";
+const BY_BITMAP: &str = "Bitmap Index Scan on usage_reports_by_age";
 const FOUND: &str = "  Index Cond: (id = ANY (ARRAY[$1, $2]))";
 const BETWEEN: &str = "  Index Cond: ((id >= $1) AND (id < $2))";
 const OPEN_RANGE: &str = "  Index Cond: (id >= $1)";
