@@ -81,16 +81,68 @@ enum Counted {
 }
 
 /// How a group is counted.
-#[derive(Clone, Copy, Debug)]
-struct Way {
-    /// Whether one statement counts it.
-    is_at_once: bool,
-    /// Whether its boundaries are read, even if they are remembered.
-    reads_boundaries: bool,
-    /// Whether reports that would exceed fifteen digits are closed.
-    is_careful: bool,
-    /// Whether stored keys are looked up before anything is counted.
-    looks_up_keys: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By one statement.
+    AtOnce {
+        /// Whether its boundaries are read, even if they are remembered.
+        reads_boundaries: bool,
+    },
+    /// By one statement after the other.
+    StepByStep {
+        /// Whether reports that would exceed fifteen digits are closed.
+        is_careful: bool,
+        /// Whether stored keys are looked up before anything is counted.
+        looks_up_keys: bool,
+    },
+}
+
+impl Way {
+    fn first(options: CommitOptions) -> Self {
+        if options.expects_known_keys {
+            Self::StepByStep {
+                is_careful: false,
+                looks_up_keys: true,
+            }
+        } else {
+            Self::AtOnce {
+                reads_boundaries: false,
+            }
+        }
+    }
+
+    fn is_careful(self) -> bool {
+        matches!(
+            self,
+            Self::StepByStep {
+                is_careful: true,
+                ..
+            }
+        )
+    }
+
+    /// The way after a report would have exceeded fifteen digits.
+    fn carefully(self) -> Self {
+        let looks_up_keys = matches!(
+            self,
+            Self::StepByStep {
+                looks_up_keys: true,
+                ..
+            }
+        );
+        Self::StepByStep {
+            is_careful: true,
+            looks_up_keys,
+        }
+    }
+
+    /// The way after a key was known that was taken for new.
+    fn with_keys(self) -> Self {
+        Self::StepByStep {
+            is_careful: self.is_careful(),
+            looks_up_keys: true,
+        }
+    }
 }
 
 impl Store {
@@ -101,12 +153,7 @@ impl Store {
         cache: &BoundaryCache,
         options: CommitOptions,
     ) -> Result<Vec<EntryOutcome>, CommitError> {
-        let mut way = Way {
-            is_at_once: !options.expects_known_keys,
-            reads_boundaries: false,
-            is_careful: false,
-            looks_up_keys: options.expects_known_keys,
-        };
+        let mut way = Way::first(options);
         let started = Instant::now();
         for _ in 0..MAX_ATTEMPTS {
             if started.elapsed() > ATTEMPT_LIMIT {
@@ -116,10 +163,9 @@ impl Store {
             match attempt.await {
                 // A report would exceed fifteen digits: close it and open another.
                 Err(CommitError::Failed(error))
-                    if is_check_violation(&error) && !way.is_careful =>
+                    if is_check_violation(&error) && !way.is_careful() =>
                 {
-                    way.is_careful = true;
-                    way.is_at_once = false;
+                    way = way.carefully();
                 }
                 Ok(None) => {}
                 Ok(Some(outcomes)) => return Ok(outcomes),
@@ -168,12 +214,13 @@ impl Store {
             Counted::Changed(tx, outcomes) => (tx, outcomes),
             Counted::Unchanged(outcomes) => return Ok(Some(outcomes)),
             Counted::StepByStep => {
-                way.looks_up_keys = true;
-                way.is_at_once = false;
+                *way = way.with_keys();
                 return Ok(None);
             }
             Counted::WithNewBoundaries => {
-                way.reads_boundaries = true;
+                *way = Way::AtOnce {
+                    reads_boundaries: true,
+                };
                 return Ok(None);
             }
         };
@@ -200,7 +247,7 @@ impl Store {
         group: &Group,
         cache: &BoundaryCache,
         options: CommitOptions,
-        way: Way,
+        reads_boundaries: bool,
     ) -> Result<Option<Counted>, CommitError> {
         let mut dedupe = Dedupe::new(group);
         if dedupe.has_batch_keys() {
@@ -210,20 +257,16 @@ impl Store {
         let counted = dedupe.counted();
         // Before the transaction: a change that ends meanwhile counts as a later one.
         let moves = self.boundary_moves.load(Ordering::Acquire);
-        let remembered = if way.reads_boundaries {
-            None
+        let remembered = Windows::remembered(&counted, cache, options.slots, moves);
+        let remembered = remembered.filter(|_| !reads_boundaries);
+        let (begun, windows) = if let Some(windows) = remembered {
+            (None, windows)
         } else {
-            Windows::remembered(&counted, cache, options.slots, moves)
-        };
-        let (begun, windows) = match remembered {
-            Some(windows) => (None, windows),
-            None => {
-                let tx = self.begin_counting().await?;
-                let windows = Windows::read(&tx, &counted, cache, options.slots, options.now);
-                let windows = windows.await?;
-                cache.has_seen(moves, windows.1);
-                (Some(tx), windows)
-            }
+            let tx = self.begin_counting().await?;
+            let windows = Windows::read(&tx, &counted, cache, options.slots, options.now);
+            let windows = windows.await?;
+            cache.has_seen(moves, windows.1);
+            (Some(tx), windows)
         };
         let at_once = AtOnce::new((group, dedupe), self.backend(), windows, options);
         let Some(at_once) = at_once else {
@@ -255,15 +298,23 @@ impl Store {
         options: CommitOptions,
         way: Way,
     ) -> Result<Counted, CommitError> {
-        if way.is_at_once
-            && let Some(counted) = self.count_at_once(group, cache, options, way).await?
-        {
-            return Ok(counted);
-        }
+        let (is_careful, looks_up_keys) = match way {
+            Way::AtOnce { reads_boundaries } => {
+                let counting = self.count_at_once(group, cache, options, reads_boundaries);
+                if let Some(counted) = counting.await? {
+                    return Ok(counted);
+                }
+                (false, false)
+            }
+            Way::StepByStep {
+                is_careful,
+                looks_up_keys,
+            } => (is_careful, looks_up_keys),
+        };
         let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
-        if way.looks_up_keys {
+        if looks_up_keys {
             dedupe.look_up_keys(&tx).await?;
         } else {
             dedupe.find_repeats();
@@ -272,7 +323,7 @@ impl Store {
         let read = Windows::read(&tx, &counted, cache, options.slots, options.now);
         let (windows, _) = read.await?;
         let additions = sum_by_window(&counted, &windows);
-        if way.is_careful
+        if is_careful
             || additions
                 .iter()
                 .any(|row| row.quantity > MAX_REPORT_QUANTITY)

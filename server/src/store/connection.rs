@@ -167,7 +167,7 @@ impl Pool {
             file.check()?;
         }
         let permit = self.pass_gate().await?;
-        let held = permit.into_iter().map(|permit| permit as Arc<dyn Held>);
+        let held = permit.into_iter().map(|permit| -> Arc<dyn Held> { permit });
         let watch = self.trust.watch();
         let begun = limited(
             self.inner.get_database_backend(),
