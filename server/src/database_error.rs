@@ -64,8 +64,29 @@ pub(crate) fn is_busy(error: &DbErr) -> bool {
     }
 }
 
+/// What Citus says, as an internal error, of a worker that went away during a transaction.
+const LOST_WORKER: [&str; 6] = [
+    "server closed the connection unexpectedly",
+    "failure on connection marked as essential",
+    "could not receive data from server",
+    "could not send data to server",
+    "no connection to the server",
+    "connection not open",
+];
+
+/// Whether Citus lost a worker. The connection to the coordinator is none the worse.
+fn is_lost_worker(error: &DbErr) -> bool {
+    database_code(error) == Some(DatabaseCode::Postgres("XX000".to_owned())) && {
+        let message = error.to_string();
+        LOST_WORKER.iter().any(|words| message.contains(words))
+    }
+}
+
 /// Whether a retry of the same statement may succeed.
 pub(crate) fn is_transient(error: &DbErr) -> bool {
+    if is_lost_worker(error) {
+        return true;
+    }
     match database_code(error) {
         // Busy and locked pass by themselves.
         Some(DatabaseCode::Sqlite(code)) => {

@@ -39,6 +39,7 @@ pub mod restore;
 pub mod run;
 pub mod send_load;
 pub mod sender_mark;
+pub mod shards;
 pub mod stored_key;
 pub mod stream;
 pub mod stripe_account;

@@ -3,11 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult, JoinType,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, Select, sea_query::Expr,
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, FromQueryResult,
+    JoinType, QueryFilter as _, QueryOrder as _, QuerySelect as _, RelationDef, Select,
+    sea_query::Expr,
 };
 
-use super::{as_read::update_as_read, connection::Transaction, subscriptions::request_sync};
+use super::{
+    as_read::update_as_read, connection::Transaction, of_shard::OfShard,
+    subscriptions::request_sync,
+};
 use crate::{
     domain::{
         Millis,
@@ -97,11 +101,16 @@ pub(super) async fn lock_contexts(
     reports: &[Report],
 ) -> Result<BillingContexts, DbErr> {
     use subscription_change::Column;
-    let changes = changes_in_progress(reports)
-        .order_by_asc(Column::AccountId)
-        .lock_shared()
-        .all(tx)
-        .await?;
+    let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
+    let mut changes = Vec::new();
+    for shard in OfShard::of_accounts(tx, accounts).await? {
+        let locked = changes_in_progress(shard.condition(Column::AccountId))
+            .order_by_asc(Column::AccountId)
+            .lock_shared()
+            .all(tx)
+            .await?;
+        changes.extend(locked);
+    }
     Ok(BillingContexts {
         changes: by_account(changes),
         ..read_contexts(tx, reports).await?
@@ -113,19 +122,20 @@ pub(super) async fn read_contexts_and_changes(
     db: &impl ConnectionTrait,
     reports: &[Report],
 ) -> Result<BillingContexts, DbErr> {
-    let changes = changes_in_progress(reports).all(db).await?;
+    let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
+    let accounts = subscription_change::Column::AccountId.is_in(accounts);
+    let changes = changes_in_progress(Condition::all().add(accounts));
+    let changes = changes.all(db).await?;
     Ok(BillingContexts {
         changes: by_account(changes),
         ..read_contexts(db, reports).await?
     })
 }
 
-fn changes_in_progress(reports: &[Report]) -> Select<subscription_change::Entity> {
-    use subscription_change::Column;
-    let accounts: BTreeSet<&AccountId> = reports.iter().map(|report| &report.account_id).collect();
+fn changes_in_progress(accounts: Condition) -> Select<subscription_change::Entity> {
     subscription_change::Entity::find()
-        .filter(Column::AccountId.is_in(accounts))
-        .filter(Column::FinishedAt.is_null())
+        .filter(accounts)
+        .filter(subscription_change::Column::FinishedAt.is_null())
 }
 
 fn by_account(changes: Vec<subscription_change::Model>) -> HashMap<AccountId, ChangeInProgress> {

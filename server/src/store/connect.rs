@@ -13,7 +13,8 @@ use sqlx::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Store, connection::Pool, connection_trust::Trust, durability, sqlite_file::SqliteFile,
+    Store, connection::Pool, connection_trust::Trust, distribution::read_shards, durability,
+    sqlite_file::SqliteFile,
 };
 
 /// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
@@ -137,7 +138,7 @@ impl Store {
             });
         }
         let pool = postgres_pool(url, max_connections, SERVICE, &trust).await?;
-        Ok(Self {
+        let store = Self {
             counter: pool.clone(),
             writer: pool.clone(),
             reader: pool,
@@ -146,7 +147,9 @@ impl Store {
             boundary_moves: Arc::default(),
             boundary_turn: one_at_a_time(),
             requested_changes: requested_changes(),
-        })
+        };
+        let shards = read_shards(&store.reader).await?;
+        Ok(store.with_shards(shards))
     }
 }
 

@@ -25,7 +25,10 @@ use super::{
     connection_trust::{Trust, Unfinished},
     sqlite_file::SqliteFile,
 };
-use crate::database_error::{breaks_connection, is_busy};
+use crate::{
+    database_error::{breaks_connection, is_busy},
+    domain::shards::ShardMap,
+};
 
 /// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
@@ -58,6 +61,8 @@ pub(super) struct Examined<C> {
     /// not take this permit, so it waits for one of the others at most.
     gate: Option<Arc<Semaphore>>,
     held: Vec<Arc<dyn Held>>,
+    /// The shards that rows of accounts are on.
+    shards: Arc<ShardMap>,
 }
 
 /// What a transaction holds until its end.
@@ -100,6 +105,11 @@ impl<C: ConnectionTrait> Examined<C> {
 }
 
 impl<C> Examined<C> {
+    /// The shards that rows of accounts are on.
+    pub(super) fn shards(&self) -> &ShardMap {
+        &self.shards
+    }
+
     /// Takes the gate's permit, before the connection is requested.
     async fn pass_gate(&self) -> Result<Option<Arc<OwnedSemaphorePermit>>, DbErr> {
         let Some(gate) = &self.gate else {
@@ -122,6 +132,14 @@ impl Pool {
         }
     }
 
+    /// The same connections to a database with these shards.
+    pub(super) fn with_shards(&self, shards: &Arc<ShardMap>) -> Self {
+        Self {
+            shards: Arc::clone(shards),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn new(
         inner: DatabaseConnection,
         trust: Arc<Trust>,
@@ -137,6 +155,7 @@ impl Pool {
             gate: None,
             unfinished: Unfinished::nothing(),
             held: Vec::new(),
+            shards: Arc::default(),
         }
     }
 
@@ -186,6 +205,7 @@ impl Pool {
             gate: None,
             unfinished: self.trust.expect_end(),
             held: held.collect(),
+            shards: Arc::clone(&self.shards),
         })
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     batch_results::{decode_results, encode_results},
-    connection::Transaction,
+    connection::{Examined, Transaction},
     group::{Entry, EntryOutcome, Group},
     keys::{Keyed, find_keys},
 };
@@ -199,7 +199,10 @@ impl<'a> Dedupe<'a> {
     }
 
     /// Finds the increments that repeat a stored key, and those that repeat a key of the group.
-    pub(super) async fn look_up_keys(&mut self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    pub(super) async fn look_up_keys<C: ConnectionTrait + Send>(
+        &mut self,
+        db: &Examined<C>,
+    ) -> Result<(), DbErr> {
         let keyed = self.read_keys();
         let rows = find_keys(db, &firsts_of(&keyed)).await?;
         let known = rows.into_iter();

@@ -1,11 +1,11 @@
 //! Queries of the command `doctor`. They only read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait as _, Condition, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _,
     QueryOrder as _, QuerySelect as _,
-    sea_query::{Alias, Expr, ExprTrait as _, Func, Query},
+    sea_query::{Expr, ExprTrait as _, Func, Query},
 };
 
 use super::{
@@ -31,9 +31,11 @@ use crate::{
 /// The maximum number of accounts that are named per group.
 const MAX_NAMED: usize = 16;
 /// The maximum number of linked customers that are read.
-pub(crate) const MAX_LINKED_CUSTOMERS: u64 = 50_000;
+pub(crate) const MAX_LINKED_CUSTOMERS: usize = 50_000;
 /// The number of customers in one statement.
 const CUSTOMERS_PER_QUERY: usize = 1_000;
+/// The customers that are read at once, and then their links.
+const CUSTOMERS_PER_PAGE: u64 = 1_000;
 /// A run without a heartbeat for this long counts as unfinished.
 const UNFINISHED_MS: Millis = 5 * MINUTE_MS;
 
@@ -95,7 +97,7 @@ impl GroupTotals {
 }
 
 /// A Stripe customer that an account is linked to.
-#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkedCustomer {
     /// The Stripe customer.
     pub(crate) customer: String,
@@ -161,36 +163,70 @@ impl Store {
 
     /// The customers that accounts are linked to, at most [`MAX_LINKED_CUSTOMERS`]. Customers whose subscription was
     /// ended here come last.
+    ///
+    /// The links are read apart from the customers, because a distributed database has them elsewhere.
     pub(crate) async fn linked_customers(&self) -> Result<Vec<LinkedCustomer>> {
-        let newest = Query::select()
-            .expr(Expr::col((Alias::new("newest"), account_link::Column::Version)).max())
-            .from_as(account_link::Entity, Alias::new("newest"))
-            .and_where(
-                Expr::col((Alias::new("newest"), account_link::Column::AccountId))
-                    .equals((customer::Entity, customer::Column::AccountId)),
-            )
-            .to_owned();
-        let ended = Query::select()
-            .expr(Expr::val(1))
-            .from(account_link::Entity)
-            .and_where(
-                Expr::col((account_link::Entity, account_link::Column::AccountId))
-                    .equals((customer::Entity, customer::Column::AccountId)),
-            )
-            .and_where(account_link::Column::EndRequested.eq(true))
-            .and_where(account_link::Column::Version.in_subquery(newest))
-            .to_owned();
+        let (mut linked, mut ended) = (Vec::new(), Vec::new());
+        let mut last = String::new();
+        while linked.len() < MAX_LINKED_CUSTOMERS {
+            let page = self.customers_after(&last).await?;
+            let Some(end) = page.last() else { break };
+            last.clone_from(&end.customer);
+            let with_end = self
+                .accounts_with_requested_end(page.iter().map(|row| &row.account_id))
+                .await?;
+            for row in page {
+                let has_ended = with_end.contains(&row.account_id);
+                let of_kind = if has_ended { &mut ended } else { &mut linked };
+                of_kind.push(LinkedCustomer {
+                    customer: row.customer,
+                    account_id: row.account_id,
+                    has_ended,
+                });
+            }
+        }
+        linked.extend(ended);
+        linked.truncate(MAX_LINKED_CUSTOMERS);
+        linked.sort_by(|left, right| {
+            let order = |one: &LinkedCustomer| (one.has_ended, one.account_id.clone());
+            order(left).cmp(&order(right))
+        });
+        Ok(linked)
+    }
+
+    /// The next customers after the given one.
+    async fn customers_after(&self, last: &str) -> Result<Vec<customer::Model>> {
         Ok(customer::Entity::find()
-            .select_only()
-            .column(customer::Column::Customer)
-            .column(customer::Column::AccountId)
-            .expr_as(Expr::exists(ended), "has_ended")
-            .order_by_asc(Expr::col(Alias::new("has_ended")))
-            .order_by_asc(customer::Column::AccountId)
-            .limit(MAX_LINKED_CUSTOMERS)
-            .into_model::<LinkedCustomer>()
+            .filter(customer::Column::Customer.gt(last))
+            .order_by_asc(customer::Column::Customer)
+            .limit(CUSTOMERS_PER_PAGE)
             .all(&self.reader)
             .await?)
+    }
+
+    /// Which of some accounts have a link whose end was requested here, and no later one.
+    async fn accounts_with_requested_end(
+        &self,
+        accounts: impl Iterator<Item = &AccountId>,
+    ) -> Result<HashSet<AccountId>> {
+        let links: Vec<(AccountId, i64, bool)> = account_link::Entity::find()
+            .select_only()
+            .column(account_link::Column::AccountId)
+            .column(account_link::Column::Version)
+            .column(account_link::Column::EndRequested)
+            .filter(account_link::Column::AccountId.is_in(accounts))
+            .into_tuple()
+            .all(&self.reader)
+            .await?;
+        let mut newest: HashMap<AccountId, (i64, bool)> = HashMap::new();
+        for (account, version, is_requested) in links {
+            let known = newest.entry(account).or_default();
+            *known = Ord::max(*known, (version, is_requested));
+        }
+        let with_end = newest
+            .into_iter()
+            .filter(|(_, (_, is_requested))| *is_requested);
+        Ok(with_end.map(|(account, _)| account).collect())
     }
 
     /// The customers with usage of a meter since a time.

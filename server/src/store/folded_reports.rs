@@ -38,6 +38,10 @@ const FIND_POSTGRES: &str = "SELECT f.* FROM UNNEST($1::text[], $2::bigint[], $3
     CROSS JOIN LATERAL (SELECT * FROM folded_reports \
     WHERE account_id = t.a AND window_start = t.w AND id = t.i OFFSET 0) AS f";
 
+/// The same over shards.
+const FIND_DISTRIBUTED: &str = "SELECT * FROM folded_reports WHERE account_id = ANY($1) \
+    AND (account_id, window_start, id) IN (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]))";
+
 static FIND_SQLITE: ValueRows<3> = ValueRows::new(|| {
     ValueRows::<3>::around_rows(
         "SELECT f.* FROM ",
@@ -64,9 +68,14 @@ impl Store {
                 numbers(keys.iter().map(|(_, window, _)| *window)),
                 uuids(keys.iter().map(|(.., id)| *id)),
             ];
+            let sql = if self.is_distributed() {
+                FIND_DISTRIBUTED
+            } else {
+                FIND_POSTGRES
+            };
             vec![Statement::from_sql_and_values(
                 DbBackend::Postgres,
-                FIND_POSTGRES,
+                sql,
                 values,
             )]
         };

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     additions::Windows,
-    connection::Transaction,
+    connection::{Examined, Transaction},
     postgres_arrays::{NO_TIME, numbers, texts, uuids},
     value_rows::ValueRows,
 };
@@ -29,6 +29,17 @@ const INSERT_POSTGRES: &str = "INSERT INTO idempotency_keys \
         AS t(k, a, m, q, s, w) \
     ON CONFLICT DO NOTHING";
 
+/// The same over shards. Citus looks no report up for each row of an array, but joins them, if the arrays are in a subquery
+/// that it runs first. It would say that all rows were inserted, also those that conflicted: those that were are returned.
+const INSERT_DISTRIBUTED: &str = "INSERT INTO idempotency_keys \
+    (key, account_id, meter, quantity, stated_at, created_at, report_id) \
+    SELECT k, a, t.m, q, NULLIF(s, $7), $8, r.id FROM (SELECT * \
+        FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+        AS u(k, a, m, q, s, w) OFFSET 0) AS t \
+    JOIN open_reports AS r ON r.account_id = a AND r.window_start = w AND r.meter = t.m \
+    WHERE r.account_id = ANY($2) \
+    ON CONFLICT DO NOTHING RETURNING 1";
+
 pub(super) static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
     ValueRows::<7>::around_rows(
         "INSERT INTO idempotency_keys \
@@ -42,6 +53,10 @@ pub(super) static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
 /// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
 const FIND_POSTGRES: &str = "SELECT k.* FROM UNNEST($1::uuid[], $2::text[]) AS t(n, a) \
     CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE key = t.n AND account_id = t.a OFFSET 0) AS k";
+
+/// The same over shards.
+const FIND_DISTRIBUTED: &str = "SELECT * FROM idempotency_keys WHERE account_id = ANY($2) \
+    AND (key, account_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))";
 
 static FIND_SQLITE: ValueRows<2> = ValueRows::new(|| {
     ValueRows::<2>::around_rows(
@@ -78,6 +93,11 @@ pub(super) async fn insert_keys(
             NO_TIME.into(),
             now.into(),
         ];
+        if tx.shards().is_distributed() {
+            let insert =
+                Statement::from_sql_and_values(DbBackend::Postgres, INSERT_DISTRIBUTED, values);
+            return Ok(tx.query_all_raw(insert).await?.len());
+        }
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,
             INSERT_POSTGRES,
@@ -113,8 +133,8 @@ pub(super) fn row(
 pub(super) const NO_ROW: [Value; 7] = [const { Value::BigInt(None) }; 7];
 
 /// The stored keys among some.
-pub(super) async fn find_keys(
-    db: &impl ConnectionTrait,
+pub(super) async fn find_keys<C: ConnectionTrait + Send>(
+    db: &Examined<C>,
     keyed: &[Keyed<'_>],
 ) -> Result<Vec<idempotency_key::Model>, DbErr> {
     if keyed.is_empty() {
@@ -131,9 +151,14 @@ pub(super) async fn find_keys(
             uuids(keyed.iter().map(|keyed| keyed.key)),
             texts(keyed.iter().map(|keyed| &*keyed.increment.account_id)),
         ];
+        let sql = if db.shards().is_distributed() {
+            FIND_DISTRIBUTED
+        } else {
+            FIND_POSTGRES
+        };
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,
-            FIND_POSTGRES,
+            sql,
             values,
         )]
     };

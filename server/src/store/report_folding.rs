@@ -12,6 +12,7 @@ use super::{
     Store,
     boundaries::read_boundaries,
     connection::Transaction,
+    distribution::read_shards,
     folded_reports::insert_folded,
     postgres_arrays::{texts, uuids},
     report_archives::insert_archive,
@@ -27,6 +28,7 @@ use crate::{
         report::{Kind, Report},
         report_archive::{ArchiveFile, ArchiveTotals},
         report_fold::{FINISHED, FinishedReport, Fold, FoldContext, fold},
+        shards::ShardMap,
         window::Boundaries,
     },
     entity::usage_report,
@@ -223,9 +225,14 @@ async fn read_context(
     })
 }
 
-/// One is looked up after the other, by its primary key: for a thousand, PostgreSQL would rather read the whole table.
-const LOCK_POSTGRES: &str = "SELECT r.* FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) \
-    CROSS JOIN LATERAL (SELECT * FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0 FOR UPDATE) AS r";
+/// One is looked up after the other, by its primary key: for a thousand, PostgreSQL would rather read the whole table. All
+/// are of the accounts in `within`, on one shard.
+fn lock_postgres(within: &str) -> String {
+    format!(
+        "SELECT r.* FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
+         SELECT * FROM usage_reports WHERE account_id = t.a AND id = t.i{within} OFFSET 0 FOR UPDATE) AS r"
+    )
+}
 
 static LOCK_SQLITE: ValueRows<2> = ValueRows::new(|| {
     ValueRows::<2>::around_rows(
@@ -238,6 +245,10 @@ static LOCK_SQLITE: ValueRows<2> = ValueRows::new(|| {
 const DELETE_POSTGRES: &str = "DELETE FROM usage_reports WHERE ctid = ANY (ARRAY(\
     SELECT r.place FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
     SELECT ctid AS place FROM usage_reports WHERE account_id = t.a AND id = t.i OFFSET 0) AS r))";
+
+/// A place in one shard is that of another report in the next one.
+const DELETE_DISTRIBUTED: &str = "DELETE FROM usage_reports WHERE account_id = ANY($1) \
+    AND (account_id, id) IN (SELECT * FROM UNNEST($1::text[], $2::uuid[]))";
 
 static DELETE_SQLITE: ValueRows<2> = ValueRows::new(|| {
     ValueRows::<2>::around_rows(
@@ -264,7 +275,26 @@ fn keys(reports: &[&FinishedReport]) -> [Value; 2] {
     ]
 }
 
-/// Locks reports in the order of their ids, in which they are given.
+/// The statements of PostgreSQL that lock reports: one for each shard, in the order of the shards.
+async fn locks_of_shards(
+    tx: &Transaction,
+    reports: &[&FinishedReport],
+) -> std::result::Result<Vec<Statement>, DbErr> {
+    // Only with the accounts named does Citus know that all are on one shard.
+    let (shards, within) = if tx.shards().is_distributed() {
+        (read_shards(tx).await?, " AND account_id = ANY($1)")
+    } else {
+        (ShardMap::default(), "")
+    };
+    let split = shards.split(reports.iter().copied(), |one| &one.report.account_id);
+    let of_shard = |some: Vec<&FinishedReport>| {
+        let sql = lock_postgres(within);
+        Statement::from_sql_and_values(DbBackend::Postgres, sql, keys(&some))
+    };
+    Ok(split.into_iter().map(of_shard).collect())
+}
+
+/// Locks reports in the order of their ids, in which they are given, shard after shard.
 async fn lock_reports(
     tx: &Transaction,
     reports: &[&FinishedReport],
@@ -272,12 +302,7 @@ async fn lock_reports(
     let statements = if tx.get_database_backend() == DbBackend::Sqlite {
         LOCK_SQLITE.statements(key_rows(reports), &NO_KEY)?
     } else {
-        let values = keys(reports);
-        vec![Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            LOCK_POSTGRES,
-            values,
-        )]
+        locks_of_shards(tx, reports).await?
     };
     let mut locked = Vec::new();
     for statement in statements {
@@ -295,10 +320,15 @@ async fn delete_reports(
     let statements = if tx.get_database_backend() == DbBackend::Sqlite {
         DELETE_SQLITE.statements(key_rows(reports), &NO_KEY)?
     } else {
+        let sql = if tx.shards().is_distributed() {
+            DELETE_DISTRIBUTED
+        } else {
+            DELETE_POSTGRES
+        };
         let values = keys(reports);
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,
-            DELETE_POSTGRES,
+            sql,
             values,
         )]
     };

@@ -3,10 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _, Select, Statement, Value,
+    sea_query::{Expr, ExprTrait as _, LockBehavior, LockType},
+};
+
 use super::{
     Store,
     billing_context::read_contexts_and_changes,
     connection::Transaction,
+    of_shard::OfShard,
     report_states::{is_due, state_in},
     rows,
 };
@@ -19,11 +26,6 @@ use crate::{
     },
     entity::usage_report::{self, Column},
     error::Result,
-};
-use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Select, Statement,
-    sea_query::{Expr, ExprTrait as _, LockBehavior, LockType},
 };
 
 /// The reports of one transaction that stores when they should be sent.
@@ -68,10 +70,25 @@ impl Store {
 
     /// Returns whether there may be more.
     async fn set_send_by_of_page(&self, meter: &str) -> Result<bool> {
+        let accounts = unplaced(meter)
+            .filter(Column::Customer.is_not_null())
+            .select_only()
+            .column(Column::AccountId)
+            .limit(ORDERED_AT_ONCE)
+            .build(self.backend());
+        let mut has_more = false;
+        for shard in OfShard::of(&self.reader, accounts).await? {
+            has_more |= self.set_send_by_of_shard(meter, &shard).await?;
+        }
+        Ok(has_more)
+    }
+
+    async fn set_send_by_of_shard(&self, meter: &str, shard: &OfShard) -> Result<bool> {
         let tx = self.begin().await?;
         // Locked reports get their place the next time, so that no lock is waited for while others are held.
         let page = unplaced(meter)
             .filter(Column::Customer.is_not_null())
+            .filter(shard.condition(Column::AccountId))
             .limit(ORDERED_AT_ONCE)
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .all(&tx)
@@ -90,6 +107,7 @@ impl Store {
                 .map(|report| (report.account_id.clone(), report.id));
             usage_report::Entity::update_many()
                 .col_expr(Column::SendBy, Expr::value(send_by))
+                .filter(shard.condition(Column::AccountId))
                 .filter(
                     Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
                         .in_tuples(ids),
@@ -155,12 +173,21 @@ impl Store {
     /// comparison with both columns, SQLite reads all earlier streams of that time again: of 1,000 streams with 200
     /// reports each, the first 256 took 404 ms instead of 1.2.
     fn first_of_streams(&self, includes: bool, limit: usize) -> String {
+        let due = state_in(&State::DUE);
+        let comparison = if includes { ">=" } else { ">" };
+        if self.is_distributed() {
+            // Of each shard and then of all of them: a place in one shard leads to nothing in another.
+            return format!(
+                "SELECT DISTINCT ON (send_by, customer) * FROM usage_reports WHERE {due} AND next_attempt_at IS NULL \
+                 AND meter = $1 AND COALESCE(reported_at, first_sent_at, $2) >= $2 AND customer IS NOT NULL \
+                 AND (send_by, customer) {comparison} ($3, $4) ORDER BY send_by, customer, id LIMIT {limit}"
+            );
+        }
         let place = if self.has_parallel_writers() {
             "ctid"
         } else {
             "rowid"
         };
-        let due = state_in(&State::DUE);
         let first_where = |condition: String| {
             format!(
                 "(SELECT d.{place} FROM usage_reports d WHERE d.{due} AND d.next_attempt_at IS NULL \
@@ -178,7 +205,7 @@ impl Store {
                 first_where(later)
             )
         };
-        let first = next(if includes { ">=" } else { ">" }, "$3", "$4");
+        let first = next(comparison, "$3", "$4");
         let others = next(">", "h.send_by", "h.customer");
         format!(
             "WITH RECURSIVE heads(place, nth) AS (SELECT {first}, 1 UNION ALL SELECT {others}, nth + 1 \
@@ -208,7 +235,10 @@ pub(super) async fn forget_send_by(
         "account_id = $1 AND {} AND send_by IS NOT NULL",
         state_in(&State::DUE)
     );
-    forget(tx, &of_account, account_id.as_str(), MAX_REORDERED).await
+    // One shard has them: the account is named beside their places too.
+    let within = " AND account_id = $1";
+    let values = [account_id.as_str().into()];
+    forget(tx, &of_account, within, values, MAX_REORDERED).await
 }
 
 /// Forgets when due reports of a meter should be sent, because the meter is not configured: they have no place in the
@@ -219,17 +249,30 @@ pub(super) async fn forget_send_by_of_meter(
     limit: u32,
 ) -> std::result::Result<(), DbErr> {
     // In the order of the index: PostgreSQL would read all reports where most are of this meter.
+    const ORDER: &str = "ORDER BY send_by";
     let of_meter = format!(
-        "meter = $1 AND {} AND next_attempt_at IS NULL AND send_by IS NOT NULL ORDER BY send_by",
+        "meter = $1 AND {} AND next_attempt_at IS NULL AND send_by IS NOT NULL",
         state_in(&State::DUE)
     );
-    forget(tx, &of_meter, meter, limit).await
+    let accounts =
+        format!("SELECT account_id FROM usage_reports WHERE {of_meter} {ORDER} LIMIT {limit}");
+    let backend = tx.get_database_backend();
+    let accounts = Statement::from_sql_and_values(backend, accounts, [meter.into()]);
+    for shard in OfShard::of(tx, accounts).await? {
+        let within = shard.sql(2);
+        let condition = format!("{of_meter}{within} {ORDER}");
+        let values = [Some(meter.into()), shard.value()].into_iter().flatten();
+        forget(tx, &condition, &within, values, limit).await?;
+    }
+    Ok(())
 }
 
+/// Forgets it of reports that a condition finds, all within one shard.
 async fn forget(
     tx: &Transaction,
     condition: &str,
-    value: &str,
+    within: &str,
+    values: impl IntoIterator<Item = Value>,
     limit: u32,
 ) -> std::result::Result<(), DbErr> {
     let found =
@@ -238,14 +281,14 @@ async fn forget(
     let places = if backend == DbBackend::Postgres {
         // As in `end_waits`. The sender has those that are locked.
         format!(
-            "ctid = ANY (ARRAY({} FOR UPDATE SKIP LOCKED))",
+            "ctid = ANY (ARRAY({} FOR UPDATE SKIP LOCKED)){within}",
             found("ctid")
         )
     } else {
         format!("rowid IN ({})", found("rowid"))
     };
     let sql = format!("UPDATE usage_reports SET send_by = NULL WHERE {places}");
-    let statement = Statement::from_sql_and_values(backend, sql, [value.into()]);
+    let statement = Statement::from_sql_and_values(backend, sql, values);
     tx.execute_raw(statement).await.map(|_| ())
 }
 

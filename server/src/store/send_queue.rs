@@ -6,7 +6,7 @@
 
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement, Value,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -15,6 +15,7 @@ use super::{
     as_read::update_in_state,
     connection::Transaction,
     database_clock::due_bounds,
+    of_shard::OfShard,
     report_states::{at_once, is_due, state_in},
     reports::in_scope,
 };
@@ -108,16 +109,18 @@ impl Store {
         let due = state_in(&State::DUE);
         // A range with two ends: of one with a single end, PostgreSQL expects a third of the table if it has no statistics.
         for (comparison, bound) in due_bounds(now) {
-            let ended = |place: &str| {
+            let ended = |place: &str, shard: &str| {
                 format!(
                     "SELECT {place} FROM usage_reports WHERE {due} AND next_attempt_at {comparison} $1 \
-                     AND next_attempt_at > 0 ORDER BY next_attempt_at LIMIT"
+                     AND next_attempt_at > 0{shard} ORDER BY next_attempt_at LIMIT"
                 )
             };
-            let statement =
-                |sql: String| Statement::from_sql_and_values(self.backend(), sql, [bound.into()]);
+            let statement = |sql: String, accounts: Option<Value>| {
+                let values = [Some(bound.into()), accounts].into_iter().flatten();
+                Statement::from_sql_and_values(self.backend(), sql, values)
+            };
             // Usually there are none, which takes no turn of SQLite's only writer to find out.
-            let first = statement(format!("{} 1", ended("1 AS one")));
+            let first = statement(format!("{} 1", ended("1 AS one", "")), None);
             if self.reader.query_one_raw(first).await?.is_none() {
                 continue;
             }
@@ -126,20 +129,26 @@ impl Store {
                     "reports wait for a time that is hours ahead, which a clock that was ahead has stored: they are due now"
                 );
             }
-            // By their places: by their keys, PostgreSQL would rather read the whole table. Locked rows end their wait the
-            // next time, so that no lock is waited for while others are held.
-            let sql = if self.has_parallel_writers() {
-                format!(
-                    "ctid = ANY (ARRAY({} {CHANGED_AT_ONCE} FOR UPDATE SKIP LOCKED))",
-                    ended("ctid")
-                )
-            } else {
-                format!("rowid IN ({} {CHANGED_AT_ONCE})", ended("rowid"))
-            };
-            let sql = format!(
-                "UPDATE usage_reports SET next_attempt_at = NULL, send_by = NULL WHERE {sql}"
-            );
-            self.writer.execute_raw(statement(sql)).await?;
+            let accounts = format!("{} {CHANGED_AT_ONCE}", ended("account_id", ""));
+            for shard in OfShard::of(&self.reader, statement(accounts, None)).await? {
+                let of_shard = shard.sql(2);
+                // By their places: by their keys, PostgreSQL would rather read the whole table. Locked rows end their wait
+                // the next time, so that no lock is waited for while others are held.
+                let sql = if self.has_parallel_writers() {
+                    format!(
+                        "ctid = ANY (ARRAY({} {CHANGED_AT_ONCE} FOR UPDATE SKIP LOCKED)){of_shard}",
+                        ended("ctid", &of_shard)
+                    )
+                } else {
+                    format!("rowid IN ({} {CHANGED_AT_ONCE})", ended("rowid", ""))
+                };
+                let sql = format!(
+                    "UPDATE usage_reports SET next_attempt_at = NULL, send_by = NULL WHERE {sql}"
+                );
+                self.writer
+                    .execute_raw(statement(sql, shard.value()))
+                    .await?;
+            }
         }
         Ok(())
     }
@@ -163,10 +172,9 @@ impl Store {
             Expr::col(Column::LastError),
         )
         .finally(Expr::value(None::<String>));
-        let waiting = in_scope(scope, usage_report::Entity::find(), Column::AccountId)
+        let waiting = usage_report::Entity::find()
             .select_only()
             .column(Column::AccountId)
-            .column(Column::Id)
             .filter(is_due())
             .filter(range.condition())
             .filter(Column::Customer.is_not_null())
@@ -174,24 +182,39 @@ impl Store {
                 Column::NextAttemptAt
                     .is_not_null()
                     .or(Column::LastError.is_not_null()),
-            )
-            .lock_exclusive();
-        let waiting = if self.has_parallel_writers() {
-            // The sender locks reports in the same order.
-            waiting.order_by_asc(Column::Id)
-        } else {
-            // SQLite would read every report, in the order of the ids.
+            );
+        let in_scope = in_scope(scope, waiting.clone(), Column::AccountId);
+        let accounts = in_scope.clone().build(self.backend());
+        // Those of a shard are in the scope.
+        let waiting = if self.is_distributed() {
             waiting
+        } else {
+            in_scope
         };
-        usage_report::Entity::update_many()
-            .col_expr(Column::NextAttemptAt, at_once())
-            .col_expr(Column::LastError, kept_error.into())
-            .filter(
-                Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
-                    .in_subquery(waiting.into_query()),
-            )
-            .exec(&self.writer)
-            .await?;
+        for shard in OfShard::of(&self.reader, accounts).await? {
+            let locked = waiting
+                .clone()
+                .column(Column::Id)
+                .filter(shard.condition(Column::AccountId))
+                .lock_exclusive();
+            let locked = if self.has_parallel_writers() {
+                // The sender locks reports in the same order.
+                locked.order_by_asc(Column::Id)
+            } else {
+                // SQLite would read every report, in the order of the ids.
+                locked
+            };
+            usage_report::Entity::update_many()
+                .col_expr(Column::NextAttemptAt, at_once())
+                .col_expr(Column::LastError, kept_error.clone().into())
+                .filter(shard.condition(Column::AccountId))
+                .filter(
+                    Expr::tuple([Expr::col(Column::AccountId), Expr::col(Column::Id)])
+                        .in_subquery(locked.into_query()),
+                )
+                .exec(&self.writer)
+                .await?;
+        }
         Ok(())
     }
 

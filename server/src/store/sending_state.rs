@@ -12,6 +12,7 @@ use super::{
     close::open_after,
     close_reports::{Closing, close_reports},
     connection::Transaction,
+    of_shard::lock_rows,
     report_rules::needs_look_up,
     report_states::{at_once, is_due, state_in},
     send_queue::AccountRange,
@@ -175,11 +176,8 @@ impl Store {
     /// Closes one page of the open reports, so that new usage gets new reports. Returns the number of reports.
     pub(crate) async fn close_restored_page(&self, restored_at: Millis) -> Result<usize> {
         let tx = self.begin_within_boundaries().await?;
-        let reports = open_after(open_report::Entity::find(), None)
-            .limit(REPORTS_PER_PAGE)
-            .lock_exclusive()
-            .all(&tx)
-            .await?;
+        let page = open_after(open_report::Entity::find(), None).limit(REPORTS_PER_PAGE);
+        let reports = lock_rows(&tx, page, open_report::Column::AccountId).await?;
         close_reports(&tx, &reports, Closing::at(restored_at)).await?;
         tx.commit().await?;
         Ok(reports.len())

@@ -6,7 +6,7 @@ use crate::support::world::Engine;
 /// A part of a statement, what its plan may do, and why.
 type Exception = (&'static str, Fault, &'static str);
 
-const EXCEPTIONS: [Exception; 26] = [
+const EXCEPTIONS: [Exception; 25] = [
     (
         "WHERE COALESCE(reported_at, first_sent_at, ?) >= ? GROUP BY account_id, meter",
         Fault::ReadsInFull,
@@ -46,11 +46,6 @@ const EXCEPTIONS: [Exception; 26] = [
         r#"FROM "folded_reports" GROUP BY "folded_reports"."archive""#,
         Fault::ReadsInFull,
         "`archives verify` compares all folded rows with all archives",
-    ),
-    (
-        r#"AS "has_ended" FROM "customers""#,
-        Fault::ReadsInFull,
-        "`doctor` reads the customers of all accounts, at most 50,000",
     ),
     (
         r#"SELECT COUNT(DISTINCT "account_id") AS "accounts""#,
@@ -170,8 +165,9 @@ pub(super) fn reason(shape: &str, has_statistics: bool, fault: Fault) -> Option<
 }
 
 /// Functions that send statements to `PostgreSQL` alone. The names of others end with their engine.
-const OF_POSTGRES: [&str; 4] = [
+const OF_POSTGRES: [&str; 5] = [
     "counting_connections",
+    "has_citus",
     "insecure_settings",
     "lock",
     "lock_corrections",
@@ -183,11 +179,22 @@ const OF_SQLITE: [&str; 1] = ["end_left_leases"];
 /// Functions whose statements no test in `recording.rs` sends. Each changes one row, found by its primary key.
 const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 
+/// Functions whose statements are for a distributed database.
+const OF_CITUS: [&str; 7] = [
+    "citus_faults",
+    "find_citus",
+    "lock_by_shard",
+    "missing",
+    "of",
+    "read_shards",
+    "read_workers",
+];
+
 /// Whether a function need not send a statement.
 pub(super) fn may_be_silent(engine: Engine, function: &str) -> bool {
     let is_of_other_engine = match engine {
         Engine::Sqlite => function.ends_with("_postgres") || OF_POSTGRES.contains(&function),
         Engine::Postgres => function.ends_with("_sqlite") || OF_SQLITE.contains(&function),
     };
-    is_of_other_engine || UNSENT.contains(&function)
+    is_of_other_engine || UNSENT.contains(&function) || OF_CITUS.contains(&function)
 }

@@ -63,7 +63,7 @@ pub(super) async fn check(
             return;
         }
     };
-    if u64::try_from(linked.len()).is_ok_and(|read| read >= MAX_LINKED_CUSTOMERS) {
+    if linked.len() >= MAX_LINKED_CUSTOMERS {
         findings.push(limit_hit(CUSTOMERS, "linked customers", linked.len()));
     }
     let mut all = match stripe.list_live_subscriptions().await {

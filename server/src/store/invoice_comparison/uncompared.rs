@@ -2,8 +2,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Select, Statement,
+    ColumnTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _, Select,
+    Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     },
     entity::{billing_period, invoice_comparison, subscription},
     error::Result,
-    store::{Store, cursors::is_overtaken, unindexed},
+    store::{Store, cursors::is_overtaken, of_shard::lock_rows, unindexed},
 };
 
 /// The name of the job, under which its place is stored.
@@ -95,7 +95,8 @@ impl Store {
             return Ok(None);
         }
         // Somebody may have acknowledged it meanwhile.
-        let stored = recorded(stream, since).lock_exclusive().all(&tx).await?;
+        let account = invoice_comparison::Column::AccountId;
+        let stored = lock_rows(&tx, recorded(stream, since), account).await?;
         let changes = Changes::of(stream, found, &stored, begun_at);
         for key in changes.forgotten {
             invoice_comparison::Entity::delete_by_id(key)

@@ -10,7 +10,7 @@ use crate::{
     domain::{HOUR_MS, Millis, account_id::AccountId, stream::Stream},
     entity::usage_report::{self, Column, UsageReportKind, UsageReportState},
     error::Result,
-    store::{Store, connection::Transaction},
+    store::{Store, connection::Transaction, of_shard::lock_rows},
 };
 
 /// What an entry of usage that Stripe already has says.
@@ -46,10 +46,9 @@ pub(super) async fn write_already_sent(
         .filter(Column::Meter.eq(&stream.meter))
         .filter(Column::EventTimestamp.eq(hour))
         .filter(Column::Kind.eq(UsageReportKind::AlreadySent))
-        .lock_exclusive()
-        .one(tx)
-        .await?;
-    match known {
+        .limit(1);
+    let known = lock_rows(tx, known, Column::AccountId).await?;
+    match known.into_iter().next() {
         Some(row) if quantity <= 0 => {
             usage_report::Entity::delete_by_id((row.account_id, row.id))
                 .exec(tx)

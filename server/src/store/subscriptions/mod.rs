@@ -19,6 +19,7 @@ use super::{
     Store,
     database_clock::{MAX_WAIT_MS, due_ranges},
     links::read_links,
+    of_shard::lock_rows,
     rows, unindexed,
 };
 use crate::{
@@ -177,16 +178,11 @@ impl Store {
         let ahead = synced_at().gt(now.saturating_add(MAX_WAIT_MS));
         let tx = self.begin().await?;
         // In the order in which others lock them.
-        subscription::Entity::find()
-            .select_only()
-            .column(subscription::Column::Subscription)
+        let in_order = subscription::Entity::find()
             .filter(subscription::Column::Subscription.is_in(seen))
             .order_by_asc(subscription::Column::AccountId)
-            .order_by_asc(subscription::Column::Subscription)
-            .lock_exclusive()
-            .into_tuple::<String>()
-            .all(&tx)
-            .await?;
+            .order_by_asc(subscription::Column::Subscription);
+        lock_rows(&tx, in_order, subscription::Column::AccountId).await?;
         subscription::Entity::update_many()
             .col_expr(subscription::Column::SyncedAt, Expr::value(now))
             .filter(subscription::Column::Subscription.is_in(seen))
