@@ -2,18 +2,15 @@
 //!
 //! A durable write needs a disk sync, so one transaction a call can never be fast. Calls that arrive during a commit
 //! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
-//! writers of one replica do not wait for each other's row locks. The SQL is in `store::commit`.
+//! writers of one replica do not wait for each other's row locks; see `route`. The SQL is in `store::commit`.
 
 mod outcomes;
 mod progress;
 mod repeats;
+mod route;
 mod waiting;
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::{DbErr, RuntimeErr};
@@ -29,6 +26,7 @@ use outcomes::record_metrics;
 pub(crate) use progress::Progress;
 use progress::WriterProgress;
 use repeats::Repeats;
+use route::{Route, Router};
 use waiting::{Call, Waiting};
 
 use crate::{
@@ -75,8 +73,7 @@ pub(crate) struct WriteBatcher {
     queues: Vec<mpsc::UnboundedSender<QueuedCall>>,
     /// One permit for each increment that waits or is being committed.
     capacity: Arc<Semaphore>,
-    /// Hashes accounts to writers.
-    hasher: RandomState,
+    router: Router,
     progress: Progress,
 }
 
@@ -86,6 +83,7 @@ pub(crate) type Writers = Vec<JoinHandle<()>>;
 #[derive(Debug)]
 struct QueuedCall {
     entry: Entry,
+    shard: usize,
     /// Closed if the caller no longer waits. Then the increment is committed only if its group has begun.
     reply: oneshot::Sender<Result<EntryOutcome>>,
     /// Released just before the caller gets the response.
@@ -102,6 +100,10 @@ impl Call for QueuedCall {
 
     fn is_given_up(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    fn shard(&self) -> usize {
+        self.shard
     }
 }
 
@@ -143,7 +145,7 @@ impl WriteBatcher {
             Self {
                 queues,
                 capacity,
-                hasher: RandomState::new(),
+                router: Router::new(store.shards().clone()),
                 progress,
             },
             writers,
@@ -160,8 +162,8 @@ impl WriteBatcher {
     /// # Errors
     /// The key was reused, the queue is full, or the database does not respond.
     pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
-        let shard = increment.account_id.clone();
-        match self.submit(&shard, 1, Entry::One(increment)).await? {
+        let route = self.router.route(std::iter::once(&increment.account_id));
+        match self.submit(route, 1, Entry::One(increment)).await? {
             EntryOutcome::One(outcome) => Ok(outcome),
             EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => Err(Error::Internal(
                 "a single call was answered as a batch".into(),
@@ -174,15 +176,11 @@ impl WriteBatcher {
     /// # Errors
     /// As [`WriteBatcher::count`].
     pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        // Batches usually have accounts in common, so in parallel transactions they would wait for each other's row
-        // locks. All batches of several accounts go to one writer, where they share commits.
-        let mut accounts = batch.items.iter().flatten().map(|item| &item.account_id);
-        let shard = match accounts.next() {
-            Some(first) if accounts.all(|account| account == first) => first.to_string(),
-            _ => String::new(),
-        };
+        let route = self
+            .router
+            .route(batch.items.iter().flatten().map(|item| &item.account_id));
         match self
-            .submit(&shard, batch.items.len(), Entry::Batch(batch))
+            .submit(route, batch.items.len(), Entry::Batch(batch))
             .await?
         {
             EntryOutcome::Batch { replayed, items } => Ok((replayed, items)),
@@ -193,7 +191,7 @@ impl WriteBatcher {
         }
     }
 
-    async fn submit(&self, shard: &str, increments: usize, entry: Entry) -> Result<EntryOutcome> {
+    async fn submit(&self, route: Route, increments: usize, entry: Entry) -> Result<EntryOutcome> {
         let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.capacity)
             .try_acquire_many_owned(permits)
@@ -203,10 +201,11 @@ impl WriteBatcher {
         let (reply, answer) = oneshot::channel();
         let call = QueuedCall {
             entry,
+            shard: route.shard,
             reply,
             permit,
         };
-        self.queue_of(shard)
+        self.queue_of(route)
             .and_then(|queue| queue.send(call).ok())
             .ok_or(Error::ShuttingDown)?;
         match timeout(ANSWER_LIMIT, answer).await {
@@ -218,9 +217,9 @@ impl WriteBatcher {
         }
     }
 
-    fn queue_of(&self, shard: &str) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
-        let hash = usize::try_from(self.hasher.hash_one(shard) >> 32).unwrap_or(0);
-        self.queues.get(hash.checked_rem(self.queues.len())?)
+    fn queue_of(&self, route: Route) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
+        self.queues
+            .get(route.writer.checked_rem(self.queues.len())?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The calls that wait for a commit, and which of them share the next one.
 //!
 //! A batch takes as long as a thousand single calls. While both wait they take turns, so a single call waits for one
-//! batch at most, and batches get every second commit.
+//! batch at most, and batches get every second commit. The calls of a group are of one shard: each shard that a transaction
+//! writes to takes a commit in two phases. Shards take turns too.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -22,13 +23,47 @@ pub(super) trait Call {
     fn size(&self) -> usize;
     /// Whether its caller no longer waits. It may have repeated the call elsewhere.
     fn is_given_up(&self) -> bool;
+    /// The shard of its accounts.
+    fn shard(&self) -> usize;
+}
+
+/// Calls by shard, each in the order of their arrival. The first shard has its turn.
+#[derive(Debug)]
+struct ByShard<C>(VecDeque<(usize, VecDeque<C>)>);
+
+impl<C: Call> ByShard<C> {
+    fn push(&mut self, call: C) {
+        let shard = call.shard();
+        match self.0.iter_mut().find(|(known, _)| *known == shard) {
+            Some((_, calls)) => calls.push_back(call),
+            None => self.0.push_back((shard, VecDeque::from([call]))),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes calls of the shard whose turn it is, up to a number of increments: at least one, unless no caller waits.
+    fn take(&mut self, limit: usize) -> Vec<C> {
+        while let Some((shard, mut calls)) = self.0.pop_front() {
+            let taken = take(&mut calls, limit);
+            if !calls.is_empty() {
+                self.0.push_back((shard, calls));
+            }
+            if !taken.is_empty() {
+                return taken;
+            }
+        }
+        Vec::new()
+    }
 }
 
 /// The calls that wait for one writer.
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
-    small: VecDeque<C>,
-    batches: VecDeque<C>,
+    small: ByShard<C>,
+    batches: ByShard<C>,
     /// Whether the last group had batches.
     had_batches: bool,
     /// When the last small call came.
@@ -38,8 +73,8 @@ pub(super) struct Waiting<C> {
 impl<C> Default for Waiting<C> {
     fn default() -> Self {
         Self {
-            small: VecDeque::new(),
-            batches: VecDeque::new(),
+            small: ByShard(VecDeque::new()),
+            batches: ByShard(VecDeque::new()),
             had_batches: false,
             small_at: None,
         }
@@ -52,9 +87,9 @@ impl<C: Call> Waiting<C> {
         for call in calls {
             if call.size() <= MAX_SMALL {
                 self.small_at = Some(now);
-                self.small.push_back(call);
+                self.small.push(call);
             } else {
-                self.batches.push_back(call);
+                self.batches.push(call);
             }
         }
     }
@@ -75,13 +110,13 @@ impl<C: Call> Waiting<C> {
             MAX_INCREMENTS
         };
         let mut group = if is_turn_of_batches {
-            take(&mut self.batches, limit)
+            self.batches.take(limit)
         } else {
             Vec::new()
         };
         self.had_batches = !group.is_empty();
         if group.is_empty() {
-            group = take(&mut self.small, MAX_INCREMENTS);
+            group = self.small.take(MAX_INCREMENTS);
         }
         group
     }
@@ -110,7 +145,7 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct Of(usize, bool);
+    struct Of(usize, bool, usize);
 
     impl Call for Of {
         fn size(&self) -> usize {
@@ -120,10 +155,14 @@ mod tests {
         fn is_given_up(&self) -> bool {
             self.1
         }
+
+        fn shard(&self) -> usize {
+            self.2
+        }
     }
 
-    const ONE: Of = Of(1, false);
-    const BATCH: Of = Of(1_000, false);
+    const ONE: Of = Of(1, false, 0);
+    const BATCH: Of = Of(1_000, false, 0);
 
     fn waiting(calls: &[Of], now: Instant) -> Waiting<Of> {
         let mut waiting = Waiting::default();
@@ -162,10 +201,33 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_is_in_no_group() {
         let now = Instant::now();
-        let mut waiting = waiting(&[Of(1_000, true), Of(1, true)], now);
+        let mut waiting = waiting(&[Of(1_000, true, 0), Of(1, true, 0)], now);
         assert_eq!(waiting.next_group(now), []);
         assert!(waiting.is_empty());
-        waiting.add([Of(1, true), ONE, Of(1, true)].into_iter(), now);
+        waiting.add([Of(1, true, 0), ONE, Of(1, true, 0)].into_iter(), now);
         assert_eq!(waiting.next_group(now), [ONE]);
+    }
+
+    #[test]
+    fn a_group_has_calls_of_one_shard_and_shards_take_turns() {
+        let now = Instant::now();
+        let of = |shard| Of(1, false, shard);
+        let mut waiting = waiting(&[of(3), of(1), of(3), of(1), of(2)], now);
+        assert_eq!(waiting.next_group(now), [of(3); 2]);
+        waiting.add([of(3)].into_iter(), now);
+        assert_eq!(waiting.next_group(now), [of(1); 2]);
+        assert_eq!(waiting.next_group(now), [of(2)]);
+        assert_eq!(waiting.next_group(now), [of(3)]);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn a_shard_with_more_than_a_group_leaves_the_next_turn_to_another() {
+        let now = Instant::now();
+        let batch = |shard| Of(8_000, false, shard);
+        let mut waiting = waiting(&[batch(0), batch(0), batch(1)], now);
+        assert_eq!(waiting.next_group(now), [batch(0)]);
+        assert_eq!(waiting.next_group(now), [batch(1)]);
+        assert_eq!(waiting.next_group(now), [batch(0)]);
     }
 }
