@@ -41,6 +41,7 @@
 //! | fold | to replace old finished reports by one row an account, meter, window, state and customer, once they are in an archive |
 //! | archive | a file with the reports that were folded, one by one; its SHA-256 is stored |
 //! | ledger check | what was committed equals what all reports without corrections contain |
+//! | shard | of a database that Citus spreads over machines: the part that has all rows of some accounts |
 //! | lease | a replica's right to run a job, on the database's clock |
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
@@ -80,7 +81,7 @@
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
-//! | [`commands`] | the commands besides `serve`: adopt, archives, demo, doctor, reconcile, restore, stripe setup |
+//! | [`commands`] | the commands besides `serve`: adopt, archives, demo, distribute, doctor, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
 //! | `report_archive_file` | the files of archives: writing and reading one |

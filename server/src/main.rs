@@ -24,7 +24,7 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
-        adopt, archives,
+        adopt, archives, distribute,
         doctor::{DoctorConfig, diagnose},
         reconcile, restore,
         setup::{SetupConfig, set_up},
@@ -58,6 +58,8 @@ enum Command {
     Demo(DemoConfig),
     /// Migrate the database's schema, then exit.
     Migrate(DatabaseConfig),
+    /// Spread the tables about accounts over the workers of Citus. Running it again changes nothing.
+    Distribute(distribute::DistributeCommand),
     /// Compare what was counted, what was reported and Stripe's totals; exits with 1 on any difference.
     Reconcile(Box<reconcile::ReconcileCommand>),
     /// After a backup was put in place: compare it with Stripe, so that nothing is billed twice; exits with 1 while
@@ -185,6 +187,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             store.migrate().await?;
             store.close().await?;
             tracing::info!("database migrated");
+        }
+        Command::Distribute(command) => {
+            distribute::run(&command, &mut std::io::stdout()).await?;
         }
         Command::Stripe(StripeCommand::Setup(config)) => {
             let report = set_up(&config).await?;

@@ -224,6 +224,11 @@ async fn open(
     if !insecure.is_empty() && !database.insecure_durability {
         return Err(ServeError::InsecureDurability(insecure.join(" and ")));
     }
+    // A worker of Citus has only shards: a migration would create other tables there.
+    let citus = store.citus().await?;
+    if citus.is_some_and(|citus| !citus.is_coordinator) {
+        return Err(ServeError::Worker);
+    }
     if config.no_migrate {
         match store.pending_migrations().await? {
             0 => {}
@@ -234,6 +239,13 @@ async fn open(
     }
     if let Some(lock) = lock {
         store.mark_file(lock).await?;
+    }
+    let store = store.with_current_shards().await?;
+    for fault in store
+        .citus_faults(config.database.database_connections)
+        .await?
+    {
+        tracing::warn!("Citus: {fault}");
     }
     Ok(store)
 }

@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod archives;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod distribute;
 pub mod doctor;
 pub mod offline;
 pub mod reconcile;

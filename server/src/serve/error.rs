@@ -16,6 +16,9 @@ pub enum ServeError {
         "PostgreSQL runs with {0} off, so a power cut can lose acknowledged usage; turn it on, or start with --insecure-durability"
     )]
     InsecureDurability(String),
+    /// The machine is a worker of Citus. Boundaries are protected by locks of one machine, so all servers enter by the same.
+    #[error("DATABASE_URL names a worker of Citus; every server must connect to the coordinator")]
+    Worker,
     /// The database has pending migrations, and the configuration forbids running them.
     #[error(
         "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"

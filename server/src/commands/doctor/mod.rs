@@ -9,6 +9,7 @@ mod accounts;
 mod archives;
 mod changes;
 mod clocks;
+mod distribution;
 mod finding;
 mod invoices;
 mod reports;
@@ -82,6 +83,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
         sending::check(store, account.as_ref(), &meters, now, &mut findings).await;
     }
     if let Some(store) = store {
+        distribution::check(&store, &config.shared.database, &mut findings).await;
         accounts::check(&store, now, &mut findings).await;
         changes::check(&store, now, &mut findings).await;
         reports::check(&store, &meters, now, &mut findings).await;
@@ -118,7 +120,15 @@ async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<St
     const CHECK: &str = "database";
     const CONNECTIONS: u32 = 4;
     const NOT_CHECKED: &str = "so accounts, reports, the ledger check, the schedule and the database clock were not checked";
-    let (fact, advice) = match Store::open_existing(&config.database_url, CONNECTIONS).await {
+    let opened = Store::open_existing(&config.database_url, CONNECTIONS).await;
+    if let Ok(store) = &opened
+        && let Some(worker) = distribution::check_entry(store).await
+    {
+        // It has shards, and no table that any other check reads.
+        findings.push(worker);
+        return None;
+    }
+    let (fact, advice) = match opened {
         Err(error) => (
             format!("it cannot be opened: {error}"),
             "check DATABASE_URL, or create the database with `usage-server migrate`",
