@@ -2,6 +2,7 @@
 
 mod clocks;
 mod contract;
+mod distribution;
 pub(crate) mod doctor;
 mod grpc_errors;
 mod grpc_server;

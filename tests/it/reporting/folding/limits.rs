@@ -243,7 +243,7 @@ async fn a_crash_after_the_file_was_written_loses_nothing(mut world: World) {
     world.wait_until_job_ran("report folding").await;
     let database = world.connect_to_database().await;
     let lock = database.begin().await.unwrap();
-    let sql = "SELECT 1 FROM usage_reports FOR UPDATE";
+    let sql = "SELECT 1 FROM usage_reports WHERE account_id = 'free' FOR UPDATE";
     lock.query_all_raw(sea_orm::Statement::from_string(
         sea_orm::DbBackend::Postgres,
         sql,

@@ -1,46 +1,43 @@
 //! A private `PostgreSQL` cluster for this test process, and a database in it for each test.
 //!
-//! The server is tied to a pipe that this process keeps open. When the process ends in any way, the server ends too,
-//! and its folder is removed. Nothing here depends on the contents of databases.
+//! If `CITUS_PG_CONFIG` names the `pg_config` of an installation that has Citus, the cluster is a coordinator and two
+//! workers. Nothing here depends on the contents of databases.
 
 use std::{
-    collections::VecDeque,
+    env,
+    ffi::OsStr,
     fmt, io,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
-    path::Path,
-    process::{Child, Stdio},
+    io::{BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
-    thread,
     time::Duration,
 };
 
 mod programs;
-use programs::{Owner, Programs};
+mod server;
+use programs::Programs;
+use server::Server;
+
+/// Names the `pg_config` of an installation that has Citus.
+pub(crate) const CITUS: &str = "CITUS_PG_CONFIG";
+/// The workers of a distributed cluster.
+const WORKERS: usize = 2;
+/// The settings of each server of a distributed cluster: those that `docs/scaling.md` asks for. Each database that was used
+/// has a background process.
+const CITUS_SETTINGS: [&str; 6] = [
+    "shared_preload_libraries=citus",
+    "citus.max_adaptive_executor_pool_size=1",
+    "citus.node_conninfo=sslmode=disable",
+    "max_prepared_transactions=600",
+    "max_worker_processes=300",
+    "lock_timeout=15s",
+];
 
 const USER: &str = "usage";
-/// Another process may take the port between the check and the server's start.
-const START_ATTEMPTS: usize = 3;
-const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-const KEPT_LOG_LINES: usize = 30;
-/// Runs the server until this process closes its standard input. The shell closes its own standard error, so that the
-/// log ends when the server does.
-const KEEPER: &str = r#"
-folder=$1; shift
-"$@" </dev/null & server=$!
-exec 2>/dev/null
-read _
-kill -INT "$server"
-wait "$server"
-rm -rf "$folder"
-"#;
-
 /// Why there is no cluster: a program that it needs is not installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unavailable(String);
@@ -65,9 +62,10 @@ pub(crate) enum Durability {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    address: SocketAddr,
+    /// The only server, or the coordinator.
+    entry: Server,
+    workers: Vec<Server>,
     databases: AtomicU64,
-    keeper: Child,
 }
 
 /// A database that others are copied from; it accepts no connections.
@@ -79,7 +77,11 @@ pub(crate) struct Template(String);
 /// Panics if `PostgreSQL` is installed and does not start, so that this is not mistaken for a skipped test.
 pub(crate) fn cluster() -> Result<&'static Cluster, Unavailable> {
     static CLUSTER: OnceLock<Result<Cluster, StartError>> = OnceLock::new();
-    match CLUSTER.get_or_init(|| Cluster::start(Durability::Off)) {
+    let start = || match env::var_os(CITUS) {
+        Some(pg_config) => Cluster::start_distributed(&pg_config, Durability::Off),
+        None => Cluster::start(Durability::Off),
+    };
+    match CLUSTER.get_or_init(start) {
         Ok(cluster) => Ok(cluster),
         Err(StartError::Unavailable(unavailable)) => Err(unavailable.clone()),
         Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
@@ -108,96 +110,67 @@ impl From<io::Error> for StartError {
 }
 
 impl Cluster {
-    /// Starts another cluster, which ends when it is dropped.
+    /// Starts another cluster of one server, which ends when it is dropped.
     pub(crate) fn start(durability: Durability) -> Result<Self, StartError> {
-        let programs = Programs::find()?;
-        let mut attempt = 1_usize;
-        loop {
-            match Self::start_once(&programs, durability) {
-                Err(StartError::Failed(_)) if attempt < START_ATTEMPTS => {
-                    attempt = attempt.saturating_add(1);
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    fn start_once(programs: &Programs, durability: Durability) -> Result<Self, StartError> {
-        let folder = tempfile::Builder::new().prefix("usage-pg-").tempdir()?;
-        let owner = Owner::of_servers(folder.path())?;
-        if let Some(owner) = owner {
-            chown(folder.path(), Some(owner.uid), Some(owner.gid))?;
-        }
-        let data = folder.path().join("data");
-        let initdb = programs::command(&programs.initdb, folder.path(), owner)
-            .args(["-N", "-A", "trust", "--locale=C", "--encoding=UTF8"])
-            .args(["-U", USER, "-D"])
-            .arg(&data)
-            .output()?;
-        if !initdb.status.success() {
-            let text = String::from_utf8_lossy(&initdb.stderr).into_owned();
-            return Err(io::Error::other(text).into());
-        }
-        let address = free_address()?;
-        let mut command = programs::command(Path::new("sh"), folder.path(), owner);
-        command.args(["-c", KEEPER, "keeper"]).arg(folder.path());
-        command.arg(&programs.postgres).arg("-D").arg(&data);
-        let port = format!("port={}", address.port());
-        let fast = ["fsync=off", "full_page_writes=off"];
-        let fast = if durability == Durability::Off {
-            &fast[..]
-        } else {
-            &[]
-        };
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "max_connections=300",
-            &port,
-        ]
-        .iter()
-        .chain(fast)
-        {
-            command.args(["-c", setting]);
-        }
-        // In a separate process group, an interrupt from the terminal does not reach the keeper, so that it can clean
-        // up.
-        let keeper = command
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        // From here on the keeper removes the folder.
-        let _path = folder.keep();
-        let mut cluster = Self {
-            address,
+        Ok(Self {
+            entry: Server::start(&Programs::find()?, durability, &[])?,
+            workers: Vec::new(),
             databases: AtomicU64::new(0),
-            keeper,
-        };
-        cluster.wait_until_ready()?;
-        Ok(cluster)
+        })
     }
 
-    fn wait_until_ready(&mut self) -> io::Result<()> {
-        let log = self.keeper.stderr.take();
-        let log = log.ok_or_else(|| io::Error::other("the server has no log"))?;
-        let (send, receive) = mpsc::channel();
-        thread::spawn(move || read_log(log, &send));
-        receive
-            .recv_timeout(READY_TIMEOUT)
-            .unwrap_or_else(|_| Err(format!("not ready after {READY_TIMEOUT:?}")))
-            .map_err(io::Error::other)
+    /// Starts a coordinator and two workers of Citus, which end when the cluster is dropped.
+    pub(crate) fn start_distributed(
+        pg_config: &OsStr,
+        durability: Durability,
+    ) -> Result<Self, StartError> {
+        let programs = Programs::of_installation(pg_config)?;
+        let start = || Server::start(&programs, durability, &CITUS_SETTINGS);
+        let workers = (0..WORKERS).map(|_| start());
+        Ok(Self {
+            workers: workers.collect::<Result<_, _>>()?,
+            entry: start()?,
+            databases: AtomicU64::new(0),
+        })
     }
 
-    /// The address of the server.
+    /// Whether tables can be distributed over workers.
+    pub(crate) fn is_distributed(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    /// The address of the only server, or of the coordinator.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.entry.address()
     }
 
     /// Creates an empty database. Returns its URL.
     pub(crate) fn create_database(&self) -> io::Result<String> {
-        self.create("template1")
+        let url = self.create("template1")?;
+        if self.is_distributed() {
+            let name = database_name(&url)?;
+            for server in self.servers() {
+                execute(&url_at(server, name), "CREATE EXTENSION citus")?;
+            }
+            let host = |address: SocketAddr| format!("'{}', {}", address.ip(), address.port());
+            let coordinator = host(self.address());
+            execute(
+                &url,
+                &format!("SELECT citus_set_coordinator_host({coordinator})"),
+            )?;
+            for worker in &self.workers {
+                let worker = host(worker.address());
+                execute(&url, &format!("SELECT citus_add_node({worker})"))?;
+            }
+        }
+        Ok(url)
+    }
+
+    /// The URL of a database at a worker.
+    pub(crate) fn url_at_worker(&self, url: &str, worker: usize) -> io::Result<String> {
+        let missing = || io::Error::other(format!("there is no worker {worker}"));
+        let server = self.workers.get(worker).ok_or_else(missing)?;
+        Ok(url_at(server, database_name(url)?))
     }
 
     /// Creates a copy of a template. Returns its URL.
@@ -230,21 +203,23 @@ impl Cluster {
         Ok(self.url(&name))
     }
 
-    /// The URL for statements that do not belong to one database.
+    /// Runs a statement that does not belong to one database, at each server.
     fn execute(&self, statement: &str) -> io::Result<()> {
-        execute(&self.url("postgres"), statement)
+        self.servers()
+            .try_for_each(|server| execute(&url_at(server, "postgres"), statement))
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.entry).chain(&self.workers)
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@{}/{database}", self.address)
+        url_at(&self.entry, database)
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        drop(self.keeper.wait());
-    }
+fn url_at(server: &Server, database: &str) -> String {
+    format!("postgres://{USER}@{}/{database}", server.address())
 }
 
 /// Runs statements without parameters in a database of a cluster, and discards their rows.
@@ -298,27 +273,6 @@ fn database_name(url: &str) -> io::Result<&str> {
     let name = url.rsplit_once('/').map(|(_, name)| name);
     name.filter(|name| name.starts_with("test_"))
         .ok_or_else(|| io::Error::other(format!("`{url}` is not a database of this cluster")))
-}
-
-/// Reports once whether the server is ready or has ended, then reads its log until the end.
-fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
-    let mut last = VecDeque::new();
-    for line in BufReader::new(log).lines().map_while(Result::ok) {
-        if line.contains("ready to accept connections") {
-            drop(ready.send(Ok(())));
-        }
-        last.push_back(line);
-        if last.len() > KEPT_LOG_LINES {
-            last.pop_front();
-        }
-    }
-    let last = Vec::from(last).join("\n");
-    // The receiver is dropped if the server was ready before.
-    drop(ready.send(Err(last)));
-}
-
-fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use super::{StartError, Unavailable};
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs, io,
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -57,6 +59,26 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// Those of the installation of a `pg_config`.
+    pub(super) fn of_installation(pg_config: &OsStr) -> Result<Self, StartError> {
+        let printed = Command::new(pg_config).arg("--bindir").output()?;
+        let folder = String::from_utf8_lossy(&printed.stdout).trim().to_owned();
+        let folder = PathBuf::from(folder);
+        let programs = Self {
+            initdb: folder.join("initdb"),
+            postgres: folder.join("postgres"),
+        };
+        if programs.initdb.is_file() && programs.postgres.is_file() {
+            return Ok(programs);
+        }
+        let why = format!(
+            "{} has no PostgreSQL in {}",
+            pg_config.display(),
+            folder.display()
+        );
+        Err(io::Error::other(why).into())
+    }
+
     pub(super) fn find() -> Result<Self, Unavailable> {
         let missing = |program: &str| {
             Unavailable(format!(

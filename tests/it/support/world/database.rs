@@ -39,12 +39,22 @@ async fn migrated_template() -> Template {
     let cluster = postgres::cluster().expect("PostgreSQL");
     let url = cluster.create_database().expect("a database");
     migrate(&url).await;
+    if cluster.is_distributed() {
+        distribute(&url).await;
+    }
     cluster.create_template(&url).expect("a template")
 }
 
 async fn migrate(url: &str) {
     let store = Store::open(url, 1).await.expect("the database");
     store.migrate().await.expect("the schema");
+    store.close().await.expect("a clean end");
+}
+
+async fn distribute(url: &str) {
+    let store = Store::open(url, 1).await.expect("the database");
+    let distributed = store.distribute(None).await;
+    distributed.expect("a distributed database");
     store.close().await.expect("a clean end");
 }
 

@@ -32,7 +32,7 @@ use crate::support::{
 };
 
 pub(crate) use backup::Backup;
-pub(crate) use engine::{Engine, on_both_engines, on_postgres, on_sqlite};
+pub(crate) use engine::{Engine, on_both_engines, on_citus, on_postgres, on_sqlite};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 
