@@ -1,14 +1,21 @@
 //! The engines that are measured, and an empty database of each.
 
+use std::env;
+
 use tempfile::TempDir;
 
-use super::postgres::{Cluster, Durability, StartError};
+use super::{
+    postgres::{CITUS, Cluster, Durability, StartError},
+    service,
+};
 
 /// An engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
     Postgres,
+    /// PostgreSQL that Citus distributes over two workers, all on this machine.
+    Citus,
 }
 
 impl Engine {
@@ -17,13 +24,16 @@ impl Engine {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
+            Self::Citus => "citus",
         }
     }
 }
 
-/// The engines of this machine: SQLite, and PostgreSQL where it is installed.
+/// The engines of this machine: SQLite, PostgreSQL where it is installed, and Citus where `CITUS_PG_CONFIG` names an
+/// installation that has it.
 pub(crate) struct Engines {
     postgres: Option<Cluster>,
+    citus: Option<Cluster>,
 }
 
 impl Engines {
@@ -37,22 +47,35 @@ impl Engines {
             }
             Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
         };
-        Self { postgres }
+        let citus = env::var_os(CITUS).map(|pg_config| {
+            let cluster = Cluster::start_distributed(&pg_config, Durability::On);
+            cluster.expect("a coordinator and two workers")
+        });
+        Self { postgres, citus }
     }
 
     /// The engines that can be measured.
     pub(crate) fn available(&self) -> impl Iterator<Item = Engine> + '_ {
-        [Engine::Sqlite, Engine::Postgres]
-            .into_iter()
-            .filter(|engine| *engine == Engine::Sqlite || self.postgres.is_some())
+        let others = [
+            (Engine::Postgres, &self.postgres),
+            (Engine::Citus, &self.citus),
+        ];
+        let others = others.into_iter().filter(|(_, cluster)| cluster.is_some());
+        std::iter::once(Engine::Sqlite).chain(others.map(|(engine, _)| engine))
     }
 
     /// A new database.
     pub(crate) fn database(&self, engine: Engine) -> Database {
-        match (&self.postgres, engine) {
-            (Some(cluster), Engine::Postgres) => Database::postgres(cluster),
-            _ => Database::sqlite(),
+        let cluster = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => self.postgres.as_ref(),
+            Engine::Citus => self.citus.as_ref(),
+        };
+        let database = cluster.map_or_else(Database::sqlite, Database::postgres);
+        if engine == Engine::Citus {
+            service::distribute(&database);
         }
+        database
     }
 }
 

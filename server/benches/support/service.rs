@@ -1,7 +1,7 @@
 //! The service with the flags of a benchmark.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, builder::Resettable};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_util::sync::CancellationToken;
 use usage_server::{
     Listeners,
@@ -49,4 +49,16 @@ pub(crate) async fn ledger_totals(database: &Database) -> LedgerTotals {
     let totals = store.ledger_totals().await.expect("the ledger check");
     store.close().await.expect("a clean end");
     totals
+}
+
+/// Migrates an empty database and distributes its tables.
+pub(crate) fn distribute(database: &Database) {
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let store = Store::open(&database.url, 1).await.expect("the database");
+        store.migrate().await.expect("the schema");
+        let distributed = store.distribute(None).await;
+        distributed.expect("a distributed database");
+        store.close().await.expect("a clean end");
+    });
 }

@@ -103,7 +103,7 @@ fn main() {
                 .and_then(|row| row.noop.clone());
             let noop = (!cli.ours)
                 .then(|| earlier.unwrap_or_else(|| measure(&cli, work, Side::Noop, None)));
-            let naive = (!cli.ours && work.has_naive())
+            let naive = (!cli.ours && work.has_naive() && engine != Engine::Citus)
                 .then(|| measure(&cli, work, Side::Naive, Some(database())));
             let ours = measure(&cli, work, Side::Ours, Some(database()));
             rows.push(Row {
@@ -117,7 +117,11 @@ fn main() {
     }
     table::print(&rows, cli.seconds);
     let duration = Duration::from_secs_f64(cli.seconds);
-    for engine in engines.available() {
+    // They fill tables with statements of one machine.
+    for engine in engines
+        .available()
+        .filter(|engine| *engine != Engine::Citus)
+    {
         for (name, measure) in others(&cli, &engines, engine, duration) {
             if cli
                 .filter
