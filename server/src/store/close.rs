@@ -13,6 +13,7 @@ use super::{
     close_reports::{ClosedTotals, Closing, Decided, close_reports, decide, keys, move_decided},
     connection::Transaction,
     links::read_links,
+    of_shard::lock_rows,
     report_place::OpenPlace,
     reports::in_scope,
 };
@@ -64,13 +65,16 @@ impl Store {
             ..Closing::at(now)
         };
         let tx = self.begin_within_boundaries().await?;
-        let is_current = current_version(&tx).await? == seen.version;
+        let is_distributed = self.is_distributed();
+        let is_current = !is_distributed && current_version(&tx).await? == seen.version;
         let (mut closed, until) = if is_current {
             lock(&tx, &seen.decided).await?;
             let closed = move_decided(&tx, &seen.decided, closing).await?;
             (closed, seen.decided.last().map(|last| last.place.clone()))
         } else {
-            (ClosedTotals::default(), None)
+            // Over several machines each report is read and locked on its own.
+            let last = seen.decided.last().filter(|_| is_distributed);
+            (ClosedTotals::default(), last.map(|last| last.place.clone()))
         };
         let read = i64::try_from(seen.decided.len()).unwrap_or(i64::MAX);
         let mut is_full = seen.decided.len() == REPORTS_PER_PAGE;
@@ -80,7 +84,7 @@ impl Store {
             if let Some(until) = &until {
                 rest = rest.filter(place().lte(place_of(until)));
             }
-            let rest = rest.limit(LIMIT).lock_exclusive().all(&tx).await?;
+            let rest = lock_rows(&tx, rest.limit(LIMIT), Column::AccountId).await?;
             closed = closed.plus(close_reports(&tx, &rest, closing).await?);
             if until.is_none() {
                 is_full = rest.len() == REPORTS_PER_PAGE;

@@ -6,6 +6,7 @@ use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
 use super::{
+    close_on_shards::move_locked,
     connection::Transaction,
     links::read_links,
     postgres_arrays::{numbers, texts},
@@ -50,8 +51,8 @@ pub(super) struct Decided {
     pub(super) place: OpenPlace,
     /// Its first increment, by which that was decided.
     pub(super) first_at: Millis,
-    state: State,
-    customer: Option<String>,
+    pub(super) state: State,
+    pub(super) customer: Option<String>,
 }
 
 /// How many reports were closed, and their total.
@@ -119,7 +120,11 @@ pub(super) async fn close_reports(
         .iter()
         .filter_map(|report| decide(OpenPlace::of(report), report.first_at, &links));
     let decided: Vec<Decided> = decided.collect();
-    let moved = move_decided(tx, &decided, closing).await?;
+    let moved = if tx.shards().is_distributed() && decided.len() == reports.len() {
+        move_locked(tx, (reports, &decided), closing).await?
+    } else {
+        move_decided(tx, &decided, closing).await?
+    };
     // One that was closed by another would be counted twice.
     if usize::try_from(moved.reports).ok() != Some(reports.len()) {
         let error = format!(

@@ -17,6 +17,7 @@ pub(crate) mod boundaries;
 mod citus_settings;
 pub(crate) mod cleanup;
 pub(crate) mod close;
+mod close_on_shards;
 mod close_reports;
 pub(crate) mod commit;
 mod commit_warning;
