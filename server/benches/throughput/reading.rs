@@ -16,7 +16,7 @@ use crate::{
     background::{self, Background},
     load::{ACCOUNTS, Work, histogram},
     servers::{Running, Side},
-    stored::{HOURS_OF_MONTH, OBSERVED, history, settle},
+    stored::{HOURS_OF_MONTH, OBSERVED, history, vacuum},
     support::engines::{Database, Engine},
     table::latencies,
 };
@@ -35,7 +35,7 @@ pub(crate) fn name(engine: Engine) -> String {
 /// Measures and prints it.
 pub(crate) fn measure(engine: Engine, database: Database, duration: Duration, accounts: u64) {
     let stored = history(&database, accounts);
-    settle(&database);
+    vacuum(&database);
     let nothing = read_nothing(duration);
     let server = Running::start_ours(database, &[]);
     let (alone, half, beside, counted) = background::run(async {

@@ -120,14 +120,14 @@ pub(crate) fn keys(database: &Database, keys: u64) -> u64 {
 }
 
 /// Lets the engine do what it would have done in the time in which so much is counted.
-pub(crate) fn settle(database: &Database) {
+pub(crate) fn vacuum(database: &Database) {
     fill(database, |sql| {
-        let settled = if sql.is_sqlite {
+        let statement = if sql.is_sqlite {
             "PRAGMA wal_checkpoint(TRUNCATE)"
         } else {
             "VACUUM ANALYZE"
         };
-        vec![settled.to_owned()]
+        vec![statement.to_owned()]
     });
 }
 

@@ -1,5 +1,7 @@
 //! Which open reports a run, a change or a restore closes. When reports close is in `domain::closing`.
 
+use std::collections::HashMap;
+
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _, Select, Statement,
@@ -18,7 +20,9 @@ use super::{
     reports::in_scope,
 };
 use crate::{
-    domain::{Millis, account_id::AccountId, closing::period_ends_to_close, run::Scope},
+    domain::{
+        Millis, account::Link, account_id::AccountId, closing::period_ends_to_close, run::Scope,
+    },
     entity::{
         open_report::{self, Column},
         report_run,
@@ -57,7 +61,7 @@ impl Store {
         &self,
         run: Uuid,
         page: Page<'_>,
-        seen: SeenPage,
+        mut seen: SeenPage,
     ) -> Result<ClosedPage, DbErr> {
         let now = page.now;
         let closing = Closing {
@@ -67,28 +71,33 @@ impl Store {
         let tx = self.begin_within_boundaries().await?;
         let is_distributed = self.is_distributed();
         let is_current = !is_distributed && current_version(&tx).await? == seen.version;
-        let (mut closed, until) = if is_current {
-            lock(&tx, &seen.decided).await?;
-            let closed = move_decided(&tx, &seen.decided, closing).await?;
-            (closed, seen.decided.last().map(|last| last.place.clone()))
-        } else {
-            // Over several machines each report is read and locked on its own.
-            let last = seen.decided.last().filter(|_| is_distributed);
-            (ClosedTotals::default(), last.map(|last| last.place.clone()))
-        };
+        let mut closed = ClosedTotals::default();
+        if is_current {
+            lock_and_decide(&tx, &mut seen).await?;
+            closed = move_decided(&tx, &seen.decided, closing).await?;
+        }
+        let is_full = seen.decided.len() == REPORTS_PER_PAGE;
+        let end = seen.decided.last().filter(|_| is_full);
+        let mut last = end.map(|last| last.place.clone());
         let read = i64::try_from(seen.decided.len()).unwrap_or(i64::MAX);
-        let mut is_full = seen.decided.len() == REPORTS_PER_PAGE;
-        let mut last = until.clone();
-        if !is_current || closed.reports < read {
+        // On PostgreSQL, those that are missing were closed by others, and to lock more would break the order of locks.
+        let is_whole = is_current && (self.has_parallel_writers() || closed.reports == read);
+        if is_distributed {
+            // Those of each shard are locked and moved by statements of their own.
+            let ids = seen.decided.iter().map(|one| one.id);
+            let seen = page.query().filter(Column::Id.is_in(ids)).limit(LIMIT);
+            let seen = lock_rows(&tx, seen, Column::AccountId).await?;
+            closed = close_reports(&tx, &seen, closing).await?;
+        } else if !is_whole {
             let mut rest = page.query();
-            if let Some(until) = &until {
-                rest = rest.filter(place().lte(place_of(until)));
+            if let Some(until) = seen.decided.last().filter(|_| is_current) {
+                rest = rest.filter(place().lte(place_of(&until.place)));
             }
-            let rest = lock_rows(&tx, rest.limit(LIMIT), Column::AccountId).await?;
+            let rest = rest.limit(LIMIT).lock_exclusive().all(&tx).await?;
             closed = closed.plus(close_reports(&tx, &rest, closing).await?);
-            if until.is_none() {
-                is_full = rest.len() == REPORTS_PER_PAGE;
-                last = rest.last().map(OpenPlace::of);
+            if !is_current || rest.len() == REPORTS_PER_PAGE {
+                let end = rest.last().filter(|_| rest.len() == REPORTS_PER_PAGE);
+                last = end.map(OpenPlace::of);
             }
         }
         report_run::Entity::update_many()
@@ -105,22 +114,21 @@ impl Store {
             .exec(&tx)
             .await?;
         tx.commit().await?;
-        Ok(ClosedPage {
-            next: last.filter(|_| is_full),
-        })
+        Ok(ClosedPage { next: last })
     }
 
     /// Reads a page, and decides what becomes of its reports.
     async fn read_page(&self, page: Page<'_>) -> Result<SeenPage, DbErr> {
         let tx = self.begin_reading().await?;
         let version = current_version(&tx).await?;
-        let rows: Vec<(AccountId, Millis, String, Millis)> = page
+        let rows: Vec<(AccountId, Millis, String, Uuid, Millis)> = page
             .query()
             .select_only()
             .columns([
                 Column::AccountId,
                 Column::WindowStart,
                 Column::Meter,
+                Column::Id,
                 Column::FirstAt,
             ])
             .limit(LIMIT)
@@ -129,19 +137,20 @@ impl Store {
             .await?;
         let links = read_links(&tx, rows.iter().map(|(account, ..)| account)).await?;
         tx.rollback().await?;
-        let decided = rows
-            .into_iter()
-            .filter_map(|(account_id, window_start, meter, first_at)| {
-                let place = OpenPlace {
-                    account_id,
-                    window_start,
-                    meter,
-                };
-                decide(place, first_at, &links)
-            });
+        let decided =
+            rows.into_iter()
+                .filter_map(|(account_id, window_start, meter, id, first_at)| {
+                    let place = OpenPlace {
+                        account_id,
+                        window_start,
+                        meter,
+                    };
+                    decide((place, id), first_at, &links)
+                });
         Ok(SeenPage {
             version,
             decided: decided.collect(),
+            links,
         })
     }
 }
@@ -166,20 +175,32 @@ impl Page<'_> {
 struct SeenPage {
     version: i64,
     decided: Vec<Decided>,
+    links: HashMap<AccountId, Vec<Link>>,
 }
 
-/// Locks the reports in the order in which counting locks them. On SQLite nothing else writes.
-async fn lock(tx: &Transaction, decided: &[Decided]) -> Result<(), DbErr> {
-    const SQL: &str = "SELECT COUNT(*) AS reports FROM (SELECT 1 FROM UNNEST($1::text[], $2::bigint[], $3::text[]) \
-        AS d(account_id, window_start, meter) JOIN open_reports o USING (account_id, window_start, meter) \
-        ORDER BY o.account_id, o.window_start, o.meter FOR UPDATE OF o) AS locked";
+/// Locks the reports in the order in which counting locks them, and decides again what becomes of those whose first
+/// increment has changed. On SQLite nothing else writes.
+async fn lock_and_decide(tx: &Transaction, seen: &mut SeenPage) -> Result<(), DbErr> {
+    const SQL: &str = "SELECT n, first_at FROM (SELECT d.n, o.first_at, d.first_at AS seen_at \
+        FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[]) WITH ORDINALITY \
+        AS d(account_id, window_start, meter, first_at, n) JOIN open_reports o USING (account_id, window_start, meter) \
+        ORDER BY o.account_id, o.window_start, o.meter FOR UPDATE OF o) AS locked WHERE first_at <> seen_at";
     if tx.get_database_backend() == DbBackend::Sqlite {
         return Ok(());
     }
-    let [accounts, starts, meters, _] = keys(decided);
-    let values = [accounts, starts, meters];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, SQL, values);
-    tx.query_one_raw(statement).await.map(|_| ())
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, SQL, keys(&seen.decided));
+    for row in tx.query_all_raw(statement).await? {
+        let number: i64 = row.try_get("", "n")?;
+        let first_at: Millis = row.try_get("", "first_at")?;
+        let index = usize::try_from(number.saturating_sub(1)).ok();
+        let changed = index.and_then(|index| seen.decided.get_mut(index));
+        if let Some(changed) = changed
+            && let Some(again) = decide((changed.place.clone(), changed.id), first_at, &seen.links)
+        {
+            *changed = again;
+        }
+    }
+    Ok(())
 }
 
 impl Store {

@@ -9,7 +9,7 @@ use super::{
     close_on_shards::move_locked,
     connection::Transaction,
     links::read_links,
-    postgres_arrays::{numbers, texts},
+    postgres_arrays::{numbers, texts, uuids},
     report_place::OpenPlace,
     value_rows::ValueRows,
 };
@@ -49,6 +49,8 @@ impl Closing {
 #[derive(Debug)]
 pub(super) struct Decided {
     pub(super) place: OpenPlace,
+    /// Another report may be open at the same place later.
+    pub(super) id: Uuid,
     /// Its first increment, by which that was decided.
     pub(super) first_at: Millis,
     pub(super) state: State,
@@ -73,10 +75,10 @@ impl ClosedTotals {
 
 /// The rows do not cross to the program and back: only what was decided does. The caller has locked them.
 const MOVE_POSTGRES: &str = "WITH d AS (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[], \
-        $5::text[], $6::text[]) AS d(account_id, window_start, meter, first_at, state, customer)), \
+        $5::text[], $6::text[], $10::uuid[]) AS d(account_id, window_start, meter, first_at, state, customer, id)), \
     gone AS (DELETE FROM open_reports o USING d WHERE o.account_id = d.account_id \
-        AND o.window_start = d.window_start AND o.meter = d.meter AND o.first_at = d.first_at \
-        RETURNING o.*, d.state, d.customer), \
+        AND o.window_start = d.window_start AND o.meter = d.meter AND o.id = d.id \
+        AND o.first_at = d.first_at RETURNING o.*, d.state, d.customer), \
     closed AS (INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, quantity, \
         first_at, last_at, state, customer, closed_at, run_id, straddled) \
         SELECT account_id, id, meter, window_start, window_end, window_end, quantity, first_at, last_at, state, \
@@ -118,7 +120,7 @@ pub(super) async fn close_reports(
     let links = read_links(tx, reports.iter().map(|report| &report.account_id)).await?;
     let decided = reports
         .iter()
-        .filter_map(|report| decide(OpenPlace::of(report), report.first_at, &links));
+        .filter_map(|report| decide((OpenPlace::of(report), report.id), report.first_at, &links));
     let decided: Vec<Decided> = decided.collect();
     let moved = if tx.shards().is_distributed() && decided.len() == reports.len() {
         move_locked(tx, (reports, &decided), closing).await?
@@ -139,7 +141,7 @@ pub(super) async fn close_reports(
 
 /// What becomes of an open report.
 pub(super) fn decide(
-    place: OpenPlace,
+    (place, id): (OpenPlace, Uuid),
     first_at: Millis,
     links: &HashMap<AccountId, Vec<Link>>,
 ) -> Option<Decided> {
@@ -149,6 +151,7 @@ pub(super) fn decide(
     let state = State::Open.after(&Transition::Close(target))?;
     Some(Decided {
         place,
+        id,
         first_at,
         state,
         customer,
@@ -178,6 +181,7 @@ pub(super) async fn move_decided(
         closing.now.into(),
         closing.run.into(),
         closing.is_straddled.into(),
+        uuids(decided.iter().map(|one| one.id)),
     ];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, MOVE_POSTGRES, values);
     totals(tx, statement).await
