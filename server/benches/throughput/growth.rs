@@ -46,7 +46,7 @@ pub(crate) fn measure(
     let bytes = stored::keys(&database, keys);
     let mut counted = stored::history(&database, reports / REPORTS_OF_ACCOUNT);
     counted += stored::open_reports(&database, MANY_ACCOUNTS);
-    stored::settle(&database);
+    stored::vacuum(&database);
     eprintln!("stored in {:.0} s", filling.elapsed().as_secs_f64());
     let starting = Instant::now();
     let server = Running::start_ours(database, &[]);
