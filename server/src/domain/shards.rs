@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_shard_has_the_hashes_up_to_its_last_one() {
         let map = ShardMap::new(vec![i32::MAX, -1, 0x3fff_ffff, -0x4000_0001]);
-        for name in ["a", "acct", "another account", "ü"] {
+        for name in ["a", "acct", "another-account", "b"] {
             let hash = postgres_hash(name.as_bytes()).cast_signed();
             let shard = map.shard_of(&account(name));
             let bounds = [-0x8000_0000, -0x4000_0000, 0, 0x4000_0000];

@@ -183,8 +183,8 @@ const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 const OF_CITUS: [&str; 7] = [
     "citus_faults",
     "find_citus",
-    "lock_by_shard",
     "missing",
+    "move_locked",
     "of",
     "read_shards",
     "read_workers",
