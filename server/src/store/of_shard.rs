@@ -84,7 +84,10 @@ pub(super) async fn lock_rows<E: EntityTrait>(
     let accounts = accounts.build(tx.get_database_backend());
     let mut locked = Vec::new();
     for shard in OfShard::of(tx, accounts).await? {
-        let of_shard = query.clone().filter(shard.condition(account));
+        let of_shard = match shard.0 {
+            Some(_) => query.clone().filter(shard.condition(account)),
+            None => query.clone(),
+        };
         locked.extend(of_shard.lock_exclusive().all(tx).await?);
     }
     Ok(locked)

@@ -165,11 +165,12 @@ pub(super) fn reason(shape: &str, has_statistics: bool, fault: Fault) -> Option<
 }
 
 /// Functions that send statements to `PostgreSQL` alone. The names of others end with their engine.
-const OF_POSTGRES: [&str; 5] = [
+const OF_POSTGRES: [&str; 6] = [
     "counting_connections",
     "has_citus",
     "insecure_settings",
     "lock",
+    "lock_and_decide",
     "lock_corrections",
 ];
 
