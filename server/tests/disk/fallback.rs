@@ -33,15 +33,16 @@ async fn a_disk_that_fails_between_single_commits_answers_every_call() {
         .await
         .unwrap();
     database.close().await.unwrap();
-    // The first call waits in its commit until all others are in the queue: they are one group.
+    // A commit waits until all others are in the queue: they are one group. It is that of the first call, or one of a job
+    // that came before it.
     disk.faults.set(&[Rule::hang(LOG, SYNC)]);
     let client = process.client();
     let first = tokio::spawn({
-        let client = client.clone();
-        async move { client.increment("first").await }
+        let (client, call) = (client.clone(), Call::new("first", "first"));
+        async move { (call.send(&client).await, call) }
     });
     wait_until("a sync that waits", || async { disk.faults.hits(0) > 0 }).await;
-    let mut answers: FuturesUnordered<_> = (0..CALLS)
+    let answers: FuturesUnordered<_> = (0..CALLS)
         .map(|number| {
             let client = client.clone();
             let account = if number == 0 { "refused" } else { "acct" };
@@ -53,18 +54,18 @@ async fn a_disk_that_fails_between_single_commits_answers_every_call() {
         process.waiting_increments().await == CALLS + 1
     })
     .await;
+    answers.push(first);
     let begun = Instant::now();
     // Some single commits succeed, and one waits while the disk begins to fail.
     // The second rule: a call that waits goes on when its own rule changes.
     let none = Rule::fail(LOG, SYNC, EIO).after(i32::MAX);
     disk.faults.set(&[none, Rule::hang(LOG, SYNC).after(12)]);
-    first.await.unwrap().unwrap();
     wait_until("a single commit that waits", || async {
         disk.faults.hits(1) > 0
     })
     .await;
     disk.faults.set(&[Rule::fail(LOG, WRITE | SYNC, EIO)]);
-    let mut calls = Calls::default();
+    let (mut answers, mut calls) = (answers, Calls::default());
     while let Some(answer) = timeout(ANSWER_LIMIT, answers.next())
         .await
         .expect("an answer")
