@@ -106,7 +106,7 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
     let newly_in_force = billing_target_at(&links, latest.valid_from);
     let older = BillingTarget::NotBillable;
     let never_sent = usage_report::Column::FirstSentAt.is_null();
-    // No window is longer than an hour. Without its start, all reports of the account would be read.
+    // Without the window's start, all reports of the account would be read.
     let since =
         is_recent(latest.valid_from).and(usage_report::Column::FirstAt.gte(latest.valid_from));
     let before = usage_report::Column::FirstAt.lt(latest.valid_from);
