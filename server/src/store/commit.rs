@@ -194,7 +194,10 @@ impl Store {
             }
         };
         let confirmed = self.limited(confirmed).await;
-        confirmed.unwrap_or_else(|| Err(self.writer.unresponsive()))
+        match confirmed {
+            Some(confirmed) => confirmed,
+            None => Err(self.writer.give_up().await),
+        }
     }
 
     /// Makes one attempt. Absent when nothing was committed because the group has to be counted in another way, which is
@@ -208,7 +211,7 @@ impl Store {
     ) -> Result<Option<Vec<EntryOutcome>>, CommitError> {
         let counting = self.count(group, cache, options, *way);
         let Some(counted) = self.limited(counting).await else {
-            return Err(CommitError::Failed(self.counter.unresponsive()));
+            return Err(CommitError::Failed(self.counter.give_up().await));
         };
         let (tx, outcomes) = match counted? {
             Counted::Changed(tx, outcomes) => (tx, outcomes),
@@ -227,7 +230,10 @@ impl Store {
         match self.limited(tx.commit()).await {
             Some(Ok(())) => Ok(Some(outcomes)),
             Some(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
-            None => Err(CommitError::Ambiguous(self.writer.unresponsive(), outcomes)),
+            None => Err(CommitError::Ambiguous(
+                self.counter.give_up().await,
+                outcomes,
+            )),
         }
     }
 

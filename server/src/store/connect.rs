@@ -13,7 +13,12 @@ use sqlx::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Store, connection::Pool, connection_trust::Trust, distribution::read_shards, durability,
+    Store,
+    connection::Pool,
+    connection_trust::Trust,
+    distribution::read_shards,
+    driver_pool::{DriverPool, Replacement},
+    durability,
     sqlite_file::SqliteFile,
 };
 
@@ -51,6 +56,11 @@ const SQLITE_CHECKPOINT: &str = "16384";
 /// What PostgreSQL shows as the application of a connection: of any, and of those that a server counts with.
 const SERVICE: &str = "usage-server";
 const COUNTER: &str = "usage-server counting";
+
+/// The shortest time between two replacements of a pool: of the few connections for counting, whose attempts are given up
+/// after seconds, and of the others, whose statements may take a minute.
+const COUNTER_REPLACEMENT: Duration = Duration::from_secs(3);
+const REPLACEMENT: Duration = Duration::from_mins(1);
 
 impl Store {
     /// The number of connections that servers count with in this database. Zero on SQLite, whose lock keeps servers out.
@@ -125,11 +135,12 @@ impl Store {
             let reader = sqlite_options(url, "ro", SQLITE_READERS, SQLITE_READER_CACHE, &trust);
             let reader = Database::connect(reader).await?;
             let file = Arc::new(SqliteFile::opened(url)?);
+            let writer = DriverPool::new(writer, None);
             let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
             return Ok(Self {
                 writer: counter.gated(),
                 counter,
-                reader: Pool::new(reader, trust, None),
+                reader: Pool::new(DriverPool::new(reader, None), trust, None),
                 file: Some(file),
                 clock: Arc::default(),
                 boundary_moves: Arc::default(),
@@ -159,10 +170,19 @@ async fn postgres_pool(
     name: &'static str,
     trust: &Arc<Trust>,
 ) -> Result<Pool, DbErr> {
-    match Database::connect(postgres_options(url, connections, name, trust)).await {
-        Ok(pool) => Ok(Pool::new(pool, Arc::clone(trust), None)),
-        Err(error) => Err(connection_error(url).await.unwrap_or(error)),
-    }
+    let options = postgres_options(url, connections, name, trust);
+    let pool = match Database::connect(options.clone()).await {
+        Ok(pool) => pool,
+        Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
+    };
+    let interval = if name == COUNTER {
+        COUNTER_REPLACEMENT
+    } else {
+        REPLACEMENT
+    };
+    let replacement = Replacement { options, interval };
+    let pool = DriverPool::new(pool, Some(replacement));
+    Ok(Pool::new(pool, Arc::clone(trust), None))
 }
 
 fn one_at_a_time() -> Arc<Semaphore> {

@@ -13,7 +13,7 @@ use std::{
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     ExecResult, IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait as _, prelude::async_trait::async_trait,
+    TransactionOptions, prelude::async_trait::async_trait,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     commit_warning::with_warning,
     connection_trust::{Trust, Unfinished},
+    driver_pool::DriverPool,
     sqlite_file::SqliteFile,
 };
 use crate::{
@@ -38,7 +39,7 @@ const TRANSACTION_LIMIT: Duration = Duration::from_secs(130);
 const GATE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A pool of connections.
-pub(super) type Pool = Examined<DatabaseConnection>;
+pub(super) type Pool = Examined<DriverPool>;
 /// A transaction. It is rolled back unless it is committed.
 pub(super) type Transaction = Examined<DatabaseTransaction>;
 
@@ -140,11 +141,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn new(
-        inner: DatabaseConnection,
-        trust: Arc<Trust>,
-        file: Option<Arc<SqliteFile>>,
-    ) -> Self {
+    pub(super) fn new(inner: DriverPool, trust: Arc<Trust>, file: Option<Arc<SqliteFile>>) -> Self {
         Self {
             inner,
             trust,
@@ -191,7 +188,7 @@ impl Pool {
         let begun = limited(
             self.inner.get_database_backend(),
             STATEMENT_LIMIT,
-            self.inner.begin_with_options(options),
+            self.inner.begin(options),
         )
         .await;
         watch.end(begun.as_ref().is_err_and(|error| !is_busy(error)));
@@ -209,9 +206,11 @@ impl Pool {
         })
     }
 
-    /// The error of a transaction that was given up because the database did not respond.
-    pub(super) fn unresponsive(&self) -> DbErr {
+    /// The error of a transaction that was given up because the database did not respond. It may have waited for a
+    /// connection, so the pool is replaced.
+    pub(super) async fn give_up(&self) -> DbErr {
         self.trust.renew();
+        self.inner.replace().await;
         unresponsive()
     }
 
@@ -225,8 +224,8 @@ impl Pool {
     }
 
     /// For SeaORM's migrator, which takes no other connection.
-    pub(super) fn plain(&self) -> &DatabaseConnection {
-        &self.inner
+    pub(super) fn plain(&self) -> DatabaseConnection {
+        self.inner.current()
     }
 }
 

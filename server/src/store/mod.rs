@@ -33,6 +33,7 @@ mod dedupe;
 pub(crate) mod delivery;
 pub mod distribution;
 pub(crate) mod doctor;
+mod driver_pool;
 mod dry_run;
 mod durability;
 mod folded_reports;
@@ -174,7 +175,7 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
-        let pending = Migrator::get_pending_migrations_read_only(self.writer.plain()).await?;
+        let pending = Migrator::get_pending_migrations_read_only(&self.writer.plain()).await?;
         Ok(pending.len())
     }
 

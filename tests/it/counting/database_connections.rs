@@ -18,6 +18,7 @@ use crate::{
 on_postgres!(
     broken_database_connections_fail_no_call,
     silently_dead_database_connections_delay_calls_by_seconds,
+    connections_that_die_on_their_return_delay_calls_by_seconds,
     an_unreachable_database_is_reported_within_seconds,
     a_server_that_became_read_only_is_reported_as_unavailable,
     a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
@@ -95,6 +96,33 @@ async fn silently_dead_database_connections_delay_calls_by_seconds(mut world: Wo
     assert_eq!(proxy.commits_lost(), 2);
     assert_eq!(world.usage("acct-9").await.0, 2);
     proxy.silence_connections();
+    world.finish().await;
+}
+
+async fn connections_that_die_on_their_return_delay_calls_by_seconds(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    // The only connection that counts.
+    world.reconfigure(&["--writers=1"]).await;
+    for round in 0..3 {
+        proxy.silence_when_next_returned();
+        poll("a connection that dies on its return", async || {
+            let client = world.client();
+            let counted = timeout(CALL_LIMIT, client.increment("acct")).await;
+            counted.unwrap().unwrap();
+            (!proxy.awaits_return()).then_some(())
+        })
+        .await;
+        let calls = (0..8).map(|n| {
+            let increment = Increment::new(format!("acct-{n}")).key(format!("{round}"));
+            let client = world.client().with_retry(Retry::default());
+            async move { client.increment(increment).await }
+        });
+        for counted in timeout(CALL_LIMIT, join_all(calls)).await.unwrap() {
+            assert!(!counted.unwrap().duplicate);
+        }
+    }
+    assert_eq!(world.usage("acct-0").await.0, 3);
+    proxy.close_connections();
     world.finish().await;
 }
 

@@ -34,6 +34,7 @@ struct Shared {
     commits_to_drop: AtomicUsize,
     commits_lost: AtomicUsize,
     commits_to_silence: AtomicUsize,
+    connections_to_silence: AtomicUsize,
     begins_to_hold: AtomicUsize,
     /// The number of BEGINs whose response is held, and whether they are released.
     held: Mutex<(usize, bool)>,
@@ -94,6 +95,19 @@ impl PostgresProxy {
         self.shared
             .commits_to_silence
             .fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Loses everything on the connection of the next COMMIT after its response: also the question whether the connection
+    /// responds, which follows when it is returned to its pool.
+    pub(crate) fn silence_when_next_returned(&self) {
+        self.shared
+            .connections_to_silence
+            .fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether a connection is still to be silenced that way.
+    pub(crate) fn awaits_return(&self) -> bool {
+        self.shared.connections_to_silence.load(Ordering::SeqCst) > 0
     }
 
     /// Holds the response to the next BEGIN on any connection until [`PostgresProxy::release_begin`].
@@ -277,10 +291,15 @@ fn pass_questions(link: &Link, shared: &Shared) -> io::Result<()> {
 fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
     let mut from = BufReader::new(&link.upstream);
     let mut to = BufWriter::new(&link.client);
+    let mut is_last = false;
     loop {
         let message = read_message(&mut from)?;
         if link.is_silent() {
             continue;
+        }
+        // ReadyForQuery. Silent before the client can send anything else.
+        if is_last && message.first() == Some(&b'Z') {
+            link.silent.store(true, Ordering::SeqCst);
         }
         let begun = message.first() == Some(&b'C') && text_at(&message, 5) == b"BEGIN";
         if begun && takes_one(&shared.begins_to_hold) {
@@ -292,6 +311,7 @@ fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
             link.close();
             return Ok(());
         }
+        is_last |= committed && takes_one(&shared.connections_to_silence);
         pass(&message, &from, &mut to)?;
     }
 }
