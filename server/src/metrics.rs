@@ -1,6 +1,12 @@
-//! Every metric of the service: the only file that names a metric or a label.
+//! Every metric of the service: only this module names a metric or a label.
 //!
-//! A label must not name an account, a customer or a report: each label has few values, listed here.
+//! A label must not name an account, a customer or a report: each label has few values, listed here. Every series is
+//! there from the start, with zero.
+
+mod calls;
+mod contract;
+mod start;
+mod watched;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -9,6 +15,13 @@ use ::metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub(crate) use self::{
+    calls::{CANCELLED, Calls, MethodCalls},
+    watched::{
+        DEADLINES, STATES, StateFigures, accepted_at, database_size, job_ran, lease_held,
+        oldest_unreported, reports_in_state, reports_near_deadline, verification_difference,
+    },
+};
 use crate::domain::{Millis, SECOND_MS, invoice_comparison::InvoiceFinding, report::Transition};
 
 /// Increments committed, by `outcome`: `counted`, `duplicate`, `refused`.
@@ -25,6 +38,8 @@ const COMMIT_SECONDS: &str = "usage_commit_seconds";
 const REPORTS: &str = "usage_reports_total";
 /// Duration of requests to Stripe, by `call`, such as `meter_event`.
 const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
+/// Requests to Stripe, by `call` and by `outcome`: `ok`, `error` (Stripe answered one), `no_answer`.
+const STRIPE_REQUESTS: &str = "usage_stripe_requests_total";
 /// Failed requests to Stripe, by `kind`: `not_sent`, `no_answer`, `denied`, `no_meter`,
 /// `no_customer`, `key_reused`, `refused`.
 const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
@@ -62,6 +77,13 @@ const FOLDED_REPORTS: &str = "usage_folded_reports_total";
 /// Archives that were written.
 const REPORT_ARCHIVES: &str = "usage_report_archives_total";
 
+/// 1, with the `version` of the program.
+const BUILD: &str = "usage_build_info";
+/// The most increments that are queued or being committed at once.
+const QUEUE_LIMIT: &str = "usage_waiting_increments_limit";
+/// 1 if there is a Stripe key, so that usage is reported; else 0.
+const REPORTING: &str = "usage_reporting_enabled";
+
 /// Buckets in seconds, from one durable write to the longest request.
 const SECONDS: [f64; 12] = [
     0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0,
@@ -89,7 +111,9 @@ impl Exporter {
         HANDLE.get_or_init(install).clone().map(Self)
     }
 
+    /// The metrics, with those of the process as they are now: processor, memory and files.
     pub(crate) fn render(&self) -> String {
+        metrics_process::Collector::default().collect();
         self.0.render()
     }
 
@@ -113,6 +137,7 @@ fn install() -> Result<PrometheusHandle, String> {
     let handle = recorder.handle();
     ::metrics::set_global_recorder(recorder).map_err(|error| message(&error))?;
     describe();
+    start::all_series();
     Ok(handle)
 }
 
@@ -136,6 +161,7 @@ fn describe() {
         Unit::Seconds,
         "Duration of requests to Stripe, by call"
     );
+    describe_counter!(STRIPE_REQUESTS, "Requests to Stripe, by call and outcome");
     describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
     describe_counter!(
         STRIPE_UNREADABLE,
@@ -184,7 +210,21 @@ fn describe() {
         OTHER_DATABASES,
         "Other databases that sent to the same meters lately"
     );
+    describe_service();
     describe_archives();
+    calls::describe();
+    watched::describe();
+}
+
+fn describe_service() {
+    describe_gauge!(BUILD, "Version of the program: always 1");
+    describe_gauge!(
+        QUEUE_LIMIT,
+        Unit::Count,
+        "Increments that may be queued or being committed"
+    );
+    describe_gauge!(REPORTING, "Whether usage is reported to Stripe");
+    metrics_process::Collector::default().describe();
 }
 
 fn describe_archives() {
@@ -263,9 +303,31 @@ fn transition_name(transition: Option<&Transition>) -> Option<&'static str> {
     })
 }
 
-/// Records a request to Stripe, answered or timed out.
-pub(crate) fn stripe_request(call: &'static str, took: Duration) {
+/// What became of a request to Stripe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StripeOutcome {
+    Ok,
+    /// Stripe answered an error.
+    Error,
+    NoAnswer,
+}
+
+impl StripeOutcome {
+    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::NoAnswer];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+}
+
+/// Records a request to Stripe.
+pub(crate) fn stripe_request(call: &'static str, outcome: StripeOutcome, took: Duration) {
     histogram!(STRIPE_SECONDS, "call" => call).record(took);
+    counter!(STRIPE_REQUESTS, "call" => call, "outcome" => outcome.name()).increment(1);
 }
 
 /// Counts a failed request to Stripe.
@@ -324,15 +386,28 @@ pub(crate) fn near_deadline(deadline: &'static str, reports: u64) {
 
 /// Records how far the clock of this machine is ahead of the database's, and the database's of Stripe's, in milliseconds.
 pub(crate) fn clocks(machine: Millis, of_stripe: Option<Millis>, is_in_doubt: bool) {
-    let seconds = |ahead: Millis| {
-        let whole = ahead.div_euclid(SECOND_MS);
-        f64::from(i32::try_from(whole).unwrap_or(if whole < 0 { i32::MIN } else { i32::MAX }))
-    };
     gauge!(CLOCK_AHEAD, "clocks" => "machine_database").set(seconds(machine));
     if let Some(ahead) = of_stripe {
         gauge!(CLOCK_AHEAD, "clocks" => "database_stripe").set(seconds(ahead));
     }
     gauge!(CLOCK_IN_DOUBT).set(f64::from(u8::from(is_in_doubt)));
+}
+
+/// Whole seconds of a time in milliseconds.
+fn seconds(time: Millis) -> f64 {
+    #[allow(
+        clippy::as_conversions,
+        clippy::cast_precision_loss,
+        reason = "a metric is a float; times of the next million years are exact"
+    )]
+    let seconds = time.div_euclid(SECOND_MS) as f64;
+    seconds
+}
+
+/// Records the settings that metrics are compared with.
+pub(crate) fn settings(queue_increments: usize, reports: bool) {
+    gauge!(QUEUE_LIMIT).set(whole(queue_increments));
+    gauge!(REPORTING).set(u8::from(reports));
 }
 
 /// Records how many other databases sent to the same meters lately.

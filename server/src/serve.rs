@@ -1,6 +1,7 @@
 //! Puts the parts of the service together, starts them, watches them and stops them in order.
 
 mod answers;
+mod call_metrics;
 mod error;
 mod grpc_errors;
 mod services;
@@ -22,7 +23,7 @@ use crate::{
     config::Config,
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
-    metrics::Exporter,
+    metrics::{self, Exporter},
     readiness::Readiness,
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
@@ -93,6 +94,10 @@ pub async fn serve(
     let exporter = listeners.http.as_ref().map(|_| Exporter::of_process());
     let exporter = exporter.transpose();
     let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
+    metrics::settings(
+        size(config.queue_increments),
+        config.stripe.key().is_ok_and(|key| key.is_some()),
+    );
     let mut runner = services
         .start_jobs(&config, &clock, exporter.clone(), &ending)
         .await?;

@@ -45,6 +45,7 @@ use crate::{
         },
         uncompared_usage::UncomparedUsageCheck,
         upkeep::Upkeep,
+        usage_watch::UsageWatch,
         verifier::Verifier,
         wake::Signals,
     },
@@ -175,6 +176,7 @@ impl Services {
         );
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
+        runner.start(UsageWatch::new(self.store.clone()));
         runner.start(Cleanup::new(self.store.clone(), clock.clone()));
         if let Some(options) = fold_options(config) {
             let (store, clock) = (self.store.clone(), clock.clone());

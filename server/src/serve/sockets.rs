@@ -12,13 +12,15 @@ use usage_proto::v1::{
     usage_service_server::UsageServiceServer,
 };
 
-use super::{answers::AnswerLimit, error::ServeError, grpc_errors::GrpcErrors};
+use super::{
+    answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
+};
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol},
     error::Error,
     http::{self, Http},
-    metrics::Exporter,
+    metrics::{Calls, Exporter},
     rpc::{account_service::AccountRpc, health_service::HealthRpc, usage_service::UsageRpc},
 };
 
@@ -61,6 +63,7 @@ pub(super) async fn serve_rpc(
         .max_concurrent_streams(config.streams_per_connection)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        .layer(CallMetrics(Calls::new()))
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))

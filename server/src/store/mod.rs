@@ -78,6 +78,7 @@ pub(crate) mod usage_sums;
 mod value_rows;
 pub(crate) mod verification;
 pub(crate) mod watched_customers;
+pub(crate) mod watched_reports;
 pub mod webhooks;
 
 use std::{

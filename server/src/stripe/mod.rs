@@ -40,7 +40,7 @@ use self::{
 pub(crate) use self::{failure::Failure, invoices::Invoices, transport::ShownDate};
 use crate::{
     domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
-    metrics,
+    metrics::{self, StripeOutcome},
 };
 
 /// Reads of totals, and of subscriptions that a change waits for, in a second. Stripe limits them together with others.
@@ -259,7 +259,12 @@ fn timed<T>(
     async move {
         let started = Instant::now();
         let answer = request.await;
-        metrics::stripe_request(call, started.elapsed());
+        let outcome = match &answer {
+            Ok(_) => StripeOutcome::Ok,
+            Err(RequestError::Answered { .. }) => StripeOutcome::Error,
+            Err(_) => StripeOutcome::NoAnswer,
+        };
+        metrics::stripe_request(call, outcome, started.elapsed());
         answer
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     domain::Millis,
     error::Result,
+    metrics,
     store::{Store, leases::Lease},
 };
 
@@ -69,6 +70,12 @@ impl HeldLease {
 
     /// Takes or extends the lease if that is due. Returns whether this replica certainly has it.
     pub(super) async fn hold(&self) -> Result<bool> {
+        let held = self.try_to_hold().await;
+        metrics::lease_held(self.job, *held.as_ref().unwrap_or(&false));
+        held
+    }
+
+    async fn try_to_hold(&self) -> Result<bool> {
         let now = Instant::now();
         let ours = self.state().ours;
         match ours {
@@ -111,6 +118,7 @@ impl HeldLease {
         if self.state().ours.take().is_none() {
             return Ok(());
         }
+        metrics::lease_held(self.job, false);
         let mut released = Ok(());
         for _ in 0..MAX_RELEASES {
             released = self.store.release_lease(self.job, &self.replica).await;

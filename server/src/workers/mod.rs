@@ -33,5 +33,6 @@ pub(crate) mod subscription_sync;
 mod tasks;
 pub(crate) mod uncompared_usage;
 pub(crate) mod upkeep;
+pub(crate) mod usage_watch;
 pub(crate) mod verifier;
 pub(crate) mod wake;

@@ -24,7 +24,12 @@ use super::{
     wake::Signals,
 };
 use crate::{
-    domain::{Millis, SECOND_MS, pause::PauseReason, report::Report, stream::Stream},
+    domain::{
+        Millis, SECOND_MS,
+        pause::PauseReason,
+        report::{Report, Transition},
+        stream::Stream,
+    },
     error::Result,
     metrics,
     store::{
@@ -276,6 +281,9 @@ impl Sender {
         store.record_results(&self.unrecorded, now).await?;
         for result in self.unrecorded.drain(..) {
             metrics::count_transition(result.transition.as_ref());
+            if result.transition == Some(Transition::Accept) {
+                metrics::accepted_at(now);
+            }
         }
         self.signals.progress.notify_waiters();
         Ok(())

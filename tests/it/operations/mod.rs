@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 mod grpc_errors;
 mod grpc_server;
 mod http_server;
+mod metrics;
 mod setup;
 mod setup_differences;
 mod stripe_api;

@@ -1,0 +1,168 @@
+//! What every replica reads from the database each minute and shows: reports that have not come to their end, when jobs
+//! last ran, and the size of the database.
+
+use ::metrics::{Unit, describe_gauge, gauge};
+
+use super::seconds;
+use crate::domain::{Millis, report::State, verification::Finding};
+
+/// Reports that have not come to their end, by `state`: every state but `confirmed`, `invoiced`, `not_billable` and
+/// `written_off`. A million are counted of each state.
+const REPORTS: &str = "usage_reports";
+/// The sum of their quantities, by `state`.
+const UNITS: &str = "usage_report_units";
+/// Of the longest waiting one: seconds since its first increment if it is open, else since it was closed, by `state`; 0
+/// if there is none.
+const OLDEST: &str = "usage_oldest_report_seconds";
+/// Seconds since the first increment of the oldest report that Stripe has not accepted and still may; 0 if there is none.
+const UNREPORTED: &str = "usage_oldest_unreported_seconds";
+/// When a job last ran on any replica, by `job`, such as `report schedule`; 0 if it never has.
+const JOB_RAN: &str = "usage_job_last_run_timestamp_seconds";
+/// When this replica last had a meter event accepted; 0 if it has not since its start.
+const ACCEPTED: &str = "usage_last_accepted_timestamp_seconds";
+/// Reports that will soon be too late for their invoice, by `deadline`: `draft_end`, `33_days`.
+const NEAR_DEADLINE: &str = "usage_reports_near_deadline";
+/// Units by which Stripe's daily totals differ from what was sent, by `finding`: `behind`, `lacking`, `over`.
+const DIFFERENCES: &str = "usage_verification_difference_units";
+/// The size of the database.
+const DATABASE_BYTES: &str = "usage_database_bytes";
+/// 1 while this replica has the lease of a job, by `job`.
+const LEASE_HELD: &str = "usage_lease_held";
+
+/// The states of reports that have not come to their end.
+pub(crate) const STATES: [State; 11] = [
+    State::Open,
+    State::Closed,
+    State::Sending,
+    State::Accepted,
+    State::Missing,
+    State::Rejected,
+    State::CustomerDeleted,
+    State::Unknown,
+    State::NoCustomer,
+    State::Uncharged,
+    State::TooLate,
+];
+
+/// The deadlines that reports are near to.
+pub(crate) const DEADLINES: [&str; 2] = ["draft_end", "33_days"];
+
+/// The reports of one state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct StateFigures {
+    pub(crate) state: State,
+    /// At most a million.
+    pub(crate) reports: u32,
+    /// As precise as a float, which is all that a metric can show.
+    pub(crate) units: f64,
+    /// How long the oldest one waits.
+    pub(crate) oldest_ms: Millis,
+}
+
+pub(super) fn describe() {
+    describe_gauge!(
+        REPORTS,
+        Unit::Count,
+        "Reports that have not come to their end, by state"
+    );
+    describe_gauge!(
+        UNITS,
+        Unit::Count,
+        "Units of reports that have not come to their end, by state"
+    );
+    describe_gauge!(
+        OLDEST,
+        Unit::Seconds,
+        "How long the oldest report of a state waits"
+    );
+    describe_gauge!(
+        UNREPORTED,
+        Unit::Seconds,
+        "Age of the oldest increment that Stripe has not accepted and still may"
+    );
+    describe_gauge!(JOB_RAN, Unit::Seconds, "When a job last ran on any replica");
+    describe_gauge!(
+        ACCEPTED,
+        Unit::Seconds,
+        "When this replica last had a meter event accepted"
+    );
+    describe_gauge!(
+        NEAR_DEADLINE,
+        Unit::Count,
+        "Reports that will soon be too late for their invoice, by deadline"
+    );
+    describe_gauge!(
+        DIFFERENCES,
+        Unit::Count,
+        "Units by which Stripe's daily totals differ from what was sent, by finding"
+    );
+    describe_gauge!(DATABASE_BYTES, Unit::Bytes, "Size of the database");
+    describe_gauge!(LEASE_HELD, "Whether this replica has the lease of a job");
+}
+
+/// Shows zero where nothing was read yet.
+pub(super) fn start() {
+    for state in STATES {
+        gauge!(REPORTS, "state" => state.name()).set(0);
+        gauge!(UNITS, "state" => state.name()).set(0);
+        gauge!(OLDEST, "state" => state.name()).set(0);
+    }
+    gauge!(UNREPORTED).set(0);
+    gauge!(ACCEPTED).set(0);
+    gauge!(DATABASE_BYTES).set(0);
+    for deadline in DEADLINES {
+        gauge!(NEAR_DEADLINE, "deadline" => deadline).set(0);
+    }
+    for finding in Finding::ALL {
+        gauge!(DIFFERENCES, "finding" => finding.name()).set(0);
+    }
+}
+
+/// Shows the reports of one state.
+pub(crate) fn reports_in_state(figures: &StateFigures) {
+    let state = figures.state.name();
+    gauge!(REPORTS, "state" => state).set(figures.reports);
+    gauge!(UNITS, "state" => state).set(figures.units);
+    gauge!(OLDEST, "state" => state).set(seconds(figures.oldest_ms));
+}
+
+/// Shows the age of the oldest increment that Stripe has not accepted and still may.
+pub(crate) fn oldest_unreported(age: Millis) {
+    gauge!(UNREPORTED).set(seconds(age));
+}
+
+/// Shows when a job last ran; zero means never.
+pub(crate) fn job_ran(job: &str, at: Millis) {
+    gauge!(JOB_RAN, "job" => job.to_owned()).set(seconds(at));
+}
+
+/// Shows when a meter event was accepted.
+pub(crate) fn accepted_at(at: Millis) {
+    gauge!(ACCEPTED).set(seconds(at));
+}
+
+/// Shows how many reports are near a deadline.
+pub(crate) fn reports_near_deadline(deadline: &'static str, reports: u64) {
+    let reports = u32::try_from(reports).unwrap_or(u32::MAX);
+    gauge!(NEAR_DEADLINE, "deadline" => deadline).set(reports);
+}
+
+/// Shows by how many units daily totals differ.
+pub(crate) fn verification_difference(finding: Finding, units: f64) {
+    gauge!(DIFFERENCES, "finding" => finding.name()).set(units);
+}
+
+/// Shows the size of the database.
+pub(crate) fn database_size(bytes: u64) {
+    #[allow(
+        clippy::as_conversions,
+        clippy::cast_precision_loss,
+        reason = "a metric is a float; sizes below 2^53 are exact"
+    )]
+    gauge!(DATABASE_BYTES).set(bytes as f64);
+}
+
+/// Shows whether this replica has the lease of a job.
+pub(crate) fn lease_held(job: &'static str, is_held: bool) {
+    gauge!(LEASE_HELD, "job" => job).set(u8::from(is_held));
+}
