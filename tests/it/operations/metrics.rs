@@ -40,7 +40,9 @@ async fn alerts_and_documents_name_metrics_that_exist(world: World) {
             .then_some(text)
     })
     .await;
-    let types = exported.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let types = exported
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
     let exported: BTreeSet<&str> = types
         .filter_map(|line| line.split(' ').next())
         .filter(|name| name.starts_with("usage_"))
