@@ -156,21 +156,6 @@ fn describe() {
     );
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "Duration of a group commit");
     describe_counter!(REPORTS, "Transitions of usage reports, by name");
-    describe_histogram!(
-        STRIPE_SECONDS,
-        Unit::Seconds,
-        "Duration of requests to Stripe, by call"
-    );
-    describe_counter!(STRIPE_REQUESTS, "Requests to Stripe, by call and outcome");
-    describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
-    describe_counter!(
-        STRIPE_UNREADABLE,
-        "Objects in Stripe's lists that cannot be read and were skipped, by object"
-    );
-    describe_gauge!(
-        EVENTS_PER_SEC,
-        "Highest rate of meter events to Stripe at present"
-    );
     describe_counter!(
         VERIFICATION_OVER,
         "Changes of a customer's daily total at Stripe to more than was sent"
@@ -210,10 +195,29 @@ fn describe() {
         OTHER_DATABASES,
         "Other databases that sent to the same meters lately"
     );
+    describe_stripe();
     describe_service();
     describe_archives();
     calls::describe();
     watched::describe();
+}
+
+fn describe_stripe() {
+    describe_histogram!(
+        STRIPE_SECONDS,
+        Unit::Seconds,
+        "Duration of requests to Stripe, by call"
+    );
+    describe_counter!(STRIPE_REQUESTS, "Requests to Stripe, by call and outcome");
+    describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
+    describe_counter!(
+        STRIPE_UNREADABLE,
+        "Objects in Stripe's lists that cannot be read and were skipped, by object"
+    );
+    describe_gauge!(
+        EVENTS_PER_SEC,
+        "Highest rate of meter events to Stripe at present"
+    );
 }
 
 fn describe_service() {

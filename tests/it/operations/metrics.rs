@@ -84,7 +84,7 @@ async fn calls_and_waiting_reports_are_in_the_metrics(world: World) {
         r#"usage_calls_total{method="usage.v1.UsageService/Increment",code="OK"} "#,
         r#"usage_calls_total{method="usage.v1.UsageService/Increment",code="INVALID_ARGUMENT"} "#,
         r#"usage_call_seconds_count{method="usage.v1.UsageService/Get"} "#,
-        r#"usage_database_bytes "#,
+        "usage_database_bytes ",
     ];
     poll("the calls in the metrics", async || {
         let (_, text) = world.http_get("/metrics").await;
