@@ -3,7 +3,8 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "usage/v1/access_service.proto",
     "usage/v1/account_service.proto",
     "usage/v1/error_reason.proto",
     "usage/v1/period.proto",
@@ -22,6 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     tonic_prost_build::configure()
         .build_transport(false)
+        // It contains a secret.
+        .skip_debug([".usage.v1.CreateKeyResponse"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -14,6 +14,15 @@
 pub mod v1 {
     tonic::include_proto!("usage.v1");
 
+    impl std::fmt::Debug for CreateKeyResponse {
+        /// Leaves out the key's text.
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("CreateKeyResponse")
+                .field("key", &self.key)
+                .finish_non_exhaustive()
+        }
+    }
+
     /// The domain of every `google.rpc.ErrorInfo` that the service sends.
     pub const ERROR_DOMAIN: &str = "usage-billing";
 

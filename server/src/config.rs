@@ -1,10 +1,13 @@
 //! Every setting of the service, with its default, unit and limit. Each is a flag and an environment variable.
 
+mod access;
+
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use url::Url;
 
+pub use self::access::AccessConfig;
 use crate::{
     domain::{
         late_usage::LateUsage,
@@ -244,6 +247,10 @@ pub struct Config {
         hide_env_values = true
     )]
     pub stripe_webhook_secrets: Vec<Secret>,
+
+    /// Who may call it.
+    #[command(flatten)]
+    pub access: AccessConfig,
 
     /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]

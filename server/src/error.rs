@@ -10,6 +10,7 @@ use usage_proto::v1::ERROR_DOMAIN;
 use crate::{
     database_error::is_transient,
     domain::{
+        access::Denial,
         clock_check::Doubt,
         period::rfc3339,
         violation::{Reason, Violation, quoted},
@@ -165,6 +166,25 @@ pub enum Error {
     /// Stripe did not show the usage in time: retry.
     #[error("nothing was changed: {0}")]
     ChangeTimedOut(String),
+    /// The call needs a key, and has none that is valid. Which of it is wrong is not said.
+    #[error(
+        "no valid API key: send `authorization: Bearer KEY` with a key that exists, has not expired and is not revoked"
+    )]
+    Unauthenticated,
+    /// The caller's key does not allow the call.
+    #[error("{0}")]
+    PermissionDenied(Denial),
+    /// The database does not say who calls: retry later.
+    #[error(
+        "the database did not answer, so the API key could not be checked; nothing was done, so retry later"
+    )]
+    KeysUnreadable,
+    /// Too many keys that were not seen before are looked up: retry later.
+    #[error("too many API keys are looked up for the first time; nothing was done, so retry later")]
+    TooManyKeys,
+    /// The key does not exist.
+    #[error("API key {} not found", quoted(.0))]
+    ApiKeyNotFound(String),
     /// The call's deadline passed before its answer: retry with the same idempotency key.
     #[error(
         "the deadline passed before the answer; the call may have taken effect, so retry it with the same idempotency key"
@@ -203,6 +223,12 @@ impl From<Violation> for Error {
     }
 }
 
+impl From<Denial> for Error {
+    fn from(denial: Denial) -> Self {
+        Self::PermissionDenied(denial)
+    }
+}
+
 impl From<Vec<Violation>> for Error {
     fn from(violations: Vec<Violation>) -> Self {
         Self::Invalid(violations)
@@ -220,6 +246,11 @@ impl From<DbErr> for Error {
 }
 
 impl Error {
+    /// The error of a method that does not exist.
+    pub(crate) fn unknown_method(path: &str) -> Self {
+        Self::Unimplemented(format!("this server has no method {}", quoted(path)))
+    }
+
     /// What lies behind it, for those who run the service: callers are not told.
     pub(crate) fn cause(&self) -> String {
         std::error::Error::source(self).map_or_else(|| self.to_string(), ToString::to_string)
@@ -241,10 +272,14 @@ impl Error {
             Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
             Self::DifferenceNotFound(_) => "DIFFERENCE_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
-            Self::Overloaded { .. } | Self::TooManyChanges { .. } | Self::AnswersUnread { .. } => {
-                "OVERLOADED"
-            }
-            Self::DatabaseUnavailable(_) => "DATABASE_UNAVAILABLE",
+            Self::Overloaded { .. }
+            | Self::TooManyChanges { .. }
+            | Self::AnswersUnread { .. }
+            | Self::TooManyKeys => "OVERLOADED",
+            Self::DatabaseUnavailable(_) | Self::KeysUnreadable => "DATABASE_UNAVAILABLE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied(_) => "PERMISSION_DENIED",
+            Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
             Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ReportingDisabled => "REPORTING_DISABLED",
@@ -272,14 +307,19 @@ impl Error {
             | Self::RunNotFound(_)
             | Self::ReportNotFound(_)
             | Self::ReportMayBeFolded { .. }
-            | Self::DifferenceNotFound(_) => Code::NotFound,
+            | Self::DifferenceNotFound(_)
+            | Self::ApiKeyNotFound(_) => Code::NotFound,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::PermissionDenied(_) => Code::PermissionDenied,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
             | Self::AnswersUnread { .. }
+            | Self::TooManyKeys
             | Self::MessageTooLarge(_) => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::DatabaseUnavailable(_)
+            | Self::KeysUnreadable
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
@@ -309,7 +349,9 @@ impl Error {
             Self::Overloaded { retry_after } => Some(*retry_after),
             Self::TooManyChanges { .. }
             | Self::AnswersUnread { .. }
+            | Self::TooManyKeys
             | Self::DatabaseUnavailable(_)
+            | Self::KeysUnreadable
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)

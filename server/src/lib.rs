@@ -43,6 +43,9 @@
 //! | ledger check | what was committed equals what all reports without corrections contain |
 //! | shard | of a database that Citus spreads over machines: the part that has all rows of some accounts |
 //! | lease | a replica's right to run a job, on the database's clock |
+//! | key | an API key: says who calls, with a role and perhaps limited to accounts or meters |
+//! | role | what a caller may do: `writer` counts, `reader` shows, `admin` may do everything |
+//! | audit entry | what an admin did, tried or was refused; it is never changed |
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
 //! `accepted` means that Stripe took the event, `confirmed` that its totals contain it, `invoiced` that final invoices
@@ -75,6 +78,7 @@
 //! | --- | --- |
 //! | [`domain`] | types and rules: pure, no io, no clock, no tonic |
 //! | `rpc` | the wire to the domain and back, one file a service |
+//! | `authentication` | who calls: finds the key of a call, cached for seconds |
 //! | `http` | webhooks, health and metrics over HTTP |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
@@ -90,6 +94,7 @@
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |
 //! | `connections` | how many connections a socket has, and how long one may be silent |
+//! | `new_key` | new API keys, of random numbers |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -106,6 +111,7 @@
 )]
 
 mod account_check;
+mod authentication;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -117,6 +123,7 @@ pub mod error;
 mod http;
 mod ingest;
 mod metrics;
+mod new_key;
 mod readiness;
 pub mod reconciliation;
 mod report_archive_file;

@@ -1,8 +1,10 @@
 //! Puts the parts of the service together, starts them, watches them and stops them in order.
 
+mod access;
 mod answers;
 mod call_metrics;
 mod error;
+mod first_key;
 mod grpc_errors;
 mod services;
 mod sockets;
@@ -74,6 +76,9 @@ pub async fn serve(
         .shared_now()
         .await
         .map_err(|error| ServeError::Io(Box::new(error)))?;
+    let address = listeners.grpc.local_addr();
+    let address = address.map_err(|error| ServeError::Io(Box::new(error)))?;
+    first_key::check(&store, &config.access, address, false).await?;
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
     let (batcher, writers) = WriteBatcher::start(&store, &clock, batcher_options(&config, &store));
     let mut writers: FuturesUnordered<_> = writers.into_iter().collect();
@@ -83,7 +88,7 @@ pub async fn serve(
         shutdown: ending.clone(),
     };
     let reporter = Arc::clone(&services.reporter);
-    let (usage, accounts) = services.rpc(batcher, &config, &clock);
+    let rpc = services.rpc(batcher, &config, &clock, health);
     let http = Http {
         store: store.clone(),
         readiness,
@@ -104,7 +109,7 @@ pub async fn serve(
     // The failure of either socket ends the service.
     let sockets = async {
         tokio::try_join!(
-            serve_rpc(listeners.grpc, &config, (usage, accounts, health), &ending),
+            serve_rpc(listeners.grpc, &config, rpc, &ending),
             serve_http(listeners.http, http, exporter, &ending),
         )
         .map(|((), ())| ())

@@ -1,5 +1,6 @@
 //! The first schema, by groups of tables.
 
+mod access;
 mod accounts;
 mod counting;
 mod folded_reports;
@@ -24,7 +25,8 @@ impl MigrationTrait for Migration {
         subscriptions::create(manager).await?;
         invoices::create(manager).await?;
         counting::create(manager).await?;
-        jobs::create(manager).await
+        jobs::create(manager).await?;
+        access::create(manager).await
     }
 
     async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {

@@ -3,8 +3,11 @@
 //! Pure: no I/O, no clock, no database, no tonic, and no import from a sibling. Callers pass `now` and what they read,
 //! so every rule can be property-tested.
 
+pub mod access;
 pub mod account;
 pub mod account_id;
+pub mod api_key;
+pub mod audit;
 pub mod billed_usage;
 pub mod billing_period;
 pub mod clock_check;
@@ -24,6 +27,7 @@ pub mod invoice_draft;
 pub mod invoice_line;
 pub mod late_usage;
 pub mod meter;
+pub mod method_roles;
 mod names;
 pub mod next_step;
 pub mod overlapping_periods;

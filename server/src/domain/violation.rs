@@ -25,10 +25,12 @@ pub enum Reason {
     UnknownCustomer,
     /// Stripe has no such subscription of the customer.
     UnknownSubscription,
+    /// The caller's API key is limited to other accounts or meters.
+    PermissionDenied,
 }
 
 /// The name of each reason in the contract.
-const NAMES: [(Reason, &str); 11] = [
+const NAMES: [(Reason, &str); 12] = [
     (Reason::InvalidField, "INVALID_FIELD"),
     (Reason::UnknownMeter, "UNKNOWN_METER"),
     (Reason::TimestampTooOld, "TIMESTAMP_TOO_OLD"),
@@ -40,6 +42,7 @@ const NAMES: [(Reason, &str); 11] = [
     (Reason::KeyReused, "KEY_REUSED"),
     (Reason::UnknownCustomer, "UNKNOWN_CUSTOMER"),
     (Reason::UnknownSubscription, "UNKNOWN_SUBSCRIPTION"),
+    (Reason::PermissionDenied, "PERMISSION_DENIED"),
 ];
 
 impl Reason {

@@ -5,6 +5,8 @@ mod stored_enum;
 
 pub(crate) mod account_link;
 pub(crate) mod any_report;
+pub(crate) mod api_key;
+pub(crate) mod audit_entry;
 pub(crate) mod batch_key;
 pub(crate) mod billing_period;
 pub(crate) mod boundary_change;

@@ -8,12 +8,19 @@ use usage_proto::v1::{
     put_account_request::Billing as WireBilling,
 };
 
-use super::{page_token, to_its_end, wire};
+use super::{
+    actor::{actor, caller},
+    audit_json,
+    auditor::{Action, Auditor, Changed},
+    page_token, to_its_end, wire,
+};
 use crate::{
     clock::Clock,
     domain::{
+        access::Caller,
         account::{Account, Billing, check_stripe_id},
         account_id::AccountId,
+        audit::Actor,
         billing_period::BillingPeriod,
         correction::check_requested_by,
         invoice_draft::InvoiceState,
@@ -47,6 +54,22 @@ pub(crate) struct AccountRpc {
     pub(crate) subscription_changes: Option<Arc<SubscriptionChanges>>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
+    pub(crate) auditor: Auditor,
+}
+
+/// Who requests a change.
+struct Requester {
+    caller: Arc<Caller>,
+    actor: Actor,
+}
+
+impl Requester {
+    fn of<T>(request: &Request<T>) -> Result<Self> {
+        Ok(Self {
+            caller: caller(request)?,
+            actor: actor(request)?,
+        })
+    }
 }
 
 fn parse_put(request: v1::PutAccountRequest) -> std::result::Result<PutAccount, Violation> {
@@ -235,10 +258,35 @@ impl AccountRpc {
         self.to_wire(find(&self.store, account_id).await?).await
     }
 
-    fn changes(&self) -> Result<&Arc<SubscriptionChanges>> {
-        self.subscription_changes
-            .as_ref()
-            .ok_or(Error::ReportingDisabled)
+    /// Changes the subscription of an account, on behalf of who the request says. Waits for the result, also if the caller
+    /// is gone meanwhile.
+    async fn change(
+        &self,
+        Requester { caller, actor }: Requester,
+        action: Action,
+        (account, stated): (String, String),
+        requested: Result<RequestedChange>,
+    ) -> Result<(Option<SubscriptionChange>, v1::Account)> {
+        type Done = (AccountId, Option<Account>, Option<SubscriptionChange>);
+        let (store, changes) = (self.store.clone(), self.subscription_changes.clone());
+        let changing = async move {
+            caller.check_account(&account)?;
+            let account_id = AccountId::parse(&account)?;
+            let requested = requested?;
+            check_requested_by(&stated)?;
+            let changes = changes.ok_or(Error::ReportingDisabled)?;
+            let before = store.find_account(&account_id).await?;
+            let by = actor.requester(&stated);
+            let done = changes.change(&account_id, requested, by).await?;
+            Ok((account_id, before, done))
+        };
+        let changed = |(_, before, done): &Done| Changed {
+            before: before.as_ref().map(audit_json::account),
+            after: done.as_ref().map(audit_json::change),
+        };
+        let changing = self.auditor.clone().record(action, changing, changed);
+        let (account_id, _, done) = to_its_end(changing).await?;
+        Ok((done, self.wire_by_id(&account_id).await?))
     }
 
     /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
@@ -270,10 +318,28 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::PutAccountRequest>,
     ) -> std::result::Result<Response<v1::PutAccountResponse>, Status> {
-        let put = parse_put(request.into_inner()).map_err(Error::from)?;
-        let rpc = self.clone();
-        let is_preview = put.validate_only;
-        let done = to_its_end(async move { rpc.put(put).await }).await?;
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::put_account(actor, &request);
+        let (rpc, auditor, is_preview) =
+            (self.clone(), self.auditor.clone(), request.validate_only);
+        let put = async move {
+            caller.check_account(&request.account_id)?;
+            let put = parse_put(request)?;
+            let before = rpc.store.find_account(&put.account_id).await?;
+            Ok((before, rpc.put(put).await?))
+        };
+        let changed = |(before, done): &(Option<Account>, AccountPut)| Changed {
+            before: before.as_ref().map(audit_json::account),
+            after: Some(audit_json::account(&done.account)),
+        };
+        let (_, done) = to_its_end(async move {
+            if is_preview {
+                return put.await;
+            }
+            auditor.record(action, put, changed).await
+        })
+        .await?;
         let account = if is_preview {
             self.to_wire(done.account).await?
         } else {
@@ -290,7 +356,10 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::GetAccountRequest>,
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
-        let account_id = AccountId::parse(&request.into_inner().account_id).map_err(Error::from)?;
+        let caller = caller(&request)?;
+        let account_id = request.into_inner().account_id;
+        caller.check_account(&account_id).map_err(Error::from)?;
+        let account_id = AccountId::parse(&account_id).map_err(Error::from)?;
         Ok(Response::new(v1::GetAccountResponse {
             account: Some(self.wire_by_id(&account_id).await?),
         }))
@@ -300,21 +369,19 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::ChangePlanRequest>,
     ) -> std::result::Result<Response<v1::ChangePlanResponse>, Status> {
+        let by = Requester::of(&request)?;
         let request = request.into_inner();
-        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
-        check_prices(&request.prices).map_err(Error::from)?;
-        check_requested_by(&request.requested_by).map_err(Error::from)?;
-        let done = self
-            .changes()?
-            .change(
-                &account_id,
-                RequestedChange::Prices(request.prices),
-                request.requested_by,
-            )
+        let action = audit_json::change_plan(by.actor.clone(), &request);
+        let (account_id, stated) = (request.account_id, request.requested_by);
+        let requested = check_prices(&request.prices)
+            .map(|()| RequestedChange::Prices(request.prices))
+            .map_err(Error::from);
+        let (done, account) = self
+            .change(by, action, (account_id, stated), requested)
             .await?;
         Ok(Response::new(v1::ChangePlanResponse {
             change: done.map(change),
-            account: Some(self.wire_by_id(&account_id).await?),
+            account: Some(account),
         }))
     }
 
@@ -322,28 +389,25 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::CancelSubscriptionRequest>,
     ) -> std::result::Result<Response<v1::CancelSubscriptionResponse>, Status> {
+        let by = Requester::of(&request)?;
         let request = request.into_inner();
-        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
-        check_requested_by(&request.requested_by).map_err(Error::from)?;
+        let action = audit_json::cancel(by.actor.clone(), &request);
         let requested = match request.when {
             None => {
-                let violation =
-                    Violation::invalid("when", "when is missing: give now or at_period_end");
-                return Err(Error::from(violation).into());
+                let message = "when is missing: give now or at_period_end";
+                Err(Violation::invalid("when", message).into())
             }
-            Some(When::Now(now)) => RequestedChange::CancelNow {
+            Some(When::Now(now)) => Ok(RequestedChange::CancelNow {
                 invoice_now: now.invoice_now.unwrap_or(true),
                 prorate: now.prorate,
-            },
-            Some(When::AtPeriodEnd(_)) => RequestedChange::CancelAtPeriodEnd,
+            }),
+            Some(When::AtPeriodEnd(_)) => Ok(RequestedChange::CancelAtPeriodEnd),
         };
-        let done = self
-            .changes()?
-            .change(&account_id, requested, request.requested_by)
-            .await?;
+        let of = (request.account_id, request.requested_by);
+        let (done, account) = self.change(by, action, of, requested).await?;
         Ok(Response::new(v1::CancelSubscriptionResponse {
             change: done.map(change),
-            account: Some(self.wire_by_id(&account_id).await?),
+            account: Some(account),
         }))
     }
 
@@ -351,12 +415,25 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::AbortSubscriptionChangeRequest>,
     ) -> std::result::Result<Response<v1::AbortSubscriptionChangeResponse>, Status> {
+        let Requester { caller, actor } = Requester::of(&request)?;
         let request = request.into_inner();
-        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
-        check_requested_by(&request.requested_by).map_err(Error::from)?;
-        let changes = Arc::clone(self.changes()?);
-        let (of, by) = (account_id.clone(), request.requested_by);
-        let aborted = to_its_end(async move { changes.abort(&of, &by).await }).await?;
+        let action = audit_json::abort(actor.clone(), &request);
+        let (changes, auditor) = (self.subscription_changes.clone(), self.auditor.clone());
+        let aborted = async move {
+            caller.check_account(&request.account_id)?;
+            let account_id = AccountId::parse(&request.account_id)?;
+            check_requested_by(&request.requested_by)?;
+            let by = actor.requester(&request.requested_by);
+            let changes = changes.ok_or(Error::ReportingDisabled)?;
+            let aborted = changes.abort(&account_id, &by).await?;
+            Ok((account_id, aborted))
+        };
+        let changed = |(_, aborted): &(AccountId, SubscriptionChange)| Changed {
+            before: None,
+            after: Some(audit_json::change(aborted)),
+        };
+        let aborted = auditor.record(action, aborted, changed);
+        let (account_id, aborted) = to_its_end(aborted).await?;
         Ok(Response::new(v1::AbortSubscriptionChangeResponse {
             change: Some(change(aborted)),
             account: Some(self.wire_by_id(&account_id).await?),
@@ -368,6 +445,7 @@ impl AccountService for AccountRpc {
         request: Request<v1::ListAccountsRequest>,
     ) -> std::result::Result<Response<v1::ListAccountsResponse>, Status> {
         const FILTER: &str = "accounts";
+        caller(&request)?.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let after = page_token::decode(FILTER, &request.page_token)

@@ -13,7 +13,12 @@ use tonic_health::pb::{
 use crate::readiness::Readiness;
 
 /// The names that callers may ask for; the empty one is the server.
-const SERVICES: [&str; 3] = ["", "usage.v1.UsageService", "usage.v1.AccountService"];
+const SERVICES: [&str; 4] = [
+    "",
+    "usage.v1.UsageService",
+    "usage.v1.AccountService",
+    "usage.v1.AccessService",
+];
 /// How often a watched status is checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -1,6 +1,10 @@
 //! gRPC: converts requests to domain types and results to responses, one file a service. No rules here.
 
+pub(crate) mod access_service;
 pub(crate) mod account_service;
+pub(crate) mod actor;
+mod audit_json;
+pub(crate) mod auditor;
 pub(crate) mod health_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::{
-    hex::hex,
+    hex::{hex, unhex},
     violation::{Reason, Violation},
 };
 
@@ -62,16 +62,6 @@ fn digest(filter: &str, position: &str) -> String {
     ));
     text.truncate(DIGEST_CHARS);
     text
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }
 
 #[cfg(test)]

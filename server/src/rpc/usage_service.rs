@@ -8,6 +8,9 @@ use usage_proto::v1::{self, usage_service_server::UsageService};
 use uuid::Uuid;
 
 use super::{
+    actor::{actor, caller},
+    audit_json,
+    auditor::{Auditor, Changed},
     page_token,
     report_stream::{ReportStream, scope},
     to_its_end, wire, wire_reconciliation,
@@ -15,19 +18,28 @@ use super::{
 use crate::{
     clock::Clock,
     domain::{
+        access::{Caller, Denial},
         account_id::AccountId,
+        audit::Actor,
         correction::{Correction, check_reason, check_requested_by},
         hex::hex,
         increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
+        invoice_comparison::PeriodComparison,
         meter::Meters,
         report::Report,
+        run::{Run, Scope as RunScope},
         violation::{Violation, quoted},
         window::Slots,
     },
     error::{Error, Result},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
-    store::{Store, decisions::NewDecision, report_list::ReportFilter, report_place::ReportPlace},
+    store::{
+        Store,
+        decisions::{NewDecision, Resolved},
+        report_list::ReportFilter,
+        report_place::ReportPlace,
+    },
     usage_query,
     workers::reporter::Reporter,
 };
@@ -42,6 +54,7 @@ pub(crate) struct UsageRpc {
     pub(crate) meters: Arc<Meters>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
+    pub(crate) auditor: Auditor,
 }
 
 impl UsageRpc {
@@ -53,7 +66,23 @@ impl UsageRpc {
         Increment::parse(raw, &self.meters, self.clock.now())
     }
 
-    fn parse_batch(&self, request: v1::IncrementBatchRequest) -> Result<Batch> {
+    /// The denial of each item, in the caller's order; none for a caller without limits.
+    fn denials(&self, caller: &Caller, items: &[v1::IncrementRequest]) -> Vec<Option<Violation>> {
+        if caller.scope.is_unlimited() {
+            return Vec::new();
+        }
+        let denial = |item: &v1::IncrementRequest| {
+            let checked = check_usage(&self.meters, caller, &item.account_id, &item.meter);
+            checked.err().map(Denial::violation)
+        };
+        items.iter().map(denial).collect()
+    }
+
+    fn parse_batch(
+        &self,
+        request: v1::IncrementBatchRequest,
+        denials: &[Option<Violation>],
+    ) -> Result<Batch> {
         let count = request.increments.len();
         if !(1..=MAX_BATCH).contains(&count) {
             return Err(Violation::invalid(
@@ -74,12 +103,15 @@ impl UsageRpc {
                 violations.swap_remove(0)
             }
         };
-        let items = request
-            .increments
-            .into_iter()
-            .map(|item| self.parse(item).map_err(first))
-            .collect();
-        Ok(Batch { key, items })
+        let items = request.increments.into_iter().enumerate();
+        let items = items.map(|(nth, item)| match denials.get(nth) {
+            Some(Some(denial)) => Err(denial.clone()),
+            _ => self.parse(item).map_err(first),
+        });
+        Ok(Batch {
+            key,
+            items: items.collect(),
+        })
     }
 
     async fn with_decisions(&self, reports: Vec<Report>) -> Result<Vec<v1::UsageReport>> {
@@ -154,7 +186,11 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::IncrementRequest>,
     ) -> std::result::Result<Response<v1::IncrementResponse>, Status> {
-        let increment = self.parse(request.into_inner()).map_err(Error::from)?;
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        check_usage(&self.meters, &caller, &request.account_id, &request.meter)
+            .map_err(Error::from)?;
+        let increment = self.parse(request).map_err(Error::from)?;
         match self.batcher.count(increment).await? {
             Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
             Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
@@ -166,14 +202,22 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::IncrementBatchRequest>,
     ) -> std::result::Result<Response<v1::IncrementBatchResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let is_dry_run = request.dry_run;
-        let batch = self.parse_batch(request)?;
-        let (duplicate, outcomes) = if is_dry_run {
+        let denials = self.denials(&caller, &request.increments);
+        let batch = self.parse_batch(request, &denials)?;
+        let (duplicate, mut outcomes) = if is_dry_run {
             (false, self.store.dry_run(batch).await?)
         } else {
             self.batcher.count_batch(batch).await?
         };
+        // The results of a repeated batch are those of the caller who sent it first.
+        for (outcome, denial) in outcomes.iter_mut().zip(denials) {
+            if let Some(denial) = denial {
+                *outcome = Outcome::Refused(denial);
+            }
+        }
         let results = outcomes.into_iter().map(increment_result).collect();
         Ok(Response::new(v1::IncrementBatchResponse {
             results,
@@ -185,7 +229,14 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::GetRequest>,
     ) -> std::result::Result<Response<v1::GetResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
+        if request.meter.is_empty() {
+            caller.check_account(&request.account_id)
+        } else {
+            caller.check_usage(&request.account_id, &request.meter)
+        }
+        .map_err(Error::from)?;
         let (granularity, wire_granularity) =
             wire::granularity(request.granularity).map_err(Error::from)?;
         let period = request
@@ -224,6 +275,8 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ListReportsRequest>,
     ) -> std::result::Result<Response<v1::ListReportsResponse>, Status> {
+        let caller = caller(&request)?;
+        check_filter(&caller, &request.get_ref().account_id)?;
         let request = request.into_inner();
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = report_filter(&request)?;
@@ -262,13 +315,26 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::CorrectRequest>,
     ) -> std::result::Result<Response<v1::CorrectResponse>, Status> {
-        let address = address(&request);
-        let raw = wire::raw_correction(request.into_inner(), address).map_err(Error::from)?;
-        let now = self.clock.now();
-        let correction = Correction::parse(raw, &self.meters, now).map_err(Error::from)?;
-        let (store, slots) = (self.store.clone(), self.slots);
-        let entered = async move { store.correct(&correction, slots, now).await };
-        let (report, duplicate) = to_its_end(entered).await?;
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::correct(actor.clone(), &request);
+        let (store, meters, auditor) = (
+            self.store.clone(),
+            Arc::clone(&self.meters),
+            self.auditor.clone(),
+        );
+        let (slots, now) = (self.slots, self.clock.now());
+        let entered = async move {
+            check_usage(&meters, &caller, &request.account_id, &request.meter)?;
+            let mut correction = Correction::parse(wire::raw_correction(request)?, &meters, now)?;
+            correction.requested_by = actor.requester(&correction.requested_by);
+            store.correct(&correction, slots, now).await
+        };
+        let changed = |(report, duplicate): &(Report, bool)| Changed {
+            before: None,
+            after: (!duplicate).then(|| audit_json::report(report)),
+        };
+        let (report, duplicate) = to_its_end(auditor.record(action, entered, changed)).await?;
         self.reporter.send_now();
         Ok(Response::new(v1::CorrectResponse {
             report: self.with_decisions(vec![report]).await?.pop(),
@@ -280,12 +346,22 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ResolveReportRequest>,
     ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
-        let address = address(&request);
-        let new = new_decision(request.into_inner(), address)?;
-        let (store, now) = (self.store.clone(), self.clock.now());
-        let resolved = async move { store.resolve(&new, now).await };
-        let (report, duplicate) = to_its_end(resolved).await?;
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::resolve(actor.clone(), &request);
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let resolved = async move {
+            caller.check_account(&request.account_id)?;
+            store.resolve(&new_decision(request, &actor)?, now).await
+        };
+        let changed = |resolved: &Resolved| Changed {
+            before: Some(audit_json::report(&resolved.before)),
+            after: resolved.after.as_ref().map(audit_json::report),
+        };
+        let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
         self.reporter.send_now();
+        let duplicate = resolved.after.is_none();
+        let report = resolved.after.unwrap_or(resolved.before);
         Ok(Response::new(v1::ResolveReportResponse {
             report: self.with_decisions(vec![report]).await?.pop(),
             duplicate,
@@ -296,10 +372,20 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::AcknowledgeDifferenceRequest>,
     ) -> std::result::Result<Response<v1::AcknowledgeDifferenceResponse>, Status> {
-        let address = address(&request);
-        let new = wire_reconciliation::new_acknowledgement(request.into_inner(), address)?;
-        let (store, now) = (self.store.clone(), self.clock.now());
-        let acknowledged = async move { store.acknowledge(&new, now).await };
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::acknowledge(actor.clone(), &request);
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let acknowledged = async move {
+            caller.check_account(&request.account_id)?;
+            let new = wire_reconciliation::new_acknowledgement(request, &actor)?;
+            store.acknowledge(&new, now).await
+        };
+        let changed = |(difference, duplicate): &(PeriodComparison, bool)| Changed {
+            before: None,
+            after: (!duplicate).then(|| audit_json::difference(difference)),
+        };
+        let acknowledged = auditor.record(action, acknowledged, changed);
         let (difference, duplicate) = to_its_end(acknowledged).await?;
         Ok(Response::new(v1::AcknowledgeDifferenceResponse {
             difference: Some(wire_reconciliation::comparison(difference)),
@@ -311,6 +397,8 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> std::result::Result<Response<v1::ReconcileResponse>, Status> {
+        let caller = caller(&request)?;
+        check_filter(&caller, &request.get_ref().account_id)?;
         let request = request.into_inner();
         let query = wire_reconciliation::query(&request)?;
         let limit = wire_reconciliation::page_size(request.page_size).map_err(Error::from)?;
@@ -336,30 +424,71 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ForceReportRequest>,
     ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
-        let requested_by = address(&request);
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
-        let events = match scope(&request).map_err(Error::from)? {
-            None => self
+        let action = audit_json::force_report(actor.clone(), &request);
+        let is_preview = request.dry_run;
+        let scope = allowed_scope(&caller, &request);
+        let events = match scope {
+            Ok(None) => self
                 .reporter
                 .watch(self.reporter.run(run_id(&request.run_id)?).await?),
-            Some(scope) if request.dry_run => self.reporter.preview(scope),
-            Some(scope) => self
-                .reporter
-                .watch(self.reporter.report(requested_by, scope).await?),
+            Ok(Some(scope)) if is_preview => self.reporter.preview(scope),
+            scope => {
+                let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
+                let begun = async move {
+                    let scope = scope?.ok_or_else(|| Error::Internal("no scope".into()))?;
+                    reporter.report(actor.requester(""), scope).await
+                };
+                let changed = |run: &Run| Changed {
+                    before: None,
+                    after: Some(audit_json::run(run)),
+                };
+                let run = to_its_end(auditor.record(action, begun, changed)).await?;
+                self.reporter.watch(run)
+            }
         };
         Ok(Response::new(ReportStream::new(events)))
     }
 }
 
-/// The caller's network address.
-fn address<T>(request: &Request<T>) -> String {
-    request
-        .remote_addr()
-        .map(|addr| addr.to_string())
-        .unwrap_or_default()
+/// Whether a caller may count or correct what a request is about. An empty meter is the default one.
+fn check_usage(
+    meters: &Meters,
+    caller: &Caller,
+    account: &str,
+    meter: &str,
+) -> std::result::Result<(), Denial> {
+    if caller.scope.is_unlimited() {
+        return Ok(());
+    }
+    // An invalid meter is denied, too, before it is told which ones there are.
+    let resolved = meters.resolve(meter);
+    let meter = resolved.as_ref().map_or(meter, |known| &known.name);
+    caller.check_usage(account, meter)
 }
 
-fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<NewDecision> {
+/// Whether a caller may list what is about an account; an empty one means all.
+fn check_filter(caller: &Caller, account: &str) -> Result<()> {
+    Ok(if account.is_empty() {
+        caller.check_everything()
+    } else {
+        caller.check_account(account)
+    }?)
+}
+
+/// The scope of a run, if the caller may report it; none to watch a run.
+fn allowed_scope(caller: &Caller, request: &v1::ForceReportRequest) -> Result<Option<RunScope>> {
+    if request.account_ids.is_empty() {
+        caller.check_everything()?;
+    }
+    for account in &request.account_ids {
+        caller.check_account(account)?;
+    }
+    Ok(scope(request)?)
+}
+
+fn new_decision(request: v1::ResolveReportRequest, actor: &Actor) -> Result<NewDecision> {
     let account_id = AccountId::parse(&request.account_id)?;
     let report_id = Uuid::parse_str(&request.report_id)
         .map_err(|_| Error::ReportNotFound(request.report_id.clone()))?;
@@ -371,7 +500,7 @@ fn new_decision(request: v1::ResolveReportRequest, address: String) -> Result<Ne
         report_id,
         action,
         reason: request.reason,
-        requested_by: wire::requester(request.requested_by, address),
+        requested_by: actor.requester(&request.requested_by),
     })
 }
 

@@ -196,10 +196,7 @@ pub(super) fn kind(number: i32) -> Result<Option<Kind>, Violation> {
 }
 
 /// A correction as the domain parses it.
-pub(super) fn raw_correction(
-    request: v1::CorrectRequest,
-    address: String,
-) -> Result<RawCorrection, Violation> {
+pub(super) fn raw_correction(request: v1::CorrectRequest) -> Result<RawCorrection, Violation> {
     let stated_at = request
         .timestamp
         .as_ref()
@@ -211,14 +208,9 @@ pub(super) fn raw_correction(
         quantity: request.quantity,
         reason: request.reason,
         stated_at,
-        requested_by: requester(request.requested_by, address),
+        requested_by: request.requested_by,
         key: request.idempotency_key,
     })
-}
-
-/// The requester: the name in the request, else the caller's address.
-pub(super) fn requester(named: String, address: String) -> String {
-    if named.is_empty() { address } else { named }
 }
 
 /// A granularity from the wire, and the one for the response: unspecified means total.

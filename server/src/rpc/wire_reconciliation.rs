@@ -7,6 +7,7 @@ use crate::{
     domain::{
         DAY_MS,
         account_id::AccountId,
+        audit::Actor,
         correction::{check_reason, check_requested_by},
         difference_id::DifferenceId,
         invoice_comparison::{InvoiceFinding, PeriodComparison},
@@ -110,7 +111,7 @@ fn waiting(from: WaitingComparison) -> v1::WaitingComparison {
 /// The acknowledgement of a request.
 pub(super) fn new_acknowledgement(
     request: v1::AcknowledgeDifferenceRequest,
-    address: String,
+    actor: &Actor,
 ) -> Result<NewAcknowledgement> {
     let account_id = AccountId::parse(&request.account_id)?;
     check_reason(&request.reason)?;
@@ -121,7 +122,7 @@ pub(super) fn new_acknowledgement(
         account_id,
         id,
         reason: request.reason,
-        requested_by: wire::requester(request.requested_by, address),
+        requested_by: actor.requester(&request.requested_by),
     })
 }
 

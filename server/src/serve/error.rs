@@ -24,6 +24,11 @@ pub enum ServeError {
         "the database lacks {0} migrations; run `usage-server migrate`, or start without --no-migrate"
     )]
     NotMigrated(usize),
+    /// Whoever reaches the address would be allowed everything.
+    #[error(
+        "the database has no API key, and {0} (LISTEN) can be reached from other machines: create a key with `usage-server keys create`, listen on 127.0.0.1, or start with --insecure"
+    )]
+    OpenToAll(std::net::SocketAddr),
     /// The socket or the scheduler failed.
     #[error("the service cannot run: {0}")]
     Io(Box<dyn std::error::Error + Send + Sync>),

@@ -21,7 +21,7 @@ use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{domain::violation::quoted, error::Error};
+use crate::error::Error;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -169,10 +169,7 @@ fn corrected<B>(answer: Response<B>, path: &str) -> Response<Either<B>> {
 fn error(status: &Status, path: &str) -> Option<Error> {
     let text = status.message();
     match status.code() {
-        Code::Unimplemented if text.is_empty() => Some(Error::Unimplemented(format!(
-            "this server has no method {}",
-            quoted(path)
-        ))),
+        Code::Unimplemented if text.is_empty() => Some(Error::unknown_method(path)),
         Code::Unimplemented => Some(Error::Unimplemented(text.to_owned())),
         Code::Internal => Some(Error::MalformedMessage(text.to_owned())),
         Code::OutOfRange | Code::ResourceExhausted => Some(Error::MessageTooLarge(text.to_owned())),

@@ -6,8 +6,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::error::ServeError;
+use super::{access::AccessCheck, error::ServeError};
 use crate::{
+    authentication::Authenticator,
     clock::Clock,
     config::Config,
     domain::{
@@ -16,7 +17,10 @@ use crate::{
     ingest::WriteBatcher,
     metrics::Exporter,
     reconciliation::Reconciler,
-    rpc::{account_service::AccountRpc, usage_service::UsageRpc},
+    rpc::{
+        access_service::AccessRpc, account_service::AccountRpc, auditor::Auditor,
+        health_service::HealthRpc, usage_service::UsageRpc,
+    },
     send_load,
     store::{Store, send_queue::Rules},
     stripe::Stripe,
@@ -69,6 +73,15 @@ pub(super) struct Services {
     begun_changes: mpsc::Receiver<SubscriptionChange>,
     schedule: Schedule,
     replica: String,
+}
+
+/// The services of gRPC, and who may call them.
+pub(super) struct RpcServices {
+    pub(super) usage: UsageRpc,
+    pub(super) accounts: AccountRpc,
+    pub(super) access: AccessRpc,
+    pub(super) health: HealthRpc,
+    pub(super) check: AccessCheck,
 }
 
 impl Services {
@@ -129,13 +142,16 @@ impl Services {
         })
     }
 
-    /// The two gRPC services.
+    /// The gRPC services.
     pub(super) fn rpc(
         &self,
         batcher: WriteBatcher,
         config: &Config,
         clock: &Clock,
-    ) -> (UsageRpc, AccountRpc) {
+        health: HealthRpc,
+    ) -> RpcServices {
+        let authenticator = Authenticator::new(self.store.clone(), clock.clone());
+        let auditor = Auditor::new(self.store.clone());
         let usage = UsageRpc {
             store: self.store.clone(),
             batcher: Arc::new(batcher),
@@ -144,6 +160,7 @@ impl Services {
             meters: Arc::clone(&self.meters),
             slots: config.schedule.window_mins,
             clock: clock.clone(),
+            auditor: auditor.clone(),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
@@ -151,8 +168,23 @@ impl Services {
             subscription_changes: self.changes.clone(),
             slots: config.schedule.window_mins,
             clock: clock.clone(),
+            auditor: auditor.clone(),
         };
-        (usage, accounts)
+        let access = AccessRpc {
+            store: self.store.clone(),
+            authenticator: authenticator.clone(),
+            auditor: auditor.clone(),
+        };
+        RpcServices {
+            usage,
+            accounts,
+            access,
+            health,
+            check: AccessCheck {
+                authenticator,
+                auditor,
+            },
+        }
     }
 
     /// Starts the background jobs, and waits until a report run that is due already has begun.

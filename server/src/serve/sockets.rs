@@ -8,12 +8,13 @@ use tonic::{codec::CompressionEncoding, transport::server::Server};
 use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
-    FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
-    usage_service_server::UsageServiceServer,
+    FILE_DESCRIPTOR_SET, access_service_server::AccessServiceServer,
+    account_service_server::AccountServiceServer, usage_service_server::UsageServiceServer,
 };
 
 use super::{
     answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
+    services::RpcServices,
 };
 use crate::{
     config::Config,
@@ -21,7 +22,6 @@ use crate::{
     error::Error,
     http::{self, Http},
     metrics::{Calls, Exporter},
-    rpc::{account_service::AccountRpc, health_service::HealthRpc, usage_service::UsageRpc},
 };
 
 /// How long open calls may take to end at the shutdown, and how long their commits may take after that.
@@ -47,7 +47,7 @@ macro_rules! limited {
 pub(super) async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
-    (usage, accounts, health): (UsageRpc, AccountRpc, HealthRpc),
+    rpc: RpcServices,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
     let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
@@ -68,11 +68,13 @@ pub(super) async fn serve_rpc(
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
         .layer(AnswerLimit::default())
-        .add_service(limited!(HealthServer::new(health)))
+        .layer(rpc.check)
+        .add_service(limited!(HealthServer::new(rpc.health)))
         .add_service(limited!(reflection))
         .add_service(limited!(old_reflection))
-        .add_service(limited!(UsageServiceServer::new(usage)))
-        .add_service(limited!(AccountServiceServer::new(accounts)));
+        .add_service(limited!(UsageServiceServer::new(rpc.usage)))
+        .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
+        .add_service(limited!(AccessServiceServer::new(rpc.access)));
     tracing::info!(%address, "serving");
     let listener = LimitedListener::new(listener, Protocol::Http2, MAX_CONNECTIONS);
     let closing_stalled = listener.close_stalled();

@@ -55,10 +55,18 @@ pub(crate) struct NewDecision {
     pub(crate) requested_by: String,
 }
 
+/// A report on which was decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    /// It before the decision.
+    pub(crate) before: Report,
+    /// It after the decision; absent if the decision was in force before.
+    pub(crate) after: Option<Report>,
+}
+
 impl Store {
-    /// Records a decision on a report. If the same decision is already in force, changes nothing and returns true with
-    /// the report.
-    pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<(Report, bool)> {
+    /// Records a decision on a report. If the same decision is already in force, changes nothing.
+    pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<Resolved> {
         let tx = self.begin().await?;
         let Some(report) = find_report(&tx, &new.account_id, new.report_id).await? else {
             tx.rollback().await?;
@@ -112,7 +120,10 @@ impl Store {
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
         tx.commit().await?;
         metrics::count_transition(Some(&new.action.transition()));
-        Ok((after.map_or(report, Report::from), false))
+        Ok(Resolved {
+            after: Some(after.map_or_else(|| report.clone(), Report::from)),
+            before: report,
+        })
     }
 
     /// The error that a report does not exist: with the archives that may have it.
@@ -264,11 +275,14 @@ fn check_former_account(sending: &Sending, report: &Report, action: Action) -> R
 }
 
 /// The result if the report's state needs no decision: the report if the same decision is in force, else an error.
-fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<(Report, bool)> {
+fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<Resolved> {
     // If the service has given the report a new identifier since then, the decision is no longer in force.
     let in_force = last.filter(|decision| decision.generation == report.generation);
     if in_force.is_some_and(|decision| decision.action == action) {
-        return Ok((report, true));
+        return Ok(Resolved {
+            before: report,
+            after: None,
+        });
     }
     Err(Error::NotResolvable {
         report: report.id.to_string(),

@@ -29,7 +29,7 @@ pub(crate) const BY_ACCOUNT: [&str; 12] = [
 /// Tables that stay whole and that Citus knows. It commits a transaction that writes one of them and a shard in two phases,
 /// so that both are kept or none. Of tables that it does not know, it commits the shard first, whatever becomes of the rest.
 /// The others are written alone, or with what counting or closing inserts, which is always committed in two phases.
-pub(crate) const KNOWN: [&str; 8] = [
+pub(crate) const KNOWN: [&str; 10] = [
     "customers",
     "boundary_changes",
     "verifications",
@@ -38,6 +38,8 @@ pub(crate) const KNOWN: [&str; 8] = [
     "job_cursors",
     "report_archives",
     "webhook_events",
+    "api_keys",
+    "audit_entries",
 ];
 
 /// The group of the coordinator in Citus' tables.

@@ -10,7 +10,9 @@
 
 pub(crate) mod accounts;
 mod additions;
+pub(crate) mod api_keys;
 mod as_read;
+pub(crate) mod audit;
 mod batch_results;
 mod billing_context;
 pub(crate) mod boundaries;
@@ -40,6 +42,7 @@ mod folded_reports;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod invoice_comparison;
+mod key_entries;
 mod keys;
 pub(crate) mod leases;
 pub mod ledger_check;
@@ -105,6 +108,8 @@ pub use sqlite_file::FileLock;
 const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 /// The advisory lock of PostgreSQL that lets one replica migrate at a time.
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
+/// The advisory lock of PostgreSQL that lets one replica store the first API key.
+const FIRST_KEY_LOCK: i64 = 0x5553_4147_0003;
 
 /// From this size in bytes on, the log of a SQLite database cannot be copied into its file.
 const LARGE_LOG: u64 = 256 * 1024 * 1024;

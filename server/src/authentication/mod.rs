@@ -1,0 +1,263 @@
+//! Who calls: finds the key of a call, in a cache whose entries are seconds old at most, or in the database.
+//!
+//! A key that is revoked, on whichever replica, is refused 5 s later at the latest. While the database does not answer,
+//! calls go on for that time, and are then refused with `UNAVAILABLE`: never allowed, and never told that the key is wrong.
+
+mod young_value;
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::{HeaderMap, header};
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use self::young_value::YoungValue;
+use crate::{
+    clock::Clock,
+    domain::{
+        HOUR_MS,
+        access::Caller,
+        api_key::{ApiKey, KeyId, PresentedKey, SecretHash},
+    },
+    error::{Error, Result},
+    store::Store,
+};
+
+/// Keys that are remembered. A key that is used often keeps its place, whatever others are tried.
+const REMEMBERED_KEYS: u64 = 10_000;
+/// Ids of keys that are looked up a second for the first time, so that wrong keys cost counting nothing.
+const FIRST_LOOK_UPS_PER_SEC: u32 = 500;
+/// Queries at the same time: for ids that are not known yet, and for known ones.
+const QUERIES: usize = 2;
+/// Queries that wait for their turn.
+const WAITING_QUERIES: usize = 1_024;
+
+/// Finds out who calls. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Authenticator {
+    shared: Arc<SharedState>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authenticator")
+    }
+}
+
+struct SharedState {
+    store: Store,
+    clock: Clock,
+    /// Whether a key was ever created. Once it is, it stays so.
+    has_keys: AtomicBool,
+    /// The same as last read, while it is not so.
+    read_has_keys: Arc<YoungValue<bool>>,
+    keys: Cache<KeyId, Arc<YoungValue<Option<Arc<KnownKey>>>>>,
+    first_look_ups: DefaultDirectRateLimiter,
+    first: Turn,
+    again: Turn,
+    anyone: Arc<Caller>,
+}
+
+/// A few queries at a time; others wait, up to a limit.
+struct Turn {
+    queries: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// A key as it was read.
+#[derive(Debug)]
+struct KnownKey {
+    key: ApiKey,
+    hash: SecretHash,
+    caller: Arc<Caller>,
+    /// Whether its use is recorded.
+    is_use_noted: AtomicBool,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            queries: Arc::new(Semaphore::new(QUERIES)),
+            places: Arc::new(Semaphore::new(WAITING_QUERIES)),
+        }
+    }
+}
+
+impl Authenticator {
+    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+        let per_sec = NonZeroU32::new(FIRST_LOOK_UPS_PER_SEC).unwrap_or(NonZeroU32::MIN);
+        let shared = SharedState {
+            store,
+            clock,
+            has_keys: AtomicBool::new(false),
+            read_has_keys: Arc::default(),
+            keys: Cache::new(REMEMBERED_KEYS),
+            first_look_ups: RateLimiter::direct(Quota::per_second(per_sec)),
+            first: Turn::new(),
+            again: Turn::new(),
+            anyone: Arc::new(Caller::anyone()),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Who makes a call with these headers.
+    ///
+    /// # Errors
+    /// There are keys, and the call has none that is valid; or the database does not answer.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
+        let shared = &self.shared;
+        if !self.has_keys().await? {
+            return Ok(Arc::clone(&shared.anyone));
+        }
+        let presented = presented_key(headers).ok_or(Error::Unauthenticated)?;
+        let known = self.known_key(presented.id).await?;
+        let now = shared.clock.now();
+        let is_valid = |known: &KnownKey| {
+            let is_right = known.hash.matches(&presented.hash);
+            is_right && known.key.is_valid_at(now)
+        };
+        let known = known.filter(|known| is_valid(known));
+        let known = known.ok_or(Error::Unauthenticated)?;
+        self.note_use(&known, now);
+        Ok(Arc::clone(&known.caller))
+    }
+
+    /// Whether a key was ever created.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn has_keys(&self) -> Result<bool> {
+        let shared = &self.shared;
+        if shared.has_keys.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let store = shared.store.clone();
+        let read = |_| Ok(async move { store.has_api_keys().await });
+        let has_keys = shared.read_has_keys.get(read).await?;
+        if has_keys {
+            self.key_created();
+        }
+        Ok(has_keys)
+    }
+
+    /// From now on, every call needs a key.
+    pub(crate) fn key_created(&self) {
+        self.shared.has_keys.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads a key again at its next use.
+    pub(crate) fn forget(&self, id: KeyId) {
+        self.shared.keys.invalidate(&id);
+    }
+
+    async fn known_key(&self, id: KeyId) -> Result<Option<Arc<KnownKey>>> {
+        let shared = &self.shared;
+        let value = shared.keys.get_with(id, Arc::default);
+        let begin = |is_first| {
+            if is_first && shared.first_look_ups.check().is_err() {
+                return Err(Error::TooManyKeys);
+            }
+            let turn = if is_first {
+                &shared.first
+            } else {
+                &shared.again
+            };
+            let place = Arc::clone(&turn.places).try_acquire_owned();
+            let place = place.map_err(|_| Error::TooManyKeys)?;
+            let queries = Arc::clone(&turn.queries);
+            let store = shared.store.clone();
+            Ok(async move {
+                // Never closed.
+                let _query = queries.acquire().await;
+                let found = store.find_api_key(id).await;
+                drop(place);
+                Ok(found?.map(|found| {
+                    Arc::new(KnownKey {
+                        caller: Arc::new(found.key.caller()),
+                        key: found.key,
+                        hash: found.hash,
+                        is_use_noted: AtomicBool::new(false),
+                    })
+                }))
+            })
+        };
+        value.get(begin).await
+    }
+
+    /// Records that a key is used, at most once an hour, without delaying the call.
+    fn note_use(&self, known: &KnownKey, now: i64) {
+        let last = known.key.last_used_at;
+        if last.is_some_and(|last| now < last.saturating_add(HOUR_MS))
+            || known.is_use_noted.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let (store, id) = (self.shared.store.clone(), known.key.id);
+        tokio::spawn(async move {
+            if let Err(error) = store.note_api_key_use(id, now).await {
+                tracing::debug!(error = error.cause(), "the use of a key is not recorded");
+            }
+        });
+    }
+}
+
+/// The key in `authorization: Bearer KEY`.
+fn presented_key(headers: &HeaderMap) -> Option<PresentedKey> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?;
+    // Of two, it would not be clear who calls.
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    PresentedKey::parse(key.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::domain::api_key::{KeyText, RANDOM_BYTES};
+
+    fn headers(values: &[String]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_key_is_read_from_one_bearer_header() {
+        let text = KeyText::of([7; RANDOM_BYTES]);
+        let key = text.reveal();
+        for (values, is_key) in [
+            (vec![format!("Bearer {key}")], true),
+            (vec![format!("bearer {key} ")], true),
+            (vec![format!("Basic {key}")], false),
+            (vec![key.to_owned()], false),
+            (vec![format!("Bearer {key}"); 2], false),
+            (vec!["Bearer ".to_owned()], false),
+            (vec![], false),
+        ] {
+            assert_eq!(
+                presented_key(&headers(&values)).is_some(),
+                is_key,
+                "{values:?}"
+            );
+        }
+    }
+}

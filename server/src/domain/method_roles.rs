@@ -1,0 +1,55 @@
+//! The role that each method of gRPC demands. A method that is not in this table is never called.
+//!
+//! Which accounts and meters a key may reach is checked where a request is read.
+
+use super::access::{
+    Requirement::{self, AnyRole, Nothing},
+    Role,
+};
+
+const WRITER: Requirement = Requirement::Role(Role::Writer);
+const READER: Requirement = Requirement::Role(Role::Reader);
+const ADMIN: Requirement = Requirement::Role(Role::Admin);
+
+/// Every method of every service, by its path. The most frequent ones are first.
+pub const METHODS: [(&str, Requirement); 23] = [
+    ("/usage.v1.UsageService/Increment", WRITER),
+    ("/usage.v1.UsageService/IncrementBatch", WRITER),
+    ("/usage.v1.UsageService/Get", READER),
+    ("/usage.v1.UsageService/ListReports", READER),
+    ("/usage.v1.UsageService/Reconcile", READER),
+    ("/usage.v1.UsageService/ForceReport", ADMIN),
+    ("/usage.v1.UsageService/Correct", ADMIN),
+    ("/usage.v1.UsageService/ResolveReport", ADMIN),
+    ("/usage.v1.UsageService/AcknowledgeDifference", ADMIN),
+    ("/usage.v1.AccountService/GetAccount", READER),
+    ("/usage.v1.AccountService/ListAccounts", READER),
+    ("/usage.v1.AccountService/PutAccount", ADMIN),
+    ("/usage.v1.AccountService/ChangePlan", ADMIN),
+    ("/usage.v1.AccountService/CancelSubscription", ADMIN),
+    ("/usage.v1.AccountService/AbortSubscriptionChange", ADMIN),
+    ("/usage.v1.AccessService/CreateKey", ADMIN),
+    ("/usage.v1.AccessService/ListKeys", ADMIN),
+    ("/usage.v1.AccessService/RevokeKey", ADMIN),
+    ("/usage.v1.AccessService/ListAuditEntries", ADMIN),
+    // Load balancers have no key, and learn one word.
+    ("/grpc.health.v1.Health/Check", Nothing),
+    ("/grpc.health.v1.Health/Watch", Nothing),
+    // It describes the contract, and shows nothing that is stored.
+    (
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        AnyRole,
+    ),
+    (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        AnyRole,
+    ),
+];
+
+/// What a method demands of its caller; absent if there is no such method.
+pub fn requirement(path: &str) -> Option<Requirement> {
+    METHODS
+        .iter()
+        .find(|(known, _)| *known == path)
+        .map(|(_, requirement)| *requirement)
+}

@@ -1,0 +1,172 @@
+//! What audit entries say of actions and of what they changed, as JSON.
+
+use serde_json::{Value, json};
+use usage_proto::v1;
+
+use super::{auditor::Action, wire};
+use crate::domain::{
+    account::Account,
+    account_id::AccountId,
+    audit::Actor,
+    difference_id::DifferenceId,
+    invoice_comparison::PeriodComparison,
+    period::rfc3339,
+    report::{Report, identifier},
+    run::Run,
+    subscription_change::SubscriptionChange,
+};
+
+/// An action about an account. One whose id is not valid is only in the request.
+fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) -> Action {
+    let account_id = AccountId::parse(account_id).ok().map(String::from);
+    Action {
+        actor,
+        name,
+        account_id,
+        request,
+    }
+}
+
+pub(super) fn put_account(actor: Actor, request: &v1::PutAccountRequest) -> Action {
+    let billing = match &request.billing {
+        Some(v1::put_account_request::Billing::Stripe(stripe)) => json!({
+            "customer": stripe.customer,
+            "subscription": stripe.subscription,
+            "bill_from": time(stripe.bill_from.as_ref()),
+            "current_period": stripe.current_period.as_ref().map(|period| json!({
+                "start": time(period.start.as_ref()),
+                "end": time(period.end.as_ref()),
+            })),
+        }),
+        Some(v1::put_account_request::Billing::Free(_)) => json!("free"),
+        None => Value::Null,
+    };
+    let details =
+        json!({ "account_id": request.account_id, "billing": billing, "etag": request.etag });
+    action(actor, "PutAccount", &request.account_id, details)
+}
+
+pub(super) fn change_plan(actor: Actor, request: &v1::ChangePlanRequest) -> Action {
+    let details = json!({
+        "account_id": request.account_id,
+        "prices": request.prices,
+        "requested_by": request.requested_by,
+    });
+    action(actor, "ChangePlan", &request.account_id, details)
+}
+
+pub(super) fn cancel(actor: Actor, request: &v1::CancelSubscriptionRequest) -> Action {
+    use v1::cancel_subscription_request::When;
+    let when = match &request.when {
+        Some(When::Now(now)) => json!({ "invoice_now": now.invoice_now, "prorate": now.prorate }),
+        Some(When::AtPeriodEnd(_)) => json!("at_period_end"),
+        None => Value::Null,
+    };
+    let details = json!({
+        "account_id": request.account_id,
+        "when": when,
+        "requested_by": request.requested_by,
+    });
+    action(actor, "CancelSubscription", &request.account_id, details)
+}
+
+pub(super) fn abort(actor: Actor, request: &v1::AbortSubscriptionChangeRequest) -> Action {
+    let details = json!({ "account_id": request.account_id, "requested_by": request.requested_by });
+    action(
+        actor,
+        "AbortSubscriptionChange",
+        &request.account_id,
+        details,
+    )
+}
+
+pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
+    let details = json!({
+        "account_id": request.account_id,
+        "meter": request.meter,
+        "quantity": request.quantity,
+        "reason": request.reason,
+        "timestamp": time(request.timestamp.as_ref()),
+        "requested_by": request.requested_by,
+        "idempotency_key": request.idempotency_key,
+    });
+    action(actor, "Correct", &request.account_id, details)
+}
+
+pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Action {
+    let details = json!({
+        "account_id": request.account_id,
+        "report_id": request.report_id,
+        "action": request.action().as_str_name(),
+        "reason": request.reason,
+        "requested_by": request.requested_by,
+    });
+    action(actor, "ResolveReport", &request.account_id, details)
+}
+
+pub(super) fn acknowledge(actor: Actor, request: &v1::AcknowledgeDifferenceRequest) -> Action {
+    let details = json!({
+        "account_id": request.account_id,
+        "difference_id": request.difference_id,
+        "reason": request.reason,
+        "requested_by": request.requested_by,
+    });
+    action(actor, "AcknowledgeDifference", &request.account_id, details)
+}
+
+pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Action {
+    let only = match &request.account_ids[..] {
+        [only] => only.as_str(),
+        _ => "",
+    };
+    let details = json!({ "account_ids": request.account_ids, "all": request.all });
+    action(actor, "ForceReport", only, details)
+}
+
+/// A time of a request; null if it is absent or not valid.
+fn time(at: Option<&prost_types::Timestamp>) -> Option<String> {
+    at.and_then(|at| wire::millis("time", at).ok()).map(rfc3339)
+}
+
+/// What an account is billed to.
+pub(super) fn account(account: &Account) -> Value {
+    let link = &account.link;
+    json!({
+        "customer": link.billing.customer(),
+        "subscription": link.billing.subscription(),
+        "valid_from": rfc3339(link.valid_from),
+        "etag": account.etag(),
+    })
+}
+
+pub(super) fn report(report: &Report) -> Value {
+    json!({
+        "report_id": report.id.to_string(),
+        "meter": report.meter,
+        "quantity": report.quantity,
+        "state": report.state.name(),
+        "customer": report.customer,
+        "identifier": identifier(report.id, report.generation),
+    })
+}
+
+pub(super) fn change(change: &SubscriptionChange) -> Value {
+    json!({
+        "change_id": change.id.to_string(),
+        "subscription": change.subscription,
+        "boundary": rfc3339(change.boundary_at),
+        "finished_at": change.finished_at.map(rfc3339),
+    })
+}
+
+pub(super) fn difference(of: &PeriodComparison) -> Value {
+    json!({
+        "difference_id": DifferenceId::of(of).to_string(),
+        "finding": of.compared.finding.name(),
+        "acknowledged_by": of.acknowledged.as_ref().map(|by| &by.by),
+    })
+}
+
+pub(super) fn run(run: &Run) -> Value {
+    json!({ "run_id": run.id.to_string() })
+}

@@ -1,0 +1,144 @@
+//! Decides whether a call is made: who calls, and whether the role suffices for the method.
+//!
+//! Which accounts and meters the caller may reach is checked where the request is read, in `rpc`.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use tonic::{Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+use uuid::Uuid;
+
+use crate::{
+    authentication::Authenticator,
+    connections::Activity,
+    domain::{
+        access::{Caller, Requirement, Role},
+        audit::Actor,
+        method_roles::requirement,
+    },
+    error::{Error, Result},
+    rpc::{actor::RequestId, auditor::Auditor},
+};
+
+/// The header that names a request, in the caller's words.
+const REQUEST_ID: &str = "x-request-id";
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Checks the calls of the services that it wraps.
+#[derive(Clone, Debug)]
+pub(super) struct AccessCheck {
+    pub(super) authenticator: Authenticator,
+    pub(super) auditor: Auditor,
+}
+
+impl<S> Layer<S> for AccessCheck {
+    type Service = Checked<S>;
+
+    fn layer(&self, inner: S) -> Checked<S> {
+        Checked {
+            inner,
+            check: self.clone(),
+        }
+    }
+}
+
+/// A service whose callers are known.
+#[derive(Clone, Debug)]
+pub(super) struct Checked<S> {
+    inner: S,
+    check: AccessCheck,
+}
+
+impl<S> Service<Request<Body>> for Checked<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let requirement = requirement(request.uri().path());
+        if requirement == Some(Requirement::Nothing) {
+            return Box::pin(self.inner.call(request));
+        }
+        // The one that is ready.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let check = self.check.clone();
+        Box::pin(async move {
+            match check.allow(&mut request, requirement).await {
+                Ok(()) => inner.call(request).await,
+                Err(error) => Ok(Status::from(error).into_http()),
+            }
+        })
+    }
+}
+
+impl AccessCheck {
+    /// Stores the caller in the request, if the call may be made.
+    async fn allow(
+        &self,
+        request: &mut Request<Body>,
+        requirement: Option<Requirement>,
+    ) -> Result<()> {
+        let caller = self.authenticator.authenticate(request.headers()).await?;
+        let path = request.uri().path();
+        let Some(requirement) = requirement else {
+            return Err(Error::unknown_method(path));
+        };
+        let is_for_admins = requirement == Requirement::Role(Role::Admin);
+        let request_id = is_for_admins.then(|| request_id(request));
+        if let Err(denial) = caller.check_role(requirement) {
+            let denied = Error::PermissionDenied(denial);
+            if let Some(request_id) = request_id {
+                let actor = actor(&caller, request, request_id);
+                let method = path.rsplit('/').next().unwrap_or_default().to_owned();
+                self.auditor.failed(&actor, &method, &denied).await;
+            }
+            return Err(denied);
+        }
+        let extensions = request.extensions_mut();
+        extensions.insert(caller);
+        if let Some(request_id) = request_id {
+            extensions.insert(RequestId(request_id));
+        }
+        Ok(())
+    }
+}
+
+fn actor(caller: &Caller, request: &Request<Body>, request_id: String) -> Actor {
+    let connection = request.extensions().get::<Arc<Activity>>();
+    Actor {
+        key: caller.key,
+        name: caller.name.clone(),
+        address: connection.map_or_else(String::new, |of| of.peer().to_string()),
+        request_id,
+    }
+}
+
+/// The id that the caller gave the request, if it can be stored, else a new one.
+fn request_id(request: &Request<Body>) -> String {
+    let given = request.headers().get(REQUEST_ID);
+    let given = given.and_then(|value| value.to_str().ok());
+    let given = given.filter(|id| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_graphic())
+    });
+    given.map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
+}

@@ -1,0 +1,118 @@
+//! Queries of audit entries. They are only written and listed, never changed.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+use uuid::Uuid;
+
+use super::Store;
+use crate::{
+    domain::{
+        Millis,
+        api_key::KeyId,
+        audit::{Actor, Entry, EntryFilter, NewEntry},
+    },
+    entity::audit_entry::{self, Column},
+    error::Result,
+};
+
+impl Store {
+    /// Writes an entry.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(crate) async fn write_audit_entry(&self, entry: &NewEntry, now: Millis) -> Result<()> {
+        Ok(write_entry(&self.writer, entry, now).await?)
+    }
+
+    /// Entries, newest first, after the one with a time and an id.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(crate) async fn list_audit_entries(
+        &self,
+        filter: &EntryFilter,
+        after: Option<(Millis, Uuid)>,
+        limit: u64,
+    ) -> Result<Vec<Entry>> {
+        let mut query = audit_entry::Entity::find();
+        if let Some(key) = filter.key {
+            query = query.filter(Column::KeyId.eq(key.to_string()));
+        }
+        if let Some(account) = &filter.account_id {
+            query = query.filter(Column::AccountId.eq(account));
+        }
+        if let Some(from) = filter.from {
+            query = query.filter(Column::At.gte(from));
+        }
+        if let Some(until) = filter.until {
+            query = query.filter(Column::At.lt(until));
+        }
+        if let Some((at, id)) = after {
+            let place = Expr::tuple([Expr::col(Column::At), Expr::col(Column::Id)]);
+            query = query.filter(place.lt(Expr::tuple([Expr::value(at), Expr::value(id)])));
+        }
+        let rows = query
+            .order_by_desc(Column::At)
+            .order_by_desc(Column::Id)
+            .limit(limit)
+            .all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Entry::from).collect())
+    }
+}
+
+/// Writes an entry, in the transaction of its action or alone.
+pub(super) async fn write_entry(
+    db: &impl ConnectionTrait,
+    entry: &NewEntry,
+    now: Millis,
+) -> Result<(), DbErr> {
+    let actor = &entry.actor;
+    let row = audit_entry::ActiveModel {
+        id: Set(Uuid::now_v7()),
+        at: Set(now),
+        key_id: Set(actor.key.map(|key| key.to_string())),
+        key_name: Set(actor.name.clone()),
+        address: Set(actor.address.clone()),
+        request_id: Set(actor.request_id.clone()),
+        action: Set(entry.action.clone()),
+        account_id: Set(entry.account_id.clone()),
+        request: Set(entry.request.clone()),
+        before: Set(entry.before.clone()),
+        after: Set(entry.after.clone()),
+        outcome: Set(entry.outcome.into()),
+        message: Set(entry.message.clone()),
+    };
+    audit_entry::Entity::insert(row)
+        .exec_without_returning(db)
+        .await
+        .map(|_| ())
+}
+
+impl From<audit_entry::Model> for Entry {
+    fn from(row: audit_entry::Model) -> Self {
+        Self {
+            id: row.id,
+            at: row.at,
+            entry: NewEntry {
+                actor: Actor {
+                    key: row.key_id.as_deref().and_then(KeyId::parse),
+                    name: row.key_name,
+                    address: row.address,
+                    request_id: row.request_id,
+                },
+                action: row.action,
+                account_id: row.account_id,
+                request: row.request,
+                before: row.before,
+                after: row.after,
+                outcome: row.outcome.into(),
+                message: row.message,
+            },
+        }
+    }
+}
