@@ -55,7 +55,7 @@ pub struct UsageClient {
 }
 
 impl std::fmt::Debug for UsageClient {
-    /// Leaves out the bearer token.
+    /// Leaves out the API key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UsageClient")
             .field("timeout", &self.timeout)
@@ -67,7 +67,7 @@ impl std::fmt::Debug for UsageClient {
 impl UsageClient {
     /// Connects to a server, such as `http://127.0.0.1:50051`, and fails if the server cannot be reached.
     ///
-    /// An address without a scheme uses `http://`. For several servers, TLS or a token use
+    /// An address without a scheme uses `http://`. For several servers, TLS or an API key use
     /// [`builder`](Self::builder).
     pub async fn connect(endpoint: impl Into<String>) -> Result<Self, Error> {
         Self::builder(endpoint).connect().await

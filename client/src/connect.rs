@@ -1,4 +1,4 @@
-//! Configures the connection: servers, TLS, token and timeouts.
+//! Configures the connection: servers, TLS, API key and timeouts.
 
 use crate::{Error, Retry, UsageClient};
 use std::{fmt, time::Duration};
@@ -19,10 +19,10 @@ const MAX_ENDPOINTS: usize = 64;
 /// ```no_run
 /// # use std::time::Duration;
 /// # use usage_client::{Error, UsageClient};
-/// # async fn example(token: String) -> Result<(), Error> {
+/// # async fn example(key: String) -> Result<(), Error> {
 /// let client = UsageClient::builder("http://usage-1.internal:50051")
 ///     .endpoint("http://usage-2.internal:50051")
-///     .bearer_token(token)
+///     .api_key(key)
 ///     .timeout(Duration::from_secs(2))
 ///     .connect_lazy()?;
 /// # Ok(())
@@ -34,18 +34,18 @@ pub struct UsageClientBuilder {
     endpoints: Vec<String>,
     timeout: Option<Duration>,
     retry: Retry,
-    token: Option<Token>,
+    api_key: Option<ApiKey>,
     #[cfg(feature = "tls")]
     tls: Tls,
 }
 
-/// A token that is never printed.
+/// A key that is never printed.
 #[derive(Clone)]
-struct Token(String);
+struct ApiKey(String);
 
-impl fmt::Debug for Token {
+impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
+        f.write_str("ApiKey")
     }
 }
 
@@ -76,7 +76,7 @@ impl UsageClientBuilder {
             endpoints: vec![endpoint],
             timeout: None,
             retry: Retry::default(),
-            token: None,
+            api_key: None,
             #[cfg(feature = "tls")]
             tls: Tls::default(),
         }
@@ -100,9 +100,10 @@ impl UsageClientBuilder {
         self
     }
 
-    /// A token that is sent with each call as `authorization: Bearer TOKEN`. It is not encrypted over `http://`.
-    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(Token(token.into()));
+    /// The API key, `ub_...`, which is sent with each call as `authorization: Bearer KEY`. It is not encrypted over `http://`.
+    /// A proxy in front of the server may take another token.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(ApiKey(key.into()));
         self
     }
 
@@ -168,15 +169,15 @@ impl UsageClientBuilder {
     }
 
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Error> {
-        let Some(Token(token)) = &self.token else {
+        let Some(ApiKey(key)) = &self.api_key else {
             return Ok(None);
         };
-        let value = MetadataValue::try_from(format!("Bearer {token}"));
+        let value = MetadataValue::try_from(format!("Bearer {key}"));
         let mut value = value.map_err(|_invalid| {
-            // The message must not contain the token.
+            // The message must not contain the key.
             Error::invalid(
-                "bearer_token",
-                "the token must consist of visible ASCII characters",
+                "api_key",
+                "the key must consist of visible ASCII characters",
             )
         })?;
         value.set_sensitive(true);

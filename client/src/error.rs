@@ -73,9 +73,14 @@ pub enum ErrorKind {
     /// Not possible in the current state; the reason and the message say what must change first. Nothing was changed.
     #[error("failed precondition")]
     Precondition,
-    /// The caller has no permission.
-    #[error("denied")]
-    Denied,
+    /// The call has no valid API key; see [`UsageClientBuilder::api_key`](crate::UsageClientBuilder::api_key). Nothing was
+    /// done.
+    #[error("unauthenticated")]
+    Unauthenticated,
+    /// The API key does not allow the call: its role does not suffice, or it is limited to other accounts or meters. Nothing
+    /// was done.
+    #[error("permission denied")]
+    PermissionDenied,
     /// No response before the deadline.
     #[error("deadline exceeded")]
     Deadline,

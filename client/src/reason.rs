@@ -79,6 +79,12 @@ pub enum Reason {
     UnknownCustomer,
     /// Stripe has no such subscription, or it belongs to another customer.
     UnknownSubscription,
+    /// The call has no valid API key.
+    Unauthenticated,
+    /// The API key's role does not suffice, or it is limited to other accounts or meters.
+    PermissionDenied,
+    /// No API key has this id.
+    ApiKeyNotFound,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -117,7 +123,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 36] = [
+static KNOWN: [(ErrorReason, Reason); 39] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -163,6 +169,9 @@ static KNOWN: [(ErrorReason, Reason); 36] = [
         ErrorReason::UnknownSubscription,
         Reason::UnknownSubscription,
     ),
+    (ErrorReason::Unauthenticated, Reason::Unauthenticated),
+    (ErrorReason::PermissionDenied, Reason::PermissionDenied),
+    (ErrorReason::ApiKeyNotFound, Reason::ApiKeyNotFound),
 ];
 
 fn short_name(reason: ErrorReason) -> &'static str {
@@ -192,7 +201,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 36);
+        assert_eq!(known, 39);
     }
 
     #[test]

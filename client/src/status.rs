@@ -71,7 +71,8 @@ fn kind_of(status: &tonic::Status, reason: Option<&Reason>) -> ErrorKind {
         Code::NotFound => ErrorKind::NotFound,
         Code::ResourceExhausted => ErrorKind::Overloaded,
         Code::Unavailable => ErrorKind::Unavailable,
-        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::Unauthenticated => ErrorKind::Unauthenticated,
+        Code::PermissionDenied => ErrorKind::PermissionDenied,
         // A tonic server without this one's layer, such as a proxy, returns CANCELLED when the deadline has passed.
         Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Deadline,
         Code::Unimplemented => ErrorKind::Unimplemented,
@@ -89,7 +90,8 @@ fn may_take_effect(kind: ErrorKind) -> bool {
         | ErrorKind::Overloaded
         | ErrorKind::ReportingDisabled
         | ErrorKind::Precondition
-        | ErrorKind::Denied
+        | ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
         | ErrorKind::Spool
         | ErrorKind::Unimplemented => false,
         ErrorKind::Unavailable

@@ -24,9 +24,9 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
-        adopt, archives, distribute,
+        adopt, archives, audit, distribute,
         doctor::{DoctorConfig, diagnose},
-        reconcile, restore,
+        keys, reconcile, restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig},
@@ -74,6 +74,11 @@ enum Command {
     /// The archives of old reports that were folded.
     #[command(subcommand)]
     Archives(ArchivesCommand),
+    /// Create, list and revoke API keys, directly in the database.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
+    Audit(audit::AuditCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(DoctorCommand),
 }
@@ -200,6 +205,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let are_equal = archives::verify(&command, &mut std::io::stdout()).await?;
             return Ok(exit_code(are_equal));
         }
+        Command::Keys(command) => {
+            keys::run(&command, &mut std::io::stdout(), &mut std::io::stderr()).await?;
+        }
+        Command::Audit(command) => audit::run(&command, &mut std::io::stdout()).await?,
         Command::Doctor(command) => {
             let diagnosis = diagnose(&command.config, &Clock::system()).await?;
             if command.json {

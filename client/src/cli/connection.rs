@@ -28,15 +28,18 @@ pub(super) struct Connection {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     timeout: u64,
-    /// A bearer token to send with each call
+    /// The API key, ub_...; other users of this machine can see it here: prefer the variable or a file
     #[arg(
         long,
         global = true,
-        env = "USAGE_TOKEN",
-        value_name = "TOKEN",
+        env = "USAGE_API_KEY",
+        value_name = "KEY",
         hide_env_values = true
     )]
-    token: Option<String>,
+    api_key: Option<String>,
+    /// A file with the API key
+    #[arg(long, global = true, env = "USAGE_API_KEY_FILE", value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
     /// Trust only server certificates signed by this authority, a PEM file
     #[arg(long, global = true, env = "USAGE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub(super) struct Connection {
 }
 
 impl std::fmt::Debug for Connection {
-    /// Leaves out the token.
+    /// Leaves out the API key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("server", &self.server)
@@ -84,8 +87,14 @@ impl Connection {
         for server in servers {
             builder = builder.endpoint(server);
         }
-        if let Some(token) = self.token.filter(|token| !token.is_empty()) {
-            builder = builder.bearer_token(token);
+        // An empty variable counts as unset.
+        let key = match (self.api_key, self.api_key_file) {
+            (Some(key), _) if !key.is_empty() => Some(key),
+            (_, Some(path)) if !path.as_os_str().is_empty() => Some(read(path)?),
+            _ => None,
+        };
+        if let Some(key) = key {
+            builder = builder.api_key(key.trim());
         }
         if let Some(path) = self.ca_file {
             builder = builder.ca_certificate(read(path)?);

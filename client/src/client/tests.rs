@@ -52,7 +52,7 @@ async fn increment_without_key_is_not_retried_if_it_may_have_counted() {
 #[tokio::test]
 async fn token_is_sent_and_never_printed() {
     let (server, address) = start().await;
-    let builder = UsageClient::builder(address.to_string()).bearer_token("s3cret");
+    let builder = UsageClient::builder(address.to_string()).api_key("s3cret");
     let printed_builder = format!("{builder:?}");
     let client = builder.connect_lazy().unwrap();
     client.increment("a").await.unwrap();
@@ -63,9 +63,9 @@ async fn token_is_sent_and_never_printed() {
     for printed in [printed_builder, format!("{client:?}")] {
         assert!(!printed.contains("s3cret"), "{printed}");
     }
-    let unsendable = UsageClient::builder("127.0.0.1:1").bearer_token("s3cret\n");
+    let unsendable = UsageClient::builder("127.0.0.1:1").api_key("s3cret\n");
     let error = unsendable.connect_lazy().unwrap_err();
-    assert_eq!(error.violations()[0].field, "bearer_token");
+    assert_eq!(error.violations()[0].field, "api_key");
     assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
 }
 

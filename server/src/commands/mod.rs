@@ -2,10 +2,12 @@
 
 pub mod adopt;
 pub mod archives;
+pub mod audit;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
+pub mod keys;
 pub mod offline;
 pub mod reconcile;
 pub mod restore;

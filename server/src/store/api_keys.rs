@@ -1,8 +1,9 @@
 //! Queries of API keys. None is ever deleted: in a database in which one was created, every call needs a key for ever.
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, TryInsertResult,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, TryInsertResult,
     sea_query::{Expr, ExprTrait as _},
 };
 use serde::{Deserialize, Serialize};

@@ -15,6 +15,7 @@ use usage_client::{Error, ErrorKind, Reason};
 use usage_proto::v1::FILE_DESCRIPTOR_SET;
 use usage_server::{
     domain::{
+        access::Denial,
         clock_check::Doubt,
         violation::{Reason as ServerReason, Violation},
         window::Interval,
@@ -53,6 +54,7 @@ fn reason_of(reason: ServerReason) -> Reason {
         ServerReason::KeyReused => Reason::KeyReused,
         ServerReason::UnknownCustomer => Reason::UnknownCustomer,
         ServerReason::UnknownSubscription => Reason::UnknownSubscription,
+        ServerReason::PermissionDenied => Reason::PermissionDenied,
     }
 }
 
@@ -68,8 +70,14 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
-        | ServerError::AnswersUnread { .. } => (Reason::Overloaded, Kind::Overloaded),
-        ServerError::DatabaseUnavailable(_) => (Reason::DatabaseUnavailable, Kind::Unavailable),
+        | ServerError::AnswersUnread { .. }
+        | ServerError::TooManyKeys => (Reason::Overloaded, Kind::Overloaded),
+        ServerError::DatabaseUnavailable(_) | ServerError::KeysUnreadable => {
+            (Reason::DatabaseUnavailable, Kind::Unavailable)
+        }
+        ServerError::Unauthenticated => (Reason::Unauthenticated, Kind::Unauthenticated),
+        ServerError::PermissionDenied(_) => (Reason::PermissionDenied, Kind::PermissionDenied),
+        ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
         ServerError::ClockInDoubt(_) => (Reason::ClockInDoubt, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
         ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
@@ -135,7 +143,12 @@ fn every_server_error_has_a_reason_in_the_contract() {
             unread: 2,
             limit: 1,
         },
+        ServerError::TooManyKeys,
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
+        ServerError::KeysUnreadable,
+        ServerError::Unauthenticated,
+        ServerError::PermissionDenied(Denial::Account),
+        ServerError::ApiKeyNotFound(text()),
         ServerError::ClockInDoubt(Doubt::DatabaseJumped(1)),
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
@@ -205,7 +218,12 @@ fn a_transient_error_carries_a_retry_delay() {
 
 async fn the_health_service_reports_serving(world: World) {
     let mut health = HealthClient::new(world.grpc_channel().await);
-    for service in ["", "usage.v1.UsageService", "usage.v1.AccountService"] {
+    for service in [
+        "",
+        "usage.v1.UsageService",
+        "usage.v1.AccountService",
+        "usage.v1.AccessService",
+    ] {
         let service = service.to_owned();
         let answer = health.check(HealthCheckRequest { service }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
@@ -294,6 +312,7 @@ fn assert_described(seen: Vec<Described>) {
                 for service in [
                     "usage.v1.UsageService",
                     "usage.v1.AccountService",
+                    "usage.v1.AccessService",
                     "grpc.health.v1.Health",
                     "grpc.reflection.v1.ServerReflection",
                     "grpc.reflection.v1alpha.ServerReflection",

@@ -1,5 +1,6 @@
 //! Tests for operators: setup, doctor, webhooks, and the contracts with callers and with Stripe.
 
+pub(crate) mod access;
 mod clocks;
 mod contract;
 mod distribution;

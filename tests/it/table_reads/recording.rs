@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 54] = [
+const TESTS: [(&str, &str); 57] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -21,6 +21,18 @@ const TESTS: [(&str, &str); 54] = [
     (
         "counting::usage_query",
         "the_default_month_of_a_zone_inside_a_slot_is_refused_with_the_zone",
+    ),
+    (
+        "operations::access::audit",
+        "entries_are_filtered_and_paged",
+    ),
+    (
+        "operations::access::keys",
+        "a_revoked_key_is_refused_on_every_replica",
+    ),
+    (
+        "operations::access::keys",
+        "keys_are_listed_with_their_use_and_without_secrets",
     ),
     (
         "operations::doctor",

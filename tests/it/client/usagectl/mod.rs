@@ -5,6 +5,7 @@ mod import;
 mod import_bad_lines;
 mod import_cases;
 mod import_pipes;
+mod keys;
 
 use std::{future, io};
 

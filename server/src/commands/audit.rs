@@ -1,0 +1,114 @@
+//! `usage-server audit`: prints what admins did, as JSON lines, newest first. It only reads; a server may be running.
+
+use std::io::Write;
+
+use chrono::DateTime;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::keys::{KeysError, open};
+use crate::{
+    config::DatabaseConfig,
+    domain::{
+        Millis,
+        api_key::KeyId,
+        audit::{Entry, EntryFilter},
+        period::rfc3339,
+    },
+    store::Store,
+};
+
+/// Entries that are read at once.
+const PAGE: u64 = 1_000;
+
+/// The flags of the command.
+#[derive(Args, Debug)]
+pub struct AuditCommand {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+    /// Only entries of this time or later, such as 2026-03-01T12:00:00Z.
+    #[arg(long, value_parser = parse_time)]
+    pub from: Option<Millis>,
+    /// Only entries before this time.
+    #[arg(long, value_parser = parse_time)]
+    pub until: Option<Millis>,
+    /// Only entries of the key with this id.
+    #[arg(long, value_parser = parse_key)]
+    pub key: Option<KeyId>,
+    /// Only entries about this account.
+    #[arg(long)]
+    pub account: Option<String>,
+}
+
+/// Prints the entries.
+///
+/// # Errors
+/// A setting is wrong, the database cannot be used, or the output cannot be written.
+pub async fn run(command: &AuditCommand, out: &mut impl Write) -> Result<(), KeysError> {
+    let store = open(&command.database).await.map_err(KeysError::Failed)?;
+    let filter = EntryFilter {
+        from: command.from,
+        until: command.until,
+        key: command.key,
+        account_id: command.account.clone(),
+    };
+    let printed = print_all(&store, &filter, out).await;
+    let closed = store.close().await;
+    printed?;
+    closed.map_err(|error| KeysError::Failed(error.to_string()))
+}
+
+async fn print_all(
+    store: &Store,
+    filter: &EntryFilter,
+    out: &mut impl Write,
+) -> Result<(), KeysError> {
+    let mut after = None;
+    loop {
+        let page = store.list_audit_entries(filter, after, PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = Some((last.at, last.id));
+        for entry in page {
+            writeln!(out, "{}", json_line(&entry))?;
+        }
+    }
+}
+
+fn json_line(entry: &Entry) -> Value {
+    let Entry { id, at, entry } = entry;
+    json!({
+        "id": id.to_string(),
+        "at": rfc3339(*at),
+        "key_id": entry.actor.key.map(|key| key.to_string()),
+        "key_name": entry.actor.name,
+        "address": entry.actor.address,
+        "request_id": entry.actor.request_id,
+        "action": entry.action,
+        "account_id": entry.account_id,
+        "request": value(entry.request.as_deref()),
+        "before": value(entry.before.as_deref()),
+        "after": value(entry.after.as_deref()),
+        "outcome": entry.outcome.name(),
+        "message": entry.message,
+    })
+}
+
+/// Stored JSON. What cannot be read is shown as it is.
+fn value(text: Option<&str>) -> Value {
+    text.map_or(Value::Null, |text| {
+        serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+    })
+}
+
+fn parse_time(text: &str) -> Result<Millis, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|at| at.timestamp_millis())
+        .map_err(|_| "must be an RFC 3339 time, such as 2026-03-01T12:00:00Z".to_owned())
+}
+
+fn parse_key(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).ok_or_else(|| "must be the id of a key: 16 hexadecimal digits".to_owned())
+}

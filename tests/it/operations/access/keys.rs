@@ -1,0 +1,297 @@
+//! The life of keys: the first one, rotation, revocation, and a database that does not answer.
+
+use std::net::Ipv4Addr;
+
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use usage_client::{
+    ErrorKind, Reason,
+    proto::{KeyRole, ListKeysRequest, RevokeKeyRequest},
+};
+use usage_server::{Listeners, ServeError, serve};
+
+use super::{access, client, create, first_admin, limited_key, new_key};
+use crate::support::world::{Engine, World, on_both_engines, poll, within};
+
+on_both_engines!(
+    the_first_key_closes_the_service,
+    the_first_key_is_an_admins,
+    keys_rotate_without_a_refused_call,
+    a_revoked_key_is_refused_on_every_replica,
+    after_the_last_key_is_revoked_calls_are_still_refused,
+    a_database_that_does_not_answer_is_neither_access_nor_a_wrong_key,
+    a_flood_of_wrong_keys_does_not_disturb_counting,
+    without_keys_the_service_listens_only_to_this_machine,
+    keys_are_listed_with_their_use_and_without_secrets,
+);
+
+async fn the_first_key_closes_the_service(world: World) {
+    world.client().increment("acct").await.unwrap();
+    let (_, admin) = first_admin(&world).await;
+    let refused = world.client().increment("acct").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unauthenticated);
+    assert_eq!(refused.reason(), Some(&Reason::Unauthenticated));
+    assert!(!refused.may_have_taken_effect() && !refused.is_retryable());
+    let admin = client(world.endpoint(), &admin).await;
+    admin.increment("acct").await.unwrap();
+    assert_eq!(
+        admin.get("acct").await.unwrap().meters[0].quantities.total,
+        2
+    );
+    world.finish().await;
+}
+
+async fn the_first_key_is_an_admins(world: World) {
+    let mut open = access(&world, None).await;
+    for wrong in [
+        new_key("w", KeyRole::Writer),
+        limited_key("a", KeyRole::Admin, &["acct"], &[]),
+        new_key("u", KeyRole::Unspecified),
+        new_key(" ", KeyRole::Admin),
+    ] {
+        let refused = open.create_key(wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+    // None of them was stored.
+    world.client().increment("acct").await.unwrap();
+    world.finish().await;
+}
+
+async fn keys_rotate_without_a_refused_call(world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let mut old = create(&mut access, new_key("backend", KeyRole::Writer)).await;
+    for round in 0..5 {
+        let new = create(&mut access, new_key("backend", KeyRole::Writer)).await;
+        for text in [&old.text, &new.text] {
+            client(world.endpoint(), text)
+                .await
+                .increment("acct")
+                .await
+                .unwrap();
+        }
+        let id = old.key.unwrap().id;
+        access.revoke_key(RevokeKeyRequest { id }).await.unwrap();
+        // On the server that revoked it, at once.
+        let refused = client(world.endpoint(), &old.text)
+            .await
+            .increment("acct")
+            .await;
+        assert_eq!(
+            refused.unwrap_err().kind(),
+            ErrorKind::Unauthenticated,
+            "{round}"
+        );
+        old = new;
+    }
+    world.finish().await;
+}
+
+async fn a_revoked_key_is_refused_on_every_replica(world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let writer = create(&mut access, new_key("w", KeyRole::Writer)).await;
+    let replica = match world.engine {
+        Engine::Sqlite => None,
+        Engine::Postgres => Some(world.replica().await),
+    };
+    let endpoint = replica
+        .as_ref()
+        .map_or(world.endpoint(), |replica| replica.endpoint());
+    let caller = client(endpoint, &writer.text).await;
+    // Also where the first key was created on another replica.
+    poll("a key that is known", async || {
+        caller.increment("acct").await.ok()
+    })
+    .await;
+    let id = writer.key.unwrap().id;
+    let revoke = || RevokeKeyRequest { id: id.clone() };
+    let revoked = access.revoke_key(revoke()).await.unwrap().into_inner();
+    assert!(!revoked.duplicate && revoked.key.unwrap().revoked_at.is_some());
+    assert!(
+        access
+            .revoke_key(revoke())
+            .await
+            .unwrap()
+            .into_inner()
+            .duplicate
+    );
+    let refused = poll("the end of the key", async || {
+        caller.increment("acct").await.err()
+    });
+    assert_eq!(refused.await.kind(), ErrorKind::Unauthenticated);
+    if let Some(replica) = replica {
+        replica.stop().await.unwrap();
+    }
+    world.finish().await;
+}
+
+async fn after_the_last_key_is_revoked_calls_are_still_refused(mut world: World) {
+    let (key, admin) = first_admin(&world).await;
+    let mut own = access(&world, Some(&admin)).await;
+    own.revoke_key(RevokeKeyRequest { id: key.id })
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let refused = world.client().increment("acct").await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unauthenticated);
+        // Also after a restart.
+        world.restart().await;
+    }
+    world.finish().await;
+}
+
+async fn a_database_that_does_not_answer_is_neither_access_nor_a_wrong_key(world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let writer = create(&mut access, new_key("w", KeyRole::Writer))
+        .await
+        .text;
+    let reader = create(&mut access, new_key("r", KeyRole::Reader))
+        .await
+        .text;
+    let known = client(world.endpoint(), &writer).await;
+    let unknown = client(world.endpoint(), &reader).await;
+    known.increment("acct").await.unwrap();
+    world
+        .execute_sql("ALTER TABLE api_keys RENAME TO api_keys_away")
+        .await;
+    let failed = unknown.get("acct").await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable, "{failed}");
+    assert_eq!(failed.reason(), Some(&Reason::DatabaseUnavailable));
+    assert!(failed.is_retryable());
+    // The known key is allowed for some seconds, and then nobody knows.
+    let failed = poll("a key that is too old", async || {
+        known.increment("acct").await.err()
+    });
+    let failed = failed.await;
+    assert_eq!(failed.kind(), ErrorKind::Unavailable, "{failed}");
+    world
+        .execute_sql("ALTER TABLE api_keys_away RENAME TO api_keys")
+        .await;
+    known.increment("acct").await.unwrap();
+    unknown.get("acct").await.unwrap();
+    world.finish().await;
+}
+
+async fn a_flood_of_wrong_keys_does_not_disturb_counting(world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let writer = create(&mut access, new_key("w", KeyRole::Writer))
+        .await
+        .text;
+    let counting = client(world.endpoint(), &writer).await;
+    counting.increment("acct").await.unwrap();
+    let flood = (0..3_000_u64).map(|number| {
+        let key = format!("ub_{number:016x}_{}", &writer[20..]);
+        let endpoint = world.endpoint();
+        async move {
+            let wrong = client(endpoint, &key).await;
+            wrong.increment("acct").await.unwrap_err()
+        }
+    });
+    let flood = async {
+        let mut seen = Vec::new();
+        let all: Vec<_> = flood.collect();
+        let mut all = all.into_iter().peekable();
+        while all.peek().is_some() {
+            seen.extend(join_all(all.by_ref().take(100)).await);
+        }
+        seen
+    };
+    let counted = async {
+        for _ in 0..50 {
+            counting.increment("acct").await.unwrap();
+        }
+    };
+    let (seen, ()) = within("a flood", async { tokio::join!(flood, counted) }).await;
+    let kinds = |kind| seen.iter().filter(|error| error.kind() == kind).count();
+    let (unknown, limited) = (
+        kinds(ErrorKind::Unauthenticated),
+        kinds(ErrorKind::Overloaded),
+    );
+    assert_eq!(unknown + limited, seen.len());
+    assert!(unknown > 0);
+    let admin = client(world.endpoint(), &admin).await;
+    assert_eq!(
+        admin.get("acct").await.unwrap().meters[0].quantities.total,
+        51
+    );
+    world.finish().await;
+}
+
+async fn without_keys_the_service_listens_only_to_this_machine(mut world: World) {
+    world.stop().await;
+    let attempt = async |world: &World, insecure: bool| {
+        let mut config = world.config();
+        config.access.insecure = insecure;
+        let grpc = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
+        let stop = CancellationToken::new();
+        let serving = serve(
+            Listeners { grpc, http: None },
+            config,
+            world.clock.clone(),
+            stop.clone(),
+        );
+        // One that may serve ends at once.
+        stop.cancel();
+        within("the end", serving).await
+    };
+    let refused = attempt(&world, false).await.unwrap_err();
+    assert!(matches!(refused, ServeError::OpenToAll(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("usage-server keys create"),
+        "{refused}"
+    );
+    attempt(&world, true).await.unwrap();
+    world.start_server().await;
+    first_admin(&world).await;
+    world.stop().await;
+    attempt(&world, false).await.unwrap();
+    world.finish().await;
+}
+
+async fn keys_are_listed_with_their_use_and_without_secrets(world: World) {
+    let (root, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let limited = limited_key("limited", KeyRole::Writer, &["b", "a", "b"], &["tokens"]);
+    let created = create(&mut access, limited).await;
+    let mut keys = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListKeysRequest {
+            page_size: 1,
+            page_token,
+        };
+        let page = access.list_keys(request).await.unwrap().into_inner();
+        keys.extend(page.keys);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    keys.sort_by_key(|key| key.name.clone());
+    let [limited, listed_root] = &keys[..] else {
+        panic!("{keys:?}")
+    };
+    assert_eq!(Some(limited), created.key.as_ref());
+    assert_eq!(limited.scope.as_ref().unwrap().accounts, ["a", "b"]);
+    assert_eq!(
+        (&listed_root.id, listed_root.role()),
+        (&root.id, KeyRole::Admin)
+    );
+    let used = poll("the recorded use", async || {
+        let page = access.clone().list_keys(ListKeysRequest::default()).await;
+        let keys = page.unwrap().into_inner().keys;
+        keys.into_iter().find(|key| key.last_used_at.is_some())
+    });
+    assert_eq!(used.await.id, root.id);
+    // Neither the text of a key nor its secret is anywhere.
+    assert!(!format!("{created:?}").contains(&created.text[20..]));
+    let secret = &admin[20..];
+    let with_secret = format!("api_keys WHERE secret_hash = '{secret}' OR scope LIKE '%{secret}%'");
+    assert_eq!(world.count_rows(&with_secret).await, 0);
+    world.finish().await;
+}

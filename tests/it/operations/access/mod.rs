@@ -1,0 +1,100 @@
+//! Who may do what: API keys, roles, limits and the audit table, over real sockets.
+
+mod audit;
+mod commands;
+mod keys;
+mod limits;
+mod roles;
+
+use prost_types::Timestamp;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::interceptor::InterceptedService,
+    transport::Channel,
+};
+use usage_client::{
+    Retry, UsageClient,
+    proto::{
+        ApiKey, AuditEntry, CreateKeyRequest, CreateKeyResponse, KeyRole, KeyScope,
+        ListAuditEntriesRequest, access_service_client::AccessServiceClient,
+    },
+};
+
+use crate::support::world::{TIMEOUT, World};
+
+/// Adds a key to each call.
+type WithKey = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
+/// The calls of admins about keys, with a key or without.
+type Access = AccessServiceClient<InterceptedService<Channel, WithKey>>;
+
+fn authorization(key: &str) -> MetadataValue<Ascii> {
+    format!("Bearer {key}").parse().unwrap()
+}
+
+async fn access(world: &World, key: Option<&str>) -> Access {
+    let value = key.map(authorization);
+    let add: WithKey = Box::new(move |mut request| {
+        if let Some(value) = &value {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    });
+    AccessServiceClient::with_interceptor(world.grpc_channel().await, add)
+}
+
+/// A client with a key.
+async fn client(endpoint: &str, key: &str) -> UsageClient {
+    let builder = UsageClient::builder(endpoint).api_key(key);
+    let client = builder.connect().await.unwrap();
+    client.with_timeout(TIMEOUT).with_retry(Retry::never())
+}
+
+fn new_key(name: &str, role: KeyRole) -> CreateKeyRequest {
+    CreateKeyRequest {
+        name: name.to_owned(),
+        role: role.into(),
+        scope: None,
+        expires_at: None,
+    }
+}
+
+fn limited_key(name: &str, role: KeyRole, accounts: &[&str], meters: &[&str]) -> CreateKeyRequest {
+    let texts = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
+    CreateKeyRequest {
+        scope: Some(KeyScope {
+            accounts: texts(accounts),
+            account_prefixes: Vec::new(),
+            meters: texts(meters),
+        }),
+        ..new_key(name, role)
+    }
+}
+
+async fn create(access: &mut Access, request: CreateKeyRequest) -> CreateKeyResponse {
+    access.create_key(request).await.unwrap().into_inner()
+}
+
+/// Creates the first key, an admin's.
+pub(crate) async fn first_admin(world: &World) -> (ApiKey, String) {
+    let mut open = access(world, None).await;
+    let created = create(&mut open, new_key("root", KeyRole::Admin)).await;
+    (created.key.unwrap(), created.text)
+}
+
+fn timestamp(millis: i64) -> Timestamp {
+    Timestamp {
+        seconds: millis.div_euclid(1_000),
+        nanos: i32::try_from(millis.rem_euclid(1_000)).unwrap() * 1_000_000,
+    }
+}
+
+/// All audit entries, oldest first.
+async fn entries(access: &mut Access, request: ListAuditEntriesRequest) -> Vec<AuditEntry> {
+    let listed = access.list_audit_entries(request).await.unwrap();
+    let mut entries = listed.into_inner().entries;
+    entries.reverse();
+    entries
+}

@@ -1,0 +1,266 @@
+//! Each method of every service has a role, and each kind of key is answered as its role demands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf as _, BufMut as _};
+use http::uri::PathAndQuery;
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+use usage_client::proto::{FILE_DESCRIPTOR_SET, KeyRole, RevokeKeyRequest};
+use usage_server::domain::{
+    access::{Requirement, Role},
+    method_roles::{METHODS, requirement},
+};
+
+use super::{access, authorization, create, first_admin, limited_key, new_key, timestamp};
+use crate::support::world::{World, on_both_engines, within};
+
+on_both_engines!(
+    each_kind_of_key_is_answered_as_the_role_table_says,
+    an_unknown_method_is_not_told_to_strangers,
+    a_denial_does_not_say_what_exists,
+);
+
+/// Sends and receives messages as bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        buffer.advance(buffer.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// The paths of all methods that the server can have, each with the field of its request that has an account.
+fn methods() -> BTreeMap<String, Option<i32>> {
+    let sets = [
+        FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = BTreeMap::new();
+    for set in sets {
+        for file in FileDescriptorSet::decode(set).unwrap().file {
+            let package = file.package().to_owned();
+            let account_of = |message: &str| {
+                let name = message.rsplit('.').next().unwrap();
+                let message = file.message_type.iter().find(|one| one.name() == name);
+                let mut fields = message.unwrap().field.iter();
+                let field = fields.find(|field| field.name() == "account_id");
+                field.map(|field| {
+                    assert_eq!(field.r#type(), Type::String);
+                    field.number()
+                })
+            };
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{package}.{}/{}", service.name(), method.name());
+                    methods.insert(path, account_of(method.input_type()));
+                }
+            }
+        }
+    }
+    methods
+}
+
+#[test]
+fn every_method_has_a_role_and_every_role_a_method() {
+    let methods: BTreeSet<String> = methods().into_keys().collect();
+    let with_role: BTreeSet<String> = METHODS.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(methods, with_role);
+    assert_eq!(METHODS.len(), with_role.len(), "a method has two roles");
+}
+
+/// A message with a text in one field.
+fn message(field: i32, text: &str) -> Vec<u8> {
+    let mut bytes = vec![
+        u8::try_from(field << 3 | 2).unwrap(),
+        u8::try_from(text.len()).unwrap(),
+    ];
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+/// Makes a call as a stream of one message, and returns the code of its first answer, with the text.
+async fn call(
+    channel: &Channel,
+    path: &str,
+    key: Option<&str>,
+    message: Vec<u8>,
+) -> (Code, String) {
+    let mut grpc = Grpc::new(channel.clone());
+    let mut request = Request::new(message);
+    if let Some(key) = key {
+        request
+            .metadata_mut()
+            .insert("authorization", authorization(key));
+    }
+    let answer = within(path, async {
+        grpc.ready().await.unwrap();
+        let path: PathAndQuery = path.parse().unwrap();
+        let mut answers = grpc
+            .server_streaming(request, path, Raw)
+            .await?
+            .into_inner();
+        answers.message().await
+    });
+    match answer.await {
+        Ok(_) => (Code::Ok, String::new()),
+        Err(status) => (status.code(), status.message().to_owned()),
+    }
+}
+
+/// A key of each kind: its name, its text, and the role of one that is valid.
+async fn kinds_of_keys(world: &mut World) -> Vec<(&'static str, Option<String>, Option<Role>)> {
+    let clock = world.set_time("2026-03-10T12:00:00Z").await;
+    let (_, admin) = first_admin(world).await;
+    let mut with_key = access(world, Some(&admin)).await;
+    let mut expires = new_key("expires", KeyRole::Admin);
+    expires.expires_at = Some(timestamp(clock.now() + 1_000));
+    let expired = create(&mut with_key, expires).await.text;
+    let revoked = create(&mut with_key, new_key("revoked", KeyRole::Admin)).await;
+    let id = revoked.key.unwrap().id;
+    with_key.revoke_key(RevokeKeyRequest { id }).await.unwrap();
+    let writer = create(&mut with_key, new_key("writer", KeyRole::Writer))
+        .await
+        .text;
+    let reader = create(&mut with_key, new_key("reader", KeyRole::Reader))
+        .await
+        .text;
+    clock.advance(2_000);
+    // The right id, and the secret of another key.
+    let wrong = format!("{}{}", &admin[..20], &writer[20..]);
+    vec![
+        ("no key", None, None),
+        ("no text of a key", Some("s3cret".to_owned()), None),
+        (
+            "an unknown key",
+            Some(format!("ub_{:016x}_{}", 7, &admin[20..])),
+            None,
+        ),
+        ("a wrong secret", Some(wrong), None),
+        ("an expired key", Some(expired), None),
+        ("a revoked key", Some(revoked.text), None),
+        ("a writer", Some(writer), Some(Role::Writer)),
+        ("a reader", Some(reader), Some(Role::Reader)),
+        ("an admin", Some(admin), Some(Role::Admin)),
+    ]
+}
+
+async fn each_kind_of_key_is_answered_as_the_role_table_says(mut world: World) {
+    let keys = kinds_of_keys(&mut world).await;
+    let channel = world.grpc_channel().await;
+    for path in methods().into_keys() {
+        let needed = requirement(&path).unwrap();
+        for (kind, key, role) in &keys {
+            let (code, text) = call(&channel, &path, key.as_deref(), Vec::new()).await;
+            let expected = match (needed, role) {
+                (Requirement::Nothing, _) => None,
+                (_, None) => Some(Code::Unauthenticated),
+                (_, Some(role)) if needed.is_met_by(*role) => None,
+                (_, Some(_)) => Some(Code::PermissionDenied),
+            };
+            let is_refused = [Code::Unauthenticated, Code::PermissionDenied].contains(&code);
+            assert_eq!(
+                is_refused.then_some(code),
+                expected,
+                "{kind}: {path}: {code:?} {text}"
+            );
+            // What is sent is not valid in most methods, but nothing is broken.
+            assert_ne!(code, Code::Internal, "{kind}: {path}: {text}");
+        }
+    }
+    world.finish().await;
+}
+
+async fn an_unknown_method_is_not_told_to_strangers(world: World) {
+    let channel = world.grpc_channel().await;
+    let path = "/usage.v1.UsageService/Nothing";
+    let (code, open) = call(&channel, path, None, Vec::new()).await;
+    assert_eq!(code, Code::Unimplemented);
+    let (_, admin) = first_admin(&world).await;
+    let (code, _) = call(&channel, path, None, Vec::new()).await;
+    assert_eq!(code, Code::Unauthenticated);
+    let told = call(&channel, path, Some(&admin), Vec::new()).await;
+    assert_eq!(told, (Code::Unimplemented, open));
+    world.finish().await;
+}
+
+async fn a_denial_does_not_say_what_exists(world: World) {
+    world.link_to_new_customer("theirs", "cus_theirs").await;
+    let (_, admin) = first_admin(&world).await;
+    let mut with_key = access(&world, Some(&admin)).await;
+    let limited = limited_key("limited", KeyRole::Admin, &["own"], &[]);
+    let limited = create(&mut with_key, limited).await.text;
+    let channel = world.grpc_channel().await;
+    let mut seen = 0;
+    for (path, account) in methods() {
+        let Some(field) = account.filter(|_| path.starts_with("/usage.v1.")) else {
+            continue;
+        };
+        // An admin's list of what admins did needs a key without limits, whatever it names.
+        let existing = call(&channel, &path, Some(&limited), message(field, "theirs")).await;
+        let missing = call(&channel, &path, Some(&limited), message(field, "nobody")).await;
+        assert_eq!(existing.0, Code::PermissionDenied, "{path}: {existing:?}");
+        assert_eq!(existing, missing, "{path}");
+        let own = call(&channel, &path, Some(&limited), message(field, "own")).await;
+        let is_everything = path.ends_with("ListAuditEntries");
+        assert_eq!(
+            own.0 == Code::PermissionDenied,
+            is_everything,
+            "{path}: {own:?}"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 12, "{seen}");
+    // What is about all accounts.
+    for path in [
+        "/usage.v1.AccountService/ListAccounts",
+        "/usage.v1.AccessService/CreateKey",
+        "/usage.v1.AccessService/ListKeys",
+        "/usage.v1.AccessService/RevokeKey",
+        "/usage.v1.UsageService/ListReports",
+        "/usage.v1.UsageService/Reconcile",
+        "/usage.v1.UsageService/ForceReport",
+    ] {
+        let denied = call(&channel, path, Some(&limited), Vec::new()).await;
+        assert_eq!(denied.0, Code::PermissionDenied, "{path}: {denied:?}");
+    }
+    world.finish().await;
+}
