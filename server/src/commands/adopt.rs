@@ -7,13 +7,15 @@ use std::io::{BufRead, Write};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use serde_json::json;
+use uuid::Uuid;
 
 use super::offline::{OfflineError, check_ready, confirm, open};
 use crate::{
     account_check::{find_difference, identify},
     clock::Clock,
     config::CommandConfig,
-    domain::stripe_account::StripeAccount,
+    domain::{audit::Outcome, stripe_account::StripeAccount},
     store::{Store, stripe_account::AdoptionTotals},
     stripe::Stripe,
 };
@@ -97,8 +99,19 @@ async fn adopt(
         return Ok(false);
     }
     let why = format!("{former} may have it; another account was adopted, so it is not sent again");
+    let (id, details) = (
+        Uuid::now_v7(),
+        json!({ "from": former.to_string(), "to": new.to_string() }),
+    );
+    let record = async |outcome| {
+        store
+            .audit_command("AdoptStripeAccount", id, &details, outcome)
+            .await
+    };
+    record(Outcome::Begun).await?;
     store.adopt_account(&new, &why, store.now().await?).await?;
     store.resume_sending().await?;
+    record(Outcome::Done).await?;
     writeln!(
         out,
         "Done. Usage is reported to the new account when the server runs."

@@ -2,11 +2,13 @@
 
 use std::io::Write;
 
-use chrono::DateTime;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::keys::{KeysError, open};
+use super::{
+    keys::{KeysError, open},
+    reconcile::parse_time,
+};
 use crate::{
     config::DatabaseConfig,
     domain::{
@@ -27,7 +29,7 @@ pub struct AuditCommand {
     /// The database.
     #[command(flatten)]
     pub database: DatabaseConfig,
-    /// Only entries of this time or later, such as 2026-03-01T12:00:00Z.
+    /// Only entries of this time or later: a date or an RFC 3339 time.
     #[arg(long, value_parser = parse_time)]
     pub from: Option<Millis>,
     /// Only entries before this time.
@@ -101,12 +103,6 @@ fn value(text: Option<&str>) -> Value {
     text.map_or(Value::Null, |text| {
         serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
     })
-}
-
-fn parse_time(text: &str) -> Result<Millis, String> {
-    DateTime::parse_from_rfc3339(text)
-        .map(|at| at.timestamp_millis())
-        .map_err(|_| "must be an RFC 3339 time, such as 2026-03-01T12:00:00Z".to_owned())
 }
 
 fn parse_key(text: &str) -> Result<KeyId, String> {

@@ -16,6 +16,7 @@ use std::{
 
 use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use serde_json::json;
 use uuid::Uuid;
 
 use self::{
@@ -31,7 +32,9 @@ use crate::{
     account_check::find_difference,
     clock::Clock,
     config::CommandConfig,
-    domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
+    domain::{
+        Millis, audit::Outcome, meter::Meters, period::rfc3339, sender_mark::Mark, stream::Stream,
+    },
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
@@ -126,6 +129,14 @@ async fn restore(
     let last_change = store.last_activity().await?;
     let backup_at = backup_time(command.backup_at, &sending, &marks, last_change);
     restore.backup_at = backup_at.map_err(OfflineError::Failed)?.min(now);
+    let (id, details) = (
+        Uuid::now_v7(),
+        json!({ "backup_at": rfc3339(restore.backup_at) }),
+    );
+    let record = async |outcome| store.audit_command("Restore", id, &details, outcome).await;
+    if !command.dry_run {
+        record(Outcome::Begun).await?;
+    }
     restore.prepare(now).await?;
     let (entries, totals) = restore.compare(now).await?;
     let lost = (restore.backup_at, restore.restored_at);
@@ -153,6 +164,7 @@ async fn restore(
         store.take_over_mark(mark, restore.restored_at).await?;
     }
     store.resume_sending().await?;
+    record(Outcome::Done).await?;
     writeln!(out, "Done. Reports are sent again when the server runs.")?;
     Ok(true)
 }

@@ -6,6 +6,7 @@ use sea_orm::{
     QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Store;
@@ -13,7 +14,7 @@ use crate::{
     domain::{
         Millis,
         api_key::KeyId,
-        audit::{Actor, Entry, EntryFilter, NewEntry},
+        audit::{Actor, Entry, EntryFilter, NewEntry, Outcome},
     },
     entity::audit_entry::{self, Column},
     error::Result,
@@ -26,6 +27,26 @@ impl Store {
     /// The database does not respond.
     pub(crate) async fn write_audit_entry(&self, entry: &NewEntry, now: Millis) -> Result<()> {
         Ok(write_entry(&self.writer, entry, now).await?)
+    }
+
+    /// Records that a command on the database begins or is done; both have the same request id.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(crate) async fn audit_command(
+        &self,
+        action: &str,
+        request_id: Uuid,
+        request: &Value,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let now = self.shared_now().await?;
+        let entry = NewEntry {
+            request: Some(request.to_string()),
+            outcome,
+            ..NewEntry::done(Actor::command(request_id), action)
+        };
+        self.write_audit_entry(&entry, now).await
     }
 
     /// Entries, newest first, after the one with a time and an id.

@@ -13,7 +13,7 @@ use usage_client::{
 use super::{
     access, authorization, client, create, entries, first_admin, limited_key, new_key, timestamp,
 };
-use crate::support::world::{World, hours_ago, on_both_engines};
+use crate::support::world::{World, on_both_engines};
 
 on_both_engines!(
     each_action_is_recorded_before_and_after_it,

@@ -10,7 +10,7 @@ use prost_types::Timestamp;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
-    service::interceptor::InterceptedService,
+    service::{Interceptor, interceptor::InterceptedService},
     transport::Channel,
 };
 use usage_client::{
@@ -23,8 +23,20 @@ use usage_client::{
 
 use crate::support::world::{TIMEOUT, World};
 
-/// Adds a key to each call.
-type WithKey = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
+/// Adds a key to each call, if there is one.
+#[derive(Clone)]
+struct WithKey(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for WithKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            let value = value.clone();
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
 /// The calls of admins about keys, with a key or without.
 type Access = AccessServiceClient<InterceptedService<Channel, WithKey>>;
 
@@ -33,16 +45,8 @@ fn authorization(key: &str) -> MetadataValue<Ascii> {
 }
 
 async fn access(world: &World, key: Option<&str>) -> Access {
-    let value = key.map(authorization);
-    let add: WithKey = Box::new(move |mut request| {
-        if let Some(value) = &value {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
-        }
-        Ok(request)
-    });
-    AccessServiceClient::with_interceptor(world.grpc_channel().await, add)
+    let key = WithKey(key.map(authorization));
+    AccessServiceClient::with_interceptor(world.grpc_channel().await, key)
 }
 
 /// A client with a key.
