@@ -102,7 +102,7 @@ async fn create_audit_entries(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
             create.col(column);
         }
         create.col(A::At).col(A::Id);
-        manager.create_index(create.to_owned()).await?;
+        manager.create_index(create).await?;
     }
     Ok(())
 }

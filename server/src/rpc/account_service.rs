@@ -280,11 +280,11 @@ impl AccountRpc {
             let done = changes.change(&account_id, requested, by).await?;
             Ok((account_id, before, done))
         };
-        let changed = |(_, before, done): &Done| Changed {
+        let effect = |(_, before, done): &Done| Changed {
             before: before.as_ref().map(audit_json::account),
             after: done.as_ref().map(audit_json::change),
         };
-        let changing = self.auditor.clone().record(action, changing, changed);
+        let changing = self.auditor.clone().record(action, changing, effect);
         let (account_id, _, done) = to_its_end(changing).await?;
         Ok((done, self.wire_by_id(&account_id).await?))
     }
@@ -428,11 +428,11 @@ impl AccountService for AccountRpc {
             let aborted = changes.abort(&account_id, &by).await?;
             Ok((account_id, aborted))
         };
-        let changed = |(_, aborted): &(AccountId, SubscriptionChange)| Changed {
+        let effect = |(_, aborted): &(AccountId, SubscriptionChange)| Changed {
             before: None,
             after: Some(audit_json::change(aborted)),
         };
-        let aborted = auditor.record(action, aborted, changed);
+        let aborted = auditor.record(action, aborted, effect);
         let (account_id, aborted) = to_its_end(aborted).await?;
         Ok(Response::new(v1::AbortSubscriptionChangeResponse {
             change: Some(change(aborted)),
