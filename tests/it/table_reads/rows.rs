@@ -110,7 +110,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 20] = [
+const TABLES: [(&str, &str, u64, &str); 22] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -267,5 +267,18 @@ const TABLES: [(&str, &str, u64, &str); 20] = [
         30_000,
         "ID(i!), CASE WHEN i % 10 = 0 THEN 'force' ELSE 'schedule' END, 'a', NOW - i * 60000, NOW - i * 60000, \
          CASE WHEN i >= 5 THEN NOW END, 10, 10",
+    ),
+    (
+        "api_keys",
+        "id, name, role, scope, secret_hash, created_at, revoked_at, last_used_at",
+        100_000,
+        "'key-' || i, 'name', 'writer', '{}', 'hash', NOW, CASE WHEN i % 2 = 0 THEN NOW END, NOW - i * 1000",
+    ),
+    (
+        "audit_entries",
+        "id, at, key_id, key_name, address, request_id, action, account_id, outcome",
+        200_000,
+        "ID(i!), NOW - i * 1000, 'key-' || (i % 50), 'name', '127.0.0.1:1', 'request-' || (i / 2), 'PutAccount', \
+         'account-' || (i % 50000), CASE WHEN i % 2 = 0 THEN 'begun' ELSE 'done' END",
     ),
 ];
