@@ -269,7 +269,7 @@ impl AccountRpc {
     ) -> Result<(Option<SubscriptionChange>, v1::Account)> {
         type Done = (AccountId, Option<Account>, Option<SubscriptionChange>);
         let (store, changes) = (self.store.clone(), self.subscription_changes.clone());
-        let changing = async move {
+        let changing = Box::pin(async move {
             caller.check_account(&account)?;
             let account_id = AccountId::parse(&account)?;
             let requested = requested?;
@@ -279,7 +279,7 @@ impl AccountRpc {
             let by = actor.requester(&stated);
             let done = changes.change(&account_id, requested, by).await?;
             Ok((account_id, before, done))
-        };
+        });
         let effect = |(_, before, done): &Done| Changed {
             before: before.as_ref().map(audit_json::account),
             after: done.as_ref().map(audit_json::change),
@@ -323,12 +323,12 @@ impl AccountService for AccountRpc {
         let action = audit_json::put_account(actor, &request);
         let (rpc, auditor, is_preview) =
             (self.clone(), self.auditor.clone(), request.validate_only);
-        let put = async move {
+        let put = Box::pin(async move {
             caller.check_account(&request.account_id)?;
             let put = parse_put(request)?;
             let before = rpc.store.find_account(&put.account_id).await?;
             Ok((before, rpc.put(put).await?))
-        };
+        });
         let changed = |(before, done): &(Option<Account>, AccountPut)| Changed {
             before: before.as_ref().map(audit_json::account),
             after: Some(audit_json::account(&done.account)),
@@ -419,7 +419,7 @@ impl AccountService for AccountRpc {
         let request = request.into_inner();
         let action = audit_json::abort(actor.clone(), &request);
         let (changes, auditor) = (self.subscription_changes.clone(), self.auditor.clone());
-        let aborted = async move {
+        let aborted = Box::pin(async move {
             caller.check_account(&request.account_id)?;
             let account_id = AccountId::parse(&request.account_id)?;
             check_requested_by(&request.requested_by)?;
@@ -427,7 +427,7 @@ impl AccountService for AccountRpc {
             let changes = changes.ok_or(Error::ReportingDisabled)?;
             let aborted = changes.abort(&account_id, &by).await?;
             Ok((account_id, aborted))
-        };
+        });
         let effect = |(_, aborted): &(AccountId, SubscriptionChange)| Changed {
             before: None,
             after: Some(audit_json::change(aborted)),

@@ -4,6 +4,7 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde_json::{Value, json};
 
@@ -89,7 +90,7 @@ impl Auditor {
     pub(super) async fn record<T>(
         self,
         action: Action,
-        done: impl Future<Output = Result<T>>,
+        done: BoxFuture<'static, Result<T>>,
         changed: impl FnOnce(&T) -> Changed,
     ) -> Result<T> {
         self.write(&action.entry(Outcome::Begun)).await?;

@@ -324,12 +324,12 @@ impl UsageService for UsageRpc {
             self.auditor.clone(),
         );
         let (slots, now) = (self.slots, self.clock.now());
-        let entered = async move {
+        let entered = Box::pin(async move {
             check_usage(&meters, &caller, &request.account_id, &request.meter)?;
             let mut correction = Correction::parse(wire::raw_correction(request)?, &meters, now)?;
             correction.requested_by = actor.requester(&correction.requested_by);
             store.correct(&correction, slots, now).await
-        };
+        });
         let changed = |(report, duplicate): &(Report, bool)| Changed {
             before: None,
             after: (!duplicate).then(|| audit_json::report(report)),
@@ -350,10 +350,10 @@ impl UsageService for UsageRpc {
         let request = request.into_inner();
         let action = audit_json::resolve(actor.clone(), &request);
         let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let resolved = async move {
+        let resolved = Box::pin(async move {
             caller.check_account(&request.account_id)?;
             store.resolve(&new_decision(request, &actor)?, now).await
-        };
+        });
         let changed = |resolved: &Resolved| Changed {
             before: Some(audit_json::report(&resolved.before)),
             after: resolved.after.as_ref().map(audit_json::report),
@@ -376,11 +376,11 @@ impl UsageService for UsageRpc {
         let request = request.into_inner();
         let action = audit_json::acknowledge(actor.clone(), &request);
         let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let acknowledged = async move {
+        let acknowledged = Box::pin(async move {
             caller.check_account(&request.account_id)?;
             let new = wire_reconciliation::new_acknowledgement(request, &actor)?;
             store.acknowledge(&new, now).await
-        };
+        });
         let changed = |(difference, duplicate): &(PeriodComparison, bool)| Changed {
             before: None,
             after: (!duplicate).then(|| audit_json::difference(difference)),
@@ -436,10 +436,10 @@ impl UsageService for UsageRpc {
             Ok(Some(scope)) if is_preview => self.reporter.preview(scope),
             scope => {
                 let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
-                let begun = async move {
+                let begun = Box::pin(async move {
                     let scope = scope?.ok_or_else(|| Error::Internal("no scope".into()))?;
                     reporter.report(actor.requester(""), scope).await
-                };
+                });
                 let changed = |run: &Run| Changed {
                     before: None,
                     after: Some(audit_json::run(run)),
