@@ -35,7 +35,7 @@ impl AcknowledgeDifference {
         }
     }
 
-    /// Who acknowledges it, at most 128 characters; by default the caller's network address.
+    /// Who acknowledges it, at most 128 characters; by default the API key, or without one the caller's network address.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
         self

@@ -107,6 +107,38 @@ fn every_method_has_a_role_and_every_role_a_method() {
     assert_eq!(METHODS.len(), with_role.len(), "a method has two roles");
 }
 
+#[test]
+fn all_that_is_not_named_here_is_for_admins() {
+    let with = |role: Requirement| -> Vec<&str> {
+        let methods = METHODS.iter().filter(|(_, needed)| *needed == role);
+        methods.map(|(path, _)| *path).collect()
+    };
+    assert_eq!(
+        with(Requirement::Role(Role::Writer)),
+        [
+            "/usage.v1.UsageService/Increment",
+            "/usage.v1.UsageService/IncrementBatch",
+        ]
+    );
+    assert_eq!(
+        with(Requirement::Role(Role::Reader)),
+        [
+            "/usage.v1.UsageService/Get",
+            "/usage.v1.UsageService/ListReports",
+            "/usage.v1.UsageService/Reconcile",
+            "/usage.v1.AccountService/GetAccount",
+            "/usage.v1.AccountService/ListAccounts",
+        ]
+    );
+    let is_general = |path: &&str| path.starts_with("/grpc.");
+    assert!(
+        with(Requirement::Nothing)
+            .iter()
+            .all(|path| path.starts_with("/grpc.health."))
+    );
+    assert!(with(Requirement::AnyRole).iter().all(is_general));
+}
+
 /// A message with a text in one field.
 fn message(field: i32, text: &str) -> Vec<u8> {
     let mut bytes = vec![
