@@ -3,23 +3,25 @@
 mod answers;
 mod error;
 mod grpc_errors;
+mod listeners;
 mod services;
 mod sockets;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::ServeError;
+pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},
-    sockets::{CALLERS_END_WITHIN, serve_http, serve_rpc},
+    sockets::{CALLERS_END_WITHIN, HttpSockets, serve_http, serve_rpc},
 };
 use crate::{
     clock::Clock,
     config::Config,
+    domain::SECOND_MS,
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
     metrics::Exporter,
@@ -27,7 +29,8 @@ use crate::{
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
     stripe::Stripe,
-    workers::runner::Runner,
+    tls::Tls,
+    workers::{certificate_reload::CertificateReload, runner::Runner},
 };
 
 /// How long background jobs may take to end after that: the timeout of one request to Stripe.
@@ -35,15 +38,6 @@ const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long the connections to the database may take to close after that.
 const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
-
-/// The sockets of the service. The caller binds them, so a test can use port 0.
-#[derive(Debug)]
-pub struct Listeners {
-    /// The socket for gRPC.
-    pub grpc: TcpListener,
-    /// The socket for webhooks, health and metrics over HTTP, if configured.
-    pub http: Option<TcpListener>,
-}
 
 /// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests
 /// to Stripe.
@@ -58,12 +52,14 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // Cancelled whenever the service ends, so that no job continues after a socket has failed.
     let ending = shutdown.child_token();
-    let stripe = connect_stripe(&config)?;
     config.check().map_err(ServeError::Config)?;
+    let stripe = connect_stripe(&config)?;
+    let url = config.database.url().map_err(ServeError::Config)?;
+    let tls = load_tls(&config)?;
     let clock = clock.following_database();
     // Held until the service has closed the database.
-    let lock = Store::lock(&config.database.database_url).await?;
-    let store = open(&config, &clock, lock.as_ref()).await?;
+    let lock = Store::lock(&url).await?;
+    let store = open(&url, &config, &clock, lock.as_ref()).await?;
     if lock.is_some() {
         let ended = store.end_left_leases().await;
         ended.map_err(|error| ServeError::Io(Box::new(error)))?;
@@ -87,20 +83,36 @@ pub async fn serve(
         store: store.clone(),
         readiness,
         clock: clock.clone(),
-        webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
+        webhook_secrets: config.webhooks.secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
     };
-    let exporter = listeners.http.as_ref().map(|_| Exporter::of_process());
-    let exporter = exporter.transpose();
+    let exporter = listeners
+        .show_metrics()
+        .then(Exporter::of_process)
+        .transpose();
     let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
     let mut runner = services
         .start_jobs(&config, &clock, exporter.clone(), &ending)
         .await?;
-    // The failure of either socket ends the service.
+    if let Some(tls) = &tls {
+        runner.start(CertificateReload::new(Arc::clone(tls)));
+    }
+    let sockets = HttpSockets {
+        http: listeners.http,
+        webhooks: listeners.webhooks,
+        metrics: listeners.metrics,
+    };
+    // The failure of any socket ends the service.
     let sockets = async {
         tokio::try_join!(
-            serve_rpc(listeners.grpc, &config, (usage, accounts, health), &ending),
-            serve_http(listeners.http, http, exporter, &ending),
+            serve_rpc(
+                listeners.grpc,
+                &config,
+                tls.as_ref(),
+                (usage, accounts, health),
+                &ending
+            ),
+            serve_http(sockets, (http, exporter), tls.as_ref(), &ending),
         )
         .map(|((), ())| ())
     };
@@ -211,13 +223,13 @@ fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
 }
 
 async fn open(
+    url: &str,
     config: &Config,
     clock: &Clock,
     lock: Option<&FileLock>,
 ) -> Result<Store, ServeError> {
     let database = &config.database;
-    let (url, connections) = (&database.database_url, database.database_connections);
-    let store = Store::open_to_serve(url, connections, config.writers)
+    let store = Store::open_to_serve(url, database.database_connections, config.writers)
         .await?
         .with_clock(clock.clone());
     let insecure = store.insecure_settings().await?;
@@ -250,6 +262,19 @@ async fn open(
     Ok(store)
 }
 
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
+    let Some(files) = config.tls.files().map_err(ServeError::Config)? else {
+        return Ok(None);
+    };
+    let tls = Tls::load(files).map_err(ServeError::Config)?;
+    if tls.expires_at() <= Clock::system().now().div_euclid(SECOND_MS) {
+        tracing::error!(
+            "the certificate in TLS_CERT_FILE has expired: clients refuse it; replace it, a restart is not needed"
+        );
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
     let Some(key) = config.stripe.key().map_err(ServeError::Config)? else {
         tracing::warn!(
@@ -257,6 +282,6 @@ fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
         );
         return Ok(None);
     };
-    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(&key, config.stripe.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
 }

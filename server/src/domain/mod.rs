@@ -7,6 +7,7 @@ pub mod account;
 pub mod account_id;
 pub mod billed_usage;
 pub mod billing_period;
+pub mod client_certificate;
 pub mod clock_check;
 pub mod closing;
 pub mod correction;

@@ -243,7 +243,7 @@ async fn sending_rate(
     clock: &Clock,
 ) -> Result<u32, ServeError> {
     let key = config.stripe.key().map_err(ServeError::Config)?;
-    let rate = config.sending.events_per_sec(key);
+    let rate = config.sending.events_per_sec(key.as_deref());
     let reporting = (schedule, config.schedule.window_mins);
     send_load::warn_if_too_slow(store, reporting, rate, clock.now()).await;
     Ok(rate)
