@@ -1,6 +1,6 @@
 //! Connections that strangers open: slow ones and many. Others are answered meanwhile.
 
-use std::{process::Command, sync::Arc};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
@@ -11,7 +11,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use usage_client::UsageClient;
 
-use crate::process::{HTTP, Process, within};
+use crate::{
+    frames::PREFACE,
+    process::{HTTP, Process, within},
+};
 
 /// The places of the two sockets.
 pub(crate) const GRPC_PLACES: usize = 4_096;
@@ -184,5 +187,30 @@ async fn a_flood_of_connections_keeps_nobody_out_and_costs_little_memory() {
     assert!(other.stop().await > 0);
     let growth = process.resident_bytes().saturating_sub(before);
     assert!(growth < MAX_GROWTH, "the process grew by {growth} bytes");
+    process.kill();
+}
+
+/// A request over HTTP/1, or the preface of HTTP/2, and then nothing: pings are not answered either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_fall_silent_are_closed() {
+    /// More than the limit of 75 s.
+    const CLOSED_WITHIN: Duration = Duration::from_mins(3);
+    let folder = TempDir::new().unwrap();
+    let process = start(&folder).await;
+    let http = process.http_address().unwrap();
+    let silence = async |address: &str, begin: &[u8]| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begin).await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(CLOSED_WITHIN, stream.read_to_end(&mut answer));
+        // A reset is an end too.
+        let _ = closed.await.expect("a closed connection");
+        answer
+    };
+    let request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+    let grpc = grpc_address(&process);
+    let (answer, _) = tokio::join!(silence(&http, request), silence(&grpc, PREFACE));
+    assert!(answer.ends_with(b"live\n"), "{answer:?}");
+    call(&process.client()).await;
     process.kill();
 }
