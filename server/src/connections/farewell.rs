@@ -117,16 +117,16 @@ impl Farewell {
 
 /// The answer to plain text: a GOAWAY in HTTP/2, which gRPC libraries show with its text; else an answer of HTTP/1.
 fn needs_tls(begin: &[u8]) -> Vec<u8> {
+    /// An empty frame of settings, which has to come first.
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GO_AWAY: u8 = 7;
+    const INADEQUATE_SECURITY: u32 = 0xc;
     if !begin.starts_with(PREFACE_START) {
         let body = format!("{NEEDS_TLS}\n");
         let length = body.len();
         let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n";
         return format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes();
     }
-    /// An empty frame of settings, which has to come first.
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GO_AWAY: u8 = 7;
-    const INADEQUATE_SECURITY: u32 = 0xc;
     // The last stream that was processed, none, and the code come before the text.
     let length = u8::try_from(NEEDS_TLS.len().saturating_add(8)).unwrap_or(8);
     let mut frames = SETTINGS.to_vec();

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use crate::{
-    connections::{Other, call, exchange, grpc_address, start},
+    connections::{Other, call, exchange_and_end, grpc_address, start},
     frames::{
         CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PREFACE, RESET,
         SETTINGS, call_headers, end_code, frame, frames, header,
@@ -21,7 +21,7 @@ const INCREMENT: &str = "/usage.v1.UsageService/Increment";
 async fn the_limits_are_told_to_every_client() {
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
-    let answer = exchange(&grpc_address(&process), PREFACE).await;
+    let answer = exchange_and_end(&grpc_address(&process), PREFACE).await;
     let answer = frames(&answer);
     assert_eq!(answer[0].kind, SETTINGS, "{answer:?}");
     let settings: Vec<(u16, u32)> = answer[0]
@@ -49,7 +49,7 @@ async fn a_caller_that_resets_its_calls_is_disconnected() {
     const MAX_RESETS: u32 = 20_000;
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
-    let other = Other::start(&process);
+    let other = Other::start(&process).await;
     let stream = TcpStream::connect(grpc_address(&process)).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let reading = tokio::spawn(async move {
@@ -90,7 +90,7 @@ async fn large_headers_are_refused() {
     let mut headers = call_headers(INCREMENT);
     headers.extend(header("x-large", &"a".repeat(40_000)));
     bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &headers));
-    let answer = exchange(&address, &bytes).await;
+    let answer = exchange_and_end(&address, &bytes).await;
     assert!(end_code(&frames(&answer)).is_some_and(|code| code != 0));
     // In as many frames as it likes.
     let mut bytes = PREFACE.to_vec();
@@ -98,7 +98,7 @@ async fn large_headers_are_refused() {
     for _ in 0..1_000 {
         bytes.extend(frame(CONTINUATION, 0, 1, &large));
     }
-    let answer = exchange(&address, &bytes).await;
+    let answer = exchange_and_end(&address, &bytes).await;
     assert!(end_code(&frames(&answer)).is_some_and(|code| code != 0));
     call(&process.client()).await;
     process.kill();
@@ -121,7 +121,7 @@ async fn calls_beyond_the_limit_of_streams_are_refused() {
             &call_headers(INCREMENT),
         ));
     }
-    let answer = exchange(&grpc_address(&process), &bytes).await;
+    let answer = exchange_and_end(&grpc_address(&process), &bytes).await;
     let refused = frames(&answer)
         .iter()
         .filter(|frame| frame.kind == RESET && frame.payload == REFUSED_STREAM.to_be_bytes())

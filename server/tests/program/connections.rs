@@ -13,7 +13,7 @@ use usage_client::UsageClient;
 
 use crate::{
     frames::PREFACE,
-    process::{HTTP, Process, within},
+    process::{HTTP, Process, wait_until, within},
 };
 
 /// The places of the two sockets.
@@ -38,21 +38,42 @@ pub(crate) fn raise_file_limit() {
     assert!(raised.expect("prlimit, from util-linux").success());
 }
 
-/// Sends bytes and returns the answer until the connection is closed.
+/// Sends bytes and returns the answer until the server closes the connection.
 pub(crate) async fn exchange(address: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The server may close it before it has read everything.
     let _ = stream.write_all(bytes).await;
+    read_to_end(stream).await
+}
+
+/// The same, and the client is the first to end it.
+pub(crate) async fn exchange_and_end(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
+    read_to_end(stream).await
+}
+
+async fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     let mut bytes = [0; 4_096];
     within("the end of a connection", async {
+        // A reset is an end too.
         while let Ok(read @ 1..) = stream.read(&mut bytes).await {
             answer.extend_from_slice(&bytes[..read]);
         }
     })
     .await;
     answer
+}
+
+/// The address of the HTTP socket, which is served a moment after that of gRPC.
+pub(crate) async fn http_address(process: &Process) -> String {
+    wait_until("a socket for HTTP", || async {
+        process.http_address().is_some()
+    })
+    .await;
+    process.http_address().unwrap()
 }
 
 pub(crate) fn grpc_address(process: &Process) -> String {
@@ -66,9 +87,9 @@ pub(crate) struct Other {
 }
 
 impl Other {
-    pub(crate) fn start(process: &Process) -> Self {
+    pub(crate) async fn start(process: &Process) -> Self {
         let client = process.client();
-        let http = process.http_address().unwrap();
+        let http = http_address(process).await;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let calling = tokio::spawn(async move {
@@ -123,8 +144,8 @@ async fn slow_connections_keep_nobody_out_and_are_closed() {
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
     let grpc = grpc_address(&process);
-    let http = process.http_address().unwrap();
-    let other = Other::start(&process);
+    let http = http_address(&process).await;
+    let other = Other::start(&process).await;
     let (slow_grpc, slow_http) = tokio::join!(
         trickle(
             &grpc,
@@ -165,8 +186,8 @@ async fn a_flood_of_connections_keeps_nobody_out_and_costs_little_memory() {
     let process = start(&folder).await;
     call(&process.client()).await;
     let before = process.resident_bytes();
-    let other = Other::start(&process);
-    let addresses = Arc::new([grpc_address(&process), process.http_address().unwrap()]);
+    let other = Other::start(&process).await;
+    let addresses = Arc::new([grpc_address(&process), http_address(&process).await]);
     let flood: Vec<_> = (0..4)
         .map(|_| {
             let addresses = Arc::clone(&addresses);
@@ -197,7 +218,7 @@ async fn connections_that_fall_silent_are_closed() {
     const CLOSED_WITHIN: Duration = Duration::from_mins(3);
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
-    let http = process.http_address().unwrap();
+    let http = http_address(&process).await;
     let silence = async |address: &str, begin: &[u8]| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(begin).await.unwrap();

@@ -10,7 +10,7 @@ use usage_proto::v1::{
 };
 
 use crate::{
-    connections::{Other, call, exchange, grpc_address, start},
+    connections::{Other, call, exchange_and_end, grpc_address, http_address, start},
     frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, call_headers, frame},
     random::Random,
 };
@@ -38,9 +38,9 @@ async fn malformed_inputs_end_no_process_and_keep_nobody_out() {
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
     call(&process.client()).await;
-    let addresses = Arc::new([grpc_address(&process), process.http_address().unwrap()]);
+    let addresses = Arc::new([grpc_address(&process), http_address(&process).await]);
     let before = process.resident_bytes();
-    let other = Other::start(&process);
+    let other = Other::start(&process).await;
     let mut sending = JoinSet::new();
     for nth in 0..INPUTS {
         if sending.len() >= PARALLEL {
@@ -50,7 +50,7 @@ async fn malformed_inputs_end_no_process_and_keep_nobody_out() {
         sending.spawn(async move {
             let mut random = Random(SEED.wrapping_add(nth));
             let (socket, bytes) = input(&mut random);
-            exchange(&addresses[socket], &bytes).await;
+            exchange_and_end(&addresses[socket], &bytes).await;
         });
     }
     while let Some(sent) = sending.join_next().await {

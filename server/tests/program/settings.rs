@@ -13,9 +13,10 @@ fn variables() -> Vec<String> {
         .output()
         .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    let names = help.split("[env: ").skip(1);
+    // A long line is broken before the name.
+    let names = help.split("[env:").skip(1);
     let names = names.filter_map(|rest| rest.split(['=', ']']).next());
-    names.map(str::to_owned).collect()
+    names.map(|name| name.trim().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
