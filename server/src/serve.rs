@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},
-    sockets::{CALLERS_END_WITHIN, HttpSockets, serve_http, serve_rpc},
+    sockets::{CALLERS_END_WITHIN, serve_sockets},
 };
 use crate::{
     clock::Clock,
@@ -30,7 +30,7 @@ use crate::{
     store::{FileLock, Store},
     stripe::Stripe,
     tls::Tls,
-    workers::{certificate_reload::CertificateReload, runner::Runner},
+    workers::{certificate_reload::CertificateReload, reporter::Reporter, runner::Runner},
 };
 
 /// How long background jobs may take to end after that: the timeout of one request to Stripe.
@@ -97,43 +97,27 @@ pub async fn serve(
     if let Some(tls) = &tls {
         runner.start(CertificateReload::new(Arc::clone(tls)));
     }
-    let sockets = HttpSockets {
-        http: listeners.http,
-        webhooks: listeners.webhooks,
-        metrics: listeners.metrics,
-    };
-    // The failure of any socket ends the service.
-    let sockets = async {
-        tokio::try_join!(
-            serve_rpc(
-                listeners.grpc,
-                &config,
-                tls.as_ref(),
-                (usage, accounts, health),
-                &ending
-            ),
-            serve_http(sockets, (http, exporter), tls.as_ref(), &ending),
-        )
-        .map(|((), ())| ())
-    };
+    let rpc = (usage, accounts, health);
+    let http = (http, exporter);
+    let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
     finish_writing(&mut writers).await;
-    let jobs_end = async {
-        runner.stop(JOBS_END_WITHIN).await;
-        if timeout(CALLERS_END_WITHIN, reporter.finish())
-            .await
-            .is_err()
-        {
-            tracing::warn!("some watchers of report runs did not end in time");
-        }
-    };
-    jobs_end.await;
+    end_jobs(&mut runner, &reporter).await;
     let is_lost = matches!(result, Err(ServeError::FileLost(_)));
     let closed = close(store, lock, is_lost).await;
     tracing::info!("stopped");
     // Why the service stopped comes first.
     result.and(closed)
+}
+
+/// Waits for the jobs and for those who watch their runs.
+async fn end_jobs(runner: &mut Runner, reporter: &Reporter) {
+    runner.stop(JOBS_END_WITHIN).await;
+    let watched = timeout(CALLERS_END_WITHIN, reporter.finish()).await;
+    if watched.is_err() {
+        tracing::warn!("some watchers of report runs did not end in time");
+    }
 }
 
 /// Closes the database, and then releases its lock.

@@ -12,7 +12,9 @@ use usage_proto::v1::{
     usage_service_server::UsageServiceServer,
 };
 
-use super::{answers::AnswerLimit, error::ServeError, grpc_errors::GrpcErrors};
+use super::{
+    answers::AnswerLimit, error::ServeError, grpc_errors::GrpcErrors, listeners::Listeners,
+};
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol, Security},
@@ -50,8 +52,30 @@ macro_rules! limited {
     };
 }
 
+/// Serves every socket until the shutdown. The failure of one ends them all.
+pub(super) async fn serve_sockets(
+    listeners: Listeners,
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    rpc: (UsageRpc, AccountRpc, HealthRpc),
+    http: (Http, Option<Exporter>),
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let Listeners {
+        grpc,
+        http: all,
+        webhooks,
+        metrics,
+    } = listeners;
+    let serving = tokio::try_join!(
+        serve_rpc(grpc, config, tls, rpc, shutdown),
+        serve_http([all, webhooks, metrics], http, tls, shutdown),
+    );
+    serving.map(|((), ())| ())
+}
+
 /// Serves gRPC until the shutdown, then waits a limited time for open calls.
-pub(super) async fn serve_rpc(
+async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
     tls: Option<&Arc<Tls>>,
@@ -100,21 +124,15 @@ pub(super) async fn serve_rpc(
     }
 }
 
-/// The sockets for HTTP.
-pub(super) struct HttpSockets {
-    pub(super) http: Option<TcpListener>,
-    pub(super) webhooks: Option<TcpListener>,
-    pub(super) metrics: Option<TcpListener>,
-}
-
 /// Serves HTTP until the shutdown, on the sockets that there are.
-pub(super) async fn serve_http(
-    sockets: HttpSockets,
+async fn serve_http(
+    sockets: [Option<TcpListener>; 3],
     (http, exporter): (Http, Option<Exporter>),
     tls: Option<&Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let receives_webhooks = sockets.http.is_some() || sockets.webhooks.is_some();
+    let [all, webhooks, metrics] = sockets;
+    let receives_webhooks = all.is_some() || webhooks.is_some();
     match (receives_webhooks, http.webhook_secrets.is_empty()) {
         (true, true) => tracing::warn!(
             "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
@@ -125,7 +143,7 @@ pub(super) async fn serve_http(
         _ => {}
     }
     let server = HttpServer::new(http, exporter);
-    let paths = if sockets.webhooks.is_some() {
+    let paths = if webhooks.is_some() {
         Paths::WithoutWebhooks
     } else {
         Paths::All
@@ -139,13 +157,13 @@ pub(super) async fn serve_http(
     };
     let serving = async {
         tokio::try_join!(
-            serve(sockets.http, paths, Clients::Authenticated),
-            serve(sockets.webhooks, Paths::Webhooks, Clients::Anonymous),
-            serve(sockets.metrics, Paths::WithoutWebhooks, Clients::Anonymous),
+            serve(all, paths, Clients::Authenticated),
+            serve(webhooks, Paths::Webhooks, Clients::Anonymous),
+            serve(metrics, Paths::WithoutWebhooks, Clients::Anonymous),
         )
     };
     tokio::select! {
-        served = serving => served.map(drop).map_err(|error| ServeError::Io(Box::new(error))),
+        done = serving => done.map(drop).map_err(|error| ServeError::Io(Box::new(error))),
         () = overdue(shutdown) => {
             tracing::warn!("some HTTP requests did not end in time; their connections are closed");
             Ok(())
