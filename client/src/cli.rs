@@ -148,17 +148,6 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_flags_of_all_commands_fit_together() {
-        Cli::command().debug_assert();
-    }
-}
-
 /// The command line without the environment variables that are empty: they count as unset.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
@@ -173,4 +162,14 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         }
     });
     command.mut_subcommands(without_empty_variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_all_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
 }

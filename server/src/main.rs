@@ -74,7 +74,7 @@ enum Command {
     #[command(subcommand)]
     Archives(ArchivesCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
-    Doctor(DoctorCommand),
+    Doctor(Box<DoctorCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -232,7 +232,7 @@ fn raise_file_limit() {
     let allowed = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: allowed.maximum,
-        ..allowed.clone()
+        ..allowed
     };
     let raised = setrlimit(Resource::Nofile, most).map_or(allowed.current, |()| allowed.maximum);
     if let Some(limit) = raised.filter(|limit| *limit < NEEDED) {

@@ -23,4 +23,4 @@ mod size_limit;
 mod syncs;
 mod writers;
 
-use process::{POLL_INTERVAL, TIMEOUT, wait_until, within};
+use process::{POLL_INTERVAL, wait_until, within};
