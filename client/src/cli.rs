@@ -17,7 +17,7 @@ mod reports;
 mod time_arg;
 mod watch;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
 use connection::Connection;
 use exit::Failure;
 use indicatif::ProgressBar;
@@ -110,7 +110,10 @@ pub async fn run<A: Into<OsString> + Clone>(
     args: impl IntoIterator<Item = A>,
     mut streams: Streams<'_>,
 ) -> u8 {
-    let failure = match Cli::try_parse_from(args) {
+    let parsed = without_empty_variables(Cli::command())
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let failure = match parsed {
         Ok(cli) => match execute(cli, &mut streams).await {
             Ok(()) => return exit::DONE,
             Err(failure) => failure,
@@ -145,10 +148,25 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
     }
 }
 
+/// The command line without the environment variables that are empty: they count as unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_empty = arg
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.is_empty());
+        if is_empty {
+            arg.env(Resettable::Reset)
+        } else {
+            arg
+        }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_flags_of_all_commands_fit_together() {

@@ -90,6 +90,10 @@ pub enum ErrorKind {
     /// A bug in the server; its log contains the cause.
     #[error("internal server error")]
     Internal,
+    /// TLS failed: the message says whether the server's certificate is not trusted, the server refuses the client's, or one
+    /// of the two does not speak TLS. Nothing was sent that the server has read.
+    #[error("TLS")]
+    Tls,
     /// The connection failed, or was lost before the response.
     #[error("connection failed")]
     Transport,

@@ -8,8 +8,8 @@ use tonic_types::StatusExt as _;
 impl From<tonic::transport::Error> for Error {
     /// A connection that could not be made.
     fn from(error: tonic::transport::Error) -> Self {
-        let message = root_cause(&error);
-        let mut this = Self::local(ErrorKind::Transport, message, false);
+        let (kind, message) = transport(root_cause(&error));
+        let mut this = Self::local(kind, message, false);
         this.0.source = Some(Source::Transport(error));
         this
     }
@@ -24,9 +24,9 @@ impl From<tonic::Status> for Error {
             .map(|info| Reason::from_name(&info.reason));
         let never_sent = has_cause::<tonic::ConnectError>(&status);
         let kind = kind_of(&status, reason.as_ref());
-        let message = match status.source() {
-            Some(source) if kind == ErrorKind::Transport => root_cause(source),
-            _ => status.message().to_owned(),
+        let (kind, message) = match status.source() {
+            Some(source) if kind == ErrorKind::Transport => transport(root_cause(source)),
+            _ => (kind, status.message().to_owned()),
         };
         let mut error = Self::local(kind, message, !never_sent && may_take_effect(kind));
         error.0.violations = details.bad_request().map_or_else(Vec::new, |bad| {
@@ -93,6 +93,7 @@ fn may_take_effect(kind: ErrorKind) -> bool {
         | ErrorKind::Unauthenticated
         | ErrorKind::PermissionDenied
         | ErrorKind::Spool
+        | ErrorKind::Tls
         | ErrorKind::Unimplemented => false,
         ErrorKind::Unavailable
         | ErrorKind::Deadline
@@ -115,6 +116,44 @@ fn has_cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
 /// The innermost cause; the outer ones only say "transport error".
 pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
+}
+
+/// The kind of a failed connection, and its cause in words. TLS is told from the text of its library: the error's type is
+/// lost on the way through HTTP/2.
+fn transport(cause: String) -> (ErrorKind, String) {
+    match tls_message(&cause) {
+        Some(message) => (ErrorKind::Tls, message),
+        None => (ErrorKind::Transport, cause),
+    }
+}
+
+fn tls_message(cause: &str) -> Option<String> {
+    const NEEDS_TLS: &str = "this port needs TLS: use https://";
+    const ALERT: &str = "received fatal alert: ";
+    const UNTRUSTED: &str = "invalid peer certificate: ";
+    const NO_TLS: &str =
+        "the server speaks no TLS that this client knows; if it serves without TLS, use http://";
+    if cause.contains(NEEDS_TLS) {
+        return Some(NEEDS_TLS.to_owned());
+    }
+    if let Some((_, why)) = cause.split_once(UNTRUSTED) {
+        return Some(format!("the server's certificate is not trusted: {why}"));
+    }
+    if cause.contains("InvalidContentType") {
+        return Some(NO_TLS.to_owned());
+    }
+    let (_, alert) = cause.split_once(ALERT)?;
+    Some(match alert {
+        "ProtocolVersion" => NO_TLS.to_owned(),
+        "CertificateRequired" => "the server needs a client certificate".to_owned(),
+        alert
+            if alert.contains("Certificate")
+                || matches!(alert, "UnknownCA" | "DecryptError" | "AccessDenied") =>
+        {
+            format!("the server refuses the client's certificate: {alert}")
+        }
+        alert => format!("the handshake failed: {alert}"),
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +254,48 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Transport);
         assert!(error.is_retryable());
         assert!(error.may_have_taken_effect());
+    }
+
+    #[test]
+    fn failures_of_tls_are_told_in_words() {
+        for (cause, words) in [
+            (
+                "connection error received: inadequate security (b\"this port needs TLS: use https://\")",
+                "TLS: this port needs TLS: use https://",
+            ),
+            (
+                "received corrupt message of type InvalidContentType",
+                "if it serves without TLS, use http://",
+            ),
+            ("received fatal alert: ProtocolVersion", "use http://"),
+            (
+                "received fatal alert: CertificateRequired",
+                "needs a client certificate",
+            ),
+            (
+                "received fatal alert: CertificateRevoked",
+                "refuses the client's certificate: CertificateRevoked",
+            ),
+            (
+                "received fatal alert: UnknownCA",
+                "refuses the client's certificate: UnknownCA",
+            ),
+            (
+                "received fatal alert: NoApplicationProtocol",
+                "handshake failed: NoApplicationProtocol",
+            ),
+            (
+                "invalid peer certificate: UnknownIssuer",
+                "not trusted: UnknownIssuer",
+            ),
+        ] {
+            let cause = std::io::Error::other(cause);
+            let error = Error::from(Status::from_error(Box::new(cause)));
+            assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+            assert!(!error.is_retryable(), "{error}");
+            assert!(!error.may_have_taken_effect(), "{error}");
+        }
     }
 
     #[test]

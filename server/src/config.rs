@@ -1,13 +1,25 @@
 //! Every setting of the service, with its default, unit and limit. Each is a flag and an environment variable.
 
 mod access;
+mod database;
+mod listen;
+mod secret;
+mod stripe;
+mod tls;
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use clap::Args;
-use url::Url;
+use clap::{Arg, Args, Command, builder::Resettable};
 
-pub use self::access::AccessConfig;
+pub(crate) use self::tls::TlsFiles;
+pub use self::{
+    access::AccessConfig,
+    database::DatabaseConfig,
+    listen::{HttpListen, ListenConfig},
+    secret::Secret,
+    stripe::{StripeConfig, WebhookConfig},
+    tls::TlsConfig,
+};
 use crate::{
     domain::{
         late_usage::LateUsage,
@@ -18,96 +30,6 @@ use crate::{
     },
     workers::schedule::Schedule,
 };
-
-/// A secret that neither Debug nor Display shows.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// The database.
-#[derive(Args, Clone, Debug)]
-pub struct DatabaseConfig {
-    /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`.
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "sqlite://usage.db",
-        hide_env_values = true
-    )]
-    pub database_url: String,
-    /// Connections to PostgreSQL, 4 to 1,000. SQLite ignores it.
-    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
-    pub database_connections: u32,
-    /// Accept a PostgreSQL that runs with `fsync` or `full_page_writes` off: a power cut can then lose acknowledged usage.
-    #[arg(long, env = "INSECURE_DURABILITY")]
-    pub insecure_durability: bool,
-}
-
-impl DatabaseConfig {
-    /// Checks the URL. The URL may contain a password: the error does not repeat it, and the command line parser, which
-    /// repeats a refused value, does not check it.
-    ///
-    /// # Errors
-    /// One sentence that says what is wrong.
-    pub fn check(&self) -> Result<(), String> {
-        let url = self.database_url.to_ascii_lowercase();
-        if url.contains(":memory:") || url.contains("%3amemory") || url.contains("mode=memory") {
-            return Err("DATABASE_URL is an in-memory database, which would lose acknowledged usage; use a file".to_owned());
-        }
-        ["sqlite://", "postgres://", "postgresql://"]
-            .iter()
-            .filter_map(|scheme| self.database_url.strip_prefix(scheme))
-            .any(|rest| !rest.is_empty())
-            .then_some(())
-            .ok_or_else(|| {
-                "DATABASE_URL must start with sqlite:// or postgres:// and name a database"
-                    .to_owned()
-            })
-    }
-}
-
-/// The Stripe account that usage is billed through.
-#[derive(Args, Clone, Debug)]
-pub struct StripeConfig {
-    /// The secret key of the Stripe account. Without one, the service counts and shows usage but reports nothing.
-    #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
-    pub stripe_secret_key: Option<Secret>,
-
-    /// The base URL of Stripe's API; set it for a fake Stripe. Default: Stripe's own.
-    #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
-    pub stripe_api_base: Option<String>,
-}
-
-impl StripeConfig {
-    /// The secret key, if one is set.
-    ///
-    /// # Errors
-    /// The key cannot be sent in a header; the error does not repeat it.
-    pub fn key(&self) -> Result<Option<&str>, String> {
-        match &self.stripe_secret_key {
-            None => Ok(None),
-            Some(Secret(key))
-                if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
-            {
-                Ok(Some(key))
-            }
-            Some(_) => {
-                Err("STRIPE_SECRET_KEY must be visible ASCII characters without spaces".to_owned())
-            }
-        }
-    }
-}
 
 /// The meters.
 #[derive(Args, Clone, Debug)]
@@ -230,23 +152,17 @@ pub struct Config {
     #[command(flatten)]
     pub database: DatabaseConfig,
 
-    /// The address to serve gRPC on.
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
+    /// The addresses that it listens on.
+    #[command(flatten)]
+    pub addresses: ListenConfig,
 
-    /// The address to serve webhooks, health and metrics on, over HTTP. Default: none, nothing is served.
-    #[arg(long, env = "HTTP_LISTEN")]
-    pub http_listen: Option<SocketAddr>,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsConfig,
 
-    /// The signing secrets of the webhook endpoint, `whsec_...`, separated by commas. Up to four, so that secrets can
-    /// rotate; all are valid.
-    #[arg(
-        long,
-        env = "STRIPE_WEBHOOK_SECRETS",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
-    pub stripe_webhook_secrets: Vec<Secret>,
+    /// The webhooks of Stripe.
+    #[command(flatten)]
+    pub webhooks: WebhookConfig,
 
     /// Who may call it.
     #[command(flatten)]
@@ -333,33 +249,40 @@ impl Config {
                 "WRITERS is {writers} and DATABASE_CONNECTIONS is {connections}; DATABASE_CONNECTIONS must be at least WRITERS + {OTHER_CONNECTIONS}"
             ));
         }
-        self.webhook_secrets()?;
-        self.database.check()
+        self.webhooks.secrets()?;
+        self.stripe.key()?;
+        self.check_tls()?;
+        self.database.url().map(drop)
     }
 
-    /// The signing secrets of the webhook endpoint; empty when webhooks are not accepted.
-    ///
-    /// # Errors
-    /// One sentence that says what is wrong and contains no secret.
-    pub(crate) fn webhook_secrets(&self) -> Result<Vec<String>, String> {
-        const MAX_SECRETS: usize = 4;
-        let secrets = &self.stripe_webhook_secrets;
-        if secrets.len() > MAX_SECRETS {
-            return Err(format!(
-                "STRIPE_WEBHOOK_SECRETS has {} secrets; at most {MAX_SECRETS} are allowed",
-                secrets.len()
-            ));
+    fn check_tls(&self) -> Result<(), String> {
+        self.tls.files()?;
+        let shares_webhooks =
+            self.addresses.http().is_some() && self.addresses.webhook_listen.is_none();
+        if self.tls.needs_client_certificates()
+            && shares_webhooks
+            && !self.webhooks.secrets()?.is_empty()
+        {
+            return Err("TLS_CLIENT_CA_FILE needs client certificates on HTTP_LISTEN, and Stripe has none for its webhooks; set WEBHOOK_LISTEN".to_owned());
         }
-        let is_usable = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        if let Some(nth) = secrets.iter().position(|Secret(text)| !is_usable(text)) {
-            return Err(format!(
-                "STRIPE_WEBHOOK_SECRETS: secret {} of {} must be visible ASCII characters without spaces",
-                nth.saturating_add(1),
-                secrets.len()
-            ));
-        }
-        Ok(secrets.iter().map(|Secret(text)| text.clone()).collect())
+        Ok(())
     }
+}
+
+/// The command line without the environment variables that are empty: they count as unset.
+pub fn without_empty_variables(command: Command) -> Command {
+    let command = command.mut_args(|arg: Arg| {
+        let is_empty = arg
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.is_empty());
+        if is_empty {
+            arg.env(Resettable::Reset)
+        } else {
+            arg
+        }
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 fn slots(text: &str) -> Result<Slots, String> {
@@ -374,16 +297,6 @@ fn parse_late_usage(text: &str) -> Result<LateUsage, String> {
         "hold" => Ok(LateUsage::Hold),
         "current_period" => Ok(LateUsage::CurrentPeriod),
         _ => Err("must be hold or current_period".to_owned()),
-    }
-}
-
-fn http_url(text: &str) -> Result<String, String> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-            Ok(text.to_owned())
-        }
-        Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

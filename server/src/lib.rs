@@ -93,8 +93,9 @@
 //! | [`store`] | every query; each public function is one transaction |
 //! | `entity` | SeaORM entities, one file a table; only `store` uses them |
 //! | `stripe` | requests to Stripe; the only module that names async-stripe |
-//! | `connections` | how many connections a socket has, and how long one may be silent |
+//! | `connections` | how many connections a socket has, how long one may be silent, and its handshake |
 //! | `new_key` | new API keys, of random numbers |
+//! | `tls` | the certificate of the service, and which clients it accepts |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -133,6 +134,7 @@ mod send_load;
 mod serve;
 pub mod store;
 mod stripe;
+mod tls;
 mod usage_query;
 mod workers;
 

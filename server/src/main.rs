@@ -4,15 +4,14 @@
 use std::{
     fmt::Display,
     io::{BufRead, BufReader, IsTerminal as _, Write as _},
-    net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
@@ -29,7 +28,7 @@ use usage_server::{
         keys, reconcile, restore,
         setup::{SetupConfig, set_up},
     },
-    config::{Config, DatabaseConfig},
+    config::{Config, DatabaseConfig, without_empty_variables},
     serve,
     store::Store,
 };
@@ -80,7 +79,7 @@ enum Command {
     /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
     Audit(audit::AuditCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
-    Doctor(DoctorCommand),
+    Doctor(Box<DoctorCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,7 +113,11 @@ const QUIET_LOG: &str = "error";
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let command = without_empty_variables(Cli::command());
+    let parsed = command
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -186,9 +189,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(exit_code(is_done));
         }
         Command::Migrate(config) => {
-            config.check().map_err(anyhow::Error::msg)?;
-            let _lock = Store::lock(&config.database_url).await?;
-            let store = Store::open(&config.database_url, config.database_connections).await?;
+            let url = config.url().map_err(anyhow::Error::msg)?;
+            let _lock = Store::lock(&url).await?;
+            let store = Store::open(&url, config.database_connections).await?;
             store.migrate().await?;
             store.close().await?;
             tracing::info!("database migrated");
@@ -223,24 +226,30 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_service(config: Config) -> anyhow::Result<()> {
-    let http = match config.http_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    let listeners = Listeners {
-        grpc: listen(config.listen).await?,
-        http,
-    };
+    raise_file_limit();
+    let listeners = Listeners::bind(&config.addresses).await?;
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
     serve(listeners, config, Clock::system(), shutdown).await?;
     Ok(())
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+/// Each connection is an open file, and many systems allow a process 1,024 unless it asks for more.
+fn raise_file_limit() {
+    /// For the connections of all sockets, and for the database.
+    const NEEDED: u64 = 8_192;
+    let allowed = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: allowed.maximum,
+        ..allowed
+    };
+    let raised = setrlimit(Resource::Nofile, most).map_or(allowed.current, |()| allowed.maximum);
+    if let Some(limit) = raised.filter(|limit| *limit < NEEDED) {
+        tracing::warn!(
+            limit,
+            "the process may open few files, so more connections have to wait; allow it {NEEDED} (LimitNOFILE of systemd)"
+        );
+    }
 }
 
 /// Prints to standard output. A closed pipe is an error, not a panic.

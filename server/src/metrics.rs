@@ -72,6 +72,14 @@ const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
 /// Other databases that sent to the same meters lately.
 const OTHER_DATABASES: &str = "usage_other_databases";
 
+/// Connections that were refused before they could be used, by `reason`: `needs_tls`, `speaks_no_tls`, `handshake_failed`,
+/// `handshake_timed_out`, `certificate_refused`.
+const CONNECTIONS_REFUSED: &str = "usage_connections_refused_total";
+/// When the service's certificate expires, in seconds of Unix time.
+const CERTIFICATE_EXPIRES: &str = "usage_tls_certificate_expires_timestamp_seconds";
+/// New files of TLS that could not be used, counted at each attempt.
+const TLS_RELOAD_FAILURES: &str = "usage_tls_reload_failures_total";
+
 /// Reports that were written to an archive and folded.
 const FOLDED_REPORTS: &str = "usage_folded_reports_total";
 /// Archives that were written.
@@ -200,6 +208,7 @@ fn describe() {
     describe_archives();
     calls::describe();
     watched::describe();
+    describe_connections();
 }
 
 fn describe_stripe() {
@@ -231,6 +240,22 @@ fn describe_service() {
     metrics_process::Collector::default().describe();
 }
 
+fn describe_connections() {
+    describe_counter!(
+        CONNECTIONS_REFUSED,
+        "Connections that were refused before they could be used, by reason"
+    );
+    describe_gauge!(
+        CERTIFICATE_EXPIRES,
+        Unit::Seconds,
+        "When the certificate of the service expires, in Unix time"
+    );
+    describe_counter!(
+        TLS_RELOAD_FAILURES,
+        "Attempts to use new files of TLS that failed"
+    );
+}
+
 fn describe_archives() {
     describe_counter!(
         FOLDED_REPORTS,
@@ -240,6 +265,23 @@ fn describe_archives() {
         REPORT_ARCHIVES,
         "Archives of usage reports that were written"
     );
+}
+
+/// Counts a connection that was refused.
+pub(crate) fn connection_refused(reason: &'static str) {
+    counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Records when the service's certificate expires, in seconds of Unix time up to the year 2106.
+pub(crate) fn certificate_expires(at: i64) {
+    gauge!(CERTIFICATE_EXPIRES).set(f64::from(u32::try_from(at.max(0)).unwrap_or(u32::MAX)));
+    // The series exists from the start.
+    counter!(TLS_RELOAD_FAILURES).increment(0);
+}
+
+/// Counts new files of TLS that cannot be used.
+pub(crate) fn tls_reload_failed() {
+    counter!(TLS_RELOAD_FAILURES).increment(1);
 }
 
 /// Counts an archive and its reports, which were folded.

@@ -105,15 +105,14 @@ pub async fn reconcile(
     clock: &Clock,
     query: &ReconciliationQuery,
 ) -> std::result::Result<Vec<Row>, String> {
-    config.database.check()?;
+    let url = config.database.url()?;
     let key = config
         .stripe
         .key()?
         .ok_or("reconcile reads totals from Stripe; set STRIPE_SECRET_KEY")?;
-    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref())?;
+    let stripe = Stripe::new(&key, config.stripe.stripe_api_base.as_deref())?;
     let meters = Arc::new(config.meters.read()?);
-    let database = &config.database;
-    let store = Store::open_existing(&database.database_url, database.database_connections)
+    let store = Store::open_existing(&url, config.database.database_connections)
         .await
         .map_err(|error| format!("the database cannot be used: {error}"))?;
     let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -27,6 +28,8 @@ const VERSION: u32 = 1;
 /// How the names of archives begin and end.
 const PREFIX: &str = "usage-reports_";
 const SUFFIX: &str = ".jsonl";
+/// The permissions of a file: only its owner reads what customers used.
+const FILE_MODE: u32 = 0o600;
 /// What is added to the name while a file is written.
 const UNFINISHED: &str = ".unfinished";
 
@@ -157,7 +160,11 @@ fn write_lines(
     archive: &NewArchive<'_>,
     totals: &ArchiveTotals,
 ) -> io::Result<(String, u64)> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)?;
     let mut out = Hashing {
         inner: BufWriter::new(file),
         digest: Sha256::new(),

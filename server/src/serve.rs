@@ -6,23 +6,26 @@ mod call_metrics;
 mod error;
 mod first_key;
 mod grpc_errors;
+mod listeners;
 mod services;
 mod sockets;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::ServeError;
+pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},
-    sockets::{CALLERS_END_WITHIN, serve_http, serve_rpc},
+    sockets::{CALLERS_END_WITHIN, serve_sockets},
 };
 use crate::{
+    authentication::Authenticator,
     clock::Clock,
     config::Config,
+    domain::SECOND_MS,
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
     metrics::{self, Exporter},
@@ -30,7 +33,8 @@ use crate::{
     rpc::health_service::HealthRpc,
     store::{FileLock, Store},
     stripe::Stripe,
-    workers::runner::Runner,
+    tls::Tls,
+    workers::{certificate_reload::CertificateReload, reporter::Reporter, runner::Runner},
 };
 
 /// How long background jobs may take to end after that: the timeout of one request to Stripe.
@@ -38,15 +42,6 @@ const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long the connections to the database may take to close after that.
 const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
-
-/// The sockets of the service. The caller binds them, so a test can use port 0.
-#[derive(Debug)]
-pub struct Listeners {
-    /// The socket for gRPC.
-    pub grpc: TcpListener,
-    /// The socket for webhooks, health and metrics over HTTP, if configured.
-    pub http: Option<TcpListener>,
-}
 
 /// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests
 /// to Stripe.
@@ -61,12 +56,14 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // Cancelled whenever the service ends, so that no job continues after a socket has failed.
     let ending = shutdown.child_token();
-    let stripe = connect_stripe(&config)?;
     config.check().map_err(ServeError::Config)?;
+    let stripe = connect_stripe(&config)?;
+    let url = config.database.url().map_err(ServeError::Config)?;
+    let tls = load_tls(&config)?;
     let clock = clock.following_database();
     // Held until the service has closed the database.
-    let lock = Store::lock(&config.database.database_url).await?;
-    let store = open(&config, &clock, lock.as_ref()).await?;
+    let lock = Store::lock(&url).await?;
+    let store = open(&url, &config, &clock, lock.as_ref()).await?;
     if lock.is_some() {
         let ended = store.end_left_leases().await;
         ended.map_err(|error| ServeError::Io(Box::new(error)))?;
@@ -78,7 +75,10 @@ pub async fn serve(
         .map_err(|error| ServeError::Io(Box::new(error)))?;
     let address = listeners.grpc.local_addr();
     let address = address.map_err(|error| ServeError::Io(Box::new(error)))?;
-    first_key::check(&store, &config.access, address, false).await?;
+    let needs_certificates = config.tls.needs_client_certificates();
+    first_key::check(&store, &config.access, address, needs_certificates).await?;
+    let client_roles = config.tls.client_roles().map_err(ServeError::Config)?;
+    let authenticator = Authenticator::new(store.clone(), clock.clone(), client_roles);
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
     let (batcher, writers) = WriteBatcher::start(&store, &clock, batcher_options(&config, &store));
     let mut writers: FuturesUnordered<_> = writers.into_iter().collect();
@@ -88,16 +88,19 @@ pub async fn serve(
         shutdown: ending.clone(),
     };
     let reporter = Arc::clone(&services.reporter);
-    let rpc = services.rpc(batcher, &config, &clock, health);
+    let rpc = services.rpc(batcher, &config, &clock, health, authenticator.clone());
     let http = Http {
         store: store.clone(),
         readiness,
         clock: clock.clone(),
-        webhook_secrets: config.webhook_secrets().map_err(ServeError::Config)?,
+        webhook_secrets: config.webhooks.secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
+        authenticator,
     };
-    let exporter = listeners.http.as_ref().map(|_| Exporter::of_process());
-    let exporter = exporter.transpose();
+    let exporter = listeners
+        .show_metrics()
+        .then(Exporter::of_process)
+        .transpose();
     let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
     metrics::settings(
         size(config.queue_increments),
@@ -106,32 +109,29 @@ pub async fn serve(
     let mut runner = services
         .start_jobs(&config, &clock, exporter.clone(), &ending)
         .await?;
-    // The failure of either socket ends the service.
-    let sockets = async {
-        tokio::try_join!(
-            serve_rpc(listeners.grpc, &config, rpc, &ending),
-            serve_http(listeners.http, http, exporter, &ending),
-        )
-        .map(|((), ())| ())
-    };
+    if let Some(tls) = &tls {
+        runner.start(CertificateReload::new(Arc::clone(tls)));
+    }
+    let http = (http, exporter);
+    let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
     finish_writing(&mut writers).await;
-    let jobs_end = async {
-        runner.stop(JOBS_END_WITHIN).await;
-        if timeout(CALLERS_END_WITHIN, reporter.finish())
-            .await
-            .is_err()
-        {
-            tracing::warn!("some watchers of report runs did not end in time");
-        }
-    };
-    jobs_end.await;
+    end_jobs(&mut runner, &reporter).await;
     let is_lost = matches!(result, Err(ServeError::FileLost(_)));
     let closed = close(store, lock, is_lost).await;
     tracing::info!("stopped");
     // Why the service stopped comes first.
     result.and(closed)
+}
+
+/// Waits for the jobs and for those who watch their runs.
+async fn end_jobs(runner: &mut Runner, reporter: &Reporter) {
+    runner.stop(JOBS_END_WITHIN).await;
+    let watched = timeout(CALLERS_END_WITHIN, reporter.finish()).await;
+    if watched.is_err() {
+        tracing::warn!("some watchers of report runs did not end in time");
+    }
 }
 
 /// Closes the database, and then releases its lock.
@@ -221,13 +221,13 @@ fn batcher_options(config: &Config, store: &Store) -> WriteBatcherOptions {
 }
 
 async fn open(
+    url: &str,
     config: &Config,
     clock: &Clock,
     lock: Option<&FileLock>,
 ) -> Result<Store, ServeError> {
     let database = &config.database;
-    let (url, connections) = (&database.database_url, database.database_connections);
-    let store = Store::open_to_serve(url, connections, config.writers)
+    let store = Store::open_to_serve(url, database.database_connections, config.writers)
         .await?
         .with_clock(clock.clone());
     let insecure = store.insecure_settings().await?;
@@ -260,6 +260,19 @@ async fn open(
     Ok(store)
 }
 
+fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
+    let Some(files) = config.tls.files().map_err(ServeError::Config)? else {
+        return Ok(None);
+    };
+    let tls = Tls::load(files).map_err(ServeError::Config)?;
+    if tls.expires_at() <= Clock::system().now().div_euclid(SECOND_MS) {
+        tracing::error!(
+            "the certificate in TLS_CERT_FILE has expired: clients refuse it; replace it, a restart is not needed"
+        );
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
     let Some(key) = config.stripe.key().map_err(ServeError::Config)? else {
         tracing::warn!(
@@ -267,6 +280,6 @@ fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
         );
         return Ok(None);
     };
-    let stripe = Stripe::new(key, config.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(&key, config.stripe.stripe_api_base.as_deref());
     stripe.map(Some).map_err(ServeError::Config)
 }

@@ -35,7 +35,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
-            let listeners = Listeners { grpc, http: None };
+            let listeners = Listeners::grpc_only(grpc);
             let served = serve(listeners, config, Clock::system(), token);
             served.await.expect("a running server");
         });

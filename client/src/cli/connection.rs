@@ -40,30 +40,30 @@ pub(super) struct Connection {
     /// A file with the API key
     #[arg(long, global = true, env = "USAGE_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Trust only server certificates signed by this authority, a PEM file
-    #[arg(long, global = true, env = "USAGE_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// The client certificate, a PEM file
+    /// Trust only server certificates signed by this authority, a PEM file; for `https://`
+    #[arg(long, global = true, env = "USAGE_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The client certificate, a PEM file; for `https://`
     #[arg(
         long,
         global = true,
-        env = "USAGE_CERT_FILE",
+        env = "USAGE_TLS_CERT",
         value_name = "FILE",
-        requires = "key_file"
+        requires = "tls_key"
     )]
-    cert_file: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
     /// The private key of the client certificate, a PEM file
     #[arg(
         long,
         global = true,
-        env = "USAGE_KEY_FILE",
+        env = "USAGE_TLS_KEY",
         value_name = "FILE",
-        requires = "cert_file"
+        requires = "tls_cert"
     )]
-    key_file: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     /// The name in the servers' certificates, if it differs from their addresses
-    #[arg(long, global = true, env = "USAGE_DOMAIN", value_name = "NAME")]
-    domain: Option<String>,
+    #[arg(long, global = true, env = "USAGE_TLS_DOMAIN", value_name = "NAME")]
+    tls_domain: Option<String>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -96,13 +96,13 @@ impl Connection {
         if let Some(key) = key {
             builder = builder.api_key(key.trim());
         }
-        if let Some(path) = self.ca_file {
+        if let Some(path) = self.tls_ca {
             builder = builder.ca_certificate(read(path)?);
         }
-        if let (Some(certificate), Some(key)) = (self.cert_file, self.key_file) {
+        if let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) {
             builder = builder.client_certificate(read(certificate)?, read(key)?);
         }
-        if let Some(name) = self.domain {
+        if let Some(name) = self.tls_domain {
             builder = builder.domain_name(name);
         }
         Ok(builder.connect_lazy()?)

@@ -40,6 +40,7 @@ impl ServerProcess {
             .env_clear()
             .env("PATH", path)
             .env("LOG_JSON", "true")
+            .env("HTTP_LISTEN", "off")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

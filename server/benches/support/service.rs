@@ -34,10 +34,7 @@ pub(crate) fn config(database: &Database, flags: &[String]) -> Config {
 
 /// Serves on a bound socket until the shutdown.
 pub(crate) async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) {
-    let listeners = Listeners {
-        grpc: listener,
-        http: None,
-    };
+    let listeners = Listeners::grpc_only(listener);
     serve(listeners, config, Clock::system(), shutdown)
         .await
         .expect("a service that runs");

@@ -25,6 +25,7 @@ use crate::{
         HOUR_MS,
         access::Caller,
         api_key::{ApiKey, KeyId, PresentedKey, SecretHash},
+        client_certificate::{ClientCertificate, ClientRoles},
     },
     error::{Error, Result},
     store::Store,
@@ -54,6 +55,8 @@ impl std::fmt::Debug for Authenticator {
 struct SharedState {
     store: Store,
     clock: Clock,
+    /// With any, every caller needs a key or a certificate that has one.
+    client_roles: ClientRoles,
     /// Whether a key was ever created. Once it is, it stays so.
     has_keys: AtomicBool,
     /// The same as last read, while it is not so.
@@ -91,11 +94,12 @@ impl Turn {
 }
 
 impl Authenticator {
-    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+    pub(crate) fn new(store: Store, clock: Clock, client_roles: ClientRoles) -> Self {
         let per_sec = NonZeroU32::new(FIRST_LOOK_UPS_PER_SEC).unwrap_or(NonZeroU32::MIN);
         let shared = SharedState {
             store,
             clock,
+            client_roles,
             has_keys: AtomicBool::new(false),
             read_has_keys: Arc::default(),
             keys: Cache::new(REMEMBERED_KEYS),
@@ -109,13 +113,23 @@ impl Authenticator {
         }
     }
 
-    /// Who makes a call with these headers.
+    /// Who makes a call with these headers over a connection with this client certificate. A key comes before the
+    /// certificate: several programs may share one.
     ///
     /// # Errors
-    /// There are keys, and the call has none that is valid; or the database does not answer.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
+    /// There are keys or roles of certificates, and the call has none that is valid; or the database does not answer.
+    pub(crate) async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Arc<Caller>> {
         let shared = &self.shared;
-        if !self.has_keys().await? {
+        let has_roles = !shared.client_roles.is_empty();
+        if has_roles && !headers.contains_key(header::AUTHORIZATION) {
+            let caller = certificate.and_then(|of| shared.client_roles.caller_of(of));
+            return caller.map(Arc::new).ok_or(Error::Unauthenticated);
+        }
+        if !has_roles && !self.has_keys().await? {
             return Ok(Arc::clone(&shared.anyone));
         }
         let presented = presented_key(headers).ok_or(Error::Unauthenticated)?;

@@ -63,11 +63,11 @@ impl From<Error> for ArchivesError {
 /// See [`ArchivesError`].
 pub async fn verify(command: &VerifyCommand, out: &mut impl Write) -> Result<bool, ArchivesError> {
     let database = &command.database;
-    database.check().map_err(ArchivesError::Failed)?;
+    let url = database.url().map_err(ArchivesError::Failed)?;
     let cannot = |error: sea_orm::DbErr| {
         ArchivesError::Failed(format!("the database cannot be used: {error}"))
     };
-    let store = Store::open_existing(&database.database_url, database.database_connections)
+    let store = Store::open_existing(&url, database.database_connections)
         .await
         .map_err(cannot)?;
     let verified = verify_all(&store, &command.archive_dir, out).await;

@@ -57,8 +57,8 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<(), DistributeCommandError> {
     let database = &command.database;
-    database.check().map_err(DistributeCommandError::Failed)?;
-    let store = Store::open_existing(&database.database_url, database.database_connections).await?;
+    let url = database.url().map_err(DistributeCommandError::Failed)?;
+    let store = Store::open_existing(&url, database.database_connections).await?;
     let done = distribute(&store, command.shards).await;
     store.close().await?;
     print(&done?, out)?;

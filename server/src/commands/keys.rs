@@ -46,7 +46,7 @@ pub struct CreateCommand {
     #[command(flatten)]
     pub database: DatabaseConfig,
     /// What it is for: `writer` counts, `reader` shows, `admin` may do everything.
-    #[arg(long, value_parser = parse_role)]
+    #[arg(long)]
     pub role: Role,
     /// Its name, for people.
     #[arg(long)]
@@ -280,11 +280,6 @@ fn state(key: &ApiKey, now: Millis) -> String {
         (None, Some(at)) => format!("until {}", rfc3339(at)),
         (None, None) => "valid".to_owned(),
     }
-}
-
-fn parse_role(text: &str) -> Result<Role, String> {
-    let found = Role::ALL.into_iter().find(|role| role.name() == text);
-    found.ok_or_else(|| "must be writer, reader or admin".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Millis, String> {

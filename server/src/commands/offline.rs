@@ -40,10 +40,9 @@ pub(super) async fn open(
     database: &DatabaseConfig,
     clock: &Clock,
 ) -> Result<(Option<FileLock>, Store), OfflineError> {
-    database.check().map_err(OfflineError::Failed)?;
-    let url = &database.database_url;
-    let lock = Store::lock(url).await?;
-    let store = Store::open_existing(url, database.database_connections).await?;
+    let url = database.url().map_err(OfflineError::Failed)?;
+    let lock = Store::lock(&url).await?;
+    let store = Store::open_existing(&url, database.database_connections).await?;
     Ok((lock, store.with_clock(clock.clone())))
 }
 

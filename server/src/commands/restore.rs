@@ -110,7 +110,7 @@ async fn restore(
     let key = key.ok_or_else(|| {
         OfflineError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
     })?;
-    let stripe = Stripe::new(key, command.config.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
     let now = store.now().await?;
     let mut restore = Restore {
         store,

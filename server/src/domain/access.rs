@@ -30,6 +30,15 @@ names!(Role {
     Admin = "admin",
 });
 
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.name() == text);
+        found.ok_or_else(|| format!("{text:?} is not a role: writer, reader or admin"))
+    }
+}
+
 /// What a call demands of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
@@ -198,9 +207,9 @@ impl Denial {
 /// Who makes a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The key; absent while there are no keys.
+    /// The key; absent of a client certificate, and while there are no keys.
     pub key: Option<KeyId>,
-    /// The key's name; empty while there are no keys.
+    /// The name of the key, or the subject of the client certificate; empty while neither is needed.
     pub name: String,
     /// The role.
     pub role: Role,

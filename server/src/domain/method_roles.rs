@@ -1,4 +1,4 @@
-//! The role that each method of gRPC demands. A method that is not in this table is never called.
+//! The role that each method of gRPC and each path of HTTP demands. What is not in these tables is never called.
 //!
 //! Which accounts and meters a key may reach is checked where a request is read.
 
@@ -45,6 +45,24 @@ pub const METHODS: [(&str, Requirement); 23] = [
         AnyRole,
     ),
 ];
+
+/// Every path of HTTP. On `METRICS_LISTEN`, none demands anything.
+pub const HTTP_PATHS: [(&str, Requirement); 4] = [
+    // One word each, for load balancers.
+    ("/health/live", Nothing),
+    ("/health/ready", Nothing),
+    ("/metrics", READER),
+    // Stripe signs them.
+    ("/webhooks/stripe", Nothing),
+];
+
+/// What a path of HTTP demands of its caller; absent if there is no such path.
+pub fn http_requirement(path: &str) -> Option<Requirement> {
+    HTTP_PATHS
+        .iter()
+        .find(|(known, _)| *known == path)
+        .map(|(_, requirement)| *requirement)
+}
 
 /// What a method demands of its caller; absent if there is no such method.
 pub fn requirement(path: &str) -> Option<Requirement> {

@@ -1,60 +1,38 @@
 //! HTTP: Stripe's webhooks, health and metrics.
-//!
-//! A webhook only triggers an earlier sync: it is verified and stored, and a job reads the object again from Stripe.
 
+mod connections;
 mod webhook_event;
 mod webhook_signature;
+mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
-    body::{Body, Bytes, to_bytes},
-    extract::{ConnectInfo, Request, State, connect_info::Connected},
-    http::{HeaderMap, StatusCode, header},
+    extract::{Request, State},
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::IncomingStream,
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, SemaphorePermit},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::webhooks::{Webhooks, receive_webhook};
 use crate::{
+    authentication::Authenticator,
     clock::Clock,
-    connections::{Activity, LimitedListener, Protocol},
-    domain::SECOND_MS,
+    connections::{Activity, LimitedListener, Protocol, Security},
+    domain::{access::Requirement, method_roles::http_requirement},
+    error::Error,
     metrics::{self, Exporter},
     readiness::Readiness,
-    store::{Store, webhooks::NewWebhookEvent},
+    store::Store,
     workers::wake::Wake,
 };
 
-/// The header with Stripe's signatures.
-const SIGNATURE: &str = "stripe-signature";
-/// How far a signature's time may be from now, before or after. Stripe's libraries check the past only.
-const SIGNATURE_TOLERANCE_SECS: i64 = 300;
-/// The largest accepted body: far larger than any of Stripe's events.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// The timeouts of a webhook: to wait for each of two permits, to read its body and to store it. In total they are less
-/// than the ten seconds after which Stripe gives up and resends it much later.
-const PERMIT_TIMEOUT: Duration = Duration::from_millis(1_500);
-const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-const STORE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A body of up to this size is read at once: those of all connections together need little memory, and most of Stripe's
-/// events are smaller.
-const SMALL_BODY_BYTES: usize = 64 * 1024;
-/// Larger bodies that are read concurrently.
-const MAX_LARGE_BODIES: usize = 32;
-/// Webhooks that are stored concurrently: limits the load on the database. Only those with a valid signature are stored.
-const MAX_WEBHOOKS: usize = 64;
-/// Webhooks that wait for a permit. Far fewer than [`MAX_CONNECTIONS`], so that they leave places for others.
-const MAX_WAITING_WEBHOOKS: usize = 64;
-/// Open connections. A new one takes the place of the longest silent one.
+/// Open connections of a socket. A new one takes the place of the longest silent one.
 const MAX_CONNECTIONS: usize = 512;
 
 /// What the HTTP handlers need.
@@ -66,304 +44,134 @@ pub(crate) struct Http {
     pub(crate) webhook_secrets: Vec<String>,
     /// Wakes the job that reads a webhook's object from Stripe.
     pub(crate) webhook_stored: Wake,
+    /// Who asks for metrics.
+    pub(crate) authenticator: Authenticator,
+}
+
+/// Which paths a socket serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paths {
+    /// Webhooks, health and metrics.
+    All,
+    /// Health and metrics.
+    WithoutWebhooks,
+    /// Health and metrics, for everyone who reaches the socket.
+    Metrics,
+    /// Webhooks alone.
+    Webhooks,
 }
 
 struct Shared {
-    http: Http,
-    exporter: Exporter,
-    /// One permit for each large body that is read.
-    large_body_permits: Semaphore,
-    /// One permit for each webhook that is stored.
-    webhook_permits: Semaphore,
-    /// One permit for each webhook that waits for one of those.
-    waiting_permits: Semaphore,
+    readiness: Arc<Readiness>,
+    exporter: Option<Exporter>,
+    authenticator: Authenticator,
+    webhooks: Webhooks,
 }
 
-/// The connection of a request.
+/// Serves HTTP on any number of sockets.
 #[derive(Clone)]
-struct Caller(Arc<Activity>);
+pub(crate) struct HttpServer(Arc<Shared>);
 
-impl Connected<IncomingStream<'_, LimitedListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
-        Self(stream.io().activity())
-    }
-}
-
-/// Serves until the token is cancelled, then finishes the requests in progress.
-///
-/// # Errors
-/// The socket fails.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    http: Http,
-    exporter: Exporter,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let address = listener.local_addr()?;
-    if http.webhook_secrets.is_empty() {
-        tracing::warn!(
-            "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
-        );
-    }
-    tracing::info!(%address, "serving HTTP");
-    let listener = LimitedListener::new(listener, Protocol::Http1, MAX_CONNECTIONS);
-    let router = router(http, exporter).into_make_service_with_connect_info::<Caller>();
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-}
-
-fn router(http: Http, exporter: Exporter) -> Router {
-    Router::new()
-        .route("/webhooks/stripe", post(receive_webhook))
-        .route("/health/live", get(async || "live\n"))
-        .route("/health/ready", get(show_ready))
-        .route("/metrics", get(show_metrics))
-        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(keep_connection))
-        .with_state(Arc::new(Shared {
-            http,
+impl HttpServer {
+    /// Without an exporter, no socket shows metrics.
+    pub(crate) fn new(http: Http, exporter: Option<Exporter>) -> Self {
+        Self(Arc::new(Shared {
+            readiness: Arc::clone(&http.readiness),
             exporter,
-            large_body_permits: Semaphore::new(MAX_LARGE_BODIES),
-            webhook_permits: Semaphore::new(MAX_WEBHOOKS),
-            waiting_permits: Semaphore::new(MAX_WAITING_WEBHOOKS),
+            authenticator: http.authenticator.clone(),
+            webhooks: Webhooks::new(http),
         }))
-}
-
-/// A connection with a request in progress keeps its place.
-async fn keep_connection(
-    ConnectInfo(Caller(connection)): ConnectInfo<Caller>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let _call = connection.begin_call();
-    next.run(request).await
-}
-
-async fn show_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-    metrics::waiting_increments(shared.http.readiness.waiting_increments());
-    ([(header::CONTENT_TYPE, TEXT)], shared.exporter.render())
-}
-
-async fn show_ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
-    match shared.http.readiness.check().await {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-    }
-}
-
-/// What was done with a webhook. Stripe resends every webhook that is not answered with 2xx.
-enum WebhookOutcome {
-    Stored,
-    Replayed,
-    /// Signed correctly, but of a kind that this service does not need.
-    Ignored,
-    NoSecrets,
-    Busy,
-    TooLarge,
-    BodyTimedOut,
-    BodyFailed(axum::Error),
-    BadSignature(webhook_signature::SignatureError),
-    Unreadable(String),
-    StoreFailed(crate::error::Error),
-    StoreTimedOut,
-}
-
-async fn receive_webhook(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let outcome = shared.receive(request).await;
-    metrics::webhook(outcome.name());
-    outcome.into_response()
-}
-
-impl Shared {
-    async fn receive(&self, request: Request) -> WebhookOutcome {
-        if self.http.webhook_secrets.is_empty() {
-            return WebhookOutcome::NoSecrets;
-        }
-        if has_too_large_length(request.headers()) {
-            return WebhookOutcome::TooLarge;
-        }
-        if !request.headers().contains_key(SIGNATURE) {
-            // Rejected before its body is read.
-            let missing = webhook_signature::SignatureError::Malformed("is missing");
-            return WebhookOutcome::BadSignature(missing);
-        }
-        let (head, body) = request.into_parts();
-        let body = match self.read(&head.headers, body).await {
-            Ok(body) => body,
-            Err(outcome) => return outcome,
-        };
-        let event = match self.verify(&head.headers, &body) {
-            Ok(Some(event)) => event,
-            Ok(None) => return WebhookOutcome::Ignored,
-            Err(outcome) => return outcome,
-        };
-        let Some(_permit) = self.acquire_permit().await else {
-            return WebhookOutcome::Busy;
-        };
-        self.store(&event).await
     }
 
-    /// Reads the body. A large one, or one of unknown length, needs a permit, so unfinished bodies use little memory and
-    /// keep no small one out.
-    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, WebhookOutcome> {
-        if stated_length(headers).is_some_and(|length| length <= SMALL_BODY_BYTES) {
-            return read_body(body).await;
-        }
-        let permit = tokio::time::timeout(PERMIT_TIMEOUT, self.large_body_permits.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
-            return Err(WebhookOutcome::Busy);
-        };
-        read_body(body).await
-    }
-
-    /// Waits for a permit, unless too many webhooks do.
-    async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(permit) = self.webhook_permits.try_acquire() {
-            return Some(permit);
-        }
-        let _waiting = self.waiting_permits.try_acquire().ok()?;
-        let acquired = tokio::time::timeout(PERMIT_TIMEOUT, self.webhook_permits.acquire()).await;
-        acquired.ok()?.ok()
-    }
-
-    /// Verifies the signature, then parses the body. Nothing of an unverified body is parsed.
-    fn verify(
+    /// Serves a socket until the token is cancelled, then finishes the requests in progress.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub(crate) async fn serve(
         &self,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<Option<NewWebhookEvent>, WebhookOutcome> {
-        let signature = headers.get(SIGNATURE).ok_or(WebhookOutcome::BadSignature(
-            webhook_signature::SignatureError::Malformed("is missing"),
-        ))?;
-        webhook_signature::verify(
-            signature.as_bytes(),
-            body,
-            &self.http.webhook_secrets,
-            self.http.clock.now().div_euclid(SECOND_MS),
-            SIGNATURE_TOLERANCE_SECS,
-        )
-        .map_err(WebhookOutcome::BadSignature)?;
-        webhook_event::parse(body).map_err(WebhookOutcome::Unreadable)
+        listener: TcpListener,
+        security: Security,
+        paths: Paths,
+        shutdown: &CancellationToken,
+    ) -> std::io::Result<()> {
+        let address = listener.local_addr()?;
+        tracing::info!(%address, ?paths, "serving HTTP");
+        let listener = LimitedListener::new(listener, Protocol::Http1, security, MAX_CONNECTIONS);
+        let closing = listener.close_unwanted();
+        tokio::select! {
+            never = closing => match never {},
+            () = connections::serve(listener, self.router(paths), shutdown) => Ok(()),
+        }
     }
 
-    async fn store(&self, event: &NewWebhookEvent) -> WebhookOutcome {
-        let http = &self.http;
-        let storing = http.store.record_webhook_event(event, http.clock.now());
-        match tokio::time::timeout(STORE_TIMEOUT, storing).await {
-            Ok(Ok(true)) => {
-                tracing::debug!(event = %event.id, kind = %event.kind, "webhook stored");
-                http.webhook_stored.wake();
-                WebhookOutcome::Stored
-            }
-            Ok(Ok(false)) => WebhookOutcome::Replayed,
-            Ok(Err(error)) => WebhookOutcome::StoreFailed(error),
-            // It may still be stored; then Stripe's next attempt is a replay.
-            Err(_) => WebhookOutcome::StoreTimedOut,
+    fn router(&self, paths: Paths) -> Router {
+        let mut router = Router::new();
+        if matches!(paths, Paths::All | Paths::Webhooks) {
+            router = router.route("/webhooks/stripe", post(receive_webhook));
+        }
+        if paths != Paths::Webhooks {
+            router = router
+                .route("/health/live", get(async || "live\n"))
+                .route("/health/ready", get(show_ready))
+                .route("/metrics", get(show_metrics));
+        }
+        let mut router = router.fallback(async || (StatusCode::NOT_FOUND, "not found\n"));
+        if paths != Paths::Metrics {
+            let check = middleware::from_fn_with_state(Arc::clone(&self.0), check_access);
+            router = router.layer(check);
+        }
+        router
+            .layer(CatchPanicLayer::custom(panicked))
+            .with_state(Arc::clone(&self.0))
+    }
+}
+
+/// Passes a request on if its path demands nothing, or its caller has the role.
+async fn check_access(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let requirement = match http_requirement(request.uri().path()) {
+        None => return (StatusCode::NOT_FOUND, "not found\n").into_response(),
+        Some(Requirement::Nothing) => return next.run(request).await,
+        Some(requirement) => requirement,
+    };
+    let connection = request.extensions().get::<Arc<Activity>>().cloned();
+    let certificate = connection.as_ref().and_then(|of| of.client_certificate());
+    let authenticator = &shared.authenticator;
+    let caller = authenticator
+        .authenticate(request.headers(), certificate)
+        .await;
+    let allowed = caller.and_then(|caller| {
+        caller
+            .check_role(requirement)
+            .and_then(|()| caller.check_everything())
+            .map_err(Error::PermissionDenied)
+    });
+    match allowed {
+        Ok(()) => next.run(request).await,
+        Err(error) => {
+            let status = match error {
+                Error::Unauthenticated => StatusCode::UNAUTHORIZED,
+                Error::PermissionDenied(_) => StatusCode::FORBIDDEN,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            (status, format!("{error}\n")).into_response()
         }
     }
 }
 
-/// Whether the stated length is over the limit. Checked before the body is read, so that the sender gets the answer.
-fn has_too_large_length(headers: &HeaderMap) -> bool {
-    stated_length(headers).is_some_and(|length| length > MAX_BODY_BYTES)
+async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    let Some(exporter) = &shared.exporter else {
+        return (StatusCode::NOT_FOUND, "not found\n").into_response();
+    };
+    metrics::waiting_increments(shared.readiness.waiting_increments());
+    ([(header::CONTENT_TYPE, TEXT)], exporter.render()).into_response()
 }
 
-fn stated_length(headers: &HeaderMap) -> Option<usize> {
-    let length = headers.get(header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
-}
-
-async fn read_body(body: Body) -> Result<Bytes, WebhookOutcome> {
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_too_large(&error) => Err(WebhookOutcome::TooLarge),
-        Ok(Err(error)) => Err(WebhookOutcome::BodyFailed(error)),
-        Err(_) => Err(WebhookOutcome::BodyTimedOut),
-    }
-}
-
-/// Whether a body of unknown length is over the limit. The error has no type, only a text.
-fn is_too_large(error: &axum::Error) -> bool {
-    error.to_string().contains("length limit exceeded")
-}
-
-impl WebhookOutcome {
-    /// The outcome's name in metrics.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Replayed => "replayed",
-            Self::Ignored => "ignored",
-            Self::NoSecrets => "no_secrets",
-            Self::Busy => "busy",
-            Self::TooLarge => "too_large",
-            Self::BodyTimedOut | Self::BodyFailed(_) => "no_body",
-            Self::BadSignature(error) => error.name(),
-            Self::Unreadable(_) => "unreadable",
-            Self::StoreFailed(_) | Self::StoreTimedOut => "not_stored",
-        }
-    }
-
-    /// The response to Stripe. Logs what an operator has to fix.
-    fn into_response(self) -> Response {
-        let (status, text) = match self {
-            Self::Stored => (StatusCode::OK, "stored".to_owned()),
-            Self::Replayed => (StatusCode::OK, "stored before".to_owned()),
-            Self::Ignored => (
-                StatusCode::OK,
-                "ignored: the service does not need this kind of event".to_owned(),
-            ),
-            Self::NoSecrets => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "webhooks are not accepted: STRIPE_WEBHOOK_SECRETS is not set".to_owned(),
-            ),
-            Self::Busy => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many webhooks are in progress; retry later".to_owned(),
-            ),
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is larger than {MAX_BODY_BYTES} bytes"),
-            ),
-            Self::BodyTimedOut => (
-                StatusCode::REQUEST_TIMEOUT,
-                format!(
-                    "the body did not arrive within {} s",
-                    BODY_TIMEOUT.as_secs()
-                ),
-            ),
-            Self::BodyFailed(error) => (
-                StatusCode::BAD_REQUEST,
-                format!("the body could not be read: {error}"),
-            ),
-            Self::BadSignature(error) => {
-                tracing::warn!(%error, "webhook refused");
-                (StatusCode::BAD_REQUEST, error.to_string())
-            }
-            Self::Unreadable(error) => {
-                tracing::error!(%error, "cannot parse a correctly signed webhook");
-                (StatusCode::BAD_REQUEST, error)
-            }
-            Self::StoreFailed(error) => {
-                // The cause is logged only. Stripe gets what it can act on.
-                tracing::error!(?error, "cannot store webhook");
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the webhook could not be stored; retry later".to_owned(),
-                )
-            }
-            Self::StoreTimedOut => {
-                tracing::error!(timeout = ?STORE_TIMEOUT, "storing a webhook timed out");
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "storing the webhook timed out; retry later".to_owned(),
-                )
-            }
-        };
-        (status, format!("{text}\n")).into_response()
+/// One word, because anyone may ask. The log says why.
+async fn show_ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
+    match shared.readiness.check().await {
+        Ok(()) => (StatusCode::OK, "ready\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unready\n"),
     }
 }
 

@@ -3,11 +3,12 @@
 use ::metrics::{counter, gauge, histogram};
 
 use super::{
-    BUILD, CALLS_REFUSED, CLOCK_AHEAD, CLOCK_IN_DOUBT, COMMIT_INCREMENTS, COMMIT_SECONDS,
-    DEADLINE_WARNINGS, FOLDED_REPORTS, INCREMENTS, INVOICE_DIFFERENCES, OPEN_INVOICE_DIFFERENCES,
-    OTHER_DATABASES, QUEUE_LIMIT, REPORT_ARCHIVES, REPORTING, REPORTS, SENDING_PAUSED, SQLITE_LOG,
-    STRIPE_FAILURES, STRIPE_REQUESTS, STRIPE_SECONDS, STRIPE_UNREADABLE, StripeOutcome,
-    VERIFICATION_OVER, WAITING_COMPARISONS, WAITING_INCREMENTS, WEBHOOKS, contract, watched,
+    BUILD, CALLS_REFUSED, CERTIFICATE_EXPIRES, CLOCK_AHEAD, CLOCK_IN_DOUBT, COMMIT_INCREMENTS,
+    COMMIT_SECONDS, CONNECTIONS_REFUSED, DEADLINE_WARNINGS, FOLDED_REPORTS, INCREMENTS,
+    INVOICE_DIFFERENCES, OPEN_INVOICE_DIFFERENCES, OTHER_DATABASES, QUEUE_LIMIT, REPORT_ARCHIVES,
+    REPORTING, REPORTS, SENDING_PAUSED, SQLITE_LOG, STRIPE_FAILURES, STRIPE_REQUESTS,
+    STRIPE_SECONDS, STRIPE_UNREADABLE, StripeOutcome, TLS_RELOAD_FAILURES, VERIFICATION_OVER,
+    WAITING_COMPARISONS, WAITING_INCREMENTS, WEBHOOKS, contract, watched,
 };
 use crate::domain::invoice_comparison::InvoiceFinding;
 
@@ -75,6 +76,14 @@ const WEBHOOK_OUTCOMES: [&str; 12] = [
     "not_stored",
 ];
 
+const REFUSALS: [&str; 5] = [
+    "needs_tls",
+    "speaks_no_tls",
+    "handshake_failed",
+    "handshake_timed_out",
+    "certificate_refused",
+];
+
 pub(super) fn all_series() {
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
     for name in [
@@ -86,13 +95,19 @@ pub(super) fn all_series() {
         CLOCK_IN_DOUBT,
         SENDING_PAUSED,
         OTHER_DATABASES,
+        CERTIFICATE_EXPIRES,
     ] {
         gauge!(name).set(0);
     }
     for clocks in ["machine_database", "database_stripe"] {
         gauge!(CLOCK_AHEAD, "clocks" => clocks).set(0);
     }
-    for name in [VERIFICATION_OVER, FOLDED_REPORTS, REPORT_ARCHIVES] {
+    for name in [
+        VERIFICATION_OVER,
+        FOLDED_REPORTS,
+        REPORT_ARCHIVES,
+        TLS_RELOAD_FAILURES,
+    ] {
         counter!(name).increment(0);
     }
     // A histogram is there from its creation.
@@ -102,6 +117,7 @@ pub(super) fn all_series() {
     with_label(STRIPE_FAILURES, "kind", &STRIPE_FAILURE_KINDS);
     with_label(STRIPE_UNREADABLE, "object", &STRIPE_OBJECTS);
     with_label(WEBHOOKS, "outcome", &WEBHOOK_OUTCOMES);
+    with_label(CONNECTIONS_REFUSED, "reason", &REFUSALS);
     with_label(DEADLINE_WARNINGS, "deadline", &watched::DEADLINES);
     for reason in contract::reasons() {
         counter!(CALLS_REFUSED, "reason" => reason).increment(0);

@@ -97,7 +97,12 @@ impl AccessCheck {
         request: &mut Request<Body>,
         requirement: Option<Requirement>,
     ) -> Result<()> {
-        let caller = self.authenticator.authenticate(request.headers()).await?;
+        let connection = request.extensions().get::<Arc<Activity>>().cloned();
+        let certificate = connection.as_ref().and_then(|of| of.client_certificate());
+        let authenticating = self
+            .authenticator
+            .authenticate(request.headers(), certificate);
+        let caller = authenticating.await?;
         let path = request.uri().path();
         let Some(requirement) = requirement else {
             return Err(Error::unknown_method(path));

@@ -1,5 +1,7 @@
 //! Why the service did not start or ended.
 
+use std::net::SocketAddr;
+
 use crate::workers::runner::JobEnded;
 
 /// Why the service did not start or ended, in one line.
@@ -8,6 +10,16 @@ pub enum ServeError {
     /// A setting is wrong.
     #[error("{0}")]
     Config(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({setting}): {why}")]
+    Listen {
+        /// The setting with the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The cause, and what to do.
+        why: String,
+    },
     /// The database cannot be reached or used.
     #[error("the database cannot be used: {0}")]
     Database(sea_orm::DbErr),

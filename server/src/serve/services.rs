@@ -149,8 +149,8 @@ impl Services {
         config: &Config,
         clock: &Clock,
         health: HealthRpc,
+        authenticator: Authenticator,
     ) -> RpcServices {
-        let authenticator = Authenticator::new(self.store.clone(), clock.clone());
         let auditor = Auditor::new(self.store.clone());
         let usage = UsageRpc {
             store: self.store.clone(),
@@ -277,7 +277,7 @@ async fn sending_rate(
     clock: &Clock,
 ) -> Result<u32, ServeError> {
     let key = config.stripe.key().map_err(ServeError::Config)?;
-    let rate = config.sending.events_per_sec(key);
+    let rate = config.sending.events_per_sec(key.as_deref());
     let reporting = (schedule, config.schedule.window_mins);
     send_load::warn_if_too_slow(store, reporting, rate, clock.now()).await;
     Ok(rate)

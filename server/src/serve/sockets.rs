@@ -1,6 +1,6 @@
-//! The two sockets: gRPC, and HTTP for webhooks, health and metrics. Each serves until the shutdown.
+//! The sockets: gRPC, and HTTP for webhooks, health and metrics. Each serves until the shutdown.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,20 +14,29 @@ use usage_proto::v1::{
 
 use super::{
     answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    services::RpcServices,
+    listeners::Listeners, services::RpcServices,
 };
 use crate::{
     config::Config,
-    connections::{LimitedListener, Protocol},
+    connections::{LimitedListener, Protocol, Security},
     error::Error,
-    http::{self, Http},
+    http::{Http, HttpServer, Paths},
     metrics::{Calls, Exporter},
+    tls::{Clients, Tls},
 };
 
 /// How long open calls may take to end at the shutdown, and how long their commits may take after that.
 pub(super) const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+/// The largest sum of a call's headers. More gets HTTP 431.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// The largest frame: that which every peer supports.
+const MAX_FRAME_BYTES: u32 = 16 * 1024;
+/// Calls that a caller resets before they begin, and those that are reset because of its errors, after which its connection
+/// is closed.
+const MAX_RESETS: usize = 20;
+const MAX_ERROR_RESETS: usize = 100;
 /// The interval of keep-alive pings on an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Open gRPC connections. A new one takes the place of the longest one without a call.
@@ -43,10 +52,33 @@ macro_rules! limited {
     };
 }
 
+/// Serves every socket until the shutdown. The failure of one ends them all.
+pub(super) async fn serve_sockets(
+    listeners: Listeners,
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    rpc: RpcServices,
+    http: (Http, Option<Exporter>),
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let Listeners {
+        grpc,
+        http: all,
+        webhooks,
+        metrics,
+    } = listeners;
+    let serving = tokio::try_join!(
+        serve_rpc(grpc, config, tls, rpc, shutdown),
+        serve_http([all, webhooks, metrics], http, tls, shutdown),
+    );
+    serving.map(|((), ())| ())
+}
+
 /// Serves gRPC until the shutdown, then waits a limited time for open calls.
-pub(super) async fn serve_rpc(
+async fn serve_rpc(
     listener: TcpListener,
     config: &Config,
+    tls: Option<&Arc<Tls>>,
     rpc: RpcServices,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
@@ -61,6 +93,10 @@ pub(super) async fn serve_rpc(
     let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
     let router = Server::builder()
         .max_concurrent_streams(config.streams_per_connection)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
         .layer(CallMetrics(Calls::new()))
@@ -76,12 +112,13 @@ pub(super) async fn serve_rpc(
         .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
         .add_service(limited!(AccessServiceServer::new(rpc.access)));
     tracing::info!(%address, "serving");
-    let listener = LimitedListener::new(listener, Protocol::Http2, MAX_CONNECTIONS);
-    let closing_stalled = listener.close_stalled();
+    let security = security(tls, Clients::Authenticated);
+    let listener = LimitedListener::new(listener, Protocol::Http2, security, MAX_CONNECTIONS);
+    let closing = listener.close_unwanted();
     let serving =
         router.serve_with_incoming_shutdown(Box::pin(listener.into_stream()), shutdown.cancelled());
     tokio::select! {
-        never = closing_stalled => match never {},
+        never = closing => match never {},
         served = serving => served.map_err(|error| io(Box::new(error))),
         () = overdue(shutdown) => {
             tracing::warn!("some callers did not end in time; their connections are closed");
@@ -90,29 +127,58 @@ pub(super) async fn serve_rpc(
     }
 }
 
-/// Serves HTTP until the shutdown, if there is a listener for it.
-pub(super) async fn serve_http(
-    listener: Option<TcpListener>,
-    http: Http,
-    exporter: Option<Exporter>,
+/// Serves HTTP until the shutdown, on the sockets that there are.
+async fn serve_http(
+    sockets: [Option<TcpListener>; 3],
+    (http, exporter): (Http, Option<Exporter>),
+    tls: Option<&Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let (Some(listener), Some(exporter)) = (listener, exporter) else {
-        if !http.webhook_secrets.is_empty() {
-            tracing::warn!(
-                "STRIPE_WEBHOOK_SECRETS is set and HTTP_LISTEN is not: no webhooks are received"
-            );
-        }
-        return Ok(());
+    let [all, webhooks, metrics] = sockets;
+    let receives_webhooks = all.is_some() || webhooks.is_some();
+    match (receives_webhooks, http.webhook_secrets.is_empty()) {
+        (true, true) => tracing::warn!(
+            "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
+        ),
+        (false, false) => tracing::warn!(
+            "STRIPE_WEBHOOK_SECRETS is set, and neither HTTP_LISTEN nor WEBHOOK_LISTEN: no webhooks are received"
+        ),
+        _ => {}
+    }
+    let server = HttpServer::new(http, exporter);
+    let paths = if webhooks.is_some() {
+        Paths::WithoutWebhooks
+    } else {
+        Paths::All
     };
-    let serving = http::serve(listener, http, exporter, shutdown.clone());
+    let serve = async |listener: Option<TcpListener>, paths, clients| match listener {
+        Some(listener) => {
+            let security = security(tls, clients);
+            server.serve(listener, security, paths, shutdown).await
+        }
+        None => Ok(()),
+    };
+    let serving = async {
+        tokio::try_join!(
+            serve(all, paths, Clients::Authenticated),
+            serve(webhooks, Paths::Webhooks, Clients::Anonymous),
+            serve(metrics, Paths::Metrics, Clients::Anonymous),
+        )
+    };
     tokio::select! {
-        served = serving => served.map_err(|error| ServeError::Io(Box::new(error))),
+        done = serving => done.map(drop).map_err(|error| ServeError::Io(Box::new(error))),
         () = overdue(shutdown) => {
             tracing::warn!("some HTTP requests did not end in time; their connections are closed");
             Ok(())
         }
     }
+}
+
+/// What a socket speaks.
+fn security(tls: Option<&Arc<Tls>>, clients: Clients) -> Security {
+    tls.map_or(Security::Plain, |tls| {
+        Security::Tls(Arc::clone(tls), clients)
+    })
 }
 
 /// Describes the services, both versions of reflection, and the `google.rpc` types of error details.

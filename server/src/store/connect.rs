@@ -1,6 +1,6 @@
 //! Opens the database of a URL: pools, timeouts and pragmas of both engines.
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DbBackend, DbErr, RuntimeErr, Statement,
@@ -8,7 +8,7 @@ use sea_orm::{
 use sqlx::{
     Connection as _,
     postgres::PgConnection,
-    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -19,7 +19,7 @@ use super::{
     distribution::read_shards,
     driver_pool::{DriverPool, Replacement},
     durability,
-    sqlite_file::SqliteFile,
+    sqlite_file::{self, SqliteFile},
 };
 
 /// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
@@ -84,7 +84,7 @@ impl Store {
     /// The URL has an unknown scheme, or the database does not respond.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, DbErr> {
         if is_sqlite(url) {
-            create_file(url).await?;
+            sqlite_file::create(url)?;
         }
         Self::connect(url, true, max_connections).await
     }
@@ -196,18 +196,6 @@ fn requested_changes() -> Arc<Semaphore> {
 /// Whether a URL is of a SQLite file; else it is of PostgreSQL.
 pub(super) fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
-}
-
-/// Creates the SQLite file if it does not exist.
-async fn create_file(url: &str) -> Result<(), DbErr> {
-    let failed = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-    let options = SqliteConnectOptions::from_str(url).map_err(failed)?;
-    if options.get_filename().exists() {
-        return Ok(());
-    }
-    let options = options.create_if_missing(true);
-    let created = SqliteConnection::connect_with(&options).await;
-    created.map_err(failed)?.close().await.map_err(failed)
 }
 
 /// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.

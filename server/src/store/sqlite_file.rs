@@ -24,8 +24,8 @@ use uuid::Uuid;
 /// How long a start waits for the lock, for example while the previous process is stopping.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(100);
-/// The permissions that SQLite gives to a new file.
-const NEW_FILE_MODE: u32 = 0o644;
+/// The permissions of a new file: only its owner reads what customers used. SQLite gives its log the same.
+const NEW_FILE_MODE: u32 = 0o600;
 /// Where SQLite's header has the number that `PRAGMA user_version` sets.
 const MARKER_AT: u64 = 60;
 
@@ -245,14 +245,7 @@ impl FileLock {
         let error = |error: io::Error| unusable(&path, &error.to_string());
         let begun = Instant::now();
         loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .mode(NEW_FILE_MODE)
-                .open(&path)
-                .map_err(error)?;
+            let file = open_or_create(&path).map_err(error)?;
             match file.try_lock() {
                 Ok(()) => {
                     let locked = file.metadata().map_err(error)?;
@@ -272,6 +265,28 @@ impl FileLock {
             sleep(LOCK_RETRY).await;
         }
     }
+}
+
+/// Creates the SQLite file of a URL if it does not exist.
+pub(super) fn create(url: &str) -> Result<(), DbErr> {
+    let path = path_of(url)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let created = open_or_create(&path);
+    created.map_err(|error| unusable(&path, &error.to_string()))?;
+    Ok(())
+}
+
+/// An existing file keeps its permissions.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(NEW_FILE_MODE)
+        .open(path)
 }
 
 fn path_of(url: &str) -> Result<PathBuf, DbErr> {

@@ -33,6 +33,15 @@ impl Stripe {
         Ok(key_check(&answer.map_err(|error| failure(&error))?))
     }
 
+    /// The HTTP status with which Stripe answers a request that only reads.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(crate) async fn status_of(&self, path: &str) -> Result<u16, Failure> {
+        let answer = self.client.get(path).await;
+        Ok(answer.map_err(|error| failure(&error))?.status.as_u16())
+    }
+
     /// The id of the key's account, if Stripe shows it: it is only for people.
     pub(crate) async fn find_account_id(&self) -> Option<String> {
         match self.client.get("/v1/account").await {

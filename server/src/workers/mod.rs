@@ -5,6 +5,7 @@
 
 pub(crate) mod account_check;
 mod backoff;
+pub(crate) mod certificate_reload;
 pub(crate) mod cleanup;
 pub(crate) mod clock_comparison;
 pub(crate) mod closing;

@@ -16,30 +16,11 @@ mod faults;
 mod memory_folder;
 mod outages;
 mod power_cut;
+#[path = "../support/process.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod process;
 mod size_limit;
 mod syncs;
 mod writers;
 
-use std::{future::Future, time::Duration};
-
-/// The limit of every wait. A busy machine delays a commit for many seconds.
-const TIMEOUT: Duration = Duration::from_secs(90);
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Waits for a future; fails after [`TIMEOUT`].
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TIMEOUT, future)
-        .await
-        .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
-}
-
-/// Polls until a condition is met; fails after [`TIMEOUT`].
-async fn wait_until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    within(what, async {
-        while !is_so().await {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-    })
-    .await;
-}
+use process::{POLL_INTERVAL, wait_until, within};

@@ -1,15 +1,11 @@
 //! Connections of the client: mutual TLS, several servers, and restarts.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tokio_rustls::rustls::{
-    RootCertStore, ServerConfig, crypto::ring, pki_types::PrivateKeyDer,
-    server::WebPkiClientVerifier,
-};
 use usage_client::{ErrorKind, Retry, UsageClient};
 
 use crate::support::{
+    certificates::{Authority, Identity},
     flaky_server::FlakyServer,
     reverse_proxy::ReverseProxy,
     world::{World, on_both_engines},
@@ -21,59 +17,6 @@ on_both_engines!(
     calls_succeed_when_one_of_several_servers_stops,
     a_call_is_retried_across_a_server_restart,
 );
-
-/// A certificate authority.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    der: tokio_rustls::rustls::pki_types::CertificateDer<'static>,
-}
-
-/// A certificate and its key.
-struct Identity {
-    certificate: rcgen::Certificate,
-    key: KeyPair,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        Self {
-            pem: certificate.pem(),
-            der: certificate.der().clone(),
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn sign(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        Identity {
-            certificate: params.signed_by(&key, &self.issuer).unwrap(),
-            key,
-        }
-    }
-
-    /// The TLS settings of a server that accepts clients of this authority.
-    fn server_config(&self, own: &Identity) -> ServerConfig {
-        let provider = Arc::new(ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).unwrap();
-        let callers = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
-        let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(callers.build().unwrap())
-            .with_single_cert(vec![own.certificate.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        config
-    }
-}
 
 async fn client_and_server_authenticate_each_other_over_tls(world: World) {
     let (ours, others) = (Authority::new(), Authority::new());
@@ -98,12 +41,16 @@ async fn client_and_server_authenticate_each_other_over_tls(world: World) {
         (&others, Some(&known)),
     ] {
         let refused = client(trusted, own).increment("acct").await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Transport, "{refused:?}");
+        // The proxy closes the connection at once, which can destroy its reason.
+        assert!(
+            matches!(refused.kind(), ErrorKind::Tls | ErrorKind::Transport),
+            "{refused:?}"
+        );
     }
     // Authorities of the system are not trusted either.
     let system = UsageClient::builder(front.endpoint()).retry(Retry::never());
     let refused = system.connect().await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Transport, "{refused:?}");
+    assert_eq!(refused.kind(), ErrorKind::Tls, "{refused:?}");
     assert_eq!(world.usage("acct").await.0, 1);
     world.finish().await;
 }

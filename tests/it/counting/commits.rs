@@ -365,7 +365,7 @@ async fn replicas_starting_together_migrate_an_empty_database_once(world: World)
         Engine::Postgres => cluster().unwrap().create_database().unwrap(),
     };
     let mut config = world.config();
-    config.database.database_url.clone_from(&url);
+    config.database.database_url = Some(url.clone().into());
     let start = || Server::start(config.clone(), world.clock.clone());
     let replicas = tokio::join!(start(), start(), start());
     let replicas = [replicas.0, replicas.1, replicas.2];

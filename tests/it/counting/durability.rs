@@ -203,7 +203,7 @@ async fn a_second_server_on_another_name_of_a_file_is_refused(world: World) {
     let name = world.sqlite_file().with_extension("link");
     std::os::unix::fs::symlink(world.sqlite_file(), &name).unwrap();
     let mut config = world.config();
-    config.database.database_url = format!("sqlite://{}", name.display());
+    config.database.database_url = Some(format!("sqlite://{}", name.display()).into());
     let second = Server::start(config, world.clock.clone()).await;
     let error = second.ended().await.expect_err("a refusal");
     assert!(

@@ -33,7 +33,8 @@ on_citus!(
 /// Runs the command on a database. Returns what it printed, or why it failed.
 async fn distribute(world: &World, url: &str, shards: Option<u32>) -> Result<String, String> {
     let database = DatabaseConfig {
-        database_url: url.to_owned(),
+        database_url: Some(url.to_owned().into()),
+        database_url_file: None,
         ..world.config().database
     };
     let mut printed = Vec::new();
@@ -117,10 +118,10 @@ async fn the_number_of_shards_does_not_change(world: World) {
 async fn a_server_refuses_to_enter_by_a_worker(world: World) {
     let mut config = world.config();
     let worker = cluster().unwrap().url_at_worker(&world.database_url, 0);
-    config.database.database_url = worker.unwrap();
-    let why = distribute(&world, &config.database.database_url, None).await;
+    let url = worker.unwrap();
+    config.database.database_url = Some(url.clone().into());
+    let why = distribute(&world, &url, None).await;
     assert!(why.unwrap_err().contains("connect to the coordinator"));
-    let url = config.database.database_url.clone();
     let (severity, found) = world.doctor_says(Some(&url), "citus").await;
     assert!(
         severity == Severity::Bad && found.contains("names a worker"),

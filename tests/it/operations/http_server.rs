@@ -11,12 +11,23 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use usage_client::Increment;
+use usage_server::Listeners;
 
 use super::webhooks::{assert_status, event};
-use crate::support::world::{World, http::SECRET, on_both_engines, on_postgres, within};
+use crate::support::world::{
+    World,
+    http::{SECRET, http_get, http_post},
+    on_both_engines, on_postgres, on_sqlite, parse_config, within,
+};
 
 /// Less than a silent connection may take.
 const HEALTH_LIMIT: Duration = Duration::from_secs(30);
+
+on_sqlite!(
+    webhooks_and_metrics_have_sockets_for_themselves,
+    a_port_in_use_is_named_with_its_setting,
+    a_large_head_is_refused,
+);
 
 on_both_engines!(
     health_and_metrics_are_served,
@@ -65,6 +76,75 @@ async fn health_and_metrics_are_served(world: World) {
     for secret in ["in-no-label", "in_no_label", SECRET] {
         assert!(!metrics.contains(secret), "{secret} is in\n{metrics}");
     }
+    world.finish().await;
+}
+
+async fn webhooks_and_metrics_have_sockets_for_themselves(mut world: World) {
+    world
+        .reconfigure(&[
+            "--webhook-listen=127.0.0.1:0",
+            "--metrics-listen=127.0.0.1:0",
+        ])
+        .await;
+    let server = world.server();
+    let (all, webhooks, metrics) = (
+        server.http_url(),
+        server.webhook_url(),
+        server.metrics_url(),
+    );
+    let get = async |url: &str, path: &str| http_get(&format!("{url}{path}")).await;
+    for url in [all, metrics] {
+        assert_eq!(get(url, "/health/live").await, (200, "live\n".to_owned()));
+        assert_eq!(get(url, "/health/ready").await, (200, "ready\n".to_owned()));
+        assert_eq!(get(url, "/metrics").await.0, 200);
+        let path = format!("{url}/webhooks/stripe");
+        assert_eq!(http_post(&path).await.0, 404, "{url}");
+    }
+    for path in ["/health/live", "/health/ready", "/metrics", "/"] {
+        assert_eq!(get(webhooks, path).await.0, 404, "{path}");
+    }
+    let path = format!("{webhooks}/webhooks/stripe");
+    assert_eq!(http_post(&path).await.0, 400, "it has no signature");
+    world.finish().await;
+}
+
+async fn a_port_in_use_is_named_with_its_setting(world: World) {
+    let address = world.http_url().trim_start_matches("http://").to_owned();
+    for setting in ["LISTEN", "HTTP_LISTEN", "WEBHOOK_LISTEN", "METRICS_LISTEN"] {
+        let flag = setting.to_lowercase().replace('_', "-");
+        let flags = [
+            "--listen=127.0.0.1:0".to_owned(),
+            "--http-listen=off".to_owned(),
+            format!("--{flag}={address}"),
+        ];
+        // The last flag of a name is used.
+        let flags: Vec<String> = flags
+            .iter()
+            .filter(|known| **known == flags[2] || !known.starts_with(&format!("--{flag}=")))
+            .cloned()
+            .collect();
+        let config = parse_config(&flags).unwrap();
+        let error = Listeners::bind(&config.addresses).await.unwrap_err();
+        let error = error.to_string();
+        let start = format!("cannot listen on {address} ({setting}): another program");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    world.finish().await;
+}
+
+/// Larger than any of Stripe's or of a browser.
+async fn a_large_head_is_refused(world: World) {
+    let line = format!(
+        "GET /health/live HTTP/1.1\r\nx: {}\r\n\r\n",
+        "a".repeat(40_000)
+    );
+    let answer = world.http_raw(line.into_bytes()).await;
+    assert!(answer.contains(" 431 "), "{answer}");
+    let many = "x: 1\r\n".repeat(1_000);
+    let head = format!("GET /health/live HTTP/1.1\r\n{many}\r\n");
+    let answer = world.http_raw(head.into_bytes()).await;
+    assert!(answer.contains(" 431 "), "{answer}");
+    assert_eq!(world.http_get("/health/live").await.0, 200);
     world.finish().await;
 }
 

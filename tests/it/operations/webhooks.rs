@@ -381,15 +381,19 @@ fn webhook_secrets_are_validated_and_never_shown() {
     let config = parse_config(&flag("whsec_a,whsec_b")).unwrap();
     assert!(!format!("{config:?}").contains("whsec"));
     assert_eq!(config.check(), Ok(()));
-    assert_eq!(config.http_listen, None);
     for (secrets, words) in [
         ("whsec_a,whsec_b,whsec_c,whsec_d,whsec_e", "at most 4"),
         ("whsec_a,", "secret 2 of 2"),
         ("", "secret 1 of 1"),
         ("whsec_a,whsec b", "secret 2 of 2"),
+        (
+            "whsec_a,sk_test_recognisable",
+            "secret 2 of 2 must start with whsec_",
+        ),
     ] {
         let refused = parse_config(&flag(secrets)).unwrap().check().unwrap_err();
         assert!(refused.contains(words), "{refused}");
-        assert!(!refused.contains("whsec"), "{refused}");
+        assert!(!refused.contains("whsec_a"), "{refused}");
+        assert!(!refused.contains("recognisable"), "{refused}");
     }
 }

@@ -78,7 +78,7 @@ async fn is_paused(world: &World) -> bool {
 /// A server on a copy of the database, with the same key.
 async fn start_copy(world: &World, url: &str) -> Server {
     let mut config = world.config();
-    config.database.database_url = url.to_owned();
+    config.database.database_url = Some(url.to_owned().into());
     Server::start(config, world.clock.clone()).await
 }
 

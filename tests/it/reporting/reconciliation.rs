@@ -242,7 +242,7 @@ async fn a_missing_database_is_not_created_by_the_command(world: World) {
     let mut config = command(&world);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("missing.db");
-    config.database.database_url = format!("sqlite://{}", file.display());
+    config.database.database_url = Some(format!("sqlite://{}", file.display()).into());
     let query = ReconciliationQuery::default();
     let refused = reconcile(&config, &world.clock, &query).await.unwrap_err();
     assert!(refused.contains("the database cannot be used"), "{refused}");

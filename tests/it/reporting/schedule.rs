@@ -272,10 +272,8 @@ async fn invalid_settings_stop_the_start_with_one_line() {
         let mut all = vec![database.clone()];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let config = parse_config(&all).unwrap();
-        let listeners = Listeners {
-            grpc: TcpListener::bind("127.0.0.1:0").await.unwrap(),
-            http: None,
-        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners::grpc_only(listener);
         let serving = Box::pin(serve(
             listeners,
             config,

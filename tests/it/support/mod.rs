@@ -1,5 +1,6 @@
 //! Shared by the tests: the world of one test, databases, and the servers and proxies around the server under test.
 
+pub(crate) mod certificates;
 pub(crate) mod commit_lock;
 pub(crate) mod flaky_server;
 pub(crate) mod memory_folder;

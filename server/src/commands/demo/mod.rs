@@ -102,10 +102,7 @@ impl Demo {
         let endpoint = format!("http://{}", listener.local_addr()?);
         let config = config(folder.path(), &fake_stripe)?;
         let shutdown = CancellationToken::new();
-        let listeners = Listeners {
-            grpc: listener,
-            http: None,
-        };
+        let listeners = Listeners::grpc_only(listener);
         let mut serving = tokio::spawn(serve(listeners, config, time.clock(), shutdown.clone()));
         let client = tokio::select! {
             client = UsageClient::connect(endpoint.clone()) => client?,

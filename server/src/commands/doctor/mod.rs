@@ -14,6 +14,7 @@ mod finding;
 mod invoices;
 mod reports;
 mod sending;
+mod sockets;
 mod stripe;
 mod stripe_account;
 
@@ -22,7 +23,10 @@ use clap::Args;
 pub use self::finding::{Diagnosis, Finding, Severity};
 use crate::{
     clock::Clock,
-    config::{ArchiveConfig, CommandConfig, DatabaseConfig, ScheduleConfig, SendingConfig},
+    config::{
+        ArchiveConfig, CommandConfig, DatabaseConfig, ListenConfig, ScheduleConfig, SendingConfig,
+        TlsConfig,
+    },
     domain::Millis,
     store::Store,
 };
@@ -45,6 +49,14 @@ pub struct DoctorConfig {
     /// Where old reports are archived.
     #[command(flatten)]
     pub archive: ArchiveConfig,
+
+    /// The addresses of the service.
+    #[command(flatten)]
+    pub addresses: ListenConfig,
+
+    /// TLS of the service.
+    #[command(flatten)]
+    pub tls: TlsConfig,
 }
 
 /// A wrong setting, in one sentence.
@@ -62,17 +74,21 @@ pub async fn diagnose(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis,
 }
 
 async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, DoctorError> {
-    config.shared.database.check().map_err(DoctorError)?;
+    let url = config.shared.database.url().map_err(DoctorError)?;
     let meters = config.shared.meters.read().map_err(DoctorError)?;
     let schedule = config.schedule.read().map_err(DoctorError)?;
-    let key = config.shared.stripe.key().map_err(DoctorError)?;
     let base = config.shared.stripe.stripe_api_base.as_deref();
     let mut findings = Vec::new();
-    let store = open(&config.shared.database, &mut findings)
+    sockets::check(&config.addresses, &config.tls, &mut findings);
+    let store = open(&url, &config.shared.database, &mut findings)
         .await
         .map(|store| store.with_clock(clock.clone()));
     let now = current_time(store.as_ref(), clock).await;
-    let account = stripe::key::check(key, base, clock, &mut findings).await;
+    let key = config.shared.stripe.key();
+    let account = stripe::key::check(&key, base, clock, &mut findings).await;
+    if let (Some(account), Ok(Some(key))) = (&account, &key) {
+        stripe::rights::check(key, account, &mut findings).await;
+    }
     if let Some(account) = &account {
         stripe::check(account, &meters, store.as_ref(), now, &mut findings).await;
     }
@@ -89,7 +105,7 @@ async fn run_checks(config: &DoctorConfig, clock: &Clock) -> Result<Diagnosis, D
         reports::check(&store, &meters, now, &mut findings).await;
         archives::check(&store, &config.archive, &mut findings).await;
         invoices::check(&store, now, &mut findings).await;
-        if let Some(key) = key {
+        if let Ok(Some(key)) = &key {
             let rate = config.sending.events_per_sec(Some(key));
             let reporting = (&schedule, config.schedule.window_mins);
             findings.push(sending::check_rate(&store, reporting, rate, now).await);
@@ -116,11 +132,11 @@ async fn current_time(store: Option<&Store>, clock: &Clock) -> Millis {
 }
 
 /// Opens the database if it exists and its schema is up to date.
-async fn open(config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<Store> {
+async fn open(url: &str, config: &DatabaseConfig, findings: &mut Vec<Finding>) -> Option<Store> {
     const CHECK: &str = "database";
     const CONNECTIONS: u32 = 4;
     const NOT_CHECKED: &str = "so accounts, reports, the ledger check, the schedule and the database clock were not checked";
-    let opened = Store::open_existing(&config.database_url, CONNECTIONS).await;
+    let opened = Store::open_existing(url, CONNECTIONS).await;
     if let Ok(store) = &opened
         && let Some(worker) = distribution::check_entry(store).await
     {

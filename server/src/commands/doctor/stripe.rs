@@ -2,6 +2,7 @@
 //! decides on.
 
 pub(super) mod key;
+pub(super) mod rights;
 mod subscriptions;
 
 use std::collections::HashMap;

@@ -26,7 +26,11 @@ on_both_engines!(
     doctor_reports_a_schedule_that_never_fires_or_is_overdue,
 );
 
-on_sqlite!(doctor_reports_a_log_that_is_not_copied_into_the_file);
+on_sqlite!(
+    doctor_reports_a_log_that_is_not_copied_into_the_file,
+    doctor_warns_of_webhooks_that_share_an_exposed_address,
+    doctor_names_the_rights_that_a_restricted_key_lacks,
+);
 on_postgres!(a_postgresql_without_fsync_is_refused_and_reported);
 
 async fn examine_with(config: &DoctorConfig, clock: &Clock) -> Diagnosis {
@@ -199,14 +203,14 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
         }
     };
     let mut config = world.doctor_config();
-    config.shared.database.database_url = empty;
+    config.shared.database.database_url = Some(empty.into());
     let unmigrated = examine_with(&config, &Clock::system()).await;
     assert_only_bad(
         &unmigrated,
         "database",
         &["lacks", "migrations", "not checked"],
     );
-    config.shared.database.database_url = missing;
+    config.shared.database.database_url = Some(missing.into());
     for _ in 0..2 {
         // The check does not create it.
         let gone = examine_with(&config, &Clock::system()).await;
@@ -215,12 +219,49 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
     world.finish().await;
 }
 
+async fn doctor_warns_of_webhooks_that_share_an_exposed_address(world: World) {
+    let mut config = world.doctor_config();
+    let warns = async |config: &DoctorConfig| {
+        let diagnosis = examine_with(config, &Clock::system()).await;
+        let mut findings = diagnosis.findings.iter();
+        findings
+            .any(|finding| finding.check == "webhook address" && finding.severity == Severity::Warn)
+    };
+    assert!(!warns(&config).await);
+    config.addresses.http_listen = "0.0.0.0:8080".parse().unwrap();
+    assert!(warns(&config).await);
+    config.addresses.webhook_listen = Some("0.0.0.0:8081".parse().unwrap());
+    assert!(!warns(&config).await);
+    world.finish().await;
+}
+
+async fn doctor_names_the_rights_that_a_restricted_key_lacks(world: World) {
+    let settings = Settings {
+        secret_key: "rk_test_restricted".to_owned(),
+        ..Settings::default()
+    };
+    let restricted = FakeStripe::start(settings).await.unwrap();
+    let mut config = world.doctor_config();
+    let stripe = &mut config.shared.stripe;
+    stripe.stripe_secret_key = Some(restricted.secret_key().to_owned().into());
+    stripe.stripe_api_base = Some(restricted.base_url().to_owned());
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    assert_finding(&diagnosis, Severity::Ok, "stripe rights", &["may read all"]);
+    for path in ["/v1/invoices", "/v1/prices"] {
+        let refusal = Fault::status(403).on_path(path).times(1);
+        restricted.control().script(refusal).await.unwrap();
+    }
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    assert_bad(&diagnosis, "stripe rights", &["Invoices", "Prices"]);
+    world.finish().await;
+}
+
 async fn doctor_reports_a_missing_wrong_or_other_mode_key(world: World) {
     let mut config = world.doctor_config();
     for (key, words) in [
         (None, "there is none"),
         (Some("sk_test_other"), "Invalid API Key"),
-        (Some("pk_test_x"), "starts with none of"),
+        (Some("pk_test_x"), "is a publishable key"),
     ] {
         config.shared.stripe.stripe_secret_key = key.map(|key| key.to_owned().into());
         let diagnosis = examine_with(&config, &Clock::system()).await;

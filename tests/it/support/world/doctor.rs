@@ -12,6 +12,8 @@ impl World {
             schedule: config.schedule.clone(),
             sending: config.sending.clone(),
             archive: config.archive.clone(),
+            addresses: config.addresses.clone(),
+            tls: config.tls.clone(),
             shared: config.into(),
         }
     }
@@ -20,7 +22,7 @@ impl World {
     pub(crate) async fn doctor_says(&self, url: Option<&str>, check: &str) -> (Severity, String) {
         let mut config = self.doctor_config();
         if let Some(url) = url {
-            config.shared.database.database_url = url.to_owned();
+            config.shared.database.database_url = Some(url.to_owned().into());
         }
         let diagnosis = within("a diagnosis", diagnose(&config, &self.clock));
         let diagnosis = diagnosis.await.expect("a diagnosis");

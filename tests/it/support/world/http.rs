@@ -7,7 +7,7 @@ use std::{
 
 use fake_stripe::webhook_signature;
 
-use super::{TIMEOUT, World, within};
+use super::{Server, TIMEOUT, World, within};
 
 /// The secret that webhooks are signed with.
 pub(crate) const SECRET: &str = "whsec_world";
@@ -19,6 +19,11 @@ impl World {
     /// The address of the HTTP server.
     pub(crate) fn http_url(&self) -> &str {
         self.server.as_ref().expect("a server").http_url()
+    }
+
+    /// The running server.
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().expect("a server")
     }
 
     /// Makes the fake Stripe send webhooks to the server, also after a restart.
@@ -58,7 +63,7 @@ impl World {
 
     /// Sends a GET request to the HTTP server.
     pub(crate) async fn http_get(&self, path: &str) -> Answer {
-        answer_of(http_client().get(format!("{}{path}", self.http_url()))).await
+        http_get(&format!("{}{path}", self.http_url())).await
     }
 
     /// Sends raw bytes to the HTTP server and returns the first line of the response.
@@ -79,6 +84,16 @@ impl World {
         });
         within("an answer", asking).await.expect("no panic")
     }
+}
+
+/// Sends a GET request.
+pub(crate) async fn http_get(url: &str) -> Answer {
+    answer_of(http_client().get(url)).await
+}
+
+/// Sends a POST request without a body.
+pub(crate) async fn http_post(url: &str) -> Answer {
+    answer_of(http_client().post(url)).await
 }
 
 fn http_client() -> reqwest::Client {

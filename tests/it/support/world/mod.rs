@@ -40,7 +40,9 @@ pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
 /// schedule that never fires is refused. A test of the server's schedule checks the year.
 const NEVER: &str = "--report-schedule=0 0 * 2 4#5";
 /// Two meters, the first one as the default, short retry delays, and no scheduled runs.
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 13] = [
+    "--listen=127.0.0.1:0",
+    "--http-listen=127.0.0.1:0",
     "--meters=api_calls:call,tokens=llm_tokens:token",
     "--default-meter=api_calls",
     "--stripe-retry-ms=200",

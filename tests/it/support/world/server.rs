@@ -12,8 +12,16 @@ pub(crate) struct Server {
     runtime: Option<Runtime>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
-    endpoint: String,
-    http_url: String,
+    urls: Urls,
+}
+
+/// Where it listens.
+#[derive(Debug)]
+struct Urls {
+    grpc: String,
+    http: Option<String>,
+    webhooks: Option<String>,
+    metrics: Option<String>,
 }
 
 impl Server {
@@ -23,35 +31,41 @@ impl Server {
         let (send_urls, urls) = oneshot::channel();
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
-            let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let http = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let url = |listener: &TcpListener| {
-                format!("http://{}", listener.local_addr().expect("an address"))
+            let listeners = Listeners::bind(&config.addresses).await.expect("ports");
+            let scheme = if config.tls.tls_cert_file.is_some() {
+                "https"
+            } else {
+                "http"
             };
-            send_urls
-                .send([url(&grpc), url(&http)])
-                .expect("a test that waits");
-            let http = Some(http);
-            let ended = serve(Listeners { grpc, http }, config, clock, token).await;
+            let url = |listener: &TcpListener| {
+                format!("{scheme}://{}", listener.local_addr().expect("an address"))
+            };
+            let urls = Urls {
+                grpc: url(&listeners.grpc),
+                http: listeners.http.as_ref().map(url),
+                webhooks: listeners.webhooks.as_ref().map(url),
+                metrics: listeners.metrics.as_ref().map(url),
+            };
+            send_urls.send(urls).expect("a test that waits");
+            let ended = serve(listeners, config, clock, token).await;
             if let Err(error) = &ended {
                 // Otherwise a test would see only refused connections.
                 eprintln!("the server ended: {error}");
             }
             ended
         });
-        let [endpoint, http_url] = urls.await.expect("an address");
+        let urls = urls.await.expect("an address");
         Self {
             runtime: Some(runtime),
             shutdown,
             serving,
-            endpoint,
-            http_url,
+            urls,
         }
     }
 
     /// A client of a server that is serving. The socket accepts connections before that.
     pub(crate) async fn client(&self) -> UsageClient {
-        let client = within("connecting", UsageClient::connect(self.endpoint.clone()));
+        let client = within("connecting", UsageClient::connect(self.urls.grpc.clone()));
         // Without retries, so that a test sees each failure. The client has its own tests of retries.
         let client = client
             .await
@@ -106,12 +120,22 @@ impl Server {
 
     /// The gRPC address.
     pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
+        &self.urls.grpc
     }
 
     /// The HTTP address.
     pub(crate) fn http_url(&self) -> &str {
-        &self.http_url
+        self.urls.http.as_deref().expect("HTTP_LISTEN")
+    }
+
+    /// The address of webhooks alone.
+    pub(crate) fn webhook_url(&self) -> &str {
+        self.urls.webhooks.as_deref().expect("WEBHOOK_LISTEN")
+    }
+
+    /// The address of metrics alone.
+    pub(crate) fn metrics_url(&self) -> &str {
+        self.urls.metrics.as_deref().expect("METRICS_LISTEN")
     }
 }
 

@@ -13,22 +13,31 @@ use crate::{
 
 const KEY: &str = "stripe key";
 const CLOCK: &str = "stripe clock";
+const ADVICE: &str =
+    "set STRIPE_SECRET_KEY to a secret key of the account, from Stripe's dashboard";
 
 /// Checks the key and Stripe's clock; returns a client if the key can be used.
 pub(in crate::commands::doctor) async fn check(
-    key: Option<&str>,
+    key: &Result<Option<String>, String>,
     base: Option<&str>,
     clock: &Clock,
     findings: &mut Vec<Finding>,
 ) -> Option<Stripe> {
     const NOT_CHECKED: &str = "so nothing at Stripe was checked";
-    let Some(key) = key else {
-        findings.push(Finding::bad(
-            KEY,
-            format!("there is none: nothing is reported, {NOT_CHECKED}"),
-            "set STRIPE_SECRET_KEY",
-        ));
-        return None;
+    let key = match key {
+        Ok(Some(key)) => key,
+        Ok(None) => {
+            findings.push(Finding::bad(
+                KEY,
+                format!("there is none: nothing is reported, {NOT_CHECKED}"),
+                "set STRIPE_SECRET_KEY",
+            ));
+            return None;
+        }
+        Err(wrong) => {
+            findings.push(Finding::bad(KEY, format!("{wrong}; {NOT_CHECKED}"), ADVICE));
+            return None;
+        }
     };
     let stripe = match Stripe::new(key, base) {
         Ok(stripe) => stripe,
@@ -68,7 +77,7 @@ fn check_key(key: &str, answer: &Result<KeyCheck, Failure>) -> (Finding, bool) {
             return (Finding::unchecked(KEY, failure.message()), false);
         }
     };
-    let advice = "set STRIPE_SECRET_KEY to a secret key of the account, from Stripe's dashboard";
+    let advice = ADVICE;
     let Some(is_live) = is_live_key(key) else {
         let fact = "it starts with none of sk_test_, sk_live_, rk_test_ and rk_live_";
         return (Finding::bad(KEY, fact, advice), false);

@@ -1,6 +1,7 @@
 //! A process of the real binary, and clients of it.
 
 use std::{
+    future::Future,
     io::{BufRead as _, BufReader},
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStderr, Command, Stdio},
@@ -9,6 +10,7 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread,
+    time::Duration,
 };
 
 use chrono::DateTime;
@@ -23,7 +25,26 @@ use tonic_health::pb::{
 use usage_client::{Get, Retry, UsageClient};
 use usage_server::clock::Clock;
 
-use crate::{POLL_INTERVAL, TIMEOUT, wait_until, within};
+/// The limit of every wait. A busy machine delays a commit for many seconds.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Waits for a future; fails after [`TIMEOUT`].
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TIMEOUT, future)
+        .await
+        .unwrap_or_else(|_| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
+}
+
+/// Polls until a condition is met; fails after [`TIMEOUT`].
+pub(crate) async fn wait_until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    within(what, async {
+        while !is_so().await {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    })
+    .await;
+}
 
 /// The flag for a socket that shows metrics.
 pub(crate) const HTTP: &str = "--http-listen=127.0.0.1:0";
@@ -35,6 +56,7 @@ const MAX_LINES: usize = 2_000;
 pub(crate) struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    endpoint: String,
     client: UsageClient,
     health: HealthClient<Channel>,
 }
@@ -46,6 +68,7 @@ impl Process {
             .args(["serve", "--listen=127.0.0.1:0"])
             .args(flags)
             .env("LOG_JSON", "true")
+            .env("HTTP_LISTEN", "off")
             .stderr(Stdio::piped())
             .stdout(Stdio::null());
         let mut child = command.spawn().expect("a process");
@@ -57,11 +80,12 @@ impl Process {
         let endpoint = format!("http://{address}");
         let client = within("connecting", UsageClient::connect(endpoint.clone()));
         let client = client.await.expect("a connection");
-        let channel = Channel::from_shared(endpoint).expect("an address");
+        let channel = Channel::from_shared(endpoint.clone()).expect("an address");
         let channel = within("connecting", channel.connect());
         Self {
             child,
             log,
+            endpoint,
             client: client.with_retry(Retry::never()).with_timeout(TIMEOUT),
             health: HealthClient::new(channel.await.expect("a connection")),
         }
@@ -132,7 +156,25 @@ impl Process {
         value.expect("the metric").parse().expect("a number")
     }
 
-    fn http_address(&self) -> Option<String> {
+    /// The log since the start.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// The URL of the gRPC socket.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The memory that the process has, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
+        kibibytes.parse::<u64>().unwrap() * 1_024
+    }
+
+    pub(crate) fn http_address(&self) -> Option<String> {
         let log = self.log.lock().unwrap();
         log.iter().find_map(|line| {
             let event: serde_json::Value = serde_json::from_str(line).ok()?;

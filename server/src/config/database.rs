@@ -1,0 +1,58 @@
+//! The settings of the database.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::secret::{self, Secret};
+
+/// The database when none is set.
+const DEFAULT_URL: &str = "sqlite://usage.db";
+
+/// The database.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseConfig {
+    /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`. Default: `sqlite://usage.db`.
+    // A secret, because it can contain a password.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<Secret>,
+    /// A file with the URL of the database, instead of `DATABASE_URL`.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// Connections to PostgreSQL, 4 to 1,000. SQLite ignores it.
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
+    pub database_connections: u32,
+    /// Accept a PostgreSQL that runs with `fsync` or `full_page_writes` off: a power cut can then lose acknowledged usage.
+    #[arg(long, env = "INSECURE_DURABILITY")]
+    pub insecure_durability: bool,
+}
+
+impl DatabaseConfig {
+    /// The URL. It may contain a password: the error does not repeat it, and the command line parser, which repeats a
+    /// refused value, does not check it.
+    ///
+    /// # Errors
+    /// One sentence that says what is wrong.
+    pub fn url(&self) -> Result<String, String> {
+        let (url, file) = (self.database_url.as_ref(), &self.database_url_file);
+        let url = secret::read("DATABASE_URL", url, file.as_deref())?;
+        let url = url.as_ref().map_or(DEFAULT_URL, Secret::expose);
+        check(url)?;
+        Ok(url.to_owned())
+    }
+}
+
+fn check(url: &str) -> Result<(), String> {
+    let lower = url.to_ascii_lowercase();
+    if lower.contains(":memory:") || lower.contains("%3amemory") || lower.contains("mode=memory") {
+        return Err("DATABASE_URL is an in-memory database, which would lose acknowledged usage; use a file".to_owned());
+    }
+    ["sqlite://", "postgres://", "postgresql://"]
+        .iter()
+        .filter_map(|scheme| url.strip_prefix(scheme))
+        .any(|rest| !rest.is_empty())
+        .then_some(())
+        .ok_or_else(|| {
+            "DATABASE_URL must start with sqlite:// or postgres:// and name a database".to_owned()
+        })
+}

@@ -1,0 +1,118 @@
+//! The addresses that the service listens on.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use clap::Args;
+
+/// The addresses.
+#[derive(Args, Clone, Debug)]
+pub struct ListenConfig {
+    /// The address to serve gRPC on.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+
+    /// The address to serve HTTP on: health and metrics, and the path of webhooks unless `WEBHOOK_LISTEN` is set; `off`
+    /// serves none of them.
+    #[arg(
+        long,
+        env = "HTTP_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub http_listen: HttpListen,
+
+    /// The address to serve `POST /webhooks/stripe` on, and nothing else. Default: the path is on `HTTP_LISTEN`.
+    #[arg(long, env = "WEBHOOK_LISTEN", value_name = "ADDRESS")]
+    pub webhook_listen: Option<SocketAddr>,
+
+    /// One more address to serve health and metrics on, and nothing else. Default: none.
+    #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// An address for HTTP, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Not served.
+    Off,
+    /// Served at this address.
+    On(SocketAddr),
+}
+
+impl FromStr for HttpListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text.parse();
+        address.map(Self::On).map_err(|_| {
+            "must be an IP address and a port, such as 127.0.0.1:8080, or off".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for HttpListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On(address) => address.fmt(f),
+        }
+    }
+}
+
+impl ListenConfig {
+    /// The address of HTTP, if it is served.
+    pub(crate) fn http(&self) -> Option<SocketAddr> {
+        match self.http_listen {
+            HttpListen::Off => None,
+            HttpListen::On(address) => Some(address),
+        }
+    }
+
+    /// The address of webhooks on `HTTP_LISTEN`, if other machines can reach it.
+    pub(crate) fn exposed_webhooks(&self) -> Option<SocketAddr> {
+        let shared = self.http().filter(|_| self.webhook_listen.is_none());
+        shared.filter(|address| !address.ip().to_canonical().is_loopback())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_http_is_an_ip_address_or_off() {
+        assert_eq!("off".parse(), Ok(HttpListen::Off));
+        for address in ["127.0.0.1:8080", "[::1]:0"] {
+            let parsed: HttpListen = address.parse().unwrap();
+            assert_eq!(parsed.to_string(), address);
+        }
+        for wrong in ["", "8080", "localhost:8080", "OFF"] {
+            assert!(wrong.parse::<HttpListen>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn webhooks_beside_health_are_exposed_only_beyond_loopback() {
+        let config = |http: &str, webhooks: Option<&str>| ListenConfig {
+            listen: "127.0.0.1:1".parse().unwrap(),
+            http_listen: http.parse().unwrap(),
+            webhook_listen: webhooks.map(|address| address.parse().unwrap()),
+            metrics_listen: None,
+        };
+        let exposed = |http, webhooks| config(http, webhooks).exposed_webhooks().is_some();
+        assert!(exposed("0.0.0.0:8080", None));
+        assert!(exposed("[::]:8080", None));
+        assert!(!exposed("0.0.0.0:8080", Some("0.0.0.0:8081")));
+        for loopback in [
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "[::ffff:127.0.0.1]:8080",
+            "off",
+        ] {
+            assert!(!exposed(loopback, None), "{loopback}");
+        }
+    }
+}

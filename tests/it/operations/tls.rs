@@ -1,0 +1,650 @@
+//! TLS of the service: who may connect, files that change, and clients that speak the other thing.
+
+use std::{sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
+use usage_client::{
+    Error, ErrorKind, UsageClient,
+    cli::{self, Streams},
+};
+use usage_server::config::TlsConfig;
+
+use crate::support::{
+    certificates::{Authority, Files, Identity},
+    python,
+    world::{Server, World, on_sqlite, within},
+};
+
+on_sqlite!(
+    calls_are_counted_over_tls,
+    a_server_that_is_not_trusted_is_not_called,
+    clients_need_a_certificate_of_the_authority,
+    revoked_clients_are_refused_also_on_open_connections,
+    new_files_are_used_and_open_connections_stay,
+    new_files_that_cannot_be_used_leave_the_old_ones,
+    wrong_settings_of_tls_end_the_start,
+    plain_text_at_a_port_with_tls_is_told_so,
+    grpcs_own_library_is_told_of_tls,
+    tls_at_a_port_without_it_is_told_so,
+    a_handshake_that_does_not_end_is_closed,
+    usagectl_reads_certificates_from_files,
+    http_has_tls_and_webhooks_need_no_client_certificate,
+    webhooks_that_share_a_socket_with_client_certificates_are_refused,
+    silent_handshakes_lose_their_places_first,
+);
+
+/// How long a client may wait until it is told that it speaks the wrong thing.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// The places of the HTTP socket.
+const HTTP_PLACES: usize = 512;
+
+/// HTTP/2's preface with empty settings; a ping, and the end of its answer.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const PING: &[u8; 17] = b"\0\0\x08\x06\0\0\0\0\0are here";
+const PONG: &[u8; 17] = b"\0\0\x08\x06\x01\0\0\0\0are here";
+
+/// A server with TLS, and what its clients need.
+struct Secure {
+    server: Server,
+    files: Files,
+    authority: Authority,
+    /// The authority of the clients, if they need a certificate.
+    clients: Option<Authority>,
+    _folder: TempDir,
+}
+
+impl Secure {
+    /// Replaces the server of a world.
+    async fn start(world: &mut World, is_mutual: bool) -> Self {
+        Self::start_with(world, is_mutual, &[]).await
+    }
+
+    async fn start_with(world: &mut World, is_mutual: bool, flags: &[&str]) -> Self {
+        if is_mutual && flags.is_empty() {
+            // Stripe has no client certificate.
+            world.reconfigure(&["--stripe-webhook-secrets"]).await;
+        } else {
+            world.reconfigure(flags).await;
+        }
+        world.stop().await;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let files = Files::new(folder.path(), &authority.sign("127.0.0.1"));
+        let clients = is_mutual.then(Authority::new);
+        let tls = match &clients {
+            None => files.config(),
+            Some(clients) => files.mutual_config(clients),
+        };
+        Self {
+            server: start(world, tls).await,
+            files,
+            authority,
+            clients,
+            _folder: folder,
+        }
+    }
+
+    /// A client that trusts the server's authority.
+    fn client(&self, own: Option<&Identity>) -> UsageClient {
+        client(&self.server, &self.authority, own)
+    }
+
+    /// Finishes the handshake and returns the connection.
+    async fn handshake(&self, own: Option<&Identity>, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let config = self.authority.client_config(own, alpn);
+        handshake(self.server.endpoint(), config).await.unwrap()
+    }
+
+    async fn stop(self, world: World) {
+        self.server.stop().await.unwrap();
+        world.finish().await;
+    }
+}
+
+async fn start(world: &World, tls: TlsConfig) -> Server {
+    let mut config = world.config();
+    config.tls = tls;
+    Server::start(config, world.clock.clone()).await
+}
+
+fn client(server: &Server, trusted: &Authority, own: Option<&Identity>) -> UsageClient {
+    // A call that waits for the connection may only see that it was closed; the next attempt is told why.
+    let mut builder = UsageClient::builder(server.endpoint()).ca_certificate(&trusted.pem);
+    if let Some(own) = own {
+        builder = builder.client_certificate(own.certificate.pem(), own.key.serialize_pem());
+    }
+    builder.connect_lazy().unwrap()
+}
+
+fn address_of(url: &str) -> &str {
+    url.trim_start_matches("https://")
+        .trim_start_matches("http://")
+}
+
+async fn handshake(url: &str, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address_of(url)).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    within("a handshake", connecting).await
+}
+
+/// Waits until the server serves.
+async fn first_call(client: &UsageClient) {
+    within("a call", async {
+        client.increment("acct").await.unwrap();
+    })
+    .await;
+}
+
+#[track_caller]
+fn assert_tls(error: &Error, words: &str) {
+    assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+async fn calls_are_counted_over_tls(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    let client = secure.client(None);
+    first_call(&client).await;
+    assert!(client.increment("acct").key("k").await.is_ok());
+    assert!(client.increment("acct").key("k").await.unwrap().duplicate);
+    let stream = secure.handshake(None, b"h2").await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    secure.stop(world).await;
+}
+
+async fn a_server_that_is_not_trusted_is_not_called(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    first_call(&secure.client(None)).await;
+    let others = client(&secure.server, &Authority::new(), None);
+    let refused = others.increment("acct").await.unwrap_err();
+    assert_tls(&refused, "the server's certificate is not trusted");
+    let system = UsageClient::builder(secure.server.endpoint());
+    let refused = system.connect().await.unwrap_err();
+    assert_tls(&refused, "the server's certificate is not trusted");
+    for (own, words) in [
+        (secure.authority.sign_expired("127.0.0.1"), "expired"),
+        (secure.authority.sign("other.example"), "not valid for name"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path(), &own);
+        let mut config = world.config();
+        let file = folder.path().join("usage.db");
+        config.database.database_url = Some(format!("sqlite://{}", file.display()).into());
+        config.tls = files.config();
+        let server = Server::start(config, world.clock.clone()).await;
+        let caller = client(&server, &secure.authority, None);
+        let refused = caller.increment("acct").await.unwrap_err();
+        assert_tls(&refused, words);
+        server.stop().await.unwrap();
+    }
+    secure.stop(world).await;
+}
+
+async fn clients_need_a_certificate_of_the_authority(mut world: World) {
+    let secure = Secure::start(&mut world, true).await;
+    let clients = secure.clients.as_ref().unwrap();
+    let known = clients.sign_subjects("cn", "backend", "spiffe://prod/backend", "ops@example.com");
+    first_call(&secure.client(Some(&known))).await;
+    for (own, words) in [
+        (None, "the server needs a client certificate"),
+        (
+            Some(Authority::new().sign("backend")),
+            "refuses the client's certificate",
+        ),
+        // The authority of servers is not one of clients.
+        (
+            Some(secure.authority.sign("backend")),
+            "refuses the client's certificate",
+        ),
+        (
+            Some(clients.sign_expired("backend")),
+            "refuses the client's certificate",
+        ),
+    ] {
+        let refused = secure.client(own.as_ref()).increment("acct").await;
+        assert_tls(&refused.unwrap_err(), words);
+    }
+    let counted = secure.client(Some(&known)).increment("acct").await;
+    assert!(counted.is_ok());
+    secure.stop(world).await;
+}
+
+async fn revoked_clients_are_refused_also_on_open_connections(mut world: World) {
+    world.reconfigure(&["--stripe-webhook-secrets"]).await;
+    world.stop().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let files = Files::new(folder.path(), &authority.sign("127.0.0.1"));
+    let [kept, revoked, later] = ["kept", "revoked", "later"].map(|name| clients.sign(name));
+    files.write("revoked.pem", &clients.revoke(&[&revoked]));
+    let tls = TlsConfig {
+        tls_client_crl_file: Some(files.path("revoked.pem")),
+        ..files.mutual_config(&clients)
+    };
+    let server = start(&world, tls).await;
+    let call = async |own: &Identity| {
+        let caller = client(&server, &authority, Some(own));
+        caller.increment("acct").await
+    };
+    first_call(&client(&server, &authority, Some(&kept))).await;
+    assert_tls(
+        &call(&revoked).await.unwrap_err(),
+        "refuses the client's certificate",
+    );
+    let open = async |own: &Identity| {
+        let config = authority.client_config(Some(own), b"h2");
+        let mut stream = handshake(server.endpoint(), config).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        let mut settings = [0; 9];
+        stream.read_exact(&mut settings).await.unwrap();
+        stream
+    };
+    let (mut kept_open, mut later_open) = (open(&kept).await, open(&later).await);
+    files.write("revoked.pem", &clients.revoke(&[&revoked, &later]));
+    let mut rest = Vec::new();
+    // A reset is an end too.
+    let _ = within("the end", later_open.read_to_end(&mut rest)).await;
+    assert_tls(
+        &call(&later).await.unwrap_err(),
+        "refuses the client's certificate",
+    );
+    // The other one was checked at the same time, and answers a ping.
+    kept_open.write_all(PING).await.unwrap();
+    within("a pong", async {
+        let mut last = [0; 17];
+        while last != *PONG {
+            last.copy_within(1.., 0);
+            last[16] = kept_open.read_u8().await.unwrap();
+        }
+    })
+    .await;
+    server.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn new_files_are_used_and_open_connections_stay(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    let open = secure.client(None);
+    first_call(&open).await;
+    // The open client does not trust it: it could not connect again.
+    let next = Authority::new();
+    secure.files.put(&next.sign("127.0.0.1"));
+    let new = client(&secure.server, &next, None);
+    world
+        .wait_until("the new certificate", async || {
+            new.increment("acct").await.is_ok()
+        })
+        .await;
+    open.increment("acct").await.unwrap();
+    let refused = secure.client(None).increment("acct").await.unwrap_err();
+    assert_tls(&refused, "the server's certificate is not trusted");
+    open.increment("acct").await.unwrap();
+    secure.stop(world).await;
+}
+
+async fn new_files_that_cannot_be_used_leave_the_old_ones(mut world: World) {
+    let secure = Secure::start(&mut world, true).await;
+    let clients = secure.clients.as_ref().unwrap();
+    let own = clients.sign("backend");
+    first_call(&secure.client(Some(&own))).await;
+    let failures = async || {
+        let (_, metrics) = secure.get("/metrics", Some(&own)).await;
+        let name = "usage_tls_reload_failures_total ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("the metric").parse::<u64>().unwrap()
+    };
+    let other = Authority::new().sign("127.0.0.1");
+    for (name, contents) in [
+        ("cert.pem", "no certificate"),
+        // Not that of the key.
+        ("cert.pem", &other.certificate.pem()),
+        (
+            "cert.pem",
+            &secure.authority.sign_expired("127.0.0.1").certificate.pem(),
+        ),
+        ("key.pem", "no key"),
+        ("clients.pem", ""),
+    ] {
+        let old = std::fs::read_to_string(secure.files.path(name)).unwrap();
+        let before = failures().await;
+        secure.files.write(name, contents);
+        world
+            .wait_until("a failed attempt", async || failures().await > before)
+            .await;
+        let counted = secure.client(Some(&own)).increment("acct").await;
+        assert!(counted.is_ok(), "{name}: {counted:?}");
+        secure.files.write(name, &old);
+    }
+    secure.stop(world).await;
+}
+
+async fn wrong_settings_of_tls_end_the_start(mut world: World) {
+    world.reconfigure(&["--stripe-webhook-secrets"]).await;
+    world.stop().await;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let files = Files::new(folder.path(), &authority.sign("127.0.0.1"));
+    files.write(
+        "other.pem",
+        &authority.sign("127.0.0.1").key.serialize_pem(),
+    );
+    files.write("empty.pem", "");
+    let path = |name: &str| Some(files.path(name));
+    let whole = files.config();
+    for (tls, words) in [
+        (
+            TlsConfig {
+                tls_key_file: path("other.pem"),
+                ..whole.clone()
+            },
+            "TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE",
+        ),
+        (
+            TlsConfig {
+                tls_key_file: path("missing.pem"),
+                ..whole.clone()
+            },
+            "missing.pem: No such file",
+        ),
+        (
+            TlsConfig {
+                tls_key_file: path("cert.pem"),
+                ..whole.clone()
+            },
+            "TLS_KEY_FILE: the file has no private key",
+        ),
+        (
+            TlsConfig {
+                tls_cert_file: path("empty.pem"),
+                ..whole.clone()
+            },
+            "TLS_CERT_FILE: the file has no certificate",
+        ),
+        (
+            TlsConfig {
+                tls_client_ca_file: path("empty.pem"),
+                ..whole.clone()
+            },
+            "TLS_CLIENT_CA_FILE: the file has no certificate",
+        ),
+        (
+            TlsConfig {
+                tls_key_file: None,
+                ..whole.clone()
+            },
+            "TLS_KEY_FILE is not",
+        ),
+    ] {
+        let refused = start(&world, tls)
+            .await
+            .ended()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(words), "{refused}");
+        assert!(!refused.contains("BEGIN"), "{refused}");
+    }
+    world.finish().await;
+}
+
+async fn plain_text_at_a_port_with_tls_is_told_so(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    first_call(&secure.client(None)).await;
+    let grpc = address_of(secure.server.endpoint());
+    let http = address_of(secure.server.http_url());
+    // A library that speaks HTTP/2 shows this text.
+    let refused = UsageClient::connect(format!("http://{grpc}")).await;
+    let refused = match refused {
+        Ok(plain) => tokio::time::timeout(TOLD_WITHIN, plain.increment("acct"))
+            .await
+            .expect("an answer")
+            .unwrap_err(),
+        Err(error) => error,
+    };
+    assert_tls(&refused, "this port needs TLS: use https://");
+    for address in [grpc, http] {
+        let text = answer(address, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+        assert!(
+            text.ends_with("this port needs TLS: use https://\n"),
+            "{text}"
+        );
+    }
+    let frames = answer(grpc, PREFACE).await;
+    let text = b"this port needs TLS: use https://";
+    assert!(frames.ends_with(text), "{frames:?}");
+    secure.stop(world).await;
+}
+
+/// `GRPC_PYTHON` names a Python with gRPC's library, as in `.ci/run`.
+async fn grpcs_own_library_is_told_of_tls(mut world: World) {
+    let Some(python) = python::python("GRPC_PYTHON") else {
+        return world.finish().await;
+    };
+    let secure = Secure::start(&mut world, false).await;
+    first_call(&secure.client(None)).await;
+    let address = address_of(secure.server.endpoint());
+    let text = python::run(python, "grpc_plain_text.py", &[address]).await;
+    assert!(text.contains("UNAVAILABLE"), "{text}");
+    assert!(text.contains("this port needs TLS: use https://"), "{text}");
+    secure.stop(world).await;
+}
+
+/// Silent, or in the middle of its first message.
+async fn a_handshake_that_does_not_end_is_closed(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    first_call(&secure.client(None)).await;
+    for begin in [&[][..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]] {
+        for url in [secure.server.endpoint(), secure.server.http_url()] {
+            let mut stream = TcpStream::connect(address_of(url)).await.unwrap();
+            stream.write_all(begin).await.unwrap();
+            let mut rest = Vec::new();
+            // A reset is an end too.
+            let _ = within("the end", stream.read_to_end(&mut rest)).await;
+        }
+    }
+    let (_, metrics) = secure.get("/metrics", None).await;
+    let name = "usage_connections_refused_total{reason=\"handshake_timed_out\"} ";
+    assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    secure.stop(world).await;
+}
+
+async fn usagectl_reads_certificates_from_files(mut world: World) {
+    let secure = Secure::start(&mut world, true).await;
+    let own = secure.clients.as_ref().unwrap().sign("operator");
+    first_call(&secure.client(Some(&own))).await;
+    secure.files.write("ca.pem", &secure.authority.pem);
+    secure.files.write("own.pem", &own.certificate.pem());
+    secure.files.write("own.key", &own.key.serialize_pem());
+    let usagectl = async |flags: &[(&str, &str)]| {
+        let mut args = vec![
+            "usagectl".to_owned(),
+            "increment".to_owned(),
+            "acct".to_owned(),
+        ];
+        args.push(format!("--server={}", secure.server.endpoint()));
+        for (flag, name) in flags {
+            args.push(format!("{flag}={}", secure.files.path(name).display()));
+        }
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let streams = Streams {
+            input: Box::new(std::io::empty()),
+            out: &mut out,
+            err: &mut err,
+            are_terminals: false,
+            stop: Box::pin(std::future::pending()),
+        };
+        let code = within("usagectl", cli::run(args, streams)).await;
+        (code, String::from_utf8(err).unwrap())
+    };
+    let ca = ("--tls-ca", "ca.pem");
+    let own = [ca, ("--tls-cert", "own.pem"), ("--tls-key", "own.key")];
+    assert_eq!(usagectl(&own).await, (0, String::new()));
+    let (code, error) = usagectl(&[ca]).await;
+    assert_eq!(code, 1, "{error}");
+    assert!(
+        error.contains("the server needs a client certificate"),
+        "{error}"
+    );
+    let (code, error) = usagectl(&own[1..]).await;
+    assert_eq!(code, 1, "{error}");
+    assert!(
+        error.contains("the server's certificate is not trusted"),
+        "{error}"
+    );
+    let (code, error) = usagectl(&own[..2]).await;
+    assert_eq!(code, 2, "{error}");
+    secure.stop(world).await;
+}
+
+async fn tls_at_a_port_without_it_is_told_so(world: World) {
+    let authority = Authority::new();
+    let grpc = world.endpoint().to_owned();
+    let http = world.http_url().to_owned();
+    for (url, alpn) in [(&grpc, &b"h2"[..]), (&http, b"http/1.1")] {
+        let config = authority.client_config(None, alpn);
+        let connecting = tokio::time::timeout(TOLD_WITHIN, handshake(url, config));
+        let error = connecting
+            .await
+            .expect("an answer")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("ProtocolVersion"), "{error}");
+    }
+    let client = UsageClient::builder(grpc.replace("http:", "https:"))
+        .ca_certificate(&authority.pem)
+        .connect_lazy()
+        .unwrap();
+    let refused = tokio::time::timeout(TOLD_WITHIN, client.increment("acct"));
+    let refused = refused.await.expect("an answer").unwrap_err();
+    assert_tls(&refused, "if it serves without TLS, use http://");
+    world.count("acct", 1, world.now()).await;
+    world.finish().await;
+}
+
+async fn http_has_tls_and_webhooks_need_no_client_certificate(mut world: World) {
+    let flags = [
+        "--webhook-listen=127.0.0.1:0",
+        "--metrics-listen=127.0.0.1:0",
+    ];
+    let secure = Secure::start_with(&mut world, true, &flags).await;
+    let own = secure.clients.as_ref().unwrap().sign("dashboard");
+    first_call(&secure.client(Some(&own))).await;
+    assert_eq!(
+        secure.get("/health/live", Some(&own)).await.0,
+        "HTTP/1.1 200 OK"
+    );
+    let anonymous = secure.authority.client_config(None, b"http/1.1");
+    let http = secure.server.http_url();
+    let refused = get(http, anonymous.clone(), "/health/live").await;
+    assert!(refused.is_err(), "{refused:?}");
+    let webhooks = secure.server.webhook_url();
+    let answered = get(webhooks, anonymous.clone(), "/webhooks/stripe")
+        .await
+        .unwrap();
+    assert_eq!(answered.0, "HTTP/1.1 405 Method Not Allowed");
+    let metrics = secure.server.metrics_url();
+    let answered = get(metrics, anonymous, "/metrics").await.unwrap();
+    assert_eq!(answered.0, "HTTP/1.1 200 OK");
+    for name in [
+        "usage_tls_certificate_expires_timestamp_seconds ",
+        "usage_connections_refused_total{reason=\"handshake_failed\"} ",
+    ] {
+        assert!(
+            answered.1.contains(name),
+            "{name} is not in\n{}",
+            answered.1
+        );
+    }
+    secure.stop(world).await;
+}
+
+async fn webhooks_that_share_a_socket_with_client_certificates_are_refused(mut world: World) {
+    world.stop().await;
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::new(folder.path(), &Authority::new().sign("127.0.0.1"));
+    let server = start(&world, files.mutual_config(&Authority::new())).await;
+    let refused = server.ended().await.unwrap_err().to_string();
+    assert!(refused.contains("set WEBHOOK_LISTEN"), "{refused}");
+    world.finish().await;
+}
+
+/// More than there are places, silent, or in the middle of a handshake.
+async fn silent_handshakes_lose_their_places_first(mut world: World) {
+    let secure = Secure::start(&mut world, false).await;
+    let config = secure.authority.client_config(None, b"http/1.1");
+    let mut open = handshake(secure.server.http_url(), config).await.unwrap();
+    let mut ask = async || {
+        let request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+        open.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"live\n") {
+            answer.push(within("an answer", open.read_u8()).await.unwrap());
+        }
+    };
+    ask().await;
+    let mut silent = Vec::new();
+    for place in 0..HTTP_PLACES + 100 {
+        let address = address_of(secure.server.http_url());
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if place % 2 == 0 {
+            // The first bytes of a handshake. The server may have closed it already.
+            let _ = stream
+                .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])
+                .await;
+        }
+        silent.push(stream);
+        if place % 50 == 0 {
+            // A new caller is answered meanwhile.
+            assert_eq!(secure.get("/health/live", None).await.0, "HTTP/1.1 200 OK");
+        }
+    }
+    // It is the oldest one, and kept its place.
+    ask().await;
+    drop(silent);
+    secure.stop(world).await;
+}
+
+impl Secure {
+    /// A GET request to the HTTP socket.
+    async fn get(&self, path: &str, own: Option<&Identity>) -> (String, String) {
+        let config = self.authority.client_config(own, b"http/1.1");
+        get(self.server.http_url(), config, path).await.unwrap()
+    }
+}
+
+/// The first line of the answer, and all of it.
+async fn get(url: &str, config: ClientConfig, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = handshake(url, config).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    within("an answer", stream.read_to_string(&mut text)).await?;
+    Ok((text.lines().next().unwrap_or_default().to_owned(), text))
+}
+
+/// What a socket answers to bytes in plain text before it closes the connection.
+async fn answer(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut read = Vec::new();
+    let reading = tokio::time::timeout(TOLD_WITHIN, async {
+        let mut byte = [0];
+        while stream.read(&mut byte).await.unwrap() == 1 {
+            read.push(byte[0]);
+        }
+    });
+    reading.await.expect("an answer in time");
+    read
+}
