@@ -139,7 +139,7 @@ async fn trickle(address: &str, bytes: &'static [u8], connections: usize) -> Vec
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_connections_keep_nobody_out_and_are_closed() {
+async fn slow_connections_keep_no_one_out_and_are_closed() {
     raise_file_limit();
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
@@ -176,7 +176,7 @@ async fn slow_connections_keep_nobody_out_and_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_connections_keeps_nobody_out_and_costs_little_memory() {
+async fn a_flood_of_connections_keeps_no_one_out_and_costs_little_memory() {
     /// Far more than places.
     const CONNECTIONS: usize = 20_000;
     /// What a process may keep of them.

@@ -34,7 +34,7 @@ const PATHS: [&str; 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_inputs_end_no_process_and_keep_nobody_out() {
+async fn malformed_inputs_end_no_process_and_keep_no_one_out() {
     let folder = TempDir::new().unwrap();
     let process = start(&folder).await;
     call(&process.client()).await;
