@@ -20,6 +20,7 @@ pub(crate) use self::{
     watched::{
         DEADLINES, STATES, StateFigures, accepted_at, database_size, job_ran, lease_held,
         oldest_unreported, reports_in_state, reports_near_deadline, verification_difference,
+        watched_at,
     },
 };
 use crate::domain::{Millis, SECOND_MS, invoice_comparison::InvoiceFinding, report::Transition};

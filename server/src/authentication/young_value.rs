@@ -52,7 +52,7 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
     }
 
     /// The value. If it is needed, `begin` makes the query that reads it; its argument says whether the value was never
-    /// read. The query goes on if nobody waits for it any more.
+    /// read. The query goes on if no caller waits for it any more.
     ///
     /// # Errors
     /// The value is too old, and the query cannot begin, fails or takes too long.

@@ -135,10 +135,9 @@ pub async fn run(
 
 /// Opens a database that has the current schema.
 pub(super) async fn open(config: &DatabaseConfig) -> Result<Store, String> {
-    config.check()?;
+    let url = config.url()?;
     let cannot = |error: sea_orm::DbErr| format!("the database cannot be used: {error}");
-    let (url, connections) = (&config.database_url, config.database_connections);
-    let store = Store::open_existing(url, connections)
+    let store = Store::open_existing(&url, config.database_connections)
         .await
         .map_err(cannot)?;
     match store.pending_migrations().await.map_err(cannot)? {

@@ -3,7 +3,7 @@
 
 use ::metrics::{Unit, describe_gauge, gauge};
 
-use super::seconds;
+use super::{EVENTS_PER_SEC, OTHER_DATABASES, seconds};
 use crate::domain::{Millis, report::State, verification::Finding};
 
 /// Reports that have not come to their end, by `state`: every state but `confirmed`, `invoiced`, `not_billable` and
@@ -14,9 +14,11 @@ const UNITS: &str = "usage_report_units";
 /// Of the longest waiting one: seconds since its first increment if it is open, else since it was closed, by `state`; 0
 /// if there is none.
 const OLDEST: &str = "usage_oldest_report_seconds";
-/// Seconds since the first increment of the oldest report that Stripe has not accepted and still may; 0 if there is none.
+/// Seconds since the first increment of the oldest report that is on its way to Stripe; 0 if there is none. Those that wait
+/// for a customer, a subscription or a decision are not.
 const UNREPORTED: &str = "usage_oldest_unreported_seconds";
-/// When a job last ran on any replica, by `job`, such as `report schedule`; 0 if it never has.
+/// When a job last ran on any replica, by `task`, such as `report schedule`; 0 if it never has. Prometheus itself has a
+/// label `job`.
 const JOB_RAN: &str = "usage_job_last_run_timestamp_seconds";
 /// When this replica last had a meter event accepted; 0 if it has not since its start.
 const ACCEPTED: &str = "usage_last_accepted_timestamp_seconds";
@@ -24,9 +26,11 @@ const ACCEPTED: &str = "usage_last_accepted_timestamp_seconds";
 const NEAR_DEADLINE: &str = "usage_reports_near_deadline";
 /// Units by which Stripe's daily totals differ from what was sent, by `finding`: `behind`, `lacking`, `over`.
 const DIFFERENCES: &str = "usage_verification_difference_units";
+/// When this replica last read all of these.
+const WATCHED: &str = "usage_watch_last_success_timestamp_seconds";
 /// The size of the database.
 const DATABASE_BYTES: &str = "usage_database_bytes";
-/// 1 while this replica has the lease of a job, by `job`.
+/// 1 while this replica has the lease of a job, by `task`.
 const LEASE_HELD: &str = "usage_lease_held";
 
 /// The states of reports that have not come to their end.
@@ -43,6 +47,19 @@ pub(crate) const STATES: [State; 11] = [
     State::Uncharged,
     State::TooLate,
 ];
+
+/// The jobs that record when they ran.
+const RECORDED_TASKS: [&str; 7] = [
+    "cleanup",
+    "period end",
+    "report folding",
+    "report schedule",
+    "subscriptions poll",
+    "uncompared usage",
+    "verification",
+];
+/// The job whose holder alone knows the rate of meter events and other databases.
+const SENDER: &str = "sender";
 
 /// The deadlines that reports are near to.
 pub(crate) const DEADLINES: [&str; 2] = ["draft_end", "33_days"];
@@ -78,7 +95,7 @@ pub(super) fn describe() {
     describe_gauge!(
         UNREPORTED,
         Unit::Seconds,
-        "Age of the oldest increment that Stripe has not accepted and still may"
+        "Age of the oldest increment that is on its way to Stripe"
     );
     describe_gauge!(JOB_RAN, Unit::Seconds, "When a job last ran on any replica");
     describe_gauge!(
@@ -96,6 +113,11 @@ pub(super) fn describe() {
         Unit::Count,
         "Units by which Stripe's daily totals differ from what was sent, by finding"
     );
+    describe_gauge!(
+        WATCHED,
+        Unit::Seconds,
+        "When this replica last read what it shows of the database"
+    );
     describe_gauge!(DATABASE_BYTES, Unit::Bytes, "Size of the database");
     describe_gauge!(LEASE_HELD, "Whether this replica has the lease of a job");
 }
@@ -110,6 +132,10 @@ pub(super) fn start() {
     gauge!(UNREPORTED).set(0);
     gauge!(ACCEPTED).set(0);
     gauge!(DATABASE_BYTES).set(0);
+    gauge!(WATCHED).set(0);
+    for task in RECORDED_TASKS {
+        gauge!(JOB_RAN, "task" => task).set(0);
+    }
     for deadline in DEADLINES {
         gauge!(NEAR_DEADLINE, "deadline" => deadline).set(0);
     }
@@ -126,14 +152,14 @@ pub(crate) fn reports_in_state(figures: &StateFigures) {
     gauge!(OLDEST, "state" => state).set(seconds(figures.oldest_ms));
 }
 
-/// Shows the age of the oldest increment that Stripe has not accepted and still may.
+/// Shows the age of the oldest increment that is on its way to Stripe.
 pub(crate) fn oldest_unreported(age: Millis) {
     gauge!(UNREPORTED).set(seconds(age));
 }
 
 /// Shows when a job last ran; zero means never.
 pub(crate) fn job_ran(job: &str, at: Millis) {
-    gauge!(JOB_RAN, "job" => job.to_owned()).set(seconds(at));
+    gauge!(JOB_RAN, "task" => job.to_owned()).set(seconds(at));
 }
 
 /// Shows when a meter event was accepted.
@@ -152,6 +178,11 @@ pub(crate) fn verification_difference(finding: Finding, units: f64) {
     gauge!(DIFFERENCES, "finding" => finding.name()).set(units);
 }
 
+/// Shows when all of these were read.
+pub(crate) fn watched_at(at: Millis) {
+    gauge!(WATCHED).set(seconds(at));
+}
+
 /// Shows the size of the database.
 pub(crate) fn database_size(bytes: u64) {
     #[allow(
@@ -164,5 +195,10 @@ pub(crate) fn database_size(bytes: u64) {
 
 /// Shows whether this replica has the lease of a job.
 pub(crate) fn lease_held(job: &'static str, is_held: bool) {
-    gauge!(LEASE_HELD, "job" => job).set(u8::from(is_held));
+    gauge!(LEASE_HELD, "task" => job).set(u8::from(is_held));
+    if job == SENDER && !is_held {
+        // Otherwise the last figures would stay after another replica has taken over.
+        gauge!(EVENTS_PER_SEC).set(0);
+        gauge!(OTHER_DATABASES).set(0);
+    }
 }

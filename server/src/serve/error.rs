@@ -40,7 +40,7 @@ pub enum ServeError {
     #[error(
         "the database has no API key, and {0} (LISTEN) can be reached from other machines: create a key with `usage-server keys create`, listen on 127.0.0.1, or start with --insecure"
     )]
-    OpenToAll(std::net::SocketAddr),
+    OpenToAll(SocketAddr),
     /// The socket or the scheduler failed.
     #[error("the service cannot run: {0}")]
     Io(Box<dyn std::error::Error + Send + Sync>),

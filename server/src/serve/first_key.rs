@@ -1,4 +1,4 @@
-//! Before the first API key: stores that of a file, and serves all only where nobody else can reach the service.
+//! Before the first API key: stores that of a file, and serves all only where no other machine can reach the service.
 
 use std::{net::SocketAddr, path::Path};
 

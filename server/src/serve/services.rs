@@ -208,7 +208,7 @@ impl Services {
         );
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
-        runner.start(UsageWatch::new(self.store.clone()));
+        runner.start(UsageWatch::new(self.store.clone(), self.stripe.clone()));
         runner.start(Cleanup::new(self.store.clone(), clock.clone()));
         if let Some(options) = fold_options(config) {
             let (store, clock) = (self.store.clone(), clock.clone());

@@ -231,7 +231,7 @@ impl Store {
             Some(Ok(())) => Ok(Some(outcomes)),
             Some(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
             None => Err(CommitError::Ambiguous(
-                self.counter.give_up().await,
+                self.counter.unresponsive(),
                 outcomes,
             )),
         }

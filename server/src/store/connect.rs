@@ -57,8 +57,8 @@ const SQLITE_CHECKPOINT: &str = "16384";
 const SERVICE: &str = "usage-server";
 const COUNTER: &str = "usage-server counting";
 
-/// The shortest time between two replacements of a pool: of the few connections for counting, whose attempts are given up
-/// after seconds, and of the others, whose statements may take a minute.
+/// The shortest time between two replacements of a pool, and that without a connection before it: of the few connections for
+/// counting, whose attempts are given up after seconds, and of the others, whose statements may take a minute.
 const COUNTER_REPLACEMENT: Duration = Duration::from_secs(3);
 const REPLACEMENT: Duration = Duration::from_mins(1);
 
@@ -175,12 +175,16 @@ async fn postgres_pool(
         Ok(pool) => pool,
         Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
     };
-    let interval = if name == COUNTER {
-        COUNTER_REPLACEMENT
+    let (after, interval) = if name == COUNTER {
+        (COUNTER_REPLACEMENT, COUNTER_REPLACEMENT)
     } else {
-        REPLACEMENT
+        (ACQUIRE_TIMEOUT, REPLACEMENT)
     };
-    let replacement = Replacement { options, interval };
+    let replacement = Replacement {
+        options,
+        after,
+        interval,
+    };
     let pool = DriverPool::new(pool, Some(replacement));
     Ok(Pool::new(pool, Arc::clone(trust), None))
 }

@@ -206,12 +206,16 @@ impl Pool {
         })
     }
 
-    /// The error of a transaction that was given up because the database did not respond. It may have waited for a
-    /// connection, so the pool is replaced.
-    pub(super) async fn give_up(&self) -> DbErr {
+    /// The error of a transaction that was given up because the database did not respond.
+    pub(super) fn unresponsive(&self) -> DbErr {
         self.trust.renew();
-        self.inner.replace().await;
         unresponsive()
+    }
+
+    /// The same of one that may have waited for a connection. A pool that gives none is replaced.
+    pub(super) async fn give_up(&self) -> DbErr {
+        self.inner.replace().await;
+        self.unresponsive()
     }
 
     pub(super) fn trust(&self) -> Arc<Trust> {

@@ -30,6 +30,9 @@ struct Shared {
 struct Current {
     pool: DatabaseConnection,
     since: Instant,
+    /// When it last had a connection to give.
+    given_at: Option<Instant>,
+    is_closed: bool,
 }
 
 /// How a pool is replaced.
@@ -37,17 +40,29 @@ struct Current {
 pub(super) struct Replacement {
     /// What the next pool connects with.
     pub(super) options: ConnectOptions,
-    /// The shortest time between two replacements. Connections of the old pool that respond stay open until they are
+    /// How long the pool has given no connection. A busy pool gives one now and then.
+    pub(super) after: Duration,
+    /// The shortest time between two replacements. Connections of the old pool that are in use stay open until they are
     /// returned, so this bounds how many there are.
     pub(super) interval: Duration,
+}
+
+impl Current {
+    fn new(pool: DatabaseConnection) -> Self {
+        Self {
+            pool,
+            since: Instant::now(),
+            given_at: None,
+            is_closed: false,
+        }
+    }
 }
 
 impl DriverPool {
     /// Without a `replacement`, the pool stays as it is.
     pub(super) fn new(pool: DatabaseConnection, replacement: Option<Replacement>) -> Self {
-        let since = Instant::now();
         Self(Arc::new(Shared {
-            current: Mutex::new(Current { pool, since }),
+            current: Mutex::new(Current::new(pool)),
             replacement,
         }))
     }
@@ -57,7 +72,8 @@ impl DriverPool {
         self.lock().pool.clone()
     }
 
-    /// Replaces the pool, unless it is too new. Connections of the old one are closed when they are returned.
+    /// Replaces the pool, unless it is new, closed, or gave a connection lately. Connections of the old one that are in use
+    /// are closed when they are returned, and the others when none is in use.
     pub(super) async fn replace(&self) {
         let Some(replacement) = &self.0.replacement else {
             return;
@@ -74,15 +90,20 @@ impl DriverPool {
         };
         let old = {
             let mut current = self.lock();
-            if current.since.elapsed() < replacement.interval {
+            let given_at = current.given_at.unwrap_or(current.since);
+            if current.is_closed
+                || current.since.elapsed() < replacement.interval
+                || given_at.elapsed() < replacement.after
+            {
                 return;
             }
-            let since = Instant::now();
-            std::mem::replace(&mut *current, Current { pool, since }).pool
+            std::mem::replace(&mut *current, Current::new(pool))
         };
-        tracing::warn!("the database gave no connection in time; using new connections");
+        if old.given_at.is_some() {
+            tracing::warn!("no connection to the database came back in time; using new ones");
+        }
         // The first poll marks it as closed. A connection that is stuck would never let it end.
-        let _ = old.close().now_or_never();
+        let _ = old.pool.close().now_or_never();
     }
 
     pub(super) async fn begin(
@@ -96,20 +117,30 @@ impl DriverPool {
         begun
     }
 
-    /// Closes every connection.
+    /// Closes every connection of the pool in use, for good.
     pub(super) async fn close(&self) -> Result<(), DbErr> {
-        self.current().close().await
+        let pool = {
+            let mut current = self.lock();
+            current.is_closed = true;
+            current.pool.clone()
+        };
+        pool.close().await
     }
 
     /// Whether it failed because the pool was replaced while it waited for a connection. Replaces a pool that has none.
     async fn was_replaced<T>(&self, result: &Result<T, DbErr>) -> bool {
         match result {
-            Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)) => true,
+            Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)) => {
+                !self.lock().is_closed
+            }
             Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) => {
                 self.replace().await;
                 false
             }
-            _ => false,
+            _ => {
+                self.lock().given_at = Some(Instant::now());
+                false
+            }
         }
     }
 

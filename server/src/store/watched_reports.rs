@@ -78,14 +78,17 @@ impl Store {
             .collect())
     }
 
-    /// By how many units Stripe's totals of days differ from what was sent, by finding. A total that is no whole number
-    /// counts as none.
-    pub(crate) async fn verification_differences(&self) -> Result<Vec<(Finding, f64)>> {
+    /// By how many units Stripe's totals of days differ from what was sent, by finding, as far as that changed since a time.
+    /// A total that is no whole number counts as none.
+    pub(crate) async fn verification_differences(
+        &self,
+        since: Millis,
+    ) -> Result<Vec<(Finding, f64)>> {
         // Both conditions: SQLite uses the partial index only for its own, PostgreSQL for a short list.
         const SQL: &str = "SELECT finding, SUM(ABS(CAST(sent_total AS double precision) - COALESCE(stripe_total, 0))) \
             AS units FROM verifications WHERE finding <> 'equal' \
-            AND finding IN ('behind', 'lacking', 'over') GROUP BY finding";
-        let query = Statement::from_string(self.backend(), SQL);
+            AND finding IN ('behind', 'lacking', 'over') AND changed_at >= $1 GROUP BY finding";
+        let query = Statement::from_sql_and_values(self.backend(), SQL, [since.into()]);
         let found = Difference::find_by_statement(query)
             .all(&self.reader)
             .await?;

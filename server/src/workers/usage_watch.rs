@@ -7,11 +7,17 @@ use super::{
     wake::Wake,
 };
 use crate::{
-    domain::{Millis, report::State, verification::Finding},
+    domain::{DAY_MS, Millis, report::State, verification::Finding},
     error::Result,
     metrics::{self, StateFigures},
     store::Store,
+    stripe::{Failure, Stripe},
 };
+
+/// The states of reports on their way to Stripe.
+const ON_THEIR_WAY: [State; 4] = [State::Open, State::Closed, State::Sending, State::Unknown];
+/// Differences that were found this lately are shown: a day of which all is confirmed is not verified again.
+const DIFFERENCES_SHOWN_MS: Millis = 3 * DAY_MS;
 
 /// How old the figures may be.
 const INTERVAL: Duration = Duration::from_mins(1);
@@ -19,11 +25,13 @@ const INTERVAL: Duration = Duration::from_mins(1);
 /// Reads what waits, and shows it.
 pub(crate) struct UsageWatch {
     store: Store,
+    /// Absent without a Stripe key.
+    stripe: Option<Stripe>,
 }
 
 impl UsageWatch {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Store, stripe: Option<Stripe>) -> Self {
+        Self { store, stripe }
     }
 
     async fn show_states(&self, now: Millis) -> Result<()> {
@@ -32,7 +40,7 @@ impl UsageWatch {
         let mut unreported = 0;
         for found in &states {
             let state = found.state();
-            if State::NOT_SENT.contains(&state) {
+            if ON_THEIR_WAY.contains(&state) {
                 unreported = age(found.first_at).max(unreported);
             }
             metrics::reports_in_state(&StateFigures {
@@ -55,12 +63,34 @@ impl UsageWatch {
         Ok(())
     }
 
-    async fn show_differences(&self) -> Result<()> {
-        let found = self.store.verification_differences().await?;
+    async fn show_differences(&self, now: Millis) -> Result<()> {
+        let since = now.saturating_sub(DIFFERENCES_SHOWN_MS);
+        let found = self.store.verification_differences(since).await?;
         for finding in Finding::ALL {
             let of_finding = found.iter().find(|(of, _)| *of == finding);
             metrics::verification_difference(finding, of_finding.map_or(0.0, |(_, units)| *units));
         }
+        Ok(())
+    }
+
+    async fn show_jobs(&self) -> Result<()> {
+        for (job, at) in self.store.last_job_runs().await? {
+            metrics::job_ran(&job, at);
+        }
+        Ok(())
+    }
+
+    /// A key that is refused pauses only this replica.
+    async fn show_pause(&self) -> Result<()> {
+        let refusal = self.stripe.as_ref().and_then(Stripe::refusal);
+        let is_refused = matches!(refusal, Some(Failure::Denied(_)));
+        let is_paused = self.store.sending().await?.paused.is_some();
+        metrics::sending_paused(is_paused || is_refused);
+        Ok(())
+    }
+
+    async fn show_size(&self) -> Result<()> {
+        metrics::database_size(self.store.database_bytes().await?);
         Ok(())
     }
 }
@@ -76,13 +106,19 @@ impl Job for UsageWatch {
     }
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
-        self.show_states(now).await?;
-        self.show_deadlines(now).await?;
-        self.show_differences().await?;
-        for (job, at) in self.store.last_job_runs().await? {
-            metrics::job_ran(&job, at);
+        // Each is shown whatever becomes of the others.
+        let shown = [
+            self.show_states(now).await,
+            self.show_deadlines(now).await,
+            self.show_differences(now).await,
+            self.show_jobs().await,
+            self.show_pause().await,
+            self.show_size().await,
+        ];
+        for part in shown {
+            part?;
         }
-        metrics::database_size(self.store.database_bytes().await?);
+        metrics::watched_at(now);
         Ok(Next::Wait)
     }
 }

@@ -162,7 +162,7 @@ async fn a_database_that_does_not_answer_is_neither_access_nor_a_wrong_key(world
     assert_eq!(failed.kind(), ErrorKind::Unavailable, "{failed}");
     assert_eq!(failed.reason(), Some(&Reason::DatabaseUnavailable));
     assert!(failed.is_retryable());
-    // The known key is allowed for some seconds, and then nobody knows.
+    // The known key is allowed for some seconds, and then it is not known.
     let failed = poll("a key that is too old", async || {
         known.increment("acct").await.err()
     });

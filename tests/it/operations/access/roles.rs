@@ -268,7 +268,7 @@ async fn a_denial_does_not_say_what_exists(world: World) {
         };
         // An admin's list of what admins did needs a key without limits, whatever it names.
         let existing = call(&channel, &path, Some(&limited), message(field, "theirs")).await;
-        let missing = call(&channel, &path, Some(&limited), message(field, "nobody")).await;
+        let missing = call(&channel, &path, Some(&limited), message(field, "missing")).await;
         assert_eq!(existing.0, Code::PermissionDenied, "{path}: {existing:?}");
         assert_eq!(existing, missing, "{path}");
         let own = call(&channel, &path, Some(&limited), message(field, "own")).await;
