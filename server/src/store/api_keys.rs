@@ -1,5 +1,7 @@
 //! Queries of API keys. None is ever deleted: in a database in which one was created, every call needs a key for ever.
 
+use std::time::Duration;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
@@ -7,6 +9,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::{FIRST_KEY_LOCK, Store, audit::write_entry, key_entries, lock};
 use crate::{
@@ -19,6 +22,9 @@ use crate::{
     entity::api_key::{self, Column},
     error::{Error, Result},
 };
+
+/// How long each of two attempts to read who calls may take.
+const ACCESS_LIMIT: Duration = Duration::from_secs(2);
 
 /// A key with the hash of its secret.
 #[derive(Clone, Debug)]
@@ -42,14 +48,31 @@ struct StoredScope {
 impl Store {
     /// Whether a key was ever created.
     pub(crate) async fn has_api_keys(&self) -> Result<bool> {
-        Ok(has_any(&self.reader).await?)
+        self.read_access(|| has_any(&self.access)).await
+    }
+
+    /// Reads who calls, a second time on another connection if the first one does not respond: all calls wait for it.
+    async fn read_access<T, F>(&self, read: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, DbErr>>,
+    {
+        if !self.has_parallel_writers() {
+            return Ok(read().await?);
+        }
+        if let Ok(found) = timeout(ACCESS_LIMIT, read()).await {
+            return Ok(found?);
+        }
+        let error = self.access.give_up().await;
+        match timeout(ACCESS_LIMIT, read()).await {
+            Ok(found) => Ok(found?),
+            Err(_) => Err(error.into()),
+        }
     }
 
     /// A key, also one that is not valid any more.
     pub(crate) async fn find_api_key(&self, id: KeyId) -> Result<Option<StoredKey>> {
-        let row = api_key::Entity::find_by_id(id.to_string())
-            .one(&self.reader)
-            .await?;
+        let find = || api_key::Entity::find_by_id(id.to_string()).one(&self.access);
+        let row = self.read_access(find).await?;
         Ok(row.map(stored_key).transpose()?)
     }
 

@@ -49,6 +49,8 @@ const SQLITE_READERS: u32 = 4;
 const SQLITE_CACHE: &str = "-40960";
 /// That of each connection that reads, 8 MiB: SQLite empties it after each commit of another connection.
 const SQLITE_READER_CACHE: &str = "-8192";
+/// That of the connection that reads who calls: it reads single rows.
+const SQLITE_ACCESS_CACHE: &str = "-256";
 /// The number of pages in the log before they are copied to the database file, 64 MiB. Groups mostly change the same
 /// pages, and each page is copied only once.
 const SQLITE_CHECKPOINT: &str = "16384";
@@ -56,10 +58,15 @@ const SQLITE_CHECKPOINT: &str = "16384";
 /// What PostgreSQL shows as the application of a connection: of any, and of those that a server counts with.
 const SERVICE: &str = "usage-server";
 const COUNTER: &str = "usage-server counting";
+/// And of the one that reads who calls.
+const ACCESS: &str = "usage-server access";
+/// One query for each key, every few seconds.
+const ACCESS_CONNECTIONS: u32 = 1;
 
 /// The shortest time between two replacements of a pool, and that without a connection before it: of the few connections for
 /// counting, whose attempts are given up after seconds, and of the others, whose statements may take a minute.
 const COUNTER_REPLACEMENT: Duration = Duration::from_secs(3);
+const ACCESS_REPLACEMENT: Duration = Duration::from_secs(1);
 const REPLACEMENT: Duration = Duration::from_mins(1);
 
 impl Store {
@@ -102,10 +109,17 @@ impl Store {
         if is_sqlite(url) {
             return Self::open(url, max_connections).await;
         }
-        let others = max_connections.saturating_sub(writers).max(1);
+        let taken = writers.saturating_add(ACCESS_CONNECTIONS);
+        let others = max_connections.saturating_sub(taken).max(1);
         let store = Self::open(url, others).await?;
-        let counter = postgres_pool(url, writers, COUNTER, &store.writer.trust()).await?;
-        Ok(Self { counter, ..store })
+        let trust = store.writer.trust();
+        let counter = postgres_pool(url, writers, COUNTER, &trust).await?;
+        let access = postgres_pool(url, ACCESS_CONNECTIONS, ACCESS, &trust).await?;
+        Ok(Self {
+            counter,
+            access,
+            ..store
+        })
     }
 
     /// Connects to an existing database. Does not create a SQLite file.
@@ -134,12 +148,15 @@ impl Store {
             let writer = Database::connect(writer).await?;
             let reader = sqlite_options(url, "ro", SQLITE_READERS, SQLITE_READER_CACHE, &trust);
             let reader = Database::connect(reader).await?;
+            let access = sqlite_options(url, "ro", ACCESS_CONNECTIONS, SQLITE_ACCESS_CACHE, &trust);
+            let access = DriverPool::new(Database::connect(access).await?, None);
             let file = Arc::new(SqliteFile::opened(url)?);
             let writer = DriverPool::new(writer, None);
             let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
             return Ok(Self {
                 writer: counter.gated(),
                 counter,
+                access: Pool::new(access, Arc::clone(&trust), None),
                 reader: Pool::new(DriverPool::new(reader, None), trust, None),
                 file: Some(file),
                 clock: Arc::default(),
@@ -152,6 +169,7 @@ impl Store {
         let store = Self {
             counter: pool.clone(),
             writer: pool.clone(),
+            access: pool.clone(),
             reader: pool,
             file: None,
             clock: Arc::default(),
@@ -175,10 +193,10 @@ async fn postgres_pool(
         Ok(pool) => pool,
         Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
     };
-    let (after, interval) = if name == COUNTER {
-        (COUNTER_REPLACEMENT, COUNTER_REPLACEMENT)
-    } else {
-        (ACQUIRE_TIMEOUT, REPLACEMENT)
+    let (after, interval) = match name {
+        SERVICE => (ACQUIRE_TIMEOUT, REPLACEMENT),
+        ACCESS => (ACCESS_REPLACEMENT, ACCESS_REPLACEMENT),
+        _ => (COUNTER_REPLACEMENT, COUNTER_REPLACEMENT),
     };
     let replacement = Replacement {
         options,

@@ -127,6 +127,8 @@ pub struct Store {
     writer: Pool,
     /// The connections for single queries. PostgreSQL uses one pool for these and for the other transactions.
     reader: Pool,
+    /// The connection that reads who calls: no other query makes calls wait for it.
+    access: Pool,
     /// How many changes of boundaries have ended here. After one, what is remembered of boundaries is old.
     boundary_moves: Arc<AtomicU64>,
     /// One change of boundaries at a time. Each excludes counting, so several in a row would delay it by all of them.
@@ -240,6 +242,7 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn close(self) -> Result<(), DbErr> {
+        self.access.close().await?;
         self.reader.close().await?;
         self.writer.close().await?;
         self.counter.close().await

@@ -31,8 +31,36 @@ fn file(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Whether each value that a rule selects by is one that the service shows.
+fn assert_selectors_exist(rules: &str, exported: &str) {
+    let mut selected = 0;
+    for part in rules.split("usage_").skip(1) {
+        let Some((name, rest)) = part.split_once('{') else {
+            continue;
+        };
+        let is_part = |byte: u8| byte == b'_' || byte.is_ascii_lowercase();
+        if !name.bytes().all(is_part) {
+            continue;
+        }
+        let selector = rest.split('}').next().unwrap();
+        let (label, values) = selector.split_once(['=', '!']).unwrap();
+        let values = values
+            .trim_start_matches(['=', '~', '"'])
+            .trim_end_matches('"');
+        for value in values.split('|') {
+            let series = exported.lines().any(|line| {
+                line.starts_with(&format!("usage_{name}{{"))
+                    && line.contains(&format!("{label}=\"{value}\""))
+            });
+            assert!(series, "no series usage_{name} with {label} {value:?}");
+            selected += 1;
+        }
+    }
+    assert!(selected > 15, "{selected}");
+}
+
 async fn alerts_and_documents_name_metrics_that_exist(world: World) {
-    let exported = poll("the first figures of the database", async || {
+    let text = poll("the first figures of the database", async || {
         let (status, text) = world.http_get("/metrics").await;
         assert_eq!(status, 200);
         // By a job that records its runs.
@@ -40,9 +68,12 @@ async fn alerts_and_documents_name_metrics_that_exist(world: World) {
             .then_some(text)
     })
     .await;
-    let types = exported
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "));
+    for label in ["job=", "instance="] {
+        let of_prometheus = [format!("{{{label}"), format!(",{label}")];
+        let has = |line: &&str| of_prometheus.iter().any(|label| line.contains(label));
+        assert_eq!(text.lines().find(has), None, "Prometheus sets {label}");
+    }
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let exported: BTreeSet<&str> = types
         .filter_map(|line| line.split(' ').next())
         .filter(|name| name.starts_with("usage_"))
@@ -60,6 +91,7 @@ async fn alerts_and_documents_name_metrics_that_exist(world: World) {
         let unknown: Vec<_> = used.difference(&exported).collect();
         assert!(unknown.is_empty(), "{path} names {unknown:?}");
     }
+    assert_selectors_exist(&file("server/deploy/prometheus/alerts.yml"), &text);
     // Each alert has a paragraph.
     let runbook = file("server/docs/runbook.md");
     let alerts = file("server/deploy/prometheus/alerts.yml");
@@ -109,7 +141,7 @@ async fn calls_and_waiting_reports_are_in_the_metrics(world: World) {
         r#"usage_oldest_report_seconds{state="closed"} "#,
         r#"usage_reports_near_deadline{deadline="draft_end"} "#,
         r#"usage_stripe_requests_total{call="invoices",outcome="no_answer"} "#,
-        r#"usage_lease_held{job="sender"} "#,
+        r#"usage_lease_held{task="sender"} "#,
         "usage_build_info{version=",
         "process_resident_memory_bytes ",
     ] {

@@ -53,12 +53,12 @@ const PING: &[u8; 17] = b"\0\0\x08\x06\0\0\0\0\0are here";
 const PONG: &[u8; 17] = b"\0\0\x08\x06\x01\0\0\0\0are here";
 
 /// A server with TLS, and what its clients need.
-struct Secure {
-    server: Server,
+pub(super) struct Secure {
+    pub(super) server: Server,
     files: Files,
-    authority: Authority,
+    pub(super) authority: Authority,
     /// The authority of the clients, if they need a certificate.
-    clients: Option<Authority>,
+    pub(super) clients: Option<Authority>,
     _folder: TempDir,
 }
 
@@ -66,6 +66,17 @@ impl Secure {
     /// Replaces the server of a world.
     async fn start(world: &mut World, is_mutual: bool) -> Self {
         Self::start_with(world, is_mutual, &[]).await
+    }
+
+    /// Replaces the server of a world by one that gives client certificates roles.
+    pub(super) async fn start_with_roles(world: &mut World, roles: &[&str]) -> Self {
+        let mut secure = Self::start(world, true).await;
+        secure.server.stop().await.unwrap();
+        let clients = secure.clients.as_ref().unwrap();
+        let mut tls = secure.files.mutual_config(clients);
+        tls.tls_client_roles = roles.iter().map(|role| role.parse().unwrap()).collect();
+        secure.server = start(world, tls).await;
+        secure
     }
 
     async fn start_with(world: &mut World, is_mutual: bool, flags: &[&str]) -> Self {
@@ -94,7 +105,7 @@ impl Secure {
     }
 
     /// A client that trusts the server's authority.
-    fn client(&self, own: Option<&Identity>) -> UsageClient {
+    pub(super) fn client(&self, own: Option<&Identity>) -> UsageClient {
         client(&self.server, &self.authority, own)
     }
 
@@ -104,7 +115,7 @@ impl Secure {
         handshake(self.server.endpoint(), config).await.unwrap()
     }
 
-    async fn stop(self, world: World) {
+    pub(super) async fn stop(self, world: World) {
         self.server.stop().await.unwrap();
         world.finish().await;
     }

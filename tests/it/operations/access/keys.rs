@@ -229,12 +229,18 @@ async fn without_keys_the_service_listens_only_to_this_machine(mut world: World)
         config.access.insecure = insecure;
         let grpc = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let stop = CancellationToken::new();
-        let serving = serve(
-            Listeners { grpc, http: None },
+        // Boxed because it is too large for the stack of a test.
+        let serving = Box::pin(serve(
+            Listeners {
+                grpc,
+                http: None,
+                webhooks: None,
+                metrics: None,
+            },
             config,
             world.clock.clone(),
             stop.clone(),
-        );
+        ));
         // One that may serve ends at once.
         stop.cancel();
         within("the end", serving).await

@@ -1,7 +1,9 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
 mod audit;
+mod certificates;
 mod commands;
+mod http;
 mod keys;
 mod limits;
 mod roles;

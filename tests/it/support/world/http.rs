@@ -91,6 +91,16 @@ pub(crate) async fn http_get(url: &str) -> Answer {
     answer_of(http_client().get(url)).await
 }
 
+/// Sends a GET request with an API key, if there is one.
+pub(crate) async fn http_get_with_key(url: &str, key: Option<&str>) -> Answer {
+    let request = http_client().get(url);
+    answer_of(match key {
+        Some(key) => request.bearer_auth(key),
+        None => request,
+    })
+    .await
+}
+
 /// Sends a POST request without a body.
 pub(crate) async fn http_post(url: &str) -> Answer {
     answer_of(http_client().post(url)).await
