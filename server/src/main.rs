@@ -188,14 +188,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 adopt::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
             return Ok(exit_code(is_done));
         }
-        Command::Migrate(config) => {
-            let url = config.url().map_err(anyhow::Error::msg)?;
-            let _lock = Store::lock(&url).await?;
-            let store = Store::open(&url, config.database_connections).await?;
-            store.migrate().await?;
-            store.close().await?;
-            tracing::info!("database migrated");
-        }
+        Command::Migrate(config) => migrate(&config).await?,
         Command::Distribute(command) => {
             distribute::run(&command, &mut std::io::stdout()).await?;
         }
@@ -223,6 +216,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn migrate(config: &DatabaseConfig) -> anyhow::Result<()> {
+    let url = config.url().map_err(anyhow::Error::msg)?;
+    let _lock = Store::lock(&url).await?;
+    let store = Store::open(&url, config.database_connections).await?;
+    store.migrate().await?;
+    store.close().await?;
+    tracing::info!("database migrated");
+    Ok(())
 }
 
 async fn run_service(config: Config) -> anyhow::Result<()> {

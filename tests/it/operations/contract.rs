@@ -111,22 +111,24 @@ fn may_be_folded() -> ServerError {
     }
 }
 
+/// The reasons of a wrong field.
+const REFUSALS: [ServerReason; 11] = [
+    ServerReason::InvalidField,
+    ServerReason::UnknownMeter,
+    ServerReason::TimestampTooOld,
+    ServerReason::TimestampInFuture,
+    ServerReason::NotSupported,
+    ServerReason::PeriodNotAligned,
+    ServerReason::TooManyPoints,
+    ServerReason::PageTokenInvalid,
+    ServerReason::KeyReused,
+    ServerReason::UnknownCustomer,
+    ServerReason::UnknownSubscription,
+];
+
 #[test]
 fn every_server_error_has_a_reason_in_the_contract() {
     let text = || "x".to_owned();
-    let refusals = [
-        ServerReason::InvalidField,
-        ServerReason::UnknownMeter,
-        ServerReason::TimestampTooOld,
-        ServerReason::TimestampInFuture,
-        ServerReason::NotSupported,
-        ServerReason::PeriodNotAligned,
-        ServerReason::TooManyPoints,
-        ServerReason::PageTokenInvalid,
-        ServerReason::KeyReused,
-        ServerReason::UnknownCustomer,
-        ServerReason::UnknownSubscription,
-    ];
     let others = [
         ServerError::CustomerTaken { customer: text() },
         ServerError::EtagMismatch {
@@ -181,7 +183,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             decided: None,
         },
     ];
-    for error in refusals.into_iter().map(refusal).chain(others) {
+    for error in REFUSALS.into_iter().map(refusal).chain(others) {
         let (reason, kind) = reason_and_kind_of(&error);
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));

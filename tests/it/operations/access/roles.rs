@@ -185,7 +185,7 @@ async fn kinds_of_keys(world: &mut World) -> Vec<(&'static str, Option<String>, 
     let mut with_key = access(world, Some(&admin)).await;
     let mut expires = new_key("expires", KeyRole::Admin);
     expires.expires_at = Some(timestamp(clock.now() + 1_000));
-    let expired = create(&mut with_key, expires).await.text;
+    let past = create(&mut with_key, expires).await.text;
     let revoked = create(&mut with_key, new_key("revoked", KeyRole::Admin)).await;
     let id = revoked.key.unwrap().id;
     with_key.revoke_key(RevokeKeyRequest { id }).await.unwrap();
@@ -207,7 +207,7 @@ async fn kinds_of_keys(world: &mut World) -> Vec<(&'static str, Option<String>, 
             None,
         ),
         ("a wrong secret", Some(wrong), None),
-        ("an expired key", Some(expired), None),
+        ("an expired key", Some(past), None),
         ("a revoked key", Some(revoked.text), None),
         ("a writer", Some(writer), Some(Role::Writer)),
         ("a reader", Some(reader), Some(Role::Reader)),
