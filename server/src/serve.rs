@@ -13,7 +13,7 @@ mod sockets;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{error::ServeError, listeners::Listeners};
@@ -73,10 +73,12 @@ pub async fn serve(
         .shared_now()
         .await
         .map_err(|error| ServeError::Io(Box::new(error)))?;
-    let address = listeners.grpc.local_addr();
-    let address = address.map_err(|error| ServeError::Io(Box::new(error)))?;
+    let addresses = [Some(&listeners.grpc), listeners.http.as_ref()];
+    let addresses = addresses.into_iter().flatten().map(TcpListener::local_addr);
+    let addresses: Result<Vec<_>, _> = addresses.collect();
+    let addresses = addresses.map_err(|error| ServeError::Io(Box::new(error)))?;
     let needs_certificates = config.tls.needs_client_certificates();
-    first_key::check(&store, &config.access, address, needs_certificates).await?;
+    first_key::check(&store, &config.access, &addresses, needs_certificates).await?;
     let client_roles = config.tls.client_roles().map_err(ServeError::Config)?;
     let authenticator = Authenticator::new(store.clone(), clock.clone(), client_roles);
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;

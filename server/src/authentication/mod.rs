@@ -163,6 +163,22 @@ impl Authenticator {
         Ok(has_keys)
     }
 
+    /// The same, as the database says now.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn has_keys_now(&self) -> Result<bool> {
+        let shared = &self.shared;
+        if shared.has_keys.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let has_keys = shared.store.has_api_keys().await?;
+        if has_keys {
+            self.key_created();
+        }
+        Ok(has_keys)
+    }
+
     /// From now on, every call needs a key.
     pub(crate) fn key_created(&self) {
         self.shared.has_keys.store(true, Ordering::Relaxed);
@@ -175,15 +191,22 @@ impl Authenticator {
 
     async fn known_key(&self, id: KeyId) -> Result<Option<Arc<KnownKey>>> {
         let shared = &self.shared;
-        let value = shared.keys.get_with(id, Arc::default);
-        let begin = |is_first| {
-            if is_first && shared.first_look_ups.check().is_err() {
+        let value = match shared.keys.get(&id) {
+            Some(value) => value,
+            // An id that may not be looked up takes no place from those that are remembered.
+            None if shared.first_look_ups.check().is_err() => return Err(Error::TooManyKeys),
+            None => shared.keys.get_with(id, Arc::default),
+        };
+        // An id that was found to be of no key is no better than a new one.
+        let is_known = value.latest().is_some_and(|found| found.is_some());
+        let begin = |is_first: bool| {
+            if !is_first && !is_known && shared.first_look_ups.check().is_err() {
                 return Err(Error::TooManyKeys);
             }
-            let turn = if is_first {
-                &shared.first
-            } else {
+            let turn = if is_known {
                 &shared.again
+            } else {
+                &shared.first
             };
             let place = Arc::clone(&turn.places).try_acquire_owned();
             let place = place.map_err(|_| Error::TooManyKeys)?;

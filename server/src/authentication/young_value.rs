@@ -51,6 +51,11 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was read last, however old it is.
+    pub(super) fn latest(&self) -> Option<T> {
+        self.lock().read.as_ref().map(|(_, value)| value.clone())
+    }
+
     /// The value. If it is needed, `begin` makes the query that reads it; its argument says whether the value was never
     /// read. The query goes on if no caller waits for it any more.
     ///

@@ -228,6 +228,11 @@ impl Caller {
         }
     }
 
+    /// Whether there was no need to say who it is.
+    pub fn is_anyone(&self) -> bool {
+        self.key.is_none() && self.name.is_empty()
+    }
+
     /// Whether the role suffices.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::{num::NonZeroU32, sync::Arc};
 use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{
     domain::audit::{Actor, NewEntry, Outcome},
@@ -18,6 +19,9 @@ use crate::{
 /// logged.
 const REFUSALS_PER_SEC: u32 = 10;
 
+/// Actions in progress at once. Each writes to the database at least twice, so more would not be answered in time.
+const MAX_ACTIONS: usize = 256;
+
 /// The longest request that is recorded: a report run of 1,000 accounts fits.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
 
@@ -26,6 +30,8 @@ const MAX_REQUEST_BYTES: usize = 256 * 1024;
 pub(crate) struct Auditor {
     store: Store,
     refusals: Arc<DefaultDirectRateLimiter>,
+    /// A permit for each action in progress.
+    actions: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Auditor {
@@ -80,19 +86,22 @@ impl Auditor {
         Self {
             store,
             refusals: Arc::new(refusals),
+            actions: Arc::new(Semaphore::new(MAX_ACTIONS)),
         }
     }
 
     /// Does an action between its two entries.
     ///
     /// # Errors
-    /// Those of the action, or that its first entry cannot be written: nothing was done then.
+    /// Those of the action; or that too many are in progress, or its first entry cannot be written: nothing was done then.
     pub(super) async fn record<T>(
         self,
         action: Action,
         done: BoxFuture<'static, Result<T>>,
         changed: impl FnOnce(&T) -> Changed,
     ) -> Result<T> {
+        let permit = self.actions.try_acquire();
+        let _permit = permit.map_err(|_| Error::TooManyChanges { limit: MAX_ACTIONS })?;
         self.write(&action.entry(Outcome::Begun)).await?;
         let result = done.await;
         let entry = match &result {

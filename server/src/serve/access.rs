@@ -109,6 +109,10 @@ impl AccessCheck {
         };
         let is_for_admins = requirement == Requirement::Role(Role::Admin);
         let request_id = is_for_admins.then(|| request_id(request));
+        // That there is no key yet may be seconds old.
+        if is_for_admins && caller.is_anyone() && self.authenticator.has_keys_now().await? {
+            return Err(Error::Unauthenticated);
+        }
         if let Err(denial) = caller.check_role(requirement) {
             let denied = Error::PermissionDenied(denial);
             if let Some(request_id) = request_id {

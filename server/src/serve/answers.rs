@@ -24,6 +24,7 @@ use tower_service::Service;
 
 use crate::{
     connections::{Activity, Call, Unread},
+    domain::{access::Requirement, method_roles::requirement},
     error::Error,
 };
 
@@ -96,7 +97,9 @@ where
             local_addr: None,
             remote_addr: Some(connection.peer()),
         });
-        let call = connection.begin_call();
+        // What needs no key keeps no place from those who have one.
+        let needs_key = requirement(request.uri().path()) != Some(Requirement::Nothing);
+        let call = needs_key.then(|| connection.begin_call());
         let held = match Held::reserve(connection, Arc::clone(&self.all)) {
             Ok(held) => held,
             Err(error) => return Box::pin(ready(Ok(refused(error)))),
@@ -114,7 +117,7 @@ where
 async fn limited<B>(
     answer: Response<B>,
     mut held: Held,
-    call: Call,
+    call: Option<Call>,
     may_refuse: bool,
 ) -> Response<Body>
 where
@@ -235,7 +238,7 @@ struct LimitedBody<B> {
     /// What is counted for the next bytes.
     held: Option<Held>,
     /// The connection keeps its place until the answer has ended.
-    _call: Call,
+    _call: Option<Call>,
 }
 
 impl<B> LimitedBody<B> {

@@ -38,7 +38,7 @@ pub enum ServeError {
     NotMigrated(usize),
     /// Whoever reaches the address would be allowed everything.
     #[error(
-        "the database has no API key, and {0} (LISTEN) can be reached from other machines: create a key with `usage-server keys create`, listen on 127.0.0.1, or start with --insecure"
+        "the database has no API key, and {0} (LISTEN or HTTP_LISTEN) can be reached from other machines: create a key with `usage-server keys create`, listen on 127.0.0.1, or start with --insecure"
     )]
     OpenToAll(SocketAddr),
     /// The socket or the scheduler failed.

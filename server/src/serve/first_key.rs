@@ -28,7 +28,7 @@ const BOOTSTRAP: &str = "bootstrap";
 pub(super) async fn check(
     store: &Store,
     config: &AccessConfig,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     needs_client_certificates: bool,
 ) -> Result<(), ServeError> {
     if has_keys(store).await? {
@@ -44,12 +44,15 @@ pub(super) async fn check(
     if needs_client_certificates {
         return Ok(());
     }
-    if address.ip().is_loopback() {
+    let exposed = addresses
+        .iter()
+        .find(|address| !address.ip().to_canonical().is_loopback());
+    let Some(&address) = exposed else {
         warn!(
             "there is no API key: every program on this machine may do everything; create one with `usage-server keys create`"
         );
         return Ok(());
-    }
+    };
     if config.insecure {
         warn!(%address, "there is no API key, and --insecure: everyone who reaches the address may do everything");
         return Ok(());

@@ -37,6 +37,8 @@ const MAX_FRAME_BYTES: u32 = 16 * 1024;
 /// is closed.
 const MAX_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 100;
+/// The largest message of a health check, which names a service. It needs no key.
+const MAX_HEALTH_BYTES: usize = 1_024;
 /// The interval of keep-alive pings on an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Open gRPC connections. A new one takes the place of the longest one without a call.
@@ -105,7 +107,9 @@ async fn serve_rpc(
         .layer(CatchPanicLayer::custom(panicked))
         .layer(AnswerLimit::default())
         .layer(rpc.check)
-        .add_service(limited!(HealthServer::new(rpc.health)))
+        .add_service(
+            limited!(HealthServer::new(rpc.health)).max_decoding_message_size(MAX_HEALTH_BYTES),
+        )
         .add_service(limited!(reflection))
         .add_service(limited!(old_reflection))
         .add_service(limited!(UsageServiceServer::new(rpc.usage)))

@@ -46,13 +46,30 @@ async fn count_key(world: &World, key: u32) -> bool {
     }
 }
 
-/// A unit of each of 1,000 accounts, with long names and keys: more than fits into a log that is already there.
-fn large_batch(round: u32) -> Batch {
+/// The most batches until a full disk refuses one. Some may fit into a log that is already there.
+const BATCHES: u32 = 8;
+
+/// A unit of each of 1,000 accounts, with long names and keys.
+fn large_batch(round: u32, part: u32) -> Batch {
     let items = (0..1_000).map(|n| {
-        let account = format!("{round}-{n:0>100}");
+        let account = format!("{round}-{part}-{n:0>100}");
         Increment::new(account).key(format!("{round}-{n:0>200}"))
     });
-    items.collect::<Batch>().key(format!("batch-{round}"))
+    items
+        .collect::<Batch>()
+        .key(format!("batch-{round}-{part}"))
+}
+
+/// Sends batches to a full disk until one is refused; returns their number and why.
+async fn send_until_refused(world: &World, round: u32) -> (u32, usage_client::Error) {
+    for part in 0..BATCHES {
+        let client = world.client();
+        let sent = client.increment_batch(large_batch(round, part)).await;
+        if let Err(refused) = sent {
+            return (part + 1, refused);
+        }
+    }
+    panic!("a full disk took {BATCHES} batches");
 }
 
 async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
@@ -61,23 +78,24 @@ async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
     };
     world.move_database_to(&disk.path().join("usage.db")).await;
     let mut acknowledged = 0;
+    let mut sent = Vec::new();
     for round in 0..2 {
         acknowledged += i64::from(count_key(&world, round * 100).await);
         disk.fill();
         // The group commit fails several times before its caller gets the error. Little usage may still fit.
-        let refused = world.client().increment_batch(large_batch(round)).await;
-        let refused = refused.expect_err("a full disk");
+        let (parts, refused) = send_until_refused(&world, round).await;
         assert_eq!(refused.reason(), Some(&Reason::DatabaseUnavailable));
         let key = round * 100 + 1;
         let was_counted = count_key(&world, key).await;
         world.usage("acct").await;
         disk.free();
         // What failed is repeated under its key, and counting goes on without a restart.
-        world
-            .client()
-            .increment_batch(large_batch(round))
-            .await
-            .unwrap();
+        for part in 0..parts {
+            let batch = large_batch(round, part);
+            let repeated = world.client().increment_batch(batch).await.unwrap();
+            assert!(repeated.duplicate || part + 1 == parts);
+            sent.push((round, part));
+        }
         for key in key + u32::from(was_counted)..key + 20 {
             assert!(count_key(&world, key).await, "the disk is free");
         }
@@ -86,10 +104,12 @@ async fn a_full_disk_loses_no_acknowledged_unit(mut world: World) {
     }
     world.crash_and_restart().await;
     assert_eq!(world.usage("acct").await.0, acknowledged, "after a crash");
-    for round in 0..2 {
-        let repeated = world.client().increment_batch(large_batch(round)).await;
+    for (round, part) in sent {
+        let batch = large_batch(round, part);
+        let repeated = world.client().increment_batch(batch).await;
         assert!(repeated.unwrap().duplicate, "after a crash");
-        assert_eq!(world.usage(&format!("{round}-{:0>100}", 7)).await.0, 1);
+        let account = format!("{round}-{part}-{:0>100}", 7);
+        assert_eq!(world.usage(&account).await.0, 1);
     }
     world.finish().await;
 }
