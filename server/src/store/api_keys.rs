@@ -71,7 +71,10 @@ impl Store {
 
     /// A key, also one that is not valid any more.
     pub(crate) async fn find_api_key(&self, id: KeyId) -> Result<Option<StoredKey>> {
-        let find = || api_key::Entity::find_by_id(id.to_string()).one(&self.access);
+        let find = || async {
+            let query = api_key::Entity::find_by_id(id.to_string());
+            query.one(&self.access).await
+        };
         let row = self.read_access(find).await?;
         Ok(row.map(stored_key).transpose()?)
     }
