@@ -181,10 +181,12 @@ struct SeenPage {
 /// Locks the reports in the order in which counting locks them, and decides again what becomes of those whose first
 /// increment has changed. On SQLite nothing else writes.
 async fn lock_and_decide(tx: &Transaction, seen: &mut SeenPage) -> Result<(), DbErr> {
-    const SQL: &str = "SELECT n, first_at FROM (SELECT d.n, o.first_at, d.first_at AS seen_at \
+    // Apart, for PostgreSQL moves the condition into a subquery, and then locks only the rows that meet it.
+    const SQL: &str = "WITH locked AS MATERIALIZED (SELECT d.n, o.first_at, d.first_at AS seen_at \
         FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[]) WITH ORDINALITY \
         AS d(account_id, window_start, meter, first_at, n) JOIN open_reports o USING (account_id, window_start, meter) \
-        ORDER BY o.account_id, o.window_start, o.meter FOR UPDATE OF o) AS locked WHERE first_at <> seen_at";
+        ORDER BY o.account_id, o.window_start, o.meter FOR UPDATE OF o) \
+        SELECT n, first_at FROM locked WHERE first_at <> seen_at";
     if tx.get_database_backend() == DbBackend::Sqlite {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usage_client::{Batch, ForceReport, Increment, IncrementResult, ReportState};
 use usage_server::store::Store;
 
@@ -21,6 +22,7 @@ on_postgres!(
     two_replicas_count_a_batch_once,
     two_replicas_counting_the_same_accounts_lose_nothing,
     concurrent_counting_and_closing_never_deadlock,
+    closing_locks_all_reports_in_the_order_of_counting,
     a_call_whose_caller_gave_up_is_not_counted_later,
     replicas_starting_together_migrate_an_empty_database_once,
 );
@@ -287,6 +289,46 @@ async fn concurrent_counting_and_closing_never_deadlock(mut world: World) {
     replica.stop().await.unwrap();
     world.stop().await;
     assert_no_deadlocks(&world);
+    world.finish().await;
+}
+
+async fn closing_locks_all_reports_in_the_order_of_counting(world: World) {
+    // They are stored in the opposite order.
+    let count = async |accounts: std::ops::Range<i32>| {
+        for n in accounts.rev() {
+            let account = format!("acct{n:03}");
+            world.client().increment(account.as_str()).await.unwrap();
+        }
+    };
+    count(0..30).await;
+    let other = world.connect_to_database().await;
+    let other = other.begin().await.unwrap();
+    let lock = async |account: &str| {
+        let sql =
+            format!("SELECT id FROM open_reports WHERE account_id = '{account}' FOR UPDATE NOWAIT");
+        other.execute_unprepared(&sql).await
+    };
+    lock("acct010").await.unwrap();
+    let client = world.client();
+    let run = tokio::spawn(async move {
+        let run = client.force_report(ForceReport::all()).await.unwrap();
+        run.summary().await.unwrap()
+    });
+    let waiting =
+        "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    world
+        .wait_until("a page that waits for a report", || async {
+            world.count_rows(waiting).await > 0
+        })
+        .await;
+    lock("acct020")
+        .await
+        .expect("a report after the locked one");
+    lock("acct005")
+        .await
+        .expect_err("a report before the locked one");
+    other.rollback().await.unwrap();
+    assert_eq!(run.await.unwrap().closed.reports, 30);
     world.finish().await;
 }
 
