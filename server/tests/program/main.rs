@@ -10,6 +10,7 @@
 
 mod abuse;
 mod connections;
+mod deployment;
 mod frames;
 mod malformed;
 #[path = "../support/process.rs"]

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::process::{HTTP, Process, within};
 
 /// The names of all variables, from the help of the command.
-fn variables() -> Vec<String> {
+pub(crate) fn variables() -> Vec<String> {
     let output = Process::binary()
         .args(["serve", "--help"])
         .output()
