@@ -85,6 +85,10 @@ pub enum Reason {
     PermissionDenied,
     /// No API key has this id.
     ApiKeyNotFound,
+    /// The key or certificate makes too many requests a second. Nothing was done.
+    RateLimited,
+    /// The message did not arrive at the server in time. Nothing was done.
+    MessageTooSlow,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -123,7 +127,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 39] = [
+static KNOWN: [(ErrorReason, Reason); 41] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -138,6 +142,8 @@ static KNOWN: [(ErrorReason, Reason); 39] = [
     (ErrorReason::AccountNotFound, Reason::AccountNotFound),
     (ErrorReason::RunNotFound, Reason::RunNotFound),
     (ErrorReason::Overloaded, Reason::Overloaded),
+    (ErrorReason::RateLimited, Reason::RateLimited),
+    (ErrorReason::MessageTooSlow, Reason::MessageTooSlow),
     (
         ErrorReason::DatabaseUnavailable,
         Reason::DatabaseUnavailable,
@@ -201,7 +207,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 39);
+        assert_eq!(known, 41);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod activity;
 mod connection;
 mod farewell;
+mod held_bytes;
 mod opening;
 mod refusals;
 mod unread;
@@ -32,6 +33,7 @@ use self::refusals::{Reason, Refusals};
 pub(crate) use self::{
     activity::{Activity, Call},
     connection::Connection,
+    held_bytes::HeldBytes,
     opening::Security,
     unread::Unread,
 };

@@ -1,11 +1,10 @@
-//! The error type of the service, and its mapping to `tonic::Status`. Variants are named by what the caller can do.
+//! The error type of the service. Variants are named by what the caller can do.
 
-use std::{collections::HashMap, time::Duration};
+mod status;
+
+use std::time::Duration;
 
 use sea_orm::DbErr;
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
-use usage_proto::v1::ERROR_DOMAIN;
 
 use crate::{
     database_error::is_transient,
@@ -16,13 +15,7 @@ use crate::{
         violation::{Reason, Violation, quoted},
         window::Interval,
     },
-    metrics,
 };
-
-/// Field violations are sent in HTTP/2 trailers, whose size is limited.
-const MAX_VIOLATIONS: usize = 16;
-/// The limit of a status message, for the same reason.
-const MAX_MESSAGE_BYTES: usize = 1_024;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +115,30 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// Too many bytes of requests have not arrived in full: finish them, then retry.
+    #[error(
+        "{held} bytes of unfinished requests wait, and {limit} may; nothing was done, so finish other calls, then retry"
+    )]
+    RequestsUnfinished {
+        /// The bytes that would wait.
+        held: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The caller makes too many requests a second: retry after the given time.
+    #[error(
+        "more than {per_sec} requests a second with this key or certificate; nothing was done, so retry in {} ms",
+        retry_after.as_millis()
+    )]
+    TooManyRequests {
+        /// The limit.
+        per_sec: u32,
+        /// How long to wait before a retry.
+        retry_after: Duration,
+    },
+    /// The request did not arrive in time: send it again.
+    #[error("the message did not arrive within {} s; nothing was done, so send it again", .0.as_secs())]
+    MessageTooSlow(Duration),
     /// The database did not respond: retry with the same idempotency key.
     #[error(
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
@@ -254,184 +271,5 @@ impl Error {
     /// What lies behind it, for those who run the service: callers are not told.
     pub(crate) fn cause(&self) -> String {
         std::error::Error::source(self).map_or_else(|| self.to_string(), ToString::to_string)
-    }
-
-    /// The reason's name in the contract, see `usage.v1.ErrorReason`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Invalid(violations) => violations
-                .first()
-                .map_or(Reason::InvalidField, |violation| violation.reason)
-                .name(),
-            Self::KeyReused(_) => "KEY_REUSED",
-            Self::CustomerTaken { .. } => "CUSTOMER_TAKEN",
-            Self::EtagMismatch { .. } => "ETAG_MISMATCH",
-            Self::AccountNotFound(_) => "ACCOUNT_NOT_FOUND",
-            Self::RunNotFound(_) => "RUN_NOT_FOUND",
-            Self::BelowZero { .. } => "BELOW_ZERO",
-            Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
-            Self::DifferenceNotFound(_) => "DIFFERENCE_NOT_FOUND",
-            Self::NotResolvable { .. } => "NOT_RESOLVABLE",
-            Self::Overloaded { .. }
-            | Self::TooManyChanges { .. }
-            | Self::AnswersUnread { .. }
-            | Self::TooManyKeys => "OVERLOADED",
-            Self::DatabaseUnavailable(_) | Self::KeysUnreadable => "DATABASE_UNAVAILABLE",
-            Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::PermissionDenied(_) => "PERMISSION_DENIED",
-            Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
-            Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
-            Self::ShuttingDown => "SHUTTING_DOWN",
-            Self::ReportingDisabled => "REPORTING_DISABLED",
-            Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
-            Self::ChangeInProgress(_) => "CHANGE_IN_PROGRESS",
-            Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
-            Self::UsageNeedsDecision { .. } => "USAGE_NEEDS_DECISION",
-            Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
-            Self::ChangeAborted(_) => "CHANGE_ABORTED",
-            Self::NoChangeInProgress(_) => "NO_CHANGE_IN_PROGRESS",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::MalformedMessage(_) => "MALFORMED_MESSAGE",
-            Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
-            Self::Unimplemented(_) => "UNIMPLEMENTED",
-            Self::Internal(_) => "INTERNAL",
-        }
-    }
-
-    fn code(&self) -> Code {
-        match self {
-            Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
-            Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
-            Self::EtagMismatch { .. } => Code::Aborted,
-            Self::AccountNotFound(_)
-            | Self::RunNotFound(_)
-            | Self::ReportNotFound(_)
-            | Self::ReportMayBeFolded { .. }
-            | Self::DifferenceNotFound(_)
-            | Self::ApiKeyNotFound(_) => Code::NotFound,
-            Self::Unauthenticated => Code::Unauthenticated,
-            Self::PermissionDenied(_) => Code::PermissionDenied,
-            Self::Overloaded { .. }
-            | Self::TooManyChanges { .. }
-            | Self::AnswersUnread { .. }
-            | Self::TooManyKeys
-            | Self::MessageTooLarge(_) => Code::ResourceExhausted,
-            Self::DeadlineExceeded => Code::DeadlineExceeded,
-            Self::Unimplemented(_) => Code::Unimplemented,
-            Self::DatabaseUnavailable(_)
-            | Self::KeysUnreadable
-            | Self::ClockInDoubt(_)
-            | Self::ShuttingDown
-            | Self::StripeUnavailable(_)
-            | Self::ChangeTimedOut(_) => Code::Unavailable,
-            Self::ReportingDisabled
-            | Self::ChangeInProgress(_)
-            | Self::NoChangeInProgress(_)
-            | Self::ChangeAborted(_)
-            | Self::SubscriptionNotChangeable(_)
-            | Self::UsageNeedsDecision { .. }
-            | Self::BelowZero { .. }
-            | Self::NotResolvable { .. } => Code::FailedPrecondition,
-            Self::Internal(_) => Code::Internal,
-        }
-    }
-
-    fn violations(&self) -> &[Violation] {
-        match self {
-            Self::Invalid(violations) => violations,
-            Self::KeyReused(violation) => std::slice::from_ref(violation),
-            _ => &[],
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Overloaded { retry_after } => Some(*retry_after),
-            Self::TooManyChanges { .. }
-            | Self::AnswersUnread { .. }
-            | Self::TooManyKeys
-            | Self::DatabaseUnavailable(_)
-            | Self::KeysUnreadable
-            | Self::ClockInDoubt(_)
-            | Self::ShuttingDown
-            | Self::StripeUnavailable(_)
-            | Self::ChangeTimedOut(_) => Some(Duration::from_secs(1)),
-            _ => None,
-        }
-    }
-}
-
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        // The cause is logged once, here. The caller gets only what it can act on.
-        match &error {
-            Error::Internal(cause) => tracing::error!(error = ?cause, "request failed"),
-            Error::DatabaseUnavailable(cause) => {
-                tracing::warn!(error = ?cause, "database unavailable");
-            }
-            _ => {}
-        }
-        metrics::call_refused(error.reason());
-        let mut details =
-            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
-        let violations: Vec<FieldViolation> = error
-            .violations()
-            .iter()
-            .take(MAX_VIOLATIONS)
-            .map(|violation| {
-                FieldViolation::new(violation.field.clone(), violation.message.clone())
-            })
-            .collect();
-        if !violations.is_empty() {
-            details.set_bad_request(violations);
-        }
-        if let Some(delay) = error.retry_after() {
-            details.set_retry_info(Some(delay));
-        }
-        let mut message = match &error {
-            Error::Invalid(violations) => first_message(violations).to_owned(),
-            other => other.to_string(),
-        };
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-        Self::with_error_details(error.code(), message, details)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_carries_the_reason_and_a_capped_list_of_violations() {
-        let violations: Vec<Violation> = (0..300)
-            .map(|n| Violation::invalid(format!("f{n}"), "wrong"))
-            .collect();
-        let status = Status::from(Error::from(violations));
-        let details = status.get_error_details();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(details.error_info().unwrap().reason, "INVALID_FIELD");
-        assert_eq!(details.error_info().unwrap().domain, ERROR_DOMAIN);
-        assert_eq!(
-            details.bad_request().unwrap().field_violations.len(),
-            MAX_VIOLATIONS
-        );
-    }
-
-    #[test]
-    fn an_overloaded_status_carries_the_retry_delay() {
-        let status = Status::from(Error::Overloaded {
-            retry_after: Duration::from_millis(50),
-        });
-        let retry = status.get_error_details();
-        assert_eq!(
-            retry.retry_info().unwrap().retry_delay,
-            Some(Duration::from_millis(50))
-        );
-    }
-
-    #[test]
-    fn an_internal_cause_is_not_sent_to_the_caller() {
-        let status = Status::from(Error::Internal("password=hunter2".into()));
-        assert_eq!(status.message(), "internal error");
     }
 }

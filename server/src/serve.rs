@@ -7,6 +7,8 @@ mod error;
 mod first_key;
 mod grpc_errors;
 mod listeners;
+mod request_bodies;
+mod request_rates;
 mod services;
 mod sockets;
 

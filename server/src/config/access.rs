@@ -16,4 +16,9 @@ pub struct AccessConfig {
     /// its hash is stored. Otherwise the file is not read.
     #[arg(long, env = "BOOTSTRAP_ADMIN_KEY_FILE")]
     pub bootstrap_admin_key_file: Option<PathBuf>,
+
+    /// The requests a second of one API key, or of one client certificate with a role, on one replica; as many may be made
+    /// at once. More get `RESOURCE_EXHAUSTED`. A batch is one request. 0 is no limit.
+    #[arg(long, env = "REQUESTS_PER_SEC", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub requests_per_sec: u32,
 }

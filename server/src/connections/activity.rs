@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{OpenConnections, Protocol, Unread, refusals::Reason};
+use super::{HeldBytes, OpenConnections, Protocol, Unread, refusals::Reason};
 use crate::{domain::client_certificate::ClientCertificate, tls::Client};
 
 /// How long the first bytes and the handshake of TLS may take together.
@@ -31,6 +31,8 @@ pub(crate) struct Activity {
     times: Mutex<Times>,
     /// Answers that its caller has not read.
     unread: Unread,
+    /// Bytes of requests that have not arrived in full.
+    unfinished: Arc<HeldBytes>,
     /// What the certificate of its client says, after the handshake.
     client: OnceLock<Client>,
     /// Cancelled to close the connection.
@@ -71,6 +73,7 @@ impl Activity {
             number,
             peer,
             unread: Unread::default(),
+            unfinished: Arc::default(),
             client: OnceLock::new(),
             times: Mutex::new(Times {
                 stage: Stage::Opening,
@@ -105,6 +108,11 @@ impl Activity {
     /// Answers that the caller has not read.
     pub(crate) fn unread(&self) -> &Unread {
         &self.unread
+    }
+
+    /// Bytes of requests that have not arrived in full.
+    pub(crate) fn unfinished(&self) -> &Arc<HeldBytes> {
+        &self.unfinished
     }
 
     /// Whom the client's certificate names; none without one.

@@ -15,6 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use uuid::Uuid;
 
+use super::request_rates::RequestRates;
 use crate::{
     authentication::Authenticator,
     connections::Activity,
@@ -36,6 +37,7 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 pub(super) struct AccessCheck {
     pub(super) authenticator: Authenticator,
     pub(super) auditor: Auditor,
+    pub(super) rates: RequestRates,
 }
 
 impl<S> Layer<S> for AccessCheck {
@@ -103,6 +105,7 @@ impl AccessCheck {
             .authenticator
             .authenticate(request.headers(), certificate);
         let caller = authenticating.await?;
+        self.rates.check(&caller)?;
         let path = request.uri().path();
         let Some(requirement) = requirement else {
             return Err(Error::unknown_method(path));

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{access::AccessCheck, error::ServeError};
+use super::{access::AccessCheck, error::ServeError, request_rates::RequestRates};
 use crate::{
     authentication::Authenticator,
     clock::Clock,
@@ -183,6 +183,7 @@ impl Services {
             check: AccessCheck {
                 authenticator,
                 auditor,
+                rates: RequestRates::new(config.access.requests_per_sec),
             },
         }
     }

@@ -14,7 +14,7 @@ use usage_proto::v1::{
 
 use super::{
     answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    listeners::Listeners, services::RpcServices,
+    listeners::Listeners, request_bodies::RequestLimit, services::RpcServices,
 };
 use crate::{
     config::Config,
@@ -28,7 +28,7 @@ use crate::{
 /// How long open calls may take to end at the shutdown, and how long their commits may take after that.
 pub(super) const CALLERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The largest message that is accepted: a batch of 1,000 increments with the longest fields.
-const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// The largest sum of a call's headers. More gets HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// The largest frame: that which every peer supports.
@@ -107,6 +107,7 @@ async fn serve_rpc(
         .layer(CatchPanicLayer::custom(panicked))
         .layer(AnswerLimit::default())
         .layer(rpc.check)
+        .layer(RequestLimit::default())
         .add_service(
             limited!(HealthServer::new(rpc.health)).max_decoding_message_size(MAX_HEALTH_BYTES),
         )

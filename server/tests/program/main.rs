@@ -21,3 +21,4 @@ mod process;
 mod random;
 mod secrets;
 mod settings;
+mod unfinished;

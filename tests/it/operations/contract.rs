@@ -71,7 +71,10 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
         | ServerError::AnswersUnread { .. }
+        | ServerError::RequestsUnfinished { .. }
         | ServerError::TooManyKeys => (Reason::Overloaded, Kind::Overloaded),
+        ServerError::TooManyRequests { .. } => (Reason::RateLimited, Kind::Overloaded),
+        ServerError::MessageTooSlow(_) => (Reason::MessageTooSlow, Kind::Deadline),
         ServerError::DatabaseUnavailable(_) | ServerError::KeysUnreadable => {
             (Reason::DatabaseUnavailable, Kind::Unavailable)
         }
@@ -145,6 +148,12 @@ fn every_server_error_has_a_reason_in_the_contract() {
             unread: 2,
             limit: 1,
         },
+        ServerError::RequestsUnfinished { held: 2, limit: 1 },
+        ServerError::TooManyRequests {
+            per_sec: 1,
+            retry_after: Duration::from_millis(100),
+        },
+        ServerError::MessageTooSlow(Duration::from_secs(30)),
         ServerError::TooManyKeys,
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
         ServerError::KeysUnreadable,

@@ -6,6 +6,7 @@ mod commands;
 mod http;
 mod keys;
 mod limits;
+mod rates;
 mod roles;
 
 use prost_types::Timestamp;
