@@ -5,15 +5,21 @@
 
 mod accounts;
 mod acknowledge;
+mod audit;
 mod chart;
 mod connection;
+mod correct;
 mod exit;
 mod get;
 mod import;
 mod increment;
+mod keys;
+mod manual;
 mod output;
+mod reconcile;
 mod report;
 mod reports;
+mod resolve;
 mod time_arg;
 mod watch;
 
@@ -95,7 +101,14 @@ enum Command {
     Report(report::Arguments),
     /// List usage reports: open ones first, then the latest closed first; of one account the newest first
     Reports(reports::Arguments),
-    /// List accounts, show one, set how one is billed, or abort a change of its subscription
+    /// Decide on a report that the service does not retry by itself
+    Resolve(resolve::Arguments),
+    /// Correct an account's usage, by a report of its own
+    Correct(correct::Arguments),
+    /// Compare what was counted, reported, in Stripe's totals and on invoices; exits with 4 on any difference
+    Reconcile(reconcile::Arguments),
+    /// List accounts, show one, link it, change its plan, cancel it
+    #[command(visible_alias = "account")]
     Accounts(accounts::Arguments),
     /// Acknowledge a difference with invoices: it is known and was dealt with
     Acknowledge(acknowledge::Arguments),
@@ -103,6 +116,17 @@ enum Command {
     Import(import::Arguments),
     /// Show usage as it grows
     Watch(watch::Arguments),
+    /// Create, list and revoke API keys
+    Keys(keys::Arguments),
+    /// List what admins did, tried to do and were refused, newest first
+    Audit(audit::Arguments),
+    /// Print what completes these commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
 }
 
 /// Runs a command line and returns the [exit code](EXIT_CODES). The first argument is the program's name.
@@ -135,6 +159,11 @@ pub async fn run<A: Into<OsString> + Clone>(
 }
 
 async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Completions { shell } => return manual::complete(*shell, streams),
+        Command::Man => return manual::print(streams),
+        _ => {}
+    }
     let client = cli.connection.client()?;
     match cli.command {
         Command::Increment(arguments) => increment::run(&client, arguments, streams).await,
@@ -145,6 +174,12 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
         Command::Acknowledge(arguments) => acknowledge::run(&client, arguments, streams).await,
         Command::Import(arguments) => import::run(&client, arguments, streams).await,
         Command::Watch(arguments) => watch::run(&client, arguments, streams).await,
+        Command::Resolve(arguments) => resolve::run(&client, arguments, streams).await,
+        Command::Correct(arguments) => correct::run(&client, arguments, streams).await,
+        Command::Reconcile(arguments) => reconcile::run(&client, arguments, streams).await,
+        Command::Keys(arguments) => keys::run(&client, arguments, streams).await,
+        Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
+        Command::Completions { .. } | Command::Man => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The client: its connection, its settings, and how one call is sent.
 //!
-//! The calls themselves are in [`usage_calls`] and [`account_calls`], one method for each method of the proto.
+//! The calls themselves are in [`usage_calls`], [`account_calls`] and [`access_calls`], one method for each method of the proto.
 
+mod access_calls;
 mod account_calls;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,8 @@ use crate::{
     retry::{Repeatable, call_with_retry},
 };
 use proto::{
-    account_service_client::AccountServiceClient, usage_service_client::UsageServiceClient,
+    access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
+    usage_service_client::UsageServiceClient,
 };
 use std::time::Duration;
 use tonic::{
@@ -50,6 +52,7 @@ type Connection = InterceptedService<Channel, Authorize>;
 pub struct UsageClient {
     usage: UsageServiceClient<Connection>,
     accounts: AccountServiceClient<Connection>,
+    access: AccessServiceClient<Connection>,
     timeout: Duration,
     retry: Retry,
 }
@@ -100,7 +103,8 @@ impl UsageClient {
         let connection = InterceptedService::new(channel, Authorize(authorization));
         Self {
             usage: UsageServiceClient::new(connection.clone()),
-            accounts: AccountServiceClient::new(connection),
+            accounts: AccountServiceClient::new(connection.clone()),
+            access: AccessServiceClient::new(connection),
             timeout: DEFAULT_TIMEOUT,
             retry: Retry::default(),
         }

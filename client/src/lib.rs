@@ -5,6 +5,7 @@
     allow(clippy::arithmetic_side_effects, reason = "numbers in tests are small")
 )]
 
+mod access;
 mod account;
 mod archive;
 mod batch;
@@ -33,6 +34,10 @@ mod subscription;
 mod usage;
 mod wire;
 
+pub use access::{
+    ApiKey, AuditEntry, AuditOutcome, AuditPage, CreateKey, CreatedKey, KeyPage, KeyRole,
+    ListAuditEntries,
+};
 pub use account::{
     Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,
     UnbilledUsage,

@@ -1,5 +1,8 @@
 //! `usagectl accounts`
 
+mod changes;
+mod show;
+
 use super::{
     Streams,
     exit::Failure,
@@ -30,8 +33,15 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// Show everything of one account: link, subscription, billing periods, usage, figures, invoice lines, reports, decisions
+    Show(show::Show),
     /// Set how an account is billed
+    #[command(visible_alias = "link")]
     Put(Put),
+    /// Switch its subscription to other prices, immediately; earlier usage is charged at the old ones
+    Plan(changes::Plan),
+    /// Cancel its subscription
+    Cancel(changes::Cancel),
     /// Abort the change of its subscription that waits or is stuck; everything is as before the change
     AbortChange(AbortChange),
 }
@@ -121,6 +131,9 @@ pub(super) async fn run(
             }
             rows([done.account]).print(format, streams)
         }
+        Some(Command::Show(show)) => show::run(client, show, streams).await,
+        Some(Command::Plan(plan)) => changes::plan(client, plan, streams).await,
+        Some(Command::Cancel(cancel)) => changes::cancel(client, cancel, streams).await,
         Some(Command::AbortChange(abort)) => {
             let call = AbortSubscriptionChange::new(abort.account).requested_by(abort.requested_by);
             let aborted = client.abort_subscription_change(call).await?;

@@ -87,11 +87,17 @@ impl Connection {
         for server in servers {
             builder = builder.endpoint(server);
         }
-        // An empty variable counts as unset.
+        // A key itself comes before a file with one.
         let key = match (self.api_key, self.api_key_file) {
             (Some(key), _) if !key.is_empty() => Some(key),
-            (_, Some(path)) if !path.as_os_str().is_empty() => Some(read(path)?),
-            _ => None,
+            (_, Some(path)) => {
+                let key = read(path.clone())?;
+                if key.trim().is_empty() {
+                    return Err(Failure::file(&path, "the file has no API key"));
+                }
+                Some(key)
+            }
+            (_, None) => None,
         };
         if let Some(key) = key {
             builder = builder.api_key(key.trim());

@@ -1,12 +1,14 @@
 //! `usagectl get`
 
+mod weeks;
+
 use super::{
     Streams, chart,
     exit::Failure,
     output::{Format, Rows, grouped, print_json, rfc3339},
-    time_arg::{self, TimeArg},
+    time_arg::{self, TimeArg, now},
 };
-use crate::{Get, Granularity, MeterUsage, Quantities, Usage, UsageClient};
+use crate::{ErrorKind, Get, Granularity, ListReports, MeterUsage, Quantities, Usage, UsageClient};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
@@ -22,18 +24,18 @@ pub(super) struct Arguments {
     /// Only this meter
     #[arg(long, short)]
     meter: Option<String>,
-    /// The start: 2026-03-01, 2026-03-01T12:00 or 2026-03-01T12:00:00Z; without it, the current billing period is
-    /// shown
-    #[arg(long, value_name = "TIME", value_parser = time_arg::parse)]
+    /// The start: 2026-03-01, 2026-03-01T12:00, 2026-03-01T12:00:00Z, -7d, today or yesterday; without it, the current
+    /// billing period is shown. A time such as -7d is rounded as by --round
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
     start: Option<TimeArg>,
     /// The end, exclusive; by default the next full hour
-    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, requires = "start")]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, requires = "start", allow_hyphen_values = true)]
     end: Option<TimeArg>,
     /// Move --start and --end outward to full slots, where usage can be split; the period that was used is shown
     #[arg(long, requires = "start")]
     round: bool,
     /// The last days or hours until now, such as 7d or 24h, rounded as by --round
-    #[arg(long, value_name = "TIME", value_parser = last, conflicts_with = "start")]
+    #[arg(long, value_name = "TIME", value_parser = time_arg::duration, conflicts_with = "start")]
     last: Option<TimeDelta>,
     /// Split the period into points of this length
     #[arg(long, value_enum, default_value_t = By::Total)]
@@ -57,25 +59,14 @@ fn width(text: &str) -> Result<usize, String> {
     Ok(width.clamp(40, 1_000))
 }
 
-/// Reads a number of days or hours, such as 7d or 24h.
-fn last(text: &str) -> Result<TimeDelta, String> {
-    let number = |digits: &str| digits.parse::<u32>().ok().filter(|number| *number > 0);
-    let time = text
-        .strip_suffix('d')
-        .and_then(|days| TimeDelta::try_days(number(days)?.into()))
-        .or_else(|| {
-            let hours = text.strip_suffix('h')?;
-            TimeDelta::try_hours(number(hours)?.into())
-        });
-    time.ok_or_else(|| "expected days or hours, such as 7d or 24h".to_owned())
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
     Total,
     Slot,
     Hour,
     Day,
+    /// From Monday to Sunday
+    Week,
     Month,
 }
 
@@ -94,7 +85,8 @@ impl From<By> for Granularity {
             By::Total => Self::Total,
             By::Slot => Self::Slot,
             By::Hour => Self::Hour,
-            By::Day => Self::Day,
+            // Its days are summed here.
+            By::Day | By::Week => Self::Day,
             By::Month => Self::Month,
         }
     }
@@ -125,10 +117,16 @@ pub(super) async fn run(
         let start = now.checked_sub_signed(last).ok_or_else(too_early)?;
         get = get.period(start, now);
     }
-    if arguments.round || arguments.last.is_some() {
+    let edges = [arguments.start, arguments.end].into_iter().flatten();
+    let is_relative = edges.into_iter().any(TimeArg::is_relative);
+    if arguments.round || arguments.last.is_some() || is_relative {
         get = get.round_outward();
     }
-    let usage = client.get(get).await?;
+    let mut usage = client.get(get).await?;
+    if arguments.by == By::Week {
+        weeks::sum(&mut usage, zone);
+    }
+    tell_if_unknown(client, &usage, streams).await?;
     if arguments.format.json {
         return print_json(&as_json(&usage), streams);
     }
@@ -151,12 +149,30 @@ fn too_early() -> Failure {
     Failure::arguments("--last begins before all times; choose a shorter one")
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "an edge of the program, where the clock may be read"
-)]
-fn now() -> DateTime<Utc> {
-    Utc::now()
+/// Says so if nothing was ever counted for the account: its name may be misspelt.
+async fn tell_if_unknown(
+    client: &UsageClient,
+    usage: &Usage,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    if usage.meters.iter().any(|meter| meter.quantities.total != 0) {
+        return Ok(());
+    }
+    let of_account = ListReports::new().account(&usage.account_id).page_size(1);
+    let reports = match client.list_reports(of_account).await {
+        Ok(reports) => reports,
+        // A key that is limited to some meters may not list reports.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if reports.reports.is_empty() && reports.archives.is_empty() {
+        writeln!(
+            streams.err,
+            "nothing was ever counted for {:?}",
+            usage.account_id
+        )?;
+    }
+    Ok(())
 }
 
 fn next_hour() -> Result<DateTime<Utc>, Failure> {
@@ -167,7 +183,8 @@ fn next_hour() -> Result<DateTime<Utc>, Failure> {
         .ok_or_else(|| Failure::arguments("this machine's clock is out of range; set --end"))
 }
 
-fn totals(usage: &Usage) -> Rows {
+/// The quantities of each meter.
+pub(super) fn totals(usage: &Usage) -> Rows {
     let mut rows = Rows::new(&[
         "meter",
         "unit",
@@ -320,7 +337,7 @@ fn draw_bars(
 ) -> Result<(), Failure> {
     let format = match arguments.by {
         By::Month => "%Y-%m",
-        By::Day => "%Y-%m-%d",
+        By::Day | By::Week => "%Y-%m-%d",
         By::Total | By::Slot | By::Hour => "%Y-%m-%d %H:%M",
     };
     let totals = meter.points.iter().map(|point| point.quantities.total);
@@ -343,18 +360,4 @@ fn draw_bars(
         )?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn last_is_a_number_of_days_or_hours() {
-        assert_eq!(last("7d"), Ok(TimeDelta::days(7)));
-        assert_eq!(last("24h"), Ok(TimeDelta::hours(24)));
-        for wrong in ["", "7", "d", "0d", "-1d", "7w", "1.5h", "99999999999d"] {
-            assert!(last(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -74,7 +74,11 @@ impl Rows {
         }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(super) fn json(&self) -> Value {
         let object = |row: &Vec<Value>| {
             let names = self.names.iter().map(|name| (*name).to_owned());
             Value::Object(names.zip(row.iter().cloned()).collect::<Map<_, _>>())

@@ -73,8 +73,12 @@ pub(super) async fn run(
     }
     if summary.rejected.reports > 0 {
         return Err(Failure::Partial(format!(
-            "{} reports were rejected; see `usagectl reports --state rejected,customer_deleted,too_late`",
-            grouped(summary.rejected.reports)
+            "{} reports were rejected; see `usagectl reports{}--state rejected,customer_deleted,too_late,written_off`, and decide with `usagectl resolve`",
+            grouped(summary.rejected.reports),
+            summary
+                .run_id
+                .as_ref()
+                .map_or(" ".to_owned(), |run| format!(" --run {run} "))
         )));
     }
     Ok(())

@@ -5,12 +5,30 @@ use super::{
     exit::Failure,
     output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
 };
-use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient};
+use crate::{
+    ListReports, ReportArchive, ReportKind, ReportState, ResolveAction, UsageClient, UsageReport,
+};
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How many archives are named, the newest ones.
 const MAX_ARCHIVES: usize = 20;
+
+pub(super) const COLUMNS: [&str; 13] = [
+    "id",
+    "account_id",
+    "meter",
+    "start",
+    "period_end",
+    "quantity",
+    "state",
+    "customer",
+    "identifier",
+    "attempts",
+    "reported_at",
+    "last_error",
+    "decisions",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -82,33 +100,42 @@ pub(super) async fn run(
     }
     let limit = usize::try_from(arguments.paging.limit).unwrap_or(usize::MAX);
     let page = client.list_all_reports(filter, limit).await?;
-    let mut rows = Rows::new(&[
-        "id",
-        "account_id",
-        "meter",
-        "start",
-        "period_end",
-        "quantity",
-        "state",
-        "reported_at",
-        "last_error",
-    ]);
+    let mut rows = Rows::new(&COLUMNS);
     for report in page.reports {
-        rows.push(vec![
-            json!(report.id),
-            json!(report.account_id),
-            json!(report.meter),
-            rfc3339(report.window.start),
-            rfc3339_or_null(report.period_end),
-            json!(report.quantity),
-            json!(report.state.to_string()),
-            rfc3339_or_null(report.reported_at),
-            json!(report.last_error),
-        ]);
+        rows.push(row(&report));
     }
     rows.print(arguments.format, streams)?;
     print_archives(&page.archives, streams)?;
     print_next_page(page.next_page_token, streams)
+}
+
+/// The values of [`COLUMNS`].
+pub(super) fn row(report: &UsageReport) -> Vec<Value> {
+    let decided = report.decisions.iter().map(|one| {
+        let action = match one.action {
+            ResolveAction::Retry => "retry",
+            ResolveAction::BillInCurrentPeriod => "bill-in-current-period",
+            ResolveAction::WriteOff => "write-off",
+            ResolveAction::Unrecognised(_) => "unknown",
+        };
+        format!("{action}: {}", one.reason)
+    });
+    let decided: Vec<String> = decided.collect();
+    vec![
+        json!(report.id),
+        json!(report.account_id),
+        json!(report.meter),
+        rfc3339(report.window.start),
+        rfc3339_or_null(report.period_end),
+        json!(report.quantity),
+        json!(report.state.to_string()),
+        json!(report.stripe_customer),
+        json!(report.identifier),
+        json!(report.attempts),
+        rfc3339_or_null(report.reported_at),
+        json!(report.last_error),
+        json!((!decided.is_empty()).then(|| decided.join("; "))),
+    ]
 }
 
 /// Says where older reports are, if some were folded.

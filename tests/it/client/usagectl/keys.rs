@@ -1,12 +1,17 @@
 //! The API key of the command line.
 
+use serde_json::Value;
+
 use super::usagectl;
 use crate::{
     operations::access::first_admin,
     support::world::{World, on_both_engines},
 };
 
-on_both_engines!(the_key_is_taken_from_a_flag_or_a_file);
+on_both_engines!(
+    the_key_is_taken_from_a_flag_or_a_file,
+    keys_are_created_listed_and_revoked_and_the_audit_names_who_did_it,
+);
 
 async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
     let (_, key) = first_admin(&world).await;
@@ -14,6 +19,9 @@ async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
     let file = folder.path().join("usage.key");
     std::fs::write(&file, format!("{key}\n")).unwrap();
     let file = file.to_str().unwrap();
+    let empty = folder.path().join("empty.key");
+    std::fs::write(&empty, "\n").unwrap();
+    let empty = empty.to_str().unwrap();
     for (flags, code) in [
         (vec![], 1),
         (vec!["--api-key", &key], 0),
@@ -21,6 +29,7 @@ async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
         // An empty one counts as none.
         (vec!["--api-key", "", "--api-key-file", file], 0),
         (vec!["--api-key-file", "/nowhere/usage.key"], 1),
+        (vec!["--api-key-file", empty], 1),
     ] {
         let args = [&["increment", "acct"][..], &flags].concat();
         let ran = usagectl(world.endpoint(), &args).await;
@@ -36,5 +45,65 @@ async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
         ran.err
     );
     assert!(!ran.err.contains(&unknown[20..]), "{}", ran.err);
+    world.finish().await;
+}
+
+async fn keys_are_created_listed_and_revoked_and_the_audit_names_who_did_it(world: World) {
+    let (root, key) = first_admin(&world).await;
+    let as_admin = async |args: &[&str]| {
+        let args = [&["--api-key", &key][..], args].concat();
+        let ran = usagectl(world.endpoint(), &args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
+        ran
+    };
+    let as_json = async |args: &[&str]| -> Value {
+        serde_json::from_str(&as_admin(&[args, &["--json"]].concat()).await.out).unwrap()
+    };
+    let new = [
+        "keys",
+        "create",
+        "--role",
+        "writer",
+        "--name",
+        "backend",
+        "--account",
+        "a",
+        "--account",
+        "b",
+    ];
+    let created = as_admin(&new).await;
+    let writer = created.out.trim();
+    assert!(writer.starts_with("ub_"), "{writer}");
+    assert!(!created.err.contains(writer), "{}", created.err);
+    let ran = usagectl(world.endpoint(), &["--api-key", writer, "increment", "a"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let denied = usagectl(world.endpoint(), &["--api-key", writer, "keys", "list"]).await;
+    assert_eq!(denied.code, 1, "{}", denied.err);
+
+    let listed = as_json(&["keys", "list"]).await;
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 2);
+    let backend = listed.iter().find(|one| one["name"] == "backend").unwrap();
+    assert_eq!(backend["accounts"], "a b");
+    assert_eq!(backend["role"], "writer");
+    let id = backend["id"].as_str().unwrap();
+    let revoked = as_json(&["keys", "revoke", id]).await;
+    assert!(revoked[0]["revoked_at"].is_string(), "{revoked}");
+    let again = as_admin(&["keys", "revoke", id]).await;
+    assert!(again.err.contains("was revoked before"), "{}", again.err);
+    let ran = usagectl(world.endpoint(), &["--api-key", writer, "increment", "a"]).await;
+    assert_eq!(ran.code, 1, "{}", ran.err);
+
+    let entries = as_json(&["audit", "--start", "-1h", "--key", &root.id]).await;
+    let entries = entries.as_array().unwrap();
+    let of = |action: &str, outcome: &str| {
+        let is_it = |one: &&Value| one["action"] == action && one["outcome"] == outcome;
+        entries.iter().filter(is_it).count()
+    };
+    assert_eq!((of("CreateKey", "done"), of("RevokeKey", "done")), (1, 2));
+    assert!(entries.iter().all(|one| one["key_name"] == "root"));
+    assert!(!format!("{entries:?}").contains(writer));
+    let page = as_admin(&["audit", "--limit", "1", "--csv"]).await;
+    assert!(page.err.contains("--page-token "), "{}", page.err);
     world.finish().await;
 }

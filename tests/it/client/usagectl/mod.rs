@@ -6,6 +6,7 @@ mod import_bad_lines;
 mod import_cases;
 mod import_pipes;
 mod keys;
+mod operators;
 
 use std::{future, io};
 
@@ -371,7 +372,7 @@ async fn every_failure_has_its_exit_code(world: World) {
     for wrong in [
         &["increment"][..],
         &["increment", "acct", "-q", "0"],
-        &["get", "acct", "--start", "yesterday"],
+        &["get", "acct", "--start", "tomorrow"],
         &["report"],
         &["reports", "--state", "lost"],
         &["import", "usage.txt"],

@@ -1,0 +1,194 @@
+//! `usagectl accounts show`: everything of one account on one screen.
+
+use super::rows;
+use crate::{
+    Account, BillingPeriod, Error, ErrorKind, Get, InvoiceState, ListReports, Reconcile,
+    ReconciledUsage, ReportPage, Subscription, Usage, UsageClient,
+    cli::{
+        Streams,
+        exit::Failure,
+        get,
+        output::{Rows, rfc3339, rfc3339_or_null},
+        reconcile, reports,
+    },
+};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The account
+    account: String,
+    /// The newest reports to show
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    reports: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Billing periods that are shown, the newest ones.
+const MAX_PERIODS: usize = 20;
+
+pub(super) async fn run(
+    client: &UsageClient,
+    show: Show,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let account = match client.get_account(&show.account).await {
+        Ok(account) => Some(account),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let of_account = ListReports::new().account(&show.account);
+    let limit = usize::try_from(show.reports).unwrap_or(usize::MAX);
+    let page = client.list_all_reports(of_account, limit).await?;
+    if account.is_none() && page.reports.is_empty() && page.archives.is_empty() {
+        let nothing = format!(
+            "nothing was ever counted for {:?}, and it is not linked",
+            show.account
+        );
+        return Err(Failure::Local(nothing));
+    }
+    let usage = client.get(Get::account(&show.account)).await?;
+    let compared = compared(client, &show.account).await?;
+    let sections = sections(account, &usage, &compared, &page);
+    if show.json {
+        let sections = sections.into_iter();
+        let object = sections.map(|(name, rows)| (name.to_owned(), rows.json()));
+        return crate::cli::output::print_json(
+            &Value::Object(object.collect::<Map<_, _>>()),
+            streams,
+        );
+    }
+    for (name, rows) in sections {
+        writeln!(streams.out, "\n{}", name.replace('_', " "))?;
+        if rows.is_empty() {
+            writeln!(streams.out, "none")?;
+        } else {
+            writeln!(streams.out, "{}", rows.table())?;
+        }
+    }
+    Ok(())
+}
+
+/// The comparison of the current billing periods. A key that is limited to the account may ask for it.
+async fn compared(client: &UsageClient, account: &str) -> Result<Vec<ReconciledUsage>, Error> {
+    let page = client.reconcile(Reconcile::new().account(account)).await?;
+    Ok(page.rows)
+}
+
+fn sections(
+    account: Option<Account>,
+    usage: &Usage,
+    compared: &[ReconciledUsage],
+    page: &ReportPage,
+) -> Vec<(&'static str, Rows)> {
+    let subscription = account.as_ref().and_then(|one| one.subscription.clone());
+    let mut decisions = Rows::new(&["report", "decided_at", "action", "from", "reason", "by"]);
+    for report in &page.reports {
+        for one in &report.decisions {
+            decisions.push(vec![
+                json!(report.id),
+                rfc3339(one.decided_at),
+                json!(format!("{:?}", one.action)),
+                json!(one.from_state.to_string()),
+                json!(one.reason),
+                json!(one.requested_by),
+            ]);
+        }
+    }
+    let mut lines = Rows::new(&[
+        "item", "price", "start", "end", "finding", "reported", "invoiced", "invoices",
+    ]);
+    for one in compared.iter().flat_map(|row| &row.invoices) {
+        let invoices: Vec<&str> = one.invoices.iter().map(|one| one.id.as_str()).collect();
+        lines.push(vec![
+            json!(one.item),
+            json!(one.price),
+            rfc3339(one.period.start),
+            rfc3339(one.period.end),
+            json!(format!("{:?}", one.finding)),
+            json!(one.reported),
+            json!(one.invoiced),
+            json!(invoices.join(" ")),
+        ]);
+    }
+    let mut figures = Rows::new(&reconcile::COLUMNS);
+    for row in compared {
+        figures.push(reconcile::cells(row));
+    }
+    let mut reports = Rows::new(&reports::COLUMNS);
+    for report in &page.reports {
+        reports.push(reports::row(report));
+    }
+    vec![
+        ("account", rows(account)),
+        ("subscription", subscription_rows(subscription.as_ref())),
+        ("billing_periods", period_rows(subscription.as_ref())),
+        ("usage", get::totals(usage)),
+        ("reconciliation", figures),
+        ("invoice_lines", lines),
+        ("reports", reports),
+        ("decisions", decisions),
+    ]
+}
+
+fn subscription_rows(subscription: Option<&Subscription>) -> Rows {
+    let mut rows = Rows::new(&[
+        "id",
+        "status",
+        "billing_mode",
+        "cancel_at",
+        "ended_at",
+        "synced_at",
+    ]);
+    if let Some(one) = subscription {
+        rows.push(vec![
+            json!(one.id),
+            json!(one.status),
+            json!(one.billing_mode),
+            rfc3339_or_null(one.cancel_at),
+            rfc3339_or_null(one.ended_at),
+            rfc3339_or_null(one.synced_at),
+        ]);
+    }
+    rows
+}
+
+fn period_rows(subscription: Option<&Subscription>) -> Rows {
+    let mut rows = Rows::new(&[
+        "meter",
+        "start",
+        "end",
+        "price",
+        "item",
+        "invoice",
+        "invoice_state",
+    ]);
+    let periods = subscription.map_or(&[][..], |one| &one.periods);
+    for BillingPeriod {
+        item,
+        price,
+        meter,
+        period,
+        invoice,
+        invoice_state,
+    } in periods.iter().take(MAX_PERIODS)
+    {
+        rows.push(vec![
+            json!(meter),
+            rfc3339(period.start),
+            rfc3339(period.end),
+            json!(price),
+            json!(item),
+            json!(invoice),
+            json!(match invoice_state {
+                InvoiceState::Draft => "draft",
+                InvoiceState::Final => "final",
+                InvoiceState::Unknown | InvoiceState::Unrecognised(_) => "unknown",
+            }),
+        ]);
+    }
+    rows
+}

@@ -1,0 +1,111 @@
+//! `usagectl audit`
+
+use super::{
+    Streams,
+    exit::Failure,
+    output::{Format, Paging, Rows, print_next_page, rfc3339},
+    time_arg::{self, TimeArg},
+};
+use crate::{AuditEntry, ListAuditEntries, UsageClient};
+use chrono_tz::Tz;
+use clap::Args;
+use serde_json::{Value, json};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only entries about this account
+    #[arg(long, short)]
+    account: Option<String>,
+    /// Only entries of the key with this id
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// Only entries from this time on, such as -7d, yesterday or 2026-03-01
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    start: Option<TimeArg>,
+    /// Only entries before this time
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    end: Option<TimeArg>,
+    #[command(flatten)]
+    paging: Paging,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The largest page that the server returns.
+const MAX_PAGE_SIZE: u32 = 1_000;
+
+pub(super) async fn run(
+    client: &UsageClient,
+    arguments: Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let mut filter = ListAuditEntries::new();
+    if let Some(account) = arguments.account {
+        filter = filter.account(account);
+    }
+    if let Some(key) = arguments.key {
+        filter = filter.key(key);
+    }
+    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
+    if let Some(start) = arguments.start {
+        filter = filter.from(time(start)?);
+    }
+    if let Some(end) = arguments.end {
+        filter = filter.until(time(end)?);
+    }
+    let mut rows = Rows::new(&[
+        "at",
+        "action",
+        "account_id",
+        "key_name",
+        "address",
+        "outcome",
+        "message",
+        "request",
+        "before",
+        "after",
+        "request_id",
+    ]);
+    let mut missing = arguments.paging.limit;
+    let mut next = arguments.paging.page_token;
+    loop {
+        let mut page = filter.clone().page_size(missing.min(MAX_PAGE_SIZE));
+        if let Some(token) = next {
+            page = page.page_token(token);
+        }
+        let page = client.list_audit_entries(page).await?;
+        let received = u32::try_from(page.entries.len()).unwrap_or(u32::MAX);
+        missing = missing.saturating_sub(received);
+        for entry in page.entries {
+            rows.push(cells(entry, arguments.format.json));
+        }
+        next = page.next_page_token;
+        if next.is_none() || missing == 0 || received == 0 {
+            break;
+        }
+    }
+    rows.print(arguments.format, streams)?;
+    print_next_page(next, streams)
+}
+
+fn cells(entry: AuditEntry, is_json: bool) -> Vec<Value> {
+    // Within JSON as JSON, not as a text that contains it.
+    let json_of = |text: Option<String>| match (is_json, text) {
+        (_, None) => Value::Null,
+        (true, Some(text)) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        (false, Some(text)) => Value::String(text),
+    };
+    vec![
+        rfc3339(entry.at),
+        json!(entry.action),
+        json!(entry.account_id),
+        json!(entry.key_name),
+        json!(entry.address),
+        json!(entry.outcome.to_string()),
+        json!(entry.message),
+        json_of(entry.request),
+        json_of(entry.before),
+        json_of(entry.after),
+        json!(entry.request_id),
+    ]
+}
