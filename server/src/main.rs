@@ -23,7 +23,7 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
-        adopt, archives, audit, distribute,
+        adopt, archives, audit, backup, distribute,
         doctor::{DoctorConfig, diagnose},
         keys, reconcile, restore,
         setup::{SetupConfig, set_up},
@@ -56,7 +56,9 @@ enum Command {
     /// Run the whole flow locally against a fake Stripe, on a new SQLite file.
     Demo(DemoConfig),
     /// Migrate the database's schema, then exit.
-    Migrate(DatabaseConfig),
+    Migrate(MigrateCommand),
+    /// Copy a SQLite database that is in use into a new file, and check the copy.
+    Backup(backup::BackupCommand),
     /// Spread the tables about accounts over the workers of Citus. Running it again changes nothing.
     Distribute(distribute::DistributeCommand),
     /// Compare what was counted, what was reported and Stripe's totals; exits with 1 on any difference.
@@ -94,6 +96,15 @@ enum ArchivesCommand {
     /// Compare each archive with its SHA-256, and its reports with the sums that they were folded into; exits with 1 on any
     /// difference.
     Verify(archives::VerifyCommand),
+}
+
+#[derive(Debug, Args)]
+struct MigrateCommand {
+    #[command(flatten)]
+    database: DatabaseConfig,
+    /// Change nothing: exit with 1 if the schema is older or newer than this program's.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Debug, Args)]
@@ -188,7 +199,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 adopt::run(&command, &Clock::system(), &mut std::io::stdout(), answers).await?;
             return Ok(exit_code(is_done));
         }
-        Command::Migrate(config) => migrate(&config).await?,
+        Command::Migrate(command) if command.check => check_schema(&command.database).await?,
+        Command::Migrate(command) => migrate(&command.database).await?,
+        Command::Backup(command) => backup::run(&command, &mut std::io::stdout()).await?,
         Command::Distribute(command) => {
             distribute::run(&command, &mut std::io::stdout()).await?;
         }
@@ -225,6 +238,16 @@ async fn migrate(config: &DatabaseConfig) -> anyhow::Result<()> {
     store.migrate().await?;
     store.close().await?;
     tracing::info!("database migrated");
+    Ok(())
+}
+
+async fn check_schema(config: &DatabaseConfig) -> anyhow::Result<()> {
+    let url = config.url().map_err(anyhow::Error::msg)?;
+    let store = Store::open_existing(&url, config.database_connections).await?;
+    let checked = store.check_schema().await;
+    store.close().await?;
+    checked?;
+    print_line(&"the schema is that of this usage-server")?;
     Ok(())
 }
 

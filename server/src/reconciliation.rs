@@ -115,6 +115,8 @@ pub async fn reconcile(
     let store = Store::open_existing(&url, config.database.database_connections)
         .await
         .map_err(|error| format!("the database cannot be used: {error}"))?;
+    let checked = store.check_schema().await;
+    checked.map_err(|error| error.to_string())?;
     let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);
     let rows = reconciler.all(query, clock.now()).await;
     store.close().await.map_err(|error| error.to_string())?;

@@ -15,6 +15,7 @@ mod sockets;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use sea_orm::DbErr;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ use crate::{
     metrics::{self, Exporter},
     readiness::Readiness,
     rpc::health_service::HealthRpc,
-    store::{FileLock, Store},
+    store::{FileLock, SchemaError, Store},
     stripe::Stripe,
     tls::Tls,
     workers::{certificate_reload::CertificateReload, reporter::Reporter, runner::Runner},
@@ -244,9 +245,9 @@ async fn open(
         return Err(ServeError::Worker);
     }
     if config.no_migrate {
-        match store.pending_migrations().await? {
-            0 => {}
-            pending => return Err(ServeError::NotMigrated(pending)),
+        match store.check_schema().await {
+            Err(SchemaError::Older(pending)) => return Err(ServeError::NotMigrated(pending)),
+            checked => checked.map_err(DbErr::from)?,
         }
     } else {
         store.migrate().await?;

@@ -73,12 +73,8 @@ async fn distribute(
     if !citus.is_coordinator {
         return Err(DistributeError::Worker.into());
     }
-    if store.pending_migrations().await? > 0 {
-        return Err(DistributeCommandError::Failed(
-            "the database has an older schema; run `usage-server migrate`, then run this again"
-                .to_owned(),
-        ));
-    }
+    let checked = store.check_schema().await;
+    checked.map_err(|error| DistributeCommandError::Failed(error.to_string()))?;
     if !citus.undistributed.is_empty()
         && let Some(why) = find_running(store).await?
     {

@@ -140,13 +140,9 @@ pub(super) async fn open(config: &DatabaseConfig) -> Result<Store, String> {
     let store = Store::open_existing(&url, config.database_connections)
         .await
         .map_err(cannot)?;
-    match store.pending_migrations().await.map_err(cannot)? {
-        0 => Ok(store),
-        _ => Err(
-            "the database has an older schema; run `usage-server migrate`, then run this again"
-                .to_owned(),
-        ),
-    }
+    let checked = store.check_schema().await;
+    checked.map_err(|error| error.to_string())?;
+    Ok(store)
 }
 
 async fn create(

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod archives;
 pub mod audit;
+pub mod backup;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod distribute;

@@ -8,7 +8,7 @@ use crate::{
     clock::Clock,
     config::DatabaseConfig,
     error::Error,
-    store::{FileLock, Store},
+    store::{FileLock, SchemaError, Store},
 };
 
 /// Why such a command failed.
@@ -53,10 +53,13 @@ pub(super) async fn check_ready(
     name: &str,
     is_dry_run: bool,
 ) -> Result<(), OfflineError> {
-    if store.pending_migrations().await? > 0 {
-        return Err(OfflineError::Failed(format!(
-            "{name} has an older schema; run `usage-server migrate`, then run this again"
-        )));
+    match store.check_schema().await {
+        Err(SchemaError::Older(_)) => {
+            return Err(OfflineError::Failed(format!(
+                "{name} has an older schema; run `usage-server migrate`, then run this again"
+            )));
+        }
+        checked => checked.map_err(|error| OfflineError::Failed(error.to_string()))?,
     }
     if !is_dry_run && let Some(why) = find_running(store).await? {
         return Err(OfflineError::Failed(why));

@@ -1,10 +1,13 @@
 //! The rows that folded reports became.
 
+use std::sync::LazyLock;
+
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, Statement, Value};
 use uuid::Uuid;
 
 use super::{
     Store,
+    columns::columns,
     connection::Transaction,
     postgres_arrays::{NO_TIME, numbers, texts, uuids},
     rows,
@@ -34,17 +37,27 @@ static INSERT_SQLITE: ValueRows<15> = ValueRows::new(|| {
 });
 
 /// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
-const FIND_POSTGRES: &str = "SELECT f.* FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]) AS t(a, w, i) \
-    CROSS JOIN LATERAL (SELECT * FROM folded_reports \
-    WHERE account_id = t.a AND window_start = t.w AND id = t.i OFFSET 0) AS f";
+static FIND_POSTGRES: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns::<folded_report::Entity>("f");
+    format!(
+        "SELECT {columns} FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]) AS t(a, w, i) \
+        CROSS JOIN LATERAL (SELECT * FROM folded_reports \
+        WHERE account_id = t.a AND window_start = t.w AND id = t.i OFFSET 0) AS f"
+    )
+});
 
 /// The same over shards.
-const FIND_DISTRIBUTED: &str = "SELECT * FROM folded_reports WHERE account_id = ANY($1) \
-    AND (account_id, window_start, id) IN (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]))";
+static FIND_DISTRIBUTED: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns::<folded_report::Entity>("f");
+    format!(
+        "SELECT {columns} FROM folded_reports AS f WHERE f.account_id = ANY($1) AND (f.account_id, f.window_start, f.id) \
+        IN (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::uuid[]))"
+    )
+});
 
 static FIND_SQLITE: ValueRows<3> = ValueRows::new(|| {
     ValueRows::<3>::around_rows(
-        "SELECT f.* FROM ",
+        &format!("SELECT {} FROM ", columns::<folded_report::Entity>("f")),
         " CROSS JOIN folded_reports AS f \
         WHERE f.account_id = column1 AND f.window_start = column2 AND f.id = column3",
     )
@@ -69,9 +82,9 @@ impl Store {
                 uuids(keys.iter().map(|(.., id)| *id)),
             ];
             let sql = if self.is_distributed() {
-                FIND_DISTRIBUTED
+                FIND_DISTRIBUTED.as_str()
             } else {
-                FIND_POSTGRES
+                FIND_POSTGRES.as_str()
             };
             vec![Statement::from_sql_and_values(
                 DbBackend::Postgres,

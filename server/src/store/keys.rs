@@ -1,10 +1,13 @@
 //! Idempotency keys of increments: storing new ones, and looking stored ones up.
 
+use std::sync::LazyLock;
+
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait as _, Statement, Value};
 use uuid::Uuid;
 
 use super::{
     additions::Windows,
+    columns::columns,
     connection::{Examined, Transaction},
     postgres_arrays::{NO_TIME, numbers, texts, uuids},
     value_rows::ValueRows,
@@ -51,16 +54,26 @@ pub(super) static INSERT_SQLITE: ValueRows<7> = ValueRows::new(|| {
 });
 
 /// One is looked up after the other: for a thousand, PostgreSQL would rather read the whole table.
-const FIND_POSTGRES: &str = "SELECT k.* FROM UNNEST($1::uuid[], $2::text[]) AS t(n, a) \
-    CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE key = t.n AND account_id = t.a OFFSET 0) AS k";
+static FIND_POSTGRES: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns::<idempotency_key::Entity>("k");
+    format!(
+        "SELECT {columns} FROM UNNEST($1::uuid[], $2::text[]) AS t(n, a) \
+        CROSS JOIN LATERAL (SELECT * FROM idempotency_keys WHERE key = t.n AND account_id = t.a OFFSET 0) AS k"
+    )
+});
 
 /// The same over shards.
-const FIND_DISTRIBUTED: &str = "SELECT * FROM idempotency_keys WHERE account_id = ANY($2) \
-    AND (key, account_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))";
+static FIND_DISTRIBUTED: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns::<idempotency_key::Entity>("k");
+    format!(
+        "SELECT {columns} FROM idempotency_keys AS k WHERE k.account_id = ANY($2) \
+        AND (k.key, k.account_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))"
+    )
+});
 
 static FIND_SQLITE: ValueRows<2> = ValueRows::new(|| {
     ValueRows::<2>::around_rows(
-        "SELECT k.* FROM ",
+        &format!("SELECT {} FROM ", columns::<idempotency_key::Entity>("k")),
         " CROSS JOIN idempotency_keys AS k WHERE k.key = column1 AND k.account_id = column2",
     )
 });
@@ -152,9 +165,9 @@ pub(super) async fn find_keys<C: ConnectionTrait + Send>(
             texts(keyed.iter().map(|keyed| &*keyed.increment.account_id)),
         ];
         let sql = if db.shards().is_distributed() {
-            FIND_DISTRIBUTED
+            FIND_DISTRIBUTED.as_str()
         } else {
-            FIND_POSTGRES
+            FIND_POSTGRES.as_str()
         };
         vec![Statement::from_sql_and_values(
             DbBackend::Postgres,

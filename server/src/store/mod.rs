@@ -21,6 +21,7 @@ pub(crate) mod cleanup;
 pub(crate) mod close;
 mod close_on_shards;
 mod close_reports;
+mod columns;
 pub(crate) mod commit;
 mod commit_warning;
 mod connect;
@@ -68,9 +69,11 @@ pub(crate) mod reports;
 pub(crate) mod restore_look_up;
 mod rows;
 pub(crate) mod runs;
+mod schema;
 pub(crate) mod send_order;
 pub(crate) mod send_queue;
 pub(crate) mod sending_state;
+mod sqlite_copy;
 mod sqlite_file;
 mod stream_figures;
 pub(crate) mod stripe_account;
@@ -93,7 +96,6 @@ use sea_orm::{
     ColumnTrait, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, Statement, sea_query::Expr,
 };
 use tokio::{sync::Semaphore, time::timeout};
-use usage_migrations::{Migrator, MigratorTrait as _};
 
 use crate::{clock::Clock, error::Error};
 use boundaries::BoundaryMove;
@@ -102,6 +104,7 @@ use connection::{Pool, Transaction};
 use database_clock::DatabaseClock;
 use sqlite_file::SqliteFile;
 
+pub use schema::SchemaError;
 pub use sqlite_file::FileLock;
 
 /// The advisory lock of PostgreSQL that protects the boundaries.
@@ -159,32 +162,6 @@ impl Store {
             clock: Arc::new(DatabaseClock::new(clock)),
             ..self
         }
-    }
-
-    /// Applies pending migrations. Replicas that start at the same time take turns.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn migrate(&self) -> Result<(), DbErr> {
-        let tx = self.begin().await?;
-        if self.backend() == DbBackend::Postgres {
-            // A migration, or waiting for that of another replica, has no time limit.
-            let tx = tx.plain();
-            tx.execute_unprepared("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-                .await?;
-            lock(tx, "SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK).await?;
-        }
-        Migrator::up(tx.plain(), None).await?;
-        tx.commit().await
-    }
-
-    /// The number of pending migrations.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn pending_migrations(&self) -> Result<usize, DbErr> {
-        let pending = Migrator::get_pending_migrations_read_only(&self.writer.plain()).await?;
-        Ok(pending.len())
     }
 
     /// Marks the SQLite file that the lock is on, so that a file that is overwritten in place is noticed.

@@ -2,14 +2,15 @@
 //! hour in which most billing periods end.
 
 use sea_orm::{
-    ConnectionTrait as _, DbBackend, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
-    Statement,
+    ConnectionTrait as _, DbBackend, EntityName, EntityTrait, PaginatorTrait as _,
+    QueryFilter as _, Statement,
     sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{
     Store,
     billing_context::read_contexts,
+    columns::columns,
     report_states::{is_due, state_in},
 };
 use crate::{
@@ -40,11 +41,12 @@ impl Store {
         let until = now.saturating_add(NEAR_DRAFT_END_MS);
         // A report that is closed meanwhile is found once.
         let tx = self.begin_reading().await?;
-        let closed = unsent_of_drafts(self.backend(), "usage_reports", &state_in(states), now);
+        let closed =
+            unsent_of_drafts::<usage_report::Entity>(self.backend(), &state_in(states), now);
         let closed = usage_report::Entity::find().from_raw_sql(closed);
         let mut reports: Vec<Report> = super::rows::all(closed.all(&tx).await?);
         if states.contains(&State::Open) {
-            let open = unsent_of_drafts(self.backend(), "open_reports", "TRUE", now);
+            let open = unsent_of_drafts::<open_report::Entity>(self.backend(), "TRUE", now);
             let open = open_report::Entity::find().from_raw_sql(open);
             reports.extend(super::rows::all(open.all(&tx).await?));
         }
@@ -97,7 +99,12 @@ impl Store {
 
 /// The reports of a table that fulfil a condition, and whose account and meter have a draft that is finalized by
 /// [`NEAR_DRAFT_END_MS`] from now. Which of them the draft would charge is for the domain to decide.
-fn unsent_of_drafts(backend: DbBackend, table: &str, condition: &str, now: Millis) -> Statement {
+fn unsent_of_drafts<E: EntityTrait + EntityName>(
+    backend: DbBackend,
+    condition: &str,
+    now: Millis,
+) -> Statement {
+    let (table, columns) = (E::default().table_name(), columns::<E>("r"));
     // Few invoices are drafts, so their periods come first: SQLite keeps the order of a CROSS JOIN, and PostgreSQL
     // does not join a subquery with an offset.
     let unsent = format!("r.account_id = p.account_id AND r.meter = p.meter AND {condition}");
@@ -108,7 +115,7 @@ fn unsent_of_drafts(backend: DbBackend, table: &str, condition: &str, now: Milli
         (table.to_owned(), unsent)
     };
     let query = format!(
-        "SELECT DISTINCT r.* FROM billing_periods p CROSS JOIN {reports} r WHERE {condition} \
+        "SELECT DISTINCT {columns} FROM billing_periods p CROSS JOIN {reports} r WHERE {condition} \
          AND p.period_end <= $1 AND p.period_end > $2 AND p.invoice_state <> 'final' \
          AND (p.draft_until IS NULL OR p.draft_until <= $3) LIMIT {MAX_READ}"
     );

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     Store,
     boundaries::read_boundaries,
+    columns::columns,
     connection::Transaction,
     distribution::read_shards,
     folded_reports::insert_folded,
@@ -80,8 +81,9 @@ impl Store {
     ) -> Result<FinishedPage> {
         // The condition of the index, word for word.
         let sql = format!(
-            "SELECT * FROM usage_reports WHERE kind = '{}' AND {} AND window_start < $1 \
+            "SELECT {} FROM usage_reports WHERE kind = '{}' AND {} AND window_start < $1 \
              AND (window_start, account_id, id) > ($2, $3, $4) ORDER BY window_start, account_id, id LIMIT $5",
+            columns::<usage_report::Entity>("usage_reports"),
             Kind::Usage.name(),
             state_in(&FINISHED)
         );
@@ -228,15 +230,19 @@ async fn read_context(
 /// One is looked up after the other, by its primary key: for a thousand, PostgreSQL would rather read the whole table. All
 /// are of the accounts in `within`, on one shard.
 fn lock_postgres(within: &str) -> String {
+    let columns = columns::<usage_report::Entity>("r");
     format!(
-        "SELECT r.* FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
+        "SELECT {columns} FROM UNNEST($1::text[], $2::uuid[]) AS t(a, i) CROSS JOIN LATERAL (\
          SELECT * FROM usage_reports WHERE account_id = t.a AND id = t.i{within} OFFSET 0 FOR UPDATE) AS r"
     )
 }
 
 static LOCK_SQLITE: ValueRows<2> = ValueRows::new(|| {
     ValueRows::<2>::around_rows(
-        "SELECT * FROM usage_reports WHERE (account_id, id) IN (SELECT column1, column2 FROM ",
+        &format!(
+            "SELECT {} FROM usage_reports AS r WHERE (r.account_id, r.id) IN (SELECT column1, column2 FROM ",
+            columns::<usage_report::Entity>("r")
+        ),
         ")",
     )
 });

@@ -12,6 +12,7 @@ use sea_orm::{
 use super::{
     Store,
     billing_context::read_contexts_and_changes,
+    columns::columns,
     connection::Transaction,
     of_shard::OfShard,
     report_states::{is_due, state_in},
@@ -210,7 +211,8 @@ impl Store {
         format!(
             "WITH RECURSIVE heads(place, nth) AS (SELECT {first}, 1 UNION ALL SELECT {others}, nth + 1 \
              FROM heads JOIN usage_reports h ON h.{place} = heads.place WHERE nth < {limit}) \
-             SELECT r.* FROM heads JOIN usage_reports r ON r.{place} = heads.place"
+             SELECT {} FROM heads JOIN usage_reports r ON r.{place} = heads.place",
+            columns::<usage_report::Entity>("r")
         )
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod abuse;
+mod commands;
 mod connections;
 mod deployment;
 mod frames;

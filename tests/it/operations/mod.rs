@@ -1,6 +1,7 @@
 //! Tests for operators: setup, doctor, webhooks, and the contracts with callers and with Stripe.
 
 pub(crate) mod access;
+mod backup;
 mod clocks;
 mod contract;
 mod distribution;
@@ -10,6 +11,7 @@ mod grpc_errors;
 mod grpc_server;
 mod http_server;
 mod metrics;
+mod schema;
 mod setup;
 mod setup_differences;
 mod stripe_api;

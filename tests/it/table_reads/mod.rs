@@ -9,6 +9,7 @@ mod faults;
 mod lists;
 mod plan;
 mod recording;
+mod results;
 mod rows;
 mod senders;
 
@@ -56,6 +57,15 @@ async fn no_statement_reads_a_large_table_in_full(world: World) {
     let sizes = Sizes::read(&database, engine).await;
     database.close().await.expect("a clean end");
     assert_eq!(sizes.of("usage_reports"), 1_000_000);
+    let stars: Vec<&str> = statements
+        .iter()
+        .map(|checked| &*checked.sql)
+        .filter(|sql| results::returns_all_columns(sql))
+        .collect();
+    assert!(
+        stars.is_empty(),
+        "they do not name their columns: {stars:#?}"
+    );
     let mut faults = String::new();
     for (checked, (without, with)) in statements.iter().zip(without.iter().zip(&with)) {
         let shape = lists::shape(&checked.sql);

@@ -28,7 +28,7 @@ use crate::{
         TlsConfig,
     },
     domain::Millis,
-    store::Store,
+    store::{SchemaError, Store},
 };
 
 /// The settings of the command.
@@ -149,17 +149,20 @@ async fn open(url: &str, config: &DatabaseConfig, findings: &mut Vec<Finding>) -
             format!("it cannot be opened: {error}"),
             "check DATABASE_URL, or create the database with `usage-server migrate`",
         ),
-        Ok(store) => match store.pending_migrations().await {
-            Ok(0) => {
+        Ok(store) => match store.check_schema().await {
+            Ok(()) => {
                 findings.push(Finding::ok(CHECK, "it exists and its schema is up to date"));
                 findings.extend(check_durability(&store, config).await);
                 findings.extend(store.large_log().map(large_log));
                 return Some(store);
             }
-            Ok(pending) => (
+            Err(SchemaError::Older(pending)) => (
                 format!("it lacks {pending} migrations"),
                 "run `usage-server migrate`",
             ),
+            Err(error @ SchemaError::Newer(_)) => {
+                (error.to_string(), "run the `usage-server` of the service")
+            }
             Err(error) => (
                 format!("its schema cannot be read: {error}"),
                 "check that DATABASE_URL is the service's database, and that this program is not older than its schema",
