@@ -21,6 +21,7 @@ mod error;
 mod increment;
 #[cfg(feature = "tower")]
 mod layer;
+mod meter;
 mod period;
 mod reason;
 mod reconcile;
@@ -54,13 +55,14 @@ pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]
 pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageService};
+pub use meter::Meter;
 pub use period::Period;
 pub use reason::Reason;
 pub use reconcile::{
     ComparedInvoice, InvoiceComparison, InvoiceFinding, Reconcile, ReconcilePage, ReconciledUsage,
     StateCount, WaitingComparison,
 };
-pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats};
+pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats, RefusedUsage};
 pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};

@@ -6,6 +6,7 @@
 mod aggregator;
 mod batches;
 mod builder;
+mod refused;
 mod spool;
 mod stats;
 #[cfg(feature = "metrics")]
@@ -16,6 +17,8 @@ use crate::{Error, ErrorKind, UsageClient};
 use aggregator::{Aggregator, Full, MAX_QUANTITY, ShouldFlush, Sum};
 use batches::{Batches, QueuedBatch, Storage};
 pub use builder::RecorderBuilder;
+use refused::OnRefused;
+pub use refused::RefusedUsage;
 use spool::Spool;
 use stats::Tally;
 pub use stats::{Recorded, RecorderStats};
@@ -60,7 +63,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// let client = UsageClient::connect_lazy("http://127.0.0.1:50051")?;
 /// let recorder = client.recorder().start()?;
 /// recorder.record("acct_42", "tokens", 12);
-/// recorder.shutdown(Duration::from_secs(10)).await?;
+/// let figures = recorder.shutdown(Duration::from_secs(10)).await?;
+/// assert!(figures.is_complete(), "not all is counted: {figures:?}");
 /// # Ok(())
 /// # }
 /// ```
@@ -76,6 +80,7 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Shared {
     client: UsageClient,
+    on_refused: OnRefused,
     interval: Duration,
     batch_size: usize,
     aggregator: Aggregator,

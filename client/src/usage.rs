@@ -1,7 +1,7 @@
 //! Queries of usage and their results.
 
 use crate::{Error, Period, proto, wire};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// A query of an account's usage.
 ///
@@ -84,6 +84,27 @@ impl Get {
         self
     }
 
+    /// The last days until now, by this machine's clock, [rounded](Self::round_outward).
+    pub fn last_days(self, days: u32) -> Self {
+        self.last(TimeDelta::days(days.into()))
+    }
+
+    /// The last hours until now, by this machine's clock, [rounded](Self::round_outward).
+    pub fn last_hours(self, hours: u32) -> Self {
+        self.last(TimeDelta::hours(hours.into()))
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "callers mean their own clock's now"
+    )]
+    fn last(self, time: TimeDelta) -> Self {
+        let now = Utc::now();
+        let start = now.checked_sub_signed(time);
+        self.period(start.unwrap_or(DateTime::UNIX_EPOCH), now)
+            .round_outward()
+    }
+
     pub(crate) fn into_wire(self) -> Result<proto::GetRequest, Error> {
         let period = self
             .period
@@ -96,6 +117,12 @@ impl Get {
             time_zone: self.time_zone,
             round_outward: self.round_outward,
         })
+    }
+}
+
+impl From<&String> for Get {
+    fn from(account_id: &String) -> Self {
+        Self::account(account_id)
     }
 }
 

@@ -3,8 +3,9 @@
 use super::UsageClient;
 use crate::{
     AcknowledgeDifference, AcknowledgedDifference, Batch, BatchOutcome, Correct, Corrected,
-    Counted, Error, ForceReport, Get, GetCall, Increment, IncrementCall, ListReports, Reconcile,
-    ReconcilePage, RecorderBuilder, ReportPage, ReportRun, ResolveReport, Resolved, Usage,
+    Counted, Error, ForceReport, Get, GetCall, Increment, IncrementCall, ListReports, Meter,
+    Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun, ResolveReport, Resolved,
+    Usage,
     retry::{Repeatable, call_with_retry},
 };
 
@@ -216,5 +217,43 @@ impl UsageClient {
             |mut usage, request| async move { usage.reconcile(request).await },
         );
         ReconcilePage::from_wire(response.await?)
+    }
+
+    /// The meters that the server counts; with a key that is limited to meters, those.
+    pub async fn list_meters(&self) -> Result<Vec<Meter>, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            crate::proto::ListMetersRequest {},
+            |mut usage, request| async move { usage.list_meters(request).await },
+        );
+        Ok(Meter::all_from_wire(response.await?))
+    }
+
+    /// Fails if the server does not count one of these meters, so that a program finds a misspelt or missing meter when it
+    /// starts and not in its figures.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid): a meter is not counted; the message names it and those that are. Or the call
+    /// fails.
+    pub async fn check_meters(
+        &self,
+        meters: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<(), Error> {
+        let known = self.list_meters().await?;
+        for meter in meters {
+            let meter = meter.as_ref();
+            if !known.iter().any(|one| one.name == meter) {
+                let names: Vec<&str> = known.iter().map(|one| one.name.as_str()).collect();
+                let names = names.join(", ");
+                return Err(Error::invalid(
+                    "meter",
+                    format!(
+                        "the server does not count the meter {meter:?}; its meters are {names}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Recorder, Shared,
     aggregator::Aggregator,
     batches::{Batches, Storage},
+    refused::{OnRefused, RefusedUsage},
     spool::{LeftBatch, Spool},
     stats::Tally,
     worker,
@@ -28,6 +29,7 @@ pub struct RecorderBuilder {
     concurrency: usize,
     spool: Option<PathBuf>,
     spool_limit: u64,
+    on_refused: OnRefused,
 }
 
 impl RecorderBuilder {
@@ -40,6 +42,7 @@ impl RecorderBuilder {
             concurrency: 4,
             spool: None,
             spool_limit: 1 << 30,
+            on_refused: OnRefused::default(),
         }
     }
 
@@ -86,6 +89,14 @@ impl RecorderBuilder {
         self
     }
 
+    /// Calls this with usage that the server rejected permanently, such as that of an unknown meter: once for each account,
+    /// meter and second. It is also logged, counted as [`refused`](crate::RecorderStats::refused) and, with a spool, kept in a
+    /// file. The task that sends usage waits for it, so it must be quick.
+    pub fn on_refused(mut self, tell: impl Fn(RefusedUsage) + Send + Sync + 'static) -> Self {
+        self.on_refused = OnRefused::new(tell);
+        self
+    }
+
     /// Starts the recorder. It first reads the spool, and also sends the batches that an earlier process left there.
     ///
     /// # Errors
@@ -106,6 +117,7 @@ impl RecorderBuilder {
         let shared = Arc::new(Shared {
             client: self.client,
             interval: self.interval,
+            on_refused: self.on_refused,
             batch_size: self.batch_size,
             aggregator: Aggregator::new(self.capacity),
             batches: Batches::default(),

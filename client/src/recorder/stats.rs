@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// `recorded = counted + pending + refused + dropped`, while no call of `record` is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
+#[must_use = "refused and dropped usage is in no invoice: look at the figures"]
 pub struct RecorderStats {
     /// All recorded usage, and usage that an earlier process left in the spool.
     pub recorded: Recorded,
@@ -20,6 +21,14 @@ pub struct RecorderStats {
     pub refused: Recorded,
     /// Usage that did not fit into memory, or was outside the limits of the server.
     pub dropped: Recorded,
+}
+
+impl RecorderStats {
+    /// Whether all recorded usage is counted: nothing is pending, refused or dropped.
+    pub fn is_complete(&self) -> bool {
+        let rest = [self.pending, self.refused, self.dropped];
+        rest.iter().all(|part| *part == Recorded::default())
+    }
 }
 
 /// Calls of [`Recorder::record`](crate::Recorder::record), and the units in them.

@@ -278,6 +278,9 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
                 tracing::error!(%error, %key, "a batch of usage was rejected");
                 let (calls, units) = totals(sums);
                 shared.refused.add(calls, units);
+                for sum in sums {
+                    shared.on_refused.tell(sum, || error.to_string());
+                }
                 return Remainder {
                     refused: sums.to_vec(),
                     early: Vec::new(),
@@ -307,6 +310,7 @@ fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) ->
             } => remainder.early.push(sum.clone()),
             IncrementResult::Refused { .. } | IncrementResult::Unrecognised(_) => {
                 shared.refused.add(sum.records, units);
+                shared.on_refused.tell(sum, || why(result));
                 if remainder.refused.is_empty() {
                     // One line per batch: with an unknown meter, every sum is rejected.
                     tracing::error!(account = %sum.account, meter = %sum.meter, quantity = sum.quantity, ?result, "usage was rejected");
@@ -323,6 +327,13 @@ fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) ->
         );
     }
     remainder
+}
+
+fn why(result: &IncrementResult) -> String {
+    match result {
+        IncrementResult::Refused { message, .. } => message.clone(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// Whether the same batch would always be rejected. Only a reason of the server itself proves that: a proxy, a denied

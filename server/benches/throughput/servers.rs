@@ -262,6 +262,13 @@ impl UsageService for Reference {
         Err(Status::unimplemented("not measured"))
     }
 
+    async fn list_meters(
+        &self,
+        _: Request<v1::ListMetersRequest>,
+    ) -> Result<Response<v1::ListMetersResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     async fn reconcile(
         &self,
         _: Request<v1::ReconcileRequest>,

@@ -261,6 +261,11 @@ impl Caller {
         Ok(())
     }
 
+    /// Whether the caller may know of a meter.
+    pub fn sees_meter(&self, meter: &str) -> bool {
+        self.scope.has_meter(meter)
+    }
+
     /// Whether the caller may do what is about an account with all its meters.
     ///
     /// # Errors

@@ -109,6 +109,11 @@ impl Meters {
         &self.all
     }
 
+    /// Whether a meter is that of requests that name none.
+    pub fn is_default(&self, meter: &Meter) -> bool {
+        self.default.as_ref() == Some(&meter.name)
+    }
+
     /// The names of all meters.
     pub fn names_of_all(&self) -> Vec<&str> {
         self.all.iter().map(|meter| &*meter.name).collect()

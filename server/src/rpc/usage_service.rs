@@ -225,6 +225,24 @@ impl UsageService for UsageRpc {
         }))
     }
 
+    async fn list_meters(
+        &self,
+        request: Request<v1::ListMetersRequest>,
+    ) -> std::result::Result<Response<v1::ListMetersResponse>, Status> {
+        let caller = caller(&request)?;
+        let meters = self.meters.all().iter();
+        let meters = meters.filter(|meter| caller.sees_meter(&meter.name));
+        let meters = meters.map(|meter| v1::Meter {
+            name: meter.name.to_string(),
+            unit: meter.unit.to_string(),
+            stripe_event_name: meter.event_name.to_string(),
+            is_default: self.meters.is_default(meter),
+        });
+        Ok(Response::new(v1::ListMetersResponse {
+            meters: meters.collect(),
+        }))
+    }
+
     async fn get(
         &self,
         request: Request<v1::GetRequest>,

@@ -134,7 +134,11 @@ async fn count_one(client: UsageClient, request_id: &str) -> Result<(), Error> {
 }
 
 async fn record(client: UsageClient) -> Result<(), Error> {
-    let recorder = client.recorder().start()?;
+    client.check_meters(["tokens"]).await?;
+    let recorder = client
+        .recorder()
+        .on_refused(|usage| eprintln!("not counted: {usage:?}"))
+        .start()?;
 
     // In each request: returns at once, whatever the server does.
     recorder.record("acct_42", "tokens", 12);

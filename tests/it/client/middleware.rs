@@ -103,7 +103,7 @@ async fn a_response_can_set_its_quantity(world: World) {
     for path in ["/long", "/free"] {
         assert_eq!(call(&address, path, Some("acct")).await, 200);
     }
-    recorder.shutdown(TIMEOUT).await.unwrap();
+    assert!(recorder.shutdown(TIMEOUT).await.unwrap().is_complete());
     serving.abort();
     assert_eq!(world.usage_of("acct", "tokens").await.0, 1_200);
     assert_eq!(world.usage_of("acct", "api_calls").await.0, 0);

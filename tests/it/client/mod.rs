@@ -2,6 +2,7 @@
 
 mod connection;
 mod crate_page;
+mod meters;
 mod middleware;
 mod python_stubs;
 mod recorder;

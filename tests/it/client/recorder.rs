@@ -1,7 +1,10 @@
 //! The client's recorder with a server that crashes, restarts and loses connections: its count equals the server's, and
 //! nothing is counted twice.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tonic::Code;
 use usage_client::{Recorder, RecorderBuilder, Retry, UsageClient};
@@ -41,6 +44,7 @@ async fn recording(
 async fn assert_all_counted(world: &World, recorder: &Recorder, accounts: &[&str]) {
     let stats = recorder.flush(TIMEOUT).await.unwrap();
     assert_eq!(stats.counted, stats.recorded, "{stats:?}");
+    assert!(stats.is_complete(), "{stats:?}");
     assert_eq!(stats.pending.calls, 0);
     let mut counted = 0;
     for account in accounts {
@@ -174,13 +178,31 @@ async fn a_full_recorder_counts_what_it_drops(world: World) {
 }
 
 async fn a_refused_increment_does_not_affect_the_rest(world: World) {
-    let (_front, recorder) = recording(&world, |builder| builder).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let (_front, recorder) = recording(&world, |builder| {
+        builder.on_refused(move |usage| tell.lock().unwrap().push(usage))
+    })
+    .await;
     recorder.record("acct", "api_calls", 4);
     recorder.record("acct", "no_such_meter", 3);
     recorder.record("not an account", "api_calls", 2);
     let stats = recorder.flush(TIMEOUT).await.unwrap();
     assert_eq!((stats.counted.calls, stats.counted.units), (1, 4));
     assert_eq!((stats.refused.calls, stats.refused.units), (2, 5));
+    assert!(!stats.is_complete());
+    let mut told = std::mem::take(&mut *told.lock().unwrap());
+    told.sort_by_key(|usage| usage.units);
+    let [account, meter] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (&*account.account_id, account.units, account.calls),
+        ("not an account", 2, 1)
+    );
+    assert!(account.why.contains("account_id"), "{account:?}");
+    assert_eq!((&*meter.meter, meter.units), ("no_such_meter", 3));
+    assert!(meter.why.contains("known meters"), "{meter:?}");
     assert_eq!(stats.pending.calls, 0);
     assert_eq!(world.total_of_all_meters("acct").await, 4);
     world.finish().await;

@@ -199,7 +199,8 @@ async fn usage_that_overflows_the_spool_stays_in_memory(world: World) {
     assert_eq!(world.total_of_all_meters("c").await, 3);
     recorder.record("e", "api_calls", 5);
     recorder.persist().await.expect("there is space again");
-    recorder.shutdown(TIMEOUT).await.unwrap();
+    let stats = recorder.shutdown(TIMEOUT).await.unwrap();
+    assert_eq!((stats.counted.units, stats.dropped.units), (11, 4));
     assert_eq!(world.total_of_all_meters("e").await, 5);
     world.finish().await;
 }
@@ -233,7 +234,7 @@ async fn a_spool_serves_one_recorder_at_a_time(world: World) {
     let refused = client.recorder().spool(folder.path()).start().unwrap_err();
     assert!(refused.to_string().contains("in use"), "{refused}");
     first.record("acct", "api_calls", 2);
-    first.shutdown(TIMEOUT).await.unwrap();
+    assert!(first.shutdown(TIMEOUT).await.unwrap().is_complete());
     // It is free as soon as the first recorder has ended.
     client.recorder().spool(folder.path()).start().unwrap();
     assert_eq!(world.total_of_all_meters("acct").await, 2);

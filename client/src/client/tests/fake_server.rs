@@ -87,6 +87,13 @@ impl UsageService for FakeServer {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_meters(
+        &self,
+        _: Request<proto::ListMetersRequest>,
+    ) -> Result<Response<proto::ListMetersResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn reconcile(
         &self,
         _: Request<proto::ReconcileRequest>,

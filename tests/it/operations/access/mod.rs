@@ -53,7 +53,7 @@ async fn access(world: &World, key: Option<&str>) -> Access {
 }
 
 /// A client with a key.
-async fn client(endpoint: &str, key: &str) -> UsageClient {
+pub(crate) async fn client(endpoint: &str, key: &str) -> UsageClient {
     let builder = UsageClient::builder(endpoint).api_key(key);
     let client = builder.connect().await.unwrap();
     client.with_timeout(TIMEOUT).with_retry(Retry::never())
@@ -89,6 +89,19 @@ pub(crate) async fn first_admin(world: &World) -> (ApiKey, String) {
     let mut open = access(world, None).await;
     let created = create(&mut open, new_key("root", KeyRole::Admin)).await;
     (created.key.unwrap(), created.text)
+}
+
+/// The text of a key that is limited to some meters. No key must exist yet.
+pub(crate) async fn create_key_with_meters(
+    world: &World,
+    role: KeyRole,
+    meters: &[&str],
+) -> String {
+    let (_, admin) = first_admin(world).await;
+    let mut access = access(world, Some(&admin)).await;
+    create(&mut access, limited_key("limited", role, &[], meters))
+        .await
+        .text
 }
 
 fn timestamp(millis: i64) -> Timestamp {

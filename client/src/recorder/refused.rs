@@ -1,0 +1,51 @@
+//! Tells the program which usage the server refused.
+
+use super::aggregator::Sum;
+use chrono::{DateTime, Utc};
+use std::{fmt, sync::Arc};
+
+/// Usage that the server rejected permanently; it is not counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedUsage {
+    /// The account.
+    pub account_id: String,
+    /// The meter; empty for the server's default meter.
+    pub meter: String,
+    /// The second in which it was recorded.
+    pub at: DateTime<Utc>,
+    /// The units.
+    pub units: u64,
+    /// The calls of [`Recorder::record`](crate::Recorder::record) that they are the sum of.
+    pub calls: u64,
+    /// Why it was rejected.
+    pub why: String,
+}
+
+/// What is called with refused usage.
+#[derive(Clone, Default)]
+pub(super) struct OnRefused(Option<Arc<dyn Fn(RefusedUsage) + Send + Sync>>);
+
+impl fmt::Debug for OnRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Some" } else { "None" })
+    }
+}
+
+impl OnRefused {
+    pub(super) fn new(tell: impl Fn(RefusedUsage) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    pub(super) fn tell(&self, sum: &Sum, why: impl FnOnce() -> String) {
+        let Some(tell) = &self.0 else { return };
+        tell(RefusedUsage {
+            account_id: (*sum.account).to_owned(),
+            meter: (*sum.meter).to_owned(),
+            at: DateTime::from_timestamp(sum.second, 0).unwrap_or_default(),
+            units: u64::try_from(sum.quantity).unwrap_or(0),
+            calls: sum.records,
+            why: why(),
+        });
+    }
+}
