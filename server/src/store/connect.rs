@@ -42,6 +42,7 @@ const POSTGRES_TIMEOUTS: [(&str, &str); 7] = [
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "30s"),
 ];
+const READ_ONLY: &str = "the database is read only: a standby, or set so";
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
 /// The page cache of the connection that writes, 40 MiB: a group of random keys changes thousands of pages, and pages that
@@ -113,8 +114,8 @@ impl Store {
         let others = max_connections.saturating_sub(taken).max(1);
         let store = Self::open(url, others).await?;
         let trust = store.writer.trust();
-        let counter = postgres_pool(url, writers, COUNTER, &trust).await?;
-        let access = postgres_pool(url, ACCESS_CONNECTIONS, ACCESS, &trust).await?;
+        let counter = postgres_pool(url, true, writers, COUNTER, &trust).await?;
+        let access = postgres_pool(url, true, ACCESS_CONNECTIONS, ACCESS, &trust).await?;
         Ok(Self {
             counter,
             access,
@@ -165,7 +166,7 @@ impl Store {
                 requested_changes: requested_changes(),
             });
         }
-        let pool = postgres_pool(url, max_connections, SERVICE, &trust).await?;
+        let pool = postgres_pool(url, serves, max_connections, SERVICE, &trust).await?;
         let store = Self {
             counter: pool.clone(),
             writer: pool.clone(),
@@ -184,14 +185,15 @@ impl Store {
 
 async fn postgres_pool(
     url: &str,
+    serves: bool,
     connections: u32,
     name: &'static str,
     trust: &Arc<Trust>,
 ) -> Result<Pool, DbErr> {
-    let options = postgres_options(url, connections, name, trust);
+    let options = postgres_options(url, serves, connections, name, trust);
     let pool = match Database::connect(options.clone()).await {
         Ok(pool) => pool,
-        Err(error) => return Err(connection_error(url).await.unwrap_or(error)),
+        Err(error) => return Err(connection_error(url, serves).await.unwrap_or(error)),
     };
     let (after, interval) = match name {
         SERVICE => (ACQUIRE_TIMEOUT, REPLACEMENT),
@@ -220,15 +222,19 @@ pub(super) fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// Returns why PostgreSQL cannot be reached. The pool only reports a timeout.
-async fn connection_error(url: &str) -> Option<DbErr> {
-    let connecting = PgConnection::connect(url);
+/// Returns why PostgreSQL cannot be used. The pool only reports a timeout.
+async fn connection_error(url: &str, serves: bool) -> Option<DbErr> {
+    let connecting = async {
+        let mut connection = PgConnection::connect(url).await?;
+        prepare(&mut connection, serves).await
+    };
     let error = timeout(ACQUIRE_TIMEOUT, connecting).await.ok()?.err()?;
     Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
 }
 
 fn postgres_options(
     url: &str,
+    serves: bool,
     connections: u32,
     name: &'static str,
     trust: &Arc<Trust>,
@@ -243,12 +249,31 @@ fn postgres_options(
         .sqlx_logging(false)
         .map_sqlx_postgres_pool_opts(move |pool| {
             let pool = trust.guard(pool, true);
-            pool.after_connect(|connection, _| Box::pin(commit_durably(connection)))
+            pool.after_connect(move |connection, _| Box::pin(prepare(connection, serves)))
         })
         .map_sqlx_postgres_opts(move |postgres| {
             postgres.application_name(name).options(POSTGRES_TIMEOUTS)
         });
     options
+}
+
+/// What each new connection to PostgreSQL does first. After an error the pool closes it and tries again.
+async fn prepare(connection: &mut PgConnection, serves: bool) -> Result<(), sqlx::Error> {
+    if serves {
+        refuse_read_only(connection).await?;
+    }
+    commit_durably(connection).await
+}
+
+/// A standby, or a server that a failover left behind, still answers reads, and they miss what was counted since.
+async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let setting: String = sqlx::query_scalar("SHOW transaction_read_only")
+        .fetch_one(connection)
+        .await?;
+    if setting == "on" {
+        return Err(sqlx::Error::Protocol(READ_ONLY.to_owned()));
+    }
+    Ok(())
 }
 
 /// Every transaction waits for the disk, whatever the role is set to. Counting also says so in each transaction, because

@@ -21,6 +21,7 @@ on_postgres!(
     connections_that_die_on_their_return_delay_calls_by_seconds,
     an_unreachable_database_is_reported_within_seconds,
     a_server_that_became_read_only_is_reported_as_unavailable,
+    a_read_only_database_answers_no_call,
     a_commit_waits_for_the_disk_whatever_the_role_is_set_to,
     a_change_whose_caller_gave_up_is_made_to_its_end,
     a_connection_given_up_during_begin_is_not_used_again,
@@ -182,6 +183,49 @@ async fn a_server_that_became_read_only_is_reported_as_unavailable(world: World)
         .await;
     assert!(!world.client().increment(increment).await.unwrap().duplicate);
     assert_eq!(world.usage("acct").await.0, 1);
+    world.finish().await;
+}
+
+/// As a standby, or a server that a failover left behind: what it reads may be old.
+async fn a_read_only_database_answers_no_call(world: World) {
+    let reason = "sessions on the workers are set apart";
+    let Some(world) = world.unless_distributed(reason).await else {
+        return;
+    };
+    world.client().increment("acct").await.unwrap();
+    let (server, name) = world.database_url.rsplit_once('/').unwrap();
+    // Another database, which stays writable.
+    let (url, name) = (
+        format!("{server}/postgres"),
+        name.split('?').next().unwrap(),
+    );
+    let set = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
+    execute(&url, &set).unwrap();
+    let end_connections = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = '{name}' AND application_name LIKE 'usage-server%'"
+    );
+    execute(&url, &end_connections).unwrap();
+    let client = world.client().with_timeout(CALL_LIMIT);
+    let (read, counted) = tokio::join!(
+        client.get(world.recent("acct")),
+        client.increment(Increment::new("acct").key("k")),
+    );
+    for error in [read.unwrap_err(), counted.unwrap_err()] {
+        assert_eq!(
+            error.reason(),
+            Some(&Reason::DatabaseUnavailable),
+            "{error}"
+        );
+    }
+    let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+    execute(&url, &reset).unwrap();
+    // The refused call's outcome is unknown: it is run again meanwhile, and may be committed by now. Its key counts once.
+    let retrying = world.client().with_retry(Retry::default());
+    let increment = Increment::new("acct").key("k");
+    retrying.increment(increment.clone()).await.unwrap();
+    assert!(retrying.increment(increment).await.unwrap().duplicate);
+    assert_eq!(world.usage_with_retry("acct").await, 2);
     world.finish().await;
 }
 

@@ -59,7 +59,7 @@ impl World {
     }
 
     /// A query with a fixed period, because the default one changes at the turn of a month.
-    fn recent(&self, account: &str) -> Get {
+    pub(crate) fn recent(&self, account: &str) -> Get {
         Get::account(account).period(self.day(-36), self.day(2))
     }
 
