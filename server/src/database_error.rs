@@ -136,6 +136,20 @@ pub(crate) fn breaks_connection(error: &DbErr) -> bool {
     }
 }
 
+/// Whether the server closed the connection, so that another one may serve at once.
+pub(crate) fn is_closed_by_server(error: &DbErr) -> bool {
+    match database_code(error) {
+        Some(DatabaseCode::Postgres(code)) => code.starts_with("57P") || code.starts_with("08"),
+        Some(DatabaseCode::Sqlite(_)) => false,
+        None => match error {
+            DbErr::Exec(RuntimeErr::SqlxError(cause))
+            | DbErr::Query(RuntimeErr::SqlxError(cause))
+            | DbErr::Conn(RuntimeErr::SqlxError(cause)) => matches!(**cause, sqlx::Error::Io(_)),
+            _ => false,
+        },
+    }
+}
+
 /// The result code of SQLite that an extended one refines.
 fn primary(code: i32) -> i32 {
     code & 0xff

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono_tz::Tz;
 
 use crate::{
+    database_error::is_closed_by_server,
     domain::{
         Millis,
         account_id::AccountId,
@@ -101,11 +102,30 @@ fn in_64_bits(sum: i128) -> i64 {
 }
 
 /// Runs a query. An unknown account has zero usage.
+///
+/// A connection that was used a moment ago is not asked whether it still responds. If its server has just closed it, the query
+/// runs again on another one.
 pub(crate) async fn query(
     store: &Store,
     meters: &Meters,
     slots: Slots,
     query: UsageQuery,
+    now: Millis,
+) -> Result<UsageSummary> {
+    match query_once(store, meters, slots, &query, now).await {
+        Err(Error::DatabaseUnavailable(error)) if is_closed_by_server(&error) => {
+            store.doubt_connections();
+            query_once(store, meters, slots, &query, now).await
+        }
+        answered => answered,
+    }
+}
+
+async fn query_once(
+    store: &Store,
+    meters: &Meters,
+    slots: Slots,
+    query: &UsageQuery,
     now: Millis,
 ) -> Result<UsageSummary> {
     let account_id = AccountId::parse(&query.account_id)?;
@@ -166,7 +186,7 @@ pub(crate) async fn query(
         split(period, query.granularity, zone, slots, usage.len())?;
     }
     Ok(UsageSummary {
-        account_id: query.account_id,
+        account_id: query.account_id.clone(),
         period,
         zone,
         as_of: now,

@@ -53,6 +53,11 @@ impl Trust {
         Unfinished(Some(Arc::clone(self)))
     }
 
+    /// For a while, asks each connection whether it responds before it is used.
+    pub(super) fn doubt(&self) {
+        *lock(&self.given_up_at) = Some(Instant::now());
+    }
+
     fn is_in_doubt(&self) -> bool {
         let given_up_at = *lock(&self.given_up_at);
         given_up_at.is_some_and(|moment| moment.elapsed() < DOUBT)
@@ -137,7 +142,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(trust) = &self.0 {
-            *lock(&trust.given_up_at) = Some(Instant::now());
+            trust.doubt();
         }
     }
 }

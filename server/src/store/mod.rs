@@ -181,6 +181,11 @@ impl Store {
         file.check()
     }
 
+    /// For a while, asks each connection whether it responds before it is used: the server has closed one.
+    pub(crate) fn doubt_connections(&self) {
+        self.reader.trust().doubt();
+    }
+
     /// Resolves, with the reason, when the SQLite file is found deleted, replaced or overwritten.
     pub(crate) async fn file_lost(&self) -> String {
         match &self.file {

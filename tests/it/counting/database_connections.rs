@@ -17,6 +17,7 @@ use crate::{
 
 on_postgres!(
     broken_database_connections_fail_no_call,
+    a_read_on_a_connection_that_was_just_closed_is_answered,
     silently_dead_database_connections_delay_calls_by_seconds,
     connections_that_die_on_their_return_delay_calls_by_seconds,
     an_unreachable_database_is_reported_within_seconds,
@@ -63,6 +64,18 @@ async fn broken_database_connections_fail_no_call(mut world: World) {
         counted += world.usage(&format!("acct{n}")).await.0;
     }
     assert_eq!(counted, 160);
+    world.finish().await;
+}
+
+async fn a_read_on_a_connection_that_was_just_closed_is_answered(mut world: World) {
+    let proxy = world.connect_through_proxy().await;
+    world.client().increment("acct").await.unwrap();
+    for _ in 0..50 {
+        // Its connection counts as good for a moment.
+        assert_eq!(world.usage("acct").await.0, 1);
+        proxy.close_connections();
+        assert_eq!(world.usage("acct").await.0, 1);
+    }
     world.finish().await;
 }
 
