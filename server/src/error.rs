@@ -128,7 +128,7 @@ pub enum Error {
     /// The caller makes too many requests a second: retry after the given time.
     #[error(
         "more than {per_sec} requests a second with this key or certificate; nothing was done, so retry in {} ms",
-        retry_after.as_millis()
+        retry_after.as_millis().saturating_add(1)
     )]
     TooManyRequests {
         /// The limit.

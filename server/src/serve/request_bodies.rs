@@ -2,7 +2,8 @@
 //! of memory, for a limited time, and none that other callers need.
 //!
 //! A message counts with the length that it begins with, for which memory is reserved at once, until it is complete or
-//! given up. Past a limit the call is refused; nothing was done for it.
+//! given up. Past a limit the call is refused; nothing was done for it. The limit is that of a caller with a key or a
+//! certificate over all its connections; others have one for each connection.
 
 use std::{
     convert::Infallible,
@@ -15,31 +16,49 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use moka::sync::Cache;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::sockets::MAX_MESSAGE_BYTES;
+use super::{request_rates::CallerId, sockets::MAX_MESSAGE_BYTES};
 use crate::{
     connections::{Activity, HeldBytes},
+    domain::access::Caller,
     error::Error,
 };
 
-/// Bytes of unfinished requests over all connections, and of one connection.
+/// Bytes of unfinished requests of all callers, and of one.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
-const MAX_OF_CONNECTION: usize = 32 * 1024 * 1024;
-/// What every connection may have, whatever the others do.
+const MAX_OF_CALLER: usize = 32 * 1024 * 1024;
+/// What every caller may have, whatever the others do.
 const OWN_BYTES: usize = 64 * 1024;
+/// Callers that are remembered, for longer than a request may take to arrive.
+const REMEMBERED_CALLERS: u64 = 100_000;
+const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// What begins a message in gRPC.
 const PREFIX_BYTES: usize = 5;
-/// How long a request may take to arrive.
+/// How long a message may take to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Limits the requests to the services that it wraps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct RequestLimit {
     all: Arc<HeldBytes>,
+    callers: Cache<CallerId, Arc<HeldBytes>>,
+}
+
+impl Default for RequestLimit {
+    fn default() -> Self {
+        Self {
+            all: Arc::default(),
+            callers: Cache::builder()
+                .max_capacity(REMEMBERED_CALLERS)
+                .time_to_idle(FORGET_AFTER)
+                .build(),
+        }
+    }
 }
 
 impl<S> Layer<S> for RequestLimit {
@@ -48,7 +67,7 @@ impl<S> Layer<S> for RequestLimit {
     fn layer(&self, inner: S) -> Limited<S> {
         Limited {
             inner,
-            all: Arc::clone(&self.all),
+            limit: self.clone(),
         }
     }
 }
@@ -57,7 +76,7 @@ impl<S> Layer<S> for RequestLimit {
 #[derive(Clone, Debug)]
 pub(super) struct Limited<S> {
     inner: S,
-    all: Arc<HeldBytes>,
+    limit: RequestLimit,
 }
 
 impl<S> Service<Request<Body>> for Limited<S>
@@ -76,11 +95,16 @@ where
         let Some(connection) = request.extensions().get::<Arc<Activity>>() else {
             return self.inner.call(request);
         };
-        // A caller of reflection asks when it likes, so its messages have no time by which they must arrive.
+        // A caller of reflection asks when it likes.
         let is_stream = request.uri().path().starts_with("/grpc.reflection.");
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let own = match caller.and_then(|caller| CallerId::of(caller)) {
+            Some(id) => self.limit.callers.get_with(id, Arc::default),
+            None => Arc::clone(connection.unfinished()),
+        };
         let held = Held {
-            own: Arc::clone(connection.unfinished()),
-            all: Arc::clone(&self.all),
+            own,
+            all: Arc::clone(&self.limit.all),
             bytes: 0,
         };
         let limited = |body| Body::new(LimitedBody::new(body, held, is_stream));
@@ -102,8 +126,8 @@ impl Held {
         let refused = |held, limit| Error::RequestsUnfinished { held, limit };
         let own = self
             .own
-            .try_add(bytes, MAX_OF_CONNECTION)
-            .map_err(|held| refused(held, MAX_OF_CONNECTION))?;
+            .try_add(bytes, MAX_OF_CALLER)
+            .map_err(|held| refused(held, MAX_OF_CALLER))?;
         if own <= OWN_BYTES {
             self.all.add(bytes);
         } else if let Err(held) = self.all.try_add(bytes, MAX_BYTES) {
@@ -115,22 +139,31 @@ impl Held {
     }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
+impl Held {
+    fn release(&mut self) {
         self.own.remove(self.bytes);
         self.all.remove(self.bytes);
+        self.bytes = 0;
     }
 }
 
-/// A request whose bytes are counted. It is dropped once the message is read.
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// A request whose bytes are counted.
 struct LimitedBody {
     body: Body,
     held: Held,
+    /// What has arrived of the message that is not complete.
     arrived: usize,
-    /// What begins the first message: whether it is compressed, and its length.
+    /// What begins it: whether it is compressed, and its length.
     prefix: [u8; PREFIX_BYTES],
-    /// Set when the request was first waited for. Most arrive whole.
+    /// Set when the rest of a message was first waited for. Most arrive whole.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether the caller may wait as long as it likes before the next message.
     is_stream: bool,
 }
 
@@ -146,20 +179,37 @@ impl LimitedBody {
         }
     }
 
-    fn count(&mut self, data: &[u8]) -> Result<(), Error> {
-        let missing = self.prefix.iter_mut().skip(self.arrived);
-        for (place, byte) in missing.zip(data) {
-            *place = *byte;
-        }
-        self.arrived = self.arrived.saturating_add(data.len());
-        let mut size = self.arrived;
-        if size >= PREFIX_BYTES {
+    fn count(&mut self, mut data: &[u8]) -> Result<(), Error> {
+        while !data.is_empty() {
+            if self.arrived < PREFIX_BYTES {
+                let missing = self.prefix.iter_mut().skip(self.arrived);
+                let mut taken = 0_usize;
+                for (place, byte) in missing.zip(data) {
+                    *place = *byte;
+                    taken = taken.saturating_add(1);
+                }
+                self.arrived = self.arrived.saturating_add(taken);
+                data = data.get(taken..).unwrap_or_default();
+            }
+            if self.arrived < PREFIX_BYTES {
+                return Ok(());
+            }
             let [_, length @ ..] = self.prefix;
             let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            // A larger one is refused when it is read.
-            size = size.max(length.min(MAX_MESSAGE_BYTES));
+            let whole = length.saturating_add(PREFIX_BYTES);
+            let taken = whole.saturating_sub(self.arrived).min(data.len());
+            self.arrived = self.arrived.saturating_add(taken);
+            data = data.get(taken..).unwrap_or_default();
+            if self.arrived == whole {
+                self.held.release();
+                self.arrived = 0;
+                self.deadline = None;
+            } else {
+                // A larger one is refused when it is read.
+                self.held.grow(length.min(MAX_MESSAGE_BYTES))?;
+            }
         }
-        self.held.grow(size)
+        Ok(())
     }
 }
 
@@ -176,7 +226,7 @@ impl HttpBody for LimitedBody {
                 let counted = frame.data_ref().map_or(Ok(()), |data| self.count(data));
                 Poll::Ready(Some(counted.map(|()| frame).map_err(Status::from)))
             }
-            Poll::Pending if !self.is_stream => {
+            Poll::Pending if !self.is_stream || self.arrived > 0 => {
                 let deadline = self
                     .deadline
                     .get_or_insert_with(|| Box::pin(sleep(ARRIVES_WITHIN)));
@@ -200,6 +250,7 @@ impl HttpBody for LimitedBody {
 mod tests {
     use std::future::poll_fn;
 
+    use futures_util::stream;
     use http_body_util::{BodyExt as _, StreamBody};
     use tokio::time::Instant;
     use tonic::Code;
@@ -208,14 +259,22 @@ mod tests {
 
     type Frames = Vec<Result<Frame<Bytes>, Status>>;
 
-    /// A request of these sizes, and then of nothing more.
-    fn unfinished(sizes: &[usize], own: &Arc<HeldBytes>, all: &Arc<HeldBytes>) -> LimitedBody {
-        let frames: Frames = sizes
+    /// A message of this length, of which so much has arrived.
+    fn begun(length: usize, arrived: usize) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+        bytes.resize(PREFIX_BYTES + arrived, 1);
+        bytes
+    }
+
+    /// A request of these frames, and then of nothing more.
+    fn unfinished(frames: &[Vec<u8>], own: &Arc<HeldBytes>, all: &Arc<HeldBytes>) -> LimitedBody {
+        let frames: Frames = frames
             .iter()
-            .map(|size| Ok(Frame::data(Bytes::from(vec![0; *size]))))
+            .map(|bytes| Ok(Frame::data(Bytes::copy_from_slice(bytes))))
             .collect();
-        let frames = futures_util::stream::iter(frames);
-        let frames = futures_util::StreamExt::chain(frames, futures_util::stream::pending());
+        let frames = stream::iter(frames);
+        let frames = futures_util::StreamExt::chain(frames, stream::pending());
         let held = Held {
             own: Arc::clone(own),
             all: Arc::clone(all),
@@ -224,65 +283,94 @@ mod tests {
         LimitedBody::new(Body::new(StreamBody::new(frames)), held, false)
     }
 
-    async fn next(body: &mut LimitedBody) -> Result<usize, Code> {
+    async fn next(body: &mut LimitedBody) -> Result<(), Code> {
         let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
-        let frame = frame.unwrap().map_err(|status| status.code())?;
-        Ok(frame.into_data().unwrap().len())
+        frame.unwrap().map(drop).map_err(|status| status.code())
+    }
+
+    fn held(of: &HeldBytes) -> usize {
+        of.try_add(0, usize::MAX).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_does_not_arrive_in_full_ends() {
+    async fn a_message_that_does_not_arrive_in_full_ends() {
         let (own, all) = (Arc::default(), Arc::default());
-        let mut body = unfinished(&[10], &own, &all);
-        assert_eq!(next(&mut body).await, Ok(10));
-        let began = Instant::now();
-        assert_eq!(next(&mut body).await, Err(Code::DeadlineExceeded));
-        assert_eq!(began.elapsed().as_secs(), ARRIVES_WITHIN.as_secs());
-        let whole = Body::new(http_body_util::Full::new(Bytes::from_static(b"whole")));
+        for is_stream in [false, true] {
+            let mut body = unfinished(&[begun(20, 10)], &own, &all);
+            body.is_stream = is_stream;
+            next(&mut body).await.unwrap();
+            let began = Instant::now();
+            assert_eq!(next(&mut body).await, Err(Code::DeadlineExceeded));
+            assert_eq!(began.elapsed().as_secs(), ARRIVES_WITHIN.as_secs());
+        }
+        let whole = begun(3, 3);
         let whole = LimitedBody {
-            body: Body::new(whole.map_err(|_| Status::internal("never"))),
+            body: Body::new(
+                http_body_util::Full::new(Bytes::from(whole.clone()))
+                    .map_err(|_| Status::internal("never")),
+            ),
             ..unfinished(&[], &own, &all)
         };
-        assert_eq!(whole.collect().await.unwrap().to_bytes(), "whole");
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), begun(3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_may_be_silent_between_its_messages_and_holds_nothing_then() {
+        let (own, all) = (Arc::<HeldBytes>::default(), Arc::default());
+        let two = [begun(5, 5), begun(7, 7)].concat();
+        let mut body = unfinished(&[two], &own, &all);
+        body.is_stream = true;
+        next(&mut body).await.unwrap();
+        assert_eq!(held(&own), 0);
+        let silent = tokio::time::timeout(ARRIVES_WITHIN * 10, next(&mut body));
+        assert!(silent.await.is_err(), "it goes on");
     }
 
     #[tokio::test]
-    async fn a_message_counts_with_its_length_from_its_beginning() {
+    async fn a_message_counts_with_its_length_from_its_beginning_to_its_end() {
         let (own, all) = (Arc::<HeldBytes>::default(), Arc::default());
         let mut body = unfinished(&[], &own, &all);
         // The length is in several frames.
         for part in [&[0_u8, 0][..], &[16, 0], &[0, 1, 2, 3]] {
             body.count(part).unwrap();
         }
-        assert_eq!(own.try_add(0, usize::MAX), Ok(1 << 20));
-        body.count(&vec![0; 2 << 20]).unwrap();
-        assert_eq!(own.try_add(0, usize::MAX), Ok((2 << 20) + 8));
+        assert_eq!(held(&own), 1 << 20);
+        body.count(&vec![0; (1 << 20) - 4]).unwrap();
+        assert_eq!(held(&own), 1 << 20);
+        body.count(&[9]).unwrap();
+        assert_eq!((held(&own), held(&all)), (0, 0));
+        // One that is too large is refused by its reader.
+        body.count(&begun(usize::try_from(u32::MAX).unwrap(), 0))
+            .unwrap();
+        assert_eq!(held(&own), MAX_MESSAGE_BYTES);
         drop(body);
-        assert_eq!(own.try_add(0, usize::MAX), Ok(0));
+        assert_eq!(held(&own), 0);
     }
 
     #[tokio::test]
-    async fn bytes_count_until_the_request_is_given_up_and_a_few_always_fit() {
-        let (own, all) = (Arc::default(), Arc::default());
-        let mut first = unfinished(&[MAX_OF_CONNECTION, 1], &own, &all);
-        assert_eq!(next(&mut first).await, Ok(MAX_OF_CONNECTION));
-        assert_eq!(next(&mut first).await, Err(Code::ResourceExhausted));
-        let others: Vec<LimitedBody> = {
-            let mut others = Vec::new();
-            for _ in 1..MAX_BYTES / MAX_OF_CONNECTION {
-                let mut other = unfinished(&[MAX_OF_CONNECTION], &Arc::default(), &all);
-                next(&mut other).await.unwrap();
-                others.push(other);
+    async fn a_caller_and_all_have_limits_and_a_few_bytes_always_fit() {
+        let all = Arc::default();
+        let fit = MAX_OF_CALLER / MAX_MESSAGE_BYTES;
+        let message = begun(MAX_MESSAGE_BYTES, 1);
+        let mut bodies = Vec::new();
+        for _ in 0..MAX_BYTES / MAX_OF_CALLER {
+            let own = Arc::default();
+            for _ in 0..fit {
+                let mut body = unfinished(std::slice::from_ref(&message), &own, &all);
+                next(&mut body).await.unwrap();
+                bodies.push(body);
             }
-            others
-        };
-        // Nothing is left for all, and a connection has its own.
-        let mut small = unfinished(&[OWN_BYTES, 1], &Arc::default(), &all);
-        assert_eq!(next(&mut small).await, Ok(OWN_BYTES));
-        assert_eq!(next(&mut small).await, Err(Code::ResourceExhausted));
-        drop(others);
-        drop(first);
-        let mut again = unfinished(&[MAX_OF_CONNECTION], &own, &all);
-        assert_eq!(next(&mut again).await, Ok(MAX_OF_CONNECTION));
+            let mut more = unfinished(std::slice::from_ref(&message), &own, &all);
+            assert_eq!(next(&mut more).await, Err(Code::ResourceExhausted));
+        }
+        // Nothing is left for all, and each caller has its own.
+        let own = Arc::default();
+        let mut small = unfinished(&[begun(OWN_BYTES, 1)], &own, &all);
+        next(&mut small).await.unwrap();
+        let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
+        assert_eq!(next(&mut large).await, Err(Code::ResourceExhausted));
+        drop(bodies);
+        let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
+        next(&mut large).await.unwrap();
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Callers that are remembered. A caller that is not remembered begins with a second's requests.
-const REMEMBERED_CALLERS: u64 = 10_000;
+const REMEMBERED_CALLERS: u64 = 100_000;
 /// A caller that was silent for this long may make a second's requests at once anyway.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 
@@ -32,9 +32,20 @@ struct Limit {
 
 /// Keys may have the same name; a certificate has no key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum CallerId {
+pub(super) enum CallerId {
     Key(KeyId),
     Certificate(String),
+}
+
+impl CallerId {
+    /// Absent of a caller that needs neither.
+    pub(super) fn of(caller: &Caller) -> Option<Self> {
+        match caller.key {
+            Some(key) => Some(Self::Key(key)),
+            None if caller.is_anyone() => None,
+            None => Some(Self::Certificate(caller.name.clone())),
+        }
+    }
 }
 
 impl std::fmt::Debug for RequestRates {
@@ -64,10 +75,8 @@ impl RequestRates {
         let Some(limit) = &self.limit else {
             return Ok(());
         };
-        let id = match caller.key {
-            Some(key) => CallerId::Key(key),
-            None if caller.is_anyone() => return Ok(()),
-            None => CallerId::Certificate(caller.name.clone()),
+        let Some(id) = CallerId::of(caller) else {
+            return Ok(());
         };
         let new = || Arc::new(RateLimiter::direct(Quota::per_second(limit.per_sec)));
         let rate = limit.callers.get_with(id, new);

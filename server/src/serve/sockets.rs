@@ -39,6 +39,8 @@ const MAX_RESETS: usize = 20;
 const MAX_ERROR_RESETS: usize = 100;
 /// The largest message of a health check, which names a service. It needs no key.
 const MAX_HEALTH_BYTES: usize = 1_024;
+/// The largest question to reflection: the name of something.
+const MAX_REFLECTION_BYTES: usize = 4 * 1_024;
 /// The interval of keep-alive pings on an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Open gRPC connections. A new one takes the place of the longest one without a call.
@@ -111,8 +113,8 @@ async fn serve_rpc(
         .add_service(
             limited!(HealthServer::new(rpc.health)).max_decoding_message_size(MAX_HEALTH_BYTES),
         )
-        .add_service(limited!(reflection))
-        .add_service(limited!(old_reflection))
+        .add_service(limited!(reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
+        .add_service(limited!(old_reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
         .add_service(limited!(UsageServiceServer::new(rpc.usage)))
         .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
         .add_service(limited!(AccessServiceServer::new(rpc.access)));
