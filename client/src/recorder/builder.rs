@@ -91,7 +91,7 @@ impl RecorderBuilder {
 
     /// Calls this with usage that the server rejected permanently, such as that of an unknown meter: once for each account,
     /// meter and second. It is also logged, counted as [`refused`](crate::RecorderStats::refused) and, with a spool, kept in a
-    /// file. The task that sends usage waits for it, so it must be quick.
+    /// file. The task that sends usage waits for it, so it must be quick; if it panics, that is logged.
     pub fn on_refused(mut self, tell: impl Fn(RefusedUsage) + Send + Sync + 'static) -> Self {
         self.on_refused = OnRefused::new(tell);
         self

@@ -2,7 +2,11 @@
 
 use super::aggregator::Sum;
 use chrono::{DateTime, Utc};
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 /// Usage that the server rejected permanently; it is not counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +41,26 @@ impl OnRefused {
         Self(Some(Arc::new(tell)))
     }
 
-    pub(super) fn tell(&self, sum: &Sum, why: impl FnOnce() -> String) {
-        let Some(tell) = &self.0 else { return };
-        tell(RefusedUsage {
+    /// What to tell of a sum, if anybody listens.
+    pub(super) fn describe(&self, sum: &Sum, why: impl FnOnce() -> String) -> Option<RefusedUsage> {
+        self.0.as_ref().map(|_| RefusedUsage {
             account_id: (*sum.account).to_owned(),
             meter: (*sum.meter).to_owned(),
             at: DateTime::from_timestamp(sum.second, 0).unwrap_or_default(),
             units: u64::try_from(sum.quantity).unwrap_or(0),
             calls: sum.records,
             why: why(),
-        });
+        })
+    }
+
+    /// Tells it. A panic of the program's code stops nothing here.
+    pub(super) fn tell(&self, all: Vec<RefusedUsage>) {
+        let Some(tell) = &self.0 else { return };
+        for usage in all {
+            let told = catch_unwind(AssertUnwindSafe(|| tell(usage)));
+            if told.is_err() {
+                tracing::error!("the code that is called with refused usage panicked");
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Shared,
     aggregator::Sum,
     batches::{QueuedBatch, Storage},
+    refused::RefusedUsage,
     spool::Spool,
     totals,
 };
@@ -144,13 +145,18 @@ struct Remainder {
     refused: Vec<Sum>,
     /// In the future of the server's clock; it can be counted later.
     early: Vec<Sum>,
+    /// What to tell the program of the rejected part.
+    told: Vec<RefusedUsage>,
 }
 
 /// Sends a batch until it has its final answer.
 async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
+    let mut told = Vec::new();
     let later = match &batch.storage {
         Storage::Memory(sums) => {
-            let Remainder { early, .. } = send_sums(&shared, batch.key, sums).await;
+            let remainder = send_sums(&shared, batch.key, sums).await;
+            let early = remainder.early;
+            told = remainder.told;
             shared
                 .aggregator
                 .release(sums.len().saturating_sub(early.len()));
@@ -165,7 +171,8 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
                     None
                 }
                 Some(spooled) => {
-                    let remainder = send_sums(&shared, spooled.key, &spooled.sums).await;
+                    let mut remainder = send_sums(&shared, spooled.key, &spooled.sums).await;
+                    told = std::mem::take(&mut remainder.told);
                     let storage = spool_remainder(&shared, name, remainder).await;
                     storage.map(|storage| (name, storage))
                 }
@@ -188,6 +195,8 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
             );
         }
     }
+    // Last, when nothing depends on it any more.
+    shared.on_refused.tell(told);
 }
 
 /// Puts a batch back to be sent after a delay, and wakes the worker then.
@@ -223,7 +232,7 @@ async fn spool_remainder(
     name: Uuid,
     remainder: Remainder,
 ) -> Option<Storage> {
-    let Remainder { refused, early } = remainder;
+    let Remainder { refused, early, .. } = remainder;
     if !refused.is_empty() {
         let (calls, units) = totals(&refused);
         let kept = with_spool(shared, move |spool| spool.write_refused(name, &refused)).await;
@@ -278,12 +287,11 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
                 tracing::error!(%error, %key, "a batch of usage was rejected");
                 let (calls, units) = totals(sums);
                 shared.refused.add(calls, units);
-                for sum in sums {
-                    shared.on_refused.tell(sum, || error.to_string());
-                }
+                let describe = |sum| shared.on_refused.describe(sum, || error.to_string());
                 return Remainder {
                     refused: sums.to_vec(),
                     early: Vec::new(),
+                    told: sums.iter().filter_map(describe).collect(),
                 };
             }
             Err(error) => {
@@ -310,7 +318,8 @@ fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) ->
             } => remainder.early.push(sum.clone()),
             IncrementResult::Refused { .. } | IncrementResult::Unrecognised(_) => {
                 shared.refused.add(sum.records, units);
-                shared.on_refused.tell(sum, || why(result));
+                let told = shared.on_refused.describe(sum, || why(result));
+                remainder.told.extend(told);
                 if remainder.refused.is_empty() {
                     // One line per batch: with an unknown meter, every sum is rejected.
                     tracing::error!(account = %sum.account, meter = %sum.meter, quantity = sum.quantity, ?result, "usage was rejected");

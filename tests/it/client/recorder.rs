@@ -181,7 +181,10 @@ async fn a_refused_increment_does_not_affect_the_rest(world: World) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);
     let (_front, recorder) = recording(&world, |builder| {
-        builder.on_refused(move |usage| tell.lock().unwrap().push(usage))
+        builder.on_refused(move |usage| {
+            tell.lock().unwrap().push(usage);
+            panic!("the program's own code fails");
+        })
     })
     .await;
     recorder.record("acct", "api_calls", 4);
