@@ -115,10 +115,13 @@ pub async fn reconcile(
     let store = Store::open_existing(&url, config.database.database_connections)
         .await
         .map_err(|error| format!("the database cannot be used: {error}"))?;
-    let checked = store.check_schema().await;
-    checked.map_err(|error| error.to_string())?;
-    let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);
-    let rows = reconciler.all(query, clock.now()).await;
+    let rows = match store.check_schema().await {
+        Ok(()) => {
+            let reconciler = Reconciler::new(store.clone(), Some(stripe), meters);
+            reconciler.all(query, clock.now()).await
+        }
+        Err(error) => Err(error.to_string()),
+    };
     store.close().await.map_err(|error| error.to_string())?;
     rows
 }

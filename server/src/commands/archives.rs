@@ -70,9 +70,10 @@ pub async fn verify(command: &VerifyCommand, out: &mut impl Write) -> Result<boo
     let store = Store::open_existing(&url, database.database_connections)
         .await
         .map_err(cannot)?;
-    let checked = store.check_schema().await;
-    checked.map_err(|error| ArchivesError::Failed(error.to_string()))?;
-    let verified = verify_all(&store, &command.archive_dir, out).await;
+    let verified = match store.check_schema().await {
+        Ok(()) => verify_all(&store, &command.archive_dir, out).await,
+        Err(error) => Err(ArchivesError::Failed(error.to_string())),
+    };
     store.close().await.map_err(cannot)?;
     verified
 }

@@ -97,6 +97,16 @@ struct Made {
 
 async fn make(store: &Store, file: &Path) -> Result<Made, BackupError> {
     store.check_schema().await?;
+    // The check opens it by a URL.
+    let is_plain = file
+        .to_str()
+        .is_some_and(|name| !name.contains(['?', '%', '#']));
+    if !is_plain {
+        return Err(BackupError::Failed(format!(
+            "{}: choose a name without ?, % and #",
+            file.display()
+        )));
+    }
     let at = rfc3339(store.shared_now().await?);
     let of_file = |error| BackupError::File {
         file: file.to_owned(),

@@ -140,8 +140,10 @@ pub(super) async fn open(config: &DatabaseConfig) -> Result<Store, String> {
     let store = Store::open_existing(&url, config.database_connections)
         .await
         .map_err(cannot)?;
-    let checked = store.check_schema().await;
-    checked.map_err(|error| error.to_string())?;
+    if let Err(error) = store.check_schema().await {
+        store.close().await.map_err(cannot)?;
+        return Err(error.to_string());
+    }
     Ok(store)
 }
 

@@ -66,7 +66,11 @@ async fn a_running_service_shows_no_secret() {
         assert!(!answer.is_empty());
         assert_no_secret(request.lines().next().unwrap(), &answer);
     }
-    assert!(process.log().contains("webhook refused"));
+    // The log is read by a thread of its own.
+    wait_until("a refused webhook in the log", || async {
+        process.log().contains("webhook refused")
+    })
+    .await;
     assert_no_secret("the log", process.log().as_bytes());
     process.kill();
     for entry in fs::read_dir(folder.path()).unwrap() {

@@ -89,6 +89,10 @@ async fn an_existing_file_is_not_overwritten(world: World) {
     let refused = back_up(&world, &file).await.unwrap_err();
     assert!(refused.to_string().contains("precious.db"), "{refused}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    let odd = back_up(&world, &beside(&world, "a?b.db"))
+        .await
+        .unwrap_err();
+    assert!(odd.to_string().contains("a name without ?"), "{odd}");
     let nowhere = back_up(&world, Path::new("/nowhere/backup.db")).await;
     assert!(
         matches!(nowhere, Err(BackupError::File { .. })),
