@@ -179,6 +179,8 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
             }
         }
     };
+    // After the spool has it, and before those who wait for the batch go on.
+    shared.on_refused.tell(told);
     match later {
         None => shared.batches.finish(&batch),
         Some((key, storage)) => {
@@ -195,8 +197,6 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
             );
         }
     }
-    // Last, when nothing depends on it any more.
-    shared.on_refused.tell(told);
 }
 
 /// Puts a batch back to be sent after a delay, and wakes the worker then.
