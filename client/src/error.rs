@@ -241,7 +241,10 @@ impl fmt::Display for Error {
         if !self.0.message.is_empty() {
             write!(f, ": {}", self.0.message)?;
         }
-        for violation in self.violations() {
+        // The message of a server is that of the first one.
+        let others = self.violations().iter();
+        let others = others.filter(|one| one.description != self.0.message);
+        for violation in others {
             write!(f, "; {}: {}", violation.field, violation.description)?;
         }
         Ok(())

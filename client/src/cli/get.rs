@@ -126,21 +126,25 @@ pub(super) async fn run(
     if arguments.by == By::Week {
         weeks::sum(&mut usage, zone);
     }
-    tell_if_unknown(client, &usage, streams).await?;
+    print(&usage, &arguments, streams)?;
+    tell_if_unknown(client, &usage, streams).await
+}
+
+fn print(usage: &Usage, arguments: &Arguments, streams: &mut Streams<'_>) -> Result<(), Failure> {
     if arguments.format.json {
-        return print_json(&as_json(&usage), streams);
+        return print_json(&as_json(usage), streams);
     }
     if arguments.format.csv {
-        return points(&usage).print_csv(streams);
+        return points(usage).print_csv(streams);
     }
     writeln!(
         streams.out,
         "{} from {} to {}",
         usage.account_id, usage.period.start, usage.period.end
     )?;
-    writeln!(streams.out, "{}", totals(&usage).table())?;
+    writeln!(streams.out, "{}", totals(usage).table())?;
     for meter in &usage.meters {
-        draw(meter, &arguments, streams)?;
+        draw(meter, arguments, streams)?;
     }
     Ok(())
 }

@@ -116,8 +116,12 @@ async fn create(
     }
     let created = client.create_key(key).await?;
     let id = &created.key.id;
-    writeln!(streams.err, "created the key {id}; it is shown once")?;
+    // The key first: nothing that fails before may lose it.
     let printed = writeln!(streams.out, "{}", created.text).and_then(|()| streams.out.flush());
+    if printed.is_ok() {
+        // The key is there, whether or not this can be said.
+        let _told = writeln!(streams.err, "created the key {id}; it is shown once");
+    }
     printed.map_err(|error| {
         // A closed output is a failure here, for the key is lost with it.
         Failure::Local(format!(

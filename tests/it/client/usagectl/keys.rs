@@ -1,6 +1,7 @@
 //! The API key of the command line.
 
 use serde_json::Value;
+use usage_client::cli::{self, Streams};
 
 use super::usagectl;
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
 on_both_engines!(
     the_key_is_taken_from_a_flag_or_a_file,
     keys_are_created_listed_and_revoked_and_the_audit_names_who_did_it,
+    a_key_that_cannot_be_printed_is_named,
 );
 
 async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
@@ -105,5 +107,58 @@ async fn keys_are_created_listed_and_revoked_and_the_audit_names_who_did_it(worl
     assert!(!format!("{entries:?}").contains(writer));
     let page = as_admin(&["audit", "--limit", "1", "--csv"]).await;
     assert!(page.err.contains("--page-token "), "{}", page.err);
+    world.finish().await;
+}
+
+/// A closed pipe.
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+async fn a_key_that_cannot_be_printed_is_named(world: World) {
+    let (_, key) = first_admin(&world).await;
+    let args = [
+        "usagectl",
+        "--server",
+        world.endpoint(),
+        "--api-key",
+        &key,
+        "keys",
+        "create",
+        "--role",
+        "reader",
+        "--name",
+        "dashboard",
+    ];
+    let run = async |out: &mut (dyn std::io::Write + Send),
+                     err: &mut (dyn std::io::Write + Send)| {
+        let streams = Streams {
+            input: Box::new(std::io::empty()),
+            out,
+            err,
+            are_terminals: false,
+            stop: Box::pin(std::future::pending()),
+        };
+        cli::run(args, streams).await
+    };
+    let mut told = Vec::new();
+    assert_eq!(run(&mut Closed, &mut told).await, 1);
+    let told = String::from_utf8(told).unwrap();
+    assert!(
+        told.contains("revoke it with `usagectl keys revoke "),
+        "{told}"
+    );
+    // Without a place for the notice, the key is printed all the same.
+    let mut out = Vec::new();
+    assert_eq!(run(&mut out, &mut Closed).await, 0);
+    assert!(String::from_utf8(out).unwrap().starts_with("ub_"));
     world.finish().await;
 }

@@ -90,6 +90,13 @@ async fn usage_is_corrected_once(world: World) {
     .await;
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("BELOW_ZERO"), "{}", wrong.err);
+    let wrong = usagectl(world.endpoint(), &["correct", "acct", "0", "--reason", "x"]).await;
+    assert_eq!(
+        wrong.err.matches("quantity is 0").count(),
+        1,
+        "{}",
+        wrong.err
+    );
     world.finish().await;
 }
 
