@@ -85,7 +85,7 @@
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
-//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, demo, distribute, doctor, keys, reconcile, restore, stripe setup |
+//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, keys, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
 //! | `report_archive_file` | the files of archives: writing and reading one |
