@@ -1,13 +1,16 @@
-//! gRPC: converts requests to domain types and results to responses, one file a service. No rules here.
+//! gRPC: converts requests to domain types and results to responses, one file a service, and `counting` and
+//! `usage_actions` for the two sides of `UsageService`. No rules here.
 
 pub(crate) mod access_service;
 pub(crate) mod account_service;
 pub(crate) mod actor;
 mod audit_json;
 pub(crate) mod auditor;
+mod counting;
 pub(crate) mod health_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;
+mod usage_actions;
 pub(crate) mod usage_service;
 mod wire;
 mod wire_reconciliation;

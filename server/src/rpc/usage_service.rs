@@ -2,44 +2,33 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status};
 use usage_proto::v1::{self, usage_service_server::UsageService};
 use uuid::Uuid;
 
 use super::{
-    actor::{actor, caller},
-    audit_json,
-    auditor::{Auditor, Changed},
+    actor::caller,
+    auditor::Auditor,
+    counting::{check_usage, increment_result},
     page_token,
-    report_stream::{ReportStream, scope},
-    to_its_end, wire, wire_reconciliation,
+    report_stream::ReportStream,
+    wire, wire_reconciliation,
 };
 use crate::{
     clock::Clock,
     domain::{
-        access::{Caller, Denial},
+        access::Caller,
         account_id::AccountId,
-        audit::Actor,
-        correction::{Correction, check_reason, check_requested_by},
-        hex::hex,
-        increment::{Batch, BatchKey, Increment, MAX_BATCH, Outcome, check_key},
-        invoice_comparison::PeriodComparison,
+        increment::Outcome,
         meter::Meters,
         report::Report,
-        run::{Run, Scope as RunScope},
         violation::{Violation, quoted},
         window::Slots,
     },
     error::{Error, Result},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
-    store::{
-        Store,
-        decisions::{NewDecision, Resolved},
-        report_list::ReportFilter,
-        report_place::ReportPlace,
-    },
+    store::{Store, report_list::ReportFilter, report_place::ReportPlace},
     usage_query,
     workers::reporter::Reporter,
 };
@@ -58,63 +47,10 @@ pub(crate) struct UsageRpc {
 }
 
 impl UsageRpc {
-    fn parse(
+    pub(super) async fn with_decisions(
         &self,
-        request: v1::IncrementRequest,
-    ) -> std::result::Result<Increment, Vec<Violation>> {
-        let raw = wire::raw_increment(request).map_err(|violation| vec![violation])?;
-        Increment::parse(raw, &self.meters, self.clock.now())
-    }
-
-    /// The denial of each item, in the caller's order; none for a caller without limits.
-    fn denials(&self, caller: &Caller, items: &[v1::IncrementRequest]) -> Vec<Option<Violation>> {
-        if caller.scope.is_unlimited() {
-            return Vec::new();
-        }
-        let denial = |item: &v1::IncrementRequest| {
-            let checked = check_usage(&self.meters, caller, &item.account_id, &item.meter);
-            checked.err().map(Denial::violation)
-        };
-        items.iter().map(denial).collect()
-    }
-
-    fn parse_batch(
-        &self,
-        request: v1::IncrementBatchRequest,
-        denials: &[Option<Violation>],
-    ) -> Result<Batch> {
-        let count = request.increments.len();
-        if !(1..=MAX_BATCH).contains(&count) {
-            return Err(Violation::invalid(
-                "increments",
-                format!("increments has {count} items; give 1 to {MAX_BATCH}"),
-            )
-            .into());
-        }
-        check_key(&request.idempotency_key)?;
-        let key = (!request.idempotency_key.is_empty()).then(|| BatchKey {
-            key: request.idempotency_key.as_str().into(),
-            fingerprint: fingerprint(&request.increments),
-        });
-        let first = |mut violations: Vec<Violation>| {
-            if violations.is_empty() {
-                Violation::invalid("increments", "not valid")
-            } else {
-                violations.swap_remove(0)
-            }
-        };
-        let items = request.increments.into_iter().enumerate();
-        let items = items.map(|(nth, item)| match denials.get(nth) {
-            Some(Some(denial)) => Err(denial.clone()),
-            _ => self.parse(item).map_err(first),
-        });
-        Ok(Batch {
-            key,
-            items: items.collect(),
-        })
-    }
-
-    async fn with_decisions(&self, reports: Vec<Report>) -> Result<Vec<v1::UsageReport>> {
+        reports: Vec<Report>,
+    ) -> Result<Vec<v1::UsageReport>> {
         let mut decisions = self.store.decisions_on(&reports).await?;
         Ok(reports
             .into_iter()
@@ -123,60 +59,6 @@ impl UsageRpc {
                 wire::decided_report(report, own)
             })
             .collect())
-    }
-}
-
-/// A digest of a batch's contents that does not depend on the wire encoding.
-fn fingerprint(increments: &[v1::IncrementRequest]) -> String {
-    let mut digest = Sha256::new();
-    let number = |digest: &mut Sha256, number: Option<i64>| {
-        digest.update([u8::from(number.is_some())]);
-        digest.update(number.unwrap_or_default().to_be_bytes());
-    };
-    // Each text is prefixed with its length, so that different batches have different inputs.
-    let text = |digest: &mut Sha256, text: &str| {
-        digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-        digest.update(text);
-    };
-    for item in increments {
-        text(&mut digest, &item.account_id);
-        text(&mut digest, &item.meter);
-        text(&mut digest, &item.idempotency_key);
-        number(&mut digest, item.quantity);
-        number(&mut digest, item.timestamp.as_ref().map(|at| at.seconds));
-        number(
-            &mut digest,
-            item.timestamp
-                .as_ref()
-                .map(|at| i64::from(at.nanos / 1_000_000)),
-        );
-        let mut dimensions: Vec<_> = item.dimensions.iter().collect();
-        dimensions.sort();
-        number(&mut digest, i64::try_from(dimensions.len()).ok());
-        for (name, value) in dimensions {
-            text(&mut digest, name);
-            text(&mut digest, value);
-        }
-    }
-    hex(&digest.finalize())
-}
-
-fn increment_result(outcome: Outcome) -> v1::IncrementResult {
-    let (outcome, error) = match outcome {
-        Outcome::Counted => (v1::IncrementOutcome::Counted, None),
-        Outcome::Duplicate => (v1::IncrementOutcome::Duplicate, None),
-        Outcome::Refused(violation) => (
-            v1::IncrementOutcome::Refused,
-            Some(v1::IncrementError {
-                reason: wire::reason(violation.reason).into(),
-                field: violation.field,
-                message: violation.message,
-            }),
-        ),
-    };
-    v1::IncrementResult {
-        outcome: outcome.into(),
-        error,
     }
 }
 
@@ -333,82 +215,21 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::CorrectRequest>,
     ) -> std::result::Result<Response<v1::CorrectResponse>, Status> {
-        let (caller, actor) = (caller(&request)?, actor(&request)?);
-        let request = request.into_inner();
-        let action = audit_json::correct(actor.clone(), &request);
-        let (store, meters, auditor) = (
-            self.store.clone(),
-            Arc::clone(&self.meters),
-            self.auditor.clone(),
-        );
-        let (slots, now) = (self.slots, self.clock.now());
-        let entered = Box::pin(async move {
-            check_usage(&meters, &caller, &request.account_id, &request.meter)?;
-            let mut correction = Correction::parse(wire::raw_correction(request)?, &meters, now)?;
-            correction.requested_by = actor.requester(&correction.requested_by);
-            store.correct(&correction, slots, now).await
-        });
-        let changed = |(report, duplicate): &(Report, bool)| Changed {
-            before: None,
-            after: (!duplicate).then(|| audit_json::report(report)),
-        };
-        let (report, duplicate) = to_its_end(auditor.record(action, entered, changed)).await?;
-        self.reporter.send_now();
-        Ok(Response::new(v1::CorrectResponse {
-            report: self.with_decisions(vec![report]).await?.pop(),
-            duplicate,
-        }))
+        self.correct_usage(request).await
     }
 
     async fn resolve_report(
         &self,
         request: Request<v1::ResolveReportRequest>,
     ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
-        let (caller, actor) = (caller(&request)?, actor(&request)?);
-        let request = request.into_inner();
-        let action = audit_json::resolve(actor.clone(), &request);
-        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let resolved = Box::pin(async move {
-            caller.check_account(&request.account_id)?;
-            store.resolve(&new_decision(request, &actor)?, now).await
-        });
-        let changed = |resolved: &Resolved| Changed {
-            before: Some(audit_json::report(&resolved.before)),
-            after: resolved.after.as_ref().map(audit_json::report),
-        };
-        let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
-        self.reporter.send_now();
-        let duplicate = resolved.after.is_none();
-        let report = resolved.after.unwrap_or(resolved.before);
-        Ok(Response::new(v1::ResolveReportResponse {
-            report: self.with_decisions(vec![report]).await?.pop(),
-            duplicate,
-        }))
+        self.resolve(request).await
     }
 
     async fn acknowledge_difference(
         &self,
         request: Request<v1::AcknowledgeDifferenceRequest>,
     ) -> std::result::Result<Response<v1::AcknowledgeDifferenceResponse>, Status> {
-        let (caller, actor) = (caller(&request)?, actor(&request)?);
-        let request = request.into_inner();
-        let action = audit_json::acknowledge(actor.clone(), &request);
-        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let acknowledged = Box::pin(async move {
-            caller.check_account(&request.account_id)?;
-            let new = wire_reconciliation::new_acknowledgement(request, &actor)?;
-            store.acknowledge(&new, now).await
-        });
-        let changed = |(difference, duplicate): &(PeriodComparison, bool)| Changed {
-            before: None,
-            after: (!duplicate).then(|| audit_json::difference(difference)),
-        };
-        let acknowledged = auditor.record(action, acknowledged, changed);
-        let (difference, duplicate) = to_its_end(acknowledged).await?;
-        Ok(Response::new(v1::AcknowledgeDifferenceResponse {
-            difference: Some(wire_reconciliation::comparison(difference)),
-            duplicate,
-        }))
+        self.acknowledge(request).await
     }
 
     async fn reconcile(
@@ -442,48 +263,8 @@ impl UsageService for UsageRpc {
         &self,
         request: Request<v1::ForceReportRequest>,
     ) -> std::result::Result<Response<Self::ForceReportStream>, Status> {
-        let (caller, actor) = (caller(&request)?, actor(&request)?);
-        let request = request.into_inner();
-        let action = audit_json::force_report(actor.clone(), &request);
-        let is_preview = request.dry_run;
-        let scope = allowed_scope(&caller, &request);
-        let events = match scope {
-            Ok(None) => self
-                .reporter
-                .watch(self.reporter.run(run_id(&request.run_id)?).await?),
-            Ok(Some(scope)) if is_preview => self.reporter.preview(scope),
-            scope => {
-                let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
-                let begun = Box::pin(async move {
-                    let scope = scope?.ok_or_else(|| Error::Internal("no scope".into()))?;
-                    reporter.report(actor.requester(""), scope).await
-                });
-                let changed = |run: &Run| Changed {
-                    before: None,
-                    after: Some(audit_json::run(run)),
-                };
-                let run = to_its_end(auditor.record(action, begun, changed)).await?;
-                self.reporter.watch(run)
-            }
-        };
-        Ok(Response::new(ReportStream::new(events)))
+        self.begin_run(request).await
     }
-}
-
-/// Whether a caller may count or correct what a request is about. An empty meter is the default one.
-fn check_usage(
-    meters: &Meters,
-    caller: &Caller,
-    account: &str,
-    meter: &str,
-) -> std::result::Result<(), Denial> {
-    if caller.scope.is_unlimited() {
-        return Ok(());
-    }
-    // An invalid meter is denied, too, before it is told which ones there are.
-    let resolved = meters.resolve(meter);
-    let meter = resolved.as_ref().map_or(meter, |known| &known.name);
-    caller.check_usage(account, meter)
 }
 
 /// Whether a caller may list what is about an account; an empty one means all.
@@ -493,37 +274,6 @@ fn check_filter(caller: &Caller, account: &str) -> Result<()> {
     } else {
         caller.check_account(account)
     }?)
-}
-
-/// The scope of a run, if the caller may report it; none to watch a run.
-fn allowed_scope(caller: &Caller, request: &v1::ForceReportRequest) -> Result<Option<RunScope>> {
-    if request.account_ids.is_empty() {
-        caller.check_everything()?;
-    }
-    for account in &request.account_ids {
-        caller.check_account(account)?;
-    }
-    Ok(scope(request)?)
-}
-
-fn new_decision(request: v1::ResolveReportRequest, actor: &Actor) -> Result<NewDecision> {
-    let account_id = AccountId::parse(&request.account_id)?;
-    let report_id = Uuid::parse_str(&request.report_id)
-        .map_err(|_| Error::ReportNotFound(request.report_id.clone()))?;
-    let action = wire::action(request.action)?;
-    check_reason(&request.reason)?;
-    check_requested_by(&request.requested_by)?;
-    Ok(NewDecision {
-        account_id,
-        report_id,
-        action,
-        reason: request.reason,
-        requested_by: actor.requester(&request.requested_by),
-    })
-}
-
-fn run_id(text: &str) -> Result<Uuid> {
-    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(text.to_owned()))
 }
 
 fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {

@@ -1,0 +1,177 @@
+//! What admins do with usage: corrections, decisions, acknowledgements and runs. Each is recorded in the audit table.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use usage_proto::v1;
+use uuid::Uuid;
+
+use super::{
+    actor::{actor, caller},
+    audit_json,
+    auditor::Changed,
+    counting::check_usage,
+    report_stream::{ReportStream, scope},
+    to_its_end,
+    usage_service::UsageRpc,
+    wire, wire_reconciliation,
+};
+use crate::{
+    domain::{
+        access::Caller,
+        account_id::AccountId,
+        audit::Actor,
+        correction::{Correction, check_reason, check_requested_by},
+        invoice_comparison::PeriodComparison,
+        report::Report,
+        run::{Run, Scope as RunScope},
+    },
+    error::{Error, Result},
+    store::decisions::{NewDecision, Resolved},
+};
+
+impl UsageRpc {
+    pub(super) async fn correct_usage(
+        &self,
+        request: Request<v1::CorrectRequest>,
+    ) -> std::result::Result<Response<v1::CorrectResponse>, Status> {
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::correct(actor.clone(), &request);
+        let (store, meters, auditor) = (
+            self.store.clone(),
+            Arc::clone(&self.meters),
+            self.auditor.clone(),
+        );
+        let (slots, now) = (self.slots, self.clock.now());
+        let entered = Box::pin(async move {
+            check_usage(&meters, &caller, &request.account_id, &request.meter)?;
+            let mut correction = Correction::parse(wire::raw_correction(request)?, &meters, now)?;
+            correction.requested_by = actor.requester(&correction.requested_by);
+            store.correct(&correction, slots, now).await
+        });
+        let changed = |(report, duplicate): &(Report, bool)| Changed {
+            before: None,
+            after: (!duplicate).then(|| audit_json::report(report)),
+        };
+        let (report, duplicate) = to_its_end(auditor.record(action, entered, changed)).await?;
+        self.reporter.send_now();
+        Ok(Response::new(v1::CorrectResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
+        }))
+    }
+
+    pub(super) async fn resolve(
+        &self,
+        request: Request<v1::ResolveReportRequest>,
+    ) -> std::result::Result<Response<v1::ResolveReportResponse>, Status> {
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::resolve(actor.clone(), &request);
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let resolved = Box::pin(async move {
+            caller.check_account(&request.account_id)?;
+            store.resolve(&new_decision(request, &actor)?, now).await
+        });
+        let changed = |resolved: &Resolved| Changed {
+            before: Some(audit_json::report(&resolved.before)),
+            after: resolved.after.as_ref().map(audit_json::report),
+        };
+        let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
+        self.reporter.send_now();
+        let duplicate = resolved.after.is_none();
+        let report = resolved.after.unwrap_or(resolved.before);
+        Ok(Response::new(v1::ResolveReportResponse {
+            report: self.with_decisions(vec![report]).await?.pop(),
+            duplicate,
+        }))
+    }
+
+    pub(super) async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeDifferenceRequest>,
+    ) -> std::result::Result<Response<v1::AcknowledgeDifferenceResponse>, Status> {
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::acknowledge(actor.clone(), &request);
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let acknowledged = Box::pin(async move {
+            caller.check_account(&request.account_id)?;
+            let new = wire_reconciliation::new_acknowledgement(request, &actor)?;
+            store.acknowledge(&new, now).await
+        });
+        let changed = |(difference, duplicate): &(PeriodComparison, bool)| Changed {
+            before: None,
+            after: (!duplicate).then(|| audit_json::difference(difference)),
+        };
+        let acknowledged = auditor.record(action, acknowledged, changed);
+        let (difference, duplicate) = to_its_end(acknowledged).await?;
+        Ok(Response::new(v1::AcknowledgeDifferenceResponse {
+            difference: Some(wire_reconciliation::comparison(difference)),
+            duplicate,
+        }))
+    }
+
+    pub(super) async fn begin_run(
+        &self,
+        request: Request<v1::ForceReportRequest>,
+    ) -> std::result::Result<Response<ReportStream>, Status> {
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let request = request.into_inner();
+        let action = audit_json::force_report(actor.clone(), &request);
+        let is_preview = request.dry_run;
+        let scope = allowed_scope(&caller, &request);
+        let events = match scope {
+            Ok(None) => self
+                .reporter
+                .watch(self.reporter.run(run_id(&request.run_id)?).await?),
+            Ok(Some(scope)) if is_preview => self.reporter.preview(scope),
+            scope => {
+                let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
+                let begun = Box::pin(async move {
+                    let scope = scope?.ok_or_else(|| Error::Internal("no scope".into()))?;
+                    reporter.report(actor.requester(""), scope).await
+                });
+                let changed = |run: &Run| Changed {
+                    before: None,
+                    after: Some(audit_json::run(run)),
+                };
+                let run = to_its_end(auditor.record(action, begun, changed)).await?;
+                self.reporter.watch(run)
+            }
+        };
+        Ok(Response::new(ReportStream::new(events)))
+    }
+}
+
+/// The scope of a run, if the caller may report it; none to watch a run.
+fn allowed_scope(caller: &Caller, request: &v1::ForceReportRequest) -> Result<Option<RunScope>> {
+    if request.account_ids.is_empty() {
+        caller.check_everything()?;
+    }
+    for account in &request.account_ids {
+        caller.check_account(account)?;
+    }
+    Ok(scope(request)?)
+}
+
+fn new_decision(request: v1::ResolveReportRequest, actor: &Actor) -> Result<NewDecision> {
+    let account_id = AccountId::parse(&request.account_id)?;
+    let report_id = Uuid::parse_str(&request.report_id)
+        .map_err(|_| Error::ReportNotFound(request.report_id.clone()))?;
+    let action = wire::action(request.action)?;
+    check_reason(&request.reason)?;
+    check_requested_by(&request.requested_by)?;
+    Ok(NewDecision {
+        account_id,
+        report_id,
+        action,
+        reason: request.reason,
+        requested_by: actor.requester(&request.requested_by),
+    })
+}
+
+fn run_id(text: &str) -> Result<Uuid> {
+    Uuid::parse_str(text).map_err(|_| Error::RunNotFound(text.to_owned()))
+}
