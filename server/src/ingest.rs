@@ -183,7 +183,9 @@ impl WriteBatcher {
             .submit(route, batch.items.len(), Entry::Batch(batch))
             .await?
         {
-            EntryOutcome::Batch { replayed, items } => Ok((replayed, items)),
+            EntryOutcome::Batch {
+                replayed, items, ..
+            } => Ok((replayed, items)),
             EntryOutcome::BatchRefused(violation) => Err(violation.into()),
             EntryOutcome::One(_) => Err(Error::Internal(
                 "a batch was answered as a single call".into(),

@@ -205,6 +205,9 @@ impl Denial {
 }
 
 /// Who makes a call.
+///
+/// Keys of one name are one caller: that is how a key is rotated. So what a caller owns beyond one call, such as the keys of
+/// its batches, is stored under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The key; absent of a client certificate, and while there are no keys.

@@ -17,6 +17,9 @@ impl fmt::Display for ClientCertificate {
     }
 }
 
+/// The longest subject with a role, in bytes: it is stored with the keys of batches.
+const MAX_SUBJECT_BYTES: usize = 1_024;
+
 /// The role of one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRole {
@@ -37,6 +40,12 @@ impl FromStr for ClientRole {
         let subject = subject.trim();
         if subject.is_empty() {
             return Err("the subject is empty".to_owned());
+        }
+        if subject.len() > MAX_SUBJECT_BYTES {
+            return Err(format!(
+                "the subject has {} bytes; it may have at most {MAX_SUBJECT_BYTES}",
+                subject.len()
+            ));
         }
         Ok(Self {
             subject: subject.to_owned(),
@@ -131,6 +140,7 @@ mod tests {
             (&["backend"][..], "SUBJECT=ROLE"),
             (&["backend=root"], "\"root\" is not a role"),
             (&["=admin"], "empty"),
+            (&[&*format!("{}=admin", "x".repeat(1_025))], "1025 bytes"),
             (&["a=writer", "a=writer"], "two roles"),
         ] {
             let error = roles(texts).unwrap_err();

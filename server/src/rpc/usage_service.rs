@@ -88,13 +88,13 @@ impl UsageService for UsageRpc {
         let request = request.into_inner();
         let is_dry_run = request.dry_run;
         let denials = self.denials(&caller, &request.increments);
-        let batch = self.parse_batch(request, &denials)?;
+        let batch = self.parse_batch(&caller, request, &denials)?;
         let (duplicate, mut outcomes) = if is_dry_run {
             (false, self.store.dry_run(batch).await?)
         } else {
             self.batcher.count_batch(batch).await?
         };
-        // The results of a repeated batch are those of the caller who sent it first.
+        // The results of a repeated batch may be those of a key that was allowed more.
         for (outcome, denial) in outcomes.iter_mut().zip(denials) {
             if let Some(denial) = denial {
                 *outcome = Outcome::Refused(denial);

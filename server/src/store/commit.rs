@@ -350,9 +350,9 @@ impl Store {
         {
             report_rollover::close_open_report(&tx, late, options.now).await?;
         }
-        dedupe.store_batch_results(&tx).await?;
+        let has_new_results = dedupe.store_batch_results(&tx).await?;
         if counted.is_empty()
-            && !dedupe.has_new_batch_keys()
+            && !has_new_results
             && !options.is_retry
             && !self.has_parallel_writers()
         {

@@ -13,6 +13,7 @@ mod additions;
 pub(crate) mod api_keys;
 mod as_read;
 pub(crate) mod audit;
+mod batch_keys;
 mod batch_results;
 mod billing_context;
 pub(crate) mod boundaries;

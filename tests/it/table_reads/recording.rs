@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 57] = [
+const TESTS: [(&str, &str); 59] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -25,6 +25,14 @@ const TESTS: [(&str, &str); 57] = [
     (
         "operations::access::audit",
         "entries_are_filtered_and_paged",
+    ),
+    (
+        "operations::access::batches",
+        "a_batch_is_recognised_after_the_first_key",
+    ),
+    (
+        "operations::access::batches",
+        "denied_items_are_counted_once_by_a_later_key_of_the_caller",
     ),
     (
         "operations::access::keys",

@@ -166,9 +166,9 @@ const TABLES: [(&str, &str, u64, &str); 22] = [
     ),
     (
         "batch_keys",
-        "key, fingerprint, results, created_at",
+        "caller, key, fingerprint, results, created_at",
         100_000,
-        "'batch-' || i, 'fingerprint', '', NOW - i * 30000",
+        "'backend', 'batch-' || i, 'fingerprint', '', NOW - i * 30000",
     ),
     (
         "commits",

@@ -1,6 +1,7 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
 mod audit;
+mod batches;
 mod certificates;
 mod commands;
 mod http;
