@@ -36,8 +36,8 @@ mod usage;
 mod wire;
 
 pub use access::{
-    ApiKey, AuditEntry, AuditOutcome, AuditPage, CreateKey, CreatedKey, KeyPage, KeyRole,
-    ListAuditEntries,
+    ApiKey, AuditActor, AuditEntry, AuditOutcome, AuditPage, CreateKey, CreatedKey, KeyPage,
+    KeyRole, ListAuditEntries,
 };
 pub use account::{
     Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,

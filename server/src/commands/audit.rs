@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Entries that are read at once.
-const PAGE: u64 = 1_000;
+const PAGE: u64 = 100;
 
 /// The flags of the command.
 #[derive(Args, Debug)]
@@ -84,9 +84,11 @@ fn json_line(entry: &Entry) -> Value {
     json!({
         "id": id.to_string(),
         "at": rfc3339(*at),
+        "actor": entry.actor.kind.name(),
         "key_id": entry.actor.key.map(|key| key.to_string()),
         "key_name": entry.actor.name,
         "address": entry.actor.address,
+        "action_id": entry.actor.action_id.to_string(),
         "request_id": entry.actor.request_id,
         "action": entry.action,
         "account_id": entry.account_id,

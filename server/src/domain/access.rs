@@ -204,6 +204,17 @@ impl Denial {
     }
 }
 
+/// How it is known who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerKind {
+    /// It is not, and need not be.
+    Anyone,
+    /// By this key.
+    Key(KeyId),
+    /// By a client certificate.
+    Certificate,
+}
+
 /// Who makes a call.
 ///
 /// Keys of one name are one caller: that is how a key is rotated. So what a caller owns beyond one call, such as the keys of
@@ -231,9 +242,19 @@ impl Caller {
         }
     }
 
+    /// How it is known who calls.
+    pub fn kind(&self) -> CallerKind {
+        match self.key {
+            Some(key) => CallerKind::Key(key),
+            // A certificate without a subject has no role.
+            None if self.name.is_empty() => CallerKind::Anyone,
+            None => CallerKind::Certificate,
+        }
+    }
+
     /// Whether there was no need to say who it is.
     pub fn is_anyone(&self) -> bool {
-        self.key.is_none() && self.name.is_empty()
+        self.kind() == CallerKind::Anyone
     }
 
     /// Whether the role suffices.

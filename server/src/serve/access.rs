@@ -25,7 +25,7 @@ use crate::{
         method_roles::requirement,
     },
     error::{Error, Result},
-    rpc::{actor::RequestId, auditor::Auditor},
+    rpc::{actor::CallIds, auditor::Auditor},
 };
 
 /// The header that names a request, in the caller's words.
@@ -111,40 +111,39 @@ impl AccessCheck {
             return Err(Error::unknown_method(path));
         };
         let is_for_admins = requirement == Requirement::Role(Role::Admin);
-        let request_id = is_for_admins.then(|| request_id(request));
+        let ids = is_for_admins.then(|| CallIds {
+            action: Uuid::now_v7(),
+            request: request_id(request),
+        });
         // That there is no key yet may be seconds old.
         if is_for_admins && caller.is_anyone() && self.authenticator.has_keys_now().await? {
             return Err(Error::Unauthenticated);
         }
         if let Err(denial) = caller.check_role(requirement) {
             let denied = Error::PermissionDenied(denial);
-            if let Some(request_id) = request_id {
-                let actor = actor(&caller, request, request_id);
+            if let Some(ids) = ids {
+                let actor = actor(&caller, request, ids);
                 let method = path.rsplit('/').next().unwrap_or_default().to_owned();
-                self.auditor.failed(&actor, &method, &denied).await;
+                self.auditor.refused(&actor, &method, &denied).await;
             }
             return Err(denied);
         }
         let extensions = request.extensions_mut();
         extensions.insert(caller);
-        if let Some(request_id) = request_id {
-            extensions.insert(RequestId(request_id));
+        if let Some(ids) = ids {
+            extensions.insert(ids);
         }
         Ok(())
     }
 }
 
-fn actor(caller: &Caller, request: &Request<Body>, request_id: String) -> Actor {
+fn actor(caller: &Caller, request: &Request<Body>, ids: CallIds) -> Actor {
     let connection = request.extensions().get::<Arc<Activity>>();
-    Actor {
-        key: caller.key,
-        name: caller.name.clone(),
-        address: connection.map_or_else(String::new, |of| of.peer().to_string()),
-        request_id,
-    }
+    let address = connection.map_or_else(String::new, |of| of.peer().to_string());
+    Actor::caller(caller, address, ids.action, ids.request)
 }
 
-/// The id that the caller gave the request, if it can be stored, else a new one.
+/// The id that the caller gave the request, if it can be stored.
 fn request_id(request: &Request<Body>) -> String {
     let given = request.headers().get(REQUEST_ID);
     let given = given.and_then(|value| value.to_str().ok());
@@ -152,5 +151,5 @@ fn request_id(request: &Request<Body>) -> String {
         (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_graphic())
     });
-    given.map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
+    given.unwrap_or_default().to_owned()
 }

@@ -9,7 +9,10 @@ use governor::{
 use moka::sync::Cache;
 
 use crate::{
-    domain::{access::Caller, api_key::KeyId},
+    domain::{
+        access::{Caller, CallerKind},
+        api_key::KeyId,
+    },
     error::{Error, Result},
 };
 
@@ -40,10 +43,10 @@ pub(super) enum CallerId {
 impl CallerId {
     /// Absent of a caller that needs neither.
     pub(super) fn of(caller: &Caller) -> Option<Self> {
-        match caller.key {
-            Some(key) => Some(Self::Key(key)),
-            None if caller.is_anyone() => None,
-            None => Some(Self::Certificate(caller.name.clone())),
+        match caller.kind() {
+            CallerKind::Key(key) => Some(Self::Key(key)),
+            CallerKind::Anyone => None,
+            CallerKind::Certificate => Some(Self::Certificate(caller.name.clone())),
         }
     }
 }

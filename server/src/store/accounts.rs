@@ -66,6 +66,8 @@ pub(crate) struct PutAccount {
 /// The result of [`Store::put_account`].
 #[derive(Clone, Debug)]
 pub(crate) struct AccountPut {
+    /// The account as it was.
+    pub(crate) before: Option<Account>,
     /// The account.
     pub(crate) account: Account,
     /// Usage from before the account's first link, which is not billed, by meter.
@@ -143,6 +145,7 @@ impl Store {
             let is_unverified = is_unverified(&tx, put).await?;
             tx.rollback().await?;
             return Ok(AccountPut {
+                before,
                 account,
                 not_billed,
                 is_unverified,
@@ -184,6 +187,7 @@ impl Store {
         }
         let account = after.ok_or_else(|| Error::AccountNotFound(put.account_id.to_string()))?;
         Ok(AccountPut {
+            before,
             account,
             not_billed,
             is_unverified,

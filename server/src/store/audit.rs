@@ -1,5 +1,7 @@
 //! Queries of audit entries. They are only written and listed, never changed.
 
+use std::borrow::Cow;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
@@ -14,7 +16,7 @@ use crate::{
     domain::{
         Millis,
         api_key::KeyId,
-        audit::{Actor, Entry, EntryFilter, NewEntry, Outcome},
+        audit::{Actor, Entry, EntryFilter, NewEntry, Outcome, bounded_json, bounded_message},
     },
     entity::audit_entry::{self, Column},
     error::Result,
@@ -29,22 +31,24 @@ impl Store {
         Ok(write_entry(&self.writer, entry, now).await?)
     }
 
-    /// Records that a command on the database begins or is done; both have the same request id.
+    /// Records that a command on the database begins, is done or has failed, for the reason of the message; all have the
+    /// same action id.
     ///
     /// # Errors
     /// The database does not respond.
     pub(crate) async fn audit_command(
         &self,
         action: &str,
-        request_id: Uuid,
+        action_id: Uuid,
         request: &Value,
-        outcome: Outcome,
+        (outcome, message): (Outcome, Option<String>),
     ) -> Result<()> {
         let now = self.shared_now().await?;
         let entry = NewEntry {
             request: Some(request.to_string()),
             outcome,
-            ..NewEntry::done(Actor::command(request_id), action)
+            message,
+            ..NewEntry::done(Actor::command(action_id), action)
         };
         self.write_audit_entry(&entry, now).await
     }
@@ -93,20 +97,27 @@ pub(super) async fn write_entry(
     now: Millis,
 ) -> Result<(), DbErr> {
     let actor = &entry.actor;
+    let json = |text: &Option<String>| {
+        let text = text.as_deref().map(bounded_json);
+        text.map(Cow::into_owned)
+    };
+    let message = entry.message.as_deref().map(bounded_message);
     let row = audit_entry::ActiveModel {
         id: Set(Uuid::now_v7()),
         at: Set(now),
+        actor: Set(actor.kind.into()),
         key_id: Set(actor.key.map(|key| key.to_string())),
         key_name: Set(actor.name.clone()),
         address: Set(actor.address.clone()),
+        action_id: Set(actor.action_id),
         request_id: Set(actor.request_id.clone()),
         action: Set(entry.action.clone()),
         account_id: Set(entry.account_id.clone()),
-        request: Set(entry.request.clone()),
-        before: Set(entry.before.clone()),
-        after: Set(entry.after.clone()),
+        request: Set(json(&entry.request)),
+        before: Set(json(&entry.before)),
+        after: Set(json(&entry.after)),
         outcome: Set(entry.outcome.into()),
-        message: Set(entry.message.clone()),
+        message: Set(message.map(Cow::into_owned)),
     };
     audit_entry::Entity::insert(row)
         .exec_without_returning(db)
@@ -121,9 +132,11 @@ impl From<audit_entry::Model> for Entry {
             at: row.at,
             entry: NewEntry {
                 actor: Actor {
+                    kind: row.actor.into(),
                     key: row.key_id.as_deref().and_then(KeyId::parse),
                     name: row.key_name,
                     address: row.address,
+                    action_id: row.action_id,
                     request_id: row.request_id,
                 },
                 action: row.action,

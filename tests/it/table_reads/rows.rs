@@ -276,9 +276,9 @@ const TABLES: [(&str, &str, u64, &str); 22] = [
     ),
     (
         "audit_entries",
-        "id, at, key_id, key_name, address, request_id, action, account_id, outcome",
+        "id, at, actor, key_id, key_name, address, action_id, request_id, action, account_id, outcome",
         200_000,
-        "ID(i!), NOW - i * 1000, 'key-' || (i % 50), 'name', '127.0.0.1:1', 'request-' || (i / 2), 'PutAccount', \
+        "ID(i!), NOW - i * 1000, 'key', 'key-' || (i % 50), 'name', '127.0.0.1:1', ID(i / 2!), '', 'PutAccount', \
          'account-' || (i % 50000), CASE WHEN i % 2 = 0 THEN 'begun' ELSE 'done' END",
     ),
 ];

@@ -7,7 +7,7 @@
 //! [`change`] begins changes and waits for them, [`validate`] rejects invalid ones, the job [`unfinished`] applies them
 //! ([`apply_change`], [`drain`]), and [`abort`] ends one for an admin.
 
-mod abort;
+pub(crate) mod abort;
 mod apply_change;
 pub(crate) mod change;
 mod drain;

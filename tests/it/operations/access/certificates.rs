@@ -24,7 +24,7 @@ async fn refusals(client: &UsageClient) -> [Option<ErrorKind>; 3] {
 }
 
 async fn a_certificate_has_the_role_of_its_subject(mut world: World) {
-    let roles = ["backend=writer", "dash=reader", "ops=admin"];
+    let roles = ["DNS:backend=writer", "DNS:dash=reader", "DNS:ops=admin"];
     let secure = Secure::start_with_roles(&mut world, &roles).await;
     let authority = secure.clients.as_ref().unwrap();
     let client = |name: &str| secure.client(Some(&authority.sign(name)));

@@ -1,6 +1,8 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
 mod audit;
+mod audit_changes;
+mod audit_limits;
 mod batches;
 mod certificates;
 mod commands;
