@@ -80,8 +80,7 @@ pub async fn serve(
     let addresses = addresses.into_iter().flatten().map(TcpListener::local_addr);
     let addresses: Result<Vec<_>, _> = addresses.collect();
     let addresses = addresses.map_err(|error| ServeError::Io(Box::new(error)))?;
-    let needs_certificates = config.tls.needs_client_certificates();
-    first_key::check(&store, &config.access, &addresses, needs_certificates).await?;
+    first_key::check(&store, &config.access, &addresses, &config.tls).await?;
     let client_roles = config.tls.client_roles().map_err(ServeError::Config)?;
     let authenticator = Authenticator::new(store.clone(), clock.clone(), client_roles);
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;

@@ -3,6 +3,7 @@
 //! A key that is revoked, on whichever replica, is refused 5 s later at the latest. While the database does not answer,
 //! calls go on for that time, and are then refused with `UNAVAILABLE`: never allowed, and never told that the key is wrong.
 
+mod known_ids;
 mod young_value;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -18,12 +20,15 @@ use http::{HeaderMap, header};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use self::young_value::YoungValue;
+use self::{
+    known_ids::{Known, KnownIds, MAX_IDS},
+    young_value::YoungValue,
+};
 use crate::{
     clock::Clock,
     domain::{
         HOUR_MS,
-        access::Caller,
+        access::{Caller, CallerKind},
         api_key::{ApiKey, KeyId, PresentedKey, SecretHash},
         client_certificate::{ClientCertificate, ClientRoles},
     },
@@ -33,8 +38,10 @@ use crate::{
 
 /// Keys that are remembered. A key that is used often keeps its place, whatever others are tried.
 const REMEMBERED_KEYS: u64 = 10_000;
-/// Ids of keys that are looked up a second for the first time, so that wrong keys cost counting nothing.
+/// Ids of keys that are looked up one by one a second, where there are too many to know all.
 const FIRST_LOOK_UPS_PER_SEC: u32 = 500;
+/// How often the log says that keys cannot be read.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Queries at the same time: for ids that are not known yet, and for known ones.
 const QUERIES: usize = 2;
 /// Queries that wait for their turn.
@@ -61,8 +68,10 @@ struct SharedState {
     has_keys: AtomicBool,
     /// The same as last read, while it is not so.
     read_has_keys: Arc<YoungValue<bool>>,
+    ids: Arc<KnownIds>,
     keys: Cache<KeyId, Arc<YoungValue<Option<Arc<KnownKey>>>>>,
     first_look_ups: DefaultDirectRateLimiter,
+    warnings: DefaultDirectRateLimiter,
     first: Turn,
     again: Turn,
     anyone: Arc<Caller>,
@@ -96,14 +105,18 @@ impl Turn {
 impl Authenticator {
     pub(crate) fn new(store: Store, clock: Clock, client_roles: ClientRoles) -> Self {
         let per_sec = NonZeroU32::new(FIRST_LOOK_UPS_PER_SEC).unwrap_or(NonZeroU32::MIN);
+        let warnings = Quota::with_period(WARNING_INTERVAL);
+        let warnings = warnings.unwrap_or(Quota::per_second(NonZeroU32::MIN));
         let shared = SharedState {
             store,
             clock,
             client_roles,
             has_keys: AtomicBool::new(false),
             read_has_keys: Arc::default(),
+            ids: Arc::default(),
             keys: Cache::new(REMEMBERED_KEYS),
             first_look_ups: RateLimiter::direct(Quota::per_second(per_sec)),
+            warnings: RateLimiter::direct(warnings),
             first: Turn::new(),
             again: Turn::new(),
             anyone: Arc::new(Caller::anyone()),
@@ -145,6 +158,23 @@ impl Authenticator {
         Ok(Arc::clone(&known.caller))
     }
 
+    /// Whether who made a call may still make it: its key was not revoked and has not expired. A connection whose client
+    /// certificate is not valid any more is closed.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn is_still_valid(&self, caller: &Caller) -> Result<bool> {
+        match caller.kind() {
+            CallerKind::Anyone => Ok(!self.has_keys().await?),
+            CallerKind::Certificate => Ok(true),
+            CallerKind::Key(id) => {
+                let known = self.known_key(id).await?;
+                let now = self.shared.clock.now();
+                Ok(known.is_some_and(|known| known.key.is_valid_at(now)))
+            }
+        }
+    }
+
     /// Whether a key was ever created.
     ///
     /// # Errors
@@ -154,8 +184,13 @@ impl Authenticator {
         if shared.has_keys.load(Ordering::Relaxed) {
             return Ok(true);
         }
-        let store = shared.store.clone();
-        let read = |_| Ok(async move { store.has_api_keys().await });
+        let authenticator = self.clone();
+        let read = |_| {
+            Ok(async move {
+                let read = authenticator.shared.store.has_api_keys().await;
+                authenticator.warn_of(read)
+            })
+        };
         let has_keys = shared.read_has_keys.get(read).await?;
         if has_keys {
             self.key_created();
@@ -193,11 +228,15 @@ impl Authenticator {
         let shared = &self.shared;
         let value = match shared.keys.get(&id) {
             Some(value) => value,
-            // An id that may not be looked up takes no place from those that are remembered.
-            None if shared.first_look_ups.check().is_err() => return Err(Error::TooManyKeys),
-            None => shared.keys.get_with(id, Arc::default),
+            // An id of no key takes no place from those that are remembered.
+            None => match self.look_up_id(id).await? {
+                Known::NoKey => return Ok(None),
+                Known::Perhaps if shared.first_look_ups.check().is_err() => {
+                    return Err(Error::TooManyKeys);
+                }
+                Known::Key | Known::Perhaps => shared.keys.get_with(id, Arc::default),
+            },
         };
-        // An id that was found to be of no key is no better than a new one.
         let is_known = value.latest().is_some_and(|found| found.is_some());
         let begin = |is_first: bool| {
             if !is_first && !is_known && shared.first_look_ups.check().is_err() {
@@ -211,11 +250,12 @@ impl Authenticator {
             let place = Arc::clone(&turn.places).try_acquire_owned();
             let place = place.map_err(|_| Error::TooManyKeys)?;
             let queries = Arc::clone(&turn.queries);
-            let store = shared.store.clone();
+            let authenticator = self.clone();
             Ok(async move {
                 // Never closed.
                 let _query = queries.acquire().await;
-                let found = store.find_api_key(id).await;
+                let found = authenticator.shared.store.find_api_key(id).await;
+                let found = authenticator.warn_of(found);
                 drop(place);
                 Ok(found?.map(|found| {
                     Arc::new(KnownKey {
@@ -228,6 +268,25 @@ impl Authenticator {
             })
         };
         value.get(begin).await
+    }
+
+    async fn look_up_id(&self, id: KeyId) -> Result<Known> {
+        let authenticator = self.clone();
+        let read = || async move {
+            let limit = MAX_IDS.saturating_add(1);
+            let read = authenticator.shared.store.api_key_ids(limit).await;
+            authenticator.warn_of(read)
+        };
+        self.shared.ids.look_up(id, read).await
+    }
+
+    /// Says in the log that keys cannot be read, now and then.
+    fn warn_of<T>(&self, read: Result<T>) -> Result<T> {
+        read.inspect_err(|error| {
+            if self.shared.warnings.check().is_ok() {
+                tracing::warn!(error = error.cause(), "API keys cannot be read");
+            }
+        })
     }
 
     /// Records that a key is used, at most once an hour, without delaying the call.

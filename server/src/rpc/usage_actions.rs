@@ -158,7 +158,12 @@ impl UsageRpc {
                 self.reporter.watch(run)
             }
         };
-        Ok(Response::new(ReportStream::new(events)))
+        let authenticator = self.authenticator.clone();
+        Ok(Response::new(ReportStream::new(
+            events,
+            authenticator,
+            caller,
+        )))
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     wire, wire_reconciliation,
 };
 use crate::{
+    authentication::Authenticator,
     clock::Clock,
     domain::{
         access::Caller,
@@ -44,6 +45,7 @@ pub(crate) struct UsageRpc {
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
     pub(crate) auditor: Auditor,
+    pub(crate) authenticator: Authenticator,
 }
 
 impl UsageRpc {

@@ -161,6 +161,7 @@ impl Services {
             slots: config.schedule.window_mins,
             clock: clock.clone(),
             auditor: auditor.clone(),
+            authenticator: authenticator.clone(),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
