@@ -15,6 +15,7 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{ClientConfig, pki_types::ServerName},
 };
+use tonic::transport::{Channel, ClientTlsConfig};
 use usage_client::{
     Error, ErrorKind, UsageClient,
     cli::{self, Streams},
@@ -97,6 +98,17 @@ impl Secure {
     /// A client that trusts the server's authority.
     pub(super) fn client(&self, own: Option<&Identity>) -> UsageClient {
         client(&self.server, &self.authority, own)
+    }
+
+    /// A channel with a client certificate.
+    pub(super) async fn channel(&self, own: &Identity) -> Channel {
+        let own =
+            tonic::transport::Identity::from_pem(own.certificate.pem(), own.key.serialize_pem());
+        let trusted = tonic::transport::Certificate::from_pem(&self.authority.pem);
+        let tls = ClientTlsConfig::new().ca_certificate(trusted).identity(own);
+        let endpoint = Channel::from_shared(self.server.endpoint().to_owned()).unwrap();
+        let connecting = endpoint.tls_config(tls).unwrap();
+        within("connecting", connecting.connect()).await.unwrap()
     }
 
     /// Finishes the handshake and returns the connection.
