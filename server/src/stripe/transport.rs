@@ -168,8 +168,12 @@ impl Transport {
 
     /// Reads a path such as `/v1/balance`.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, RequestError> {
-        self.request(Method::GET, path, None, HeaderMap::new())
-            .await
+        self.ask(Method::GET, path).await
+    }
+
+    /// Sends a request without parameters.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Answer, RequestError> {
+        self.request(method, path, None, HeaderMap::new()).await
     }
 
     async fn request(
