@@ -10,6 +10,7 @@ pub mod api_key;
 pub mod audit;
 pub mod billed_usage;
 pub mod billing_period;
+pub mod caller_id;
 pub mod client_certificate;
 pub mod clock_check;
 pub mod closing;

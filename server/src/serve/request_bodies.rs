@@ -22,18 +22,20 @@ use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{request_rates::CallerId, sockets::MAX_MESSAGE_BYTES};
+use super::sockets::MAX_MESSAGE_BYTES;
 use crate::{
     connections::{Activity, HeldBytes},
-    domain::access::Caller,
+    domain::{access::Caller, caller_id::CallerId},
     error::Error,
 };
 
 /// Bytes of unfinished requests of all callers, and of one.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
 const MAX_OF_CALLER: usize = 32 * 1024 * 1024;
-/// What every caller may have, whatever the others do.
-const OWN_BYTES: usize = 64 * 1024;
+/// Bytes of a caller's small requests. The last part of `MAX_BYTES` is kept for them, so that callers of large requests
+/// leave room for the others.
+const SMALL_BYTES: usize = 64 * 1024;
+const KEPT_FOR_SMALL: usize = 16 * 1024 * 1024;
 /// Callers that are remembered, for longer than a request may take to arrive.
 const REMEMBERED_CALLERS: u64 = 100_000;
 const FORGET_AFTER: Duration = Duration::from_mins(2);
@@ -128,11 +130,14 @@ impl Held {
             .own
             .try_add(bytes, MAX_OF_CALLER)
             .map_err(|held| refused(held, MAX_OF_CALLER))?;
-        if own <= OWN_BYTES {
-            self.all.add(bytes);
-        } else if let Err(held) = self.all.try_add(bytes, MAX_BYTES) {
+        let limit = if own <= SMALL_BYTES {
+            MAX_BYTES
+        } else {
+            MAX_BYTES - KEPT_FOR_SMALL
+        };
+        if let Err(held) = self.all.try_add(bytes, limit) {
             self.own.remove(bytes);
-            return Err(refused(held, MAX_BYTES));
+            return Err(refused(held, limit));
         }
         self.bytes = self.bytes.saturating_add(bytes);
         Ok(())
@@ -348,27 +353,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_and_all_have_limits_and_a_few_bytes_always_fit() {
+    async fn a_caller_and_all_have_limits_and_large_messages_leave_room_for_small_ones() {
         let all = Arc::default();
-        let fit = MAX_OF_CALLER / MAX_MESSAGE_BYTES;
         let message = begun(MAX_MESSAGE_BYTES, 1);
         let mut bodies = Vec::new();
-        for _ in 0..MAX_BYTES / MAX_OF_CALLER {
+        while held(&all) + MAX_MESSAGE_BYTES <= MAX_BYTES - KEPT_FOR_SMALL {
             let own = Arc::default();
-            for _ in 0..fit {
+            let before = held(&all);
+            let refused = loop {
                 let mut body = unfinished(std::slice::from_ref(&message), &own, &all);
-                next(&mut body).await.unwrap();
-                bodies.push(body);
-            }
-            let mut more = unfinished(std::slice::from_ref(&message), &own, &all);
-            assert_eq!(next(&mut more).await, Err(Code::ResourceExhausted));
+                match next(&mut body).await {
+                    Ok(()) => bodies.push(body),
+                    Err(code) => break code,
+                }
+            };
+            assert_eq!(refused, Code::ResourceExhausted);
+            let of_caller = held(&all) - before;
+            assert!((MAX_MESSAGE_BYTES..=MAX_OF_CALLER).contains(&of_caller));
         }
-        // Nothing is left for all, and each caller has its own.
-        let own = Arc::default();
-        let mut small = unfinished(&[begun(OWN_BYTES, 1)], &own, &all);
-        next(&mut small).await.unwrap();
+        let (small, own) = (begun(SMALL_BYTES, 1), Arc::default());
+        let mut first = unfinished(std::slice::from_ref(&small), &own, &all);
+        next(&mut first).await.unwrap();
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         assert_eq!(next(&mut large).await, Err(Code::ResourceExhausted));
+        for _ in 0..MAX_BYTES / SMALL_BYTES {
+            let mut body = unfinished(std::slice::from_ref(&small), &Arc::default(), &all);
+            if next(&mut body).await.is_err() {
+                break;
+            }
+            bodies.push(body);
+        }
+        assert!(held(&all) <= MAX_BYTES, "however many callers there are");
         drop(bodies);
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         next(&mut large).await.unwrap();

@@ -9,10 +9,7 @@ use governor::{
 use moka::sync::Cache;
 
 use crate::{
-    domain::{
-        access::{Caller, CallerKind},
-        api_key::KeyId,
-    },
+    domain::{access::Caller, caller_id::CallerId},
     error::{Error, Result},
 };
 
@@ -31,24 +28,6 @@ pub(super) struct RequestRates {
 struct Limit {
     per_sec: NonZeroU32,
     callers: Cache<CallerId, Arc<DefaultDirectRateLimiter>>,
-}
-
-/// Keys may have the same name; a certificate has no key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum CallerId {
-    Key(KeyId),
-    Certificate(String),
-}
-
-impl CallerId {
-    /// Absent of a caller that needs neither.
-    pub(super) fn of(caller: &Caller) -> Option<Self> {
-        match caller.kind() {
-            CallerKind::Key(key) => Some(Self::Key(key)),
-            CallerKind::Anyone => None,
-            CallerKind::Certificate => Some(Self::Certificate(caller.name.clone())),
-        }
-    }
 }
 
 impl std::fmt::Debug for RequestRates {
