@@ -227,8 +227,8 @@ pub struct Config {
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,
 
-    /// Transactions that count in parallel on PostgreSQL, 1 to 64. SQLite has one.
-    #[arg(long, env = "WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Transactions that count in parallel on PostgreSQL, 1 to 64. The last of several is for batches. SQLite has one.
+    #[arg(long, env = "WRITERS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub writers: u32,
 
     /// Concurrent requests on one connection, 1 to 65,536.

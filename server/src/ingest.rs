@@ -1,28 +1,31 @@
 //! Group commit: counts many calls in one durable transaction and responds to each after the commit.
 //!
 //! A durable write needs a disk sync, so one transaction a call can never be fast. Calls that arrive during a commit
-//! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
-//! writers of one replica do not wait for each other's row locks; see `route`. The SQL is in `store::commit`.
+//! share the next one. Each writer has a separate queue. All single calls of an account go to the same writer, so that
+//! writers seldom wait for each other's row locks, and batches have a writer of their own; see `route`. The SQL is in `store::commit`.
 
 mod outcomes;
+mod places;
 mod progress;
 mod repeats;
 mod route;
+mod turns;
 mod waiting;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::{DbErr, RuntimeErr};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout},
 };
 use uuid::Uuid;
 
 use outcomes::record_metrics;
+use places::{Places, TakenPlaces};
 pub(crate) use progress::Progress;
 use progress::WriterProgress;
 use repeats::Repeats;
@@ -33,6 +36,7 @@ use crate::{
     clock::Clock,
     database_error::is_transient,
     domain::{
+        caller_id::CallerId,
         increment::{Batch, Increment, Outcome},
         window::Slots,
     },
@@ -69,10 +73,9 @@ pub(crate) struct WriteBatcherOptions {
 /// Counts increments in group commits.
 #[derive(Debug)]
 pub(crate) struct WriteBatcher {
-    /// One queue a writer. They are unbounded because `capacity` bounds all of them together.
+    /// One queue a writer. They are unbounded because `places` bounds all of them together.
     queues: Vec<mpsc::UnboundedSender<QueuedCall>>,
-    /// One permit for each increment that waits or is being committed.
-    capacity: Arc<Semaphore>,
+    places: Places,
     router: Router,
     progress: Progress,
 }
@@ -86,8 +89,8 @@ struct QueuedCall {
     shard: usize,
     /// Closed if the caller no longer waits. Then the increment is committed only if its group has begun.
     reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Released just before the caller gets the response.
-    permit: OwnedSemaphorePermit,
+    /// Given back just before the caller gets the response.
+    places: TakenPlaces,
 }
 
 impl Call for QueuedCall {
@@ -105,6 +108,10 @@ impl Call for QueuedCall {
     fn shard(&self) -> usize {
         self.shard
     }
+
+    fn caller(&self) -> Option<&CallerId> {
+        self.places.caller()
+    }
 }
 
 impl WriteBatcher {
@@ -117,8 +124,8 @@ impl WriteBatcher {
         let cache = BoundaryCache::default();
         let mut queues = Vec::new();
         let mut writers = Vec::new();
-        let capacity = Arc::new(Semaphore::new(options.queue));
-        let mut progress = Progress::new(Arc::clone(&capacity));
+        let places = Places::new(options.queue);
+        let mut progress = Progress::new(places.clone());
         for _ in 0..options.writers.max(1) {
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer = Writer {
@@ -144,8 +151,8 @@ impl WriteBatcher {
         (
             Self {
                 queues,
-                capacity,
-                router: Router::new(store.shards().clone()),
+                places,
+                router: Router::new(store.shards().clone(), options.writers),
                 progress,
             },
             writers,
@@ -157,13 +164,17 @@ impl WriteBatcher {
         self.progress.clone()
     }
 
-    /// Counts one increment. Returns after the commit.
+    /// Counts one increment of a caller. Returns after the commit.
     ///
     /// # Errors
-    /// The key was reused, the queue is full, or the database does not respond.
-    pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
-        let route = self.router.route(std::iter::once(&increment.account_id));
-        match self.submit(route, 1, Entry::One(increment)).await? {
+    /// The key was reused, the queue or the caller's part of it is full, or the database does not respond.
+    pub(crate) async fn count(
+        &self,
+        caller: Option<&CallerId>,
+        increment: Increment,
+    ) -> Result<Outcome> {
+        let route = self.router.route(1, std::iter::once(&increment.account_id));
+        match self.submit(caller, route, 1, Entry::One(increment)).await? {
             EntryOutcome::One(outcome) => Ok(outcome),
             EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => Err(Error::Internal(
                 "a single call was answered as a batch".into(),
@@ -175,12 +186,15 @@ impl WriteBatcher {
     ///
     /// # Errors
     /// As [`WriteBatcher::count`].
-    pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        let route = self
-            .router
-            .route(batch.items.iter().flatten().map(|item| &item.account_id));
+    pub(crate) async fn count_batch(
+        &self,
+        caller: Option<&CallerId>,
+        batch: Batch,
+    ) -> Result<(bool, Vec<Outcome>)> {
+        let accounts = batch.items.iter().flatten().map(|item| &item.account_id);
+        let route = self.router.route(batch.items.len(), accounts);
         match self
-            .submit(route, batch.items.len(), Entry::Batch(batch))
+            .submit(caller, route, batch.items.len(), Entry::Batch(batch))
             .await?
         {
             EntryOutcome::Batch {
@@ -193,11 +207,17 @@ impl WriteBatcher {
         }
     }
 
-    async fn submit(&self, route: Route, increments: usize, entry: Entry) -> Result<EntryOutcome> {
-        let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.capacity)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| Error::Overloaded {
+    async fn submit(
+        &self,
+        caller: Option<&CallerId>,
+        route: Route,
+        increments: usize,
+        entry: Entry,
+    ) -> Result<EntryOutcome> {
+        let places = self
+            .places
+            .take(caller, increments.max(1))
+            .ok_or(Error::Overloaded {
                 retry_after: RETRY_AFTER,
             })?;
         let (reply, answer) = oneshot::channel();
@@ -205,9 +225,10 @@ impl WriteBatcher {
             entry,
             shard: route.shard,
             reply,
-            permit,
+            places,
         };
-        self.queue_of(route)
+        self.queues
+            .get(route.writer)
             .and_then(|queue| queue.send(call).ok())
             .ok_or(Error::ShuttingDown)?;
         match timeout(ANSWER_LIMIT, answer).await {
@@ -217,11 +238,6 @@ impl WriteBatcher {
                 ANSWER_LIMIT.as_secs()
             )))),
         }
-    }
-
-    fn queue_of(&self, route: Route) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
-        self.queues
-            .get(route.writer.checked_rem(self.queues.len())?)
     }
 }
 
@@ -264,7 +280,7 @@ impl Writer {
     async fn commit(&mut self, calls: Vec<QueuedCall>) {
         let (entries, replies): (Vec<Entry>, Vec<_>) = calls
             .into_iter()
-            .map(|call| (call.entry, (call.reply, call.permit)))
+            .map(|call| (call.entry, (call.reply, call.places)))
             .unzip();
         let mut group = Group {
             id: Uuid::now_v7(),
@@ -276,9 +292,9 @@ impl Writer {
                 self.progress.committed();
                 self.repeats.observe(&outcomes);
                 record_metrics(&outcomes, started);
-                for ((reply, permit), outcome) in replies.into_iter().zip(outcomes) {
+                for ((reply, places), outcome) in replies.into_iter().zip(outcomes) {
                     // Before the answer: the caller's next call may need its place in the queue.
-                    drop(permit);
+                    drop(places);
                     let _ = reply.send(Ok(outcome));
                 }
             }
@@ -287,7 +303,7 @@ impl Writer {
                     self.progress.failed();
                 }
                 tracing::error!(%error, calls = group.entries.len(), "group commit failed");
-                for (reply, _permit) in replies {
+                for (reply, _places) in replies {
                     let _ = reply.send(Err(copy_of(&error).into()));
                 }
             }
@@ -295,7 +311,7 @@ impl Writer {
                 // One call that the database rejects must not fail the others: commit each one alone.
                 tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
                 let mut unavailable: Option<DbErr> = None;
-                for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
+                for (entry, (reply, _places)) in group.entries.drain(..).zip(replies) {
                     if reply.is_closed() {
                         continue;
                     }

@@ -19,8 +19,8 @@ pub struct DatabaseConfig {
     /// A file with the URL of the database, instead of `DATABASE_URL`.
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
     pub database_url_file: Option<PathBuf>,
-    /// Connections to PostgreSQL, 4 to 1,000. SQLite ignores it.
-    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
+    /// Connections to PostgreSQL, 5 to 1,000. SQLite ignores it.
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(5..=1_000))]
     pub database_connections: u32,
     /// Accept a PostgreSQL that runs with `fsync` or `full_page_writes` off: a power cut can then lose acknowledged usage.
     #[arg(long, env = "INSECURE_DURABILITY")]

@@ -2,18 +2,25 @@
 //!
 //! A batch takes as long as a thousand single calls. While both wait they take turns, so a single call waits for one
 //! batch at most, and batches get every second commit. The calls of a group are of one shard: each shard that a transaction
-//! writes to takes a commit in two phases. Shards take turns too.
+//! writes to takes a commit in two phases. Shards take turns, and so do callers: each has as many increments in a group as
+//! the others that wait.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+use super::turns::ByCaller;
+use crate::domain::caller_id::CallerId;
+
 /// Increments in one transaction: enough to share a disk sync, few enough for a short transaction.
 const MAX_INCREMENTS: usize = 8_192;
 /// Calls with more increments are batches here.
-const MAX_SMALL: usize = 64;
+pub(super) const MAX_SMALL: usize = 64;
 /// Increments of batches in one transaction while small calls come: about one batch.
 const MAX_BESIDE_SMALL: usize = 1_024;
+/// Increments of a caller's turn, in small calls and in batches.
+const SMALL_TURN: usize = MAX_SMALL;
+const BATCH_TURN: usize = 1_000;
 /// How long after a small call others are expected.
 const SMALL_EXPECTED: Duration = Duration::from_secs(1);
 
@@ -25,18 +32,23 @@ pub(super) trait Call {
     fn is_given_up(&self) -> bool;
     /// The shard of its accounts.
     fn shard(&self) -> usize;
+    /// Who made it, if it is known.
+    fn caller(&self) -> Option<&CallerId>;
 }
 
-/// Calls by shard, each in the order of their arrival. The first shard has its turn.
+/// Calls by shard. The first shard has its turn.
 #[derive(Debug)]
-struct ByShard<C>(VecDeque<(usize, VecDeque<C>)>);
+struct ByShard<C>(VecDeque<(usize, ByCaller<C>)>);
 
 impl<C: Call> ByShard<C> {
     fn push(&mut self, call: C) {
         let shard = call.shard();
-        match self.0.iter_mut().find(|(known, _)| *known == shard) {
-            Some((_, calls)) => calls.push_back(call),
-            None => self.0.push_back((shard, VecDeque::from([call]))),
+        if let Some((_, calls)) = self.0.iter_mut().find(|(known, _)| *known == shard) {
+            calls.push(call);
+        } else {
+            let mut calls = ByCaller::default();
+            calls.push(call);
+            self.0.push_back((shard, calls));
         }
     }
 
@@ -45,9 +57,9 @@ impl<C: Call> ByShard<C> {
     }
 
     /// Takes calls of the shard whose turn it is, up to a number of increments: at least one, unless no caller waits.
-    fn take(&mut self, limit: usize) -> Vec<C> {
+    fn take(&mut self, limit: usize, turn: usize) -> Vec<C> {
         while let Some((shard, mut calls)) = self.0.pop_front() {
-            let taken = take(&mut calls, limit);
+            let taken = calls.take(limit, turn);
             if !calls.is_empty() {
                 self.0.push_back((shard, calls));
             }
@@ -110,34 +122,16 @@ impl<C: Call> Waiting<C> {
             MAX_INCREMENTS
         };
         let mut group = if is_turn_of_batches {
-            self.batches.take(limit)
+            self.batches.take(limit, BATCH_TURN)
         } else {
             Vec::new()
         };
         self.had_batches = !group.is_empty();
         if group.is_empty() {
-            group = self.small.take(MAX_INCREMENTS);
+            group = self.small.take(MAX_INCREMENTS, SMALL_TURN);
         }
         group
     }
-}
-
-/// Takes the calls at the head of a queue that have so many increments together: at least one, unless no caller waits.
-fn take<C: Call>(queue: &mut VecDeque<C>, limit: usize) -> Vec<C> {
-    let mut increments = 0_usize;
-    let mut taken = Vec::new();
-    while let Some(call) = queue.front() {
-        if call.is_given_up() {
-            queue.pop_front();
-            continue;
-        }
-        increments = increments.saturating_add(call.size());
-        if increments > limit && !taken.is_empty() {
-            break;
-        }
-        taken.extend(queue.pop_front());
-    }
-    taken
 }
 
 #[cfg(test)]
@@ -158,6 +152,10 @@ mod tests {
 
         fn shard(&self) -> usize {
             self.2
+        }
+
+        fn caller(&self) -> Option<&CallerId> {
+            None
         }
     }
 

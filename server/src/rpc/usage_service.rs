@@ -20,6 +20,7 @@ use crate::{
     domain::{
         access::Caller,
         account_id::AccountId,
+        caller_id::CallerId,
         increment::Outcome,
         meter::Meters,
         report::Report,
@@ -75,7 +76,11 @@ impl UsageService for UsageRpc {
         check_usage(&self.meters, &caller, &request.account_id, &request.meter)
             .map_err(Error::from)?;
         let increment = self.parse(request).map_err(Error::from)?;
-        match self.batcher.count(increment).await? {
+        match self
+            .batcher
+            .count(CallerId::of(&caller).as_ref(), increment)
+            .await?
+        {
             Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
             Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
             Outcome::Refused(violation) => Err(Error::from(violation).into()),
@@ -94,7 +99,9 @@ impl UsageService for UsageRpc {
         let (duplicate, mut outcomes) = if is_dry_run {
             (false, self.store.dry_run(batch).await?)
         } else {
-            self.batcher.count_batch(batch).await?
+            self.batcher
+                .count_batch(CallerId::of(&caller).as_ref(), batch)
+                .await?
         };
         // The results of a repeated batch may be those of a key that was allowed more.
         for (outcome, denial) in outcomes.iter_mut().zip(denials) {

@@ -6,6 +6,7 @@ mod audit_limits;
 mod batches;
 mod certificates;
 mod commands;
+mod fairness;
 mod http;
 mod keys;
 mod limits;
