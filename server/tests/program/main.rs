@@ -12,6 +12,9 @@ mod abuse;
 mod commands;
 mod connections;
 mod deployment;
+mod documented;
+#[path = "../../../tests/it/support/documented.rs"]
+mod documented_commands;
 mod frames;
 mod malformed;
 #[path = "../support/process.rs"]

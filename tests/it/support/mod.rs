@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod commit_lock;
+pub(crate) mod documented;
 pub(crate) mod flaky_server;
 pub(crate) mod memory_folder;
 pub(crate) mod postgres;
