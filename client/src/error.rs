@@ -33,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_taken_effect: bool,
     pub(crate) key: Option<String>,
+    pub(crate) request_id: Option<String>,
     pub(crate) source: Option<Source>,
 }
 
@@ -160,6 +161,12 @@ impl Error {
         self.0.key.as_deref()
     }
 
+    /// The id under which the server's log, its audit table and its answer know the failed call; none if no server
+    /// answered. Name it when you ask those who run the server.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
     /// The received gRPC status; none if the client rejected the call or its own timeout passed.
     pub fn status(&self) -> Option<&tonic::Status> {
         match self.0.source.as_ref()? {
@@ -227,6 +234,7 @@ impl Error {
             retry_after: None,
             may_have_taken_effect,
             key: None,
+            request_id: None,
             source: None,
         }))
     }
