@@ -3,6 +3,7 @@
 mod access;
 mod database;
 mod listen;
+mod log;
 mod secret;
 mod stripe;
 mod tls;
@@ -16,6 +17,7 @@ pub use self::{
     access::AccessConfig,
     database::DatabaseConfig,
     listen::{HttpListen, ListenConfig},
+    log::LogConfig,
     secret::Secret,
     stripe::{StripeConfig, WebhookConfig},
     tls::TlsConfig,
@@ -167,6 +169,10 @@ pub struct Config {
     /// Who may call it.
     #[command(flatten)]
     pub access: AccessConfig,
+
+    /// What it tells of its requests.
+    #[command(flatten)]
+    pub log: LogConfig,
 
     /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]

@@ -1,5 +1,6 @@
 //! The error type of the service. Variants are named by what the caller can do.
 
+mod log;
 mod status;
 
 use std::time::Duration;
@@ -219,6 +220,9 @@ pub enum Error {
     /// A defect; the log has the cause.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An error whose cause is in the log already, such as that of a commit which many calls shared.
+    #[error(transparent)]
+    Logged(Box<Error>),
 }
 
 fn first_message(violations: &[Violation]) -> &str {
@@ -268,8 +272,8 @@ impl Error {
         Self::Unimplemented(format!("this server has no method {}", quoted(path)))
     }
 
-    /// What lies behind it, for those who run the service: callers are not told.
-    pub(crate) fn cause(&self) -> String {
-        std::error::Error::source(self).map_or_else(|| self.to_string(), ToString::to_string)
+    /// The same error. Its cause is in the log already.
+    pub(crate) fn logged(self) -> Self {
+        Self::Logged(Box::new(self))
     }
 }

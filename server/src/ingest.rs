@@ -280,18 +280,22 @@ impl Writer {
                     let _ = reply.send(Ok(outcome));
                 }
             }
-            Err(error) if is_transient(&error) || group.entries.len() == 1 => {
-                if is_transient(&error) {
-                    self.progress.failed();
-                }
-                tracing::error!(%error, calls = group.entries.len(), "group commit failed");
+            Err(error) if is_transient(&error) => {
+                self.progress.failed();
+                // Once for all of its calls.
+                tracing::error!(%error, calls = group.entries.len(), "a group commit failed");
                 for (reply, _permit) in replies {
-                    let _ = reply.send(Err(copy_of(&error).into()));
+                    let _ = reply.send(Err(Error::from(copy_of(&error)).logged()));
+                }
+            }
+            Err(error) if group.entries.len() == 1 => {
+                for (reply, _permit) in replies {
+                    answer(reply, Err(copy_of(&error).into()));
                 }
             }
             Err(error) => {
                 // One call that the database rejects must not fail the others: commit each one alone.
-                tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
+                tracing::error!(%error, calls = group.entries.len(), "a group commit failed: its calls are committed one by one");
                 let mut unavailable: Option<DbErr> = None;
                 for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
                     if reply.is_closed() {
@@ -299,7 +303,7 @@ impl Writer {
                     }
                     if let Some(error) = &unavailable {
                         // Each of the others would be tried for seconds.
-                        let _ = reply.send(Err(copy_of(error).into()));
+                        let _ = reply.send(Err(Error::from(copy_of(error)).logged()));
                         continue;
                     }
                     let alone = Group {
@@ -319,11 +323,11 @@ impl Writer {
                         self.progress.committed();
                         record_metrics(outcomes, started);
                     }
-                    let _ = reply.send(outcome.and_then(|mut outcomes| {
-                        outcomes
-                            .pop()
-                            .ok_or_else(|| Error::Internal("a commit returned no outcome".into()))
-                    }));
+                    let outcome = outcome.and_then(|mut outcomes| {
+                        let none = || Error::Internal("a commit returned no outcome".into());
+                        outcomes.pop().ok_or_else(none)
+                    });
+                    answer(reply, outcome);
                 }
             }
         }
@@ -339,6 +343,7 @@ impl Writer {
             .with_jitter()
             .build();
         let mut ambiguous: Option<Vec<EntryOutcome>> = None;
+        let mut is_logged = false;
         let started = Instant::now();
         loop {
             let options = CommitOptions {
@@ -363,7 +368,10 @@ impl Writer {
                     }
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
-                    tracing::warn!(commit = %group.id, %error, "response to COMMIT was lost");
+                    if !is_logged {
+                        tracing::warn!(commit = %group.id, %error, "the response to a COMMIT was lost: the commit is repeated");
+                        is_logged = true;
+                    }
                     // No conflict before this COMMIT: no earlier attempt was committed.
                     ambiguous = Some(outcomes);
                     error
@@ -383,9 +391,19 @@ impl Writer {
                     error
                 });
             }
-            tracing::warn!(%error, "retrying group commit");
+            if !is_logged {
+                tracing::warn!(commit = %group.id, %error, "a group commit did not succeed: it is repeated");
+                is_logged = true;
+            }
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// Answers a call. Its error is logged with the request, or here if its caller is gone.
+fn answer(reply: oneshot::Sender<Result<EntryOutcome>>, outcome: Result<EntryOutcome>) {
+    if let Err(Err(error)) = reply.send(outcome) {
+        error.log();
     }
 }
 

@@ -96,6 +96,10 @@
 //! | `connections` | how many connections a socket has, how long one may be silent, and its handshake |
 //! | `new_key` | new API keys, of random numbers |
 //! | `tls` | the certificate of the service, and which clients it accepts |
+//! | [`mod@log`] | where the log goes, and in which form; `log_limit` keeps repeated lines few |
+//! | `request_log` | a line of the log for a share of the requests |
+//! | [`otlp`] | spans for a collector, if a setting names one |
+//! | `request_context` | what names a request in the log, in its error, in the audit table and at Stripe |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -123,11 +127,16 @@ mod entity;
 pub mod error;
 mod http;
 mod ingest;
+pub mod log;
+mod log_limit;
 mod metrics;
 mod new_key;
+pub mod otlp;
 mod readiness;
 pub mod reconciliation;
 mod report_archive_file;
+mod request_context;
+mod request_log;
 mod restore_look_up;
 mod rpc;
 mod send_load;

@@ -16,11 +16,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 #[cfg(feature = "demo")]
 use usage_server::commands::demo::{self, DemoConfig};
 use usage_server::{
-    Listeners,
+    Listeners, ServeError,
     clock::Clock,
     commands::{
         adopt, archives, audit, backup, distribute,
@@ -29,6 +28,8 @@ use usage_server::{
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig, without_empty_variables},
+    log::{Log, QUIET_LOG, SERVICE_LOG},
+    otlp::Otlp,
     serve,
     store::Store,
 };
@@ -116,10 +117,6 @@ struct DoctorCommand {
     json: bool,
 }
 
-/// The log filter when `RUST_LOG` is not set. Commands that print for people log errors only.
-const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
-const QUIET_LOG: &str = "error";
-
 /// How long threads may keep the process that wait for a disk that does not respond.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
@@ -132,11 +129,24 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    let json = cli.log_json;
     match start(cli) {
         Ok(code) => code,
+        Err(error)
+            if error
+                .downcast_ref::<ServeError>()
+                .is_some_and(ServeError::is_logged) =>
+        {
+            ExitCode::FAILURE
+        }
         Err(error) => {
             // One line with all causes.
-            eprintln!("error: {error:#}");
+            let why = format!("{error:#}");
+            if json {
+                tracing::error!(error = why, "the command failed");
+            } else {
+                eprintln!("error: {why}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -162,14 +172,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let default_log = match cli.command {
-        Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
-        _ => QUIET_LOG,
-    };
-    start_log(cli.log_json, default_log);
+    let otlp = start_log(&cli)?;
     survive_file_size_limit()?;
     match cli.command {
-        Command::Serve(config) => run_service(*config).await?,
+        Command::Serve(config) => run_service(*config, otlp).await?,
         #[cfg(feature = "demo")]
         Command::Demo(config) => {
             let stop = CancellationToken::new();
@@ -251,13 +257,35 @@ async fn check_schema(config: &DatabaseConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run_service(config: Config) -> anyhow::Result<()> {
+async fn run_service(config: Config, otlp: Option<Otlp>) -> anyhow::Result<()> {
     raise_file_limit();
     let listeners = Listeners::bind(&config.addresses).await?;
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
-    serve(listeners, config, Clock::system(), shutdown).await?;
-    Ok(())
+    let served = serve(listeners, config, Clock::system(), shutdown).await;
+    if let Some(otlp) = otlp {
+        otlp.stop().await;
+    }
+    Ok(served?)
+}
+
+/// Starts the log, and the sending of spans if the service is to send them.
+fn start_log(cli: &Cli) -> anyhow::Result<Option<Otlp>> {
+    let filter = match cli.command {
+        Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
+        _ => QUIET_LOG,
+    };
+    let log = Log {
+        json: cli.log_json,
+        filter,
+    };
+    let otlp = match &cli.command {
+        Command::Serve(config) => Otlp::start(&config.log),
+        _ => Ok(None),
+    };
+    // Also if the settings are wrong, because that is told in the form of the log.
+    log.start(otlp.as_ref().ok().and_then(Option::as_ref));
+    otlp.map_err(anyhow::Error::msg)
 }
 
 /// Each connection is an open file, and many systems allow a process 1,024 unless it asks for more.
@@ -288,19 +316,6 @@ fn exit_code(is_healthy: bool) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
-}
-
-/// Starts the log on standard error. `RUST_LOG` overrides the filter.
-fn start_log(json: bool, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json {
-        log.json().init();
-    } else {
-        log.init();
     }
 }
 

@@ -49,25 +49,31 @@ impl Readiness {
         {
             return answer;
         }
-        let answer = self.ask().await;
-        if let Err(why) = answer {
-            tracing::warn!(why, "not ready");
+        let (answer, cause) = match self.ask().await {
+            Ok(()) => (Ok(()), None),
+            Err((why, cause)) => (Err(why), cause),
+        };
+        // Each change is logged once, however often it is asked for.
+        let before = last.map(|(_, answer)| answer);
+        match answer {
+            Err(why) if before != Some(answer) => tracing::warn!(why, cause, "not ready"),
+            Ok(()) if matches!(before, Some(Err(_))) => tracing::info!("ready again"),
+            _ => {}
         }
         *last = Some((Instant::now(), answer));
         answer
     }
 
-    async fn ask(&self) -> Answer {
+    /// Why the service is not ready, and what lies behind it.
+    async fn ask(&self) -> Result<(), (&'static str, Option<String>)> {
         if self.progress.stalled_for() > STALLED_AFTER {
-            return Err("nothing was committed for 15 seconds while calls wait");
+            let why = "nothing was committed for 15 seconds while calls wait";
+            return Err((why, None));
         }
         match timeout(WRITE_TIMEOUT, self.store.check_write()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the database cannot be written");
-                Err("the database cannot be written")
-            }
-            Err(_) => Err("the database did not respond in time"),
+            Ok(Err(error)) => Err(("the database cannot be written", Some(error.to_string()))),
+            Err(_) => Err(("the database did not respond in time", None)),
         }
     }
 }

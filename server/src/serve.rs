@@ -9,6 +9,7 @@ mod grpc_errors;
 mod listeners;
 mod request_bodies;
 mod request_rates;
+mod requests;
 mod services;
 mod sockets;
 
@@ -33,6 +34,7 @@ use crate::{
     ingest::{WriteBatcher, WriteBatcherOptions},
     metrics::{self, Exporter},
     readiness::Readiness,
+    request_log::RequestLog,
     rpc::health_service::HealthRpc,
     store::{FileLock, SchemaError, Store},
     stripe::Stripe,
@@ -100,6 +102,7 @@ pub async fn serve(
         clock: clock.clone(),
         webhook_secrets: config.webhooks.secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
+        requests: RequestLog::new(config.log.log_requests),
         authenticator,
     };
     let exporter = listeners

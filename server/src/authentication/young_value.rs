@@ -111,7 +111,8 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
                     Some(read)
                 }
                 Err(error) => {
-                    tracing::warn!(error = error.cause(), "API keys cannot be read");
+                    // A defect, or the database does not respond.
+                    error.log();
                     None
                 }
             }

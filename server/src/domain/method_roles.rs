@@ -66,6 +66,18 @@ pub fn http_requirement(path: &str) -> Option<Requirement> {
         .map(|(_, requirement)| *requirement)
 }
 
+/// The path of a method as the log names it: one that is not known can be any text.
+pub fn method_name(path: &str) -> &'static str {
+    let method = METHODS.iter().find(|(known, _)| *known == path);
+    method.map_or("unknown", |(known, _)| known)
+}
+
+/// The same for a path of HTTP.
+pub fn http_path_name(path: &str) -> &'static str {
+    let known = HTTP_PATHS.iter().find(|(known, _)| *known == path);
+    known.map_or("unknown", |(known, _)| known)
+}
+
 /// What a method demands of its caller; absent if there is no such method.
 pub fn requirement(path: &str) -> Option<Requirement> {
     METHODS

@@ -184,6 +184,8 @@ impl AccessRpc {
             first.await?.ok_or(Error::Unauthenticated)?
         };
         self.authenticator.key_created();
+        let (by, role) = (&actor.name, key.key.role.name());
+        tracing::info!(key = by, created = %key.id, name = key.key.name, role, "an API key was created");
         Ok(v1::CreateKeyResponse {
             key: Some(api_key(key)),
             text: text.reveal().to_owned(),
@@ -195,6 +197,9 @@ impl AccessRpc {
         let now = self.store.shared_now().await?;
         let (key, is_revoked_now) = self.store.revoke_api_key(id, actor, now).await?;
         self.authenticator.forget(id);
+        if is_revoked_now {
+            tracing::info!(key = actor.name, revoked = %key.id, name = key.key.name, "an API key was revoked");
+        }
         Ok(v1::RevokeKeyResponse {
             key: Some(api_key(key)),
             duplicate: !is_revoked_now,

@@ -7,11 +7,8 @@ use tonic::Request;
 use crate::{
     domain::{access::Caller, audit::Actor},
     error::{Error, Result},
+    request_context::RequestContext,
 };
-
-/// Names a request of an admin.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub(crate) String);
 
 /// The caller. A call whose caller was not looked up is refused.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>> {
@@ -24,10 +21,6 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>> {
 /// Who acts, for the record.
 pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
     let caller = caller(request)?;
-    let request_id = request.extensions().get::<RequestId>();
-    let request_id = request_id
-        .cloned()
-        .ok_or_else(|| Error::Internal("an action whose request has no id".into()))?;
     Ok(Actor {
         key: caller.key,
         name: caller.name.clone(),
@@ -35,6 +28,7 @@ pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
             .remote_addr()
             .map(|address| address.to_string())
             .unwrap_or_default(),
-        request_id: request_id.0,
+        // tonic stores what was in the extensions of the HTTP request.
+        request_id: RequestContext::id_of(request.extensions())?.to_string(),
     })
 }

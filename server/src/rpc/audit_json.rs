@@ -24,6 +24,17 @@ fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) ->
         name,
         account_id,
         request,
+        done: None,
+    }
+}
+
+impl Action {
+    /// The same, with what the log says once it is done.
+    fn logged_as(self, done: &'static str) -> Self {
+        Self {
+            done: Some(done),
+            ..self
+        }
     }
 }
 
@@ -44,6 +55,7 @@ pub(super) fn put_account(actor: Actor, request: &v1::PutAccountRequest) -> Acti
     let details =
         json!({ "account_id": request.account_id, "billing": billing, "etag": request.etag });
     action(actor, "PutAccount", &request.account_id, details)
+        .logged_as("what an account is billed to was changed")
 }
 
 pub(super) fn change_plan(actor: Actor, request: &v1::ChangePlanRequest) -> Action {
@@ -78,6 +90,7 @@ pub(super) fn abort(actor: Actor, request: &v1::AbortSubscriptionChangeRequest) 
         &request.account_id,
         details,
     )
+    .logged_as("a change of a subscription was aborted; the subscription is as before")
 }
 
 pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
@@ -90,7 +103,7 @@ pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
         "requested_by": request.requested_by,
         "idempotency_key": request.idempotency_key,
     });
-    action(actor, "Correct", &request.account_id, details)
+    action(actor, "Correct", &request.account_id, details).logged_as("usage was corrected")
 }
 
 pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Action {
@@ -102,6 +115,7 @@ pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Actio
         "requested_by": request.requested_by,
     });
     action(actor, "ResolveReport", &request.account_id, details)
+        .logged_as("a usage report was decided")
 }
 
 pub(super) fn acknowledge(actor: Actor, request: &v1::AcknowledgeDifferenceRequest) -> Action {
@@ -112,6 +126,7 @@ pub(super) fn acknowledge(actor: Actor, request: &v1::AcknowledgeDifferenceReque
         "requested_by": request.requested_by,
     });
     action(actor, "AcknowledgeDifference", &request.account_id, details)
+        .logged_as("a difference with invoices was acknowledged")
 }
 
 pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Action {

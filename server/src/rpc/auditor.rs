@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::audit::{Actor, NewEntry, Outcome},
     error::{Error, Result},
+    log_limit::LogLimit,
     store::Store,
 };
 
@@ -30,6 +31,8 @@ const MAX_REQUEST_BYTES: usize = 256 * 1024;
 pub(crate) struct Auditor {
     store: Store,
     refusals: Arc<DefaultDirectRateLimiter>,
+    /// Limits the lines about refusals without an entry.
+    unrecorded: Arc<LogLimit>,
     /// A permit for each action in progress.
     actions: Arc<Semaphore>,
 }
@@ -51,6 +54,8 @@ pub(super) struct Action {
     pub(super) account_id: Option<String>,
     /// What was requested.
     pub(super) request: Value,
+    /// What the log says once it is done; absent if what it begins has lines by itself.
+    pub(super) done: Option<&'static str>,
 }
 
 /// What an action changed.
@@ -63,6 +68,17 @@ pub(super) struct Changed {
 }
 
 impl Action {
+    /// Logs that it was done, unless it changed nothing.
+    fn log(&self, before: Option<&Value>, after: Option<&Value>) {
+        let (Some(done), Some(changed)) = (self.done, after) else {
+            return;
+        };
+        if before != after {
+            let (account, key) = (self.account_id.as_deref(), &self.actor.name);
+            tracing::info!(account, key, request = %self.request, %changed, "{done}");
+        }
+    }
+
     /// The entry of its result or its beginning.
     fn entry(&self, outcome: Outcome) -> NewEntry {
         let mut request = self.request.to_string();
@@ -86,6 +102,7 @@ impl Auditor {
         Self {
             store,
             refusals: Arc::new(refusals),
+            unrecorded: Arc::default(),
             actions: Arc::new(Semaphore::new(MAX_ACTIONS)),
         }
     }
@@ -107,6 +124,7 @@ impl Auditor {
         let entry = match &result {
             Ok(done) => {
                 let Changed { before, after } = changed(done);
+                action.log(before.as_ref(), after.as_ref());
                 NewEntry {
                     before: before.as_ref().map(ToString::to_string),
                     after: after.as_ref().map(ToString::to_string),
@@ -121,7 +139,6 @@ impl Auditor {
         if let Err(error) = self.write(&entry).await {
             tracing::error!(
                 error = error.cause(),
-                request_id = action.actor.request_id,
                 action = action.name,
                 "the result of an admin's action is not in the audit table; that it began is"
             );
@@ -144,14 +161,17 @@ impl Auditor {
                 .is_ok()
         };
         if !is_recorded {
-            let Actor { name, address, .. } = actor;
-            tracing::warn!(
-                key = name,
-                address,
-                method,
-                message,
-                "failed, without an audit entry"
-            );
+            // Whoever has a key must not fill the log either.
+            if let Some(unlogged) = self.unrecorded.count() {
+                let Actor { name, address, .. } = actor;
+                tracing::warn!(
+                    key = name,
+                    address,
+                    message,
+                    unlogged,
+                    "an action failed, without an audit entry"
+                );
+            }
         }
     }
 

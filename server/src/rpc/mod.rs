@@ -15,13 +15,21 @@ pub(crate) mod usage_service;
 mod wire;
 mod wire_reconciliation;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    request_context::carried,
+};
 
 /// Makes a change to its end, also if its caller is gone meanwhile. Otherwise a deadline that passes during a BEGIN or
 /// COMMIT would leave the state of a connection unknown, and all connections would be renewed.
 async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let ended = tokio::spawn(change).await;
-    ended.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+    let ended = tokio::spawn(carried(change)).await;
+    ended.unwrap_or_else(|error| {
+        let is_panic = error.is_panic();
+        let error = Error::Internal(error.into());
+        // A panic is in the log.
+        Err(if is_panic { error.logged() } else { error })
+    })
 }

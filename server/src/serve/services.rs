@@ -11,9 +11,7 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     config::Config,
-    domain::{
-        DAY_MS, Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange,
-    },
+    domain::{DAY_MS, Millis, SECOND_MS, meter::Meters},
     ingest::WriteBatcher,
     metrics::Exporter,
     reconciliation::Reconciler,
@@ -33,14 +31,14 @@ use crate::{
         invoice_watch::InvoiceWatch,
         period_end::PeriodEnd,
         report_folding::{FoldOptions, ReportFolding},
-        reporter::{self, Reporter},
+        reporter::{self, BegunRun, Reporter},
         runner::Runner,
         schedule::Schedule,
         scheduler::ReportSchedule,
         send_event::Requests,
         sender::{Sender, SenderOptions},
         subscription_change::{
-            self, SubscriptionChanges,
+            self, BegunChange, SubscriptionChanges,
             unfinished::{self, UnfinishedChanges},
         },
         subscription_sync::{
@@ -69,8 +67,8 @@ pub(super) struct Services {
     stripe: Option<Stripe>,
     sync: Option<SubscriptionSync>,
     changes: Option<Arc<SubscriptionChanges>>,
-    begun_runs: mpsc::Receiver<Run>,
-    begun_changes: mpsc::Receiver<SubscriptionChange>,
+    begun_runs: mpsc::Receiver<BegunRun>,
+    begun_changes: mpsc::Receiver<BegunChange>,
     schedule: Schedule,
     replica: String,
 }

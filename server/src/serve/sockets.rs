@@ -14,7 +14,8 @@ use usage_proto::v1::{
 
 use super::{
     answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    listeners::Listeners, request_bodies::RequestLimit, services::RpcServices,
+    listeners::Listeners, request_bodies::RequestLimit, requests::NameRequests,
+    services::RpcServices,
 };
 use crate::{
     config::Config,
@@ -22,6 +23,7 @@ use crate::{
     error::Error,
     http::{Http, HttpServer, Paths},
     metrics::{Calls, Exporter},
+    request_log::RequestLog,
     tls::{Clients, Tls},
 };
 
@@ -102,7 +104,7 @@ async fn serve_rpc(
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        .layer(NameRequests(RequestLog::new(config.log.log_requests)))
         .layer(CallMetrics(Calls::new()))
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
@@ -205,6 +207,6 @@ async fn overdue(shutdown: &CancellationToken) {
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> ::http::Response<tonic::body::Body> {
-    tracing::error!("a request handler panicked");
-    tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
+    // The panic is in the log.
+    tonic::Status::from(Error::Internal("a panic".into()).logged()).into_http()
 }

@@ -46,7 +46,11 @@ impl Store {
             outcome,
             ..NewEntry::done(Actor::command(request_id), action)
         };
-        self.write_audit_entry(&entry, now).await
+        self.write_audit_entry(&entry, now).await?;
+        if outcome == Outcome::Done {
+            tracing::info!(action, %request_id, %request, "a command changed the database");
+        }
+        Ok(())
     }
 
     /// Entries, newest first, after the one with a time and an id.

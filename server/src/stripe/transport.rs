@@ -32,7 +32,10 @@ use tokio::{
 };
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
-use crate::domain::Millis;
+use crate::{
+    domain::Millis,
+    request_context::{TRACE_PARENT, outgoing_trace},
+};
 
 /// The base URL of Stripe's API.
 const STRIPE_API_BASE: &str = "https://api.stripe.com";
@@ -182,6 +185,7 @@ impl Transport {
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("stripe-version", self.version.clone());
+        headers.extend(outgoing_trace().map(|trace| (TRACE_PARENT, trace)));
         if form.is_some() {
             headers.insert(
                 header::CONTENT_TYPE,

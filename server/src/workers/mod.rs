@@ -19,6 +19,7 @@ pub(crate) mod report_folding;
 pub(crate) mod reporter;
 mod retries;
 pub(crate) mod run_observation;
+mod run_result;
 pub(crate) mod run_summary;
 pub(crate) mod run_watch;
 pub(crate) mod runner;

@@ -145,8 +145,12 @@ impl Requests {
         };
         match &error {
             None => tracing::debug!(report = %report.id, "Stripe accepted a meter event"),
+            // A pause has a line for all reports, and each attempt may end like the one before.
+            Some(error) if pause.is_none() && report.last_error.as_ref() != Some(error) => {
+                tracing::warn!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event");
+            }
             Some(error) => {
-                tracing::warn!(report = %report.id, attempt = report.attempts, %error, "Stripe did not accept a meter event");
+                tracing::debug!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event again");
             }
         }
         // A pause is due to a refusal, or nothing was sent.

@@ -13,6 +13,7 @@ mod commands;
 mod connections;
 mod deployment;
 mod frames;
+mod log;
 mod malformed;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -22,4 +23,5 @@ mod process;
 mod random;
 mod secrets;
 mod settings;
+mod traces;
 mod unfinished;

@@ -104,6 +104,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
+        ServerError::Logged(error) => reason_and_kind_of(error),
     }
 }
 
@@ -191,6 +192,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             state: text(),
             decided: None,
         },
+        ServerError::Logged(Box::new(ServerError::ShuttingDown)),
     ];
     for error in REFUSALS.into_iter().map(refusal).chain(others) {
         let (reason, kind) = reason_and_kind_of(&error);

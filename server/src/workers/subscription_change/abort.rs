@@ -67,14 +67,6 @@ impl SubscriptionChanges {
         if !undone {
             return Err(moved_on());
         }
-        tracing::warn!(
-            account = %account_id,
-            change = %change.id,
-            kind = ?change.kind,
-            step = ?change.step,
-            requested_by,
-            "a change was aborted; the subscription is as before"
-        );
         self.signals.send.wake();
         self.store.get_change(account_id, change.id).await
     }

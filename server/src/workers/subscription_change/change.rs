@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::SubscriptionChanges;
+use super::{BegunChange, SubscriptionChanges};
 use crate::{
     domain::{
         DAY_MS, Millis, SECOND_MS,
@@ -16,6 +16,7 @@ use crate::{
         subscription_change::{ChangeKind, Step, SubscriptionChange},
     },
     error::{Error, Result},
+    request_context::RequestContext,
     store::subscription_changes::NewChange,
     stripe::{Failure, subscriptions::Subscription},
     workers::subscription_sync::{snapshot, sync::SyncError},
@@ -99,6 +100,7 @@ impl SubscriptionChanges {
         }
         if requested == RequestedChange::CancelAtPeriodEnd {
             self.cancel_at_period_end(account_id, &found).await?;
+            tracing::info!(account = %account_id, subscription = found.id, requested_by, "the subscription ends with its billing period");
             return Ok(None);
         }
         let kind = match &requested {
@@ -130,7 +132,11 @@ impl SubscriptionChanges {
         self.store.retry_now(&scope).await?;
         self.signals.send.wake();
         if is_new {
-            if let Err(error) = self.begun.try_send(begun.clone()) {
+            log_begin(&begun);
+            if let Err(error) = self.begun.try_send(BegunChange {
+                change: begun.clone(),
+                request: RequestContext::current(),
+            }) {
                 tracing::warn!(%error, "too many changes were begun at once; this one is found in the database later");
             }
             self.signals.change.wake();
@@ -239,6 +245,17 @@ impl SubscriptionChanges {
             }
         }
     }
+}
+
+fn log_begin(change: &SubscriptionChange) {
+    tracing::info!(
+        account = %change.account_id,
+        change = %change.id,
+        kind = change.kind.name(),
+        subscription = change.subscription,
+        requested_by = change.requested_by,
+        "a change of a subscription begins"
+    );
 }
 
 pub(super) fn refused_or_unavailable(failure: &Failure) -> Error {

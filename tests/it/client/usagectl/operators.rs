@@ -90,6 +90,13 @@ async fn usage_is_corrected_once(world: World) {
     .await;
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("BELOW_ZERO"), "{}", wrong.err);
+    let id = wrong
+        .err
+        .split("The request's id in the server's log: ")
+        .nth(1);
+    let id = id.and_then(|id| id.lines().next()).unwrap();
+    let audited = done(&world, &["audit", "--json"]).await;
+    assert!(audited.contains(id), "{id} is not in {audited}");
     let wrong = usagectl(world.endpoint(), &["correct", "acct", "0", "--reason", "x"]).await;
     assert_eq!(
         wrong.err.matches("quantity is 0").count(),
