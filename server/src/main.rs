@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Runtime,
@@ -120,6 +120,9 @@ struct DoctorCommand {
 const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
 const QUIET_LOG: &str = "error";
 
+/// The exit code for a command line that cannot be read.
+const INVALID_ARGUMENTS: u8 = 2;
+
 /// How long threads may keep the process that wait for a disk that does not respond.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
@@ -149,16 +152,15 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     result
 }
 
-/// Prints in one line which value is wrong; prints help and version unchanged.
+/// Prints clap's own words: what is wrong or missing, and the usage. Only help and a version that were asked for are a success.
 fn refuse(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let text = error.render().to_string();
-        eprintln!("{}", text.lines().next().unwrap_or_default());
-        return ExitCode::from(2);
-    }
-    // If even the help cannot be printed, there is no other place to report it.
+    // If even this cannot be printed, there is no other place to report it.
     let _ = error.print();
-    ExitCode::SUCCESS
+    if error.use_stderr() {
+        ExitCode::from(INVALID_ARGUMENTS)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

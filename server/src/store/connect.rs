@@ -1,13 +1,14 @@
 //! Opens the database of a URL: pools, timeouts and pragmas of both engines.
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DbBackend, DbErr, RuntimeErr, Statement,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr,
+    RuntimeErr, Statement,
 };
 use sqlx::{
     Connection as _,
-    postgres::PgConnection,
+    postgres::{PgConnectOptions, PgConnection},
     sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -146,11 +147,11 @@ impl Store {
                     }
                 });
             }
-            let writer = Database::connect(writer).await?;
+            let writer = connect_sqlite(url, writer).await?;
             let reader = sqlite_options(url, "ro", SQLITE_READERS, SQLITE_READER_CACHE, &trust);
-            let reader = Database::connect(reader).await?;
+            let reader = connect_sqlite(url, reader).await?;
             let access = sqlite_options(url, "ro", ACCESS_CONNECTIONS, SQLITE_ACCESS_CACHE, &trust);
-            let access = DriverPool::new(Database::connect(access).await?, None);
+            let access = DriverPool::new(connect_sqlite(url, access).await?, None);
             let file = Arc::new(SqliteFile::opened(url)?);
             let writer = DriverPool::new(writer, None);
             let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
@@ -193,7 +194,7 @@ async fn postgres_pool(
     let options = postgres_options(url, serves, connections, name, trust);
     let pool = match Database::connect(options.clone()).await {
         Ok(pool) => pool,
-        Err(error) => return Err(connection_error(url, serves).await.unwrap_or(error)),
+        Err(error) => return Err(connection_error(url, serves, error).await),
     };
     let (after, interval) = match name {
         SERVICE => (ACQUIRE_TIMEOUT, REPLACEMENT),
@@ -222,14 +223,40 @@ pub(super) fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// Returns why PostgreSQL cannot be used. The pool only reports a timeout.
-async fn connection_error(url: &str, serves: bool) -> Option<DbErr> {
+/// Returns why PostgreSQL cannot be used, and where it was looked for. The pool only reports a timeout.
+async fn connection_error(url: &str, serves: bool, of_pool: DbErr) -> DbErr {
     let connecting = async {
         let mut connection = PgConnection::connect(url).await?;
         prepare(&mut connection, serves).await
     };
-    let error = timeout(ACQUIRE_TIMEOUT, connecting).await.ok()?.err()?;
-    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
+    let why = match timeout(ACQUIRE_TIMEOUT, connecting).await {
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
+        // It could be used this time.
+        Ok(Ok(())) => return of_pool,
+    };
+    let why = match place_of(url) {
+        Some(place) => format!("{place}: {why}"),
+        // The error says what is wrong with the URL.
+        None => why,
+    };
+    DbErr::Conn(RuntimeErr::Internal(why))
+}
+
+/// The host and the port, or the socket, of a URL of PostgreSQL. Not the user and the password.
+fn place_of(url: &str) -> Option<String> {
+    let options = PgConnectOptions::from_str(url).ok()?;
+    let port = options.get_port();
+    Some(match options.get_socket() {
+        Some(socket) => format!("{}, port {port}", socket.display()),
+        None => format!("{}:{port}", options.get_host()),
+    })
+}
+
+/// Connects to a SQLite file, which its error names.
+async fn connect_sqlite(url: &str, options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let connected = Database::connect(options).await;
+    connected.map_err(|error| sqlite_file::named(url, &error))
 }
 
 fn postgres_options(

@@ -306,6 +306,18 @@ fn identity(path: &Path) -> io::Result<Identity> {
     Ok((found.dev(), found.ino()))
 }
 
+/// The error of connecting, with the file's name.
+pub(super) fn named(url: &str, error: &DbErr) -> DbErr {
+    let why = match error {
+        DbErr::Conn(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    match path_of(url) {
+        Ok(path) => unusable(&path, &why),
+        Err(wrong_url) => wrong_url,
+    }
+}
+
 fn unusable(path: &Path, why: &str) -> DbErr {
     failed(format!("{}: {why}", path.display()))
 }

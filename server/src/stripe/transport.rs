@@ -242,8 +242,9 @@ impl Transport {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
         let begun = Instant::now();
+        let host = host_of(request.uri());
         let answer = self.http.request(request).await.map_err(|error| {
-            let why = with_causes(&error);
+            let why = truncate(&format!("{host}: {}", with_causes(&error)));
             if error.is_connect() {
                 RequestError::NotSent(why)
             } else {
@@ -375,6 +376,15 @@ fn error_of(answer: &Answer) -> RequestError {
         } else {
             message
         },
+    }
+}
+
+/// The host and, if it is not the usual one, the port. An address may also have a name and a password.
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 

@@ -20,6 +20,7 @@ mod process;
 #[path = "../../../tests/it/support/random.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random;
+mod refusals;
 mod secrets;
 mod settings;
 mod unfinished;
