@@ -86,6 +86,19 @@ impl UsageClient {
         Self::builder(endpoint).connect_lazy()
     }
 
+    /// A client of the servers, the API key and the TLS files that the environment names; see
+    /// [`UsageClientBuilder::from_env`]. It connects with its first call.
+    ///
+    /// # Errors
+    /// A variable or a file cannot be used.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn from_env() -> Result<Self, Error> {
+        UsageClientBuilder::from_env()?.connect_lazy()
+    }
+
     /// Configures a client for this server.
     pub fn builder(endpoint: impl Into<String>) -> UsageClientBuilder {
         UsageClientBuilder::new(endpoint.into())
