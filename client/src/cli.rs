@@ -9,6 +9,7 @@ mod audit;
 mod chart;
 mod connection;
 mod correct;
+mod doctor;
 mod exit;
 mod get;
 mod import;
@@ -20,6 +21,7 @@ mod reconcile;
 mod report;
 mod reports;
 mod resolve;
+mod runs;
 mod time_arg;
 mod watch;
 
@@ -120,6 +122,10 @@ enum Command {
     Keys(keys::Arguments),
     /// List what admins did, tried to do and were refused, newest first
     Audit(audit::Arguments),
+    /// List report runs, the latest first, with what became of their reports
+    Runs(runs::Arguments),
+    /// Ask the server to check itself, its database, Stripe and the schedule; exits with 4 if anything is bad
+    Doctor(doctor::Arguments),
     /// Print what completes these commands in a shell
     Completions {
         /// The shell
@@ -179,6 +185,8 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
         Command::Reconcile(arguments) => reconcile::run(&client, arguments, streams).await,
         Command::Keys(arguments) => keys::run(&client, arguments, streams).await,
         Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
+        Command::Runs(arguments) => runs::run(&client, arguments, streams).await,
+        Command::Doctor(arguments) => doctor::run(&client, arguments, streams).await,
         Command::Completions { .. } | Command::Man => Ok(()),
     }
 }

@@ -17,6 +17,7 @@ mod connect;
 mod correction;
 mod decision;
 mod difference;
+mod doctor;
 mod error;
 mod increment;
 #[cfg(feature = "tower")]
@@ -29,6 +30,7 @@ mod recorder;
 mod report;
 mod retry;
 mod run;
+mod run_list;
 mod state;
 mod status;
 mod subscription;
@@ -51,6 +53,7 @@ pub use connect::UsageClientBuilder;
 pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use difference::{AcknowledgeDifference, AcknowledgedDifference, DifferenceAcknowledgement};
+pub use doctor::{Diagnosis, Finding, ServerSetting, Severity};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]
@@ -66,6 +69,7 @@ pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats, RefusedUs
 pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use run_list::{ListRuns, ListedRun, RunPage, RunResults, RunState, RunTrigger};
 pub use state::ReportState;
 pub use subscription::{
     AbortSubscriptionChange, BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState,

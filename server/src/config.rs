@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Command, builder::Resettable};
 
-pub(crate) use self::tls::TlsFiles;
 pub use self::{
     access::AccessConfig,
     database::DatabaseConfig,
@@ -19,6 +18,10 @@ pub use self::{
     secret::Secret,
     stripe::{StripeConfig, WebhookConfig},
     tls::TlsConfig,
+};
+pub(crate) use self::{
+    secret::{read_secret, read_text_file},
+    tls::TlsFiles,
 };
 use crate::{
     domain::{
@@ -253,6 +256,14 @@ impl Config {
         self.stripe.key()?;
         self.check_tls()?;
         self.database.url().map(drop)
+    }
+
+    /// Every secret, for what must not show one: keys, and the database's URL with its password.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let mut secrets = self.webhooks.secrets().unwrap_or_default();
+        secrets.extend(self.stripe.key().ok().flatten());
+        secrets.extend(self.database.secrets());
+        secrets
     }
 
     fn check_tls(&self) -> Result<(), String> {

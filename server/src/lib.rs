@@ -86,6 +86,7 @@
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
 //! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, keys, reconcile, restore, stripe setup |
+//! | [`doctor`] | the checks of `usage-server doctor` and of the method `Doctor` |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
 //! | `report_archive_file` | the files of archives: writing and reading one |
@@ -118,6 +119,7 @@ pub mod commands;
 pub mod config;
 mod connections;
 mod database_error;
+pub mod doctor;
 pub mod domain;
 mod entity;
 pub mod error;

@@ -23,9 +23,7 @@ use usage_server::{
     Listeners,
     clock::Clock,
     commands::{
-        adopt, archives, audit, backup, distribute,
-        doctor::{DoctorConfig, diagnose},
-        keys, reconcile, restore,
+        adopt, archives, audit, backup, distribute, doctor, keys, reconcile, restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig, without_empty_variables},
@@ -81,7 +79,7 @@ enum Command {
     /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
     Audit(audit::AuditCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
-    Doctor(Box<DoctorCommand>),
+    Doctor(Box<doctor::DoctorCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,15 +103,6 @@ struct MigrateCommand {
     /// Change nothing: exit with 1 if the schema is older or newer than this program's.
     #[arg(long)]
     check: bool,
-}
-
-#[derive(Debug, Args)]
-struct DoctorCommand {
-    #[command(flatten)]
-    config: DoctorConfig,
-    /// Print a JSON array of objects.
-    #[arg(long)]
-    json: bool,
 }
 
 /// The log filter when `RUST_LOG` is not set. Commands that print for people log errors only.
@@ -221,13 +210,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Audit(command) => audit::run(&command, &mut std::io::stdout()).await?,
         Command::Doctor(command) => {
-            let diagnosis = diagnose(&command.config, &Clock::system()).await?;
-            if command.json {
-                print_line(&diagnosis.to_json())?;
-            } else {
-                print_line(&diagnosis)?;
-            }
-            return Ok(exit_code(diagnosis.is_healthy()));
+            let is_healthy = doctor::run(&command, &mut std::io::stdout()).await?;
+            return Ok(exit_code(is_healthy));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! Whether the service can count: what `/health/ready` and the gRPC health service both answer.
+//! Whether the service can count: what `/health/ready`, the gRPC health service and the doctor answer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{ingest::Progress, store::Store};
+use crate::{error::Result, ingest::Progress, store::Store};
 
 /// How long a commit may fail while calls wait for it.
 const STALLED_AFTER: Duration = Duration::from_secs(15);
@@ -25,7 +25,7 @@ pub(crate) struct Readiness {
 }
 
 /// Why the service is not ready, in words for an operator.
-pub(crate) type Answer = Result<(), &'static str>;
+pub(crate) type Answer = std::result::Result<(), &'static str>;
 
 impl Readiness {
     pub(crate) fn new(store: Store, progress: Progress) -> Self {
@@ -61,13 +61,18 @@ impl Readiness {
         if self.progress.stalled_for() > STALLED_AFTER {
             return Err("nothing was committed for 15 seconds while calls wait");
         }
-        match timeout(WRITE_TIMEOUT, self.store.check_write()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the database cannot be written");
-                Err("the database cannot be written")
-            }
-            Err(_) => Err("the database did not respond in time"),
+        can_write(self.store.check_write()).await
+    }
+}
+
+/// Whether a write succeeds in time: the rule of `/health/ready` and of the doctor.
+pub(crate) async fn can_write(write: impl Future<Output = Result<()>>) -> Answer {
+    match timeout(WRITE_TIMEOUT, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the database cannot be written");
+            Err("the database cannot be written")
         }
+        Err(_) => Err("the database did not respond in time"),
     }
 }

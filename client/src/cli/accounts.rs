@@ -59,6 +59,9 @@ struct AbortChange {
 
 #[derive(Debug, Args)]
 struct List {
+    /// Only the account that is linked to this Stripe customer, cus_...
+    #[arg(long, value_name = "CUSTOMER")]
+    customer: Option<String>,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -206,6 +209,9 @@ async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Re
     let mut missing = list.paging.limit;
     loop {
         let mut page = ListAccounts::new().page_size(missing.min(MAX_PAGE_SIZE));
+        if let Some(customer) = &list.customer {
+            page = page.customer(customer);
+        }
         if let Some(token) = next {
             page = page.page_token(token);
         }

@@ -70,8 +70,13 @@ impl Rows {
         } else if format.csv {
             self.print_csv(streams)
         } else {
-            Ok(writeln!(streams.out, "{}", self.table())?)
+            self.print_table(streams)
         }
+    }
+
+    /// Prints the rows as a table.
+    pub(super) fn print_table(&self, streams: &mut Streams<'_>) -> Result<(), Failure> {
+        Ok(writeln!(streams.out, "{}", self.table())?)
     }
 
     pub(super) fn is_empty(&self) -> bool {

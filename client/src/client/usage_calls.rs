@@ -101,7 +101,7 @@ impl UsageClient {
         let response = self.unary(
             &self.usage,
             Repeatable::Always,
-            filter.into_wire(),
+            filter.into_wire()?,
             |mut usage, request| async move { usage.list_reports(request).await },
         );
         ReportPage::from_wire(response.await?)
@@ -118,6 +118,7 @@ impl UsageClient {
     ) -> Result<ReportPage, Error> {
         let mut all = ReportPage::empty();
         let mut filter = filter;
+        let mut sent = None;
         while let missing @ 1.. = max.saturating_sub(all.reports.len()) {
             let size = u32::try_from(missing.min(MAX_PAGE_SIZE)).unwrap_or(u32::MAX);
             let page = self.list_reports(filter.clone().page_size(size)).await?;
@@ -128,12 +129,13 @@ impl UsageClient {
             let Some(token) = &all.next_page_token else {
                 break;
             };
-            // A server that always returns an empty page and a token would be called forever.
-            if received == 0 || received > missing {
+            // A server that does not get on would be called forever. A page can be empty, though, where few match.
+            if received > missing || sent.as_ref() == Some(token) {
                 return Err(Error::malformed(format!(
-                    "a page of at most {size} reports has {received} and is not the last page"
+                    "a page of at most {size} reports has {received} and leads to itself"
                 )));
             }
+            sent = Some(token.clone());
             filter = filter.page_token(token);
         }
         Ok(all)

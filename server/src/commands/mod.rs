@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod keys;
 pub mod offline;
 pub mod reconcile;
+pub mod remote;
 pub mod restore;
 mod servers;
 pub mod setup;

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use url::Url;
 
 use super::secret::{self, Secret};
+
+/// Shorter passwords are not looked for in texts.
+const MIN_SECRET_BYTES: usize = 8;
 
 /// The database when none is set.
 const DEFAULT_URL: &str = "sqlite://usage.db";
@@ -39,6 +43,34 @@ impl DatabaseConfig {
         let url = url.as_ref().map_or(DEFAULT_URL, Secret::expose);
         check(url)?;
         Ok(url.to_owned())
+    }
+
+    /// The URL, if it has a password, and the password as it is written in it and as it is meant.
+    pub(super) fn secrets(&self) -> Vec<String> {
+        let Some(url) = self.url().ok().filter(|url| !url.starts_with("sqlite:")) else {
+            return Vec::new();
+        };
+        let Ok(parsed) = Url::parse(&url) else {
+            // It cannot be connected to, and may contain anything.
+            return vec![url];
+        };
+        let mut secrets: Vec<String> = parsed
+            .query_pairs()
+            .filter(|(name, _)| name == "password")
+            .map(|(_, value)| value.into_owned())
+            .collect();
+        if let Some(password) = parsed.password() {
+            // As the value of a parameter, which is decoded by the same rules.
+            let value = password.replace('+', "%2B").replace('&', "%26");
+            let parameter = format!("password={value}");
+            let mut decoded = url::form_urlencoded::parse(parameter.as_bytes());
+            secrets.extend(decoded.next().map(|(_, value)| value.into_owned()));
+            secrets.push(password.to_owned());
+        }
+        // To replace a short one would change other words, and so show it.
+        secrets.retain(|secret| secret.len() >= MIN_SECRET_BYTES);
+        secrets.push(url);
+        secrets
     }
 }
 

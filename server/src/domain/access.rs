@@ -97,7 +97,7 @@ impl Scope {
             // What no account id can begin with would be a key for nothing.
             AccountId::parse_field("account_prefixes", prefix).map(String::from)
         });
-        let meters = meters.iter().map(|meter| meter_name(meter));
+        let meters = meters.iter().map(|meter| meter_name("meters", meter));
         Ok(Self {
             accounts: unique(accounts.collect::<Result<_, _>>()?),
             account_prefixes: unique(prefixes.collect::<Result<_, _>>()?),
@@ -143,7 +143,11 @@ impl Scope {
     }
 }
 
-fn meter_name(meter: &str) -> Result<String, Violation> {
+/// Validates the name of a meter, which need not be configured.
+///
+/// # Errors
+/// A violation of the field.
+pub fn meter_name(field: &str, meter: &str) -> Result<String, Violation> {
     let is_valid = (1..=MAX_NAME_CHARS).contains(&meter.len())
         && meter
             .bytes()
@@ -153,9 +157,9 @@ fn meter_name(meter: &str) -> Result<String, Violation> {
     }
     let given = quoted(meter);
     Err(Violation::invalid(
-        "meters",
+        field,
         format!(
-            "meters has {given}; a name of a meter is 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - ."
+            "{field} has {given}; a name of a meter is 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - ."
         ),
     ))
 }

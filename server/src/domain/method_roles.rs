@@ -12,7 +12,7 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 24] = [
+pub const METHODS: [(&str, Requirement); 26] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),
@@ -32,6 +32,8 @@ pub const METHODS: [(&str, Requirement); 24] = [
     ("/usage.v1.AccessService/ListKeys", ADMIN),
     ("/usage.v1.AccessService/RevokeKey", ADMIN),
     ("/usage.v1.AccessService/ListAuditEntries", ADMIN),
+    ("/usage.v1.OperationsService/Doctor", READER),
+    ("/usage.v1.OperationsService/ListRuns", READER),
     // The names that callers need.
     ("/usage.v1.UsageService/ListMeters", AnyRole),
     // Load balancers have no key, and learn one word.

@@ -447,6 +447,15 @@ impl AccountService for AccountRpc {
         const FILTER: &str = "accounts";
         caller(&request)?.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
+        if !request.stripe_customer.is_empty() {
+            let customer = request.stripe_customer.as_str();
+            check_stripe_id("stripe_customer", customer).map_err(Error::from)?;
+            let found = self.store.find_accounts_of_customer(customer).await?;
+            return Ok(Response::new(v1::ListAccountsResponse {
+                accounts: self.to_wire_all(found).await?,
+                next_page_token: String::new(),
+            }));
+        }
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let after = page_token::decode(FILTER, &request.page_token)
             .map_err(Error::from)?

@@ -8,12 +8,13 @@ mod audit_json;
 pub(crate) mod auditor;
 mod counting;
 pub(crate) mod health_service;
+pub(crate) mod operations_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;
 mod usage_actions;
 pub(crate) mod usage_service;
 mod wire;
-mod wire_reconciliation;
+pub(crate) mod wire_reconciliation;
 
 use crate::error::{Error, Result};
 

@@ -11,6 +11,7 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     config::Config,
+    doctor::RunningDoctor,
     domain::{
         DAY_MS, Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange,
     },
@@ -19,7 +20,7 @@ use crate::{
     reconciliation::Reconciler,
     rpc::{
         access_service::AccessRpc, account_service::AccountRpc, auditor::Auditor,
-        health_service::HealthRpc, usage_service::UsageRpc,
+        health_service::HealthRpc, operations_service::OperationsRpc, usage_service::UsageRpc,
     },
     send_load,
     store::{Store, send_queue::Rules},
@@ -80,6 +81,7 @@ pub(super) struct RpcServices {
     pub(super) usage: UsageRpc,
     pub(super) accounts: AccountRpc,
     pub(super) access: AccessRpc,
+    pub(super) operations: OperationsRpc,
     pub(super) health: HealthRpc,
     pub(super) check: AccessCheck,
 }
@@ -175,10 +177,17 @@ impl Services {
             authenticator: authenticator.clone(),
             auditor: auditor.clone(),
         };
+        let readiness = Arc::clone(&health.readiness);
+        let doctor = RunningDoctor::new(config, self.store.clone(), readiness, clock.clone());
+        let operations = OperationsRpc {
+            store: self.store.clone(),
+            doctor: Arc::new(doctor),
+        };
         RpcServices {
             usage,
             accounts,
             access,
+            operations,
             health,
             check: AccessCheck {
                 authenticator,

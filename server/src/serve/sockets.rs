@@ -9,7 +9,8 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
     FILE_DESCRIPTOR_SET, access_service_server::AccessServiceServer,
-    account_service_server::AccountServiceServer, usage_service_server::UsageServiceServer,
+    account_service_server::AccountServiceServer,
+    operations_service_server::OperationsServiceServer, usage_service_server::UsageServiceServer,
 };
 
 use super::{
@@ -117,7 +118,8 @@ async fn serve_rpc(
         .add_service(limited!(old_reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
         .add_service(limited!(UsageServiceServer::new(rpc.usage)))
         .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
-        .add_service(limited!(AccessServiceServer::new(rpc.access)));
+        .add_service(limited!(AccessServiceServer::new(rpc.access)))
+        .add_service(limited!(OperationsServiceServer::new(rpc.operations)));
     tracing::info!(%address, "serving");
     let security = security(tls, Clients::Authenticated);
     let listener = LimitedListener::new(listener, Protocol::Http2, security, MAX_CONNECTIONS);

@@ -13,7 +13,8 @@ use super::{
     boundaries::record_boundary_change,
     connection::Transaction,
     links::{
-        account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
+        account_of, accounts_of_customer, find_account, first_free_instant, insert_link,
+        read_links_of, taken_until,
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     report_archives::check_not_folded,
@@ -193,6 +194,17 @@ impl Store {
     /// The account, if it exists.
     pub(crate) async fn find_account(&self, account_id: &AccountId) -> Result<Option<Account>> {
         Ok(find_account(&self.reader, account_id).await?)
+    }
+
+    /// The accounts that are linked to a customer, also if its subscription has ended: one, as a customer has one account at
+    /// a time.
+    pub(crate) async fn find_accounts_of_customer(&self, customer: &str) -> Result<Vec<Account>> {
+        let mut accounts = Vec::new();
+        for id in accounts_of_customer(&self.reader, customer).await? {
+            let account = self.find_account(&id).await?;
+            accounts.extend(account.filter(|one| one.link.billing.customer() == Some(customer)));
+        }
+        Ok(accounts)
     }
 
     /// Accounts ordered by id, after the given one.

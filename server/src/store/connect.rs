@@ -243,6 +243,17 @@ async fn connection_error(url: &str, serves: bool, of_pool: DbErr) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(why))
 }
 
+/// A URL as it may be shown: without user, password and parameters.
+pub(crate) fn without_credentials(url: &str) -> String {
+    if is_sqlite(url) {
+        return url.split('?').next().unwrap_or_default().to_owned();
+    }
+    let options = PgConnectOptions::from_str(url).ok();
+    let name = options.as_ref().and_then(PgConnectOptions::get_database);
+    let place = place_of(url).unwrap_or_default();
+    format!("postgres://{place}/{}", name.unwrap_or_default())
+}
+
 /// The host and the port, or the socket, of a URL of PostgreSQL. Not the user and the password.
 fn place_of(url: &str) -> Option<String> {
     let options = PgConnectOptions::from_str(url).ok()?;

@@ -4,7 +4,7 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
+    ColumnTrait as _, DbErr, EntityTrait as _, Insert, QueryFilter as _, TryInsertResult,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
@@ -32,27 +32,39 @@ pub(crate) struct Lease {
     pub(crate) last_run_at: Option<Millis>,
 }
 
+fn write_check() -> Insert<lease::ActiveModel> {
+    let row = lease::ActiveModel {
+        name: Set(WRITE_CHECK.to_owned()),
+        holder: Set(String::new()),
+        held_until: Set(0),
+        last_run_at: Set(None),
+    };
+    let held_until = Expr::col((lease::Entity, Column::HeldUntil));
+    let changed = OnConflict::column(Column::Name)
+        .value(Column::HeldUntil, held_until.add(1))
+        .to_owned();
+    lease::Entity::insert(row).on_conflict(changed)
+}
+
 impl Store {
     /// Writes a row without readers: the service is ready only while that works.
     ///
     /// # Errors
     /// The database cannot be written.
     pub(crate) async fn check_write(&self) -> Result<()> {
-        let row = lease::ActiveModel {
-            name: Set(WRITE_CHECK.to_owned()),
-            holder: Set(String::new()),
-            held_until: Set(0),
-            last_run_at: Set(None),
-        };
-        let held_until = Expr::col((lease::Entity, Column::HeldUntil));
-        let changed = OnConflict::column(Column::Name)
-            .value(Column::HeldUntil, held_until.add(1))
-            .to_owned();
         // The connections that count: it shall show whether the service can.
-        lease::Entity::insert(row)
-            .on_conflict(changed)
-            .exec_without_returning(&self.counter)
-            .await?;
+        write_check().exec_without_returning(&self.counter).await?;
+        Ok(())
+    }
+
+    /// Writes the same row, and rolls it back.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub(crate) async fn try_write(&self) -> Result<()> {
+        let tx = self.begin().await?;
+        write_check().exec_without_returning(&tx).await?;
+        tx.rollback().await?;
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod process;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random;
 mod refusals;
+mod remote;
 mod secrets;
 mod settings;
 mod unfinished;

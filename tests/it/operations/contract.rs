@@ -347,7 +347,7 @@ fn contract_files() -> Vec<FileDescriptorProto> {
 #[test]
 fn every_proto_file_names_its_package_in_other_languages() {
     let files = contract_files();
-    assert_eq!(files.len(), 7);
+    assert_eq!(files.len(), 8);
     for file in files {
         let options = file.options.as_ref().unwrap();
         let name = file.name();

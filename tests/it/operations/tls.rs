@@ -5,6 +5,7 @@ mod wrong_protocol;
 
 use std::sync::Arc;
 
+use clap::{Args as _, FromArgMatches as _};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -19,7 +20,10 @@ use usage_client::{
     Error, ErrorKind, UsageClient,
     cli::{self, Streams},
 };
-use usage_server::config::TlsConfig;
+use usage_server::{
+    commands::doctor::{self, DoctorCommand},
+    config::TlsConfig,
+};
 
 use crate::support::{
     certificates::{Authority, Files, Identity},
@@ -35,6 +39,7 @@ on_sqlite!(
     new_files_that_cannot_be_used_leave_the_old_ones,
     wrong_settings_of_tls_end_the_start,
     usagectl_reads_certificates_from_files,
+    the_doctor_asks_a_server_over_tls,
 );
 
 /// HTTP/2's preface with empty settings; a ping, and the end of its answer.
@@ -443,5 +448,37 @@ async fn usagectl_reads_certificates_from_files(mut world: World) {
     );
     let (code, error) = usagectl(&own[..2]).await;
     assert_eq!(code, 2, "{error}");
+    secure.stop(world).await;
+}
+
+async fn the_doctor_asks_a_server_over_tls(mut world: World) {
+    let secure = Secure::start(&mut world, true).await;
+    let own = secure.clients.as_ref().unwrap().sign("operator");
+    secure.files.write("ca.pem", &secure.authority.pem);
+    secure.files.write("own.pem", &own.certificate.pem());
+    secure.files.write("own.key", &own.key.serialize_pem());
+    let ask = async |flags: &[(&str, &str)]| {
+        let mut args = vec![
+            "doctor".to_owned(),
+            format!("--server={}", secure.server.endpoint()),
+        ];
+        for (flag, name) in flags {
+            args.push(format!("{flag}={}", secure.files.path(name).display()));
+        }
+        let command = DoctorCommand::augment_args(clap::Command::new("doctor"));
+        let matches = command.try_get_matches_from(args).unwrap();
+        let command = DoctorCommand::from_arg_matches(&matches).unwrap();
+        let mut out = Vec::new();
+        let asked = within("an answer", doctor::run(&command, &mut out)).await;
+        asked.map(|_| String::from_utf8(out).unwrap())
+    };
+    let ca = ("--tls-ca", "ca.pem");
+    let with_own = [ca, ("--tls-cert", "own.pem"), ("--tls-key", "own.key")];
+    let out = ask(&with_own).await.unwrap();
+    assert!(out.contains("ok    certificate"), "{out}");
+    let error = ask(&[]).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    // Without a client certificate, the first call fails.
+    assert!(ask(&[ca]).await.is_err());
     secure.stop(world).await;
 }

@@ -9,7 +9,15 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 57] = [
+const TESTS: [(&str, &str); 61] = [
+    (
+        "client::usagectl::operators",
+        "an_account_is_found_by_its_customer",
+    ),
+    (
+        "client::usagectl::operators",
+        "runs_are_listed_with_their_results",
+    ),
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -94,6 +102,14 @@ const TESTS: [(&str, &str); 57] = [
         "complete_usage_reconciles_to_the_last_millisecond_of_the_period",
     ),
     ("reporting::reconciliation", "reconciled_accounts_are_paged"),
+    (
+        "operations::doctor::running",
+        "keys_that_expire_are_told_of",
+    ),
+    (
+        "reporting::report_list",
+        "reports_are_found_by_meter_customer_and_time",
+    ),
     (
         "reporting::report_list",
         "reports_are_listed_newest_first_and_filtered",

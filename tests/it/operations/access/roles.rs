@@ -128,6 +128,8 @@ fn all_that_is_not_named_here_is_for_admins() {
             "/usage.v1.UsageService/Reconcile",
             "/usage.v1.AccountService/GetAccount",
             "/usage.v1.AccountService/ListAccounts",
+            "/usage.v1.OperationsService/Doctor",
+            "/usage.v1.OperationsService/ListRuns",
         ]
     );
     let is_general = |path: &&str| path.starts_with("/grpc.");
@@ -291,6 +293,8 @@ async fn a_denial_does_not_say_what_exists(world: World) {
         "/usage.v1.UsageService/ListReports",
         "/usage.v1.UsageService/Reconcile",
         "/usage.v1.UsageService/ForceReport",
+        "/usage.v1.OperationsService/Doctor",
+        "/usage.v1.OperationsService/ListRuns",
     ] {
         let denied = call(&channel, path, Some(&limited), Vec::new()).await;
         assert_eq!(denied.0, Code::PermissionDenied, "{path}: {denied:?}");

@@ -1,5 +1,6 @@
 //! `usage-server doctor`: each test causes a real problem and checks its line in the diagnosis.
 
+mod running;
 mod stripe;
 mod usage;
 

@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        commands::doctor::finding::Severity,
+        doctor::finding::Severity,
         domain::sender_mark::{Mark, OwnMarks, StoredMark},
     };
 

@@ -86,7 +86,7 @@ fn check_without_link(totals: &GroupTotals, now: Millis) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn usage_without_a_link_is_bad_after_a_day() {

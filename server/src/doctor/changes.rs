@@ -60,7 +60,7 @@ fn describe(change: &SubscriptionChange, now: Millis) -> String {
 mod tests {
     use super::*;
     use crate::{
-        commands::doctor::finding::Severity,
+        doctor::finding::Severity,
         domain::{
             account_id::AccountId,
             subscription_change::{ChangeKind, Step},

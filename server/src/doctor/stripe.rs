@@ -194,11 +194,20 @@ async fn check_customers(
     let without = data.without_subscription();
     let (mut existing, mut deleted, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     let mut failures: Vec<(String, Failure)> = Vec::new();
-    let answers = stream::iter(without.iter().copied().take(MAX_CUSTOMERS))
-        .map(|linked| async move { (linked, stripe.find_customer(&linked.customer).await) })
+    // Owned, so that a server can make the diagnosis in a task.
+    let asked = without.iter().take(MAX_CUSTOMERS);
+    let asked: Vec<(usize, String)> = asked.map(|one| one.customer.clone()).enumerate().collect();
+    let answers = stream::iter(asked)
+        .map(|(place, customer)| {
+            let stripe = stripe.clone();
+            async move { (place, stripe.find_customer(&customer).await) }
+        })
         .buffered(CUSTOMER_CONCURRENCY);
     let mut answers = std::pin::pin!(answers);
-    while let Some((linked, presence)) = answers.next().await {
+    while let Some((place, presence)) = answers.next().await {
+        let Some(linked) = without.get(place).copied() else {
+            continue;
+        };
         match presence {
             // No subscription is expected after the last one was ended here.
             Ok(Presence::Exists { .. }) if linked.has_ended => {}

@@ -144,7 +144,7 @@ fn check_totals(compared: usize, larger: &[String]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{commands::doctor::finding::Severity, domain::pause::PauseReason};
+    use crate::{doctor::finding::Severity, domain::pause::PauseReason};
 
     #[test]
     fn a_pause_is_bad_and_says_why() {

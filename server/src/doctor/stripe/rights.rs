@@ -1,7 +1,7 @@
 //! Checks what a restricted key may read, one right after the other. What it may write shows only when it is used.
 
 use crate::{
-    commands::doctor::finding::{Finding, first_names},
+    doctor::finding::{Finding, first_names},
     stripe::{Failure, Stripe},
 };
 
@@ -21,11 +21,7 @@ const READS: [(&str, &str); 6] = [
 const WRITES: &str = "Billing Meter Events, Products and Subscriptions";
 
 /// Checks a restricted key.
-pub(in crate::commands::doctor) async fn check(
-    key: &str,
-    stripe: &Stripe,
-    findings: &mut Vec<Finding>,
-) {
+pub(in crate::doctor) async fn check(key: &str, stripe: &Stripe, findings: &mut Vec<Finding>) {
     if !key.starts_with(RESTRICTED) {
         return;
     }
@@ -72,7 +68,7 @@ fn check_answers(answers: &[(&str, Result<u16, Failure>)]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn a_refusal_names_the_right_that_is_missing() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{
-    commands::doctor::finding::{Finding, MAX_NAMES, first_names},
+    doctor::finding::{Finding, MAX_NAMES, first_names},
     domain::subscription_status::BillingMode,
     store::doctor::LinkedCustomer,
     stripe::{

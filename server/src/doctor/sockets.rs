@@ -56,7 +56,7 @@ fn check_certificate(expiry: Result<i64, String>, now: i64) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn a_certificate_is_told_of_before_it_expires() {

@@ -143,7 +143,7 @@ fn check_left_over(recorded: &Recorded, mut names: Vec<String>) -> Option<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::Severity;
+    use crate::doctor::Severity;
 
     #[test]
     fn wrong_files_and_left_over_files_are_named() {

@@ -28,9 +28,9 @@ pub(super) async fn check(
     now: Millis,
     findings: &mut Vec<Finding>,
 ) {
-    let before = clock.now();
+    let before = clock.machine_now();
     let theirs = store.database_clock().await;
-    let after = clock.now();
+    let after = clock.machine_now();
     findings.push(match theirs {
         Ok(theirs) => check_skew(
             "database clock",
@@ -125,7 +125,7 @@ fn check_schedule(schedule: &Schedule, last: &LastRun, now: Millis) -> Vec<Findi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     #[test]
     fn a_minute_distance_is_bad() {

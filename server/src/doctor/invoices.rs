@@ -201,7 +201,7 @@ fn describe(one: &PeriodComparison) -> String {
 mod tests {
     use super::*;
     use crate::{
-        commands::doctor::finding::Severity,
+        doctor::finding::Severity,
         domain::{
             account_id::AccountId, invoice_comparison::Compared, invoice_line::InvoiceStatus,
             window::Interval,

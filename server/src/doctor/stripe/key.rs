@@ -2,7 +2,7 @@
 
 use crate::{
     clock::Clock,
-    commands::doctor::{clocks, finding::Finding},
+    doctor::{clocks, finding::Finding},
     domain::{
         SECOND_MS,
         clock_check::ahead_of,
@@ -17,7 +17,7 @@ const ADVICE: &str =
     "set STRIPE_SECRET_KEY to a secret key of the account, from Stripe's dashboard";
 
 /// Checks the key and Stripe's clock; returns a client if the key can be used.
-pub(in crate::commands::doctor) async fn check(
+pub(in crate::doctor) async fn check(
     key: &Result<Option<String>, String>,
     base: Option<&str>,
     clock: &Clock,
@@ -50,9 +50,9 @@ pub(in crate::commands::doctor) async fn check(
             return None;
         }
     };
-    let before = clock.now();
+    let before = clock.machine_now();
     let answer = stripe.check_key().await;
-    let after = clock.now();
+    let after = clock.machine_now();
     let (mut finding, is_usable) = check_key(key, &answer);
     if !is_usable {
         finding.fact = format!("{}; {NOT_CHECKED}", finding.fact);
@@ -132,7 +132,7 @@ fn check_key(key: &str, answer: &Result<KeyCheck, Failure>) -> (Finding, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     fn answer(status: u16, is_live: Option<bool>) -> KeyCheck {
         KeyCheck {

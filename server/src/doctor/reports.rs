@@ -174,7 +174,7 @@ fn check_ledger(totals: &LedgerTotals) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::finding::Severity;
+    use crate::doctor::finding::Severity;
 
     fn totals(reports: i64, oldest: Option<Millis>) -> GroupTotals {
         GroupTotals {
