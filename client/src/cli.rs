@@ -17,6 +17,7 @@ mod increment;
 mod keys;
 mod manual;
 mod output;
+mod profile;
 mod reconcile;
 mod report;
 mod reports;
@@ -26,7 +27,7 @@ mod time_arg;
 mod watch;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
-use connection::Connection;
+use connection::{Connection, Sources};
 use exit::Failure;
 use indicatif::ProgressBar;
 use std::{
@@ -55,6 +56,8 @@ pub struct Streams<'a> {
     pub err: &'a mut (dyn Write + Send),
     /// Whether both are terminals, on which progress bars and updated lines can be shown.
     pub are_terminals: bool,
+    /// The columns of the terminal that results are written to; none if they go elsewhere. Tables fit into them.
+    pub width: Option<u16>,
     /// Resolves to the exit code when the process is asked to stop. It is polled only by commands that say what they
     /// leave behind; the others end where they are.
     pub stop: Pin<Box<dyn Future<Output = u8> + Send>>,
@@ -142,9 +145,9 @@ pub async fn run<A: Into<OsString> + Clone>(
 ) -> u8 {
     let parsed = without_empty_variables(Cli::command())
         .try_get_matches_from(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, Sources::of(&matches))));
     let failure = match parsed {
-        Ok(cli) => match execute(cli, &mut streams).await {
+        Ok((cli, sources)) => match execute(cli, sources, &mut streams).await {
             Ok(()) => return exit::DONE,
             Err(failure) => failure,
         },
@@ -164,13 +167,13 @@ pub async fn run<A: Into<OsString> + Clone>(
     failure.exit_code()
 }
 
-async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
+async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Result<(), Failure> {
     match &cli.command {
         Command::Completions { shell } => return manual::complete(*shell, streams),
         Command::Man => return manual::print(streams),
         _ => {}
     }
-    let client = cli.connection.client()?;
+    let client = cli.connection.client(sources, streams.err)?;
     match cli.command {
         Command::Increment(arguments) => increment::run(&client, arguments, streams).await,
         Command::Get(arguments) => get::run(&client, arguments, streams).await,

@@ -426,6 +426,7 @@ async fn usagectl_reads_certificates_from_files(mut world: World) {
             out: &mut out,
             err: &mut err,
             are_terminals: false,
+            width: None,
             stop: Box::pin(std::future::pending()),
         };
         let code = within("usagectl", cli::run(args, streams)).await;

@@ -25,6 +25,7 @@ on_both_engines!(
     runs_are_listed_with_their_results,
     an_account_is_found_by_its_customer,
     reports_are_filtered,
+    rejected_reports_of_an_earlier_run_are_told,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -402,5 +403,29 @@ async fn reports_are_filtered(world: World) {
     assert_eq!(found(&["--customer", "cus_acct"]).await, [6, 5]);
     assert_eq!(found(&["--meter", "tokens"]).await, Vec::<i64>::new());
     assert_eq!(found(&["-m", "api_calls", "-a", "acct"]).await, [6, 5]);
+    world.finish().await;
+}
+
+async fn rejected_reports_of_an_earlier_run_are_told(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(30)).await;
+    let refuse = Fault::status(400).on_path("/v1/billing/meter_events");
+    world.stripe().script(refuse).await.unwrap();
+    let first = usagectl(world.endpoint(), &["report", "acct"]).await;
+    assert_eq!(first.code, 4, "{}", first.err);
+    world.count("acct", 6, hours_ago(2)).await;
+    for scope in ["acct", "--all"] {
+        let next = usagectl(world.endpoint(), &["report", scope]).await;
+        assert_eq!(next.code, 0, "{}", next.err);
+        let told = "1 reports of earlier runs wait for a decision";
+        assert!(next.err.contains(told), "{scope}: {}", next.err);
+        assert!(next.err.contains("--stuck"), "{}", next.err);
+    }
+    // Nothing is told of other accounts.
+    world.link_to_new_customer("other", "cus_other").await;
+    world.count("other", 1, hours_ago(2)).await;
+    let other = usagectl(world.endpoint(), &["report", "other"]).await;
+    assert_eq!(other.code, 0, "{}", other.err);
+    assert!(!other.err.contains("earlier runs wait"), "{}", other.err);
     world.finish().await;
 }
