@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::secret::{self, Secret};
+use crate::store::host_list;
 
 /// The database when none is set.
 const DEFAULT_URL: &str = "sqlite://usage.db";
@@ -12,7 +13,8 @@ const DEFAULT_URL: &str = "sqlite://usage.db";
 /// The database.
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseConfig {
-    /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`. Default: `sqlite://usage.db`.
+    /// The database: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/NAME`, also with several hosts, as HOST1:5432,HOST2:5432.
+    /// Default: `sqlite://usage.db`.
     // A secret, because it can contain a password.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
@@ -22,6 +24,9 @@ pub struct DatabaseConfig {
     /// Connections to PostgreSQL, 4 to 1,000. SQLite ignores it.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=1_000))]
     pub database_connections: u32,
+    /// PgBouncer is between this and PostgreSQL, and pools transactions: nothing of a session is used.
+    #[arg(long, env = "PGBOUNCER")]
+    pub pgbouncer: bool,
     /// Accept a PostgreSQL that runs with `fsync` or `full_page_writes` off: a power cut can then lose acknowledged usage.
     #[arg(long, env = "INSECURE_DURABILITY")]
     pub insecure_durability: bool,
@@ -38,7 +43,13 @@ impl DatabaseConfig {
         let url = secret::read("DATABASE_URL", url, file.as_deref())?;
         let url = url.as_ref().map_or(DEFAULT_URL, Secret::expose);
         check(url)?;
-        Ok(url.to_owned())
+        if !self.pgbouncer {
+            return Ok(url.to_owned());
+        }
+        if url.starts_with("sqlite:") {
+            return Err("PGBOUNCER is set, and DATABASE_URL is a SQLite file".to_owned());
+        }
+        Ok(host_list::bounced(url))
     }
 }
 
@@ -54,5 +65,9 @@ fn check(url: &str) -> Result<(), String> {
         .then_some(())
         .ok_or_else(|| {
             "DATABASE_URL must start with sqlite:// or postgres:// and name a database".to_owned()
-        })
+        })?;
+    if !url.starts_with("sqlite:") {
+        host_list::split(url)?;
+    }
+    Ok(())
 }

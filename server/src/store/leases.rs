@@ -4,7 +4,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
+    ColumnTrait as _, DbErr, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
+    TryInsertResult,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
@@ -77,6 +78,15 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// How many leases replicas hold now.
+    pub(super) async fn held_leases(&self) -> Result<u64> {
+        let now = self.shared_now().await?;
+        let held = lease::Entity::find()
+            .filter(Column::Name.ne(WRITE_CHECK))
+            .filter(Column::HeldUntil.gt(now));
+        Ok(held.count(&self.reader).await?)
     }
 
     /// The row of a job.

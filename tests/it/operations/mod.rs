@@ -11,6 +11,7 @@ mod grpc_errors;
 mod grpc_server;
 mod http_server;
 mod metrics;
+mod pgbouncer;
 mod schema;
 mod setup;
 mod setup_differences;

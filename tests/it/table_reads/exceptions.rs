@@ -171,7 +171,7 @@ pub(super) fn reason(shape: &str, has_statistics: bool, fault: Fault) -> Option<
 
 /// Functions that send statements to `PostgreSQL` alone. The names of others end with their engine.
 const OF_POSTGRES: [&str; 6] = [
-    "counting_connections",
+    "connections_named",
     "has_citus",
     "insecure_settings",
     "lock",
@@ -185,8 +185,13 @@ const OF_SQLITE: [&str; 1] = ["end_left_leases"];
 /// Functions whose statements no test in `recording.rs` sends. Each changes one row, found by its primary key.
 const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 
-/// Functions of commands: the first reads the table of migrations, and a backup reads everything.
-const OF_COMMANDS: [&str; 3] = ["unknown_migration", "check_integrity", "copy_into"];
+/// Functions of commands: the first reads the table of migrations, a backup reads everything, and leases are few.
+const OF_COMMANDS: [&str; 4] = [
+    "find_unknown_migration",
+    "check_integrity",
+    "copy_into",
+    "held_leases",
+];
 
 /// Functions whose statements are for a distributed database.
 const OF_CITUS: [&str; 7] = [

@@ -16,10 +16,11 @@ use std::{
     time::Duration,
 };
 
-mod programs;
+pub(super) mod programs;
 mod server;
 use programs::Programs;
-use server::Server;
+pub(super) use server::free_address;
+use server::{Origin, Server};
 
 /// Names the `pg_config` of an installation that has Citus.
 pub(crate) const CITUS: &str = "CITUS_PG_CONFIG";
@@ -36,11 +37,11 @@ const CITUS_SETTINGS: [&str; 6] = [
     "lock_timeout=15s",
 ];
 
-const USER: &str = "usage";
+pub(super) const USER: &str = "usage";
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Why there is no cluster: a program that it needs is not installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unavailable(String);
+pub(crate) struct Unavailable(pub(super) String);
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,10 +114,30 @@ impl Cluster {
     /// Starts another cluster of one server, which ends when it is dropped.
     pub(crate) fn start(durability: Durability) -> Result<Self, StartError> {
         Ok(Self {
-            entry: Server::start(&Programs::find()?, durability, &[])?,
+            entry: Server::start(&Programs::find()?, Origin::New, durability, &[])?,
             workers: Vec::new(),
             databases: AtomicU64::new(0),
         })
+    }
+
+    /// Starts a standby of this cluster, which ends when it is dropped.
+    pub(crate) fn standby(&self) -> Result<Self, StartError> {
+        let origin = Origin::StandbyOf(self.address());
+        Ok(Self {
+            entry: Server::start(&Programs::find()?, origin, Durability::Off, &[])?,
+            workers: Vec::new(),
+            databases: AtomicU64::new(0),
+        })
+    }
+
+    /// Ends the only server as a crash of its machine would.
+    pub(crate) fn crash(&self) -> Result<(), StartError> {
+        Ok(self.entry.crash(&Programs::find()?)?)
+    }
+
+    /// Makes a standby take writes.
+    pub(crate) fn promote(&self) -> Result<(), StartError> {
+        Ok(self.entry.promote(&Programs::find()?)?)
     }
 
     /// Starts a coordinator and two workers of Citus, which end when the cluster is dropped.
@@ -125,7 +146,7 @@ impl Cluster {
         durability: Durability,
     ) -> Result<Self, StartError> {
         let programs = Programs::of_installation(pg_config)?;
-        let start = || Server::start(&programs, durability, &CITUS_SETTINGS);
+        let start = || Server::start(&programs, Origin::New, durability, &CITUS_SETTINGS);
         let workers = (0..WORKERS).map(|_| start());
         Ok(Self {
             workers: workers.collect::<Result<_, _>>()?,

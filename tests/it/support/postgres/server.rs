@@ -9,7 +9,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::mpsc,
     thread,
@@ -42,18 +42,30 @@ rm -rf "$folder"
 pub(super) struct Server {
     address: SocketAddr,
     keeper: Child,
+    folder: PathBuf,
+    owner: Option<Owner>,
+}
+
+/// Where the data of a server comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// An empty cluster.
+    New,
+    /// A copy of a running server, which it follows as a standby.
+    StandbyOf(SocketAddr),
 }
 
 impl Server {
     /// Starts a server with some settings besides the usual ones.
     pub(super) fn start(
         programs: &Programs,
+        origin: Origin,
         durability: Durability,
         settings: &[&str],
     ) -> Result<Self, StartError> {
         let mut attempt = 1_usize;
         loop {
-            match Self::start_once(programs, durability, settings) {
+            match Self::start_once(programs, origin, durability, settings) {
                 Err(StartError::Failed(_)) if attempt < START_ATTEMPTS => {
                     attempt = attempt.saturating_add(1);
                 }
@@ -64,6 +76,7 @@ impl Server {
 
     fn start_once(
         programs: &Programs,
+        origin: Origin,
         durability: Durability,
         settings: &[&str],
     ) -> Result<Self, StartError> {
@@ -73,13 +86,25 @@ impl Server {
             chown(folder.path(), Some(owner.uid), Some(owner.gid))?;
         }
         let data = folder.path().join("data");
-        let initdb = programs::command(&programs.initdb, folder.path(), owner)
-            .args(["-N", "-A", "trust", "--locale=C", "--encoding=UTF8"])
-            .args(["-U", USER, "-D"])
-            .arg(&data)
-            .output()?;
-        if !initdb.status.success() {
-            let text = String::from_utf8_lossy(&initdb.stderr).into_owned();
+        let mut making = match origin {
+            Origin::New => {
+                let mut initdb = programs::command(&programs.initdb, folder.path(), owner);
+                initdb.args(["-N", "-A", "trust", "--locale=C", "--encoding=UTF8"]);
+                initdb.args(["-U", USER]);
+                initdb
+            }
+            Origin::StandbyOf(primary) => {
+                let program = programs.beside("pg_basebackup");
+                let mut copy = programs::command(&program, folder.path(), owner);
+                copy.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]);
+                copy.args(["-h", &primary.ip().to_string()]);
+                copy.args(["-p", &primary.port().to_string(), "-U", USER]);
+                copy
+            }
+        };
+        let made = making.arg("-D").arg(&data).output()?;
+        if !made.status.success() {
+            let text = String::from_utf8_lossy(&made.stderr).into_owned();
             return Err(io::Error::other(text).into());
         }
         let address = free_address()?;
@@ -114,8 +139,12 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()?;
         // From here on the keeper removes the folder.
-        let _path = folder.keep();
-        let mut server = Self { address, keeper };
+        let mut server = Self {
+            address,
+            keeper,
+            folder: folder.keep(),
+            owner,
+        };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -134,6 +163,32 @@ impl Server {
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Ends the server as a crash of its machine would: nothing is written, and no connection is told.
+    pub(super) fn crash(&self, programs: &Programs) -> io::Result<()> {
+        self.control(programs, &["stop", "--mode=immediate"])
+    }
+
+    /// Makes a standby take writes.
+    pub(super) fn promote(&self, programs: &Programs) -> io::Result<()> {
+        self.control(programs, &["promote"])
+    }
+
+    /// Runs `pg_ctl`, which waits for what it does.
+    fn control(&self, programs: &Programs, action: &[&str]) -> io::Result<()> {
+        let program = programs.beside("pg_ctl");
+        let run = programs::command(&program, &self.folder, self.owner)
+            .args(action)
+            .arg("-D")
+            .arg(self.folder.join("data"))
+            .output()?;
+        if run.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            String::from_utf8_lossy(&run.stderr).into_owned(),
+        ))
+    }
 }
 
 impl Drop for Server {
@@ -147,7 +202,7 @@ impl Drop for Server {
 fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
     let mut last = VecDeque::new();
     for line in BufReader::new(log).lines().map_while(Result::ok) {
-        if line.contains("ready to accept connections") {
+        if line.contains("ready to accept") {
             drop(ready.send(Ok(())));
         }
         last.push_back(line);
@@ -160,6 +215,6 @@ fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
     drop(ready.send(Err(last)));
 }
 
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
