@@ -32,7 +32,7 @@ impl BouncedTransaction {
     /// Begins one.
     pub(super) async fn begin(
         pool: &PgPool,
-        options: &TransactionOptions,
+        options: TransactionOptions,
         bounced: Bounced,
     ) -> Result<Self, DbErr> {
         let sql = begin(options, bounced.writes);
@@ -65,7 +65,7 @@ impl std::fmt::Debug for BouncedTransaction {
 }
 
 /// One message to the server.
-fn begin(options: &TransactionOptions, writes: bool) -> String {
+fn begin(options: TransactionOptions, writes: bool) -> String {
     let isolation = match options.isolation_level {
         Some(IsolationLevel::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
         _ => "",
@@ -136,11 +136,11 @@ mod tests {
             isolation_level: Some(IsolationLevel::RepeatableRead),
             ..TransactionOptions::default()
         };
-        let begun = begin(&reading, true);
+        let begun = begin(reading, true);
         assert!(
             begun.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL "),
             "{begun}"
         );
-        assert!(begin(&TransactionOptions::default(), false).starts_with("BEGIN; SET LOCAL "));
+        assert!(begin(TransactionOptions::default(), false).starts_with("BEGIN; SET LOCAL "));
     }
 }

@@ -175,7 +175,7 @@ impl DriverPool {
         };
         let pool = current.get_postgres_connection_pool();
         // Large, and most databases have no PgBouncer.
-        let begun = Box::pin(BouncedTransaction::begin(pool, &options, bounced)).await?;
+        let begun = Box::pin(BouncedTransaction::begin(pool, options, bounced)).await?;
         Ok(DriverTransaction::Bounced(begun))
     }
 

@@ -75,10 +75,9 @@ fn without_attributes(url: &str) -> Result<(String, bool), String> {
     let (mut kept, mut is_bounced) = (Vec::new(), false);
     for pair in query.split('&') {
         match pair.split_once('=') {
-            // What is done anyway.
-            Some((ATTRIBUTES, "read-write" | "primary")) => {}
             Some((PGBOUNCER, "true")) => is_bounced = true,
-            Some((PGBOUNCER, "false")) => {}
+            // What is done anyway.
+            Some((ATTRIBUTES, "read-write" | "primary") | (PGBOUNCER, "false")) => {}
             Some((PGBOUNCER, value)) => {
                 return Err(format!(
                     "DATABASE_URL has {PGBOUNCER}={value}; use true or false"
