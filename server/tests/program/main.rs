@@ -14,6 +14,9 @@ mod connections;
 mod deployment;
 mod frames;
 mod malformed;
+#[path = "../../../tests/it/support/postgres/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
+mod postgres;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod process;
@@ -22,4 +25,5 @@ mod process;
 mod random;
 mod secrets;
 mod settings;
+mod shutdown;
 mod unfinished;
