@@ -106,7 +106,10 @@ impl SendingConfig {
     }
 }
 
-/// Where old reports are archived, and when they are folded.
+/// The smallest age in days from which audit entries, runs and decisions are archived: longer than usage may be late.
+const MIN_RECORD_DAYS: i64 = 36;
+
+/// Where old reports and other records are archived, and when.
 #[derive(Args, Clone, Debug)]
 pub struct ArchiveConfig {
     /// The folder of the archives that old reports are written to before they are folded. Every replica needs the same one.
@@ -117,6 +120,14 @@ pub struct ArchiveConfig {
     /// The age in days from which reports are folded that are `invoiced`, `not_billable` or `written_off`, 60 to 36,500.
     #[arg(long, env = "FOLD_AFTER_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_FOLD_DAYS..=36_500))]
     pub fold_after_days: i64,
+
+    /// The age in days from which audit entries, and decisions on folded reports, are archived and deleted, 36 to 36,500.
+    #[arg(long, env = "AUDIT_DAYS", default_value_t = 730, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    pub audit_days: i64,
+
+    /// The age in days from which runs are archived and deleted, 36 to 36,500.
+    #[arg(long, env = "RUN_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    pub run_days: i64,
 }
 
 /// The settings that the commands besides `serve` share.

@@ -85,9 +85,12 @@
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
-//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, keys, reconcile, restore, stripe setup |
+//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, export, keys, reconcile, restore, stripe setup |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
+//! | `record` | audit entries, runs, decisions and reports as JSON lines and CSV |
+//! | `record_archive_file` | the files that old audit entries, runs and decisions are archived in |
+//! | `durable_file` | files that are written once, and are on the disk under their name |
 //! | `report_archive_file` | the files of archives: writing and reading one |
 //! | `restore_look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
@@ -119,6 +122,7 @@ pub mod config;
 mod connections;
 mod database_error;
 pub mod domain;
+mod durable_file;
 mod entity;
 pub mod error;
 mod http;
@@ -127,6 +131,8 @@ mod metrics;
 mod new_key;
 mod readiness;
 pub mod reconciliation;
+mod record;
+mod record_archive_file;
 mod report_archive_file;
 mod restore_look_up;
 mod rpc;

@@ -25,7 +25,7 @@ use usage_server::{
     commands::{
         adopt, archives, audit, backup, distribute,
         doctor::{DoctorConfig, diagnose},
-        keys, reconcile, restore,
+        export, keys, reconcile, restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig, without_empty_variables},
@@ -80,6 +80,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
     Audit(audit::AuditCommand),
+    /// Write audit entries, runs, decisions or reports as JSON lines or CSV.
+    Export(export::ExportCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(Box<DoctorCommand>),
 }
@@ -218,6 +220,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             keys::run(&command, &mut std::io::stdout(), &mut std::io::stderr()).await?;
         }
         Command::Audit(command) => audit::run(&command, &mut std::io::stdout()).await?,
+        Command::Export(command) => {
+            let rows = export::run(&command, &mut std::io::stdout()).await?;
+            tracing::info!(rows, "exported");
+        }
         Command::Doctor(command) => {
             let diagnosis = diagnose(&command.config, &Clock::system()).await?;
             if command.json {

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod demo;
 pub mod distribute;
 pub mod doctor;
+pub mod export;
 pub mod keys;
 pub mod offline;
 pub mod reconcile;

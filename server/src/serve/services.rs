@@ -32,6 +32,7 @@ use crate::{
         invoice_comparison::InvoiceComparison,
         invoice_watch::InvoiceWatch,
         period_end::PeriodEnd,
+        record_archiving::RecordRetention,
         report_folding::{FoldOptions, ReportFolding},
         reporter::{self, Reporter},
         runner::Runner,
@@ -210,10 +211,14 @@ impl Services {
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
         runner.start(UsageWatch::new(self.store.clone(), self.stripe.clone()));
-        runner.start(Cleanup::new(self.store.clone(), clock.clone()));
+        let records = record_retention(config);
+        runner.start(Cleanup::new(self.store.clone(), clock.clone(), records));
         if let Some(options) = fold_options(config) {
-            let (store, clock) = (self.store.clone(), clock.clone());
-            runner.start(ReportFolding::new(store, clock, options));
+            runner.start(ReportFolding::new(
+                self.store.clone(),
+                clock.clone(),
+                options,
+            ));
         }
         let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
         else {
@@ -348,6 +353,15 @@ fn fold_options(config: &Config) -> Option<FoldOptions> {
     Some(FoldOptions {
         folder: config.archive.archive_dir.clone()?,
         age_ms: config.archive.fold_after_days.saturating_mul(DAY_MS),
+    })
+}
+
+/// Without a folder for archives, nothing is deleted.
+fn record_retention(config: &Config) -> Option<RecordRetention> {
+    Some(RecordRetention {
+        folder: config.archive.archive_dir.clone()?,
+        audit_ms: config.archive.audit_days.saturating_mul(DAY_MS),
+        runs_ms: config.archive.run_days.saturating_mul(DAY_MS),
     })
 }
 

@@ -57,6 +57,7 @@ mod mark_sending;
 pub(crate) mod near_deadlines;
 mod of_shard;
 mod old_keys;
+mod old_records;
 mod open_reports;
 pub(crate) mod other_meters;
 mod postgres_arrays;

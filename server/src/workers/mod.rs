@@ -15,6 +15,7 @@ pub(crate) mod invoice_watch;
 pub(crate) mod job;
 mod lease;
 pub(crate) mod period_end;
+pub(crate) mod record_archiving;
 pub(crate) mod report_folding;
 pub(crate) mod reporter;
 mod retries;

@@ -6,6 +6,7 @@ mod clocks;
 mod contract;
 mod distribution;
 pub(crate) mod doctor;
+mod export;
 mod file_modes;
 mod grpc_errors;
 mod grpc_server;

@@ -185,12 +185,15 @@ const OF_SQLITE: [&str; 1] = ["end_left_leases"];
 /// Functions whose statements no test in `recording.rs` sends. Each changes one row, found by its primary key.
 const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 
-/// Functions of commands: the first reads the table of migrations, a backup reads everything, and leases are few.
-const OF_COMMANDS: [&str; 4] = [
+/// Functions of commands: the first reads the table of migrations, a backup and an export read
+/// everything, and leases are few.
+const OF_COMMANDS: [&str; 6] = [
     "find_unknown_migration",
     "check_integrity",
     "copy_into",
     "held_leases",
+    "list_decisions",
+    "list_runs",
 ];
 
 /// Functions whose statements are for a distributed database.

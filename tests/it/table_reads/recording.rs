@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 57] = [
+const TESTS: [(&str, &str); 58] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -76,6 +76,10 @@ const TESTS: [(&str, &str); 57] = [
     (
         "reporting::folding::limits",
         "usage_that_was_folded_is_not_billed_by_a_later_link",
+    ),
+    (
+        "reporting::folding::records",
+        "old_records_are_archived_and_then_deleted",
     ),
     (
         "reporting::folding::totals",
