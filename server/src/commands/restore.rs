@@ -7,11 +7,13 @@
 
 mod backup_time;
 mod entry;
+mod file;
 mod print;
 
 use std::{
     io::{BufRead, Write},
     num::NonZeroU32,
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -59,6 +61,11 @@ pub struct RestoreCommand {
     #[arg(long, value_parser = parse_time)]
     pub backup_at: Option<Millis>,
 
+    /// A backup of a SQLite database, made by `usage-server backup`, that is first put in the place of the database. What is
+    /// there stays beside it under another name.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub from: Option<PathBuf>,
+
     /// Enter what Stripe has beyond the database without asking.
     #[arg(long, conflicts_with = "dry_run")]
     pub yes: bool,
@@ -90,6 +97,20 @@ pub async fn run(
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
+    if let Some(backup) = &command.from {
+        let url = command.config.database.url();
+        let url = url.map_err(OfflineError::Failed)?;
+        let placed = Box::pin(file::put_in_place(&url, backup, clock)).await?;
+        writeln!(
+            out,
+            "{}: put in place, {} units counted",
+            backup.display(),
+            placed.units
+        )?;
+        if let Some(former) = placed.former {
+            writeln!(out, "the former database is {}", former.display())?;
+        }
+    }
     let (_lock, store) = open(&command.config.database, clock).await?;
     let done = restore(command, &store, out, answers).await;
     let closed = store.close().await;

@@ -94,6 +94,7 @@ pub(crate) mod watched_reports;
 pub mod webhooks;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -157,6 +158,18 @@ impl Store {
     pub async fn lock(url: &str) -> Result<Option<FileLock>, DbErr> {
         if connect::is_sqlite(url) {
             FileLock::take(url).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The file of a SQLite database; `None` of PostgreSQL.
+    ///
+    /// # Errors
+    /// The URL is wrong.
+    pub(crate) fn sqlite_path(url: &str) -> Result<Option<PathBuf>, DbErr> {
+        if connect::is_sqlite(url) {
+            sqlite_file::path_of(url).map(Some)
         } else {
             Ok(None)
         }

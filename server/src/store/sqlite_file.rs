@@ -289,7 +289,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn path_of(url: &str) -> Result<PathBuf, DbErr> {
+pub(super) fn path_of(url: &str) -> Result<PathBuf, DbErr> {
     let options = SqliteConnectOptions::from_str(url);
     let options = options.map_err(|error| failed(error.to_string()))?;
     Ok(options.get_filename().to_owned())

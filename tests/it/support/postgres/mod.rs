@@ -18,7 +18,9 @@ use std::{
 
 pub(super) mod programs;
 mod server;
+use chrono::{DateTime, Utc};
 use programs::Programs;
+pub(crate) use server::Archive;
 pub(super) use server::free_address;
 use server::{Origin, Server};
 
@@ -122,9 +124,29 @@ impl Cluster {
 
     /// Starts a standby of this cluster, which ends when it is dropped.
     pub(crate) fn standby(&self) -> Result<Self, StartError> {
-        let origin = Origin::StandbyOf(self.address());
+        Self::start_from(Origin::StandbyOf(self.address()), &[])
+    }
+
+    /// Starts a cluster of one server that archives its log.
+    pub(crate) fn start_archiving(archive: &Archive) -> Result<Self, StartError> {
+        let settings = archive.settings();
+        let settings = settings.each_ref().map(String::as_str);
+        Self::start_from(Origin::New, &settings)
+    }
+
+    /// Copies a running server into an archive.
+    pub(crate) fn back_up(&self, archive: &Archive) -> Result<(), StartError> {
+        Ok(self.entry.back_up(&Programs::find()?, archive)?)
+    }
+
+    /// Starts a server from the copy in an archive, with its log until a time.
+    pub(crate) fn recover(archive: &Archive, until: DateTime<Utc>) -> Result<Self, StartError> {
+        Self::start_from(Origin::Recovery(archive, until), &[])
+    }
+
+    fn start_from(origin: Origin<'_>, settings: &[&str]) -> Result<Self, StartError> {
         Ok(Self {
-            entry: Server::start(&Programs::find()?, origin, Durability::Off, &[])?,
+            entry: Server::start(&Programs::find()?, origin, Durability::Off, settings)?,
             workers: Vec::new(),
             databases: AtomicU64::new(0),
         })
