@@ -16,6 +16,7 @@ mod client;
 mod connect;
 mod correction;
 mod decision;
+mod deletion;
 mod difference;
 mod error;
 mod increment;
@@ -50,6 +51,9 @@ pub use client::UsageClient;
 pub use connect::UsageClientBuilder;
 pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
+pub use deletion::{
+    AccountExport, DeleteAccount, DeletedAccount, DeletionObstacle, DeletionObstacleKind,
+};
 pub use difference::{AcknowledgeDifference, AcknowledgedDifference, DifferenceAcknowledgement};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};

@@ -10,6 +10,7 @@ use crate::{
     database_error::is_transient,
     domain::{
         access::Denial,
+        account_deletion::Obstacle,
         clock_check::Doubt,
         period::rfc3339,
         violation::{Reason, Violation, quoted},
@@ -45,6 +46,17 @@ pub enum Error {
     /// The account does not exist: create it with `PutAccount`.
     #[error("account {0:?} not found; create it with PutAccount")]
     AccountNotFound(String),
+    /// Nothing is stored of the account that is to be deleted or exported.
+    #[error("nothing is stored of account {0:?}")]
+    NothingStored(String),
+    /// The account was deleted: use another id.
+    #[error(
+        "this account was deleted: nothing is counted for it or linked to it, and nothing of it is found under this id"
+    )]
+    AccountDeleted,
+    /// The account has unfinished business, and is not deleted: finish that first.
+    #[error("the account was not deleted: {}", first_obstacles(.0))]
+    AccountNotDeletable(Vec<Obstacle>),
     /// The report run does not exist.
     #[error("report run {} not found", quoted(.0))]
     RunNotFound(String),
@@ -221,6 +233,18 @@ pub enum Error {
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// How many obstacles a message names.
+const NAMED_OBSTACLES: usize = 3;
+
+fn first_obstacles(obstacles: &[Obstacle]) -> String {
+    let named = obstacles.iter().take(NAMED_OBSTACLES);
+    let mut text: Vec<&str> = named.map(|obstacle| obstacle.message.as_str()).collect();
+    if obstacles.len() > NAMED_OBSTACLES {
+        text.push("and more, which a dry run lists");
+    }
+    text.join("; ")
+}
+
 fn first_message(violations: &[Violation]) -> &str {
     violations
         .first()
@@ -232,10 +256,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<Violation> for Error {
     fn from(violation: Violation) -> Self {
-        if violation.reason == Reason::KeyReused {
-            Self::KeyReused(violation)
-        } else {
-            Self::Invalid(vec![violation])
+        match violation.reason {
+            Reason::KeyReused => Self::KeyReused(violation),
+            Reason::AccountDeleted => Self::AccountDeleted,
+            _ => Self::Invalid(vec![violation]),
         }
     }
 }

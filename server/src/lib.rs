@@ -45,7 +45,9 @@
 //! | lease | a replica's right to run a job, on the database's clock |
 //! | key | an API key: says who calls, with a role and perhaps limited to accounts or meters |
 //! | role | what a caller may do: `writer` counts, `reader` shows, `admin` may do everything |
-//! | audit entry | what an admin did, tried or was refused; it is never changed |
+//! | audit entry | what an admin did, tried or was refused; only the deletion of its account changes it |
+//! | token | the random name that the rows of a deleted account get in the place of its id |
+//! | obstacle | what refuses the deletion of an account, such as usage that is not billed yet |
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
 //! `accepted` means that Stripe took the event, `confirmed` that its totals contain it, `invoiced` that final invoices

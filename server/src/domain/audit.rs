@@ -5,7 +5,13 @@
 
 use uuid::Uuid;
 
-use super::{Millis, api_key::KeyId, names::names};
+use super::{
+    Millis,
+    account_deletion::{About, replaced_in_stored},
+    account_id::AccountId,
+    api_key::KeyId,
+    names::names,
+};
 
 /// Who acted, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +100,53 @@ impl NewEntry {
             message: None,
         }
     }
+
+    /// The accounts that the entry names as such: its own, and those of its request.
+    pub fn accounts(&self) -> Vec<AccountId> {
+        let request: Option<serde_json::Value> = self
+            .request
+            .as_deref()
+            .and_then(|request| serde_json::from_str(request).ok());
+        let request = request.as_ref();
+        let one = request.and_then(|request| request.get("account_id")?.as_str());
+        let several = request.and_then(|request| request.get("account_ids")?.as_array());
+        let several = several.into_iter().flatten().filter_map(|one| one.as_str());
+        let mut accounts: Vec<AccountId> = self
+            .account_id
+            .as_deref()
+            .into_iter()
+            .chain(one)
+            .chain(several)
+            .filter_map(|id| AccountId::parse(id).ok())
+            .collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        accounts
+    }
+
+    /// Writes another name in the place of an account's id.
+    pub fn rename_account(&mut self, id: &str, with: &str) {
+        let is_own = self.account_id.as_deref() == Some(id);
+        let about = if is_own {
+            About::ThisAccount
+        } else {
+            About::Others
+        };
+        if is_own {
+            self.account_id = Some(with.to_owned());
+        }
+        for text in [
+            &mut self.request,
+            &mut self.before,
+            &mut self.after,
+            &mut self.message,
+        ] {
+            let other = text
+                .as_deref()
+                .and_then(|text| replaced_in_stored(text, id, with, about));
+            *text = other.or_else(|| text.take());
+        }
+    }
 }
 
 /// A written entry.
@@ -123,6 +176,27 @@ pub struct EntryFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_can_lose_the_id_of_its_account() {
+        let mut entry = NewEntry {
+            account_id: Some("acct".to_owned()),
+            request: Some(r#"{"account_id":"acct","account_ids":["b","acct"]}"#.to_owned()),
+            message: Some("NOT_FOUND: account acct".to_owned()),
+            ..NewEntry::done(Actor::command(Uuid::nil()), "PutAccount")
+        };
+        let accounts = entry.accounts();
+        let names: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
+        assert_eq!(names, ["acct", "b"]);
+        entry.rename_account("acct", "T");
+        let expected = NewEntry {
+            account_id: Some("T".to_owned()),
+            request: Some(r#"{"account_id":"T","account_ids":["b","T"]}"#.to_owned()),
+            message: Some("NOT_FOUND: account T".to_owned()),
+            ..NewEntry::done(Actor::command(Uuid::nil()), "PutAccount")
+        };
+        assert_eq!(entry, expected);
+    }
 
     #[test]
     fn what_a_request_says_of_its_sender_is_never_alone() {

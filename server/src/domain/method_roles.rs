@@ -12,7 +12,7 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 24] = [
+pub const METHODS: [(&str, Requirement); 26] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),
@@ -28,6 +28,8 @@ pub const METHODS: [(&str, Requirement); 24] = [
     ("/usage.v1.AccountService/ChangePlan", ADMIN),
     ("/usage.v1.AccountService/CancelSubscription", ADMIN),
     ("/usage.v1.AccountService/AbortSubscriptionChange", ADMIN),
+    ("/usage.v1.AccountService/ExportAccount", ADMIN),
+    ("/usage.v1.AccountService/DeleteAccount", ADMIN),
     ("/usage.v1.AccessService/CreateKey", ADMIN),
     ("/usage.v1.AccessService/ListKeys", ADMIN),
     ("/usage.v1.AccessService/RevokeKey", ADMIN),

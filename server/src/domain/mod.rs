@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod account;
+pub mod account_deletion;
 pub mod account_id;
 pub mod api_key;
 pub mod audit;

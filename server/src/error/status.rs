@@ -28,7 +28,9 @@ impl Error {
             Self::KeyReused(_) => "KEY_REUSED",
             Self::CustomerTaken { .. } => "CUSTOMER_TAKEN",
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
-            Self::AccountNotFound(_) => "ACCOUNT_NOT_FOUND",
+            Self::AccountNotFound(_) | Self::NothingStored(_) => "ACCOUNT_NOT_FOUND",
+            Self::AccountDeleted => "ACCOUNT_DELETED",
+            Self::AccountNotDeletable(_) => "ACCOUNT_NOT_DELETABLE",
             Self::RunNotFound(_) => "RUN_NOT_FOUND",
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
@@ -69,6 +71,7 @@ impl Error {
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
             Self::AccountNotFound(_)
+            | Self::NothingStored(_)
             | Self::RunNotFound(_)
             | Self::ReportNotFound(_)
             | Self::ReportMayBeFolded { .. }
@@ -92,6 +95,8 @@ impl Error {
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
+            | Self::AccountDeleted
+            | Self::AccountNotDeletable(_)
             | Self::ChangeInProgress(_)
             | Self::NoChangeInProgress(_)
             | Self::ChangeAborted(_)

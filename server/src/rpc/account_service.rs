@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use usage_proto::v1::{
     self, account_service_server::AccountService, cancel_subscription_request::When,
@@ -9,6 +11,7 @@ use usage_proto::v1::{
 };
 
 use super::{
+    account_deletion::ExportStream,
     actor::{actor, caller},
     audit_json,
     auditor::{Action, Auditor, Changed},
@@ -55,6 +58,10 @@ pub(crate) struct AccountRpc {
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
     pub(crate) auditor: Auditor,
+    /// Ends exports.
+    pub(crate) shutdown: CancellationToken,
+    /// A permit for each export that runs.
+    pub(crate) exports: Arc<Semaphore>,
 }
 
 /// Who requests a change.
@@ -438,6 +445,22 @@ impl AccountService for AccountRpc {
             change: Some(change(aborted)),
             account: Some(self.wire_by_id(&account_id).await?),
         }))
+    }
+
+    type ExportAccountStream = ExportStream;
+
+    async fn export_account(
+        &self,
+        request: Request<v1::ExportAccountRequest>,
+    ) -> std::result::Result<Response<Self::ExportAccountStream>, Status> {
+        self.export(request).await
+    }
+
+    async fn delete_account(
+        &self,
+        request: Request<v1::DeleteAccountRequest>,
+    ) -> std::result::Result<Response<v1::DeleteAccountResponse>, Status> {
+        self.delete(request).await
     }
 
     async fn list_accounts(

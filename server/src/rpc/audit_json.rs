@@ -15,6 +15,7 @@ use crate::domain::{
     run::Run,
     subscription_change::SubscriptionChange,
 };
+use crate::store::account_deletion::Deletion;
 
 /// An action about an account. One whose id is not valid is only in the request.
 fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) -> Action {
@@ -123,6 +124,16 @@ pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Ac
     action(actor, "ForceReport", only, details)
 }
 
+pub(super) fn delete_account(actor: Actor, request: &v1::DeleteAccountRequest) -> Action {
+    let details = json!({ "account_id": request.account_id, "requested_by": request.requested_by });
+    action(actor, "DeleteAccount", &request.account_id, details)
+}
+
+pub(super) fn export_account(actor: Actor, account_id: &str) -> Action {
+    let details = json!({ "account_id": account_id });
+    action(actor, "ExportAccount", account_id, details)
+}
+
 /// A time of a request; null if it is absent or not valid.
 fn time(at: Option<&prost_types::Timestamp>) -> Option<String> {
     at.and_then(|at| wire::millis("time", at).ok()).map(rfc3339)
@@ -164,6 +175,20 @@ pub(super) fn difference(of: &PeriodComparison) -> Value {
         "difference_id": DifferenceId::of(of).to_string(),
         "finding": of.compared.finding.name(),
         "acknowledged_by": of.acknowledged.as_ref().map(|by| &by.by),
+    })
+}
+
+pub(super) fn deletion(deletion: &Deletion) -> Value {
+    let rows: serde_json::Map<String, Value> = deletion
+        .rows
+        .iter()
+        .map(|(table, rows)| (table.clone(), json!(rows)))
+        .collect();
+    json!({
+        "deleted_at": deletion.deleted_at.map(rfc3339),
+        "was_done": deletion.was_done,
+        "rows": rows,
+        "stripe_customers": deletion.customers,
     })
 }
 

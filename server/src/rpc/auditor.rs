@@ -100,6 +100,21 @@ impl Auditor {
         done: BoxFuture<'static, Result<T>>,
         changed: impl FnOnce(&T) -> Changed,
     ) -> Result<T> {
+        // Boxed: the compiler limits how deep futures are nested.
+        Box::pin(self.record_renaming(action, done, changed, |_| None)).await
+    }
+
+    /// The same for an action that may give its account another id: the former one with the other.
+    ///
+    /// # Errors
+    /// As [`Auditor::record`].
+    pub(super) async fn record_renaming<T>(
+        self,
+        action: Action,
+        done: BoxFuture<'static, Result<T>>,
+        changed: impl FnOnce(&T) -> Changed,
+        renamed: impl FnOnce(&T) -> Option<(String, String)>,
+    ) -> Result<T> {
         let permit = self.actions.try_acquire();
         let _permit = permit.map_err(|_| Error::TooManyChanges { limit: MAX_ACTIONS })?;
         self.write(&action.entry(Outcome::Begun)).await?;
@@ -107,11 +122,15 @@ impl Auditor {
         let entry = match &result {
             Ok(done) => {
                 let Changed { before, after } = changed(done);
-                NewEntry {
+                let mut entry = NewEntry {
                     before: before.as_ref().map(ToString::to_string),
                     after: after.as_ref().map(ToString::to_string),
                     ..action.entry(Outcome::Done)
+                };
+                if let Some((id, with)) = renamed(done) {
+                    entry.rename_account(&id, &with);
                 }
+                entry
             }
             Err(error) => NewEntry {
                 message: Some(format!("{}: {error}", error.reason())),

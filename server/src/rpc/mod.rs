@@ -1,7 +1,8 @@
-//! gRPC: converts requests to domain types and results to responses, one file a service, and `counting` and
-//! `usage_actions` for the two sides of `UsageService`. No rules here.
+//! gRPC: converts requests to domain types and results to responses, one file a service, `counting` and `usage_actions` for
+//! the two sides of `UsageService`, and `account_deletion` for a part of `AccountService`. No rules here.
 
 pub(crate) mod access_service;
+pub(crate) mod account_deletion;
 pub(crate) mod account_service;
 pub(crate) mod actor;
 mod audit_json;

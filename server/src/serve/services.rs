@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,8 +18,8 @@ use crate::{
     metrics::Exporter,
     reconciliation::Reconciler,
     rpc::{
-        access_service::AccessRpc, account_service::AccountRpc, auditor::Auditor,
-        health_service::HealthRpc, usage_service::UsageRpc,
+        access_service::AccessRpc, account_deletion::MAX_EXPORTS, account_service::AccountRpc,
+        auditor::Auditor, health_service::HealthRpc, usage_service::UsageRpc,
     },
     send_load,
     store::{Store, send_queue::Rules},
@@ -73,6 +73,7 @@ pub(super) struct Services {
     begun_changes: mpsc::Receiver<SubscriptionChange>,
     schedule: Schedule,
     replica: String,
+    shutdown: CancellationToken,
 }
 
 /// The services of gRPC, and who may call them.
@@ -139,6 +140,7 @@ impl Services {
             begun_changes,
             schedule,
             replica,
+            shutdown: shutdown.clone(),
         })
     }
 
@@ -169,6 +171,8 @@ impl Services {
             slots: config.schedule.window_mins,
             clock: clock.clone(),
             auditor: auditor.clone(),
+            shutdown: self.shutdown.clone(),
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
         };
         let access = AccessRpc {
             store: self.store.clone(),

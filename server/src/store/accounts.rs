@@ -12,6 +12,7 @@ use super::{
     Store,
     boundaries::record_boundary_change,
     connection::Transaction,
+    deleted_accounts::check_not_deleted,
     links::{
         account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
     },
@@ -123,6 +124,7 @@ impl Store {
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<AccountPut> {
         let tx = self.begin_requested_change().await?;
+        check_not_deleted(&tx, &put.account_id).await?;
         let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;

@@ -1,4 +1,5 @@
-//! Queries of audit entries. They are only written and listed, never changed.
+//! Queries of audit entries. They are only written and listed; the deletion of an account replaces its id in them, in
+//! `account_deletion`.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -9,10 +10,14 @@ use sea_orm::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Store;
+use super::{
+    Store,
+    deleted_accounts::{find_deleted, read_salts},
+};
 use crate::{
     domain::{
         Millis,
+        account_deletion::UNKNOWN_TOKEN,
         api_key::KeyId,
         audit::{Actor, Entry, EntryFilter, NewEntry, Outcome},
     },
@@ -21,12 +26,25 @@ use crate::{
 };
 
 impl Store {
-    /// Writes an entry.
+    /// Writes an entry. One about an account that was deleted does not name it.
     ///
     /// # Errors
     /// The database does not respond.
     pub(crate) async fn write_audit_entry(&self, entry: &NewEntry, now: Millis) -> Result<()> {
-        Ok(write_entry(&self.writer, entry, now).await?)
+        let accounts = entry.accounts();
+        if accounts.is_empty() {
+            return Ok(write_entry(&self.writer, entry, now).await?);
+        }
+        // No account is deleted meanwhile: what was written before names it, and is found by its deletion.
+        let tx = self.begin_within_boundaries().await?;
+        let salts = read_salts(&tx).await?;
+        let mut entry = entry.clone();
+        for account in find_deleted(&tx, &salts, accounts.iter()).await? {
+            entry.rename_account(account, UNKNOWN_TOKEN);
+        }
+        write_entry(&tx, &entry, now).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Records that a command on the database begins or is done; both have the same request id.

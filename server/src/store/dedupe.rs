@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Millis,
+        Millis, account_deletion,
         account_id::AccountId,
         increment::{Batch, Increment, KeyedContent, Outcome},
         stored_key::stored_key,
@@ -198,6 +198,16 @@ impl<'a> Dedupe<'a> {
         Ok(())
     }
 
+    /// Refuses the increments of deleted accounts, also those that repeat a key.
+    pub(super) fn refuse(&mut self, is_deleted: impl Fn(&AccountId) -> bool) {
+        let of_deleted = self.increments();
+        let of_deleted = of_deleted.filter(|(_, increment)| is_deleted(&increment.account_id));
+        let places: Vec<Place> = of_deleted.map(|(place, _)| place).collect();
+        for place in places {
+            self.set_outcome(place, Outcome::Refused(account_deletion::refusal()));
+        }
+    }
+
     /// Finds the increments that repeat a stored key, and those that repeat a key of the group.
     pub(super) async fn look_up_keys<C: ConnectionTrait + Send>(
         &mut self,
@@ -231,6 +241,7 @@ impl<'a> Dedupe<'a> {
     fn read_keys(&self) -> Vec<Placed<'a>> {
         let mut keyed: Vec<Placed<'a>> = self
             .increments()
+            .filter(|(place, _)| self.outcome(*place) == Some(&Outcome::Counted))
             .filter_map(|(place, increment)| {
                 let key = stored_key(&increment.account_id, increment.key.as_deref()?);
                 Some((place, Keyed { key, increment }))

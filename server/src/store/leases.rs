@@ -8,7 +8,11 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
-use super::{Store, connection::Transaction, runs::NewRun};
+use super::{
+    Store,
+    connection::Transaction,
+    runs::{NewRun, without_deleted},
+};
 use crate::{
     domain::{Millis, run::Run},
     entity::{
@@ -153,11 +157,12 @@ impl Store {
         new: &NewRun,
         now: Millis,
     ) -> Result<Option<Run>> {
-        let tx = self.begin().await?;
+        let tx = self.begin_within_boundaries().await?;
         if !record_in(&tx, job, holder, now).await? {
             tx.rollback().await?;
             return Ok(None);
         }
+        let new = without_deleted(&tx, new).await?;
         let run = report_run::Entity::insert(new.row(now)?)
             .exec_with_returning(&tx)
             .await?;

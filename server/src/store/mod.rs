@@ -8,6 +8,9 @@
 //! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then folded
 //! ones, then single rows by primary key.
 
+pub(crate) mod account_deletion;
+pub(crate) mod account_export;
+mod account_tables;
 pub(crate) mod accounts;
 mod additions;
 pub(crate) mod api_keys;
@@ -33,6 +36,7 @@ pub(crate) mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
+mod deleted_accounts;
 pub(crate) mod delivery;
 pub mod distribution;
 pub(crate) mod doctor;

@@ -1,4 +1,4 @@
-//! The cleanup job: deletes old keys, webhook events, verifications and changes of boundaries, and rolls up old commits, in small steps.
+//! The cleanup job: deletes old keys, digests of deleted accounts, webhook events, verifications and changes of boundaries, and rolls up old commits, in small steps.
 
 use std::time::Duration;
 
@@ -53,10 +53,12 @@ impl Job for Cleanup {
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let searched_keys = self.store.forget_old_keys(now).await?;
         let deleted_rows = self.store.forget_old_rows(now).await?;
+        let forgot_deletions = self.store.forget_deletions(now).await?;
         let rolled_up = self.store.roll_up_commits(now).await?;
         let deleted_events = self.store.forget_old_webhook_events(now).await?;
         self.steps = self.steps.saturating_add(1);
-        let has_more = searched_keys || deleted_rows || rolled_up || deleted_events;
+        let has_more =
+            searched_keys || deleted_rows || forgot_deletions || rolled_up || deleted_events;
         if has_more && self.steps < STEPS_PER_RUN {
             return Ok(Next::ContinueAfter(STEP_INTERVAL));
         }

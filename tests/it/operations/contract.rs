@@ -55,6 +55,7 @@ fn reason_of(reason: ServerReason) -> Reason {
         ServerReason::UnknownCustomer => Reason::UnknownCustomer,
         ServerReason::UnknownSubscription => Reason::UnknownSubscription,
         ServerReason::PermissionDenied => Reason::PermissionDenied,
+        ServerReason::AccountDeleted => Reason::AccountDeleted,
     }
 }
 
@@ -66,7 +67,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::KeyReused(_) => (Reason::KeyReused, Kind::KeyReused),
         ServerError::CustomerTaken { .. } => (Reason::CustomerTaken, Kind::CustomerTaken),
         ServerError::EtagMismatch { .. } => (Reason::EtagMismatch, Kind::EtagMismatch),
-        ServerError::AccountNotFound(_) => (Reason::AccountNotFound, Kind::NotFound),
+        ServerError::AccountNotFound(_) | ServerError::NothingStored(_) => {
+            (Reason::AccountNotFound, Kind::NotFound)
+        }
+        ServerError::AccountDeleted => (Reason::AccountDeleted, Kind::Precondition),
+        ServerError::AccountNotDeletable(_) => (Reason::AccountNotDeletable, Kind::Precondition),
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
@@ -139,6 +144,9 @@ fn every_server_error_has_a_reason_in_the_contract() {
             actual: text(),
         },
         ServerError::AccountNotFound(text()),
+        ServerError::NothingStored(text()),
+        ServerError::AccountDeleted,
+        ServerError::AccountNotDeletable(Vec::new()),
         ServerError::RunNotFound(text()),
         ServerError::Overloaded {
             retry_after: Duration::from_millis(100),

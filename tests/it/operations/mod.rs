@@ -4,6 +4,7 @@ pub(crate) mod access;
 mod backup;
 mod clocks;
 mod contract;
+mod deletion;
 mod distribution;
 pub(crate) mod doctor;
 mod file_modes;

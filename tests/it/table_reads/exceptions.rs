@@ -6,7 +6,7 @@ use crate::support::world::Engine;
 /// A part of a statement, what its plan may do, and why.
 type Exception = (&'static str, Fault, &'static str);
 
-const EXCEPTIONS: [Exception; 26] = [
+const EXCEPTIONS: [Exception; 29] = [
     (
         "WHERE COALESCE(reported_at, first_sent_at, ?) >= ? GROUP BY account_id, meter",
         Fault::ReadsInFull,
@@ -46,6 +46,21 @@ const EXCEPTIONS: [Exception; 26] = [
         "FROM commits UNION ALL SELECT kind, state",
         Fault::ReadsInFull,
         "the ledger check sums every report and commit, in one snapshot",
+    ),
+    (
+        r#"DELETE FROM "boundary_changes" WHERE "boundary_changes"."account_id" = ?"#,
+        Fault::ReadsInFull,
+        "the deletion of an account reads the changes of a day, once",
+    ),
+    (
+        "instr(",
+        Fault::Costs,
+        "a step of the search for an id in texts reads a thousand rows and keeps few",
+    ),
+    (
+        "strpos(",
+        Fault::Costs,
+        "a step of the search for an id in texts reads a thousand rows and keeps few",
     ),
     (
         r#"FROM "folded_reports" GROUP BY "folded_reports"."archive""#,

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 57] = [
+const TESTS: [(&str, &str); 60] = [
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -33,6 +33,15 @@ const TESTS: [(&str, &str); 57] = [
     (
         "operations::access::keys",
         "keys_are_listed_with_their_use_and_without_secrets",
+    ),
+    ("operations::deletion", "an_id_is_free_again_after_36_days"),
+    (
+        "operations::deletion::export",
+        "an_export_has_every_row_of_the_account_and_none_of_others",
+    ),
+    (
+        "operations::deletion::traces",
+        "the_id_of_a_deleted_account_stands_nowhere",
     ),
     (
         "operations::doctor",
