@@ -3,10 +3,11 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "usage/v1/access_service.proto",
     "usage/v1/account_service.proto",
     "usage/v1/error_reason.proto",
+    "usage/v1/operations_service.proto",
     "usage/v1/period.proto",
     "usage/v1/report_run.proto",
     "usage/v1/usage_report.proto",

@@ -299,6 +299,47 @@ impl fmt::Display for AuditOutcome {
     }
 }
 
+/// How it is known who acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuditActor {
+    /// It is not: no call needed a key. Only the address is known.
+    Anyone,
+    /// By an API key.
+    Key,
+    /// By a client certificate.
+    Certificate,
+    /// It was a command on the database.
+    Command,
+    /// An actor that this version of the client does not know, by its number.
+    Unrecognised(i32),
+}
+
+impl AuditActor {
+    fn from_wire(number: i32) -> Self {
+        use proto::AuditActor as Wire;
+        match Wire::try_from(number) {
+            Ok(Wire::Anyone) => Self::Anyone,
+            Ok(Wire::Key) => Self::Key,
+            Ok(Wire::Certificate) => Self::Certificate,
+            Ok(Wire::Command) => Self::Command,
+            Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
+        }
+    }
+}
+
+impl fmt::Display for AuditActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anyone"),
+            Self::Key => f.write_str("key"),
+            Self::Certificate => f.write_str("certificate"),
+            Self::Command => f.write_str("command"),
+            Self::Unrecognised(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// What an admin did, tried to do or was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -307,14 +348,18 @@ pub struct AuditEntry {
     pub id: String,
     /// When it was written.
     pub at: DateTime<Utc>,
+    /// How it is known who acted.
+    pub actor: AuditActor,
     /// The id of the key, if there was one.
     pub key_id: Option<String>,
     /// The name of the key, the subject of a client certificate, or `command`.
     pub key_name: Option<String>,
     /// The caller's network address; none for commands on the database.
     pub address: Option<String>,
-    /// Names the request.
-    pub request_id: String,
+    /// Names the call, and no caller can choose it: entries of one call have the same.
+    pub action_id: String,
+    /// Names the call in the caller's words, if it did.
+    pub request_id: Option<String>,
     /// The method's name, such as `PutAccount`.
     pub action: String,
     /// The account, if it is about one.
@@ -327,7 +372,7 @@ pub struct AuditEntry {
     pub after: Option<String>,
     /// What is known of it.
     pub outcome: AuditOutcome,
-    /// Why it failed, if it did.
+    /// Why it failed, if it did; or what failed after it was done.
     pub message: Option<String>,
 }
 
@@ -341,12 +386,14 @@ impl AuditEntry {
                 Ok(Wire::Failed) => AuditOutcome::Failed,
                 Ok(Wire::Unspecified) | Err(_) => AuditOutcome::Unrecognised(entry.outcome),
             },
+            actor: AuditActor::from_wire(entry.actor),
             id: entry.id,
             at: wire::required_time(entry.at, "entries.at")?,
             key_id: non_empty(entry.key_id),
             key_name: non_empty(entry.key_name),
             address: non_empty(entry.address),
-            request_id: entry.request_id,
+            action_id: entry.action_id,
+            request_id: non_empty(entry.request_id),
             action: entry.action,
             account_id: non_empty(entry.account_id),
             request: non_empty(entry.request),

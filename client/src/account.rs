@@ -264,6 +264,7 @@ impl Billing {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[must_use = "nothing is listed until it is sent"]
 pub struct ListAccounts {
+    stripe_customer: String,
     page_size: u32,
     page_token: String,
 }
@@ -272,6 +273,12 @@ impl ListAccounts {
     /// The first page of at most 100 accounts.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Only the account that is linked to this Stripe customer, `cus_...`, also if its subscription has ended.
+    pub fn customer(mut self, customer: impl Into<String>) -> Self {
+        self.stripe_customer = customer.into();
+        self
     }
 
     /// The maximum number of accounts on the page, up to 1,000.
@@ -290,6 +297,7 @@ impl ListAccounts {
         proto::ListAccountsRequest {
             page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
+            stripe_customer: self.stripe_customer,
         }
     }
 }

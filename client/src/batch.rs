@@ -38,7 +38,7 @@ impl Batch {
     }
 
     /// The idempotency key of the whole batch, at most 255 bytes. A repeated key with the same content counts nothing
-    /// and returns the stored results.
+    /// and returns the stored results. It belongs to the caller: to all API keys of one name.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Key::Is(key.into());
         self

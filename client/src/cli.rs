@@ -9,6 +9,7 @@ mod audit;
 mod chart;
 mod connection;
 mod correct;
+mod doctor;
 mod exit;
 mod get;
 mod import;
@@ -16,15 +17,17 @@ mod increment;
 mod keys;
 mod manual;
 mod output;
+mod profile;
 mod reconcile;
 mod report;
 mod reports;
 mod resolve;
+mod runs;
 mod time_arg;
 mod watch;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
-use connection::Connection;
+use connection::{Connection, Sources};
 use exit::Failure;
 use indicatif::ProgressBar;
 use std::{
@@ -53,6 +56,8 @@ pub struct Streams<'a> {
     pub err: &'a mut (dyn Write + Send),
     /// Whether both are terminals, on which progress bars and updated lines can be shown.
     pub are_terminals: bool,
+    /// The columns of the terminal that results are written to; none if they go elsewhere. Tables fit into them.
+    pub width: Option<u16>,
     /// Resolves to the exit code when the process is asked to stop. It is polled only by commands that say what they
     /// leave behind; the others end where they are.
     pub stop: Pin<Box<dyn Future<Output = u8> + Send>>,
@@ -120,6 +125,10 @@ enum Command {
     Keys(keys::Arguments),
     /// List what admins did, tried to do and were refused, newest first
     Audit(audit::Arguments),
+    /// List report runs, the latest first, with what became of their reports
+    Runs(runs::Arguments),
+    /// Ask the server to check itself, its database, Stripe and the schedule; exits with 4 if anything is bad
+    Doctor(doctor::Arguments),
     /// Print what completes these commands in a shell
     Completions {
         /// The shell
@@ -136,9 +145,9 @@ pub async fn run<A: Into<OsString> + Clone>(
 ) -> u8 {
     let parsed = without_empty_variables(Cli::command())
         .try_get_matches_from(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, Sources::of(&matches))));
     let failure = match parsed {
-        Ok(cli) => match execute(cli, &mut streams).await {
+        Ok((cli, sources)) => match execute(cli, sources, &mut streams).await {
             Ok(()) => return exit::DONE,
             Err(failure) => failure,
         },
@@ -158,13 +167,13 @@ pub async fn run<A: Into<OsString> + Clone>(
     failure.exit_code()
 }
 
-async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
+async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Result<(), Failure> {
     match &cli.command {
         Command::Completions { shell } => return manual::complete(*shell, streams),
         Command::Man => return manual::print(streams),
         _ => {}
     }
-    let client = cli.connection.client()?;
+    let client = cli.connection.client(sources, streams.err)?;
     match cli.command {
         Command::Increment(arguments) => increment::run(&client, arguments, streams).await,
         Command::Get(arguments) => get::run(&client, arguments, streams).await,
@@ -179,6 +188,8 @@ async fn execute(cli: Cli, streams: &mut Streams<'_>) -> Result<(), Failure> {
         Command::Reconcile(arguments) => reconcile::run(&client, arguments, streams).await,
         Command::Keys(arguments) => keys::run(&client, arguments, streams).await,
         Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
+        Command::Runs(arguments) => runs::run(&client, arguments, streams).await,
+        Command::Doctor(arguments) => doctor::run(&client, arguments, streams).await,
         Command::Completions { .. } | Command::Man => Ok(()),
     }
 }

@@ -1,9 +1,10 @@
 //! The client: its connection, its settings, and how one call is sent.
 //!
-//! The calls themselves are in [`usage_calls`], [`account_calls`] and [`access_calls`], one method for each method of the proto.
+//! The calls themselves are in [`usage_calls`], [`account_calls`], [`access_calls`] and [`operations_calls`], one method for each method of the proto.
 
 mod access_calls;
 mod account_calls;
+mod operations_calls;
 #[cfg(test)]
 mod tests;
 mod usage_calls;
@@ -14,7 +15,7 @@ use crate::{
 };
 use proto::{
     access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
-    usage_service_client::UsageServiceClient,
+    operations_service_client::OperationsServiceClient, usage_service_client::UsageServiceClient,
 };
 use std::time::Duration;
 use tonic::{
@@ -53,6 +54,7 @@ pub struct UsageClient {
     usage: UsageServiceClient<Connection>,
     accounts: AccountServiceClient<Connection>,
     access: AccessServiceClient<Connection>,
+    operations: OperationsServiceClient<Connection>,
     timeout: Duration,
     retry: Retry,
 }
@@ -86,6 +88,19 @@ impl UsageClient {
         Self::builder(endpoint).connect_lazy()
     }
 
+    /// A client of the servers, the API key and the TLS files that the environment names; see
+    /// [`UsageClientBuilder::from_env`]. It connects with its first call.
+    ///
+    /// # Errors
+    /// A variable or a file cannot be used.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn from_env() -> Result<Self, Error> {
+        UsageClientBuilder::from_env()?.connect_lazy()
+    }
+
     /// Configures a client for this server.
     pub fn builder(endpoint: impl Into<String>) -> UsageClientBuilder {
         UsageClientBuilder::new(endpoint.into())
@@ -104,7 +119,8 @@ impl UsageClient {
         Self {
             usage: UsageServiceClient::new(connection.clone()),
             accounts: AccountServiceClient::new(connection.clone()),
-            access: AccessServiceClient::new(connection),
+            access: AccessServiceClient::new(connection.clone()),
+            operations: OperationsServiceClient::new(connection),
             timeout: DEFAULT_TIMEOUT,
             retry: Retry::default(),
         }

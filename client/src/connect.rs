@@ -1,13 +1,14 @@
 //! Configures the connection: servers, TLS, API key and timeouts.
 
 use crate::{Error, Retry, UsageClient};
-use std::{fmt, time::Duration};
+use std::{ffi::OsString, fmt, path::Path, time::Duration};
 use tokio::task::JoinSet;
 use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
+const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A broken connection is detected while a call still has time for a retry.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,6 +80,81 @@ impl UsageClientBuilder {
             api_key: None,
             #[cfg(feature = "tls")]
             tls: Tls::default(),
+        }
+    }
+
+    /// The servers, the API key and TLS from the environment: `USAGE_SERVER` (one address, or several separated by commas;
+    /// default `http://127.0.0.1:50051`), `USAGE_API_KEY` or `USAGE_API_KEY_FILE`, and with the feature `tls` `USAGE_TLS_CA`,
+    /// `USAGE_TLS_CERT`, `USAGE_TLS_KEY` (files) and `USAGE_TLS_DOMAIN`. They are the variables of `usagectl`. An empty one
+    /// counts as unset.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid): a file cannot be read, or a variable is not text. The message names the
+    /// variable and the file, and not the key.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(&|name| std::env::var_os(name))
+    }
+
+    fn from_variables(read: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        let variable = |name: &'static str| {
+            let value = read(name).filter(|value| !value.is_empty());
+            let value = value.map(OsString::into_string);
+            value
+                .transpose()
+                .map_err(|_| Error::invalid(name, format!("{name} is not text")))
+        };
+        let servers = variable("USAGE_SERVER")?;
+        let servers = servers.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+        let mut servers = servers.split(',').map(str::trim);
+        let mut builder = Self::new(servers.next().unwrap_or_default().to_owned());
+        for server in servers {
+            builder = builder.endpoint(server);
+        }
+        // A key itself comes before a file with one.
+        match (variable("USAGE_API_KEY")?, variable("USAGE_API_KEY_FILE")?) {
+            (Some(key), _) => builder = builder.api_key(key.trim()),
+            (None, Some(file)) => builder = builder.api_key_file(file)?,
+            (None, None) => {}
+        }
+        #[cfg(feature = "tls")]
+        {
+            let text_of = |name: &'static str| {
+                let file = variable(name)?;
+                file.map(|file| read_file(name, file.as_ref())).transpose()
+            };
+            if let Some(pem) = text_of("USAGE_TLS_CA")? {
+                builder = builder.ca_certificate(pem);
+            }
+            match (text_of("USAGE_TLS_CERT")?, text_of("USAGE_TLS_KEY")?) {
+                (Some(certificate), Some(key)) => {
+                    builder = builder.client_certificate(certificate, key);
+                }
+                (None, None) => {}
+                _ => {
+                    let why = "one of USAGE_TLS_CERT and USAGE_TLS_KEY is set; both are needed";
+                    return Err(Error::invalid("USAGE_TLS_CERT", why));
+                }
+            }
+            if let Some(domain) = variable("USAGE_TLS_DOMAIN")? {
+                builder = builder.domain_name(domain);
+            }
+        }
+        Ok(builder)
+    }
+
+    /// The API key in a file, without the white space around it. The file is read now.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid): it cannot be read, or is empty. The message names the file.
+    pub fn api_key_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        const NAME: &str = "api_key_file";
+        let key = read_file(NAME, path.as_ref())?;
+        match key.trim() {
+            "" => {
+                let why = format!("{}: the file has no API key", path.as_ref().display());
+                Err(Error::invalid(NAME, why))
+            }
+            key => Ok(self.api_key(key)),
         }
     }
 
@@ -248,6 +324,11 @@ impl UsageClientBuilder {
     }
 }
 
+fn read_file(name: &'static str, path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(name, format!("{}: {error}", path.display())))
+}
+
 /// Fails if none of the servers can be reached.
 async fn connect_any(endpoints: &[Endpoint]) -> Result<(), Error> {
     let mut attempts = JoinSet::new();
@@ -264,4 +345,64 @@ async fn connect_any(endpoints: &[Endpoint]) -> Result<(), Error> {
         }
     }
     last.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<UsageClientBuilder, Error> {
+        UsageClientBuilder::from_variables(&|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    fn key(builder: &UsageClientBuilder) -> Option<&str> {
+        builder.api_key.as_ref().map(|ApiKey(key)| key.as_str())
+    }
+
+    #[test]
+    fn a_client_is_configured_by_the_environment() {
+        let none = from(&[("USAGE_SERVER", ""), ("USAGE_API_KEY", "")]).unwrap();
+        assert_eq!(none.endpoints, [DEFAULT_SERVER]);
+        assert_eq!(key(&none), None);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("usage.key");
+        std::fs::write(&file, "ub_file\n").unwrap();
+        let path = file.to_str().unwrap();
+        let in_file = [
+            ("USAGE_SERVER", "http://a:1, http://b:2"),
+            ("USAGE_API_KEY_FILE", path),
+        ];
+        let found = from(&in_file).unwrap();
+        assert_eq!(found.endpoints, ["http://a:1", "http://b:2"]);
+        assert_eq!(key(&found), Some("ub_file"));
+        let both = [in_file[1], ("USAGE_API_KEY", "ub_text")];
+        assert_eq!(key(&from(&both).unwrap()), Some("ub_text"));
+        assert!(!format!("{:?}", from(&both).unwrap()).contains("ub_text"));
+    }
+
+    #[test]
+    fn a_file_that_has_no_key_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.key");
+        std::fs::write(&empty, "\n").unwrap();
+        for path in [empty.to_str().unwrap(), "/nowhere/usage.key"] {
+            let error = from(&[("USAGE_API_KEY_FILE", path)]).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            assert!(error.to_string().contains(path), "{error}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_client_certificate_needs_its_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let error = from(&[("USAGE_TLS_CERT", path)]).unwrap_err();
+        assert!(error.to_string().contains("USAGE_TLS_KEY"), "{error}");
+        let both = [("USAGE_TLS_CERT", path), ("USAGE_TLS_KEY", path)];
+        assert!(from(&both).is_ok());
+    }
 }

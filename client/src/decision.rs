@@ -3,6 +3,7 @@
 use crate::{Error, ReportState, UsageReport, proto, wire};
 use chrono::{DateTime, Utc};
 use proto::ResolveAction as Wire;
+use std::fmt;
 
 /// How to resolve a report that is missing, rejected, unknown or too late, or whose customer was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +36,17 @@ impl ResolveAction {
             Ok(Wire::BillInCurrentPeriod) => Self::BillInCurrentPeriod,
             Ok(Wire::WriteOff) => Self::WriteOff,
             Ok(Wire::Unspecified) | Err(_) => Self::Unrecognised(number),
+        }
+    }
+}
+
+impl fmt::Display for ResolveAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry => f.write_str("retry"),
+            Self::BillInCurrentPeriod => f.write_str("bill-in-current-period"),
+            Self::WriteOff => f.write_str("write-off"),
+            Self::Unrecognised(number) => write!(f, "{number}"),
         }
     }
 }

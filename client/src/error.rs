@@ -2,7 +2,7 @@
 //!
 //! Conversions from a gRPC status are in `status.rs`, and retries in `retry.rs`.
 
-use crate::Reason;
+use crate::{Reason, RecorderStats};
 use std::{error::Error as StdError, fmt, time::Duration};
 
 /// Why a call failed.
@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_taken_effect: bool,
     pub(crate) key: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) figures: Option<RecorderStats>,
     pub(crate) source: Option<Source>,
 }
 
@@ -160,6 +162,18 @@ impl Error {
         self.0.key.as_deref()
     }
 
+    /// The id under which the server's log, its audit table and its answer know the failed call; none if no server
+    /// answered. Name it when you ask those who run the server.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// What a [`Recorder`](crate::Recorder) had done when the time of its `flush` or `shutdown` was over; none for other
+    /// errors.
+    pub fn figures(&self) -> Option<RecorderStats> {
+        self.0.figures
+    }
+
     /// The received gRPC status; none if the client rejected the call or its own timeout passed.
     pub fn status(&self) -> Option<&tonic::Status> {
         match self.0.source.as_ref()? {
@@ -209,6 +223,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn with_figures(mut self, figures: RecorderStats) -> Self {
+        self.0.figures = Some(figures);
+        self
+    }
+
     pub(crate) fn with_key(mut self, key: Option<String>) -> Self {
         self.0.key = key;
         self
@@ -227,6 +246,8 @@ impl Error {
             retry_after: None,
             may_have_taken_effect,
             key: None,
+            request_id: None,
+            figures: None,
             source: None,
         }))
     }

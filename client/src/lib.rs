@@ -16,7 +16,9 @@ mod client;
 mod connect;
 mod correction;
 mod decision;
+mod deletion;
 mod difference;
+mod doctor;
 mod error;
 mod increment;
 #[cfg(feature = "tower")]
@@ -29,6 +31,7 @@ mod recorder;
 mod report;
 mod retry;
 mod run;
+mod run_list;
 mod state;
 mod status;
 mod subscription;
@@ -36,8 +39,8 @@ mod usage;
 mod wire;
 
 pub use access::{
-    ApiKey, AuditEntry, AuditOutcome, AuditPage, CreateKey, CreatedKey, KeyPage, KeyRole,
-    ListAuditEntries,
+    ApiKey, AuditActor, AuditEntry, AuditOutcome, AuditPage, CreateKey, CreatedKey, KeyPage,
+    KeyRole, ListAuditEntries,
 };
 pub use account::{
     Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,
@@ -50,7 +53,11 @@ pub use client::UsageClient;
 pub use connect::UsageClientBuilder;
 pub use correction::{Correct, Corrected};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
+pub use deletion::{
+    AccountExport, DeleteAccount, DeletedAccount, DeletionObstacle, DeletionObstacleKind,
+};
 pub use difference::{AcknowledgeDifference, AcknowledgedDifference, DifferenceAcknowledgement};
+pub use doctor::{Diagnosis, Finding, ServerSetting, Severity};
 pub use error::{Error, ErrorKind, FieldViolation};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]
@@ -66,6 +73,7 @@ pub use recorder::{Recorded, Recorder, RecorderBuilder, RecorderStats, RefusedUs
 pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
+pub use run_list::{ListRuns, ListedRun, RunPage, RunResults, RunState, RunTrigger};
 pub use state::ReportState;
 pub use subscription::{
     AbortSubscriptionChange, BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState,

@@ -89,6 +89,10 @@ pub enum Reason {
     RateLimited,
     /// The message did not arrive at the server in time. Nothing was done.
     MessageTooSlow,
+    /// The account was deleted less than 36 days ago. Nothing was counted or linked.
+    AccountDeleted,
+    /// The account cannot be deleted yet; the message says why.
+    AccountNotDeletable,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -127,7 +131,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 41] = [
+static KNOWN: [(ErrorReason, Reason); 43] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -178,6 +182,11 @@ static KNOWN: [(ErrorReason, Reason); 41] = [
     (ErrorReason::Unauthenticated, Reason::Unauthenticated),
     (ErrorReason::PermissionDenied, Reason::PermissionDenied),
     (ErrorReason::ApiKeyNotFound, Reason::ApiKeyNotFound),
+    (ErrorReason::AccountDeleted, Reason::AccountDeleted),
+    (
+        ErrorReason::AccountNotDeletable,
+        Reason::AccountNotDeletable,
+    ),
 ];
 
 fn short_name(reason: ErrorReason) -> &'static str {
@@ -207,7 +216,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 41);
+        assert_eq!(known, 43);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
+use std::fmt;
 
 /// Selects what to compare: by default the current billing periods of all accounts.
 ///
@@ -149,6 +150,25 @@ pub enum InvoiceFinding {
     Unverified,
     /// A finding that this version of the client does not know, by its number.
     Unrecognised(i32),
+}
+
+impl fmt::Display for InvoiceFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equal => "equal",
+            Self::Differs => "differs",
+            Self::Unreadable => "unreadable",
+            Self::Uncollectible => "uncollectible",
+            Self::Void => "void",
+            Self::Overdue => "overdue",
+            Self::KeptDraft => "kept_draft",
+            Self::PriceSplit => "price_split",
+            Self::ChargedTwice => "charged_twice",
+            Self::NoPeriod => "no_period",
+            Self::Unverified => "unverified",
+            Self::Unrecognised(number) => return write!(f, "{number}"),
+        })
+    }
 }
 
 /// The usage of one subscription item, price and billing period, and what invoices charge of it.

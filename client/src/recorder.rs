@@ -1,11 +1,13 @@
 //! Counting without waiting: usage is summed in memory and sent in the background.
 //!
 //! [`builder`] configures and starts a recorder, [`aggregator`] sums recorded usage, [`batches`] queues it,
-//! [`spool`] stores it on disk, [`worker`] sends it, and [`stats`] reports the results.
+//! [`spool`] stores it on disk, [`worker`] sends it, [`drops`] and [`refused`] tell what is not counted, and [`stats`]
+//! reports the results.
 
 mod aggregator;
 mod batches;
 mod builder;
+mod drops;
 mod refused;
 mod spool;
 mod stats;
@@ -17,6 +19,7 @@ use crate::{Error, ErrorKind, UsageClient};
 use aggregator::{Aggregator, Full, MAX_QUANTITY, ShouldFlush, Sum};
 use batches::{Batches, QueuedBatch, Storage};
 pub use builder::RecorderBuilder;
+use drops::{Drops, Why};
 use refused::OnRefused;
 pub use refused::RefusedUsage;
 use spool::Spool;
@@ -96,6 +99,8 @@ struct Shared {
     dropped: Tally,
     /// The part of `dropped` that is outside the server's limits.
     invalid: Tally,
+    /// What of `dropped` the program was not told of yet.
+    drops: Drops,
     /// Stops the worker, even if usage is pending.
     stop: CancellationToken,
     /// Wakes the worker before its interval ends.
@@ -114,7 +119,7 @@ impl Recorder {
             && (1..=MAX_ACCOUNT_BYTES).contains(&account_id.len())
             && meter.len() <= MAX_METER_BYTES;
         if !is_valid {
-            return self.drop_one(false, quantity);
+            return self.drop_one(Why::Invalid, account_id, meter, quantity);
         }
         match self
             .shared
@@ -123,7 +128,7 @@ impl Recorder {
         {
             Ok(ShouldFlush(false)) => {}
             Ok(ShouldFlush(true)) => self.shared.wake.notify_one(),
-            Err(Full) => self.drop_one(true, quantity),
+            Err(Full) => self.drop_one(Why::Full, account_id, meter, quantity),
         }
     }
 
@@ -135,7 +140,8 @@ impl Recorder {
     /// Waits until all usage recorded before this call is counted, rejected or dropped.
     ///
     /// # Errors
-    /// The timeout has passed. Pending usage is still sent in the background.
+    /// The timeout has passed; the figures are in the error ([`Error::figures`]). Pending usage is still sent in the
+    /// background.
     pub async fn flush(&self, timeout: Duration) -> Result<RecorderStats, Error> {
         let shared = &self.shared;
         let flushed = async {
@@ -145,8 +151,12 @@ impl Recorder {
             shared.batches.wait_until_done(last).await;
         };
         match tokio::time::timeout(timeout, flushed).await {
-            Ok(()) => Ok(self.stats()),
-            Err(_elapsed) => Err(Error::deadline(timeout)),
+            Ok(()) => {
+                // Also what was dropped before anything was sent.
+                shared.tell_dropped();
+                Ok(self.stats())
+            }
+            Err(_elapsed) => Err(Error::deadline(timeout).with_figures(self.stats())),
         }
     }
 
@@ -179,10 +189,11 @@ impl Recorder {
     /// not respond delays the shutdown by at most five seconds.
     ///
     /// # Errors
-    /// The timeout has passed. The message contains the pending calls and units.
+    /// The timeout has passed. The message contains the pending calls and units, and the error all figures
+    /// ([`Error::figures`]).
     pub async fn shutdown(self, timeout: Duration) -> Result<RecorderStats, Error> {
         let flushed = self.flush(timeout).await;
-        let pending = self.stats().pending;
+        let figures = self.stats();
         let Self {
             shared,
             handles_dropped,
@@ -201,23 +212,26 @@ impl Recorder {
             }
         }
         flushed.map_err(|_| {
-            let Recorded { calls, units } = pending;
+            let Recorded { calls, units } = figures.pending;
             tracing::error!(calls, units, "usage is pending at shutdown");
             let message =
                 format!("{units} units of {calls} calls are still pending after {timeout:?}");
-            Error::local(ErrorKind::Deadline, message, true)
+            Error::local(ErrorKind::Deadline, message, true).with_figures(figures)
         })
     }
 
     #[cold]
-    fn drop_one(&self, is_valid: bool, quantity: i64) {
+    fn drop_one(&self, why: Why, account_id: &str, meter: &str, quantity: i64) {
         let units = u64::try_from(quantity).unwrap_or(0);
         let shared = &self.shared;
         shared.not_aggregated.add(1, units);
-        if !is_valid {
+        if why == Why::Invalid {
             shared.invalid.add(1, units);
         }
-        // The worker logs it, because logging can be slow.
+        // The worker logs and tells it, because both can be slow.
+        if shared.on_refused.is_set() {
+            shared.drops.add(why, account_id, meter, units);
+        }
         shared.dropped.add(1, units);
     }
 }
@@ -251,6 +265,11 @@ impl Shared {
             refused,
             dropped,
         }
+    }
+
+    /// Tells the program what was dropped since it was last told.
+    fn tell_dropped(&self) {
+        self.on_refused.tell(self.drops.take());
     }
 
     /// Like [`make_batches`](Self::make_batches), without blocking other tasks while the disk is slow; `None` if it failed.

@@ -161,6 +161,10 @@ pub struct ListReports {
     states: Vec<ReportState>,
     run_id: String,
     kind: Option<ReportKind>,
+    meter: String,
+    stripe_customer: String,
+    from: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
     page_size: u32,
     page_token: String,
 }
@@ -195,7 +199,32 @@ impl ListReports {
         self
     }
 
-    /// The maximum number of reports on the page, up to 1,000.
+    /// Only reports of this meter.
+    pub fn meter(mut self, meter: impl Into<String>) -> Self {
+        self.meter = meter.into();
+        self
+    }
+
+    /// Only reports that are billed to this Stripe customer, `cus_...`. Open reports have no customer yet.
+    pub fn customer(mut self, customer: impl Into<String>) -> Self {
+        self.stripe_customer = customer.into();
+        self
+    }
+
+    /// Only reports whose window begins at this time or later.
+    pub fn from(mut self, from: DateTime<Utc>) -> Self {
+        self.from = Some(from);
+        self
+    }
+
+    /// Only reports whose window begins before this time.
+    pub fn until(mut self, until: DateTime<Utc>) -> Self {
+        self.until = Some(until);
+        self
+    }
+
+    /// The maximum number of reports on the page, up to 1,000. With a meter or a time, and neither account nor customer, a
+    /// page can have fewer, or none, without being the last.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
         self
@@ -207,16 +236,21 @@ impl ListReports {
         self
     }
 
-    pub(crate) fn into_wire(self) -> proto::ListReportsRequest {
+    pub(crate) fn into_wire(self) -> Result<proto::ListReportsRequest, Error> {
         let states = self.states.into_iter().map(ReportState::to_wire);
-        proto::ListReportsRequest {
+        let time = |at: Option<DateTime<Utc>>, field| at.map(|at| wire::time_to_wire(at, field));
+        Ok(proto::ListReportsRequest {
             account_id: self.account_id,
             states: states.collect(),
             run_id: self.run_id,
             kind: self.kind.map_or(0, ReportKind::to_wire),
             page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
-        }
+            meter: self.meter,
+            stripe_customer: self.stripe_customer,
+            from: time(self.from, "from").transpose()?,
+            until: time(self.until, "until").transpose()?,
+        })
     }
 }
 

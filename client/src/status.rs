@@ -3,7 +3,7 @@
 use crate::{Error, ErrorKind, FieldViolation, Reason, error::Source, proto};
 use std::error::Error as StdError;
 use tonic::Code;
-use tonic_types::StatusExt as _;
+use tonic_types::{RequestInfo, StatusExt as _};
 
 impl From<tonic::transport::Error> for Error {
     /// A connection that could not be made.
@@ -40,9 +40,18 @@ impl From<tonic::Status> for Error {
         });
         error.0.retry_after = details.retry_info().and_then(|info| info.retry_delay);
         error.0.reason = reason;
+        error.0.request_id = request_id(&status, details.request_info());
         error.0.source = Some(Source::Status(status));
         error
     }
+}
+
+/// The id in the details; a server in between may have given another one in the headers.
+fn request_id(status: &tonic::Status, info: Option<&RequestInfo>) -> Option<String> {
+    let header = status.metadata().get("x-request-id");
+    let id = info.map(|info| info.request_id.as_str());
+    let id = id.or_else(|| header.and_then(|value| value.to_str().ok()));
+    id.filter(|id| !id.is_empty()).map(str::to_owned)
 }
 
 /// Uses the reason if it determines the kind, else the code: reasons can be unknown, and proxies send none.
@@ -216,6 +225,18 @@ mod tests {
             assert_eq!(error.kind(), kind);
             assert_eq!(error.reason().unwrap().as_str(), reason);
         }
+    }
+
+    #[test]
+    fn the_id_of_the_request_is_in_the_details_or_else_in_a_header() {
+        let mut failure = with_reason(Code::Unavailable, "SHUTTING_DOWN");
+        assert_eq!(error(failure.clone()).request_id(), None);
+        failure.1.set_request_info("r-1", "");
+        assert_eq!(error(failure).request_id(), Some("r-1"));
+        let mut proxied = Status::unavailable("no backend");
+        let id = "r-2".parse().unwrap();
+        proxied.metadata_mut().insert("x-request-id", id);
+        assert_eq!(Error::from(proxied).request_id(), Some("r-2"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod access;
 mod database;
 mod listen;
+mod log;
 mod secret;
 mod stripe;
 mod tls;
@@ -11,14 +12,18 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Command, builder::Resettable};
 
-pub(crate) use self::tls::TlsFiles;
 pub use self::{
     access::AccessConfig,
     database::DatabaseConfig,
     listen::{HttpListen, ListenConfig},
+    log::LogConfig,
     secret::Secret,
     stripe::{StripeConfig, WebhookConfig},
     tls::TlsConfig,
+};
+pub(crate) use self::{
+    secret::{read_secret, read_text_file},
+    tls::TlsFiles,
 };
 use crate::{
     domain::{
@@ -106,7 +111,10 @@ impl SendingConfig {
     }
 }
 
-/// Where old reports are archived, and when they are folded.
+/// The smallest age in days from which audit entries, runs and decisions are archived: longer than usage may be late.
+const MIN_RECORD_DAYS: i64 = 36;
+
+/// Where old reports and other records are archived, and when.
 #[derive(Args, Clone, Debug)]
 pub struct ArchiveConfig {
     /// The folder of the archives that old reports are written to before they are folded. Every replica needs the same one.
@@ -117,6 +125,14 @@ pub struct ArchiveConfig {
     /// The age in days from which reports are folded that are `invoiced`, `not_billable` or `written_off`, 60 to 36,500.
     #[arg(long, env = "FOLD_AFTER_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_FOLD_DAYS..=36_500))]
     pub fold_after_days: i64,
+
+    /// The age in days from which audit entries, and decisions on folded reports, are archived and deleted, 36 to 36,500.
+    #[arg(long, env = "AUDIT_DAYS", default_value_t = 730, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    pub audit_days: i64,
+
+    /// The age in days from which runs are archived and deleted, 36 to 36,500.
+    #[arg(long, env = "RUN_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    pub run_days: i64,
 }
 
 /// The settings that the commands besides `serve` share.
@@ -167,6 +183,10 @@ pub struct Config {
     /// Who may call it.
     #[command(flatten)]
     pub access: AccessConfig,
+
+    /// What it tells of its requests.
+    #[command(flatten)]
+    pub log: LogConfig,
 
     /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]
@@ -227,8 +247,8 @@ pub struct Config {
     #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub queue_increments: u32,
 
-    /// Transactions that count in parallel on PostgreSQL, 1 to 64. SQLite has one.
-    #[arg(long, env = "WRITERS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Transactions that count in parallel on PostgreSQL, 1 to 64. The last of several is for batches. SQLite has one.
+    #[arg(long, env = "WRITERS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub writers: u32,
 
     /// Concurrent requests on one connection, 1 to 65,536.
@@ -253,6 +273,14 @@ impl Config {
         self.stripe.key()?;
         self.check_tls()?;
         self.database.url().map(drop)
+    }
+
+    /// Every secret, for what must not show one: keys, and the database's URL with its password.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let mut secrets = self.webhooks.secrets().unwrap_or_default();
+        secrets.extend(self.stripe.key().ok().flatten());
+        secrets.extend(self.database.secrets());
+        secrets
     }
 
     fn check_tls(&self) -> Result<(), String> {

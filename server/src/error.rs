@@ -1,5 +1,6 @@
 //! The error type of the service. Variants are named by what the caller can do.
 
+mod log;
 mod status;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::{
     database_error::is_transient,
     domain::{
         access::Denial,
+        account_deletion::Obstacle,
         clock_check::Doubt,
         period::rfc3339,
         violation::{Reason, Violation, quoted},
@@ -45,6 +47,17 @@ pub enum Error {
     /// The account does not exist: create it with `PutAccount`.
     #[error("account {0:?} not found; create it with PutAccount")]
     AccountNotFound(String),
+    /// Nothing is stored of the account that is to be deleted or exported.
+    #[error("nothing is stored of account {0:?}")]
+    NothingStored(String),
+    /// The account was deleted: use another id.
+    #[error(
+        "this account was deleted: nothing is counted for it or linked to it, and nothing of it is found under this id"
+    )]
+    AccountDeleted,
+    /// The account has unfinished business, and is not deleted: finish that first.
+    #[error("the account was not deleted: {}", first_obstacles(.0))]
+    AccountNotDeletable(Vec<Obstacle>),
     /// The report run does not exist.
     #[error("report run {} not found", quoted(.0))]
     RunNotFound(String),
@@ -219,6 +232,21 @@ pub enum Error {
     /// A defect; the log has the cause.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An error whose cause is in the log already, such as that of a commit which many calls shared.
+    #[error(transparent)]
+    Logged(Box<Error>),
+}
+
+/// How many obstacles a message names.
+const NAMED_OBSTACLES: usize = 3;
+
+fn first_obstacles(obstacles: &[Obstacle]) -> String {
+    let named = obstacles.iter().take(NAMED_OBSTACLES);
+    let mut text: Vec<&str> = named.map(|obstacle| obstacle.message.as_str()).collect();
+    if obstacles.len() > NAMED_OBSTACLES {
+        text.push("and more, which a dry run lists");
+    }
+    text.join("; ")
 }
 
 fn first_message(violations: &[Violation]) -> &str {
@@ -232,10 +260,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<Violation> for Error {
     fn from(violation: Violation) -> Self {
-        if violation.reason == Reason::KeyReused {
-            Self::KeyReused(violation)
-        } else {
-            Self::Invalid(vec![violation])
+        match violation.reason {
+            Reason::KeyReused => Self::KeyReused(violation),
+            Reason::AccountDeleted => Self::AccountDeleted,
+            _ => Self::Invalid(vec![violation]),
         }
     }
 }
@@ -268,8 +296,8 @@ impl Error {
         Self::Unimplemented(format!("this server has no method {}", quoted(path)))
     }
 
-    /// What lies behind it, for those who run the service: callers are not told.
-    pub(crate) fn cause(&self) -> String {
-        std::error::Error::source(self).map_or_else(|| self.to_string(), ToString::to_string)
+    /// The same error. Its cause is in the log already.
+    pub(crate) fn logged(self) -> Self {
+        Self::Logged(Box::new(self))
     }
 }

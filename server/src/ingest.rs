@@ -1,42 +1,47 @@
 //! Group commit: counts many calls in one durable transaction and responds to each after the commit.
 //!
 //! A durable write needs a disk sync, so one transaction a call can never be fast. Calls that arrive during a commit
-//! share the next one. Each writer has a separate queue, and all calls of an account go to the same writer, so two
-//! writers of one replica do not wait for each other's row locks; see `route`. The SQL is in `store::commit`.
+//! share the next one. Each writer has a separate queue. All single calls of an account go to the same writer, so that
+//! writers seldom wait for each other's row locks, and batches have a writer of their own; see `route`. The SQL is in `store::commit`.
 
 mod outcomes;
+mod places;
 mod progress;
 mod repeats;
 mod route;
+mod turns;
 mod waiting;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::{DbErr, RuntimeErr};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout},
 };
 use uuid::Uuid;
 
 use outcomes::record_metrics;
+use places::{Places, TakenPlaces};
 pub(crate) use progress::Progress;
 use progress::WriterProgress;
 use repeats::Repeats;
 use route::{Route, Router};
-use waiting::{Call, Waiting};
+use waiting::{Call, LastSmall, Waiting};
 
 use crate::{
     clock::Clock,
     database_error::is_transient,
     domain::{
+        caller_id::CallerId,
         increment::{Batch, Increment, Outcome},
         window::Slots,
     },
     error::{Error, Result},
+    log_limit::LogLimit,
     store::{
         Store,
         boundaries::BoundaryCache,
@@ -55,6 +60,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const MIN_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
+/// In an outage, each writer fails a group every few seconds.
+static FAILED: LogLimit = LogLimit::new();
+static SPLIT: LogLimit = LogLimit::new();
+static LOST: LogLimit = LogLimit::new();
+static REPEATED: LogLimit = LogLimit::new();
+
 /// The settings of a [`WriteBatcher`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteBatcherOptions {
@@ -69,10 +80,9 @@ pub(crate) struct WriteBatcherOptions {
 /// Counts increments in group commits.
 #[derive(Debug)]
 pub(crate) struct WriteBatcher {
-    /// One queue a writer. They are unbounded because `capacity` bounds all of them together.
+    /// One queue a writer. They are unbounded because `places` bounds all of them together.
     queues: Vec<mpsc::UnboundedSender<QueuedCall>>,
-    /// One permit for each increment that waits or is being committed.
-    capacity: Arc<Semaphore>,
+    places: Places,
     router: Router,
     progress: Progress,
 }
@@ -80,14 +90,17 @@ pub(crate) struct WriteBatcher {
 /// The writer tasks. They end once the [`WriteBatcher`] is dropped and every queued increment is committed.
 pub(crate) type Writers = Vec<JoinHandle<()>>;
 
+/// Where the caller of a call waits.
+type Reply = oneshot::Sender<Result<EntryOutcome>>;
+
 #[derive(Debug)]
 struct QueuedCall {
     entry: Entry,
     shard: usize,
     /// Closed if the caller no longer waits. Then the increment is committed only if its group has begun.
-    reply: oneshot::Sender<Result<EntryOutcome>>,
-    /// Released just before the caller gets the response.
-    permit: OwnedSemaphorePermit,
+    reply: Reply,
+    /// Given back just before the caller gets the response.
+    places: TakenPlaces,
 }
 
 impl Call for QueuedCall {
@@ -105,6 +118,10 @@ impl Call for QueuedCall {
     fn shard(&self) -> usize {
         self.shard
     }
+
+    fn caller(&self) -> Option<&CallerId> {
+        self.places.caller()
+    }
 }
 
 impl WriteBatcher {
@@ -117,8 +134,9 @@ impl WriteBatcher {
         let cache = BoundaryCache::default();
         let mut queues = Vec::new();
         let mut writers = Vec::new();
-        let capacity = Arc::new(Semaphore::new(options.queue));
-        let mut progress = Progress::new(Arc::clone(&capacity));
+        let last_small = LastSmall::default();
+        let places = Places::new(options.queue);
+        let mut progress = Progress::new(places.clone());
         for _ in 0..options.writers.max(1) {
             let (sender, receiver) = mpsc::unbounded_channel();
             let writer = Writer {
@@ -128,6 +146,7 @@ impl WriteBatcher {
                 cache: cache.clone(),
                 slots: options.slots,
                 repeats: Repeats::default(),
+                last_small: last_small.clone(),
             };
             let writing = writer.run(receiver);
             writers.push(if store.has_parallel_writers() {
@@ -144,8 +163,8 @@ impl WriteBatcher {
         (
             Self {
                 queues,
-                capacity,
-                router: Router::new(store.shards().clone()),
+                places,
+                router: Router::new(store.shards().clone(), options.writers),
                 progress,
             },
             writers,
@@ -157,13 +176,17 @@ impl WriteBatcher {
         self.progress.clone()
     }
 
-    /// Counts one increment. Returns after the commit.
+    /// Counts one increment of a caller. Returns after the commit.
     ///
     /// # Errors
-    /// The key was reused, the queue is full, or the database does not respond.
-    pub(crate) async fn count(&self, increment: Increment) -> Result<Outcome> {
-        let route = self.router.route(std::iter::once(&increment.account_id));
-        match self.submit(route, 1, Entry::One(increment)).await? {
+    /// The key was reused, the queue or the caller's part of it is full, or the database does not respond.
+    pub(crate) async fn count(
+        &self,
+        caller: Option<&CallerId>,
+        increment: Increment,
+    ) -> Result<Outcome> {
+        let route = self.router.route(1, std::iter::once(&increment.account_id));
+        match self.submit(caller, route, 1, Entry::One(increment)).await? {
             EntryOutcome::One(outcome) => Ok(outcome),
             EntryOutcome::Batch { .. } | EntryOutcome::BatchRefused(_) => Err(Error::Internal(
                 "a single call was answered as a batch".into(),
@@ -175,15 +198,20 @@ impl WriteBatcher {
     ///
     /// # Errors
     /// As [`WriteBatcher::count`].
-    pub(crate) async fn count_batch(&self, batch: Batch) -> Result<(bool, Vec<Outcome>)> {
-        let route = self
-            .router
-            .route(batch.items.iter().flatten().map(|item| &item.account_id));
+    pub(crate) async fn count_batch(
+        &self,
+        caller: Option<&CallerId>,
+        batch: Batch,
+    ) -> Result<(bool, Vec<Outcome>)> {
+        let accounts = batch.items.iter().flatten().map(|item| &item.account_id);
+        let route = self.router.route(batch.items.len(), accounts);
         match self
-            .submit(route, batch.items.len(), Entry::Batch(batch))
+            .submit(caller, route, batch.items.len(), Entry::Batch(batch))
             .await?
         {
-            EntryOutcome::Batch { replayed, items } => Ok((replayed, items)),
+            EntryOutcome::Batch {
+                replayed, items, ..
+            } => Ok((replayed, items)),
             EntryOutcome::BatchRefused(violation) => Err(violation.into()),
             EntryOutcome::One(_) => Err(Error::Internal(
                 "a batch was answered as a single call".into(),
@@ -191,11 +219,17 @@ impl WriteBatcher {
         }
     }
 
-    async fn submit(&self, route: Route, increments: usize, entry: Entry) -> Result<EntryOutcome> {
-        let permits = u32::try_from(increments.max(1)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.capacity)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| Error::Overloaded {
+    async fn submit(
+        &self,
+        caller: Option<&CallerId>,
+        route: Route,
+        increments: usize,
+        entry: Entry,
+    ) -> Result<EntryOutcome> {
+        let places = self
+            .places
+            .take(caller, increments.max(1))
+            .ok_or(Error::Overloaded {
                 retry_after: RETRY_AFTER,
             })?;
         let (reply, answer) = oneshot::channel();
@@ -203,9 +237,10 @@ impl WriteBatcher {
             entry,
             shard: route.shard,
             reply,
-            permit,
+            places,
         };
-        self.queue_of(route)
+        self.queues
+            .get(route.writer)
             .and_then(|queue| queue.send(call).ok())
             .ok_or(Error::ShuttingDown)?;
         match timeout(ANSWER_LIMIT, answer).await {
@@ -215,11 +250,6 @@ impl WriteBatcher {
                 ANSWER_LIMIT.as_secs()
             )))),
         }
-    }
-
-    fn queue_of(&self, route: Route) -> Option<&mpsc::UnboundedSender<QueuedCall>> {
-        self.queues
-            .get(route.writer.checked_rem(self.queues.len())?)
     }
 }
 
@@ -231,11 +261,12 @@ struct Writer {
     cache: BoundaryCache,
     slots: Slots,
     repeats: Repeats,
+    last_small: LastSmall,
 }
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<QueuedCall>) {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(self.last_small.clone());
         let mut received = Vec::new();
         loop {
             if waiting.is_empty() {
@@ -262,9 +293,9 @@ impl Writer {
     async fn commit(&mut self, calls: Vec<QueuedCall>) {
         let (entries, replies): (Vec<Entry>, Vec<_>) = calls
             .into_iter()
-            .map(|call| (call.entry, (call.reply, call.permit)))
+            .map(|call| (call.entry, (call.reply, call.places)))
             .unzip();
-        let mut group = Group {
+        let group = Group {
             id: Uuid::now_v7(),
             entries,
         };
@@ -274,58 +305,71 @@ impl Writer {
                 self.progress.committed();
                 self.repeats.observe(&outcomes);
                 record_metrics(&outcomes, started);
-                for ((reply, permit), outcome) in replies.into_iter().zip(outcomes) {
+                for ((reply, places), outcome) in replies.into_iter().zip(outcomes) {
                     // Before the answer: the caller's next call may need its place in the queue.
-                    drop(permit);
+                    drop(places);
                     let _ = reply.send(Ok(outcome));
                 }
             }
-            Err(error) if is_transient(&error) || group.entries.len() == 1 => {
-                if is_transient(&error) {
-                    self.progress.failed();
+            Err(error) if is_transient(&error) => {
+                self.progress.failed();
+                // Once for all of its calls, and once a minute for all groups.
+                if let Some(unlogged) = FAILED.count() {
+                    tracing::error!(%error, calls = group.entries.len(), unlogged, "a group commit failed");
                 }
-                tracing::error!(%error, calls = group.entries.len(), "group commit failed");
-                for (reply, _permit) in replies {
-                    let _ = reply.send(Err(copy_of(&error).into()));
+                for (reply, _places) in replies {
+                    let _ = reply.send(Err(Error::from(copy_of(&error)).logged()));
+                }
+            }
+            Err(error) if group.entries.len() == 1 => {
+                for (reply, _places) in replies {
+                    answer(reply, Err(copy_of(&error).into()));
                 }
             }
             Err(error) => {
                 // One call that the database rejects must not fail the others: commit each one alone.
-                tracing::error!(%error, calls = group.entries.len(), "group commit failed; committing its calls one by one");
-                let mut unavailable: Option<DbErr> = None;
-                for (entry, (reply, _permit)) in group.entries.drain(..).zip(replies) {
-                    if reply.is_closed() {
-                        continue;
-                    }
-                    if let Some(error) = &unavailable {
-                        // Each of the others would be tried for seconds.
-                        let _ = reply.send(Err(copy_of(error).into()));
-                        continue;
-                    }
-                    let alone = Group {
-                        id: Uuid::now_v7(),
-                        entries: vec![entry],
-                    };
-                    let started = Instant::now();
-                    let outcome = self.commit_group(&alone).await;
-                    if let Err(error) = &outcome
-                        && is_transient(error)
-                    {
-                        self.progress.failed();
-                        unavailable = Some(copy_of(error));
-                    }
-                    let outcome = outcome.map_err(Error::from);
-                    if let Ok(outcomes) = &outcome {
-                        self.progress.committed();
-                        record_metrics(outcomes, started);
-                    }
-                    let _ = reply.send(outcome.and_then(|mut outcomes| {
-                        outcomes
-                            .pop()
-                            .ok_or_else(|| Error::Internal("a commit returned no outcome".into()))
-                    }));
+                if let Some(unlogged) = SPLIT.count() {
+                    tracing::error!(%error, calls = group.entries.len(), unlogged, "a group commit failed: its calls are committed one by one");
                 }
+                self.commit_alone(group.entries, replies).await;
             }
+        }
+    }
+
+    /// Commits each call in a transaction of its own.
+    async fn commit_alone(&mut self, entries: Vec<Entry>, replies: Vec<(Reply, TakenPlaces)>) {
+        let mut unavailable: Option<DbErr> = None;
+        for (entry, (reply, _places)) in entries.into_iter().zip(replies) {
+            if reply.is_closed() {
+                continue;
+            }
+            if let Some(error) = &unavailable {
+                // Each of the others would be tried for seconds.
+                let _ = reply.send(Err(Error::from(copy_of(error)).logged()));
+                continue;
+            }
+            let alone = Group {
+                id: Uuid::now_v7(),
+                entries: vec![entry],
+            };
+            let started = Instant::now();
+            let outcome = self.commit_group(&alone).await;
+            if let Err(error) = &outcome
+                && is_transient(error)
+            {
+                self.progress.failed();
+                unavailable = Some(copy_of(error));
+            }
+            let outcome = outcome.map_err(Error::from);
+            if let Ok(outcomes) = &outcome {
+                self.progress.committed();
+                record_metrics(outcomes, started);
+            }
+            let outcome = outcome.and_then(|mut outcomes| {
+                let none = || Error::Internal("a commit returned no outcome".into());
+                outcomes.pop().ok_or_else(none)
+            });
+            answer(reply, outcome);
         }
     }
 
@@ -339,6 +383,7 @@ impl Writer {
             .with_jitter()
             .build();
         let mut ambiguous: Option<Vec<EntryOutcome>> = None;
+        let mut is_logged = false;
         let started = Instant::now();
         loop {
             let options = CommitOptions {
@@ -363,7 +408,10 @@ impl Writer {
                     }
                 }
                 Err(CommitError::Ambiguous(error, outcomes)) => {
-                    tracing::warn!(commit = %group.id, %error, "response to COMMIT was lost");
+                    if !is_logged && let Some(unlogged) = LOST.count() {
+                        tracing::warn!(commit = %group.id, %error, unlogged, "the response to a COMMIT was lost: the commit is repeated");
+                    }
+                    is_logged = true;
                     // No conflict before this COMMIT: no earlier attempt was committed.
                     ambiguous = Some(outcomes);
                     error
@@ -383,9 +431,19 @@ impl Writer {
                     error
                 });
             }
-            tracing::warn!(%error, "retrying group commit");
+            if !is_logged && let Some(unlogged) = REPEATED.count() {
+                tracing::warn!(commit = %group.id, %error, unlogged, "a group commit did not succeed: it is repeated");
+            }
+            is_logged = true;
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// Answers a call. Its error is logged with the request, or here if its caller is gone.
+fn answer(reply: Reply, outcome: Result<EntryOutcome>) {
+    if let Err(Err(error)) = reply.send(outcome) {
+        error.log();
     }
 }
 

@@ -45,7 +45,9 @@
 //! | lease | a replica's right to run a job, on the database's clock |
 //! | key | an API key: says who calls, with a role and perhaps limited to accounts or meters |
 //! | role | what a caller may do: `writer` counts, `reader` shows, `admin` may do everything |
-//! | audit entry | what an admin did, tried or was refused; it is never changed |
+//! | audit entry | what an admin did, tried or was refused; only the deletion of its account changes it |
+//! | token | the random name that the rows of a deleted account get in the place of its id |
+//! | obstacle | what refuses the deletion of an account, such as usage that is not billed yet |
 //!
 //! A usage report is in one of these states. `open` counts. `closed` waits to be sent. `sending` was claimed for Stripe.
 //! `accepted` means that Stripe took the event, `confirmed` that its totals contain it, `invoiced` that final invoices
@@ -85,9 +87,13 @@
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
-//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, keys, reconcile, restore, stripe setup |
+//! | [`commands`] | the commands besides `serve`: adopt, archives, audit, backup, demo, distribute, doctor, export, keys, reconcile, restore, stripe setup |
+//! | [`doctor`] | the checks of `usage-server doctor` and of the method `Doctor` |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
+//! | `record` | audit entries, runs, decisions and reports as JSON lines and CSV |
+//! | `record_archive_file` | the files that old audit entries, runs and decisions are archived in |
+//! | `durable_file` | files that are written once, and are on the disk under their name |
 //! | `report_archive_file` | the files of archives: writing and reading one |
 //! | `restore_look_up` | after a restore: which reports of an hour Stripe has |
 //! | [`store`] | every query; each public function is one transaction |
@@ -96,6 +102,10 @@
 //! | `connections` | how many connections a socket has, how long one may be silent, and its handshake |
 //! | `new_key` | new API keys, of random numbers |
 //! | `tls` | the certificate of the service, and which clients it accepts |
+//! | [`mod@log`] | where the log goes, and in which form; `log_limit` keeps repeated lines few |
+//! | `request_log` | a line of the log for a share of the requests |
+//! | [`otlp`] | spans for a collector, if a setting names one |
+//! | `request_context` | what names a request in the log, in its error, in the audit table and at Stripe |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -118,16 +128,25 @@ pub mod commands;
 pub mod config;
 mod connections;
 mod database_error;
+pub mod doctor;
 pub mod domain;
+mod durable_file;
 mod entity;
 pub mod error;
 mod http;
 mod ingest;
+pub mod log;
+mod log_limit;
 mod metrics;
 mod new_key;
+pub mod otlp;
 mod readiness;
 pub mod reconciliation;
+mod record;
+mod record_archive_file;
 mod report_archive_file;
+mod request_context;
+mod request_log;
 mod restore_look_up;
 mod rpc;
 mod send_load;

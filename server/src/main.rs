@@ -9,26 +9,25 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 #[cfg(feature = "demo")]
 use usage_server::commands::demo::{self, DemoConfig};
 use usage_server::{
-    Listeners,
+    Listeners, ServeError,
     clock::Clock,
     commands::{
-        adopt, archives, audit, backup, distribute,
-        doctor::{DoctorConfig, diagnose},
-        keys, reconcile, restore,
+        adopt, archives, audit, backup, distribute, doctor, export, keys, reconcile, restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig, without_empty_variables},
+    log::{Log, QUIET_LOG, SERVICE_LOG},
+    otlp::Otlp,
     serve,
     store::Store,
 };
@@ -80,8 +79,10 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
     Audit(audit::AuditCommand),
+    /// Write audit entries, runs, decisions or reports as JSON lines or CSV.
+    Export(export::ExportCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
-    Doctor(Box<DoctorCommand>),
+    Doctor(Box<doctor::DoctorCommand>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,18 +108,8 @@ struct MigrateCommand {
     check: bool,
 }
 
-#[derive(Debug, Args)]
-struct DoctorCommand {
-    #[command(flatten)]
-    config: DoctorConfig,
-    /// Print a JSON array of objects.
-    #[arg(long)]
-    json: bool,
-}
-
-/// The log filter when `RUST_LOG` is not set. Commands that print for people log errors only.
-const SERVICE_LOG: &str = "info,sea_orm_migration=warn,tokio_cron_scheduler=warn,stripe=error";
-const QUIET_LOG: &str = "error";
+/// The exit code for a command line that cannot be read.
+const INVALID_ARGUMENTS: u8 = 2;
 
 /// How long threads may keep the process that wait for a disk that does not respond.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
@@ -132,11 +123,24 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    let json = cli.log_json;
     match start(cli) {
         Ok(code) => code,
+        Err(error)
+            if error
+                .downcast_ref::<ServeError>()
+                .is_some_and(ServeError::is_logged) =>
+        {
+            ExitCode::FAILURE
+        }
         Err(error) => {
             // One line with all causes.
-            eprintln!("error: {error:#}");
+            let why = format!("{error:#}");
+            if json {
+                tracing::error!(error = why, "the command failed");
+            } else {
+                eprintln!("error: {why}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -149,27 +153,22 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     result
 }
 
-/// Prints in one line which value is wrong; prints help and version unchanged.
+/// Prints clap's own words: what is wrong or missing, and the usage. Only help and a version that were asked for are a success.
 fn refuse(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let text = error.render().to_string();
-        eprintln!("{}", text.lines().next().unwrap_or_default());
-        return ExitCode::from(2);
-    }
-    // If even the help cannot be printed, there is no other place to report it.
+    // If even this cannot be printed, there is no other place to report it.
     let _ = error.print();
-    ExitCode::SUCCESS
+    if error.use_stderr() {
+        ExitCode::from(INVALID_ARGUMENTS)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let default_log = match cli.command {
-        Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
-        _ => QUIET_LOG,
-    };
-    start_log(cli.log_json, default_log);
+    let otlp = start_log(&cli)?;
     survive_file_size_limit()?;
     match cli.command {
-        Command::Serve(config) => run_service(*config).await?,
+        Command::Serve(config) => run_service(*config, otlp).await?,
         #[cfg(feature = "demo")]
         Command::Demo(config) => {
             let stop = CancellationToken::new();
@@ -218,14 +217,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             keys::run(&command, &mut std::io::stdout(), &mut std::io::stderr()).await?;
         }
         Command::Audit(command) => audit::run(&command, &mut std::io::stdout()).await?,
+        Command::Export(command) => {
+            let rows = export::run(&command, &mut std::io::stdout()).await?;
+            tracing::info!(rows, "exported");
+        }
         Command::Doctor(command) => {
-            let diagnosis = diagnose(&command.config, &Clock::system()).await?;
-            if command.json {
-                print_line(&diagnosis.to_json())?;
-            } else {
-                print_line(&diagnosis)?;
-            }
-            return Ok(exit_code(diagnosis.is_healthy()));
+            let is_healthy = doctor::run(&command, &mut std::io::stdout()).await?;
+            return Ok(exit_code(is_healthy));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -251,13 +249,35 @@ async fn check_schema(config: &DatabaseConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run_service(config: Config) -> anyhow::Result<()> {
+async fn run_service(config: Config, otlp: Option<Otlp>) -> anyhow::Result<()> {
     raise_file_limit();
     let listeners = Listeners::bind(&config.addresses).await?;
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
-    serve(listeners, config, Clock::system(), shutdown).await?;
-    Ok(())
+    let served = serve(listeners, config, Clock::system(), shutdown).await;
+    if let Some(otlp) = otlp {
+        otlp.stop().await;
+    }
+    Ok(served?)
+}
+
+/// Starts the log, and the sending of spans if the service is to send them.
+fn start_log(cli: &Cli) -> anyhow::Result<Option<Otlp>> {
+    let filter = match cli.command {
+        Command::Serve(_) | Command::Migrate(_) => SERVICE_LOG,
+        _ => QUIET_LOG,
+    };
+    let log = Log {
+        json: cli.log_json,
+        filter,
+    };
+    let otlp = match &cli.command {
+        Command::Serve(config) => Otlp::start(&config.log),
+        _ => Ok(None),
+    };
+    // Also if the settings are wrong, because that is told in the form of the log.
+    log.start(otlp.as_ref().ok().and_then(Option::as_ref));
+    otlp.map_err(anyhow::Error::msg)
 }
 
 /// Each connection is an open file, and many systems allow a process 1,024 unless it asks for more.
@@ -288,19 +308,6 @@ fn exit_code(is_healthy: bool) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
-}
-
-/// Starts the log on standard error. `RUST_LOG` overrides the filter.
-fn start_log(json: bool, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json {
-        log.json().init();
-    } else {
-        log.init();
     }
 }
 

@@ -16,7 +16,7 @@ use ::metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub(crate) use self::{
-    calls::{CANCELLED, Calls, MethodCalls},
+    calls::{CANCELLED, Calls, MethodCalls, code_name},
     watched::{
         DEADLINES, STATES, StateFigures, accepted_at, database_size, job_ran, lease_held,
         oldest_unreported, reports_in_state, reports_near_deadline, verification_difference,
@@ -362,7 +362,7 @@ pub(crate) enum StripeOutcome {
 impl StripeOutcome {
     const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::NoAnswer];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Error => "error",

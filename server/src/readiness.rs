@@ -1,4 +1,4 @@
-//! Whether the service can count: what `/health/ready` and the gRPC health service both answer.
+//! Whether the service can count: what `/health/ready`, the gRPC health service and the doctor answer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{ingest::Progress, store::Store};
+use crate::{error::Result, ingest::Progress, store::Store};
 
 /// How long a commit may fail while calls wait for it.
 const STALLED_AFTER: Duration = Duration::from_secs(15);
@@ -25,7 +25,7 @@ pub(crate) struct Readiness {
 }
 
 /// Why the service is not ready, in words for an operator.
-pub(crate) type Answer = Result<(), &'static str>;
+pub(crate) type Answer = std::result::Result<(), &'static str>;
 
 impl Readiness {
     pub(crate) fn new(store: Store, progress: Progress) -> Self {
@@ -49,25 +49,38 @@ impl Readiness {
         {
             return answer;
         }
-        let answer = self.ask().await;
-        if let Err(why) = answer {
-            tracing::warn!(why, "not ready");
+        let (answer, cause) = match self.ask().await {
+            Ok(()) => (Ok(()), None),
+            Err((why, cause)) => (Err(why), cause),
+        };
+        // Each change is logged once, however often it is asked for.
+        let before = last.map(|(_, answer)| answer);
+        match answer {
+            Err(why) if before != Some(answer) => tracing::warn!(why, cause, "not ready"),
+            Ok(()) if matches!(before, Some(Err(_))) => tracing::info!("ready again"),
+            _ => {}
         }
         *last = Some((Instant::now(), answer));
         answer
     }
 
-    async fn ask(&self) -> Answer {
+    /// Why the service is not ready, and what lies behind it.
+    async fn ask(&self) -> Result<(), (&'static str, Option<String>)> {
         if self.progress.stalled_for() > STALLED_AFTER {
-            return Err("nothing was committed for 15 seconds while calls wait");
+            let why = "nothing was committed for 15 seconds while calls wait";
+            return Err((why, None));
         }
-        match timeout(WRITE_TIMEOUT, self.store.check_write()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the database cannot be written");
-                Err("the database cannot be written")
-            }
-            Err(_) => Err("the database did not respond in time"),
-        }
+        can_write(self.store.check_write()).await
+    }
+}
+
+/// Whether a write succeeds in time: the rule of `/health/ready` and of the doctor. If not, why, and what lies behind it.
+pub(crate) async fn can_write(
+    write: impl Future<Output = Result<()>>,
+) -> Result<(), (&'static str, Option<String>)> {
+    match timeout(WRITE_TIMEOUT, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(("the database cannot be written", Some(error.cause()))),
+        Err(_) => Err(("the database did not respond in time", None)),
     }
 }

@@ -35,7 +35,7 @@ const MAX_READS_PER_SEC: u32 = 20;
 /// Accounts that the command reads in one page.
 const ACCOUNTS_PER_PAGE: u64 = 100;
 /// The maximum number of rows that the command returns.
-const MAX_ROWS: usize = 100_000;
+pub(crate) const MAX_ROWS: usize = 100_000;
 /// Calendar months that one query may cover.
 const MAX_MONTHS: usize = 240;
 

@@ -2,9 +2,8 @@
 //! column and its decisions. Times are milliseconds of Unix time. A file is written once and never changed.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, OpenOptions},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -13,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::domain::{
-    Millis,
-    decision::Decision,
-    hex::hex,
-    report_archive::{ArchiveFile, ArchiveTotals},
-    report_fold::{FinishedReport, Fold},
+use crate::{
+    domain::{
+        Millis,
+        decision::Decision,
+        hex::hex,
+        report_archive::{ArchiveFile, ArchiveTotals},
+        report_fold::{FinishedReport, Fold},
+    },
+    durable_file::{self, UNFINISHED},
 };
 
 /// What the file's first line begins with, so that another program knows it.
@@ -28,10 +30,6 @@ const VERSION: u32 = 1;
 /// How the names of archives begin and end.
 const PREFIX: &str = "usage-reports_";
 const SUFFIX: &str = ".jsonl";
-/// The permissions of a file: only its owner reads what customers used.
-const FILE_MODE: u32 = 0o600;
-/// What is added to the name while a file is written.
-const UNFINISHED: &str = ".unfinished";
 
 /// The first line.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -121,30 +119,12 @@ pub(crate) fn write(folder: &Path, archive: &NewArchive<'_>) -> io::Result<Archi
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidInput, what);
     let totals = ArchiveTotals::of(archive.reports).ok_or_else(|| invalid("no reports"))?;
     let name = new_name(totals.windows.start);
-    let file = folder.join(&name);
-    let unfinished = folder.join(format!("{name}{UNFINISHED}"));
-    if file.try_exists()? {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let written = write_lines(&unfinished, archive, &totals).and_then(|written| {
-        fs::rename(&unfinished, &file)?;
-        // The name is on the disk only with its folder.
-        File::open(folder)?.sync_all()?;
-        Ok(written)
-    });
-    match written {
-        Ok((sha256, bytes)) => Ok(ArchiveFile {
-            name,
-            sha256,
-            bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-        }),
-        Err(error) => {
-            // Why it could not be written comes first. No other file has these names.
-            let _ = fs::remove_file(&unfinished);
-            let _ = fs::remove_file(&file);
-            Err(error)
-        }
-    }
+    let written = durable_file::write_new(folder, &name, |out| write_lines(out, archive, &totals))?;
+    Ok(ArchiveFile {
+        name,
+        sha256: written.sha256,
+        bytes: i64::try_from(written.bytes).unwrap_or(i64::MAX),
+    })
 }
 
 /// A name that no other file has, by the time of the oldest usage in it.
@@ -156,20 +136,10 @@ fn new_name(first_window: Millis) -> String {
 }
 
 fn write_lines(
-    path: &Path,
+    mut out: &mut dyn Write,
     archive: &NewArchive<'_>,
     totals: &ArchiveTotals,
-) -> io::Result<(String, u64)> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)?;
-    let mut out = Hashing {
-        inner: BufWriter::new(file),
-        digest: Sha256::new(),
-        bytes: 0,
-    };
+) -> io::Result<()> {
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -186,41 +156,12 @@ fn write_lines(
         let folded_into = row.ok_or_else(|| io::Error::other("a report is in no row"))?;
         write_line(&mut out, &Line::of(finished, folded_into))?;
     }
-    out.flush()?;
-    let file = out
-        .inner
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    Ok((hex(&out.digest.finalize()), out.bytes))
+    Ok(())
 }
 
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")
-}
-
-/// Hashes and counts what is written.
-struct Hashing<W> {
-    inner: W,
-    digest: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.digest
-            .update(buffer.get(..written).unwrap_or_default());
-        self.bytes = self
-            .bytes
-            .saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 impl Line {

@@ -9,14 +9,19 @@ mod grpc_errors;
 mod listeners;
 mod request_bodies;
 mod request_rates;
+mod requests;
 mod services;
 mod sockets;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use sea_orm::DbErr;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{error::ServeError, listeners::Listeners};
@@ -33,6 +38,7 @@ use crate::{
     ingest::{WriteBatcher, WriteBatcherOptions},
     metrics::{self, Exporter},
     readiness::Readiness,
+    request_log::RequestLog,
     rpc::health_service::HealthRpc,
     store::{FileLock, SchemaError, Store},
     stripe::Stripe,
@@ -40,11 +46,17 @@ use crate::{
     workers::{certificate_reload::CertificateReload, reporter::Reporter, runner::Runner},
 };
 
-/// How long background jobs may take to end after that: the timeout of one request to Stripe.
+/// When background jobs have to end, from the shutdown on: the timeout of one request to Stripe. Callers end meanwhile.
 const JOBS_END_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long the connections to the database may take to close after that.
-const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
+/// When those who watch runs have to end. Jobs end their streams.
+const WATCHERS_END_WITHIN: Duration = Duration::from_secs(21);
+
+/// When the connections to the database have to be closed, from the shutdown on: the time in which the service stops.
+const DATABASE_CLOSES_WITHIN: Duration = Duration::from_secs(25);
+
+/// The time that each has at least.
+const SHORTEST_END: Duration = Duration::from_millis(500);
 
 /// Serves until the shutdown. Then waits for open calls, commits their usage, and records the results of open requests
 /// to Stripe.
@@ -76,12 +88,8 @@ pub async fn serve(
         .shared_now()
         .await
         .map_err(|error| ServeError::Io(Box::new(error)))?;
-    let addresses = [Some(&listeners.grpc), listeners.http.as_ref()];
-    let addresses = addresses.into_iter().flatten().map(TcpListener::local_addr);
-    let addresses: Result<Vec<_>, _> = addresses.collect();
-    let addresses = addresses.map_err(|error| ServeError::Io(Box::new(error)))?;
-    let needs_certificates = config.tls.needs_client_certificates();
-    first_key::check(&store, &config.access, &addresses, needs_certificates).await?;
+    let addresses = addresses(&listeners)?;
+    first_key::check(&store, &config.access, &addresses, &config.tls).await?;
     let client_roles = config.tls.client_roles().map_err(ServeError::Config)?;
     let authenticator = Authenticator::new(store.clone(), clock.clone(), client_roles);
     let services = Services::new(&config, &clock, store.clone(), stripe, &ending)?;
@@ -100,6 +108,7 @@ pub async fn serve(
         clock: clock.clone(),
         webhook_secrets: config.webhooks.secrets().map_err(ServeError::Config)?,
         webhook_stored: services.signals.webhook.clone(),
+        requests: RequestLog::new(config.log.log_requests),
         authenticator,
     };
     let exporter = listeners
@@ -118,29 +127,58 @@ pub async fn serve(
         runner.start(CertificateReload::new(Arc::clone(tls)));
     }
     let http = (http, exporter);
+    let ended_at = note_end(&ending);
     let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
+    let since = ended_at.await.unwrap_or_else(|_| Instant::now());
     finish_writing(&mut writers).await;
-    end_jobs(&mut runner, &reporter).await;
+    end_jobs(&mut runner, &reporter, since).await;
     let is_lost = matches!(result, Err(ServeError::FileLost(_)));
-    let closed = close(store, lock, is_lost).await;
+    let closed = close(store, lock, is_lost, since).await;
     tracing::info!("stopped");
     // Why the service stopped comes first.
     result.and(closed)
 }
 
 /// Waits for the jobs and for those who watch their runs.
-async fn end_jobs(runner: &mut Runner, reporter: &Reporter) {
-    runner.stop(JOBS_END_WITHIN).await;
-    let watched = timeout(CALLERS_END_WITHIN, reporter.finish()).await;
+async fn end_jobs(runner: &mut Runner, reporter: &Reporter, since: Instant) {
+    runner.stop(left(JOBS_END_WITHIN, since)).await;
+    let watched = timeout(left(WATCHERS_END_WITHIN, since), reporter.finish()).await;
     if watched.is_err() {
         tracing::warn!("some watchers of report runs did not end in time");
     }
 }
 
+/// Where it listens for calls and for HTTP.
+fn addresses(listeners: &Listeners) -> Result<Vec<SocketAddr>, ServeError> {
+    let listeners = [Some(&listeners.grpc), listeners.http.as_ref()];
+    let addresses = listeners.into_iter().flatten().map(TcpListener::local_addr);
+    let addresses: Result<_, _> = addresses.collect();
+    addresses.map_err(|error| ServeError::Io(Box::new(error)))
+}
+
+/// When the shutdown begins.
+fn note_end(ending: &CancellationToken) -> JoinHandle<Instant> {
+    let ending = ending.clone();
+    tokio::spawn(async move {
+        ending.cancelled().await;
+        Instant::now()
+    })
+}
+
+/// What is left of a time from the shutdown on.
+fn left(limit: Duration, since: Instant) -> Duration {
+    limit.saturating_sub(since.elapsed()).max(SHORTEST_END)
+}
+
 /// Closes the database, and then releases its lock.
-async fn close(store: Store, lock: Option<FileLock>, is_lost: bool) -> Result<(), ServeError> {
+async fn close(
+    store: Store,
+    lock: Option<FileLock>,
+    is_lost: bool,
+    since: Instant,
+) -> Result<(), ServeError> {
     if store.is_overwritten() {
         // Closing the last connection would copy its log into contents that it does not belong to.
         std::mem::forget((store, lock));
@@ -149,7 +187,7 @@ async fn close(store: Store, lock: Option<FileLock>, is_lost: bool) -> Result<()
     if is_lost && let Err(error) = store.rescue_log().await {
         tracing::error!(%error, "the log of the lost database file could not be copied into the file");
     }
-    if let Ok(closed) = timeout(DATABASE_CLOSES_WITHIN, store.close()).await {
+    if let Ok(closed) = timeout(left(DATABASE_CLOSES_WITHIN, since), store.close()).await {
         return closed.map_err(ServeError::from);
     }
     tracing::warn!("some database connections did not close in time");

@@ -12,6 +12,11 @@ async fn main() -> ExitCode {
     let streams = Streams {
         input: Box::new(stdin()),
         are_terminals: out.is_terminal() && err.is_terminal(),
+        width: out
+            .is_terminal()
+            .then(|| terminal_size::terminal_size_of(&out))
+            .flatten()
+            .map(|(width, _)| width.0),
         out: &mut out,
         err: &mut err,
         stop: Box::pin(stop()),

@@ -1,6 +1,7 @@
 //! `usagectl accounts`
 
 mod changes;
+mod deletion;
 mod show;
 
 use super::{
@@ -44,6 +45,10 @@ enum Command {
     Cancel(changes::Cancel),
     /// Abort the change of its subscription that waits or is stuck; everything is as before the change
     AbortChange(AbortChange),
+    /// Print everything that is stored of it, a JSON object a line
+    Export(deletion::Export),
+    /// Delete it: its rows stay for invoices and totals, under a random id
+    Delete(deletion::Delete),
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +64,9 @@ struct AbortChange {
 
 #[derive(Debug, Args)]
 struct List {
+    /// Only the account that is linked to this Stripe customer, cus_...
+    #[arg(long, value_name = "CUSTOMER")]
+    customer: Option<String>,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -97,6 +105,9 @@ struct Put {
 
 /// The largest page that the server returns.
 const MAX_PAGE_SIZE: u32 = 1_000;
+/// Said when a link was not confirmed.
+const NOTHING_LINKED: &str =
+    "nothing was changed: give an earlier --bill-from, or --yes to go on without asking";
 /// The longest answer to a question.
 const MAX_ANSWER_BYTES: u64 = 64;
 
@@ -120,7 +131,7 @@ pub(super) async fn run(
                 return rows([preview.account]).print(format, streams);
             }
             if is_asked && !preview.not_billed.is_empty() {
-                confirm(streams)?;
+                confirm(NOTHING_LINKED, streams)?;
             }
             let done = client.put_account(put).await?;
             if done.is_unverified {
@@ -134,6 +145,8 @@ pub(super) async fn run(
         Some(Command::Show(show)) => show::run(client, show, streams).await,
         Some(Command::Plan(plan)) => changes::plan(client, plan, streams).await,
         Some(Command::Cancel(cancel)) => changes::cancel(client, cancel, streams).await,
+        Some(Command::Export(export)) => deletion::export(client, export, streams).await,
+        Some(Command::Delete(delete)) => deletion::delete(client, delete, streams).await,
         Some(Command::AbortChange(abort)) => {
             let call = AbortSubscriptionChange::new(abort.account).requested_by(abort.requested_by);
             let aborted = client.abort_subscription_change(call).await?;
@@ -165,9 +178,7 @@ fn tell_not_billed(put: &AccountPut, streams: &mut Streams<'_>) -> Result<(), Fa
 }
 
 /// Asks whether to go on, on a terminal.
-fn confirm(streams: &mut Streams<'_>) -> Result<(), Failure> {
-    const NOTHING_CHANGED: &str =
-        "nothing was changed: give an earlier --bill-from, or --yes to go on without asking";
+fn confirm(unchanged: &str, streams: &mut Streams<'_>) -> Result<(), Failure> {
     if streams.are_terminals {
         write!(streams.err, "Go on? [y/N] ")?;
         streams.err.flush()?;
@@ -179,7 +190,7 @@ fn confirm(streams: &mut Streams<'_>) -> Result<(), Failure> {
             return Ok(());
         }
     }
-    Err(Failure::Local(NOTHING_CHANGED.to_owned()))
+    Err(Failure::Local(unchanged.to_owned()))
 }
 
 impl Put {
@@ -206,6 +217,9 @@ async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Re
     let mut missing = list.paging.limit;
     loop {
         let mut page = ListAccounts::new().page_size(missing.min(MAX_PAGE_SIZE));
+        if let Some(customer) = &list.customer {
+            page = page.customer(customer);
+        }
         if let Some(token) = next {
             page = page.page_token(token);
         }

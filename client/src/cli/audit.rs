@@ -57,6 +57,7 @@ pub(super) async fn run(
         "at",
         "action",
         "account_id",
+        "actor",
         "key_name",
         "address",
         "outcome",
@@ -64,6 +65,7 @@ pub(super) async fn run(
         "request",
         "before",
         "after",
+        "action_id",
         "request_id",
     ]);
     let mut missing = arguments.paging.limit;
@@ -99,6 +101,7 @@ fn cells(entry: AuditEntry, is_json: bool) -> Vec<Value> {
         rfc3339(entry.at),
         json!(entry.action),
         json!(entry.account_id),
+        json!(entry.actor.to_string()),
         json!(entry.key_name),
         json!(entry.address),
         json!(entry.outcome.to_string()),
@@ -106,6 +109,7 @@ fn cells(entry: AuditEntry, is_json: bool) -> Vec<Value> {
         json_of(entry.request),
         json_of(entry.before),
         json_of(entry.after),
+        json!(entry.action_id),
         json!(entry.request_id),
     ]
 }

@@ -54,10 +54,14 @@ impl Failure {
             Self::Call(error, advice) => {
                 let advice = advice.as_deref();
                 let advice = advice.or(error.is_retryable().then_some("Try again."));
-                Some(match advice {
-                    Some(advice) => format!("error: {error}\n{advice}"),
-                    None => format!("error: {error}"),
-                })
+                let id = error.request_id();
+                let id = id.map(|id| format!("Request id: {id}"));
+                let lines = [
+                    Some(format!("error: {error}")),
+                    advice.map(str::to_owned),
+                    id,
+                ];
+                Some(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
             }
         }
     }

@@ -142,7 +142,7 @@ fn print(usage: &Usage, arguments: &Arguments, streams: &mut Streams<'_>) -> Res
         "{} from {} to {}",
         usage.account_id, usage.period.start, usage.period.end
     )?;
-    writeln!(streams.out, "{}", totals(usage).table())?;
+    totals(usage).print_table(streams)?;
     for meter in &usage.meters {
         draw(meter, arguments, streams)?;
     }

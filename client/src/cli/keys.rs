@@ -69,6 +69,9 @@ enum Role {
     Admin,
 }
 
+/// The largest page that the server returns.
+const MAX_PAGE_SIZE: u32 = 1_000;
+
 pub(super) async fn run(
     client: &UsageClient,
     arguments: Arguments,
@@ -77,9 +80,20 @@ pub(super) async fn run(
     match arguments.command {
         Command::Create(new) => create(client, new, streams).await,
         Command::List { paging, format } => {
-            let page = client.list_keys(paging.limit, paging.page_token).await?;
-            rows(page.keys).print(format, streams)?;
-            print_next_page(page.next_page_token, streams)
+            let (mut keys, mut next) = (Vec::new(), paging.page_token);
+            let mut missing = paging.limit;
+            loop {
+                let page = client.list_keys(missing.min(MAX_PAGE_SIZE), next).await?;
+                let received = u32::try_from(page.keys.len()).unwrap_or(u32::MAX);
+                missing = missing.saturating_sub(received);
+                keys.extend(page.keys);
+                next = page.next_page_token;
+                if next.is_none() || missing == 0 || received == 0 {
+                    break;
+                }
+            }
+            rows(keys).print(format, streams)?;
+            print_next_page(next, streams)
         }
         Command::Revoke { id, format } => {
             let (key, duplicate) = client.revoke_key(id).await?;

@@ -3,8 +3,11 @@
 use super::{Streams, exit::Failure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Map, Value, json};
+
+/// A narrower column cannot be read.
+const MIN_COLUMN_CHARS: u16 = 14;
 
 /// The flags that choose the output format.
 #[derive(Debug, Clone, Copy, Args)]
@@ -70,8 +73,58 @@ impl Rows {
         } else if format.csv {
             self.print_csv(streams)
         } else {
-            Ok(writeln!(streams.out, "{}", self.table())?)
+            self.print_table(streams)
         }
+    }
+
+    /// Prints the rows as a table that fits the terminal.
+    pub(super) fn print_table(&self, streams: &mut Streams<'_>) -> Result<(), Failure> {
+        Ok(writeln!(streams.out, "{}", self.fitted(streams.width))?)
+    }
+
+    /// The table as wide as it is, if that fits; else with wrapped cells; else, if the columns would be too narrow to read, a
+    /// line for each value.
+    fn fitted(&self, width: Option<u16>) -> String {
+        let mut table = self.table();
+        let Some(width) = width else {
+            return table.to_string();
+        };
+        let natural = table.to_string();
+        let widest = natural.lines().map(|line| line.chars().count()).max();
+        if widest.is_none_or(|widest| widest <= usize::from(width)) {
+            return natural;
+        }
+        let columns = u16::try_from(self.names.len()).unwrap_or(u16::MAX).max(1);
+        if width.checked_div(columns).unwrap_or_default() >= MIN_COLUMN_CHARS {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(width);
+            return table.to_string();
+        }
+        self.lines()
+    }
+
+    /// One value a line, the rows apart by an empty line. Empty values are left out.
+    fn lines(&self) -> String {
+        let names: Vec<String> = self
+            .names
+            .iter()
+            .map(|name| name.replace('_', " "))
+            .collect();
+        let longest = names.iter().map(|name| name.chars().count()).max();
+        let longest = longest.unwrap_or_default();
+        let rows = self.rows.iter().map(|row| {
+            let values = names.iter().zip(row);
+            let values = values.filter(|(_, value)| !value.is_null());
+            let lines = values.map(|(name, value)| {
+                let shown = match value {
+                    Value::Number(number) => number.as_i64().map_or_else(|| plain(value), grouped),
+                    other => plain(other),
+                };
+                format!("{name:longest$}  {shown}")
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        });
+        rows.collect::<Vec<_>>().join("\n\n")
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -180,6 +233,28 @@ mod tests {
     }
 
     #[test]
+    fn a_table_fits_the_terminal() {
+        let mut rows = Rows::new(&["account_id", "quantity", "last_error"]);
+        let long = "Stripe answered 400: the customer of this event does not exist";
+        rows.push(vec![json!("acct"), json!(1_200), json!(long)]);
+        let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
+        let natural = rows.fitted(None);
+        assert!(widest(&natural) > 60, "{natural}");
+        assert_eq!(rows.fitted(Some(200)), natural);
+        for width in [42, 60] {
+            let wrapped = rows.fitted(Some(width));
+            assert!(widest(&wrapped) <= usize::from(width), "{wrapped}");
+            assert!(wrapped.contains("1,200"), "{wrapped}");
+        }
+        let lines = rows.fitted(Some(30));
+        assert!(
+            lines.starts_with("account id  acct\nquantity    1,200\n"),
+            "{lines}"
+        );
+        assert!(lines.contains(long), "{lines}");
+    }
+
+    #[test]
     fn csv_values_are_quoted() {
         let mut rows = Rows::new(&["account_id", "quantity"]);
         rows.push(vec![json!("a,\"b\"\nc"), json!(1_000)]);
@@ -189,6 +264,7 @@ mod tests {
             out: &mut out,
             err: &mut err,
             are_terminals: false,
+            width: None,
             stop: Box::pin(std::future::pending()),
         };
         rows.print_csv(&mut streams).unwrap();

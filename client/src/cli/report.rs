@@ -5,10 +5,18 @@ use super::{
     exit::Failure,
     output::{Rows, grouped, print_json},
 };
-use crate::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportSummary, UsageClient};
+use crate::{
+    ErrorKind, ForceReport, ListReports, ReportCount, ReportEvent, ReportProgress, ReportState,
+    ReportSummary, UsageClient,
+};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
+
+/// Accounts that are asked about one by one.
+const MAX_ASKED_ACCOUNTS: usize = 20;
+/// Reports that are counted of each; more are as many.
+const MAX_STUCK: u32 = 1_000;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("scope").required(true))]
@@ -35,10 +43,11 @@ pub(super) async fn run(
     arguments: Arguments,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
+    let accounts = arguments.accounts;
     let mut scope = match arguments.watch {
         Some(run) => ForceReport::watch(run),
         None if arguments.all => ForceReport::all(),
-        None => ForceReport::accounts(arguments.accounts),
+        None => ForceReport::accounts(accounts.clone()),
     };
     if arguments.dry_run {
         scope = scope.dry_run();
@@ -54,10 +63,13 @@ pub(super) async fn run(
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} reports {msg}") {
         bar.set_style(style);
     }
-    let mut summary = None;
+    let (mut summary, mut waits_for_others) = (None, false);
     while let Some(event) = run.next().await? {
         match event {
-            ReportEvent::Progress(progress) => show(&bar, progress),
+            ReportEvent::Progress(progress) => {
+                waits_for_others |= progress.in_earlier_runs > 0;
+                show(&bar, progress);
+            }
             ReportEvent::Summary(found) => summary = Some(found),
             _ => {}
         }
@@ -81,7 +93,59 @@ pub(super) async fn run(
                 .map_or(" ".to_owned(), |run| format!(" --run {run} "))
         )));
     }
-    Ok(())
+    if arguments.dry_run {
+        return Ok(());
+    }
+    tell_of_earlier_runs(client, &accounts, &summary, waits_for_others, streams).await
+}
+
+/// Says which reports of earlier runs wait for a decision: this run does not send them, and waiting does not help. If it
+/// waited for reports of earlier runs, that is a failure.
+async fn tell_of_earlier_runs(
+    client: &UsageClient,
+    accounts: &[String],
+    summary: &ReportSummary,
+    has_waited: bool,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let stuck = ReportState::ALL.iter().copied();
+    let stuck: Vec<_> = stuck.filter(|state| state.needs_decision()).collect();
+    let (mut found, mut filter) = (0_usize, String::new());
+    // One question for all, if there are many accounts.
+    let one_by_one = accounts.len() <= MAX_ASKED_ACCOUNTS && !accounts.is_empty();
+    let asked = if one_by_one {
+        accounts
+    } else {
+        &[String::new()][..]
+    };
+    for account in asked {
+        let question = ListReports::new().account(account).states(stuck.clone());
+        let page = match client.list_reports(question.page_size(MAX_STUCK)).await {
+            Ok(page) => page,
+            // A key that is limited to accounts may not ask about all.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let others = page.reports.iter();
+        let others = others.filter(|one| one.run_id.is_none() || one.run_id != summary.run_id);
+        let own = others
+            .filter(|one| accounts.is_empty() || accounts.contains(&one.account_id))
+            .count();
+        if own > 0 && one_by_one {
+            filter = format!(" --account {account}");
+        }
+        found = found.saturating_add(own);
+    }
+    if found == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{found} reports of earlier runs wait for a decision and are not sent; see `usagectl reports{filter} --stuck`, and decide with `usagectl resolve`"
+    );
+    if has_waited {
+        return Err(Failure::Partial(text));
+    }
+    Ok(writeln!(streams.err, "{text}")?)
 }
 
 fn show(bar: &ProgressBar, progress: ReportProgress) {
@@ -120,7 +184,7 @@ fn print(summary: &ReportSummary, is_dry: bool, streams: &mut Streams<'_>) -> Re
             json!(count.quantity),
         ]);
     }
-    Ok(writeln!(streams.out, "{}", rows.table())?)
+    rows.print_table(streams)
 }
 
 fn as_json(summary: &ReportSummary) -> Value {

@@ -4,10 +4,10 @@ use super::{
     Streams,
     exit::Failure,
     output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
+    time_arg::{self, TimeArg},
 };
-use crate::{
-    ListReports, ReportArchive, ReportKind, ReportState, ResolveAction, UsageClient, UsageReport,
-};
+use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient, UsageReport};
+use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -44,6 +44,18 @@ pub(super) struct Arguments {
     /// Only reports that this run closed
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
+    /// Only reports of this meter
+    #[arg(long, short)]
+    meter: Option<String>,
+    /// Only reports that are billed to this Stripe customer, cus_...; open reports have none yet
+    #[arg(long, value_name = "CUSTOMER")]
+    customer: Option<String>,
+    /// Only reports of windows that begin at this time or later, such as -7d, yesterday or 2026-03-01
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    start: Option<TimeArg>,
+    /// Only reports of windows that begin before this time
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    end: Option<TimeArg>,
     /// Only usage, or only corrections
     #[arg(long, value_enum)]
     kind: Option<Kind>,
@@ -88,6 +100,19 @@ pub(super) async fn run(
     if let Some(run) = arguments.run {
         filter = filter.run(run);
     }
+    if let Some(meter) = arguments.meter {
+        filter = filter.meter(meter);
+    }
+    if let Some(customer) = arguments.customer {
+        filter = filter.customer(customer);
+    }
+    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
+    if let Some(start) = arguments.start {
+        filter = filter.from(time(start)?);
+    }
+    if let Some(end) = arguments.end {
+        filter = filter.until(time(end)?);
+    }
     if let Some(kind) = arguments.kind {
         filter = filter.kind(match kind {
             Kind::Usage => ReportKind::Usage,
@@ -111,15 +136,8 @@ pub(super) async fn run(
 
 /// The values of [`COLUMNS`].
 pub(super) fn row(report: &UsageReport) -> Vec<Value> {
-    let decided = report.decisions.iter().map(|one| {
-        let action = match one.action {
-            ResolveAction::Retry => "retry",
-            ResolveAction::BillInCurrentPeriod => "bill-in-current-period",
-            ResolveAction::WriteOff => "write-off",
-            ResolveAction::Unrecognised(_) => "unknown",
-        };
-        format!("{action}: {}", one.reason)
-    });
+    let decided = report.decisions.iter();
+    let decided = decided.map(|one| format!("{}: {}", one.action, one.reason));
     let decided: Vec<String> = decided.collect();
     vec![
         json!(report.id),

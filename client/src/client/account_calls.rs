@@ -2,8 +2,9 @@
 
 use super::UsageClient;
 use crate::{
-    AbortSubscriptionChange, Account, AccountPage, AccountPut, CancelSubscription, ChangePlan,
-    Changed, Error, ListAccounts, PutAccount, proto, retry::Repeatable,
+    AbortSubscriptionChange, Account, AccountExport, AccountPage, AccountPut, CancelSubscription,
+    ChangePlan, Changed, DeleteAccount, DeletedAccount, Error, ListAccounts, PutAccount, proto,
+    retry::{Repeatable, call_with_retry},
 };
 use std::time::Duration;
 
@@ -102,5 +103,42 @@ impl UsageClient {
         );
         let response = response.await?;
         Changed::from_wire(response.change, response.account)
+    }
+
+    /// Exports everything that is stored of an account. The deadline applies until the export begins.
+    pub async fn export_account(
+        &self,
+        account_id: impl Into<String>,
+    ) -> Result<AccountExport, Error> {
+        let message = proto::ExportAccountRequest {
+            account_id: account_id.into(),
+        };
+        let attempt = |remaining| {
+            let (mut accounts, message) = (self.accounts.clone(), message.clone());
+            let opening = async move {
+                let response = accounts.export_account(message).await?;
+                Ok::<_, Error>(AccountExport::open(response.into_inner()))
+            };
+            async move {
+                let opened = tokio::time::timeout(remaining, opening).await;
+                opened.map_err(|_elapsed| Error::deadline(self.timeout))?
+            }
+        };
+        call_with_retry(self.retry, self.timeout, Repeatable::Always, attempt).await
+    }
+
+    /// Deletes an account: its rows get a random token in the place of its id. The Stripe customer stays as it is.
+    ///
+    /// Refused with [`AccountNotDeletable`](crate::Reason::AccountNotDeletable) while usage of it is not billed; a dry run lists
+    /// why. Safe to retry at any time. The rows of a large account take a while, so its deadline is at least 5 minutes.
+    pub async fn delete_account(&self, delete: DeleteAccount) -> Result<DeletedAccount, Error> {
+        let response = self.unary_within(
+            self.timeout.max(MIN_CHANGE_TIMEOUT),
+            &self.accounts,
+            Repeatable::Always,
+            delete.into_wire(),
+            |mut accounts, request| async move { accounts.delete_account(request).await },
+        );
+        DeletedAccount::from_wire(response.await?)
     }
 }

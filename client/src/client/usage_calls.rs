@@ -101,7 +101,7 @@ impl UsageClient {
         let response = self.unary(
             &self.usage,
             Repeatable::Always,
-            filter.into_wire(),
+            filter.into_wire()?,
             |mut usage, request| async move { usage.list_reports(request).await },
         );
         ReportPage::from_wire(response.await?)
@@ -118,6 +118,7 @@ impl UsageClient {
     ) -> Result<ReportPage, Error> {
         let mut all = ReportPage::empty();
         let mut filter = filter;
+        let mut sent = None;
         while let missing @ 1.. = max.saturating_sub(all.reports.len()) {
             let size = u32::try_from(missing.min(MAX_PAGE_SIZE)).unwrap_or(u32::MAX);
             let page = self.list_reports(filter.clone().page_size(size)).await?;
@@ -128,12 +129,13 @@ impl UsageClient {
             let Some(token) = &all.next_page_token else {
                 break;
             };
-            // A server that always returns an empty page and a token would be called forever.
-            if received == 0 || received > missing {
+            // A server that does not get on would be called forever. A page can be empty, though, where few match.
+            if received > missing || sent.as_ref() == Some(token) {
                 return Err(Error::malformed(format!(
-                    "a page of at most {size} reports has {received} and is not the last page"
+                    "a page of at most {size} reports has {received} and leads to itself"
                 )));
             }
+            sent = Some(token.clone());
             filter = filter.page_token(token);
         }
         Ok(all)
@@ -231,29 +233,73 @@ impl UsageClient {
     }
 
     /// Fails if the server does not count one of these meters, so that a program finds a misspelt or missing meter when it
-    /// starts and not in its figures.
+    /// starts and not in its figures. An empty name is the server's default meter.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid): a meter is not counted; the message names it and those that are. Or the call
-    /// fails.
+    /// [`Invalid`](crate::ErrorKind::Invalid): a meter is not counted, or the API key may not use it; the message names it and
+    /// those that it may use. Or the call fails.
     pub async fn check_meters(
         &self,
         meters: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<(), Error> {
         let known = self.list_meters().await?;
         for meter in meters {
-            let meter = meter.as_ref();
-            if !known.iter().any(|one| one.name == meter) {
-                let names: Vec<&str> = known.iter().map(|one| one.name.as_str()).collect();
-                let names = names.join(", ");
-                return Err(Error::invalid(
-                    "meter",
-                    format!(
-                        "the server does not count the meter {meter:?}; its meters are {names}"
-                    ),
-                ));
-            }
+            check_meter(meter.as_ref(), &known)?;
         }
         Ok(())
+    }
+}
+
+fn check_meter(meter: &str, known: &[Meter]) -> Result<(), Error> {
+    let is_known = known.iter().any(|one| {
+        if meter.is_empty() {
+            one.is_default
+        } else {
+            one.name == meter
+        }
+    });
+    if is_known {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.iter().map(|one| one.name.as_str()).collect();
+    let usable = match names.as_slice() {
+        [] => "no meter can be used with this API key".to_owned(),
+        names => format!("the meters that can be used here are {}", names.join(", ")),
+    };
+    let why = if meter.is_empty() {
+        format!(
+            "a meter has an empty name, which stands for the server's default meter, and there is none that can be used; {usable}"
+        )
+    } else {
+        format!(
+            "the server does not count the meter {meter:?}, or this API key may not use it; {usable}"
+        )
+    };
+    Err(Error::invalid("meter", why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_that_cannot_be_used_is_told_with_those_that_can() {
+        let meter = |name: &str, is_default| Meter {
+            name: name.to_owned(),
+            unit: String::new(),
+            stripe_event_name: name.to_owned(),
+            is_default,
+        };
+        let known = [meter("calls", true), meter("tokens", false)];
+        assert!(check_meter("tokens", &known).is_ok());
+        assert!(check_meter("", &known).is_ok());
+        let text = |name: &str, known: &[Meter]| check_meter(name, known).unwrap_err().to_string();
+        let wrong = text("token", &known);
+        assert!(wrong.contains("\"token\""), "{wrong}");
+        assert!(wrong.contains("calls, tokens"), "{wrong}");
+        let empty = text("", &known[1..]);
+        assert!(empty.contains("empty name"), "{empty}");
+        let none = text("calls", &[]);
+        assert!(none.contains("no meter can be used"), "{none}");
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Recorder, Shared,
     aggregator::Aggregator,
     batches::{Batches, Storage},
+    drops::Drops,
     refused::{OnRefused, RefusedUsage},
     spool::{LeftBatch, Spool},
     stats::Tally,
@@ -89,9 +90,16 @@ impl RecorderBuilder {
         self
     }
 
-    /// Calls this with usage that the server rejected permanently, such as that of an unknown meter: once for each account,
-    /// meter and second. It is also logged, counted as [`refused`](crate::RecorderStats::refused) and, with a spool, kept in a
-    /// file. The task that sends usage waits for it, so it must be quick; if it panics, that is logged.
+    /// Calls this with usage that will not be counted.
+    ///
+    /// What the server rejected permanently, such as usage of an unknown meter, is told once for each account, meter and
+    /// second. It is also logged, counted as [`refused`](crate::RecorderStats::refused) and, with a spool, kept in a file.
+    ///
+    /// What was [`dropped`](crate::RecorderStats::dropped) here, because the recorder was full or the usage outside the
+    /// server's limits, is told at the next interval, summed by account and meter; of more than 1,000 of them at once, the
+    /// rest is one sum without an account.
+    ///
+    /// The task that sends usage waits for it, so it must be quick; if it panics, that is logged.
     pub fn on_refused(mut self, tell: impl Fn(RefusedUsage) + Send + Sync + 'static) -> Self {
         self.on_refused = OnRefused::new(tell);
         self
@@ -129,6 +137,7 @@ impl RecorderBuilder {
             refused: Tally::default(),
             dropped: Tally::default(),
             invalid: Tally::default(),
+            drops: Drops::default(),
             stop: CancellationToken::new(),
             wake: Notify::new(),
             _gone: gone.clone().drop_guard(),

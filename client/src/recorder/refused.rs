@@ -1,4 +1,4 @@
-//! Tells the program which usage the server refused.
+//! Tells the program which usage will not be counted.
 
 use super::aggregator::Sum;
 use chrono::{DateTime, Utc};
@@ -8,21 +8,21 @@ use std::{
     sync::Arc,
 };
 
-/// Usage that the server rejected permanently; it is not counted.
+/// Usage that is not counted: the server rejected it permanently, or the recorder dropped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedUsage {
-    /// The account.
+    /// The account; empty for the sum of dropped usage of too many accounts, and for a damaged file of the spool.
     pub account_id: String,
     /// The meter; empty for the server's default meter.
     pub meter: String,
-    /// The second in which it was recorded.
+    /// The second in which it was recorded; of a sum, the first one.
     pub at: DateTime<Utc>,
     /// The units.
     pub units: u64,
     /// The calls of [`Recorder::record`](crate::Recorder::record) that they are the sum of.
     pub calls: u64,
-    /// Why it was rejected.
+    /// Why it is not counted; of dropped usage, it begins with `dropped:`.
     pub why: String,
 }
 
@@ -39,6 +39,11 @@ impl fmt::Debug for OnRefused {
 impl OnRefused {
     pub(super) fn new(tell: impl Fn(RefusedUsage) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(tell)))
+    }
+
+    /// Whether anybody listens.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 
     /// What to tell of a sum, if anybody listens.

@@ -51,6 +51,7 @@ pub(super) async fn run(
     let mut telemetry = super::telemetry::Telemetry::new();
     loop {
         drop_log.write(&shared);
+        shared.tell_dropped();
         #[cfg(feature = "metrics")]
         telemetry.publish(shared.stats());
         sending.fill(&shared, concurrency);
@@ -168,6 +169,14 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
                 // The file was damaged and has been renamed.
                 None => {
                     shared.dropped.add(*calls, *units);
+                    told.extend(shared.on_refused.is_set().then(|| RefusedUsage {
+                        account_id: String::new(),
+                        meter: String::new(),
+                        at: DateTime::default(),
+                        units: *units,
+                        calls: *calls,
+                        why: format!("dropped: the file {name} of the spool is damaged"),
+                    }));
                     None
                 }
                 Some(spooled) => {

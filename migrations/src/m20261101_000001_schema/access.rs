@@ -26,9 +26,11 @@ enum AuditEntries {
     Table,
     Id,
     At,
+    Actor,
     KeyId,
     KeyName,
     Address,
+    ActionId,
     RequestId,
     Action,
     AccountId,
@@ -73,10 +75,14 @@ async fn create_audit_entries(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .table(A::Table)
                 .col(uuid(A::Id).primary_key())
                 .col(big_integer(A::At))
-                // Null for commands, and while there are no keys.
+                // `anyone`, `key`, `certificate` or `command`.
+                .col(text(A::Actor))
+                // Null unless it is known by a key.
                 .col(text_null(A::KeyId))
                 .col(text(A::KeyName))
                 .col(text(A::Address))
+                // The same in the entries of one call.
+                .col(uuid(A::ActionId))
                 .col(text(A::RequestId))
                 .col(text(A::Action))
                 .col(text_null(A::AccountId))

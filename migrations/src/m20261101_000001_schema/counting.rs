@@ -23,6 +23,7 @@ enum IdempotencyKeys {
 #[derive(DeriveIden)]
 enum BatchKeys {
     Table,
+    Caller,
     Key,
     Fingerprint,
     Results,
@@ -78,10 +79,13 @@ async fn create_keys(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .create_table(
             Table::create()
                 .table(B::Table)
-                .col(name(manager, B::Key).primary_key())
+                // The name of the API key, or the subject of the client certificate; empty if neither was needed.
+                .col(name(manager, B::Caller))
+                .col(name(manager, B::Key))
                 .col(text(B::Fingerprint))
                 .col(text(B::Results))
                 .col(big_integer(B::CreatedAt))
+                .primary_key(Index::create().col(B::Caller).col(B::Key))
                 .to_owned(),
         )
         .await?;

@@ -147,6 +147,17 @@ async fn create_runs_and_leases(manager: &SchemaManager<'_>) -> Result<(), DbErr
                 .to_owned(),
         )
         .await?;
+    // The list of runs, the latest first.
+    manager
+        .create_index(
+            Index::create()
+                .name("report_runs_by_start")
+                .table(R::Table)
+                .col(R::StartedAt)
+                .col(R::Id)
+                .to_owned(),
+        )
+        .await?;
     // Few runs are unfinished at any time, and every tick reads them.
     manager
         .create_index(

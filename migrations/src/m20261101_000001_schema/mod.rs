@@ -3,6 +3,7 @@
 mod access;
 mod accounts;
 mod counting;
+mod deletions;
 mod folded_reports;
 mod invoices;
 mod jobs;
@@ -26,7 +27,8 @@ impl MigrationTrait for Migration {
         invoices::create(manager).await?;
         counting::create(manager).await?;
         jobs::create(manager).await?;
-        access::create(manager).await
+        access::create(manager).await?;
+        deletions::create(manager).await
     }
 
     async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {

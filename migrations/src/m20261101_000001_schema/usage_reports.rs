@@ -295,5 +295,15 @@ async fn create_report_decisions(manager: &SchemaManager<'_>) -> Result<(), DbEr
                 .col(D::ReportId)
                 .to_owned(),
         )
+        .await?;
+    // Old ones are archived.
+    manager
+        .create_index(
+            Index::create()
+                .name("report_decisions_by_time")
+                .table(D::Table)
+                .col(D::DecidedAt)
+                .to_owned(),
+        )
         .await
 }

@@ -5,9 +5,15 @@ use std::env;
 use tempfile::TempDir;
 
 use super::{
+    pgbouncer::PgBouncer,
     postgres::{CITUS, Cluster, Durability, StartError},
     service,
 };
+
+/// If it is set, PostgreSQL is measured through PgBouncer as well.
+const PGBOUNCER: &str = "BENCH_PGBOUNCER";
+/// PgBouncer's connections to PostgreSQL.
+const BOUNCED_CONNECTIONS: u32 = 16;
 
 /// An engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +22,8 @@ pub(crate) enum Engine {
     Postgres,
     /// PostgreSQL that Citus distributes over two workers, all on this machine.
     Citus,
+    /// PostgreSQL behind a PgBouncer that pools transactions.
+    PgBouncer,
 }
 
 impl Engine {
@@ -25,6 +33,7 @@ impl Engine {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
             Self::Citus => "citus",
+            Self::PgBouncer => "pgbouncer",
         }
     }
 }
@@ -34,6 +43,7 @@ impl Engine {
 pub(crate) struct Engines {
     postgres: Option<Cluster>,
     citus: Option<Cluster>,
+    pgbouncer: Option<PgBouncer>,
 }
 
 impl Engines {
@@ -51,16 +61,27 @@ impl Engines {
             let cluster = Cluster::start_distributed(&pg_config, Durability::On);
             cluster.expect("a coordinator and two workers")
         });
-        Self { postgres, citus }
+        let server = postgres.as_ref().map(Cluster::address);
+        let server = server.filter(|_| env::var_os(PGBOUNCER).is_some());
+        let pgbouncer = server.map(|server| {
+            let started = PgBouncer::start(server, BOUNCED_CONNECTIONS);
+            started.expect("a PgBouncer")
+        });
+        Self {
+            postgres,
+            citus,
+            pgbouncer,
+        }
     }
 
     /// The engines that can be measured.
     pub(crate) fn available(&self) -> impl Iterator<Item = Engine> + '_ {
         let others = [
-            (Engine::Postgres, &self.postgres),
-            (Engine::Citus, &self.citus),
+            (Engine::Postgres, self.postgres.is_some()),
+            (Engine::Citus, self.citus.is_some()),
+            (Engine::PgBouncer, self.pgbouncer.is_some()),
         ];
-        let others = others.into_iter().filter(|(_, cluster)| cluster.is_some());
+        let others = others.into_iter().filter(|(_, is_started)| *is_started);
         std::iter::once(Engine::Sqlite).chain(others.map(|(engine, _)| engine))
     }
 
@@ -68,10 +89,13 @@ impl Engines {
     pub(crate) fn database(&self, engine: Engine) -> Database {
         let cluster = match engine {
             Engine::Sqlite => None,
-            Engine::Postgres => self.postgres.as_ref(),
+            Engine::Postgres | Engine::PgBouncer => self.postgres.as_ref(),
             Engine::Citus => self.citus.as_ref(),
         };
-        let database = cluster.map_or_else(Database::sqlite, Database::postgres);
+        let mut database = cluster.map_or_else(Database::sqlite, Database::postgres);
+        if let (Engine::PgBouncer, Some(bouncer)) = (engine, &self.pgbouncer) {
+            database.url = bouncer.url(&database.url);
+        }
         if engine == Engine::Citus {
             service::distribute(&database);
         }

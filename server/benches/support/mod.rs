@@ -1,6 +1,8 @@
 //! What the benchmarks share: the engines with their databases, the service in this process or one of its own, and the log.
 
 pub(crate) mod engines;
+#[path = "../../../tests/it/support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod postgres;

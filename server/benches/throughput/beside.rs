@@ -1,11 +1,12 @@
-//! How long a single call takes beside callers of batches, compared with the same call alone.
+//! How long a single call takes beside callers of batches, compared with the same call alone. Each caller has an API key of
+//! its own.
 
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tokio::{runtime::Runtime, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use usage_client::{Increment, UsageClient};
+use usage_client::{CreateKey, Increment, KeyRole, UsageClient};
 use uuid::Uuid;
 
 use crate::{
@@ -30,17 +31,19 @@ pub(crate) fn measure(engine: Engine, database: Database, duration: Duration) {
     let server = Running::start(Side::Ours, Some(database));
     let runtime = Runtime::new().expect("a runtime");
     let (alone, beside, acknowledged) = runtime.block_on(async {
-        let client = UsageClient::connect(server.endpoint())
+        let open = UsageClient::connect(server.endpoint())
             .await
             .expect("a connection");
+        // The first key is an admin's.
+        let admin = with_key(&open, server.endpoint(), KeyRole::Admin, "admin").await;
+        let client = with_key(&admin, server.endpoint(), KeyRole::Writer, "single calls").await;
         let (_, first) = paced(&client, duration / 4).await;
         let (alone, second) = paced(&client, duration).await;
         let stop = CancellationToken::new();
         let mut callers = JoinSet::new();
         for seed in 1..=BATCH_CALLERS {
-            let client = UsageClient::connect(server.endpoint())
-                .await
-                .expect("a connection");
+            let name = format!("batches {seed}");
+            let client = with_key(&admin, server.endpoint(), KeyRole::Writer, &name).await;
             callers.spawn(send_batches(client, seed, stop.clone()));
         }
         let (beside, third) = paced(&client, duration).await;
@@ -64,6 +67,14 @@ pub(crate) fn measure(engine: Engine, database: Database, duration: Duration) {
         at(&beside, 0.5),
         at(&beside, 0.99),
     );
+}
+
+/// A client with a new key.
+async fn with_key(creator: &UsageClient, endpoint: &str, role: KeyRole, name: &str) -> UsageClient {
+    let created = creator.create_key(CreateKey::new(name, role)).await;
+    let key = created.expect("a key").text;
+    let client = UsageClient::builder(endpoint).api_key(key).connect().await;
+    client.expect("a connection")
 }
 
 /// One call after the other, at most one each 10 ms. Returns the latencies in microseconds, and the number of calls.

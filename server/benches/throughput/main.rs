@@ -103,7 +103,7 @@ fn main() {
                 .and_then(|row| row.noop.clone());
             let noop = (!cli.ours)
                 .then(|| earlier.unwrap_or_else(|| measure(&cli, work, Side::Noop, None)));
-            let naive = (!cli.ours && work.has_naive() && engine != Engine::Citus)
+            let naive = (!cli.ours && work.has_naive() && !is_variant(engine))
                 .then(|| measure(&cli, work, Side::Naive, Some(database())));
             let ours = measure(&cli, work, Side::Ours, Some(database()));
             rows.push(Row {
@@ -118,10 +118,7 @@ fn main() {
     table::print(&rows, cli.seconds);
     let duration = Duration::from_secs_f64(cli.seconds);
     // They fill tables with statements of one machine.
-    for engine in engines
-        .available()
-        .filter(|engine| *engine != Engine::Citus)
-    {
+    for engine in engines.available().filter(|engine| !is_variant(*engine)) {
         for (name, measure) in others(&cli, &engines, engine, duration) {
             if cli
                 .filter
@@ -204,4 +201,9 @@ fn measure(cli: &Cli, work: Work, side: Side, database: Option<Database>) -> Mea
     let measured = load(cli, work).run(server.endpoint());
     server.stop_and_verify(stored + measured.acknowledged);
     measured
+}
+
+/// Whether only increments are measured with an engine.
+fn is_variant(engine: Engine) -> bool {
+    matches!(engine, Engine::Citus | Engine::PgBouncer)
 }

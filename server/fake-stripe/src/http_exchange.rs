@@ -66,11 +66,12 @@ impl Call {
         find(&self.pairs, name)
     }
 
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
     pub(crate) fn idempotency_key(&self) -> Option<&str> {
-        self.headers
-            .get("idempotency-key")
-            .and_then(|key| key.to_str().ok())
-            .filter(|key| !key.is_empty())
+        self.header("idempotency-key").filter(|key| !key.is_empty())
     }
 
     pub(crate) fn is_meter_event(&self) -> bool {

@@ -109,6 +109,7 @@ async fn process(app: Arc<App>, call: Call) -> (Option<Answer>, Call) {
             customer: call.customer.clone(),
             event_name: call.event_name.clone(),
             idempotency_key: call.idempotency_key().map(str::to_owned),
+            traceparent: call.header("traceparent").map(str::to_owned),
             ..LoggedRequest::default()
         })
     });

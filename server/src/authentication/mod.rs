@@ -3,6 +3,7 @@
 //! A key that is revoked, on whichever replica, is refused 5 s later at the latest. While the database does not answer,
 //! calls go on for that time, and are then refused with `UNAVAILABLE`: never allowed, and never told that the key is wrong.
 
+mod known_ids;
 mod young_value;
 
 use std::{
@@ -18,12 +19,15 @@ use http::{HeaderMap, header};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use self::young_value::YoungValue;
+use self::{
+    known_ids::{Known, KnownIds, MAX_IDS},
+    young_value::YoungValue,
+};
 use crate::{
     clock::Clock,
     domain::{
         HOUR_MS,
-        access::Caller,
+        access::{Caller, CallerKind},
         api_key::{ApiKey, KeyId, PresentedKey, SecretHash},
         client_certificate::{ClientCertificate, ClientRoles},
     },
@@ -33,7 +37,7 @@ use crate::{
 
 /// Keys that are remembered. A key that is used often keeps its place, whatever others are tried.
 const REMEMBERED_KEYS: u64 = 10_000;
-/// Ids of keys that are looked up a second for the first time, so that wrong keys cost counting nothing.
+/// Ids of keys that are looked up one by one a second, where there are too many to know all.
 const FIRST_LOOK_UPS_PER_SEC: u32 = 500;
 /// Queries at the same time: for ids that are not known yet, and for known ones.
 const QUERIES: usize = 2;
@@ -61,6 +65,7 @@ struct SharedState {
     has_keys: AtomicBool,
     /// The same as last read, while it is not so.
     read_has_keys: Arc<YoungValue<bool>>,
+    ids: Arc<KnownIds>,
     keys: Cache<KeyId, Arc<YoungValue<Option<Arc<KnownKey>>>>>,
     first_look_ups: DefaultDirectRateLimiter,
     first: Turn,
@@ -102,6 +107,7 @@ impl Authenticator {
             client_roles,
             has_keys: AtomicBool::new(false),
             read_has_keys: Arc::default(),
+            ids: Arc::default(),
             keys: Cache::new(REMEMBERED_KEYS),
             first_look_ups: RateLimiter::direct(Quota::per_second(per_sec)),
             first: Turn::new(),
@@ -145,6 +151,23 @@ impl Authenticator {
         Ok(Arc::clone(&known.caller))
     }
 
+    /// Whether who made a call may still make it: its key was not revoked and has not expired. A connection whose client
+    /// certificate is not valid any more is closed.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn is_still_valid(&self, caller: &Caller) -> Result<bool> {
+        match caller.kind() {
+            CallerKind::Anyone => Ok(!self.has_keys().await?),
+            CallerKind::Certificate => Ok(true),
+            CallerKind::Key(id) => {
+                let known = self.known_key(id).await?;
+                let now = self.shared.clock.now();
+                Ok(known.is_some_and(|known| known.key.is_valid_at(now)))
+            }
+        }
+    }
+
     /// Whether a key was ever created.
     ///
     /// # Errors
@@ -154,8 +177,13 @@ impl Authenticator {
         if shared.has_keys.load(Ordering::Relaxed) {
             return Ok(true);
         }
-        let store = shared.store.clone();
-        let read = |_| Ok(async move { store.has_api_keys().await });
+        let authenticator = self.clone();
+        let read = |_| {
+            Ok(async move {
+                let read = authenticator.shared.store.has_api_keys().await;
+                read.inspect_err(Error::log)
+            })
+        };
         let has_keys = shared.read_has_keys.get(read).await?;
         if has_keys {
             self.key_created();
@@ -193,11 +221,15 @@ impl Authenticator {
         let shared = &self.shared;
         let value = match shared.keys.get(&id) {
             Some(value) => value,
-            // An id that may not be looked up takes no place from those that are remembered.
-            None if shared.first_look_ups.check().is_err() => return Err(Error::TooManyKeys),
-            None => shared.keys.get_with(id, Arc::default),
+            // An id of no key takes no place from those that are remembered.
+            None => match self.look_up_id(id).await? {
+                Known::NoKey => return Ok(None),
+                Known::Perhaps if shared.first_look_ups.check().is_err() => {
+                    return Err(Error::TooManyKeys);
+                }
+                Known::Key | Known::Perhaps => shared.keys.get_with(id, Arc::default),
+            },
         };
-        // An id that was found to be of no key is no better than a new one.
         let is_known = value.latest().is_some_and(|found| found.is_some());
         let begin = |is_first: bool| {
             if !is_first && !is_known && shared.first_look_ups.check().is_err() {
@@ -211,11 +243,12 @@ impl Authenticator {
             let place = Arc::clone(&turn.places).try_acquire_owned();
             let place = place.map_err(|_| Error::TooManyKeys)?;
             let queries = Arc::clone(&turn.queries);
-            let store = shared.store.clone();
+            let authenticator = self.clone();
             Ok(async move {
                 // Never closed.
                 let _query = queries.acquire().await;
-                let found = store.find_api_key(id).await;
+                let found = authenticator.shared.store.find_api_key(id).await;
+                let found = found.inspect_err(Error::log);
                 drop(place);
                 Ok(found?.map(|found| {
                     Arc::new(KnownKey {
@@ -228,6 +261,16 @@ impl Authenticator {
             })
         };
         value.get(begin).await
+    }
+
+    async fn look_up_id(&self, id: KeyId) -> Result<Known> {
+        let authenticator = self.clone();
+        let read = || async move {
+            let limit = MAX_IDS.saturating_add(1);
+            let read = authenticator.shared.store.api_key_ids(limit).await;
+            read.inspect_err(Error::log)
+        };
+        self.shared.ids.look_up(id, read).await
     }
 
     /// Records that a key is used, at most once an hour, without delaying the call.

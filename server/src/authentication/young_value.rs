@@ -57,7 +57,7 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
     }
 
     /// The value. If it is needed, `begin` makes the query that reads it; its argument says whether the value was never
-    /// read. The query goes on if no caller waits for it any more.
+    /// read. The query goes on if no caller waits for it any more, and says itself why it failed.
     ///
     /// # Errors
     /// The value is too old, and the query cannot begin, fails or takes too long.
@@ -110,10 +110,7 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
                     state.read = Some((begun, read.clone()));
                     Some(read)
                 }
-                Err(error) => {
-                    tracing::warn!(error = error.cause(), "API keys cannot be read");
-                    None
-                }
+                Err(_) => None,
             }
         });
         reading.map(|read| read.ok().flatten()).boxed().shared()

@@ -10,12 +10,12 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::offline::{OfflineError, check_ready, confirm, open};
+use super::offline::{OfflineError, check_ready, confirm, open, recorded};
 use crate::{
     account_check::{find_difference, identify},
     clock::Clock,
     config::CommandConfig,
-    domain::{audit::Outcome, stripe_account::StripeAccount},
+    domain::stripe_account::StripeAccount,
     store::{Store, stripe_account::AdoptionTotals},
     stripe::Stripe,
 };
@@ -103,15 +103,13 @@ async fn adopt(
         Uuid::now_v7(),
         json!({ "from": former.to_string(), "to": new.to_string() }),
     );
-    let record = async |outcome| {
-        store
-            .audit_command("AdoptStripeAccount", id, &details, outcome)
-            .await
+    let action = ("AdoptStripeAccount", id, &details);
+    let adopted = async {
+        store.adopt_account(&new, &why, store.now().await?).await?;
+        store.resume_sending().await?;
+        Ok(())
     };
-    record(Outcome::Begun).await?;
-    store.adopt_account(&new, &why, store.now().await?).await?;
-    store.resume_sending().await?;
-    record(Outcome::Done).await?;
+    recorded(store, action, Box::pin(adopted)).await?;
     writeln!(
         out,
         "Done. Usage is reported to the new account when the server runs."

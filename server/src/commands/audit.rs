@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::{
     keys::{KeysError, open},
@@ -11,17 +10,13 @@ use super::{
 };
 use crate::{
     config::DatabaseConfig,
-    domain::{
-        Millis,
-        api_key::KeyId,
-        audit::{Entry, EntryFilter},
-        period::rfc3339,
-    },
+    domain::{Millis, api_key::KeyId, audit::EntryFilter},
+    record::Record,
     store::Store,
 };
 
 /// Entries that are read at once.
-const PAGE: u64 = 1_000;
+const PAGE: u64 = 100;
 
 /// The flags of the command.
 #[derive(Args, Debug)]
@@ -74,35 +69,9 @@ async fn print_all(
         };
         after = Some((last.at, last.id));
         for entry in page {
-            writeln!(out, "{}", json_line(&entry))?;
+            Record::from(&entry).write_json(out)?;
         }
     }
-}
-
-fn json_line(entry: &Entry) -> Value {
-    let Entry { id, at, entry } = entry;
-    json!({
-        "id": id.to_string(),
-        "at": rfc3339(*at),
-        "key_id": entry.actor.key.map(|key| key.to_string()),
-        "key_name": entry.actor.name,
-        "address": entry.actor.address,
-        "request_id": entry.actor.request_id,
-        "action": entry.action,
-        "account_id": entry.account_id,
-        "request": value(entry.request.as_deref()),
-        "before": value(entry.before.as_deref()),
-        "after": value(entry.after.as_deref()),
-        "outcome": entry.outcome.name(),
-        "message": entry.message,
-    })
-}
-
-/// Stored JSON. What cannot be read is shown as it is.
-fn value(text: Option<&str>) -> Value {
-    text.map_or(Value::Null, |text| {
-        serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
-    })
 }
 
 fn parse_key(text: &str) -> Result<KeyId, String> {

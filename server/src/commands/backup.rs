@@ -11,6 +11,7 @@ use clap::Args;
 use crate::{
     config::DatabaseConfig,
     domain::period::rfc3339,
+    durable_file::create_new,
     error::Error,
     store::{SchemaError, Store},
 };
@@ -77,11 +78,12 @@ pub async fn run(command: &BackupCommand, out: &mut impl Write) -> Result<(), Ba
     let made = made?;
     writeln!(
         out,
-        "{}: {} bytes, {} units counted. To restore it, put it in the place of the database and run\n\
-         usage-server restore --backup-at {}",
+        "{}: {} bytes, {} units counted. To restore it, run\n\
+         usage-server restore --from {} --backup-at {}",
         command.file.display(),
         made.bytes,
         made.units,
+        command.file.display(),
         made.at
     )?;
     Ok(())
@@ -131,15 +133,8 @@ async fn make(store: &Store, file: &Path) -> Result<Made, BackupError> {
     Ok(Made { at, bytes, units })
 }
 
-fn create_new(file: &Path) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(file).map(drop)
-}
-
 /// Makes the file and its name durable.
-fn sync(file: &Path) -> io::Result<()> {
+pub(super) fn sync(file: &Path) -> io::Result<()> {
     File::open(file)?.sync_all()?;
     let folder = file
         .parent()
@@ -148,7 +143,7 @@ fn sync(file: &Path) -> io::Result<()> {
 }
 
 /// Whether the copy is whole: its pages and indexes, its schema, and the ledger check. Returns the units in it.
-async fn check(file: &Path) -> Result<i128, BackupError> {
+pub(super) async fn check(file: &Path) -> Result<i128, BackupError> {
     let url = format!("sqlite://{}", file.display());
     let unusable =
         |error: sea_orm::DbErr| BackupError::Failed(format!("the copy cannot be used: {error}"));

@@ -76,7 +76,9 @@ async fn distribute(
     let checked = store.check_schema().await;
     checked.map_err(|error| DistributeCommandError::Failed(error.to_string()))?;
     if !citus.undistributed.is_empty()
-        && let Some(why) = find_running(store).await?
+        && let Some(why) = find_running(store)
+            .await
+            .map_err(|error| DistributeCommandError::Failed(error.to_string()))?
     {
         return Err(DistributeCommandError::Failed(why));
     }

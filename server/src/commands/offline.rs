@@ -3,10 +3,14 @@
 
 use std::io::{BufRead, Write};
 
+use serde_json::Value;
+use uuid::Uuid;
+
 use super::servers::find_running;
 use crate::{
     clock::Clock,
     config::DatabaseConfig,
+    domain::audit::Outcome,
     error::Error,
     store::{FileLock, SchemaError, Store},
 };
@@ -17,6 +21,9 @@ pub enum OfflineError {
     /// A setting is wrong, or the database or Stripe cannot be used.
     #[error("{0}")]
     Failed(String),
+    /// What was found is not confirmed.
+    #[error("it is not confirmed")]
+    NotConfirmed,
     /// The output cannot be written, or the answer cannot be read.
     #[error("cannot print or read the answer")]
     Io(#[from] std::io::Error),
@@ -65,6 +72,39 @@ pub(super) async fn check_ready(
         return Err(OfflineError::Failed(why));
     }
     Ok(())
+}
+
+/// Does what a command does between two entries of the audit table: one that it begins, and one that it is done or has
+/// failed.
+///
+/// # Errors
+/// Those of the command; or that it began, or is done, cannot be recorded.
+pub(super) async fn recorded<T>(
+    store: &Store,
+    (action, id, request): (&str, Uuid, &Value),
+    done: impl Future<Output = Result<T, OfflineError>>,
+) -> Result<T, OfflineError> {
+    let record = async |outcome, message| {
+        store
+            .audit_command(action, id, request, (outcome, message))
+            .await
+    };
+    record(Outcome::Begun, None).await?;
+    let result = done.await;
+    match &result {
+        Ok(_) => record(Outcome::Done, None).await?,
+        Err(error) => {
+            // The error of the command is the one to return.
+            if let Err(error) = record(Outcome::Failed, Some(error.to_string())).await {
+                tracing::error!(
+                    error = error.cause(),
+                    action,
+                    "that it failed is not in the audit table; that it began is"
+                );
+            }
+        }
+    }
+    result
 }
 
 /// Asks a person. Without `answers`, the answer is no.

@@ -1,23 +1,36 @@
 //! `usage-server reconcile`: its flags, and the rows as a table or as JSON. The figures are from
-//! `crate::reconciliation`.
+//! `crate::reconciliation`, or with `--server` from a running server.
 
+use std::time::Duration;
+
+use super::remote::{Connection, RemoteConfig, RemoteError};
 use crate::{
     clock::Clock,
     config::CommandConfig,
     domain::{
-        Millis, difference_id::DifferenceId, invoice_comparison::PeriodComparison, period::rfc3339,
-        waiting_comparison::WaitingComparison, window::Interval,
+        Millis, SECOND_MS, difference_id::DifferenceId, invoice_comparison::PeriodComparison,
+        period::rfc3339, waiting_comparison::WaitingComparison, window::Interval,
     },
-    reconciliation::{ReconciliationQuery, Row, reconcile},
+    reconciliation::{MAX_ROWS, ReconciliationQuery, Row, reconcile},
+    rpc::wire_reconciliation::read_row,
 };
 use chrono::{DateTime, Months, NaiveDate, NaiveTime};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use prost_types::Timestamp;
 use serde_json::json;
+use tonic::Request;
+use usage_proto::v1::{self, usage_service_client::UsageServiceClient};
+
+const NANOS_PER_MILLI: i64 = 1_000_000;
+/// A server reads Stripe's totals of up to 10 accounts for a page.
+const PAGE_WITHIN: Duration = Duration::from_secs(75);
 
 /// The flags of the command.
 #[derive(Args, Debug)]
 pub struct ReconcileCommand {
+    #[command(flatten)]
+    remote: RemoteConfig,
     #[command(flatten)]
     config: CommandConfig,
     /// Only this account. Stripe's totals are read even if nothing was counted.
@@ -38,6 +51,9 @@ pub enum ReconcileError {
     /// A setting is wrong, the database or Stripe cannot be used, or there are too many rows.
     #[error("{0}")]
     Failed(String),
+    /// The server does not answer.
+    #[error(transparent)]
+    Server(#[from] RemoteError),
     /// The output cannot be written.
     #[error("cannot print")]
     Print(#[from] std::io::Error),
@@ -55,9 +71,12 @@ pub async fn run(
         account_id: command.account,
         period: command.period,
     };
-    let rows = reconcile(&command.config, &Clock::system(), &query)
-        .await
-        .map_err(ReconcileError::Failed)?;
+    let rows = match command.remote.connect().await? {
+        Some(connection) => ask(&command.remote, connection, &query).await?,
+        None => reconcile(&command.config, &Clock::system(), &query)
+            .await
+            .map_err(ReconcileError::Failed)?,
+    };
     let unequal = rows.iter().filter(|row| !row.is_equal()).count();
     if command.json {
         let all: Vec<_> = rows.iter().map(as_json).collect();
@@ -67,6 +86,48 @@ pub async fn run(
         writeln!(out, "{} rows, {unequal} with a difference", rows.len())?;
     }
     Ok(unequal == 0)
+}
+
+/// All rows of a server, page by page.
+async fn ask(
+    remote: &RemoteConfig,
+    connection: Connection,
+    query: &ReconciliationQuery,
+) -> Result<Vec<Row>, ReconcileError> {
+    let time = |at: Millis| Timestamp {
+        seconds: at.div_euclid(SECOND_MS),
+        nanos: i32::try_from(at.rem_euclid(SECOND_MS).saturating_mul(NANOS_PER_MILLI))
+            .unwrap_or_default(),
+    };
+    let mut client = UsageServiceClient::new(connection);
+    let mut question = v1::ReconcileRequest {
+        account_id: query.account_id.clone().unwrap_or_default(),
+        period: query.period.map(|period| v1::Period {
+            start: Some(time(period.start)),
+            end: Some(time(period.end)),
+        }),
+        page_size: 0,
+        page_token: String::new(),
+    };
+    let mut rows = Vec::new();
+    loop {
+        let mut request = Request::new(question.clone());
+        request.set_timeout(PAGE_WITHIN);
+        let answer = client.reconcile(request).await;
+        let page = answer.map_err(|status| remote.error(&status))?.into_inner();
+        for row in page.rows {
+            rows.push(read_row(row).map_err(ReconcileError::Failed)?);
+        }
+        if rows.len() > MAX_ROWS {
+            return Err(ReconcileError::Failed(format!(
+                "there are more than {MAX_ROWS} rows; give an account or a shorter period"
+            )));
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(rows);
+        }
+        question.page_token = page.next_page_token;
+    }
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -151,7 +212,7 @@ fn invoices(row: &Row) -> String {
 }
 
 /// Such as `not compared since 2026-11-01T01:00:00Z: invoice in_1 cannot be read`.
-pub(super) fn describe_waiting(one: &WaitingComparison) -> String {
+pub(crate) fn describe_waiting(one: &WaitingComparison) -> String {
     let since = rfc3339(one.since);
     match &one.why {
         Some(why) => format!("not compared since {since}: {why}"),
@@ -160,7 +221,7 @@ pub(super) fn describe_waiting(one: &WaitingComparison) -> String {
 }
 
 /// Such as `differs: 11 reported, 5 invoiced (in_1 paid)`.
-pub(super) fn describe_difference(one: &PeriodComparison) -> String {
+pub(crate) fn describe_difference(one: &PeriodComparison) -> String {
     let invoiced = one
         .compared
         .invoiced

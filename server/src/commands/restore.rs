@@ -7,11 +7,13 @@
 
 mod backup_time;
 mod entry;
+mod file;
 mod print;
 
 use std::{
     io::{BufRead, Write},
     num::NonZeroU32,
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -25,16 +27,14 @@ use self::{
     print::{Totals, print_result},
 };
 use super::{
-    offline::{OfflineError, check_ready, confirm, open},
+    offline::{OfflineError, check_ready, confirm, open, recorded},
     reconcile::parse_time,
 };
 use crate::{
     account_check::find_difference,
     clock::Clock,
     config::CommandConfig,
-    domain::{
-        Millis, audit::Outcome, meter::Meters, period::rfc3339, sender_mark::Mark, stream::Stream,
-    },
+    domain::{Millis, meter::Meters, period::rfc3339, sender_mark::Mark, stream::Stream},
     restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
@@ -58,6 +58,11 @@ pub struct RestoreCommand {
     /// an hour or two before. It is required where they do not show it.
     #[arg(long, value_parser = parse_time)]
     pub backup_at: Option<Millis>,
+
+    /// A backup of a SQLite database, made by `usage-server backup`, that is first put in the place of the database. What is
+    /// there stays beside it under another name.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub from: Option<PathBuf>,
 
     /// Enter what Stripe has beyond the database without asking.
     #[arg(long, conflicts_with = "dry_run")]
@@ -90,6 +95,20 @@ pub async fn run(
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
+    if let Some(backup) = &command.from {
+        let url = command.config.database.url();
+        let url = url.map_err(OfflineError::Failed)?;
+        let placed = Box::pin(file::put_in_place(&url, backup, clock)).await?;
+        writeln!(
+            out,
+            "{}: put in place, {} units counted",
+            backup.display(),
+            placed.units
+        )?;
+        if let Some(former) = placed.former {
+            writeln!(out, "the former database is {}", former.display())?;
+        }
+    }
     let (_lock, store) = open(&command.config.database, clock).await?;
     let done = restore(command, &store, out, answers).await;
     let closed = store.close().await;
@@ -133,43 +152,71 @@ async fn restore(
         Uuid::now_v7(),
         json!({ "backup_at": rfc3339(restore.backup_at) }),
     );
-    let record = async |outcome| store.audit_command("Restore", id, &details, outcome).await;
-    if !command.dry_run {
-        record(Outcome::Begun).await?;
-    }
-    restore.prepare(now).await?;
-    let (entries, totals) = restore.compare(now).await?;
-    let lost = (restore.backup_at, restore.restored_at);
-    print_result(out, lost, &entries, &totals, command.dry_run)?;
     if command.dry_run {
+        Box::pin(restore.compare_and_print(now, out)).await?;
         return Ok(store.sending().await?.paused.is_none());
     }
-    if !entries.is_empty()
-        && !command.yes
-        && !confirm("Enter this as usage already sent?", out, answers)?
-    {
-        writeln!(
-            out,
-            "Nothing was entered. Sending stays paused: run this again, with --yes to enter without asking."
-        )?;
-        return Ok(false);
+    // Boxed because it is too large for the stack of a thread.
+    let entered = Box::pin(restore.enter((command.yes, answers), out, &marks, now));
+    let entered = recorded(store, ("Restore", id, &details), entered).await;
+    match entered {
+        Ok(()) => {
+            writeln!(out, "Done. Reports are sent again when the server runs.")?;
+            Ok(true)
+        }
+        Err(OfflineError::NotConfirmed) => {
+            writeln!(
+                out,
+                "Nothing was entered. Sending stays paused: run this again, with --yes to enter without asking."
+            )?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
-    for entry in &entries {
-        let place = (&entry.stream, entry.hour.hour);
-        store
-            .set_already_sent(place, &entry.account_id, entry.hour.already_sent, now)
-            .await?;
-    }
-    if let Some(mark) = marks.iter().max() {
-        store.take_over_mark(mark, restore.restored_at).await?;
-    }
-    store.resume_sending().await?;
-    record(Outcome::Done).await?;
-    writeln!(out, "Done. Reports are sent again when the server runs.")?;
-    Ok(true)
 }
 
 impl Restore<'_> {
+    /// Compares the database with Stripe, and prints the result.
+    async fn compare_and_print(
+        &mut self,
+        now: Millis,
+        out: &mut (impl Write + Send),
+    ) -> Result<Vec<Entry>, OfflineError> {
+        self.prepare(now).await?;
+        let (entries, totals) = self.compare(now).await?;
+        let lost = (self.backup_at, self.restored_at);
+        print_result(out, lost, &entries, &totals, self.is_dry_run)?;
+        Ok(entries)
+    }
+
+    /// Enters what Stripe has beyond the database, if that is confirmed, and ends the pause.
+    async fn enter(
+        &mut self,
+        (is_confirmed, answers): (bool, Option<&mut (dyn BufRead + Send)>),
+        out: &mut (impl Write + Send),
+        marks: &[Mark],
+        now: Millis,
+    ) -> Result<(), OfflineError> {
+        let entries = self.compare_and_print(now, out).await?;
+        if !entries.is_empty()
+            && !is_confirmed
+            && !confirm("Enter this as usage already sent?", out, answers)?
+        {
+            return Err(OfflineError::NotConfirmed);
+        }
+        for entry in &entries {
+            let place = (&entry.stream, entry.hour.hour);
+            self.store
+                .set_already_sent(place, &entry.account_id, entry.hour.already_sent, now)
+                .await?;
+        }
+        if let Some(mark) = marks.iter().max() {
+            self.store.take_over_mark(mark, self.restored_at).await?;
+        }
+        self.store.resume_sending().await?;
+        Ok(())
+    }
+
     /// Fails with the key of another Stripe account, whose totals say nothing of this database.
     async fn check_account(&self, sending: &Sending) -> Result<(), OfflineError> {
         let Some(account) = &sending.account else {

@@ -54,6 +54,26 @@ pub(super) fn read(
     }
 }
 
+/// A secret as [`read`], as text.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_secret(
+    name: &str,
+    secret: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<String>, String> {
+    read(name, secret, file).map(|found| found.map(|Secret(text)| text.trim().to_owned()))
+}
+
+/// The text of a file that a setting names.
+///
+/// # Errors
+/// It cannot be read. The error names the setting and the file, and nothing in it.
+pub(crate) fn read_text_file(name: &str, path: &Path) -> Result<String, String> {
+    read_text(path).map_err(|error| format!("{name}: {}: {error}", path.display()))
+}
+
 fn read_text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     File::open(path)?

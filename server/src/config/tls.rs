@@ -27,8 +27,8 @@ pub struct TlsConfig {
     #[arg(long, env = "TLS_CLIENT_CRL_FILE", value_name = "FILE")]
     pub tls_client_crl_file: Option<PathBuf>,
 
-    /// The roles of client certificates by a subject, separated by commas: `SUBJECT=ROLE`. A subject is a common name, a
-    /// DNS name, a URI or an email address; a role is `writer`, `reader` or `admin`.
+    /// The roles of client certificates by a subject, separated by commas: `SUBJECT=ROLE`. A subject is `CN:` and a
+    /// common name, `DNS:` and a DNS name, `URI:` and a URI, or `email:` and an address; a role is `writer`, `reader` or `admin`.
     #[arg(
         long,
         env = "TLS_CLIENT_ROLES",
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_setting_of_tls_names_the_one_that_it_needs() {
         let file = || Some(PathBuf::from("file"));
-        let role = || vec!["backend=writer".parse().unwrap()];
+        let role = || vec!["DNS:backend=writer".parse().unwrap()];
         let none = TlsConfig::default;
         for (config, words) in [
             (

@@ -17,11 +17,6 @@ impl HeldBytes {
         added.map(with).map_err(with)
     }
 
-    /// Adds bytes, whatever the limit.
-    pub(crate) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
     pub(crate) fn remove(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -5,15 +5,9 @@ use std::{
     fmt::Display,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
-use tokio::time::Instant;
-
-use crate::metrics;
-
-/// How often a reason is logged.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
+use crate::{log_limit::LogLimit, metrics};
 
 /// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,9 +47,9 @@ impl Reason {
     }
 }
 
-/// When each reason was last logged, and how often it happened since.
+/// Which reasons are logged.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<BTreeMap<Reason, (Instant, u64)>>);
+pub(super) struct Refusals(Mutex<BTreeMap<Reason, LogLimit>>);
 
 impl Refusals {
     pub(super) fn record(&self, reason: Reason, peer: SocketAddr, cause: Option<&dyn Display>) {
@@ -69,23 +63,14 @@ impl Refusals {
     /// Counts one. If it is to be logged, returns how many were not since the last.
     fn count(&self, reason: Reason) -> Option<u64> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get_mut(&reason) {
-            Some((logged, unlogged)) if logged.elapsed() < LOG_INTERVAL => {
-                *unlogged = unlogged.saturating_add(1);
-                None
-            }
-            known => {
-                let unlogged = known.map_or(0, |(_, unlogged)| *unlogged);
-                all.insert(reason, (Instant::now(), 0));
-                Some(unlogged)
-            }
-        }
+        all.entry(reason).or_default().count()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_limit::LOG_INTERVAL;
 
     #[tokio::test(start_paused = true)]
     async fn each_reason_is_logged_once_a_minute() {

@@ -97,7 +97,7 @@ impl Scope {
             // What no account id can begin with would be a key for nothing.
             AccountId::parse_field("account_prefixes", prefix).map(String::from)
         });
-        let meters = meters.iter().map(|meter| meter_name(meter));
+        let meters = meters.iter().map(|meter| meter_name("meters", meter));
         Ok(Self {
             accounts: unique(accounts.collect::<Result<_, _>>()?),
             account_prefixes: unique(prefixes.collect::<Result<_, _>>()?),
@@ -143,7 +143,11 @@ impl Scope {
     }
 }
 
-fn meter_name(meter: &str) -> Result<String, Violation> {
+/// Validates the name of a meter, which need not be configured.
+///
+/// # Errors
+/// A violation of the field.
+pub fn meter_name(field: &str, meter: &str) -> Result<String, Violation> {
     let is_valid = (1..=MAX_NAME_CHARS).contains(&meter.len())
         && meter
             .bytes()
@@ -153,9 +157,9 @@ fn meter_name(meter: &str) -> Result<String, Violation> {
     }
     let given = quoted(meter);
     Err(Violation::invalid(
-        "meters",
+        field,
         format!(
-            "meters has {given}; a name of a meter is 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - ."
+            "{field} has {given}; a name of a meter is 1 to {MAX_NAME_CHARS} characters out of A-Z a-z 0-9 _ - ."
         ),
     ))
 }
@@ -204,7 +208,21 @@ impl Denial {
     }
 }
 
+/// How it is known who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerKind {
+    /// It is not, and need not be.
+    Anyone,
+    /// By this key.
+    Key(KeyId),
+    /// By a client certificate.
+    Certificate,
+}
+
 /// Who makes a call.
+///
+/// Keys of one name are one caller: that is how a key is rotated. So what a caller owns beyond one call, such as the keys of
+/// its batches, is stored under the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The key; absent of a client certificate, and while there are no keys.
@@ -228,9 +246,19 @@ impl Caller {
         }
     }
 
+    /// How it is known who calls.
+    pub fn kind(&self) -> CallerKind {
+        match self.key {
+            Some(key) => CallerKind::Key(key),
+            // A certificate without a subject has no role.
+            None if self.name.is_empty() => CallerKind::Anyone,
+            None => CallerKind::Certificate,
+        }
+    }
+
     /// Whether there was no need to say who it is.
     pub fn is_anyone(&self) -> bool {
-        self.key.is_none() && self.name.is_empty()
+        self.kind() == CallerKind::Anyone
     }
 
     /// Whether the role suffices.

@@ -7,7 +7,8 @@ use super::access::{Caller, Role, Scope};
 /// A client certificate that an authority of the settings has signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Its common names, DNS names, URIs and email addresses, each once.
+    /// Its common names (`CN:`), DNS names (`DNS:`), URIs (`URI:`) and email addresses (`email:`), each once. An authority
+    /// may check one kind of them and not another, so a name of one kind is not the same of another.
     pub subjects: Vec<String>,
 }
 
@@ -17,10 +18,16 @@ impl fmt::Display for ClientCertificate {
     }
 }
 
+/// The longest subject with a role, in bytes: it is stored with the keys of batches.
+const MAX_SUBJECT_BYTES: usize = 1_024;
+
+/// What a subject begins with.
+const KINDS: [&str; 4] = ["CN:", "DNS:", "URI:", "email:"];
+
 /// The role of one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRole {
-    /// As the certificate has it.
+    /// As the certificate has it, after its kind.
     pub subject: String,
     /// What its holder may do.
     pub role: Role,
@@ -33,10 +40,19 @@ impl FromStr for ClientRole {
     fn from_str(text: &str) -> Result<Self, String> {
         let (subject, role) = text
             .rsplit_once('=')
-            .ok_or("must be SUBJECT=ROLE, such as backend=writer")?;
+            .ok_or("must be SUBJECT=ROLE, such as DNS:backend.internal=writer")?;
         let subject = subject.trim();
-        if subject.is_empty() {
-            return Err("the subject is empty".to_owned());
+        let name = KINDS.iter().find_map(|kind| subject.strip_prefix(kind));
+        if name.is_none_or(str::is_empty) {
+            return Err(format!(
+                "the subject {subject:?} must be a name after its kind: one of CN:, DNS:, URI: and email:"
+            ));
+        }
+        if subject.len() > MAX_SUBJECT_BYTES {
+            return Err(format!(
+                "the subject has {} bytes; it may have at most {MAX_SUBJECT_BYTES}",
+                subject.len()
+            ));
         }
         Ok(Self {
             subject: subject.to_owned(),
@@ -104,20 +120,22 @@ mod tests {
     #[test]
     fn a_certificate_has_the_role_of_its_subject() {
         let roles = roles(&[
-            "backend=writer",
-            "spiffe://prod/a=b=reader",
-            " ops@example.com = admin",
+            "CN:backend=writer",
+            "URI:spiffe://prod/a=b=reader",
+            " email:ops@example.com = admin",
         ])
         .unwrap();
         for (subjects, role) in [
-            (&["backend"][..], Some(Role::Writer)),
-            (&["other", "backend"], Some(Role::Writer)),
-            (&["spiffe://prod/a=b"], Some(Role::Reader)),
-            (&["ops@example.com"], Some(Role::Admin)),
-            (&["Backend"], None),
-            (&["backend2"], None),
+            (&["CN:backend"][..], Some(Role::Writer)),
+            (&["CN:other", "CN:backend"], Some(Role::Writer)),
+            (&["URI:spiffe://prod/a=b"], Some(Role::Reader)),
+            (&["email:ops@example.com"], Some(Role::Admin)),
+            (&["CN:Backend"], None),
+            (&["CN:backend2"], None),
+            (&["DNS:backend"], None),
+            (&["CN:ops@example.com"], None),
             (&[], None),
-            (&["backend", "ops@example.com"], None),
+            (&["CN:backend", "email:ops@example.com"], None),
         ] {
             let caller = roles.caller_of(&certificate(subjects));
             assert_eq!(caller.as_ref().map(|of| of.role), role, "{subjects:?}");
@@ -128,10 +146,13 @@ mod tests {
     #[test]
     fn wrong_roles_are_refused() {
         for (texts, words) in [
-            (&["backend"][..], "SUBJECT=ROLE"),
-            (&["backend=root"], "\"root\" is not a role"),
-            (&["=admin"], "empty"),
-            (&["a=writer", "a=writer"], "two roles"),
+            (&["CN:backend"][..], "SUBJECT=ROLE"),
+            (&["CN:backend=root"], "\"root\" is not a role"),
+            (&["backend=admin"], "one of CN:, DNS:, URI: and email:"),
+            (&["DNS:=admin"], "must be a name"),
+            (&["=admin"], "must be a name"),
+            (&[&*format!("CN:{}=admin", "x".repeat(1_022))], "1025 bytes"),
+            (&["CN:a=writer", "CN:a=writer"], "two roles"),
         ] {
             let error = roles(texts).unwrap_err();
             assert!(error.contains(words), "{error}");

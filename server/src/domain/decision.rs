@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Millis,
+    account_id::AccountId,
     names::names,
     report::{State, Transition},
 };
@@ -33,6 +34,17 @@ impl Action {
             Self::WriteOff => Transition::WriteOff,
         }
     }
+}
+
+/// A decision as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedDecision {
+    /// The account of the report.
+    pub account_id: AccountId,
+    /// A `UUIDv7`.
+    pub id: Uuid,
+    /// The decision.
+    pub decision: Decision,
 }
 
 /// A decision on a report.

@@ -236,6 +236,8 @@ pub struct Batch {
 /// The idempotency key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchKey {
+    /// The name of the caller, to whom the key belongs: see `Caller`.
+    pub caller: Arc<str>,
     /// The caller's key.
     pub key: Arc<str>,
     /// A digest of the batch's content as received.

@@ -12,7 +12,7 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 24] = [
+pub const METHODS: [(&str, Requirement); 28] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),
@@ -28,10 +28,14 @@ pub const METHODS: [(&str, Requirement); 24] = [
     ("/usage.v1.AccountService/ChangePlan", ADMIN),
     ("/usage.v1.AccountService/CancelSubscription", ADMIN),
     ("/usage.v1.AccountService/AbortSubscriptionChange", ADMIN),
+    ("/usage.v1.AccountService/ExportAccount", ADMIN),
+    ("/usage.v1.AccountService/DeleteAccount", ADMIN),
     ("/usage.v1.AccessService/CreateKey", ADMIN),
     ("/usage.v1.AccessService/ListKeys", ADMIN),
     ("/usage.v1.AccessService/RevokeKey", ADMIN),
     ("/usage.v1.AccessService/ListAuditEntries", ADMIN),
+    ("/usage.v1.OperationsService/Doctor", READER),
+    ("/usage.v1.OperationsService/ListRuns", READER),
     // The names that callers need.
     ("/usage.v1.UsageService/ListMeters", AnyRole),
     // Load balancers have no key, and learn one word.
@@ -64,6 +68,18 @@ pub fn http_requirement(path: &str) -> Option<Requirement> {
         .iter()
         .find(|(known, _)| *known == path)
         .map(|(_, requirement)| *requirement)
+}
+
+/// The path of a method as the log names it: one that is not known can be any text.
+pub fn method_name(path: &str) -> &'static str {
+    let method = METHODS.iter().find(|(known, _)| *known == path);
+    method.map_or("unknown", |(known, _)| known)
+}
+
+/// The same for a path of HTTP.
+pub fn http_path_name(path: &str) -> &'static str {
+    let known = HTTP_PATHS.iter().find(|(known, _)| *known == path);
+    known.map_or("unknown", |(known, _)| known)
 }
 
 /// What a method demands of its caller; absent if there is no such method.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Millis, account_id::AccountId, names::names};
+use super::{MINUTE_MS, Millis, account_id::AccountId, names::names};
 
 /// What started a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,4 +51,73 @@ pub struct Run {
     pub closed_reports: i64,
     /// The sum of their quantities.
     pub closed_quantity: i64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// It closes reports.
+    Closing,
+    /// It has not closed all of them, and no replica works on it.
+    Stalled,
+    /// All are closed.
+    Closed,
+}
+
+impl Run {
+    /// How far it is. Without a heartbeat since a time, or with one from a clock that was ahead, no replica works on it.
+    pub fn progress(&self, alive_since: Millis) -> Progress {
+        if self.closing_finished_at.is_some() {
+            Progress::Closed
+        } else if is_abandoned(self.heartbeat_at, alive_since) {
+            Progress::Stalled
+        } else {
+            Progress::Closing
+        }
+    }
+}
+
+/// Whether a heartbeat is older than `since`, or so far after it that a clock was ahead.
+fn is_abandoned(heartbeat: Millis, since: Millis) -> bool {
+    heartbeat < since || heartbeat > since.saturating_add(AHEAD_MS)
+}
+
+/// A heartbeat that is later than the limit of staleness by this much was stored before the clock was set back.
+pub(crate) const AHEAD_MS: Millis = 2 * MINUTE_MS;
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Only runs that began at this time or later.
+    pub from: Option<Millis>,
+    /// Only runs that began before this time.
+    pub until: Option<Millis>,
+    /// Only runs that are this far; empty means all.
+    pub states: Vec<Progress>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_a_heartbeat_is_stalled_until_all_is_closed() {
+        let mut run = Run {
+            id: Uuid::nil(),
+            trigger: Trigger::Force,
+            requested_by: String::new(),
+            scope: Scope::All,
+            started_at: 0,
+            heartbeat_at: 1_000,
+            closing_finished_at: None,
+            closed_reports: 0,
+            closed_quantity: 0,
+        };
+        assert_eq!(run.progress(1_000), Progress::Closing);
+        assert_eq!(run.progress(1_001), Progress::Stalled);
+        run.heartbeat_at = 1_001 + AHEAD_MS;
+        assert_eq!(run.progress(1_000), Progress::Stalled);
+        run.closing_finished_at = Some(5);
+        assert_eq!(run.progress(1_001), Progress::Closed);
+    }
 }

@@ -27,10 +27,12 @@ pub enum Reason {
     UnknownSubscription,
     /// The caller's API key is limited to other accounts or meters.
     PermissionDenied,
+    /// The account was deleted.
+    AccountDeleted,
 }
 
 /// The name of each reason in the contract.
-const NAMES: [(Reason, &str); 12] = [
+const NAMES: [(Reason, &str); 13] = [
     (Reason::InvalidField, "INVALID_FIELD"),
     (Reason::UnknownMeter, "UNKNOWN_METER"),
     (Reason::TimestampTooOld, "TIMESTAMP_TOO_OLD"),
@@ -43,6 +45,7 @@ const NAMES: [(Reason, &str); 12] = [
     (Reason::UnknownCustomer, "UNKNOWN_CUSTOMER"),
     (Reason::UnknownSubscription, "UNKNOWN_SUBSCRIPTION"),
     (Reason::PermissionDenied, "PERMISSION_DENIED"),
+    (Reason::AccountDeleted, "ACCOUNT_DELETED"),
 ];
 
 impl Reason {

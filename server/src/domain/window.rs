@@ -84,20 +84,41 @@ impl Slots {
 
 /// The times at which the billing of an account's usage changes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Boundaries(Vec<Millis>);
+pub struct Boundaries {
+    moments: Vec<Millis>,
+    is_deleted: bool,
+}
 
 impl Boundaries {
     /// Sorts them.
     pub fn new(mut moments: Vec<Millis>) -> Self {
         moments.sort_unstable();
         moments.dedup();
-        Self(moments)
+        Self {
+            moments,
+            is_deleted: false,
+        }
+    }
+
+    /// Those of a deleted account, of which nothing is counted.
+    pub fn of_deleted_account() -> Self {
+        Self {
+            moments: Vec::new(),
+            is_deleted: true,
+        }
+    }
+
+    /// Whether the account was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.is_deleted
     }
 
     /// Whether one of them lies strictly inside a window.
     pub fn splits(&self, window: Interval) -> bool {
-        let first = self.0.partition_point(|moment| *moment <= window.start);
-        self.0
+        let first = self
+            .moments
+            .partition_point(|moment| *moment <= window.start);
+        self.moments
             .get(first)
             .is_some_and(|moment| window.is_split_by(*moment))
     }
@@ -107,8 +128,8 @@ impl Boundaries {
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
         let (before, after) = self
-            .0
-            .split_at(self.0.partition_point(|moment| *moment <= at));
+            .moments
+            .split_at(self.moments.partition_point(|moment| *moment <= at));
         Interval {
             start: before
                 .last()

@@ -3,7 +3,17 @@
 use sea_orm::entity::prelude::*;
 
 use super::stored_enum::stored_enum;
-use crate::domain::audit::Outcome;
+use crate::domain::audit::{ActorKind, Outcome};
+
+stored_enum! {
+    /// The column `actor`.
+    AuditEntryActor of ActorKind {
+        Anyone,
+        Key,
+        Certificate,
+        Command,
+    }
+}
 
 stored_enum! {
     /// The column `outcome`.
@@ -21,12 +31,15 @@ pub(crate) struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub(crate) id: Uuid,
     pub(crate) at: i64,
+    pub(crate) actor: AuditEntryActor,
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) key_id: Option<String>,
     #[sea_orm(column_type = "Text")]
     pub(crate) key_name: String,
     #[sea_orm(column_type = "Text")]
     pub(crate) address: String,
+    pub(crate) action_id: Uuid,
+    /// In the caller's words.
     #[sea_orm(column_type = "Text")]
     pub(crate) request_id: String,
     #[sea_orm(column_type = "Text")]

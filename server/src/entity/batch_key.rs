@@ -5,6 +5,9 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "batch_keys")]
 pub(crate) struct Model {
+    /// Who sent it: see `domain::access::Caller`.
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
+    pub(crate) caller: String,
     #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
     pub(crate) key: String,
     #[sea_orm(column_type = "Text")]

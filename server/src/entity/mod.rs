@@ -14,6 +14,8 @@ pub(crate) mod boundary_version;
 pub(crate) mod commit;
 pub(crate) mod correction_key;
 pub(crate) mod customer;
+pub(crate) mod deleted_account;
+pub(crate) mod deletion_salt;
 pub(crate) mod folded_report;
 pub(crate) mod idempotency_key;
 pub(crate) mod invoice_comparison;

@@ -28,7 +28,9 @@ impl Error {
             Self::KeyReused(_) => "KEY_REUSED",
             Self::CustomerTaken { .. } => "CUSTOMER_TAKEN",
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
-            Self::AccountNotFound(_) => "ACCOUNT_NOT_FOUND",
+            Self::AccountNotFound(_) | Self::NothingStored(_) => "ACCOUNT_NOT_FOUND",
+            Self::AccountDeleted => "ACCOUNT_DELETED",
+            Self::AccountNotDeletable(_) => "ACCOUNT_NOT_DELETABLE",
             Self::RunNotFound(_) => "RUN_NOT_FOUND",
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
@@ -60,15 +62,18 @@ impl Error {
             Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
             Self::Internal(_) => "INTERNAL",
+            Self::Logged(error) => error.reason(),
         }
     }
 
     fn code(&self) -> Code {
         match self {
+            Self::Logged(error) => error.code(),
             Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
             Self::AccountNotFound(_)
+            | Self::NothingStored(_)
             | Self::RunNotFound(_)
             | Self::ReportNotFound(_)
             | Self::ReportMayBeFolded { .. }
@@ -92,6 +97,8 @@ impl Error {
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
+            | Self::AccountDeleted
+            | Self::AccountNotDeletable(_)
             | Self::ChangeInProgress(_)
             | Self::NoChangeInProgress(_)
             | Self::ChangeAborted(_)
@@ -105,6 +112,7 @@ impl Error {
 
     fn violations(&self) -> &[Violation] {
         match self {
+            Self::Logged(error) => error.violations(),
             Self::Invalid(violations) => violations,
             Self::KeyReused(violation) => std::slice::from_ref(violation),
             _ => &[],
@@ -113,6 +121,7 @@ impl Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Logged(error) => error.retry_after(),
             Self::Overloaded { retry_after } | Self::TooManyRequests { retry_after, .. } => {
                 Some(*retry_after)
             }
@@ -133,14 +142,8 @@ impl Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        // The cause is logged once, here. The caller gets only what it can act on.
-        match &error {
-            Error::Internal(cause) => tracing::error!(error = ?cause, "request failed"),
-            Error::DatabaseUnavailable(cause) => {
-                tracing::warn!(error = ?cause, "database unavailable");
-            }
-            _ => {}
-        }
+        // The caller gets only what it can act on.
+        error.log();
         metrics::call_refused(error.reason());
         let mut details =
             ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());

@@ -1,6 +1,7 @@
 //! HTTP: Stripe's webhooks, health and metrics.
 
 mod connections;
+mod requests;
 mod webhook_event;
 mod webhook_signature;
 mod webhooks;
@@ -28,6 +29,7 @@ use crate::{
     error::Error,
     metrics::{self, Exporter},
     readiness::Readiness,
+    request_log::RequestLog,
     store::Store,
     workers::wake::Wake,
 };
@@ -44,6 +46,8 @@ pub(crate) struct Http {
     pub(crate) webhook_secrets: Vec<String>,
     /// Wakes the job that reads a webhook's object from Stripe.
     pub(crate) webhook_stored: Wake,
+    /// Which requests have a line in the log.
+    pub(crate) requests: RequestLog,
     /// Who asks for metrics.
     pub(crate) authenticator: Authenticator,
 }
@@ -63,6 +67,7 @@ pub(crate) enum Paths {
 
 struct Shared {
     readiness: Arc<Readiness>,
+    requests: RequestLog,
     exporter: Option<Exporter>,
     authenticator: Authenticator,
     webhooks: Webhooks,
@@ -77,6 +82,7 @@ impl HttpServer {
     pub(crate) fn new(http: Http, exporter: Option<Exporter>) -> Self {
         Self(Arc::new(Shared {
             readiness: Arc::clone(&http.readiness),
+            requests: http.requests.clone(),
             exporter,
             authenticator: http.authenticator.clone(),
             webhooks: Webhooks::new(http),
@@ -123,6 +129,10 @@ impl HttpServer {
         }
         router
             .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn_with_state(
+                self.0.requests.clone(),
+                requests::name_request,
+            ))
             .with_state(Arc::clone(&self.0))
     }
 }
@@ -177,6 +187,6 @@ async fn show_ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static 
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
-    tracing::error!("HTTP request handler panicked");
+    // The panic is in the log.
     (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response()
 }

@@ -12,7 +12,7 @@ use axum::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Http, Shared, webhook_event, webhook_signature};
-use crate::{domain::SECOND_MS, metrics, store::webhooks::NewWebhookEvent};
+use crate::{domain::SECOND_MS, log_limit::LogLimit, metrics, store::webhooks::NewWebhookEvent};
 
 /// The header with Stripe's signatures.
 const SIGNATURE: &str = "stripe-signature";
@@ -34,6 +34,10 @@ const MAX_LARGE_BODIES: usize = 32;
 const MAX_WEBHOOKS: usize = 64;
 /// Webhooks that wait for a permit. Far fewer than connections, so that they leave places for others.
 const MAX_WAITING_WEBHOOKS: usize = 64;
+
+/// Limit the lines that senders of webhooks cause.
+static REFUSED: LogLimit = LogLimit::new();
+static TIMED_OUT: LogLimit = LogLimit::new();
 
 /// What the handler of webhooks needs.
 pub(super) struct Webhooks {
@@ -246,7 +250,10 @@ impl WebhookOutcome {
                 format!("the body could not be read: {error}"),
             ),
             Self::BadSignature(error) => {
-                tracing::warn!(%error, "webhook refused");
+                // Anyone who reaches the socket can cause it.
+                if let Some(unlogged) = REFUSED.count() {
+                    tracing::warn!(%error, unlogged, "webhook refused");
+                }
                 (StatusCode::BAD_REQUEST, error.to_string())
             }
             Self::Unreadable(error) => {
@@ -255,14 +262,16 @@ impl WebhookOutcome {
             }
             Self::StoreFailed(error) => {
                 // The cause is logged only. Stripe gets what it can act on.
-                tracing::error!(?error, "cannot store webhook");
+                error.log();
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the webhook could not be stored; retry later".to_owned(),
                 )
             }
             Self::StoreTimedOut => {
-                tracing::error!(timeout = ?STORE_TIMEOUT, "storing a webhook timed out");
+                if let Some(unlogged) = TIMED_OUT.count() {
+                    tracing::error!(timeout = ?STORE_TIMEOUT, unlogged, "storing a webhook timed out");
+                }
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "storing the webhook timed out; retry later".to_owned(),

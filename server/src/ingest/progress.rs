@@ -5,30 +5,28 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
+
+use super::places::Places;
 
 /// The progress of all writers.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     writers: Vec<WriterProgress>,
-    /// One permit for each increment that may still be queued.
-    capacity: Arc<Semaphore>,
-    /// The permits of an empty queue.
-    queue: usize,
+    places: Places,
 }
 
 impl Progress {
-    pub(super) fn new(capacity: Arc<Semaphore>) -> Self {
+    pub(super) fn new(places: Places) -> Self {
         Self {
             writers: Vec::new(),
-            queue: capacity.available_permits(),
-            capacity,
+            places,
         }
     }
 
     /// The increments that are queued or being committed.
     pub(crate) fn waiting_increments(&self) -> usize {
-        self.queue.saturating_sub(self.capacity.available_permits())
+        self.places.taken()
     }
 
     /// Adds a writer.

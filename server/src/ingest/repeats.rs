@@ -30,7 +30,9 @@ impl Repeats {
 fn has_repeat(outcome: &EntryOutcome) -> bool {
     match outcome {
         EntryOutcome::One(outcome) => *outcome == Outcome::Duplicate,
-        EntryOutcome::Batch { replayed, items } => !replayed && items.contains(&Outcome::Duplicate),
+        EntryOutcome::Batch {
+            replayed, items, ..
+        } => !replayed && items.contains(&Outcome::Duplicate),
         EntryOutcome::BatchRefused(_) => false,
     }
 }
@@ -56,6 +58,7 @@ mod tests {
         let mut repeats = Repeats::default();
         repeats.observe(&[EntryOutcome::Batch {
             replayed: true,
+            counted: 0,
             items: vec![Outcome::Duplicate],
         }]);
         assert!(!repeats.are_likely());

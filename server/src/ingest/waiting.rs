@@ -2,20 +2,64 @@
 //!
 //! A batch takes as long as a thousand single calls. While both wait they take turns, so a single call waits for one
 //! batch at most, and batches get every second commit. The calls of a group are of one shard: each shard that a transaction
-//! writes to takes a commit in two phases. Shards take turns too.
+//! writes to takes a commit in two phases. Shards take turns, and so do callers: each has as many increments in a group as
+//! the others that wait.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
+
+use super::turns::ByCaller;
+use crate::domain::caller_id::CallerId;
 
 /// Increments in one transaction: enough to share a disk sync, few enough for a short transaction.
 const MAX_INCREMENTS: usize = 8_192;
 /// Calls with more increments are batches here.
-const MAX_SMALL: usize = 64;
+pub(super) const MAX_SMALL: usize = 64;
 /// Increments of batches in one transaction while small calls come: about one batch.
 const MAX_BESIDE_SMALL: usize = 1_024;
+/// Increments of small calls in one transaction while several callers wait: one that sends much makes the others wait for
+/// short transactions only.
+const MAX_SHARED: usize = 1_024;
+/// Increments of a caller's turn, in small calls and in batches.
+const SMALL_TURN: usize = MAX_SMALL;
+const BATCH_TURN: usize = 1_000;
 /// How long after a small call others are expected.
 const SMALL_EXPECTED: Duration = Duration::from_secs(1);
+
+/// How many increments of one class of calls a group may have.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// While one caller waits.
+    alone: usize,
+    /// While several do.
+    shared: usize,
+    /// With each turn of a caller.
+    turn: usize,
+}
+
+/// When a small call last came to any writer: all of them have transactions that others wait for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastSmall(Arc<Mutex<Option<Instant>>>);
+
+impl LastSmall {
+    fn came(&self, now: Instant) {
+        *self.lock() = Some(now);
+    }
+
+    fn are_expected(&self, now: Instant) -> bool {
+        let at = *self.lock();
+        at.is_some_and(|at| now.duration_since(at) < SMALL_EXPECTED)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A call that waits.
 pub(super) trait Call {
@@ -25,18 +69,23 @@ pub(super) trait Call {
     fn is_given_up(&self) -> bool;
     /// The shard of its accounts.
     fn shard(&self) -> usize;
+    /// Who made it, if it is known.
+    fn caller(&self) -> Option<&CallerId>;
 }
 
-/// Calls by shard, each in the order of their arrival. The first shard has its turn.
+/// Calls by shard. The first shard has its turn.
 #[derive(Debug)]
-struct ByShard<C>(VecDeque<(usize, VecDeque<C>)>);
+struct ByShard<C>(VecDeque<(usize, ByCaller<C>)>);
 
 impl<C: Call> ByShard<C> {
     fn push(&mut self, call: C) {
         let shard = call.shard();
-        match self.0.iter_mut().find(|(known, _)| *known == shard) {
-            Some((_, calls)) => calls.push_back(call),
-            None => self.0.push_back((shard, VecDeque::from([call]))),
+        if let Some((_, calls)) = self.0.iter_mut().find(|(known, _)| *known == shard) {
+            calls.push(call);
+        } else {
+            let mut calls = ByCaller::default();
+            calls.push(call);
+            self.0.push_back((shard, calls));
         }
     }
 
@@ -45,9 +94,14 @@ impl<C: Call> ByShard<C> {
     }
 
     /// Takes calls of the shard whose turn it is, up to a number of increments: at least one, unless no caller waits.
-    fn take(&mut self, limit: usize) -> Vec<C> {
+    fn take(&mut self, limit: Limit) -> Vec<C> {
         while let Some((shard, mut calls)) = self.0.pop_front() {
-            let taken = take(&mut calls, limit);
+            let of_group = if calls.are_of_several() {
+                limit.shared
+            } else {
+                limit.alone
+            };
+            let taken = calls.take(of_group, limit.turn);
             if !calls.is_empty() {
                 self.0.push_back((shard, calls));
             }
@@ -66,17 +120,16 @@ pub(super) struct Waiting<C> {
     batches: ByShard<C>,
     /// Whether the last group had batches.
     had_batches: bool,
-    /// When the last small call came.
-    small_at: Option<Instant>,
+    last_small: LastSmall,
 }
 
-impl<C> Default for Waiting<C> {
-    fn default() -> Self {
+impl<C> Waiting<C> {
+    pub(super) fn new(last_small: LastSmall) -> Self {
         Self {
             small: ByShard(VecDeque::new()),
             batches: ByShard(VecDeque::new()),
             had_batches: false,
-            small_at: None,
+            last_small,
         }
     }
 }
@@ -84,13 +137,17 @@ impl<C> Default for Waiting<C> {
 impl<C: Call> Waiting<C> {
     /// Adds calls in the order of their arrival.
     pub(super) fn add(&mut self, calls: impl Iterator<Item = C>, now: Instant) {
+        let mut has_small = false;
         for call in calls {
             if call.size() <= MAX_SMALL {
-                self.small_at = Some(now);
+                has_small = true;
                 self.small.push(call);
             } else {
                 self.batches.push(call);
             }
+        }
+        if has_small {
+            self.last_small.came(now);
         }
     }
 
@@ -101,43 +158,30 @@ impl<C: Call> Waiting<C> {
     /// Takes the calls of the next group: at least one, unless no caller waits any more.
     pub(super) fn next_group(&mut self, now: Instant) -> Vec<C> {
         let is_turn_of_batches = self.small.is_empty() || !self.had_batches;
-        let expects_small = self
-            .small_at
-            .is_some_and(|at| now.duration_since(at) < SMALL_EXPECTED);
-        let limit = if expects_small {
+        let limit = if self.last_small.are_expected(now) {
             MAX_BESIDE_SMALL
         } else {
             MAX_INCREMENTS
         };
         let mut group = if is_turn_of_batches {
-            self.batches.take(limit)
+            self.batches.take(Limit {
+                alone: limit,
+                shared: limit,
+                turn: BATCH_TURN,
+            })
         } else {
             Vec::new()
         };
         self.had_batches = !group.is_empty();
         if group.is_empty() {
-            group = self.small.take(MAX_INCREMENTS);
+            group = self.small.take(Limit {
+                alone: MAX_INCREMENTS,
+                shared: MAX_SHARED,
+                turn: SMALL_TURN,
+            });
         }
         group
     }
-}
-
-/// Takes the calls at the head of a queue that have so many increments together: at least one, unless no caller waits.
-fn take<C: Call>(queue: &mut VecDeque<C>, limit: usize) -> Vec<C> {
-    let mut increments = 0_usize;
-    let mut taken = Vec::new();
-    while let Some(call) = queue.front() {
-        if call.is_given_up() {
-            queue.pop_front();
-            continue;
-        }
-        increments = increments.saturating_add(call.size());
-        if increments > limit && !taken.is_empty() {
-            break;
-        }
-        taken.extend(queue.pop_front());
-    }
-    taken
 }
 
 #[cfg(test)]
@@ -159,13 +203,17 @@ mod tests {
         fn shard(&self) -> usize {
             self.2
         }
+
+        fn caller(&self) -> Option<&CallerId> {
+            None
+        }
     }
 
     const ONE: Of = Of(1, false, 0);
     const BATCH: Of = Of(1_000, false, 0);
 
     fn waiting(calls: &[Of], now: Instant) -> Waiting<Of> {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(LastSmall::default());
         waiting.add(calls.iter().copied(), now);
         waiting
     }
@@ -196,6 +244,19 @@ mod tests {
         let later = now + SMALL_EXPECTED;
         waiting.add([BATCH].into_iter(), later);
         assert_eq!(waiting.next_group(later), [BATCH; 2]);
+    }
+
+    #[test]
+    fn a_writer_of_batches_knows_of_the_small_calls_of_others() {
+        let now = Instant::now();
+        let last_small = LastSmall::default();
+        let mut batches = Waiting::new(last_small.clone());
+        let mut small = Waiting::new(last_small);
+        batches.add([BATCH; 8].into_iter(), now);
+        assert_eq!(batches.next_group(now), [BATCH; 8]);
+        small.add([ONE].into_iter(), now);
+        batches.add([BATCH; 2].into_iter(), now);
+        assert_eq!(batches.next_group(now), [BATCH]);
     }
 
     #[test]

@@ -40,6 +40,12 @@ const UNKNOWN_CODE: usize = 2;
 /// The number of the code of a call whose caller went away.
 pub(crate) const CANCELLED: usize = 1;
 
+/// The name of a code.
+pub(crate) fn code_name(code: usize) -> &'static str {
+    let known = CODES.get(code).or_else(|| CODES.get(UNKNOWN_CODE));
+    known.copied().unwrap_or_default()
+}
+
 pub(super) fn describe() {
     describe_counter!(CALLS, "Calls that ended, by method and code");
     describe_histogram!(

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     actor::{actor, caller},
+    audit_json,
     auditor::Auditor,
     page_token, to_its_end, wire,
 };
@@ -16,7 +17,7 @@ use crate::{
         access::{Role, Scope},
         account_id::AccountId,
         api_key::{ApiKey, KeyId, NewKey, PresentedKey},
-        audit::{Actor, Entry, EntryFilter, Outcome},
+        audit::{Actor, ActorKind, Entry, EntryFilter, Outcome},
         violation::{Violation, quoted},
     },
     error::{Error, Result},
@@ -31,6 +32,9 @@ pub(crate) struct AccessRpc {
     pub(crate) authenticator: Authenticator,
     pub(crate) auditor: Auditor,
 }
+
+/// The largest page of entries, in bytes of their texts: clients take 4 MiB by default.
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 const ROLES: [(Role, v1::KeyRole); 3] = [
     (Role::Writer, v1::KeyRole::Writer),
@@ -99,6 +103,12 @@ fn api_key(key: ApiKey) -> v1::ApiKey {
 fn audit_entry(entry: Entry) -> v1::AuditEntry {
     let Entry { id, at, entry } = entry;
     let outcome = OUTCOMES.iter().find(|(known, _)| *known == entry.outcome);
+    let actor_kind = match entry.actor.kind {
+        ActorKind::Anyone => v1::AuditActor::Anyone,
+        ActorKind::Key => v1::AuditActor::Key,
+        ActorKind::Certificate => v1::AuditActor::Certificate,
+        ActorKind::Command => v1::AuditActor::Command,
+    };
     v1::AuditEntry {
         id: id.to_string(),
         at: Some(wire::timestamp(at)),
@@ -110,6 +120,8 @@ fn audit_entry(entry: Entry) -> v1::AuditEntry {
         key_name: entry.actor.name,
         address: entry.actor.address,
         request_id: entry.actor.request_id,
+        action_id: entry.actor.action_id.to_string(),
+        actor: actor_kind.into(),
         action: entry.action,
         account_id: entry.account_id.unwrap_or_default(),
         request: entry.request.unwrap_or_default(),
@@ -145,6 +157,16 @@ fn filter(request: &v1::ListAuditEntriesRequest) -> Result<EntryFilter, Violatio
         key: key.transpose()?,
         account_id: account.transpose()?.map(String::from),
     })
+}
+
+/// How many of the first entries are in one page: at least one, however large.
+fn fitting(entries: &[Entry]) -> usize {
+    let mut bytes = 0_usize;
+    let fitting = entries.iter().take_while(|entry| {
+        bytes = bytes.saturating_add(entry.entry.bytes());
+        bytes <= MAX_PAGE_BYTES
+    });
+    fitting.count().max(1)
 }
 
 /// The place of an entry in a page token.
@@ -184,6 +206,8 @@ impl AccessRpc {
             first.await?.ok_or(Error::Unauthenticated)?
         };
         self.authenticator.key_created();
+        let (by, role) = (&actor.name, key.key.role.name());
+        tracing::info!(key = by, created = %key.id, name = key.key.name, role, "an API key was created");
         Ok(v1::CreateKeyResponse {
             key: Some(api_key(key)),
             text: text.reveal().to_owned(),
@@ -195,18 +219,13 @@ impl AccessRpc {
         let now = self.store.shared_now().await?;
         let (key, is_revoked_now) = self.store.revoke_api_key(id, actor, now).await?;
         self.authenticator.forget(id);
+        if is_revoked_now {
+            tracing::info!(key = actor.name, revoked = %key.id, name = key.key.name, "an API key was revoked");
+        }
         Ok(v1::RevokeKeyResponse {
             key: Some(api_key(key)),
             duplicate: !is_revoked_now,
         })
-    }
-
-    /// Records why an action failed, if it did. One that was done has recorded itself.
-    async fn recorded<T>(&self, actor: &Actor, name: &str, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            self.auditor.failed(actor, name, error).await;
-        }
-        result
     }
 }
 
@@ -218,12 +237,14 @@ impl AccessService for AccessRpc {
     ) -> std::result::Result<Response<v1::CreateKeyResponse>, Status> {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let (rpc, request) = (self.clone(), request.into_inner());
+        let action = audit_json::create_key(actor.clone(), &request);
         let created = to_its_end(async move {
             let created = async {
                 caller.check_everything()?;
                 rpc.create(&actor, request).await
             };
-            rpc.recorded(&actor, "CreateKey", created.await).await
+            // One that was done has recorded itself.
+            rpc.auditor.checked(&action, created.await).await
         });
         Ok(Response::new(created.await?))
     }
@@ -233,7 +254,10 @@ impl AccessService for AccessRpc {
         request: Request<v1::ListKeysRequest>,
     ) -> std::result::Result<Response<v1::ListKeysResponse>, Status> {
         const FILTER: &str = "keys";
-        caller(&request)?.check_everything().map_err(Error::from)?;
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
+        let allowed = caller.check_everything().map_err(Error::from);
+        let action = audit_json::list_keys(actor);
+        self.auditor.checked(&action, allowed).await?;
         let request = request.into_inner();
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let after = page_token::decode(FILTER, &request.page_token).map_err(Error::from)?;
@@ -262,12 +286,13 @@ impl AccessService for AccessRpc {
     ) -> std::result::Result<Response<v1::RevokeKeyResponse>, Status> {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let (rpc, request) = (self.clone(), request.into_inner());
+        let action = audit_json::revoke_key(actor.clone(), &request);
         let revoked = to_its_end(async move {
             let revoked = async {
                 caller.check_everything()?;
                 rpc.revoke(&actor, &request.id).await
             };
-            rpc.recorded(&actor, "RevokeKey", revoked.await).await
+            rpc.auditor.checked(&action, revoked.await).await
         });
         Ok(Response::new(revoked.await?))
     }
@@ -276,8 +301,11 @@ impl AccessService for AccessRpc {
         &self,
         request: Request<v1::ListAuditEntriesRequest>,
     ) -> std::result::Result<Response<v1::ListAuditEntriesResponse>, Status> {
-        caller(&request)?.check_everything().map_err(Error::from)?;
+        let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
+        let allowed = caller.check_everything().map_err(Error::from);
+        let action = audit_json::list_audit_entries(actor, &request);
+        self.auditor.checked(&action, allowed).await?;
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = filter(&request).map_err(Error::from)?;
         let name = format!("audit {filter:?}");
@@ -287,10 +315,11 @@ impl AccessService for AccessRpc {
             .store
             .list_audit_entries(&filter, after, limit.saturating_add(1))
             .await?;
-        let has_more = u64::try_from(entries.len()).is_ok_and(|len| len > limit);
-        if has_more {
-            entries.pop();
-        }
+        let limit = usize::try_from(limit)
+            .unwrap_or(usize::MAX)
+            .min(fitting(&entries));
+        let has_more = entries.len() > limit;
+        entries.truncate(limit);
         let next_page_token = match entries.last() {
             Some(last) if has_more => page_token::encode(&name, &place(last)),
             _ => String::new(),

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use usage_proto::v1::{
     self, account_service_server::AccountService, cancel_subscription_request::When,
@@ -9,9 +11,10 @@ use usage_proto::v1::{
 };
 
 use super::{
+    account_deletion::ExportStream,
     actor::{actor, caller},
     audit_json,
-    auditor::{Action, Auditor, Changed},
+    auditor::{Action, Auditor, Changed, why},
     page_token, to_its_end, wire,
 };
 use crate::{
@@ -35,7 +38,7 @@ use crate::{
         accounts::{AccountPut, PutAccount, UnbilledUsage},
     },
     workers::{
-        subscription_change::{SubscriptionChanges, change::RequestedChange},
+        subscription_change::{SubscriptionChanges, abort::Aborted, change::RequestedChange},
         subscription_sync::{CheckedLink, SubscriptionSync},
     },
 };
@@ -55,6 +58,10 @@ pub(crate) struct AccountRpc {
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
     pub(crate) auditor: Auditor,
+    /// Ends exports.
+    pub(crate) shutdown: CancellationToken,
+    /// A permit for each export that runs.
+    pub(crate) exports: Arc<Semaphore>,
 }
 
 /// Who requests a change.
@@ -267,31 +274,33 @@ impl AccountRpc {
         (account, stated): (String, String),
         requested: Result<RequestedChange>,
     ) -> Result<(Option<SubscriptionChange>, v1::Account)> {
-        type Done = (AccountId, Option<Account>, Option<SubscriptionChange>);
-        let (store, changes) = (self.store.clone(), self.subscription_changes.clone());
-        let changing = Box::pin(async move {
+        let checked = || {
             caller.check_account(&account)?;
             let account_id = AccountId::parse(&account)?;
             let requested = requested?;
             check_requested_by(&stated)?;
-            let changes = changes.ok_or(Error::ReportingDisabled)?;
-            let before = store.find_account(&account_id).await?;
-            let by = actor.requester(&stated);
-            let done = changes.change(&account_id, requested, by).await?;
-            Ok((account_id, before, done))
-        });
-        let effect = |(_, before, done): &Done| Changed {
-            before: before.as_ref().map(audit_json::account),
-            after: done.as_ref().map(audit_json::change),
+            let changes = self.subscription_changes.clone();
+            Ok((
+                account_id,
+                requested,
+                changes.ok_or(Error::ReportingDisabled)?,
+            ))
         };
-        let changing = self.auditor.clone().record(action, changing, effect);
-        let (account_id, _, done) = to_its_end(changing).await?;
-        Ok((done, self.wire_by_id(&account_id).await?))
+        let checked = self.auditor.checked(&action, checked()).await;
+        let (account_id, requested, changes) = checked?;
+        let (by, id) = (actor.requester(&stated), account_id.clone());
+        let changing = Box::pin(async move { changes.change(&id, requested, by).await });
+        let auditor = self.auditor.clone();
+        let changing = auditor.record(action, changing, audit_json::changed_subscription);
+        let done = to_its_end(changing).await?;
+        Ok((done.change, self.wire_by_id(&account_id).await?))
     }
 
     /// Puts an account. If the request has no `bill_from`, Stripe's subscription decides the time from which a new link
     /// bills.
-    async fn put(&self, mut put: PutAccount) -> Result<AccountPut> {
+    ///
+    /// The second result is that of following the subscription, which failed after the account was put.
+    async fn put(&self, mut put: PutAccount) -> Result<(AccountPut, Result<()>)> {
         let CheckedLink { live, watch } = match &self.subscription_sync {
             Some(sync) => sync.check_link(&put.account_id, &put.billing).await?,
             None => CheckedLink::UNVERIFIED,
@@ -302,13 +311,17 @@ impl AccountRpc {
             .store
             .put_account(&put, self.slots, || self.clock.now())
             .await?;
-        if let Some(followed) = live.filter(|_| !put.validate_only) {
-            let now = self.clock.now();
-            self.store
-                .apply_followed(&put.account_id, &followed, self.slots, now)
-                .await?;
-        }
-        Ok(done)
+        let followed = match live.filter(|_| !put.validate_only) {
+            None => Ok(()),
+            Some(followed) => {
+                let now = self.clock.now();
+                let applied =
+                    self.store
+                        .apply_followed(&put.account_id, &followed, self.slots, now);
+                applied.await.map(drop)
+            }
+        };
+        Ok((done, followed))
     }
 }
 
@@ -321,25 +334,30 @@ impl AccountService for AccountRpc {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::put_account(actor, &request);
-        let (rpc, auditor, is_preview) =
-            (self.clone(), self.auditor.clone(), request.validate_only);
-        let put = Box::pin(async move {
+        let checked = || {
             caller.check_account(&request.account_id)?;
-            let put = parse_put(request)?;
-            let before = rpc.store.find_account(&put.account_id).await?;
-            Ok((before, rpc.put(put).await?))
-        });
-        let changed = |(before, done): &(Option<Account>, AccountPut)| Changed {
-            before: before.as_ref().map(audit_json::account),
-            after: Some(audit_json::account(&done.account)),
+            Ok(parse_put(request)?)
         };
-        let (_, done) = to_its_end(async move {
+        let put = self.auditor.checked(&action, checked()).await?;
+        let (rpc, auditor, is_preview) = (self.clone(), self.auditor.clone(), put.validate_only);
+        let put = Box::pin(async move { rpc.put(put).await });
+        let changed = |(done, followed): &(AccountPut, Result<()>)| Changed {
+            before: done.before.as_ref().map(audit_json::account),
+            after: Some(audit_json::account(&done.account)),
+            failed_after: followed.as_ref().err().map(|error| {
+                let why = why(error);
+                format!("the account is put; following its subscription failed: {why}")
+            }),
+        };
+        let (done, followed) = to_its_end(async move {
             if is_preview {
                 return put.await;
             }
             auditor.record(action, put, changed).await
         })
         .await?;
+        // The caller repeats the call, which changes nothing more of the account.
+        followed?;
         let account = if is_preview {
             self.to_wire(done.account).await?
         } else {
@@ -418,26 +436,45 @@ impl AccountService for AccountRpc {
         let Requester { caller, actor } = Requester::of(&request)?;
         let request = request.into_inner();
         let action = audit_json::abort(actor.clone(), &request);
-        let (changes, auditor) = (self.subscription_changes.clone(), self.auditor.clone());
-        let aborted = Box::pin(async move {
+        let checked = || {
             caller.check_account(&request.account_id)?;
             let account_id = AccountId::parse(&request.account_id)?;
             check_requested_by(&request.requested_by)?;
-            let by = actor.requester(&request.requested_by);
-            let changes = changes.ok_or(Error::ReportingDisabled)?;
-            let aborted = changes.abort(&account_id, &by).await?;
-            Ok((account_id, aborted))
-        });
-        let effect = |(_, aborted): &(AccountId, SubscriptionChange)| Changed {
-            before: None,
-            after: Some(audit_json::change(aborted)),
+            let changes = self.subscription_changes.clone();
+            Ok((account_id, changes.ok_or(Error::ReportingDisabled)?))
         };
-        let aborted = auditor.record(action, aborted, effect);
-        let (account_id, aborted) = to_its_end(aborted).await?;
+        let (account_id, changes) = self.auditor.checked(&action, checked()).await?;
+        let by = actor.requester(&request.requested_by);
+        let id = account_id.clone();
+        let aborted = Box::pin(async move { changes.abort(&id, &by).await });
+        let effect = |aborted: &Aborted| Changed {
+            before: Some(audit_json::change(&aborted.before)),
+            after: aborted.after.as_ref().map(audit_json::change),
+            failed_after: None,
+        };
+        let aborted = self.auditor.clone().record(action, aborted, effect);
+        let aborted = to_its_end(aborted).await?;
+        let aborted = aborted.after.unwrap_or(aborted.before);
         Ok(Response::new(v1::AbortSubscriptionChangeResponse {
             change: Some(change(aborted)),
             account: Some(self.wire_by_id(&account_id).await?),
         }))
+    }
+
+    type ExportAccountStream = ExportStream;
+
+    async fn export_account(
+        &self,
+        request: Request<v1::ExportAccountRequest>,
+    ) -> std::result::Result<Response<Self::ExportAccountStream>, Status> {
+        self.export(request).await
+    }
+
+    async fn delete_account(
+        &self,
+        request: Request<v1::DeleteAccountRequest>,
+    ) -> std::result::Result<Response<v1::DeleteAccountResponse>, Status> {
+        self.delete(request).await
     }
 
     async fn list_accounts(
@@ -447,6 +484,15 @@ impl AccountService for AccountRpc {
         const FILTER: &str = "accounts";
         caller(&request)?.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
+        if !request.stripe_customer.is_empty() {
+            let customer = request.stripe_customer.as_str();
+            check_stripe_id("stripe_customer", customer).map_err(Error::from)?;
+            let found = self.store.find_accounts_of_customer(customer).await?;
+            return Ok(Response::new(v1::ListAccountsResponse {
+                accounts: self.to_wire_all(found).await?,
+                next_page_token: String::new(),
+            }));
+        }
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let after = page_token::decode(FILTER, &request.page_token)
             .map_err(Error::from)?

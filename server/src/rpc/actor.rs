@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use tonic::Request;
+use uuid::Uuid;
 
 use crate::{
     domain::{access::Caller, audit::Actor},
     error::{Error, Result},
+    request_context::RequestContext,
 };
 
-/// Names a request of an admin.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub(crate) String);
+/// Names a call of an admin, as no caller can choose it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ActionId(pub(crate) Uuid);
 
 /// The caller. A call whose caller was not looked up is refused.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>> {
@@ -24,17 +26,16 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>> {
 /// Who acts, for the record.
 pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
     let caller = caller(request)?;
-    let request_id = request.extensions().get::<RequestId>();
-    let request_id = request_id
-        .cloned()
-        .ok_or_else(|| Error::Internal("an action whose request has no id".into()))?;
-    Ok(Actor {
-        key: caller.key,
-        name: caller.name.clone(),
-        address: request
-            .remote_addr()
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-        request_id: request_id.0,
-    })
+    let action = request.extensions().get::<ActionId>();
+    let action = action.ok_or_else(|| Error::Internal("an action whose call has no id".into()))?;
+    let address = request.remote_addr();
+    let address = address.map(|address| address.to_string());
+    // tonic stores what was in the extensions of the HTTP request.
+    let id = RequestContext::id_of(request.extensions())?.to_string();
+    Ok(Actor::caller(
+        &caller,
+        address.unwrap_or_default(),
+        action.0,
+        id,
+    ))
 }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use usage_proto::v1;
 
-use super::{auditor::Action, wire};
+use super::{
+    auditor::{Action, Changed},
+    wire,
+};
 use crate::domain::{
     account::Account,
     account_id::AccountId,
@@ -15,6 +18,8 @@ use crate::domain::{
     run::Run,
     subscription_change::SubscriptionChange,
 };
+use crate::store::account_deletion::Deletion;
+use crate::workers::subscription_change::change::{ChangeDone, SubscriptionState};
 
 /// An action about an account. One whose id is not valid is only in the request.
 fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) -> Action {
@@ -24,6 +29,17 @@ fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) ->
         name,
         account_id,
         request,
+        done: None,
+    }
+}
+
+impl Action {
+    /// The same, with what the log says once it is done.
+    fn logged_as(self, done: &'static str) -> Self {
+        Self {
+            done: Some(done),
+            ..self
+        }
     }
 }
 
@@ -41,9 +57,14 @@ pub(super) fn put_account(actor: Actor, request: &v1::PutAccountRequest) -> Acti
         Some(v1::put_account_request::Billing::Free(_)) => json!("free"),
         None => Value::Null,
     };
-    let details =
-        json!({ "account_id": request.account_id, "billing": billing, "etag": request.etag });
+    let details = json!({
+        "account_id": request.account_id,
+        "billing": billing,
+        "etag": request.etag,
+        "validate_only": request.validate_only,
+    });
     action(actor, "PutAccount", &request.account_id, details)
+        .logged_as("what an account is billed to was changed")
 }
 
 pub(super) fn change_plan(actor: Actor, request: &v1::ChangePlanRequest) -> Action {
@@ -78,6 +99,7 @@ pub(super) fn abort(actor: Actor, request: &v1::AbortSubscriptionChangeRequest) 
         &request.account_id,
         details,
     )
+    .logged_as("a change of a subscription was aborted; the subscription is as before")
 }
 
 pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
@@ -90,7 +112,7 @@ pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
         "requested_by": request.requested_by,
         "idempotency_key": request.idempotency_key,
     });
-    action(actor, "Correct", &request.account_id, details)
+    action(actor, "Correct", &request.account_id, details).logged_as("usage was corrected")
 }
 
 pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Action {
@@ -102,6 +124,7 @@ pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Actio
         "requested_by": request.requested_by,
     });
     action(actor, "ResolveReport", &request.account_id, details)
+        .logged_as("a usage report was decided")
 }
 
 pub(super) fn acknowledge(actor: Actor, request: &v1::AcknowledgeDifferenceRequest) -> Action {
@@ -112,6 +135,7 @@ pub(super) fn acknowledge(actor: Actor, request: &v1::AcknowledgeDifferenceReque
         "requested_by": request.requested_by,
     });
     action(actor, "AcknowledgeDifference", &request.account_id, details)
+        .logged_as("a difference with invoices was acknowledged")
 }
 
 pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Action {
@@ -119,8 +143,23 @@ pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Ac
         [only] => only.as_str(),
         _ => "",
     };
-    let details = json!({ "account_ids": request.account_ids, "all": request.all });
+    let details = json!({
+        "account_ids": request.account_ids,
+        "all": request.all,
+        "dry_run": request.dry_run,
+        "run_id": request.run_id,
+    });
     action(actor, "ForceReport", only, details)
+}
+
+pub(super) fn delete_account(actor: Actor, request: &v1::DeleteAccountRequest) -> Action {
+    let details = json!({ "account_id": request.account_id, "requested_by": request.requested_by });
+    action(actor, "DeleteAccount", &request.account_id, details)
+}
+
+pub(super) fn export_account(actor: Actor, account_id: &str) -> Action {
+    let details = json!({ "account_id": account_id });
+    action(actor, "ExportAccount", account_id, details)
 }
 
 /// A time of a request; null if it is absent or not valid.
@@ -154,9 +193,64 @@ pub(super) fn change(change: &SubscriptionChange) -> Value {
     json!({
         "change_id": change.id.to_string(),
         "subscription": change.subscription,
+        "step": change.step.name(),
         "boundary": rfc3339(change.boundary_at),
         "finished_at": change.finished_at.map(rfc3339),
     })
+}
+
+/// A subscription as Stripe showed it.
+pub(super) fn subscription(of: &SubscriptionState) -> Value {
+    json!({
+        "subscription": of.subscription,
+        "status": of.status.name(),
+        "prices": of.prices,
+        "cancel_at": of.cancel_at.map(rfc3339),
+    })
+}
+
+/// What a change of a subscription did.
+pub(super) fn changed_subscription(done: &ChangeDone) -> Changed {
+    let after = done.after.as_ref().map(subscription);
+    let after = match (&done.change, after) {
+        (None, after) => after,
+        (Some(done), after) => Some(json!({ "change": change(done), "subscription": after })),
+    };
+    Changed {
+        before: done.before.as_ref().map(subscription),
+        after,
+        failed_after: None,
+    }
+}
+
+pub(super) fn create_key(actor: Actor, request: &v1::CreateKeyRequest) -> Action {
+    let scope = request.scope.as_ref().map(|scope| {
+        json!({
+            "accounts": scope.accounts,
+            "account_prefixes": scope.account_prefixes,
+            "meters": scope.meters,
+        })
+    });
+    let details = json!({
+        "name": request.name,
+        "role": request.role().as_str_name(),
+        "scope": scope,
+        "expires_at": time(request.expires_at.as_ref()),
+    });
+    action(actor, "CreateKey", "", details)
+}
+
+pub(super) fn revoke_key(actor: Actor, request: &v1::RevokeKeyRequest) -> Action {
+    action(actor, "RevokeKey", "", json!({ "id": request.id }))
+}
+
+pub(super) fn list_keys(actor: Actor) -> Action {
+    action(actor, "ListKeys", "", json!({}))
+}
+
+pub(super) fn list_audit_entries(actor: Actor, request: &v1::ListAuditEntriesRequest) -> Action {
+    let details = json!({ "key_id": request.key_id, "account_id": request.account_id });
+    action(actor, "ListAuditEntries", &request.account_id, details)
 }
 
 pub(super) fn difference(of: &PeriodComparison) -> Value {
@@ -164,6 +258,20 @@ pub(super) fn difference(of: &PeriodComparison) -> Value {
         "difference_id": DifferenceId::of(of).to_string(),
         "finding": of.compared.finding.name(),
         "acknowledged_by": of.acknowledged.as_ref().map(|by| &by.by),
+    })
+}
+
+pub(super) fn deletion(deletion: &Deletion) -> Value {
+    let rows: serde_json::Map<String, Value> = deletion
+        .rows
+        .iter()
+        .map(|(table, rows)| (table.clone(), json!(rows)))
+        .collect();
+    json!({
+        "deleted_at": deletion.deleted_at.map(rfc3339),
+        "was_done": deletion.was_done,
+        "rows": rows,
+        "stripe_customers": deletion.customers,
     })
 }
 

@@ -42,6 +42,7 @@ impl UsageRpc {
 
     pub(super) fn parse_batch(
         &self,
+        caller: &Caller,
         request: v1::IncrementBatchRequest,
         denials: &[Option<Violation>],
     ) -> Result<Batch> {
@@ -55,6 +56,7 @@ impl UsageRpc {
         }
         check_key(&request.idempotency_key)?;
         let key = (!request.idempotency_key.is_empty()).then(|| BatchKey {
+            caller: caller.name.as_str().into(),
             key: request.idempotency_key.as_str().into(),
             fingerprint: fingerprint(&request.increments),
         });

@@ -13,11 +13,12 @@ use tonic_health::pb::{
 use crate::readiness::Readiness;
 
 /// The names that callers may ask for; the empty one is the server.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "",
     "usage.v1.UsageService",
     "usage.v1.AccountService",
     "usage.v1.AccessService",
+    "usage.v1.OperationsService",
 ];
 /// How often a watched status is checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);

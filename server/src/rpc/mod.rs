@@ -1,27 +1,37 @@
-//! gRPC: converts requests to domain types and results to responses, one file a service, and `counting` and
-//! `usage_actions` for the two sides of `UsageService`. No rules here.
+//! gRPC: converts requests to domain types and results to responses, one file a service, `counting` and `usage_actions` for
+//! the two sides of `UsageService`, and `account_deletion` for a part of `AccountService`. No rules here.
 
 pub(crate) mod access_service;
+pub(crate) mod account_deletion;
 pub(crate) mod account_service;
 pub(crate) mod actor;
 mod audit_json;
 pub(crate) mod auditor;
 mod counting;
 pub(crate) mod health_service;
+pub(crate) mod operations_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;
 mod usage_actions;
 pub(crate) mod usage_service;
 mod wire;
-mod wire_reconciliation;
+pub(crate) mod wire_reconciliation;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    request_context::carried,
+};
 
 /// Makes a change to its end, also if its caller is gone meanwhile. Otherwise a deadline that passes during a BEGIN or
 /// COMMIT would leave the state of a connection unknown, and all connections would be renewed.
 async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let ended = tokio::spawn(change).await;
-    ended.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+    let ended = tokio::spawn(carried(change)).await;
+    ended.unwrap_or_else(|error| {
+        let is_panic = error.is_panic();
+        let error = Error::Internal(error.into());
+        // A panic is in the log.
+        Err(if is_panic { error.logged() } else { error })
+    })
 }

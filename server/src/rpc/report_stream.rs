@@ -2,9 +2,12 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -12,21 +15,50 @@ use usage_proto::v1::{self, force_report_response::Event as Wire};
 
 use super::wire;
 use crate::{
-    domain::{account_id::AccountId, run::Scope, violation::Violation},
-    error::Result,
+    authentication::Authenticator,
+    domain::{access::Caller, account_id::AccountId, run::Scope, violation::Violation},
+    error::{Error, Result},
     workers::{run_summary::Summary, run_watch::RunEvent},
 };
 
 /// Accounts that one call may name.
 const MAX_ACCOUNTS: usize = 1_000;
 
+/// How often it is checked whether the caller may still watch.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The responses of `ForceReport`. Dropping it stops watching the run, not the run.
-#[derive(Debug)]
-pub(crate) struct ReportStream(mpsc::Receiver<Result<RunEvent>>);
+pub(crate) struct ReportStream {
+    events: mpsc::Receiver<Result<RunEvent>>,
+    /// Ends when the caller may not watch any more; absent once it has.
+    refused: Option<BoxFuture<'static, ()>>,
+}
+
+impl std::fmt::Debug for ReportStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReportStream")
+    }
+}
 
 impl ReportStream {
-    pub(super) fn new(events: mpsc::Receiver<Result<RunEvent>>) -> Self {
-        Self(events)
+    pub(super) fn new(
+        events: mpsc::Receiver<Result<RunEvent>>,
+        authenticator: Authenticator,
+        caller: Arc<Caller>,
+    ) -> Self {
+        let refused = async move {
+            loop {
+                tokio::time::sleep(CHECK_INTERVAL).await;
+                // While the database does not answer, there is nothing to see either.
+                if let Ok(false) = authenticator.is_still_valid(&caller).await {
+                    return;
+                }
+            }
+        };
+        Self {
+            events,
+            refused: Some(Box::pin(refused)),
+        }
     }
 }
 
@@ -34,7 +66,14 @@ impl Stream for ReportStream {
     type Item = std::result::Result<v1::ForceReportResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|event| {
+        let Some(refused) = &mut self.refused else {
+            return Poll::Ready(None);
+        };
+        if refused.as_mut().poll(cx).is_ready() {
+            self.refused = None;
+            return Poll::Ready(Some(Err(Error::Unauthenticated.into())));
+        }
+        self.events.poll_recv(cx).map(|event| {
             event.map(|event| {
                 let event = event?;
                 Ok(v1::ForceReportResponse {

@@ -38,21 +38,21 @@ impl UsageRpc {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::correct(actor.clone(), &request);
-        let (store, meters, auditor) = (
-            self.store.clone(),
-            Arc::clone(&self.meters),
-            self.auditor.clone(),
-        );
         let (slots, now) = (self.slots, self.clock.now());
-        let entered = Box::pin(async move {
-            check_usage(&meters, &caller, &request.account_id, &request.meter)?;
-            let mut correction = Correction::parse(wire::raw_correction(request)?, &meters, now)?;
-            correction.requested_by = actor.requester(&correction.requested_by);
-            store.correct(&correction, slots, now).await
-        });
+        let checked = || {
+            check_usage(&self.meters, &caller, &request.account_id, &request.meter)?;
+            let raw = wire::raw_correction(request)?;
+            Ok(Correction::parse(raw, &self.meters, now)?)
+        };
+        let mut correction = self.auditor.checked(&action, checked()).await?;
+        correction.requested_by = actor.requester(&correction.requested_by);
+        let (store, auditor) = (self.store.clone(), self.auditor.clone());
+        let entered = Box::pin(async move { store.correct(&correction, slots, now).await });
+        // A correction is a new report. One that was entered before stays as it was.
         let changed = |(report, duplicate): &(Report, bool)| Changed {
-            before: None,
+            before: duplicate.then(|| audit_json::report(report)),
             after: (!duplicate).then(|| audit_json::report(report)),
+            failed_after: None,
         };
         let (report, duplicate) = to_its_end(auditor.record(action, entered, changed)).await?;
         self.reporter.send_now();
@@ -69,14 +69,17 @@ impl UsageRpc {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::resolve(actor.clone(), &request);
-        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let resolved = Box::pin(async move {
+        let checked = || {
             caller.check_account(&request.account_id)?;
-            store.resolve(&new_decision(request, &actor)?, now).await
-        });
+            new_decision(request, &actor)
+        };
+        let decision = self.auditor.checked(&action, checked()).await?;
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let resolved = Box::pin(async move { store.resolve(&decision, now).await });
         let changed = |resolved: &Resolved| Changed {
             before: Some(audit_json::report(&resolved.before)),
             after: resolved.after.as_ref().map(audit_json::report),
+            failed_after: None,
         };
         let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
         self.reporter.send_now();
@@ -95,15 +98,31 @@ impl UsageRpc {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::acknowledge(actor.clone(), &request);
-        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
-        let acknowledged = Box::pin(async move {
+        let checked = || {
             caller.check_account(&request.account_id)?;
-            let new = wire_reconciliation::new_acknowledgement(request, &actor)?;
-            store.acknowledge(&new, now).await
-        });
-        let changed = |(difference, duplicate): &(PeriodComparison, bool)| Changed {
-            before: None,
-            after: (!duplicate).then(|| audit_json::difference(difference)),
+            wire_reconciliation::new_acknowledgement(request, &actor)
+        };
+        let new = self.auditor.checked(&action, checked()).await?;
+        let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
+        let acknowledged = Box::pin(async move { store.acknowledge(&new, now).await });
+        let changed = |(difference, duplicate): &(PeriodComparison, bool)| {
+            let after = audit_json::difference(difference);
+            if *duplicate {
+                return Changed {
+                    before: Some(after),
+                    ..Changed::default()
+                };
+            }
+            // Its transaction changed nothing but this, of a row that it had locked.
+            let unacknowledged = PeriodComparison {
+                acknowledged: None,
+                ..difference.clone()
+            };
+            Changed {
+                before: Some(audit_json::difference(&unacknowledged)),
+                after: Some(after),
+                failed_after: None,
+            }
         };
         let acknowledged = auditor.record(action, acknowledged, changed);
         let (difference, duplicate) = to_its_end(acknowledged).await?;
@@ -122,26 +141,29 @@ impl UsageRpc {
         let action = audit_json::force_report(actor.clone(), &request);
         let is_preview = request.dry_run;
         let scope = allowed_scope(&caller, &request);
-        let events = match scope {
-            Ok(None) => self
+        let events = match self.auditor.checked(&action, scope).await? {
+            None => self
                 .reporter
                 .watch(self.reporter.run(run_id(&request.run_id)?).await?),
-            Ok(Some(scope)) if is_preview => self.reporter.preview(scope),
-            scope => {
+            Some(scope) if is_preview => self.reporter.preview(scope),
+            Some(scope) => {
                 let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
-                let begun = Box::pin(async move {
-                    let scope = scope?.ok_or_else(|| Error::Internal("no scope".into()))?;
-                    reporter.report(actor.requester(""), scope).await
-                });
+                let begun =
+                    Box::pin(async move { reporter.report(actor.requester(""), scope).await });
                 let changed = |run: &Run| Changed {
-                    before: None,
                     after: Some(audit_json::run(run)),
+                    ..Changed::default()
                 };
                 let run = to_its_end(auditor.record(action, begun, changed)).await?;
                 self.reporter.watch(run)
             }
         };
-        Ok(Response::new(ReportStream::new(events)))
+        let authenticator = self.authenticator.clone();
+        Ok(Response::new(ReportStream::new(
+            events,
+            authenticator,
+            caller,
+        )))
     }
 }
 

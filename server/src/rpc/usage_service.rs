@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 use usage_proto::v1::{self, usage_service_server::UsageService};
 use uuid::Uuid;
@@ -15,10 +16,13 @@ use super::{
     wire, wire_reconciliation,
 };
 use crate::{
+    authentication::Authenticator,
     clock::Clock,
     domain::{
-        access::Caller,
+        access::{Caller, meter_name},
+        account::check_stripe_id,
         account_id::AccountId,
+        caller_id::CallerId,
         increment::Outcome,
         meter::Meters,
         report::Report,
@@ -44,6 +48,7 @@ pub(crate) struct UsageRpc {
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
     pub(crate) auditor: Auditor,
+    pub(crate) authenticator: Authenticator,
 }
 
 impl UsageRpc {
@@ -73,7 +78,11 @@ impl UsageService for UsageRpc {
         check_usage(&self.meters, &caller, &request.account_id, &request.meter)
             .map_err(Error::from)?;
         let increment = self.parse(request).map_err(Error::from)?;
-        match self.batcher.count(increment).await? {
+        match self
+            .batcher
+            .count(CallerId::of(&caller).as_ref(), increment)
+            .await?
+        {
             Outcome::Counted => Ok(Response::new(v1::IncrementResponse { duplicate: false })),
             Outcome::Duplicate => Ok(Response::new(v1::IncrementResponse { duplicate: true })),
             Outcome::Refused(violation) => Err(Error::from(violation).into()),
@@ -88,13 +97,15 @@ impl UsageService for UsageRpc {
         let request = request.into_inner();
         let is_dry_run = request.dry_run;
         let denials = self.denials(&caller, &request.increments);
-        let batch = self.parse_batch(request, &denials)?;
+        let batch = self.parse_batch(&caller, request, &denials)?;
         let (duplicate, mut outcomes) = if is_dry_run {
             (false, self.store.dry_run(batch).await?)
         } else {
-            self.batcher.count_batch(batch).await?
+            self.batcher
+                .count_batch(CallerId::of(&caller).as_ref(), batch)
+                .await?
         };
-        // The results of a repeated batch are those of the caller who sent it first.
+        // The results of a repeated batch may be those of a key that was allowed more.
         for (outcome, denial) in outcomes.iter_mut().zip(denials) {
             if let Some(denial) = denial {
                 *outcome = Outcome::Refused(denial);
@@ -184,18 +195,23 @@ impl UsageService for UsageRpc {
         let after: Option<ReportPlace> = page_token::decode(&name, &request.page_token)
             .map_err(Error::from)?
             .and_then(|position| position.parse().ok());
-        let mut reports = self
+        let found = self
             .store
             .list_reports(&filter, after.as_ref(), limit.saturating_add(1))
             .await?;
-        let has_more = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
-        if has_more {
+        let mut reports = found.reports;
+        let is_full = u64::try_from(reports.len()).is_ok_and(|len| len > limit);
+        if is_full {
             reports.pop();
         }
-        let next_page_token = match reports.last() {
-            Some(last) if has_more => page_token::encode(&name, &last.place.to_string()),
-            _ => String::new(),
+        let next = match reports.last() {
+            Some(last) if is_full => Some(last.place.clone()),
+            _ => found.read_to,
         };
+        let has_more = next.is_some();
+        let next_page_token = next.map_or_else(String::new, |next| {
+            page_token::encode(&name, &next.to_string())
+        });
         let reports = reports.into_iter().map(|one| one.report).collect();
         let reports = self.with_decisions(reports).await?;
         let archives = match (&filter.account_id, filter.folded_states()) {
@@ -207,7 +223,11 @@ impl UsageService for UsageRpc {
         Ok(Response::new(v1::ListReportsResponse {
             reports,
             next_page_token,
-            archives: archives.into_iter().map(wire::archive).collect(),
+            archives: archives
+                .into_iter()
+                .filter(|one| filter.reaches(one.windows))
+                .map(wire::archive)
+                .collect(),
         }))
     }
 
@@ -294,11 +314,25 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
         .collect::<std::result::Result<Vec<_>, _>>()?;
     states.sort_unstable();
     states.dedup();
+    let customer = Some(request.stripe_customer.as_str()).filter(|customer| !customer.is_empty());
+    if let Some(customer) = customer {
+        check_stripe_id("stripe_customer", customer)?;
+    }
+    let meter = Some(request.meter.as_str()).filter(|meter| !meter.is_empty());
+    let millis = |field: &str, at: &Option<Timestamp>| {
+        let at = at.as_ref().map(|at| wire::millis(field, at));
+        at.transpose()
+    };
     Ok(ReportFilter {
         account_id,
         states,
         run_id,
         kind: wire::kind(request.kind)?,
+        // Also one that is not counted any more.
+        meter: meter.map(|meter| meter_name("meter", meter)).transpose()?,
+        customer: customer.map(str::to_owned),
+        from: millis("from", &request.from)?,
+        until: millis("until", &request.until)?,
     })
 }
 

@@ -25,12 +25,9 @@ use crate::{
         method_roles::requirement,
     },
     error::{Error, Result},
-    rpc::{actor::RequestId, auditor::Auditor},
+    request_context::RequestContext,
+    rpc::{actor::ActionId, auditor::Auditor},
 };
-
-/// The header that names a request, in the caller's words.
-const REQUEST_ID: &str = "x-request-id";
-const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Checks the calls of the services that it wraps.
 #[derive(Clone, Debug)]
@@ -111,46 +108,32 @@ impl AccessCheck {
             return Err(Error::unknown_method(path));
         };
         let is_for_admins = requirement == Requirement::Role(Role::Admin);
-        let request_id = is_for_admins.then(|| request_id(request));
+        let action = is_for_admins.then(|| ActionId(Uuid::now_v7()));
         // That there is no key yet may be seconds old.
         if is_for_admins && caller.is_anyone() && self.authenticator.has_keys_now().await? {
             return Err(Error::Unauthenticated);
         }
         if let Err(denial) = caller.check_role(requirement) {
             let denied = Error::PermissionDenied(denial);
-            if let Some(request_id) = request_id {
-                let actor = actor(&caller, request, request_id);
+            if let Some(action) = action {
+                let actor = actor(&caller, request, action)?;
                 let method = path.rsplit('/').next().unwrap_or_default().to_owned();
-                self.auditor.failed(&actor, &method, &denied).await;
+                self.auditor.refused(&actor, &method, &denied).await;
             }
             return Err(denied);
         }
         let extensions = request.extensions_mut();
         extensions.insert(caller);
-        if let Some(request_id) = request_id {
-            extensions.insert(RequestId(request_id));
+        if let Some(action) = action {
+            extensions.insert(action);
         }
         Ok(())
     }
 }
 
-fn actor(caller: &Caller, request: &Request<Body>, request_id: String) -> Actor {
+fn actor(caller: &Caller, request: &Request<Body>, action: ActionId) -> Result<Actor> {
     let connection = request.extensions().get::<Arc<Activity>>();
-    Actor {
-        key: caller.key,
-        name: caller.name.clone(),
-        address: connection.map_or_else(String::new, |of| of.peer().to_string()),
-        request_id,
-    }
-}
-
-/// The id that the caller gave the request, if it can be stored, else a new one.
-fn request_id(request: &Request<Body>) -> String {
-    let given = request.headers().get(REQUEST_ID);
-    let given = given.and_then(|value| value.to_str().ok());
-    let given = given.filter(|id| {
-        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_graphic())
-    });
-    given.map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned)
+    let address = connection.map_or_else(String::new, |of| of.peer().to_string());
+    let id = RequestContext::id_of(request.extensions())?.to_string();
+    Ok(Actor::caller(caller, address, action.0, id))
 }

@@ -55,6 +55,13 @@ pub enum ServeError {
     Writer(String),
 }
 
+impl ServeError {
+    /// Whether the log has had it since the service began to stop.
+    pub fn is_logged(&self) -> bool {
+        matches!(self, Self::Job(_) | Self::FileLost(_) | Self::Writer(_))
+    }
+}
+
 impl From<sea_orm::DbErr> for ServeError {
     fn from(error: sea_orm::DbErr) -> Self {
         Self::Database(error)

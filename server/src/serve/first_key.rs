@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::ServeError;
 use crate::{
-    config::AccessConfig,
+    config::{AccessConfig, TlsConfig},
     domain::{
         access::{Role, Scope},
         api_key::{NewKey, PresentedKey},
@@ -29,7 +29,7 @@ pub(super) async fn check(
     store: &Store,
     config: &AccessConfig,
     addresses: &[SocketAddr],
-    needs_client_certificates: bool,
+    tls: &TlsConfig,
 ) -> Result<(), ServeError> {
     if has_keys(store).await? {
         return Ok(());
@@ -41,23 +41,48 @@ pub(super) async fn check(
         }
         return Ok(());
     }
-    if needs_client_certificates {
-        return Ok(());
+    let certificates = tls
+        .needs_client_certificates()
+        .then_some(!tls.tls_client_roles.is_empty());
+    match warning(addresses, config.insecure, certificates) {
+        Ok(None) => Ok(()),
+        Ok(Some(warning)) => {
+            warn!("there is no API key{warning}");
+            Ok(())
+        }
+        Err(address) => Err(ServeError::OpenToAll(address)),
     }
-    let exposed = addresses
-        .iter()
-        .find(|address| !address.ip().to_canonical().is_loopback());
-    let Some(&address) = exposed else {
-        warn!(
-            "there is no API key: every program on this machine may do everything; create one with `usage-server keys create`"
-        );
-        return Ok(());
-    };
-    if config.insecure {
-        warn!(%address, "there is no API key, and --insecure: everyone who reaches the address may do everything");
-        return Ok(());
+}
+
+/// What the log says of a service without keys, if anything. `certificates` says whether client certificates have roles,
+/// if clients need one.
+///
+/// # Errors
+/// Other machines reach this address, and need nothing.
+fn warning(
+    addresses: &[SocketAddr],
+    is_insecure: bool,
+    certificates: Option<bool>,
+) -> Result<Option<String>, SocketAddr> {
+    match certificates {
+        Some(true) => return Ok(None),
+        Some(false) => {
+            let all = " and no TLS_CLIENT_ROLES: every client certificate of TLS_CLIENT_CA_FILE may do everything";
+            return Ok(Some(all.to_owned()));
+        }
+        None => {}
     }
-    Err(ServeError::OpenToAll(address))
+    let mut addresses = addresses.iter();
+    match addresses.find(|address| !address.ip().to_canonical().is_loopback()) {
+        None => Ok(Some(
+            ": every program on this machine may do everything; create one with `usage-server keys create`"
+                .to_owned(),
+        )),
+        Some(address) if is_insecure => Ok(Some(format!(
+            ", and --insecure: everyone who reaches {address} may do everything"
+        ))),
+        Some(address) => Err(*address),
+    }
 }
 
 async fn has_keys(store: &Store) -> Result<bool, ServeError> {
@@ -90,4 +115,30 @@ fn read_key(path: &Path) -> Result<PresentedKey, String> {
     PresentedKey::parse(text.trim()).ok_or_else(|| {
         format!("BOOTSTRAP_ADMIN_KEY_FILE {shown} has no API key; make one with `usage-server keys generate`")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_do_everything_is_named_in_the_log() {
+        let local: SocketAddr = "127.0.0.1:50051".parse().unwrap();
+        let open: SocketAddr = "0.0.0.0:50051".parse().unwrap();
+        let said = |addresses: &[SocketAddr], is_insecure, certificates| {
+            let warning = warning(addresses, is_insecure, certificates);
+            warning.map(Option::unwrap_or_default)
+        };
+        for (addresses, is_insecure, certificates, words) in [
+            (&[local][..], false, None, "this machine"),
+            (&[local, open], true, None, "0.0.0.0:50051"),
+            (&[open], false, Some(false), "no TLS_CLIENT_ROLES"),
+            (&[local], false, Some(false), "no TLS_CLIENT_ROLES"),
+        ] {
+            let warning = said(addresses, is_insecure, certificates).unwrap();
+            assert!(warning.contains(words), "{warning}");
+        }
+        assert_eq!(said(&[local, open], false, None), Err(open));
+        assert_eq!(said(&[open], false, Some(true)), Ok(String::new()));
+    }
 }

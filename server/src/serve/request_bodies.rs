@@ -22,18 +22,23 @@ use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{request_rates::CallerId, sockets::MAX_MESSAGE_BYTES};
+use super::sockets::MAX_MESSAGE_BYTES;
 use crate::{
     connections::{Activity, HeldBytes},
-    domain::access::Caller,
+    domain::{access::Caller, caller_id::CallerId},
     error::Error,
 };
 
 /// Bytes of unfinished requests of all callers, and of one.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
 const MAX_OF_CALLER: usize = 32 * 1024 * 1024;
-/// What every caller may have, whatever the others do.
-const OWN_BYTES: usize = 64 * 1024;
+/// Bytes of a caller's small requests. The last part of `MAX_BYTES` is kept for them, so that callers of large requests
+/// leave room for the others.
+const SMALL_BYTES: usize = 64 * 1024;
+const KEPT_FOR_SMALL: usize = 16 * 1024 * 1024;
+/// Bytes of unfinished requests of all whose callers are not looked up, such as of health checks. Whoever can reach the
+/// socket can send them, so they take nothing from the others.
+const MAX_OF_STRANGERS: usize = 8 * 1024 * 1024;
 /// Callers that are remembered, for longer than a request may take to arrive.
 const REMEMBERED_CALLERS: u64 = 100_000;
 const FORGET_AFTER: Duration = Duration::from_mins(2);
@@ -45,14 +50,16 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// Limits the requests to the services that it wraps.
 #[derive(Clone, Debug)]
 pub(super) struct RequestLimit {
-    all: Arc<HeldBytes>,
+    all: Arc<Pool>,
+    strangers: Arc<Pool>,
     callers: Cache<CallerId, Arc<HeldBytes>>,
 }
 
 impl Default for RequestLimit {
     fn default() -> Self {
         Self {
-            all: Arc::default(),
+            all: Arc::new(Pool::new(MAX_BYTES, MAX_OF_CALLER, KEPT_FOR_SMALL)),
+            strangers: Arc::new(Pool::new(MAX_OF_STRANGERS, SMALL_BYTES, 0)),
             callers: Cache::builder()
                 .max_capacity(REMEMBERED_CALLERS)
                 .time_to_idle(FORGET_AFTER)
@@ -102,9 +109,14 @@ where
             Some(id) => self.limit.callers.get_with(id, Arc::default),
             None => Arc::clone(connection.unfinished()),
         };
+        let pool = if caller.is_some() {
+            &self.limit.all
+        } else {
+            &self.limit.strangers
+        };
         let held = Held {
             own,
-            all: Arc::clone(&self.limit.all),
+            pool: Arc::clone(pool),
             bytes: 0,
         };
         let limited = |body| Body::new(LimitedBody::new(body, held, is_stream));
@@ -112,10 +124,32 @@ where
     }
 }
 
+/// Bytes of many callers, with their limit.
+#[derive(Debug)]
+struct Pool {
+    held: HeldBytes,
+    limit: usize,
+    /// The limit of one caller.
+    of_caller: usize,
+    /// The part of the limit that is for callers with small requests.
+    kept_for_small: usize,
+}
+
+impl Pool {
+    fn new(limit: usize, of_caller: usize, kept_for_small: usize) -> Self {
+        Self {
+            held: HeldBytes::default(),
+            limit,
+            of_caller,
+            kept_for_small,
+        }
+    }
+}
+
 /// Bytes that count until this is dropped.
 struct Held {
     own: Arc<HeldBytes>,
-    all: Arc<HeldBytes>,
+    pool: Arc<Pool>,
     bytes: usize,
 }
 
@@ -126,13 +160,16 @@ impl Held {
         let refused = |held, limit| Error::RequestsUnfinished { held, limit };
         let own = self
             .own
-            .try_add(bytes, MAX_OF_CALLER)
-            .map_err(|held| refused(held, MAX_OF_CALLER))?;
-        if own <= OWN_BYTES {
-            self.all.add(bytes);
-        } else if let Err(held) = self.all.try_add(bytes, MAX_BYTES) {
+            .try_add(bytes, self.pool.of_caller)
+            .map_err(|held| refused(held, self.pool.of_caller))?;
+        let limit = if own <= SMALL_BYTES {
+            self.pool.limit
+        } else {
+            self.pool.limit.saturating_sub(self.pool.kept_for_small)
+        };
+        if let Err(held) = self.pool.held.try_add(bytes, limit) {
             self.own.remove(bytes);
-            return Err(refused(held, MAX_BYTES));
+            return Err(refused(held, limit));
         }
         self.bytes = self.bytes.saturating_add(bytes);
         Ok(())
@@ -142,7 +179,7 @@ impl Held {
 impl Held {
     fn release(&mut self) {
         self.own.remove(self.bytes);
-        self.all.remove(self.bytes);
+        self.pool.held.remove(self.bytes);
         self.bytes = 0;
     }
 }
@@ -267,8 +304,12 @@ mod tests {
         bytes
     }
 
+    fn of_callers() -> Arc<Pool> {
+        RequestLimit::default().all
+    }
+
     /// A request of these frames, and then of nothing more.
-    fn unfinished(frames: &[Vec<u8>], own: &Arc<HeldBytes>, all: &Arc<HeldBytes>) -> LimitedBody {
+    fn unfinished(frames: &[Vec<u8>], own: &Arc<HeldBytes>, all: &Arc<Pool>) -> LimitedBody {
         let frames: Frames = frames
             .iter()
             .map(|bytes| Ok(Frame::data(Bytes::copy_from_slice(bytes))))
@@ -277,7 +318,7 @@ mod tests {
         let frames = futures_util::StreamExt::chain(frames, stream::pending());
         let held = Held {
             own: Arc::clone(own),
-            all: Arc::clone(all),
+            pool: Arc::clone(all),
             bytes: 0,
         };
         LimitedBody::new(Body::new(StreamBody::new(frames)), held, false)
@@ -294,7 +335,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_does_not_arrive_in_full_ends() {
-        let (own, all) = (Arc::default(), Arc::default());
+        let (own, all) = (Arc::default(), of_callers());
         for is_stream in [false, true] {
             let mut body = unfinished(&[begun(20, 10)], &own, &all);
             body.is_stream = is_stream;
@@ -316,7 +357,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_may_be_silent_between_its_messages_and_holds_nothing_then() {
-        let (own, all) = (Arc::<HeldBytes>::default(), Arc::default());
+        let (own, all) = (Arc::<HeldBytes>::default(), of_callers());
         let two = [begun(5, 5), begun(7, 7)].concat();
         let mut body = unfinished(&[two], &own, &all);
         body.is_stream = true;
@@ -328,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_counts_with_its_length_from_its_beginning_to_its_end() {
-        let (own, all) = (Arc::<HeldBytes>::default(), Arc::default());
+        let (own, all) = (Arc::<HeldBytes>::default(), of_callers());
         let mut body = unfinished(&[], &own, &all);
         // The length is in several frames.
         for part in [&[0_u8, 0][..], &[16, 0], &[0, 1, 2, 3]] {
@@ -338,7 +379,7 @@ mod tests {
         body.count(&vec![0; (1 << 20) - 4]).unwrap();
         assert_eq!(held(&own), 1 << 20);
         body.count(&[9]).unwrap();
-        assert_eq!((held(&own), held(&all)), (0, 0));
+        assert_eq!((held(&own), held(&all.held)), (0, 0));
         // One that is too large is refused by its reader.
         body.count(&begun(usize::try_from(u32::MAX).unwrap(), 0))
             .unwrap();
@@ -348,29 +389,62 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_and_all_have_limits_and_a_few_bytes_always_fit() {
-        let all = Arc::default();
-        let fit = MAX_OF_CALLER / MAX_MESSAGE_BYTES;
+    async fn a_caller_and_all_have_limits_and_large_messages_leave_room_for_small_ones() {
+        let all = of_callers();
         let message = begun(MAX_MESSAGE_BYTES, 1);
         let mut bodies = Vec::new();
-        for _ in 0..MAX_BYTES / MAX_OF_CALLER {
+        while held(&all.held) + MAX_MESSAGE_BYTES <= MAX_BYTES - KEPT_FOR_SMALL {
             let own = Arc::default();
-            for _ in 0..fit {
+            let before = held(&all.held);
+            let refused = loop {
                 let mut body = unfinished(std::slice::from_ref(&message), &own, &all);
-                next(&mut body).await.unwrap();
-                bodies.push(body);
-            }
-            let mut more = unfinished(std::slice::from_ref(&message), &own, &all);
-            assert_eq!(next(&mut more).await, Err(Code::ResourceExhausted));
+                match next(&mut body).await {
+                    Ok(()) => bodies.push(body),
+                    Err(code) => break code,
+                }
+            };
+            assert_eq!(refused, Code::ResourceExhausted);
+            let of_caller = held(&all.held) - before;
+            assert!((MAX_MESSAGE_BYTES..=MAX_OF_CALLER).contains(&of_caller));
         }
-        // Nothing is left for all, and each caller has its own.
-        let own = Arc::default();
-        let mut small = unfinished(&[begun(OWN_BYTES, 1)], &own, &all);
-        next(&mut small).await.unwrap();
+        let (small, own) = (begun(SMALL_BYTES, 1), Arc::default());
+        let mut first = unfinished(std::slice::from_ref(&small), &own, &all);
+        next(&mut first).await.unwrap();
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         assert_eq!(next(&mut large).await, Err(Code::ResourceExhausted));
+        for _ in 0..MAX_BYTES / SMALL_BYTES {
+            let mut body = unfinished(std::slice::from_ref(&small), &Arc::default(), &all);
+            if next(&mut body).await.is_err() {
+                break;
+            }
+            bodies.push(body);
+        }
+        assert!(
+            held(&all.held) <= MAX_BYTES,
+            "however many callers there are"
+        );
         drop(bodies);
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         next(&mut large).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn those_who_are_not_looked_up_take_nothing_from_callers() {
+        let limit = RequestLimit::default();
+        let check = begun(1_000, 1);
+        let mut bodies = Vec::new();
+        let refused = loop {
+            let own = Arc::default();
+            let mut body = unfinished(std::slice::from_ref(&check), &own, &limit.strangers);
+            match next(&mut body).await {
+                Ok(()) => bodies.push(body),
+                Err(code) => break code,
+            }
+        };
+        assert_eq!(refused, Code::ResourceExhausted);
+        assert_eq!(held(&limit.all.held), 0);
+        let message = begun(MAX_MESSAGE_BYTES, 1);
+        let mut batch = unfinished(&[message], &Arc::default(), &limit.all);
+        next(&mut batch).await.unwrap();
     }
 }

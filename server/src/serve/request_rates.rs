@@ -9,7 +9,7 @@ use governor::{
 use moka::sync::Cache;
 
 use crate::{
-    domain::{access::Caller, api_key::KeyId},
+    domain::{access::Caller, caller_id::CallerId},
     error::{Error, Result},
 };
 
@@ -28,24 +28,6 @@ pub(super) struct RequestRates {
 struct Limit {
     per_sec: NonZeroU32,
     callers: Cache<CallerId, Arc<DefaultDirectRateLimiter>>,
-}
-
-/// Keys may have the same name; a certificate has no key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum CallerId {
-    Key(KeyId),
-    Certificate(String),
-}
-
-impl CallerId {
-    /// Absent of a caller that needs neither.
-    pub(super) fn of(caller: &Caller) -> Option<Self> {
-        match caller.key {
-            Some(key) => Some(Self::Key(key)),
-            None if caller.is_anyone() => None,
-            None => Some(Self::Certificate(caller.name.clone())),
-        }
-    }
 }
 
 impl std::fmt::Debug for RequestRates {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -11,15 +11,15 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     config::Config,
-    domain::{
-        DAY_MS, Millis, SECOND_MS, meter::Meters, run::Run, subscription_change::SubscriptionChange,
-    },
+    doctor::RunningDoctor,
+    domain::{DAY_MS, Millis, SECOND_MS, meter::Meters},
     ingest::WriteBatcher,
     metrics::Exporter,
     reconciliation::Reconciler,
     rpc::{
-        access_service::AccessRpc, account_service::AccountRpc, auditor::Auditor,
-        health_service::HealthRpc, usage_service::UsageRpc,
+        access_service::AccessRpc, account_deletion::MAX_EXPORTS, account_service::AccountRpc,
+        auditor::Auditor, health_service::HealthRpc, operations_service::OperationsRpc,
+        usage_service::UsageRpc,
     },
     send_load,
     store::{Store, send_queue::Rules},
@@ -32,15 +32,16 @@ use crate::{
         invoice_comparison::InvoiceComparison,
         invoice_watch::InvoiceWatch,
         period_end::PeriodEnd,
+        record_archiving::RecordRetention,
         report_folding::{FoldOptions, ReportFolding},
-        reporter::{self, Reporter},
+        reporter::{self, BegunRun, Reporter},
         runner::Runner,
         schedule::Schedule,
         scheduler::ReportSchedule,
         send_event::Requests,
         sender::{Sender, SenderOptions},
         subscription_change::{
-            self, SubscriptionChanges,
+            self, BegunChange, SubscriptionChanges,
             unfinished::{self, UnfinishedChanges},
         },
         subscription_sync::{
@@ -69,10 +70,11 @@ pub(super) struct Services {
     stripe: Option<Stripe>,
     sync: Option<SubscriptionSync>,
     changes: Option<Arc<SubscriptionChanges>>,
-    begun_runs: mpsc::Receiver<Run>,
-    begun_changes: mpsc::Receiver<SubscriptionChange>,
+    begun_runs: mpsc::Receiver<BegunRun>,
+    begun_changes: mpsc::Receiver<BegunChange>,
     schedule: Schedule,
     replica: String,
+    shutdown: CancellationToken,
 }
 
 /// The services of gRPC, and who may call them.
@@ -80,6 +82,7 @@ pub(super) struct RpcServices {
     pub(super) usage: UsageRpc,
     pub(super) accounts: AccountRpc,
     pub(super) access: AccessRpc,
+    pub(super) operations: OperationsRpc,
     pub(super) health: HealthRpc,
     pub(super) check: AccessCheck,
 }
@@ -139,6 +142,7 @@ impl Services {
             begun_changes,
             schedule,
             replica,
+            shutdown: shutdown.clone(),
         })
     }
 
@@ -161,6 +165,7 @@ impl Services {
             slots: config.schedule.window_mins,
             clock: clock.clone(),
             auditor: auditor.clone(),
+            authenticator: authenticator.clone(),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
@@ -169,16 +174,25 @@ impl Services {
             slots: config.schedule.window_mins,
             clock: clock.clone(),
             auditor: auditor.clone(),
+            shutdown: self.shutdown.clone(),
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
         };
         let access = AccessRpc {
             store: self.store.clone(),
             authenticator: authenticator.clone(),
             auditor: auditor.clone(),
         };
+        let readiness = Arc::clone(&health.readiness);
+        let doctor = RunningDoctor::new(config, self.store.clone(), readiness, clock.clone());
+        let operations = OperationsRpc {
+            store: self.store.clone(),
+            doctor: Arc::new(doctor),
+        };
         RpcServices {
             usage,
             accounts,
             access,
+            operations,
             health,
             check: AccessCheck {
                 authenticator,
@@ -210,11 +224,7 @@ impl Services {
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
         runner.start(UsageWatch::new(self.store.clone(), self.stripe.clone()));
-        runner.start(Cleanup::new(self.store.clone(), clock.clone()));
-        if let Some(options) = fold_options(config) {
-            let (store, clock) = (self.store.clone(), clock.clone());
-            runner.start(ReportFolding::new(store, clock, options));
-        }
+        start_retention(&mut runner, &self.store, config, clock);
         let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
         else {
             return Ok(runner);
@@ -351,6 +361,15 @@ fn fold_options(config: &Config) -> Option<FoldOptions> {
     })
 }
 
+/// Without a folder for archives, nothing is deleted.
+fn record_retention(config: &Config) -> Option<RecordRetention> {
+    Some(RecordRetention {
+        folder: config.archive.archive_dir.clone()?,
+        audit_ms: config.archive.audit_days.saturating_mul(DAY_MS),
+        runs_ms: config.archive.run_days.saturating_mul(DAY_MS),
+    })
+}
+
 fn stripe_clock(config: &Config, stripe: Stripe) -> Option<StripeClock> {
     let every = secs_to_millis(config.clock_check_secs);
     (every > 0).then_some(StripeClock { stripe, every })
@@ -368,4 +387,13 @@ fn secs_to_millis(secs: u32) -> Millis {
 /// A setting as a size.
 pub(super) fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Starts what removes old rows.
+fn start_retention(runner: &mut Runner, store: &Store, config: &Config, clock: &Clock) {
+    let records = record_retention(config);
+    runner.start(Cleanup::new(store.clone(), clock.clone(), records));
+    if let Some(options) = fold_options(config) {
+        runner.start(ReportFolding::new(store.clone(), clock.clone(), options));
+    }
 }

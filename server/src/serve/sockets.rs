@@ -9,12 +9,14 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_http::catch_panic::CatchPanicLayer;
 use usage_proto::v1::{
     FILE_DESCRIPTOR_SET, access_service_server::AccessServiceServer,
-    account_service_server::AccountServiceServer, usage_service_server::UsageServiceServer,
+    account_service_server::AccountServiceServer,
+    operations_service_server::OperationsServiceServer, usage_service_server::UsageServiceServer,
 };
 
 use super::{
     answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    listeners::Listeners, request_bodies::RequestLimit, services::RpcServices,
+    listeners::Listeners, request_bodies::RequestLimit, requests::NameRequests,
+    services::RpcServices,
 };
 use crate::{
     config::Config,
@@ -22,6 +24,7 @@ use crate::{
     error::Error,
     http::{Http, HttpServer, Paths},
     metrics::{Calls, Exporter},
+    request_log::RequestLog,
     tls::{Clients, Tls},
 };
 
@@ -102,7 +105,7 @@ async fn serve_rpc(
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .trace_fn(|request| tracing::info_span!("request", method = request.uri().path()))
+        .layer(NameRequests(RequestLog::new(config.log.log_requests)))
         .layer(CallMetrics(Calls::new()))
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
@@ -117,7 +120,8 @@ async fn serve_rpc(
         .add_service(limited!(old_reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
         .add_service(limited!(UsageServiceServer::new(rpc.usage)))
         .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
-        .add_service(limited!(AccessServiceServer::new(rpc.access)));
+        .add_service(limited!(AccessServiceServer::new(rpc.access)))
+        .add_service(limited!(OperationsServiceServer::new(rpc.operations)));
     tracing::info!(%address, "serving");
     let security = security(tls, Clients::Authenticated);
     let listener = LimitedListener::new(listener, Protocol::Http2, security, MAX_CONNECTIONS);
@@ -205,6 +209,6 @@ async fn overdue(shutdown: &CancellationToken) {
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> ::http::Response<tonic::body::Body> {
-    tracing::error!("a request handler panicked");
-    tonic::Status::from(Error::Internal("a request handler panicked".into())).into_http()
+    // The panic is in the log.
+    tonic::Status::from(Error::Internal("a panic".into()).logged()).into_http()
 }

@@ -12,8 +12,10 @@ use super::{
     Store,
     boundaries::record_boundary_change,
     connection::Transaction,
+    deleted_accounts::check_not_deleted,
     links::{
-        account_of, find_account, first_free_instant, insert_link, read_links_of, taken_until,
+        account_of, accounts_of_customer, find_account, first_free_instant, insert_link,
+        read_links_of, taken_until,
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     report_archives::check_not_folded,
@@ -66,6 +68,8 @@ pub(crate) struct PutAccount {
 /// The result of [`Store::put_account`].
 #[derive(Clone, Debug)]
 pub(crate) struct AccountPut {
+    /// The account as it was.
+    pub(crate) before: Option<Account>,
     /// The account.
     pub(crate) account: Account,
     /// Usage from before the account's first link, which is not billed, by meter.
@@ -123,6 +127,7 @@ impl Store {
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<AccountPut> {
         let tx = self.begin_requested_change().await?;
+        check_not_deleted(&tx, &put.account_id).await?;
         let now = first_free_instant(&tx, &put.account_id, clock()).await?;
         let before = find_account(&tx, &put.account_id).await?;
         check_etag(put, before.as_ref())?;
@@ -143,6 +148,7 @@ impl Store {
             let is_unverified = is_unverified(&tx, put).await?;
             tx.rollback().await?;
             return Ok(AccountPut {
+                before,
                 account,
                 not_billed,
                 is_unverified,
@@ -184,6 +190,7 @@ impl Store {
         }
         let account = after.ok_or_else(|| Error::AccountNotFound(put.account_id.to_string()))?;
         Ok(AccountPut {
+            before,
             account,
             not_billed,
             is_unverified,
@@ -193,6 +200,17 @@ impl Store {
     /// The account, if it exists.
     pub(crate) async fn find_account(&self, account_id: &AccountId) -> Result<Option<Account>> {
         Ok(find_account(&self.reader, account_id).await?)
+    }
+
+    /// The accounts that are linked to a customer, also if its subscription has ended: one, as a customer has one account at
+    /// a time.
+    pub(crate) async fn find_accounts_of_customer(&self, customer: &str) -> Result<Vec<Account>> {
+        let mut accounts = Vec::new();
+        for id in accounts_of_customer(&self.reader, customer).await? {
+            let account = self.find_account(&id).await?;
+            accounts.extend(account.filter(|one| one.link.billing.customer() == Some(customer)));
+        }
+        Ok(accounts)
     }
 
     /// Accounts ordered by id, after the given one.

@@ -64,6 +64,12 @@ impl Windows {
         Some((Self { slots, boundaries }, version))
     }
 
+    /// Whether an account was deleted, so that nothing is counted for it.
+    pub(super) fn is_deleted(&self, account: &AccountId) -> bool {
+        let own = self.boundaries.get(account);
+        own.is_some_and(|own| own.is_deleted())
+    }
+
     /// The window in which an increment counts.
     pub(super) fn around(&self, increment: &Increment) -> Interval {
         self.boundaries.get(&increment.account_id).map_or_else(

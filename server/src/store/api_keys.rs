@@ -79,6 +79,21 @@ impl Store {
         Ok(row.map(stored_key).transpose()?)
     }
 
+    /// The ids of all keys, up to a limit.
+    pub(crate) async fn api_key_ids(&self, limit: u64) -> Result<Vec<KeyId>> {
+        let read = || async {
+            let query = api_key::Entity::find().select_only().column(Column::Id);
+            let query = query.order_by_asc(Column::Id).limit(limit);
+            query.into_tuple::<String>().all(&self.access).await
+        };
+        let ids = self.read_access(read).await?;
+        let ids = ids.iter().map(|id| {
+            let wrong = || DbErr::Type(format!("invalid id in row {id} of api_keys"));
+            Ok(KeyId::parse(id).ok_or_else(wrong)?)
+        });
+        ids.collect()
+    }
+
     /// Keys after the one with an id, in the order of their ids.
     pub(crate) async fn list_api_keys(
         &self,

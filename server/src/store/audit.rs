@@ -1,4 +1,7 @@
-//! Queries of audit entries. They are only written and listed, never changed.
+//! Queries of audit entries. They are only written and listed; the deletion of an account replaces its id in them, in
+//! `account_deletion`.
+
+use std::borrow::Cow;
 
 use sea_orm::{
     ActiveValue::Set,
@@ -9,44 +12,67 @@ use sea_orm::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Store;
+use super::{
+    Store,
+    deleted_accounts::{find_deleted, read_salts},
+};
 use crate::{
     domain::{
         Millis,
+        account_deletion::UNKNOWN_TOKEN,
         api_key::KeyId,
-        audit::{Actor, Entry, EntryFilter, NewEntry, Outcome},
+        audit::{Actor, Entry, EntryFilter, NewEntry, Outcome, bounded_json, bounded_message},
     },
     entity::audit_entry::{self, Column},
     error::Result,
 };
 
 impl Store {
-    /// Writes an entry.
+    /// Writes an entry. One about an account that was deleted does not name it.
     ///
     /// # Errors
     /// The database does not respond.
     pub(crate) async fn write_audit_entry(&self, entry: &NewEntry, now: Millis) -> Result<()> {
-        Ok(write_entry(&self.writer, entry, now).await?)
+        let accounts = entry.accounts();
+        if accounts.is_empty() {
+            return Ok(write_entry(&self.writer, entry, now).await?);
+        }
+        // No account is deleted meanwhile: what was written before names it, and is found by its deletion.
+        let tx = self.begin_within_boundaries().await?;
+        let salts = read_salts(&tx).await?;
+        let mut entry = entry.clone();
+        for account in find_deleted(&tx, &salts, accounts.iter()).await? {
+            entry.rename_account(account, UNKNOWN_TOKEN);
+        }
+        write_entry(&tx, &entry, now).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Records that a command on the database begins or is done; both have the same request id.
+    /// Records that a command on the database begins, is done or has failed, for the reason of the message; all have the
+    /// same action id.
     ///
     /// # Errors
     /// The database does not respond.
     pub(crate) async fn audit_command(
         &self,
         action: &str,
-        request_id: Uuid,
+        action_id: Uuid,
         request: &Value,
-        outcome: Outcome,
+        (outcome, message): (Outcome, Option<String>),
     ) -> Result<()> {
         let now = self.shared_now().await?;
         let entry = NewEntry {
             request: Some(request.to_string()),
             outcome,
-            ..NewEntry::done(Actor::command(request_id), action)
+            message,
+            ..NewEntry::done(Actor::command(action_id), action)
         };
-        self.write_audit_entry(&entry, now).await
+        self.write_audit_entry(&entry, now).await?;
+        if outcome == Outcome::Done {
+            tracing::info!(action, %action_id, %request, "a command changed the database");
+        }
+        Ok(())
     }
 
     /// Entries, newest first, after the one with a time and an id.
@@ -93,20 +119,27 @@ pub(super) async fn write_entry(
     now: Millis,
 ) -> Result<(), DbErr> {
     let actor = &entry.actor;
+    let json = |text: &Option<String>| {
+        let text = text.as_deref().map(bounded_json);
+        text.map(Cow::into_owned)
+    };
+    let message = entry.message.as_deref().map(bounded_message);
     let row = audit_entry::ActiveModel {
         id: Set(Uuid::now_v7()),
         at: Set(now),
+        actor: Set(actor.kind.into()),
         key_id: Set(actor.key.map(|key| key.to_string())),
         key_name: Set(actor.name.clone()),
         address: Set(actor.address.clone()),
+        action_id: Set(actor.action_id),
         request_id: Set(actor.request_id.clone()),
         action: Set(entry.action.clone()),
         account_id: Set(entry.account_id.clone()),
-        request: Set(entry.request.clone()),
-        before: Set(entry.before.clone()),
-        after: Set(entry.after.clone()),
+        request: Set(json(&entry.request)),
+        before: Set(json(&entry.before)),
+        after: Set(json(&entry.after)),
         outcome: Set(entry.outcome.into()),
-        message: Set(entry.message.clone()),
+        message: Set(message.map(Cow::into_owned)),
     };
     audit_entry::Entity::insert(row)
         .exec_without_returning(db)
@@ -121,9 +154,11 @@ impl From<audit_entry::Model> for Entry {
             at: row.at,
             entry: NewEntry {
                 actor: Actor {
+                    kind: row.actor.into(),
                     key: row.key_id.as_deref().and_then(KeyId::parse),
                     name: row.key_name,
                     address: row.address,
+                    action_id: row.action_id,
                     request_id: row.request_id,
                 },
                 action: row.action,

@@ -15,9 +15,16 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{connection::Transaction, unindexed};
+use super::{
+    connection::Transaction,
+    deleted_accounts::{Salts, find_deleted, read_salts},
+    unindexed,
+};
 use crate::{
-    domain::{Millis, account_id::AccountId, billing_period::RELEVANT_MS, window::Boundaries},
+    domain::{
+        Millis, account_deletion::is_token, account_id::AccountId, billing_period::RELEVANT_MS,
+        window::Boundaries,
+    },
     entity::{account_link, billing_period, boundary_change, boundary_version},
 };
 
@@ -39,6 +46,8 @@ pub(crate) struct BoundaryCache {
     known: Cache<AccountId, (u64, Arc<Boundaries>)>,
     /// Locked while `known` is changed, so that nothing older than its version is added.
     state: Arc<Mutex<State>>,
+    /// The salts of deleted accounts, with the generation in which they were read: a deletion begins another one.
+    salts: Arc<Mutex<Option<(u64, Salts)>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +71,7 @@ impl Default for BoundaryCache {
         Self {
             known: Cache::new(REMEMBERED_ACCOUNTS),
             state: Arc::default(),
+            salts: Arc::default(),
         }
     }
 }
@@ -93,9 +103,14 @@ impl BoundaryCache {
             }
         }
         for accounts in missing.chunks(ACCOUNTS_PER_QUERY) {
+            let salts = self.salts(tx, generation).await?;
+            let deleted = find_deleted(tx, &salts, accounts.iter()).await?;
             let read = read_boundaries(tx, accounts, now).await?;
             let state = self.lock();
-            for (account, boundaries) in read {
+            for (account, mut boundaries) in read {
+                if is_token(&account) || deleted.contains(&account) {
+                    boundaries = Arc::new(Boundaries::of_deleted_account());
+                }
                 if state.version == Some(version) {
                     let entry = (state.generation, Arc::clone(&boundaries));
                     self.known.insert(account.clone(), entry);
@@ -138,6 +153,20 @@ impl BoundaryCache {
             known.insert(account.clone(), boundaries);
         }
         Some((known, version))
+    }
+
+    /// The salts of deleted accounts. No account is deleted while a transaction counts.
+    async fn salts(&self, tx: &Transaction, generation: u64) -> Result<Salts, DbErr> {
+        let lock = || self.salts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        if let Some((read_in, salts)) = known
+            && read_in == generation
+        {
+            return Ok(salts);
+        }
+        let salts = read_salts(tx).await?;
+        *lock() = Some((generation, Arc::clone(&salts)));
+        Ok(salts)
     }
 
     /// Forgets what changed between the cache's version and the current one. Returns the generation of what is valid. No
@@ -259,15 +288,7 @@ pub(super) async fn record_boundary_change(
     account_id: &AccountId,
     now: Millis,
 ) -> Result<(), DbErr> {
-    const NEXT: &str =
-        "UPDATE boundary_version SET version = version + $1 WHERE id = 1 RETURNING version";
-    let [random, ..] = Uuid::new_v4().into_bytes().map(i64::from);
-    let step = random.saturating_add(1);
-    let next = Statement::from_sql_and_values(tx.get_database_backend(), NEXT, [step.into()]);
-    let row = tx.query_one_raw(next).await?;
-    let row = row.ok_or_else(|| DbErr::RecordNotFound("the version of boundaries".to_owned()))?;
-    let version: i64 = row.try_get("", "version")?;
-    let previous = version.saturating_sub(step);
+    let (previous, version) = next_version(tx).await?;
     let row = boundary_change::ActiveModel {
         version: Set(version),
         previous: Set(previous),
@@ -278,6 +299,25 @@ pub(super) async fn record_boundary_change(
         .exec_without_returning(tx)
         .await?;
     Ok(())
+}
+
+/// Makes all replicas read all boundaries again: no recorded change leads to the new version. The caller has the boundary
+/// lock.
+pub(super) async fn forget_all_boundaries(tx: &Transaction) -> Result<(), DbErr> {
+    next_version(tx).await.map(|_| ())
+}
+
+/// The version before, and the new one.
+async fn next_version(tx: &Transaction) -> Result<(i64, i64), DbErr> {
+    const NEXT: &str =
+        "UPDATE boundary_version SET version = version + $1 WHERE id = 1 RETURNING version";
+    let [random, ..] = Uuid::new_v4().into_bytes().map(i64::from);
+    let step = random.saturating_add(1);
+    let next = Statement::from_sql_and_values(tx.get_database_backend(), NEXT, [step.into()]);
+    let row = tx.query_one_raw(next).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the version of boundaries".to_owned()))?;
+    let version: i64 = row.try_get("", "version")?;
+    Ok((version.saturating_sub(step), version))
 }
 
 #[cfg(test)]

@@ -274,7 +274,15 @@ impl Store {
             cache.has_seen(moves, windows.1);
             (Some(tx), windows)
         };
-        let at_once = AtOnce::new((group, dedupe), self.backend(), windows, options);
+        let has_deleted = counted
+            .iter()
+            .any(|increment| windows.0.is_deleted(&increment.account_id));
+        let at_once = if has_deleted {
+            // They are refused step by step.
+            None
+        } else {
+            AtOnce::new((group, dedupe), self.backend(), windows, options)
+        };
         let Some(at_once) = at_once else {
             if let Some(tx) = begun {
                 tx.rollback().await?;
@@ -320,14 +328,16 @@ impl Store {
         let tx = self.begin_counting().await?;
         let mut dedupe = Dedupe::new(group);
         dedupe.dedupe_batch_keys(&tx, options.now).await?;
+        let all = dedupe.counted();
+        let read = Windows::read(&tx, &all, cache, options.slots, options.now);
+        let (windows, _) = read.await?;
+        dedupe.refuse(|account| windows.is_deleted(account));
         if looks_up_keys {
             dedupe.look_up_keys(&tx).await?;
         } else {
             dedupe.find_repeats();
         }
         let counted = dedupe.counted();
-        let read = Windows::read(&tx, &counted, cache, options.slots, options.now);
-        let (windows, _) = read.await?;
         let additions = sum_by_window(&counted, &windows);
         if is_careful
             || additions
@@ -350,9 +360,9 @@ impl Store {
         {
             report_rollover::close_open_report(&tx, late, options.now).await?;
         }
-        dedupe.store_batch_results(&tx).await?;
+        let has_new_results = dedupe.store_batch_results(&tx).await?;
         if counted.is_empty()
-            && !dedupe.has_new_batch_keys()
+            && !has_new_results
             && !options.is_retry
             && !self.has_parallel_writers()
         {

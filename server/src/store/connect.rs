@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DbBackend, DbErr, RuntimeErr, Statement,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr,
+    RuntimeErr, Statement,
 };
 use sqlx::{
     Connection as _,
-    postgres::PgConnection,
+    postgres::{PgConnectOptions, PgConnection},
     sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -18,7 +19,8 @@ use super::{
     connection_trust::Trust,
     distribution::read_shards,
     driver_pool::{DriverPool, Replacement},
-    durability,
+    durability, host_list,
+    hosts::Hosts,
     sqlite_file::{self, SqliteFile},
 };
 
@@ -30,19 +32,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections are kept open. The pool's task that closes old ones counts idle connections without a lock, and can loop
 /// forever if that number is briefly negative.
 const NEVER: Option<Duration> = None;
-/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction. The others let
-/// PostgreSQL drop the connections of a machine that is gone after about half a minute, so that they do not use up its
-/// `max_connections`. For its own end, the driver has no such options.
-const POSTGRES_TIMEOUTS: [(&str, &str); 7] = [
-    ("lock_timeout", "15s"),
-    ("statement_timeout", "60s"),
-    ("idle_in_transaction_session_timeout", "5s"),
-    ("tcp_keepalives_idle", "15s"),
-    ("tcp_keepalives_interval", "5s"),
-    ("tcp_keepalives_count", "3"),
-    ("tcp_user_timeout", "30s"),
-];
-const READ_ONLY: &str = "the database is read only: a standby, or set so";
 /// The number of read-only connections to SQLite.
 const SQLITE_READERS: u32 = 4;
 /// The page cache of the connection that writes, 40 MiB: a group of random keys changes thousands of pages, and pages that
@@ -59,6 +48,8 @@ const SQLITE_CHECKPOINT: &str = "16384";
 /// What PostgreSQL shows as the application of a connection: of any, and of those that a server counts with.
 const SERVICE: &str = "usage-server";
 const COUNTER: &str = "usage-server counting";
+/// And through PgBouncer, which shows one of them for a connection of all.
+pub(super) const BOUNCED: &str = "usage-server pgbouncer";
 /// And of the one that reads who calls.
 const ACCESS: &str = "usage-server access";
 /// One query for each key, every few seconds.
@@ -71,17 +62,30 @@ const ACCESS_REPLACEMENT: Duration = Duration::from_secs(1);
 const REPLACEMENT: Duration = Duration::from_mins(1);
 
 impl Store {
-    /// The number of connections that servers count with in this database. Zero on SQLite, whose lock keeps servers out.
+    /// What shows that servers use this database, in words. Nothing on SQLite, whose lock keeps servers out.
     ///
     /// # Errors
     /// The database does not respond.
-    pub(crate) async fn counting_connections(&self) -> Result<i64, DbErr> {
+    pub(crate) async fn find_servers(&self) -> crate::error::Result<Option<String>> {
         if !self.has_parallel_writers() {
-            return Ok(0);
+            return Ok(None);
         }
+        let counting = self.connections_named(COUNTER).await?;
+        if counting > 0 {
+            return Ok(Some(format!("count in it over {counting} connections")));
+        }
+        // PgBouncer keeps connections that no server uses, and one connection is of several servers in turn.
+        if !self.reader.is_bounced() && self.connections_named(BOUNCED).await? == 0 {
+            return Ok(None);
+        }
+        let leases = self.held_leases().await?;
+        Ok((leases > 0).then(|| format!("run {leases} background jobs, through PgBouncer")))
+    }
+
+    async fn connections_named(&self, name: &str) -> Result<i64, DbErr> {
         let sql = "SELECT COUNT(*) AS number FROM pg_stat_activity \
              WHERE datname = current_database() AND application_name = $1";
-        let count = Statement::from_sql_and_values(DbBackend::Postgres, sql, [COUNTER.into()]);
+        let count = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name.into()]);
         let row = self.reader.query_one_raw(count).await?;
         row.map_or(Ok(0), |row| row.try_get("", "number"))
     }
@@ -114,8 +118,11 @@ impl Store {
         let others = max_connections.saturating_sub(taken).max(1);
         let store = Self::open(url, others).await?;
         let trust = store.writer.trust();
-        let counter = postgres_pool(url, true, writers, COUNTER, &trust).await?;
-        let access = postgres_pool(url, true, ACCESS_CONNECTIONS, ACCESS, &trust).await?;
+        let Some(hosts) = trust.hosts() else {
+            return Ok(store);
+        };
+        let counter = postgres_pool(hosts, writers, COUNTER, &trust).await?;
+        let access = postgres_pool(hosts, ACCESS_CONNECTIONS, ACCESS, &trust).await?;
         Ok(Self {
             counter,
             access,
@@ -133,8 +140,8 @@ impl Store {
 
     /// Commands that only check the database do not serve it, and change nothing in it.
     async fn connect(url: &str, serves: bool, max_connections: u32) -> Result<Self, DbErr> {
-        let trust = Arc::<Trust>::default();
         if is_sqlite(url) {
+            let trust = Arc::<Trust>::default();
             // Not "rwc": a connection that is replaced later must not create an empty file where the file was deleted.
             let mut writer = sqlite_options(url, "rw", 1, SQLITE_CACHE, &trust);
             if serves {
@@ -146,11 +153,11 @@ impl Store {
                     }
                 });
             }
-            let writer = Database::connect(writer).await?;
+            let writer = connect_sqlite(url, writer).await?;
             let reader = sqlite_options(url, "ro", SQLITE_READERS, SQLITE_READER_CACHE, &trust);
-            let reader = Database::connect(reader).await?;
+            let reader = connect_sqlite(url, reader).await?;
             let access = sqlite_options(url, "ro", ACCESS_CONNECTIONS, SQLITE_ACCESS_CACHE, &trust);
-            let access = DriverPool::new(Database::connect(access).await?, None);
+            let access = DriverPool::new(connect_sqlite(url, access).await?, None);
             let file = Arc::new(SqliteFile::opened(url)?);
             let writer = DriverPool::new(writer, None);
             let counter = Pool::new(writer, Arc::clone(&trust), Some(Arc::clone(&file)));
@@ -166,7 +173,9 @@ impl Store {
                 requested_changes: requested_changes(),
             });
         }
-        let pool = postgres_pool(url, serves, max_connections, SERVICE, &trust).await?;
+        let hosts = Hosts::find(url, serves).await?;
+        let trust = Arc::new(Trust::of(Arc::clone(&hosts)));
+        let pool = postgres_pool(&hosts, max_connections, SERVICE, &trust).await?;
         let store = Self {
             counter: pool.clone(),
             writer: pool.clone(),
@@ -184,16 +193,15 @@ impl Store {
 }
 
 async fn postgres_pool(
-    url: &str,
-    serves: bool,
+    hosts: &Arc<Hosts>,
     connections: u32,
     name: &'static str,
     trust: &Arc<Trust>,
 ) -> Result<Pool, DbErr> {
-    let options = postgres_options(url, serves, connections, name, trust);
+    let options = postgres_options(hosts, connections, name, trust);
     let pool = match Database::connect(options.clone()).await {
         Ok(pool) => pool,
-        Err(error) => return Err(connection_error(url, serves).await.unwrap_or(error)),
+        Err(error) => return Err(connection_error(hosts, error).await),
     };
     let (after, interval) = match name {
         SERVICE => (ACQUIRE_TIMEOUT, REPLACEMENT),
@@ -205,7 +213,8 @@ async fn postgres_pool(
         after,
         interval,
     };
-    let pool = DriverPool::new(pool, Some(replacement));
+    let pool = DriverPool::new(pool, Some(replacement)).bounced(hosts.bounced());
+    hosts.follow(&pool, name);
     Ok(Pool::new(pool, Arc::clone(trust), None))
 }
 
@@ -222,25 +231,67 @@ pub(super) fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// Returns why PostgreSQL cannot be used. The pool only reports a timeout.
-async fn connection_error(url: &str, serves: bool) -> Option<DbErr> {
-    let connecting = async {
-        let mut connection = PgConnection::connect(url).await?;
-        prepare(&mut connection, serves).await
+/// Returns why PostgreSQL cannot be used, and where it was looked for. The pool only reports a timeout.
+async fn connection_error(hosts: &Arc<Hosts>, of_pool: DbErr) -> DbErr {
+    let options = hosts.options(SERVICE);
+    let connecting = Box::pin(async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        prepare(&mut connection, hosts).await
+    });
+    let why = match timeout(ACQUIRE_TIMEOUT, connecting).await {
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
+        // It could be used this time.
+        Ok(Ok(())) => return of_pool,
     };
-    let error = timeout(ACQUIRE_TIMEOUT, connecting).await.ok()?.err()?;
-    Some(DbErr::Conn(RuntimeErr::Internal(error.to_string())))
+    DbErr::Conn(RuntimeErr::Internal(format!(
+        "{}: {why}",
+        place_of(&options)
+    )))
+}
+
+/// A URL as it may be shown: without user, password and parameters.
+pub(crate) fn without_credentials(url: &str) -> String {
+    if is_sqlite(url) {
+        return url.split('?').next().unwrap_or_default().to_owned();
+    }
+    let hosts = host_list::split(url).map_or_else(|_| Vec::new(), |list| list.hosts);
+    let options: Vec<PgConnectOptions> = hosts
+        .iter()
+        .filter_map(|host| host.url.parse().ok())
+        .collect();
+    let places: Vec<String> = options.iter().map(place_of).collect();
+    let name = options.first().and_then(PgConnectOptions::get_database);
+    format!(
+        "postgres://{}/{}",
+        places.join(","),
+        name.unwrap_or_default()
+    )
+}
+
+/// The host and the port, or the socket, of PostgreSQL. Not the user and the password.
+fn place_of(options: &PgConnectOptions) -> String {
+    let port = options.get_port();
+    match options.get_socket() {
+        Some(socket) => format!("{}, port {port}", socket.display()),
+        None => format!("{}:{port}", options.get_host()),
+    }
+}
+
+/// Connects to a SQLite file, which its error names.
+async fn connect_sqlite(url: &str, options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let connected = Database::connect(options).await;
+    connected.map_err(|error| sqlite_file::named(url, &error))
 }
 
 fn postgres_options(
-    url: &str,
-    serves: bool,
+    hosts: &Arc<Hosts>,
     connections: u32,
     name: &'static str,
     trust: &Arc<Trust>,
 ) -> ConnectOptions {
-    let trust = Arc::clone(trust);
-    let mut options = ConnectOptions::new(url);
+    let (trust, checking, connecting) = (Arc::clone(trust), Arc::clone(hosts), Arc::clone(hosts));
+    let mut options = ConnectOptions::new(hosts.any_url());
     options
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -249,37 +300,31 @@ fn postgres_options(
         .sqlx_logging(false)
         .map_sqlx_postgres_pool_opts(move |pool| {
             let pool = trust.guard(pool, true);
-            pool.after_connect(move |connection, _| Box::pin(prepare(connection, serves)))
+            let hosts = Arc::clone(&checking);
+            pool.after_connect(move |connection, _| {
+                let hosts = Arc::clone(&hosts);
+                Box::pin(async move { prepare(connection, &hosts).await })
+            })
         })
-        .map_sqlx_postgres_opts(move |postgres| {
-            postgres.application_name(name).options(POSTGRES_TIMEOUTS)
-        });
+        // Not those of the URL, but those of the host in use.
+        .map_sqlx_postgres_opts(move |_| connecting.options(name));
     options
 }
 
 /// What each new connection to PostgreSQL does first. After an error the pool closes it and tries again.
-async fn prepare(connection: &mut PgConnection, serves: bool) -> Result<(), sqlx::Error> {
-    if serves {
-        refuse_read_only(connection).await?;
+async fn prepare(connection: &mut PgConnection, hosts: &Arc<Hosts>) -> Result<(), sqlx::Error> {
+    hosts.check(connection).await?;
+    if hosts.bounced().is_some() {
+        // Each transaction says so itself.
+        return Ok(());
     }
     commit_durably(connection).await
-}
-
-/// A standby, or a server that a failover left behind, still answers reads, and they miss what was counted since.
-async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let setting: String = sqlx::query_scalar("SHOW transaction_read_only")
-        .fetch_one(connection)
-        .await?;
-    if setting == "on" {
-        return Err(sqlx::Error::Protocol(READ_ONLY.to_owned()));
-    }
-    Ok(())
 }
 
 /// Every transaction waits for the disk, whatever the role is set to. Counting also says so in each transaction, because
 /// a pooler between may change connections.
 async fn commit_durably(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(durability::COMMIT_DURABLY)
+    sqlx::raw_sql(durability::COMMIT_DURABLY)
         .execute(connection)
         .await
         .map(|_| ())

@@ -24,6 +24,7 @@ use super::{
     commit_warning::with_warning,
     connection_trust::{Trust, Unfinished},
     driver_pool::DriverPool,
+    driver_transaction::DriverTransaction,
     sqlite_file::SqliteFile,
 };
 use crate::{
@@ -41,7 +42,7 @@ const GATE_LIMIT: Duration = Duration::from_secs(10);
 /// A pool of connections.
 pub(super) type Pool = Examined<DriverPool>;
 /// A transaction. It is rolled back unless it is committed.
-pub(super) type Transaction = Examined<DatabaseTransaction>;
+pub(super) type Transaction = Examined<DriverTransaction>;
 
 /// Runs statements and checks their errors.
 #[derive(Clone, Debug)]
@@ -87,6 +88,7 @@ impl<C: ConnectionTrait> Examined<C> {
             self.has_failed.store(true, Ordering::Relaxed);
         }
         match &result {
+            Err(DbErr::ConnectionAcquire(_)) => self.trust.search_host(),
             Err(error) if breaks_connection(error) => {
                 self.trust.renew_after_error();
                 if let Some(file) = &self.file {
@@ -179,6 +181,30 @@ impl Pool {
     }
 
     async fn begin_with(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
+        // Large: it would be on the stack of each caller.
+        self.begun(Box::pin(self.inner.begin(options))).await
+    }
+
+    /// Begins a transaction for SeaORM's migrator. Through PgBouncer, its statements have names at the connection to the
+    /// server, so what former ones left there is removed, and what it leaves is removed by [`Transaction::forget_names`].
+    pub(super) async fn begin_migrating(&self) -> Result<Transaction, DbErr> {
+        if !self.is_bounced() {
+            return self.begin().await;
+        }
+        let tx = self.begun(Box::pin(self.inner.begin_named())).await?;
+        tx.forget_names().await?;
+        Ok(tx)
+    }
+
+    /// Whether PgBouncer is between.
+    pub(super) fn is_bounced(&self) -> bool {
+        self.inner.is_bounced()
+    }
+
+    async fn begun(
+        &self,
+        beginning: impl Future<Output = Result<DriverTransaction, DbErr>>,
+    ) -> Result<Transaction, DbErr> {
         if let Some(file) = &self.file {
             file.check()?;
         }
@@ -188,10 +214,13 @@ impl Pool {
         let begun = limited(
             self.inner.get_database_backend(),
             STATEMENT_LIMIT,
-            self.inner.begin(options),
+            beginning,
         )
         .await;
         watch.end(begun.as_ref().is_err_and(|error| !is_busy(error)));
+        if begun.is_err() {
+            self.trust.search_host();
+        }
         Ok(Examined {
             inner: begun?,
             trust: Arc::clone(&self.trust),
@@ -288,8 +317,22 @@ impl Transaction {
     }
 
     /// For SeaORM's migrator, which takes no other transaction.
-    pub(super) fn plain(&self) -> &DatabaseTransaction {
-        &self.inner
+    ///
+    /// # Errors
+    /// It was not begun for migrating.
+    pub(super) fn plain(&self) -> Result<&DatabaseTransaction, DbErr> {
+        match &self.inner {
+            DriverTransaction::Driver(transaction) => Ok(transaction),
+            DriverTransaction::Bounced(_) => Err(DbErr::Custom(
+                "a transaction through PgBouncer cannot migrate".to_owned(),
+            )),
+        }
+    }
+
+    /// Removes the names of statements at the connection to the server.
+    pub(super) async fn forget_names(&self) -> Result<(), DbErr> {
+        let forgotten = self.inner.execute_unprepared("DEALLOCATE ALL").await;
+        forgotten.map(|_| ())
     }
 }
 

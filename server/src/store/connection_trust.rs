@@ -16,6 +16,8 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+use super::hosts::Hosts;
+
 /// The shortest time between two renewals after failed statements. With a full disk, every statement fails.
 const RENEW_INTERVAL: Duration = Duration::from_millis(200);
 /// How long after a statement or transaction was given up each connection is asked whether it responds before it is used
@@ -34,12 +36,35 @@ pub(super) struct Trust {
     opened_after: Mutex<Option<Instant>>,
     /// When a statement or transaction was last given up before its end.
     given_up_at: Mutex<Option<Instant>>,
+    /// Of PostgreSQL.
+    hosts: Option<Arc<Hosts>>,
 }
 
 impl Trust {
+    /// The rule for connections to PostgreSQL. When they fail, another host may have to be used.
+    pub(super) fn of(hosts: Arc<Hosts>) -> Self {
+        Self {
+            hosts: Some(hosts),
+            ..Self::default()
+        }
+    }
+
+    /// The hosts of PostgreSQL.
+    pub(super) fn hosts(&self) -> Option<&Arc<Hosts>> {
+        self.hosts.as_ref()
+    }
+
     /// Closes every connection that is open now, as soon as it is free.
     pub(super) fn renew(&self) {
         *self.lock() = Some(Instant::now());
+        self.search_host();
+    }
+
+    /// Looks for another host, because this one does not answer.
+    pub(super) fn search_host(&self) {
+        if let Some(hosts) = &self.hosts {
+            hosts.search();
+        }
     }
 
     /// Watches a BEGIN, COMMIT or ROLLBACK. If it is cancelled, the driver does not know the state of its connection, so
@@ -69,6 +94,8 @@ impl Trust {
         if opened_after.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
             *opened_after = Some(Instant::now());
         }
+        drop(opened_after);
+        self.search_host();
     }
 
     /// Configures a pool to check each connection before and after use. `has_server` means that a server can close a
@@ -99,14 +126,22 @@ impl Trust {
                 let (trust, opened) = (Arc::clone(&after), opened_at(&found));
                 Box::pin(async move {
                     // After the response, the ROLLBACK of a dropped transaction has also been executed.
-                    let has_ended = (!trust.is_in_doubt() && !connection.is_in_transaction())
-                        || responds(connection).await;
+                    let is_trusted = !trust.is_in_doubt() && !connection.is_in_transaction();
+                    let has_ended = is_trusted || responds(connection).await;
+                    if !has_ended {
+                        trust.search_host();
+                    }
                     Ok(has_ended && trust.is_new_enough(opened) && !connection.is_in_transaction())
                 })
             })
     }
 
     fn is_new_enough(&self, opened: Option<Instant>) -> bool {
+        if let Some(hosts) = &self.hosts
+            && hosts.is_former(opened)
+        {
+            return false;
+        }
         let opened_after = *self.lock();
         opened_after.is_none_or(|moment| opened.is_some_and(|opened| opened > moment))
     }

@@ -8,6 +8,7 @@ use super::{
     Store,
     boundaries::read_boundaries,
     connection::Transaction,
+    deleted_accounts::check_not_deleted,
     links::read_links_of,
     report_figures::{passes_prefilter, read_any_figures},
     subscriptions::read_periods_around,
@@ -58,6 +59,7 @@ impl Store {
         now: Millis,
     ) -> Result<(Report, bool)> {
         let tx = self.begin_within_boundaries().await?;
+        check_not_deleted(&tx, &correction.account_id).await?;
         self.lock_corrections(&tx, &correction.account_id).await?;
         if let Some(entered) = find_entered(&tx, correction).await? {
             tx.rollback().await?;

@@ -29,7 +29,7 @@ pub(crate) const BY_ACCOUNT: [&str; 12] = [
 /// Tables that stay whole and that Citus knows. It commits a transaction that writes one of them and a shard in two phases,
 /// so that both are kept or none. Of tables that it does not know, it commits the shard first, whatever becomes of the rest.
 /// The others are written alone, or with what counting or closing inserts, which is always committed in two phases.
-pub(crate) const KNOWN: [&str; 10] = [
+pub(crate) const KNOWN: [&str; 12] = [
     "customers",
     "boundary_changes",
     "verifications",
@@ -40,6 +40,8 @@ pub(crate) const KNOWN: [&str; 10] = [
     "webhook_events",
     "api_keys",
     "audit_entries",
+    "deleted_accounts",
+    "deletion_salts",
 ];
 
 /// The group of the coordinator in Citus' tables.

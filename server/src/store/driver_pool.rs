@@ -5,20 +5,30 @@
 //! minutes. Without another pool, nothing could be counted until then, because counting has few connections of its own.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
 use sea_orm::{
-    ConnAcquireErr, ConnectOptions, ConnectionTrait, Database, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement, TransactionOptions,
-    TransactionTrait as _, prelude::async_trait::async_trait,
+    ConnAcquireErr, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    DbErr, ExecResult, QueryResult, Statement, TransactionOptions, TransactionTrait as _,
+    prelude::async_trait::async_trait,
+};
+use sqlx::postgres::PgConnectOptions;
+
+use super::{
+    bounced::{Bounced, BouncedTransaction},
+    driver_transaction::DriverTransaction,
 };
 
 /// A pool that can be replaced. Its clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct DriverPool(Arc<Shared>);
+pub(super) struct DriverPool {
+    shared: Arc<Shared>,
+    /// Whether PgBouncer is between.
+    bounced: Option<Bounced>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -33,6 +43,20 @@ struct Current {
     /// When it last had a connection to give.
     given_at: Option<Instant>,
     is_closed: bool,
+}
+
+/// A pool that may be gone.
+#[derive(Clone, Debug)]
+pub(super) struct WeakPool {
+    shared: Weak<Shared>,
+    bounced: Option<Bounced>,
+}
+
+impl WeakPool {
+    pub(super) fn upgrade(&self) -> Option<DriverPool> {
+        let (shared, bounced) = (self.shared.upgrade()?, self.bounced);
+        Some(DriverPool { shared, bounced })
+    }
 }
 
 /// How a pool is replaced.
@@ -61,10 +85,36 @@ impl Current {
 impl DriverPool {
     /// Without a `replacement`, the pool stays as it is.
     pub(super) fn new(pool: DatabaseConnection, replacement: Option<Replacement>) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             current: Mutex::new(Current::new(pool)),
             replacement,
-        }))
+        });
+        let bounced = None;
+        Self { shared, bounced }
+    }
+
+    /// The same connections, with PgBouncer between.
+    pub(super) fn bounced(self, bounced: Option<Bounced>) -> Self {
+        Self { bounced, ..self }
+    }
+
+    /// Whether PgBouncer is between.
+    pub(super) fn is_bounced(&self) -> bool {
+        self.bounced.is_some()
+    }
+
+    pub(super) fn downgrade(&self) -> WeakPool {
+        WeakPool {
+            shared: Arc::downgrade(&self.shared),
+            bounced: self.bounced,
+        }
+    }
+
+    /// Makes new connections to PostgreSQL with these options, also those of a wait that has begun.
+    pub(super) fn set_connect_options(&self, options: PgConnectOptions) {
+        let pool = self.current();
+        pool.get_postgres_connection_pool()
+            .set_connect_options(options);
     }
 
     /// The pool in use now.
@@ -75,7 +125,7 @@ impl DriverPool {
     /// Replaces the pool, unless it is new, closed, or gave a connection lately. Connections of the old one that are in use
     /// are closed when they are returned, and the others when none is in use.
     pub(super) async fn replace(&self) {
-        let Some(replacement) = &self.0.replacement else {
+        let Some(replacement) = &self.shared.replacement else {
             return;
         };
         let mut options = replacement.options.clone();
@@ -109,12 +159,39 @@ impl DriverPool {
     pub(super) async fn begin(
         &self,
         options: TransactionOptions,
-    ) -> Result<DatabaseTransaction, DbErr> {
-        let begun = self.current().begin_with_options(options).await;
+    ) -> Result<DriverTransaction, DbErr> {
+        let begun = self.begin_once(options).await;
         if self.was_replaced(&begun).await {
-            return self.current().begin_with_options(options).await;
+            return self.begin_once(options).await;
         }
         begun
+    }
+
+    async fn begin_once(&self, options: TransactionOptions) -> Result<DriverTransaction, DbErr> {
+        let current = self.current();
+        let Some(bounced) = self.bounced else {
+            let begun = current.begin_with_options(options).await?;
+            return Ok(DriverTransaction::Driver(begun));
+        };
+        let pool = current.get_postgres_connection_pool();
+        // Large, and most databases have no PgBouncer.
+        let begun = Box::pin(BouncedTransaction::begin(pool, options, bounced)).await?;
+        Ok(DriverTransaction::Bounced(begun))
+    }
+
+    /// Begins a transaction of SeaORM's, which its migrator needs.
+    pub(super) async fn begin_named(&self) -> Result<DriverTransaction, DbErr> {
+        let begun = self.current().begin().await?;
+        Ok(DriverTransaction::Driver(begun))
+    }
+
+    /// A transaction for one statement, if PgBouncer is between.
+    async fn begin_single(&self) -> Result<Option<DriverTransaction>, DbErr> {
+        if self.is_bounced() {
+            self.begin(TransactionOptions::default()).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Closes every connection of the pool in use, for good.
@@ -145,7 +222,7 @@ impl DriverPool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
-        let current = &self.0.current;
+        let current = &self.shared.current;
         current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,6 +234,11 @@ impl ConnectionTrait for DriverPool {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        if let Some(tx) = self.begin_single().await? {
+            let result = tx.execute_raw(statement).await?;
+            tx.commit().await?;
+            return Ok(result);
+        }
         let result = self.current().execute_raw(statement.clone()).await;
         if self.was_replaced(&result).await {
             return self.current().execute_raw(statement).await;
@@ -173,6 +255,11 @@ impl ConnectionTrait for DriverPool {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        if let Some(tx) = self.begin_single().await? {
+            let result = tx.query_one_raw(statement).await?;
+            tx.commit().await?;
+            return Ok(result);
+        }
         let result = self.current().query_one_raw(statement.clone()).await;
         if self.was_replaced(&result).await {
             return self.current().query_one_raw(statement).await;
@@ -181,6 +268,11 @@ impl ConnectionTrait for DriverPool {
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        if let Some(tx) = self.begin_single().await? {
+            let result = tx.query_all_raw(statement).await?;
+            tx.commit().await?;
+            return Ok(result);
+        }
         let result = self.current().query_all_raw(statement.clone()).await;
         if self.was_replaced(&result).await {
             return self.current().query_all_raw(statement).await;

@@ -5,10 +5,14 @@ use uuid::Uuid;
 use super::{
     Store,
     dedupe::Dedupe,
+    deleted_accounts::{find_deleted, read_salts},
     group::{Entry, EntryOutcome, Group},
 };
 use crate::{
-    domain::increment::{Batch, Outcome},
+    domain::{
+        account_deletion::is_token,
+        increment::{Batch, Outcome},
+    },
     error::{Error, Result},
 };
 
@@ -20,6 +24,11 @@ impl Store {
             entries: vec![Entry::Batch(Batch { key: None, ..batch })],
         };
         let mut dedupe = Dedupe::new(&group);
+        let counted = dedupe.counted();
+        let accounts = counted.iter().map(|increment| &increment.account_id);
+        let salts = read_salts(&self.reader).await?;
+        let deleted = find_deleted(&self.reader, &salts, accounts).await?;
+        dedupe.refuse(|account| is_token(account) || deleted.contains(account));
         dedupe.look_up_keys(&self.reader).await?;
         match dedupe.outcomes().pop() {
             Some(EntryOutcome::Batch { items, .. }) => Ok(items),

@@ -31,6 +31,11 @@ pub(super) const COMMIT_DURABLY: &str = "\
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
     THEN set_config('synchronous_commit', 'on', false) END";
 
+/// The same for one transaction alone.
+pub(super) const TRANSACT_DURABLY: &str = "\
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
+    THEN set_config('synchronous_commit', 'on', true) END";
+
 /// The first statement of a counting transaction. It limits the wait for locks to three seconds, less than a caller waits.
 /// It also raises `synchronous_commit` to `on` if the role or a shared connection has lowered it. A setting that waits for
 /// replicas too is kept.

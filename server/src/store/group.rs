@@ -23,8 +23,10 @@ pub(crate) enum EntryOutcome {
     One(Outcome),
     /// Of a batch.
     Batch {
-        /// Whether its key was counted before. These are the stored outcomes then.
+        /// Whether its key was used before. These are the stored outcomes then, but for what was denied.
         replayed: bool,
+        /// How many of its items this call counted.
+        counted: usize,
         /// One for each item.
         items: Vec<Outcome>,
     },

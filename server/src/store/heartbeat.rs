@@ -2,12 +2,10 @@
 
 use sea_orm::{ColumnTrait, Condition};
 
-use crate::domain::{MINUTE_MS, Millis, SECOND_MS};
+use crate::domain::{Millis, SECOND_MS, run::AHEAD_MS};
 
 /// Work without a heartbeat for this long was abandoned.
 pub(crate) const ABANDONED_MS: Millis = 15 * SECOND_MS;
-/// A heartbeat that is later than the limit of staleness by this much was stored before the clock was set back.
-const AHEAD_MS: Millis = 2 * MINUTE_MS;
 
 /// The condition that the heartbeat in a column is older than `since`, or from a clock that was ahead.
 pub(super) fn is_abandoned(heartbeat: impl ColumnTrait, since: Millis) -> Condition {

@@ -4,11 +4,16 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, TryInsertResult,
+    ColumnTrait as _, DbErr, EntityTrait as _, Insert, PaginatorTrait as _, QueryFilter as _,
+    TryInsertResult,
     sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 
-use super::{Store, connection::Transaction, runs::NewRun};
+use super::{
+    Store,
+    connection::Transaction,
+    runs::{NewRun, without_deleted},
+};
 use crate::{
     domain::{Millis, run::Run},
     entity::{
@@ -32,27 +37,39 @@ pub(crate) struct Lease {
     pub(crate) last_run_at: Option<Millis>,
 }
 
+fn write_check() -> Insert<lease::ActiveModel> {
+    let row = lease::ActiveModel {
+        name: Set(WRITE_CHECK.to_owned()),
+        holder: Set(String::new()),
+        held_until: Set(0),
+        last_run_at: Set(None),
+    };
+    let held_until = Expr::col((lease::Entity, Column::HeldUntil));
+    let changed = OnConflict::column(Column::Name)
+        .value(Column::HeldUntil, held_until.add(1))
+        .to_owned();
+    lease::Entity::insert(row).on_conflict(changed)
+}
+
 impl Store {
     /// Writes a row without readers: the service is ready only while that works.
     ///
     /// # Errors
     /// The database cannot be written.
     pub(crate) async fn check_write(&self) -> Result<()> {
-        let row = lease::ActiveModel {
-            name: Set(WRITE_CHECK.to_owned()),
-            holder: Set(String::new()),
-            held_until: Set(0),
-            last_run_at: Set(None),
-        };
-        let held_until = Expr::col((lease::Entity, Column::HeldUntil));
-        let changed = OnConflict::column(Column::Name)
-            .value(Column::HeldUntil, held_until.add(1))
-            .to_owned();
         // The connections that count: it shall show whether the service can.
-        lease::Entity::insert(row)
-            .on_conflict(changed)
-            .exec_without_returning(&self.counter)
-            .await?;
+        write_check().exec_without_returning(&self.counter).await?;
+        Ok(())
+    }
+
+    /// Writes the same row, and rolls it back.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub(crate) async fn try_write(&self) -> Result<()> {
+        let tx = self.begin().await?;
+        write_check().exec_without_returning(&tx).await?;
+        tx.rollback().await?;
         Ok(())
     }
 
@@ -77,6 +94,15 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// How many leases replicas hold now.
+    pub(super) async fn held_leases(&self) -> Result<u64> {
+        let now = self.shared_now().await?;
+        let held = lease::Entity::find()
+            .filter(Column::Name.ne(WRITE_CHECK))
+            .filter(Column::HeldUntil.gt(now));
+        Ok(held.count(&self.reader).await?)
     }
 
     /// The row of a job.
@@ -153,11 +179,12 @@ impl Store {
         new: &NewRun,
         now: Millis,
     ) -> Result<Option<Run>> {
-        let tx = self.begin().await?;
+        let tx = self.begin_within_boundaries().await?;
         if !record_in(&tx, job, holder, now).await? {
             tx.rollback().await?;
             return Ok(None);
         }
+        let new = without_deleted(&tx, new).await?;
         let run = report_run::Entity::insert(new.row(now)?)
             .exec_with_returning(&tx)
             .await?;

@@ -25,6 +25,9 @@ use crate::{
 /// The maximum difference of replicas' clocks at which a boundary is still exact.
 const CLOCK_SKEW_MS: Millis = SECOND_MS;
 
+/// More accounts of one customer are not looked for.
+const MAX_ACCOUNTS_OF_CUSTOMER: u64 = 100;
+
 /// The links of some accounts, oldest first for each account.
 pub(super) async fn read_links(
     db: &impl ConnectionTrait,
@@ -156,6 +159,22 @@ pub(super) async fn end_link(
     let version = account.link.version.saturating_add(1);
     insert_link(tx, &account.id, &billing, (version, at), now).await?;
     Ok(true)
+}
+
+/// The accounts that are or were linked to a customer: one at a time, so they are few.
+pub(super) async fn accounts_of_customer(
+    db: &impl ConnectionTrait,
+    customer: &str,
+) -> Result<Vec<AccountId>, DbErr> {
+    account_link::Entity::find()
+        .select_only()
+        .column(account_link::Column::AccountId)
+        .distinct()
+        .filter(account_link::Column::Customer.eq(customer))
+        .limit(MAX_ACCOUNTS_OF_CUSTOMER)
+        .into_tuple()
+        .all(db)
+        .await
 }
 
 /// The end of the time in which the customer belonged to another account.

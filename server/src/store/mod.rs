@@ -8,13 +8,18 @@
 //! key, then idempotency keys in the order of their primary key, then closed reports in the order of their ids, then folded
 //! ones, then single rows by primary key.
 
+pub(crate) mod account_deletion;
+pub(crate) mod account_export;
+mod account_tables;
 pub(crate) mod accounts;
 mod additions;
 pub(crate) mod api_keys;
 mod as_read;
 pub(crate) mod audit;
+mod batch_keys;
 mod batch_results;
 mod billing_context;
+mod bounced;
 pub(crate) mod boundaries;
 mod citus_settings;
 pub(crate) mod cleanup;
@@ -24,7 +29,7 @@ mod close_reports;
 mod columns;
 pub(crate) mod commit;
 mod commit_warning;
-mod connect;
+pub(crate) mod connect;
 mod connection;
 mod connection_trust;
 pub(crate) mod corrections;
@@ -33,15 +38,20 @@ pub(crate) mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
+mod deleted_accounts;
 pub(crate) mod delivery;
 pub mod distribution;
 pub(crate) mod doctor;
 mod driver_pool;
+mod driver_transaction;
 mod dry_run;
 mod durability;
 mod folded_reports;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
+mod host_answer;
+pub(crate) mod host_list;
+mod hosts;
 pub(crate) mod invoice_comparison;
 mod key_entries;
 mod keys;
@@ -52,6 +62,7 @@ mod mark_sending;
 pub(crate) mod near_deadlines;
 mod of_shard;
 mod old_keys;
+mod old_records;
 mod open_reports;
 pub(crate) mod other_meters;
 mod postgres_arrays;
@@ -68,6 +79,7 @@ mod report_states;
 pub(crate) mod reports;
 pub(crate) mod restore_look_up;
 mod rows;
+pub(crate) mod run_list;
 pub(crate) mod runs;
 mod schema;
 pub(crate) mod send_order;
@@ -88,6 +100,7 @@ pub(crate) mod watched_reports;
 pub mod webhooks;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -151,6 +164,18 @@ impl Store {
     pub async fn lock(url: &str) -> Result<Option<FileLock>, DbErr> {
         if connect::is_sqlite(url) {
             FileLock::take(url).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The file of a SQLite database; `None` of PostgreSQL.
+    ///
+    /// # Errors
+    /// The URL is wrong.
+    pub(crate) fn sqlite_path(url: &str) -> Result<Option<PathBuf>, DbErr> {
+        if connect::is_sqlite(url) {
+            sqlite_file::path_of(url).map(Some)
         } else {
             Ok(None)
         }

@@ -1,15 +1,23 @@
 //! Deleting old idempotency keys.
 //!
 //! They are stored in the order of the keys, and an index of their ages would take as much space again. So all keys are
-//! read, in small steps, once a day.
+//! read, in small steps, once a day, and again after an account was deleted: its keys are deleted too.
 
-use sea_orm::{ConnectionTrait as _, DbErr, Statement, Value};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _, Statement,
+    Value,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Store, cleanup::KEYS_KEPT_MS};
+use super::{
+    Store,
+    cleanup::KEYS_KEPT_MS,
+    deleted_accounts::{find_deleted, read_salts},
+};
 use crate::{
     domain::{DAY_MS, Millis, account_id::AccountId},
+    entity::idempotency_key,
     error::{Error, Result},
 };
 
@@ -48,13 +56,18 @@ impl Store {
                 begun_at,
                 (Uuid::try_parse(&key).unwrap_or_default(), account),
             ),
-            Some(Sweep { begun_at, .. }) if !is_due_after(begun_at, now) => return Ok(false),
+            Some(Sweep { begun_at, .. })
+                if !is_due_after(begun_at, now) && !self.has_deletion_after(begun_at).await? =>
+            {
+                return Ok(false);
+            }
             _ => (now, (Uuid::nil(), String::new())),
         };
         let last = self.last_key_of_step(&after).await?;
         if let Some(last) = &last {
             self.forget_keys_between(&after, last, now.saturating_sub(KEYS_KEPT_MS))
                 .await?;
+            self.forget_keys_of_deleted(&after, last).await?;
         }
         let has_more = last.is_some() || is_due_after(begun_at, now);
         let sweep = Sweep {
@@ -93,6 +106,38 @@ impl Store {
             Ok((row.try_get("", "key")?, account.to_string()))
         })
         .transpose()
+    }
+
+    /// Deletes the keys of a range that are of deleted accounts.
+    async fn forget_keys_of_deleted(
+        &self,
+        after: &Place,
+        last: &Place,
+    ) -> std::result::Result<(), DbErr> {
+        const ACCOUNTS: &str = "SELECT DISTINCT account_id FROM idempotency_keys \
+            WHERE key BETWEEN $1 AND $3 AND (key, account_id) > ($1, $2) AND (key, account_id) <= ($3, $4)";
+        let salts = read_salts(&self.reader).await?;
+        if salts.is_empty() {
+            return Ok(());
+        }
+        let values: [Value; 4] = [
+            after.0.into(),
+            after.1.as_str().into(),
+            last.0.into(),
+            last.1.as_str().into(),
+        ];
+        let accounts = Statement::from_sql_and_values(self.backend(), ACCOUNTS, values);
+        let rows = self.reader.query_all_raw(accounts).await?;
+        let accounts = rows.iter().map(|row| row.try_get("", "account_id"));
+        let accounts: Vec<AccountId> = accounts.collect::<std::result::Result<_, _>>()?;
+        for account in find_deleted(&self.reader, &salts, accounts.iter()).await? {
+            idempotency_key::Entity::delete_many()
+                .filter(idempotency_key::Column::Key.between(after.0, last.0))
+                .filter(idempotency_key::Column::AccountId.eq(account))
+                .exec(&self.writer)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Deletes the keys of a range that were stored before a time. Most ranges have none, and are only read.

@@ -1,5 +1,7 @@
 //! Queries of report runs: begin, finish closing, and the states of their reports.
 
+use std::collections::HashSet;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -7,7 +9,14 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, heartbeat::is_abandoned, report_states::is_due, reports::in_scope};
+use super::{
+    Store,
+    connection::Transaction,
+    deleted_accounts::{find_deleted, read_salts},
+    heartbeat::is_abandoned,
+    report_states::is_due,
+    reports::in_scope,
+};
 use crate::{
     domain::{
         Millis,
@@ -72,12 +81,33 @@ impl NewRun {
     }
 }
 
+/// A run without the accounts that were deleted since it was requested. Their ids must not be stored again.
+///
+/// # Errors
+/// A caller names one.
+pub(super) async fn without_deleted(tx: &Transaction, new: &NewRun) -> Result<NewRun> {
+    let mut new = new.clone();
+    if let Scope::Accounts(accounts) = &mut new.scope {
+        let salts = read_salts(tx).await?;
+        let found = find_deleted(tx, &salts, accounts.iter()).await?;
+        let deleted: HashSet<AccountId> = found.into_iter().cloned().collect();
+        if !deleted.is_empty() && new.trigger == Trigger::Force {
+            return Err(Error::AccountDeleted);
+        }
+        accounts.retain(|account| !deleted.contains(account));
+    }
+    Ok(new)
+}
+
 impl Store {
     /// Begins a run.
     pub(crate) async fn insert_run(&self, new: &NewRun, now: Millis) -> Result<Run> {
+        let tx = self.begin_within_boundaries().await?;
+        let new = without_deleted(&tx, new).await?;
         let row = report_run::Entity::insert(new.row(now)?)
-            .exec_with_returning(&self.writer)
+            .exec_with_returning(&tx)
             .await?;
+        tx.commit().await?;
         Ok(row.try_into()?)
     }
 

@@ -289,7 +289,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn path_of(url: &str) -> Result<PathBuf, DbErr> {
+pub(super) fn path_of(url: &str) -> Result<PathBuf, DbErr> {
     let options = SqliteConnectOptions::from_str(url);
     let options = options.map_err(|error| failed(error.to_string()))?;
     Ok(options.get_filename().to_owned())
@@ -304,6 +304,18 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn identity(path: &Path) -> io::Result<Identity> {
     let found = fs::metadata(path)?;
     Ok((found.dev(), found.ino()))
+}
+
+/// The error of connecting, with the file's name.
+pub(super) fn named(url: &str, error: &DbErr) -> DbErr {
+    let why = match error {
+        DbErr::Conn(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    match path_of(url) {
+        Ok(path) => unusable(&path, &why),
+        Err(wrong_url) => wrong_url,
+    }
 }
 
 fn unusable(path: &Path, why: &str) -> DbErr {

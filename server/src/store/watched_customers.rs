@@ -8,6 +8,7 @@ use sea_orm::{
 use super::{
     Store,
     boundaries::record_boundary_change,
+    deleted_accounts::is_deleted,
     links::{find_account, insert_link, read_links_of, taken_until},
     reassign::{reassign_open_reports, relink_reports},
 };
@@ -156,7 +157,8 @@ impl Store {
     ) -> Result<()> {
         let tx = self.begin_moving_boundaries().await?;
         let row = customer::Entity::find_by_id(customer).one(&tx).await?;
-        let is_open = row.is_some_and(|row| row.is_start_open && row.account_id == *account_id);
+        let is_open = row.is_some_and(|row| row.is_start_open && row.account_id == *account_id)
+            && !is_deleted(&tx, account_id).await?;
         let account = find_account(&tx, account_id).await?;
         let Some(account) = account.filter(|_| is_open) else {
             tx.rollback().await?;

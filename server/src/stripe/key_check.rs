@@ -1,6 +1,7 @@
 //! Requests about the key itself. They are also sent while others are refused, and read without async-stripe: its crate
 //! for accounts is large.
 
+use http::Method;
 use serde_json::Value;
 
 use super::{
@@ -33,12 +34,12 @@ impl Stripe {
         Ok(key_check(&answer.map_err(|error| failure(&error))?))
     }
 
-    /// The HTTP status with which Stripe answers a request that only reads.
+    /// The HTTP status with which Stripe answers a request without parameters.
     ///
     /// # Errors
     /// There is no answer.
-    pub(crate) async fn status_of(&self, path: &str) -> Result<u16, Failure> {
-        let answer = self.client.get(path).await;
+    pub(crate) async fn status_of(&self, method: Method, path: &str) -> Result<u16, Failure> {
+        let answer = self.client.ask(method, path).await;
         Ok(answer.map_err(|error| failure(&error))?.status.as_u16())
     }
 

@@ -30,6 +30,7 @@ use stripe_billing::{
     billing_meter_event::CreateBillingMeterEvent,
     billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
+use tracing::{Instrument as _, field::Empty};
 
 use self::{
     account::AccountGuard,
@@ -41,6 +42,7 @@ pub(crate) use self::{failure::Failure, invoices::Invoices, transport::ShownDate
 use crate::{
     domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
     metrics::{self, StripeOutcome},
+    otlp,
 };
 
 /// Reads of totals, and of subscriptions that a change waits for, in a second. Stripe limits them together with others.
@@ -255,7 +257,8 @@ fn timed<T>(
     call: &'static str,
     request: impl Future<Output = Result<T, RequestError>> + Send,
 ) -> impl Future<Output = Result<T, RequestError>> + Send {
-    let request = Box::pin(request);
+    let span = tracing::error_span!("stripe", call, outcome = Empty);
+    let request = Box::pin(request.instrument(span.clone()));
     async move {
         let started = Instant::now();
         let answer = request.await;
@@ -264,6 +267,9 @@ fn timed<T>(
             Err(RequestError::Answered { .. }) => StripeOutcome::Error,
             Err(_) => StripeOutcome::NoAnswer,
         };
+        if otlp::is_on() {
+            span.record("outcome", outcome.name());
+        }
         metrics::stripe_request(call, outcome, started.elapsed());
         answer
     }

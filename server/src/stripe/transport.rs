@@ -32,7 +32,10 @@ use tokio::{
 };
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
-use crate::domain::Millis;
+use crate::{
+    domain::Millis,
+    request_context::{TRACE_PARENT, outgoing_trace},
+};
 
 /// The base URL of Stripe's API.
 const STRIPE_API_BASE: &str = "https://api.stripe.com";
@@ -168,8 +171,12 @@ impl Transport {
 
     /// Reads a path such as `/v1/balance`.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, RequestError> {
-        self.request(Method::GET, path, None, HeaderMap::new())
-            .await
+        self.ask(Method::GET, path).await
+    }
+
+    /// Sends a request without parameters.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Answer, RequestError> {
+        self.request(method, path, None, HeaderMap::new()).await
     }
 
     async fn request(
@@ -182,6 +189,7 @@ impl Transport {
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("stripe-version", self.version.clone());
+        headers.extend(outgoing_trace().map(|trace| (TRACE_PARENT, trace)));
         if form.is_some() {
             headers.insert(
                 header::CONTENT_TYPE,
@@ -242,8 +250,9 @@ impl Transport {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, RequestError> {
         let begun = Instant::now();
+        let host = host_of(request.uri());
         let answer = self.http.request(request).await.map_err(|error| {
-            let why = with_causes(&error);
+            let why = truncate(&format!("{host}: {}", with_causes(&error)));
             if error.is_connect() {
                 RequestError::NotSent(why)
             } else {
@@ -375,6 +384,15 @@ fn error_of(answer: &Answer) -> RequestError {
         } else {
             message
         },
+    }
+}
+
+/// The host and, if it is not the usual one, the port. An address may also have a name and a password.
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn client(der: &CertificateDer<'_>) -> Result<(ClientCertificate, i64
     let certificate = parse(der)?;
     let names = certificate.subject().iter_common_name();
     let mut subjects: Vec<String> = names
-        .filter_map(|name| name.as_str().ok().map(str::to_owned))
+        .filter_map(|name| Some(format!("CN:{}", name.as_str().ok()?)))
         .collect();
     let alternatives = certificate
         .subject_alternative_name()
@@ -30,9 +30,9 @@ pub(super) fn client(der: &CertificateDer<'_>) -> Result<(ClientCertificate, i64
         .iter()
         .flat_map(|names| &names.value.general_names);
     subjects.extend(alternatives.filter_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-            Some((*name).to_owned())
-        }
+        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+        GeneralName::URI(name) => Some(format!("URI:{name}")),
+        GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
         _ => None,
     }));
     subjects.sort_unstable();

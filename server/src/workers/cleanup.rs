@@ -1,9 +1,11 @@
-//! The cleanup job: deletes old keys, webhook events, verifications and changes of boundaries, and rolls up old commits, in small steps.
+//! The cleanup job: deletes old keys, digests of deleted accounts, webhook events, verifications and changes of boundaries,
+//! archives and deletes old audit entries, runs and decisions, and rolls up old commits, in small steps.
 
 use std::time::Duration;
 
 use super::{
     job::{FirstRun, Job, Next, Spec, Turn},
+    record_archiving::RecordRetention,
     steady_clock::SteadyClock,
     wake::Wake,
 };
@@ -20,15 +22,18 @@ const STEP_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Cleanup {
     store: Store,
     clock: SteadyClock,
+    /// Without a folder for archives, audit entries, runs and decisions are kept.
+    records: Option<RecordRetention>,
     /// The number of steps of the run that is not complete.
     steps: usize,
 }
 
 impl Cleanup {
-    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+    pub(crate) fn new(store: Store, clock: Clock, records: Option<RecordRetention>) -> Self {
         Self {
             store,
             clock: SteadyClock::new(clock),
+            records,
             steps: 0,
         }
     }
@@ -53,10 +58,21 @@ impl Job for Cleanup {
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let searched_keys = self.store.forget_old_keys(now).await?;
         let deleted_rows = self.store.forget_old_rows(now).await?;
+        let forgot_deletions = self.store.forget_deletions(now).await?;
         let rolled_up = self.store.roll_up_commits(now).await?;
         let deleted_events = self.store.forget_old_webhook_events(now).await?;
         self.steps = self.steps.saturating_add(1);
-        let has_more = searched_keys || deleted_rows || rolled_up || deleted_events;
+        // Last: a folder that cannot be written keeps nothing else.
+        let archived = match &self.records {
+            Some(records) => records.archive_step(&self.store, now).await?,
+            None => false,
+        };
+        let has_more = searched_keys
+            || deleted_rows
+            || forgot_deletions
+            || rolled_up
+            || deleted_events
+            || archived;
         if has_more && self.steps < STEPS_PER_RUN {
             return Ok(Next::ContinueAfter(STEP_INTERVAL));
         }

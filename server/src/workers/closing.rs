@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::{
     job::{Job, Next, Spec, Turn},
+    reporter::BegunRun,
     retries::Retries,
+    run_result::RunResults,
     tasks::Tasks,
     wake::Signals,
 };
@@ -31,11 +33,11 @@ const RUNS_AT_ONCE: usize = 8;
 pub(crate) struct Closing {
     closer: Closer,
     interval: Duration,
-    begun: mpsc::Receiver<Run>,
+    begun: mpsc::Receiver<BegunRun>,
     /// Their results are the runs whose closing failed.
-    tasks: Tasks<Uuid, Option<Run>>,
+    tasks: Tasks<Uuid, Option<BegunRun>>,
     /// The runs whose closing failed. It is repeated, with a backoff.
-    failed: HashMap<Uuid, Run>,
+    failed: HashMap<Uuid, BegunRun>,
     retries: Retries<Uuid>,
 }
 
@@ -45,19 +47,21 @@ struct Closer {
     store: Store,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
+    results: RunResults,
 }
 
 impl Closing {
     pub(crate) fn new(
         store: Store,
         signals: Arc<Signals>,
-        begun: mpsc::Receiver<Run>,
+        begun: mpsc::Receiver<BegunRun>,
         interval: Duration,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             tasks: Tasks::new(RUNS_AT_ONCE, signals.close.clone()),
             closer: Closer {
+                results: RunResults::new(store.clone(), shutdown.clone()),
                 store,
                 signals,
                 shutdown,
@@ -89,12 +93,20 @@ impl Closing {
         run.is_some_and(|run| self.start(run))
     }
 
-    fn start(&mut self, run: Run) -> bool {
-        let span = tracing::info_span!("report_run", run = %run.id, trigger = run.trigger.name());
-        let closer = self.closer.clone();
+    fn start(&mut self, begun: BegunRun) -> bool {
+        let BegunRun { run, request } = &begun;
+        let request = request.as_ref().map(tracing::field::display);
+        // The request itself may have ended.
+        let span = tracing::error_span!(
+            "report_run",
+            run = %run.id,
+            trigger = run.trigger.name(),
+            request_id = request
+        );
+        let (id, closer) = (run.id, self.closer.clone());
         self.tasks.start(
-            run.id,
-            async move { closer.close(run).await }.instrument(span),
+            id,
+            async move { closer.close(begun).await }.instrument(span),
         )
     }
 }
@@ -125,24 +137,33 @@ impl Job for Closing {
             }
             tracing::warn!(run = %run.id, "a replica abandoned a report run; this replica finishes it");
             self.closer.store.touch_run(run.id, now).await?;
-            self.start(run);
+            self.start(BegunRun { run, request: None });
         }
         Ok(Next::Wait)
     }
 
     async fn finish(&mut self) {
         self.tasks.finish().await;
+        self.closer.results.finish().await;
     }
 }
 
 impl Closer {
     /// Closes a run's reports. Returns the run if that failed.
-    async fn close(&self, run: Run) -> Option<Run> {
-        match self.close_pages(&run).await {
-            Ok(()) | Err(Error::ShuttingDown) => None,
+    async fn close(&self, begun: BegunRun) -> Option<BegunRun> {
+        match self.close_pages(&begun.run).await {
+            Ok(()) => {
+                self.results.log_once_answered(begun.run.id);
+                None
+            }
+            Err(Error::ShuttingDown) => None,
+            Err(error @ Error::DatabaseUnavailable(_)) => {
+                error.log();
+                Some(begun)
+            }
             Err(error) => {
-                tracing::warn!(%error, "closing failed; it is repeated");
-                Some(run)
+                tracing::warn!(error = error.cause(), "closing failed; it is repeated");
+                Some(begun)
             }
         }
     }
@@ -169,7 +190,7 @@ impl Closer {
         let now = self.store.now().await?;
         self.store.finish_closing(run.id, now).await?;
         self.signals.progress.notify_waiters();
-        tracing::info!("closing finished");
+        tracing::debug!("closing finished");
         Ok(())
     }
 }

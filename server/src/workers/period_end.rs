@@ -27,6 +27,8 @@ pub(crate) struct PeriodEnd {
     store: Store,
     reporter: Arc<Reporter>,
     interval: Duration,
+    /// The reports near their deadlines that the log knows of.
+    told: (u64, u64),
 }
 
 impl PeriodEnd {
@@ -35,23 +37,25 @@ impl PeriodEnd {
             store,
             reporter,
             interval,
+            told: (0, 0),
         }
     }
 
-    /// Warns of reports that may miss their invoices, or Stripe's 35 days.
-    async fn warn_of_deadlines(&self, now: Millis) -> Result<()> {
+    /// Warns of reports that may miss their invoices, or Stripe's 35 days: when there are more than before.
+    async fn warn_of_deadlines(&mut self, now: Millis) -> Result<()> {
         let drafts = self.store.near_draft_end(&State::DUE, now).await?.len();
         let drafts = u64::try_from(drafts).unwrap_or(u64::MAX);
         let old = self.store.near_age_limit(now).await?;
         metrics::near_deadline("draft_end", drafts);
         metrics::near_deadline("33_days", old);
-        if drafts > 0 || old > 0 {
+        if drafts > self.told.0 || old > self.told.1 {
             tracing::error!(
                 near_draft_end = drafts,
                 near_33_days = old,
                 "reports that Stripe has not accepted are near their deadline"
             );
         }
+        self.told = (drafts, old);
         Ok(())
     }
 }
@@ -78,12 +82,11 @@ impl Job for PeriodEnd {
             .accounts_past_period_end(now, ACCOUNTS_PER_RUN)
             .await?;
         if !accounts.is_empty() {
-            let number = accounts.len();
             let new = self.reporter.period_end_run(accounts);
-            let Some(run) = self.reporter.begin_for_job(NAME, &new, now).await? else {
+            let begun = self.reporter.begin_for_job(NAME, &new, now).await?;
+            if begun.is_none() {
                 return Ok(Next::Wait);
-            };
-            tracing::info!(run = %run.id, accounts = number, "billing periods ended");
+            }
         }
         self.warn_of_deadlines(now).await?;
         Ok(Next::Wait)

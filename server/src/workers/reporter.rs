@@ -14,9 +14,11 @@ use crate::{
         Millis,
         account_id::AccountId,
         meter::Meters,
+        request_id::RequestId,
         run::{Run, Scope, Trigger},
     },
     error::{Error, Result},
+    request_context::RequestContext,
     store::{Store, runs::NewRun},
 };
 
@@ -29,12 +31,20 @@ pub(crate) struct Reporter {
     /// The name of this replica, in the runs that it begins itself and as the holder of leases.
     replica: String,
     /// The runs begun here, for the closing job. If the queue is full, the job finds a run in the database.
-    begun: mpsc::Sender<Run>,
+    begun: mpsc::Sender<BegunRun>,
     pub(super) signals: Arc<Signals>,
     pub(super) shutdown: CancellationToken,
     pub(super) observer: Arc<Observer>,
     /// Watchers of runs. They outlive the call that started them.
     pub(super) watchers: TaskTracker,
+}
+
+/// A run that was begun here.
+#[derive(Debug)]
+pub(crate) struct BegunRun {
+    pub(crate) run: Run,
+    /// The request that began it; none for jobs.
+    pub(crate) request: Option<RequestId>,
 }
 
 /// Dependencies of a reporter.
@@ -44,7 +54,7 @@ pub(crate) struct Deps {
     pub(crate) meters: Arc<Meters>,
     pub(crate) has_stripe: bool,
     pub(crate) replica: String,
-    pub(crate) begun: mpsc::Sender<Run>,
+    pub(crate) begun: mpsc::Sender<BegunRun>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -87,7 +97,7 @@ impl Reporter {
             scope,
         };
         let run = self.store.insert_run(&new, now).await?;
-        self.close(run.clone());
+        self.close(run.clone(), RequestContext::current());
         Ok(run)
     }
 
@@ -103,7 +113,7 @@ impl Reporter {
     pub(super) async fn close_accounts(&self, accounts: Vec<AccountId>) -> Result<()> {
         let new = self.period_end_run(accounts);
         let run = self.store.insert_run(&new, self.store.now().await?).await?;
-        self.close(run);
+        self.close(run, None);
         Ok(())
     }
 
@@ -128,7 +138,7 @@ impl Reporter {
             .insert_run_of_job(job, &self.replica, new, now)
             .await?;
         if let Some(run) = &run {
-            self.close(run.clone());
+            self.close(run.clone(), None);
         }
         Ok(run)
     }
@@ -149,8 +159,23 @@ impl Reporter {
         self.observer.finish().await;
     }
 
-    fn close(&self, run: Run) {
-        if let Err(error) = self.begun.try_send(run) {
+    fn close(&self, run: Run, request: Option<RequestContext>) {
+        let accounts = match &run.scope {
+            Scope::All => None,
+            Scope::Accounts(accounts) => Some(accounts.len()),
+        };
+        tracing::info!(
+            run = %run.id,
+            trigger = run.trigger.name(),
+            requested_by = run.requested_by,
+            accounts,
+            "a report run begins"
+        );
+        let begun = BegunRun {
+            run,
+            request: request.map(|request| request.id),
+        };
+        if let Err(error) = self.begun.try_send(begun) {
             tracing::warn!(%error, "the closing job has too many runs; this one is found in the database later");
         }
         self.signals.close.wake();

@@ -26,11 +26,11 @@ pub(crate) struct Summary {
     pub(crate) not_billable: Count,
     pub(crate) no_customer: Count,
     /// Not sent yet; part of `retried_later` in the last summary.
-    pub(super) pending: Count,
+    pub(crate) pending: Count,
 }
 
 impl Summary {
-    pub(super) fn of(counts: &[StateCount]) -> Self {
+    pub(crate) fn of(counts: &[StateCount]) -> Self {
         let mut summary = Self::default();
         for count in counts {
             summary.closed.add(count.reports, count.quantity);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Moves,
     domain::{MINUTE_MS, Millis},
-    error::Result,
+    error::{Error, Result},
     store::Store,
 };
 
@@ -73,6 +73,7 @@ impl Runner {
             clock_moves: self.store.clock_moves(),
             store: self.store.clone(),
             shutdown: self.shutdown.clone(),
+            failure: None,
         };
         let task = self.drivers.spawn(driver.drive(checked));
         self.names.insert(task.id(), name);
@@ -139,6 +140,8 @@ struct Driver<J> {
     store: Store,
     clock_moves: Moves,
     shutdown: CancellationToken,
+    /// Why the job fails now, as it is in the log.
+    failure: Option<String>,
 }
 
 impl<J: Job> Driver<J> {
@@ -151,6 +154,7 @@ impl<J: Job> Driver<J> {
                 // Most callers do not wait for the first check.
                 let _ = checked.send(());
             }
+            self.log(&next, failures);
             match next {
                 Ok(Next::RunAgain) => failures = 0,
                 Ok(Next::Wait) => {
@@ -170,9 +174,8 @@ impl<J: Job> Driver<J> {
                     failures = 0;
                     self.wait(HAND_OVER, Duration::ZERO).await;
                 }
-                Err(error) => {
+                Err(_) => {
                     failures = failures.saturating_add(1);
-                    tracing::warn!(job = self.spec.name, failures, %error, "a background job failed; it runs again later");
                     // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy
                     // loop.
                     let interval = self.spec.interval;
@@ -184,6 +187,27 @@ impl<J: Job> Driver<J> {
         self.job.finish().await;
         if let Err(error) = self.lease.release().await {
             tracing::warn!(job = self.spec.name, %error, "a lease could not be released; it expires by itself");
+        }
+    }
+
+    /// Logs a failure, unless it is the one before, and its end.
+    fn log(&mut self, next: &Result<Next>, failures: u32) {
+        let job = self.spec.name;
+        match next {
+            Ok(_) => {
+                if self.failure.take().is_some() {
+                    tracing::info!(job, failures, "a background job runs again");
+                }
+            }
+            // It fails every job, which is told once.
+            Err(error @ Error::DatabaseUnavailable(_)) => error.log(),
+            Err(error) => {
+                let why = error.cause();
+                if self.failure.as_ref() != Some(&why) {
+                    tracing::warn!(job, error = why, "a background job fails; it is repeated");
+                    self.failure = Some(why);
+                }
+            }
         }
     }
 

@@ -75,9 +75,7 @@ impl Job for ReportSchedule {
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
         let new = self.reporter.scheduled_run();
-        if let Some(run) = self.reporter.begin_for_job(REPORT_JOB, &new, now).await? {
-            tracing::info!(run = %run.id, "scheduled run");
-        }
+        self.reporter.begin_for_job(REPORT_JOB, &new, now).await?;
         Ok(Next::Wait)
     }
 

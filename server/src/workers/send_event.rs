@@ -16,9 +16,13 @@ use crate::{
         report::{Report, Transition, identifier},
         stream::Stream,
     },
+    log_limit::LogLimit,
     store::{Store, send_queue::SendResult},
     stripe::{Failure, MeterEvent, Sent, Stripe},
 };
+
+/// Reports that Stripe neither took nor refused.
+static UNDECIDED: LogLimit = LogLimit::new();
 
 /// Dependencies of a request.
 #[derive(Clone, Debug)]
@@ -145,8 +149,18 @@ impl Requests {
         };
         match &error {
             None => tracing::debug!(report = %report.id, "Stripe accepted a meter event"),
+            // An outage of Stripe fails all reports that are sent meanwhile.
+            Some(error) if pause.is_none() && transition.is_none() => {
+                if let Some(unlogged) = UNDECIDED.count() {
+                    tracing::warn!(report = %report.id, attempt = report.attempts, error, unlogged, "Stripe did not accept a meter event: it is sent again");
+                }
+            }
+            // A pause has a line for all reports, and each attempt may end like the one before.
+            Some(error) if pause.is_none() && report.last_error.as_ref() != Some(error) => {
+                tracing::warn!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event");
+            }
             Some(error) => {
-                tracing::warn!(report = %report.id, attempt = report.attempts, %error, "Stripe did not accept a meter event");
+                tracing::debug!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event again");
             }
         }
         // A pause is due to a refusal, or nothing was sent.

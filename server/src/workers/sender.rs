@@ -81,6 +81,8 @@ pub(crate) struct Sender {
     /// Why sending pauses or last paused, until Stripe answers.
     pause_reason: Option<String>,
     paused_meters: HashMap<String, Instant>,
+    /// Meters that Stripe does not know, as the log says.
+    unknown_meters: HashSet<String>,
     /// When too old reports of other meters were last given up.
     gave_up: Option<Millis>,
     other_meters: OtherMetersCursor,
@@ -111,6 +113,7 @@ impl Sender {
             paused_until: None,
             pause_reason: None,
             paused_meters: HashMap::new(),
+            unknown_meters: HashSet::new(),
             gave_up: None,
             other_meters: OtherMetersCursor::default(),
             pauses_because: None,
@@ -244,7 +247,10 @@ impl Sender {
     }
 
     fn take_ended(&mut self, ended: Vec<(Stream, Ended)>, now: Millis) {
-        for (_, ended) in ended {
+        for (stream, ended) in ended {
+            if ended.pause.is_none() {
+                self.unknown_meters.remove(&stream.meter);
+            }
             let mut result = ended.send_result;
             result.next_attempt_at = now.saturating_add(result.next_attempt_at);
             self.unrecorded.push(result);
@@ -298,9 +304,11 @@ impl Sender {
         let until = after(PAUSE_RETRIES);
         match pause {
             Pause::KeyRefused => {
-                tracing::error!(
-                    "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
-                );
+                if self.pause_reason.as_deref() != Some(KEY_REFUSED) {
+                    tracing::error!(
+                        "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
+                    );
+                }
                 self.paused_until = Some(until);
                 self.pause_reason = Some(KEY_REFUSED.to_owned());
             }
@@ -313,7 +321,9 @@ impl Sender {
             }
             Pause::InDatabase(why) => self.pauses_because = Some(why),
             Pause::Meter(meter) => {
-                tracing::error!(%meter, "Stripe has no active meter with this event name: its reports wait");
+                if self.unknown_meters.insert(meter.clone()) {
+                    tracing::error!(%meter, "Stripe has no active meter with this event name: its reports wait");
+                }
                 self.paused_meters.insert(meter, until);
             }
         }

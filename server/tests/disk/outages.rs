@@ -131,6 +131,47 @@ async fn a_moment_without_a_disk_refuses_nothing() {
     disk.check(&calls).await;
 }
 
+/// Each call that waits for a commit is refused. That the disk fails is told once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_told_once_whatever_the_number_of_calls() {
+    const CALLS: usize = 60;
+    let disk = Disk::new();
+    let process = disk.start().await;
+    let client = process.client();
+    disk.faults.set(&[Rule::fail(LOG, WRITE | SYNC, EIO)]);
+    let calls = (0..CALLS).map(|number| {
+        let client = client.clone();
+        let call = Call::new("acct", format!("{number}"));
+        tokio::spawn(async move { call.send(&client).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let refused = within("a refused call", call).await.unwrap();
+        assert_retryable(&refused.unwrap_err());
+    }
+    process.wait_until_not_ready().await;
+    let log = process.log();
+    for (message, most) in [
+        // Those that wait for the next commit give up before it ends.
+        ("a group commit failed", 2),
+        ("a group commit did not succeed: it is repeated", 3),
+        ("the response to a COMMIT was lost", 3),
+        ("the database did not answer", 1),
+        ("not ready", 2),
+    ] {
+        let beginning = format!("\"message\":\"{message}");
+        let lines = log.lines().filter(|line| line.contains(&beginning)).count();
+        assert!(lines <= most, "{lines} lines of {message:?}:\n{log}");
+    }
+    assert!(log.contains("a group commit failed"), "{log}");
+    disk.faults.clear();
+    process.wait_until_ready().await;
+    wait_until("a line about the end", || async {
+        process.log().contains("ready again")
+    })
+    .await;
+    process.kill();
+}
+
 /// New connections are opened after an outage. They must not create an empty database where the file is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_was_deleted_during_an_outage_is_not_created_again() {

@@ -12,14 +12,25 @@ mod abuse;
 mod commands;
 mod connections;
 mod deployment;
+mod documented;
+#[path = "../../../tests/it/support/documented.rs"]
+mod documented_commands;
 mod frames;
+mod log;
 mod malformed;
+#[path = "../../../tests/it/support/postgres/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
+mod postgres;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod process;
 #[path = "../../../tests/it/support/random.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random;
+mod refusals;
+mod remote;
 mod secrets;
 mod settings;
+mod shutdown;
+mod traces;
 mod unfinished;

@@ -161,6 +161,13 @@ impl Process {
         self.log.lock().unwrap().join("\n")
     }
 
+    /// Another connection.
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(self.endpoint.clone()).expect("an address");
+        let connected = within("connecting", endpoint.connect()).await;
+        connected.expect("a connection")
+    }
+
     /// The URL of the gRPC socket.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint

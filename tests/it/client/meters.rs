@@ -28,6 +28,8 @@ async fn meters_are_listed_and_checked(world: World) {
     );
     let client = world.client();
     client.check_meters(["tokens", "api_calls"]).await.unwrap();
+    // An empty name is the default meter.
+    client.check_meters([""]).await.unwrap();
     let wrong = client.check_meters(["tokens", "token"]).await.unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::Invalid);
     let text = wrong.to_string();
@@ -44,6 +46,19 @@ async fn a_key_that_is_limited_to_a_meter_sees_that_one(world: World) {
     let meters = limited.list_meters().await.unwrap();
     assert_eq!(meters.len(), 1);
     assert_eq!(meters[0].name, "tokens");
+    limited.check_meters(["tokens"]).await.unwrap();
+    // The default meter is another one.
+    for (name, words) in [
+        ("api_calls", "this API key may not use it"),
+        (
+            "",
+            "the server's default meter, and there is none that can be used",
+        ),
+    ] {
+        let refused = limited.check_meters([name]).await.unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+        assert!(refused.contains("tokens"), "{refused}");
+    }
     world.finish().await;
 }
 

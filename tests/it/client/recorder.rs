@@ -21,6 +21,8 @@ on_both_engines!(
     usage_recorded_while_connections_break_is_counted_once,
     usage_sent_to_a_flaky_server_is_counted_once,
     a_full_recorder_counts_what_it_drops,
+    dropped_usage_is_told_like_refused_usage,
+    figures_are_there_when_the_time_is_over,
     a_refused_increment_does_not_affect_the_rest,
     dropping_the_last_handle_sends_everything,
     recorded_usage_of_one_second_is_one_increment,
@@ -239,4 +241,58 @@ async fn recorded_usage_of_one_second_is_one_increment(world: World) {
     assert_eq!(increments, 0);
     assert_eq!(recorder.stats().counted.calls, 1_000);
     world.finish().await;
+}
+
+async fn dropped_usage_is_told_like_refused_usage(world: World) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hook = Arc::clone(&told);
+    // Nothing is answered, so nothing gives its place back.
+    let front = ReverseProxy::start().await;
+    let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
+    let builder = client.recorder().capacity(1);
+    let builder = builder.on_refused(move |usage| hook.lock().unwrap().push(usage));
+    let recorder = builder.start().unwrap();
+    recorder.record("kept", "api_calls", 1);
+    recorder.record("full", "api_calls", 2);
+    recorder.record("full", "api_calls", 3);
+    recorder.record("wrong", "api_calls", -4);
+    front.put_before(world.endpoint());
+    let stats = recorder.flush(TIMEOUT).await.unwrap();
+    assert_eq!((stats.counted.units, stats.dropped.calls), (1, 3));
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    // One account may be told in parts.
+    let of = |account: &str, why: &str| {
+        let own = told.iter().filter(|one| one.account_id == account);
+        own.fold((0, 0), |(units, calls), one| {
+            assert!(one.why.starts_with("dropped: "), "{one:?}");
+            assert!(one.why.contains(why), "{one:?}");
+            (units + one.units, calls + one.calls)
+        })
+    };
+    assert_eq!(of("full", "the recorder is full"), (5, 2));
+    assert_eq!(of("wrong", "outside the limits"), (0, 1));
+    assert_eq!(of("kept", ""), (0, 0));
+    world.finish().await;
+}
+
+async fn figures_are_there_when_the_time_is_over(mut world: World) {
+    let (front, recorder) = recording(&world, |builder| builder).await;
+    recorder.record("acct", "api_calls", 5);
+    let counted = recorder.flush(TIMEOUT).await.unwrap();
+    assert!(counted.is_complete());
+    front.break_connections();
+    front.put_before("http://127.0.0.1:1");
+    recorder.record("acct", "api_calls", 7);
+    let short = Duration::from_millis(200);
+    let flushed = recorder.flush(short).await.unwrap_err();
+    let figures = flushed.figures().expect("figures");
+    assert_eq!((figures.counted.units, figures.pending.units), (5, 7));
+    let ended = recorder.shutdown(short).await.unwrap_err();
+    let figures = ended.figures().expect("figures");
+    assert_eq!((figures.counted.units, figures.pending.units), (5, 7));
+    assert!(ended.to_string().contains("7 units of 1 calls"), "{ended}");
+    // Another error has none.
+    let refused = world.client().increment("").await.unwrap_err();
+    assert_eq!(refused.figures(), None);
+    world.crash();
 }

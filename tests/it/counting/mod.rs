@@ -6,6 +6,7 @@ mod calendar;
 mod commits;
 mod database_connections;
 mod durability;
+mod failover;
 mod increments;
 mod usage_query;
 mod usage_query_model;

@@ -55,6 +55,7 @@ fn reason_of(reason: ServerReason) -> Reason {
         ServerReason::UnknownCustomer => Reason::UnknownCustomer,
         ServerReason::UnknownSubscription => Reason::UnknownSubscription,
         ServerReason::PermissionDenied => Reason::PermissionDenied,
+        ServerReason::AccountDeleted => Reason::AccountDeleted,
     }
 }
 
@@ -66,7 +67,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::KeyReused(_) => (Reason::KeyReused, Kind::KeyReused),
         ServerError::CustomerTaken { .. } => (Reason::CustomerTaken, Kind::CustomerTaken),
         ServerError::EtagMismatch { .. } => (Reason::EtagMismatch, Kind::EtagMismatch),
-        ServerError::AccountNotFound(_) => (Reason::AccountNotFound, Kind::NotFound),
+        ServerError::AccountNotFound(_) | ServerError::NothingStored(_) => {
+            (Reason::AccountNotFound, Kind::NotFound)
+        }
+        ServerError::AccountDeleted => (Reason::AccountDeleted, Kind::Precondition),
+        ServerError::AccountNotDeletable(_) => (Reason::AccountNotDeletable, Kind::Precondition),
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
@@ -104,6 +109,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
+        ServerError::Logged(error) => reason_and_kind_of(error),
     }
 }
 
@@ -134,11 +140,11 @@ fn every_server_error_has_a_reason_in_the_contract() {
     let text = || "x".to_owned();
     let others = [
         ServerError::CustomerTaken { customer: text() },
-        ServerError::EtagMismatch {
-            given: text(),
-            actual: text(),
-        },
+        etag_mismatch(),
         ServerError::AccountNotFound(text()),
+        ServerError::NothingStored(text()),
+        ServerError::AccountDeleted,
+        ServerError::AccountNotDeletable(Vec::new()),
         ServerError::RunNotFound(text()),
         ServerError::Overloaded {
             retry_after: Duration::from_millis(100),
@@ -191,12 +197,21 @@ fn every_server_error_has_a_reason_in_the_contract() {
             state: text(),
             decided: None,
         },
+        ServerError::Logged(Box::new(ServerError::ShuttingDown)),
     ];
     for error in REFUSALS.into_iter().map(refusal).chain(others) {
         let (reason, kind) = reason_and_kind_of(&error);
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
         assert_eq!(arrived.kind(), kind, "{reason}");
+    }
+}
+
+fn etag_mismatch() -> ServerError {
+    let text = || "x".to_owned();
+    ServerError::EtagMismatch {
+        given: text(),
+        actual: text(),
     }
 }
 
@@ -347,7 +362,7 @@ fn contract_files() -> Vec<FileDescriptorProto> {
 #[test]
 fn every_proto_file_names_its_package_in_other_languages() {
     let files = contract_files();
-    assert_eq!(files.len(), 7);
+    assert_eq!(files.len(), 8);
     for file in files {
         let options = file.options.as_ref().unwrap();
         let name = file.name();

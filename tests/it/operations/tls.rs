@@ -5,6 +5,7 @@ mod wrong_protocol;
 
 use std::sync::Arc;
 
+use clap::{Args as _, FromArgMatches as _};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -15,11 +16,15 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{ClientConfig, pki_types::ServerName},
 };
+use tonic::transport::{Channel, ClientTlsConfig};
 use usage_client::{
     Error, ErrorKind, UsageClient,
     cli::{self, Streams},
 };
-use usage_server::config::TlsConfig;
+use usage_server::{
+    commands::doctor::{self, DoctorCommand},
+    config::TlsConfig,
+};
 
 use crate::support::{
     certificates::{Authority, Files, Identity},
@@ -35,6 +40,7 @@ on_sqlite!(
     new_files_that_cannot_be_used_leave_the_old_ones,
     wrong_settings_of_tls_end_the_start,
     usagectl_reads_certificates_from_files,
+    the_doctor_asks_a_server_over_tls,
 );
 
 /// HTTP/2's preface with empty settings; a ping, and the end of its answer.
@@ -97,6 +103,17 @@ impl Secure {
     /// A client that trusts the server's authority.
     pub(super) fn client(&self, own: Option<&Identity>) -> UsageClient {
         client(&self.server, &self.authority, own)
+    }
+
+    /// A channel with a client certificate.
+    pub(super) async fn channel(&self, own: &Identity) -> Channel {
+        let own =
+            tonic::transport::Identity::from_pem(own.certificate.pem(), own.key.serialize_pem());
+        let trusted = tonic::transport::Certificate::from_pem(&self.authority.pem);
+        let tls = ClientTlsConfig::new().ca_certificate(trusted).identity(own);
+        let endpoint = Channel::from_shared(self.server.endpoint().to_owned()).unwrap();
+        let connecting = endpoint.tls_config(tls).unwrap();
+        within("connecting", connecting.connect()).await.unwrap()
     }
 
     /// Finishes the handshake and returns the connection.
@@ -421,6 +438,7 @@ async fn usagectl_reads_certificates_from_files(mut world: World) {
             out: &mut out,
             err: &mut err,
             are_terminals: false,
+            width: None,
             stop: Box::pin(std::future::pending()),
         };
         let code = within("usagectl", cli::run(args, streams)).await;
@@ -443,5 +461,37 @@ async fn usagectl_reads_certificates_from_files(mut world: World) {
     );
     let (code, error) = usagectl(&own[..2]).await;
     assert_eq!(code, 2, "{error}");
+    secure.stop(world).await;
+}
+
+async fn the_doctor_asks_a_server_over_tls(mut world: World) {
+    let secure = Secure::start(&mut world, true).await;
+    let own = secure.clients.as_ref().unwrap().sign("operator");
+    secure.files.write("ca.pem", &secure.authority.pem);
+    secure.files.write("own.pem", &own.certificate.pem());
+    secure.files.write("own.key", &own.key.serialize_pem());
+    let ask = async |flags: &[(&str, &str)]| {
+        let mut args = vec![
+            "doctor".to_owned(),
+            format!("--server={}", secure.server.endpoint()),
+        ];
+        for (flag, name) in flags {
+            args.push(format!("{flag}={}", secure.files.path(name).display()));
+        }
+        let command = DoctorCommand::augment_args(clap::Command::new("doctor"));
+        let matches = command.try_get_matches_from(args).unwrap();
+        let command = DoctorCommand::from_arg_matches(&matches).unwrap();
+        let mut out = Vec::new();
+        let asked = within("an answer", doctor::run(&command, &mut out)).await;
+        asked.map(|_| String::from_utf8(out).unwrap())
+    };
+    let ca = ("--tls-ca", "ca.pem");
+    let with_own = [ca, ("--tls-cert", "own.pem"), ("--tls-key", "own.key")];
+    let out = ask(&with_own).await.unwrap();
+    assert!(out.contains("ok    certificate"), "{out}");
+    let error = ask(&[]).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    // Without a client certificate, the first call fails.
+    assert!(ask(&[ca]).await.is_err());
     secure.stop(world).await;
 }

@@ -7,6 +7,7 @@ mod delivery_check;
 mod folding;
 mod forced_runs;
 mod pauses;
+mod point_in_time;
 mod reconciliation;
 mod replicas;
 mod report_list;

@@ -262,6 +262,16 @@ async fn sending_stays_paused_until_a_restore_is_confirmed(mut world: World) {
         !is_done && printed.contains("Sending stays paused"),
         "{printed}"
     );
+    let audited = async |outcome: &str, message: &str| {
+        let rows = format!("action = 'Restore' AND outcome = '{outcome}' AND {message}");
+        world
+            .count_rows(&format!("audit_entries WHERE {rows}"))
+            .await
+    };
+    assert_eq!(audited("begun", "message IS NULL").await, 1);
+    let why = "message = 'it is not confirmed'";
+    assert_eq!(audited("failed", why).await, 1);
+    assert_eq!(audited("done", "message IS NULL").await, 0);
     world.start_server().await;
     count(&world, "same", "new", 2, 25 * 60).await;
     world.report_all().await;

@@ -87,7 +87,9 @@ fn assert_aborted(ended: Result<Changed, Error>) {
     let refused = ended.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::ChangeAborted), "{refused}");
     assert_eq!(refused.kind(), ErrorKind::Precondition);
-    assert!(refused.to_string().contains("ada aborted"), "{refused}");
+    let text = refused.to_string();
+    assert!(text.contains("ada (no key, 127.0.0.1:"), "{text}");
+    assert!(text.contains(") aborted the change"), "{text}");
 }
 
 async fn prices(world: &World) -> Vec<String> {

@@ -2,8 +2,10 @@
 
 pub(crate) mod certificates;
 pub(crate) mod commit_lock;
+pub(crate) mod documented;
 pub(crate) mod flaky_server;
 pub(crate) mod memory_folder;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod postgres_proxy;
 pub(crate) mod python;

@@ -6,7 +6,7 @@ use crate::support::world::Engine;
 /// A part of a statement, what its plan may do, and why.
 type Exception = (&'static str, Fault, &'static str);
 
-const EXCEPTIONS: [Exception; 26] = [
+const EXCEPTIONS: [Exception; 35] = [
     (
         "WHERE COALESCE(reported_at, first_sent_at, ?) >= ? GROUP BY account_id, meter",
         Fault::ReadsInFull,
@@ -46,6 +46,51 @@ const EXCEPTIONS: [Exception; 26] = [
         "FROM commits UNION ALL SELECT kind, state",
         Fault::ReadsInFull,
         "the ledger check sums every report and commit, in one snapshot",
+    ),
+    (
+        r#"DELETE FROM "boundary_changes" WHERE "boundary_changes"."account_id" = ?"#,
+        Fault::ReadsInFull,
+        "the deletion of an account reads the changes of a day, once",
+    ),
+    (
+        r#"FROM "report_runs" WHERE"#,
+        Fault::ReadsInFull,
+        "a list by state reads runs until its page is full: there is one a day, besides those that admins force",
+    ),
+    (
+        ") AS step ORDER BY id DESC LIMIT 1",
+        Fault::ReadsInFull,
+        "finds where the next thousand rows of a search end, by the primary key",
+    ),
+    (
+        r#"FROM "report_decisions" WHERE "report_decisions"."decided_at" < ? AND (NOT EXISTS"#,
+        Fault::Costs,
+        "looks by the primary key for the report of each old decision: decisions are made by people",
+    ),
+    (
+        r#"FROM "usage_reports" WHERE "usage_reports"."meter" = ? AND "usage_reports"."number" < ? AND (state || '') IN (?)"#,
+        Fault::Costs,
+        "the last reports of one state: more than 5,000 are read in parts, with the number of the lowest one",
+    ),
+    (
+        r#"FROM "usage_reports" WHERE "usage_reports"."meter" = ? AND (window_start + 0) >= ?"#,
+        Fault::Costs,
+        "the same within a time",
+    ),
+    (
+        r#"WHERE (state || '') IN (?) ORDER BY "usage_reports"."number" DESC LIMIT ? OFFSET ?"#,
+        Fault::Costs,
+        "skips 5,000 reports of one state, to find the lowest one of a part",
+    ),
+    (
+        "instr(",
+        Fault::Costs,
+        "a step of the search for an id in texts reads a thousand rows and keeps few",
+    ),
+    (
+        "strpos(",
+        Fault::Costs,
+        "a step of the search for an id in texts reads a thousand rows and keeps few",
     ),
     (
         r#"FROM "folded_reports" GROUP BY "folded_reports"."archive""#,
@@ -140,7 +185,7 @@ const EXCEPTIONS: [Exception; 26] = [
 ];
 
 /// What else the plan of a statement may do without statistics, and why.
-const WITHOUT_STATISTICS: [Exception; 2] = [
+const WITHOUT_STATISTICS: [Exception; 3] = [
     (
         r#"AND (state IN ('closed', 'sending', 'unknown', 'uncharged')) AND "usage_reports"."state" <> ?"#,
         Fault::ReadsInFull,
@@ -150,6 +195,11 @@ const WITHOUT_STATISTICS: [Exception; 2] = [
         r#"AND (("all_reports"."window_start" >= ? AND "all_reports"."window_start" < ?) OR "all_reports"."bill_at" >= ?)"#,
         Fault::Costs,
         "reads the reports of one account, of which PostgreSQL expects 5,000 then",
+    ),
+    (
+        "FROM customers WHERE account_id = ? ORDER BY customer LIMIT ?",
+        Fault::ReadsInFull,
+        "PostgreSQL expects an account to have one customer in two hundred then, and reads them in their order",
     ),
 ];
 
@@ -170,11 +220,12 @@ pub(super) fn reason(shape: &str, has_statistics: bool, fault: Fault) -> Option<
 }
 
 /// Functions that send statements to `PostgreSQL` alone. The names of others end with their engine.
-const OF_POSTGRES: [&str; 6] = [
-    "counting_connections",
+const OF_POSTGRES: [&str; 7] = [
+    "connections_named",
     "has_citus",
     "insecure_settings",
     "lock",
+    "lock_rows",
     "lock_and_decide",
     "lock_corrections",
 ];
@@ -185,8 +236,16 @@ const OF_SQLITE: [&str; 1] = ["end_left_leases"];
 /// Functions whose statements no test in `recording.rs` sends. Each changes one row, found by its primary key.
 const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 
-/// Functions of commands: the first reads the table of migrations, and a backup reads everything.
-const OF_COMMANDS: [&str; 3] = ["unknown_migration", "check_integrity", "copy_into"];
+/// Functions of commands: the first reads the table of migrations, a backup and an export read
+/// everything, and leases are few.
+const OF_COMMANDS: [&str; 6] = [
+    "find_unknown_migration",
+    "check_integrity",
+    "copy_into",
+    "held_leases",
+    "list_decisions",
+    "runs_after",
+];
 
 /// Functions whose statements are for a distributed database.
 const OF_CITUS: [&str; 7] = [

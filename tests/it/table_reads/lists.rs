@@ -4,7 +4,7 @@
 /// The most values that the store puts in one list, if it is none of the following.
 const LONG: usize = 1_000;
 /// The lists of other lengths: a part of the statement, and the most values. Meters have no limit; a service has few.
-const LENGTHS: [(&str, usize); 8] = [
+const LENGTHS: [(&str, usize); 9] = [
     (r#""commits"."id" IN"#, 2_000),
     // Closes a page of reports.
     (r#"SET "period_end" = "window_end""#, 200),
@@ -22,6 +22,8 @@ const LENGTHS: [(&str, usize); 8] = [
         r#"FROM "subscriptions" WHERE "subscriptions"."account_id" IN"#,
         100,
     ),
+    // The runs whose reports are counted: they have 100,000 together.
+    (r#""usage_reports"."run_id" IN"#, 100),
     // The items of a subscription.
     (r#""billing_periods"."item" IN"#, 20),
 ];

@@ -9,7 +9,15 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 57] = [
+const TESTS: [(&str, &str); 69] = [
+    (
+        "client::usagectl::operators",
+        "an_account_is_found_by_its_customer",
+    ),
+    (
+        "client::usagectl::operators",
+        "runs_are_listed_with_their_results",
+    ),
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -27,12 +35,29 @@ const TESTS: [(&str, &str); 57] = [
         "entries_are_filtered_and_paged",
     ),
     (
+        "operations::access::batches",
+        "a_batch_is_recognised_after_the_first_key",
+    ),
+    (
+        "operations::access::batches",
+        "denied_items_are_counted_once_by_a_later_key_of_the_caller",
+    ),
+    (
         "operations::access::keys",
         "a_revoked_key_is_refused_on_every_replica",
     ),
     (
         "operations::access::keys",
         "keys_are_listed_with_their_use_and_without_secrets",
+    ),
+    ("operations::deletion", "an_id_is_free_again_after_36_days"),
+    (
+        "operations::deletion::export",
+        "an_export_has_every_row_of_the_account_and_none_of_others",
+    ),
+    (
+        "operations::deletion::traces",
+        "the_id_of_a_deleted_account_stands_nowhere",
     ),
     (
         "operations::doctor",
@@ -78,6 +103,10 @@ const TESTS: [(&str, &str); 57] = [
         "usage_that_was_folded_is_not_billed_by_a_later_link",
     ),
     (
+        "reporting::folding::records",
+        "old_records_are_archived_and_then_deleted",
+    ),
+    (
         "reporting::folding::totals",
         "folded_usage_is_reconciled_as_before",
     ),
@@ -94,6 +123,14 @@ const TESTS: [(&str, &str); 57] = [
         "complete_usage_reconciles_to_the_last_millisecond_of_the_period",
     ),
     ("reporting::reconciliation", "reconciled_accounts_are_paged"),
+    (
+        "operations::doctor::running",
+        "keys_that_expire_are_told_of",
+    ),
+    (
+        "reporting::report_list",
+        "reports_are_found_by_meter_customer_and_time",
+    ),
     (
         "reporting::report_list",
         "reports_are_listed_newest_first_and_filtered",
@@ -225,6 +262,14 @@ const TESTS: [(&str, &str); 57] = [
     (
         "reporting::stripe_accounts",
         "what_the_former_account_may_have_is_never_sent_again",
+    ),
+    (
+        "operations::deletion",
+        "an_account_whose_period_goes_on_is_not_deleted",
+    ),
+    (
+        "subscriptions::invoice_comparison::overlapping",
+        "usage_that_two_items_charge_is_told_once",
     ),
 ];
 

@@ -100,8 +100,9 @@ fn in_dialect(values: &str, engine: Engine) -> String {
 }
 
 /// Tables with few rows, whatever the number of accounts.
-const SMALL_TABLES: [&str; 5] = [
+const SMALL_TABLES: [&str; 6] = [
     "boundary_version",
+    "deletion_salts",
     "job_cursors",
     "leases",
     "sending",
@@ -110,7 +111,7 @@ const SMALL_TABLES: [&str; 5] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 22] = [
+const TABLES: [(&str, &str, u64, &str); 23] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -166,9 +167,9 @@ const TABLES: [(&str, &str, u64, &str); 22] = [
     ),
     (
         "batch_keys",
-        "key, fingerprint, results, created_at",
+        "caller, key, fingerprint, results, created_at",
         100_000,
-        "'batch-' || i, 'fingerprint', '', NOW - i * 30000",
+        "'backend', 'batch-' || i, 'fingerprint', '', NOW - i * 30000",
     ),
     (
         "commits",
@@ -276,9 +277,15 @@ const TABLES: [(&str, &str, u64, &str); 22] = [
     ),
     (
         "audit_entries",
-        "id, at, key_id, key_name, address, request_id, action, account_id, outcome",
+        "id, at, actor, key_id, key_name, address, action_id, request_id, action, account_id, outcome",
         200_000,
-        "ID(i!), NOW - i * 1000, 'key-' || (i % 50), 'name', '127.0.0.1:1', 'request-' || (i / 2), 'PutAccount', \
+        "ID(i!), NOW - i * 1000, 'key', 'key-' || (i % 50), 'name', '127.0.0.1:1', ID(i / 2!), '', 'PutAccount', \
          'account-' || (i % 50000), CASE WHEN i % 2 = 0 THEN 'begun' ELSE 'done' END",
+    ),
+    (
+        "deleted_accounts",
+        "digest, deleted_at, anonymised_at",
+        20_000,
+        "'digest-' || i, NOW - i * 1000, NOW - i * 1000",
     ),
 ];

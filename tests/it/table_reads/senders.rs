@@ -18,7 +18,12 @@ const BUILT: [&str; 6] = [
 ];
 const CONNECTIONS: [&str; 4] = ["&self.", "&tx)", "tx)", "db)"];
 /// The files through which all statements pass.
-const PASSED: [&str; 2] = ["store/connection.rs", "store/driver_pool.rs"];
+const PASSED: [&str; 4] = [
+    "store/bounced.rs",
+    "store/connection.rs",
+    "store/driver_pool.rs",
+    "store/driver_transaction.rs",
+];
 
 /// A function.
 #[derive(Clone, Debug, PartialEq, Eq)]

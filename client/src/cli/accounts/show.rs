@@ -2,8 +2,8 @@
 
 use super::rows;
 use crate::{
-    Account, BillingPeriod, Error, ErrorKind, Get, InvoiceState, ListReports, Reconcile,
-    ReconciledUsage, ReportPage, Subscription, Usage, UsageClient,
+    Account, BillingPeriod, Error, ErrorKind, Get, InvoiceState, ListAccounts, ListReports,
+    Reconcile, ReconciledUsage, ReportPage, Subscription, Usage, UsageClient,
     cli::{
         Streams,
         exit::Failure,
@@ -12,12 +12,13 @@ use crate::{
         reconcile, reports,
     },
 };
+use chrono::{DateTime, Days, TimeDelta, Utc};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// The account
+    /// The account, or the Stripe customer that it is linked to, cus_...
     account: String,
     /// The newest reports to show
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -29,6 +30,9 @@ pub(super) struct Show {
 
 /// Billing periods that are shown, the newest ones.
 const MAX_PERIODS: usize = 20;
+/// The time whose billing periods are compared: the current one and the last three months'.
+const COMPARED: Days = Days::new(100);
+const CUSTOMER_PREFIX: &str = "cus_";
 
 pub(super) async fn run(
     client: &UsageClient,
@@ -37,22 +41,24 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let account = match client.get_account(&show.account).await {
         Ok(account) => Some(account),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            account_of_customer(client, &show.account).await?
+        }
         Err(error) => return Err(error.into()),
     };
-    let of_account = ListReports::new().account(&show.account);
+    let id = account
+        .as_ref()
+        .map_or(&show.account, |one| &one.account_id);
+    let of_account = ListReports::new().account(id);
     let limit = usize::try_from(show.reports).unwrap_or(usize::MAX);
     let page = client.list_all_reports(of_account, limit).await?;
     if account.is_none() && page.reports.is_empty() && page.archives.is_empty() {
-        let nothing = format!(
-            "nothing was ever counted for {:?}, and it is not linked",
-            show.account
-        );
+        let nothing = format!("nothing was ever counted for {id:?}, and it is not linked");
         return Err(Failure::Local(nothing));
     }
-    let usage = client.get(Get::account(&show.account)).await?;
+    let usage = client.get(Get::account(id)).await?;
     // A server without a Stripe key compares nothing, and Stripe may take longer than the deadline.
-    let compared = match compared(client, &show.account).await {
+    let compared = match compared(client, id, usage.as_of).await {
         Ok(compared) => compared,
         Err(error) => {
             writeln!(
@@ -76,15 +82,38 @@ pub(super) async fn run(
         if rows.is_empty() {
             writeln!(streams.out, "none")?;
         } else {
-            writeln!(streams.out, "{}", rows.table())?;
+            rows.print_table(streams)?;
         }
     }
     Ok(())
 }
 
-/// The comparison of the current billing periods. A key that is limited to the account may ask for it.
-async fn compared(client: &UsageClient, account: &str) -> Result<Vec<ReconciledUsage>, Error> {
-    let page = client.reconcile(Reconcile::new().account(account)).await?;
+/// The account that is linked to a customer; none if the text is no customer's, or no account is linked to it.
+async fn account_of_customer(client: &UsageClient, text: &str) -> Result<Option<Account>, Failure> {
+    if !text.starts_with(CUSTOMER_PREFIX) {
+        return Ok(None);
+    }
+    let page = client
+        .list_accounts(ListAccounts::new().customer(text))
+        .await;
+    match page {
+        Ok(page) => Ok(page.accounts.into_iter().next()),
+        // A key that is limited to accounts may not look customers up. An account can be named like this, too.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The comparison of the last billing periods. A key that is limited to the account may ask for it.
+async fn compared(
+    client: &UsageClient,
+    account: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<ReconciledUsage>, Error> {
+    let since = now.checked_sub_days(COMPARED).unwrap_or(now);
+    let until = now.checked_add_signed(TimeDelta::seconds(1)).unwrap_or(now);
+    let question = Reconcile::new().account(account).period(since, until);
+    let page = client.reconcile(question).await?;
     Ok(page.rows)
 }
 
@@ -101,7 +130,7 @@ fn sections(
             decisions.push(vec![
                 json!(report.id),
                 rfc3339(one.decided_at),
-                json!(format!("{:?}", one.action)),
+                json!(one.action.to_string()),
                 json!(one.from_state.to_string()),
                 json!(one.reason),
                 json!(one.requested_by),
@@ -118,7 +147,7 @@ fn sections(
             json!(one.price),
             rfc3339(one.period.start),
             rfc3339(one.period.end),
-            json!(format!("{:?}", one.finding)),
+            json!(one.finding.to_string()),
             json!(one.reported),
             json!(one.invoiced),
             json!(invoices.join(" ")),

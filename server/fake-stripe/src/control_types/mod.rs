@@ -74,6 +74,8 @@ pub struct LoggedRequest {
     pub event_name: Option<String>,
     /// The `Idempotency-Key` header.
     pub idempotency_key: Option<String>,
+    /// The `traceparent` header.
+    pub traceparent: Option<String>,
     /// The HTTP status of the response; `None` while it runs, and if its connection was broken.
     pub status: Option<u16>,
     /// Whether processing ended, with or without a response.

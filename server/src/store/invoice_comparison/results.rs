@@ -22,7 +22,10 @@ use crate::{
         usage_report::{self, UsageReportState},
     },
     error::Result,
-    store::{Store, connection::Transaction, invoice_comparison::overlapping::compare_again},
+    store::{
+        Store, connection::Transaction, deleted_accounts::is_deleted,
+        invoice_comparison::overlapping::compare_again,
+    },
 };
 
 /// The number of reports that one statement changes.
@@ -66,7 +69,12 @@ impl Store {
     ) -> Result<Recorded> {
         let period = result.period;
         let recorded_at = self.now().await?;
-        let tx = self.begin().await?;
+        let tx = self.begin_within_boundaries().await?;
+        if is_deleted(&tx, &period.account_id).await? {
+            // Its rows are moving to another id.
+            tx.rollback().await?;
+            return Ok(Recorded::Stale);
+        }
         let mut recorded = Recorded::Same;
         if let Some(compared) = result.judgement.compared {
             let key = (
@@ -119,11 +127,13 @@ impl Store {
         for period in periods {
             let recorded_at = self.now().await?;
             let tx = self.begin().await?;
-            let stored = lock_period(&tx, period).await?;
-            if is_outdated(now, stored.compared_at, recorded_at) {
+            // Its account may have been deleted: the period has another one then.
+            let stored = find_locked_period(&tx, period).await?;
+            let stored = stored.filter(|row| !is_outdated(now, row.compared_at, recorded_at));
+            let Some(stored) = stored else {
                 tx.rollback().await?;
                 continue;
-            }
+            };
             let since = stored.compare_failing_since.unwrap_or(now);
             set_times(period, now, Some(until))
                 .col_expr(P::CompareFailingSince, Expr::value(since))
@@ -140,16 +150,23 @@ async fn lock_period(
     tx: &Transaction,
     period: &BillingPeriod,
 ) -> std::result::Result<billing_period::Model, DbErr> {
+    let row = find_locked_period(tx, period).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound(format!("a billing period of item {}", period.item)))
+}
+
+async fn find_locked_period(
+    tx: &Transaction,
+    period: &BillingPeriod,
+) -> std::result::Result<Option<billing_period::Model>, DbErr> {
     let key = (
         period.account_id.clone(),
         period.item.clone(),
         period.period_start,
     );
-    let row = billing_period::Entity::find_by_id(key)
+    billing_period::Entity::find_by_id(key)
         .lock_exclusive()
         .one(tx)
-        .await?;
-    row.ok_or_else(|| DbErr::RecordNotFound(format!("a billing period of item {}", period.item)))
+        .await
 }
 
 /// When a period is compared again: what a webhook has asked for while its invoices were read comes first. Times far

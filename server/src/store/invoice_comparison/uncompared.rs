@@ -19,7 +19,13 @@ use crate::{
     },
     entity::{billing_period, invoice_comparison, subscription},
     error::Result,
-    store::{Store, cursors::is_overtaken, of_shard::lock_rows, unindexed},
+    store::{
+        Store,
+        cursors::is_overtaken,
+        deleted_accounts::{find_deleted, read_salts},
+        of_shard::lock_rows,
+        unindexed,
+    },
 };
 
 /// The name of the job, under which its place is stored.
@@ -89,8 +95,15 @@ impl Store {
             return Ok(Some(Vec::new()));
         }
         let now = self.now().await?;
-        let tx = self.begin().await?;
+        let tx = self.begin_within_boundaries().await?;
         if is_overtaken(&tx, UNCOMPARED_USAGE, begun_at, now).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let salts = read_salts(&tx).await?;
+        let accounts = found.iter().map(|usage| &usage.account_id);
+        if !find_deleted(&tx, &salts, accounts).await?.is_empty() {
+            // Its rows got another id since they were read, and are read again.
             tx.rollback().await?;
             return Ok(None);
         }

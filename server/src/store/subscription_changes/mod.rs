@@ -14,6 +14,7 @@ use super::{
     Store,
     boundaries::record_boundary_change,
     close::close_account,
+    deleted_accounts::check_not_deleted,
     heartbeat::is_abandoned,
     links::{end_link, find_account, first_free_instant, insert_link},
     reassign::{reassign_open_reports, relink_reports},
@@ -69,6 +70,7 @@ impl Store {
         clock: impl FnOnce() -> Millis + Send,
     ) -> Result<(SubscriptionChange, bool)> {
         let tx = self.begin_requested_change().await?;
+        check_not_deleted(&tx, &new.account_id).await?;
         if let Some(other) = find_unfinished(&tx, &new.account_id).await? {
             tx.rollback().await?;
             return Ok((other, false));

@@ -22,6 +22,7 @@ use crate::{
         Store,
         boundaries::record_boundary_change,
         connection::Transaction,
+        deleted_accounts::is_deleted,
         links::{end_link, find_account, insert_link, read_links_of, taken_until},
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
     },
@@ -43,7 +44,8 @@ impl Store {
             let key = (row.account_id.clone(), row.subscription.clone());
             let current = subscription::Entity::find_by_id(key).one(&tx).await?;
             // A sync may have found meanwhile that it goes on.
-            if current.is_none_or(|current| current.cancel_at != row.cancel_at) {
+            let goes_on = current.is_none_or(|current| current.cancel_at != row.cancel_at);
+            if goes_on || is_deleted(&tx, &row.account_id).await? {
                 tx.rollback().await?;
                 continue;
             }
@@ -88,7 +90,8 @@ impl Store {
         let ended = match find_account(&tx, account_id).await? {
             Some(account)
                 if bills_to(&account, customer)
-                    && !is_outdated(read_at, Some(account.link.recorded_at), now) =>
+                    && !is_outdated(read_at, Some(account.link.recorded_at), now)
+                    && !is_deleted(&tx, account_id).await? =>
             {
                 end_link(&tx, &account, (now, false), now).await?
             }

@@ -21,8 +21,8 @@ use crate::{
     entity::billing_period::{self, BillingPeriodInvoiceState},
     error::Result,
     store::{
-        Store, boundaries::record_boundary_change, reassign::reassign_open_reports, rows,
-        send_order::forget_send_by,
+        Store, boundaries::record_boundary_change, deleted_accounts::is_deleted,
+        reassign::reassign_open_reports, rows, send_order::forget_send_by,
     },
 };
 
@@ -97,6 +97,10 @@ impl Store {
     ) -> Result<()> {
         let (account_id, subscription) = synced;
         let tx = self.begin_moving_boundaries().await?;
+        if is_deleted(&tx, account_id).await? {
+            tx.rollback().await?;
+            return Ok(());
+        }
         let known = periods_of(&tx, account_id, subscription).await?;
         let mut has_new = false;
         for period in invoiced {

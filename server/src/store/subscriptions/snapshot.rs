@@ -31,6 +31,7 @@ use crate::{
     store::{
         Store,
         boundaries::record_boundary_change,
+        deleted_accounts::is_deleted,
         links::find_account,
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
         report_states::{at_once, is_due},
@@ -61,6 +62,10 @@ impl Store {
         now: Millis,
     ) -> Result<bool> {
         let tx = self.begin_moving_boundaries().await?;
+        if is_deleted(&tx, account_id).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
         let Some(account) = find_account(&tx, account_id).await? else {
             tx.rollback().await?;
             return Ok(false);

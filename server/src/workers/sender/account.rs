@@ -82,10 +82,12 @@ impl Sender {
         let at = now.checked_add(wait).unwrap_or(now);
         self.check_again = Some((at, failures.saturating_add(1)));
         let why = failure.message();
-        tracing::warn!(
-            why,
-            "the Stripe account could not be checked: nothing is sent until it is"
-        );
+        if failures == 0 {
+            tracing::warn!(
+                why,
+                "the Stripe account could not be checked: nothing is sent until it is"
+            );
+        }
         self.explain(why).await?;
         if matches!(failure, Failure::Denied(_)) {
             self.pause(Pause::KeyRefused);

@@ -26,6 +26,15 @@ const MAY_ARRIVE_MS: Millis = 25 * SECOND_MS;
 /// The interval of the heartbeat while the abort waits.
 const HEARTBEAT_MS: Millis = 5 * SECOND_MS;
 
+/// The result of an abort.
+#[derive(Clone, Debug)]
+pub(crate) struct Aborted {
+    /// The change as it was.
+    pub(crate) before: SubscriptionChange,
+    /// It now; none if it was aborted before.
+    pub(crate) after: Option<SubscriptionChange>,
+}
+
 impl SubscriptionChanges {
     /// Aborts the change in progress of an account. Repeating the call returns the aborted change.
     ///
@@ -35,9 +44,12 @@ impl SubscriptionChanges {
         &self,
         account_id: &AccountId,
         requested_by: &str,
-    ) -> Result<SubscriptionChange> {
+    ) -> Result<Aborted> {
         let Some(seen) = self.store.find_change(account_id).await? else {
-            return self.aborted_before(account_id).await;
+            return Ok(Aborted {
+                before: self.aborted_before(account_id).await?,
+                after: None,
+            });
         };
         let now = self.store.now_as_read().await?;
         let holder = self.new_holder();
@@ -67,16 +79,12 @@ impl SubscriptionChanges {
         if !undone {
             return Err(moved_on());
         }
-        tracing::warn!(
-            account = %account_id,
-            change = %change.id,
-            kind = ?change.kind,
-            step = ?change.step,
-            requested_by,
-            "a change was aborted; the subscription is as before"
-        );
         self.signals.send.wake();
-        self.store.get_change(account_id, change.id).await
+        let after = self.store.get_change(account_id, change.id).await?;
+        Ok(Aborted {
+            before: change,
+            after: Some(after),
+        })
     }
 
     async fn aborted_before(&self, account_id: &AccountId) -> Result<SubscriptionChange> {

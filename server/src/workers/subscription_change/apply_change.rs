@@ -291,12 +291,12 @@ impl SubscriptionChanges {
             .finish_change(change, &snapshot, self.sync.slots, now)
             .await?;
         self.signals.send.wake();
-        tracing::info!(change = %change.id, kind = ?change.kind, "the subscription was changed");
+        tracing::info!(account = %change.account_id, change = %change.id, kind = change.kind.name(), "the subscription was changed");
         Ok(Progress::Ended)
     }
 
     async fn undo(&self, change: &SubscriptionChange, step: Step, why: &str) -> Result<Progress> {
-        tracing::warn!(change = %change.id, why, "a change was not made; the subscription is as before");
+        tracing::warn!(account = %change.account_id, change = %change.id, why, "a change was not made; the subscription is as before");
         self.store
             .undo_change(
                 change,

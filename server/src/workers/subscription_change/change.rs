@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::SubscriptionChanges;
+use super::{BegunChange, SubscriptionChanges};
 use crate::{
     domain::{
         DAY_MS, Millis, SECOND_MS,
@@ -14,8 +14,10 @@ use crate::{
         followed_subscriptions::FollowedSubscriptions,
         run::Scope,
         subscription_change::{ChangeKind, Step, SubscriptionChange},
+        subscription_status::SubscriptionStatus,
     },
     error::{Error, Result},
+    request_context::RequestContext,
     store::subscription_changes::NewChange,
     stripe::{Failure, subscriptions::Subscription},
     workers::subscription_sync::{snapshot, sync::SyncError},
@@ -45,6 +47,64 @@ pub(crate) enum RequestedChange {
     CancelAtPeriodEnd,
 }
 
+/// A subscription as Stripe showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubscriptionState {
+    /// `sub_...`
+    pub(crate) subscription: String,
+    /// Its status.
+    pub(crate) status: SubscriptionStatus,
+    /// The prices of its items.
+    pub(crate) prices: Vec<String>,
+    /// When it ends.
+    pub(crate) cancel_at: Option<Millis>,
+}
+
+impl SubscriptionState {
+    fn of(shown: &Subscription) -> Self {
+        let prices = shown.items.iter().map(|item| item.price.id.clone());
+        Self {
+            subscription: shown.id.clone(),
+            status: shown.status.clone(),
+            prices: prices.collect(),
+            cancel_at: shown.cancel_at,
+        }
+    }
+}
+
+/// The result of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChangeDone {
+    /// The change, if one was needed.
+    pub(crate) change: Option<SubscriptionChange>,
+    /// The subscription as this call found it; absent if it only waited for a change in progress, or for one of before.
+    pub(crate) before: Option<SubscriptionState>,
+    /// The subscription as Stripe showed it after an end that was scheduled.
+    pub(crate) after: Option<SubscriptionState>,
+}
+
+impl ChangeDone {
+    fn now(
+        before: SubscriptionState,
+        change: Option<SubscriptionChange>,
+        after: Option<SubscriptionState>,
+    ) -> Self {
+        Self {
+            change,
+            before: Some(before),
+            after,
+        }
+    }
+
+    fn earlier(change: Option<SubscriptionChange>) -> Self {
+        Self {
+            change,
+            before: None,
+            after: None,
+        }
+    }
+}
+
 impl RequestedChange {
     fn encode(&self) -> String {
         match self {
@@ -72,15 +132,16 @@ impl RequestedChange {
 }
 
 impl SubscriptionChanges {
-    /// Changes an account's subscription as requested, and waits for the result. Returns the change, if one was needed.
+    /// Changes an account's subscription as requested, and waits for the result.
     pub(crate) async fn change(
         &self,
         account_id: &AccountId,
         requested: RequestedChange,
         requested_by: String,
-    ) -> Result<Option<SubscriptionChange>> {
+    ) -> Result<ChangeDone> {
         if let Some(in_progress) = self.store.find_change(account_id).await? {
-            return self.join(in_progress, &requested).await.map(Some);
+            let joined = self.join(in_progress, &requested).await?;
+            return Ok(ChangeDone::earlier(Some(joined)));
         }
         let account = self
             .store
@@ -89,22 +150,25 @@ impl SubscriptionChanges {
             .ok_or_else(|| Error::AccountNotFound(account_id.to_string()))?;
         let cancels = !matches!(requested, RequestedChange::Prices(_));
         if cancels && matches!(account.link.billing, Billing::Ended { .. }) {
-            return self.store.last_change(account_id).await;
+            let last = self.store.last_change(account_id).await?;
+            return Ok(ChangeDone::earlier(last));
         }
         let (found, live_snapshot, followed) = self
             .live_subscription(account_id, &account.link.billing)
             .await?;
         if cancels && let Some(made) = self.made_before(account_id, &requested, &found).await? {
-            return Ok(Some(made));
+            return Ok(ChangeDone::earlier(Some(made)));
         }
+        let before = SubscriptionState::of(&found);
         if requested == RequestedChange::CancelAtPeriodEnd {
-            self.cancel_at_period_end(account_id, &found).await?;
-            return Ok(None);
+            let after = self.cancel_at_period_end(account_id, &found).await?;
+            tracing::info!(account = %account_id, subscription = found.id, requested_by, "the subscription ends with its billing period");
+            return Ok(ChangeDone::now(before, None, Some(after)));
         }
         let kind = match &requested {
             RequestedChange::Prices(prices) => {
                 if self.check_prices(&found, &followed, prices).await? {
-                    return Ok(None);
+                    return Ok(ChangeDone::now(before, None, None));
                 }
                 ChangeKind::ChangePlan
             }
@@ -130,12 +194,17 @@ impl SubscriptionChanges {
         self.store.retry_now(&scope).await?;
         self.signals.send.wake();
         if is_new {
-            if let Err(error) = self.begun.try_send(begun.clone()) {
+            log_begin(&begun);
+            if let Err(error) = self.begun.try_send(BegunChange {
+                change: begun.clone(),
+                request: RequestContext::current(),
+            }) {
                 tracing::warn!(%error, "too many changes were begun at once; this one is found in the database later");
             }
             self.signals.change.wake();
         }
-        self.join(begun, &requested).await.map(Some)
+        let done = self.join(begun, &requested).await?;
+        Ok(ChangeDone::now(before, Some(done), None))
     }
 
     /// The cancel that a call repeats: since it was made, the account's link follows a subscription that lived beside the one
@@ -165,7 +234,7 @@ impl SubscriptionChanges {
         &self,
         account_id: &AccountId,
         found: &Subscription,
-    ) -> Result<()> {
+    ) -> Result<SubscriptionState> {
         // Noted first: usage after the end is not billable, whoever finds it.
         self.note_requested_end(account_id, found, true).await?;
         let key = format!("cancel-at-end-{}-{}", found.id, Uuid::now_v7());
@@ -181,11 +250,12 @@ impl SubscriptionChanges {
         };
         // A sync before Stripe made the change has forgotten it.
         self.note_requested_end(account_id, found, true).await?;
+        let after = SubscriptionState::of(&changed);
         let changed_at = self.sync.changed_at().await?;
         let meters = self.sync.meters().await.map_err(SyncError::from)?;
         let changed = FollowedSubscriptions::only(snapshot(&changed, &meters, changed_at));
         self.sync.apply(account_id, &changed).await?;
-        Ok(())
+        Ok(after)
     }
 
     async fn note_requested_end(
@@ -239,6 +309,17 @@ impl SubscriptionChanges {
             }
         }
     }
+}
+
+fn log_begin(change: &SubscriptionChange) {
+    tracing::info!(
+        account = %change.account_id,
+        change = %change.id,
+        kind = change.kind.name(),
+        subscription = change.subscription,
+        requested_by = change.requested_by,
+        "a change of a subscription begins"
+    );
 }
 
 pub(super) fn refused_or_unavailable(failure: &Failure) -> Error {

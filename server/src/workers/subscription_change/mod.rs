@@ -7,7 +7,7 @@
 //! [`change`] begins changes and waits for them, [`validate`] rejects invalid ones, the job [`unfinished`] applies them
 //! ([`apply_change`], [`drain`]), and [`abort`] ends one for an admin.
 
-mod abort;
+pub(crate) mod abort;
 mod apply_change;
 pub(crate) mod change;
 mod drain;
@@ -24,6 +24,7 @@ use super::{subscription_sync::SubscriptionSync, wake::Signals};
 use crate::{
     clock::Clock,
     domain::{Millis, subscription_change::SubscriptionChange},
+    request_context::RequestContext,
     store::Store,
     stripe::Stripe,
 };
@@ -41,9 +42,16 @@ pub(crate) struct SubscriptionChanges {
     /// The name of this replica as the holder of changes.
     replica: String,
     /// The changes begun here, for the job. If the queue is full, the job finds a change in the database.
-    begun: mpsc::Sender<SubscriptionChange>,
+    begun: mpsc::Sender<BegunChange>,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
+}
+
+/// A change that was begun here, and the request that began it.
+#[derive(Debug)]
+pub(crate) struct BegunChange {
+    change: SubscriptionChange,
+    request: Option<RequestContext>,
 }
 
 /// Dependencies of changes.
@@ -53,7 +61,7 @@ pub(crate) struct Deps {
     pub(crate) clock: Clock,
     pub(crate) wait_ms: Millis,
     pub(crate) replica: String,
-    pub(crate) begun: mpsc::Sender<SubscriptionChange>,
+    pub(crate) begun: mpsc::Sender<BegunChange>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) shutdown: CancellationToken,
 }

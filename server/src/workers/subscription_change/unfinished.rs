@@ -6,15 +6,17 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
-    SubscriptionChanges,
+    BegunChange, SubscriptionChanges,
     apply_change::{ASK_INTERVAL, Progress},
 };
 use crate::{
     domain::{Millis, subscription_change::SubscriptionChange},
     error::Result,
+    request_context::{RequestContext, within},
     store::heartbeat::ABANDONED_MS,
     workers::{
         backoff::after_failures,
@@ -37,7 +39,7 @@ const MAX_REQUESTS: u32 = 20;
 /// Applies changes.
 pub(crate) struct UnfinishedChanges {
     changes: Arc<SubscriptionChanges>,
-    begun: mpsc::Receiver<SubscriptionChange>,
+    begun: mpsc::Receiver<BegunChange>,
     interval: Duration,
     /// The steps in progress. Their results are the changes as they are then.
     steps: Tasks<Uuid, (SubscriptionChange, Result<Progress>)>,
@@ -47,6 +49,8 @@ pub(crate) struct UnfinishedChanges {
 /// A change that this replica applies.
 struct OwnChange {
     change: SubscriptionChange,
+    /// The request that began it, if it was begun here.
+    request: Option<RequestContext>,
     renewed: Instant,
     /// When its next step is due.
     due: Instant,
@@ -72,7 +76,7 @@ impl OwnChange {
 impl UnfinishedChanges {
     pub(crate) fn new(
         changes: Arc<SubscriptionChanges>,
-        begun: mpsc::Receiver<SubscriptionChange>,
+        begun: mpsc::Receiver<BegunChange>,
         interval: Duration,
     ) -> Self {
         Self {
@@ -88,10 +92,11 @@ impl UnfinishedChanges {
         self.own.len() >= CHANGES_AT_ONCE
     }
 
-    fn add(&mut self, change: SubscriptionChange) {
+    fn add(&mut self, change: SubscriptionChange, request: Option<RequestContext>) {
         let now = Instant::now();
         let own = OwnChange {
             change,
+            request,
             renewed: now,
             due: now,
             requests: 0,
@@ -111,10 +116,17 @@ impl UnfinishedChanges {
             if wait.is_zero() {
                 let changes = Arc::clone(&self.changes);
                 let mut change = own.change.clone();
-                self.steps.start(*id, async move {
+                let request = own.request.clone();
+                let request_id = request
+                    .as_ref()
+                    .map(|request| tracing::field::display(&request.id));
+                let span = tracing::error_span!("subscription_change", change = %id, request_id);
+                let step = async move {
                     let progress = changes.advance(&mut change).await;
                     (change, progress)
-                });
+                };
+                let step = async move { within(request, step).await }.instrument(span);
+                self.steps.start(*id, step);
             } else {
                 next = Some(next.map_or(wait, |next| next.min(wait)));
             }
@@ -181,9 +193,9 @@ impl Job for UnfinishedChanges {
         self.take_ended();
         self.renew(now).await?;
         while !self.is_full()
-            && let Ok(change) = self.begun.try_recv()
+            && let Ok(BegunChange { change, request }) = self.begun.try_recv()
         {
-            self.add(change);
+            self.add(change, request);
         }
         let store = self.changes.store.clone();
         let left_since = now.saturating_sub(ABANDONED_MS);
@@ -196,7 +208,7 @@ impl Job for UnfinishedChanges {
             if store.claim_change(&change, &holder, now).await? {
                 tracing::warn!(change = %change.id, step = ?change.step, "a replica abandoned a change; this replica continues it");
                 change.holder = holder;
-                self.add(change);
+                self.add(change, None);
             }
         }
         Ok(self.start_due().map_or(Next::Wait, Next::WaitAtMost))

@@ -38,6 +38,16 @@ async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
         assert_eq!(ran.code, code, "{flags:?}: {}", ran.err);
         assert!(!ran.err.contains(&key) && !ran.out.contains(&key));
     }
+    // It is told before it is sent to another machine in plain text.
+    let away = ["increment", "acct", "--api-key", &key, "--timeout", "1"];
+    let ran = usagectl("http://192.0.2.1:50051", &away).await;
+    assert_ne!(ran.code, 0);
+    assert!(
+        ran.err
+            .starts_with("warning: the API key is sent unencrypted"),
+        "{}",
+        ran.err
+    );
     let unknown = key.replace(&key[3..19], "0123456789abcdef");
     let ran = usagectl(world.endpoint(), &["get", "acct", "--api-key", &unknown]).await;
     assert_eq!(ran.code, 1);
@@ -145,6 +155,7 @@ async fn a_key_that_cannot_be_printed_is_named(world: World) {
             out,
             err,
             are_terminals: false,
+            width: None,
             stop: Box::pin(std::future::pending()),
         };
         cli::run(args, streams).await

@@ -1,12 +1,14 @@
 //! The command line `usagectl`: its output, its effect and its exit codes.
 
 mod admin;
+mod documented;
 mod import;
 mod import_bad_lines;
 mod import_cases;
 mod import_pipes;
 mod keys;
 mod operators;
+mod profiles;
 
 use std::{future, io};
 
@@ -59,6 +61,11 @@ async fn usagectl_on_terminal(server: &str, args: &[&str], input: &'static str) 
     run(server, args, input.as_bytes(), future::pending(), true).await
 }
 
+/// Runs a whole command line.
+async fn run_with_args(args: &[&str]) -> Ran {
+    run_whole(args, io::empty(), future::pending(), false).await
+}
+
 async fn run(
     server: &str,
     args: &[&str],
@@ -66,17 +73,26 @@ async fn run(
     stop: impl Future<Output = u8> + Send + 'static,
     are_terminals: bool,
 ) -> Ran {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
     let fixed = ["usagectl", "--server", server, "--timeout", "20"];
-    let args = fixed.iter().chain(args).copied();
+    run_whole(&[&fixed[..], args].concat(), input, stop, are_terminals).await
+}
+
+async fn run_whole(
+    args: &[&str],
+    input: impl io::Read + Send + 'static,
+    stop: impl Future<Output = u8> + Send + 'static,
+    are_terminals: bool,
+) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
     let streams = Streams {
         input: Box::new(input),
         out: &mut out,
         err: &mut err,
         are_terminals,
+        width: None,
         stop: Box::pin(stop),
     };
-    let code = cli::run(args, streams).await;
+    let code = cli::run(args.iter().copied(), streams).await;
     Ran {
         code,
         out: String::from_utf8(out).unwrap(),

@@ -4,7 +4,7 @@
 use chrono::TimeDelta;
 use fake_stripe::Fault;
 use serde_json::Value;
-use usage_client::ReportState;
+use usage_client::{PutAccount, ReportState};
 
 use super::{done, json, usagectl};
 use crate::support::world::{
@@ -21,6 +21,11 @@ on_both_engines!(
     everything_of_an_account_is_shown,
     a_week_is_the_sum_of_its_days,
     an_account_that_was_never_counted_is_told,
+    the_doctor_of_the_server_is_asked,
+    runs_are_listed_with_their_results,
+    an_account_is_found_by_its_customer,
+    reports_are_filtered,
+    rejected_reports_of_an_earlier_run_are_told,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -90,6 +95,10 @@ async fn usage_is_corrected_once(world: World) {
     .await;
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("BELOW_ZERO"), "{}", wrong.err);
+    let id = wrong.err.split("Request id: ").nth(1);
+    let id = id.and_then(|id| id.lines().next()).unwrap();
+    let audited = done(&world, &["audit", "--json"]).await;
+    assert!(audited.contains(id), "{id} is not in {audited}");
     let wrong = usagectl(world.endpoint(), &["correct", "acct", "0", "--reason", "x"]).await;
     assert_eq!(
         wrong.err.matches("quantity is 0").count(),
@@ -175,6 +184,10 @@ async fn everything_of_an_account_is_shown(mut world: World) {
     assert_eq!(shown["reconciliation"][0]["counted"], 11);
     assert_eq!(shown["reports"][0]["quantity"], 11);
     assert_eq!(shown["decisions"], Value::Array(Vec::new()));
+    // The customer leads to the same account.
+    let by_customer = json(&world, &["account", "show", "cus_acct", "--json"]).await;
+    assert_eq!(by_customer["account"], shown["account"]);
+    assert_eq!(by_customer["reports"], shown["reports"]);
     let screen = done(&world, &["account", "show", "acct"]).await;
     for part in ["billing periods", "sub_acct", "invoice lines", "none"] {
         assert!(screen.contains(part), "{part}: {screen}");
@@ -262,4 +275,161 @@ async fn completions_and_the_manual_need_no_server() {
     ] {
         assert!(manual.out.contains(part), "{part}");
     }
+}
+
+async fn the_doctor_of_the_server_is_asked(world: World) {
+    let ran = usagectl(world.endpoint(), &["doctor"]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("ok    health"), "{}", ran.out);
+    assert!(ran.out.contains("0 bad, "), "{}", ran.out);
+    let all = json(&world, &["doctor", "--settings", "--json"]).await;
+    assert_eq!(all["settings"]["STRIPE_SECRET_KEY"], "(set)", "{all}");
+    assert!(all["findings"][0]["check"].is_string(), "{all}");
+    let table = done(&world, &["doctor", "--settings"]).await;
+    assert!(table.contains("REPORT_SCHEDULE"), "{table}");
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(30)).await;
+    let refuse = Fault::status(400).on_path("/v1/billing/meter_events");
+    world.stripe().script(refuse).await.unwrap();
+    usagectl(world.endpoint(), &["report", "acct"]).await;
+    let ran = usagectl(world.endpoint(), &["doctor"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.out);
+    assert!(ran.err.contains("something bad: "), "{}", ran.err);
+    assert!(ran.err.contains("reports"), "{}", ran.err);
+    world.finish().await;
+}
+
+async fn runs_are_listed_with_their_results(mut world: World) {
+    let before = json(&world, &["runs", "--json"]).await;
+    let others = before.as_array().unwrap().len();
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.link_to_new_customer("bad", "cus_bad").await;
+    world.count("acct", 5, hours_ago(2)).await;
+    done(&world, &["report", "acct"]).await;
+    world.count("bad", 7, hours_ago(2)).await;
+    let refuse = Fault::status(400).on_path("/v1/billing/meter_events");
+    world.stripe().script(refuse).await.unwrap();
+    usagectl(world.endpoint(), &["report", "bad"]).await;
+    let runs = json(&world, &["runs", "--json"]).await;
+    assert_eq!(runs.as_array().unwrap().len(), others + 2, "{runs}");
+    let (latest, first) = (&runs[0], &runs[1]);
+    assert_eq!(
+        (&latest["trigger"], &latest["accounts"]),
+        (&"force".into(), &1.into())
+    );
+    assert_eq!(latest["state"], "closed");
+    assert_eq!(latest["closed"]["quantity"], 7);
+    assert_eq!(latest["rejected"]["reports"], 1, "{latest}");
+    assert_eq!(first["accepted"]["quantity"], 5, "{first}");
+    assert_eq!(first["rejected"]["reports"], 0);
+    // By time and by state, page by page.
+    let started = latest["started_at"].as_str().unwrap();
+    let early = json(&world, &["runs", "--end", started, "--json"]).await;
+    assert_eq!(early.as_array().unwrap().len(), others + 1, "{early}");
+    assert_eq!(early[0], *first);
+    let late = ["runs", "--start", started, "--state", "closed", "--json"];
+    let late = json(&world, &late).await;
+    assert_eq!(late.as_array().unwrap().len(), 1, "{late}");
+    let none = json(&world, &["runs", "--state", "closing,stalled", "--json"]).await;
+    assert_eq!(none, Value::Array(Vec::new()));
+    let page = usagectl(world.endpoint(), &["runs", "--limit", "1", "--json"]).await;
+    let token = page.err.split("--page-token ").nth(1).unwrap().trim();
+    let next = ["runs", "--limit", "1", "--page-token", token, "--json"];
+    assert_eq!(json(&world, &next).await[0], *first);
+    let other = ["runs", "--state", "closed", "--page-token", token];
+    let refused = usagectl(world.endpoint(), &other).await;
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    // Without a Stripe key, no server continues a run.
+    world.reconfigure(&["--stripe-secret-key"]).await;
+    let started = at(started).timestamp_millis();
+    let minute = TimeDelta::minutes(1);
+    for (heartbeat, state) in [(world.now() - minute, "stalled"), (world.now(), "closing")] {
+        let heartbeat = heartbeat.timestamp_millis();
+        let sql = format!(
+            "UPDATE report_runs SET closing_finished_at = NULL, heartbeat_at = {heartbeat} WHERE started_at = {started}"
+        );
+        world.execute_sql(&sql).await;
+        let found = json(&world, &["runs", "--state", state, "--json"]).await;
+        assert_eq!(found[0]["id"], latest["id"], "{found}");
+        assert_eq!(found[0]["state"], state);
+        assert_eq!(found.as_array().unwrap().len(), 1);
+    }
+    let finish = format!(
+        "UPDATE report_runs SET closing_finished_at = {started} WHERE started_at = {started}"
+    );
+    world.execute_sql(&finish).await;
+    world.finish().await;
+}
+
+async fn link_from_now(world: &World, account: &str, customer: &str) {
+    world.create_customers(&[customer]).await;
+    let link = PutAccount::stripe(account, customer);
+    world.client().put_account(link).await.unwrap();
+}
+
+async fn an_account_is_found_by_its_customer(world: World) {
+    world.link_to_new_customer("one", "cus_one").await;
+    world.link_to_new_customer("other", "cus_other").await;
+    let found = json(&world, &["accounts", "--customer", "cus_one", "--json"]).await;
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    assert_eq!(found[0]["account_id"], "one");
+    // A customer that the account had before leads nowhere.
+    link_from_now(&world, "one", "cus_next").await;
+    let before = json(&world, &["accounts", "--customer", "cus_one", "--json"]).await;
+    assert_eq!(before, Value::Array(Vec::new()));
+    let found = json(&world, &["accounts", "--customer", "cus_next", "--json"]).await;
+    assert_eq!(found[0]["account_id"], "one");
+    // An account can be named like a customer.
+    world.count("cus_named", 1, hours_ago(1)).await;
+    let shown = json(&world, &["account", "show", "cus_named", "--json"]).await;
+    assert_eq!(shown["reports"][0]["account_id"], "cus_named");
+    let unknown = usagectl(world.endpoint(), &["account", "show", "cus_unknown"]).await;
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.err.contains("cus_unknown"), "{}", unknown.err);
+    world.finish().await;
+}
+
+async fn reports_are_filtered(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(30)).await;
+    world.count("acct", 6, hours_ago(1)).await;
+    done(&world, &["report", "acct"]).await;
+    let found = async |flags: &[&str]| {
+        let args = [&["reports", "--json"], flags].concat();
+        let listed = json(&world, &args).await;
+        let listed = listed.as_array().unwrap().iter();
+        listed
+            .map(|one| one["quantity"].as_i64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(found(&["--start", "-1d"]).await, [6]);
+    assert_eq!(found(&["--end", "-1d"]).await, [5]);
+    assert_eq!(found(&["--customer", "cus_acct"]).await, [6, 5]);
+    assert_eq!(found(&["--meter", "tokens"]).await, Vec::<i64>::new());
+    assert_eq!(found(&["-m", "api_calls", "-a", "acct"]).await, [6, 5]);
+    world.finish().await;
+}
+
+async fn rejected_reports_of_an_earlier_run_are_told(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(30)).await;
+    let refuse = Fault::status(400).on_path("/v1/billing/meter_events");
+    world.stripe().script(refuse).await.unwrap();
+    let first = usagectl(world.endpoint(), &["report", "acct"]).await;
+    assert_eq!(first.code, 4, "{}", first.err);
+    world.count("acct", 6, hours_ago(2)).await;
+    for scope in ["acct", "--all"] {
+        let next = usagectl(world.endpoint(), &["report", scope]).await;
+        assert_eq!(next.code, 0, "{}", next.err);
+        let told = "1 reports of earlier runs wait for a decision";
+        assert!(next.err.contains(told), "{scope}: {}", next.err);
+        assert!(next.err.contains("--stuck"), "{}", next.err);
+    }
+    // Nothing is told of other accounts.
+    world.link_to_new_customer("other", "cus_other").await;
+    world.count("other", 1, hours_ago(2)).await;
+    let other = usagectl(world.endpoint(), &["report", "other"]).await;
+    assert_eq!(other.code, 0, "{}", other.err);
+    assert!(!other.err.contains("earlier runs wait"), "{}", other.err);
+    world.finish().await;
 }

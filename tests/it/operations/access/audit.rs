@@ -5,7 +5,7 @@ use tonic::Code;
 use usage_client::{
     Correct, ErrorKind, ForceReport, ListReports, PutAccount,
     proto::{
-        AuditEntry, AuditOutcome, KeyRole, ListAuditEntriesRequest, PutAccountRequest,
+        AuditActor, AuditEntry, AuditOutcome, KeyRole, ListAuditEntriesRequest, PutAccountRequest,
         account_service_client::AccountServiceClient,
     },
 };
@@ -79,16 +79,23 @@ async fn each_action_is_recorded_before_and_after_it(world: World) {
         (entries[0].key_name.as_str(), entries[0].key_id.as_str()),
         ("", "")
     );
+    assert_eq!(entries[0].actor(), AuditActor::Anyone);
     for pair in entries[1..].chunks(2) {
         let [begun, done] = pair else {
             panic!("{pair:?}")
         };
+        assert_eq!(begun.action_id, done.action_id);
+        assert!(uuid::Uuid::parse_str(&begun.action_id).is_ok());
         assert_eq!(begun.request_id, done.request_id);
-        assert!(!begun.request_id.is_empty());
+        assert!(
+            uuid::Uuid::parse_str(&begun.request_id).is_ok(),
+            "the client sends none"
+        );
         assert_eq!(begun.request, done.request);
         assert!(begun.before.is_empty() && begun.after.is_empty() && begun.message.is_empty());
         for entry in pair {
             assert_eq!((entry.key_name.as_str(), &entry.key_id), ("root", &root.id));
+            assert_eq!(entry.actor(), AuditActor::Key);
             assert!(entry.address.starts_with("127.0.0.1:"), "{}", entry.address);
             assert_eq!(entry.account_id, "acct");
         }
@@ -144,6 +151,14 @@ async fn failed_and_refused_actions_are_recorded(world: World) {
         );
         assert!(entry.message.starts_with(reason), "{}", entry.message);
     }
+    // What is refused before anything is done has no beginning.
+    let begun = entries
+        .iter()
+        .filter(|entry| entry.outcome() == AuditOutcome::Begun);
+    let begun: Vec<_> = begun.map(|entry| entry.key_name.as_str()).collect();
+    assert_eq!(begun, ["root"]);
+    assert_eq!(json(&by_limit.request)["billing"], "free");
+    assert_eq!(by_limit.account_id, "acct");
     world.finish().await;
 }
 
@@ -267,12 +282,17 @@ async fn the_record_of_a_change_names_the_key(world: World) {
         metadata.insert("authorization", authorization(&key));
         metadata.insert("x-request-id", request_id.parse().unwrap());
         accounts.put_account(request).await.unwrap_err();
-        entries(&mut own, all()).await.pop().unwrap().request_id
+        let entry = entries(&mut own, all()).await.pop().unwrap();
+        (entry.request_id, entry.action_id)
     };
-    assert_eq!(put("their-id-7").await, "their-id-7");
+    // A caller may repeat its own id, and names no other call by it.
+    let first = put("their-id-7").await;
+    let second = put("their-id-7").await;
+    assert_eq!((&*first.0, &*second.0), ("their-id-7", "their-id-7"));
+    assert_ne!(first.1, second.1);
     // One that is too long is replaced.
-    let too_long = "x".repeat(129);
-    assert_ne!(put(&too_long).await, too_long);
+    let third = put(&"x".repeat(129)).await;
+    assert!(uuid::Uuid::parse_str(&third.0).is_ok(), "{third:?}");
     world.finish().await;
 }
 

@@ -12,6 +12,7 @@ use crate::support::world::{Server, World, http::http_get_with_key, on_both_engi
 on_both_engines!(
     each_kind_of_key_is_answered_as_the_table_of_paths_says,
     metrics_on_their_own_socket_need_no_key,
+    a_socket_of_webhooks_has_nothing_else_and_looks_no_key_up,
 );
 
 async fn each_kind_of_key_is_answered_as_the_table_of_paths_says(world: World) {
@@ -79,6 +80,33 @@ async fn metrics_on_their_own_socket_need_no_key(mut world: World) {
     }
     let webhooks = format!("{}/webhooks/stripe", server.metrics_url());
     assert_eq!(http_get_with_key(&webhooks, None).await.0, 404);
+    server.stop().await.unwrap();
+    world.finish().await;
+}
+
+async fn a_socket_of_webhooks_has_nothing_else_and_looks_no_key_up(mut world: World) {
+    let (_, admin) = first_admin(&world).await;
+    world.stop().await;
+    let mut config = world.config();
+    config.addresses.webhook_listen = Some("127.0.0.1:0".parse().unwrap());
+    let server = Server::start(config, world.clock.clone()).await;
+    let webhooks = format!("{}/webhooks/stripe", server.webhook_url());
+    assert_eq!(http_get_with_key(&webhooks, None).await.0, 405);
+    // A look-up would fail.
+    world
+        .execute_sql("ALTER TABLE api_keys RENAME TO api_keys_away")
+        .await;
+    for (path, _) in HTTP_PATHS {
+        let url = format!("{}{path}", server.webhook_url());
+        for key in [None, Some(admin.as_str())] {
+            let (status, text) = http_get_with_key(&url, key).await;
+            let expected = if path == "/webhooks/stripe" { 405 } else { 404 };
+            assert_eq!(status, expected, "{path}: {text}");
+        }
+    }
+    world
+        .execute_sql("ALTER TABLE api_keys_away RENAME TO api_keys")
+        .await;
     server.stop().await.unwrap();
     world.finish().await;
 }

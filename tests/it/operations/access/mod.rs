@@ -1,8 +1,12 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
 mod audit;
+mod audit_changes;
+mod audit_limits;
+mod batches;
 mod certificates;
 mod commands;
+mod fairness;
 mod http;
 mod keys;
 mod limits;
@@ -28,7 +32,7 @@ use crate::support::world::{TIMEOUT, World};
 
 /// Adds a key to each call, if there is one.
 #[derive(Clone)]
-struct WithKey(Option<MetadataValue<Ascii>>);
+pub(crate) struct WithKey(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for WithKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -41,13 +45,13 @@ impl Interceptor for WithKey {
 }
 
 /// The calls of admins about keys, with a key or without.
-type Access = AccessServiceClient<InterceptedService<Channel, WithKey>>;
+pub(crate) type Access = AccessServiceClient<InterceptedService<Channel, WithKey>>;
 
 fn authorization(key: &str) -> MetadataValue<Ascii> {
     format!("Bearer {key}").parse().unwrap()
 }
 
-async fn access(world: &World, key: Option<&str>) -> Access {
+pub(crate) async fn access(world: &World, key: Option<&str>) -> Access {
     let key = WithKey(key.map(authorization));
     AccessServiceClient::with_interceptor(world.grpc_channel().await, key)
 }
@@ -59,7 +63,7 @@ pub(crate) async fn client(endpoint: &str, key: &str) -> UsageClient {
     client.with_timeout(TIMEOUT).with_retry(Retry::never())
 }
 
-fn new_key(name: &str, role: KeyRole) -> CreateKeyRequest {
+pub(crate) fn new_key(name: &str, role: KeyRole) -> CreateKeyRequest {
     CreateKeyRequest {
         name: name.to_owned(),
         role: role.into(),
@@ -80,7 +84,7 @@ fn limited_key(name: &str, role: KeyRole, accounts: &[&str], meters: &[&str]) ->
     }
 }
 
-async fn create(access: &mut Access, request: CreateKeyRequest) -> CreateKeyResponse {
+pub(crate) async fn create(access: &mut Access, request: CreateKeyRequest) -> CreateKeyResponse {
     access.create_key(request).await.unwrap().into_inner()
 }
 
@@ -104,7 +108,7 @@ pub(crate) async fn create_key_with_meters(
         .text
 }
 
-fn timestamp(millis: i64) -> Timestamp {
+pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp {
         seconds: millis.div_euclid(1_000),
         nanos: i32::try_from(millis.rem_euclid(1_000)).unwrap() * 1_000_000,

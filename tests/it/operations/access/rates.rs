@@ -7,6 +7,7 @@ use crate::support::world::{World, on_both_engines};
 
 on_both_engines!(
     each_key_has_its_own_limit_of_requests,
+    the_limit_of_a_key_is_that_of_all_its_connections,
     a_client_that_retries_waits_and_counts_once,
 );
 
@@ -37,6 +38,34 @@ async fn each_key_has_its_own_limit_of_requests(mut world: World) {
     );
     let quiet = client(world.endpoint(), &quiet).await;
     quiet.increment("acct").await.unwrap();
+    world.finish().await;
+}
+
+async fn the_limit_of_a_key_is_that_of_all_its_connections(mut world: World) {
+    const PER_SEC: usize = 5;
+    let [busy, _] = two_keys(&mut world, 5).await;
+    let started = std::time::Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(client(world.endpoint(), &busy).await);
+    }
+    let calls = clients
+        .iter()
+        .flat_map(|client| (0..10).map(|_| client.increment("acct").into_future()));
+    let calls = futures_util::future::join_all(calls).await;
+    let counted = calls.iter().filter(|call| call.is_ok()).count();
+    let seconds = usize::try_from(started.elapsed().as_secs()).unwrap() + 1;
+    assert!(
+        (PER_SEC..=PER_SEC * (1 + seconds)).contains(&counted),
+        "{counted} in {seconds} s"
+    );
+    let is_limited = |error: &usage_client::Error| error.reason() == Some(&Reason::RateLimited);
+    assert!(
+        calls
+            .iter()
+            .filter_map(|call| call.as_ref().err())
+            .all(is_limited)
+    );
     world.finish().await;
 }
 

@@ -19,10 +19,15 @@ use usage_server::domain::{
 };
 
 use super::{access, authorization, create, first_admin, limited_key, new_key, timestamp};
-use crate::support::world::{World, on_both_engines, within};
+use crate::{
+    operations::tls::Secure,
+    support::world::{World, on_both_engines, within},
+};
 
 on_both_engines!(
     each_kind_of_key_is_answered_as_the_role_table_says,
+    each_certificate_is_answered_as_the_role_table_says,
+    a_health_check_is_short,
     an_unknown_method_is_not_told_to_strangers,
     a_denial_does_not_say_what_exists,
 );
@@ -128,6 +133,8 @@ fn all_that_is_not_named_here_is_for_admins() {
             "/usage.v1.UsageService/Reconcile",
             "/usage.v1.AccountService/GetAccount",
             "/usage.v1.AccountService/ListAccounts",
+            "/usage.v1.OperationsService/Doctor",
+            "/usage.v1.OperationsService/ListRuns",
         ]
     );
     let is_general = |path: &&str| path.starts_with("/grpc.");
@@ -179,6 +186,16 @@ async fn call(
     }
 }
 
+/// The code with which a caller of a role is refused; none if it is not. No role means that the caller is not known.
+fn refusal(needed: Requirement, role: Option<Role>) -> Option<Code> {
+    match (needed, role) {
+        (Requirement::Nothing, _) => None,
+        (_, None) => Some(Code::Unauthenticated),
+        (_, Some(role)) if needed.is_met_by(role) => None,
+        (_, Some(_)) => Some(Code::PermissionDenied),
+    }
+}
+
 /// A key of each kind: its name, its text, and the role of one that is valid.
 async fn kinds_of_keys(world: &mut World) -> Vec<(&'static str, Option<String>, Option<Role>)> {
     let clock = world.set_time("2026-03-10T12:00:00Z").await;
@@ -223,12 +240,7 @@ async fn each_kind_of_key_is_answered_as_the_role_table_says(mut world: World) {
         let needed = requirement(&path).unwrap();
         for (kind, key, role) in &keys {
             let (code, text) = call(&channel, &path, key.as_deref(), Vec::new()).await;
-            let expected = match (needed, role) {
-                (Requirement::Nothing, _) => None,
-                (_, None) => Some(Code::Unauthenticated),
-                (_, Some(role)) if needed.is_met_by(*role) => None,
-                (_, Some(_)) => Some(Code::PermissionDenied),
-            };
+            let expected = refusal(needed, *role);
             let is_refused = [Code::Unauthenticated, Code::PermissionDenied].contains(&code);
             assert_eq!(
                 is_refused.then_some(code),
@@ -242,6 +254,45 @@ async fn each_kind_of_key_is_answered_as_the_role_table_says(mut world: World) {
     world.finish().await;
 }
 
+async fn each_certificate_is_answered_as_the_role_table_says(mut world: World) {
+    let roles = [
+        "DNS:backend=writer",
+        "CN:dash=reader",
+        "email:ops@example.com=admin",
+    ];
+    let secure = Secure::start_with_roles(&mut world, &roles).await;
+    let authority = secure.clients.as_ref().unwrap();
+    let sign = |common_name, dns, email| {
+        authority.sign_subjects(common_name, dns, "spiffe://example.com/any", email)
+    };
+    for (own, role) in [
+        (
+            sign("any", "backend", "any@example.com"),
+            Some(Role::Writer),
+        ),
+        (sign("dash", "any", "any@example.com"), Some(Role::Reader)),
+        (sign("any", "any", "ops@example.com"), Some(Role::Admin)),
+        // A name of another kind is another name.
+        (sign("ops@example.com", "dash", "backend@example.com"), None),
+        // It is not clear which one is meant.
+        (sign("dash", "backend", "any@example.com"), None),
+    ] {
+        let channel = secure.channel(&own).await;
+        for path in methods().into_keys() {
+            let needed = requirement(&path).unwrap();
+            let (code, text) = call(&channel, &path, None, Vec::new()).await;
+            let is_refused = [Code::Unauthenticated, Code::PermissionDenied].contains(&code);
+            let expected = refusal(needed, role);
+            assert_eq!(
+                is_refused.then_some(code),
+                expected,
+                "{role:?}: {path}: {text}"
+            );
+        }
+    }
+    secure.stop(world).await;
+}
+
 async fn an_unknown_method_is_not_told_to_strangers(world: World) {
     let channel = world.grpc_channel().await;
     let path = "/usage.v1.UsageService/Nothing";
@@ -252,6 +303,20 @@ async fn an_unknown_method_is_not_told_to_strangers(world: World) {
     assert_eq!(code, Code::Unauthenticated);
     let told = call(&channel, path, Some(&admin), Vec::new()).await;
     assert_eq!(told, (Code::Unimplemented, open));
+    world.finish().await;
+}
+
+async fn a_health_check_is_short(world: World) {
+    let channel = world.grpc_channel().await;
+    let check = "/grpc.health.v1.Health/Check";
+    for (bytes, expected) in [(1_000, Code::NotFound), (1_100, Code::ResourceExhausted)] {
+        // A field of text, whose length takes two bytes.
+        let length = u8::try_from(bytes & 0x7f).unwrap();
+        let mut message = vec![0x0a, length | 0x80, u8::try_from(bytes >> 7).unwrap()];
+        message.extend(std::iter::repeat_n(b'x', bytes));
+        let (code, text) = call(&channel, check, None, message).await;
+        assert_eq!(code, expected, "{bytes}: {text}");
+    }
     world.finish().await;
 }
 
@@ -291,6 +356,8 @@ async fn a_denial_does_not_say_what_exists(world: World) {
         "/usage.v1.UsageService/ListReports",
         "/usage.v1.UsageService/Reconcile",
         "/usage.v1.UsageService/ForceReport",
+        "/usage.v1.OperationsService/Doctor",
+        "/usage.v1.OperationsService/ListRuns",
     ] {
         let denied = call(&channel, path, Some(&limited), Vec::new()).await;
         assert_eq!(denied.0, Code::PermissionDenied, "{path}: {denied:?}");

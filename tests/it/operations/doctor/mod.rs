@@ -1,5 +1,6 @@
 //! `usage-server doctor`: each test causes a real problem and checks its line in the diagnosis.
 
+mod running;
 mod stripe;
 mod usage;
 
@@ -246,13 +247,32 @@ async fn doctor_names_the_rights_that_a_restricted_key_lacks(world: World) {
     stripe.stripe_secret_key = Some(restricted.secret_key().to_owned().into());
     stripe.stripe_api_base = Some(restricted.base_url().to_owned());
     let diagnosis = examine_with(&config, &Clock::system()).await;
-    assert_finding(&diagnosis, Severity::Ok, "stripe rights", &["may read all"]);
+    assert_finding(
+        &diagnosis,
+        Severity::Ok,
+        "stripe rights",
+        &["refuses nothing"],
+    );
     for path in ["/v1/invoices", "/v1/prices"] {
         let refusal = Fault::status(403).on_path(path).times(1);
         restricted.control().script(refusal).await.unwrap();
     }
     let diagnosis = examine_with(&config, &Clock::system()).await;
-    assert_bad(&diagnosis, "stripe rights", &["Invoices", "Prices"]);
+    assert_bad(
+        &diagnosis,
+        "stripe rights",
+        &["Invoices: read, Prices: read"],
+    );
+    // Plain events, and changes of subscriptions, are refused to a key that may only read.
+    for path in ["/v1/billing/meter_events", "/v1/subscriptions/"] {
+        let refusal = Fault::status(403).on_method("POST").on_path(path).times(1);
+        restricted.control().script(refusal).await.unwrap();
+    }
+    let diagnosis = examine_with(&config, &Clock::system()).await;
+    let missing = "Billing Meter Events: write, Subscriptions: write";
+    assert_bad(&diagnosis, "stripe rights", &[missing]);
+    let events = restricted.control().events().await.unwrap();
+    assert!(events.is_empty(), "trying changes nothing");
     world.finish().await;
 }
 

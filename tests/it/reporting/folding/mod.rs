@@ -3,6 +3,7 @@
 mod archives;
 mod explained;
 mod limits;
+mod records;
 mod totals;
 
 use std::path::{Path, PathBuf};

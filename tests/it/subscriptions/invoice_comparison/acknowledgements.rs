@@ -54,10 +54,9 @@ async fn an_acknowledged_difference_is_told_again_only_if_it_changes(mut world: 
     let done = call(&id, "charged by hand").await.unwrap();
     assert!(!done.duplicate);
     let known = done.difference.acknowledged.clone().expect("who");
-    assert_eq!(
-        (&*known.reason, &*known.requested_by),
-        ("charged by hand", "ann")
-    );
+    assert_eq!(known.reason, "charged by hand");
+    let by = &known.requested_by;
+    assert!(by.starts_with("ann (no key, "), "{by}");
     let again = call(&id, "twice").await.unwrap();
     assert!(again.duplicate);
     assert_eq!(again.difference, done.difference);

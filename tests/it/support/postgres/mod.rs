@@ -16,10 +16,13 @@ use std::{
     time::Duration,
 };
 
-mod programs;
+pub(super) mod programs;
 mod server;
+use chrono::{DateTime, Utc};
 use programs::Programs;
-use server::Server;
+pub(crate) use server::Archive;
+pub(super) use server::free_address;
+use server::{Origin, Server};
 
 /// Names the `pg_config` of an installation that has Citus.
 pub(crate) const CITUS: &str = "CITUS_PG_CONFIG";
@@ -36,11 +39,11 @@ const CITUS_SETTINGS: [&str; 6] = [
     "lock_timeout=15s",
 ];
 
-const USER: &str = "usage";
+pub(super) const USER: &str = "usage";
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Why there is no cluster: a program that it needs is not installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unavailable(String);
+pub(crate) struct Unavailable(pub(super) String);
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,10 +116,50 @@ impl Cluster {
     /// Starts another cluster of one server, which ends when it is dropped.
     pub(crate) fn start(durability: Durability) -> Result<Self, StartError> {
         Ok(Self {
-            entry: Server::start(&Programs::find()?, durability, &[])?,
+            entry: Server::start(&Programs::find()?, Origin::New, durability, &[])?,
             workers: Vec::new(),
             databases: AtomicU64::new(0),
         })
+    }
+
+    /// Starts a standby of this cluster, which ends when it is dropped.
+    pub(crate) fn standby(&self) -> Result<Self, StartError> {
+        Self::start_from(Origin::StandbyOf(self.address()), &[])
+    }
+
+    /// Starts a cluster of one server that archives its log.
+    pub(crate) fn start_archiving(archive: &Archive) -> Result<Self, StartError> {
+        let settings = archive.settings();
+        let settings = settings.each_ref().map(String::as_str);
+        Self::start_from(Origin::New, &settings)
+    }
+
+    /// Copies a running server into an archive.
+    pub(crate) fn back_up(&self, archive: &Archive) -> Result<(), StartError> {
+        Ok(self.entry.back_up(&Programs::find()?, archive)?)
+    }
+
+    /// Starts a server from the copy in an archive, with its log until a time.
+    pub(crate) fn recover(archive: &Archive, until: DateTime<Utc>) -> Result<Self, StartError> {
+        Self::start_from(Origin::Recovery(archive, until), &[])
+    }
+
+    fn start_from(origin: Origin<'_>, settings: &[&str]) -> Result<Self, StartError> {
+        Ok(Self {
+            entry: Server::start(&Programs::find()?, origin, Durability::Off, settings)?,
+            workers: Vec::new(),
+            databases: AtomicU64::new(0),
+        })
+    }
+
+    /// Ends the only server as a crash of its machine would.
+    pub(crate) fn crash(&self) -> Result<(), StartError> {
+        Ok(self.entry.crash(&Programs::find()?)?)
+    }
+
+    /// Makes a standby take writes.
+    pub(crate) fn promote(&self) -> Result<(), StartError> {
+        Ok(self.entry.promote(&Programs::find()?)?)
     }
 
     /// Starts a coordinator and two workers of Citus, which end when the cluster is dropped.
@@ -125,7 +168,7 @@ impl Cluster {
         durability: Durability,
     ) -> Result<Self, StartError> {
         let programs = Programs::of_installation(pg_config)?;
-        let start = || Server::start(&programs, durability, &CITUS_SETTINGS);
+        let start = || Server::start(&programs, Origin::New, durability, &CITUS_SETTINGS);
         let workers = (0..WORKERS).map(|_| start());
         Ok(Self {
             workers: workers.collect::<Result<_, _>>()?,

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// A command in the server's folder, without the environment of the user who runs the tests.
-pub(super) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Command {
+pub(crate) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in env::vars_os() {
@@ -27,14 +27,14 @@ pub(super) fn command(program: &Path, folder: &Path, owner: Option<Owner>) -> Co
 
 /// The user of the server, if it is not the current one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Owner {
     /// `PostgreSQL` refuses to run as root. The owner of a new folder is the current user.
-    pub(super) fn of_servers(folder: &Path) -> Result<Option<Self>, StartError> {
+    pub(crate) fn of_servers(folder: &Path) -> Result<Option<Self>, StartError> {
         if fs::metadata(folder)?.uid() != 0 {
             return Ok(None);
         }
@@ -59,6 +59,11 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// Another program of the same installation.
+    pub(super) fn beside(&self, program: &str) -> PathBuf {
+        self.postgres.with_file_name(program)
+    }
+
     /// Those of the installation of a `pg_config`.
     pub(super) fn of_installation(pg_config: &OsStr) -> Result<Self, StartError> {
         let printed = Command::new(pg_config).arg("--bindir").output()?;

@@ -9,12 +9,15 @@ use std::{
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
-    path::Path,
-    process::{Child, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
+
+use chrono::{DateTime, Utc};
+use tempfile::TempDir;
 
 use super::{
     Durability, StartError, USER,
@@ -42,18 +45,99 @@ rm -rf "$folder"
 pub(super) struct Server {
     address: SocketAddr,
     keeper: Child,
+    folder: PathBuf,
+    owner: Option<Owner>,
+}
+
+/// Where the data of a server comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// An empty cluster.
+    New,
+    /// A copy of a running server, which it follows as a standby.
+    StandbyOf(SocketAddr),
+    /// The base backup of an archive, and its log until a time.
+    Recovery(&'a Archive, DateTime<Utc>),
+}
+
+/// A folder with a base backup and the archived log of a server.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    folder: TempDir,
+    owner: Option<Owner>,
+}
+
+impl Archive {
+    pub(crate) fn new() -> Result<Self, StartError> {
+        let folder = tempfile::Builder::new()
+            .prefix("usage-archive-")
+            .tempdir()?;
+        let owner = Owner::of_servers(folder.path())?;
+        if let Some(owner) = owner {
+            chown(folder.path(), Some(owner.uid), Some(owner.gid))?;
+        }
+        Ok(Self { folder, owner })
+    }
+
+    /// The settings of a server that archives its log here.
+    pub(super) fn settings(&self) -> [String; 2] {
+        let folder = self.folder.path().display();
+        [
+            "archive_mode=on".to_owned(),
+            // Never over another file.
+            format!("archive_command=test ! -e {folder}/%f && cp %p {folder}/%f"),
+        ]
+    }
+
+    fn base(&self) -> PathBuf {
+        self.folder.path().join("base")
+    }
+}
+
+/// Makes the folder of a server's data.
+fn make_data(
+    programs: &Programs,
+    origin: Origin<'_>,
+    folder: &Path,
+    owner: Option<Owner>,
+    data: &Path,
+) -> io::Result<()> {
+    let mut making = match origin {
+        Origin::New => {
+            let mut initdb = programs::command(&programs.initdb, folder, owner);
+            initdb.args(["-N", "-A", "trust", "--locale=C", "--encoding=UTF8"]);
+            initdb.args(["-U", USER]);
+            initdb
+        }
+        Origin::StandbyOf(primary) => {
+            let mut copy = base_backup(programs, folder, owner, primary);
+            copy.arg("--write-recovery-conf");
+            copy
+        }
+        Origin::Recovery(archive, _) => {
+            let mut copy = programs::command(Path::new("cp"), folder, owner);
+            copy.arg("-a").arg(archive.base());
+            copy
+        }
+    };
+    if !matches!(origin, Origin::Recovery(..)) {
+        making.arg("-D");
+    }
+    output_of(making.arg(data))?;
+    Ok(())
 }
 
 impl Server {
     /// Starts a server with some settings besides the usual ones.
     pub(super) fn start(
         programs: &Programs,
+        origin: Origin<'_>,
         durability: Durability,
         settings: &[&str],
     ) -> Result<Self, StartError> {
         let mut attempt = 1_usize;
         loop {
-            match Self::start_once(programs, durability, settings) {
+            match Self::start_once(programs, origin, durability, settings) {
                 Err(StartError::Failed(_)) if attempt < START_ATTEMPTS => {
                     attempt = attempt.saturating_add(1);
                 }
@@ -64,6 +148,7 @@ impl Server {
 
     fn start_once(
         programs: &Programs,
+        origin: Origin<'_>,
         durability: Durability,
         settings: &[&str],
     ) -> Result<Self, StartError> {
@@ -73,14 +158,17 @@ impl Server {
             chown(folder.path(), Some(owner.uid), Some(owner.gid))?;
         }
         let data = folder.path().join("data");
-        let initdb = programs::command(&programs.initdb, folder.path(), owner)
-            .args(["-N", "-A", "trust", "--locale=C", "--encoding=UTF8"])
-            .args(["-U", USER, "-D"])
-            .arg(&data)
-            .output()?;
-        if !initdb.status.success() {
-            let text = String::from_utf8_lossy(&initdb.stderr).into_owned();
-            return Err(io::Error::other(text).into());
+        make_data(programs, origin, folder.path(), owner, &data)?;
+        let mut settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        if let Origin::Recovery(archive, until) = origin {
+            let signal = data.join("recovery.signal");
+            output_of(programs::command(Path::new("touch"), folder.path(), owner).arg(signal))?;
+            let archived = archive.folder.path().display();
+            settings.extend([
+                format!("restore_command=cp {archived}/%f %p"),
+                format!("recovery_target_time={}", until.to_rfc3339()),
+                "recovery_target_action=promote".to_owned(),
+            ]);
         }
         let address = free_address()?;
         let mut command = programs::command(Path::new("sh"), folder.path(), owner);
@@ -101,8 +189,10 @@ impl Server {
         ]
         .iter()
         .chain(fast)
-        .chain(settings)
         {
+            command.args(["-c", setting]);
+        }
+        for setting in &settings {
             command.args(["-c", setting]);
         }
         // In a separate process group, an interrupt from the terminal does not reach the keeper, so that it can clean
@@ -114,17 +204,26 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()?;
         // From here on the keeper removes the folder.
-        let _path = folder.keep();
-        let mut server = Self { address, keeper };
-        server.wait_until_ready()?;
+        let mut server = Self {
+            address,
+            keeper,
+            folder: folder.keep(),
+            owner,
+        };
+        let is_standby = matches!(origin, Origin::StandbyOf(_));
+        server.wait_until_ready(if is_standby {
+            "ready to accept read-only connections"
+        } else {
+            "ready to accept connections"
+        })?;
         Ok(server)
     }
 
-    fn wait_until_ready(&mut self) -> io::Result<()> {
+    fn wait_until_ready(&mut self, words: &'static str) -> io::Result<()> {
         let log = self.keeper.stderr.take();
         let log = log.ok_or_else(|| io::Error::other("the server has no log"))?;
         let (send, receive) = mpsc::channel();
-        thread::spawn(move || read_log(log, &send));
+        thread::spawn(move || read_log(log, words, &send));
         receive
             .recv_timeout(READY_TIMEOUT)
             .unwrap_or_else(|_| Err(format!("not ready after {READY_TIMEOUT:?}")))
@@ -133,6 +232,29 @@ impl Server {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Ends the server as a crash of its machine would: nothing is written, and no connection is told.
+    pub(super) fn crash(&self, programs: &Programs) -> io::Result<()> {
+        self.control(programs, &["stop", "--mode=immediate"])
+    }
+
+    /// Makes a standby take writes.
+    pub(super) fn promote(&self, programs: &Programs) -> io::Result<()> {
+        self.control(programs, &["promote"])
+    }
+
+    /// Copies a running server, with the log that the copy needs.
+    pub(super) fn back_up(&self, programs: &Programs, archive: &Archive) -> io::Result<()> {
+        let mut copy = base_backup(programs, archive.folder.path(), archive.owner, self.address);
+        output_of(copy.arg("-D").arg(archive.base()))
+    }
+
+    /// Runs `pg_ctl`, which waits for what it does.
+    fn control(&self, programs: &Programs, action: &[&str]) -> io::Result<()> {
+        let program = programs.beside("pg_ctl");
+        let mut control = programs::command(&program, &self.folder, self.owner);
+        output_of(control.args(action).arg("-D").arg(self.folder.join("data")))
     }
 }
 
@@ -143,11 +265,36 @@ impl Drop for Server {
     }
 }
 
+/// The command that copies a running server.
+fn base_backup(
+    programs: &Programs,
+    folder: &Path,
+    owner: Option<Owner>,
+    server: SocketAddr,
+) -> Command {
+    let program = programs.beside("pg_basebackup");
+    let mut copy = programs::command(&program, folder, owner);
+    copy.args(["--checkpoint=fast", "--no-sync"]);
+    copy.args(["-h", &server.ip().to_string()]);
+    copy.args(["-p", &server.port().to_string(), "-U", USER]);
+    copy
+}
+
+/// Runs a command to its end.
+fn output_of(command: &mut Command) -> io::Result<()> {
+    let ended = command.output()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    Err(io::Error::other(text))
+}
+
 /// Reports once whether the server is ready or has ended, then reads its log until the end.
-fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
+fn read_log(log: impl io::Read, words: &str, ready: &mpsc::Sender<Result<(), String>>) {
     let mut last = VecDeque::new();
     for line in BufReader::new(log).lines().map_while(Result::ok) {
-        if line.contains("ready to accept connections") {
+        if line.contains(words) {
             drop(ready.send(Ok(())));
         }
         last.push_back(line);
@@ -160,6 +307,6 @@ fn read_log(log: impl io::Read, ready: &mpsc::Sender<Result<(), String>>) {
     drop(ready.send(Err(last)));
 }
 
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

@@ -120,6 +120,7 @@ impl World {
         let command = RestoreCommand {
             config: self.config().into(),
             backup_at,
+            from: None,
             yes,
             dry_run,
         };

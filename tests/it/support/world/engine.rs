@@ -71,7 +71,7 @@ pub(crate) fn run_on_citus<F: Future<Output = ()>>(test: fn(World) -> F) {
 }
 
 /// Says that a test was skipped. Not captured by the test runner: a skipped test must not look like a passed one.
-fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     writeln!(std::io::stderr(), "SKIPPED: {why}").expect("standard error");
 }
 

@@ -51,7 +51,7 @@ const FLAGS: [&str; 13] = [
     "--stripe-events-per-sec=1000",
     NEVER,
     // Opening connections to PostgreSQL takes longer than most tests.
-    "--database-connections=6",
+    "--database-connections=7",
     "--window-mins=60",
     "--stripe-webhook-secrets=whsec_world",
     // A busy machine may be slow. A test of the limit has the default.

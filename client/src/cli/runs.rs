@@ -1,0 +1,124 @@
+//! `usagectl runs`
+
+use super::{
+    Streams,
+    exit::Failure,
+    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
+    time_arg::{self, TimeArg},
+};
+use crate::{ListRuns, ListedRun, ReportCount, RunState, UsageClient};
+use chrono_tz::Tz;
+use clap::Args;
+use serde_json::{Value, json};
+
+/// The largest page that the server returns.
+const MAX_PAGE_SIZE: u32 = 1_000;
+
+const COLUMNS: [&str; 14] = [
+    "id",
+    "started_at",
+    "trigger",
+    "requested_by",
+    "accounts",
+    "state",
+    "closed_at",
+    "closed",
+    "accepted",
+    "rejected",
+    "pending",
+    "retried_later",
+    "not_billable",
+    "no_customer",
+];
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only runs in these states, separated by commas: closing, stalled, closed
+    #[arg(long, value_delimiter = ',', value_parser = state)]
+    state: Vec<RunState>,
+    /// Only runs that began at this time or later, such as -7d, yesterday or 2026-03-01
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    start: Option<TimeArg>,
+    /// Only runs that began before this time
+    #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
+    end: Option<TimeArg>,
+    #[command(flatten)]
+    paging: Paging,
+    #[command(flatten)]
+    format: Format,
+}
+
+fn state(name: &str) -> Result<RunState, String> {
+    let found = RunState::ALL
+        .into_iter()
+        .find(|one| one.to_string() == name);
+    found.ok_or_else(|| "the states are closing, stalled and closed".to_owned())
+}
+
+pub(super) async fn run(
+    client: &UsageClient,
+    arguments: Arguments,
+    streams: &mut Streams<'_>,
+) -> Result<(), Failure> {
+    let mut filter = ListRuns::new().states(arguments.state);
+    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
+    if let Some(start) = arguments.start {
+        filter = filter.from(time(start)?);
+    }
+    if let Some(end) = arguments.end {
+        filter = filter.until(time(end)?);
+    }
+    let mut rows = Rows::new(&COLUMNS);
+    let mut missing = arguments.paging.limit;
+    let mut next = arguments.paging.page_token;
+    loop {
+        let mut page = filter.clone().page_size(missing.min(MAX_PAGE_SIZE));
+        if let Some(token) = next {
+            page = page.page_token(token);
+        }
+        let page = client.list_runs(page).await?;
+        let received = u32::try_from(page.runs.len()).unwrap_or(u32::MAX);
+        missing = missing.saturating_sub(received);
+        for run in &page.runs {
+            rows.push(cells(run, arguments.format.json));
+        }
+        next = page.next_page_token;
+        if next.is_none() || missing == 0 || received == 0 {
+            break;
+        }
+    }
+    rows.print(arguments.format, streams)?;
+    print_next_page(next, streams)
+}
+
+/// The values of [`COLUMNS`]. Counts are of reports; JSON has their quantities too.
+fn cells(run: &ListedRun, is_json: bool) -> Vec<Value> {
+    let count = |count: ReportCount| {
+        if is_json {
+            json!({"reports": count.reports, "quantity": count.quantity})
+        } else {
+            json!(count.reports)
+        }
+    };
+    let results = run.results.as_ref();
+    let result = |part: fn(&crate::RunResults) -> ReportCount| {
+        results.map_or(Value::Null, |results| count(part(results)))
+    };
+    vec![
+        json!(run.id),
+        rfc3339(run.started_at),
+        json!(run.trigger.to_string()),
+        json!(run.requested_by),
+        run.accounts
+            .map_or(json!("all"), |accounts| json!(accounts)),
+        json!(run.state.to_string()),
+        rfc3339_or_null(run.closed_at),
+        count(run.closed),
+        result(|results| results.accepted),
+        result(|results| results.rejected),
+        result(|results| results.pending),
+        result(|results| results.retried_later),
+        result(|results| results.not_billable),
+        result(|results| results.no_customer),
+    ]
+}

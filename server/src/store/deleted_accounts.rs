@@ -1,0 +1,227 @@
+//! Which accounts were deleted: digests of their ids, and whether an account has one.
+//!
+//! A deletion first stores the digest, excluding everything that counts or moves boundaries. Whatever writes rows about an
+//! account reads the digests in its transaction, and holds the boundary lock shared or alone: so nothing is written under
+//! the id after that.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
+    sea_query::{Expr, ExprTrait as _},
+};
+
+use super::{Store, boundaries::forget_all_boundaries, connection::Transaction};
+use crate::{
+    domain::{
+        Millis,
+        account_deletion::{DIGESTS_KEPT_MS, SALT_BYTES, SALT_USED_MS, Salt, is_token},
+        account_id::AccountId,
+    },
+    entity::{
+        deleted_account::{self, Column},
+        deletion_salt,
+    },
+    error::{Error, Result},
+};
+
+/// More salts than can be in use: there is one for each week in which digests are kept, and a deletion that has not ended
+/// keeps older ones.
+const MAX_SALTS: u64 = 1_000;
+/// How many digests one query looks up.
+const DIGESTS_PER_QUERY: usize = 5_000;
+/// How many digests one step deletes.
+const DIGESTS_PER_STEP: u64 = 1_000;
+
+/// The salts of the digests that are kept.
+pub(super) type Salts = Arc<[Salt]>;
+
+/// The salts of the digests that are kept; none if no account was deleted lately.
+pub(super) async fn read_salts(db: &impl ConnectionTrait) -> std::result::Result<Salts, DbErr> {
+    let rows = deletion_salt::Entity::find()
+        .order_by_desc(deletion_salt::Column::CreatedAt)
+        .limit(MAX_SALTS)
+        .all(db)
+        .await?;
+    let salt = |row: deletion_salt::Model| {
+        let wrong = || DbErr::Type("invalid salt in table deletion_salts".to_owned());
+        Salt::from_text(&row.salt).ok_or_else(wrong)
+    };
+    rows.into_iter().map(salt).collect()
+}
+
+/// Those of some accounts that have a digest.
+pub(super) async fn find_deleted<'a>(
+    db: &impl ConnectionTrait,
+    salts: &[Salt],
+    accounts: impl Iterator<Item = &'a AccountId>,
+) -> std::result::Result<HashSet<&'a AccountId>, DbErr> {
+    let mut deleted = HashSet::new();
+    if salts.is_empty() {
+        return Ok(deleted);
+    }
+    let digests: Vec<(String, &AccountId)> = accounts
+        .flat_map(|account| {
+            salts
+                .iter()
+                .map(move |salt| (salt.digest(account), account))
+        })
+        .collect();
+    for some in digests.chunks(DIGESTS_PER_QUERY) {
+        let known: Vec<String> = deleted_account::Entity::find()
+            .select_only()
+            .column(Column::Digest)
+            .filter(Column::Digest.is_in(some.iter().map(|(digest, _)| digest.as_str())))
+            .into_tuple()
+            .all(db)
+            .await?;
+        let known: HashSet<String> = known.into_iter().collect();
+        let found = some.iter().filter(|(digest, _)| known.contains(digest));
+        deleted.extend(found.map(|(_, account)| *account));
+    }
+    Ok(deleted)
+}
+
+/// Whether an account was deleted: its rows have another id, or are getting one. The rows of that id stay in use.
+pub(super) async fn is_deleted(
+    db: &impl ConnectionTrait,
+    account_id: &AccountId,
+) -> std::result::Result<bool, DbErr> {
+    Ok(find_deletion(db, account_id).await?.is_some())
+}
+
+/// Refuses a caller's change of a deleted account, under its id and under that of its rows.
+pub(super) async fn check_not_deleted(
+    db: &impl ConnectionTrait,
+    account_id: &AccountId,
+) -> Result<()> {
+    if is_token(account_id) || is_deleted(db, account_id).await? {
+        return Err(Error::AccountDeleted);
+    }
+    Ok(())
+}
+
+/// The row of a deleted account; absent if it was not deleted. Boxed: the compiler limits how deep futures are nested.
+pub(super) fn find_deletion<'a>(
+    db: &'a impl ConnectionTrait,
+    account_id: &'a AccountId,
+) -> BoxFuture<'a, std::result::Result<Option<deleted_account::Model>, DbErr>> {
+    Box::pin(async move {
+        let salts = read_salts(db).await?;
+        let digests: Vec<String> = salts.iter().map(|salt| salt.digest(account_id)).collect();
+        if digests.is_empty() {
+            return Ok(None);
+        }
+        deleted_account::Entity::find()
+            .filter(Column::Digest.is_in(digests))
+            .one(db)
+            .await
+    })
+}
+
+/// Stores the digest of an account's id. The caller has the boundary lock alone. Every replica reads all boundaries again:
+/// the change is not recorded with an account, because that would keep the id.
+pub(super) async fn insert_deletion(
+    tx: &Transaction,
+    account_id: &AccountId,
+    random: [u8; SALT_BYTES],
+    now: Millis,
+) -> Result<()> {
+    let latest = deletion_salt::Entity::find()
+        .order_by_desc(deletion_salt::Column::CreatedAt)
+        .one(tx)
+        .await?;
+    // A time ahead was stored by a wrong clock. Another salt for each deletion until then would slow down every look-up.
+    let is_in_use = |row: &deletion_salt::Model| now < row.created_at.saturating_add(SALT_USED_MS);
+    let salt = if let Some(row) = latest.filter(is_in_use) {
+        Salt::from_text(&row.salt)
+            .ok_or_else(|| Error::Internal("a stored salt cannot be read".into()))?
+    } else {
+        let salt = Salt::new(random);
+        let row = deletion_salt::ActiveModel {
+            salt: Set(salt.to_text()),
+            created_at: Set(now),
+        };
+        deletion_salt::Entity::insert(row)
+            .exec_without_returning(tx)
+            .await?;
+        salt
+    };
+    let row = deleted_account::ActiveModel {
+        digest: Set(salt.digest(account_id)),
+        deleted_at: Set(now),
+        anonymised_at: Set(None),
+    };
+    deleted_account::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await?;
+    forget_all_boundaries(tx).await?;
+    Ok(())
+}
+
+impl Store {
+    /// Whether an account was deleted after a time, of which keys may be left.
+    pub(super) async fn has_deletion_after(
+        &self,
+        time: Millis,
+    ) -> std::result::Result<bool, DbErr> {
+        let latest: Option<Millis> = deleted_account::Entity::find()
+            .select_only()
+            .column(Column::DeletedAt)
+            .filter(Column::DeletedAt.gt(time))
+            .order_by_desc(Column::DeletedAt)
+            .limit(1)
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        Ok(latest.is_some())
+    }
+
+    /// Deletes one step of the digests that are old enough, and the salts that none has any more; false when none are left.
+    /// A deletion that has not ended keeps its digest.
+    pub(crate) async fn forget_deletions(&self, now: Millis) -> Result<bool> {
+        let oldest = now.saturating_sub(DIGESTS_KEPT_MS);
+        let old = || {
+            deleted_account::Entity::find()
+                .select_only()
+                .column(Column::Digest)
+                .filter(Column::DeletedAt.lt(oldest))
+                .filter(Column::AnonymisedAt.is_not_null())
+                .order_by_asc(Column::DeletedAt)
+                .limit(DIGESTS_PER_STEP)
+                .into_tuple::<String>()
+        };
+        if old().one(&self.reader).await?.is_none() {
+            return Ok(false);
+        }
+        // Replicas remember which accounts were deleted.
+        let tx = self.begin_moving_boundaries().await?;
+        let digests = old().all(&tx).await?;
+        deleted_account::Entity::delete_many()
+            .filter(Column::Digest.is_in(digests))
+            .exec(&tx)
+            .await?;
+        // A salt is older than its digests, by the time in which new ones are made with it at most.
+        let first: Option<Millis> = deleted_account::Entity::find()
+            .select_only()
+            .column(Column::DeletedAt)
+            .order_by_asc(Column::DeletedAt)
+            .limit(1)
+            .into_tuple()
+            .one(&tx)
+            .await?;
+        let is_unused = first.map(|first| {
+            Expr::col(deletion_salt::Column::CreatedAt).lt(first.saturating_sub(SALT_USED_MS))
+        });
+        deletion_salt::Entity::delete_many()
+            .filter(Condition::all().add_option(is_unused))
+            .exec(&tx)
+            .await?;
+        forget_all_boundaries(&tx).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}
