@@ -16,7 +16,7 @@ use crate::{
     durable_file::create_new,
     error::Error,
     record::Record,
-    store::{Store, report_list::ReportFilter},
+    store::{Store, report_filter::ReportFilter},
 };
 
 /// Rows that are read at once: memory is bounded by them.

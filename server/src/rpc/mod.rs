@@ -15,6 +15,7 @@ pub(crate) mod report_stream;
 mod usage_actions;
 pub(crate) mod usage_service;
 mod wire;
+mod wire_account;
 pub(crate) mod wire_reconciliation;
 
 use crate::{

@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Result},
     ingest::WriteBatcher,
     reconciliation::Reconciler,
-    store::{Store, report_list::ReportFilter, report_place::ReportPlace},
+    store::{Store, report_filter::ReportFilter, report_place::ReportPlace},
     usage_query,
     workers::reporter::Reporter,
 };
