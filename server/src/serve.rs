@@ -6,6 +6,7 @@ mod call_metrics;
 mod error;
 mod first_key;
 mod grpc_errors;
+mod grpc_status;
 mod listeners;
 mod request_bodies;
 mod request_rates;

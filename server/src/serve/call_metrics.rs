@@ -9,16 +9,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::grpc_status::code;
 use crate::metrics::{CANCELLED, Calls, MethodCalls};
-
-/// The header or trailer with the number of the code.
-const STATUS: &str = "grpc-status";
 
 /// Records the calls of the services that it wraps.
 #[derive(Clone, Debug)]
@@ -97,11 +95,6 @@ impl Drop for OpenCall {
     fn drop(&mut self) {
         self.end(CANCELLED);
     }
-}
-
-/// The number of the code; absent where it follows in a trailer.
-fn code(headers: &HeaderMap) -> Option<usize> {
-    headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// A body whose trailer has the code.

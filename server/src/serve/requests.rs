@@ -19,6 +19,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Instrument as _, Span};
 
+use super::grpc_status::{STATUS, code};
 use crate::{
     domain::{method_roles::method_name, request_id::RequestId},
     metrics::code_name,
@@ -26,8 +27,6 @@ use crate::{
     request_log::{OpenRequest, RequestLog},
 };
 
-/// The header or trailer with the number of the code.
-const STATUS: &str = "grpc-status";
 /// The type of the detail with the id.
 const REQUEST_INFO: &str = "type.googleapis.com/google.rpc.RequestInfo";
 
@@ -97,11 +96,6 @@ where
             }))
         })
     }
-}
-
-/// The number of the code; absent where it follows in a trailer.
-fn code(headers: &HeaderMap) -> Option<usize> {
-    headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// Adds the id to the details of an error, if these headers or trailers have one.
