@@ -23,21 +23,23 @@ const ARRIVED: usize = 2 * 1024 * 1024 - 1_000;
 /// What the process may grow by: all that may be unfinished, with what the allocator and HTTP/2 keep.
 const MAX_GROWTH: u64 = 256 * 1024 * 1024;
 
-/// The beginning of a message.
-fn beginning() -> Bytes {
+/// The path of batches, and that of health checks.
+const BATCHES: &str = "/usage.v1.UsageService/IncrementBatch";
+const CHECKS: &str = "/grpc.health.v1.Health/Check";
+
+/// The beginning of a message that is said to have this length.
+fn beginning(length: u32, arrived: usize) -> Bytes {
     let mut bytes = vec![0];
-    bytes.extend(u32::try_from(2 * 1024 * 1024).unwrap().to_be_bytes());
-    bytes.resize(ARRIVED, 0);
+    bytes.extend(length.to_be_bytes());
+    bytes.resize(arrived, 0);
     bytes.into()
 }
 
 /// A call whose message never ends. Returns the code of its answer.
-async fn unfinished(mut channel: Channel, beginning: Bytes) -> Code {
+async fn unfinished(mut channel: Channel, path: &'static str, beginning: Bytes) -> Code {
     let begun = stream::iter([Ok::<_, Infallible>(Frame::data(beginning))]);
     let body = Body::new(StreamBody::new(begun.chain(stream::pending())));
-    let mut request = Request::post("/usage.v1.UsageService/IncrementBatch")
-        .body(body)
-        .unwrap();
+    let mut request = Request::post(path).body(body).unwrap();
     let headers = request.headers_mut();
     headers.insert("content-type", "application/grpc".parse().unwrap());
     headers.insert("te", "trailers".parse().unwrap());
@@ -61,12 +63,16 @@ async fn unfinished_messages_cost_limited_memory_and_others_are_answered() {
     let process = start(&folder).await;
     let other = Other::start(&process).await;
     let before = process.resident_bytes();
-    let beginning = beginning();
+    let beginning = beginning(2 * 1024 * 1024, ARRIVED);
     let mut calls = Vec::new();
     for _ in 0..CONNECTIONS {
         let channel = channel(&process).await;
         for _ in 0..MESSAGES {
-            calls.push(tokio::spawn(unfinished(channel.clone(), beginning.clone())));
+            calls.push(tokio::spawn(unfinished(
+                channel.clone(),
+                BATCHES,
+                beginning.clone(),
+            )));
         }
     }
     let mut refused = 0;
@@ -94,5 +100,26 @@ async fn unfinished_messages_cost_limited_memory_and_others_are_answered() {
         growth / 1024 / 1024
     );
     assert!(other.stop().await > 0);
+    process.kill();
+}
+
+/// Whoever reaches the socket can send health checks, so a connection may have 64 KiB of them, and not 32 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_health_checks_have_a_small_limit_of_their_own() {
+    const SENT: usize = 200;
+    const LENGTH: u32 = 1_000;
+    let folder = TempDir::new().unwrap();
+    let process = start(&folder).await;
+    let channel = channel(&process).await;
+    let begun = beginning(LENGTH, 10);
+    let calls: Vec<_> = (0..SENT)
+        .map(|_| tokio::spawn(unfinished(channel.clone(), CHECKS, begun.clone())))
+        .collect();
+    let mut refused = 0;
+    for call in calls {
+        let code = within("an answer", call).await.unwrap();
+        refused += usize::from(code == Code::ResourceExhausted);
+    }
+    assert_eq!(refused, SENT - 65, "65 of 1,000 bytes fit into 64 KiB");
     process.kill();
 }
