@@ -152,11 +152,21 @@ struct CallerResult {
 impl Load {
     /// Loads the server at an endpoint, from a separate runtime.
     pub(crate) fn run(self, endpoint: &str) -> Measured {
+        self.run_with_key(endpoint, None)
+    }
+
+    /// The same with an API key.
+    pub(crate) fn run_with_key(self, endpoint: &str, key: Option<&str>) -> Measured {
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let mut clients = Vec::new();
             for _ in 0..self.connections.max(1) {
-                clients.push(UsageClient::connect(endpoint).await.expect("a connection"));
+                let builder = UsageClient::builder(endpoint);
+                let builder = match key {
+                    Some(key) => builder.api_key(key),
+                    None => builder,
+                };
+                clients.push(builder.connect().await.expect("a connection"));
             }
             let begin = Instant::now() + WARM_UP;
             let callers: Vec<_> = clients

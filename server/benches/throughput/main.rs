@@ -25,6 +25,7 @@ mod growth;
 mod load;
 mod memory;
 mod naive;
+mod options;
 mod reading;
 mod servers;
 mod stored;
@@ -167,6 +168,11 @@ fn others<'a>(
             Box::new(move |database| memory::measure(engine, &database, duration, accounts)),
         ),
     ];
+    // Each setting needs a database.
+    all.push((
+        options::name(engine),
+        Box::new(move |_| options::measure(engine, engines, duration)),
+    ));
     if cli.full {
         let on_empty = move |work| measure(cli, work, Side::Ours, Some(engines.database(engine)));
         all.push((
