@@ -16,6 +16,7 @@ mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
 mod documented_commands;
 mod frames;
+mod load;
 mod log;
 mod malformed;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
@@ -34,3 +35,4 @@ mod settings;
 mod shutdown;
 mod traces;
 mod unfinished;
+mod upgrade;

@@ -3,11 +3,6 @@
 
 use std::{
     net::SocketAddr,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +16,6 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
-    task::JoinSet,
 };
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -29,6 +23,7 @@ use usage_client::{ForceReport, Increment, PutAccount, Retry, UsageClient};
 use usage_server::clock::Clock;
 
 use crate::{
+    load::{Load, assert_counted, terminate},
     postgres::{Cluster, Durability, StartError},
     process::{Process, TIMEOUT, wait_until, within},
 };
@@ -37,15 +32,8 @@ use crate::{
 const ENDS_WITHIN: Duration = Duration::from_secs(25 + 10);
 /// Without anything that does not respond: the time that open calls have, and some.
 const ENDS_SOON: Duration = Duration::from_secs(5 + 10);
-const CALLERS: usize = 16;
 /// Acknowledged before the signal.
 const UNITS: i64 = 200;
-
-fn terminate(process: &Process) {
-    let id = process.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &id]).status();
-    assert!(sent.expect("kill").success());
-}
 
 /// Waits until the process has ended by itself, without an error. Returns its log.
 async fn assert_ends(process: Process, limit: Duration) -> String {
@@ -55,68 +43,6 @@ async fn assert_ends(process: Process, limit: Duration) -> String {
     assert_eq!(code, Some(0), "{log}");
     assert!(took < limit, "it took {took:?}: {log}");
     log
-}
-
-/// Callers that count until the server ends.
-struct Load {
-    acknowledged: Arc<AtomicI64>,
-    callers: JoinSet<Increment>,
-}
-
-impl Load {
-    fn start(process: &Process) -> Self {
-        let acknowledged = Arc::<AtomicI64>::default();
-        let mut callers = JoinSet::new();
-        for caller in 0..CALLERS {
-            let (client, acknowledged) = (process.client(), Arc::clone(&acknowledged));
-            callers.spawn(async move {
-                let mut nth = 0_u64;
-                loop {
-                    nth += 1;
-                    let increment = Increment::new("acct").key(format!("{caller}-{nth}"));
-                    if client.increment(increment.clone()).await.is_err() {
-                        return increment;
-                    }
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        Self {
-            acknowledged,
-            callers,
-        }
-    }
-
-    async fn wait_for(&self, units: i64) {
-        wait_until("acknowledged units", || async {
-            self.acknowledged.load(Ordering::Relaxed) >= units
-        })
-        .await;
-    }
-
-    /// Waits for the ends of all callers. Returns the acknowledged units, and the increments that were not acknowledged.
-    async fn ended(mut self) -> (i64, Vec<Increment>) {
-        let mut unanswered = Vec::new();
-        while let Some(caller) = within("the callers", self.callers.join_next()).await {
-            unanswered.push(caller.unwrap());
-        }
-        (self.acknowledged.load(Ordering::Relaxed), unanswered)
-    }
-}
-
-/// Repeats what was not acknowledged, and compares all that is counted.
-async fn assert_counted(process: &Process, load: Load) {
-    let (acknowledged, unanswered) = load.ended().await;
-    assert!(
-        process.total("acct").await >= acknowledged,
-        "a unit is lost"
-    );
-    let repeated = i64::try_from(unanswered.len()).unwrap();
-    let client = process.client().with_retry(Retry::default());
-    for increment in unanswered {
-        client.increment(increment).await.unwrap();
-    }
-    assert_eq!(process.total("acct").await, acknowledged + repeated);
 }
 
 /// A health check that watches until the server ends.
@@ -168,7 +94,7 @@ async fn a_hanging_stripe_does_not_keep_the_process() {
     // Its stream stays open, because its report is not sent.
     let run = client.force_report(ForceReport::all()).await.unwrap();
     control.wait_for_blocked("hang", 1, TIMEOUT).await.unwrap();
-    let load = Load::start(&process);
+    let load = Load::start(&process, "load");
     load.wait_for(UNITS).await;
     terminate(&process);
     assert_ends(process, ENDS_WITHIN).await;
@@ -208,7 +134,7 @@ async fn idle_streams_do_not_keep_the_process() {
     let silent = TcpStream::connect(&address).await.unwrap();
     let idle = UsageClient::connect(process.endpoint()).await.unwrap();
     idle.list_meters().await.unwrap();
-    let load = Load::start(&process);
+    let load = Load::start(&process, "load");
     load.wait_for(UNITS).await;
     terminate(&process);
     assert_ends(process, ENDS_SOON).await;
@@ -238,7 +164,7 @@ async fn a_silent_database_does_not_keep_the_process() {
     let process = serve_insecurely(&relayed, &stripe).await;
     let mut health = watch_health(&process).await;
     within("its health", health.message()).await.unwrap();
-    let load = Load::start(&process);
+    let load = Load::start(&process, "load");
     load.wait_for(UNITS).await;
     relay.is_silent.send_replace(true);
     terminate(&process);

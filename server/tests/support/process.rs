@@ -104,6 +104,14 @@ impl Process {
         command.env_clear().env("PATH", path);
     }
 
+    /// Calls with an API key from now on.
+    pub(crate) async fn use_key(&mut self, key: &str) {
+        let builder = UsageClient::builder(&self.endpoint).api_key(key);
+        let client = within("connecting", builder.connect()).await;
+        let client = client.expect("a connection");
+        self.client = client.with_retry(Retry::never()).with_timeout(TIMEOUT);
+    }
+
     /// A client that does not retry.
     pub(crate) fn client(&self) -> UsageClient {
         self.client.clone()
