@@ -5,6 +5,7 @@ mod calls;
 mod errors;
 mod examples;
 mod hostile;
+mod official_client;
 mod openapi;
 mod sockets;
 mod streams;
