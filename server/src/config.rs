@@ -15,7 +15,7 @@ use clap::{Arg, Args, Command, builder::Resettable};
 pub use self::{
     access::AccessConfig,
     database::DatabaseConfig,
-    listen::{HttpListen, ListenConfig},
+    listen::{HttpListen, ListenConfig, Origin},
     log::LogConfig,
     secret::Secret,
     stripe::{StripeConfig, WebhookConfig},

@@ -31,7 +31,7 @@ use tokio::{
 
 use self::refusals::{Reason, Refusals};
 pub(crate) use self::{
-    activity::{Activity, Call},
+    activity::{Activity, Call, Wait},
     connection::Connection,
     held_bytes::HeldBytes,
     opening::Security,
@@ -53,6 +53,8 @@ const CHECKS_AFTER_RELOAD: u8 = 3;
 pub(crate) enum Protocol {
     /// HTTP/1: silent without a request.
     Http1,
+    /// HTTP/1 or HTTP/2, as the client begins: silent without a request.
+    Http,
     /// HTTP/2: it is started by its preface, and answers pings while it has no calls.
     Http2,
 }
@@ -84,18 +86,11 @@ impl LimitedListener {
         security: Security,
         max: usize,
     ) -> Self {
-        let open = OpenConnections {
-            max,
-            next: AtomicU64::new(0),
-            connections: Mutex::default(),
-            freed: Notify::new(),
-            refusals: Refusals::default(),
-        };
         Self {
             listener,
             protocol,
             security,
-            open: Arc::new(open),
+            open: Arc::new(OpenConnections::new(max)),
         }
     }
 
@@ -149,6 +144,16 @@ impl LimitedListener {
 }
 
 impl OpenConnections {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            next: AtomicU64::new(0),
+            connections: Mutex::default(),
+            freed: Notify::new(),
+            refusals: Refusals::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Activity>>> {
         self.connections
             .lock()

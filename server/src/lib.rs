@@ -81,7 +81,8 @@
 //! | [`domain`] | types and rules: pure, no io, no clock, no tonic |
 //! | `rpc` | the wire to the domain and back, one file a service |
 //! | `authentication` | who calls: finds the key of a call, cached for seconds |
-//! | `http` | webhooks, health and metrics over HTTP |
+//! | `http` | the paths of HTTP: webhooks, health, metrics, the description of the services; `serve` adds the services as JSON |
+//! | `contract` | the methods and messages as data: JSON, and their description as OpenAPI |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
@@ -127,6 +128,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod connections;
+mod contract;
 mod database_error;
 pub mod doctor;
 pub mod domain;

@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod call_metrics;
+mod connect;
 mod error;
 mod first_key;
 mod grpc_errors;

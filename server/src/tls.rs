@@ -16,7 +16,9 @@ use rustls::{
 };
 
 use self::load::{Digest, Loaded};
-use crate::{config::TlsFiles, domain::client_certificate::ClientCertificate};
+use crate::{
+    config::TlsFiles, connections::Protocol, domain::client_certificate::ClientCertificate,
+};
 
 /// The files of TLS, and what was read from them.
 pub(crate) struct Tls {
@@ -90,13 +92,13 @@ impl Tls {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The settings for a new connection, over HTTP/2 or HTTP/1.
-    pub(crate) fn settings(&self, is_http2: bool, clients: Clients) -> Arc<ServerConfig> {
+    /// The settings for a new connection.
+    pub(crate) fn settings(&self, protocol: Protocol, clients: Clients) -> Arc<ServerConfig> {
         let current = self.current();
-        Arc::clone(match (is_http2, clients) {
-            (true, _) => &current.http2,
-            (false, Clients::Authenticated) => &current.http1,
-            (false, Clients::Anonymous) => &current.anonymous_http1,
+        Arc::clone(match (protocol, clients) {
+            (Protocol::Http2, _) => &current.http2,
+            (_, Clients::Authenticated) => &current.http,
+            (_, Clients::Anonymous) => &current.anonymous_http1,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use clap::Args;
+use url::Url;
 
 /// The addresses.
 #[derive(Args, Clone, Debug)]
@@ -11,8 +12,8 @@ pub struct ListenConfig {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
 
-    /// The address to serve HTTP on: health and metrics, and the path of webhooks unless `WEBHOOK_LISTEN` is set; `off`
-    /// serves none of them.
+    /// The address to serve HTTP on: the services as JSON, health and metrics, and the path of webhooks unless
+    /// `WEBHOOK_LISTEN` is set; `off` serves none of them.
     #[arg(
         long,
         env = "HTTP_LISTEN",
@@ -21,6 +22,16 @@ pub struct ListenConfig {
     )]
     pub http_listen: HttpListen,
 
+    /// The origins whose web pages may call the services on `HTTP_LISTEN`, separated by commas, such as
+    /// `https://dash.example.com`. Default: none.
+    #[arg(
+        long,
+        env = "HTTP_CORS_ORIGINS",
+        value_name = "ORIGINS",
+        value_delimiter = ','
+    )]
+    pub http_cors_origins: Vec<Origin>,
+
     /// The address to serve `POST /webhooks/stripe` on, and nothing else. Default: the path is on `HTTP_LISTEN`.
     #[arg(long, env = "WEBHOOK_LISTEN", value_name = "ADDRESS")]
     pub webhook_listen: Option<SocketAddr>,
@@ -28,6 +39,41 @@ pub struct ListenConfig {
     /// One more address to serve health and metrics on, and nothing else. Default: none.
     #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+}
+
+/// Where web pages come from: a scheme, a host, and a port that is not the scheme's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// As browsers send it.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let url = Url::parse(text).ok();
+        let url = url.filter(|url| ["http", "https"].contains(&url.scheme()));
+        let origin = url.map(|url| url.origin().ascii_serialization());
+        match origin {
+            Some(origin) if origin == text => Ok(Self(origin)),
+            Some(origin) => Err(format!("{text:?} is no origin: write {origin}")),
+            None => Err(format!(
+                "{text:?} is no origin: write a scheme and a host, such as https://dash.example.com"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// An address for HTTP, or none.
@@ -95,10 +141,44 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        for origin in [
+            "https://dash.example.com",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+        ] {
+            assert_eq!(origin.parse::<Origin>().unwrap().to_string(), origin);
+        }
+        for (wrong, advice) in [
+            (
+                "https://dash.example.com/",
+                "write https://dash.example.com",
+            ),
+            (
+                "https://Dash.example.com/a?b",
+                "write https://dash.example.com",
+            ),
+            (
+                "https://dash.example.com:443",
+                "write https://dash.example.com",
+            ),
+            ("dash.example.com", "such as https://"),
+            ("file:///tmp", "such as https://"),
+            ("*", "such as https://"),
+            ("null", "such as https://"),
+            ("", "such as https://"),
+        ] {
+            let error = wrong.parse::<Origin>().unwrap_err();
+            assert!(error.contains(advice), "{error}");
+        }
+    }
+
+    #[test]
     fn webhooks_beside_health_are_exposed_only_beyond_loopback() {
         let config = |http: &str, webhooks: Option<&str>| ListenConfig {
             listen: "127.0.0.1:1".parse().unwrap(),
             http_listen: http.parse().unwrap(),
+            http_cors_origins: Vec::new(),
             webhook_listen: webhooks.map(|address| address.parse().unwrap()),
             metrics_listen: None,
         };

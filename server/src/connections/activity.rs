@@ -56,6 +56,8 @@ struct Times {
     opened: Instant,
     /// Calls in progress.
     calls: usize,
+    /// Those of them whose callers wait in silence for an answer.
+    waits: usize,
     /// When the last call ended.
     quiet_since: Instant,
     received: u64,
@@ -65,6 +67,10 @@ struct Times {
 /// A call in progress. Its connection keeps its place.
 #[derive(Debug)]
 pub(crate) struct Call(Arc<Activity>);
+
+/// A call whose caller may be silent for as long as it has no answer.
+#[derive(Debug)]
+pub(crate) struct Wait(Arc<Activity>);
 
 impl Activity {
     pub(super) fn new(number: u64, peer: SocketAddr, open: Arc<OpenConnections>) -> Self {
@@ -79,6 +85,7 @@ impl Activity {
                 stage: Stage::Opening,
                 opened: now,
                 calls: 0,
+                waits: 0,
                 quiet_since: now,
                 received: 0,
                 last_received: now,
@@ -98,6 +105,14 @@ impl Activity {
         times.stage = Stage::Started;
         times.calls = times.calls.saturating_add(1);
         Call(Arc::clone(self))
+    }
+
+    /// Marks that a caller waits for an answer, until the result is dropped. HTTP/1 has no pings: its silence says nothing
+    /// then. Whoever marks it bounds the time in which the request has to arrive.
+    pub(crate) fn begin_wait(self: &Arc<Self>) -> Wait {
+        let mut times = self.times();
+        times.waits = times.waits.saturating_add(1);
+        Wait(Arc::clone(self))
     }
 
     /// The address of the other end.
@@ -173,15 +188,23 @@ impl Activity {
         let (since, limit) = match (times.stage, protocol) {
             (Stage::Opening, _) => (times.opened, HANDSHAKE_TIMEOUT),
             (Stage::Open, _) => (times.opened, START_TIMEOUT),
+            (Stage::Started, _) if times.waits > 0 => (Instant::now(), IDLE_TIMEOUT),
             // Bytes of an unfinished request prove nothing.
-            (Stage::Started, Protocol::Http1) if times.calls == 0 => {
+            (Stage::Started, Protocol::Http1 | Protocol::Http) if times.calls == 0 => {
                 (times.quiet_since, IDLE_TIMEOUT)
             }
-            (Stage::Started, Protocol::Http1 | Protocol::Http2) => {
-                (times.last_received, IDLE_TIMEOUT)
-            }
+            (Stage::Started, _) => (times.last_received, IDLE_TIMEOUT),
         };
         since.checked_add(limit)
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut times = self.0.times();
+        times.waits = times.waits.saturating_sub(1);
+        // It has been silent since now, whatever it was before.
+        times.last_received = Instant::now();
     }
 }
 
@@ -194,6 +217,34 @@ impl Drop for Call {
         drop(times);
         if is_silent {
             self.0.open.freed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_waits_for_its_answer_may_be_silent() {
+        let open = Arc::new(OpenConnections::new(1));
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let activity = Arc::new(Activity::new(0, peer, open));
+        activity.opened(None);
+        let is_over = |protocol| activity.deadline(protocol).unwrap() <= Instant::now();
+        for protocol in [Protocol::Http, Protocol::Http1] {
+            let call = activity.begin_call();
+            activity.received(10, protocol);
+            tokio::time::advance(IDLE_TIMEOUT).await;
+            assert!(is_over(protocol), "bytes of a request that does not end");
+            let wait = activity.begin_wait();
+            tokio::time::advance(IDLE_TIMEOUT * 100).await;
+            assert!(!is_over(protocol));
+            drop(wait);
+            assert!(!is_over(protocol), "it was silent for good reason");
+            tokio::time::advance(IDLE_TIMEOUT).await;
+            assert!(is_over(protocol));
+            drop(call);
         }
     }
 }

@@ -100,7 +100,7 @@ impl Transport {
                 Self::Ending(Box::new(Farewell::needs_tls(stream)))
             }
             (Security::Tls(tls, clients), true) => {
-                let settings = tls.settings(protocol == Protocol::Http2, clients);
+                let settings = tls.settings(protocol, clients);
                 let accept = TlsAcceptor::from(settings).accept(stream);
                 Self::Handshake(Box::new(accept.into_fallible()))
             }

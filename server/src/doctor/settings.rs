@@ -62,6 +62,8 @@ fn database(config: &Config) -> Group {
 
 fn addresses(config: &Config) -> Group {
     let (addresses, tls) = (&config.addresses, &config.tls);
+    let origins = addresses.http_cors_origins.iter();
+    let origins: Vec<String> = origins.map(ToString::to_string).collect();
     let roles = tls.tls_client_roles.iter();
     let roles: Vec<String> = roles
         .map(|one| format!("{}={}", one.subject, one.role.name()))
@@ -69,6 +71,10 @@ fn addresses(config: &Config) -> Group {
     vec![
         ("LISTEN", some(addresses.listen)),
         ("HTTP_LISTEN", some(addresses.http_listen)),
+        (
+            "HTTP_CORS_ORIGINS",
+            (!origins.is_empty()).then(|| origins.join(",")),
+        ),
         ("WEBHOOK_LISTEN", addresses.webhook_listen.map(text)),
         ("METRICS_LISTEN", addresses.metrics_listen.map(text)),
         ("TLS_CERT_FILE", path(tls.tls_cert_file.as_ref())),

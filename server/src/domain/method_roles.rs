@@ -52,12 +52,14 @@ pub const METHODS: [(&str, Requirement); 28] = [
     ),
 ];
 
-/// Every path of HTTP. On `METRICS_LISTEN`, none demands anything.
-pub const HTTP_PATHS: [(&str, Requirement); 4] = [
+/// Every path of HTTP besides those of the methods above. On `METRICS_LISTEN`, none demands anything.
+pub const HTTP_PATHS: [(&str, Requirement); 5] = [
     // One word each, for load balancers.
     ("/health/live", Nothing),
     ("/health/ready", Nothing),
     ("/metrics", READER),
+    // It describes the contract, as reflection does.
+    ("/openapi.json", AnyRole),
     // Stripe signs them.
     ("/webhooks/stripe", Nothing),
 ];

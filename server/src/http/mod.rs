@@ -1,15 +1,18 @@
-//! HTTP: Stripe's webhooks, health and metrics.
+//! HTTP: the services as JSON and their description, Stripe's webhooks, health and metrics.
 
 mod connections;
+pub(crate) mod cors;
+mod front;
 mod requests;
 mod webhook_event;
 mod webhook_signature;
 mod webhooks;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
@@ -18,13 +21,19 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::util::BoxCloneSyncService;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::webhooks::{Webhooks, receive_webhook};
+use self::{
+    cors::Cors,
+    front::Front,
+    webhooks::{Webhooks, receive_webhook},
+};
 use crate::{
     authentication::Authenticator,
     clock::Clock,
     connections::{Activity, LimitedListener, Protocol, Security},
+    contract::Contract,
     domain::{access::Requirement, method_roles::http_requirement},
     error::Error,
     metrics::{self, Exporter},
@@ -36,6 +45,24 @@ use crate::{
 
 /// Open connections of a socket. A new one takes the place of the longest silent one.
 const MAX_CONNECTIONS: usize = 512;
+
+/// The path of the description of the services.
+const OPENAPI: &str = "/openapi.json";
+
+/// The services over HTTP, which answer the paths of their methods.
+pub(crate) type RpcService = BoxCloneSyncService<Request, Response, Infallible>;
+
+/// The services over HTTP, and what belongs to them.
+#[derive(Clone)]
+pub(crate) struct RpcOverHttp {
+    pub(crate) service: RpcService,
+    /// Which web pages may call them.
+    pub(crate) cors: Arc<Cors>,
+    /// What they are.
+    pub(crate) contract: Arc<Contract>,
+    /// Concurrent requests on one connection of HTTP/2.
+    pub(crate) streams_per_connection: u32,
+}
 
 /// What the HTTP handlers need.
 pub(crate) struct Http {
@@ -55,14 +82,21 @@ pub(crate) struct Http {
 /// Which paths a socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paths {
-    /// Webhooks, health and metrics.
+    /// The services, webhooks, health and metrics.
     All,
-    /// Health and metrics.
+    /// The services, health and metrics.
     WithoutWebhooks,
     /// Health and metrics, for everyone who reaches the socket.
     Metrics,
     /// Webhooks alone.
     Webhooks,
+}
+
+impl Paths {
+    /// Whether the services are there, for all who may call them.
+    fn have_services(self) -> bool {
+        matches!(self, Self::All | Self::WithoutWebhooks)
+    }
 }
 
 struct Shared {
@@ -71,6 +105,7 @@ struct Shared {
     exporter: Option<Exporter>,
     authenticator: Authenticator,
     webhooks: Webhooks,
+    rpc: RpcOverHttp,
 }
 
 /// Serves HTTP on any number of sockets.
@@ -79,13 +114,14 @@ pub(crate) struct HttpServer(Arc<Shared>);
 
 impl HttpServer {
     /// Without an exporter, no socket shows metrics.
-    pub(crate) fn new(http: Http, exporter: Option<Exporter>) -> Self {
+    pub(crate) fn new(http: Http, exporter: Option<Exporter>, rpc: RpcOverHttp) -> Self {
         Self(Arc::new(Shared {
             readiness: Arc::clone(&http.readiness),
             requests: http.requests.clone(),
             exporter,
             authenticator: http.authenticator.clone(),
             webhooks: Webhooks::new(http),
+            rpc,
         }))
     }
 
@@ -102,11 +138,20 @@ impl HttpServer {
     ) -> std::io::Result<()> {
         let address = listener.local_addr()?;
         tracing::info!(%address, ?paths, "serving HTTP");
-        let listener = LimitedListener::new(listener, Protocol::Http1, security, MAX_CONNECTIONS);
+        let (protocol, rpc) = if paths.have_services() {
+            let rpc = &self.0.rpc;
+            let service = (rpc.service.clone(), Arc::clone(&rpc.cors));
+            (Protocol::Http, Some(service))
+        } else {
+            (Protocol::Http1, None)
+        };
+        let listener = LimitedListener::new(listener, protocol, security, MAX_CONNECTIONS);
         let closing = listener.close_unwanted();
+        let front = Front::new(self.router(paths), rpc);
+        let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
         tokio::select! {
             never = closing => match never {},
-            () = connections::serve(listener, self.router(paths), shutdown) => Ok(()),
+            () = connections::serve(listener, front, builder, shutdown) => Ok(()),
         }
     }
 
@@ -121,9 +166,12 @@ impl HttpServer {
                 .route("/health/ready", get(show_ready))
                 .route("/metrics", get(show_metrics));
         }
+        if paths.have_services() {
+            router = router.route(OPENAPI, get(show_openapi));
+        }
         let mut router = router.fallback(async || (StatusCode::NOT_FOUND, "not found\n"));
         // What is public looks no key up.
-        if matches!(paths, Paths::All | Paths::WithoutWebhooks) {
+        if paths.have_services() {
             let check = middleware::from_fn_with_state(Arc::clone(&self.0), check_access);
             router = router.layer(check);
         }
@@ -151,10 +199,13 @@ async fn check_access(State(shared): State<Arc<Shared>>, request: Request, next:
         .authenticate(request.headers(), certificate)
         .await;
     let allowed = caller.and_then(|caller| {
-        caller
-            .check_role(requirement)
-            .and_then(|()| caller.check_everything())
-            .map_err(Error::PermissionDenied)
+        let checked = caller.check_role(requirement);
+        let checked = match requirement {
+            // It shows nothing that is stored.
+            Requirement::AnyRole => checked,
+            _ => checked.and_then(|()| caller.check_everything()),
+        };
+        checked.map_err(Error::PermissionDenied)
     });
     match allowed {
         Ok(()) => next.run(request).await,
@@ -167,6 +218,11 @@ async fn check_access(State(shared): State<Arc<Shared>>, request: Request, next:
             (status, format!("{error}\n")).into_response()
         }
     }
+}
+
+async fn show_openapi(State(shared): State<Arc<Shared>>) -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (json, Body::from(shared.rpc.contract.openapi_text())).into_response()
 }
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -22,7 +22,7 @@ use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::sockets::MAX_MESSAGE_BYTES;
+use super::{connect::ConnectCall, sockets::MAX_MESSAGE_BYTES};
 use crate::{
     connections::{Activity, HeldBytes},
     domain::{access::Caller, caller_id::CallerId},
@@ -104,6 +104,8 @@ where
         };
         // A caller of reflection asks when it likes.
         let is_stream = request.uri().path().starts_with("/grpc.reflection.");
+        let call = request.extensions().get::<ConnectCall>();
+        let is_message = call.is_some_and(|call| !call.has_envelopes);
         let caller = request.extensions().get::<Arc<Caller>>();
         let own = match caller.and_then(|caller| CallerId::of(caller)) {
             Some(id) => self.limit.callers.get_with(id, Arc::default),
@@ -119,7 +121,13 @@ where
             pool: Arc::clone(pool),
             bytes: 0,
         };
-        let limited = |body| Body::new(LimitedBody::new(body, held, is_stream));
+        let limited = |body| {
+            let limited = LimitedBody::new(body, held, is_stream);
+            Body::new(LimitedBody {
+                is_message,
+                ..limited
+            })
+        };
         self.inner.call(request.map(limited))
     }
 }
@@ -202,6 +210,8 @@ struct LimitedBody {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Whether the caller may wait as long as it likes before the next message.
     is_stream: bool,
+    /// Whether it is one message without a prefix: it counts with what has arrived, until it is read in full.
+    is_message: bool,
 }
 
 impl LimitedBody {
@@ -213,10 +223,15 @@ impl LimitedBody {
             prefix: [0; PREFIX_BYTES],
             deadline: None,
             is_stream,
+            is_message: false,
         }
     }
 
     fn count(&mut self, mut data: &[u8]) -> Result<(), Error> {
+        if self.is_message {
+            self.arrived = self.arrived.saturating_add(data.len());
+            return self.held.grow(self.arrived.min(MAX_MESSAGE_BYTES));
+        }
         while !data.is_empty() {
             if self.arrived < PREFIX_BYTES {
                 let missing = self.prefix.iter_mut().skip(self.arrived);
@@ -384,6 +399,23 @@ mod tests {
         body.count(&begun(usize::try_from(u32::MAX).unwrap(), 0))
             .unwrap();
         assert_eq!(held(&own), MAX_MESSAGE_BYTES);
+        drop(body);
+        assert_eq!(held(&own), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_without_a_prefix_counts_with_what_has_arrived_and_has_as_long() {
+        let (own, all) = (Arc::<HeldBytes>::default(), of_callers());
+        let parts = [vec![b' '; 1_000], vec![b' '; MAX_MESSAGE_BYTES]];
+        let mut body = unfinished(&parts, &own, &all);
+        body.is_message = true;
+        next(&mut body).await.unwrap();
+        assert_eq!(held(&own), 1_000);
+        next(&mut body).await.unwrap();
+        assert_eq!(held(&own), MAX_MESSAGE_BYTES);
+        let began = Instant::now();
+        assert_eq!(next(&mut body).await, Err(Code::DeadlineExceeded));
+        assert_eq!(began.elapsed().as_secs(), ARRIVES_WITHIN.as_secs());
         drop(body);
         assert_eq!(held(&own), 0);
     }

@@ -1,12 +1,14 @@
-//! The sockets: gRPC, and HTTP for webhooks, health and metrics. Each serves until the shutdown.
+//! The sockets: gRPC; and HTTP for the same services as JSON, webhooks, health and metrics. Each serves until the shutdown.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, transport::server::Server};
+use tonic::{codec::CompressionEncoding, service::Routes, transport::server::Server};
 use tonic_health::pb::health_server::HealthServer;
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_layer::layer_fn;
 use usage_proto::v1::{
     FILE_DESCRIPTOR_SET, access_service_server::AccessServiceServer,
     account_service_server::AccountServiceServer,
@@ -14,15 +16,22 @@ use usage_proto::v1::{
 };
 
 use super::{
-    answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    listeners::Listeners, request_bodies::RequestLimit, requests::NameRequests,
+    answers::AnswerLimit,
+    call_metrics::CallMetrics,
+    connect::{self, Messages, RpcStack},
+    error::ServeError,
+    grpc_errors::GrpcErrors,
+    listeners::Listeners,
+    request_bodies::RequestLimit,
+    requests::NameRequests,
     services::RpcServices,
 };
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol, Security},
+    contract::Contract,
     error::Error,
-    http::{Http, HttpServer, Paths},
+    http::{Http, HttpServer, Paths, RpcOverHttp, cors::Cors},
     metrics::{Calls, Exporter},
     request_log::RequestLog,
     tls::{Clients, Tls},
@@ -74,21 +83,29 @@ pub(super) async fn serve_sockets(
         webhooks,
         metrics,
     } = listeners;
+    let contract = Contract::shared().map_err(|error| ServeError::Io(Box::new(error)))?;
+    let stack = rpc_stack(rpc, config, &contract)?;
+    let rpc = RpcOverHttp {
+        service: connect::over_http(stack.clone(), Arc::clone(&contract)),
+        cors: Arc::new(Cors::new(config.addresses.http_cors_origins.clone())),
+        contract,
+        streams_per_connection: config.streams_per_connection,
+    };
+    let (http, exporter) = http;
+    let http = HttpServer::new(http, exporter, rpc);
     let serving = tokio::try_join!(
-        serve_rpc(grpc, config, tls, rpc, shutdown),
-        serve_http([all, webhooks, metrics], http, tls, shutdown),
+        serve_grpc(grpc, config, tls, stack, shutdown),
+        serve_http([all, webhooks, metrics], http, config, tls, shutdown),
     );
     serving.map(|((), ())| ())
 }
 
-/// Serves gRPC until the shutdown, then waits a limited time for open calls.
-async fn serve_rpc(
-    listener: TcpListener,
-    config: &Config,
-    tls: Option<&Arc<Tls>>,
+/// The services of gRPC within their layers. All sockets have the same, with the same limits.
+fn rpc_stack(
     rpc: RpcServices,
-    shutdown: &CancellationToken,
-) -> Result<(), ServeError> {
+    config: &Config,
+    contract: &Arc<Contract>,
+) -> Result<RpcStack, ServeError> {
     let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
     let reflection = reflection_builder()
         .build_v1()
@@ -97,14 +114,16 @@ async fn serve_rpc(
     let old_reflection = reflection_builder()
         .build_v1alpha()
         .map_err(|error| io(Box::new(error)))?;
-    let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
-    let router = Server::builder()
-        .max_concurrent_streams(config.streams_per_connection)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
+    let health = HealthServer::new(rpc.health);
+    let routes = Routes::new(limited!(health).max_decoding_message_size(MAX_HEALTH_BYTES))
+        .add_service(limited!(reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
+        .add_service(limited!(old_reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
+        .add_service(limited!(UsageServiceServer::new(rpc.usage)))
+        .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
+        .add_service(limited!(AccessServiceServer::new(rpc.access)))
+        .add_service(limited!(OperationsServiceServer::new(rpc.operations)))
+        .prepare();
+    let stack = ServiceBuilder::new()
         .layer(NameRequests(RequestLog::new(config.log.log_requests)))
         .layer(CallMetrics(Calls::new()))
         .layer(GrpcErrors)
@@ -113,15 +132,31 @@ async fn serve_rpc(
         .layer(AnswerLimit::default())
         .layer(rpc.check)
         .layer(RequestLimit::default())
-        .add_service(
-            limited!(HealthServer::new(rpc.health)).max_decoding_message_size(MAX_HEALTH_BYTES),
-        )
-        .add_service(limited!(reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
-        .add_service(limited!(old_reflection).max_decoding_message_size(MAX_REFLECTION_BYTES))
-        .add_service(limited!(UsageServiceServer::new(rpc.usage)))
-        .add_service(limited!(AccountServiceServer::new(rpc.accounts)))
-        .add_service(limited!(AccessServiceServer::new(rpc.access)))
-        .add_service(limited!(OperationsServiceServer::new(rpc.operations)));
+        .layer(Messages(Arc::clone(contract)))
+        .service(routes);
+    Ok(BoxCloneSyncService::new(stack))
+}
+
+/// Serves gRPC until the shutdown, then waits a limited time for open calls.
+async fn serve_grpc(
+    listener: TcpListener,
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    stack: RpcStack,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let io = |error: Box<dyn std::error::Error + Send + Sync>| ServeError::Io(error);
+    let address = listener.local_addr().map_err(|error| io(Box::new(error)))?;
+    let router = Server::builder()
+        .max_concurrent_streams(config.streams_per_connection)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        // The services are within it already.
+        .layer(layer_fn(move |_: Routes| stack.clone()))
+        .add_routes(Routes::default());
     tracing::info!(%address, "serving");
     let security = security(tls, Clients::Authenticated);
     let listener = LimitedListener::new(listener, Protocol::Http2, security, MAX_CONNECTIONS);
@@ -141,13 +176,15 @@ async fn serve_rpc(
 /// Serves HTTP until the shutdown, on the sockets that there are.
 async fn serve_http(
     sockets: [Option<TcpListener>; 3],
-    (http, exporter): (Http, Option<Exporter>),
+    server: HttpServer,
+    config: &Config,
     tls: Option<&Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> Result<(), ServeError> {
     let [all, webhooks, metrics] = sockets;
     let receives_webhooks = all.is_some() || webhooks.is_some();
-    match (receives_webhooks, http.webhook_secrets.is_empty()) {
+    let secrets = config.webhooks.secrets().map_err(ServeError::Config)?;
+    match (receives_webhooks, secrets.is_empty()) {
         (true, true) => tracing::warn!(
             "STRIPE_WEBHOOK_SECRETS is not set: webhooks are refused with 503; changes at Stripe are found by polling"
         ),
@@ -156,7 +193,6 @@ async fn serve_http(
         ),
         _ => {}
     }
-    let server = HttpServer::new(http, exporter);
     let paths = if webhooks.is_some() {
         Paths::WithoutWebhooks
     } else {

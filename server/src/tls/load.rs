@@ -39,7 +39,8 @@ pub(super) struct Contents {
 pub(super) struct Loaded {
     pub(super) digest: Digest,
     pub(super) http2: Arc<ServerConfig>,
-    pub(super) http1: Arc<ServerConfig>,
+    /// For HTTP/2 and HTTP/1.
+    pub(super) http: Arc<ServerConfig>,
     /// Without client certificates.
     pub(super) anonymous_http1: Arc<ServerConfig>,
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -92,15 +93,15 @@ pub(super) fn load(contents: &Contents) -> Result<Loaded, String> {
     let key = PrivateKeyDer::from_pem_slice(&contents.key)
         .map_err(|error| pem_error(KEY, "private key", &error))?;
     let verifier = verifier(contents, &provider)?;
-    let settings = |alpn: &[u8], verifier: Option<&Arc<dyn ClientCertVerifier>>| {
+    let settings = |alpn: &[&[u8]], verifier: Option<&Arc<dyn ClientCertVerifier>>| {
         let (chain, key) = (chain.clone(), key.clone_key());
         server_config(&provider, (chain, key), verifier, alpn)
     };
     Ok(Loaded {
         digest: contents.digest,
-        http2: settings(b"h2", verifier.as_ref())?,
-        http1: settings(b"http/1.1", verifier.as_ref())?,
-        anonymous_http1: settings(b"http/1.1", None)?,
+        http2: settings(&[b"h2"], verifier.as_ref())?,
+        http: settings(&[b"h2", b"http/1.1"], verifier.as_ref())?,
+        anonymous_http1: settings(&[b"http/1.1"], None)?,
         verifier,
         expires_at,
     })
@@ -110,7 +111,7 @@ fn server_config(
     provider: &Arc<CryptoProvider>,
     (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
     verifier: Option<&Arc<dyn ClientCertVerifier>>,
-    alpn: &[u8],
+    alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
@@ -127,7 +128,7 @@ fn server_config(
             }
             error => format!("{CERTIFICATE} and {KEY}: {error}"),
         })?;
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // A resumed session would not verify the client's certificate again. Connections are long, so little is saved.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

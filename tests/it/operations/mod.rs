@@ -13,6 +13,7 @@ mod grpc_errors;
 mod grpc_server;
 mod http_server;
 mod metrics;
+mod over_http;
 mod pgbouncer;
 mod schema;
 mod setup;

@@ -60,7 +60,7 @@ pub(super) struct Secure {
 
 impl Secure {
     /// Replaces the server of a world.
-    async fn start(world: &mut World, is_mutual: bool) -> Self {
+    pub(super) async fn start(world: &mut World, is_mutual: bool) -> Self {
         Self::start_with(world, is_mutual, &[]).await
     }
 
@@ -120,6 +120,16 @@ impl Secure {
     async fn handshake(&self, own: Option<&Identity>, alpn: &[u8]) -> TlsStream<TcpStream> {
         let config = self.authority.client_config(own, alpn);
         handshake(self.server.endpoint(), config).await.unwrap()
+    }
+
+    /// The same with the socket of HTTP.
+    pub(super) async fn http_handshake(
+        &self,
+        own: Option<&Identity>,
+        alpn: &[u8],
+    ) -> TlsStream<TcpStream> {
+        let config = self.authority.client_config(own, alpn);
+        handshake(self.server.http_url(), config).await.unwrap()
     }
 
     pub(super) async fn stop(self, world: World) {

@@ -11,7 +11,7 @@ mod http;
 mod keys;
 mod limits;
 mod rates;
-mod roles;
+pub(crate) mod roles;
 
 use prost_types::Timestamp;
 use tonic::{

@@ -197,7 +197,9 @@ fn refusal(needed: Requirement, role: Option<Role>) -> Option<Code> {
 }
 
 /// A key of each kind: its name, its text, and the role of one that is valid.
-async fn kinds_of_keys(world: &mut World) -> Vec<(&'static str, Option<String>, Option<Role>)> {
+pub(crate) async fn kinds_of_keys(
+    world: &mut World,
+) -> Vec<(&'static str, Option<String>, Option<Role>)> {
     let clock = world.set_time("2026-03-10T12:00:00Z").await;
     let (_, admin) = first_admin(world).await;
     let mut with_key = access(world, Some(&admin)).await;

@@ -1,0 +1,69 @@
+//! Decides who answers a request: the services, for a path of theirs, or the paths of HTTP; and whether a web page of another
+//! origin may ask.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{Router, extract::Request, response::Response};
+use tower::ServiceExt as _;
+
+use super::{
+    OPENAPI, RpcService,
+    cors::{Asked, Cors},
+};
+
+/// What a socket answers. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Front {
+    router: Router,
+    /// The services, and the origins that may call them; absent where there are none.
+    rpc: Option<(RpcService, Arc<Cors>)>,
+}
+
+impl Front {
+    pub(super) fn new(router: Router, rpc: Option<(RpcService, Arc<Cors>)>) -> Self {
+        Self { router, rpc }
+    }
+
+    pub(super) async fn answer(self, request: Request) -> Result<Response, Infallible> {
+        let path = request.uri().path();
+        let is_method = is_method(path);
+        let Some((rpc, cors)) = self.rpc.filter(|_| is_method || path == OPENAPI) else {
+            return self.router.oneshot(request).await;
+        };
+        let origin = match cors.check(&request) {
+            Asked::ByNoPage => None,
+            Asked::ByAllowed(origin) => Some(origin),
+            Asked::Answered(answer) => return Ok(*answer),
+        };
+        let Ok(mut answer) = if is_method {
+            rpc.oneshot(request).await
+        } else {
+            self.router.oneshot(request).await
+        };
+        cors.mark(&mut answer, origin);
+        Ok(answer)
+    }
+}
+
+/// Whether a path is that of a method, known or not: `/PACKAGE.SERVICE/METHOD`.
+fn is_method(path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    let service = parts.next().unwrap_or_default();
+    let has_method = parts.next().is_some_and(|method| !method.is_empty());
+    service.contains('.') && has_method && parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::method_roles::{HTTP_PATHS, METHODS};
+
+    #[test]
+    fn the_paths_of_methods_are_not_those_of_http() {
+        assert!(METHODS.iter().all(|(path, _)| is_method(path)));
+        assert!(!HTTP_PATHS.iter().any(|(path, _)| is_method(path)));
+        for other in ["/", "//", "/a.b", "/a.b/", "/a.b/c/d", "/a/b", ""] {
+            assert!(!is_method(other), "{other}");
+        }
+    }
+}
