@@ -33,17 +33,6 @@ impl Description {
         &self.0["paths"][path]["post"]
     }
 
-    /// The parts of a body of a method: the type of its content, and the schema of a message.
-    fn content<'a>(&self, content: &'a Value) -> (&'a str, &'a Value) {
-        let (media_type, of) = content.as_object().unwrap().iter().next().unwrap();
-        let schema = &of["schema"];
-        if media_type == STREAM {
-            (media_type, &schema["x-message"])
-        } else {
-            (media_type, schema)
-        }
-    }
-
     #[track_caller]
     fn assert_valid(&self, schema: &Value, instance: &Value, what: &str) {
         let schema = json!({
@@ -66,6 +55,17 @@ impl Description {
     fn assert_error(&self, error: &Value, path: &str) {
         let schema = json!({ "$ref": "#/components/schemas/connect.Error" });
         self.assert_valid(&schema, error, path);
+    }
+}
+
+/// The parts of a body of a method: the type of its content, and the schema of a message.
+fn content_of(content: &Value) -> (&str, &Value) {
+    let (media_type, of) = content.as_object().unwrap().iter().next().unwrap();
+    let schema = &of["schema"];
+    if media_type == STREAM {
+        (media_type, &schema["x-message"])
+    } else {
+        (media_type, schema)
     }
 }
 
@@ -208,7 +208,7 @@ async fn each_method_answers_as_it_is_described(world: World) {
     let check = ("/grpc.health.v1.Health/Check".to_owned(), json!({}));
     for (path, request) in methods.chain([check]) {
         let operation = description.operation(&path);
-        let (media_type, schema) = description.content(&operation["requestBody"]["content"]);
+        let (media_type, schema) = content_of(&operation["requestBody"]["content"]);
         description.assert_valid(schema, &request, &path);
         let (answers, error) = if media_type == STREAM {
             stream(&world, &path, &admin, &request).await
@@ -216,7 +216,7 @@ async fn each_method_answers_as_it_is_described(world: World) {
             let answer = call(&world, &path, Some(&admin), &request).await;
             one(&answer)
         };
-        let (of_answer, schema) = description.content(&operation["responses"]["200"]["content"]);
+        let (of_answer, schema) = content_of(&operation["responses"]["200"]["content"]);
         assert_eq!(of_answer, media_type);
         for answer in &answers {
             description.assert_valid(schema, answer, &path);
