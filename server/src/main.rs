@@ -177,7 +177,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(exit_code(is_healthy));
         }
         Command::Reconcile(command) => {
-            let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
+            let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
+            let is_equal = reconcile::run(*command, &mut out, &mut notes).await?;
             return Ok(exit_code(is_equal));
         }
         Command::Restore(command) => {
@@ -222,7 +223,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             tracing::info!(rows, "exported");
         }
         Command::Doctor(command) => {
-            let is_healthy = doctor::run(&command, &mut std::io::stdout()).await?;
+            let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
+            let is_healthy = doctor::run(&command, &mut out, &mut notes).await?;
             return Ok(exit_code(is_healthy));
         }
     }
