@@ -17,6 +17,7 @@ mod increment;
 mod keys;
 mod manual;
 mod output;
+mod paging;
 mod profile;
 mod reconcile;
 mod report;

@@ -3,11 +3,11 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
+    output::{Format, Rows, rfc3339, rfc3339_or_null},
+    paging::{Paging, print_next_page},
     time_arg::{self, TimeArg},
 };
 use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient, UsageReport};
-use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -106,12 +106,11 @@ pub(super) async fn run(
     if let Some(customer) = arguments.customer {
         filter = filter.customer(customer);
     }
-    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
-    if let Some(start) = arguments.start {
-        filter = filter.from(time(start)?);
+    if let Some(start) = time_arg::in_utc(arguments.start)? {
+        filter = filter.from(start);
     }
-    if let Some(end) = arguments.end {
-        filter = filter.until(time(end)?);
+    if let Some(end) = time_arg::in_utc(arguments.end)? {
+        filter = filter.until(end);
     }
     if let Some(kind) = arguments.kind {
         filter = filter.kind(match kind {

@@ -1,5 +1,6 @@
 //! Times in command-line arguments.
 
+use super::exit::Failure;
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 
@@ -66,6 +67,12 @@ pub(super) fn parse_utc(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text)
         .map(Into::into)
         .map_err(|error| format!("expected a time such as 2026-03-01T12:00:00Z ({error})"))
+}
+
+/// A time in UTC, if one is given.
+pub(super) fn in_utc(arg: Option<TimeArg>) -> Result<Option<DateTime<Utc>>, Failure> {
+    let time = arg.map(|arg| arg.in_zone(Tz::UTC)).transpose();
+    time.map_err(Failure::arguments)
 }
 
 impl TimeArg {
