@@ -16,6 +16,7 @@ mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
 mod documented_commands;
 mod frames;
+mod health;
 mod log;
 mod malformed;
 #[path = "../../../tests/it/support/postgres/mod.rs"]

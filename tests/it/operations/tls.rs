@@ -22,7 +22,10 @@ use usage_client::{
     cli::{self, Streams},
 };
 use usage_server::{
-    commands::doctor::{self, DoctorCommand},
+    commands::{
+        doctor::{self, DoctorCommand},
+        health::{self, HealthCommand},
+    },
     config::TlsConfig,
 };
 
