@@ -28,6 +28,7 @@ mod process;
 #[path = "../../../tests/it/support/random.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random;
+mod rates;
 mod refusals;
 mod remote;
 mod secrets;
