@@ -9,7 +9,7 @@ use super::{
     exit::Failure,
     output::{Format, Rows, rfc3339, rfc3339_or_null},
     paging::{Paging, print_next_page},
-    time_arg,
+    time_arg::{self, Times},
 };
 use crate::{AbortSubscriptionChange, Account, AccountPut, ListAccounts, PutAccount, UsageClient};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -224,7 +224,7 @@ async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Re
     };
     let (accounts, next) = list.paging.read(page).await?;
     rows(accounts).print(list.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, Times::default(), streams)
 }
 
 fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {

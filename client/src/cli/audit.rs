@@ -5,7 +5,7 @@ use super::{
     exit::Failure,
     output::{Format, Rows, rfc3339},
     paging::{Paging, print_next_page},
-    time_arg::{self, TimeArg},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{AuditEntry, ListAuditEntries, UsageClient};
 use clap::Args;
@@ -43,10 +43,11 @@ pub(super) async fn run(
     if let Some(key) = arguments.key {
         filter = filter.key(key);
     }
-    if let Some(start) = time_arg::in_utc(arguments.start)? {
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
         filter = filter.from(start);
     }
-    if let Some(end) = time_arg::in_utc(arguments.end)? {
+    if let Some(end) = times.end {
         filter = filter.until(end);
     }
     let page = |size, token: Option<String>| {
@@ -77,7 +78,7 @@ pub(super) async fn run(
         rows.push(cells(entry, arguments.format.json));
     }
     rows.print(arguments.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, times, streams)
 }
 
 fn cells(entry: AuditEntry, is_json: bool) -> Vec<Value> {

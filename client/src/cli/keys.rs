@@ -5,7 +5,7 @@ use super::{
     exit::Failure,
     output::{Format, Rows, rfc3339, rfc3339_or_null},
     paging::{Paging, print_next_page},
-    time_arg,
+    time_arg::{self, Times},
 };
 use crate::{ApiKey, CreateKey, KeyRole, UsageClient};
 use chrono::{DateTime, Utc};
@@ -84,7 +84,7 @@ pub(super) async fn run(
             };
             let (keys, next) = paging.read(page).await?;
             rows(keys).print(format, streams)?;
-            print_next_page(next, streams)
+            print_next_page(next, Times::default(), streams)
         }
         Command::Revoke { id, format } => {
             let (key, duplicate) = client.revoke_key(id).await?;

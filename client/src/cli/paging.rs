@@ -1,7 +1,8 @@
 //! Lists that are read page by page: their flags, how far they are read, and how to go on.
 
-use super::{Streams, exit::Failure};
+use super::{Streams, exit::Failure, time_arg::Times};
 use crate::Error;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 
 /// The largest page that the server returns.
@@ -46,18 +47,25 @@ impl Paging {
     }
 }
 
-/// Says how to list what is after the last row, if anything is.
+/// Says how to list what is after the last row, if anything is. A token is for the same times, and `-7d` is another time in
+/// each command, so they are said too.
 pub(super) fn print_next_page(
     token: Option<String>,
+    times: Times,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    match token {
-        Some(token) => Ok(writeln!(
-            streams.err,
-            "there are more: --page-token {token}"
-        )?),
-        None => Ok(()),
-    }
+    let Some(token) = token else {
+        return Ok(());
+    };
+    let flag = |name: &str, at: Option<DateTime<Utc>>| {
+        let at = at.map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        at.map_or_else(String::new, |at| format!("--{name} {at} "))
+    };
+    let (start, end) = (flag("start", times.start), flag("end", times.end));
+    Ok(writeln!(
+        streams.err,
+        "there are more: {start}{end}--page-token {token}"
+    )?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::{
     exit::Failure,
     output::{Format, Rows, rfc3339, rfc3339_or_null},
     paging::{Paging, print_next_page},
-    time_arg::{self, TimeArg},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient, UsageReport};
 use clap::{Args, ValueEnum};
@@ -106,10 +106,11 @@ pub(super) async fn run(
     if let Some(customer) = arguments.customer {
         filter = filter.customer(customer);
     }
-    if let Some(start) = time_arg::in_utc(arguments.start)? {
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
         filter = filter.from(start);
     }
-    if let Some(end) = time_arg::in_utc(arguments.end)? {
+    if let Some(end) = times.end {
         filter = filter.until(end);
     }
     if let Some(kind) = arguments.kind {
@@ -130,7 +131,7 @@ pub(super) async fn run(
     }
     rows.print(arguments.format, streams)?;
     print_archives(&page.archives, streams)?;
-    print_next_page(page.next_page_token, streams)
+    print_next_page(page.next_page_token, times, streams)
 }
 
 /// The values of [`COLUMNS`].

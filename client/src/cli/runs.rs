@@ -5,7 +5,7 @@ use super::{
     exit::Failure,
     output::{Format, Rows, rfc3339, rfc3339_or_null},
     paging::{Paging, print_next_page},
-    time_arg::{self, TimeArg},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{ListRuns, ListedRun, ReportCount, RunState, UsageClient};
 use clap::Args;
@@ -58,10 +58,11 @@ pub(super) async fn run(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let mut filter = ListRuns::new().states(arguments.state);
-    if let Some(start) = time_arg::in_utc(arguments.start)? {
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
         filter = filter.from(start);
     }
-    if let Some(end) = time_arg::in_utc(arguments.end)? {
+    if let Some(end) = times.end {
         filter = filter.until(end);
     }
     let page = |size, token: Option<String>| {
@@ -78,7 +79,7 @@ pub(super) async fn run(
         rows.push(cells(run, arguments.format.json));
     }
     rows.print(arguments.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, times, streams)
 }
 
 /// The values of [`COLUMNS`]. Counts are of reports; JSON has their quantities too.
