@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{HeldBytes, OpenConnections, Protocol, Unread, refusals::Reason};
+use super::{HeldBytes, Protocol, Unread, open::OpenConnections, refusals::Reason};
 use crate::{domain::client_certificate::ClientCertificate, tls::Client};
 
 /// How long the first bytes and the handshake of TLS may take together.
@@ -127,8 +127,7 @@ impl Activity {
 
     /// Gives up its place.
     pub(super) fn leave(&self) {
-        self.open.lock().remove(&self.number);
-        self.open.freed.notify_one();
+        self.open.leave(self.number);
     }
 
     pub(super) fn client(&self) -> Option<&Client> {

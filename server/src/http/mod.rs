@@ -24,7 +24,7 @@ use self::webhooks::{Webhooks, receive_webhook};
 use crate::{
     authentication::Authenticator,
     clock::Clock,
-    connections::{Activity, LimitedListener, Protocol, Security},
+    connections::{Activity, LimitedListener, Places, Protocol, Security},
     domain::{access::Requirement, method_roles::http_requirement},
     error::Error,
     metrics::{self, Exporter},
@@ -36,6 +36,8 @@ use crate::{
 
 /// Open connections of a socket. A new one takes the place of the longest silent one.
 const MAX_CONNECTIONS: usize = 512;
+/// And of one address, where that is limited.
+const MAX_OF_ADDRESS: usize = 256;
 
 /// What the HTTP handlers need.
 pub(crate) struct Http {
@@ -50,6 +52,8 @@ pub(crate) struct Http {
     pub(crate) requests: RequestLog,
     /// Who asks for metrics.
     pub(crate) authenticator: Authenticator,
+    /// The connections that one address may have, if that is limited.
+    pub(crate) connections_of_address: Option<usize>,
 }
 
 /// Which paths a socket serves.
@@ -71,6 +75,7 @@ struct Shared {
     exporter: Option<Exporter>,
     authenticator: Authenticator,
     webhooks: Webhooks,
+    places: Places,
 }
 
 /// Serves HTTP on any number of sockets.
@@ -80,7 +85,12 @@ pub(crate) struct HttpServer(Arc<Shared>);
 impl HttpServer {
     /// Without an exporter, no socket shows metrics.
     pub(crate) fn new(http: Http, exporter: Option<Exporter>) -> Self {
+        let of_address = http.connections_of_address;
         Self(Arc::new(Shared {
+            places: Places {
+                all: MAX_CONNECTIONS,
+                of_address: of_address.map(|limit| limit.min(MAX_OF_ADDRESS)),
+            },
             readiness: Arc::clone(&http.readiness),
             requests: http.requests.clone(),
             exporter,
@@ -102,7 +112,7 @@ impl HttpServer {
     ) -> std::io::Result<()> {
         let address = listener.local_addr()?;
         tracing::info!(%address, ?paths, "serving HTTP");
-        let listener = LimitedListener::new(listener, Protocol::Http1, security, MAX_CONNECTIONS);
+        let listener = LimitedListener::new(listener, Protocol::Http1, security, self.0.places);
         let closing = listener.close_unwanted();
         tokio::select! {
             never = closing => match never {},
