@@ -26,6 +26,10 @@ pub mod v1 {
     /// The domain of every `google.rpc.ErrorInfo` that the service sends.
     pub const ERROR_DOMAIN: &str = "usage-billing";
 
+    /// The metadata of a `google.rpc.ErrorInfo` that names the line of the server's log with the cause, as the field
+    /// `cause_id`. Only errors whose cause is in the log have it, and errors with the same cause have the same.
+    pub const CAUSE_ID: &str = "cause_id";
+
     /// The encoded `FileDescriptorSet` of this package, for gRPC reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] =
         include_bytes!(concat!(env!("OUT_DIR"), "/usage_v1_descriptor.bin"));

@@ -105,10 +105,7 @@ impl CreateKey {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::CreateKeyRequest, Error> {
-        let expires_at = self
-            .expires_at
-            .map(|at| wire::time_to_wire(at, "expires_at"))
-            .transpose()?;
+        let expires_at = wire::optional_time_to_wire(self.expires_at, "expires_at")?;
         let is_limited = self.scope != proto::KeyScope::default();
         Ok(proto::CreateKeyRequest {
             name: self.name,
@@ -262,10 +259,10 @@ impl ListAuditEntries {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::ListAuditEntriesRequest, Error> {
-        let time = |at: Option<DateTime<Utc>>, field| at.map(|at| wire::time_to_wire(at, field));
+        let time = wire::optional_time_to_wire;
         Ok(proto::ListAuditEntriesRequest {
-            from: time(self.from, "from").transpose()?,
-            until: time(self.until, "until").transpose()?,
+            from: time(self.from, "from")?,
+            until: time(self.until, "until")?,
             key_id: self.key_id,
             account_id: self.account_id,
             page_size: page_size_to_wire(self.page_size),

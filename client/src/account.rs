@@ -95,14 +95,12 @@ impl PutAccount {
                         "stripe.current_period.end",
                     )
                 });
-                let bill_from = self
-                    .bill_from
-                    .map(|time| wire::time_to_wire(time, "stripe.bill_from"));
+                let bill_from = wire::optional_time_to_wire(self.bill_from, "stripe.bill_from")?;
                 put_account_request::Billing::Stripe(proto::StripeBilling {
                     customer,
                     subscription: self.subscription.unwrap_or_default(),
                     current_period: current_period.transpose()?,
-                    bill_from: bill_from.transpose()?,
+                    bill_from,
                 })
             }
             None if self.subscription.is_none()

@@ -17,6 +17,7 @@ mod increment;
 mod keys;
 mod manual;
 mod output;
+mod paging;
 mod profile;
 mod reconcile;
 mod report;
@@ -191,6 +192,20 @@ async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Resul
         Command::Runs(arguments) => runs::run(&client, arguments, streams).await,
         Command::Doctor(arguments) => doctor::run(&client, arguments, streams).await,
         Command::Completions { .. } | Command::Man => Ok(()),
+    }
+}
+
+/// Whether a command line can be read; nothing is run. The first argument is the program's name. For tests of what
+/// documentation shows.
+///
+/// # Errors
+/// What is wrong with it, in words for people.
+pub fn check<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Result<(), String> {
+    let parsed = Cli::command().try_get_matches_from(args);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches).map(drop)) {
+        // Help that was asked for is an error to clap.
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

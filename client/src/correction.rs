@@ -73,10 +73,7 @@ impl Correct {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::CorrectRequest, Error> {
-        let timestamp = self
-            .timestamp
-            .map(|at| wire::time_to_wire(at, "timestamp"))
-            .transpose()?;
+        let timestamp = wire::optional_time_to_wire(self.timestamp, "timestamp")?;
         Ok(proto::CorrectRequest {
             account_id: self.account_id,
             meter: self.meter,

@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) may_have_taken_effect: bool,
     pub(crate) key: Option<String>,
     pub(crate) request_id: Option<String>,
+    pub(crate) cause_id: Option<String>,
     pub(crate) figures: Option<RecorderStats>,
     pub(crate) source: Option<Source>,
 }
@@ -162,10 +163,17 @@ impl Error {
         self.0.key.as_deref()
     }
 
-    /// The id under which the server's log, its audit table and its answer know the failed call; none if no server
-    /// answered. Name it when you ask those who run the server.
+    /// The id of the failed call; none if no server answered. The audit table has it, if the call is one of an admin's
+    /// methods, and so have the lines of the server's log that the call caused, and its spans. Most failed calls cause no
+    /// line: [`cause_id`](Error::cause_id) says whether there is one.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
+    }
+
+    /// The field `cause_id` of the line in the server's log that has the cause; none if the log has no line of it. Calls
+    /// that failed for the same cause share the line. Name it when you ask those who run the server.
+    pub fn cause_id(&self) -> Option<&str> {
+        self.0.cause_id.as_deref()
     }
 
     /// What a [`Recorder`](crate::Recorder) had done when the time of its `flush` or `shutdown` was over; none for other
@@ -247,6 +255,7 @@ impl Error {
             may_have_taken_effect,
             key: None,
             request_id: None,
+            cause_id: None,
             figures: None,
             source: None,
         }))

@@ -113,15 +113,13 @@ impl Increment {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::IncrementRequest, Error> {
-        let timestamp = self
-            .timestamp
-            .map(|time| wire::time_to_wire(time, "timestamp"));
+        let timestamp = wire::optional_time_to_wire(self.timestamp, "timestamp")?;
         Ok(proto::IncrementRequest {
             account_id: self.account_id,
             meter: self.meter,
             quantity: self.quantity,
             idempotency_key: self.key.into_wire()?,
-            timestamp: timestamp.transpose()?,
+            timestamp,
             ..Default::default()
         })
     }

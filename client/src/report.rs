@@ -238,7 +238,7 @@ impl ListReports {
 
     pub(crate) fn into_wire(self) -> Result<proto::ListReportsRequest, Error> {
         let states = self.states.into_iter().map(ReportState::to_wire);
-        let time = |at: Option<DateTime<Utc>>, field| at.map(|at| wire::time_to_wire(at, field));
+        let time = wire::optional_time_to_wire;
         Ok(proto::ListReportsRequest {
             account_id: self.account_id,
             states: states.collect(),
@@ -248,8 +248,8 @@ impl ListReports {
             page_token: self.page_token,
             meter: self.meter,
             stripe_customer: self.stripe_customer,
-            from: time(self.from, "from").transpose()?,
-            until: time(self.until, "until").transpose()?,
+            from: time(self.from, "from")?,
+            until: time(self.until, "until")?,
         })
     }
 }

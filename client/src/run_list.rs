@@ -2,7 +2,7 @@
 
 use crate::{
     Error, ReportCount, proto,
-    wire::{non_empty, optional_time, page_size_to_wire, required_time, time_to_wire},
+    wire::{non_empty, optional_time, optional_time_to_wire, page_size_to_wire, required_time},
 };
 use chrono::{DateTime, Utc};
 use std::fmt;
@@ -144,10 +144,9 @@ impl ListRuns {
     }
 
     pub(crate) fn into_wire(self) -> Result<proto::ListRunsRequest, Error> {
-        let time = |at: Option<DateTime<Utc>>, field| at.map(|at| time_to_wire(at, field));
         Ok(proto::ListRunsRequest {
-            from: time(self.from, "from").transpose()?,
-            until: time(self.until, "until").transpose()?,
+            from: optional_time_to_wire(self.from, "from")?,
+            until: optional_time_to_wire(self.until, "until")?,
             states: self.states.into_iter().map(RunState::to_wire).collect(),
             page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,

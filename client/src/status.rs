@@ -18,10 +18,10 @@ impl From<tonic::transport::Error> for Error {
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
         let details = status.get_error_details();
-        let reason = details
-            .error_info()
-            .filter(|info| info.domain == proto::ERROR_DOMAIN)
-            .map(|info| Reason::from_name(&info.reason));
+        let info = details.error_info();
+        let info = info.filter(|info| info.domain == proto::ERROR_DOMAIN);
+        let reason = info.map(|info| Reason::from_name(&info.reason));
+        let cause_id = info.and_then(|info| info.metadata.get(proto::CAUSE_ID));
         let never_sent = has_cause::<tonic::ConnectError>(&status);
         let kind = kind_of(&status, reason.as_ref());
         let (kind, message) = match status.source() {
@@ -39,6 +39,7 @@ impl From<tonic::Status> for Error {
                 .collect()
         });
         error.0.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+        error.0.cause_id = cause_id.filter(|id| !id.is_empty()).cloned();
         error.0.reason = reason;
         error.0.request_id = request_id(&status, details.request_info());
         error.0.source = Some(Source::Status(status));
@@ -201,6 +202,21 @@ mod tests {
         assert!(!error.is_retryable());
         assert!(!error.may_have_taken_effect());
         assert_eq!(error.status().unwrap().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_cause_in_the_log_of_this_service_is_named() {
+        for (domain, id, cause_id) in [
+            (proto::ERROR_DOMAIN, "c-1", Some("c-1")),
+            (proto::ERROR_DOMAIN, "", None),
+            ("another service", "c-1", None),
+        ] {
+            let mut details = ErrorDetails::new();
+            let metadata = [(proto::CAUSE_ID.to_owned(), id.to_owned())];
+            details.set_error_info("INTERNAL", domain, metadata);
+            let error = error((Code::Internal, details));
+            assert_eq!(error.cause_id(), cause_id, "{domain} {id}");
+        }
     }
 
     #[test]

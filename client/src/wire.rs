@@ -30,6 +30,14 @@ pub(crate) fn time_to_wire(
     Ok(prost_types::Timestamp { seconds, nanos })
 }
 
+/// A time to send, if there is one.
+pub(crate) fn optional_time_to_wire(
+    time: Option<DateTime<Utc>>,
+    field: &'static str,
+) -> Result<Option<prost_types::Timestamp>, Error> {
+    time.map(|time| time_to_wire(time, field)).transpose()
+}
+
 /// A received time. An error names it as `field`.
 pub(crate) fn time_from_wire(
     time: prost_types::Timestamp,

@@ -251,6 +251,12 @@ pub struct Config {
     #[arg(long, env = "WRITERS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub writers: u32,
 
+    /// Open connections of one peer address (of IPv6, one /64 network) to the gRPC socket, up to 4,096; those to a socket of HTTP
+    /// are half of all at most. Beyond it, its silent connections are closed for new ones, and a connection is refused if
+    /// there is none. 0 is no limit.
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(0..=4_096))]
+    pub connections_per_address: u32,
+
     /// Concurrent requests on one connection, 1 to 65,536.
     #[arg(long, env = "STREAMS_PER_CONNECTION", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub streams_per_connection: u32,
@@ -273,6 +279,12 @@ impl Config {
         self.stripe.key()?;
         self.check_tls()?;
         self.database.url().map(drop)
+    }
+
+    /// The connections that one address may have to a socket, if that is limited.
+    pub(crate) fn connections_of_address(&self) -> Option<usize> {
+        let limit = usize::try_from(self.connections_per_address).ok();
+        limit.filter(|limit| *limit > 0)
     }
 
     /// Every secret, for what must not show one: keys, and the database's URL with its password.

@@ -1,35 +1,23 @@
-//! Limits on the connections of a socket: how many are open, and how long one may be silent.
-//!
-//! A new connection never waits for silent ones: if all places are taken, one is closed that has no call. First those go
-//! whose handshake is not complete, then those without a first request, then the others; of each the longest silent one.
+//! Limits on the connections of a socket: how many are open, of all addresses and of one, and how long one may be silent.
+//! Which one gives up its place to another is in [`open`].
 
 mod activity;
 mod connection;
 mod farewell;
 mod held_bytes;
+mod open;
 mod opening;
 mod refusals;
 mod unread;
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, Stream};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::Semaphore,
 };
 
-use self::refusals::{Reason, Refusals};
 pub(crate) use self::{
     activity::{Activity, Call, Wait},
     connection::Connection,
@@ -37,13 +25,10 @@ pub(crate) use self::{
     opening::Security,
     unread::Unread,
 };
-use crate::{clock::Clock, domain::SECOND_MS, tls::Tls};
+use self::{farewell::Farewell, open::OpenConnections};
 
-/// How long a caller may leave all its answers unread, and how long while others may need the memory.
-const STALL_TIMEOUT: Duration = Duration::from_mins(2);
-const STALL_TIMEOUT_WHEN_FULL: Duration = Duration::from_secs(10);
-/// The unread bytes over all connections from which others may need the memory.
-const FULL_BYTES: usize = 32 * 1024 * 1024;
+/// Connections of addresses that have too many which are told so at once. More are closed without a word.
+const MAX_FAREWELLS: usize = 64;
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often certificates are checked after new files: a handshake that began with the old ones ends within an interval.
 const CHECKS_AFTER_RELOAD: u8 = 3;
@@ -59,6 +44,15 @@ pub(crate) enum Protocol {
     Http2,
 }
 
+/// How many connections may be open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    /// In all.
+    pub(crate) all: usize,
+    /// Of one address, if that is limited.
+    pub(crate) of_address: Option<usize>,
+}
+
 /// A listener with a limit of open connections.
 #[derive(Debug)]
 pub(crate) struct LimitedListener {
@@ -66,17 +60,7 @@ pub(crate) struct LimitedListener {
     protocol: Protocol,
     security: Security,
     open: Arc<OpenConnections>,
-}
-
-/// The open connections of a listener.
-#[derive(Debug)]
-struct OpenConnections {
-    max: usize,
-    next: AtomicU64,
-    connections: Mutex<BTreeMap<u64, Arc<Activity>>>,
-    /// Notified when a connection closes or has no more calls.
-    freed: Notify,
-    refusals: Refusals,
+    farewells: Arc<Semaphore>,
 }
 
 impl LimitedListener {
@@ -84,23 +68,41 @@ impl LimitedListener {
         listener: TcpListener,
         protocol: Protocol,
         security: Security,
-        max: usize,
+        places: Places,
     ) -> Self {
         Self {
             listener,
             protocol,
             security,
-            open: Arc::new(OpenConnections::new(max)),
+            open: Arc::new(OpenConnections::new(places)),
+            farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)),
         }
     }
 
-    /// Gives an accepted connection a place.
-    async fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Connection {
+    /// Gives an accepted connection a place, unless its address has too many.
+    async fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let activity = self.open.admit(peer).await;
-        Connection::new(stream, self.security.clone(), self.protocol, activity)
+        let Some(activity) = self.open.admit(peer).await else {
+            self.turn_away(stream);
+            return None;
+        };
+        let connection = Connection::new(stream, self.security.clone(), self.protocol, activity);
+        Some(connection)
+    }
+
+    /// Says why the connection gets no place, in a task by itself: no client can keep another one waiting.
+    fn turn_away(&self, stream: TcpStream) {
+        let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() else {
+            return;
+        };
+        let is_secure = matches!(self.security, Security::Tls(..));
+        let mut farewell = Farewell::too_many(stream, is_secure);
+        tokio::spawn(async move {
+            poll_fn(|cx| farewell.poll(cx)).await;
+            drop(permit);
+        });
     }
 
     /// Closes connections whose callers read no answer, and those whose client's certificate is no longer accepted, forever.
@@ -137,96 +139,11 @@ impl LimitedListener {
 
     /// The next connection.
     pub(crate) async fn accept(&mut self) -> Connection {
-        // Retries after errors, such as too many open files.
-        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        self.admit(stream, peer).await
-    }
-}
-
-impl OpenConnections {
-    fn new(max: usize) -> Self {
-        Self {
-            max,
-            next: AtomicU64::new(0),
-            connections: Mutex::default(),
-            freed: Notify::new(),
-            refusals: Refusals::default(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Activity>>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a place, which a connection without a call gives up at once.
-    async fn admit(self: &Arc<Self>, peer: SocketAddr) -> Arc<Activity> {
         loop {
-            let freed = self.freed.notified();
-            if let Some(activity) = self.try_admit(peer) {
-                return activity;
-            }
-            freed.await;
-        }
-    }
-
-    fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<Activity>> {
-        let mut connections = self.lock();
-        if connections.len() >= self.max {
-            let least = connections
-                .values()
-                .filter_map(|activity| activity.worth().map(|worth| (worth, activity.number)))
-                .min()?;
-            if let Some(closed) = connections.remove(&least.1) {
-                tracing::debug!(max = self.max, "closing a silent connection for a new one");
-                closed.close.cancel();
-            }
-        }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let activity = Arc::new(Activity::new(number, peer, Arc::clone(self)));
-        connections.insert(number, Arc::clone(&activity));
-        Some(activity)
-    }
-
-    /// Closes the connections whose callers read no answer for longer than the limit.
-    fn close_stalled(&self) {
-        let connections = self.lock();
-        let unread = connections
-            .values()
-            .map(|activity| activity.unread().bytes())
-            .fold(0, usize::saturating_add);
-        let limit = if unread < FULL_BYTES {
-            STALL_TIMEOUT
-        } else {
-            STALL_TIMEOUT_WHEN_FULL
-        };
-        for activity in connections.values() {
-            let stalled_since = activity.unread().stalled_since();
-            if stalled_since.is_some_and(|since| since.elapsed() > limit) {
-                tracing::warn!(peer = %activity.peer(), limit_secs = limit.as_secs(), "closing a connection whose caller reads no answer");
-                activity.close.cancel();
-            }
-        }
-    }
-
-    /// Closes the connections whose client's certificate has expired, and after new files those whose certificate was revoked
-    /// or whose authority is no longer one.
-    fn close_refused(&self, tls: &Tls, are_files_new: bool) {
-        let now = Clock::system().now().div_euclid(SECOND_MS);
-        let with_client: Vec<Arc<Activity>> = self
-            .lock()
-            .values()
-            .filter(|activity| activity.client().is_some())
-            .cloned()
-            .collect();
-        for activity in with_client {
-            let is_refused = activity.client().is_some_and(|client| {
-                client.has_expired(now) || are_files_new && !tls.accepts(client, now)
-            });
-            if is_refused {
-                activity.refused(Reason::CertificateRefused, None);
-                activity.close.cancel();
+            // Retries after errors, such as too many open files.
+            let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+            if let Some(connection) = self.admit(stream, peer).await {
+                return connection;
             }
         }
     }

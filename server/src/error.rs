@@ -6,6 +6,7 @@ mod status;
 use std::time::Duration;
 
 use sea_orm::DbErr;
+use uuid::Uuid;
 
 use crate::{
     database_error::is_transient,
@@ -233,8 +234,13 @@ pub enum Error {
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An error whose cause is in the log already, such as that of a commit which many calls shared.
-    #[error(transparent)]
-    Logged(Box<Error>),
+    #[error("{error}")]
+    Logged {
+        /// The error.
+        error: Box<Error>,
+        /// The `cause_id` of the line, if it has one.
+        cause_id: Option<Uuid>,
+    },
 }
 
 /// How many obstacles a message names.
@@ -298,6 +304,14 @@ impl Error {
 
     /// The same error. Its cause is in the log already.
     pub(crate) fn logged(self) -> Self {
-        Self::Logged(Box::new(self))
+        self.logged_as(None)
+    }
+
+    /// The same error. Its cause is in the log already, in the line with this id.
+    pub(crate) fn logged_as(self, cause_id: Option<Uuid>) -> Self {
+        Self::Logged {
+            error: Box::new(self),
+            cause_id,
+        }
     }
 }

@@ -41,7 +41,7 @@ use crate::{
         window::Slots,
     },
     error::{Error, Result},
-    log_limit::LogLimit,
+    log_limit::{LogLimit, LogLine},
     store::{
         Store,
         boundaries::BoundaryCache,
@@ -314,11 +314,12 @@ impl Writer {
             Err(error) if is_transient(&error) => {
                 self.progress.failed();
                 // Once for all of its calls, and once a minute for all groups.
-                if let Some(unlogged) = FAILED.count() {
-                    tracing::error!(%error, calls = group.entries.len(), unlogged, "a group commit failed");
+                let LogLine { id, unlogged } = FAILED.line();
+                if let Some(unlogged) = unlogged {
+                    tracing::error!(%error, cause_id = %id, commit = %group.id, calls = group.entries.len(), unlogged, "a group commit failed");
                 }
                 for (reply, _places) in replies {
-                    let _ = reply.send(Err(Error::from(copy_of(&error)).logged()));
+                    let _ = reply.send(Err(Error::from(copy_of(&error)).logged_as(Some(id))));
                 }
             }
             Err(error) if group.entries.len() == 1 => {
@@ -338,14 +339,14 @@ impl Writer {
 
     /// Commits each call in a transaction of its own.
     async fn commit_alone(&mut self, entries: Vec<Entry>, replies: Vec<(Reply, TakenPlaces)>) {
-        let mut unavailable: Option<DbErr> = None;
+        let mut unavailable: Option<(DbErr, Option<Uuid>)> = None;
         for (entry, (reply, _places)) in entries.into_iter().zip(replies) {
             if reply.is_closed() {
                 continue;
             }
-            if let Some(error) = &unavailable {
+            if let Some((error, cause_id)) = &unavailable {
                 // Each of the others would be tried for seconds.
-                let _ = reply.send(Err(Error::from(copy_of(error)).logged()));
+                let _ = reply.send(Err(Error::from(copy_of(error)).logged_as(*cause_id)));
                 continue;
             }
             let alone = Group {
@@ -358,7 +359,10 @@ impl Writer {
                 && is_transient(error)
             {
                 self.progress.failed();
-                unavailable = Some(copy_of(error));
+                let cause_id = Error::from(copy_of(error)).log();
+                let _ = reply.send(Err(Error::from(copy_of(error)).logged_as(cause_id)));
+                unavailable = Some((copy_of(error), cause_id));
+                continue;
             }
             let outcome = outcome.map_err(Error::from);
             if let Ok(outcomes) = &outcome {

@@ -22,7 +22,8 @@ use usage_server::{
     Listeners, ServeError,
     clock::Clock,
     commands::{
-        adopt, archives, audit, backup, distribute, doctor, export, keys, reconcile, restore,
+        adopt, archives, audit, backup, distribute, doctor, export, health, keys, reconcile,
+        restore,
         setup::{SetupConfig, set_up},
     },
     config::{Config, DatabaseConfig, without_empty_variables},
@@ -83,6 +84,9 @@ enum Command {
     Export(export::ExportCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(Box<doctor::DoctorCommand>),
+    /// Ask the server of this machine, with the same settings, whether it can count, and print one word; exits with 1 if it
+    /// cannot or does not answer.
+    Health(health::HealthCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,8 +171,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let otlp = start_log(&cli)?;
     survive_file_size_limit()?;
+    let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
     match cli.command {
-        Command::Serve(config) => run_service(*config, otlp).await?,
+        // The whole service, too large for the stack.
+        Command::Serve(config) => Box::pin(run_service(*config, otlp)).await?,
         #[cfg(feature = "demo")]
         Command::Demo(config) => {
             let stop = CancellationToken::new();
@@ -177,7 +183,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(exit_code(is_healthy));
         }
         Command::Reconcile(command) => {
-            let is_equal = reconcile::run(*command, &mut std::io::stdout()).await?;
+            let is_equal = reconcile::run(*command, &mut out, &mut notes).await?;
             return Ok(exit_code(is_equal));
         }
         Command::Restore(command) => {
@@ -222,8 +228,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             tracing::info!(rows, "exported");
         }
         Command::Doctor(command) => {
-            let is_healthy = doctor::run(&command, &mut std::io::stdout()).await?;
+            let is_healthy = doctor::run(&command, &mut out, &mut notes).await?;
             return Ok(exit_code(is_healthy));
+        }
+        Command::Health(command) => {
+            let is_well = health::run(&command, &mut out, &mut notes).await?;
+            return Ok(exit_code(is_well));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -74,7 +74,7 @@ const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
 const OTHER_DATABASES: &str = "usage_other_databases";
 
 /// Connections that were refused before they could be used, by `reason`: `needs_tls`, `speaks_no_tls`, `handshake_failed`,
-/// `handshake_timed_out`, `certificate_refused`.
+/// `handshake_timed_out`, `certificate_refused`, `too_many_of_address`.
 const CONNECTIONS_REFUSED: &str = "usage_connections_refused_total";
 /// When the service's certificate expires, in seconds of Unix time.
 const CERTIFICATE_EXPIRES: &str = "usage_tls_certificate_expires_timestamp_seconds";

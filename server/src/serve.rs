@@ -112,6 +112,7 @@ pub async fn serve(
         webhook_stored: services.signals.webhook.clone(),
         requests: RequestLog::new(config.log.log_requests),
         authenticator,
+        connections_of_address: config.connections_of_address(),
     };
     let exporter = listeners
         .show_metrics()

@@ -7,8 +7,9 @@ mod show;
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
-    time_arg,
+    output::{Format, Rows, rfc3339, rfc3339_or_null},
+    paging::{Paging, print_next_page},
+    time_arg::{self, Times},
 };
 use crate::{AbortSubscriptionChange, Account, AccountPut, ListAccounts, PutAccount, UsageClient};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -103,8 +104,6 @@ struct Put {
     format: Format,
 }
 
-/// The largest page that the server returns.
-const MAX_PAGE_SIZE: u32 = 1_000;
 /// Said when a link was not confirmed.
 const NOTHING_LINKED: &str =
     "nothing was changed: give an earlier --bill-from, or --yes to go on without asking";
@@ -213,27 +212,19 @@ impl Put {
 }
 
 async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let (mut accounts, mut next) = (Vec::new(), list.paging.page_token);
-    let mut missing = list.paging.limit;
-    loop {
-        let mut page = ListAccounts::new().page_size(missing.min(MAX_PAGE_SIZE));
-        if let Some(customer) = &list.customer {
-            page = page.customer(customer);
+    let customer = list.customer.unwrap_or_default();
+    let filter = ListAccounts::new().customer(customer);
+    let page = |size, token: Option<String>| {
+        let page = filter.clone().page_size(size);
+        let page = page.page_token(token.unwrap_or_default());
+        async move {
+            let page = client.list_accounts(page).await?;
+            Ok((page.accounts, page.next_page_token))
         }
-        if let Some(token) = next {
-            page = page.page_token(token);
-        }
-        let page = client.list_accounts(page).await?;
-        let received = u32::try_from(page.accounts.len()).unwrap_or(u32::MAX);
-        missing = missing.saturating_sub(received);
-        accounts.extend(page.accounts);
-        next = page.next_page_token;
-        if next.is_none() || missing == 0 || received == 0 {
-            break;
-        }
-    }
+    };
+    let (accounts, next) = list.paging.read(page).await?;
     rows(accounts).print(list.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, Times::default(), streams)
 }
 
 fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {

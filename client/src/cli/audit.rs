@@ -3,11 +3,11 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339},
-    time_arg::{self, TimeArg},
+    output::{Format, Rows, rfc3339},
+    paging::{Paging, print_next_page},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{AuditEntry, ListAuditEntries, UsageClient};
-use chrono_tz::Tz;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -31,9 +31,6 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-/// The largest page that the server returns.
-const MAX_PAGE_SIZE: u32 = 1_000;
-
 pub(super) async fn run(
     client: &UsageClient,
     arguments: Arguments,
@@ -46,13 +43,22 @@ pub(super) async fn run(
     if let Some(key) = arguments.key {
         filter = filter.key(key);
     }
-    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
-    if let Some(start) = arguments.start {
-        filter = filter.from(time(start)?);
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
+        filter = filter.from(start);
     }
-    if let Some(end) = arguments.end {
-        filter = filter.until(time(end)?);
+    if let Some(end) = times.end {
+        filter = filter.until(end);
     }
+    let page = |size, token: Option<String>| {
+        let page = filter.clone().page_size(size);
+        let page = page.page_token(token.unwrap_or_default());
+        async move {
+            let page = client.list_audit_entries(page).await?;
+            Ok((page.entries, page.next_page_token))
+        }
+    };
+    let (entries, next) = arguments.paging.read(page).await?;
     let mut rows = Rows::new(&[
         "at",
         "action",
@@ -68,26 +74,11 @@ pub(super) async fn run(
         "action_id",
         "request_id",
     ]);
-    let mut missing = arguments.paging.limit;
-    let mut next = arguments.paging.page_token;
-    loop {
-        let mut page = filter.clone().page_size(missing.min(MAX_PAGE_SIZE));
-        if let Some(token) = next {
-            page = page.page_token(token);
-        }
-        let page = client.list_audit_entries(page).await?;
-        let received = u32::try_from(page.entries.len()).unwrap_or(u32::MAX);
-        missing = missing.saturating_sub(received);
-        for entry in page.entries {
-            rows.push(cells(entry, arguments.format.json));
-        }
-        next = page.next_page_token;
-        if next.is_none() || missing == 0 || received == 0 {
-            break;
-        }
+    for entry in entries {
+        rows.push(cells(entry, arguments.format.json));
     }
     rows.print(arguments.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, times, streams)
 }
 
 fn cells(entry: AuditEntry, is_json: bool) -> Vec<Value> {

@@ -6,11 +6,18 @@ use super::{
 };
 use crate::UsageClient;
 use clap::{ArgMatches, Args, parser::ValueSource};
-use std::{fs, io::Write, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tonic::transport::Uri;
 
 const DEFAULT_TIMEOUT_SECS: u64 = 10;
 const MAX_TIMEOUT_SECS: u64 = 86_400;
+const NOT_SENT: &str = "the API key of the profile is not sent to other servers than those of the profile; name both with --profile and --server to send it";
 
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
@@ -130,14 +137,18 @@ impl Sources {
         }
     }
 
-    /// The value to use: of a flag, of a profile that a flag names, of a variable, of another profile, or else the default.
-    fn choose<T>(self, own: Option<T>, source: Source, of_profile: Option<T>) -> Option<T> {
-        let is_own_first = match source {
+    /// Whether a value from there comes before that of the profile.
+    fn is_own_first(self, source: Source) -> bool {
+        match source {
             Source::Flag => true,
             Source::Variable => self.profile != Source::Flag,
             Source::Unset => false,
-        };
-        if is_own_first {
+        }
+    }
+
+    /// The value to use: of a flag, of a profile that a flag names, of a variable, of another profile, or else the default.
+    fn choose<T>(self, own: Option<T>, source: Source, of_profile: Option<T>) -> Option<T> {
+        if self.is_own_first(source) {
             own
         } else {
             of_profile.or(own)
@@ -157,6 +168,23 @@ impl Key {
         let text = text.filter(|text| !text.is_empty());
         text.map(Self::Text).or(file.map(Self::File))
     }
+
+    /// Its text.
+    fn read(self) -> Result<String, Failure> {
+        let path = match self {
+            Self::Text(key) => return Ok(key),
+            Self::File(path) => path,
+        };
+        let key = read(&path)?;
+        if key.trim().is_empty() {
+            return Err(Failure::file(&path, "the file has no API key"));
+        }
+        Ok(key)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| Failure::file(path, error))
 }
 
 impl Connection {
@@ -166,11 +194,15 @@ impl Connection {
         sources: Sources,
         err: &mut (dyn Write + Send),
     ) -> Result<UsageClient, Failure> {
-        let read =
-            |path: PathBuf| fs::read_to_string(&path).map_err(|error| Failure::file(&path, error));
         let profile = profile::read(self.config, self.profile.as_deref())?;
-        let servers = profile.server.map(Servers::into_list);
-        let servers = sources.choose(Some(self.server), sources.server, servers);
+        let of_profile = profile.server.map(Servers::into_list);
+        // A key is for the servers of its profile. It is sent to others only if a flag names the profile beside them.
+        let has_other_servers = sources.profile != Source::Flag
+            && sources.is_own_first(sources.server)
+            && of_profile
+                .as_ref()
+                .is_some_and(|known| self.server.iter().any(|server| !known.contains(server)));
+        let servers = sources.choose(Some(self.server), sources.server, of_profile);
         let servers = servers.unwrap_or_default();
         let timeout = sources.choose(Some(self.timeout), sources.timeout, profile.timeout);
         let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT_SECS);
@@ -186,19 +218,17 @@ impl Connection {
             builder = builder.endpoint(server);
         }
         let of_profile = Key::of(profile.api_key, profile.api_key_file);
-        let key = choose_key(sources, (self.api_key, self.api_key_file), of_profile);
-        let key = match key {
-            None => None,
-            Some(Key::Text(key)) => Some(key),
-            Some(Key::File(path)) => {
-                let key = read(path.clone())?;
-                if key.trim().is_empty() {
-                    return Err(Failure::file(&path, "the file has no API key"));
-                }
-                Some(key)
+        let own = (self.api_key, self.api_key_file);
+        let key = if has_other_servers {
+            let own = choose_key(sources, own, None);
+            if own.is_none() && of_profile.is_some() {
+                writeln!(err, "{NOT_SENT}")?;
             }
+            own
+        } else {
+            choose_key(sources, own, of_profile)
         };
-        if let Some(key) = key {
+        if let Some(key) = key.map(Key::read).transpose()? {
             for server in servers.iter().filter(|server| is_exposed(server)) {
                 writeln!(
                     err,
@@ -208,7 +238,7 @@ impl Connection {
             builder = builder.api_key(key.trim());
         }
         if let Some(path) = sources.choose(self.tls_ca, sources.tls_ca, profile.tls_ca) {
-            builder = builder.ca_certificate(read(path)?);
+            builder = builder.ca_certificate(read(&path)?);
         }
         let own = self.tls_cert.zip(self.tls_key);
         let of_profile = match (profile.tls_cert, profile.tls_key) {
@@ -222,7 +252,7 @@ impl Connection {
         };
         let identity = sources.choose(own, sources.tls_identity, of_profile);
         if let Some((certificate, key)) = identity {
-            builder = builder.client_certificate(read(certificate)?, read(key)?);
+            builder = builder.client_certificate(read(&certificate)?, read(&key)?);
         }
         let domain = sources.choose(self.tls_domain, sources.tls_domain, profile.tls_domain);
         if let Some(name) = domain {

@@ -55,11 +55,13 @@ impl Failure {
                 let advice = advice.as_deref();
                 let advice = advice.or(error.is_retryable().then_some("Try again."));
                 let id = error.request_id();
-                let id = id.map(|id| format!("Request id: {id}"));
+                let cause = error.cause_id();
                 let lines = [
                     Some(format!("error: {error}")),
                     advice.map(str::to_owned),
-                    id,
+                    id.map(|id| format!("Request id: {id}")),
+                    // Most failed calls have no line there.
+                    cause.map(|id| format!("The server's log has the cause: cause_id {id}")),
                 ];
                 Some(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
             }
@@ -79,5 +81,32 @@ impl From<io::Error> for Failure {
             return Self::OutputClosed;
         }
         Self::Local(format!("writing the output failed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto;
+    use std::collections::HashMap;
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    fn message(metadata: HashMap<String, String>) -> String {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("INTERNAL", proto::ERROR_DOMAIN, metadata);
+        details.set_request_info("r-1", "");
+        let status = Status::with_error_details(Code::Internal, "internal error", details);
+        Failure::from(Error::from(status)).message().unwrap()
+    }
+
+    #[test]
+    fn the_log_is_named_only_if_it_has_the_cause() {
+        let without = message(HashMap::new());
+        assert!(without.ends_with("\nRequest id: r-1"), "{without}");
+        let cause = (proto::CAUSE_ID.to_owned(), "c-1".to_owned());
+        let with = message(HashMap::from([cause]));
+        let words = "Request id: r-1\nThe server's log has the cause: cause_id c-1";
+        assert!(with.ends_with(words), "{with}");
     }
 }

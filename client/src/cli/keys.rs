@@ -3,8 +3,9 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
-    time_arg,
+    output::{Format, Rows, rfc3339, rfc3339_or_null},
+    paging::{Paging, print_next_page},
+    time_arg::{self, Times},
 };
 use crate::{ApiKey, CreateKey, KeyRole, UsageClient};
 use chrono::{DateTime, Utc};
@@ -69,9 +70,6 @@ enum Role {
     Admin,
 }
 
-/// The largest page that the server returns.
-const MAX_PAGE_SIZE: u32 = 1_000;
-
 pub(super) async fn run(
     client: &UsageClient,
     arguments: Arguments,
@@ -80,20 +78,13 @@ pub(super) async fn run(
     match arguments.command {
         Command::Create(new) => create(client, new, streams).await,
         Command::List { paging, format } => {
-            let (mut keys, mut next) = (Vec::new(), paging.page_token);
-            let mut missing = paging.limit;
-            loop {
-                let page = client.list_keys(missing.min(MAX_PAGE_SIZE), next).await?;
-                let received = u32::try_from(page.keys.len()).unwrap_or(u32::MAX);
-                missing = missing.saturating_sub(received);
-                keys.extend(page.keys);
-                next = page.next_page_token;
-                if next.is_none() || missing == 0 || received == 0 {
-                    break;
-                }
-            }
+            let page = |size, token| async move {
+                let page = client.list_keys(size, token).await?;
+                Ok((page.keys, page.next_page_token))
+            };
+            let (keys, next) = paging.read(page).await?;
             rows(keys).print(format, streams)?;
-            print_next_page(next, streams)
+            print_next_page(next, Times::default(), streams)
         }
         Command::Revoke { id, format } => {
             let (key, duplicate) = client.revoke_key(id).await?;

@@ -20,31 +20,6 @@ pub(super) struct Format {
     pub(super) csv: bool,
 }
 
-/// The flags of a command that lists page by page.
-#[derive(Debug, Args)]
-pub(super) struct Paging {
-    /// The maximum number to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(super) limit: u32,
-    /// Continue an earlier list
-    #[arg(long, value_name = "TOKEN")]
-    pub(super) page_token: Option<String>,
-}
-
-/// Says how to list what is after the last row, if anything is.
-pub(super) fn print_next_page(
-    token: Option<String>,
-    streams: &mut Streams<'_>,
-) -> Result<(), Failure> {
-    match token {
-        Some(token) => Ok(writeln!(
-            streams.err,
-            "there are more: --page-token {token}"
-        )?),
-        None => Ok(()),
-    }
-}
-
 /// Rows with named columns.
 #[derive(Debug)]
 pub(super) struct Rows {

@@ -3,11 +3,11 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
-    time_arg::{self, TimeArg},
+    output::{Format, Rows, rfc3339, rfc3339_or_null},
+    paging::{Paging, print_next_page},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient, UsageReport};
-use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -106,12 +106,12 @@ pub(super) async fn run(
     if let Some(customer) = arguments.customer {
         filter = filter.customer(customer);
     }
-    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
-    if let Some(start) = arguments.start {
-        filter = filter.from(time(start)?);
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
+        filter = filter.from(start);
     }
-    if let Some(end) = arguments.end {
-        filter = filter.until(time(end)?);
+    if let Some(end) = times.end {
+        filter = filter.until(end);
     }
     if let Some(kind) = arguments.kind {
         filter = filter.kind(match kind {
@@ -131,7 +131,7 @@ pub(super) async fn run(
     }
     rows.print(arguments.format, streams)?;
     print_archives(&page.archives, streams)?;
-    print_next_page(page.next_page_token, streams)
+    print_next_page(page.next_page_token, times, streams)
 }
 
 /// The values of [`COLUMNS`].

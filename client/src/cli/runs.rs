@@ -3,16 +3,13 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Paging, Rows, print_next_page, rfc3339, rfc3339_or_null},
-    time_arg::{self, TimeArg},
+    output::{Format, Rows, rfc3339, rfc3339_or_null},
+    paging::{Paging, print_next_page},
+    time_arg::{self, TimeArg, Times},
 };
 use crate::{ListRuns, ListedRun, ReportCount, RunState, UsageClient};
-use chrono_tz::Tz;
 use clap::Args;
 use serde_json::{Value, json};
-
-/// The largest page that the server returns.
-const MAX_PAGE_SIZE: u32 = 1_000;
 
 const COLUMNS: [&str; 14] = [
     "id",
@@ -61,34 +58,28 @@ pub(super) async fn run(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let mut filter = ListRuns::new().states(arguments.state);
-    let time = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
-    if let Some(start) = arguments.start {
-        filter = filter.from(time(start)?);
+    let times = Times::read(arguments.start, arguments.end)?;
+    if let Some(start) = times.start {
+        filter = filter.from(start);
     }
-    if let Some(end) = arguments.end {
-        filter = filter.until(time(end)?);
+    if let Some(end) = times.end {
+        filter = filter.until(end);
     }
+    let page = |size, token: Option<String>| {
+        let page = filter.clone().page_size(size);
+        let page = page.page_token(token.unwrap_or_default());
+        async move {
+            let page = client.list_runs(page).await?;
+            Ok((page.runs, page.next_page_token))
+        }
+    };
+    let (runs, next) = arguments.paging.read(page).await?;
     let mut rows = Rows::new(&COLUMNS);
-    let mut missing = arguments.paging.limit;
-    let mut next = arguments.paging.page_token;
-    loop {
-        let mut page = filter.clone().page_size(missing.min(MAX_PAGE_SIZE));
-        if let Some(token) = next {
-            page = page.page_token(token);
-        }
-        let page = client.list_runs(page).await?;
-        let received = u32::try_from(page.runs.len()).unwrap_or(u32::MAX);
-        missing = missing.saturating_sub(received);
-        for run in &page.runs {
-            rows.push(cells(run, arguments.format.json));
-        }
-        next = page.next_page_token;
-        if next.is_none() || missing == 0 || received == 0 {
-            break;
-        }
+    for run in &runs {
+        rows.push(cells(run, arguments.format.json));
     }
     rows.print(arguments.format, streams)?;
-    print_next_page(next, streams)
+    print_next_page(next, times, streams)
 }
 
 /// The values of [`COLUMNS`]. Counts are of reports; JSON has their quantities too.

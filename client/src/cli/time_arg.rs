@@ -1,5 +1,6 @@
 //! Times in command-line arguments.
 
+use super::exit::Failure;
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 
@@ -66,6 +67,27 @@ pub(super) fn parse_utc(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text)
         .map(Into::into)
         .map_err(|error| format!("expected a time such as 2026-03-01T12:00:00Z ({error})"))
+}
+
+/// The times that a list is limited to, as this command understands them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    pub(super) start: Option<DateTime<Utc>>,
+    pub(super) end: Option<DateTime<Utc>>,
+}
+
+impl Times {
+    /// Reads them in UTC.
+    pub(super) fn read(start: Option<TimeArg>, end: Option<TimeArg>) -> Result<Self, Failure> {
+        let in_utc = |arg: Option<TimeArg>| {
+            let time = arg.map(|arg| arg.in_zone(Tz::UTC)).transpose();
+            time.map_err(Failure::arguments)
+        };
+        Ok(Self {
+            start: in_utc(start)?,
+            end: in_utc(end)?,
+        })
+    }
 }
 
 impl TimeArg {

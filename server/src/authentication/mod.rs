@@ -181,7 +181,7 @@ impl Authenticator {
         let read = |_| {
             Ok(async move {
                 let read = authenticator.shared.store.has_api_keys().await;
-                read.inspect_err(Error::log)
+                read.inspect_err(logged)
             })
         };
         let has_keys = shared.read_has_keys.get(read).await?;
@@ -248,7 +248,7 @@ impl Authenticator {
                 // Never closed.
                 let _query = queries.acquire().await;
                 let found = authenticator.shared.store.find_api_key(id).await;
-                let found = found.inspect_err(Error::log);
+                let found = found.inspect_err(logged);
                 drop(place);
                 Ok(found?.map(|found| {
                     Arc::new(KnownKey {
@@ -268,7 +268,7 @@ impl Authenticator {
         let read = || async move {
             let limit = MAX_IDS.saturating_add(1);
             let read = authenticator.shared.store.api_key_ids(limit).await;
-            read.inspect_err(Error::log)
+            read.inspect_err(logged)
         };
         self.shared.ids.look_up(id, read).await
     }
@@ -303,6 +303,11 @@ fn presented_key(headers: &HeaderMap) -> Option<PresentedKey> {
         return None;
     }
     PresentedKey::parse(key.trim())
+}
+
+/// The callers get [`Error::KeysUnreadable`], which names the line of the log that this causes.
+fn logged(error: &Error) {
+    error.log();
 }
 
 #[cfg(test)]

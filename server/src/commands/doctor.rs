@@ -47,15 +47,16 @@ pub enum DoctorCommandError {
     Print(#[from] std::io::Error),
 }
 
-/// Prints what is found; returns whether nothing is bad.
+/// Prints what is found, and warnings on `notes`; returns whether nothing is bad.
 ///
 /// # Errors
 /// See [`DoctorCommandError`].
 pub async fn run(
     command: &DoctorCommand,
     out: &mut impl Write,
+    notes: &mut impl Write,
 ) -> Result<bool, DoctorCommandError> {
-    if let Some(connection) = command.remote.connect().await? {
+    if let Some(connection) = command.remote.connect(notes).await? {
         let answer = ask(&command.remote, connection).await?;
         print_answer(&answer, command, out)?;
         return Ok(answer.healthy);

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod distribute;
 pub mod doctor;
 pub mod export;
+pub mod health;
 pub mod keys;
 pub mod offline;
 pub mod reconcile;

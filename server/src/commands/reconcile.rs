@@ -59,19 +59,20 @@ pub enum ReconcileError {
     Print(#[from] std::io::Error),
 }
 
-/// Prints the figures; returns whether all are equal.
+/// Prints the figures, and warnings on `notes`; returns whether all are equal.
 ///
 /// # Errors
 /// See [`ReconcileError`].
 pub async fn run(
     command: ReconcileCommand,
     out: &mut impl std::io::Write,
+    notes: &mut impl std::io::Write,
 ) -> Result<bool, ReconcileError> {
     let query = ReconciliationQuery {
         account_id: command.account,
         period: command.period,
     };
-    let rows = match command.remote.connect().await? {
+    let rows = match command.remote.connect(notes).await? {
         Some(connection) => ask(&command.remote, connection, &query).await?,
         None => reconcile(&command.config, &Clock::system(), &query)
             .await
@@ -125,6 +126,11 @@ async fn ask(
         }
         if page.next_page_token.is_empty() {
             return Ok(rows);
+        }
+        // It would be asked for ever.
+        if page.next_page_token == question.page_token {
+            let why = "the server answered with a page that leads to itself";
+            return Err(ReconcileError::Failed(why.to_owned()));
         }
         question.page_token = page.next_page_token;
     }

@@ -1,8 +1,10 @@
 //! Commands that ask a running server: its address, the key, and TLS. They need none of the server's secrets.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use http::Uri;
+use tokio::time::timeout;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -12,6 +14,7 @@ use tonic::{
 
 use crate::config::{Secret, read_secret, read_text_file};
 
+/// For TCP and the handshake of TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that breaks is noticed while a call waits for its answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -90,19 +93,31 @@ impl Interceptor for Authorize {
 }
 
 impl RemoteConfig {
-    /// Connects to the server, if one is named.
-    pub(super) async fn connect(&self) -> Result<Option<Connection>, RemoteError> {
+    /// Connects to the server, if one is named. Says on `notes` if the key is sent unencrypted to another machine.
+    pub(super) async fn connect(
+        &self,
+        notes: &mut impl Write,
+    ) -> Result<Option<Connection>, RemoteError> {
         let Some(server) = &self.server else {
             return Ok(None);
         };
         let failed = |why: &str| RemoteError(format!("{server}: {why}"));
         let authorization = self.authorization().map_err(RemoteError)?;
         let endpoint = self.endpoint(server).map_err(|why| failed(&why))?;
-        let channel = endpoint.connect().await;
-        let channel = channel.map_err(|error| {
-            let cause = root_cause(&error);
-            failed(&format!("the server cannot be reached: {cause}"))
-        })?;
+        if authorization.is_some() && is_exposed(endpoint.uri()) {
+            // The command goes on, whether or not this can be said.
+            let _ = writeln!(
+                notes,
+                "warning: the API key is sent unencrypted to {server}; use https://"
+            );
+        }
+        let unreachable = |why: &str| failed(&format!("the server cannot be reached: {why}"));
+        // The endpoint's own limit is one for TCP alone.
+        let Ok(connected) = timeout(CONNECT_TIMEOUT, endpoint.connect()).await else {
+            let secs = CONNECT_TIMEOUT.as_secs();
+            return Err(unreachable(&format!("it did not answer within {secs} s")));
+        };
+        let channel = connected.map_err(|error| unreachable(&root_cause(&error)))?;
         Ok(Some(InterceptedService::new(
             channel,
             Authorize(authorization),
@@ -152,7 +167,6 @@ impl RemoteConfig {
             _ => return Err("must start with http:// or https://".to_owned()),
         };
         Ok(endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT))
     }
@@ -178,10 +192,41 @@ impl RemoteConfig {
     }
 }
 
+/// Whether an address is of another machine, and without TLS.
+fn is_exposed(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<IpAddr> = host.parse().ok();
+    let is_own = host.eq_ignore_ascii_case("localhost")
+        || ip.is_some_and(|ip| ip.to_canonical().is_loopback());
+    address.scheme_str() == Some("http") && !is_own
+}
+
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_text_to_another_machine_is_exposed() {
+        for (address, is_so) in [
+            ("http://usage.internal:50051", true),
+            ("http://10.0.0.1:1", true),
+            ("http://[2001:db8::1]:1", true),
+            ("https://usage.internal", false),
+            ("http://127.9.9.9:1", false),
+            ("http://[::1]:1", false),
+            ("http://[::ffff:127.0.0.1]:1", false),
+            ("http://LOCALHOST", false),
+        ] {
+            assert_eq!(is_exposed(&address.parse().unwrap()), is_so, "{address}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{HeldBytes, OpenConnections, Protocol, Unread, refusals::Reason};
+use super::{HeldBytes, Protocol, Unread, open::OpenConnections, refusals::Reason};
 use crate::{domain::client_certificate::ClientCertificate, tls::Client};
 
 /// How long the first bytes and the handshake of TLS may take together.
@@ -142,8 +142,7 @@ impl Activity {
 
     /// Gives up its place.
     pub(super) fn leave(&self) {
-        self.open.lock().remove(&self.number);
-        self.open.freed.notify_one();
+        self.open.leave(self.number);
     }
 
     pub(super) fn client(&self) -> Option<&Client> {
@@ -224,10 +223,14 @@ impl Drop for Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::Places;
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_waits_for_its_answer_may_be_silent() {
-        let open = Arc::new(OpenConnections::new(1));
+        let open = Arc::new(OpenConnections::new(Places {
+            all: 1,
+            of_address: None,
+        }));
         let peer = "127.0.0.1:1".parse().unwrap();
         let activity = Arc::new(Activity::new(0, peer, open));
         activity.opened(None);

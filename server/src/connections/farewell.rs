@@ -22,16 +22,39 @@ const MAX_BYTES: usize = 64 * 1024;
 /// What tells HTTP/2 from HTTP/1.
 const PREFACE_START: &[u8] = b"PRI";
 
-const NEEDS_TLS: &str = "this port needs TLS: use https://";
+/// What a client that speaks plain text is told.
+#[derive(Clone, Copy, Debug)]
+struct Words {
+    text: &'static str,
+    /// Of HTTP/1.
+    status: &'static str,
+    /// Of HTTP/2.
+    code: u32,
+}
 
-/// An alert of TLS: fatal, `protocol_version`. The record says TLS 1.2, as every alert before a version is agreed on.
+const NEEDS_TLS: Words = Words {
+    text: "this port needs TLS: use https://",
+    status: "400 Bad Request",
+    // INADEQUATE_SECURITY
+    code: 0xc,
+};
+const TOO_MANY: Words = Words {
+    text: "this address has too many connections; close some, or use them for more calls",
+    status: "503 Service Unavailable",
+    // ENHANCE_YOUR_CALM
+    code: 0xb,
+};
+
+/// Alerts of TLS: fatal, `protocol_version` and `user_canceled`. The record says TLS 1.2, as every alert before a version
+/// is agreed on. No alert says that there are too many connections.
 const NO_TLS: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x46];
+const CANCELLED: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x5a];
 
 #[derive(Debug)]
 pub(super) struct Farewell {
     stream: TcpStream,
-    /// What the answer depends on; afterwards what is read is not kept.
-    begin: Option<Vec<u8>>,
+    /// What the answer depends on, and what it says; afterwards what is read is not kept.
+    begin: Option<(Vec<u8>, Words)>,
     answer: Vec<u8>,
     written: usize,
     is_shut: bool,
@@ -40,10 +63,10 @@ pub(super) struct Farewell {
 }
 
 impl Farewell {
-    fn new(stream: TcpStream, begin: Option<Vec<u8>>, answer: Vec<u8>) -> Self {
+    fn new(stream: TcpStream, words: Option<Words>, answer: Vec<u8>) -> Self {
         Self {
             stream,
-            begin,
+            begin: words.map(|words| (Vec::new(), words)),
             answer,
             written: 0,
             is_shut: false,
@@ -54,7 +77,16 @@ impl Farewell {
 
     /// To a client that speaks plain text where TLS is needed.
     pub(super) fn needs_tls(stream: TcpStream) -> Self {
-        Self::new(stream, Some(Vec::new()), Vec::new())
+        Self::new(stream, Some(NEEDS_TLS), Vec::new())
+    }
+
+    /// To a client whose address has too many connections.
+    pub(super) fn too_many(stream: TcpStream, is_secure: bool) -> Self {
+        if is_secure {
+            Self::new(stream, None, CANCELLED.to_vec())
+        } else {
+            Self::new(stream, Some(TOO_MANY), Vec::new())
+        }
     }
 
     /// To a client that speaks TLS where plain text is spoken.
@@ -76,9 +108,9 @@ impl Farewell {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(begin) = &mut self.begin {
+        while let Some((begin, words)) = &mut self.begin {
             if begin.len() >= PREFACE_START.len() {
-                self.answer = needs_tls(begin);
+                self.answer = plain(begin, *words);
                 self.begin = None;
                 break;
             }
@@ -115,24 +147,25 @@ impl Farewell {
     }
 }
 
-/// The answer to plain text: a GOAWAY in HTTP/2, which gRPC libraries show with its text; else an answer of HTTP/1.
-fn needs_tls(begin: &[u8]) -> Vec<u8> {
+/// The answer in plain text: a GOAWAY in HTTP/2, which gRPC libraries show with its text; else an answer of HTTP/1.
+fn plain(begin: &[u8], words: Words) -> Vec<u8> {
     /// An empty frame of settings, which has to come first.
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GO_AWAY: u8 = 7;
-    const INADEQUATE_SECURITY: u32 = 0xc;
+    let Words { text, status, code } = words;
     if !begin.starts_with(PREFACE_START) {
-        let body = format!("{NEEDS_TLS}\n");
+        let body = format!("{text}\n");
         let length = body.len();
-        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n";
+        let head =
+            format!("HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nconnection: close\r\n");
         return format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes();
     }
     // The last stream that was processed, none, and the code come before the text.
-    let length = u8::try_from(NEEDS_TLS.len().saturating_add(8)).unwrap_or(8);
+    let length = u8::try_from(text.len().saturating_add(8)).unwrap_or(8);
     let mut frames = SETTINGS.to_vec();
     frames.extend([0, 0, length, GO_AWAY, 0, 0, 0, 0, 0]);
     frames.extend(0_u32.to_be_bytes());
-    frames.extend(INADEQUATE_SECURITY.to_be_bytes());
-    frames.extend(NEEDS_TLS.as_bytes());
+    frames.extend(code.to_be_bytes());
+    frames.extend(text.as_bytes());
     frames
 }

@@ -22,6 +22,8 @@ pub(super) enum Reason {
     HandshakeTimedOut,
     /// A client's certificate that was accepted and is no longer.
     CertificateRefused,
+    /// Its address has all connections that one may have, and calls on each of them.
+    TooMany,
 }
 
 impl Reason {
@@ -33,6 +35,7 @@ impl Reason {
             Self::HandshakeFailed => "handshake_failed",
             Self::HandshakeTimedOut => "handshake_timed_out",
             Self::CertificateRefused => "certificate_refused",
+            Self::TooMany => "too_many_of_address",
         }
     }
 
@@ -43,6 +46,9 @@ impl Reason {
             Self::HandshakeFailed => "a TLS handshake failed",
             Self::HandshakeTimedOut => "a connection was not opened in time",
             Self::CertificateRefused => "a client's certificate is no longer accepted",
+            Self::TooMany => {
+                "an address has calls on all connections that it may have (CONNECTIONS_PER_ADDRESS)"
+            }
         }
     }
 }

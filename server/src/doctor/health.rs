@@ -13,9 +13,18 @@ pub(super) async fn check_server(readiness: &Readiness) -> Finding {
     finding(readiness.check().await, "the server can count")
 }
 
-/// Of a database, which is not changed.
+/// Of a database, which is not changed. A server that counts under load in a SQLite file writes one group after the other,
+/// and SQLite gives turns to whoever asks first: another process may get none for seconds, although nothing is wrong.
 pub(super) async fn check_database(store: &Store) -> Finding {
+    let log_before = store.log_written_at();
     let written = can_write(store.try_write()).await;
+    if matches!(written, Err((_, None))) && store.log_written_at() != log_before {
+        return Finding::warn(
+            CHECK,
+            "another process writes to the database without a pause, and this one got no turn",
+            "ask its server whether it counts: `usage-server health`, or `usage-server doctor --server URL`",
+        );
+    }
     let written = written.map_err(|(why, cause)| {
         tracing::warn!(why, cause, "the database was tried");
         why

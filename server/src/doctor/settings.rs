@@ -155,6 +155,10 @@ fn limits(config: &Config) -> Group {
         ("QUEUE_INCREMENTS", some(config.queue_increments)),
         ("WRITERS", some(config.writers)),
         (
+            "CONNECTIONS_PER_ADDRESS",
+            some(config.connections_per_address),
+        ),
+        (
             "STREAMS_PER_CONNECTION",
             some(config.streams_per_connection),
         ),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
-use usage_proto::v1::ERROR_DOMAIN;
+use usage_proto::v1::{CAUSE_ID, ERROR_DOMAIN};
 
 use super::{Error, first_message};
 use crate::{
@@ -62,13 +62,13 @@ impl Error {
             Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
             Self::Internal(_) => "INTERNAL",
-            Self::Logged(error) => error.reason(),
+            Self::Logged { error, .. } => error.reason(),
         }
     }
 
     fn code(&self) -> Code {
         match self {
-            Self::Logged(error) => error.code(),
+            Self::Logged { error, .. } => error.code(),
             Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
             Self::EtagMismatch { .. } => Code::Aborted,
@@ -112,7 +112,7 @@ impl Error {
 
     fn violations(&self) -> &[Violation] {
         match self {
-            Self::Logged(error) => error.violations(),
+            Self::Logged { error, .. } => error.violations(),
             Self::Invalid(violations) => violations,
             Self::KeyReused(violation) => std::slice::from_ref(violation),
             _ => &[],
@@ -121,7 +121,7 @@ impl Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Logged(error) => error.retry_after(),
+            Self::Logged { error, .. } => error.retry_after(),
             Self::Overloaded { retry_after } | Self::TooManyRequests { retry_after, .. } => {
                 Some(*retry_after)
             }
@@ -143,10 +143,11 @@ impl Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         // The caller gets only what it can act on.
-        error.log();
+        let cause_id = error.log();
+        let cause_id = cause_id.map(|id| (CAUSE_ID.to_owned(), id.to_string()));
+        let metadata: HashMap<String, String> = cause_id.into_iter().collect();
         metrics::call_refused(error.reason());
-        let mut details =
-            ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, HashMap::new());
+        let mut details = ErrorDetails::with_error_info(error.reason(), ERROR_DOMAIN, metadata);
         let violations: Vec<FieldViolation> = error
             .violations()
             .iter()
@@ -206,5 +207,23 @@ mod tests {
     fn an_internal_cause_is_not_sent_to_the_caller() {
         let status = Status::from(Error::Internal("password=hunter2".into()));
         assert_eq!(status.message(), "internal error");
+    }
+
+    #[test]
+    fn an_error_names_the_line_of_the_log_with_its_cause_if_there_is_one() {
+        let cause_id = |error: Error| {
+            let details = Status::from(error).get_error_details();
+            let info = details.error_info().unwrap();
+            info.metadata.get(CAUSE_ID).cloned()
+        };
+        let database = || sea_orm::DbErr::Custom("no answer".to_owned());
+        let first = cause_id(Error::DatabaseUnavailable(database()));
+        assert!(first.is_some());
+        // It has no line of its own.
+        assert_eq!(cause_id(Error::DatabaseUnavailable(database())), first);
+        let id = uuid::Uuid::now_v7();
+        let shared = Error::DatabaseUnavailable(database()).logged_as(Some(id));
+        assert_eq!(cause_id(shared), Some(id.to_string()));
+        assert_eq!(cause_id(Error::ShuttingDown), None);
     }
 }

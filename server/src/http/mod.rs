@@ -32,7 +32,7 @@ use self::{
 use crate::{
     authentication::Authenticator,
     clock::Clock,
-    connections::{Activity, LimitedListener, Protocol, Security},
+    connections::{Activity, LimitedListener, Places, Protocol, Security},
     contract::Contract,
     domain::{access::Requirement, method_roles::http_requirement},
     error::Error,
@@ -45,6 +45,8 @@ use crate::{
 
 /// Open connections of a socket. A new one takes the place of the longest silent one.
 const MAX_CONNECTIONS: usize = 512;
+/// And of one address, where that is limited.
+const MAX_OF_ADDRESS: usize = 256;
 
 /// The path of the description of the services.
 const OPENAPI: &str = "/openapi.json";
@@ -77,6 +79,8 @@ pub(crate) struct Http {
     pub(crate) requests: RequestLog,
     /// Who asks for metrics.
     pub(crate) authenticator: Authenticator,
+    /// The connections that one address may have, if that is limited.
+    pub(crate) connections_of_address: Option<usize>,
 }
 
 /// Which paths a socket serves.
@@ -106,6 +110,7 @@ struct Shared {
     authenticator: Authenticator,
     webhooks: Webhooks,
     rpc: RpcOverHttp,
+    places: Places,
 }
 
 /// Serves HTTP on any number of sockets.
@@ -115,7 +120,12 @@ pub(crate) struct HttpServer(Arc<Shared>);
 impl HttpServer {
     /// Without an exporter, no socket shows metrics.
     pub(crate) fn new(http: Http, exporter: Option<Exporter>, rpc: RpcOverHttp) -> Self {
+        let of_address = http.connections_of_address;
         Self(Arc::new(Shared {
+            places: Places {
+                all: MAX_CONNECTIONS,
+                of_address: of_address.map(|limit| limit.min(MAX_OF_ADDRESS)),
+            },
             readiness: Arc::clone(&http.readiness),
             requests: http.requests.clone(),
             exporter,
@@ -145,7 +155,7 @@ impl HttpServer {
         } else {
             (Protocol::Http1, None)
         };
-        let listener = LimitedListener::new(listener, protocol, security, MAX_CONNECTIONS);
+        let listener = LimitedListener::new(listener, protocol, security, self.0.places);
         let closing = listener.close_unwanted();
         let front = Front::new(self.router(paths), rpc);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);

@@ -75,12 +75,13 @@ const WEBHOOK_OUTCOMES: [&str; 12] = [
     "not_stored",
 ];
 
-const REFUSALS: [&str; 5] = [
+const REFUSALS: [&str; 6] = [
     "needs_tls",
     "speaks_no_tls",
     "handshake_failed",
     "handshake_timed_out",
     "certificate_refused",
+    "too_many_of_address",
 ];
 
 pub(super) fn all_series() {

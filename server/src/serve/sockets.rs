@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    connections::{LimitedListener, Protocol, Security},
+    connections::{LimitedListener, Places, Protocol, Security},
     contract::Contract,
     error::Error,
     http::{Http, HttpServer, Paths, RpcOverHttp, cors::Cors},
@@ -159,7 +159,11 @@ async fn serve_grpc(
         .add_routes(Routes::default());
     tracing::info!(%address, "serving");
     let security = security(tls, Clients::Authenticated);
-    let listener = LimitedListener::new(listener, Protocol::Http2, security, MAX_CONNECTIONS);
+    let places = Places {
+        all: MAX_CONNECTIONS,
+        of_address: config.connections_of_address(),
+    };
+    let listener = LimitedListener::new(listener, Protocol::Http2, security, places);
     let closing = listener.close_unwanted();
     let serving =
         router.serve_with_incoming_shutdown(Box::pin(listener.into_stream()), shutdown.cancelled());

@@ -44,6 +44,10 @@ impl BouncedTransaction {
                 sqlx::Error::PoolClosed => {
                     DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)
                 }
+                // Another host may serve, as after any lost connection.
+                error if is_of_standby(&error) => DbErr::Conn(RuntimeErr::Internal(format!(
+                    "the server is a standby: {error}"
+                ))),
                 error => query_error(error),
             })
     }
@@ -75,6 +79,18 @@ fn begin(options: TransactionOptions, writes: bool) -> String {
         "BEGIN{isolation}{access}; {SETTINGS}; {}",
         durability::TRANSACT_DURABLY
     )
+}
+
+/// Whether the server refuses to write because it is a standby. To such a BEGIN, it says that it has no such feature, not that
+/// it is read only; nothing else in that message can be refused so.
+fn is_of_standby(error: &sqlx::Error) -> bool {
+    const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    let error = error.as_database_error();
+    error.is_some_and(|error| {
+        error
+            .code()
+            .is_some_and(|code| code == FEATURE_NOT_SUPPORTED)
+    })
 }
 
 fn unnamed(statement: &Statement) -> Query<'_, Postgres, SqlxValues> {

@@ -1,5 +1,8 @@
 //! The connections and transactions of the store. They check each error, and whether its connection can be used again.
 
+mod limits;
+mod transaction;
+
 use std::{
     fmt::Debug,
     pin::pin,
@@ -11,17 +14,17 @@ use std::{
 };
 
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    ExecResult, IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, prelude::async_trait::async_trait,
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult,
+    IsolationLevel, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
+    prelude::async_trait::async_trait,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 
+use self::limits::{STATEMENT_LIMIT, limit_since, limited, unresponsive};
 use super::{
-    commit_warning::with_warning,
     connection_trust::{Trust, Unfinished},
     driver_pool::DriverPool,
     driver_transaction::DriverTransaction,
@@ -32,10 +35,6 @@ use crate::{
     domain::shards::ShardMap,
 };
 
-/// The limit for a statement. It is longer than the limit in PostgreSQL, so only dead connections reach it.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(65);
-/// The limit for a transaction with all its statements.
-const TRANSACTION_LIMIT: Duration = Duration::from_secs(130);
 /// The limit for the wait at a gate, as for a connection.
 const GATE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -262,115 +261,10 @@ impl Pool {
     }
 }
 
-impl Transaction {
-    /// Holds something until the end of the transaction.
-    pub(super) fn keep(&mut self, held: impl Held + 'static) {
-        self.held.push(Arc::new(held));
-    }
-
-    /// Commits. After an error the outcome is unknown.
-    pub(super) async fn commit(self) -> Result<(), DbErr> {
-        if self.has_failed.load(Ordering::Relaxed) {
-            // PostgreSQL would answer ROLLBACK, which the driver does not tell from COMMIT.
-            self.rollback().await?;
-            return Err(DbErr::Custom(
-                "a statement of the transaction failed, so it was rolled back".to_owned(),
-            ));
-        }
-        let Self {
-            inner,
-            trust,
-            file,
-            begun,
-            mut unfinished,
-            held: _held,
-            ..
-        } = self;
-        let limit = limit_since(begun);
-        let (backend, watch) = (inner.get_database_backend(), trust.watch());
-        let (committed, warning) = with_warning(limited(backend, limit, inner.commit())).await;
-        watch.end(committed.is_err());
-        unfinished.end();
-        committed?;
-        if let Some(warning) = warning {
-            // For example: committed here, but no longer waiting for the synchronous standby.
-            return Err(DbErr::Conn(RuntimeErr::Internal(format!(
-                "the COMMIT ended with a warning: {warning}"
-            ))));
-        }
-        file.map_or(Ok(()), |file| file.check())
-    }
-
-    pub(super) async fn rollback(self) -> Result<(), DbErr> {
-        let Self {
-            inner,
-            trust,
-            mut unfinished,
-            held: _held,
-            ..
-        } = self;
-        let (backend, watch) = (inner.get_database_backend(), trust.watch());
-        let rolled_back = limited(backend, STATEMENT_LIMIT, inner.rollback()).await;
-        watch.end(rolled_back.is_err());
-        unfinished.end();
-        rolled_back
-    }
-
-    /// For SeaORM's migrator, which takes no other transaction.
-    ///
-    /// # Errors
-    /// It was not begun for migrating.
-    pub(super) fn plain(&self) -> Result<&DatabaseTransaction, DbErr> {
-        match &self.inner {
-            DriverTransaction::Driver(transaction) => Ok(transaction),
-            DriverTransaction::Bounced(_) => Err(DbErr::Custom(
-                "a transaction through PgBouncer cannot migrate".to_owned(),
-            )),
-        }
-    }
-
-    /// Removes the names of statements at the connection to the server.
-    pub(super) async fn forget_names(&self) -> Result<(), DbErr> {
-        let forgotten = self.inner.execute_unprepared("DEALLOCATE ALL").await;
-        forgotten.map(|_| ())
-    }
-}
-
-/// How long the next statement may take, of a transaction that began then.
-fn limit_since(begun: Option<Instant>) -> Duration {
-    begun.map_or(STATEMENT_LIMIT, |begun| limit_after(begun.elapsed()))
-}
-
-fn limit_after(elapsed: Duration) -> Duration {
-    TRANSACTION_LIMIT
-        .saturating_sub(elapsed)
-        .min(STATEMENT_LIMIT)
-}
-
-/// Limits a statement on PostgreSQL, because a dead connection never responds.
-async fn limited<T>(
-    backend: DbBackend,
-    limit: Duration,
-    statement: impl Future<Output = Result<T, DbErr>>,
-) -> Result<T, DbErr> {
-    if backend != DbBackend::Postgres {
-        return statement.await;
-    }
-    timeout(limit, statement)
-        .await
-        .unwrap_or_else(|_| Err(unresponsive()))
-}
-
 /// Makes each statement visible to tests, which check its plan on a large database.
 fn trace(statement: &Statement) {
     let (backend, sql) = (statement.db_backend, statement.sql.as_str());
     tracing::trace!(target: "usage_server::statement", ?backend, sql);
-}
-
-fn unresponsive() -> DbErr {
-    DbErr::Conn(RuntimeErr::Internal(
-        "the database did not respond in time".to_owned(),
-    ))
 }
 
 #[async_trait]
@@ -396,45 +290,5 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         trace(&statement);
         self.examined(self.inner.query_all_raw(statement)).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sea_orm::ConnectionTrait as _;
-
-    use super::*;
-    use crate::store::Store;
-
-    #[test]
-    fn a_statement_has_what_its_transaction_leaves() {
-        let after = |secs| limit_after(Duration::from_secs(secs));
-        assert_eq!(after(0), STATEMENT_LIMIT);
-        assert_eq!(after(100), Duration::from_secs(30));
-        assert_eq!(after(200), Duration::ZERO);
-    }
-
-    #[tokio::test]
-    async fn a_transaction_with_a_failed_statement_does_not_commit() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
-        let store = Store::open(&url, 1).await.unwrap();
-        store
-            .writer
-            .execute_unprepared("CREATE TABLE t (i INTEGER PRIMARY KEY)")
-            .await
-            .unwrap();
-        let tx = store.begin().await.unwrap();
-        tx.execute_unprepared("INSERT INTO t VALUES (1)")
-            .await
-            .unwrap();
-        tx.execute_unprepared("INSERT INTO t VALUES (1)")
-            .await
-            .unwrap_err();
-        let error = tx.commit().await.unwrap_err();
-        assert!(error.to_string().contains("rolled back"), "{error}");
-        let insert = "INSERT INTO t VALUES (1)";
-        store.writer.execute_unprepared(insert).await.unwrap();
-        store.close().await.unwrap();
     }
 }

@@ -30,8 +30,8 @@ pub(super) async fn ask(connection: &mut PgConnection) -> Result<Answer, sqlx::E
 /// Asks only whether it takes writes.
 pub(super) async fn ask_whether_read_only(
     connection: &mut PgConnection,
-) -> Result<bool, sqlx::Error> {
-    Ok(query(connection, WITHOUT_TIMELINE).await?.is_read_only)
+) -> Result<Answer, sqlx::Error> {
+    query(connection, WITHOUT_TIMELINE).await
 }
 
 /// In one message, which no prepared statement precedes.

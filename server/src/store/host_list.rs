@@ -55,9 +55,11 @@ fn hosts(url: String) -> Result<Vec<HostUrl>, String> {
         .split(',')
         .map(|host| {
             if host.is_empty() || host.starts_with(':') {
-                return Err(format!(
-                    "DATABASE_URL has an empty host in `{hosts}`; write it as HOST1:5432,HOST2:5432"
-                ));
+                // A password with a slash ends what is read as hosts, so they may be a part of it.
+                return Err(
+                    "DATABASE_URL has an empty host; write them as HOST1:5432,HOST2:5432, and `/` in a password as %2F"
+                        .to_owned(),
+                );
             }
             Ok(HostUrl {
                 name: host.to_owned(),
@@ -164,6 +166,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_without_the_password() {
         for url in [
             "postgres://u:secret@h1,,h2/db",
+            "postgres://u:secret,,more/of-it@h/db",
             "postgres://u:secret@h1,:5432/db",
             "postgres://u:secret@h1,h2/db?target_session_attrs=standby",
             "postgres://u:secret@h1/db?target_session_attrs=any",

@@ -104,7 +104,7 @@ pub mod webhooks;
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use sea_orm::{
@@ -229,6 +229,11 @@ impl Store {
     /// The size of the log of a SQLite database.
     pub(crate) fn log_bytes(&self) -> Option<u64> {
         self.file.as_ref().map(|file| file.log_bytes())
+    }
+
+    /// When a process last wrote to the log of a SQLite database.
+    pub(crate) fn log_written_at(&self) -> Option<SystemTime> {
+        self.file.as_ref()?.log_written_at()
     }
 
     /// The size of a log that is far larger than SQLite lets it grow. SQLite reports no failed copy by itself.

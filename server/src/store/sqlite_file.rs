@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use sea_orm::{DbErr, RuntimeErr};
@@ -168,6 +168,11 @@ impl SqliteFile {
     /// The size of the log, zero if there is none.
     pub(super) fn log_bytes(&self) -> u64 {
         fs::metadata(&self.log).map_or(0, |found| found.len())
+    }
+
+    /// When a process last wrote to the log; absent if there is none.
+    pub(super) fn log_written_at(&self) -> Option<SystemTime> {
+        fs::metadata(&self.log).ok()?.modified().ok()
     }
 
     fn has_its_contents(&self) -> Result<bool, DbErr> {

@@ -200,7 +200,9 @@ impl<J: Job> Driver<J> {
                 }
             }
             // It fails every job, which is told once.
-            Err(error @ Error::DatabaseUnavailable(_)) => error.log(),
+            Err(error @ Error::DatabaseUnavailable(_)) => {
+                error.log();
+            }
             Err(error) => {
                 let why = error.cause();
                 if self.failure.as_ref() != Some(&why) {

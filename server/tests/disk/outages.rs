@@ -1,8 +1,9 @@
 //! Outages of the disk: while writes or syncs fail, every call is refused or waits, and the server is not ready. When the
 //! disk works again, so does the server, without a restart.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
+use futures_util::future::join_all;
 use usage_client::{Batch, Increment, PutAccount};
 
 use crate::{
@@ -109,6 +110,35 @@ async fn a_full_log_that_cannot_be_copied_loses_nothing() {
         let repeated = process.client().increment_batch(batch).await.unwrap();
         assert!(repeated.duplicate, "after SIGKILL");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refused_call_names_the_line_of_the_log_with_its_cause() {
+    const CALLS: usize = 50;
+    let disk = Disk::new();
+    let process = disk.start().await;
+    let client = process.client();
+    disk.faults.set(&[Rule::fail(LOG, WRITE, EIO)]);
+    let calls = (0..CALLS).map(|_| client.increment("acct").into_future());
+    let refused = within("the refusals", join_all(calls)).await;
+    let ids = refused.into_iter().map(|counted| {
+        let error = counted.expect_err("a disk that fails");
+        assert_retryable(&error);
+        error.cause_id().expect("a cause in the log").to_owned()
+    });
+    let ids: BTreeSet<String> = ids.collect();
+    // That of the group that failed, and that of the calls that waited behind it.
+    assert!(ids.len() <= 2, "{ids:?}");
+    for id in ids {
+        let with_id = || {
+            let log = process.log();
+            log.lines().filter(|line| line.contains(&id)).count()
+        };
+        // A thread reads the log.
+        wait_until("a line of the log", || async { with_id() > 0 }).await;
+        assert_eq!(with_id(), 1, "{}", process.log());
+    }
+    process.kill();
 }
 
 /// A call that is under way when the disk fails for a moment is not refused, and what follows is not lost.

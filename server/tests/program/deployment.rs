@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use crate::settings::variables;
+use crate::{process::Process, settings::variables};
 
 /// Of the images, not of the service.
 const OTHERS: [&str; 3] = ["POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE"];
@@ -50,6 +50,34 @@ fn each_variable_of_a_deployment_is_a_setting() {
             assert!(is_known, "{file} sets {name}, which is no setting");
         }
     }
+}
+
+/// The words of a list in brackets, without quotes.
+fn listed(text: &str, before: &str) -> Vec<String> {
+    let (_, rest) = text.split_once(before).unwrap();
+    let (list, _) = rest.split_once(']').unwrap();
+    let words = list.split(',').map(|word| word.trim().trim_matches('"'));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_health_check_of_the_image_is_a_command_of_the_binary() {
+    let image = deploy_file("docker/Dockerfile");
+    let entry = listed(&image, "ENTRYPOINT [");
+    let (_, check) = image.split_once("HEALTHCHECK ").unwrap();
+    let check = listed(check, "CMD [");
+    assert_eq!(check[..1], entry);
+    let compose = listed(&deploy_file("docker/compose.yaml"), "test: [CMD, /usr");
+    assert_eq!(format!("/usr{}", compose[0]), check[0]);
+    assert_eq!(compose[1..], check[1..]);
+    // With the image's settings it asks the socket that needs neither a key nor a certificate; nothing answers there.
+    let mut command = Process::binary();
+    command.args(&check[1..]).env("METRICS_LISTEN", "0.0.0.0:1");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"unreachable\n");
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.starts_with("127.0.0.1:1 (METRICS_LISTEN): "), "{why}");
 }
 
 #[test]

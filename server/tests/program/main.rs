@@ -11,11 +11,13 @@
 mod abuse;
 mod commands;
 mod connections;
+mod connections_of_address;
 mod deployment;
 mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
 mod documented_commands;
 mod frames;
+mod health;
 mod load;
 mod log;
 mod malformed;
@@ -28,6 +30,7 @@ mod process;
 #[path = "../../../tests/it/support/random.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod random;
+mod rates;
 mod refusals;
 mod remote;
 mod secrets;

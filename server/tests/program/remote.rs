@@ -1,6 +1,6 @@
 //! `doctor` and `reconcile` of a running server: with a reader's key, and without the database or the Stripe key.
 
-use std::{fs, process::Output};
+use std::{fs, net::TcpListener, process::Output};
 
 use fake_stripe::{FakeStripe, Settings};
 use tempfile::TempDir;
@@ -123,4 +123,41 @@ fn a_server_that_cannot_be_reached_is_named() {
     let output = Process::binary().args(["doctor", "--settings"]).output();
     let error = String::from_utf8(output.unwrap().stderr).unwrap();
     assert!(error.contains("--server <URL>"), "{error}");
+}
+
+#[test]
+fn a_server_that_accepts_and_is_silent_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}", silent.local_addr().unwrap());
+    let mut command = Process::binary();
+    let output = command.args(["doctor", "--server", &server]).output();
+    let output = output.unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let words = format!("{server}: the server cannot be reached: it did not answer within 5 s");
+    assert!(error.contains(&words), "{error}");
+}
+
+#[test]
+fn a_key_in_plain_text_to_another_machine_is_told_once() {
+    const WARNING: &str = "warning: the API key is sent unencrypted to ";
+    const KEY: &str = "ub_0123456789abcdef_secret";
+    for (server, key, lines) in [
+        ("http://usage.invalid:50051", Some(KEY), 1),
+        ("usage.invalid:50051", Some(KEY), 1),
+        ("http://usage.invalid:50051", None, 0),
+        ("https://usage.invalid:50051", Some(KEY), 0),
+        ("http://127.0.0.1:9", Some(KEY), 0),
+    ] {
+        for name in ["doctor", "reconcile"] {
+            let mut command = Process::binary();
+            command.args([name, "--server", server]);
+            command.envs(key.map(|key| ("USAGE_API_KEY", key)));
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{server}");
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(error.matches(WARNING).count(), lines, "{server}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
 }

@@ -109,7 +109,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
-        ServerError::Logged(error) => reason_and_kind_of(error),
+        ServerError::Logged { error, .. } => reason_and_kind_of(error),
     }
 }
 
@@ -134,6 +134,13 @@ const REFUSALS: [ServerReason; 11] = [
     ServerReason::UnknownCustomer,
     ServerReason::UnknownSubscription,
 ];
+
+fn logged(error: ServerError) -> ServerError {
+    ServerError::Logged {
+        error: Box::new(error),
+        cause_id: None,
+    }
+}
 
 #[test]
 fn every_server_error_has_a_reason_in_the_contract() {
@@ -197,7 +204,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             state: text(),
             decided: None,
         },
-        ServerError::Logged(Box::new(ServerError::ShuttingDown)),
+        logged(ServerError::ShuttingDown),
     ];
     for error in REFUSALS.into_iter().map(refusal).chain(others) {
         let (reason, kind) = reason_and_kind_of(&error);

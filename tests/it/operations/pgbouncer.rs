@@ -1,9 +1,11 @@
 //! The service behind a PgBouncer that pools transactions: every path that reads or writes the database.
 
+use std::net::SocketAddr;
+
 use futures_util::future::join_all;
 use usage_client::{
-    Correct, CreateKey, ForceReport, Increment, KeyRole, ListAccounts, ListAuditEntries, Reconcile,
-    ReportState,
+    Correct, CreateKey, ForceReport, Increment, KeyRole, ListAccounts, ListAuditEntries, Reason,
+    Reconcile, ReportState, Retry,
 };
 use usage_server::{
     commands::{
@@ -17,8 +19,9 @@ use usage_server::{
 use super::access;
 use crate::support::{
     pgbouncer::PgBouncer,
-    postgres::{self, StartError},
-    world::{World, engine::skipped, hours_ago, on_postgres, poll, within},
+    postgres::{self, Cluster, Durability, StartError},
+    reverse_proxy::ReverseProxy,
+    world::{TIMEOUT, World, engine::skipped, hours_ago, on_postgres, poll, within},
 };
 
 on_postgres!(
@@ -26,6 +29,7 @@ on_postgres!(
     an_empty_database_is_migrated_through_pgbouncer,
     many_callers_share_few_connections_to_the_server,
     servers_are_seen_through_pgbouncer,
+    a_standby_behind_pgbouncer_is_a_database_that_does_not_answer,
 );
 
 /// Fewer than each server of a test opens.
@@ -33,10 +37,9 @@ const CONNECTIONS: u32 = 3;
 const CALLERS: usize = 32;
 const CALLS: i64 = 20;
 
-/// A PgBouncer in front of the tests' server. Without the program the test is skipped; in CI it fails.
-fn bouncer() -> Option<PgBouncer> {
-    let cluster = postgres::cluster().expect("PostgreSQL");
-    match PgBouncer::start(cluster.address(), CONNECTIONS) {
+/// A PgBouncer in front of a server. Without the program the test is skipped; in CI it fails.
+fn bouncer(server: SocketAddr) -> Option<PgBouncer> {
+    match PgBouncer::start(server, CONNECTIONS) {
         Ok(bouncer) => Some(bouncer),
         Err(StartError::Unavailable(missing)) => {
             let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
@@ -53,7 +56,8 @@ async fn behind(world: World, flags: &[&str]) -> Option<(World, PgBouncer)> {
     let mut world = world
         .unless_distributed("its workers know no PgBouncer")
         .await?;
-    let Some(bouncer) = bouncer() else {
+    let cluster = postgres::cluster().expect("PostgreSQL");
+    let Some(bouncer) = bouncer(cluster.address()) else {
         world.finish().await;
         return None;
     };
@@ -209,5 +213,40 @@ async fn servers_are_seen_through_pgbouncer(world: World) {
         let why = refusal(&world, url).await;
         assert!(!why.contains("stop every server"), "{why}");
     }
+    world.finish().await;
+}
+
+/// It connects to another server at any time, below connections that the service has had for long.
+async fn a_standby_behind_pgbouncer_is_a_database_that_does_not_answer(mut world: World) {
+    let proxy = ReverseProxy::start().await;
+    let address = proxy.endpoint().trim_start_matches("http://");
+    let Some(bouncer) = bouncer(address.parse().unwrap()) else {
+        return world.finish().await;
+    };
+    world.stop().await;
+    let primary = Cluster::start(Durability::Off).expect("a primary");
+    let url = primary.create_database().expect("a database");
+    let standby = primary.standby().expect("a standby");
+    let put = |server: &Cluster| {
+        proxy.put_before(&server.address().to_string());
+        proxy.break_connections();
+    };
+    put(&primary);
+    world.database_url = bouncer.url(&url);
+    world.start_server().await;
+    let client = world.client();
+    client.increment("acct").await.unwrap();
+    put(&standby);
+    let increment = || Increment::new("acct").key("k");
+    let refused = client.increment(increment()).await.unwrap_err();
+    assert_eq!(
+        refused.reason(),
+        Some(&Reason::DatabaseUnavailable),
+        "{refused}"
+    );
+    put(&primary);
+    let client = client.with_retry(Retry::default()).with_timeout(TIMEOUT);
+    client.increment(increment()).await.unwrap();
+    assert_eq!(world.usage_with_retry("acct").await, 2);
     world.finish().await;
 }

@@ -9,6 +9,59 @@ pub(crate) struct Documented {
     pub(crate) place: String,
     /// What follows the name of the program.
     pub(crate) args: Vec<String>,
+    /// Whether it is in a block of code, to be typed as it is.
+    is_code: bool,
+}
+
+/// What a word in capitals stands for, in a command that can be parsed.
+const VALUES: [(&str, &str); 7] = [
+    ("ACCOUNT", "acct_42"),
+    ("ACTION", "retry"),
+    ("COMMAND", "doctor"),
+    ("DIFFERENCE", "0199d2c4-5a1e-7c3e-9d8f-2f6f1c1b7a10"),
+    ("REPORT", "0199d2c4-5a1e-7c3e-9d8f-2f6f1c1b7a10"),
+    ("URL", "http://127.0.0.1:9"),
+    ("WHY", "the meter was archived"),
+];
+/// A port that nothing listens on.
+const NO_SERVER: &str = "127.0.0.1:9";
+
+impl Documented {
+    /// The arguments to run it with, without a server that exists. A command that a text only names, without a flag or a
+    /// value, prints its help.
+    pub(crate) fn runnable(&self) -> Vec<String> {
+        let args = self.args.iter().map(|arg| self.filled(arg));
+        let mut args: Vec<String> = args.collect();
+        let is_name = |arg: &String| {
+            arg.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        };
+        let is_named = args.iter().all(|arg| is_name(arg) && !arg.starts_with('-'));
+        if !self.is_code && is_named {
+            args.push("--help".to_owned());
+        }
+        args
+    }
+
+    /// An argument with a value in the place of a word that stands for one.
+    fn filled(&self, arg: &str) -> String {
+        let (flag, value) = match arg.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (format!("{flag}="), value),
+            _ => (String::new(), arg),
+        };
+        let is_placeholder = value.len() > 1 && value.bytes().all(|byte| byte.is_ascii_uppercase());
+        let value = match value.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://{NO_SERVER}"),
+            None if is_placeholder => {
+                let known = VALUES.iter().find(|(word, _)| *word == value);
+                let (_, known) =
+                    known.unwrap_or_else(|| panic!("{}: what is {value}?", self.place));
+                (*known).to_owned()
+            }
+            None => value.to_owned(),
+        };
+        flag + &value
+    }
 }
 
 const FILES: [&str; 4] = [
@@ -49,6 +102,7 @@ pub(crate) fn commands(root: &Path, programs: &[&str]) -> Vec<Documented> {
             found.extend(args.map(|args| Documented {
                 place: format!("{}:{}", file.display(), nth + 1),
                 args,
+                is_code,
             }));
         }
     }
@@ -86,14 +140,4 @@ fn without_variables(shown: &str) -> &str {
         }
         _ => shown,
     }
-}
-
-/// Whether an error is only about a word such as ACTION, which stands for a value.
-pub(crate) fn is_about_placeholder(error: &str) -> bool {
-    let quoted = ["invalid value '", "unrecognized subcommand '"];
-    let value = quoted.iter().find_map(|before| {
-        let (_, rest) = error.split_once(before)?;
-        rest.split_once('\'')
-    });
-    value.is_some_and(|(value, _)| value.bytes().all(|byte| byte.is_ascii_uppercase()))
 }

@@ -1,11 +1,16 @@
 //! The API key of the command line.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use usage_client::cli::{self, Streams};
 
 use super::usagectl;
 use crate::{
-    operations::access::first_admin,
+    operations::access::{
+        commands::{MANY_KEYS, add_many_keys},
+        first_admin,
+    },
     support::world::{World, on_both_engines},
 };
 
@@ -13,7 +18,28 @@ on_both_engines!(
     the_key_is_taken_from_a_flag_or_a_file,
     keys_are_created_listed_and_revoked_and_the_audit_names_who_did_it,
     a_key_that_cannot_be_printed_is_named,
+    a_list_of_keys_goes_on_over_pages_to_its_limit,
 );
+
+async fn a_list_of_keys_goes_on_over_pages_to_its_limit(world: World) {
+    let (_, key) = first_admin(&world).await;
+    add_many_keys(&world).await;
+    let list = async |flags: &[&str]| {
+        let args = ["keys", "list", "--json", "--api-key", &key];
+        let ran = usagectl(world.endpoint(), &[&args[..], flags].concat()).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let keys: Vec<Value> = serde_json::from_str(&ran.out).unwrap();
+        let ids = keys.iter().map(|key| key["id"].to_string());
+        (ids.collect::<BTreeSet<_>>(), ran.err)
+    };
+    let (first, err) = list(&["--limit=1500"]).await;
+    assert_eq!(first.len(), 1_500);
+    let token = err.trim().strip_prefix("there are more: --page-token ");
+    let (rest, err) = list(&["--limit=1500", "--page-token", token.unwrap()]).await;
+    assert_eq!((rest.len(), err.as_str()), (MANY_KEYS + 1 - 1_500, ""));
+    assert!(first.is_disjoint(&rest));
+    world.finish().await;
+}
 
 async fn the_key_is_taken_from_a_flag_or_a_file(world: World) {
     let (_, key) = first_admin(&world).await;

@@ -26,6 +26,7 @@ on_both_engines!(
     an_account_is_found_by_its_customer,
     reports_are_filtered,
     rejected_reports_of_an_earlier_run_are_told,
+    a_list_goes_on_as_it_says,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -65,6 +66,27 @@ async fn a_stuck_report_is_resolved(world: World) {
     let again = usagectl(world.endpoint(), &resolve).await;
     assert_eq!(again.code, 0);
     assert!(again.err.contains("nothing was changed"), "{}", again.err);
+    world.finish().await;
+}
+
+async fn a_list_goes_on_as_it_says(world: World) {
+    for account in ["first", "second"] {
+        world.count(account, 1, hours_ago(1)).await;
+        let free = ["accounts", "put", account, "--free", "--yes"];
+        done(&world, &free).await;
+    }
+    for list in ["reports", "audit"] {
+        let page = [list, "--csv", "--limit", "1"];
+        // Another time in each command.
+        let first = [&page[..], &["--start", "-7d", "--end", "now"]].concat();
+        let first = usagectl(world.endpoint(), &first).await;
+        let flags = first.err.trim().strip_prefix("there are more: ");
+        let flags: Vec<&str> = flags.unwrap().split(' ').collect();
+        let next = usagectl(world.endpoint(), &[&page[..], &flags].concat()).await;
+        assert_eq!(next.code, 0, "{list} {flags:?}: {}", next.err);
+        assert_eq!(next.out.lines().count(), 2, "{}", next.out);
+        assert_ne!(next.out, first.out, "{list}");
+    }
     world.finish().await;
 }
 

@@ -12,6 +12,7 @@ on_sqlite!(
     a_profile_names_the_server_and_the_key,
     a_file_with_a_key_is_for_one_user,
     what_is_wrong_in_the_file_is_told_without_the_key,
+    a_key_is_sent_to_the_servers_of_its_profile_alone,
 );
 
 /// Writes the file for one user.
@@ -104,6 +105,34 @@ async fn a_file_with_a_key_is_for_one_user(world: World) {
     fs::write(&file, text).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(run(&file, &["increment", "acct"]).await.code, 0);
+    world.finish().await;
+}
+
+async fn a_key_is_sent_to_the_servers_of_its_profile_alone(world: World) {
+    let (_, key) = first_admin(&world).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let server = world.endpoint();
+    let text =
+        format!("[profiles.default]\nserver = ['{server}', '{server}']\napi_key = '{key}'\n");
+    write(&file, &text);
+    // The same server by another name.
+    let other = format!("{server}/");
+    for (flags, is_sent) in [
+        (&[][..], true),
+        (&["--server", server], true),
+        (&["--server", &other], false),
+        (&["--profile", "default", "--server", &other], true),
+    ] {
+        let ran = run(&file, &[flags, &["increment", "acct"]].concat()).await;
+        assert_eq!(ran.code, u8::from(!is_sent), "{flags:?}: {}", ran.err);
+        let words = "the API key of the profile is not sent";
+        assert_eq!(ran.err.contains(words), !is_sent, "{}", ran.err);
+    }
+    // A key of its own is sent to it, without a word.
+    let ran = ["--server", &other, "--api-key", &key, "increment", "acct"];
+    let ran = run(&file, &ran).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     world.finish().await;
 }
 

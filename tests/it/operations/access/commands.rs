@@ -1,5 +1,7 @@
 //! `usage-server keys` and `audit` on the database, and the key of a file at the start.
 
+use std::collections::BTreeSet;
+
 use clap::Parser;
 use serde_json::Value;
 use usage_client::ErrorKind;
@@ -16,7 +18,22 @@ on_both_engines!(
     a_command_revokes_a_key_of_a_running_server,
     the_key_of_a_file_becomes_the_first_one_once,
     wrong_flags_are_refused,
+    more_keys_than_are_read_at_once_are_listed,
 );
+
+/// Three pages of the command, and of a server.
+pub(crate) const MANY_KEYS: usize = 2_500;
+
+/// Adds so many keys, like the one whose name is `root`.
+pub(crate) async fn add_many_keys(world: &World) {
+    let insert = format!(
+        "INSERT INTO api_keys (id, name, role, scope, secret_hash, created_at) \
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY_KEYS}) \
+         SELECT CAST(1000000000000000 + i AS TEXT), 'many', role, scope, secret_hash, created_at \
+         FROM api_keys, n WHERE name = 'root'"
+    );
+    world.execute_sql(&insert).await;
+}
 
 #[derive(Parser)]
 enum Cli {
@@ -52,6 +69,24 @@ fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+async fn more_keys_than_are_read_at_once_are_listed(world: World) {
+    let (root, _) = first_admin(&world).await;
+    add_many_keys(&world).await;
+    let (listed, _) = command(&world, &["keys", "list", "--json"]).await;
+    let ids = json_lines(&listed).into_iter();
+    let ids: BTreeSet<String> = ids
+        .map(|key| key["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed.lines().count(), MANY_KEYS + 1);
+    assert_eq!(ids.len(), MANY_KEYS + 1);
+    assert!(ids.contains(&root.id));
+    let (table, _) = command(&world, &["keys", "list"]).await;
+    for id in [root.id.as_str(), "1000000000000001", "1000000000002500"] {
+        assert!(table.contains(id), "{id}");
+    }
+    world.finish().await;
 }
 
 async fn a_key_of_the_command_is_the_way_back(world: World) {

@@ -5,7 +5,7 @@ mod audit_changes;
 mod audit_limits;
 mod batches;
 mod certificates;
-mod commands;
+pub(crate) mod commands;
 mod fairness;
 mod http;
 mod keys;

@@ -4,6 +4,8 @@ mod running;
 mod stripe;
 mod usage;
 
+use std::time::SystemTime;
+
 use chrono::{DateTime, Utc};
 use fake_stripe::{FakeStripe, Fault, NewPrice, NewSubscription, Settings};
 use usage_client::{Increment, PutAccount};
@@ -13,8 +15,11 @@ use usage_server::{
     store::Store,
 };
 
-use crate::support::world::{
-    Engine, Server, World, hours_ago, on_both_engines, on_postgres, on_sqlite, within,
+use crate::support::{
+    commit_lock::CommitLock,
+    world::{
+        Engine, Server, World, hours_ago, on_both_engines, on_postgres, on_sqlite, poll, within,
+    },
 };
 
 on_both_engines!(
@@ -29,6 +34,7 @@ on_both_engines!(
 
 on_sqlite!(
     doctor_reports_a_log_that_is_not_copied_into_the_file,
+    doctor_tells_a_busy_file_from_a_locked_one,
     doctor_warns_of_webhooks_that_share_an_exposed_address,
     doctor_names_the_rights_that_a_restricted_key_lacks,
 );
@@ -217,6 +223,30 @@ async fn doctor_reports_a_missing_or_unmigrated_database(world: World) {
         let gone = examine_with(&config, &Clock::system()).await;
         assert_only_bad(&gone, "database", &["cannot be opened", "not checked"]);
     }
+    world.finish().await;
+}
+
+async fn doctor_tells_a_busy_file_from_a_locked_one(mut world: World) {
+    world.stop().await;
+    let lock = CommitLock::commits_of(&world).await;
+    let (severity, why) = world.doctor_says(None, "health").await;
+    assert_eq!(severity, Severity::Bad, "{why}");
+    assert!(why.contains("did not respond in time"), "{why}");
+    let mut log = world.sqlite_file().into_os_string();
+    log.push("-wal");
+    let log = std::fs::File::options().write(true).open(log).unwrap();
+    // As a server that begins the next transaction as soon as one has ended.
+    let writing = poll("the end of the diagnosis", async || {
+        log.set_modified(SystemTime::now()).unwrap();
+        None::<()>
+    });
+    let (severity, why) = tokio::select! {
+        said = world.doctor_says(None, "health") => said,
+        () = writing => unreachable!("there is no value"),
+    };
+    assert_eq!(severity, Severity::Warn, "{why}");
+    assert!(why.contains("without a pause"), "{why}");
+    lock.release().await;
     world.finish().await;
 }
 

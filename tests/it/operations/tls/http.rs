@@ -5,6 +5,7 @@ use super::*;
 on_sqlite!(
     http_has_tls_and_webhooks_need_no_client_certificate,
     webhooks_that_share_a_socket_with_client_certificates_are_refused,
+    the_command_health_asks_over_tls,
 );
 
 async fn http_has_tls_and_webhooks_need_no_client_certificate(mut world: World) {
@@ -52,6 +53,31 @@ async fn webhooks_that_share_a_socket_with_client_certificates_are_refused(mut w
     let refused = server.ended().await.unwrap_err().to_string();
     assert!(refused.contains("set WEBHOOK_LISTEN"), "{refused}");
     world.finish().await;
+}
+
+async fn the_command_health_asks_over_tls(mut world: World) {
+    let flags = [
+        "--webhook-listen=127.0.0.1:0",
+        "--metrics-listen=127.0.0.1:0",
+    ];
+    let secure = Secure::start_with(&mut world, true, &flags).await;
+    let metrics = address_of(secure.server.metrics_url()).parse().unwrap();
+    let mut command = HealthCommand {
+        addresses: world.config().addresses,
+        tls: secure.files.mutual_config(secure.clients.as_ref().unwrap()),
+        live: false,
+        timeout: 60,
+    };
+    command.addresses.metrics_listen = Some(metrics);
+    let (mut out, mut notes) = (Vec::new(), Vec::new());
+    let is_well = health::run(&command, &mut out, &mut notes).await.unwrap();
+    let notes = String::from_utf8(notes).unwrap();
+    assert_eq!(
+        (is_well, out.as_slice()),
+        (true, &b"ready\n"[..]),
+        "{notes}"
+    );
+    secure.stop(world).await;
 }
 
 impl Secure {
