@@ -201,20 +201,7 @@ impl Store {
     /// Ends the pause.
     pub(crate) async fn resume_sending(&self) -> Result<()> {
         let tx = self.begin().await?;
-        let why = read_sending(&tx).await?.paused;
-        sending::Entity::update_many()
-            .col_expr(Column::PausedAt, Expr::value(None::<i64>))
-            .col_expr(Column::PausedWhy, Expr::value(None::<String>))
-            .filter(Column::Id.eq(1))
-            .exec(&tx)
-            .await?;
-        if let Some(why) = why {
-            usage_report::Entity::update_many()
-                .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
-                .filter(usage_report::Column::LastError.eq(why.to_string()))
-                .exec(&tx)
-                .await?;
-        }
+        end_pause(&tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -235,6 +222,25 @@ impl Store {
             .all(&self.reader)
             .await?)
     }
+}
+
+/// Ends the pause, and takes its reason off the reports that waited for that.
+pub(super) async fn end_pause(tx: &Transaction) -> std::result::Result<(), DbErr> {
+    let why = read_sending(tx).await?.paused;
+    sending::Entity::update_many()
+        .col_expr(Column::PausedAt, Expr::value(None::<i64>))
+        .col_expr(Column::PausedWhy, Expr::value(None::<String>))
+        .filter(Column::Id.eq(1))
+        .exec(tx)
+        .await?;
+    if let Some(why) = why {
+        usage_report::Entity::update_many()
+            .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
+            .filter(usage_report::Column::LastError.eq(why.to_string()))
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Reads the row.
