@@ -38,7 +38,7 @@ pub(crate) mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
-mod deleted_accounts;
+pub(crate) mod deleted_accounts;
 pub(crate) mod delivery;
 pub mod distribution;
 pub(crate) mod doctor;
