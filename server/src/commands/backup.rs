@@ -11,7 +11,7 @@ use clap::Args;
 use crate::{
     config::DatabaseConfig,
     domain::period::rfc3339,
-    durable_file::create_new,
+    durable_file::NewFile,
     error::Error,
     store::{SchemaError, Store},
 };
@@ -114,21 +114,11 @@ async fn make(store: &Store, file: &Path) -> Result<Made, BackupError> {
         file: file.to_owned(),
         error,
     };
-    // An existing file is never overwritten.
-    create_new(file).map_err(of_file)?;
-    let checked = async {
-        store.copy_into(file).await?;
-        sync(file).map_err(of_file)?;
-        check(file).await
-    };
-    let units = match checked.await {
-        Ok(units) => units,
-        Err(error) => {
-            // What is in it cannot be relied on.
-            let _ = fs::remove_file(file);
-            return Err(error);
-        }
-    };
+    // Under its name only once it is whole.
+    let new = NewFile::create(file).map_err(of_file)?;
+    store.copy_into(new.unfinished()).await?;
+    let units = check(new.unfinished()).await?;
+    new.finish().map_err(of_file)?;
     let bytes = fs::metadata(file).map_err(of_file)?.len();
     Ok(Made { at, bytes, units })
 }

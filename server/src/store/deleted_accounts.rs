@@ -239,6 +239,12 @@ impl Store {
         Ok(ids.find(|id| salts.iter().any(|salt| salt.digest(id) == row.digest)))
     }
 
+    /// What is another value once an account was deleted.
+    pub(crate) async fn deletions_seen(&self) -> Result<(Option<Millis>, u64)> {
+        let latest = self.latest_deletion_after(Millis::MIN).await?;
+        Ok((latest, self.count_unfinished_deletions().await?))
+    }
+
     /// Whether the rows of an account have another id.
     pub(crate) async fn was_anonymised(&self, account_id: &AccountId) -> Result<bool> {
         let known = find_deletion(&self.reader, account_id).await?;
