@@ -32,6 +32,9 @@ pub enum BackupError {
     /// A setting is wrong, the database cannot be used, or the copy is not right.
     #[error("{0}")]
     Failed(String),
+    /// The schema of what was read is older than that of this program.
+    #[error("{}", SchemaError::Older(1))]
+    OlderSchema,
     /// The file cannot be written.
     #[error("{}: {error}", file.display())]
     File {
@@ -47,7 +50,10 @@ pub enum BackupError {
 
 impl From<SchemaError> for BackupError {
     fn from(error: SchemaError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            SchemaError::Older(_) => Self::OlderSchema,
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 

@@ -84,6 +84,27 @@ struct Restore<'a> {
     restored_at: Millis,
 }
 
+/// The settings that the comparison needs.
+struct Settings {
+    stripe: Stripe,
+    meters: Meters,
+}
+
+impl Settings {
+    fn read(command: &RestoreCommand) -> Result<Self, OfflineError> {
+        let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
+        let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
+        let key = key.ok_or_else(|| {
+            OfflineError::Failed(
+                "restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned(),
+            )
+        })?;
+        let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
+        let stripe = stripe.map_err(OfflineError::Failed)?;
+        Ok(Self { stripe, meters })
+    }
+}
+
 /// Compares a restored database with Stripe. Returns whether reports are sent again. `answers` is where the confirmation
 /// is read from; without it, nothing is entered unless the flags say so.
 ///
@@ -95,6 +116,8 @@ pub async fn run(
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
+    // Before anything is changed.
+    let settings = Settings::read(command)?;
     if let Some(backup) = &command.from {
         let url = command.config.database.url();
         let url = url.map_err(OfflineError::Failed)?;
@@ -108,9 +131,12 @@ pub async fn run(
         if let Some(former) = placed.former {
             writeln!(out, "the former database is {}", former.display())?;
         }
+        if let Some(log) = placed.log {
+            writeln!(out, "a log without a database is kept as {}", log.display())?;
+        }
     }
     let (_lock, store) = open(&command.config.database, clock).await?;
-    let done = restore(command, &store, out, answers).await;
+    let done = restore(command, settings, &store, out, answers).await;
     let closed = store.close().await;
     let done = done?;
     closed?;
@@ -119,21 +145,16 @@ pub async fn run(
 
 async fn restore(
     command: &RestoreCommand,
+    Settings { stripe, meters }: Settings,
     store: &Store,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
     check_ready(store, "the backup", command.dry_run).await?;
-    let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
-    let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
-    let key = key.ok_or_else(|| {
-        OfflineError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
-    })?;
-    let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
     let now = store.now().await?;
     let mut restore = Restore {
         store,
-        stripe: stripe.map_err(OfflineError::Failed)?,
+        stripe,
         meters,
         rate: RateLimiter::direct(Quota::per_second(
             NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),

@@ -102,7 +102,7 @@ pub(crate) mod watched_reports;
 pub mod webhooks;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -181,6 +181,11 @@ impl Store {
         } else {
             Ok(None)
         }
+    }
+
+    /// Where a backup is that is about to take the place of a SQLite file. While it is there, the file is not opened.
+    pub(crate) fn restored_beside(file: &Path) -> PathBuf {
+        sqlite_file::restored_beside(file)
     }
 
     /// The same database with a clock that follows a manual clock.
