@@ -14,6 +14,7 @@ mod replicas;
 mod report_list;
 mod resolutions;
 mod restore;
+mod restore_late;
 mod restore_many;
 mod schedule;
 mod send_order;
