@@ -19,8 +19,8 @@ pub(crate) use self::{
     calls::{CANCELLED, Calls, MethodCalls, code_name},
     watched::{
         DEADLINES, STATES, StateFigures, accepted_at, database_size, job_ran, lease_held,
-        oldest_unreported, reports_in_state, reports_near_deadline, verification_difference,
-        watched_at,
+        oldest_unreported, reports_in_state, reports_near_deadline, unfinished_deletions,
+        verification_difference, watched_at,
     },
 };
 use crate::domain::{Millis, SECOND_MS, invoice_comparison::InvoiceFinding, report::Transition};

@@ -129,6 +129,11 @@ impl LookUp<'_> {
                 .saturating_sub(reports.uncertain.max(0))
                 .max(0);
         }
+        // Stripe may have what was given up, and it is counted.
+        result.already_sent = result
+            .already_sent
+            .saturating_sub(reports.given_up.max(0))
+            .max(0);
         let why = if reports.has_uncertain {
             "another report of its hour has no final answer yet; it is looked up again in an hour"
                 .to_owned()

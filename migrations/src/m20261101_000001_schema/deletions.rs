@@ -47,6 +47,17 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
+    // Those that have not ended are counted each minute.
+    manager
+        .create_index(
+            Index::create()
+                .name("deleted_accounts_by_end")
+                .table(D::Table)
+                .col(D::AnonymisedAt)
+                .col(D::DeletedAt)
+                .to_owned(),
+        )
+        .await?;
     manager
         .create_table(
             Table::create()

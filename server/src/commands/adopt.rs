@@ -106,7 +106,6 @@ async fn adopt(
     let action = ("AdoptStripeAccount", id, &details);
     let adopted = async {
         store.adopt_account(&new, &why, store.now().await?).await?;
-        store.resume_sending().await?;
         Ok(())
     };
     recorded(store, action, Box::pin(adopted)).await?;

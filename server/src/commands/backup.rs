@@ -11,7 +11,7 @@ use clap::Args;
 use crate::{
     config::DatabaseConfig,
     domain::period::rfc3339,
-    durable_file::create_new,
+    durable_file::NewFile,
     error::Error,
     store::{SchemaError, Store},
 };
@@ -32,6 +32,9 @@ pub enum BackupError {
     /// A setting is wrong, the database cannot be used, or the copy is not right.
     #[error("{0}")]
     Failed(String),
+    /// The schema of what was read is older than that of this program.
+    #[error("{}", SchemaError::Older(1))]
+    OlderSchema,
     /// The file cannot be written.
     #[error("{}: {error}", file.display())]
     File {
@@ -47,7 +50,10 @@ pub enum BackupError {
 
 impl From<SchemaError> for BackupError {
     fn from(error: SchemaError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            SchemaError::Older(_) => Self::OlderSchema,
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -114,21 +120,11 @@ async fn make(store: &Store, file: &Path) -> Result<Made, BackupError> {
         file: file.to_owned(),
         error,
     };
-    // An existing file is never overwritten.
-    create_new(file).map_err(of_file)?;
-    let checked = async {
-        store.copy_into(file).await?;
-        sync(file).map_err(of_file)?;
-        check(file).await
-    };
-    let units = match checked.await {
-        Ok(units) => units,
-        Err(error) => {
-            // What is in it cannot be relied on.
-            let _ = fs::remove_file(file);
-            return Err(error);
-        }
-    };
+    // Under its name only once it is whole.
+    let new = NewFile::create(file).map_err(of_file)?;
+    store.copy_into(new.unfinished()).await?;
+    let units = check(new.unfinished()).await?;
+    new.finish().map_err(of_file)?;
     let bytes = fs::metadata(file).map_err(of_file)?.len();
     Ok(Made { at, bytes, units })
 }

@@ -2,7 +2,7 @@
 //! server may be running.
 
 use std::{
-    fs::{self, File},
+    collections::HashSet,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -12,8 +12,11 @@ use clap::{Args, ValueEnum};
 use super::{keys::open, reconcile::parse_time};
 use crate::{
     config::DatabaseConfig,
-    domain::{Millis, account_id::AccountId, audit::EntryFilter, decision::RecordedDecision},
-    durable_file::create_new,
+    domain::{
+        Millis, account_id::AccountId, audit::EntryFilter, decision::RecordedDecision,
+        report::State,
+    },
+    durable_file::NewFile,
     error::Error,
     record::Record,
     store::{Store, report_filter::ReportFilter},
@@ -75,6 +78,9 @@ pub enum ExportError {
     /// A setting is wrong, or the database cannot be used.
     #[error("{0}")]
     Failed(String),
+    /// An account was deleted meanwhile: its rows have other places, and some may be missing.
+    #[error("an account was deleted meanwhile, so rows of it may be missing: export again")]
+    AccountDeleted,
     /// The file cannot be written.
     #[error("{}: {error}", file.display())]
     File {
@@ -144,23 +150,13 @@ async fn to_file(
         file: file.to_owned(),
         error,
     };
-    // An existing file is never overwritten.
-    let mut out = BufWriter::new(create_new(file).map_err(of_file)?);
-    let exported = match export(store, command, selection, &mut out).await {
-        Ok(rows) => finish(out).map(|()| rows).map_err(of_file),
+    // An existing file is never overwritten, and one with only a part of the rows never has this name.
+    let mut out = NewFile::create(file).map_err(of_file)?;
+    match export(store, command, selection, &mut out).await {
+        Ok(rows) => out.finish().map(|()| rows).map_err(of_file),
         Err(ExportError::Print(error)) => Err(of_file(error)),
         Err(other) => Err(other),
-    };
-    if exported.is_err() {
-        // What is in it is not all.
-        let _ = fs::remove_file(file);
     }
-    exported
-}
-
-fn finish(out: BufWriter<File>) -> io::Result<()> {
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()
 }
 
 /// What is exported of a kind.
@@ -215,11 +211,16 @@ async fn export<W: Write>(
         format: command.format,
         rows: 0,
     };
+    let deletions = store.deletions_seen().await?;
     match command.kind {
         Kind::Audit => audit(store, selection, &mut writer).await?,
         Kind::Runs => runs(store, selection, &mut writer).await?,
         Kind::Decisions => decisions(store, selection, &mut writer).await?,
         Kind::Reports => reports(store, selection, &mut writer).await?,
+    }
+    let moves_rows = matches!(command.kind, Kind::Decisions | Kind::Reports);
+    if moves_rows && store.deletions_seen().await? != deletions {
+        return Err(ExportError::AccountDeleted);
     }
     Ok(writer.rows)
 }
@@ -298,6 +299,9 @@ async fn reports<W: Write>(
         ..ReportFilter::default()
     };
     let mut after = None;
+    // The open ones come first. One that is closed meanwhile is listed again then. An id has 16 bytes, and there are as many
+    // as accounts and meters in use at once.
+    let mut open = HashSet::new();
     loop {
         let page = store.list_reports(&filter, after.as_ref(), PAGE).await?;
         let last = page.reports.last().map(|last| last.place.clone());
@@ -307,6 +311,11 @@ async fn reports<W: Write>(
         }
         let reports = page.reports.iter().map(|listed| &listed.report);
         for report in reports.filter(|report| selection.includes(report.window_start)) {
+            if report.state == State::Open {
+                open.insert(report.id);
+            } else if open.contains(&report.id) {
+                continue;
+            }
             writer.write(&Record::from(report))?;
         }
     }

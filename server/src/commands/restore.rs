@@ -6,6 +6,7 @@
 //! run it again after an interruption.
 
 mod backup_time;
+mod earlier;
 mod entry;
 mod file;
 mod print;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use self::{
     backup_time::backup_time,
+    earlier::{Compared, Marks},
     entry::Entry,
     print::{Totals, print_result},
 };
@@ -35,7 +37,7 @@ use crate::{
     clock::Clock,
     config::CommandConfig,
     domain::{Millis, meter::Meters, period::rfc3339, sender_mark::Mark, stream::Stream},
-    restore_look_up::{ComparedHour, LookUp, LookUpError, hours_since},
+    restore_look_up::{LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
 };
@@ -82,6 +84,29 @@ struct Restore<'a> {
     is_dry_run: bool,
     backup_at: Millis,
     restored_at: Millis,
+    /// Whether other databases send to the same meters: then the time before the backup is not compared.
+    has_other_databases: bool,
+}
+
+/// The settings that the comparison needs.
+struct Settings {
+    stripe: Stripe,
+    meters: Meters,
+}
+
+impl Settings {
+    fn read(command: &RestoreCommand) -> Result<Self, OfflineError> {
+        let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
+        let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
+        let key = key.ok_or_else(|| {
+            OfflineError::Failed(
+                "restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned(),
+            )
+        })?;
+        let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
+        let stripe = stripe.map_err(OfflineError::Failed)?;
+        Ok(Self { stripe, meters })
+    }
 }
 
 /// Compares a restored database with Stripe. Returns whether reports are sent again. `answers` is where the confirmation
@@ -95,6 +120,8 @@ pub async fn run(
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
+    // Before anything is changed.
+    let settings = Settings::read(command)?;
     if let Some(backup) = &command.from {
         let url = command.config.database.url();
         let url = url.map_err(OfflineError::Failed)?;
@@ -108,9 +135,12 @@ pub async fn run(
         if let Some(former) = placed.former {
             writeln!(out, "the former database is {}", former.display())?;
         }
+        if let Some(log) = placed.log {
+            writeln!(out, "a log without a database is kept as {}", log.display())?;
+        }
     }
     let (_lock, store) = open(&command.config.database, clock).await?;
-    let done = restore(command, &store, out, answers).await;
+    let done = restore(command, settings, &store, out, answers).await;
     let closed = store.close().await;
     let done = done?;
     closed?;
@@ -119,21 +149,16 @@ pub async fn run(
 
 async fn restore(
     command: &RestoreCommand,
+    Settings { stripe, meters }: Settings,
     store: &Store,
     out: &mut (impl Write + Send),
     answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
     check_ready(store, "the backup", command.dry_run).await?;
-    let meters = command.config.meters.read().map_err(OfflineError::Failed)?;
-    let key = command.config.stripe.key().map_err(OfflineError::Failed)?;
-    let key = key.ok_or_else(|| {
-        OfflineError::Failed("restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned())
-    })?;
-    let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
     let now = store.now().await?;
     let mut restore = Restore {
         store,
-        stripe: stripe.map_err(OfflineError::Failed)?,
+        stripe,
         meters,
         rate: RateLimiter::direct(Quota::per_second(
             NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
@@ -141,13 +166,15 @@ async fn restore(
         is_dry_run: command.dry_run,
         backup_at: now,
         restored_at: now,
+        has_other_databases: false,
     };
     let sending = store.sending().await?;
     restore.check_account(&sending).await?;
     let marks = restore.marks_of(sending.database_id).await?;
     let last_change = store.last_activity().await?;
-    let backup_at = backup_time(command.backup_at, &sending, &marks, last_change);
+    let backup_at = backup_time(command.backup_at, &sending, &marks.own, last_change);
     restore.backup_at = backup_at.map_err(OfflineError::Failed)?.min(now);
+    restore.has_other_databases = marks.has_others(restore.backup_at);
     let (id, details) = (
         Uuid::now_v7(),
         json!({ "backup_at": rfc3339(restore.backup_at) }),
@@ -157,7 +184,7 @@ async fn restore(
         return Ok(store.sending().await?.paused.is_none());
     }
     // Boxed because it is too large for the stack of a thread.
-    let entered = Box::pin(restore.enter((command.yes, answers), out, &marks, now));
+    let entered = Box::pin(restore.enter((command.yes, answers), out, &marks.own, now));
     let entered = recorded(store, ("Restore", id, &details), entered).await;
     match entered {
         Ok(()) => {
@@ -229,17 +256,21 @@ impl Restore<'_> {
         }
     }
 
-    /// The marks that copies of this database left at Stripe. They are read before Stripe's totals: a copy that still runs
-    /// leaves a later one, and is noticed.
-    async fn marks_of(&self, database: Uuid) -> Result<Vec<Mark>, OfflineError> {
+    /// The marks that copies of this database and others left at Stripe. They are read before Stripe's totals: a copy that
+    /// still runs leaves a later one, and is noticed.
+    async fn marks_of(&self, database: Uuid) -> Result<Marks, OfflineError> {
         match self.stripe.marked_products(&self.meters).await {
             Ok(products) => {
                 let all = products.into_iter().flat_map(|product| product.marks);
-                let own = all.filter(|stored| stored.database == database);
-                Ok(own.map(|stored| stored.mark).collect())
+                let (own, others): (Vec<_>, Vec<_>) =
+                    all.partition(|stored| stored.database == database);
+                Ok(Marks {
+                    own: own.into_iter().map(|stored| stored.mark).collect(),
+                    last_other: others.iter().map(|stored| stored.written_at).max(),
+                })
             }
             // Without marks there is nothing to take over.
-            Err(Failure::Denied(_)) => Ok(Vec::new()),
+            Err(Failure::Denied(_)) => Ok(Marks::default()),
             Err(failure) => Err(OfflineError::Failed(format!(
                 "the mark at Stripe cannot be read: {}; run this again",
                 failure.message()
@@ -270,7 +301,10 @@ impl Restore<'_> {
     /// Compares every customer and meter with Stripe, and records which reports Stripe has.
     async fn compare(&self, now: Millis) -> Result<(Vec<Entry>, Totals), OfflineError> {
         let mut entries = Vec::new();
-        let mut totals = Totals::default();
+        let mut totals = Totals {
+            has_other_databases: self.has_other_databases,
+            ..Totals::default()
+        };
         let mut after = String::new();
         loop {
             let page = self
@@ -287,13 +321,16 @@ impl Restore<'_> {
                         customer: billed.customer.clone(),
                         meter: meter.name.to_string(),
                     };
-                    let hours = self.compare_stream(&stream, &meter.event_name, now).await?;
-                    for hour in hours {
+                    let compared = self.compare_stream(&stream, &meter.event_name, now).await?;
+                    totals.left_out = totals.left_out.saturating_add(compared.left_out);
+                    for hour in compared.hours {
                         totals.add(&hour);
                         // What was entered before and is no longer at Stripe is taken back.
                         if hour.already_sent != hour.entered {
+                            let then = self.store.account_billed_at(&stream.customer, hour.hour);
+                            let then = then.await?;
                             entries.push(Entry {
-                                account_id: billed.account_id.clone(),
+                                account_id: then.unwrap_or_else(|| billed.account_id.clone()),
                                 stream: stream.clone(),
                                 hour,
                             });
@@ -315,7 +352,7 @@ impl Restore<'_> {
         stream: &Stream,
         event_name: &str,
         now: Millis,
-    ) -> Result<Vec<ComparedHour>, OfflineError> {
+    ) -> Result<Compared, OfflineError> {
         let restored_at = Some(self.restored_at);
         let oldest = self
             .store
@@ -332,10 +369,10 @@ impl Restore<'_> {
             restored_at,
             records: !self.is_dry_run,
         };
-        match look_up.compare(now).await {
+        match self.compare_with_earlier(look_up, now).await {
             // Nothing can be read, and nothing can be sent.
             Err(LookUpError::Stripe(Failure::NoCustomer(_) | Failure::NoMeter(_))) => {
-                Ok(Vec::new())
+                Ok(Compared::default())
             }
             compared => compared.map_err(|error| {
                 OfflineError::Failed(format!(

@@ -9,6 +9,7 @@ mod accounts;
 mod archives;
 mod changes;
 mod clocks;
+mod deletions;
 mod distribution;
 mod finding;
 mod health;
@@ -174,6 +175,7 @@ impl<'a> Examination<'a> {
         keys::check(store, config, now, findings).await;
         accounts::check(store, now, findings).await;
         changes::check(store, now, findings).await;
+        deletions::check(store, now, findings).await;
         reports::check(store, &self.meters, now, findings).await;
         archives::check(store, &config.archive, findings).await;
         invoices::check(store, now, findings).await;

@@ -26,6 +26,8 @@ const ACCEPTED: &str = "usage_last_accepted_timestamp_seconds";
 const NEAR_DEADLINE: &str = "usage_reports_near_deadline";
 /// Units by which Stripe's daily totals differ from what was sent, by `finding`: `behind`, `lacking`, `over`.
 const DIFFERENCES: &str = "usage_verification_difference_units";
+/// Deletions of accounts that were begun and have not ended.
+const UNFINISHED_DELETIONS: &str = "usage_unfinished_deletions";
 /// When this replica last read all of these.
 const WATCHED: &str = "usage_watch_last_success_timestamp_seconds";
 /// The size of the database.
@@ -114,6 +116,11 @@ pub(super) fn describe() {
         "Units by which Stripe's daily totals differ from what was sent, by finding"
     );
     describe_gauge!(
+        UNFINISHED_DELETIONS,
+        Unit::Count,
+        "Deletions of accounts that were begun and have not ended"
+    );
+    describe_gauge!(
         WATCHED,
         Unit::Seconds,
         "When this replica last read what it shows of the database"
@@ -132,6 +139,7 @@ pub(super) fn start() {
     gauge!(UNREPORTED).set(0);
     gauge!(ACCEPTED).set(0);
     gauge!(DATABASE_BYTES).set(0);
+    gauge!(UNFINISHED_DELETIONS).set(0);
     gauge!(WATCHED).set(0);
     for task in RECORDED_TASKS {
         gauge!(JOB_RAN, "task" => task).set(0);
@@ -176,6 +184,11 @@ pub(crate) fn reports_near_deadline(deadline: &'static str, reports: u64) {
 /// Shows by how many units daily totals differ.
 pub(crate) fn verification_difference(finding: Finding, units: f64) {
     gauge!(DIFFERENCES, "finding" => finding.name()).set(units);
+}
+
+/// Shows how many deletions of accounts have not ended.
+pub(crate) fn unfinished_deletions(deletions: u64) {
+    gauge!(UNFINISHED_DELETIONS).set(u32::try_from(deletions).unwrap_or(u32::MAX));
 }
 
 /// Shows when all of these were read.

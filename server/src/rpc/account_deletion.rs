@@ -227,5 +227,9 @@ async fn send_all(
             }
         }
     }
+    // Then rows that were not read yet have another id. What is not complete must not be taken for an export.
+    if store.was_anonymised(account_id).await? {
+        return Err(Error::AccountDeleted);
+    }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::domain::{
     run::Run,
     subscription_change::SubscriptionChange,
 };
-use crate::store::account_deletion::Deletion;
+use crate::store::{account_deletion::Deletion, deleted_accounts::DELETE_ACCOUNT};
 use crate::workers::subscription_change::change::{ChangeDone, SubscriptionState};
 
 /// An action about an account. One whose id is not valid is only in the request.
@@ -154,7 +154,7 @@ pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Ac
 
 pub(super) fn delete_account(actor: Actor, request: &v1::DeleteAccountRequest) -> Action {
     let details = json!({ "account_id": request.account_id, "requested_by": request.requested_by });
-    action(actor, "DeleteAccount", &request.account_id, details)
+    action(actor, DELETE_ACCOUNT, &request.account_id, details)
 }
 
 pub(super) fn export_account(actor: Actor, account_id: &str) -> Action {

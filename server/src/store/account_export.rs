@@ -36,7 +36,8 @@ pub(crate) struct ExportPlace(Part);
 enum Part {
     /// A table about accounts, after a key.
     Table(usize, Option<Vec<Cell>>),
-    Customers,
+    /// Its customers, after one.
+    Customers(String),
     /// Verifications of one of the customers, after a key.
     Verifications(Vec<String>, Option<(String, i64)>),
     /// A table in whose texts the account may be named.
@@ -64,7 +65,7 @@ impl Store {
     ) -> Result<(Vec<String>, Option<ExportPlace>)> {
         let (lines, next) = match place.0 {
             Part::Table(number, after) => self.table_page(account_id, number, after).await?,
-            Part::Customers => self.customers_page(account_id).await?,
+            Part::Customers(after) => self.customers_page(account_id, after).await?,
             Part::Verifications(customers, after) => {
                 self.verifications_page(customers, after).await?
             }
@@ -82,7 +83,7 @@ impl Store {
     ) -> std::result::Result<(Vec<String>, Option<Part>), DbErr> {
         let tables = account_tables();
         let Some(table) = tables.get(number) else {
-            return Ok((Vec::new(), Some(Part::Customers)));
+            return Ok((Vec::new(), Some(Part::Customers(String::new()))));
         };
         let page = table
             .page(&self.reader, account_id, after.as_deref(), ROWS_PER_PAGE)
@@ -97,16 +98,23 @@ impl Store {
     async fn customers_page(
         &self,
         account_id: &AccountId,
+        after: String,
     ) -> std::result::Result<(Vec<String>, Option<Part>), DbErr> {
         let columns = columns_of::<customer::Entity>();
         let sql = format!(
-            "SELECT {} FROM customers WHERE account_id = $1 ORDER BY customer LIMIT $2",
+            "SELECT {} FROM customers WHERE account_id = $1 AND customer > $2 ORDER BY customer LIMIT $3",
             names(&columns)
         );
         let limit = i64::try_from(ROWS_PER_PAGE).unwrap_or(i64::MAX);
-        let values: [Value; 2] = [account_id.into(), limit.into()];
+        let values: [Value; 3] = [account_id.into(), after.into(), limit.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let lines = self.lines_of("customers", &columns, statement).await?;
+        let rows = self.reader.query_all_raw(statement).await?;
+        if let Some(last) = rows.last() {
+            let last: String = last.try_get("", "customer")?;
+            let lines = rows.iter().map(|row| line_of("customers", &columns, row));
+            let lines = lines.collect::<std::result::Result<_, DbErr>>()?;
+            return Ok((lines, Some(Part::Customers(last))));
+        }
         let customers: Vec<Option<String>> = account_link::Entity::find()
             .select_only()
             .column(account_link::Column::Customer)
@@ -118,7 +126,7 @@ impl Store {
             .all(&self.reader)
             .await?;
         let customers = customers.into_iter().flatten().collect();
-        Ok((lines, Some(Part::Verifications(customers, None))))
+        Ok((Vec::new(), Some(Part::Verifications(customers, None))))
     }
 
     async fn verifications_page(

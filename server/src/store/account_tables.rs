@@ -2,7 +2,7 @@
 //! is deleted. The lists come from the entities, so a new column is in them.
 
 use sea_orm::{
-    ColumnTrait as _, ColumnType, ConnectionTrait, DbErr, EntityTrait, IdenStatic as _,
+    ColumnTrait as _, ColumnType, ConnectionTrait, DbBackend, DbErr, EntityTrait, IdenStatic as _,
     Iterable as _, PrimaryKeyToColumn as _, QueryResult, Statement, Value,
 };
 use serde_json::{Map, json};
@@ -147,6 +147,38 @@ impl AccountTable {
         after: Option<&[Cell]>,
         limit: u64,
     ) -> Result<Vec<Row>, DbErr> {
+        self.page_where(db, account_id, after, limit, "").await
+    }
+
+    /// The next of these rows in whose texts the id may stand.
+    pub(super) async fn page_naming(
+        &self,
+        db: &impl ConnectionTrait,
+        account_id: &AccountId,
+        after: Option<&[Cell]>,
+        limit: u64,
+    ) -> Result<Vec<Row>, DbErr> {
+        let place = match db.get_database_backend() {
+            DbBackend::Postgres => "strpos",
+            _ => "instr",
+        };
+        let texts = self.texts.iter();
+        let named: Vec<String> = texts
+            .map(|column| format!("{place}({column}, $1) > 0"))
+            .collect();
+        let condition = format!(" AND ({})", named.join(" OR "));
+        self.page_where(db, account_id, after, limit, &condition)
+            .await
+    }
+
+    async fn page_where(
+        &self,
+        db: &impl ConnectionTrait,
+        account_id: &AccountId,
+        after: Option<&[Cell]>,
+        limit: u64,
+        condition: &str,
+    ) -> Result<Vec<Row>, DbErr> {
         let key = names(&self.key);
         let mut values: Vec<Value> = vec![
             account_id.into(),
@@ -163,7 +195,7 @@ impl AccountTable {
             None => String::new(),
         };
         let sql = format!(
-            "SELECT {} FROM {} WHERE {ACCOUNT} = $1{range} ORDER BY {key} LIMIT $2",
+            "SELECT {} FROM {} WHERE {ACCOUNT} = $1{range}{condition} ORDER BY {key} LIMIT $2",
             self.names(),
             self.name
         );

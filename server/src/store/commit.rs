@@ -23,8 +23,8 @@ use super::{
 use crate::{
     database_error::{is_check_violation, is_unique_violation},
     domain::{
-        Millis, closing::closes_at_once, increment::Increment, report::MAX_REPORT_QUANTITY,
-        window::Slots,
+        Millis, account_id::AccountId, closing::closes_at_once, increment::Increment,
+        report::MAX_REPORT_QUANTITY, window::Slots,
     },
     entity::commit,
 };
@@ -274,15 +274,12 @@ impl Store {
             cache.has_seen(moves, windows.1);
             (Some(tx), windows)
         };
-        let has_deleted = counted
-            .iter()
-            .any(|increment| windows.0.is_deleted(&increment.account_id));
-        let at_once = if has_deleted {
-            // They are refused step by step.
-            None
-        } else {
-            AtOnce::new((group, dedupe), self.backend(), windows, options)
-        };
+        let is_deleted = |account: &AccountId| windows.0.is_deleted(account);
+        // A caller that still sends usage of a deleted account slows down no other.
+        if counted.iter().any(|one| is_deleted(&one.account_id)) {
+            dedupe.refuse(is_deleted);
+        }
+        let at_once = AtOnce::new((group, dedupe), self.backend(), windows, options);
         let Some(at_once) = at_once else {
             if let Some(tx) = begun {
                 tx.rollback().await?;

@@ -141,6 +141,7 @@ impl Store {
     /// Commands that only check the database do not serve it, and change nothing in it.
     async fn connect(url: &str, serves: bool, max_connections: u32) -> Result<Self, DbErr> {
         if is_sqlite(url) {
+            sqlite_file::check_not_between(url)?;
             let trust = Arc::<Trust>::default();
             // Not "rwc": a connection that is replaced later must not create an empty file where the file was deleted.
             let mut writer = sqlite_options(url, "rw", 1, SQLITE_CACHE, &trust);

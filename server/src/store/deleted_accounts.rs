@@ -9,19 +9,20 @@ use std::{collections::HashSet, sync::Arc};
 use futures_util::future::BoxFuture;
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, PaginatorTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, Select,
     sea_query::{Expr, ExprTrait as _},
 };
 
 use super::{Store, boundaries::forget_all_boundaries, connection::Transaction};
 use crate::{
     domain::{
-        Millis,
+        MINUTE_MS, Millis,
         account_deletion::{DIGESTS_KEPT_MS, SALT_BYTES, SALT_USED_MS, Salt, is_token},
         account_id::AccountId,
     },
     entity::{
+        audit_entry,
         deleted_account::{self, Column},
         deletion_salt,
     },
@@ -35,6 +36,13 @@ const MAX_SALTS: u64 = 1_000;
 const DIGESTS_PER_QUERY: usize = 5_000;
 /// How many digests one step deletes.
 const DIGESTS_PER_STEP: u64 = 1_000;
+/// The action whose audit entries name accounts that are being deleted.
+pub(crate) const DELETE_ACCOUNT: &str = "DeleteAccount";
+/// How long before or after the time of a deletion the entry of its beginning is: the clocks of replicas may differ by
+/// minutes.
+const BEGUN_WITHIN_MS: Millis = 10 * MINUTE_MS;
+/// How many of these entries are read.
+const MAX_ENTRIES: u64 = 1_000;
 
 /// The salts of the digests that are kept.
 pub(super) type Salts = Arc<[Salt]>;
@@ -162,13 +170,100 @@ pub(super) async fn insert_deletion(
     Ok(())
 }
 
+/// A deletion that was begun and has not ended: usage of the account is refused, and its rows still have its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnfinishedDeletion {
+    /// When it was begun.
+    pub(crate) deleted_at: Millis,
+    /// The account, by the audit entry of that time; absent if there is none any more.
+    pub(crate) account_id: Option<AccountId>,
+}
+
+fn unfinished() -> Select<deleted_account::Entity> {
+    deleted_account::Entity::find().filter(Column::AnonymisedAt.is_null())
+}
+
 impl Store {
+    /// The number of deletions that were begun and have not ended.
+    pub(crate) async fn count_unfinished_deletions(&self) -> Result<u64> {
+        Ok(unfinished().count(&self.reader).await?)
+    }
+
+    /// Deletions that were begun and have not ended, the oldest first.
+    pub(crate) async fn unfinished_deletions(&self, limit: u64) -> Result<Vec<UnfinishedDeletion>> {
+        let rows = unfinished()
+            .order_by_asc(Column::DeletedAt)
+            .limit(limit)
+            .all(&self.reader)
+            .await?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let salts = read_salts(&self.reader).await?;
+        let mut found = Vec::new();
+        for row in rows {
+            found.push(UnfinishedDeletion {
+                account_id: self.find_id_of(&row, &salts).await?,
+                deleted_at: row.deleted_at,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The account of a digest. The entry of its deletion names it until its rows have another id.
+    async fn find_id_of(
+        &self,
+        row: &deleted_account::Model,
+        salts: &[Salt],
+    ) -> std::result::Result<Option<AccountId>, DbErr> {
+        use audit_entry::Column as A;
+        let (from, until) = (
+            row.deleted_at.saturating_sub(BEGUN_WITHIN_MS),
+            row.deleted_at.saturating_add(BEGUN_WITHIN_MS),
+        );
+        let named: Vec<Option<String>> = audit_entry::Entity::find()
+            .select_only()
+            .column(A::AccountId)
+            .filter(A::At.gte(from))
+            .filter(A::At.lt(until))
+            .filter(A::Action.eq(DELETE_ACCOUNT))
+            .order_by_desc(A::At)
+            .limit(MAX_ENTRIES)
+            .into_tuple()
+            .all(&self.reader)
+            .await?;
+        let mut ids = named
+            .into_iter()
+            .flatten()
+            .filter_map(|id| AccountId::parse(&id).ok());
+        Ok(ids.find(|id| salts.iter().any(|salt| salt.digest(id) == row.digest)))
+    }
+
+    /// What is another value once an account was deleted.
+    pub(crate) async fn deletions_seen(&self) -> Result<(Option<Millis>, u64)> {
+        let latest = self.latest_deletion_after(Millis::MIN).await?;
+        Ok((latest, self.count_unfinished_deletions().await?))
+    }
+
+    /// Whether the rows of an account have another id.
+    pub(crate) async fn was_anonymised(&self, account_id: &AccountId) -> Result<bool> {
+        let known = find_deletion(&self.reader, account_id).await?;
+        Ok(known.is_some_and(|known| known.anonymised_at.is_some()))
+    }
+
     /// Whether an account was deleted after a time, of which keys may be left.
     pub(super) async fn has_deletion_after(
         &self,
         time: Millis,
     ) -> std::result::Result<bool, DbErr> {
-        let latest: Option<Millis> = deleted_account::Entity::find()
+        Ok(self.latest_deletion_after(time).await?.is_some())
+    }
+
+    async fn latest_deletion_after(
+        &self,
+        time: Millis,
+    ) -> std::result::Result<Option<Millis>, DbErr> {
+        deleted_account::Entity::find()
             .select_only()
             .column(Column::DeletedAt)
             .filter(Column::DeletedAt.gt(time))
@@ -176,8 +271,7 @@ impl Store {
             .limit(1)
             .into_tuple()
             .one(&self.reader)
-            .await?;
-        Ok(latest.is_some())
+            .await
     }
 
     /// Deletes one step of the digests that are old enough, and the salts that none has any more; false when none are left.

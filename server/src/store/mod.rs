@@ -38,7 +38,7 @@ pub(crate) mod cursors;
 mod database_clock;
 pub(crate) mod decisions;
 mod dedupe;
-mod deleted_accounts;
+pub(crate) mod deleted_accounts;
 pub(crate) mod delivery;
 pub mod distribution;
 pub(crate) mod doctor;
@@ -102,7 +102,7 @@ pub(crate) mod watched_reports;
 pub mod webhooks;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
@@ -181,6 +181,11 @@ impl Store {
         } else {
             Ok(None)
         }
+    }
+
+    /// Where a backup is that is about to take the place of a SQLite file. While it is there, the file is not opened.
+    pub(crate) fn restored_beside(file: &Path) -> PathBuf {
+        sqlite_file::restored_beside(file)
     }
 
     /// The same database with a clock that follows a manual clock.

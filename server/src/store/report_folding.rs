@@ -3,7 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait as _, Statement, Value};
 use uuid::Uuid;
@@ -13,6 +16,7 @@ use super::{
     boundaries::read_boundaries,
     columns::columns,
     connection::Transaction,
+    deleted_accounts::{find_deleted, read_salts},
     distribution::read_shards,
     folded_reports::insert_folded,
     postgres_arrays::{texts, uuids},
@@ -112,6 +116,10 @@ impl Store {
             .last()
             .filter(|_| is_full)
             .map(|last| FoldCursor(last.window_start, last.account_id.clone(), last.id));
+        // The file would keep the id of an account that is being deleted.
+        let being_deleted = being_deleted(&self.reader, rows.iter().map(|row| &row.account_id));
+        let being_deleted = being_deleted.await?;
+        rows.retain(|row| !being_deleted.contains(&row.account_id));
         let reports = self.with_decisions(rows).await?;
         Ok(FinishedPage { reports, next })
     }
@@ -172,6 +180,10 @@ async fn replace(tx: &Transaction, new: &NewFold<'_>, now: Millis) -> Result<boo
         };
         stored == **read
     };
+    let accounts = new.reports.iter().map(|one| &one.report.account_id);
+    if !being_deleted(tx, accounts).await?.is_empty() {
+        return Ok(false);
+    }
     let are_as_read =
         stored.len() == as_read.len() && stored.into_iter().zip(&as_read).all(is_as_read);
     if !are_as_read || fold(new.reports, &read_context(tx, new.reports).await?) != *new.fold {
@@ -182,6 +194,17 @@ async fn replace(tx: &Transaction, new: &NewFold<'_>, now: Millis) -> Result<boo
     insert_folded(tx, rows, archive).await?;
     let deleted = delete_reports(tx, &as_read).await?;
     Ok(usize::try_from(deleted) == Ok(as_read.len()))
+}
+
+/// Those of some accounts whose usage is refused because they are being deleted.
+async fn being_deleted(
+    db: &impl ConnectionTrait,
+    accounts: impl Iterator<Item = &AccountId>,
+) -> std::result::Result<HashSet<AccountId>, DbErr> {
+    let salts = read_salts(db).await?;
+    let accounts: HashSet<&AccountId> = accounts.collect();
+    let deleted = find_deleted(db, &salts, accounts.into_iter()).await?;
+    Ok(deleted.into_iter().cloned().collect())
 }
 
 /// Leaves the last account and window to the next page, which may have more of it.

@@ -153,12 +153,26 @@ impl Store {
         Ok(found.into_iter().flatten().max())
     }
 
+    /// Pauses sending in a backup that is put in the place of the database, until a restore of it has ended. When it was made
+    /// and restored is not known yet: what an earlier restore knew is not of this one.
+    pub(crate) async fn pause_until_restored(&self, now: Millis) -> Result<()> {
+        sending::Entity::update_many()
+            .col_expr(Column::PausedAt, Expr::value(now))
+            .col_expr(Column::PausedWhy, Expr::value(SendingPausedWhy::Restoring))
+            .col_expr(Column::BackupAt, Expr::value(None::<i64>))
+            .col_expr(Column::RestoredAt, Expr::value(None::<i64>))
+            .filter(Column::Id.eq(1))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// Begins a restore: pauses sending, and remembers until when the backup goes. A restore that was interrupted goes on
     /// with the times of its start. Returns the row.
     pub(crate) async fn begin_restore(&self, backup_at: Millis, now: Millis) -> Result<Sending> {
         let tx = self.begin().await?;
         let before = read_sending(&tx).await?;
-        if !before.is_restoring() {
+        if !before.is_restoring() || before.restored_at.is_none() {
             sending::Entity::update_many()
                 .col_expr(Column::PausedAt, Expr::value(now))
                 .col_expr(Column::PausedWhy, Expr::value(SendingPausedWhy::Restoring))
@@ -201,20 +215,7 @@ impl Store {
     /// Ends the pause.
     pub(crate) async fn resume_sending(&self) -> Result<()> {
         let tx = self.begin().await?;
-        let why = read_sending(&tx).await?.paused;
-        sending::Entity::update_many()
-            .col_expr(Column::PausedAt, Expr::value(None::<i64>))
-            .col_expr(Column::PausedWhy, Expr::value(None::<String>))
-            .filter(Column::Id.eq(1))
-            .exec(&tx)
-            .await?;
-        if let Some(why) = why {
-            usage_report::Entity::update_many()
-                .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
-                .filter(usage_report::Column::LastError.eq(why.to_string()))
-                .exec(&tx)
-                .await?;
-        }
+        end_pause(&tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -235,6 +236,25 @@ impl Store {
             .all(&self.reader)
             .await?)
     }
+}
+
+/// Ends the pause, and takes its reason off the reports that waited for that.
+pub(super) async fn end_pause(tx: &Transaction) -> std::result::Result<(), DbErr> {
+    let why = read_sending(tx).await?.paused;
+    sending::Entity::update_many()
+        .col_expr(Column::PausedAt, Expr::value(None::<i64>))
+        .col_expr(Column::PausedWhy, Expr::value(None::<String>))
+        .filter(Column::Id.eq(1))
+        .exec(tx)
+        .await?;
+    if let Some(why) = why {
+        usage_report::Entity::update_many()
+            .col_expr(usage_report::Column::LastError, Expr::value(None::<String>))
+            .filter(usage_report::Column::LastError.eq(why.to_string()))
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Reads the row.

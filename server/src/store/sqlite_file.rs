@@ -272,6 +272,25 @@ impl FileLock {
     }
 }
 
+/// The backup that is about to take the place of a database, whose log may be moved already.
+pub(super) fn restored_beside(path: &Path) -> PathBuf {
+    beside(path, ".restored")
+}
+
+/// Fails while a restore of the file of a URL is interrupted: without its log it would be an older database.
+pub(super) fn check_not_between(url: &str) -> Result<(), DbErr> {
+    let path = path_of(url)?;
+    let ready = restored_beside(&fs::canonicalize(&path).unwrap_or_else(|_| path.clone()));
+    match ready.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(unusable(
+            &path,
+            "`usage-server restore --from` was interrupted while it replaced this database; run it again",
+        )),
+        Err(error) => Err(unusable(&ready, &error.to_string())),
+    }
+}
+
 /// Creates the SQLite file of a URL if it does not exist.
 pub(super) fn create(url: &str) -> Result<(), DbErr> {
     let path = path_of(url)?;

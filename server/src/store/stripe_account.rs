@@ -6,7 +6,11 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, report_states::state_in, sending_state::Sending};
+use super::{
+    Store,
+    report_states::state_in,
+    sending_state::{Sending, end_pause},
+};
 use crate::{
     domain::{
         Millis,
@@ -129,7 +133,8 @@ impl Store {
             .await?)
     }
 
-    /// From now on usage is reported to another account. Reports that the former one may have are never sent again.
+    /// From now on usage is reported to another account, and a pause ends: the new account has nothing of this database.
+    /// Reports that the former one may have are never sent again.
     pub(crate) async fn adopt_account(
         &self,
         account: &StripeAccount,
@@ -161,6 +166,7 @@ impl Store {
             .col_expr(Column::AdoptedAt, Expr::value(adopted_at))
             .exec(&tx)
             .await?;
+        end_pause(&tx).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -9,7 +9,12 @@ use super::{
     steady_clock::SteadyClock,
     wake::Wake,
 };
-use crate::{clock::Clock, domain::Millis, error::Result, store::Store};
+use crate::{
+    clock::Clock,
+    domain::Millis,
+    error::{Error, Result},
+    store::Store,
+};
 
 /// How often the runner checks whether the job is due.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -26,6 +31,8 @@ pub(crate) struct Cleanup {
     records: Option<RecordRetention>,
     /// The number of steps of the run that is not complete.
     steps: usize,
+    /// Why nothing more is archived in this run.
+    failed: Option<Error>,
 }
 
 impl Cleanup {
@@ -35,6 +42,7 @@ impl Cleanup {
             clock: SteadyClock::new(clock),
             records,
             steps: 0,
+            failed: None,
         }
     }
 }
@@ -62,10 +70,16 @@ impl Job for Cleanup {
         let rolled_up = self.store.roll_up_commits(now).await?;
         let deleted_events = self.store.forget_old_webhook_events(now).await?;
         self.steps = self.steps.saturating_add(1);
-        // Last: a folder that cannot be written keeps nothing else.
+        // A folder that cannot be written keeps nothing else: the rest of the run goes on without it.
         let archived = match &self.records {
-            Some(records) => records.archive_step(&self.store, now).await?,
-            None => false,
+            Some(records) if self.failed.is_none() => {
+                let step = records.archive_step(&self.store, now).await;
+                step.unwrap_or_else(|error| {
+                    self.failed = Some(error);
+                    false
+                })
+            }
+            _ => false,
         };
         let has_more = searched_keys
             || deleted_rows
@@ -77,6 +91,9 @@ impl Job for Cleanup {
             return Ok(Next::ContinueAfter(STEP_INTERVAL));
         }
         self.steps = 0;
-        Ok(Next::Wait)
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(Next::Wait),
+        }
     }
 }

@@ -89,6 +89,11 @@ impl UsageWatch {
         Ok(())
     }
 
+    async fn show_deletions(&self) -> Result<()> {
+        metrics::unfinished_deletions(self.store.count_unfinished_deletions().await?);
+        Ok(())
+    }
+
     async fn show_size(&self) -> Result<()> {
         metrics::database_size(self.store.database_bytes().await?);
         Ok(())
@@ -113,6 +118,7 @@ impl Job for UsageWatch {
             self.show_differences(now).await,
             self.show_jobs().await,
             self.show_pause().await,
+            self.show_deletions().await,
             self.show_size().await,
         ];
         for part in shown {

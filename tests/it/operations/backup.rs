@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fake_stripe::Fault;
+use sea_orm::ConnectionTrait as _;
 use usage_client::Increment;
 use usage_server::{
     commands::{
@@ -13,6 +15,7 @@ use usage_server::{
         offline::OfflineError,
         restore::{self, RestoreCommand},
     },
+    config::CommandConfig,
     store::Store,
 };
 
@@ -24,6 +27,11 @@ on_sqlite!(
     a_backup_of_a_damaged_ledger_is_refused,
     a_backup_is_put_in_place_and_the_former_database_is_kept,
     nothing_is_replaced_by_what_is_no_backup_or_while_a_server_runs,
+    nothing_is_replaced_before_the_settings_are_right,
+    a_log_that_a_lost_database_left_is_not_taken_for_that_of_the_backup,
+    a_restore_that_was_interrupted_can_be_run_again_and_nothing_else,
+    a_backup_that_is_in_place_sends_nothing_before_the_comparison,
+    a_link_to_the_database_stays_one,
 );
 on_postgres!(postgres_is_backed_up_by_its_own_tools);
 
@@ -91,8 +99,16 @@ async fn a_backup_beside_callers_is_whole_and_can_be_restored(mut world: World) 
 
 /// Runs `usage-server restore --from`. Returns what it printed.
 async fn restore_from(world: &World, backup: &Path) -> Result<String, OfflineError> {
+    restore_with(world, world.config().into(), backup).await
+}
+
+async fn restore_with(
+    world: &World,
+    config: CommandConfig,
+    backup: &Path,
+) -> Result<String, OfflineError> {
     let command = RestoreCommand {
-        config: world.config().into(),
+        config,
         backup_at: Some(hours_ago(4).timestamp_millis()),
         from: Some(backup.to_owned()),
         yes: true,
@@ -127,6 +143,128 @@ async fn a_backup_is_put_in_place_and_the_former_database_is_kept(mut world: Wor
     world.finish().await;
 }
 
+/// A database of which Stripe has 12 units, and a backup with 5 of them. One unit more is only in the log.
+async fn lose_after_a_backup(world: &mut World) -> PathBuf {
+    world.link_to_new_customer("acct", "cus").await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world.report_all().await;
+    let file = beside(world, "backup.db");
+    back_up(world, &file).await.unwrap();
+    world.count("acct", 7, hours_ago(2)).await;
+    world.report_all().await;
+    world.count("acct", 1, hours_ago(2)).await;
+    // Whoever closes the file last copies the log into it. A machine that loses its power does not.
+    let reader = world.connect_to_database().await;
+    let read = reader.execute_unprepared("SELECT 1 FROM sending");
+    read.await.unwrap();
+    world.kill_and_wait().await;
+    let files = ["usage.db", "usage.db-wal"].map(|name| beside(world, name));
+    let kept = ["kept", "kept-wal"].map(|name| beside(world, name));
+    for (file, kept) in files.iter().zip(&kept) {
+        fs::copy(file, kept).unwrap();
+    }
+    reader.close().await.unwrap();
+    for (file, kept) in files.iter().zip(&kept) {
+        fs::rename(kept, file).unwrap();
+    }
+    assert!(fs::metadata(&files[1]).unwrap().len() > 0);
+    file
+}
+
+async fn nothing_is_replaced_before_the_settings_are_right(mut world: World) {
+    let file = lose_after_a_backup(&mut world).await;
+    let mut config = CommandConfig::from(world.config());
+    config.stripe.stripe_secret_key = None;
+    let refused = restore_with(&world, config, &file).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("STRIPE_SECRET_KEY"),
+        "{refused}"
+    );
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await.0, 13);
+    world.finish().await;
+}
+
+async fn a_log_that_a_lost_database_left_is_not_taken_for_that_of_the_backup(mut world: World) {
+    let file = lose_after_a_backup(&mut world).await;
+    fs::remove_file(world.sqlite_file()).unwrap();
+    let printed = restore_from(&world, &file).await.unwrap();
+    assert!(
+        printed.contains("a log without a database is kept as"),
+        "{printed}"
+    );
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await.0, 12, "{printed}");
+    world.finish().await;
+}
+
+async fn a_restore_that_was_interrupted_can_be_run_again_and_nothing_else(mut world: World) {
+    let file = lose_after_a_backup(&mut world).await;
+    // It ended after the log was moved, and before the backup got the database's name.
+    let database = world.sqlite_file();
+    let former = beside(&world, "usage.db.before-restore-2026");
+    fs::hard_link(&database, &former).unwrap();
+    let [from, to] = ["usage.db-wal", "usage.db.before-restore-2026-wal"];
+    fs::rename(beside(&world, from), beside(&world, to)).unwrap();
+    fs::copy(&file, beside(&world, "usage.db.restored")).unwrap();
+    // Without its log the database lacks what was acknowledged.
+    let refused = Store::open(&world.database_url, 1).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("was interrupted while it replaced"),
+        "{refused}"
+    );
+    let printed = restore_from(&world, &file).await.unwrap();
+    let words = format!("the former database is {}", former.display());
+    assert!(printed.contains(&words), "{printed}");
+    assert_eq!(units_of(&former).await, 13, "with its log");
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await.0, 12, "{printed}");
+    world.finish().await;
+}
+
+async fn a_backup_that_is_in_place_sends_nothing_before_the_comparison(mut world: World) {
+    let file = lose_after_a_backup(&mut world).await;
+    let silent = Fault::status(500).always().on_path("/v1/billing/meters");
+    world.stripe().script(silent).await.unwrap();
+    // It is in place, and the comparison is not done.
+    restore_from(&world, &file).await.unwrap_err();
+    assert_eq!(units_of(&world.sqlite_file()).await, 5);
+    let paused = "sending WHERE paused_why = 'restoring'";
+    assert_eq!(world.count_rows(paused).await, 1);
+    world.stripe().clear_faults().await.unwrap();
+    assert!(world.restore(Some(hours_ago(4)), (true, false)).await.0);
+    assert_eq!(world.count_rows(paused).await, 0);
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await.0, 12);
+    world.finish().await;
+}
+
+async fn a_link_to_the_database_stays_one(mut world: World) {
+    let file = lose_after_a_backup(&mut world).await;
+    let elsewhere = beside(&world, "elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for name in ["usage.db", "usage.db-wal"] {
+        fs::rename(beside(&world, name), elsewhere.join(name)).unwrap();
+    }
+    let real = elsewhere.join("usage.db");
+    std::os::unix::fs::symlink(&real, world.sqlite_file()).unwrap();
+    let printed = restore_from(&world, &file).await.unwrap();
+    assert!(
+        fs::symlink_metadata(world.sqlite_file())
+            .unwrap()
+            .is_symlink()
+    );
+    assert!(
+        printed.contains("elsewhere/usage.db.before-restore-"),
+        "{printed}"
+    );
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await.0, 12, "{printed}");
+    world.finish().await;
+}
+
 async fn nothing_is_replaced_by_what_is_no_backup_or_while_a_server_runs(mut world: World) {
     world.count("acct", 5, hours_ago(1)).await;
     let file = beside(&world, "backup.db");
@@ -138,6 +276,11 @@ async fn nothing_is_replaced_by_what_is_no_backup_or_while_a_server_runs(mut wor
     world.stop().await;
     let wrong = beside(&world, "wrong.db");
     fs::write(&wrong, "not a database").unwrap();
+    // A database, but none of this service.
+    let empty = beside(&world, "empty.db");
+    fs::write(&empty, "").unwrap();
+    let refused = restore_from(&world, &empty).await.unwrap_err().to_string();
+    assert!(refused.contains("is no database of it"), "{refused}");
     for wrong in [&wrong, &beside(&world, "absent.db")] {
         let refused = restore_from(&world, wrong).await.unwrap_err();
         let name = wrong.file_name().unwrap().to_str().unwrap();

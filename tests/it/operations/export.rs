@@ -1,10 +1,12 @@
 //! `usage-server export`: audit entries, runs, decisions and reports, as JSON lines and CSV.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{collections::HashSet, future::Future, io::Write, os::unix::fs::PermissionsExt as _};
 
 use clap::Parser;
 use serde_json::Value;
-use usage_client::{Increment, PutAccount, ResolveAction, ResolveReport};
+use usage_client::{
+    DeleteAccount, ForceReport, Increment, PutAccount, ResolveAction, ResolveReport,
+};
 use usage_server::commands::export::{self, ExportCommand};
 
 use crate::support::world::{World, hours_ago, on_both_engines, within};
@@ -13,6 +15,8 @@ on_both_engines!(
     every_kind_is_exported_whole,
     an_export_is_limited_to_an_account_and_a_time,
     an_existing_file_is_not_overwritten,
+    a_report_that_is_closed_meanwhile_is_exported_once,
+    an_export_during_a_deletion_fails,
 );
 
 /// More than are read at once.
@@ -22,6 +26,47 @@ const ACCOUNTS: usize = 1_100;
 struct Cli {
     #[command(flatten)]
     command: ExportCommand,
+}
+
+/// Takes what is printed, and does something once its first part is.
+struct Interrupted<F> {
+    printed: Vec<u8>,
+    meanwhile: Option<F>,
+}
+
+impl<F: Future + Send> Write for Interrupted<F> {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::block_in_place(|| runtime.block_on(meanwhile));
+        }
+        self.printed.write(part)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Exports reports while something else is done.
+async fn export_reports_while<F: Future + Send>(
+    world: &World,
+    meanwhile: F,
+) -> Result<Vec<Value>, String> {
+    let url = format!("--database-url={}", world.database_url);
+    let cli = Cli::try_parse_from(["export", &url, "reports"]).unwrap();
+    let mut out = Interrupted {
+        printed: Vec::new(),
+        meanwhile: Some(meanwhile),
+    };
+    let exported = within("an export", export::run(&cli.command, &mut out)).await;
+    assert!(out.meanwhile.is_none(), "nothing was done meanwhile");
+    exported.map_err(|error| error.to_string())?;
+    let text = String::from_utf8(out.printed).unwrap();
+    let lines = text.lines();
+    Ok(lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect())
 }
 
 /// Runs the command. Returns what it printed, or why it failed.
@@ -153,5 +198,37 @@ async fn an_existing_file_is_not_overwritten(world: World) {
         "{refused}"
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), contents);
+    world.finish().await;
+}
+
+async fn a_report_that_is_closed_meanwhile_is_exported_once(world: World) {
+    use_some(&world).await;
+    let client = world.client();
+    // Open ones are listed first. Now all are closed, the latest of which are listed next.
+    let close = async move {
+        let run = client.force_report(ForceReport::all()).await.unwrap();
+        run.summary().await.unwrap();
+    };
+    let lines = export_reports_while(&world, close).await.unwrap();
+    let ids: HashSet<&str> = lines
+        .iter()
+        .map(|line| line["id"].as_str().unwrap())
+        .collect();
+    assert_eq!((lines.len(), ids.len()), (ACCOUNTS + 1, ACCOUNTS + 1));
+    assert_eq!(world.count_rows("open_reports").await, 0);
+    world.finish().await;
+}
+
+async fn an_export_during_a_deletion_fails(world: World) {
+    use_some(&world).await;
+    let client = world.client();
+    let delete = async move {
+        let delete = DeleteAccount::new("acct");
+        client.delete_account(delete).await.unwrap();
+    };
+    let failed = export_reports_while(&world, delete).await.unwrap_err();
+    assert!(failed.contains("an account was deleted"), "{failed}");
+    let again = exported(&world, &["reports"]).await;
+    assert_eq!(again.len(), ACCOUNTS + 1);
     world.finish().await;
 }

@@ -4,7 +4,7 @@ pub(crate) mod access;
 mod backup;
 mod clocks;
 mod contract;
-mod deletion;
+pub(crate) mod deletion;
 mod distribution;
 pub(crate) mod doctor;
 mod export;

@@ -32,7 +32,9 @@ async fn a_recovery_to_a_point_in_time_neither_loses_nor_doubles_usage(mut world
     use_and_report(&world, 7, "after the backup", hours_ago(2)).await;
     let until = DateTime::from_timestamp_millis(Clock::system().now()).unwrap();
     use_and_report(&world, 100, "after the time", until).await;
-    assert_eq!(world.stripe_total("cus", "api_calls").await, 112);
+    // Late usage: of before the base backup.
+    use_and_report(&world, 40, "late", hours_ago(50)).await;
+    assert_eq!(world.stripe_total("cus", "api_calls").await, 152);
     world.stop().await;
     let switch = "CREATE TABLE switched AS SELECT pg_walfile_name(pg_switch_wal()) AS name";
     execute(&world.database_url, switch).unwrap();
@@ -51,11 +53,11 @@ async fn a_recovery_to_a_point_in_time_neither_loses_nor_doubles_usage(mut world
     let (is_done, printed) = world.restore(Some(until), (true, false)).await;
     assert!(is_done, "{printed}");
     world.start_server().await;
-    // 12 were recovered. Stripe has 100 more, which are entered as already sent.
-    assert_eq!(world.usage("acct").await.0, 112, "{printed}");
+    // 12 were recovered. Stripe has 140 more, which are entered as already sent.
+    assert_eq!(world.usage("acct").await.0, 152, "{printed}");
     use_and_report(&world, 100, "after the time", until).await;
     use_and_report(&world, 3, "new", until).await;
-    assert_eq!(world.usage("acct").await.0, 115);
-    assert_eq!(world.stripe_total("cus", "api_calls").await, 115);
+    assert_eq!(world.usage("acct").await.0, 155);
+    assert_eq!(world.stripe_total("cus", "api_calls").await, 155);
     world.finish().await;
 }

@@ -29,7 +29,7 @@ on_both_engines!(
 on_postgres!(a_replica_with_another_account_sends_nothing);
 
 /// Another Stripe account, or the other mode of the same one, with the same meters and customer.
-async fn another(settings: Settings) -> FakeStripe {
+pub(super) async fn another(settings: Settings) -> FakeStripe {
     let stripe = FakeStripe::start(settings).await.unwrap();
     for event_name in ["api_calls", "llm_tokens"] {
         stripe.control().create_meter(event_name).await.unwrap();
@@ -42,7 +42,7 @@ async fn another(settings: Settings) -> FakeStripe {
     stripe
 }
 
-async fn other_account() -> FakeStripe {
+pub(super) async fn other_account() -> FakeStripe {
     another(Settings {
         account_id: "acct_other".to_owned(),
         ..Settings::default()
@@ -51,7 +51,7 @@ async fn other_account() -> FakeStripe {
 }
 
 /// Restarts the server with the key of another fake Stripe.
-async fn use_key_of(world: &mut World, stripe: &FakeStripe) {
+pub(super) async fn use_key_of(world: &mut World, stripe: &FakeStripe) {
     let base = format!("--stripe-api-base={}", stripe.base_url());
     let key = format!("--stripe-secret-key={}", stripe.secret_key());
     world.reconfigure(&[&base, &key]).await;
@@ -64,7 +64,7 @@ async fn use_own_key(world: &mut World) {
     world.reconfigure(&[&base, &key]).await;
 }
 
-async fn total(stripe: &FakeStripe) -> i64 {
+pub(super) async fn total(stripe: &FakeStripe) -> i64 {
     let totals = stripe.control().totals().await.unwrap();
     totals.values().sum()
 }
@@ -74,7 +74,7 @@ pub(super) async fn own_total(world: &World) -> i64 {
 }
 
 /// Counts and reports 5 units, which decides the Stripe account.
-async fn report_first(world: &World) {
+pub(super) async fn report_first(world: &World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(2)).await;
     world.report_all().await;

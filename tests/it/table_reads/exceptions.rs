@@ -237,8 +237,9 @@ const OF_SQLITE: [&str; 1] = ["end_left_leases"];
 const UNSENT: [&str; 3] = ["claim_change", "delay_sync", "give_up_on_invoice"];
 
 /// Functions of commands: the first reads the table of migrations, a backup and an export read
-/// everything, and leases are few.
-const OF_COMMANDS: [&str; 6] = [
+/// everything, leases are few, and a restore pauses sending in one row.
+const OF_COMMANDS: [&str; 7] = [
+    "pause_until_restored",
     "find_unknown_migration",
     "check_integrity",
     "copy_into",

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 69] = [
+const TESTS: [(&str, &str); 70] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -51,6 +51,10 @@ const TESTS: [(&str, &str); 69] = [
         "keys_are_listed_with_their_use_and_without_secrets",
     ),
     ("operations::deletion", "an_id_is_free_again_after_36_days"),
+    (
+        "operations::deletion::unfinished",
+        "doctor_names_a_deletion_that_has_not_ended",
+    ),
     (
         "operations::deletion::export",
         "an_export_has_every_row_of_the_account_and_none_of_others",

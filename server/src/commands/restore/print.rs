@@ -16,8 +16,12 @@ const MAX_ROWS: usize = 1_000;
 /// The numbers and totals of the decisions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
-    undecided: (usize, i64),
-    to_send: (usize, i64),
+    pub(super) undecided: (usize, i64),
+    pub(super) to_send: (usize, i64),
+    /// Days before the backup of which Stripe had more before it.
+    pub(super) left_out: usize,
+    /// Whether the time before the backup was not compared, because other databases send to the same meters.
+    pub(super) has_other_databases: bool,
 }
 
 impl Totals {
@@ -50,6 +54,21 @@ pub(super) fn print_result(
         if let Some(more @ 1..) = entries.len().checked_sub(MAX_ROWS) {
             writeln!(out, "and {more} more hours")?;
         }
+    }
+    if totals.has_other_databases {
+        writeln!(
+            out,
+            "Other databases send to these meters, so Stripe's totals do not show late usage that this one sent after the \
+             backup for a time before it: that time was not compared."
+        )?;
+    }
+    if totals.left_out > 0 {
+        writeln!(
+            out,
+            "{} days before the backup were left out: Stripe had more of them than the database when the backup was \
+             made. `usage-server reconcile` shows the differences.",
+            totals.left_out
+        )?;
     }
     let (reports, quantity) = totals.to_send;
     writeln!(

@@ -157,8 +157,9 @@ async fn replace_in_texts(
     }
     let mut after: Option<Vec<Cell>> = None;
     loop {
+        // Few rows have such a text, and an account may have very many.
         let page = table
-            .page(tx, account_id, after.as_deref(), ROWS_PER_PAGE)
+            .page_naming(tx, account_id, after.as_deref(), ROWS_PER_PAGE)
             .await?;
         let Some(last) = page.last() else {
             return Ok(());

@@ -7,10 +7,16 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::{
-    domain::{HOUR_MS, Millis, account_id::AccountId, stream::Stream},
+    domain::{
+        HOUR_MS, Millis, account_id::AccountId, invoice_comparison::LONGEST_DRAFT_MS,
+        stream::Stream,
+    },
     entity::usage_report::{self, Column, UsageReportKind, UsageReportState},
     error::Result,
-    store::{Store, connection::Transaction, of_shard::lock_rows},
+    store::{
+        Store, connection::Transaction, invoice_comparison::compare_again_around,
+        of_shard::lock_rows,
+    },
 };
 
 /// What an entry of usage that Stripe already has says.
@@ -62,13 +68,17 @@ pub(super) async fn write_already_sent(
                 .exec(tx)
                 .await?;
         }
-        None if quantity <= 0 => {}
+        None if quantity <= 0 => return Ok(()),
         None => {
             let row = already_sent(stream, hour, account_id, quantity, now);
             usage_report::Entity::insert(row)
                 .exec_without_returning(tx)
                 .await?;
         }
+    }
+    if now.saturating_sub(hour) >= LONGEST_DRAFT_MS {
+        // The period may have been compared with its invoices for the last time.
+        compare_again_around(tx, stream, hour, now).await?;
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::{
     domain::{
         HOUR_MS, Millis,
+        account::{BillingTarget, billing_target_at},
+        account_id::AccountId,
         report::{Kind, Report, State},
         restore::Candidate,
         start_of,
@@ -22,6 +24,7 @@ use crate::{
     error::{Error, Result},
     store::{
         Store,
+        links::{accounts_of_customer, read_links},
         report_rules::{EVENT_AT, needs_look_up},
         report_states::state_in,
         rows,
@@ -47,6 +50,8 @@ pub(crate) struct HourReports {
     pub(crate) uncertain: i64,
     /// Whether there is any of them.
     pub(crate) has_uncertain: bool,
+    /// The total of reports that were sent, and then written off: Stripe may have them.
+    pub(crate) given_up: i64,
     /// The reports to decide.
     pub(crate) candidates: Vec<Report>,
     /// The minutes that have an event, each once.
@@ -81,6 +86,9 @@ impl HourReports {
                 self.has_uncertain = true;
                 self.uncertain = self.uncertain.saturating_add(quantity);
             }
+            State::WrittenOff if report.first_sent_at.is_some() => {
+                self.given_up = self.given_up.saturating_add(quantity);
+            }
             _ => {}
         }
     }
@@ -99,6 +107,22 @@ impl HourReports {
 }
 
 impl Store {
+    /// The account whose usage of a time was billed to a customer, if there was one.
+    pub(crate) async fn account_billed_at(
+        &self,
+        customer: &str,
+        at: Millis,
+    ) -> Result<Option<AccountId>> {
+        let accounts = accounts_of_customer(&self.reader, customer).await?;
+        let links = read_links(&self.reader, accounts.iter()).await?;
+        let billed = BillingTarget::Billed(customer.to_owned());
+        let mut then = accounts.into_iter().filter(|account| {
+            let own = links.get(account);
+            own.is_some_and(|own| billing_target_at(own, at) == billed)
+        });
+        Ok(then.next())
+    }
+
     /// The start of the oldest hour of a stream with a report to decide.
     pub(crate) async fn oldest_candidate_hour(
         &self,

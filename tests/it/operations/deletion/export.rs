@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use usage_client::{Batch, CreateKey, ForceReport, Increment, KeyRole, PutAccount, UsageClient};
+use usage_client::{
+    Batch, CreateKey, ForceReport, Increment, KeyRole, PutAccount, Reason, UsageClient,
+};
 
+use super::{delete, finished};
 use crate::{
     operations::access::{client, first_admin},
-    support::world::{World, hours_ago, on_both_engines},
+    support::world::{Engine, World, hours_ago, on_both_engines, within},
 };
 
 on_both_engines!(
     an_export_has_every_row_of_the_account_and_none_of_others,
     an_export_is_not_limited_to_a_page,
+    an_export_of_an_account_that_is_deleted_meanwhile_fails,
 );
 
 /// The rows of an export, by table.
@@ -96,5 +100,50 @@ async fn an_export_is_not_limited_to_a_page(world: World) {
         quantities.sort_unstable();
         assert_eq!(quantities, (1..=HOURS).collect::<Vec<_>>(), "{table}");
     }
+    world.finish().await;
+}
+
+/// Gives an account very many reports of no unit.
+async fn add_reports(world: &World, account: &str) {
+    let id = match world.engine {
+        Engine::Sqlite => "unhex(printf('%032x', i))",
+        Engine::Postgres => "CAST(lpad(to_hex(i), 32, '0') AS uuid)",
+    };
+    world
+        .execute_sql(&format!(
+            "INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, \
+             first_at, last_at, state) \
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 25000) \
+             SELECT '{account}', {id}, 'api_calls', 0, 3600000, 3600000, 3600000, 0, 0, 0, 'not_billable' FROM n"
+        ))
+        .await;
+}
+
+async fn an_export_of_an_account_that_is_deleted_meanwhile_fails(world: World) {
+    finished(&world, "acct", 5).await;
+    add_reports(&world, "acct").await;
+    let exporting = UsageClient::connect(world.endpoint()).await.unwrap();
+    let mut export = exporting.export_account("acct").await.unwrap();
+    export.next().await.unwrap().expect("a first line");
+    // Most lines are not sent before they are read.
+    let deleted = delete(&world.client(), "acct").await.unwrap();
+    let rows = deleted
+        .rows
+        .iter()
+        .find(|(table, _)| table == "usage_reports");
+    assert_eq!(rows.unwrap().1, 25_001);
+    let read = within("the end of the export", async {
+        let mut lines = 1;
+        loop {
+            match export.next().await {
+                Ok(Some(_)) => lines += 1,
+                Ok(None) => panic!("it ended as if {lines} lines were all"),
+                Err(error) => return (lines, error),
+            }
+        }
+    });
+    let (lines, error) = read.await;
+    assert_eq!(error.reason(), Some(&Reason::AccountDeleted), "{error}");
+    assert!(lines < 25_001, "{lines}");
     world.finish().await;
 }

@@ -3,6 +3,7 @@
 mod export;
 mod races;
 mod traces;
+pub(crate) mod unfinished;
 
 use chrono::TimeDelta;
 use usage_client::{
@@ -10,13 +11,12 @@ use usage_client::{
     Increment, IncrementResult, PutAccount, Reason, ReportState, UsageClient,
 };
 
-use crate::support::world::{Engine, World, at, billing::BASIC, hours_ago, on_both_engines};
+use crate::support::world::{World, at, billing::BASIC, hours_ago, on_both_engines};
 
 on_both_engines!(
     an_account_with_usage_that_is_not_billed_is_not_deleted,
     an_account_whose_period_goes_on_is_not_deleted,
     nothing_is_counted_or_linked_under_the_id_of_a_deleted_account,
-    a_deletion_that_failed_in_between_is_continued,
     an_id_is_free_again_after_36_days,
     a_deletion_needs_an_account_and_ends_once,
 );
@@ -171,43 +171,6 @@ async fn nothing_is_counted_or_linked_under_the_id_of_a_deleted_account(world: W
     if let Some(replica) = replica {
         replica.stop().await.unwrap();
     }
-    world.finish().await;
-}
-
-/// Lets every deletion fail at its last statement, or no longer.
-async fn fail_deletions(world: &World, fails: bool) {
-    let sql = match (world.engine, fails) {
-        (Engine::Sqlite, true) => {
-            "CREATE TRIGGER stop BEFORE UPDATE ON deleted_accounts BEGIN SELECT RAISE(ABORT, 'stopped'); END"
-        }
-        (Engine::Sqlite, false) => "DROP TRIGGER stop",
-        (Engine::Postgres, true) => {
-            "ALTER TABLE deleted_accounts ADD CONSTRAINT stop CHECK (anonymised_at IS NULL)"
-        }
-        (Engine::Postgres, false) => "ALTER TABLE deleted_accounts DROP CONSTRAINT stop",
-    };
-    world.execute_sql(sql).await;
-}
-
-async fn a_deletion_that_failed_in_between_is_continued(mut world: World) {
-    finished(&world, "acct", 5).await;
-    fail_deletions(&world, true).await;
-    delete(&world.client(), "acct").await.unwrap_err();
-    // Its rows are as they were, and nothing is added to them.
-    assert_eq!(world.usage("acct").await, (5, 0, 0, 5));
-    let begun = preview(&world, "acct").await;
-    assert!(begun.deleted_at.is_some() && !begun.duplicate, "{begun:?}");
-    world.restart().await;
-    let client = world.client();
-    let one = client.increment(Increment::new("acct")).await;
-    assert_reason(one, &Reason::AccountDeleted);
-    let put = client.put_account(PutAccount::free("acct")).await;
-    assert_reason(put, &Reason::AccountDeleted);
-    fail_deletions(&world, false).await;
-    let done = delete(&client, "acct").await.unwrap();
-    assert_eq!(done.deleted_at, begun.deleted_at);
-    assert_eq!(world.usage("acct").await.0, 0);
-    assert_eq!(world.usage(&done.token.unwrap()).await.0, 5);
     world.finish().await;
 }
 

@@ -1,13 +1,16 @@
 //! Which reports are folded, and which are not.
 
 use chrono::TimeDelta;
-use usage_client::{Correct, PutAccount};
+use usage_client::{Correct, DeleteAccount, PutAccount};
 
 use super::{
-    AGE, COUNTED, begin, files, fold_again, ledger, let_pass, use_and_close, verified,
+    AGE, COUNTED, begin, files, fold_again, ledger, let_pass, lines, use_and_close, verified,
     wait_until_folded,
 };
-use crate::support::world::{World, at, on_both_engines, on_postgres, parse_config};
+use crate::{
+    operations::deletion::unfinished::fail_deletions,
+    support::world::{World, at, on_both_engines, on_postgres, parse_config},
+};
 
 on_both_engines!(
     reports_are_folded_at_their_age_and_not_before,
@@ -15,6 +18,7 @@ on_both_engines!(
     without_a_folder_nothing_is_folded,
     a_restored_backup_folds_its_reports_again,
     usage_that_was_folded_is_not_billed_by_a_later_link,
+    an_account_that_is_being_deleted_is_not_archived,
 );
 
 on_postgres!(
@@ -37,6 +41,28 @@ async fn reports_are_folded_at_their_age_and_not_before(mut world: World) {
     // A run without anything to fold writes nothing.
     fold_again(&world).await;
     assert_eq!(files(folder.path()).len(), 1);
+    world.finish().await;
+}
+
+async fn an_account_that_is_being_deleted_is_not_archived(mut world: World) {
+    let folder = begin(&mut world).await;
+    use_and_close(&world, 5, at(COUNTED)).await;
+    fail_deletions(&world, true).await;
+    let delete = async |world: &World| {
+        let client = world.client();
+        client.delete_account(DeleteAccount::new("free")).await
+    };
+    delete(&world).await.unwrap_err();
+    // A file would keep the id: it is never changed.
+    let_pass(&mut world, AGE + TimeDelta::days(1)).await;
+    assert_eq!(world.count_rows("usage_reports").await, 1);
+    assert_eq!(files(folder.path()).len(), 0);
+    fail_deletions(&world, false).await;
+    let token = delete(&world).await.unwrap().token.unwrap();
+    fold_again(&world).await;
+    let files = files(folder.path());
+    assert_eq!(lines(&files[0])[0]["account_id"], token.as_str());
+    assert_eq!(files.len(), 1);
     world.finish().await;
 }
 

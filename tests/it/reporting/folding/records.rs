@@ -12,6 +12,7 @@ use crate::support::world::{World, at, on_both_engines, parse_config};
 on_both_engines!(
     old_records_are_archived_and_then_deleted,
     records_stay_without_a_folder,
+    a_folder_that_cannot_be_written_keeps_no_other_rows,
 );
 
 /// The last run of the job that deletes old rows was at the time of the clock.
@@ -102,6 +103,41 @@ async fn records_stay_without_a_folder(mut world: World) {
     assert_eq!(world.count_rows("report_runs").await, 2);
     assert_eq!(world.count_rows("report_decisions").await, 1);
     assert_eq!(files(folder.path()).len(), 0);
+    world.finish().await;
+}
+
+async fn a_folder_that_cannot_be_written_keeps_no_other_rows(mut world: World) {
+    let folder = begin(&mut world).await;
+    let flags = ["--audit-days=36", "--run-days=36"];
+    world.reconfigure(&flags).await;
+    make_records(&world).await;
+    let entries = world.count_rows("audit_entries").await;
+    world.reconfigure(&["--stripe-secret-key"]).await;
+    // More than many steps delete: a pause of seconds between them would be noticed.
+    world
+        .execute_sql(
+            "INSERT INTO webhook_events (id, kind, livemode, created_at, received_at) \
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+             SELECT 'evt_' || i, 'invoice.created', false, 0, 0 FROM n",
+        )
+        .await;
+    let elsewhere = folder.path().with_extension("moved");
+    std::fs::rename(folder.path(), &elsewhere).unwrap();
+    world.stop().await;
+    world.move_clocks(world.now() + AGE).await;
+    world.start_server().await;
+    world.wait_until_job_ran("cleanup").await;
+    world.move_clocks(world.now() + TimeDelta::hours(1)).await;
+    world
+        .wait_until("a cleanup", async || {
+            world.count_rows("webhook_events").await == 0
+        })
+        .await;
+    assert_eq!(world.count_rows("audit_entries").await, entries);
+    // The job is repeated until the folder can be written.
+    std::fs::rename(&elsewhere, folder.path()).unwrap();
+    wait_until_cleaned(&world).await;
+    assert_eq!(world.count_rows("audit_entries").await, 0);
     world.finish().await;
 }
 

@@ -86,6 +86,11 @@ impl World {
 
     /// Runs `usage-server adopt-stripe-account`. Returns whether the account was adopted, and what it printed.
     pub(crate) async fn adopt(&self, yes: bool) -> (bool, String) {
+        let (adopted, printed) = self.try_adopt(yes).await;
+        (adopted.expect("an adoption"), printed)
+    }
+
+    pub(crate) async fn try_adopt(&self, yes: bool) -> (Result<bool, OfflineError>, String) {
         let command = AdoptCommand {
             config: self.config().into(),
             yes,
@@ -93,8 +98,8 @@ impl World {
         };
         let mut printed = Vec::new();
         let adopted = adopt::run(&command, &self.clock, &mut printed, None);
-        let is_done = within("an adoption", adopted).await.expect("an adoption");
-        (is_done, String::from_utf8(printed).expect("text"))
+        let adopted = within("an adoption", adopted).await;
+        (adopted, String::from_utf8(printed).expect("text"))
     }
 
     /// Runs `usage-server restore`, with the time of the backup. Returns whether reports are sent again, and what it printed.
